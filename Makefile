@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "model-exporter needs Python 3.11 or newer, and $(PYTHON) is " + v + ": make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+	  else echo "Python's venv module is missing: install the package python3-venv" >&2; exit 1; fi
+	@echo "Installing the Python packages into $(VENV)/ ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+install: $(STAMP)  ## the virtual environment from the hashed lock file
+
+up: $(STAMP)  ## exporter, demo, Prometheus and Alertmanager on this machine; Ctrl-C stops them
+	@exec $(BIN)/model-exporter up
+
+down:  ## stop what a crashed `make up` left behind
+	@[ ! -x $(BIN)/model-exporter ] || $(BIN)/model-exporter up --down
+
+test: $(STAMP)  ## the tests, against real servers
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## style, types, rules and configuration
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the benchmarks, each with the floor it is measured against
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lock:  ## write requirements.lock anew from pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  --extra demo --group dev pyproject.toml --output-file requirements.lock
+
+.PHONY: help install up down test lint bench lock

@@ -1,0 +1,1 @@
+"""Monitoring of deployed machine-learning models for Prometheus."""

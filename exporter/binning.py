@@ -1,0 +1,177 @@
+"""Batches of inputs to counts in a profile's frozen bins.
+
+All scalar features of a model, and its prediction, are *targets*: they lie behind one another in
+flat arrays, so that a window is one row of sums and a score one vector operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from exporter.drift import Floats, Ints, Reference
+from exporter.extract import IMAGE_STATISTICS, category_counts, image_columns, numeric_column
+from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts
+
+_HUGE = 1e150  # squares of anything smaller stay finite
+
+
+class Sums(NamedTuple):
+    """Views into one row of sums: what a window, or a batch, adds up to.
+
+    ``counts`` has shape ``(B,)``, the others ``(T,)``. ``first`` and ``second`` are the sums of
+    ``x − training mean`` and of its square over the ``valid`` values: shifted, so that the
+    variance of values far from zero keeps its digits.
+    """
+
+    counts: Floats
+    valid: Floats
+    first: Floats
+    second: Floats
+    unseen: Floats
+
+
+class Layout:
+    """Where each target's bins and sums lie.
+
+    Parameters
+    ----------
+    profile
+        The training profile.
+    redacted
+        Inputs that must leave no trace: they have no target.
+
+    Attributes
+    ----------
+    names
+        Names of the ``F`` features; the prediction, if profiled, is the target after the last.
+    targets
+        The frozen bins of each of the ``T`` targets.
+    reference
+        The training side of the targets.
+    mean, stddev
+        Of the training values, shape ``(T,)``; NaN for categories.
+    missing, invalid
+        Index of these bins, shape ``(T,)``.
+    """
+
+    def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
+        self.profile = profile
+        self.inputs = {name: kind for name, kind in profile.inputs.items() if name not in redacted}
+        self._known = {*profile.inputs, *redacted}
+        names = [name for source, kind in self.inputs.items() for name in _targets(source, kind)]
+        self.names = [name for name in names if name in profile.features]
+        self.targets: list[Feature] = [profile.features[name] for name in self.names]
+        if profile.prediction:
+            self.targets.append(profile.prediction)
+        sizes = [len(target.counts) for target in self.targets]
+        training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
+        self.bins = len(training)
+        self.width = self.bins + 4 * len(self.targets)
+        self.reference = Reference.of(training, sizes)
+        self.starts: Ints = self.reference.starts
+        stops = self.starts + np.array(sizes, dtype=np.intp)
+        self.missing, self.invalid = stops - 2, stops - 1
+        numbers = [target if isinstance(target, NumericFeature) else None for target in self.targets]
+        self.mean = np.array([n.mean if n and n.mean is not None else np.nan for n in numbers])
+        self.stddev = np.array([n.stddev if n and n.stddev is not None else np.nan for n in numbers])
+        self._centre = np.nan_to_num(self.mean)
+        self._edges = [np.array(n.edges) if n else np.empty(0) for n in numbers]
+        self._known_categories = [
+            {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
+        ]
+        self._place = {name: place for place, name in enumerate(self.names)}
+
+    def split(self, row: Floats) -> Sums:
+        """The parts of a row of sums, as views."""
+        return Sums(row[: self.bins], *row[self.bins :].reshape(4, len(self.targets)))
+
+    def count(self, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]) -> tuple[Floats, Floats, int]:
+        """Count a batch.
+
+        Parameters
+        ----------
+        inputs
+            Decoded inputs of ``n`` events; a feature that is absent is missing.
+        predictions
+            Predictions of those events that have one.
+
+        Returns
+        -------
+        tuple
+            The row of sums; the row of minima, shape ``(2·T,)``: of each target and of its
+            negative; and the number of features that came and that the profile does not know.
+        """
+        row = np.zeros(self.width)
+        lows = np.full(2 * len(self.targets), np.inf)
+        sums = self.split(row)
+        places: list[int] = []
+        columns: list[Floats] = []
+        absent = 0
+        for name, kind in self.inputs.items() if inputs else ():
+            try:
+                values = list(map(itemgetter(name), inputs))
+            except KeyError:
+                values = [event.get(name) for event in inputs]
+            absent += values.count(None)
+            if kind == "categorical":
+                self._count_categories(sums, self._place[name], values)
+            elif kind == "image":
+                places += [self._place[f"{name}.{statistic}"] for statistic in IMAGE_STATISTICS]
+                columns += list(image_columns(values))
+            else:
+                places.append(self._place[name])
+                columns.append(numeric_column(values))
+        if columns:
+            self._count_numbers(sums, lows, places, np.array(columns))
+        if self.profile.prediction and predictions:
+            last = len(self.targets) - 1
+            if isinstance(self.profile.prediction, CategoricalFeature):
+                self._count_categories(sums, last, predictions)
+            else:
+                self._count_numbers(sums, lows, [last], numeric_column(predictions)[None, :])
+        unknown = 0
+        if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
+            unknown = sum(len(event.keys() - self._known) for event in inputs)
+        return row, lows, unknown
+
+    def _count_categories(self, sums: Sums, place: int, values: Sequence[Any]) -> None:
+        target = self.targets[place]
+        rare = target.rare if isinstance(target, CategoricalFeature) else frozenset()
+        counts, unseen = category_counts(values, self._known_categories[place], rare)
+        start = self.starts[place]
+        sums.counts[start : start + len(counts)] += counts
+        sums.unseen[place] += unseen
+
+    def _count_numbers(self, sums: Sums, lows: Floats, places: list[int], matrix: Floats) -> None:
+        """Count rows of numbers: sorting a row and searching the edges in it beats the reverse."""
+        ordered = np.sort(matrix, axis=1)  # infinities (invalid) and NaN (missing) come last
+        size = matrix.shape[1]
+        for place, values in zip(places, ordered, strict=True):
+            valid = size if np.isfinite(values[-1]) else int(values.searchsorted(np.inf))
+            edges, start = self._edges[place], self.starts[place]
+            counts = bin_counts(values[:valid], edges)
+            sums.counts[start : start + len(counts)] += counts
+            sums.valid[place] += valid
+            if valid < size:
+                invalid = int(values.searchsorted(np.inf, side="right")) - valid
+                sums.counts[self.invalid[place]] += invalid
+                sums.counts[self.missing[place]] += size - valid - invalid
+            if valid:
+                lows[place], lows[len(self.targets) + place] = values[0], -values[valid - 1]
+                if len(edges):
+                    sums.unseen[place] += counts[0] + counts[-1]
+        shifted = matrix - self._centre[places, None]
+        if not np.isfinite(shifted).all():
+            shifted[~np.isfinite(matrix)] = 0.0
+        if max(abs(lows[places].min()), abs(lows[[len(self.targets) + p for p in places]].min())) > _HUGE:
+            np.clip(shifted, -_HUGE, _HUGE, out=shifted)
+        sums.first[places] += shifted.sum(axis=1)
+        sums.second[places] += np.einsum("ij,ij->i", shifted, shifted)
+
+
+def _targets(source: str, kind: str) -> list[str]:
+    return [f"{source}.{statistic}" for statistic in IMAGE_STATISTICS] if kind == "image" else [source]

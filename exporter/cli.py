@@ -1,0 +1,157 @@
+"""The command ``model-exporter``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from exporter.errors import ExporterError
+
+DEFAULT_ADDRESS = "127.0.0.1:9877"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 1 failed, 2 wrong usage."""
+    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except ExporterError as error:
+        print(f"model-exporter: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return status
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="model-exporter", description="Monitoring of deployed models for Prometheus.")
+    parser.add_argument("--version", action="version", version=version("model-exporter"))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="take predictions and feedback, and serve /metrics")
+    _config_argument(serve)
+    serve.add_argument("--web.listen-address", dest="address", default=DEFAULT_ADDRESS, metavar="HOST:PORT")
+    serve.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="TLS and users")
+    serve.add_argument("--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"))
+    serve.add_argument("--log.format", dest="format", default="logfmt", choices=("logfmt", "json"))
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check-config", help="say whether a configuration and its profiles are right")
+    check.add_argument("config", nargs="?", type=Path, metavar="FILE")
+    _config_argument(check)
+    check.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE")
+    check.set_defaults(run=_check_config)
+
+    profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
+    profile.add_argument("training_file", type=Path, help="CSV, Parquet, NPZ or JSON lines")
+    profile.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the training file's name .json")
+    profile.add_argument("--name", help="name of the profile; default: the training file's")
+    profile.add_argument("--prediction-column", metavar="NAME", help="what the model predicts for each row")
+    profile.add_argument("--confidence-column", metavar="NAME", help="no feature: the model's confidence")
+    profile.add_argument("--label-column", metavar="NAME", help="no feature: the truth")
+    profile.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a column that is no feature")
+    profile.add_argument("--type", action="append", default=[], metavar="NAME=TYPE", help="numeric, categorical, image")
+    profile.add_argument("--bins", type=_positive, default=20, metavar="N", help="bins of a number (20)")
+    profile.add_argument("--categories", type=_positive, default=50, metavar="N", help="categories with a bin (50)")
+    profile.set_defaults(run=_profile)
+
+    up = commands.add_parser("up", help="the whole stack on this machine")
+    demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
+    if "up" in arguments:  # imported only where asked for: these bring what a server does not need
+        from exporter.stack import command as stack
+
+        stack.add_arguments(up)
+        up.set_defaults(run=stack.run)
+    if "demo" in arguments:
+        from exporter.demo import command as demonstration
+
+        demonstration.add_arguments(demo)
+        demo.set_defaults(run=demonstration.run)
+    return parser
+
+
+def _config_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config.file", dest="config_file", type=Path, metavar="FILE", help="default: exporter.yml")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not 2 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 2 to 10000, got {text}")
+    return int(text)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from exporter import logs, webconfig
+    from exporter.runtime import Exporter
+    from exporter.web.server import serve
+
+    logs.configure(options.level, options.format)
+    host, port = _address(options.address)
+    web = webconfig.load(options.web)
+    exporter = Exporter(options.config_file or Path("exporter.yml"))
+    try:
+        serve(exporter, host, port, web)
+    finally:
+        exporter.close()
+    return 0
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise ExporterError(f"--web.listen-address: expected HOST:PORT such as {DEFAULT_ADDRESS}, got {text}")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (as :9877 means everywhere)
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from exporter import webconfig
+    from exporter.runtime import read
+
+    path = options.config or options.config_file or Path("exporter.yml")
+    config, monitors = read(path)
+    webconfig.load(options.web)
+    for model in config.models:
+        layout = monitors.layouts.get(model.name)
+        inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
+        print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
+    print(f"{path} is right.")
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from exporter.profile import NumericFeature, save
+    from exporter.training import build_file
+
+    types = {}
+    for text in options.type:
+        name, equals, kind = text.rpartition("=")
+        if not equals:
+            raise ExporterError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
+        types[name] = kind
+    ignored = [name for name in (*options.ignore, options.confidence_column, options.label_column) if name]
+    profile = build_file(
+        options.training_file,
+        name=options.name,
+        prediction_column=options.prediction_column,
+        ignore=ignored,
+        types=types,
+        bins=options.bins,
+        categories=options.categories,
+    )
+    output = options.output or options.training_file.with_suffix(".json")
+    save(profile, output)
+    for name, feature in profile.features.items():
+        numeric = isinstance(feature, NumericFeature)
+        what = f"{len(feature.counts)} bins" if numeric else f"{len(feature.counts) - 3} categories"
+        print(f"{name}: {feature.__struct_config__.tag}, {what}")
+    print(f"{profile.rows} rows profiled into {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""``exporter.yml`` as frozen, typed objects.
+
+Every default lives here and nowhere else. Unknown keys are refused, and every message names the
+file, the path of the key, what is wrong with it and what would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import yaml
+
+from exporter.errors import ConfigError
+from exporter.validation import Path as KeyPath
+from exporter.validation import dotted, explain, shown, suggestion
+
+FEATURE_ALERTS = ("ModelFeatureChanged", "ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")
+"""Alerts whose threshold a feature may set for itself."""
+MODEL_ALERTS = (
+    *FEATURE_ALERTS,
+    "ModelAttemptsDrop",
+    "ModelConfidentRatioLow",
+    "ModelCorrectionRatioHigh",
+    "ModelErrorRatioHigh",
+    "ModelLatencyHigh",
+    "ModelPredictionDrift",
+    "ModelReviewBacklog",
+)
+"""Alerts whose threshold a model may set."""
+FEATURE_TYPES = ("categorical", "image", "numeric")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_T = TypeVar("_T")
+
+
+class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input of a model."""
+
+    type: Literal["categorical", "image", "numeric"] | None = None
+    alerts: dict[str, float] = {}
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model; ``profile`` is absolute once loaded, ``windows`` keep their spelling."""
+
+    name: _Name
+    profile: str | None = None
+    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
+    windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
+    redact: frozenset[str] = frozenset()
+    features: dict[str, FeatureConfig] = {}
+    alerts: dict[str, float] = {}
+    events: tuple[_Name, ...] = ()
+    max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+
+    def window_seconds(self) -> dict[str, float]:
+        """Window lengths in seconds by their spelling, shortest first."""
+        return dict(sorted(((w, duration(w)) for w in self.windows), key=lambda item: item[1]))
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where predictions and feedback are kept, and how much of them."""
+
+    url: str = "sqlite:///data/model-exporter.db"
+    retention: str = "30d"
+    inputs: str = "all"
+
+
+class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Addresses that the home page links to; the defaults are those of ``make up``."""
+
+    prometheus: str = "http://127.0.0.1:9090"
+    alertmanager: str = "http://127.0.0.1:9093"
+    grafana: str = "http://127.0.0.1:3000"
+
+
+class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of what waits in memory."""
+
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of ``exporter.yml``."""
+
+    models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
+    store: StoreConfig = StoreConfig()
+    links: LinksConfig = LinksConfig()
+    queue: QueueConfig = QueueConfig()
+
+
+def duration(text: str) -> float:
+    """Seconds in a duration as Prometheus spells it.
+
+    >>> duration("1h30m")
+    5400.0
+
+    Raises
+    ------
+    ValueError
+        When the text is no such duration, or is zero.
+    """
+    parts = re.findall(r"(\d+)([smhdw])", text)
+    if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
+        raise ValueError(f"expected a duration such as 5m or 1h, got {shown(text)}")
+    return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
+
+
+def sampled(inputs: str) -> float | None:
+    """The share in ``sampled:0.1``; None when it is another policy.
+
+    Raises
+    ------
+    ValueError
+        When it is neither ``all``, ``confident``, ``none`` nor a sampled share from 0 to 1.
+    """
+    if inputs in {"all", "confident", "none"}:
+        return None
+    share = re.fullmatch(r"sampled:(0?\.\d+|0|1|1\.0*)", inputs)
+    if not share:
+        raise ValueError(f"expected all, confident, none or sampled:SHARE such as sampled:0.1, got {shown(inputs)}")
+    return float(share[1])
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path) -> Any:
+    """The document in a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read or is not YAML; the text names the line.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def convert(document: Any, kind: type[_T], where: str, base: KeyPath = ()) -> _T:
+    """A document as a typed struct.
+
+    Raises
+    ------
+    ConfigError
+        With the file (``where``), the path of the key, and what is wrong with it.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        path, detail, _ = explain(error, document)
+        if detail.startswith("is not known"):
+            detail = f"is not known; {suggestion(str(path[-1]), _keys(kind, path[:-1]))}"
+        raise ConfigError(f"{where}: {dotted(base + path) or 'the document'}: {detail}") from None
+
+
+def _keys(kind: Any, path: KeyPath) -> tuple[str, ...]:
+    """The keys that a struct has at ``path`` below ``kind``."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for step in path:
+        if isinstance(step, int):
+            info = info.item_type
+        else:
+            info = next(field.type for field in info.fields if field.encode_name == step)
+    return tuple(field.encode_name for field in info.fields)
+
+
+def _alerts(model: KeyPath, alerts: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(alerts, dict):
+        return  # convert() says so
+    for name, value in alerts.items():
+        path = dotted((*model, "alerts", str(name)))
+        if name not in known:
+            raise ConfigError(f"{where}: {path}: is not an alert with a threshold here; {suggestion(str(name), known)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise ConfigError(f"{where}: {path}: expected a number of at least 0, got {shown(value)}")
+
+
+def _checked(document: Any, where: str) -> Any:
+    """What msgspec cannot say by itself: keys inside maps, durations, names that stand twice."""
+
+    def refuse(path: KeyPath, detail: str) -> None:
+        raise ConfigError(f"{where}: {dotted(path)}: {detail}")
+
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where}: expected keys such as models: and store:, got {shown(document)}")
+    models = document.get("models")
+    names: set[str] = set()
+    for index, model in enumerate(models if isinstance(models, list) else []):
+        if not isinstance(model, dict):
+            continue
+        at: KeyPath = ("models", index)
+        if isinstance(name := model.get("name"), str):
+            if name in names:
+                refuse((*at, "name"), f"{shown(name)} stands twice; every model needs a name of its own")
+            names.add(name)
+        features = model.get("features")
+        for feature, settings in (features if isinstance(features, dict) else {}).items():
+            place = (*at, "features", str(feature))
+            kinds = settings.get("type") if isinstance(settings, dict) else None
+            if isinstance(kinds, str) and kinds not in FEATURE_TYPES:
+                refuse((*place, "type"), f"{shown(kinds)} is no feature type; {suggestion(kinds, FEATURE_TYPES)}")
+            convert(settings, FeatureConfig, where, place)
+            _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
+        _alerts(at, model.get("alerts", {}), MODEL_ALERTS, where)
+        for number, window in enumerate(w if isinstance(w := model.get("windows"), list) else []):
+            try:
+                seconds = duration(window) if isinstance(window, str) else 0
+            except ValueError as error:
+                refuse((*at, "windows", number), str(error))
+            if isinstance(window, str) and not 10 <= seconds <= 31 * 86400:
+                refuse((*at, "windows", number), f"expected from 10s to 31d, got {shown(window)}")
+            if window in model["windows"][:number]:
+                refuse((*at, "windows", number), f"{shown(window)} stands twice")
+    store = document.get("store")
+    if isinstance(store, dict):
+        for key, check in (("retention", duration), ("inputs", sampled)):
+            if isinstance(value := store.get(key), str):
+                try:
+                    check(value)
+                except ValueError as error:
+                    refuse(("store", key), str(error))
+    return document
+
+
+def load(path: Path) -> Config:
+    """Read ``exporter.yml``; relative paths in it are relative to its folder, as in Prometheus.
+
+    Raises
+    ------
+    ConfigError
+        At the first thing that is wrong.
+    """
+    config = convert(_checked(load_yaml(path), str(path)), Config, str(path))
+    folder = path.resolve().parent
+    models = tuple(
+        msgspec.structs.replace(model, profile=str(folder / model.profile) if model.profile else None)
+        for model in config.models
+    )
+    url = config.store.url
+    if (relative := url.removeprefix("sqlite:///")) != url and not relative.startswith((":", "/")):
+        url = f"sqlite:///{folder / relative}"
+    return msgspec.structs.replace(config, models=models, store=msgspec.structs.replace(config.store, url=url))

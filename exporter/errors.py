@@ -1,0 +1,71 @@
+"""The exceptions of the package.
+
+::
+
+    ExporterError
+    ├── ConfigError          exporter.yml or a file it names is wrong
+    │   └── ProfileError     a training profile is wrong or foreign
+    ├── EventError           an event that arrived is wrong
+    ├── QueueFullError       no room left: try again later
+    ├── StoreError           the database could not read or write
+    └── StackError           a program of the stack is missing, or did not start
+"""
+
+from __future__ import annotations
+
+
+class ExporterError(Exception):
+    """Base of every error this package raises on purpose; its text is meant for people."""
+
+
+class ConfigError(ExporterError):
+    """A configuration file is wrong; the text names the file, the key, what is wrong and what would be right."""
+
+
+class ProfileError(ConfigError):
+    """A training profile cannot be read, or training data cannot be profiled."""
+
+
+class EventError(ExporterError):
+    """One event is wrong.
+
+    Parameters
+    ----------
+    pointer
+        JSON pointer (RFC 6901) to the field, ``""`` for the whole event.
+    detail
+        What was wrong with it and what would be right.
+    reason
+        Value of the ``reason`` label it is counted under; one of `REASONS`.
+    """
+
+    def __init__(self, pointer: str, detail: str, reason: str) -> None:
+        super().__init__(f"{pointer or 'event'}: {detail}")
+        self.pointer = pointer
+        self.detail = detail
+        self.reason = reason
+
+
+REASONS = (
+    "malformed",
+    "missing_field",
+    "out_of_range",
+    "too_large",
+    "too_long",
+    "unknown_event",
+    "unknown_model",
+    "wrong_type",
+)
+"""Every reason for which an event can be refused."""
+
+
+class QueueFullError(ExporterError):
+    """The queue has no room; the client should retry after a moment."""
+
+
+class StoreError(ExporterError):
+    """The store could not read or write; nothing was acknowledged."""
+
+
+class StackError(ExporterError):
+    """A program of the stack is missing, its port is taken, or it did not become ready."""

@@ -1,0 +1,204 @@
+"""The wire types: what arrives is decoded and checked here, once.
+
+The strict decoder takes what is right at full speed. Only what it refuses is looked at again,
+one event at a time, to say what was wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from exporter.errors import EventError
+from exporter.extract import clean, integer
+from exporter.validation import explain, pointer, shown, suggestion
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Version = Annotated[str, msgspec.Meta(max_length=128)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Code = Annotated[int, msgspec.Meta(ge=100, le=599)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_Label = Annotated[str, msgspec.Meta(max_length=100_000)] | int | float | bool | None
+
+NO_VERSION = "unknown"
+"""The version of an event that names none."""
+
+
+class Prediction(msgspec.Struct, gc=False):
+    """One request that a model answered, or failed to; see the contract of ``POST /v1/predictions``.
+
+    ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store keeps the text.
+    """
+
+    model: str
+    id: _Id | None = None
+    version: _Version | None = None
+    time: _Time | None = None
+    inputs: msgspec.Raw = msgspec.Raw()
+    prediction: _Label = None
+    confidence: _Share | None = None
+    duration_seconds: _Seconds | None = None
+    code: _Code | None = None
+
+
+class Feedback(msgspec.Struct, gc=False):
+    """A user's word on a prediction."""
+
+    prediction_id: _Id | None = None
+    model: str | None = None
+    version: _Version | None = None
+    verdict: Literal["accepted", "corrected"] | None = None
+    label: _Label = None
+    prediction: _Label = None
+    inputs: msgspec.Raw = msgspec.Raw()
+    user: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    comment: Annotated[str, msgspec.Meta(max_length=10_000)] | None = None
+    time: _Time | None = None
+
+
+class BusinessEvent(msgspec.Struct, gc=False):
+    """One occurrence of a declared business event, or several."""
+
+    event: str
+    model: str
+    version: _Version | None = None
+    value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
+
+
+_Event = TypeVar("_Event", bound=msgspec.Struct)
+
+
+class Rejected(msgspec.Struct, gc=False):
+    """An event that was refused, by its place in the request."""
+
+    index: int
+    pointer: str
+    detail: str
+    reason: str
+
+
+class Decoder(Generic[_Event]):
+    """Decodes a request's body into events of one kind.
+
+    Parameters
+    ----------
+    kind
+        The wire type.
+    check
+        Raises `EventError` for what the type alone cannot say, such as an unknown model.
+    """
+
+    def __init__(self, kind: type[_Event], check: Callable[[_Event], None]) -> None:
+        self._kind = kind
+        self._check = check
+        self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
+        self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        self._raw = msgspec.json.Decoder(list[msgspec.Raw])
+
+    def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[Rejected]]:
+        """The good events of a body, and what was wrong with the others.
+
+        Parameters
+        ----------
+        body
+            One JSON object or an array of them, or with ``lines`` one object a line.
+        lines
+            Whether the body is NDJSON.
+
+        Raises
+        ------
+        EventError
+            When the body as a whole is not JSON, or neither an object nor an array.
+        """
+        try:
+            if lines:
+                events = self._one.decode_lines(body)
+            elif body.lstrip()[:1] == b"[":
+                events = self._many.decode(body)
+            else:
+                events = [self._one.decode(body)]
+            for event in events:
+                self._checked(event)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EventError):
+            return self._slowly(body, lines)
+        return events, []
+
+    def _checked(self, event: _Event) -> _Event:
+        inputs = getattr(event, "inputs", None)
+        if inputs is not None and (head := bytes(memoryview(inputs)[:1])) not in (b"{", b"", b"n"):
+            found = shown(json.loads(bytes(inputs))) if head != b"[" else "an array"
+            raise EventError("/inputs", f"expected an object with one member a feature, got {found}", "wrong_type")
+        self._check(event)
+        return event
+
+    def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[Rejected]]:
+        good: list[_Event] = []
+        rejected: list[Rejected] = []
+        for index, raw in enumerate(self._parts(body, lines)):
+            try:
+                good.append(self._checked(self._single(raw)))
+            except EventError as error:
+                rejected.append(Rejected(index, error.pointer, error.detail, error.reason))
+        return good, rejected
+
+    def _parts(self, body: bytes, lines: bool) -> Iterable[bytes | msgspec.Raw]:
+        if lines:
+            return [line for line in body.splitlines() if line.strip()]
+        try:
+            return self._raw.decode(body) if body.lstrip()[:1] == b"[" else [body]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            document = _lenient(body)
+            return [_encoded(item) for item in (document if isinstance(document, list) else [document])]
+
+    def _single(self, raw: bytes | msgspec.Raw) -> _Event:
+        try:
+            return self._one.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            document = _lenient(bytes(raw))
+        try:
+            if isinstance(document, dict):
+                return self._one.decode(_encoded(document))
+            raise EventError("", f'expected an object such as {{"model": …}}, got {shown(document)}', "wrong_type")
+        except msgspec.ValidationError as error:
+            path, detail, reason = explain(error, document, ("accepted", "corrected"))
+            raise EventError(pointer(path), detail, reason) from None
+
+
+def _lenient(body: bytes) -> Any:
+    """JSON as Python writes it, ``NaN`` and ``Infinity`` included."""
+    try:
+        return json.loads(body.decode("utf-8", "replace"), parse_int=integer)
+    except RecursionError:
+        raise EventError("", "the JSON is nested too deeply", "malformed") from None
+    except ValueError as error:
+        raise EventError("", f"the body is not JSON: {error}", "malformed") from None
+
+
+def _encoded(item: Any) -> bytes:
+    """Strict JSON of an event: what is not finite is null among the inputs, and a string elsewhere."""
+    if isinstance(item, dict):
+        item = {key: clean(value) if key == "inputs" else _spelt(value) for key, value in item.items()}
+    return msgspec.json.encode(clean(item))
+
+
+def _spelt(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and clean(value) != value else value
+
+
+def check_model(models: Iterable[str], model: str | None) -> None:
+    """Refuse an event of a model that the configuration does not name.
+
+    Raises
+    ------
+    EventError
+        With what was probably meant.
+    """
+    known = list(models)
+    if model not in known:
+        detail = f"no model {shown(model)} is configured; {suggestion(str(model), known)}"
+        raise EventError("/model", detail, "unknown_model")

@@ -1,0 +1,53 @@
+"""The exporter's own health, as metrics."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from exporter.errors import REASONS
+
+SOURCES = ("predictions", "feedback", "events")
+"""The doors that events come in by: the last part of their routes."""
+
+
+class Health:
+    """Counters and gauges under ``model_exporter_``.
+
+    Parameters
+    ----------
+    registry
+        Where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        prefix = "model_exporter_"
+        self.events = Counter(f"{prefix}events", "Events accepted, by route.", ["source"], registry=registry)
+        self.rejected = Counter(f"{prefix}events_rejected", "Events refused.", ["reason"], registry=registry)
+        self.dropped = Counter(
+            f"{prefix}events_dropped", "Accepted events that could not be kept, or were lost.", registry=registry
+        )
+        self.queue_length = Gauge(f"{prefix}queue_length", "Events that wait to be counted.", registry=registry)
+        self.queue_capacity = Gauge(f"{prefix}queue_capacity", "Events that may wait.", registry=registry)
+        self.store_errors = Counter(f"{prefix}store_errors", "Failed reads and writes of the store.", registry=registry)
+        self.notifications = Counter(
+            f"{prefix}notifications", "Alerts received from Alertmanager.", ["status"], registry=registry
+        )
+        self.reload_successful = Gauge(
+            f"{prefix}config_last_reload_successful", "Whether the last reload succeeded.", registry=registry
+        )
+        self.reload_time = Gauge(
+            f"{prefix}config_last_reload_success_timestamp_seconds",
+            "Unix time of the last successful reload.",
+            registry=registry,
+        )
+        build = Gauge(f"{prefix}build_info", "Always 1.", ["version", "pythonversion"], registry=registry)
+        build.labels(version("model-exporter"), platform.python_version()).set(1)
+        for source in SOURCES:
+            self.events.labels(source)
+        for reason in REASONS:
+            self.rejected.labels(reason)
+        for status in ("firing", "resolved"):
+            self.notifications.labels(status)

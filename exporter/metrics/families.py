@@ -1,0 +1,122 @@
+"""The metric families of a model, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from exporter.drift import Floats
+
+
+class Family(NamedTuple):
+    """A metric family; ``name`` is that of its samples, with ``_total`` where it is a counter."""
+
+    name: str
+    kind: str
+    help: str
+
+    def header(self, openmetrics: bool) -> bytes:
+        """The HELP and TYPE lines."""
+        name = self.name.removesuffix("_total") if openmetrics and self.kind == "counter" else self.name
+        return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}".encode()
+
+
+class Block(NamedTuple):
+    """Samples of one family: the text before each value, and the values; NaN is an absent sample."""
+
+    series: Sequence[bytes]
+    values: Floats | Sequence[float]
+
+    def lines(self) -> list[bytes]:
+        """One line a sample, without line ends."""
+        values = self.values if isinstance(self.values, list) else list(map(float, self.values))
+        if not values:
+            return []
+        numbers = msgspec.json.encode(values)[1:-1].split(b",")  # the fastest repr of floats there is
+        return [series + number for series, number in zip(self.series, numbers, strict=True) if number != b"null"]
+
+
+def series(name: str, **labels: str) -> bytes:
+    r"""The text of a sample before its value.
+
+    >>> series("model_requests_total", model='a"b', code="200")
+    b'model_requests_total{model="a\\"b",code="200"} '
+    """
+    inside = ",".join(f'{key}="{escaped(value)}"' for key, value in labels.items())
+    return f"{name}{{{inside}}} ".encode()
+
+
+def escaped(value: str) -> str:
+    """A label's value as the text format wants it."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _gauge(name: str, text: str) -> Family:
+    return Family(name, "gauge", text)
+
+
+def _counter(name: str, text: str) -> Family:
+    return Family(name, "counter", text)
+
+
+INFO = _gauge("model_info", "Always 1; the profile label is the start of the training profile's hash.")
+THRESHOLD = _gauge("model_alert_threshold", "Threshold of an alert that the configuration sets.")
+REQUESTS = _counter("model_requests_total", "Requests to the model by HTTP code.")
+DURATION = Family("model_request_duration_seconds", "histogram", "Latency of the model's requests.")
+ATTEMPTS = _counter("model_attempts_total", "Recorded predictions.")
+CONFIDENT = _counter(
+    "model_confident_predictions_total", "Predictions without an error, at or above the confidence threshold."
+)
+CONFIDENCE = Family("model_prediction_confidence", "histogram", "Confidence of predictions.")
+FEEDBACK = _counter("model_feedback_total", "Users' words on predictions by verdict.")
+CORRECTIONS = _counter("model_corrections_total", "Confident predictions that a user corrected, each at most once.")
+EVENTS = _counter("model_business_events_total", "Business events that the configuration declares.")
+PENDING = _gauge("model_corrections_pending", "Corrections that wait for review.")
+OLDEST = _gauge("model_corrections_oldest_pending_seconds", "Age of the oldest correction that waits for review.")
+EXAMPLES = _counter("model_dataset_examples_total", "Corrections released into a dataset.")
+OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of its training profile.")
+REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training values.")
+REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
+REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
+UNKNOWN = _counter("model_exporter_unknown_features_total", "Features that came and that no profile knows.")
+FEATURE_WINDOW = {
+    "observations": _gauge("model_feature_window_observations", "Observations in the window, missing ones included."),
+    "mean": _gauge("model_feature_mean", "Mean in the window."),
+    "stddev": _gauge("model_feature_stddev", "Standard deviation in the window."),
+    "min": _gauge("model_feature_min", "Smallest value in the window."),
+    "max": _gauge("model_feature_max", "Largest value in the window."),
+    "missing": _gauge("model_feature_missing_ratio", "Share of the window's observations without a value."),
+    "invalid": _gauge("model_feature_invalid_ratio", "Share of the window's observations of a wrong type."),
+    "unseen": _gauge(
+        "model_feature_unseen_ratio",
+        "Share of the window's observations outside the training range, or of a category training never saw.",
+    ),
+    "shift": _gauge(
+        "model_feature_mean_shift", "Mean in the window less the training mean, in training standard deviations."
+    ),
+    "kl": _gauge("model_feature_kl_divergence", "KL divergence of the window from training, in nats."),
+    "noise": _gauge(
+        "model_feature_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+    ),
+    "recent_kl": _gauge(
+        "model_feature_recent_kl_divergence", "KL divergence of the window from the longest window before it, in nats."
+    ),
+    "recent_noise": _gauge(
+        "model_feature_recent_kl_divergence_noise",
+        "Recent divergence that sampling alone exceeds with a probability of 1 %.",
+    ),
+}
+PREDICTION_WINDOW = {
+    "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
+    "noise": _gauge(
+        "model_prediction_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+    ),
+}
+FAMILIES = (
+    *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, EVENTS),
+    *(PENDING, OLDEST, EXAMPLES, *PREDICTION_WINDOW.values(), *FEATURE_WINDOW.values()),
+    *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
+)
+"""All of them, in the order of the exposition."""

@@ -1,0 +1,154 @@
+"""Monitors read into metric families.
+
+The text before each value is made once a model version and kept: a scrape fills in numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+from exporter.config import ModelConfig
+from exporter.metrics import families as f
+from exporter.metrics.families import Block, Family, series
+from exporter.monitor import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram, Monitor, Monitors
+from exporter.store import Store
+
+Sample = tuple[Family, Block]
+
+
+class _Series:
+    """The series of one monitor."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.labels = {"model": monitor.config.name, "version": monitor.version}
+        self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
+        self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
+
+    def _histogram(self, family: Family, bounds: Sequence[float]) -> list[bytes]:
+        buckets = [series(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
+        return [*buckets, series(f"{family.name}_count", **self.labels), series(f"{family.name}_sum", **self.labels)]
+
+    @cached_property
+    def features(self) -> dict[tuple[str, str], list[bytes]]:
+        """By field of a window's reading and window: one series a feature."""
+        names = self._monitor.layout.names if self._monitor.layout else []
+        return {
+            (field, window): [series(family.name, **self.labels, feature=name, window=window) for name in names]
+            for field, family in f.FEATURE_WINDOW.items()
+            for window in self._monitor.windows
+        }
+
+    @cached_property
+    def bins(self) -> list[bytes]:
+        """One series of the observations a bin of a feature."""
+        return self._bins(f.OBSERVED)
+
+    @cached_property
+    def reference(self) -> list[Sample]:
+        """The training side, which never changes."""
+        layout = self._monitor.layout
+        if layout is None:
+            return []
+        names, count = layout.names, len(layout.names)
+        probability = self._bins(f.REFERENCE)
+        return [
+            (family, Block([series(family.name, **self.labels, feature=name) for name in names], values[:count]))
+            for family, values in ((f.REFERENCE_MEAN, layout.mean), (f.REFERENCE_STDDEV, layout.stddev))
+        ] + [(f.REFERENCE, Block(probability, layout.reference.probability[: len(probability)]))]
+
+    def _bins(self, family: Family) -> list[bytes]:
+        layout = self._monitor.layout
+        return [
+            series(family.name, **self.labels, feature=name, bin=label)
+            for name, target in (zip(layout.names, layout.targets, strict=False) if layout else ())
+            for label in target.labels()
+        ]
+
+
+class ModelsCollector:
+    """Reads monitors and the store; ``name`` is its ``collector`` label."""
+
+    name = "models"
+
+    def __init__(self) -> None:
+        self._series: WeakKeyDictionary[Monitor, _Series] = WeakKeyDictionary()
+
+    def collect(self, monitors: Monitors, store: Store) -> Iterator[Sample]:
+        """The samples of every model, families in no order."""
+        now = time.monotonic()
+        for model in monitors.models.values():
+            yield from _thresholds(model)
+            unknown = float(monitors.unknown_features[model.name])
+            yield f.UNKNOWN, Block([series(f.UNKNOWN.name, model=model.name)], [unknown])
+        for monitor in monitors:
+            known = self._series.get(monitor)
+            if known is None:
+                known = self._series[monitor] = _Series(monitor)
+            yield from _counters(monitor, known)
+            yield from _windows(monitor, known, now)
+            yield from known.reference
+        yield from _review(monitors, store)
+
+
+def _thresholds(model: ModelConfig) -> Iterator[Sample]:
+    owners = [({}, model.alerts), *(({"feature": name}, feature.alerts) for name, feature in model.features.items())]
+    for labels, alerts in owners:
+        for alert, value in alerts.items():
+            text = series(f.THRESHOLD.name, model=model.name, **labels, alert=alert)
+            yield f.THRESHOLD, Block([text], [float(value)])
+
+
+def _counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
+    labels, counters = known.labels, monitor.counters
+    profile = monitor.layout.profile.hash[:12] if monitor.layout else "none"
+    yield f.INFO, Block([series(f.INFO.name, **labels, profile=profile)], [1.0])
+    for family, key, values in (
+        (f.REQUESTS, "code", dict(counters.requests)),
+        (f.FEEDBACK, "verdict", {verdict: counters.feedback[verdict] for verdict in VERDICTS}),
+        (f.EVENTS, "event", dict(counters.events)),
+    ):
+        texts = [series(family.name, **labels, **{key: str(name)}) for name in values]
+        yield family, Block(texts, [float(value) for value in values.values()])
+    for family, value in (
+        (f.ATTEMPTS, counters.attempts),
+        (f.CONFIDENT, counters.confident),
+        (f.CORRECTIONS, counters.corrections),
+    ):
+        yield family, Block([series(family.name, **labels)], [float(value)])
+    yield f.DURATION, Block(known.durations, _histogram(monitor.durations))
+    yield f.CONFIDENCE, Block(known.confidences, _histogram(monitor.confidences))
+
+
+def _histogram(histogram: Histogram) -> list[float]:
+    cumulative = histogram.cumulative().tolist()
+    return [*cumulative, cumulative[-1], histogram.sum]
+
+
+def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+    if monitor.layout is None:
+        return
+    count = len(monitor.layout.names)
+    for window, reading in monitor.read(now).items():
+        for field, family in f.FEATURE_WINDOW.items():
+            yield family, Block(known.features[field, window], getattr(reading, field)[:count])
+        if monitor.layout.profile.prediction:
+            for field, family in f.PREDICTION_WINDOW.items():
+                text = series(family.name, **known.labels, window=window)
+                yield family, Block([text], getattr(reading, field)[count:])
+    yield f.OBSERVED, Block(known.bins, monitor.observed[: len(known.bins)])
+
+
+def _review(monitors: Monitors, store: Store) -> Iterator[Sample]:
+    state = store.review_state()
+    now = time.time()
+    for model in monitors.models:
+        labels = {"model": model}
+        yield f.PENDING, Block([series(f.PENDING.name, **labels)], [float(state.pending.get(model, 0))])
+        if model in state.oldest:
+            age = max(now - state.oldest[model], 0.0)
+            yield f.OLDEST, Block([series(f.OLDEST.name, **labels)], [age])
+        yield f.EXAMPLES, Block([series(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))])

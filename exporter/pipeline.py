@@ -1,0 +1,214 @@
+"""From the web threads to the monitors and the store: a bounded queue and one aggregator."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from exporter.config import Config
+from exporter.errors import QueueFullError
+from exporter.events import Prediction
+from exporter.extract import lenient_inputs
+from exporter.health import Health
+from exporter.monitor import Monitors, is_confident
+from exporter.store import InputsPolicy, Store, prediction_rows
+
+log = logging.getLogger(__name__)
+
+QUEUE_BYTES = 256 * 2**20
+"""Bytes of request bodies that may wait to be counted."""
+_CHUNK = 1000
+_GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+_list_decoder = msgspec.json.Decoder(list[dict[str, Any]])
+_serial = itertools.count()
+_process = os.urandom(5).hex()
+
+
+def make_id() -> str:
+    """An identifier that nobody else makes, later ones greater."""
+    return f"{time.time_ns() // 1_000_000:011x}-{_process}-{next(_serial):08x}"
+
+
+class Pipeline:
+    """A bounded queue and the thread that empties it.
+
+    Parameters
+    ----------
+    config
+        The configuration; `reconfigure` replaces it.
+    monitors
+        Where events are counted.
+    store
+        Where they are kept.
+    health
+        Where losses are counted.
+    """
+
+    def __init__(self, config: Config, monitors: Monitors, store: Store, health: Health) -> None:
+        self._state = (config, monitors)
+        self._store = store
+        self._health = health
+        self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
+        self._lock = threading.Lock()
+        self._submitted = self._counted = 0
+        self._bytes_in = self._bytes_out = 0
+        self._wake = threading.Event()
+        self._closing = False
+        health.queue_length.set_function(lambda: self._submitted - self._counted)
+        health.queue_capacity.set_function(lambda: self._state[0].queue.capacity)
+        self._thread = threading.Thread(target=self._run, name="aggregator", daemon=True)
+        self._thread.start()
+
+    @property
+    def monitors(self) -> Monitors:
+        """Where events are counted now."""
+        return self._state[1]
+
+    @property
+    def config(self) -> Config:
+        """The configuration now."""
+        return self._state[0]
+
+    def reconfigure(self, config: Config, monitors: Monitors) -> None:
+        """Count with another configuration from the next batch on."""
+        self._state = (config, monitors)
+
+    def submit(self, events: Sequence[Prediction], size: int) -> None:
+        """Queue checked predictions.
+
+        Parameters
+        ----------
+        events
+            The predictions.
+        size
+            Bytes they came in.
+
+        Raises
+        ------
+        QueueFullError
+            When no room was left before these came.
+        """
+        with self._lock:
+            full = self._submitted - self._counted >= self._state[0].queue.capacity
+            if full or self._bytes_in - self._bytes_out >= QUEUE_BYTES or self._closing:
+                raise QueueFullError("the queue is full")
+            self._queue.append((events, size))
+            self._submitted += len(events)
+            self._bytes_in += size
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until what was submitted before is counted; whether it is, after ``timeout`` seconds at most."""
+        target, deadline = self._submitted, time.monotonic() + timeout
+        while self._counted < target and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self._counted >= target
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse what comes, count what waits within ``timeout`` seconds, and end."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout)
+        if lost := self._submitted - self._counted:
+            self._health.dropped.inc(lost)
+            log.error("%d events were accepted but not counted before the end", lost)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if not self._closing:
+                time.sleep(_GATHER_SECONDS)
+            while self._queue:
+                batch: list[Prediction] = []
+                size = 0
+                while self._queue and len(batch) < 5 * _CHUNK:
+                    events, length = self._queue.popleft()
+                    batch += events
+                    size += length
+                for start in range(0, len(batch), 5 * _CHUNK):
+                    self._count_safely(batch[start : start + 5 * _CHUNK])
+                self._counted += len(batch)
+                self._bytes_out += size
+            if self._closing and not self._queue:
+                return
+
+    def _count_safely(self, events: Sequence[Prediction]) -> None:
+        try:
+            self._count(events)
+        except Exception:  # one bad batch must not end the thread that counts all others
+            self._health.dropped.inc(len(events))
+            log.exception("%d events were lost", len(events))
+
+    def _count(self, events: Sequence[Prediction]) -> None:
+        config, monitors = self._state
+        groups: dict[tuple[str, str | None], list[Prediction]] = {}
+        for event in events:
+            groups.setdefault((event.model, event.version), []).append(event)
+        now, received = time.monotonic(), time.time()
+        policy = InputsPolicy(config.store.inputs)
+        for (name, version), group in groups.items():
+            model = monitors.models.get(name)
+            if model is None:  # taken out of the configuration while it waited
+                self._health.dropped.inc(len(group))
+                continue
+            raw = [bytes(memoryview(event.inputs)) for event in group]
+            monitor = monitors.get(name, version, now)
+            decoded = decode_inputs(raw) if monitor.layout or model.redact else {}
+            monitors.unknown_features[name] += monitor.observe(group, list(decoded.values()), now)
+            for event in group:
+                if event.id is None:
+                    event.id = make_id()
+            confident = [is_confident(event, model.confidence_threshold) for event in group]
+            kept = [
+                text if policy.keeps(event, sure) else b""
+                for event, sure, text in zip(group, confident, raw, strict=True)
+            ]
+            if model.redact:
+                kept = [
+                    msgspec.json.encode(without(decoded[place], model.redact)) if text and place in decoded else b""
+                    for place, text in enumerate(kept)
+                ]
+            rows = prediction_rows(group, confident, kept, received)
+            for start in range(0, len(group), _CHUNK):
+                size = sum(map(len, kept[start : start + _CHUNK]))
+                self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))
+
+
+def without(inputs: Mapping[str, Any], redacted: frozenset[str]) -> dict[str, Any]:
+    """Inputs less those that must leave no trace."""
+    return {name: value for name, value in inputs.items() if name not in redacted}
+
+
+def decode_inputs(raw: Sequence[bytes]) -> dict[int, dict[str, Any]]:
+    """The inputs of those events that have any, by their place.
+
+    Parameters
+    ----------
+    raw
+        The JSON of each event's inputs; empty or ``null`` for none.
+    """
+    there = [place for place, text in enumerate(raw) if text not in (b"", b"null")]
+    try:
+        values = _list_decoder.decode(b"[" + b",".join([raw[place] for place in there]) + b"]")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        values = [_decode_one(raw[place]) for place in there]
+    return dict(zip(there, values, strict=True))
+
+
+def _decode_one(text: bytes) -> dict[str, Any]:
+    try:
+        return _decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return lenient_inputs(text)

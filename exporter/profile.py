@@ -1,0 +1,256 @@
+"""Training profiles: bins frozen on the training data, and the training statistics.
+
+A profile is a readable JSON file. It decides how live values are binned, so a score never
+depends on the data that it judges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from exporter.drift import Floats
+from exporter.errors import ProfileError
+from exporter.validation import dotted, explain, shown
+
+FORMAT = "model-exporter-profile/1"
+INPUT_TYPES = ("numeric", "categorical", "image")
+
+
+class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric"):
+    """Frozen bins of numbers.
+
+    Attributes
+    ----------
+    edges
+        ``E`` increasing edges of half-open bins ``[e, next)``: the first is the training minimum,
+        the last just above the training maximum. A value with a bin of its own lies between an
+        edge and the next float above it.
+    counts
+        Training values in each of ``E + 3`` bins: below, between the edges, above, missing, invalid.
+    mean, stddev, min, max
+        Of the finite training values; None without any. The deviation is the population's.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    mean: float | None = None
+    stddev: float | None = None
+    min: float | None = None
+    max: float | None = None
+
+    def labels(self) -> list[str]:
+        """Names of the bins, in order, as the ``bin`` label bears them."""
+        if not self.edges:
+            return _numbered(["any", "missing", "invalid"])
+        inner = []
+        for low, high in zip(self.edges, self.edges[1:], strict=False):
+            if high == np.nextafter(low, np.inf):
+                inner.append(f"{low:.6g}")
+            elif high == self.edges[-1]:
+                inner.append(f"[{low:.6g}, {np.nextafter(high, -np.inf):.6g}]")
+            else:
+                inner.append(f"[{low:.6g}, {high:.6g})")
+        top = np.nextafter(self.edges[-1], -np.inf)
+        return _numbered([f"below {self.edges[0]:.6g}", *inner, f"above {top:.6g}", "missing", "invalid"])
+
+
+class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="categorical"):
+    """Frozen bins of categories.
+
+    Attributes
+    ----------
+    categories
+        The ``C`` most frequent in training, most frequent first.
+    counts
+        Training values in each of ``C + 3`` bins: the categories, other, missing, invalid.
+    rare
+        Categories that training saw too, counted in ``other``.
+    """
+
+    categories: tuple[str, ...]
+    counts: tuple[int, ...]
+    rare: frozenset[str] = frozenset()
+
+    def labels(self) -> list[str]:
+        """Names of the bins, in order, as the ``bin`` label bears them."""
+        names = [name if len(name) <= 64 else f"{name[:63]}…" for name in self.categories]
+        return _numbered([*names, "other", "missing", "invalid"])
+
+
+Feature = NumericFeature | CategoricalFeature
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the training data looked like.
+
+    Attributes
+    ----------
+    inputs
+        Type of each input as a client sends it.
+    features
+        Frozen bins of each scalar feature; an image has several, named ``<input>.<statistic>``.
+    prediction
+        Frozen bins of the model's predictions on its training data.
+    hash
+        SHA-256 of all the rest.
+    """
+
+    name: str
+    rows: int
+    inputs: dict[str, str]
+    features: dict[str, Feature]
+    prediction: Feature | None = None
+    created: datetime | None = None
+    format: str = FORMAT
+    hash: str = ""
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of everything but the hash."""
+        body = msgspec.structs.replace(self, hash="")
+        return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+def _numbered(names: list[str]) -> list[str]:
+    width = max(2, len(str(len(names) - 1)))
+    return [f"{place:0{width}d} {name}" for place, name in enumerate(names)]
+
+
+def frozen_bins(values: Floats, bins: int = 20) -> tuple[float, ...]:
+    """Edges of equal-frequency bins, a value with more than a bin's share alone in its own.
+
+    Parameters
+    ----------
+    values
+        Finite training values, shape ``(n,)``.
+    bins
+        Bins to aim at.
+
+    Examples
+    --------
+    >>> frozen_bins(np.arange(8.0), bins=4)[:-1]
+    (0.0, 2.0, 4.0, 6.0)
+    >>> [float(round(edge, 6)) for edge in frozen_bins(np.array([0.0] * 6 + [1, 2, 3, 4]), bins=2)]
+    [0.0, 0.0, 4.0]
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    if not len(distinct):
+        return ()
+    share = counts.sum() / bins
+    edges = [float(distinct[0])]
+    alone = np.flatnonzero(counts > share)
+    stops = [*alone.tolist(), len(distinct)]
+    start = 0
+    for stop in stops:
+        between, mass = distinct[start:stop], np.cumsum(counts[start:stop])
+        if len(between):
+            parts = max(1, round(mass[-1] / share))
+            cuts = np.searchsorted(mass, mass[-1] * np.arange(1, parts) / parts) + 1
+            edges += between[cuts[cuts < len(between)]].tolist()
+        if stop < len(distinct):
+            edges += [float(distinct[stop]), float(np.nextafter(distinct[stop], np.inf))]
+        start = stop + 1
+    edges.append(float(np.nextafter(distinct[-1], np.inf)))
+    return tuple(np.unique(edges).tolist())
+
+
+def bin_counts(ordered: Floats, edges: Floats) -> Floats:
+    """Counts of the sorted values below, between and above the edges, shape ``(E + 1,)``."""
+    places = ordered.searchsorted(edges)
+    return np.diff(places, prepend=0, append=len(ordered)).astype(np.float64)
+
+
+def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:
+    """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one."""
+    finite = np.sort(column[np.isfinite(column)])
+    missing = int(np.isnan(column).sum())
+    edges = frozen_bins(finite, bins)
+    counts = [*bin_counts(finite, np.array(edges)), missing, len(column) - missing - len(finite)]
+    if not len(finite):
+        return NumericFeature(edges, tuple(int(c) for c in counts))
+    scale = float(max(abs(finite[0]), abs(finite[-1]), 1e-300))
+    small = finite / scale  # so that the square of a huge value stays finite
+    return NumericFeature(
+        edges=edges,
+        counts=tuple(int(c) for c in counts),
+        mean=float(small.mean() * scale),
+        stddev=float(small.std() * scale) if finite[0] < finite[-1] else 0.0,
+        min=float(finite[0]),
+        max=float(finite[-1]),
+    )
+
+
+def categorical_feature(counts: dict[str, int], missing: int, invalid: int, top: int = 50) -> CategoricalFeature:
+    """Freeze one column of categories, given how often each stands in it."""
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    kept, rare = ordered[:top], ordered[top:]
+    return CategoricalFeature(
+        categories=tuple(kept),
+        counts=(*(counts[name] for name in kept), sum(counts[name] for name in rare), missing, invalid),
+        rare=frozenset(rare[:MAX_RARE]),
+    )
+
+
+MAX_RARE = 10_000
+"""Rare categories a profile remembers; rarer ones count as unseen when they come."""
+
+
+def save(profile: Profile, path: Path) -> None:
+    """Write a profile as indented JSON, stamped with the time and its hash, in one step."""
+    profile = msgspec.structs.replace(profile, created=datetime.now(UTC).replace(microsecond=0))
+    profile = msgspec.structs.replace(profile, hash=profile.digest())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n")
+    partial.replace(path)
+
+
+def load(path: Path) -> Profile:
+    """Read a profile.
+
+    Raises
+    ------
+    ProfileError
+        When the file cannot be read, is something else, is of another format version, was
+        changed after it was made, or does not agree with itself.
+    """
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ProfileError(
+            f"{path}: is not a profile: expected the JSON that 'model-exporter profile' writes"
+        ) from None
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
+        what = f"its format is {shown(found)}" if found else "it has no format"
+        raise ProfileError(f"{path}: is not a profile that can be read here: {what}, expected {shown(FORMAT)}")
+    try:
+        profile = msgspec.convert(document, Profile)
+    except msgspec.ValidationError as error:
+        place, detail, _ = explain(error, document)
+        raise ProfileError(f"{path}: {dotted(place)}: {detail}") from None
+    if profile.hash and profile.hash != profile.digest():
+        raise ProfileError(f"{path}: was changed after it was made: its hash differs; make it again, or drop the hash")
+    _agree(profile, path)
+    return profile
+
+
+def _agree(profile: Profile, path: Path) -> None:
+    features = {**profile.features, **({"(prediction)": profile.prediction} if profile.prediction else {})}
+    for name, feature in features.items():
+        numeric = isinstance(feature, NumericFeature)
+        inner = len(feature.edges) if isinstance(feature, NumericFeature) else len(feature.categories)
+        if len(feature.counts) != inner + 3 or min(feature.counts) < 0:
+            expected = f"{inner + 3} counts of at least 0 for {inner} {'edges' if numeric else 'categories'}"
+            raise ProfileError(f"{path}: features.{name}.counts: expected {expected}, got {len(feature.counts)}")
+        if isinstance(feature, NumericFeature) and not all(a < b for a, b in zip(feature.edges, feature.edges[1:])):  # noqa: B905
+            raise ProfileError(f"{path}: features.{name}.edges: expected increasing numbers")
+    for name, kind in profile.inputs.items():
+        if kind not in INPUT_TYPES:
+            raise ProfileError(f"{path}: inputs.{name}: {shown(kind)} is no type known here")

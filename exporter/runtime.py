@@ -1,0 +1,145 @@
+"""One exporter: its configuration, state and threads, from start to end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from exporter import config as configuration
+from exporter import system
+from exporter.binning import Layout
+from exporter.config import Config
+from exporter.errors import ConfigError
+from exporter.health import Health
+from exporter.metrics import Exposition
+from exporter.monitor import Monitors
+from exporter.pipeline import Pipeline
+from exporter.profile import load as load_profile
+from exporter.store import Store, Verdict
+from exporter.validation import suggestion
+
+log = logging.getLogger(__name__)
+
+
+def read(path: Path) -> tuple[Config, Monitors]:
+    """Read the configuration and the profiles that it names.
+
+    Raises
+    ------
+    ConfigError
+        When any of them is wrong.
+    """
+    config = configuration.load(path)
+    layouts = {}
+    for index, model in enumerate(config.models):
+        if model.profile is None:
+            continue
+        profile = load_profile(Path(model.profile))
+        for name, feature in model.features.items():
+            place = f"{path}: models[{index}].features.{name}"
+            scalars = {name, *(key for key in profile.features if key.startswith(f"{name}."))}
+            if name not in profile.inputs and name not in profile.features:
+                known = suggestion(name, {*profile.inputs, *profile.features})
+                raise ConfigError(f"{place}: is not in the profile {model.profile}; {known}")
+            found = profile.inputs.get(name)
+            if feature.type and found and feature.type != found:
+                raise ConfigError(
+                    f"{place}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
+                )
+            if feature.alerts and not scalars & profile.features.keys():
+                raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
+        layouts[model.name] = Layout(profile, model.redact)
+    return config, Monitors({model.name: model for model in config.models}, layouts)
+
+
+class Exporter:
+    """Everything that lives as long as the process.
+
+    Parameters
+    ----------
+    path
+        ``exporter.yml``.
+
+    Raises
+    ------
+    ConfigError
+        When the configuration or a profile is wrong.
+    StoreError
+        When the database cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reloading = threading.Lock()
+        config, monitors = read(path)
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.health = Health(self.registry)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc)
+        self.pipeline = Pipeline(config, monitors, self.store, self.health)
+        self.exposition = Exposition(
+            self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
+        )
+        self.health.reload_successful.set(1)
+        self.health.reload_time.set(time.time())
+        self.ready = True
+        for model in config.models:
+            if model.profile is None:
+                log.warning("model %r has no profile: its inputs are not watched", model.name)
+
+    @property
+    def config(self) -> Config:
+        """The configuration now."""
+        return self.pipeline.config
+
+    def reload(self) -> None:
+        """Read the configuration again; the old one stays where the new one is wrong.
+
+        Models that did not change keep their counters and windows. The store is opened once:
+        a changed ``store`` needs a restart.
+
+        Raises
+        ------
+        ConfigError
+            What is wrong with the new one.
+        """
+        with self._reloading:
+            try:
+                config, monitors = read(self._path)
+                if config.store != self.config.store:
+                    raise ConfigError(f"{self._path}: store: a change needs a restart")
+            except ConfigError as error:
+                self.health.reload_successful.set(0)
+                log.error("reload: %s", error)
+                raise
+            monitors.adopt(self.pipeline.monitors)
+            self.pipeline.reconfigure(config, monitors)
+            self.health.reload_successful.set(1)
+            self.health.reload_time.set(time.time())
+            log.info("configuration reloaded from %s", self._path)
+
+    def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
+        """The exposition, what was acknowledged before included; see `Exposition.render`."""
+        self.pipeline.settle(0.5)
+        return self.exposition.render(accept, names)
+
+    def close(self) -> None:
+        """Count and write what waits, within bounds, and end the threads."""
+        self.ready = False
+        self.pipeline.close()
+        if not self.store.close():
+            log.error("predictions that waited for the database are lost")
+
+    def _count_verdict(self, verdict: Verdict) -> None:
+        monitors = self.pipeline.monitors
+        if verdict.model in monitors.models:
+            monitor = monitors.get(verdict.model, verdict.version, time.monotonic())
+            monitor.count_feedback(verdict.verdict, verdict.correction)
+
+
+def _disks(config: Config) -> list[Path]:
+    database = config.store.url.removeprefix("sqlite:///")
+    return [Path("/"), *([Path(database)] if database.startswith("/") else [])]

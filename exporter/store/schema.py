@@ -1,0 +1,187 @@
+"""The tables, and rows as they are written into them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from exporter.config import sampled
+from exporter.errors import StoreError
+from exporter.events import NO_VERSION, Prediction
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+schema_table = sa.Table("schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+predictions = sa.Table(
+    "predictions",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    # A client's identifiers are random: the day before them keeps the index's growing end in memory.
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("received", sa.Float, nullable=False),
+    sa.Column("prediction", sa.Text),
+    sa.Column("confidence", sa.Float),
+    sa.Column("code", sa.Integer, nullable=False),
+    sa.Column("duration_seconds", sa.Float),
+    sa.Column("confident", sa.Boolean, nullable=False),
+    sa.Column("inputs", sa.Text),
+    sa.Index("predictions_day_id", "day", "id"),
+)
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("prediction_id", sa.Text, unique=True),
+    sa.Column("idempotency_key", sa.Text, unique=True),
+    sa.Column("joined", sa.Boolean, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("version", sa.Text),
+    sa.Column("predicted", sa.Float),
+    sa.Column("prediction", sa.Text),
+    sa.Column("confidence", sa.Float),
+    sa.Column("confident", sa.Boolean),
+    sa.Column("inputs", sa.Text),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("user", sa.Text),
+    sa.Column("comment", sa.Text),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("updated", sa.Float, nullable=False),
+    sa.Column("counted", sa.Boolean, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Index("feedback_review", "verdict", "status", "model", "created"),
+    sa.Index("feedback_waiting", "joined", "updated"),
+)
+history = sa.Table(
+    "feedback_history",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("feedback_id", sa.Integer, nullable=False, index=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("user", sa.Text),
+    sa.Column("comment", sa.Text),
+)
+
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("examples", sa.Integer, nullable=False),
+)
+
+
+COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
+"""What a row of `prediction_rows` holds, in order."""
+
+
+def prediction_rows(
+    events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes], received: float
+) -> list[tuple[Any, ...]]:
+    """Predictions of one model and version as rows of `COLUMNS`.
+
+    Parameters
+    ----------
+    events
+        The predictions; they have identifiers.
+    confident
+        Whether each counts as confident.
+    inputs
+        The JSON of each one's inputs that is to be kept; empty for none.
+    received
+        Unix time in seconds at which they came.
+    """
+    day, version = int(received // 86400), events[0].version or NO_VERSION
+    labels = {event.prediction for event in events}
+    spelt = {(type(label), label): spelling(label) for label in labels}
+    return [
+        (
+            day,
+            event.id,
+            event.model,
+            version,
+            event.time.timestamp() if event.time else received,
+            received,
+            spelt.get((type(event.prediction), event.prediction)) or spelling(event.prediction),
+            event.confidence,
+            event.code or 200,
+            event.duration_seconds,
+            sure,
+            kept.decode("utf-8", "replace") or None,
+        )
+        for event, sure, kept in zip(events, confident, inputs, strict=True)
+    ]
+
+
+class InputsPolicy:
+    """Whose inputs are kept: ``store.inputs`` of the configuration."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._share = sampled(text)
+
+    def keeps(self, event: Prediction, confident: bool) -> bool:
+        """Whether this event's inputs are stored."""
+        if self._share is not None:  # by the identifier: the same choice wherever it is made
+            return zlib.crc32((event.id or "").encode()) < self._share * 2**32
+        return self._text == "all" or (self._text == "confident" and confident)
+
+
+def spelling(value: Any) -> str | None:
+    """A label or a prediction as the JSON text that is stored; None for none."""
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Open the database of an SQLAlchemy URL; its folder is made.
+
+    Raises
+    ------
+    StoreError
+        When it is of a kind that is not supported.
+    """
+    address = sa.make_url(url)
+    if address.get_backend_name() != "sqlite":
+        raise StoreError(f"store.url: expected sqlite:///PATH, got {address!r}")
+    if address.database and address.database != ":memory:":
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(address, connect_args={"timeout": 10, "check_same_thread": False})
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    return engine
+
+
+def find_prediction(connection: sa.Connection, prediction_id: str) -> Mapping[str, Any] | None:
+    """The first prediction of that identifier, looked up day by day, the last day first."""
+    days = connection.execute(sa.select(sa.func.min(predictions.c.day), sa.func.max(predictions.c.day))).one()
+    if days[0] is None:
+        return None
+    chosen = predictions.c.day.in_(range(days[1], days[0] - 1, -1)) & (predictions.c.id == prediction_id)
+    query = sa.select(predictions).where(chosen).order_by(predictions.c.seq).limit(1)
+    found: Mapping[str, Any] | None = connection.execute(query).mappings().first()  # type: ignore[assignment]
+    return found
+
+
+def snapshot(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """What feedback keeps of its prediction, so that it outlives the prediction's retention."""
+    kept = {key: prediction[key] for key in ("model", "version", "prediction", "confidence", "confident", "inputs")}
+    return {**kept, "predicted": prediction["time"], "joined": True}

@@ -1,0 +1,133 @@
+"""One voice for what is wrong with a document: where it is, what was found, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+Path = tuple[str | int, ...]
+
+_AT = re.compile(r" - at `(?:key in )?\$?(.*)`$")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
+_KINDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "object": "an object",
+    "array": "an array",
+    "datetime": "an RFC 3339 time",
+}
+
+
+def pointer(path: Path) -> str:
+    """JSON pointer (RFC 6901) of a path.
+
+    >>> pointer(("inputs", "a/b", 3))
+    '/inputs/a~1b/3'
+    """
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def dotted(path: Path) -> str:
+    """A path as people write it in YAML's company.
+
+    >>> dotted(("models", 0, "windows"))
+    'models[0].windows'
+    """
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value as JSON, cut to ``limit`` characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def listed(words: Iterable[str]) -> str:
+    """
+    >>> listed(["a", "b", "c"])
+    'a, b or c'
+    """
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The words that were possible, or the one that was probably meant."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"did you mean {shown(close[0])}?"
+    return f"known are: {', '.join(known[:20])}" if known else "none is known"
+
+
+def _kind(names: str) -> str:
+    words = [_KINDS.get(name.strip(), name.strip()) for name in names.split("|")]
+    return listed(word for word in words if word != "null")
+
+
+def _found(document: Any, path: Path) -> tuple[bool, Any]:
+    for step in path:
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return False, None
+    return True, document
+
+
+def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] = ()) -> tuple[Path, str, str]:
+    """What msgspec refused, in words for the person who wrote the document.
+
+    Parameters
+    ----------
+    error
+        What ``msgspec.convert`` or a decoder raised.
+    document
+        The decoded document (plain dicts and lists), to quote the wrong value from.
+    known
+        Keys that are possible where an unknown one stood.
+
+    Returns
+    -------
+    tuple
+        The path to the field, the detail (what was wrong and what would be right) and the
+        reason, one of `exporter.errors.REASONS`.
+    """
+    text = str(error)
+    path: Path = ()
+    if at := _AT.search(text):
+        text = text[: at.start()]
+        path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[1]) if m[1] or m[2])
+    if match := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return (*path, match[1]), "is required", "missing_field"
+    if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        return (*path, match[1]), f"is not known; {suggestion(match[1], known)}", "wrong_type"
+    there, value = _found(document, path)
+    got = f", got {shown(value)}" if there else ""
+    if match := re.fullmatch(r"Expected `(?:str|array)` of length (<=|>=) (\d+)", text):
+        size = f", got {len(value)}" if there else ""
+        unit = "characters" if isinstance(value, str) else "entries"
+        bound = "at most" if match[1] == "<=" else "at least"
+        return (
+            path,
+            f"expected {bound} {match[2]} {unit}{size}",
+            "too_long" if bound == "at most" else "wrong_type",
+        )
+    if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
+        bound = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}[match[2]]
+        return path, f"expected {_KINDS[match[1]]} of {bound} {float(match[3]):g}{got}", "out_of_range"
+    if match := re.fullmatch(r"Expected `([^`]*)`, got `[^`]*`", text):
+        return path, f"expected {_kind(match[1])}{got}", "wrong_type"
+    if text.startswith("Invalid enum value"):
+        return path, f"is not possible; {suggestion(str(value), known)}", "wrong_type"
+    if "RFC3339" in text or "timezone" in text:
+        return path, f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}', "wrong_type"
+    return path, f"{text[:1].lower()}{text[1:]}{got}", "wrong_type"

@@ -1,0 +1,49 @@
+"""``/v1``: what services and clients POST."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from exporter.errors import EventError
+from exporter.runtime import Exporter
+from exporter.web.inbox import Inbox
+from exporter.web.ingest import Ingest
+from exporter.web.problems import Reply, whole
+
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+"""Content types of one object a line."""
+
+
+def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
+    """The routes under ``/v1``."""
+    routes = Blueprint("api", __name__, url_prefix="/v1")
+
+    @routes.post("/predictions")
+    def predictions() -> Response:
+        lines = request.mimetype in NDJSON
+        return ingest.predictions(request.get_data(), lines, _key(), request.args.get("ids") == "1").flask()
+
+    @routes.post("/feedback")
+    def feedback() -> Response:
+        return ingest.feedback(request.get_data(), _key()).flask()
+
+    @routes.post("/events")
+    def events() -> Response:
+        return ingest.events(request.get_data(), _key()).flask()
+
+    @routes.post("/notifications")
+    def notifications() -> Response:
+        try:
+            alerts = inbox.take(request.get_data())
+        except EventError as error:
+            exporter.health.rejected.labels(error.reason).inc()
+            return whole(error).flask()
+        for alert in alerts:
+            exporter.health.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
+        return Reply(200, b"{}").flask()
+
+    return routes
+
+
+def _key() -> str | None:
+    return request.headers.get("Idempotency-Key")

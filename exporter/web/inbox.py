@@ -1,0 +1,91 @@
+"""Alertmanager's notifications, as the home page shows them: the last ones, in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from typing import Any
+
+import msgspec
+
+from exporter.errors import EventError
+from exporter.validation import explain, pointer
+
+KEPT = 100
+"""Notifications, and firing alerts, that are remembered."""
+
+
+class Alert(msgspec.Struct):
+    """One alert of a notification, as Alertmanager's webhook sends it."""
+
+    status: str
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    starts_at: str = msgspec.field(name="startsAt", default="")
+    ends_at: str = msgspec.field(name="endsAt", default="")
+    generator_url: str = msgspec.field(name="generatorURL", default="")
+    fingerprint: str = ""
+
+
+class Notification(msgspec.Struct):
+    """The webhook's payload, version 4, as far as it is used."""
+
+    status: str
+    alerts: list[Alert]
+    receiver: str = ""
+
+
+class Inbox:
+    """The last notifications, and the alerts that fire; safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: deque[Alert] = deque(maxlen=KEPT)
+        self._firing: OrderedDict[str, Alert] = OrderedDict()
+
+    def take(self, body: bytes) -> list[Alert]:
+        """Take a webhook's body; its alerts.
+
+        Raises
+        ------
+        EventError
+            When the body is not Alertmanager's.
+        """
+        try:
+            notification = msgspec.json.decode(body, type=Notification)
+        except msgspec.ValidationError as error:
+            path, detail, reason = explain(error, msgspec.json.decode(body))
+            raise EventError(pointer(path), detail, reason) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            detail = "the body is not the JSON that Alertmanager's webhook sends"
+            raise EventError("", detail, "malformed") from None
+        with self._lock:
+            for alert in notification.alerts:
+                key = alert.fingerprint or repr(sorted(alert.labels.items()))
+                self._last.appendleft(alert)
+                self._firing.pop(key, None)
+                if alert.status == "firing":
+                    self._firing[key] = alert
+                    if len(self._firing) > KEPT:
+                        self._firing.popitem(last=False)
+        return notification.alerts
+
+    def firing(self) -> list[Alert]:
+        """Alerts that fire as far as the notifications say, the newest first."""
+        with self._lock:
+            return list(reversed(self._firing.values()))
+
+    def last(self) -> list[Alert]:
+        """The last notifications' alerts, the newest first."""
+        with self._lock:
+            return list(self._last)
+
+
+def is_shown(alert: Alert) -> bool:
+    """Whether a person should see it: the dead man's switch always fires."""
+    return alert.labels.get("severity") != "none"
+
+
+def words(alert: Alert, name: str) -> Any:
+    """An annotation, or the alert's name where there is none."""
+    return alert.annotations.get(name) or alert.labels.get("alertname", "alert")

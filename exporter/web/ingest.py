@@ -1,0 +1,209 @@
+"""Bodies in, acknowledgements out: what the fast door and Flask's routes share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from exporter.errors import EventError, QueueFullError, StoreError
+from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model
+from exporter.pipeline import decode_inputs, make_id, without
+from exporter.runtime import Exporter
+from exporter.store import Word
+from exporter.store.schema import spelling
+from exporter.validation import shown, suggestion
+from exporter.web.problems import MAX_ERRORS, Reply, problem, refused, whole
+
+MAX_BODY = 16 * 2**20
+"""Bytes of a request's body."""
+MAX_KEYS = 10_000
+"""Idempotency keys remembered, the oldest forgotten first."""
+MAX_KEY_LENGTH = 255
+_RETRY = (("Retry-After", "1"),)
+_ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
+
+
+class Ingest:
+    """Takes what clients POST.
+
+    Parameters
+    ----------
+    exporter
+        Where it goes.
+    """
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+        self._predictions = Decoder(Prediction, self._check_prediction)
+        self._feedback = Decoder(Feedback, self._check_feedback)
+        self._events = Decoder(BusinessEvent, self._check_event)
+        self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
+        """``POST /v1/predictions``.
+
+        Parameters
+        ----------
+        body
+            An object, an array, or with ``lines`` NDJSON.
+        lines
+            Whether it is NDJSON.
+        key
+            The ``Idempotency-Key`` header.
+        ids
+            Whether the answer names the events' identifiers.
+        """
+        if key is not None and (known := self._known("predictions", key)):
+            return known
+        try:
+            events, rejected = self._predictions.decode(body, lines)
+        except EventError as error:
+            self._exporter.health.rejected.labels(error.reason).inc()
+            return whole(error)
+        if rejected or not events:
+            self._count_rejected(rejected)
+            if not events:
+                return _nothing_good(rejected, lines or body.lstrip()[:1] == b"[")
+        if ids:
+            for event in events:
+                if event.id is None:
+                    event.id = make_id()
+        try:
+            self._exporter.pipeline.submit(events, len(body))
+        except QueueFullError as error:
+            return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
+        self._exporter.health.events.labels("predictions").inc(len(events))
+        reply = _accepted(202, events, rejected, ids)
+        return reply if key is None else self._remember("predictions", key, reply)
+
+    def feedback(self, body: bytes, key: str | None) -> Reply:
+        """``POST /v1/feedback``: on disk before it answers."""
+        many = body.lstrip()[:1] == b"["
+        try:
+            if key is not None:
+                _check_key(key)
+            words, rejected = self._feedback.decode(body)
+        except EventError as error:
+            self._exporter.health.rejected.labels(error.reason).inc()
+            return whole(error)
+        self._count_rejected(rejected)
+        if not words:
+            return _nothing_good(rejected, many)
+        self._redact(words)
+        try:
+            taken = self._exporter.store.feedback(words, key)
+        except StoreError as error:
+            return problem(503, f"nothing was taken, try again: {error}", headers=(("Retry-After", "5"),))
+        fresh = sum(not word.repeat for word in taken)
+        self._exporter.health.events.labels("feedback").inc(fresh)
+        status = 201 if fresh else 200
+        if not many:
+            return Reply(status, msgspec.json.encode(_word(taken[0])))
+        document = {"accepted": len(taken), "rejected": _shown(rejected), "feedback": [_word(word) for word in taken]}
+        return Reply(status, msgspec.json.encode(document))
+
+    def events(self, body: bytes, key: str | None) -> Reply:
+        """``POST /v1/events``: business counters."""
+        if key is not None and (known := self._known("events", key)):
+            return known
+        try:
+            events, rejected = self._events.decode(body)
+        except EventError as error:
+            self._exporter.health.rejected.labels(error.reason).inc()
+            return whole(error)
+        self._count_rejected(rejected)
+        if not events:
+            return _nothing_good(rejected, body.lstrip()[:1] == b"[")
+        monitors = self._exporter.pipeline.monitors
+        for event in events:
+            monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
+        self._exporter.health.events.labels("events").inc(len(events))
+        reply = _accepted(202, events, rejected, False)
+        return reply if key is None else self._remember("events", key, reply)
+
+    def _known(self, route: str, key: str) -> Reply | None:
+        try:
+            _check_key(key)
+        except EventError as error:
+            return whole(error)
+        with self._lock:
+            return self._replies.get((route, key))
+
+    def _remember(self, route: str, key: str, reply: Reply) -> Reply:
+        with self._lock:
+            self._replies[route, key] = reply
+            if len(self._replies) > MAX_KEYS:
+                self._replies.popitem(last=False)
+        return reply
+
+    def _count_rejected(self, rejected: Sequence[Rejected]) -> None:
+        for reason, times in Counter(one.reason for one in rejected).items():
+            self._exporter.health.rejected.labels(reason).inc(times)
+
+    def _redact(self, words: Sequence[Feedback]) -> None:
+        models = self._exporter.pipeline.monitors.models
+        for word in words:
+            if word.model is not None and (redacted := models[word.model].redact):
+                inputs = decode_inputs([bytes(memoryview(word.inputs))])
+                word.inputs = msgspec.Raw(msgspec.json.encode(without(inputs[0], redacted)) if inputs else b"")
+
+    def _check_prediction(self, event: Prediction) -> None:
+        models = self._exporter.pipeline.monitors.models
+        if event.model not in models:
+            check_model(models, event.model)
+
+    def _check_feedback(self, word: Feedback) -> None:
+        if word.prediction_id is None:
+            if word.model is None:
+                raise EventError("/prediction_id", "is required, or a model and a label in its stead", "missing_field")
+            check_model(self._exporter.pipeline.monitors.models, word.model)
+            if word.label is None:
+                raise EventError("/label", "is required where there is no prediction_id", "missing_field")
+            if word.verdict is None:
+                word.verdict = "accepted" if spelling(word.label) == spelling(word.prediction) else "corrected"
+        if word.verdict is None:
+            raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
+
+    def _check_event(self, event: BusinessEvent) -> None:
+        models = self._exporter.pipeline.monitors.models
+        check_model(models, event.model)
+        declared = models[event.model].events
+        if event.event not in declared:
+            hint = suggestion(event.event, declared)
+            detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
+            raise EventError("/event", detail, "unknown_event")
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        detail = f"the Idempotency-Key header must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
+        raise EventError("", detail, "too_long" if key else "malformed")
+
+
+def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:
+    if not rejected:
+        return whole(EventError("", "there is no event in the body", "malformed"))
+    return refused(rejected, many)
+
+
+def _accepted(status: int, events: Sequence[Any], rejected: Sequence[Rejected], ids: bool) -> Reply:
+    if len(events) == 1 and not rejected and not ids:
+        return _ONE_ACCEPTED
+    document: dict[str, Any] = {"accepted": len(events), "rejected": _shown(rejected)}
+    if ids:
+        document["ids"] = [event.id for event in events]
+    return Reply(status, msgspec.json.encode(document))
+
+
+def _shown(rejected: Sequence[Rejected]) -> list[dict[str, Any]]:
+    return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {"id": str(word.id), "prediction_id": word.prediction_id, "verdict": word.verdict, "joined": word.joined}

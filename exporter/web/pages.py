@@ -1,0 +1,120 @@
+"""Pages for people."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, abort, render_template
+
+from exporter.monitor import Monitor
+from exporter.runtime import Exporter
+from exporter.web.inbox import Alert, Inbox, is_shown, words
+
+LAYERS = ("system", "data", "business", "exporter")
+RUNBOOKS = Path(__file__).with_name("runbooks")
+
+
+def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
+    """The home page and the runbooks."""
+    routes = Blueprint("pages", __name__)
+    routes.add_app_template_global(words)
+    routes.add_app_template_filter(percent)
+    routes.add_app_template_filter(number)
+
+    @routes.get("/")
+    def home() -> str:
+        now = time.monotonic()
+        exporter.pipeline.settle(0.2)
+        firing = [alert for alert in inbox.firing() if is_shown(alert)]
+        return render_template(
+            "home.html",
+            rows=[summary(monitor, now) for monitor in exporter.pipeline.monitors],
+            models=exporter.config.models,
+            links=exporter.config.links,
+            firing=firing,
+            states={layer: _state(layer, firing) for layer in LAYERS},
+            last=[alert for alert in inbox.last() if is_shown(alert)][:20],
+            machine=_machine(exporter),
+            nan=math.nan,
+        )
+
+    @routes.get("/runbooks/<name>")
+    def runbook(name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z]+", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
+            abort(404, f"there is no runbook of an alert {name}")
+        from markdown_it import MarkdownIt
+
+        return render_template("runbook.html", name=name, text=MarkdownIt().render(page.read_text(encoding="utf-8")))
+
+    return routes
+
+
+def summary(monitor: Monitor, now: float) -> dict[str, Any]:
+    """The three layers of one model version, in the numbers that tell most."""
+    counters = monitor.counters
+    requests = sum(counters.requests.values())
+    errors = sum(times for code, times in counters.requests.items() if code >= 500)
+    worst = None
+    for window, reading in monitor.read(now).items():
+        names = monitor.layout.names if monitor.layout else []
+        for place, name in enumerate(names):
+            score = reading.kl[place]
+            if not math.isnan(score) and (worst is None or score > worst["score"]):
+                kept = {"noise": reading.noise[place], "count": reading.observations[place]}
+                worst = {"name": name, "window": window, "score": score, **kept}
+    return {
+        "model": monitor.config.name,
+        "version": monitor.version,
+        "requests": requests,
+        "errors": errors / requests if requests else math.nan,
+        "latency": _quantile(monitor, 0.95),
+        "worst": worst,
+        "profiled": monitor.layout is not None,
+        "attempts": counters.attempts,
+        "confident": counters.confident / counters.attempts if counters.attempts else math.nan,
+        "corrections": counters.corrections / counters.confident if counters.confident else math.nan,
+    }
+
+
+def _quantile(monitor: Monitor, share: float) -> float:
+    """The upper bound of the bucket that holds a quantile of the latency since the start, in seconds."""
+    counts = monitor.durations.cumulative()
+    if not counts[-1]:
+        return math.nan
+    bounds = [*monitor.durations.bounds, math.inf]
+    return float(bounds[int(counts.searchsorted(share * counts[-1]))])
+
+
+def _state(layer: str, firing: list[Alert]) -> str:
+    worst = {alert.labels.get("severity") for alert in firing if alert.labels.get("layer") == layer}
+    return "critical" if "critical" in worst else "warning" if "warning" in worst else "info" if worst else "ok"
+
+
+def _machine(exporter: Exporter) -> dict[str, float]:
+    text = exporter.exposition.render(
+        names=("model_system_cpu_utilization_ratio", "model_system_memory_utilization_ratio")
+    )
+    found = re.findall(r"^model_system_(\w+)_utilization_ratio (\S+)$", text[0].decode(), re.M)
+    return {name: float(value) for name, value in found}
+
+
+def percent(value: float) -> str:
+    """
+    >>> percent(0.01234), percent(math.nan)
+    ('1.23 %', '–')
+    """
+    return "–" if math.isnan(value) else f"{100 * value:.3g} %"
+
+
+def number(value: float) -> str:
+    """
+    >>> number(0.31415), number(math.nan), number(12345.0)
+    ('0.314', '–', '12,345')
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

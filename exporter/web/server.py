@@ -1,0 +1,291 @@
+"""The front door: one event loop reads every request, whole and bounded, before a thread sees it.
+
+``POST /v1/predictions`` is answered on the loop itself, without a framework. All other routes go
+to the Flask application in threads, in three groups so that none can starve another: scrapes and
+health, feedback, and the rest. A slow client costs a coroutine, never a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+from flask import Flask
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from exporter.errors import ConfigError, StackError
+from exporter.runtime import Exporter
+from exporter.web.api import NDJSON
+from exporter.web.app import create_app
+from exporter.web.ingest import MAX_BODY, Ingest
+from exporter.web.problems import Reply, problem
+from exporter.webconfig import WebConfig
+
+log = logging.getLogger(__name__)
+
+BODY_SECONDS = 30.0
+"""Time a client has to send a body."""
+HEADER_MILLISECONDS = 15_000
+"""Time a client has to send a request's head, and how long a connection may idle."""
+CONNECTIONS = 4096
+"""Connections served at a time; more wait in the kernel's backlog."""
+INFLIGHT_BYTES = 256 * 2**20
+"""Bytes of bodies being received at a time."""
+WAITING = 1000
+"""Requests that may wait for a thread of their group."""
+
+_Result = TypeVar("_Result")
+
+
+class Group:
+    """Threads for one kind of requests, and a bound on what waits for them."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._waiting = 0
+
+    async def run(self, call: Callable[[], _Result]) -> _Result | Reply:
+        """Run a call in one of the threads; refuse it when too many wait."""
+        if self._waiting >= WAITING:
+            return problem(503, "too many requests wait, try again", headers=(("Retry-After", "1"),))
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """End the threads once they have finished what they do."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class FrontDoor:
+    """The RSGI application.
+
+    Parameters
+    ----------
+    exporter
+        What it serves.
+    web
+        TLS and users.
+    """
+
+    def __init__(self, exporter: Exporter, web: WebConfig) -> None:
+        self._web = web
+        self._health = exporter.health
+        self._ingest = Ingest(exporter)
+        self._app = create_app(exporter, self._ingest)
+        self._operations = Group("operations", 2)
+        self._feedback = Group("feedback", 32)
+        self._rest = Group("pages", 4)
+        self._inflight = 0
+        self._reading: dict[asyncio.Task[Any] | None, float] = {}
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        """Answer one request."""
+        try:
+            reply = await self._answer(scope, protocol)
+        except Exception:
+            log.exception("%s %s", scope.method, scope.path)
+            reply = problem(500, "something went wrong here; the exporter's log says what")
+        headers = [("content-type", reply.content_type), *reply.headers]
+        body = b"" if scope.method == "HEAD" else reply.body
+        protocol.response_bytes(reply.status, headers, body)
+
+    async def _answer(self, scope: Any, protocol: Any) -> Reply:
+        headers = scope.headers
+        if self._web.users and not await self._rest.run(lambda: self._web.authenticated(headers.get("authorization"))):
+            realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
+            return problem(401, "a user and a password of the web configuration are needed", headers=realm)
+        length = headers.get("content-length")
+        body = b""
+        if length is not None or headers.get("transfer-encoding") is not None:
+            received = await self._body(protocol, length)
+            if isinstance(received, Reply):
+                return received
+            body = received
+            if body and headers.get("content-encoding", "identity") != "identity":
+                return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
+        if scope.path == "/v1/predictions" and scope.method == "POST":
+            lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
+            ids = bool(scope.query_string) and ("ids", "1") in parse_qsl(scope.query_string)
+            return self._ingest.predictions(body, lines, headers.get("idempotency-key"), ids)
+        environ = _environ(scope, body)
+        return await self._group(scope.path).run(lambda: call(self._app, environ))
+
+    def _group(self, path: str) -> Group:
+        if path == "/metrics" or path.startswith("/-/"):
+            return self._operations
+        return self._feedback if path == "/v1/feedback" else self._rest
+
+    async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
+        """The request's body, or why it is refused."""
+        announced = MAX_BODY if length is None else int(length)
+        held = min(announced, MAX_BODY)
+        if self._inflight + held > INFLIGHT_BYTES:
+            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
+        self._inflight += held
+        task = asyncio.current_task()
+        self._reading[task] = time.monotonic() + BODY_SECONDS
+        try:
+            if length is not None and announced <= MAX_BODY:
+                whole: bytes = await protocol()
+                return whole
+            received = await _bounded(protocol)
+            if received is None:
+                self._health.rejected.labels("too_large").inc()
+                return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
+            return received
+        except asyncio.CancelledError:
+            return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+        finally:
+            del self._reading[task]
+            self._inflight -= held
+
+    async def watch(self) -> None:
+        """End the reading of bodies that take too long; one look a second is cheaper than a timer a request."""
+        while True:
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            for task, deadline in list(self._reading.items()):
+                if now > deadline and task:
+                    task.cancel()
+
+    def close(self) -> None:
+        """End the threads."""
+        for group in (self._operations, self._feedback, self._rest):
+            group.close()
+
+
+async def _bounded(protocol: Any) -> bytes | None:
+    """A body of unknown or too great length; None when it is too great.
+
+    Such a one is read on for a while, so that its sender hears the answer and not a broken connection.
+    """
+    parts, size = [], 0
+    async for part in protocol:
+        size += len(part)
+        if size <= MAX_BODY:
+            parts.append(part)
+        elif size > 8 * MAX_BODY:
+            break
+        else:
+            parts.clear()
+    return b"".join(parts) if size <= MAX_BODY else None
+
+
+def call(app: Flask, environ: dict[str, Any]) -> Reply:
+    """Run a WSGI application to its end."""
+    answered: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
+        answered[:] = [int(status.split(maxsplit=1)[0]), headers]
+        return answered.append
+
+    chunks = app(environ, start_response)
+    try:
+        body = b"".join(chunks)
+    finally:
+        if hasattr(chunks, "close"):
+            chunks.close()
+    status, headers = answered
+    content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
+    rest = tuple((name, value) for name, value in headers if name.lower() not in {"content-type", "content-length"})
+    return Reply(status, body, rest, content_type)
+
+
+def _environ(scope: Any, body: bytes) -> dict[str, Any]:
+    host, _, port = scope.server.rpartition(":")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(scope.path, "latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "SERVER_NAME": host or "localhost",
+        "SERVER_PORT": port or "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": scope.client.rpartition(":")[0],
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in scope.headers.items():
+        if name == "content-type":
+            environ["CONTENT_TYPE"] = value
+        elif name not in {"content-length", "transfer-encoding"}:
+            environ["HTTP_" + name.upper().replace("-", "_")] = value
+    return environ
+
+
+def serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+
+    Raises
+    ------
+    StackError
+        When the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:  # the server shares a taken port silently
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            port = probe.getsockname()[1]
+        except OSError as error:
+            raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    sys.setswitchinterval(0.001)  # the loop must not wait long for the aggregator's Python
+    door = FrontDoor(exporter, web)
+    server = Server(
+        door,
+        address=host,
+        port=port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
+        websockets=False,
+        backlog=1024,
+        backpressure=CONNECTIONS,
+        log_enabled=False,
+        **web.granian(),
+    )
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(exporter,)).start())
+        watch = loop.create_task(door.watch())
+        await server.serve()
+        watch.cancel()
+
+    import uvloop
+
+    started = time.monotonic()
+    log.info("listening on %s://%s:%d", "https" if web.tls else "http", f"[{host}]" if ":" in host else host, port)
+    uvloop.run(run())
+    log.info("stopping after %.0f s", time.monotonic() - started)
+    door.close()
+
+
+def _reload(exporter: Exporter) -> None:
+    try:
+        exporter.reload()
+    except ConfigError:
+        log.warning("the configuration before stays")

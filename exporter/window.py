@@ -1,0 +1,67 @@
+"""Sliding windows as rings of sub-window sums.
+
+A window of an hour is 60 sub-windows of a minute, each a row of sums; the window is the sum of
+the rows that are young enough. A row says which sub-window it holds, so idle hours need no
+clearing, and time is monotonic, so neither midnight nor a stepped clock matters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exporter.drift import Floats
+
+SLOTS = 60
+"""Sub-windows of a window: a window reaches back between 59/60 and 60/60 of its length."""
+
+
+class Ring:
+    """Sums and minima of the last ``reach`` windows.
+
+    Memory is ``(reach · 60 + 1) · (width + lows) · 8`` bytes, whatever the traffic.
+
+    Parameters
+    ----------
+    seconds
+        Length of the window.
+    width
+        Number of sums in a row.
+    lows
+        Number of minima in a row.
+    reach
+        How many windows back `total` can look; 1 holds the window itself.
+    """
+
+    def __init__(self, seconds: float, width: int, lows: int = 0, reach: int = 1) -> None:
+        self.step = seconds / SLOTS
+        self._ticks = np.full(SLOTS * reach + 1, np.iinfo(np.int64).min // 2, dtype=np.int64)
+        self._sums = np.zeros((len(self._ticks), width))
+        self._lows = np.full((len(self._ticks), lows), np.inf)
+
+    def add(self, now: float, sums: Floats, lows: Floats | None = None) -> None:
+        """Add a row of sums, and lower the minima, at the monotonic time ``now`` in seconds."""
+        tick = int(now // self.step)
+        row = tick % len(self._ticks)
+        if self._ticks[row] != tick:
+            self._ticks[row] = tick
+            self._sums[row] = 0
+            self._lows[row] = np.inf
+        self._sums[row] += sums
+        if lows is not None:
+            np.minimum(self._lows[row], lows, out=self._lows[row])
+
+    def _rows(self, now: float, skip: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which rows lie in the window that ended ``skip`` seconds before ``now``."""
+        age = int(now // self.step) - self._ticks
+        first = int(np.ceil(skip / self.step)) if skip else 0
+        rows: np.ndarray[tuple[int], np.dtype[np.bool_]] = (age >= first) & (age < first + SLOTS)
+        return rows
+
+    def total(self, now: float, skip: float = 0.0) -> Floats:
+        """Sums of the window that ended ``skip`` seconds before ``now``, shape ``(width,)``."""
+        rows = self._rows(now, skip)
+        return np.asarray(self._sums[rows].sum(axis=0))
+
+    def lows(self, now: float) -> Floats:
+        """Minima of the window that ends ``now``, shape ``(lows,)``; infinite where nothing came."""
+        return np.asarray(np.min(self._lows, axis=0, where=self._rows(now, 0.0)[:, None], initial=np.inf))
