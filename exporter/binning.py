@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exporter.drift import Floats, Ints, Reference
-from exporter.extract import IMAGE_STATISTICS, category_counts, image_columns, numeric_column
-from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts
+from exporter.extract import category_counts, image_columns, numeric_column
+from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts, scalar_names
 
-_HUGE = 1e150  # squares of anything smaller stay finite
+_FAR = 1e145  # sums of its square stay finite
 
 
 class Sums(NamedTuple):
     """Views into one row of sums: what a window, or a batch, adds up to.
 
     ``counts`` has shape ``(B,)``, the others ``(T,)``. ``first`` and ``second`` are the sums of
-    ``x − training mean`` and of its square over the ``valid`` values: shifted, so that the
-    variance of values far from zero keeps its digits.
+    ``(x − centre)/scale`` and of its square over the ``valid`` values: so that the variance of
+    values far from zero keeps its digits, and no scale is too small or too large.
     """
 
     counts: Floats
@@ -54,6 +54,8 @@ class Layout:
         The training side of the targets.
     mean, stddev
         Of the training values, shape ``(T,)``; NaN for categories.
+    centre, scale
+        Training mean and standard deviation where there are any, of numbers; shape ``(T,)``.
     missing, invalid
         Index of these bins, shape ``(T,)``.
     """
@@ -62,8 +64,7 @@ class Layout:
         self.profile = profile
         self.inputs = {name: kind for name, kind in profile.inputs.items() if name not in redacted}
         self._known = {*profile.inputs, *redacted}
-        names = [name for source, kind in self.inputs.items() for name in _targets(source, kind)]
-        self.names = [name for name in names if name in profile.features]
+        self.names = [name for source, kind in self.inputs.items() for name in scalar_names(source, kind)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
         if profile.prediction:
             self.targets.append(profile.prediction)
@@ -78,7 +79,8 @@ class Layout:
         numbers = [target if isinstance(target, NumericFeature) else None for target in self.targets]
         self.mean = np.array([n.mean if n and n.mean is not None else np.nan for n in numbers])
         self.stddev = np.array([n.stddev if n and n.stddev is not None else np.nan for n in numbers])
-        self._centre = np.nan_to_num(self.mean)
+        self.centre = np.nan_to_num(self.mean)
+        self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
         self._edges = [np.array(n.edges) if n else np.empty(0) for n in numbers]
         self._known_categories = [
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
@@ -120,7 +122,7 @@ class Layout:
             if kind == "categorical":
                 self._count_categories(sums, self._place[name], values)
             elif kind == "image":
-                places += [self._place[f"{name}.{statistic}"] for statistic in IMAGE_STATISTICS]
+                places += [self._place[feature] for feature in scalar_names(name, kind)]
                 columns += list(image_columns(values))
             else:
                 places.append(self._place[name])
@@ -164,14 +166,10 @@ class Layout:
                 lows[place], lows[len(self.targets) + place] = values[0], -values[valid - 1]
                 if len(edges):
                     sums.unseen[place] += counts[0] + counts[-1]
-        shifted = matrix - self._centre[places, None]
+        with np.errstate(over="ignore"):
+            shifted = (matrix - self.centre[places, None]) / self.scale[places, None]
         if not np.isfinite(shifted).all():
             shifted[~np.isfinite(matrix)] = 0.0
-        if max(abs(lows[places].min()), abs(lows[[len(self.targets) + p for p in places]].min())) > _HUGE:
-            np.clip(shifted, -_HUGE, _HUGE, out=shifted)
+        np.clip(shifted, -_FAR, _FAR, out=shifted)
         sums.first[places] += shifted.sum(axis=1)
         sums.second[places] += np.einsum("ij,ij->i", shifted, shifted)
-
-
-def _targets(source: str, kind: str) -> list[str]:
-    return [f"{source}.{statistic}" for statistic in IMAGE_STATISTICS] if kind == "image" else [source]

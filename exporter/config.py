@@ -153,7 +153,7 @@ def load_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ConfigError(f"{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
@@ -222,8 +222,9 @@ def _checked(document: Any, where: str) -> Any:
             kinds = settings.get("type") if isinstance(settings, dict) else None
             if isinstance(kinds, str) and kinds not in FEATURE_TYPES:
                 refuse((*place, "type"), f"{shown(kinds)} is no feature type; {suggestion(kinds, FEATURE_TYPES)}")
+            if isinstance(settings, dict):
+                _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
             convert(settings, FeatureConfig, where, place)
-            _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
         _alerts(at, model.get("alerts", {}), MODEL_ALERTS, where)
         for number, window in enumerate(w if isinstance(w := model.get("windows"), list) else []):
             try:

@@ -7,6 +7,7 @@ one event at a time, to say what was wrong with it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -113,7 +114,7 @@ class Decoder(Generic[_Event]):
         Raises
         ------
         EventError
-            When the body as a whole is not JSON, or neither an object nor an array.
+            When the body is an array, but not JSON; a single object that is not is among the refused.
         """
         try:
             if lines:
@@ -131,7 +132,7 @@ class Decoder(Generic[_Event]):
     def _checked(self, event: _Event) -> _Event:
         inputs = getattr(event, "inputs", None)
         if inputs is not None and (head := bytes(memoryview(inputs)[:1])) not in (b"{", b"", b"n"):
-            found = shown(json.loads(bytes(inputs))) if head != b"[" else "an array"
+            found = shown(clean(_lenient(bytes(inputs)))) if head != b"[" else "an array"
             raise EventError("/inputs", f"expected an object with one member a feature, got {found}", "wrong_type")
         self._check(event)
         return event
@@ -153,16 +154,18 @@ class Decoder(Generic[_Event]):
             return self._raw.decode(body) if body.lstrip()[:1] == b"[" else [body]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             document = _lenient(body)
-            return [_encoded(item) for item in (document if isinstance(document, list) else [document])]
+            return [
+                msgspec.json.encode(_plain(item)) for item in (document if isinstance(document, list) else [document])
+            ]
 
     def _single(self, raw: bytes | msgspec.Raw) -> _Event:
         try:
             return self._one.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            document = _lenient(bytes(raw))
+            document = _plain(_lenient(bytes(raw)))
         try:
             if isinstance(document, dict):
-                return self._one.decode(_encoded(document))
+                return self._one.decode(msgspec.json.encode(document))
             raise EventError("", f'expected an object such as {{"model": …}}, got {shown(document)}', "wrong_type")
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document, ("accepted", "corrected"))
@@ -179,15 +182,15 @@ def _lenient(body: bytes) -> Any:
         raise EventError("", f"the body is not JSON: {error}", "malformed") from None
 
 
-def _encoded(item: Any) -> bytes:
-    """Strict JSON of an event: what is not finite is null among the inputs, and a string elsewhere."""
+def _plain(item: Any) -> Any:
+    """An event as strict JSON can carry it: what is not finite is cleaned among the inputs, a string elsewhere."""
     if isinstance(item, dict):
-        item = {key: clean(value) if key == "inputs" else _spelt(value) for key, value in item.items()}
-    return msgspec.json.encode(clean(item))
+        item = {key: value if key == "inputs" else _spelt(value) for key, value in item.items()}
+    return clean(item)
 
 
 def _spelt(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and clean(value) != value else value
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_model(models: Iterable[str], model: str | None) -> None:

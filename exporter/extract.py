@@ -23,9 +23,11 @@ IMAGE_STATISTICS = ("intensity_mean", "intensity_stddev", "contrast", "sharpness
 """Scalar features of an image, in the order of `image_columns`."""
 MAX_PIXELS = 25_000_000
 """A larger encoded image is invalid: decoding it would cost more memory than one value may."""
+_WAITING_PIXELS = 4_000_000  # a small file can hold many pixels, and a batch many files
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 Missing = type(None)
+_SCALARS = frozenset({str, bool, int, float})
 
 
 def numeric_column(values: Sequence[Any]) -> Floats:
@@ -78,10 +80,10 @@ def category_counts(values: Sequence[Any], known: Mapping[str, int], rare: froze
     counts = np.zeros(size + 3)
     unseen = 0.0
     for (kind, value), times in _tally(values).items():
-        place = known.get(value)
+        place = known.get(value) if kind in _SCALARS else None
         if kind is Missing:
             place = size + 1
-        elif place is None and (kind is str or value in rare):
+        elif place is None and (kind is str or (kind in _SCALARS and value in rare)):
             place = size
             unseen += 0.0 if value in rare else times
         elif place is None:
@@ -111,24 +113,29 @@ def image_columns(values: Sequence[Any]) -> Floats:
     """Statistics of images, shape ``(4, n)`` in the order of `IMAGE_STATISTICS`.
 
     An image is a nested array (rows of pixels, or rows of pixels of channels, of any scale) or
-    base64 of a PNG, JPEG or WebP file, its ``data:`` prefix allowed, then on a scale of 0 to 255.
+    base64 of a PNG, JPEG or WebP file, its ``data:`` prefix allowed, then on a scale of 0 to 255
+    (65,535 for a grey PNG of 16 bits).
     Colour is reduced to luma (ITU-R BT.601). What is no image is invalid, ``null`` is missing.
     """
+    batch = _pixels(values) if values and isinstance(values[0], list) else None
+    if batch is not None and batch.ndim == 3 and batch.size:
+        return image_statistics(batch)
     columns = np.full((len(IMAGE_STATISTICS), len(values)), np.inf)
     shapes: dict[tuple[int, ...], tuple[list[int], list[Floats]]] = {}
-    batch = _pixels(values) if values and isinstance(values[0], list) else None
-    if batch is not None and batch.ndim == 3:
-        shapes[batch.shape[1:]] = (list(range(len(values))), list(batch))
-    else:
-        for place, value in enumerate(values):
-            if value is None:
-                columns[:, place] = np.nan
-            elif (image := decode_image(value)) is not None:
-                places, images = shapes.setdefault(image.shape, ([], []))
-                places.append(place)
-                images.append(image)
-    for places, images in shapes.values():
-        columns[:, places] = image_statistics(np.stack(images))
+    waiting = 0
+    for place, value in enumerate(values):
+        if value is None:
+            columns[:, place] = np.nan
+        elif (image := decode_image(value)) is not None:
+            places, images = shapes.setdefault(image.shape, ([], []))
+            places.append(place)
+            images.append(image)
+            waiting += image.size
+        if waiting > _WAITING_PIXELS or place == len(values) - 1:
+            for places, images in shapes.values():
+                columns[:, places] = image_statistics(np.stack(images))
+            shapes.clear()
+            waiting = 0
     return columns
 
 
@@ -156,6 +163,7 @@ def _pixels(value: Any) -> Floats | None:
 def _encoded(value: str | bytes) -> Floats | None:
     from PIL import Image  # only where encoded images are in use
 
+    Image.MAX_IMAGE_PIXELS = None  # the limit below is the stricter one
     try:
         raw = (
             base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value)
@@ -165,9 +173,9 @@ def _encoded(value: str | bytes) -> Floats | None:
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
-            grey = image if image.mode in {"1", "L", "I", "I;16", "F"} else image.convert("L")
+            grey = image if image.mode in {"I", "I;16", "F"} else image.convert("L")
             return np.asarray(grey, dtype=np.float64)
-    except (OSError, ValueError, SyntaxError, binascii.Error, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, binascii.Error):
         return None
 
 
@@ -223,8 +231,8 @@ def integer(text: str) -> int | str:
     return int(text) if len(text) < 300 else text
 
 
-def clean(value: Any) -> Any:
-    """A decoded document as plain JSON can carry it; see `lenient_inputs`."""
+def clean(value: Any, depth: int = 64) -> Any:
+    """A decoded document as plain JSON can carry it, see `lenient_inputs`; empty below ``depth`` levels."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, str):
@@ -232,7 +240,7 @@ def clean(value: Any) -> Any:
     if isinstance(value, int) and abs(value) >= 2**63:
         return float(value)
     if isinstance(value, list):
-        return [clean(item) for item in value]
+        return [clean(item, depth - 1) for item in value] if depth else []
     if isinstance(value, dict):
-        return {clean(key): clean(item) for key, item in value.items()}
+        return {clean(key): clean(item, depth - 1) for key, item in value.items()} if depth else {}
     return value

@@ -147,7 +147,6 @@ class Monitor:
             predictions = [event.prediction for event in events if event.prediction is not None]
             row, lows, unknown = self.layout.count(inputs, predictions)
         with self._lock:
-            self.last_used = now
             self.counters.requests += codes
             self.counters.attempts += len(events)
             self.counters.confident += confident
@@ -194,25 +193,24 @@ def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> Wind
     sums: Sums = layout.split(row)
     observations = np.add.reduceat(sums.counts, layout.starts) if layout.bins else np.empty(0)
     there = observations > 0
-    offset = ratio(sums.first, sums.valid)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
-        shift = np.where(layout.stddev > 0, offset / layout.stddev, np.nan)
     smallest, largest = lows[: len(there)], -lows[len(there) :]
+    offset = ratio(sums.first, sums.valid)
+    variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
+    stddev = np.where(smallest == largest, 0.0, np.sqrt(variance) * layout.scale)  # exact for a value that is stuck
     before = layout.split(earlier).counts
     sizes = np.diff(layout.starts, append=layout.bins)
     recent = Reference.of(before, sizes.tolist())
     known = there & (recent.rows > 0)
     return WindowReading(
         observations=np.where(there, observations, np.nan),
-        mean=np.where(np.isfinite(layout.mean), layout.mean, 0.0) + offset,
-        stddev=np.sqrt(variance),
+        mean=layout.centre + offset * layout.scale,
+        stddev=stddev,
         min=np.where(np.isfinite(smallest), smallest, np.nan),
         max=np.where(np.isfinite(largest), largest, np.nan),
         missing=ratio(sums.counts[layout.missing], observations),
         invalid=ratio(sums.counts[layout.invalid], observations),
         unseen=ratio(sums.unseen, observations),
-        shift=shift,
+        shift=np.where(layout.stddev > 0, offset, np.nan),
         kl=np.where(there, layout.reference.kl_divergence(sums.counts), np.nan),
         noise=np.where(there, layout.reference.noise(observations), np.nan),
         recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
@@ -247,6 +245,7 @@ class Monitors:
         name = version or NO_VERSION
         versions = self._monitors[model]
         if monitor := versions.get(name):
+            monitor.last_used = now
             return monitor
         with self._lock:
             named = {key: monitor for key, monitor in versions.items() if key != OTHER_VERSION}

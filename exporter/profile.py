@@ -7,6 +7,7 @@ depends on the data that it judges.
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from exporter.drift import Floats
 from exporter.errors import ProfileError
+from exporter.extract import IMAGE_STATISTICS
 from exporter.validation import dotted, explain, shown
 
 FORMAT = "model-exporter-profile/1"
@@ -48,14 +50,14 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
         if not self.edges:
             return _numbered(["any", "missing", "invalid"])
         inner = []
-        for low, high in zip(self.edges, self.edges[1:], strict=False):
-            if high == np.nextafter(low, np.inf):
+        top = math.nextafter(self.edges[-1], -math.inf)
+        for before, low, high in zip((-np.inf, *self.edges), self.edges, self.edges[1:], strict=False):
+            if high == math.nextafter(low, math.inf):
                 inner.append(f"{low:.6g}")
-            elif high == self.edges[-1]:
-                inner.append(f"[{low:.6g}, {np.nextafter(high, -np.inf):.6g}]")
-            else:
-                inner.append(f"[{low:.6g}, {high:.6g})")
-        top = np.nextafter(self.edges[-1], -np.inf)
+                continue
+            after_own = low == math.nextafter(before, math.inf)  # the value before has a bin of its own
+            left = f"({before:.6g}" if after_own else f"[{low:.6g}"
+            inner.append(f"{left}, {top:.6g}]" if high == self.edges[-1] else f"{left}, {high:.6g})")
         return _numbered([f"below {self.edges[0]:.6g}", *inner, f"above {top:.6g}", "missing", "invalid"])
 
 
@@ -97,7 +99,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prediction
         Frozen bins of the model's predictions on its training data.
     hash
-        SHA-256 of all the rest.
+        SHA-256 of all the rest but the time.
     """
 
     name: str
@@ -110,9 +112,14 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hash: str = ""
 
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of everything but the hash."""
-        body = msgspec.structs.replace(self, hash="")
+        """SHA-256 over the canonical JSON of everything but the hash and the time: what decides the bins."""
+        body = msgspec.structs.replace(self, hash="", created=None)
         return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+def scalar_names(name: str, kind: str) -> list[str]:
+    """Names of the scalar features of an input of a type."""
+    return [f"{name}.{statistic}" for statistic in IMAGE_STATISTICS] if kind == "image" else [name]
 
 
 def _numbered(names: list[str]) -> list[str]:
@@ -152,10 +159,10 @@ def frozen_bins(values: Floats, bins: int = 20) -> tuple[float, ...]:
             cuts = np.searchsorted(mass, mass[-1] * np.arange(1, parts) / parts) + 1
             edges += between[cuts[cuts < len(between)]].tolist()
         if stop < len(distinct):
-            edges += [float(distinct[stop]), float(np.nextafter(distinct[stop], np.inf))]
+            edges += [float(distinct[stop]), math.nextafter(distinct[stop], math.inf)]
         start = stop + 1
-    edges.append(float(np.nextafter(distinct[-1], np.inf)))
-    return tuple(np.unique(edges).tolist())
+    edges.append(math.nextafter(distinct[-1], math.inf))
+    return tuple(edge for edge in np.unique(edges).tolist() if edge < np.inf)  # JSON has no infinity
 
 
 def bin_counts(ordered: Floats, edges: Floats) -> Floats:
@@ -166,7 +173,7 @@ def bin_counts(ordered: Floats, edges: Floats) -> Floats:
 
 def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:
     """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one."""
-    finite = np.sort(column[np.isfinite(column)])
+    finite = np.sort(column[np.isfinite(column)]) + 0.0  # no negative zero
     missing = int(np.isnan(column).sum())
     edges = frozen_bins(finite, bins)
     counts = [*bin_counts(finite, np.array(edges)), missing, len(column) - missing - len(finite)]
@@ -253,4 +260,8 @@ def _agree(profile: Profile, path: Path) -> None:
             raise ProfileError(f"{path}: features.{name}.edges: expected increasing numbers")
     for name, kind in profile.inputs.items():
         if kind not in INPUT_TYPES:
-            raise ProfileError(f"{path}: inputs.{name}: {shown(kind)} is no type known here")
+            raise ProfileError(f"{path}: inputs.{name}: {shown(kind)} is no type; known are: {', '.join(INPUT_TYPES)}")
+        for scalar in scalar_names(name, kind):
+            wanted = CategoricalFeature if kind == "categorical" else NumericFeature
+            if not isinstance(profile.features.get(scalar), wanted):
+                raise ProfileError(f"{path}: features.{scalar}: expected bins of the {kind} input {shown(name)}")

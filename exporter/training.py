@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,17 @@ from exporter.validation import listed, shown, suggestion
 
 Column = Sequence[Any] | npt.NDArray[Any]
 
+# What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RecursionError,
+    zipfile.BadZipFile,
+    msgspec.MsgspecError,
+)
 SUFFIXES = (".csv", ".parquet", ".npz", ".jsonl", ".ndjson")
 
 
@@ -128,11 +140,13 @@ def _read(path: Path) -> dict[str, Column]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ProfileError(f"{path}: expected a file that ends in {listed(SUFFIXES)}")
+    if not path.is_file():
+        raise ProfileError(f"{path}: cannot be read: there is no such file")
     try:
         return reader(path)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, msgspec.MsgspecError) as error:  # pyarrow's errors are ValueErrors
+    except _MALFORMED as error:
         raise ProfileError(f"{path}: is not {path.suffix[1:].upper()}: {error}") from None
 
 
@@ -140,7 +154,10 @@ def _arrow(table: Any) -> dict[str, Column]:
     import pyarrow as pa
 
     columns: dict[str, Column] = {}
-    for name in table.column_names:
+    names = table.column_names
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the column {shown(twice[0])} stands twice")
+    for name in names:
         column = table.column(name)
         kind = column.type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -158,7 +175,11 @@ def _csv(path: Path) -> dict[str, Column]:
     from pyarrow import csv
 
     options = csv.ConvertOptions(strings_can_be_null=True)
-    return _arrow(csv.read_csv(path, convert_options=options))
+    columns = _arrow(csv.read_csv(path, convert_options=options))
+    for name, values in columns.items():
+        if any(isinstance(value, bytes) for value in values):
+            raise ValueError(f"the column {shown(name)} is not UTF-8")
+    return columns
 
 
 def _parquet(path: Path) -> dict[str, Column]:
@@ -168,14 +189,18 @@ def _parquet(path: Path) -> dict[str, Column]:
 
 
 def _npz(path: Path) -> dict[str, Column]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("expected what numpy.savez writes")
     with np.load(path, allow_pickle=False) as archive:
         columns: dict[str, Column] = {name: archive[name] for name in archive.files}
-    lengths = {name: len(values) if np.ndim(values) else 0 for name, values in columns.items()}
+    lengths = {name: len(np.atleast_1d(values)) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays have different lengths: {lengths}")
     for name, values in columns.items():
-        if np.ndim(values) == 2:
-            raise ValueError(f"the array {name!r} has two dimensions; save each column under its own name")
+        if np.ndim(values) in {0, 2}:
+            raise ValueError(
+                f"the array {name!r} has {np.ndim(values)} dimensions; save each column under its own name"
+            )
     return columns
 
 

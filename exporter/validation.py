@@ -12,7 +12,7 @@ import msgspec
 
 Path = tuple[str | int, ...]
 
-_AT = re.compile(r" - at `(?:key in )?\$?(.*)`$")
+_AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _KINDS = {
     "str": "a string",
@@ -47,7 +47,10 @@ def dotted(path: Path) -> str:
 
 def shown(value: Any, limit: int = 60) -> str:
     """A value as JSON, cut to ``limit`` characters."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):  # it holds itself, or is nested too deeply
+        return "…"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -105,7 +108,9 @@ def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] 
     path: Path = ()
     if at := _AT.search(text):
         text = text[: at.start()]
-        path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[1]) if m[1] or m[2])
+        path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[2]) if m[1] or m[2])
+        if at[1]:
+            return path, "expected keys that are strings; put those that are not in quotes", "wrong_type"
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return (*path, match[1]), "is required", "missing_field"
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
@@ -114,7 +119,8 @@ def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] 
     got = f", got {shown(value)}" if there else ""
     if match := re.fullmatch(r"Expected `(?:str|array)` of length (<=|>=) (\d+)", text):
         size = f", got {len(value)}" if there else ""
-        unit = "characters" if isinstance(value, str) else "entries"
+        one, many = ("character", "characters") if isinstance(value, str) else ("entry", "entries")
+        unit = one if match[2] == "1" else many
         bound = "at most" if match[1] == "<=" else "at least"
         return (
             path,

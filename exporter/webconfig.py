@@ -6,20 +6,36 @@ import base64
 import binascii
 import hashlib
 import re
-import secrets
+import ssl
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import bcrypt
 import msgspec
 
 from exporter.config import convert, load_yaml
 from exporter.errors import ConfigError
+from exporter.validation import listed, shown
 
 _CACHED = 100  # credentials that were right: bcrypt is slow on purpose, and each scrape would pay
-_HASH = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
+_HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$([./A-Za-z0-9]{22})[./A-Za-z0-9]{31}")
+_UNSUPPORTED = {
+    "tls_server_config.cert": "name a cert_file instead",
+    "tls_server_config.key": "name a key_file instead",
+    "tls_server_config.client_ca": "name a client_ca_file instead",
+    "tls_server_config.client_allowed_sans": "every certificate of client_ca_file is taken",
+    "tls_server_config.max_version": "TLS13 is the newest that is spoken",
+    "tls_server_config.cipher_suites": "the server chooses safe ones",
+    "tls_server_config.prefer_server_cipher_suites": "the server chooses safe ones",
+    "tls_server_config.curve_preferences": "the server chooses safe ones",
+    "http_server_config": "the server speaks HTTP/1.1 and sets its headers itself",
+    "rate_limit": "the queue refuses what is too much",
+}
+"""Keys of the format that would mean something else here, and what to know without them."""
+_FILES = ("cert_file", "key_file", "client_ca_file")
+_CHOICES = {"client_auth_type": ("NoClientCert", "RequireAndVerifyClientCert"), "min_version": ("TLS12", "TLS13")}
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,13 +44,13 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cert_file: str
     key_file: str
     client_ca_file: str | None = None
-    client_auth_type: Literal["NoClientCert", "RequireAndVerifyClientCert"] = "NoClientCert"
-    min_version: Literal["TLS12", "TLS13"] = "TLS12"
+    client_auth_type: str = "NoClientCert"
+    min_version: str = "TLS12"
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    tls_server_config: TlsConfig | None = None
-    basic_auth_users: dict[str, str] = {}
+    tls_server_config: dict[Any, Any] | None = None
+    basic_auth_users: dict[Any, Any] | None = None
 
 
 class WebConfig:
@@ -53,8 +69,10 @@ class WebConfig:
         self.users = users or {}
         self._good: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
-        # An unknown user costs as much time as a known one.
-        self._nobody = bcrypt.hashpw(secrets.token_bytes(16), bcrypt.gensalt(10)) if self.users else b""
+        self._hashing = threading.Lock()
+        # An unknown user costs as much time as a known one: a hash of the same cost, of no password.
+        cost = max((int(hashed.split("$")[2]) for hashed in self.users.values()), default=10)
+        self._nobody = bcrypt.gensalt(cost) + b"." * 31
 
     def authenticated(self, header: str | None) -> bool:
         """Whether an ``Authorization`` header names a user with the right password."""
@@ -74,7 +92,8 @@ class WebConfig:
             if digest in self._good:
                 return True
         known = self.users.get(user.decode("utf-8", "replace"))
-        right = bcrypt.checkpw(password, known.encode() if known else self._nobody)
+        with self._hashing:  # one at a time: wrong passwords must not take every processor
+            right = bcrypt.checkpw(password, known.encode() if known else self._nobody)
         if not (right and known):
             return False
         with self._lock:
@@ -108,26 +127,62 @@ def load(path: Path | None) -> WebConfig:
     """
     if path is None:
         return WebConfig()
-    document = convert(load_yaml(path) or {}, _Document, str(path))
-    for user, hashed in document.basic_auth_users.items():
-        if not _HASH.fullmatch(hashed):  # not quoted: it may be a password
-            raise ConfigError(f"{path}: basic_auth_users.{user}: expected a bcrypt hash such as htpasswd -B makes")
-    tls = document.tls_server_config
-    if tls is not None:
-        tls = msgspec.structs.replace(
-            tls, **{key: _file(path, key, value) for key in ("cert_file", "key_file") if (value := getattr(tls, key))}
-        )
-        if tls.client_ca_file:
-            tls = msgspec.structs.replace(tls, client_ca_file=_file(path, "client_ca_file", tls.client_ca_file))
-        elif tls.client_auth_type != "NoClientCert":
-            raise ConfigError(f"{path}: tls_server_config.client_ca_file: is required to verify clients")
-    return WebConfig(tls, document.basic_auth_users)
+    raw = load_yaml(path)
+    for key, instead in _UNSUPPORTED.items():
+        found = raw
+        for step in key.split("."):
+            found = found.get(step) if isinstance(found, dict) else None
+        if found is not None:
+            raise ConfigError(f"{path}: {key}: is not supported here; {instead}")
+    document = convert({} if raw is None else raw, _Document, str(path))
+    users = {user: _hash(path, user, hashed) for user, hashed in (document.basic_auth_users or {}).items()}
+    return WebConfig(_tls(path, document.tls_server_config) if document.tls_server_config else None, users)
 
 
-def _file(path: Path, key: str, value: str) -> str:
-    file = path.resolve().parent / value
+def _hash(path: Path, user: Any, hashed: Any) -> str:
+    place = f"{path}: basic_auth_users.{user}"
+    if not isinstance(user, str):
+        raise ConfigError(f'{place}: expected a string as the user\'s name; write it in quotes: "{user}"')
     try:
-        file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: tls_server_config.{key}: {file}: {error.strerror}") from None
-    return str(file)
+        if not isinstance(hashed, str) or not (parts := _HASH.fullmatch(hashed)):
+            raise ValueError
+        bcrypt.hashpw(b"", f"$2b$04${parts[2]}".encode())  # as cheap as it gets: refuses what is no salt
+    except ValueError:  # the value is not quoted: it may be a password
+        raise ConfigError(f"{place}: expected a bcrypt hash such as htpasswd -nBC 10 {user} prints") from None
+    return hashed
+
+
+def _tls(path: Path, document: dict[Any, Any]) -> TlsConfig:
+    """Absolute paths, once everything is known to work."""
+    tls = convert(document, TlsConfig, str(path), ("tls_server_config",))
+
+    def refuse(key: str, detail: str) -> NoReturn:
+        raise ConfigError(f"{path}: tls_server_config.{key}: {detail}") from None
+
+    for key, choices in _CHOICES.items():
+        if (value := getattr(tls, key)) not in choices:
+            refuse(key, f"expected {listed(choices)}, got {shown(value)}")
+    if tls.client_ca_file and tls.client_auth_type == "NoClientCert":
+        refuse("client_auth_type", "is required beside client_ca_file: RequireAndVerifyClientCert")
+    if not tls.client_ca_file and tls.client_auth_type != "NoClientCert":
+        refuse("client_ca_file", "is required to verify clients")
+    files = {key: str(path.absolute().parent / value) for key in _FILES if (value := getattr(tls, key)) is not None}
+    for key, file in files.items():
+        try:
+            Path(file).read_bytes()
+            if key != "key_file":
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
+        except ssl.SSLError:
+            refuse(key, f"{file}: is not a certificate in PEM")
+        except OSError as error:
+            refuse(key, f"{file}: cannot be read: {error.strerror}")
+    try:
+        # An empty password, or a key that has one would ask for it at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files["cert_file"], files["key_file"], password="")
+    except ssl.SSLError as error:
+        other = error.reason == "KEY_VALUES_MISMATCH"
+        refuse(
+            "key_file",
+            f"{files['key_file']}: is not {'the key of cert_file' if other else 'a key in PEM without a password'}",
+        )
+    return msgspec.structs.replace(tls, **files)

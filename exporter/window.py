@@ -7,6 +7,8 @@ clearing, and time is monotonic, so neither midnight nor a stepped clock matters
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from exporter.drift import Floats
@@ -51,16 +53,19 @@ class Ring:
             np.minimum(self._lows[row], lows, out=self._lows[row])
 
     def _rows(self, now: float, skip: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which rows lie in the window that ended ``skip`` seconds before ``now``."""
-        age = int(now // self.step) - self._ticks
-        first = int(np.ceil(skip / self.step)) if skip else 0
-        rows: np.ndarray[tuple[int], np.dtype[np.bool_]] = (age >= first) & (age < first + SLOTS)
+        """Which rows lie in the window that ended when a window of ``skip`` seconds before ``now`` began."""
+        last = now // self.step
+        if skip:  # no row may hold anything that lies in that shorter window, too
+            step = skip / SLOTS
+            last = (now // step - SLOTS + 1) * step / self.step
+            last = math.floor(last + 1e-9) - 1  # a boundary that both share is not always exact
+        age = int(last) - self._ticks
+        rows: np.ndarray[tuple[int], np.dtype[np.bool_]] = (age >= 0) & (age < SLOTS)
         return rows
 
     def total(self, now: float, skip: float = 0.0) -> Floats:
-        """Sums of the window that ended ``skip`` seconds before ``now``, shape ``(width,)``."""
-        rows = self._rows(now, skip)
-        return np.asarray(self._sums[rows].sum(axis=0))
+        """Sums of the window that ends ``now``, or where one of ``skip`` seconds begins; shape ``(width,)``."""
+        return np.asarray(self._sums[self._rows(now, skip)].sum(axis=0))
 
     def lows(self, now: float) -> Floats:
         """Minima of the window that ends ``now``, shape ``(lows,)``; infinite where nothing came."""

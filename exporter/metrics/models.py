@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
+from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.metrics import families as f
 from exporter.metrics.families import Block, Family, series
@@ -81,7 +82,7 @@ class ModelsCollector:
         """The samples of every model, families in no order."""
         now = time.monotonic()
         for model in monitors.models.values():
-            yield from _thresholds(model)
+            yield from _thresholds(model, monitors.layouts.get(model.name))
             unknown = float(monitors.unknown_features[model.name])
             yield f.UNKNOWN, Block([series(f.UNKNOWN.name, model=model.name)], [unknown])
         for monitor in monitors:
@@ -94,8 +95,12 @@ class ModelsCollector:
         yield from _review(monitors, store)
 
 
-def _thresholds(model: ModelConfig) -> Iterator[Sample]:
-    owners = [({}, model.alerts), *(({"feature": name}, feature.alerts) for name, feature in model.features.items())]
+def _thresholds(model: ModelConfig, layout: Layout | None) -> Iterator[Sample]:
+    owners: list[tuple[dict[str, str], dict[str, float]]] = [({}, model.alerts)]
+    for name, feature in model.features.items():
+        # An image's threshold is that of each of its scalar features, unless one has its own.
+        scalars = [s for s in layout.names if s == name or s.startswith(f"{name}.")] if layout else []
+        owners += [({"feature": s}, feature.alerts) for s in scalars if s == name or s not in model.features]
     for labels, alerts in owners:
         for alert, value in alerts.items():
             text = series(f.THRESHOLD.name, model=model.name, **labels, alert=alert)

@@ -40,7 +40,11 @@ log = logging.getLogger(__name__)
 
 GROUP = 2000
 """Predictions in one transaction: enough to be fast, few enough that feedback never waits long."""
-BUFFER = 200_000
+GATHER_SECONDS = 0.2
+"""Patience for a group to fill: a commit a moment later costs the disk as much as one now."""
+ROOM_SECONDS = 10.0
+"""How long a slow disk may hold up the counting of events."""
+BUFFER = 50_000
 """Predictions that may wait for the disk."""
 BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
@@ -111,7 +115,7 @@ class Store:
         self._buffered = self._bytes = 0
         self._jobs: deque[tuple[Sequence[Feedback], str | None, Future[list[Word]]]] = deque()
         self._wake = threading.Condition()
-        self._closing = False
+        self._closing = self._failing = False
         self._review: ReviewState | None = None
         self._swept = 0.0
         try:
@@ -145,16 +149,22 @@ class Store:
         Returns
         -------
         int
-            How many were dropped, because too much waits for the disk already.
+            How many were dropped. While the disk is only slow this waits for room, so that the queue
+            before it fills and clients hear 503; while the database fails, what finds no room is lost.
         """
         with self._wake:
-            if self._buffered + len(rows) > BUFFER or self._bytes + size > BUFFER_BYTES:
+            if not self._has_room(len(rows), size):
+                self._wake.wait_for(lambda: self._failing or self._has_room(len(rows), size), ROOM_SECONDS)
+            if not self._has_room(len(rows), size):
                 return len(rows)
             self._buffer.append((rows, size))
             self._buffered += len(rows)
             self._bytes += size
-            self._wake.notify()
+            self._wake.notify_all()
         return 0
+
+    def _has_room(self, rows: int, size: int) -> bool:
+        return self._buffered + rows <= BUFFER and self._bytes + size <= BUFFER_BYTES
 
     def feedback(self, words: Sequence[Feedback], key: str | None, timeout: float = 10.0) -> list[Word]:
         """Take users' words; they are on disk when this returns.
@@ -178,7 +188,7 @@ class Store:
             if self._closing:
                 raise StoreError("the store is closing")
             self._jobs.append((words, key, future))
-            self._wake.notify()
+            self._wake.notify_all()
         try:
             return future.result(timeout)
         except TimeoutError:
@@ -226,7 +236,7 @@ class Store:
         """Write what waits, within ``timeout`` seconds, and end; whether all was written."""
         with self._wake:
             self._closing = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join(timeout)
         self._engine.dispose()
         return not self._buffered
@@ -239,6 +249,8 @@ class Store:
             with self._wake:
                 if not self._jobs and (pause or not self._buffer) and not self._closing:
                     self._wake.wait(pause or 10.0)
+                if not self._jobs and self._buffered < GROUP and not self._closing:
+                    self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
                 if self._closing and not self._jobs and (pause or not self._buffer):
                     return
                 jobs, self._jobs = self._jobs, deque()
@@ -251,6 +263,9 @@ class Store:
     def _log(self, error: Exception, what: str) -> None:
         self._failed()
         log.error("%s: %s", what, reason(error), exc_info=not isinstance(error, sa.exc.SQLAlchemyError))
+
+    def _is_urgent(self) -> bool:
+        return bool(self._jobs) or self._buffered >= GROUP or self._closing
 
     def _take_words(self, jobs: Iterable[tuple[Sequence[Feedback], str | None, Future[list[Word]]]]) -> None:
         live = [job for job in jobs if job[2].set_running_or_notify_cancel()]
@@ -344,12 +359,17 @@ class Store:
                 joined = self._join(connection, group, verdicts)
         except Exception as error:
             self._log(error, f"{self._buffered} predictions wait for the database")
+            with self._wake:
+                self._failing = True
+                self._wake.notify_all()
             return None
         with self._wake:
             for _ in range(taken):
                 self._buffer.popleft()
             self._buffered -= len(group)
             self._bytes -= size
+            self._failing = False
+            self._wake.notify_all()
         self._waiting -= joined
         if verdicts:
             self._settle(verdicts)

@@ -1,0 +1,42 @@
+# The exporter, and the demo's model service, as one small image without a root user.
+FROM python:3.12.11-slim-bookworm AS build
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+RUN python -m venv /opt/model-exporter
+ENV PATH=/opt/model-exporter/bin:$PATH
+
+# The dependencies change rarely: a layer of their own. The lock file holds the tools of the
+# developers too; the image does without them.
+COPY requirements.lock ./
+RUN pip install --require-hashes --only-binary :all: --requirement requirements.lock
+
+COPY pyproject.toml README.md ./
+COPY exporter/ exporter/
+# exporter/web/runbooks is a link to them.
+COPY docs/runbooks/ docs/runbooks/
+RUN pip install --no-deps --no-build-isolation . \
+    && pip uninstall --yes hypothesis mypy pytest ruff setuptools types-psutil types-pyyaml pip
+
+FROM python:3.12.11-slim-bookworm
+
+ENV PATH=/opt/model-exporter/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+
+# State lives in /data, a volume; the rest of the image can be mounted read-only.
+RUN groupadd --system --gid 10001 exporter \
+    && useradd --system --uid 10001 --gid exporter --home-dir /data --no-create-home --shell /usr/sbin/nologin exporter \
+    && install --directory --owner=exporter --group=exporter /data /data/demo /data/alertmanager
+COPY --from=build /opt/model-exporter /opt/model-exporter
+
+USER 10001:10001
+WORKDIR /data
+EXPOSE 9877
+
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9877/-/healthy', timeout=4)"]
+
+ENTRYPOINT ["model-exporter"]
+# Mount your exporter.yml there, with `store: {url: "sqlite:////data/model-exporter.db"}`.
+CMD ["serve", "--config.file=/etc/model-exporter/exporter.yml", "--web.listen-address=0.0.0.0:9877"]

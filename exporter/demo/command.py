@@ -1,0 +1,194 @@
+"""``model-exporter demo``: prepare, serve, send traffic, tell the story, and leave nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from exporter.client import Monitor
+from exporter.demo import model, service, story
+from exporter.demo.incidents import INCIDENTS
+from exporter.demo.traffic import Traffic
+from exporter.errors import StackError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``model-exporter demo``."""
+    parser.add_argument(
+        "--directory", type=Path, default=Path("run/demo"), help="model, profile and exporter.yml (%(default)s)"
+    )
+    parser.add_argument("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="default: %(default)s")
+    parser.add_argument("--listen-address", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument("--service", metavar="URL", help="a model service that runs already, instead of a new one")
+    parser.add_argument("--rate", type=_rate, default=10.0, help="users' requests a second (%(default)g)")
+    parser.add_argument("--phases", type=_phases, default=story.DEFAULT, help="the story (%(default)s)")
+    parser.add_argument("--repeat", action="store_true", help="tell the story again and again")
+    parser.add_argument("--prepare", action="store_true", help="only write the files into the directory")
+    parser.add_argument("--incident", choices=sorted(INCIDENTS), help="only let this happen in the running service")
+    parser.add_argument("--seconds", type=_seconds, help="how long it happens; by default until its alert has fired")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Returns
+    -------
+    int
+        Exit status, 0.
+
+    Raises
+    ------
+    ExporterError
+        When a port is busy, the exporter or the service is not there, scikit-learn is missing, ...
+    """
+    if args.incident:
+        _incident(args)
+    elif args.prepare:
+        model.prepare(args.directory)
+        print(f"{args.directory}: wrote {', '.join(model.FILES)}")
+    else:
+        _demo(args)
+    return 0
+
+
+def _incident(args: argparse.Namespace) -> None:
+    incident = INCIDENTS[args.incident]
+    seconds = incident.seconds if args.seconds is None else args.seconds
+    story.trigger(_service_url(args), args.incident, seconds)
+    print(f"For {story.spelt(seconds)} {incident.happens}. Look for: {incident.look}.")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    if not model.prepared(args.directory):
+        _say(f"training the model into {args.directory} ...")
+        model.prepare(args.directory)
+    with _stopping() as stopping, contextlib.ExitStack() as stack:
+        _await(f"{args.exporter.rstrip('/')}/-/healthy", stopping, 5, _no_exporter(args))
+        url, child = _service_url(args), None
+        if not args.service:
+            child = stack.enter_context(_service(args))
+
+        def wait(seconds: float) -> bool:
+            until = time.monotonic() + seconds
+            while (left := until - time.monotonic()) > 0:
+                if stopping.wait(min(left, 0.5)):
+                    return True
+                if child is not None and child.poll() is not None:
+                    raise StackError(f"the model service ended by itself, with status {child.returncode}")
+            return stopping.is_set()
+
+        _await(f"{url}/healthz", stopping, 30, f"{url}: no model service answers there", child)
+        monitor = stack.enter_context(contextlib.closing(Monitor(args.exporter, model.NAME, model.VERSION)))
+        traffic = Traffic(url, monitor, *model.held_out(args.directory), rate=args.rate, say=_say)
+        traffic.start()
+        stack.callback(traffic.stop)
+        _say(f"{args.rate:g} requests a second to the model service at {url}, monitored by {args.exporter}")
+        if not stopping.is_set():
+            story.tell(args.phases, service=url, counts=traffic.counts, wait=wait, say=_say, repeat=args.repeat)
+        _say("stopping")
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stopping = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _service(args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+    """The service as a child; should this process be killed, the end of its input ends the child."""
+    with service.listen(args.listen_address) as listener:
+        command = [sys.executable, "-m", "exporter.demo.service", f"--directory={args.directory}"]
+        command += [f"--exporter={args.exporter}", f"--fd={listener.fileno()}"]
+        # A session of its own: Ctrl-C reaches the parent alone, which first lets the users go.
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(timeout=8)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        if child.stdin:
+            child.stdin.close()
+
+
+def _await(
+    url: str,
+    stopping: threading.Event,
+    seconds: float,
+    otherwise: str,
+    child: subprocess.Popen[bytes] | None = None,
+) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + seconds
+    while not stopping.is_set():
+        try:
+            with opener.open(url, timeout=5):
+                return
+        except (OSError, ValueError) as error:
+            if child is not None and child.poll() is not None:
+                raise StackError(f"the model service did not start: it ended with status {child.returncode}") from None
+            if time.monotonic() > until:
+                raise StackError(f"{otherwise} ({getattr(error, 'reason', error)})") from None
+        stopping.wait(0.2)
+
+
+def _no_exporter(args: argparse.Namespace) -> str:
+    config = args.directory / model.CONFIG_FILE
+    return (
+        f"{args.exporter}: no exporter answers there; start one with "
+        f"'model-exporter serve --config.file={config}', or name another with --exporter URL"
+    )
+
+
+def _service_url(args: argparse.Namespace) -> str:
+    if args.service:
+        return str(args.service).rstrip("/")
+    host, _, port = args.listen_address.rpartition(":")
+    return f"http://{'127.0.0.1' if host in {'', '0.0.0.0'} else host}:{port}"  # noqa: S104 (only compared)
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def _phases(text: str) -> tuple[story.Phase, ...]:
+    try:
+        return story.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _number(text: str, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to {most:g}, got {text!r}")
+    return number
+
+
+def _rate(text: str) -> float:
+    return _number(text, 1000)
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 86400)

@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from exporter import client
+from exporter.client import Monitor
+from exporter.errors import ExporterError
+
+
+class Exporter:
+    """A real HTTP server that keeps what it is sent and answers as it is told, then as an exporter does."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.requests: list[dict] = []
+        self.answers: list[tuple[int, dict, dict] | None] = []  # None: hang up without an answer
+        self.hang_up_after_each = False
+        exporter = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._reply(200, {}, {"status": "ok"})
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = exporter.answers.pop(0) if exporter.answers else ()
+                events = [json.loads(line) for line in body.splitlines()]
+                exporter.requests.append(
+                    {
+                        "path": self.path,
+                        "headers": dict(self.headers),
+                        "events": events,
+                        "peer": self.client_address,
+                        "at": time.monotonic(),
+                        "answered": answer == (),
+                    }
+                )
+                if answer is None:
+                    self.close_connection = True
+                elif answer:
+                    self._reply(*answer)
+                elif self.path.endswith("/v1/feedback"):
+                    self._reply(201, {}, {"id": "f-1"})
+                else:
+                    self._reply(202, {}, {"accepted": len(events), "rejected": []})
+                self.close_connection = self.close_connection or exporter.hang_up_after_each
+
+            def _reply(self, status: int, headers: dict, document: dict) -> None:
+                body = json.dumps(document).encode()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": len(body)}.items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    def events(self, path: str = "/v1/predictions") -> list[dict]:
+        """Everything that was accepted there."""
+        return [e for r in list(self.requests) if r["answered"] and r["path"] == path for e in r["events"]]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    server = Exporter()
+    yield server
+    server.close()
+
+
+@contextlib.contextmanager
+def monitoring(url: str, **options: object) -> Iterator[Monitor]:
+    monitor = Monitor(url, "digits", "3", **{"interval": 0.01, **options})
+    try:
+        yield monitor
+    finally:
+        monitor.close(timeout=0)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def nobody() -> str:
+    """A URL at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_public_surface() -> None:
+    """One name is public."""
+    assert client.__all__ == ["Monitor"]
+
+
+def test_standard_library_only() -> None:
+    """A service that imports the client gets nothing else of this package's dependencies."""
+    _python(
+        "import sys; before = set(sys.modules); import exporter.client\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "assert new <= sys.stdlib_module_names | {'exporter'}, new"
+    )
+
+
+def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
+    """Every field of the contract arrives, in the order recorded, and is counted as sent."""
+    with monitoring(exporter.url) as monitor:
+        at = dt.datetime(2026, 11, 24, 11, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+        image = [[0, 12], [3, 16]]
+        first = monitor.record(
+            id="r-17", inputs={"image": image}, prediction="7", confidence=0.93, duration_seconds=0.012, time=at
+        )
+        image[0][0] = 99  # what is recorded is what was there at the call
+        second = monitor.record(code=503, time=1.5)
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (2, 0)
+    assert first == "r-17"
+    assert exporter.events() == [
+        {
+            "id": "r-17",
+            "model": "digits",
+            "version": "3",
+            "time": "2026-11-24T10:00:00Z",
+            "inputs": {"image": [[0, 12], [3, 16]]},
+            "prediction": "7",
+            "confidence": 0.93,
+            "duration_seconds": 0.012,
+            "code": 200,
+        },
+        {"id": second, "model": "digits", "version": "3", "time": "1970-01-01T00:00:01.500000Z", "code": 503},
+    ]
+
+
+def test_ids_follow_time() -> None:
+    """Identifiers that the client makes are distinct and sort by the time they were made."""
+    with monitoring(nobody()) as monitor:
+        ids = []
+        for _ in range(50):
+            ids.append(monitor.record())
+            time.sleep(0.00001)
+    assert ids == sorted(set(ids))
+
+
+def test_batches_over_one_connection(exporter: Exporter) -> None:
+    """Events travel in batches of the given size, all over one kept connection, each with its own key."""
+    with monitoring(exporter.url, batch_size=10) as monitor:
+        for _ in range(25):
+            monitor.record()
+        assert monitor.flush()
+        monitor.record()
+        assert monitor.flush()
+        assert monitor.sent == 26
+    assert max(len(request["events"]) for request in exporter.requests) == 10
+    assert len({request["peer"] for request in exporter.requests}) == 1
+    assert len({request["headers"]["Idempotency-Key"] for request in exporter.requests}) == len(exporter.requests)
+    assert {request["headers"]["Content-Type"] for request in exporter.requests} == {"application/x-ndjson"}
+
+
+def test_waits_for_others_to_travel_with(exporter: Exporter) -> None:
+    """A lone event waits for the interval, a full batch leaves at once."""
+    with monitoring(exporter.url, interval=30, batch_size=5) as monitor:
+        monitor.record()
+        time.sleep(0.1)
+        assert exporter.requests == []
+        for _ in range(4):
+            monitor.record()
+        assert eventually(lambda: monitor.sent == 5)
+    assert [len(request["events"]) for request in exporter.requests] == [5]
+
+
+def test_retries_with_the_same_key(exporter: Exporter) -> None:
+    """A batch whose answer is lost or an error is sent again with its Idempotency-Key, and counted once."""
+    exporter.answers = [(500, {}, {}), None, (429, {}, {}), (202, {}, {"accepted": 1, "rejected": []})]
+    with monitoring(exporter.url) as monitor:
+        monitor.record()
+        assert monitor.flush(10)
+        assert (monitor.sent, monitor.dropped) == (1, 0)
+    assert len(exporter.requests) >= 4
+    assert len({request["headers"]["Idempotency-Key"] for request in exporter.requests}) == 1
+
+
+def test_honours_retry_after(exporter: Exporter) -> None:
+    """A full queue's Retry-After is waited for, though the first retry would be sooner."""
+    exporter.answers = [(503, {"Retry-After": "1"}, {})]
+    with monitoring(exporter.url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+    first, second = exporter.requests
+    assert 1.0 <= second["at"] - first["at"] < 2.5
+
+
+def test_idle_connection_closed_by_the_server(exporter: Exporter) -> None:
+    """A kept connection that the server has closed costs nothing: the batch goes out on a new one at once."""
+    exporter.hang_up_after_each = True
+    with monitoring(exporter.url) as monitor:
+        for _ in range(3):
+            monitor.record()
+            started = time.monotonic()
+            assert monitor.flush()
+            assert time.monotonic() - started < 0.1
+        assert monitor.sent == 3
+
+
+def test_exporter_away_never_hurts_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an exporter records are quick, memory is bounded, the newest are kept, and one warning is logged."""
+    with monitoring(nobody(), capacity=100, interval=60) as monitor:
+        started = time.monotonic()
+        for _ in range(10_000):
+            monitor.record(inputs={"age": 41}, prediction="7", confidence=0.9)
+        assert time.monotonic() - started < 2
+        assert monitor.dropped == 9_900
+        assert monitor.flush(0.1) is False
+    assert monitor.dropped == 10_000
+    assert monitor.sent == 0
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert isinstance(monitor.record(), str)
+    assert monitor.dropped == 10_001
+
+
+def test_memory_is_bounded_in_bytes() -> None:
+    """Large inputs push out older ones before they fill the memory."""
+    with monitoring(nobody(), capacity_bytes=100_000, interval=60) as monitor:
+        for _ in range(20):
+            monitor.record(inputs={"text": "x" * 20_000})
+        assert monitor.dropped == 16
+
+
+def test_delivers_when_the_exporter_comes_back(exporter: Exporter) -> None:
+    """What was recorded during an outage arrives after it."""
+    exporter.close()
+    with monitoring(exporter.url) as monitor:
+        for number in range(3):
+            monitor.record(id=f"r-{number}")
+        assert monitor.flush(0.1) is False
+        again = Exporter(exporter.server.server_port)
+        assert monitor.flush(10)
+        again.close()
+    assert [event["id"] for event in again.events()] == ["r-0", "r-1", "r-2"]
+
+
+def test_gives_up_on_a_batch_that_cannot_be_taken(exporter: Exporter) -> None:
+    """A batch that the exporter fails on for too long makes room for the next."""
+    exporter.answers = [(500, {}, {})] * 2
+    with monitoring(exporter.url, give_up=0.25) as monitor:
+        monitor.record(id="poison")
+        assert monitor.flush()
+        exporter.answers = []
+        monitor.record(id="good")
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 1)
+    assert [event["id"] for event in exporter.events()] == ["good"]
+
+
+def test_refused_events_count_as_dropped(exporter: Exporter) -> None:
+    """What the exporter refuses, in part or in whole, is dropped and not sent again."""
+    exporter.answers = [
+        (202, {}, {"accepted": 1, "rejected": [{"index": 1, "pointer": "/confidence", "detail": "…"}]}),
+        (400, {}, {"title": "Bad Request", "status": 400, "detail": "no event was good"}),
+    ]
+    with monitoring(exporter.url, interval=0.1) as monitor:
+        monitor.record()
+        monitor.record(confidence=1.7)
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 1)
+        monitor.record(confidence=1.7)
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 2)
+    assert len(exporter.requests) == 2
+
+
+def test_values_that_json_does_not_know(exporter: Exporter) -> None:
+    """Numpy is taken, NaN is missing, an infinity or a foreign object arrives as text, which counts as invalid."""
+    with monitoring(exporter.url) as monitor:
+        monitor.record(
+            inputs={"image": np.eye(2), "age": np.int64(41), "height": np.float32("nan"), "width": float("inf")},
+            prediction=np.str_("7"),
+            confidence=np.float64(0.5),
+        )
+        monitor.record(inputs={"when": dt.date(2026, 11, 24), "scores": [float("nan"), 1.0]}, confidence=float("nan"))
+        assert monitor.flush()
+    first, second = exporter.events()
+    assert first["inputs"] == {"image": [[1, 0], [0, 1]], "age": 41, "height": None, "width": "inf"}
+    assert (first["prediction"], first["confidence"]) == ("7", 0.5)
+    assert second["inputs"] == {"when": "2026-11-24", "scores": [None, 1.0]}
+    assert second["confidence"] is None
+
+
+def test_what_cannot_be_encoded_is_dropped() -> None:
+    """A value that refers to itself, or a time that is none, is counted and raises nothing."""
+    with monitoring(nobody()) as monitor:
+        circle: dict = {}
+        circle["circle"] = circle
+        assert monitor.record(id="a", inputs=circle) == "a"
+        assert monitor.record(id="b", time="noon") == "b"  # type: ignore[arg-type]
+        assert monitor.dropped == 2
+
+
+def test_close_sends_what_is_there(exporter: Exporter) -> None:
+    """close() delivers, may be called twice, and ends the thread."""
+    monitor = Monitor(exporter.url, "digits", interval=60)
+    monitor.record()
+    monitor.close()
+    monitor.close()
+    assert (monitor.sent, monitor.dropped) == (1, 0)
+    assert "version" not in exporter.events()[0]
+    assert eventually(lambda: not any(thread.name == "monitor digits" for thread in threading.enumerate()))
+
+
+def _python(code: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
+
+
+def test_end_of_the_process_sends_what_is_left(exporter: Exporter) -> None:
+    """A process that ends without close() still delivers."""
+    _python(
+        "import sys; from exporter.client import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60); monitor.record(id='last')",
+        exporter.url,
+    )
+    assert [event["id"] for event in exporter.events()] == ["last"]
+
+
+def test_end_of_the_process_is_not_held_up() -> None:
+    """A process whose exporter is away ends after the moment that it gives."""
+    started = time.monotonic()
+    _python(
+        "import sys; from exporter.client import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits'); monitor.record(id='last')",
+        nobody(),
+    )
+    assert time.monotonic() - started < 10
+
+
+def test_fork_starts_empty(exporter: Exporter) -> None:
+    """After a fork the child sends its own events over its own connection, and the parent's only once."""
+    _python(
+        "import os, sys, warnings; from exporter.client import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60)\n"
+        "monitor.record(id='before'); monitor.flush(); monitor.record(id='parent')\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    assert (monitor.sent, monitor.dropped) == (0, 0)\n"
+        "    monitor.record(id='child'); monitor.close(); os._exit(monitor.sent != 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+        "monitor.close(); assert monitor.sent == 2",
+        exporter.url,
+    )
+    assert sorted(event["id"] for event in exporter.events()) == ["before", "child", "parent"]
+    peers = {event["id"]: request["peer"] for request in exporter.requests for event in request["events"]}
+    assert peers["before"] == peers["parent"] != peers["child"]
+
+
+def test_many_threads(exporter: Exporter) -> None:
+    """Events from many threads arrive, each once."""
+    with monitoring(exporter.url) as monitor:
+        threads = [
+            threading.Thread(target=lambda: [monitor.record(prediction="7") for _ in range(200)]) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1600, 0)
+    assert len({event["id"] for event in exporter.events()}) == 1600
+
+
+def test_feedback_returns_what_the_exporter_says(exporter: Exporter) -> None:
+    """Feedback is one POST with a key, and its answer comes back."""
+    with monitoring(exporter.url) as monitor:
+        assert monitor.feedback("r-17", "corrected", label=np.int64(1), user="teacher-4") == {"id": "f-1"}
+    request = exporter.requests[0]
+    assert request["path"] == "/v1/feedback"
+    assert request["headers"]["Idempotency-Key"]
+    assert request["events"] == [
+        {"prediction_id": "r-17", "verdict": "corrected", "label": 1, "user": "teacher-4"},
+    ]
+
+
+def test_feedback_raises_when_it_is_not_kept(exporter: Exporter) -> None:
+    """A user is never told that a word was kept when it was not; the error says why."""
+    problem = {"detail": "the body is wrong", "errors": [{"pointer": "/verdict", "detail": "is not possible"}]}
+    exporter.answers = [(400, {}, problem), (503, {"Retry-After": "1"}, {}), None, (200, {}, {"id": "f-1"})]
+    with monitoring(exporter.url) as monitor:
+        with pytest.raises(ExporterError, match="400 the body is wrong; /verdict: is not possible"):
+            monitor.feedback("r-17", "corected")
+        with pytest.raises(ExporterError, match="503"):
+            monitor.feedback("r-17", "corrected")
+        with pytest.raises(ExporterError, match="not delivered"):
+            monitor.feedback("r-17", "corrected")
+        assert monitor.feedback("r-17", "corrected") == {"id": "f-1"}
+    with monitoring(nobody()) as monitor, pytest.raises(ExporterError, match="not delivered"):
+        monitor.feedback("r-17", "corrected")
+
+
+def test_prefix_and_basic_authentication(exporter: Exporter) -> None:
+    """A path in the URL is a prefix, user and password become basic authentication and are not shown."""
+    url = exporter.url.replace("//", "//ada:l%40ce@") + "/monitoring/"
+    with monitoring(url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        exporter.answers = [(401, {}, {"detail": "who are you?"})]
+        with pytest.raises(ExporterError) as caught:
+            monitor.feedback("r-17", "accepted")
+    assert exporter.requests[0]["path"] == "/monitoring/v1/predictions"
+    assert exporter.requests[0]["headers"]["Authorization"] == "Basic " + base64.b64encode(b"ada:l@ce").decode()
+    assert "l@ce" not in str(caught.value)
+    assert "l%40ce" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:9877", "ftp://127.0.0.1", "http://", "http://h:port", "http://h:99999"])
+def test_wrong_url(url: str) -> None:
+    """A URL that cannot work is refused where it is written, not in a thread later."""
+    with pytest.raises(ExporterError):
+        Monitor(url, "digits")
+
+
+def test_https(exporter: Exporter, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An https exporter is verified against the certificates that the system trusts."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *request.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    exporter.server.socket = context.wrap_socket(exporter.server.socket, server_side=True)
+    url = exporter.url.replace("http:", "https:")
+    with monitoring(url) as monitor, pytest.raises(ExporterError, match="CERTIFICATE_VERIFY_FAILED"):
+        monitor.feedback("r-17", "accepted")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with monitoring(url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        assert monitor.feedback("r-17", "accepted") == {"id": "f-1"}

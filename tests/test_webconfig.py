@@ -1,0 +1,290 @@
+"""The web configuration file: what is refused, who is let in, and a real server with it."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import bcrypt
+import pytest
+from conftest import Served, eventually, write_config
+
+from exporter import webconfig
+from exporter.errors import ConfigError
+from exporter.webconfig import WebConfig
+
+PASSWORD = "pässword: with a colon"
+
+
+def hashed(password: str, cost: int = 4) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+
+
+def basic(user: str, password: str, scheme: str = "Basic") -> str:
+    return f"{scheme} {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
+
+
+def certificate(folder: Path, name: str, *more: str | Path) -> None:
+    """``NAME.crt`` and ``NAME.key``, signed by themselves unless ``more`` names an authority."""
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    openssl("req", "-x509", *new, *names, *files, *more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with keys and certificates, good ones and others."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in ("server", "other", "authority"):
+        certificate(folder, name)
+    signed = ["-CA", folder / "authority.crt", "-CAkey", folder / "authority.key"]
+    certificate(folder, "client", *signed, "-addext", "basicConstraints=critical,CA:FALSE")
+    locked = ["-aes128", "-passout", "pass:secret", "-out", folder / "locked.key"]
+    openssl("ec", "-in", folder / "server.key", *locked)
+    (folder / "text").write_text("neither key nor certificate\n")
+    return folder
+
+
+def load(folder: Path, text: str) -> WebConfig:
+    path = folder / "web.yml"
+    path.write_text(text)
+    return webconfig.load(path)
+
+
+GOOD = "cert_file: server.crt, key_file: server.key"
+BAD = [
+    ("basic_auth_user: {}", 'basic_auth_user: is not known; did you mean "basic_auth_users"?'),
+    ("[]\n# a list", "the document: expected an object, got []"),
+    ("basic_auth_users: [alice]", 'basic_auth_users: expected an object, got ["alice"]'),
+    (
+        "basic_auth_users: {alice: hunter2}",
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{bob: '{hashed('x')}', alice: 12345}}",
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{alice: $2b$99${'a' * 21}.{'a' * 31}}}",
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{alice: $2b$10${'a' * 53}}}",  # ends in bits that no salt has
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{17: '{hashed('x')}'}}",
+        'basic_auth_users.17: expected a string as the user\'s name; write it in quotes: "17"',
+    ),
+    (
+        "http_server_config: {http2: true}",
+        "http_server_config: is not supported here; the server speaks HTTP/1.1 and sets its headers itself",
+    ),
+    ("rate_limit: {interval: 1s, burst: 1}", "rate_limit: is not supported here; the queue refuses what is too much"),
+    (
+        "tls_server_config: {cert: PEM, key: PEM}",
+        "tls_server_config.cert: is not supported here; name a cert_file instead",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, cipher_suites: []}}",
+        "tls_server_config.cipher_suites: is not supported here; the server chooses safe ones",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, min_versoin: TLS13}}",
+        'tls_server_config.min_versoin: is not known; did you mean "min_version"?',
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, min_version: TLS10}}",
+        'tls_server_config.min_version: expected TLS12 or TLS13, got "TLS10"',
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequestClientCert}}",
+        "tls_server_config.client_auth_type: expected NoClientCert or RequireAndVerifyClientCert, "
+        'got "RequestClientCert"',
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert}}",
+        "tls_server_config.client_ca_file: is required to verify clients",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_ca_file: authority.crt}}",
+        "tls_server_config.client_auth_type: is required beside client_ca_file: RequireAndVerifyClientCert",
+    ),
+    ("tls_server_config: {cert_file: server.crt}", "tls_server_config.key_file: is required"),
+    (
+        "tls_server_config: {cert_file: none.crt, key_file: server.key}",
+        "tls_server_config.cert_file: FOLDER/none.crt: cannot be read: No such file or directory",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: .}",
+        "tls_server_config.key_file: FOLDER: cannot be read: Is a directory",
+    ),
+    (
+        "tls_server_config: {cert_file: server.key, key_file: server.key}",
+        "tls_server_config.cert_file: FOLDER/server.key: is not a certificate in PEM",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: text}",
+        "tls_server_config.key_file: FOLDER/text: is not a key in PEM without a password",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: locked.key}",
+        "tls_server_config.key_file: FOLDER/locked.key: is not a key in PEM without a password",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: other.key}",
+        "tls_server_config.key_file: FOLDER/other.key: is not the key of cert_file",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: text}}",
+        "tls_server_config.client_ca_file: FOLDER/text: is not a certificate in PEM",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), BAD, ids=[message.split(":")[0] + f"-{n}" for n, (_, message) in enumerate(BAD)]
+)
+def test_refused(folder: Path, text: str, message: str) -> None:
+    """A mistake is refused with the file, the key, what is wrong and what would be right; no password is shown."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    assert str(caught.value) == f"{folder / 'web.yml'}: {message.replace('FOLDER', str(folder))}"
+
+
+def test_paths_are_relative_to_the_file(folder: Path, tmp_path: Path) -> None:
+    """Paths are relative to the folder that the file is named in, also where it is a link to elsewhere."""
+    (tmp_path / "real.yml").write_text(f"tls_server_config: {{{GOOD}, min_version: TLS13}}")
+    (folder / "link.yml").symlink_to(tmp_path / "real.yml")
+    tls = webconfig.load(folder / "link.yml").tls
+    assert tls is not None
+    assert (tls.cert_file, tls.key_file) == (str(folder / "server.crt"), str(folder / "server.key"))
+
+
+@pytest.mark.parametrize("text", ["", "basic_auth_users:", "basic_auth_users: {}\ntls_server_config:"])
+def test_empty_is_open(folder: Path, text: str) -> None:
+    """Without users everybody is let in, without certificates the server speaks plain HTTP."""
+    web = load(folder, text)
+    assert web.authenticated(None)
+    assert web.granian() == {}
+
+
+@pytest.fixture(scope="module")
+def web(folder: Path) -> WebConfig:
+    return load(folder, f"basic_auth_users: {{alice: {hashed(PASSWORD)}, bob: {hashed('b').replace('$2b$', '$2y$')}}}")
+
+
+@pytest.mark.parametrize(
+    ("header", "right"),
+    [
+        (basic("alice", PASSWORD), True),
+        (basic("alice", PASSWORD, "bASIC"), True),
+        (basic("bob", "b"), True),
+        (basic("alice", "b"), False),
+        (basic("alice", ""), False),
+        (basic("Alice", PASSWORD), False),
+        (basic("", PASSWORD), False),
+        (basic("nobody", "."), False),
+        (basic("bob", "b" + "\0"), False),
+        (basic("alice", "x" * 100), False),
+        (basic("alice", PASSWORD, "Bearer"), False),
+        ("Basic " + base64.b64encode(b"alice").decode(), False),
+        ("Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(), False),
+        (basic("alice", PASSWORD).replace(" ", " *"), False),
+        ("Basic !!!", False),
+        ("Basic é", False),
+        ("Basic YWxpY2U", False),
+        ("Basic", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_authenticated(web: WebConfig, header: str | None, right: bool) -> None:
+    """A known user with the right password is let in, every time; anything else is not, and is no error."""
+    assert [web.authenticated(header), web.authenticated(header)] == [right, right]
+
+
+def seconds(web: WebConfig, header: str) -> float:
+    start = time.perf_counter()
+    web.authenticated(header)
+    return time.perf_counter() - start
+
+
+def test_time_tells_nothing_about_users() -> None:
+    """An unknown user takes as long as a wrong password, a password that was right is remembered."""
+    web = WebConfig(users={"alice": hashed("a", 10)})
+    known = min(seconds(web, basic("alice", "wrong")) for _ in range(3))
+    unknown = min(seconds(web, basic("carol", "wrong")) for _ in range(3))
+    assert unknown == pytest.approx(known, rel=0.5)
+    assert web.authenticated(basic("alice", "a"))
+    assert min(seconds(web, basic("alice", "a")) for _ in range(3)) < known / 20
+
+
+def test_remembered_credentials_are_bounded() -> None:
+    """However many credentials were right, only some are remembered."""
+    users = {f"user-{number}": hashed("p") for number in range(150)}
+    web = WebConfig(users=users)
+    assert all(web.authenticated(basic(user, "p")) for user in users)
+    assert len(web._good) == 100
+    assert all(web.authenticated(basic(user, "p")) for user in users)
+
+
+@pytest.fixture
+def secured(folder: Path, tmp_path: Path) -> Iterator[Served]:
+    """An exporter with TLS, that wants a client's certificate and a user."""
+    write_config(tmp_path)
+    (folder / "secured.yml").write_text(
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: authority.crt}}\n"
+        f"basic_auth_users: {{alice: {hashed(PASSWORD)}}}\n"
+    )
+    server = Served(tmp_path)
+    flags = [f"--web.listen-address=127.0.0.1:{server.port}", f"--web.config.file={folder / 'secured.yml'}"]
+    command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={tmp_path / 'exporter.yml'}", *flags]
+    with server.log.open("ab") as log:
+        server.process = subprocess.Popen(command, stdout=log, stderr=log)
+    yield server
+    server.stop(signal.SIGTERM)
+
+
+def test_served(folder: Path, secured: Served) -> None:
+    """A real server lets in who has a certificate of the authority and the password, and nobody else."""
+
+    def status(name: str | None, header: str | None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> int | None:
+        """The status, None where there was no connection."""
+        context = ssl.create_default_context(cafile=folder / "server.crt")
+        context.maximum_version = newest
+        if name:
+            context.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
+        headers = {"Authorization": header} if header else {}
+        request = urllib.request.Request(f"https://127.0.0.1:{secured.port}/metrics", headers=headers)
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            assert error.headers["WWW-Authenticate"].startswith("Basic")
+            return error.code
+        except OSError:
+            return None
+
+    alice = basic("alice", PASSWORD)
+    eventually(lambda: status("client", alice), 15)
+    assert status("client", alice) == 200
+    assert status("client", alice, ssl.TLSVersion.TLSv1_2) == 200
+    assert status("client", basic("alice", "wrong")) == 401
+    assert status("client", None) == 401
+    assert status("other", alice) is None
+    assert status(None, alice) is None
