@@ -255,7 +255,7 @@ def load(path: Path) -> Config:
         At the first thing that is wrong.
     """
     config = convert(_checked(load_yaml(path), str(path)), Config, str(path))
-    folder = path.resolve().parent
+    folder = path.absolute().parent
     models = tuple(
         msgspec.structs.replace(model, profile=str(folder / model.profile) if model.profile else None)
         for model in config.models

@@ -196,15 +196,16 @@ def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> Wind
     smallest, largest = lows[: len(there)], -lows[len(there) :]
     offset = ratio(sums.first, sums.valid)
     variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
-    stddev = np.where(smallest == largest, 0.0, np.sqrt(variance) * layout.scale)  # exact for a value that is stuck
+    with np.errstate(over="ignore"):
+        mean, stddev = layout.centre + offset * layout.scale, np.sqrt(variance) * layout.scale
     before = layout.split(earlier).counts
     sizes = np.diff(layout.starts, append=layout.bins)
     recent = Reference.of(before, sizes.tolist())
     known = there & (recent.rows > 0)
     return WindowReading(
         observations=np.where(there, observations, np.nan),
-        mean=layout.centre + offset * layout.scale,
-        stddev=stddev,
+        mean=mean,
+        stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
         min=np.where(np.isfinite(smallest), smallest, np.nan),
         max=np.where(np.isfinite(largest), largest, np.nan),
         missing=ratio(sums.counts[layout.missing], observations),

@@ -83,6 +83,18 @@ class Pipeline:
         """Count with another configuration from the next batch on."""
         self._state = (config, monitors)
 
+    def check_room(self) -> None:
+        """Say that the queue is full before a body is even decoded.
+
+        Raises
+        ------
+        QueueFullError
+            When it is.
+        """
+        full = self._submitted - self._counted >= self._state[0].queue.capacity
+        if full or self._bytes_in - self._bytes_out >= QUEUE_BYTES or self._closing:
+            raise QueueFullError("the queue is full")
+
     def submit(self, events: Sequence[Prediction], size: int) -> None:
         """Queue checked predictions.
 
@@ -99,9 +111,7 @@ class Pipeline:
             When no room was left before these came.
         """
         with self._lock:
-            full = self._submitted - self._counted >= self._state[0].queue.capacity
-            if full or self._bytes_in - self._bytes_out >= QUEUE_BYTES or self._closing:
-                raise QueueFullError("the queue is full")
+            self.check_room()
             self._queue.append((events, size))
             self._submitted += len(events)
             self._bytes_in += size

@@ -51,7 +51,7 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
             return _numbered(["any", "missing", "invalid"])
         inner = []
         top = math.nextafter(self.edges[-1], -math.inf)
-        for before, low, high in zip((-np.inf, *self.edges), self.edges, self.edges[1:], strict=False):
+        for before, low, high in zip((-math.inf, *self.edges), self.edges, self.edges[1:], strict=False):
             if high == math.nextafter(low, math.inf):
                 inner.append(f"{low:.6g}")
                 continue

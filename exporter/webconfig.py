@@ -74,6 +74,14 @@ class WebConfig:
         cost = max((int(hashed.split("$")[2]) for hashed in self.users.values()), default=10)
         self._nobody = bcrypt.gensalt(cost) + b"." * 31
 
+    def remembered(self, header: str | None) -> bool:
+        """Whether a header was found right before: costs no hashing."""
+        return self._digest(header) in self._good
+
+    @staticmethod
+    def _digest(header: str | None) -> bytes:
+        return hashlib.sha256((header or "").partition(" ")[2].encode()).digest()
+
     def authenticated(self, header: str | None) -> bool:
         """Whether an ``Authorization`` header names a user with the right password."""
         if not self.users:
@@ -87,17 +95,15 @@ class WebConfig:
             return False
         if not colon or len(password) > 72:  # bcrypt hashes no more
             return False
-        digest = hashlib.sha256(encoded.encode()).digest()
-        with self._lock:
-            if digest in self._good:
-                return True
+        if self.remembered(header):
+            return True
         known = self.users.get(user.decode("utf-8", "replace"))
         with self._hashing:  # one at a time: wrong passwords must not take every processor
             right = bcrypt.checkpw(password, known.encode() if known else self._nobody)
         if not (right and known):
             return False
         with self._lock:
-            self._good[digest] = None
+            self._good[self._digest(header)] = None
             if len(self._good) > _CACHED:
                 self._good.popitem(last=False)
         return True

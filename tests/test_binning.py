@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ def check_frozen(values: list[float]) -> None:
     edges = feature.edges
     assert sum(feature.counts) == len(values)
     assert len(feature.counts) == len(edges) + 3
-    assert all(low < high for low, high in zip(edges, edges[1:], strict=False))
+    assert all(low < high for low, high in itertools.pairwise(edges))
     assert all(math.isfinite(edge) for edge in edges)
     assert feature.counts[0] == feature.counts[-1] == feature.counts[-2] == 0
     assert feature.min == min(values)
@@ -129,6 +130,13 @@ def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
     edges = frozen_bins(np.array([*others, *[atom] * len(others)]))
     place = edges.index(atom)
     assert place + 1 == len(edges) or edges[place + 1] == np.nextafter(atom, np.inf)
+
+
+@pytest.mark.parametrize(("zeros", "alone"), [(50, False), (51, True)])
+def test_a_bins_share_is_the_limit(zeros, alone):
+    """Of 1,000 values in 20 bins, 51 alike are alone, and 50 are not."""
+    edges = frozen_bins(np.array([*[0.0] * zeros, *np.linspace(1, 2, 1000 - zeros)]))
+    assert (edges[1] == np.nextafter(0, 1)) == alone
 
 
 def test_sixty_percent_of_zeros():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -29,22 +31,27 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 COMMAND = Path(sys.executable).with_name("model-exporter")
 ADDRESS = "http://127.0.0.1:9877"
-FLAGS_IN = {"profile": "profiles.md"}
-"""The document of a command's flags, where it is not configuration.md."""
 
 
 def document(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-def table(name: str) -> dict[str, list[str]]:
-    """Rows of a document's tables by the code that stands in their first cell."""
+def table(text: str) -> dict[str, list[str]]:
+    """Rows of a text's tables by the code that stands in their first cell."""
     rows = {}
-    for line in document(name).splitlines():
+    for line in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if cells and (code := re.match(r"`([^`]+)`", cells[0])):
             rows[code[1]] = cells[1:]
     return rows
+
+
+def section(name: str, heading: str) -> str:
+    """A document's text below a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", document(name), re.M | re.S)
+    assert found, f"{name}: no heading {heading}"
+    return found[1]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -71,7 +78,7 @@ def keys(kind: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_every_key_is_documented_with_its_default() -> None:
     """Each key of exporter.yml has a row, its default in it, and no row is about a key that does not exist."""
-    rows = table("configuration.md")
+    rows = table(document("configuration.md"))
     known = dict(keys(config.Config))
     for key, default in known.items():
         assert key in rows, f"configuration.md: {key} is missing"
@@ -90,12 +97,12 @@ def test_every_key_is_documented_with_its_default() -> None:
 def test_every_key_of_the_web_configuration_is_documented() -> None:
     """The keys of the web configuration file have their rows."""
     known = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(webconfig.TlsConfig)}
-    assert {row for row in table("configuration.md") if row.startswith("tls_server_config.")} == known
+    assert {row for row in table(document("configuration.md")) if row.startswith("tls_server_config.")} == known
 
 
 def test_every_threshold_is_documented() -> None:
     """The alerts whose threshold can be set are listed, and which of them a feature may set."""
-    rows = {name: cells[0] for name, cells in table("configuration.md").items() if name.startswith("Model")}
+    rows = {name: cells[0] for name, cells in table(document("configuration.md")).items() if name.startswith("Model")}
     assert rows == {name: "yes" if name in config.FEATURE_ALERTS else "no" for name in config.MODEL_ALERTS}
 
 
@@ -144,6 +151,18 @@ def read(url: str) -> str:
         return str(response.read().decode())
 
 
+def stored(address: str, folder: Path) -> str:
+    """The metrics, once every accepted prediction is on disk: feedback on it is then joined at once."""
+    metrics = read(f"{address}/metrics")
+    accepted = re.search(r'^model_exporter_events_total\{source="predictions"\} (\S+)$', metrics, re.M)
+    deadline = time.monotonic() + 20
+    with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as database:
+        while database.execute("SELECT count(*) FROM predictions").fetchone()[0] < float(accepted[1]):  # type: ignore[index]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    return metrics
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the example of configuration.md and the profile that it names, made as profiles.md says."""
@@ -182,14 +201,11 @@ def helped(*arguments: str) -> str:
 def test_every_command_and_flag_is_documented() -> None:
     """Each command and each of its flags has a row, and no row is about a flag that does not exist."""
     commands = set(re.findall(r"^ {4}(\S+)(?: {2,}|$)", helped(), re.M)) - {"COMMAND"}
-    assert len(commands) > 3
-    known: dict[str, set[str]] = {"configuration.md": set(), "profiles.md": set()}
+    assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
     for command in commands:
-        assert command in table("configuration.md"), command
-        name = FLAGS_IN.get(command, "configuration.md")
-        known[name] |= set(re.findall(r"(?<![\w-])--[\w.-]+", helped(command).split("options:")[1])) - {"--help"}
-    for name, flags in known.items():
-        assert {row for row in table(name) if row.startswith("--")} == flags, name
+        flags = set(re.findall(r"(?<![\w-])--[\w.-]+", helped(command).split("options:")[1])) - {"--help"}
+        text = document("profiles.md") if command == "profile" else section("configuration.md", f"`{command}`")
+        assert {row for row in table(text) if row.startswith("--")} == flags, command
 
 
 # --- metrics ---------------------------------------------------------------------------------
@@ -211,8 +227,7 @@ def examples(folder: Path) -> tuple[list[Example], str]:
             shown = shell(script.replace(ADDRESS, address), folder, "-w '\\n%{http_code}'")
             got, _, code = shown.rpartition("\n")
             ran.append(Example(script, (int(status), answer.strip()), (int(code), got.strip())))
-            # This waits until what was acknowledged is counted: feedback then finds its prediction.
-            metrics = read(f"{address}/metrics")
+            metrics = stored(address, folder)
     return ran, metrics
 
 
@@ -225,7 +240,7 @@ def test_the_examples_of_the_api_answer_as_documented(examples: tuple[list[Examp
 
 def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None:
     """Each metric has a row with its type and its labels, and each row is about a metric that exists."""
-    rows = table("metrics.md")
+    rows = table(document("metrics.md"))
     types = {family.name: family.kind for family in FAMILIES}
     types |= dict(re.findall(r"^# TYPE (\S+) (\S+)$", examples[1], re.M))
     labels: dict[str, set[str]] = {}
@@ -247,7 +262,7 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
 def test_documents_name_only_metrics_that_exist(path: Path) -> None:
     """A document outside metrics.md, too, speaks of no metric that metrics.md does not have."""
     named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
-    known = table("metrics.md").keys()
+    known = table(document("metrics.md")).keys()
     assert named <= known, named - known
 
 
@@ -270,13 +285,29 @@ def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
     assert 'model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0' in output
 
 
+def rooms() -> list[str]:
+    return re.findall(r"^\| `(\w+)` ", section("architecture.md", "Rooms"), re.M)
+
+
 def test_every_room_is_in_the_architecture() -> None:
     """The table of rooms in architecture.md has each module of the package, and nothing else."""
-    rooms = {
-        path.stem for path in (ROOT / "exporter").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    } - {"__init__"}
-    text = document("architecture.md").partition("## Rooms")[2]
-    assert set(re.findall(r"^\| `(\w+)` ", text, re.M)) == rooms
+    folder = ROOT / "exporter"
+    modules = {
+        path.stem for path in (*folder.glob("[!_]*.py"), *(init.parent for init in folder.glob("*/__init__.py")))
+    }
+    assert set(rooms()) == modules
+
+
+def test_rooms_import_only_from_below() -> None:
+    """No room imports from one that stands above it in the table of architecture.md."""
+    places = {room: place for place, room in enumerate(rooms())}
+    for path in (ROOT / "exporter").rglob("[!_]*.py"):
+        room = path.relative_to(ROOT / "exporter").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exporter":
+                _, *inner = node.module.split(".")  # type: ignore[union-attr]
+                for name in inner[:1] or [alias.name for alias in node.names]:
+                    assert places[name] >= places[room], f"{room} imports {name}"
 
 
 def test_links_lead_somewhere() -> None:

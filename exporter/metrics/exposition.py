@@ -111,11 +111,11 @@ class Exposition:
 
     def _render_models(self, openmetrics: bool, names: Collection[str]) -> Iterator[bytes]:
         lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
-        for family, block in self._models.collect(self._monitors(), self._store):
+        for family, samples in self._models.collect(self._monitors(), self._store):
             if not names or family.name in names:
-                lines[family.name] += block.lines()
+                lines[family.name] += samples
             elif any(name.startswith(family.name) for name in names):  # one of a histogram's series
-                lines[family.name] += [line for line in block.lines() if line.split(b"{")[0].decode() in names]
+                lines[family.name] += [line for line in samples if line.split(b"{")[0].decode() in names]
         for family in FAMILIES:
             if lines[family.name]:
                 yield family.header(openmetrics)

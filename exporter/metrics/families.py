@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import NamedTuple
 
 import msgspec
@@ -23,19 +24,14 @@ class Family(NamedTuple):
         return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}".encode()
 
 
-class Block(NamedTuple):
-    """Samples of one family: the text before each value, and the values; NaN is an absent sample."""
-
-    series: Sequence[bytes]
-    values: Floats | Sequence[float]
-
-    def lines(self) -> list[bytes]:
-        """One line a sample, without line ends."""
-        values = self.values if isinstance(self.values, list) else list(map(float, self.values))
-        if not values:
-            return []
-        numbers = msgspec.json.encode(values)[1:-1].split(b",")  # the fastest repr of floats there is
-        return [series + number for series, number in zip(self.series, numbers, strict=True) if number != b"null"]
+def lines(series: Sequence[bytes], values: Floats | Sequence[float]) -> list[bytes]:
+    """Samples without line ends: the text before each value, and the value; NaN is an absent sample."""
+    numbers = msgspec.json.encode(list(map(float, values)))[1:-1]  # the fastest repr of floats there is
+    if not numbers:
+        return []
+    if b"null" in numbers:
+        return [text + number for text, number in zip(series, numbers.split(b","), strict=True) if number != b"null"]
+    return list(map(add, series, numbers.split(b",")))
 
 
 def series(name: str, **labels: str) -> bytes:

@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.metrics import families as f
-from exporter.metrics.families import Block, Family, series
+from exporter.metrics.families import Family, lines, series
 from exporter.monitor import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram, Monitor, Monitors
 from exporter.store import Store
 
-Sample = tuple[Family, Block]
+Sample = tuple[Family, list[bytes]]
 
 
 class _Series:
@@ -57,9 +57,9 @@ class _Series:
         names, count = layout.names, len(layout.names)
         probability = self._bins(f.REFERENCE)
         return [
-            (family, Block([series(family.name, **self.labels, feature=name) for name in names], values[:count]))
+            (family, lines([series(family.name, **self.labels, feature=name) for name in names], values[:count]))
             for family, values in ((f.REFERENCE_MEAN, layout.mean), (f.REFERENCE_STDDEV, layout.stddev))
-        ] + [(f.REFERENCE, Block(probability, layout.reference.probability[: len(probability)]))]
+        ] + [(f.REFERENCE, lines(probability, layout.reference.probability[: len(probability)]))]
 
     def _bins(self, family: Family) -> list[bytes]:
         layout = self._monitor.layout
@@ -84,7 +84,7 @@ class ModelsCollector:
         for model in monitors.models.values():
             yield from _thresholds(model, monitors.layouts.get(model.name))
             unknown = float(monitors.unknown_features[model.name])
-            yield f.UNKNOWN, Block([series(f.UNKNOWN.name, model=model.name)], [unknown])
+            yield f.UNKNOWN, lines([series(f.UNKNOWN.name, model=model.name)], [unknown])
         for monitor in monitors:
             known = self._series.get(monitor)
             if known is None:
@@ -104,28 +104,28 @@ def _thresholds(model: ModelConfig, layout: Layout | None) -> Iterator[Sample]:
     for labels, alerts in owners:
         for alert, value in alerts.items():
             text = series(f.THRESHOLD.name, model=model.name, **labels, alert=alert)
-            yield f.THRESHOLD, Block([text], [float(value)])
+            yield f.THRESHOLD, lines([text], [float(value)])
 
 
 def _counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
     labels, counters = known.labels, monitor.counters
     profile = monitor.layout.profile.hash[:12] if monitor.layout else "none"
-    yield f.INFO, Block([series(f.INFO.name, **labels, profile=profile)], [1.0])
+    yield f.INFO, lines([series(f.INFO.name, **labels, profile=profile)], [1.0])
     for family, key, values in (
         (f.REQUESTS, "code", dict(counters.requests)),
         (f.FEEDBACK, "verdict", {verdict: counters.feedback[verdict] for verdict in VERDICTS}),
         (f.EVENTS, "event", dict(counters.events)),
     ):
         texts = [series(family.name, **labels, **{key: str(name)}) for name in values]
-        yield family, Block(texts, [float(value) for value in values.values()])
+        yield family, lines(texts, [float(value) for value in values.values()])
     for family, value in (
         (f.ATTEMPTS, counters.attempts),
         (f.CONFIDENT, counters.confident),
         (f.CORRECTIONS, counters.corrections),
     ):
-        yield family, Block([series(family.name, **labels)], [float(value)])
-    yield f.DURATION, Block(known.durations, _histogram(monitor.durations))
-    yield f.CONFIDENCE, Block(known.confidences, _histogram(monitor.confidences))
+        yield family, lines([series(family.name, **labels)], [float(value)])
+    yield f.DURATION, lines(known.durations, _histogram(monitor.durations))
+    yield f.CONFIDENCE, lines(known.confidences, _histogram(monitor.confidences))
 
 
 def _histogram(histogram: Histogram) -> list[float]:
@@ -139,12 +139,12 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
     count = len(monitor.layout.names)
     for window, reading in monitor.read(now).items():
         for field, family in f.FEATURE_WINDOW.items():
-            yield family, Block(known.features[field, window], getattr(reading, field)[:count])
+            yield family, lines(known.features[field, window], getattr(reading, field)[:count])
         if monitor.layout.profile.prediction:
             for field, family in f.PREDICTION_WINDOW.items():
                 text = series(family.name, **known.labels, window=window)
-                yield family, Block([text], getattr(reading, field)[count:])
-    yield f.OBSERVED, Block(known.bins, monitor.observed[: len(known.bins)])
+                yield family, lines([text], getattr(reading, field)[count:])
+    yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
 
 
 def _review(monitors: Monitors, store: Store) -> Iterator[Sample]:
@@ -152,8 +152,8 @@ def _review(monitors: Monitors, store: Store) -> Iterator[Sample]:
     now = time.time()
     for model in monitors.models:
         labels = {"model": model}
-        yield f.PENDING, Block([series(f.PENDING.name, **labels)], [float(state.pending.get(model, 0))])
+        yield f.PENDING, lines([series(f.PENDING.name, **labels)], [float(state.pending.get(model, 0))])
         if model in state.oldest:
             age = max(now - state.oldest[model], 0.0)
-            yield f.OLDEST, Block([series(f.OLDEST.name, **labels)], [age])
-        yield f.EXAMPLES, Block([series(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))])
+            yield f.OLDEST, lines([series(f.OLDEST.name, **labels)], [age])
+        yield f.EXAMPLES, lines([series(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))])

@@ -58,7 +58,8 @@ def _refuse_elsewhere(missing: list[str]) -> None:
 
 
 def _install(packages: list[str]) -> None:
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # a root shell by `su` lacks these
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "PATH": path}
     commands = (
         ["apt-get", "-q", "update"],
         ["apt-get", "-q", "install", "--yes", "--no-install-recommends", *packages],
@@ -76,7 +77,8 @@ def _install(packages: list[str]) -> None:
             ["update-rc.d", package, "disable"],
             ["invoke-rc.d", package, "stop"],
         ):
-            subprocess.run(tidy, env=environment, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(FileNotFoundError):
+                subprocess.run(tidy, env=environment, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterable
 from typing import TextIO
 
 from exporter.stack.snapshot import Alert, Snapshot
@@ -29,7 +29,7 @@ def clock(at: float) -> str:
 
 
 def layers(now: Snapshot) -> list[tuple[str, str]]:
-    """The three layers, each with its values in one line."""
+    """The three layers, with their values in a line or two each."""
     kl, shift = now.worst("model_feature_kl_divergence"), now.worst("model_feature_mean_shift")
     noise = None
     if kl:
@@ -42,9 +42,11 @@ def layers(now: Snapshot) -> list[tuple[str, str]]:
         _value(_worst(now, "model_system_cpu_utilization_ratio"), "CPU {:.0%}"),
         _value(_worst(now, "model_system_memory_utilization_ratio"), "memory {:.0%}"),
     )
-    data = (
-        f"KL {kl.value:.2f} {_place(kl.labels)}" if kl else "KL -",
-        _value(noise, "(noise {:.2f})"),
+    divergence = "worst KL -"
+    if kl:
+        floor = "" if noise is None else f" (noise {noise:.2f})"
+        divergence = f"worst KL {kl.value:.2f}{floor} {_place(kl.labels)}"
+    shifted = (
         f"mean shift {shift.value:+.1f} sd {_place(shift.labels)}" if shift else "mean shift -",
         _value(_worst(now, "model_prediction_kl_divergence"), "prediction KL {:.2f}"),
     )
@@ -54,7 +56,12 @@ def layers(now: Snapshot) -> list[tuple[str, str]]:
         _value(now.total("model_corrections_total"), "{:.0f} corrected"),
         _value(_worst(now, "model_version:correction_ratio:rate1h"), "{:.2%} of confident"),
     )
-    return [("system", _joined(system)), ("data", _joined(data)), ("business", _joined(business))]
+    return [
+        ("system", ", ".join(system)),
+        ("data", divergence),
+        ("data", ", ".join(shifted)),
+        ("business", ", ".join(business)),
+    ]
 
 
 def _told(line: str) -> str:
@@ -72,13 +79,7 @@ def _place(labels: dict[str, str]) -> str:
 
 
 def _value(value: float | None, text: str) -> str:
-    if value is not None:
-        return text.format(value)
-    return text[: text.index("{")] + "-" + text[text.index("}") + 1 :] if "(" not in text else ""
-
-
-def _joined(parts: Iterable[str]) -> str:
-    return ", ".join(part for part in parts if part).replace(", (", " (")
+    return re.sub(r"\{.*\}", "-", text) if value is None else text.format(value)
 
 
 def alert_text(alert: Alert) -> str:
@@ -110,20 +111,24 @@ def draw(now: Snapshot, urls: dict[str, str], events: list[str], size: tuple[int
     lines.append((_RED if downs else _GREEN if ups else "", text))
     lines += [("", f"{layer:8} {values}") for layer, values in layers(now)]
     lines += [("", f"{name} does not answer") for name in now.silent]
-    foot = [("", f"{'demo' if number == 0 else '':8} {_told(line)}") for number, line in enumerate(now.story)]
-    foot += [("", f"! {event}") for event in events[-2:]]
+    foot = [("", f"! {event}") for event in events[-2:]]
     received = now.total("model_exporter_notifications_total")
     sent = f"; {received:.0f} alerts reached the home page's inbox" if received else ""
     foot.append(("", f"Ctrl-C stops everything{sent}"))
     firing = sum(alert.state == "firing" for alert in now.alerts)
     title = f"alerts   {firing} firing, {len(now.alerts) - firing} pending" if now.alerts else "alerts   none"
     lines.append((_BOLD, title))
-    room = max(1, height - 1 - len(lines) - len(foot))
+    room = max(1, height - 1 - len(lines) - len(foot) - len(now.story))
     shown = now.alerts if len(now.alerts) <= room else now.alerts[: room - 1]
     lines += [(_RED if alert.state == "firing" else _MAGENTA, f"  {alert_text(alert)}") for alert in shown]
     if len(shown) < len(now.alerts):
         lines.append(("", f"  and {len(now.alerts) - len(shown)} more"))
-    lines = (lines + foot)[: height - 1]
+    spare = height - 1 - len(lines) - len(foot)
+    story = [row for line in now.story for row in textwrap.wrap(_told(line), max(20, columns - 9))]
+    if len(story) > spare:
+        story = [_told(line) for line in now.story]
+    lines += [("", f"{'demo' if number == 0 else '':8} {line}") for number, line in enumerate(story)]
+    lines = lines[: max(0, height - 1 - len(foot))] + foot
     cut = ((style, text if len(text) <= columns else text[: columns - 1] + "…") for style, text in lines)
     body = "\n".join(f"{style}{text}{_OFF if style else ''}\x1b[K" for style, text in cut)
     return f"\x1b[H{body}\n\x1b[J"

@@ -109,11 +109,9 @@ def end(processes: Processes) -> list[str]:
     }
     for process in ours.values():
         _send(process.pid, signal.SIGTERM)
-    psutil.wait_procs(list(ours.values()), timeout=LEFT_SECONDS)
-    for process in ours.values():
-        if process.is_running():
-            _send(process.pid, signal.SIGKILL)
-    psutil.wait_procs(list(ours.values()), timeout=2)
+    for process in _await_end(list(ours.values()), LEFT_SECONDS):
+        _send(process.pid, signal.SIGKILL)
+    _await_end(list(ours.values()), 2)
     return list(ours)
 
 
@@ -133,10 +131,8 @@ def down(directory: Path) -> list[str]:
     pid, start = processes.get("stack", (0, 0.0))
     if supervisor := _ours(pid, start):
         supervisor.terminate()
-        psutil.wait_procs([supervisor], timeout=STOP_SECONDS)
-        if supervisor.is_running():
+        if _await_end([supervisor], STOP_SECONDS):
             supervisor.kill()
-            psutil.wait_procs([supervisor], timeout=2)
         ended = list(processes)
         if not state.path.exists():
             return ended
@@ -154,15 +150,31 @@ def down(directory: Path) -> list[str]:
     return ended or left
 
 
+def _await_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for processes to end; the ones that still run."""
+    deadline = time.monotonic() + seconds
+    while (running := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return running
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        # One that has ended but that its parent has not asked for still has an entry.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def _ours(pid: int, start: float) -> psutil.Process | None:
     """The process, if it is the one that was written down and no later one with its id."""
     try:
         process = psutil.Process(pid)
         # Seconds apart when the clock was set; a process id comes round later than that.
-        same = abs(process.create_time() - start) < 5 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - start) < 5
     except (psutil.Error, ValueError):
         return None
-    return process if pid > 1 and same else None
+    return process if pid > 1 and same and _runs(process) else None
 
 
 def _leads_session(pid: int) -> bool:

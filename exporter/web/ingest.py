@@ -62,7 +62,10 @@ class Ingest:
         if key is not None and (known := self._known("predictions", key)):
             return known
         try:
+            self._exporter.pipeline.check_room()
             events, rejected = self._predictions.decode(body, lines)
+        except QueueFullError as error:
+            return _full(error)
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
@@ -77,7 +80,7 @@ class Ingest:
         try:
             self._exporter.pipeline.submit(events, len(body))
         except QueueFullError as error:
-            return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
+            return _full(error)
         self._exporter.health.events.labels("predictions").inc(len(events))
         reply = _accepted(202, events, rejected, ids)
         return reply if key is None else self._remember("predictions", key, reply)
@@ -184,6 +187,10 @@ def _check_key(key: str) -> None:
     if not 0 < len(key) <= MAX_KEY_LENGTH:
         detail = f"the Idempotency-Key header must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
         raise EventError("", detail, "too_long" if key else "malformed")
+
+
+def _full(error: QueueFullError) -> Reply:
+    return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
 
 def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:

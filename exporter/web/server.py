@@ -90,6 +90,7 @@ class FrontDoor:
         self._operations = Group("operations", 2)
         self._feedback = Group("feedback", 32)
         self._rest = Group("pages", 4)
+        self._passwords = Group("passwords", 1)
         self._inflight = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
 
@@ -106,7 +107,7 @@ class FrontDoor:
 
     async def _answer(self, scope: Any, protocol: Any) -> Reply:
         headers = scope.headers
-        if self._web.users and not await self._rest.run(lambda: self._web.authenticated(headers.get("authorization"))):
+        if self._web.users and not await self._authenticated(headers.get("authorization")):
             realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
             return problem(401, "a user and a password of the web configuration are needed", headers=realm)
         length = headers.get("content-length")
@@ -124,6 +125,11 @@ class FrontDoor:
             return self._ingest.predictions(body, lines, headers.get("idempotency-key"), ids)
         environ = _environ(scope, body)
         return await self._group(scope.path).run(lambda: call(self._app, environ))
+
+    async def _authenticated(self, header: str | None) -> bool:
+        # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
+        remembered = self._web.remembered(header)
+        return remembered or await self._passwords.run(lambda: self._web.authenticated(header)) is True
 
     def _group(self, path: str) -> Group:
         if path == "/metrics" or path.startswith("/-/"):
@@ -165,7 +171,7 @@ class FrontDoor:
 
     def close(self) -> None:
         """End the threads."""
-        for group in (self._operations, self._feedback, self._rest):
+        for group in (self._operations, self._feedback, self._rest, self._passwords):
             group.close()
 
 

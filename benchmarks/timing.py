@@ -1,0 +1,76 @@
+"""What the benchmarks share: medians of several runs, a served exporter, and one line a figure."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from exporter.profile import Profile, numeric_feature, save
+
+
+def median_seconds(call: Callable[[], object], runs: int = 7) -> float:
+    """Median duration of a call, after one that does not count."""
+    call()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def report(what: str, value: float, unit: str, against: str, other: float) -> None:
+    """One figure, and its ratio to what was measured beside it."""
+    print(f"{what:52} {value:12,.4g} {unit:9} {value / other:6.2f} x {against} ({other:,.4g})")
+
+
+def profile(features: int, rows: int = 10_000) -> Profile:
+    """A profile of so many normally distributed features, 24 bins each."""
+    rng = np.random.default_rng(1)
+    made = {f"f{number}": numeric_feature(rng.normal(size=rows)) for number in range(features)}
+    return Profile(name="benchmark", rows=rows, inputs=dict.fromkeys(made, "numeric"), features=dict(made))
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A server on a port, until the block ends."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
+                break
+            time.sleep(0.05)
+        yield child
+    finally:
+        child.terminate()
+        child.wait()
+
+
+@contextlib.contextmanager
+def exporter(features: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A served exporter of one model with so many features: its port and process."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(profile(features), Path(folder) / "profile.json")
+        (Path(folder) / "exporter.yml").write_text("models: [{name: m, profile: profile.json}]\n")
+        port = free_port()
+        command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={folder}/exporter.yml"]
+        with serving([*command, f"--web.listen-address=127.0.0.1:{port}"], port) as child:
+            yield port, child

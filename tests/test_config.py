@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import config
+from exporter.config import Config, FeatureConfig, ModelConfig, duration, load, sampled
+from exporter.errors import ConfigError
+
+BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.yml"))
+
+EVERYTHING = """
+store: {url: "sqlite:///data/my.db", retention: 90d, inputs: "sampled:0.1"}
+links: {prometheus: "http://p:9090", alertmanager: "http://a:9093", grafana: "http://g:3000"}
+queue: {capacity: 5000}
+models:
+  - &digits
+    name: digits
+    profile: profiles/digits.json
+    confidence_threshold: 0.9
+    windows: [1h, 10m, 1h30m]
+    redact: [student_name]
+    features: {image: {type: image}, age: {alerts: {ModelFeatureDrift: 0.5}}}
+    alerts: {ModelCorrectionRatioHigh: 0.02, ModelLatencyHigh: 1}
+    events: [orders_completed]
+    max_versions: 5
+  - {<<: *digits, name: letters, profile: /profiles/letters.json}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "exporter.yml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_a_bad_config_is_refused_with_its_message(path):
+    """Each file of the folder has one mistake, and its first line has the exact message."""
+    expected = path.read_text().partition("\n")[0].removeprefix("# error: ")
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert str(error.value).replace(str(path), "FILE") == expected
+
+
+def test_there_are_bad_configs():
+    """The folder of mistakes is there."""
+    assert len(BAD) >= 25
+
+
+def test_a_config_with_everything_in_it(tmp_path):
+    """Every key arrives typed; paths are relative to the file's folder; a YAML merge is no duplicate."""
+    digits = ModelConfig(
+        name="digits",
+        profile=str(tmp_path / "profiles/digits.json"),
+        confidence_threshold=0.9,
+        windows=("1h", "10m", "1h30m"),
+        redact=frozenset({"student_name"}),
+        features={"image": FeatureConfig("image"), "age": FeatureConfig(alerts={"ModelFeatureDrift": 0.5})},
+        alerts={"ModelCorrectionRatioHigh": 0.02, "ModelLatencyHigh": 1},
+        events=("orders_completed",),
+        max_versions=5,
+    )
+    assert load(write(tmp_path, EVERYTHING)) == Config(
+        models=(digits, msgspec.structs.replace(digits, name="letters", profile="/profiles/letters.json")),
+        store=config.StoreConfig(f"sqlite:///{tmp_path}/data/my.db", "90d", "sampled:0.1"),
+        links=config.LinksConfig("http://p:9090", "http://a:9093", "http://g:3000"),
+        queue=config.QueueConfig(5000),
+    )
+
+
+def test_the_smallest_config_has_the_defaults(tmp_path):
+    """A model's name is enough."""
+    loaded = load(write(tmp_path, "models: [{name: digits}]"))
+    (model,) = loaded.models
+    assert (model.profile, model.confidence_threshold, model.windows, model.max_versions) == (
+        None,
+        0.8,
+        ("5m", "1h"),
+        20,
+    )
+    assert loaded.store.url == f"sqlite:///{tmp_path}/data/model-exporter.db"
+    assert (loaded.store.retention, loaded.store.inputs, loaded.queue.capacity) == ("30d", "all", 100_000)
+
+
+def test_windows_are_ordered_by_length_and_keep_their_spelling():
+    """The shortest window is the first, however the config orders them."""
+    model = ModelConfig("m", windows=("1h", "90s", "1d", "5m"))
+    assert list(model.window_seconds().items()) == [("90s", 90), ("5m", 300), ("1h", 3600), ("1d", 86400)]
+
+
+@pytest.mark.parametrize("url", ["postgresql://db/exporter", "sqlite:////var/lib/a.db", "sqlite:///:memory:"])
+def test_an_absolute_url_stays_as_it_is(tmp_path, url):
+    """Only a relative path in the store's URL is resolved."""
+    assert load(write(tmp_path, f"models: [{{name: a}}]\nstore: {{url: '{url}'}}")).store.url == url
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "FILE: cannot be read: No such file or directory"),
+        (b"models: \xff", "FILE: is not YAML: 'utf-8' codec can't decode byte 0xff in position 8: invalid start byte"),
+        (b"[" * 5000, "FILE: is not YAML: maximum recursion depth exceeded"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
+    """A file that is missing, is no text or is nested without end is one message."""
+    path = tmp_path / "exporter.yml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert str(error.value).replace(str(path), "FILE").startswith(message)
+
+
+@given(st.text("0123456789smhdw x.-", max_size=8))
+def test_a_duration_is_seconds_or_refused(text):
+    """Any text is a duration of more than nothing, or a ValueError."""
+    try:
+        assert duration(text) > 0
+    except ValueError as error:
+        assert str(error).startswith("expected a duration such as 5m or 1h, got ")
+
+
+def test_durations_are_spelt_as_in_prometheus():
+    """Units add up."""
+    lengths = {"10s": 10, "5m": 300, "1h30m": 5400, "1d": 86400, "1w": 604800, "1w2d": 777600}
+    assert {text: duration(text) for text in lengths} == lengths
+
+
+def test_the_share_of_sampled_inputs():
+    """A sampled share is a number from 0 to 1, the other policies have none."""
+    policies = {"all": None, "confident": None, "none": None, "sampled:0.1": 0.1, "sampled:.5": 0.5, "sampled:1": 1.0}
+    assert {policy: sampled(policy) for policy in policies} == policies
+    for wrong in ("", "sampled", "sampled:", "sampled:1.1", "sampled:-0.1", "ALL", "sampled:nan"):
+        with pytest.raises(ValueError, match="expected all, confident, none or sampled:SHARE"):
+            sampled(wrong)

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import REASONS, EventError
+from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, check_model
+from exporter.pipeline import decode_inputs
+
+PREDICTIONS = Decoder(Prediction, lambda event: check_model(["digits", "credit"], event.model))
+FEEDBACK = Decoder(Feedback, lambda _: None)
+EVENTS = Decoder(BusinessEvent, lambda _: None)
+
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=10
+)
+FIELDS = ("id", "version", "time", "inputs", "prediction", "confidence", "duration_seconds", "code", "verdict", "label")
+EVENT = st.fixed_dictionaries({"model": st.just("digits") | JSON}, optional=dict.fromkeys(FIELDS, JSON))
+
+
+def refusal(body: object, decoder: Decoder = PREDICTIONS) -> tuple[str, str, str]:
+    """Why the only event in a body was refused: pointer, detail and reason."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    good, (rejected,) = decoder.decode(raw)
+    assert not good
+    assert rejected.index == 0
+    assert refused_alike(raw, decoder) == rejected.pointer
+    return rejected.pointer, rejected.detail, rejected.reason
+
+
+def refused_alike(raw: bytes, decoder: Decoder) -> str:
+    """The pointer that the event gets on a line of NDJSON between two good ones."""
+    good = json.dumps({"model": "digits", "event": "e"}).encode()
+    _, (rejected,) = decoder.decode(good + b"\n" + raw.replace(b"\n", b" ") + b"\n" + good, lines=True)
+    assert rejected.index == 1
+    return rejected.pointer
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=100) | JSON.map(lambda v: json.dumps(v).encode()), st.booleans())
+def test_any_bytes_are_decoded_or_refused(body, lines):
+    """Arbitrary bytes and arbitrary JSON end in events and refusals, or in an EventError, and nothing else."""
+    for decoder in (PREDICTIONS, FEEDBACK, EVENTS):
+        try:
+            _, rejected = decoder.decode(body, lines)
+        except EventError as error:
+            assert error.reason in REASONS
+            rejected = [error]
+        for one in rejected:
+            assert one.detail
+            assert one.reason in REASONS
+            msgspec.json.encode(one.detail)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(EVENT, min_size=1, max_size=4))
+def test_events_of_any_json_are_each_taken_or_refused(events):
+    """Every event of an array is either good or refused at its place, NaN and surrogates in it or not."""
+    good, rejected = PREDICTIONS.decode(json.dumps(events).encode())
+    assert len(good) + len(rejected) == len(events)
+    assert len({one.index for one in rejected}) == len(rejected)
+    lines = "\n".join(json.dumps(event) for event in events).encode()
+    again, same = PREDICTIONS.decode(lines, lines=True)
+    assert [one.index for one in same] == [one.index for one in rejected]
+    assert [event.prediction for event in again] == [event.prediction for event in good]
+    for event in good:
+        decode_inputs([bytes(memoryview(event.inputs))])
+    msgspec.json.encode(rejected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_no_value_inside_inputs_refuses_the_event(inputs):
+    """Whatever stands inside inputs, the event is taken, and its inputs can be read."""
+    (event,), rejected = PREDICTIONS.decode(json.dumps({"model": "digits", "inputs": inputs}).encode())
+    assert not rejected
+    decoded = decode_inputs([bytes(memoryview(event.inputs))])[0]
+    assert len(decoded) >= len({key.encode("utf-8", "replace") for key in inputs})
+
+
+@pytest.mark.parametrize("raw", [
+    b'{"x": NaN}', b'{"x": -Infinity}', b'{"x": 1e999}', b'{"x": 1' + b"0" * 6000 + b"}", b'{"x": "\xff"}',
+    b'{"x": "\\ud800"}', b'{"x": ' + b"[" * 500 + b"]" * 500 + b"}",
+    b'{"x": ' + b"[" * 900 + b"NaN" + b"]" * 900 + b"}",
+])  # fmt: skip
+def test_inputs_that_no_number_or_text_holds_are_taken(raw):
+    """NaN, infinities, numbers of thousands of digits, broken UTF-8 and deep nesting inside inputs are taken."""
+    (event,), rejected = PREDICTIONS.decode(b'{"model": "digits", "inputs": ' + raw + b"}")
+    assert not rejected
+    assert list(decode_inputs([bytes(memoryview(event.inputs))])[0]) == ["x"]
+
+
+def test_a_whole_prediction_is_decoded():
+    """Every field of the wire type arrives as what it is; inputs stay JSON."""
+    body = {
+        "id": "r-17", "model": "digits", "version": "3", "time": "2026-11-24T10:00:00+01:00", "inputs": {"age": 41},
+        "prediction": "7", "confidence": 0.93, "duration_seconds": 0.012, "code": 200, "later": "ignored",
+    }  # fmt: skip
+    (event,), rejected = PREDICTIONS.decode(json.dumps(body).encode())
+    assert not rejected
+    assert event.time == datetime(2026, 11, 24, 9, tzinfo=UTC)
+    assert json.loads(bytes(memoryview(event.inputs))) == {"age": 41}
+    assert (event.id, event.version, event.prediction, event.confidence, event.code) == ("r-17", "3", "7", 0.93, 200)
+
+
+def test_only_the_model_is_required():
+    """The smallest event names its model, and null is as good as absent."""
+    (event,), _ = PREDICTIONS.decode(b'{"model": "digits"}')
+    nulls = dict.fromkeys(FIELDS[:8])
+    (same,), _ = PREDICTIONS.decode(json.dumps({"model": "digits", **nulls}).encode())
+    assert [getattr(event, name) for name in FIELDS[:3]] == [getattr(same, name) for name in FIELDS[:3]] == [None] * 3
+
+
+TIME = 'expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got '
+LABEL = "expected true or false, a whole number, a number or a string, got "
+REFUSALS = [
+    ({}, "/model", "is required", "missing_field"),
+    ({"model": 3}, "/model", "expected a string, got 3", "wrong_type"),
+    ({"model": None}, "/model", "expected a string, got null", "wrong_type"),
+    ({"model": "digts"}, "/model", 'no model "digts" is configured; did you mean "digits"?', "unknown_model"),
+    ({"model": "zzz"}, "/model", 'no model "zzz" is configured; known are: credit, digits', "unknown_model"),
+    ({"confidence": 1.7}, "/confidence", "expected a number of at most 1, got 1.7", "out_of_range"),
+    ({"confidence": -0.1}, "/confidence", "expected a number of at least 0, got -0.1", "out_of_range"),
+    ({"confidence": "high"}, "/confidence", 'expected a number, got "high"', "wrong_type"),
+    ({"confidence": True}, "/confidence", "expected a number, got true", "wrong_type"),
+    ({"confidence": float("nan")}, "/confidence", 'expected a number, got "NaN"', "wrong_type"),
+    ({"confidence": float("-inf")}, "/confidence", 'expected a number, got "-Infinity"', "wrong_type"),
+    ({"duration_seconds": -1}, "/duration_seconds", "expected a number of at least 0, got -1", "out_of_range"),
+    ({"duration_seconds": [1]}, "/duration_seconds", "expected a number, got [1]", "wrong_type"),
+    ({"code": 99}, "/code", "expected a whole number of at least 100, got 99", "out_of_range"),
+    ({"code": 600}, "/code", "expected a whole number of at most 599, got 600", "out_of_range"),
+    ({"code": 200.5}, "/code", "expected a whole number, got 200.5", "wrong_type"),
+    ({"code": "200"}, "/code", 'expected a whole number, got "200"', "wrong_type"),
+    ({"time": "yesterday"}, "/time", TIME + '"yesterday"', "wrong_type"),
+    ({"time": "2026-11-24T10:00:00"}, "/time", TIME + '"2026-11-24T10:00:00"', "wrong_type"),
+    ({"time": "2026-13-24T10:00:00Z"}, "/time", TIME + '"2026-13-24T10:00:00Z"', "wrong_type"),
+    ({"time": 1700000000}, "/time", "expected an RFC 3339 time, got 1700000000", "wrong_type"),
+    ({"id": "x" * 129}, "/id", "expected at most 128 characters, got 129", "too_long"),
+    ({"id": ""}, "/id", "expected at least 1 character, got 0", "wrong_type"),
+    ({"id": 17}, "/id", "expected a string, got 17", "wrong_type"),
+    ({"version": "x" * 10_000}, "/version", "expected at most 128 characters, got 10000", "too_long"),
+    ({"version": 3}, "/version", "expected a string, got 3", "wrong_type"),
+    ({"prediction": [1]}, "/prediction", LABEL + "[1]", "wrong_type"),
+    ({"prediction": {"a": 1}}, "/prediction", LABEL + '{"a": 1}', "wrong_type"),
+    ({"prediction": "x" * 100_001}, "/prediction", "expected at most 100000 characters, got 100001", "too_long"),
+    ({"inputs": [1, 2]}, "/inputs", "expected an object with one member a feature, got an array", "wrong_type"),
+    ({"inputs": 3}, "/inputs", "expected an object with one member a feature, got 3", "wrong_type"),
+    ({"inputs": "a"}, "/inputs", 'expected an object with one member a feature, got "a"', "wrong_type"),
+    ({"inputs": True}, "/inputs", "expected an object with one member a feature, got true", "wrong_type"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "pointer", "detail", "reason"), REFUSALS)
+def test_a_wrong_field_is_named_with_what_would_be_right(fields, pointer, detail, reason):
+    """Each refusal of the contract gives its pointer, what was wrong and what would be right."""
+    body = fields if "model" in fields or not fields else {"model": "digits", **fields}
+    assert refusal(body) == (pointer, detail, reason)
+
+
+@pytest.mark.parametrize("value", [
+    b'"\xff"', b"1" + b"0" * 5000, b'"\\ud800"', b"1e999", b"[" * 700 + b"]" * 700, b"[NaN]",
+])  # fmt: skip
+def test_inputs_that_are_no_object_are_refused_however_odd(value):
+    """Broken text, endless numbers and deep arrays in the place of inputs are refused like any other."""
+    pointer, detail, reason = refusal(b'{"model": "digits", "inputs": ' + value + b"}")
+    assert (pointer, reason) == ("/inputs", "wrong_type")
+    assert detail.startswith("expected an object with one member a feature, got ")
+    assert len(detail) < 150
+
+
+@pytest.mark.parametrize("field", ["confidence", "prediction", "id", "time"])
+@pytest.mark.parametrize("depth", [50, 300, 600, 900])
+def test_a_deeply_nested_field_is_refused_like_a_flat_one(field, depth):
+    """Where JSON can be read at all, deep nesting in a field is a wrong type at that field."""
+    pointer, _, reason = refusal(b'{"model": "digits", "%s": %s}' % (field.encode(), b"[" * depth + b"]" * depth))
+    assert (pointer, reason) == ("/" + field, "wrong_type")
+
+
+OBJECT = 'expected an object such as {"model": …}, got '
+
+
+@pytest.mark.parametrize(
+    ("body", "detail", "reason"),
+    [
+        (b"", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", "malformed"),
+        (b"nonsense", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", "malformed"),
+        (b'{"model": "a"', "the body is not JSON: Expecting ',' delimiter: line 1 column 14 (char 13)", "malformed"),
+        (b"null", OBJECT + "null", "wrong_type"),
+        (b'"digits"', OBJECT + '"digits"', "wrong_type"),
+        (b"12", OBJECT + "12", "wrong_type"),
+        (b"[[1]]", OBJECT + "[1]", "wrong_type"),
+        (b'{"a":' * 100_000, "the JSON is nested too deeply", "malformed"),
+        (b'{"inputs": {"x": ' + b"[" * 5000 + b"]" * 5000 + b"}}", "the JSON is nested too deeply", "malformed"),
+    ],
+)  # fmt: skip
+def test_what_is_no_event_is_refused_as_a_whole(body, detail, reason):
+    """What is not JSON, or no object, is refused with the pointer to the whole."""
+    good, (rejected,) = PREDICTIONS.decode(body)
+    assert not good
+    assert (rejected.pointer, rejected.detail, rejected.reason) == ("", detail, reason)
+
+
+@pytest.mark.parametrize("body", [b"[", b'[{"model": "digits"}', b'[{"model": "digits"},]', b"[" * 100_000, b"[\xff]"])
+def test_a_broken_array_is_refused_as_a_whole(body):
+    """Nothing of an array is taken that cannot be read to its end."""
+    with pytest.raises(EventError) as error:
+        PREDICTIONS.decode(body)
+    assert (error.value.pointer, error.value.reason) == ("", "malformed")
+
+
+@pytest.mark.parametrize("body", [b"[]", b" [ ] "])
+def test_an_empty_array_holds_no_event(body):
+    """An empty array is neither good nor wrong by itself."""
+    assert PREDICTIONS.decode(body) == ([], [])
+
+
+def test_good_events_of_a_batch_are_taken_beside_bad_ones():
+    """A bad event is named by its index, and the others are taken in their order."""
+    batch = [
+        {"model": "digits", "id": "a"},
+        {"model": "digts"},
+        7,
+        {"model": "credit", "id": "b", "confidence": 2},
+        {"model": "credit", "id": "c"},
+    ]
+    good, rejected = PREDICTIONS.decode(json.dumps(batch).encode())
+    assert [event.id for event in good] == ["a", "c"]
+    assert [(one.index, one.pointer) for one in rejected] == [(1, "/model"), (2, ""), (3, "/confidence")]
+
+
+def test_ndjson_lines_may_be_blank_and_end_as_they_like():
+    """Blank lines are no events, lines end with LF or CRLF, and a broken line spoils only itself."""
+    body = b'{"model": "digits", "id": "a"}\r\n\r\n{"model": \n\n{"model": "digits", "id": "b", "inputs": {"x": NaN}}'
+    good, rejected = PREDICTIONS.decode(body, lines=True)
+    assert [event.id for event in good] == ["a", "b"]
+    assert [(one.index, one.reason) for one in rejected] == [(1, "malformed")]
+    assert PREDICTIONS.decode(b"\n\n", lines=True) == ([], [])
+
+
+def test_a_prediction_that_is_not_finite_is_its_own_text():
+    """NaN as a prediction is kept as text, and so an invalid number."""
+    (event,), _ = PREDICTIONS.decode(b'{"model": "digits", "prediction": NaN}')
+    assert event.prediction == "NaN"
+
+
+def test_a_clock_years_off_is_an_event_all_the_same():
+    """Any RFC 3339 time is taken, the first and the last that there are among them."""
+    for time in (
+        "1970-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+12:00",
+        "9999-12-31T23:59:59-12:00",
+        "2099-06-01t00:00:00z",
+    ):
+        good, rejected = PREDICTIONS.decode(json.dumps({"model": "digits", "time": time}).encode())
+        assert len(good) == 1, rejected
+
+
+def test_feedback_names_its_possible_verdicts():
+    """A verdict that is none is refused with the ones that are."""
+    assert refusal({"model": "digits", "verdict": "acepted"}, FEEDBACK) == (
+        "/verdict", 'is not possible; did you mean "accepted"?', "wrong_type",
+    )  # fmt: skip
+    assert refusal({"verdict": "zzz"}, FEEDBACK)[1] == "is not possible; known are: accepted, corrected"
+    assert refusal({"user": "x" * 257}, FEEDBACK)[::2] == ("/user", "too_long")
+    assert refusal({"comment": "x" * 10_001}, FEEDBACK)[::2] == ("/comment", "too_long")
+
+
+def test_business_events_count_at_least_nothing():
+    """A value is 1 by default, never negative, never without an end."""
+    (event,), _ = EVENTS.decode(b'{"event": "orders", "model": "digits"}')
+    assert event.value == 1
+    assert refusal({"event": "orders", "model": "digits", "value": -1}, EVENTS)[::2] == ("/value", "out_of_range")
+    assert refusal({"event": "orders", "model": "digits", "value": float("inf")}, EVENTS)[::2] == (
+        "/value",
+        "wrong_type",
+    )
+    assert refusal({"model": "digits"}, EVENTS) == ("/event", "is required", "missing_field")

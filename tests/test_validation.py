@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.validation import dotted, listed, pointer, shown, suggestion
+
+MODULES = ("binning", "config", "drift", "events", "extract", "monitor", "profile", "training", "validation", "window")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_in_docstrings_are_true(module):
+    """Every example that a docstring shows gives what it says."""
+    assert doctest.testmod(importlib.import_module(f"exporter.{module}")).failed == 0
+
+
+@given(st.lists(st.text() | st.integers(0, 99), max_size=5))
+def test_a_pointer_leads_back_to_its_path(path):
+    """A pointer follows RFC 6901: read by its rules it gives the steps again."""
+    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer(tuple(path)).split("/")[1:]]
+    assert steps == [str(step) for step in path]
+
+
+def test_paths_are_written_as_in_yaml():
+    """Keys have dots between them, places in lists have brackets, the whole has no name."""
+    assert dotted(()) == ""
+    assert dotted(("models", 0, "windows", 1)) == "models[0].windows[1]"
+    assert dotted((0, "name")) == "[0].name"
+
+
+@settings(max_examples=50)
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_a_value_is_shown_as_json_and_never_at_length(value):
+    """A short value is shown as JSON, a long one is cut to 60 characters."""
+    text = shown(value)
+    assert len(text) <= 60
+    assert text.endswith("…") or json.loads(text) == value
+
+
+def test_what_json_cannot_show_is_an_ellipsis():
+    """A value that holds itself, or is nested too deeply, is not shown."""
+    endless: list = []
+    endless.append(endless)
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(endless) == shown(deep) == "…"
+
+
+def test_a_suggestion_is_the_nearest_word_or_all_of_them():
+    """A typing error gets one word, anything else the first twenty that are possible."""
+    assert suggestion("windws", ["windows", "name"]) == 'did you mean "windows"?'
+    assert suggestion("zzz", ["b", "a"]) == "known are: a, b"
+    assert suggestion("zzz", []) == "none is known"
+    assert suggestion("zzz", map(str, range(1000))).count(",") == 19
+
+
+def test_words_are_listed_as_people_do():
+    """One word, two, and more."""
+    assert [listed("a"), listed("ab"), listed("abc")] == ["a", "a or b", "a, b or c"]
