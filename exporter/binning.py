@@ -7,11 +7,13 @@ flat arrays, so that a window is one row of sums and a score one vector operatio
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from exporter.distances import Distances
 from exporter.drift import Floats, Ints, Reference
 from exporter.extract import category_counts, image_columns, numeric_column
 from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts, scalar_names
@@ -69,10 +71,10 @@ class Layout:
         if profile.prediction:
             self.targets.append(profile.prediction)
         sizes = [len(target.counts) for target in self.targets]
-        training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
-        self.bins = len(training)
+        self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
+        self.bins = len(self._training)
         self.width = self.bins + 4 * len(self.targets)
-        self.reference = Reference.of(training, sizes)
+        self.reference = Reference.of(self._training, sizes)
         self.starts: Ints = self.reference.starts
         stops = self.starts + np.array(sizes, dtype=np.intp)
         self.missing, self.invalid = stops - 2, stops - 1
@@ -86,6 +88,11 @@ class Layout:
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
         ]
         self._place = {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def distances(self) -> Distances:
+        """The training side of the distances that a configuration may ask for."""
+        return Distances(self.reference, self._training, self._edges, self.centre, self.scale)
 
     def split(self, row: Floats) -> Sums:
         """The parts of a row of sums, as views."""

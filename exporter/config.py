@@ -30,6 +30,8 @@ MODEL_ALERTS = (
     "ModelReviewBacklog",
 )
 """Alerts whose threshold a model may set."""
+DISTANCES = ("js", "ks", "psi", "wasserstein")
+"""Distances from training beside the KL divergence, computed where ``drift`` names them."""
 FEATURE_TYPES = ("categorical", "image", "numeric")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -51,6 +53,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str | None = None
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
+    drift: tuple[Literal["js", "ks", "psi", "wasserstein"], ...] = ()
     redact: frozenset[str] = frozenset()
     features: dict[str, FeatureConfig] = {}
     alerts: dict[str, float] = {}
@@ -226,6 +229,9 @@ def _checked(document: Any, where: str) -> Any:
                 _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
             convert(settings, FeatureConfig, where, place)
         _alerts(at, model.get("alerts", {}), MODEL_ALERTS, where)
+        for number, distance in enumerate(d if isinstance(d := model.get("drift"), list) else []):
+            if isinstance(distance, str) and distance not in DISTANCES:
+                refuse((*at, "drift", number), f"{shown(distance)} is no distance; {suggestion(distance, DISTANCES)}")
         for number, window in enumerate(w if isinstance(w := model.get("windows"), list) else []):
             try:
                 seconds = duration(window) if isinstance(window, str) else 0

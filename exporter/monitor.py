@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporter.binning import Layout, Sums
-from exporter.config import ModelConfig
+from exporter.config import DISTANCES, ModelConfig
 from exporter.drift import Floats, Reference, ratio
 from exporter.events import NO_VERSION, Prediction
 from exporter.window import Ring
@@ -72,6 +72,8 @@ class WindowReading:
         Against training.
     recent_kl, recent_noise
         Against the longest window before this one.
+    js, ks, psi, wasserstein
+        Against training, where the configuration asks for them; see `exporter.distances`.
     """
 
     observations: Floats
@@ -87,6 +89,10 @@ class WindowReading:
     noise: Floats
     recent_kl: Floats
     recent_noise: Floats
+    js: Floats
+    ks: Floats
+    psi: Floats
+    wasserstein: Floats
 
 
 class Monitor:
@@ -181,7 +187,7 @@ class Monitor:
                 name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
-        return {name: _reading(self.layout, *row) for name, row in rows.items()}
+        return {name: _reading(self.layout, self.config.drift, *row) for name, row in rows.items()}
 
 
 def is_confident(event: Prediction, threshold: float) -> bool:
@@ -189,7 +195,7 @@ def is_confident(event: Prediction, threshold: float) -> bool:
     return event.confidence is not None and event.confidence >= threshold and (event.code or 200) < 400
 
 
-def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> WindowReading:
+def _reading(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowReading:
     sums: Sums = layout.split(row)
     observations = np.add.reduceat(sums.counts, layout.starts) if layout.bins else np.empty(0)
     there = observations > 0
@@ -202,12 +208,21 @@ def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> Wind
     sizes = np.diff(layout.starts, append=layout.bins)
     recent = Reference.of(before, sizes.tolist())
     known = there & (recent.rows > 0)
+    smallest = np.where(np.isfinite(smallest), smallest, np.nan)
+    largest = np.where(np.isfinite(largest), largest, np.nan)
+    distances = dict.fromkeys(DISTANCES, np.full(len(there), np.nan))
+    for name in wanted:
+        if name == "wasserstein":
+            distance = layout.distances.wasserstein(sums.counts, offset, smallest, largest)
+            distances[name] = np.where(layout.stddev > 0, distance, np.nan)
+        else:
+            distances[name] = np.where(there, getattr(layout.distances, name)(sums.counts), np.nan)
     return WindowReading(
         observations=np.where(there, observations, np.nan),
         mean=mean,
         stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
-        min=np.where(np.isfinite(smallest), smallest, np.nan),
-        max=np.where(np.isfinite(largest), largest, np.nan),
+        min=smallest,
+        max=largest,
         missing=ratio(sums.counts[layout.missing], observations),
         invalid=ratio(sums.counts[layout.invalid], observations),
         unseen=ratio(sums.unseen, observations),
@@ -216,6 +231,7 @@ def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> Wind
         noise=np.where(there, layout.reference.noise(observations), np.nan),
         recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
         recent_noise=np.where(known, recent.noise(observations), np.nan),
+        **distances,
     )
 
 

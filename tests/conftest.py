@@ -122,6 +122,7 @@ CONFIG: dict[str, Any] = {
             "name": "credit",
             "profile": "credit.json",
             "redact": ["name"],
+            "drift": ["js", "psi", "ks", "wasserstein"],
             "alerts": {"ModelCorrectionRatioHigh": 0.02},
             "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}},
             "events": ["contracts"],

@@ -23,6 +23,7 @@ models:
     profile: profiles/digits.json
     confidence_threshold: 0.9
     windows: [1h, 10m, 1h30m]
+    drift: [psi, js]
     redact: [student_name]
     features: {image: {type: image}, age: {alerts: {ModelFeatureDrift: 0.5}}}
     alerts: {ModelCorrectionRatioHigh: 0.02, ModelLatencyHigh: 1}
@@ -59,6 +60,7 @@ def test_a_config_with_everything_in_it(tmp_path):
         profile=str(tmp_path / "profiles/digits.json"),
         confidence_threshold=0.9,
         windows=("1h", "10m", "1h30m"),
+        drift=("psi", "js"),
         redact=frozenset({"student_name"}),
         features={"image": FeatureConfig("image"), "age": FeatureConfig(alerts={"ModelFeatureDrift": 0.5})},
         alerts={"ModelCorrectionRatioHigh": 0.02, "ModelLatencyHigh": 1},

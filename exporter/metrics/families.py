@@ -104,6 +104,17 @@ FEATURE_WINDOW = {
         "Recent divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
+FEATURE_DISTANCE = {
+    "js": _gauge("model_feature_js_divergence", "Jensen-Shannon divergence of the window from training, in nats."),
+    "ks": _gauge(
+        "model_feature_ks_statistic", "Kolmogorov-Smirnov statistic of the window against training, at the bins' edges."
+    ),
+    "psi": _gauge("model_feature_psi", "Population stability index of the window against training."),
+    "wasserstein": _gauge(
+        "model_feature_wasserstein_distance",
+        "Wasserstein distance of the window from training, in training standard deviations.",
+    ),
+}
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
     "noise": _gauge(
@@ -112,7 +123,7 @@ PREDICTION_WINDOW = {
 }
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, EVENTS),
-    *(PENDING, OLDEST, EXAMPLES, *PREDICTION_WINDOW.values(), *FEATURE_WINDOW.values()),
+    *(PENDING, OLDEST, EXAMPLES, *PREDICTION_WINDOW.values(), *FEATURE_WINDOW.values(), *FEATURE_DISTANCE.values()),
     *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
 )
 """All of them, in the order of the exposition."""

@@ -25,6 +25,7 @@ class _Series:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
+        self.fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
         self.labels = {"model": monitor.config.name, "version": monitor.version}
         self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
         self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
@@ -39,7 +40,7 @@ class _Series:
         names = self._monitor.layout.names if self._monitor.layout else []
         return {
             (field, window): [series(family.name, **self.labels, feature=name, window=window) for name in names]
-            for field, family in f.FEATURE_WINDOW.items()
+            for field, family in self.fields.items()
             for window in self._monitor.windows
         }
 
@@ -138,7 +139,7 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
         return
     count = len(monitor.layout.names)
     for window, reading in monitor.read(now).items():
-        for field, family in f.FEATURE_WINDOW.items():
+        for field, family in known.fields.items():
             yield family, lines(known.features[field, window], getattr(reading, field)[:count])
         if monitor.layout.profile.prediction:
             for field, family in f.PREDICTION_WINDOW.items():
