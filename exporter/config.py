@@ -74,11 +74,11 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses that the home page links to; the defaults are those of ``make up``."""
+    """Addresses that the home page links to; the defaults are those of ``make up``, null is no link."""
 
-    prometheus: str = "http://127.0.0.1:9090"
-    alertmanager: str = "http://127.0.0.1:9093"
-    grafana: str = "http://127.0.0.1:3000"
+    prometheus: str | None = "http://127.0.0.1:9090"
+    alertmanager: str | None = "http://127.0.0.1:9093"
+    grafana: str | None = None
 
 
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -167,8 +167,10 @@ def frozen_bins(values: Floats, bins: int = 20) -> tuple[float, ...]:
 
 def bin_counts(ordered: Floats, edges: Floats) -> Floats:
     """Counts of the sorted values below, between and above the edges, shape ``(E + 1,)``."""
-    places = ordered.searchsorted(edges)
-    return np.diff(places, prepend=0, append=len(ordered)).astype(np.float64)
+    below = np.zeros(len(edges) + 2)
+    below[1:-1] = ordered.searchsorted(edges)
+    below[-1] = len(ordered)
+    return below[1:] - below[:-1]
 
 
 def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:

@@ -196,7 +196,7 @@ OBJECT = 'expected an object such as {"model": …}, got '
         (b"12", OBJECT + "12", "wrong_type"),
         (b"[[1]]", OBJECT + "[1]", "wrong_type"),
         (b'{"a":' * 100_000, "the JSON is nested too deeply", "malformed"),
-        (b'{"inputs": {"x": ' + b"[" * 5000 + b"]" * 5000 + b"}}", "the JSON is nested too deeply", "malformed"),
+        (b'{"inputs": {"x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}}", "the JSON is nested too deeply", "malformed"),
     ],
 )  # fmt: skip
 def test_what_is_no_event_is_refused_as_a_whole(body, detail, reason):

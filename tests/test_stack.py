@@ -152,6 +152,18 @@ def test_the_inbox_of_alertmanager_is_the_exporter_of_the_same_stack(running: St
     assert f"http://127.0.0.1:{running.ports['exporter']}/v1/notifications" in text
 
 
+def test_an_alert_names_the_receivers_that_tell_somebody(running: Stack) -> None:
+    """A receiver without a secret is routed to but sends nothing, so the status does not name it."""
+    servers = [f"http://127.0.0.1:{running.ports[name]}" for name in ("prometheus", "alertmanager")]
+    labels = {"alertname": "ModelHostDiskHigh", "severity": "critical", "layer": "system", "model": "digits"}
+    assert ask(f"{servers[1]}/api/v2/alerts", [{"labels": labels}]).status == 200
+    (alert,) = [a for a in ask(f"{servers[1]}/api/v2/alerts").json if a["labels"] == labels]
+    assert len(alert["receivers"]) > 1
+    now = snapshot.Snapshot(alerts=[snapshot.Alert("ModelHostDiskHigh", "firing", "critical", "digits", 0.0)])
+    snapshot.ask_alertmanager(servers[1], now)
+    assert now.alerts[0].notified == ("inbox",)
+
+
 def test_a_second_start_is_refused_and_the_first_goes_on(running: Stack) -> None:
     """A second stack in the same folder is refused, with the process of the first."""
     before = running.pids()

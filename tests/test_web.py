@@ -85,7 +85,7 @@ def test_batches_take_the_good_and_name_the_bad(served: Served, kind: str) -> No
         (b'{"model": "credit", "version": "' + b"9" * 10_000 + b'"}', "/version", "at most 128 characters, got 10000"),
         (b'{"model": "credit", "id": "' + b"9" * 129 + b'"}', "/id", "at most 128 characters, got 129"),
         (b"[" * 100_000, "", "nested too deeply"),
-        (b'{"model": "credit", "inputs": ' + b'{"a":' * 5000 + b"1" + b"}" * 5001, "", "nested too deeply"),
+        (b'{"model": "credit", "inputs": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001, "", "nested too deeply"),
     ],
 )
 def test_bad_predictions_get_a_problem_that_says_what_would_be_right(

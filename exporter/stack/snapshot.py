@@ -12,10 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from exporter.stack.process import tail
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _TIMEOUT = 1.5
+PASSING_SECONDS = 10.0
+"""What has been pending for less may be over at the next evaluation: at each start nothing is scraped yet."""
 
 _SERIES = (
     "model_version:requests:rate1m",
@@ -37,7 +41,7 @@ _SERIES = (
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert as Prometheus has it; ``notified`` are Alertmanager's receivers of it."""
+    """An alert as Prometheus has it; ``notified`` are the receivers that Alertmanager sends it to."""
 
     name: str
     state: str
@@ -92,8 +96,8 @@ def take(prometheus: str, alertmanager: str, story: Path | None) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         now.silent.append("Prometheus")
     try:
-        _ask_alertmanager(alertmanager, now)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        ask_alertmanager(alertmanager, now)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         now.silent.append("Alertmanager")
     if story is not None:
         now.story = tail(story, 2)
@@ -111,24 +115,23 @@ def _ask_prometheus(url: str, now: Snapshot) -> None:
         now.targets[f"{target['labels']['job']} {target['labels']['instance']}"] = target["health"]
     for entry in _get(f"{url}/api/v1/alerts")["data"]["alerts"]:
         labels = entry["labels"]
-        if labels.get("severity") != "none":
-            now.alerts.append(
-                Alert(
-                    labels["alertname"],
-                    entry["state"],
-                    labels.get("severity", ""),
-                    _about(labels),
-                    _unix(entry["activeAt"]),
-                )
-            )
+        since = _unix(entry["activeAt"])
+        passing = entry["state"] == "pending" and now.at - since < PASSING_SECONDS
+        if labels.get("severity") != "none" and not passing:
+            severity = labels.get("severity", "")
+            now.alerts.append(Alert(labels["alertname"], entry["state"], severity, _about(labels), since))
     now.alerts.sort(key=lambda alert: (alert.state != "firing", alert.severity != "critical", alert.since))
 
 
-def _ask_alertmanager(url: str, now: Snapshot) -> None:
+def ask_alertmanager(url: str, now: Snapshot) -> None:
+    """Add to a snapshot's alerts who is told of them."""
+    # A receiver whose integrations are all off is still routed to, and tells nobody.
+    config = yaml.load(_get(f"{url}/api/v2/status")["config"]["original"], yaml.CSafeLoader)
+    telling = {receiver["name"] for receiver in config["receivers"] if any(k.endswith("_configs") for k in receiver)}
     notified: dict[tuple[str, str], tuple[str, ...]] = {}
     for entry in _get(f"{url}/api/v2/alerts?active=true&silenced=false&inhibited=false"):
         labels = entry["labels"]
-        names = tuple(receiver["name"] for receiver in entry["receivers"])
+        names = tuple(receiver["name"] for receiver in entry["receivers"] if receiver["name"] in telling)
         notified[labels["alertname"], _about(labels)] = names
     now.alerts = [
         Alert(a.name, a.state, a.severity, a.about, a.since, notified.get((a.name, a.about), ())) for a in now.alerts

@@ -11,30 +11,27 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig, duration
 from exporter.errors import StoreError
-from exporter.events import NO_VERSION, Feedback
+from exporter.events import Feedback
 from exporter.store.schema import (
     COLUMNS,
     SCHEMA_VERSION,
     feedback,
-    find_prediction,
-    history,
     metadata,
     open_engine,
     predictions,
-    releases,
     schema_table,
-    snapshot,
-    spelling,
 )
+from exporter.store.words import MAX_WAITING, Verdict, Word, join, take
 
 log = logging.getLogger(__name__)
 
@@ -48,35 +45,11 @@ BUFFER = 50_000
 """Predictions that may wait for the disk."""
 BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
-MAX_WAITING = 100_000
-"""Identifiers of unjoined feedback kept in memory; past it the database is asked for each group."""
 
-
+_T = TypeVar("_T")
+_Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
 Row = tuple[Any, ...]
 """A prediction in the order of `exporter.store.schema.COLUMNS`."""
-_ID = COLUMNS.index("id")
-
-
-class Word(msgspec.Struct):
-    """A user's word as it was taken.
-
-    ``repeat`` says that nothing was new in it, ``joined`` that its prediction is known.
-    """
-
-    id: int
-    prediction_id: str | None
-    verdict: str
-    joined: bool
-    repeat: bool
-
-
-class Verdict(msgspec.Struct):
-    """A word that now counts: for a known prediction, or for one that was never logged."""
-
-    model: str
-    version: str
-    verdict: str
-    correction: bool
 
 
 class ReviewState(msgspec.Struct, frozen=True):
@@ -113,7 +86,7 @@ class Store:
         self._retention = duration(config.retention)
         self._buffer: deque[tuple[list[Row], int]] = deque()
         self._buffered = self._bytes = 0
-        self._jobs: deque[tuple[Sequence[Feedback], str | None, Future[list[Word]]]] = deque()
+        self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = self._failing = False
         self._review: ReviewState | None = None
@@ -166,7 +139,37 @@ class Store:
     def _has_room(self, rows: int, size: int) -> bool:
         return self._buffered + rows <= BUFFER and self._bytes + size <= BUFFER_BYTES
 
-    def feedback(self, words: Sequence[Feedback], key: str | None, timeout: float = 10.0) -> list[Word]:
+    def write(self, call: Callable[[sa.Connection, list[Verdict]], _T], timeout: float = 10.0) -> _T:
+        """Run a call in the writer's thread, in a transaction; it is on disk when this returns.
+
+        Calls that wait at the same time share a commit.
+
+        Parameters
+        ----------
+        call
+            Takes the connection, and a list for what counts once it is committed. It may run
+            twice: what shared its commit may have failed.
+        timeout
+            Seconds to wait for the disk.
+
+        Raises
+        ------
+        StoreError
+            When nothing was written, or nobody knows yet whether it will be: repeat it.
+        """
+        future: Future[_T] = Future()
+        with self._wake:
+            if self._closing:
+                raise StoreError("the store is closing")
+            self._jobs.append((call, future))
+            self._wake.notify_all()
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise StoreError("the database did not answer in time") from None
+
+    def feedback(self, words: Sequence[Feedback], key: str | None) -> list[Word]:
         """Take users' words; they are on disk when this returns.
 
         Parameters
@@ -175,26 +178,29 @@ class Store:
             The words, checked.
         key
             The request's idempotency key.
-        timeout
-            Seconds to wait for the disk.
 
         Raises
         ------
         StoreError
-            When they could not be written: none of them was taken.
+            See `write`.
         """
-        future: Future[list[Word]] = Future()
-        with self._wake:
-            if self._closing:
-                raise StoreError("the store is closing")
-            self._jobs.append((words, key, future))
-            self._wake.notify_all()
+        return self.write(lambda connection, verdicts: take(connection, words, key, self._waiting, verdicts))
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection that sees one state of the database, beside the writer.
+
+        Raises
+        ------
+        StoreError
+            When the database cannot be read.
+        """
         try:
-            return future.result(timeout)
-        except TimeoutError:
-            if future.cancel():
-                raise StoreError("the database did not answer in time") from None
-            return future.result(timeout)  # it is being written at this moment
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            self._failed()
+            raise StoreError(reason(error)) from None
 
     def review_state(self) -> ReviewState:
         """What waits for review and what was released.
@@ -210,14 +216,12 @@ class Store:
                 .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.model.is_not(None))
                 .group_by(feedback.c.model)
             )
-            released = sa.select(releases.c.model, sa.func.sum(releases.c.examples)).group_by(releases.c.model)
-            try:
-                with self._engine.connect() as connection:
-                    rows = connection.execute(pending).all()
-                    examples = {model: int(total) for model, total in connection.execute(released)}
-            except sa.exc.SQLAlchemyError as error:
-                self._failed()
-                raise StoreError(reason(error)) from None
+            released = (
+                sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
+            )
+            with self.reading() as connection:
+                rows = connection.execute(pending).all()
+                examples = {model: int(total) for model, total in connection.execute(released)}
             self._review = ReviewState(
                 pending={model: count for model, count, _ in rows},
                 oldest={model: created for model, _, created in rows},
@@ -255,7 +259,7 @@ class Store:
                     return
                 jobs, self._jobs = self._jobs, deque()
             if jobs:
-                self._take_words(jobs)
+                self._run_jobs(jobs)
             pause = min(2 * pause or 0.5, 10.0) if self._write_group() is None else 0.0
             if not pause and not self._buffer:
                 self._sweep()
@@ -267,79 +271,35 @@ class Store:
     def _is_urgent(self) -> bool:
         return bool(self._jobs) or self._buffered >= GROUP or self._closing
 
-    def _take_words(self, jobs: Iterable[tuple[Sequence[Feedback], str | None, Future[list[Word]]]]) -> None:
-        live = [job for job in jobs if job[2].set_running_or_notify_cancel()]
-        verdicts: list[Verdict] = []
+    def _run_jobs(self, jobs: Iterable[_Job]) -> None:
+        """Run calls in one transaction; should that fail, each in one of its own, so that none spoils the others."""
+        live = [job for job in jobs if job[1].set_running_or_notify_cancel()]
         try:
-            with self._engine.begin() as connection:
-                answers = [self._take(connection, words, key, verdicts) for words, key, _ in live]
+            self._commit(live)
         except Exception as error:
-            self._log(error, "feedback was not written")
-            for *_, future in live:
-                future.set_exception(StoreError(f"the database did not take it: {reason(error)}"))
-            return
+            if len(live) == 1:
+                self._log(error, "a write failed")
+                live[0][1].set_exception(StoreError(f"the database did not take it: {reason(error)}"))
+                return
+            for call, future in live:
+                try:
+                    self._commit([(call, future)])
+                except Exception as own:
+                    self._log(own, "a write failed")
+                    future.set_exception(StoreError(f"the database did not take it: {reason(own)}"))
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        verdicts: list[Verdict] = []
+        with self._engine.begin() as connection:
+            answers = [call(connection, verdicts) for call, _ in jobs]
         self._settle(verdicts)
-        for (*_, future), answer in zip(live, answers, strict=True):
+        for (_, future), answer in zip(jobs, answers, strict=True):
             future.set_result(answer)
 
     def _settle(self, verdicts: Iterable[Verdict]) -> None:
         self._review = None
         for verdict in verdicts:
             self._counted(verdict)
-
-    def _take(
-        self, connection: sa.Connection, words: Sequence[Feedback], key: str | None, verdicts: list[Verdict]
-    ) -> list[Word]:
-        return [
-            self._take_one(connection, word, f"{key}/{index}" if key else None, verdicts)
-            for index, word in enumerate(words)
-        ]
-
-    def _take_one(self, connection: sa.Connection, word: Feedback, key: str | None, verdicts: list[Verdict]) -> Word:
-        now = time.time()
-        said = {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
-        same = [feedback.c.prediction_id == word.prediction_id] if word.prediction_id is not None else []
-        same += [feedback.c.idempotency_key == key] if key is not None else []
-        known = connection.execute(sa.select(feedback).where(sa.or_(*same))).mappings().first() if same else None
-        if known and (known["idempotency_key"] == key is not None or all(known[k] == v for k, v in said.items())):
-            return Word(known["id"], known["prediction_id"], known["verdict"], known["joined"], True)
-        values: dict[str, Any] = {**said, "updated": now, "idempotency_key": key}
-        if known:
-            values |= {"status": "pending", "revision": known["revision"] + 1}
-            row = {**known, **values}
-        else:
-            row = self._first_word(connection, word, now) | values
-        if row["joined"]:
-            correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
-            row["counted"] = values["counted"] = row["counted"] or correction
-            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction))
-        if known:
-            connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
-        else:
-            row["id"] = connection.execute(feedback.insert().values(row)).inserted_primary_key[0]  # type: ignore[index]
-        connection.execute(history.insert().values(feedback_id=row["id"], time=now, **said))
-        return Word(row["id"], row["prediction_id"], row["verdict"], row["joined"], False)
-
-    def _first_word(self, connection: sa.Connection, word: Feedback, now: float) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "prediction_id": word.prediction_id,
-            "created": now,
-            "counted": False,
-            "confident": False,
-            "status": "pending",
-            "revision": 1,
-            "joined": word.prediction_id is None,
-        }
-        if word.prediction_id is None:
-            inputs = bytes(memoryview(word.inputs)).decode("utf-8", "replace")
-            spoken = {"version": word.version or NO_VERSION, "prediction": spelling(word.prediction)}
-            return row | spoken | {"model": word.model, "inputs": inputs or None, "predicted": now}
-        # Noted before the look-up: a prediction that is committed from now on finds it.
-        self._waiting.add(word.prediction_id)
-        if prediction := find_prediction(connection, word.prediction_id):
-            self._waiting.discard(word.prediction_id)
-            row |= snapshot(prediction)
-        return row
 
     def _write_group(self) -> int | None:
         """Commit the next group of predictions; None when the database did not take it."""
@@ -356,7 +316,7 @@ class Store:
         try:
             with self._engine.begin() as connection:
                 connection.exec_driver_sql(self._insert, group)
-                joined = self._join(connection, group, verdicts)
+                joined = join(connection, group, self._waiting, verdicts)
         except Exception as error:
             self._log(error, f"{self._buffered} predictions wait for the database")
             with self._wake:
@@ -374,25 +334,6 @@ class Store:
         if verdicts:
             self._settle(verdicts)
         return len(group)
-
-    def _join(self, connection: sa.Connection, group: Sequence[Row], verdicts: list[Verdict]) -> set[str]:
-        """Join feedback that came before its prediction."""
-        rows = {row[_ID]: row for row in reversed(group)}
-        ids = list(rows) if len(self._waiting) > MAX_WAITING else [i for i in rows if i in self._waiting]
-        for start in range(0, len(ids), 500):
-            chosen = feedback.c.prediction_id.in_(ids[start : start + 500]) & ~feedback.c.joined
-            for known in connection.execute(sa.select(feedback).where(chosen)).mappings().all():
-                values = snapshot(dict(zip(COLUMNS, rows[known["prediction_id"]], strict=True)))
-                said = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
-                counted = False
-                for verdict in connection.execute(said).scalars().all():
-                    correction = bool(verdict == "corrected" and values["confident"] and not counted)
-                    counted = counted or correction
-                    verdicts.append(Verdict(values["model"], values["version"], verdict, correction))
-                connection.execute(
-                    feedback.update().where(feedback.c.id == known["id"]).values(**values, counted=counted)
-                )
-        return set(ids)
 
     def _sweep(self) -> None:
         """Delete what is older than the retention, in small steps."""

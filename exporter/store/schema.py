@@ -60,6 +60,11 @@ feedback = sa.Table(
     sa.Column("counted", sa.Boolean, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("reviewed_label", sa.Text),
+    sa.Column("reviewer", sa.Text),
+    sa.Column("reviewed", sa.Float),
+    sa.Column("released", sa.Boolean, nullable=False, default=False),
+    sa.Index("feedback_released", "released", "model"),
     sa.Index("feedback_review", "verdict", "status", "model", "created"),
     sa.Index("feedback_waiting", "joined", "updated"),
 )
@@ -76,13 +81,34 @@ history = sa.Table(
 )
 
 
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("feedback_id", sa.Integer, nullable=False, index=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("reviewer", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("revision", sa.Integer, nullable=False),
+)
 releases = sa.Table(
     "releases",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False, index=True),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("examples", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("lineage", sa.Text, nullable=False),
+)
+release_chunks = sa.Table(
+    "release_chunks",
+    metadata,
+    sa.Column("release_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
 
