@@ -14,6 +14,7 @@ from exporter.binning import Layout, Sums
 from exporter.config import DISTANCES, ModelConfig
 from exporter.drift import Floats, Reference, ratio
 from exporter.events import NO_VERSION, Prediction
+from exporter.segments import Segments
 from exporter.window import Ring
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
@@ -60,6 +61,20 @@ class Counters:
     corrections: int = 0
     feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
     events: dict[str, float] = field(default_factory=dict)
+
+
+class SegmentCounters:
+    """What only ever grows, by segment, shape ``(S,)`` each."""
+
+    def __init__(self, segments: int) -> None:
+        self.attempts, self.confident, self.corrections = np.zeros((3, segments))
+
+    def observe(self, segments: Sequence[int], confident: Sequence[bool]) -> None:
+        """Count a batch: the place of each event's segment, and whether it is confident."""
+        if len(self.attempts) and segments:
+            size = len(self.attempts)
+            self.attempts += np.bincount(segments, minlength=size)
+            self.confident += np.bincount(segments, weights=confident, minlength=size)
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,8 @@ class Monitor:
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
         self.windows = config.window_seconds()
         self.observed = np.zeros(layout.bins if layout else 0)
+        self.segments = Segments.of(config, layout.profile) if layout else None
+        self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
         if layout:
@@ -125,8 +142,16 @@ class Monitor:
             for name, seconds in self.windows.items():
                 reach = 2 if name == longest else 1  # the longest is also what each is compared with
                 self._rings[name] = Ring(seconds, layout.width, 2 * len(layout.targets), reach)
+            if self.segments:
+                self._segment_ring = Ring(self.windows[longest], len(self.segments.names) * layout.bins)
 
-    def observe(self, events: Sequence[Prediction], inputs: Sequence[Mapping[str, Any]], now: float) -> int:
+    def observe(
+        self,
+        events: Sequence[Prediction],
+        inputs: Sequence[Mapping[str, Any]],
+        now: float,
+        segments: Sequence[int] = (),
+    ) -> int:
         """Count a batch of predictions.
 
         Parameters
@@ -137,6 +162,8 @@ class Monitor:
             The decoded inputs of those among them that have any.
         now
             Monotonic time in seconds.
+        segments
+            The place of each event's segment, where the model has segments.
 
         Returns
         -------
@@ -146,16 +173,20 @@ class Monitor:
         codes = Counter([200 if event.code is None else event.code for event in events])
         confidences = [event.confidence for event in events if event.confidence is not None]
         durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
-        confident = sum(is_confident(event, self.config.confidence_threshold) for event in events)
+        confident = [is_confident(event, self.config.confidence_threshold) for event in events]
         unknown = 0
-        row = lows = None
+        row = lows = by_segment = None
         if self.layout:
             predictions = [event.prediction for event in events if event.prediction is not None]
-            row, lows, unknown = self.layout.count(inputs, predictions)
+            if self.segments:
+                row, lows, unknown, by_segment = _count_segments(self.layout, self.segments, inputs, predictions)
+            else:
+                row, lows, unknown = self.layout.count(inputs, predictions)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
-            self.counters.confident += confident
+            self.counters.confident += sum(confident)
+            self.segment_counters.observe(segments, confident)
             if confidences:
                 self.confidences.observe(confidences)
             if durations:
@@ -164,13 +195,17 @@ class Monitor:
                 self.observed += row[: len(self.observed)]
                 for ring in self._rings.values():
                     ring.add(now, row, lows)
+                if by_segment is not None:
+                    self._segment_ring.add(now, by_segment)
         return unknown
 
-    def count_feedback(self, verdict: str, correction: bool) -> None:
-        """Count a user's word, and whether it corrects a confident prediction for the first time."""
+    def count_feedback(self, verdict: str, correction: bool, segment: str | None = None) -> None:
+        """Count a user's word, and whether it corrects a confident prediction (of a segment) for the first time."""
         with self._lock:
             self.counters.feedback[verdict] += 1
             self.counters.corrections += correction
+            if self.segments:
+                self.segment_counters.corrections[self.segments.named(segment)] += correction
 
     def count_event(self, event: str, value: float) -> None:
         """Count a declared business event."""
@@ -189,10 +224,50 @@ class Monitor:
             }
         return {name: _reading(self.layout, self.config.drift, *row) for name, row in rows.items()}
 
+    def read_segments(self, now: float) -> tuple[Floats, Floats]:
+        """Divergence from training and its noise floor by segment, in the longest window.
+
+        Returns
+        -------
+        tuple
+            Two arrays of shape ``(S, T)``, NaN where nothing was observed; ``(0, 0)`` without segments.
+        """
+        if not self.layout or not self.segments:
+            return np.empty((0, 0)), np.empty((0, 0))
+        with self._lock:
+            counts = self._segment_ring.total(now)
+        counts = counts.reshape(len(self.segments.names), self.layout.bins)
+        reference = self.layout.reference
+        observations = np.add.reduceat(counts, reference.starts, axis=1)
+        there = observations > 0
+        return (
+            np.where(there, reference.kl_divergence(counts), np.nan),
+            np.where(there, reference.noise(observations), np.nan),
+        )
+
 
 def is_confident(event: Prediction, threshold: float) -> bool:
     """Whether a prediction counts as confident: at or above the threshold, and no error."""
     return event.confidence is not None and event.confidence >= threshold and (event.code or 200) < 400
+
+
+def _count_segments(
+    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]
+) -> tuple[Floats, Floats, int, Floats]:
+    """What `Layout.count` says of a batch, and its bin counts by segment, shape ``(S · B,)``."""
+    parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
+    for event in inputs:
+        parts[segments.place(event)].append(event)
+    row, lows, unknown = layout.count([], predictions)
+    by_segment = np.zeros((len(parts), layout.bins))
+    for place, part in enumerate(parts):
+        if part:
+            own, own_lows, own_unknown = layout.count(part, [])
+            by_segment[place] = own[: layout.bins]
+            row += own
+            np.minimum(lows, own_lows, out=lows)
+            unknown += own_unknown
+    return row, lows, unknown, by_segment.ravel()
 
 
 def _reading(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowReading:

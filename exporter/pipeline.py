@@ -176,7 +176,9 @@ class Pipeline:
             raw = [bytes(memoryview(event.inputs)) for event in group]
             monitor = monitors.get(name, version, now)
             decoded = decode_inputs(raw) if monitor.layout or model.redact else {}
-            monitors.unknown_features[name] += monitor.observe(group, list(decoded.values()), now)
+            segments = monitor.segments
+            places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
+            monitors.unknown_features[name] += monitor.observe(group, list(decoded.values()), now, places)
             for event in group:
                 if event.id is None:
                     event.id = make_id()
@@ -190,7 +192,8 @@ class Pipeline:
                     msgspec.json.encode(without(decoded[place], model.redact)) if text and place in decoded else b""
                     for place, text in enumerate(kept)
                 ]
-            rows = prediction_rows(group, confident, kept, received)
+            segment_names = [segments.names[place] for place in places] if segments else None
+            rows = prediction_rows(group, confident, kept, received, segment_names)
             for start in range(0, len(group), _CHUNK):
                 size = sum(map(len, kept[start : start + _CHUNK]))
                 self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))

@@ -12,15 +12,16 @@ from prometheus_client import CollectorRegistry
 from exporter import config as configuration
 from exporter import system
 from exporter.binning import Layout
-from exporter.config import Config
+from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError
 from exporter.health import Health
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
 from exporter.pipeline import Pipeline
+from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
-from exporter.validation import suggestion
+from exporter.validation import shown, suggestion
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def read(path: Path) -> tuple[Config, Monitors]:
     layouts = {}
     for index, model in enumerate(config.models):
         if model.profile is None:
+            if model.segment_by is not None:
+                raise ConfigError(f"{path}: models[{index}].segment_by: needs a profile, which knows the categories")
             continue
         profile = load_profile(Path(model.profile))
         for name, feature in model.features.items():
@@ -52,8 +55,21 @@ def read(path: Path) -> tuple[Config, Monitors]:
                 )
             if feature.alerts and not scalars & profile.features.keys():
                 raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
+        _check_segments(f"{path}: models[{index}].segment_by", model, profile)
         layouts[model.name] = Layout(profile, model.redact)
     return config, Monitors({model.name: model for model in config.models}, layouts)
+
+
+def _check_segments(place: str, model: ModelConfig, profile: Profile) -> None:
+    name = model.segment_by
+    if name is None:
+        return
+    categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
+    if name not in categorical:
+        known = suggestion(name, categorical)
+        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {model.profile}; {known}")
+    if name in model.redact:
+        raise ConfigError(f"{place}: {shown(name)} is redacted: it must be in no metric")
 
 
 class Exporter:
@@ -137,7 +153,7 @@ class Exporter:
         monitors = self.pipeline.monitors
         if verdict.model in monitors.models:
             monitor = monitors.get(verdict.model, verdict.version, time.monotonic())
-            monitor.count_feedback(verdict.verdict, verdict.correction)
+            monitor.count_feedback(verdict.verdict, verdict.correction, verdict.segment)
 
 
 def _disks(config: Config) -> list[Path]:

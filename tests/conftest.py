@@ -122,6 +122,8 @@ CONFIG: dict[str, Any] = {
             "name": "credit",
             "profile": "credit.json",
             "redact": ["name"],
+            "segment_by": "country",
+            "segments": ["NL", "DE"],
             "drift": ["js", "psi", "ks", "wasserstein"],
             "alerts": {"ModelCorrectionRatioHigh": 0.02},
             "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}},

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
-MODULES = ("binning", "config", "drift", "events", "extract", "monitor", "profile", "training", "validation", "window")
+MODULES = (
+    *("binning", "config", "distances", "drift", "events", "extract", "monitor", "profile", "segments", "training"),
+    *("validation", "window"),
+)
 
 
 @pytest.mark.parametrize("module", MODULES)

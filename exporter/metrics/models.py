@@ -45,6 +45,25 @@ class _Series:
         }
 
     @cached_property
+    def segments(self) -> dict[Family, list[bytes]]:
+        """One series of the counters a segment; of the gauges one a segment and feature."""
+        segments, layout = self._monitor.segments, self._monitor.layout
+        if segments is None or layout is None:
+            return {}
+        features = [name for name in layout.names if name != segments.source]
+        counters = (f.SEGMENT_ATTEMPTS, f.SEGMENT_CONFIDENT, f.SEGMENT_CORRECTIONS)
+        return {
+            family: [series(family.name, **self.labels, segment=name) for name in segments.names] for family in counters
+        } | {
+            family: [
+                series(family.name, **self.labels, segment=segment, feature=name)
+                for segment in segments.names
+                for name in features
+            ]
+            for family in (f.SEGMENT_KL, f.SEGMENT_NOISE)
+        }
+
+    @cached_property
     def bins(self) -> list[bytes]:
         """One series of the observations a bin of a feature."""
         return self._bins(f.OBSERVED)
@@ -92,6 +111,7 @@ class ModelsCollector:
                 known = self._series[monitor] = _Series(monitor)
             yield from _counters(monitor, known)
             yield from _windows(monitor, known, now)
+            yield from _segments(monitor, known, now)
             yield from known.reference
         yield from _review(monitors, store)
 
@@ -146,6 +166,21 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
                 text = series(family.name, **known.labels, window=window)
                 yield family, lines([text], getattr(reading, field)[count:])
     yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
+
+
+def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+    if monitor.layout is None or monitor.segments is None:
+        return
+    counters, names = monitor.segment_counters, monitor.layout.names
+    for family, values in (
+        (f.SEGMENT_ATTEMPTS, counters.attempts),
+        (f.SEGMENT_CONFIDENT, counters.confident),
+        (f.SEGMENT_CORRECTIONS, counters.corrections),
+    ):
+        yield family, lines(known.segments[family], values)
+    others = [place for place, name in enumerate(names) if name != monitor.segments.source]
+    for family, scores in zip((f.SEGMENT_KL, f.SEGMENT_NOISE), monitor.read_segments(now), strict=True):
+        yield family, lines(known.segments[family], scores[:, others].ravel())
 
 
 def _review(monitors: Monitors, store: Store) -> Iterator[Sample]:

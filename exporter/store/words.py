@@ -37,6 +37,7 @@ class Verdict(msgspec.Struct):
     version: str
     verdict: str
     correction: bool
+    segment: str | None = None
 
 
 def take(
@@ -82,7 +83,7 @@ def _take_one(
     if row["joined"]:
         correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
         row["counted"] = values["counted"] = row["counted"] or correction
-        verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction))
+        verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction, row.get("segment")))
     if known:
         connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
     else:
@@ -135,6 +136,6 @@ def join(
             for verdict in connection.execute(said).scalars().all():
                 correction = bool(verdict == "corrected" and values["confident"] and not counted)
                 counted = counted or correction
-                verdicts.append(Verdict(values["model"], values["version"], verdict, correction))
+                verdicts.append(Verdict(values["model"], values["version"], verdict, correction, values["segment"]))
             connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(**values, counted=counted))
     return set(ids)
