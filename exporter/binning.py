@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from exporter.copula import Copula, among
 from exporter.distances import Distances
 from exporter.drift import Floats, Ints, Reference
 from exporter.extract import category_counts, image_columns, numeric_column
-from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts, scalar_names
+from exporter.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile, bin_counts, scalar_names
 
 _FAR = 1e145  # sums of its square stay finite
 
@@ -58,6 +59,8 @@ class Layout:
         Of the training values, shape ``(T,)``; NaN for categories.
     centre, scale
         Training mean and standard deviation where there are any, of numbers; shape ``(T,)``.
+    copula
+        How numeric features go together; None where the profile does not say.
     missing, invalid
         Index of these bins, shape ``(T,)``.
     """
@@ -73,7 +76,7 @@ class Layout:
         sizes = [len(target.counts) for target in self.targets]
         self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
         self.bins = len(self._training)
-        self.width = self.bins + 4 * len(self.targets)
+        self._tail = self.bins + 4 * len(self.targets)
         self.reference = Reference.of(self._training, sizes)
         self.starts: Ints = self.reference.starts
         stops = self.starts + np.array(sizes, dtype=np.intp)
@@ -88,6 +91,16 @@ class Layout:
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
         ]
         self._place = {name: place for place, name in enumerate(self.names)}
+        whole = profile.correlation
+        together = among(whole, self._place) if isinstance(whole, Correlation) else None
+        self.copula = (
+            Copula([f for n in together.features if isinstance(f := profile.features[n], NumericFeature)], together)
+            if together
+            else None
+        )
+        numeric = [n for n, target in zip(self.names, self.targets, strict=False) if isinstance(target, NumericFeature)]
+        self._together = [numeric.index(name) for name in together.features] if together else []
+        self.width = self._tail + (self.copula.width if self.copula else 0)
 
     @cached_property
     def distances(self) -> Distances:
@@ -96,7 +109,11 @@ class Layout:
 
     def split(self, row: Floats) -> Sums:
         """The parts of a row of sums, as views."""
-        return Sums(row[: self.bins], *row[self.bins :].reshape(4, len(self.targets)))
+        return Sums(row[: self.bins], *row[self.bins : self._tail].reshape(4, len(self.targets)))
+
+    def drift_together(self, row: Floats) -> tuple[float, float]:
+        """How differently features go together in a row of sums, and its noise floor; see `Copula.drift`."""
+        return self.copula.drift(row[self._tail :]) if self.copula else (np.nan, np.nan)
 
     def count(self, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]) -> tuple[Floats, Floats, int]:
         """Count a batch.
@@ -135,7 +152,10 @@ class Layout:
                 places.append(self._place[name])
                 columns.append(numeric_column(values))
         if columns:
-            self._count_numbers(sums, lows, places, np.array(columns))
+            matrix = np.array(columns)
+            self._count_numbers(sums, lows, places, matrix)
+            if self.copula:
+                row[self._tail :] = self.copula.sums(matrix[self._together])
         if self.profile.prediction and predictions:
             last = len(self.targets) - 1
             if isinstance(self.profile.prediction, CategoricalFeature):

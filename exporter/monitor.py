@@ -15,7 +15,7 @@ from exporter.config import DISTANCES, ModelConfig
 from exporter.drift import Floats, Reference, ratio
 from exporter.events import NO_VERSION, Prediction
 from exporter.segments import Segments
-from exporter.window import Ring
+from exporter.window import Ring, Ticks
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -89,6 +89,8 @@ class WindowReading:
         Against the longest window before this one.
     js, ks, psi, wasserstein
         Against training, where the configuration asks for them; see `exporter.distances`.
+    together
+        How differently features go together, and the noise floor of that, shape ``(2,)``.
     """
 
     observations: Floats
@@ -108,6 +110,7 @@ class WindowReading:
     ks: Floats
     psi: Floats
     wasserstein: Floats
+    together: Floats
 
 
 class Monitor:
@@ -137,6 +140,7 @@ class Monitor:
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
+        self._shift = 0.0  # the rings' time less the monotonic one: they go on where an older process stopped
         if layout:
             longest = list(self.windows)[-1]
             for name, seconds in self.windows.items():
@@ -194,9 +198,9 @@ class Monitor:
             if row is not None:
                 self.observed += row[: len(self.observed)]
                 for ring in self._rings.values():
-                    ring.add(now, row, lows)
+                    ring.add(now + self._shift, row, lows)
                 if by_segment is not None:
-                    self._segment_ring.add(now, by_segment)
+                    self._segment_ring.add(now + self._shift, by_segment)
         return unknown
 
     def count_feedback(self, verdict: str, correction: bool, segment: str | None = None) -> None:
@@ -217,12 +221,44 @@ class Monitor:
         if not self.layout:
             return {}
         longest = self._rings[list(self.windows)[-1]]
+        now += self._shift
         with self._lock:
             rows = {
                 name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
         return {name: _reading(self.layout, self.config.drift, *row) for name, row in rows.items()}
+
+    def all_rings(self) -> list[Ring]:
+        """Those of the windows, the shortest first, and that of the segments, if there are any."""
+        return [*self._rings.values(), *([self._segment_ring] if self.layout and self.segments else [])]
+
+    def saved(self, now: float) -> tuple[float, list[tuple[Ticks, Floats, Floats]]]:
+        """The rings' own time at the monotonic time ``now``, and what they hold; copies."""
+        with self._lock:
+            return now + self._shift, [ring.saved(now + self._shift) for ring in self.all_rings()]
+
+    def restore(self, now: float, time: float, rings: Sequence[tuple[Ticks, Floats, Floats]]) -> None:
+        """Go on with what an older process saved.
+
+        Parameters
+        ----------
+        now
+            Monotonic time in seconds.
+        time
+            The rings' own time now: that at which they were saved, and what has passed since.
+        rings
+            What they held.
+
+        Raises
+        ------
+        ValueError
+            When they are of other rings.
+        """
+        with self._lock:
+            for ring, (ticks, sums, lows) in zip(self.all_rings(), rings, strict=True):
+                ring.restore(time, ticks, sums, lows)
+            self._shift = time - now
 
     def read_segments(self, now: float) -> tuple[Floats, Floats]:
         """Divergence from training and its noise floor by segment, in the longest window.
@@ -235,7 +271,7 @@ class Monitor:
         if not self.layout or not self.segments:
             return np.empty((0, 0)), np.empty((0, 0))
         with self._lock:
-            counts = self._segment_ring.total(now)
+            counts = self._segment_ring.total(now + self._shift)
         counts = counts.reshape(len(self.segments.names), self.layout.bins)
         reference = self.layout.reference
         observations = np.add.reduceat(counts, reference.starts, axis=1)
@@ -307,6 +343,7 @@ def _reading(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, e
         recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
         recent_noise=np.where(known, recent.noise(observations), np.nan),
         **distances,
+        together=np.array(layout.drift_together(row)),
     )
 
 
@@ -352,6 +389,14 @@ class Monitors:
                 monitor.last_used = now
                 versions[name] = monitor
             return versions[name]
+
+    def put(self, monitor: Monitor) -> None:
+        """Take a monitor of a configured model that was made elsewhere, if its version is within the cap."""
+        versions = self._monitors[monitor.config.name]
+        with self._lock:
+            named = versions.keys() - {OTHER_VERSION}
+            if monitor.version == OTHER_VERSION or len(named) < monitor.config.max_versions:
+                versions[monitor.version] = monitor
 
     def __iter__(self) -> Iterator[Monitor]:
         for versions in list(self._monitors.values()):

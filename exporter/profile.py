@@ -87,6 +87,27 @@ class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="cat
 Feature = NumericFeature | CategoricalFeature
 
 
+class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How numeric features went together in training; see `exporter.copula`.
+
+    Attributes
+    ----------
+    features
+        Names of the ``d`` features that were compared.
+    rows
+        Training rows that have all of them.
+    scale
+        How much further samples of the training data stray than those of a normal copula.
+    values
+        Correlations of the normal scores, the lower triangle row by row.
+    """
+
+    features: tuple[str, ...]
+    rows: int
+    scale: float
+    values: tuple[float, ...]
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the training data looked like.
 
@@ -100,6 +121,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Frozen bins of the model's predictions on its training data.
     hash
         SHA-256 of all the rest but the time.
+    correlation
+        How numeric features went together, where at least two of them vary.
     """
 
     name: str
@@ -110,6 +133,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: datetime | None = None
     format: str = FORMAT
     hash: str = ""
+    correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of everything but the hash and the time: what decides the bins."""
@@ -260,6 +284,17 @@ def _agree(profile: Profile, path: Path) -> None:
             raise ProfileError(f"{path}: features.{name}.counts: expected {expected}, got {len(feature.counts)}")
         if isinstance(feature, NumericFeature) and not all(a < b for a, b in zip(feature.edges, feature.edges[1:])):  # noqa: B905
             raise ProfileError(f"{path}: features.{name}.edges: expected increasing numbers")
+    if isinstance(together := profile.correlation, Correlation):
+        size = len(together.features)
+        for name in together.features:
+            bins = profile.features.get(name)
+            if not isinstance(bins, NumericFeature) or not bins.edges:
+                raise ProfileError(f"{path}: correlation.features: {shown(name)} is no number that the profile has")
+        if len(set(together.features)) < size or len(together.values) != size * (size - 1) // 2:
+            expected = f"{size * (size - 1) // 2} numbers for {size} different features"
+            raise ProfileError(f"{path}: correlation.values: expected {expected}, got {len(together.values)}")
+        if size < 2 or together.rows < 1 or together.scale <= 0 or max(map(abs, together.values), default=0) > 1:
+            raise ProfileError(f"{path}: correlation: expected two features or more, rows, and numbers from -1 to 1")
     for name, kind in profile.inputs.items():
         if kind not in INPUT_TYPES:
             raise ProfileError(f"{path}: inputs.{name}: {shown(kind)} is no type; known are: {', '.join(INPUT_TYPES)}")

@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from exporter.copula import correlations
+from exporter.drift import Floats
 from exporter.errors import ProfileError
-from exporter.extract import IMAGE_STATISTICS, image_columns, numeric_column, spelt
-from exporter.profile import INPUT_TYPES, Feature, Profile, categorical_feature, numeric_feature
+from exporter.extract import image_columns, numeric_column, spelt
+from exporter.profile import INPUT_TYPES, Feature, Profile, categorical_feature, numeric_feature, scalar_names
 from exporter.validation import listed, shown, suggestion
 
 Column = Sequence[Any] | npt.NDArray[Any]
@@ -75,7 +77,8 @@ def build_file(
     rows = len(next(iter(columns.values()), ()))
     if not rows:
         raise ProfileError(f"{path}: has no rows to profile")
-    sizes: dict[str, Any] = {"bins": bins, "categories": categories, "path": path}
+    numbers: dict[str, Floats] = {}
+    sizes: dict[str, Any] = {"bins": bins, "categories": categories, "path": path, "numbers": numbers}
     inputs: dict[str, str] = {}
     features: dict[str, Feature] = {}
     for column, values in columns.items():
@@ -83,12 +86,20 @@ def build_file(
             continue
         inputs[column] = types.get(column) or _inferred(values)
         features |= _features(column, values, inputs[column], **sizes)
+    correlation = correlations(numbers, features) or msgspec.UNSET
     prediction = None
     if prediction_column:
         values = columns[prediction_column]
         kind = "numeric" if _inferred(values) == "numeric" and _is_continuous(values) else "categorical"
         prediction = _features("prediction", values, kind, **sizes)["prediction"]
-    return Profile(name=name or path.stem, rows=rows, inputs=inputs, features=features, prediction=prediction)
+    return Profile(
+        name=name or path.stem,
+        rows=rows,
+        inputs=inputs,
+        features=features,
+        prediction=prediction,
+        correlation=correlation,
+    )
 
 
 def _is_continuous(values: Column) -> bool:
@@ -114,19 +125,21 @@ def _inferred(values: Column) -> str:
     return "image" if kinds <= {list, bytes} else "categorical"
 
 
-def _features(name: str, values: Column, kind: str, *, bins: int, categories: int, path: Path) -> dict[str, Feature]:
+def _features(
+    name: str, values: Column, kind: str, *, bins: int, categories: int, path: Path, numbers: dict[str, Floats]
+) -> dict[str, Feature]:
+    """Freeze the features of an input; its columns of numbers are left in ``numbers``."""
     if kind == "image":
         columns = image_columns(_listed(values))
         if not np.isfinite(columns[0]).any():
             raise ProfileError(f"{path}: no value of the column {shown(name)} is an image")
-        return {
-            f"{name}.{statistic}": numeric_feature(column, bins)
-            for statistic, column in zip(IMAGE_STATISTICS, columns, strict=True)
-        }
+        own = dict(zip(scalar_names(name, kind), columns, strict=True))
+        numbers |= own
+        return {scalar: numeric_feature(column, bins) for scalar, column in own.items()}
     if kind == "numeric":
-        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
-            return {name: numeric_feature(values.astype(np.float64), bins)}
-        return {name: numeric_feature(numeric_column(_listed(values)), bins)}
+        ready = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf"
+        numbers[name] = np.asarray(values, np.float64) if ready else numeric_column(_listed(values))
+        return {name: numeric_feature(numbers[name], bins)}
     if kind == "categorical":
         listed_values = [None if isinstance(v, float) and v != v else v for v in _listed(values)]  # noqa: PLR0124
         tally = Counter(spelt(value) for value in listed_values if isinstance(value, str | bool | int | float))

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
 MODULES = (
-    *("binning", "config", "distances", "drift", "events", "extract", "monitor", "profile", "segments", "training"),
+    *(
+        "binning",
+        "config",
+        "copula",
+        "distances",
+        "drift",
+        "events",
+        "extract",
+        "monitor",
+        "profile",
+        "segments",
+        "training",
+    ),
     *("validation", "window"),
 )
 

@@ -128,6 +128,10 @@ FEATURE_DISTANCE = {
         "Wasserstein distance of the window from training, in training standard deviations.",
     ),
 }
+MULTIVARIATE = (
+    _gauge("model_multivariate_drift", "How differently features go together than in training, in nats."),
+    _gauge("model_multivariate_drift_noise", "Drift that sampling alone exceeds with a probability of 1 %."),
+)
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
     "noise": _gauge(
@@ -136,7 +140,15 @@ PREDICTION_WINDOW = {
 }
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, EVENTS),
-    *(PENDING, OLDEST, EXAMPLES, *PREDICTION_WINDOW.values(), *FEATURE_WINDOW.values(), *FEATURE_DISTANCE.values()),
+    *(
+        PENDING,
+        OLDEST,
+        EXAMPLES,
+        *PREDICTION_WINDOW.values(),
+        *FEATURE_WINDOW.values(),
+        *FEATURE_DISTANCE.values(),
+        *MULTIVARIATE,
+    ),
     *(SEGMENT_ATTEMPTS, SEGMENT_CONFIDENT, SEGMENT_CORRECTIONS, SEGMENT_KL, SEGMENT_NOISE),
     *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
 )

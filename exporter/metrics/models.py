@@ -161,6 +161,9 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
     for window, reading in monitor.read(now).items():
         for field, family in known.fields.items():
             yield family, lines(known.features[field, window], getattr(reading, field)[:count])
+        if monitor.layout.copula:
+            for family, value in zip(f.MULTIVARIATE, reading.together, strict=True):
+                yield family, lines([series(family.name, **known.labels, window=window)], [value])
         if monitor.layout.profile.prediction:
             for field, family in f.PREDICTION_WINDOW.items():
                 text = series(family.name, **known.labels, window=window)
