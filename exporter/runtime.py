@@ -15,6 +15,7 @@ from exporter.binning import Layout
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError
 from exporter.health import Health
+from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
 from exporter.pipeline import Pipeline
@@ -95,10 +96,13 @@ class Exporter:
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
         self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc)
+        restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
+        self._keeper = Keeper(self.store, lambda: self.pipeline.monitors)
+        self._keeper.start()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
@@ -146,6 +150,7 @@ class Exporter:
         """Count and write what waits, within bounds, and end the threads."""
         self.ready = False
         self.pipeline.close()
+        self._keeper.close()
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
 

@@ -113,6 +113,13 @@ release_chunks = sa.Table(
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+windows = sa.Table(
+    "windows",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
 
 
 COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
