@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -90,10 +91,12 @@ def _serve(options: argparse.Namespace) -> int:
     from exporter.runtime import Exporter
     from exporter.web.server import serve
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload asked for before there is anything to reload
     logs.configure(options.level, options.format)
     host, port = _address(options.address)
     web = webconfig.load(options.web)
     exporter = Exporter(options.config_file or Path("exporter.yml"))
+    exporter.reloaders.append(lambda: web.reload(options.web))
     try:
         serve(exporter, host, port, web)
     finally:
@@ -144,7 +147,10 @@ def _profile(options: argparse.Namespace) -> int:
         categories=options.categories,
     )
     output = options.output or options.training_file.with_suffix(".json")
-    save(profile, output)
+    try:
+        save(profile, output)
+    except OSError as error:
+        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
     for name, feature in profile.features.items():
         numeric = isinstance(feature, NumericFeature)
         what = f"{len(feature.counts)} bins" if numeric else f"{len(feature.counts) - 3} categories"

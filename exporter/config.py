@@ -32,7 +32,7 @@ MODEL_ALERTS = (
 """Alerts whose threshold a model may set."""
 FEATURE_TYPES = ("categorical", "image", "numeric")
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _T = TypeVar("_T")
 
@@ -104,7 +104,7 @@ def duration(text: str) -> float:
     ValueError
         When the text is no such duration, or is zero.
     """
-    parts = re.findall(r"(\d+)([smhdw])", text)
+    parts = re.findall(r"(\d+)([smhdwy])", text)
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
         raise ValueError(f"expected a duration such as 5m or 1h, got {shown(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))

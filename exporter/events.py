@@ -6,9 +6,11 @@ one event at a time, to say what was wrong with it.
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -37,7 +39,7 @@ class Prediction(msgspec.Struct, gc=False):
     """
 
     model: str
-    id: _Id | None = None
+    id: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     version: _Version | None = None
     time: _Time | None = None
     inputs: msgspec.Raw = msgspec.Raw()
@@ -71,6 +73,10 @@ class BusinessEvent(msgspec.Struct, gc=False):
     value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
 
 
+MAX_REJECTED = 1000
+"""Refused events of one request that are explained; the rest of the request is not looked at."""
+_SCANNER = json.JSONDecoder(parse_int=integer)
+_SPACE = re.compile(r"[ \t\r\n]*")
 _Event = TypeVar("_Event", bound=msgspec.Struct)
 
 
@@ -99,7 +105,6 @@ class Decoder(Generic[_Event]):
         self._check = check
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
-        self._raw = msgspec.json.Decoder(list[msgspec.Raw])
 
     def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[Rejected]]:
         """The good events of a body, and what was wrong with the others.
@@ -116,6 +121,7 @@ class Decoder(Generic[_Event]):
         EventError
             When the body is an array, but not JSON; a single object that is not is among the refused.
         """
+        body = body.removeprefix(b"\xef\xbb\xbf")
         try:
             if lines:
                 events = self._one.decode_lines(body)
@@ -140,29 +146,22 @@ class Decoder(Generic[_Event]):
     def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[Rejected]]:
         good: list[_Event] = []
         rejected: list[Rejected] = []
-        for index, raw in enumerate(self._parts(body, lines)):
+        for index, part in enumerate(_lines(body) if lines else _items(body)):
             try:
-                good.append(self._checked(self._single(raw)))
+                good.append(self._checked(self._single(part)))
             except EventError as error:
                 rejected.append(Rejected(index, error.pointer, error.detail, error.reason))
+                if len(rejected) == MAX_REJECTED:
+                    detail = f"not looked at: {MAX_REJECTED} events before it were refused"
+                    rejected.append(Rejected(index + 1, "", detail, "malformed"))
+                    break
         return good, rejected
 
-    def _parts(self, body: bytes, lines: bool) -> Iterable[bytes | msgspec.Raw]:
-        if lines:
-            return [line for line in body.splitlines() if line.strip()]
+    def _single(self, text: bytes) -> _Event:
         try:
-            return self._raw.decode(body) if body.lstrip()[:1] == b"[" else [body]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            document = _lenient(body)
-            return [
-                msgspec.json.encode(_plain(item)) for item in (document if isinstance(document, list) else [document])
-            ]
-
-    def _single(self, raw: bytes | msgspec.Raw) -> _Event:
-        try:
-            return self._one.decode(raw)
+            return self._one.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            document = _plain(_lenient(bytes(raw)))
+            document = _plain(_lenient(text))
         try:
             if isinstance(document, dict):
                 return self._one.decode(msgspec.json.encode(document))
@@ -172,14 +171,55 @@ class Decoder(Generic[_Event]):
             raise EventError(pointer(path), detail, reason) from None
 
 
-def _lenient(body: bytes) -> Any:
+def _lines(body: bytes) -> Iterator[bytes]:
+    return (line for line in io.BytesIO(body) if line.strip())
+
+
+def _items(body: bytes) -> Iterator[bytes]:
+    """The elements of an array, or the one document, one at a time.
+
+    A hostile body must not become objects all at once.
+    """
+    text = body.decode("utf-8", "replace").strip()
+    if text[:1] != "[":
+        yield text.encode()
+        return
+    place = _space(text, 1)
+    more = text[place : place + 1] != "]"
+    while more:
+        try:
+            _, end = _SCANNER.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            raise _malformed(error) from None
+        yield text[place:end].encode()
+        place = _space(text, end)
+        more = text[place : place + 1] == ","
+        if more:
+            place = _space(text, place + 1)
+    if text[place:] != "]":
+        raise EventError("", f"the body is not JSON: expected , or ] at character {place}", "malformed")
+
+
+def _space(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    return match.end() if match else place
+
+
+def _lenient(text: bytes) -> Any:
     """JSON as Python writes it, ``NaN`` and ``Infinity`` included."""
+    if not text.strip():
+        raise EventError("", "the body is empty", "malformed")
     try:
-        return json.loads(body.decode("utf-8", "replace"), parse_int=integer)
-    except RecursionError:
-        raise EventError("", "the JSON is nested too deeply", "malformed") from None
-    except ValueError as error:
-        raise EventError("", f"the body is not JSON: {error}", "malformed") from None
+        return json.loads(text.decode("utf-8", "replace"), parse_int=integer)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> EventError:
+    if isinstance(error, RecursionError):
+        return EventError("", "the JSON is nested too deeply", "malformed")
+    hint = "; one object a line needs Content-Type: application/x-ndjson" if "Extra data" in str(error) else ""
+    return EventError("", f"the body is not JSON: {error}{hint}", "malformed")
 
 
 def _plain(item: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from exporter.binning import Layout, Sums
@@ -160,6 +161,13 @@ class Monitor:
                     ring.add(now, row, lows)
         return unknown
 
+    def reconfigure(self, config: ModelConfig) -> None:
+        """Go on with another configuration that counts alike."""
+        with self._lock:
+            self.config = config
+            for event in config.events:
+                self.counters.events.setdefault(event, 0.0)
+
     def count_feedback(self, verdict: str, correction: bool) -> None:
         """Count a user's word, and whether it corrects a confident prediction for the first time."""
         with self._lock:
@@ -267,11 +275,25 @@ class Monitors:
             yield from list(versions.values())
 
     def adopt(self, older: Monitors) -> None:
-        """Keep the state of models whose configuration and profile did not change."""
+        """Keep the state of models that count as before; thresholds and events may have changed."""
         for name, model in self.models.items():
             ours, theirs = self.layouts.get(name), older.layouts.get(name)
             same_profile = (ours and ours.profile.hash) == (theirs and theirs.profile.hash)
-            if model == older.models.get(name) and same_profile:
+            before = older.models.get(name)
+            if before and same_profile and _counts_alike(model, before):
                 self._monitors[name] = older._monitors[name]
+                for monitor in list(self._monitors[name].values()):
+                    monitor.reconfigure(model)
             if name in older.unknown_features:
                 self.unknown_features[name] = older.unknown_features[name]
+
+
+def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether windows and counters of one configuration are right for the other."""
+
+    def counted(model: ModelConfig) -> ModelConfig:
+        return msgspec.structs.replace(
+            model, alerts={}, features={}, events=(), confidence_threshold=0.0, max_versions=1, profile=None
+        )
+
+    return counted(one) == counted(other)

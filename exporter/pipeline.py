@@ -178,7 +178,7 @@ class Pipeline:
             decoded = decode_inputs(raw) if monitor.layout or model.redact else {}
             monitors.unknown_features[name] += monitor.observe(group, list(decoded.values()), now)
             for event in group:
-                if event.id is None:
+                if not event.id:
                     event.id = make_id()
             confident = [is_confident(event, model.confidence_threshold) for event in group]
             kept = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -13,13 +14,14 @@ from exporter import config as configuration
 from exporter import system
 from exporter.binning import Layout
 from exporter.config import Config
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
 from exporter.pipeline import Pipeline
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
+from exporter.store.schema import check_url
 from exporter.validation import suggestion
 
 log = logging.getLogger(__name__)
@@ -34,11 +36,18 @@ def read(path: Path) -> tuple[Config, Monitors]:
         When any of them is wrong.
     """
     config = configuration.load(path)
+    try:
+        check_url(config.store.url)
+    except StoreError as error:
+        raise ConfigError(f"{path}: {error}") from None
     layouts = {}
     for index, model in enumerate(config.models):
         if model.profile is None:
             continue
-        profile = load_profile(Path(model.profile))
+        try:
+            profile = load_profile(Path(model.profile))
+        except ProfileError as error:
+            raise ConfigError(f"{path}: models[{index}].profile: {error}") from None
         for name, feature in model.features.items():
             place = f"{path}: models[{index}].features.{name}"
             scalars = {name, *(key for key in profile.features if key.startswith(f"{name}."))}
@@ -52,6 +61,8 @@ def read(path: Path) -> tuple[Config, Monitors]:
                 )
             if feature.alerts and not scalars & profile.features.keys():
                 raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
+        for name in sorted(model.redact - profile.inputs.keys()):
+            log.warning("%s: models[%d].redact: the profile knows no input %r", path, index, name)
         layouts[model.name] = Layout(profile, model.redact)
     return config, Monitors({model.name: model for model in config.models}, layouts)
 
@@ -86,6 +97,7 @@ class Exporter:
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
+        self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
             if model.profile is None:
                 log.warning("model %r has no profile: its inputs are not watched", model.name)
@@ -111,6 +123,8 @@ class Exporter:
                 config, monitors = read(self._path)
                 if config.store != self.config.store:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
+                for reloader in self.reloaders:
+                    reloader()
             except ConfigError as error:
                 self.health.reload_successful.set(0)
                 log.error("reload: %s", error)

@@ -112,7 +112,7 @@ class Exposition:
     def _render_models(self, openmetrics: bool, names: Collection[str]) -> Iterator[bytes]:
         lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
         for family, samples in self._models.collect(self._monitors(), self._store):
-            if not names or family.name in names:
+            if not names or family.name in names or family.name.removesuffix("_total") in names:
                 lines[family.name] += samples
             elif any(name.startswith(family.name) for name in names):  # one of a histogram's series
                 lines[family.name] += [line for line in samples if line.split(b"{")[0].decode() in names]

@@ -213,7 +213,7 @@ class Store:
         if self._review is None:
             pending = (
                 sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
-                .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.model.is_not(None))
+                .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
                 .group_by(feedback.c.model)
             )
             released = (

@@ -75,7 +75,7 @@ class Ingest:
                 return _nothing_good(rejected, lines or body.lstrip()[:1] == b"[")
         if ids:
             for event in events:
-                if event.id is None:
+                if not event.id:
                     event.id = make_id()
         try:
             self._exporter.pipeline.submit(events, len(body))
@@ -134,6 +134,7 @@ class Ingest:
         try:
             _check_key(key)
         except EventError as error:
+            self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
         with self._lock:
             return self._replies.get((route, key))
@@ -150,9 +151,12 @@ class Ingest:
             self._exporter.health.rejected.labels(reason).inc(times)
 
     def _redact(self, words: Sequence[Feedback]) -> None:
-        models = self._exporter.pipeline.monitors.models
+        """Take out of words' inputs what must not be stored."""
+        config, models = self._exporter.config, self._exporter.pipeline.monitors.models
         for word in words:
-            if word.model is not None and (redacted := models[word.model].redact):
+            if word.prediction_id is not None or config.store.inputs == "none":
+                word.inputs = msgspec.Raw()
+            elif word.model is not None and (redacted := models[word.model].redact):
                 inputs = decode_inputs([bytes(memoryview(word.inputs))])
                 word.inputs = msgspec.Raw(msgspec.json.encode(without(inputs[0], redacted)) if inputs else b"")
 
@@ -162,10 +166,11 @@ class Ingest:
             check_model(models, event.model)
 
     def _check_feedback(self, word: Feedback) -> None:
+        if word.model is not None:
+            check_model(self._exporter.pipeline.monitors.models, word.model)
         if word.prediction_id is None:
             if word.model is None:
                 raise EventError("/prediction_id", "is required, or a model and a label in its stead", "missing_field")
-            check_model(self._exporter.pipeline.monitors.models, word.model)
             if word.label is None:
                 raise EventError("/label", "is required where there is no prediction_id", "missing_field")
             if word.verdict is None:

@@ -35,7 +35,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             return _text("model-exporter is ready.\n")
         return _text("model-exporter is stopping.\n", 503)
 
-    @routes.post("/-/reload")
+    @routes.route("/-/reload", methods=["POST", "PUT"])
     def reload() -> Response:
         try:
             exporter.reload()
