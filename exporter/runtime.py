@@ -20,6 +20,7 @@ from exporter.monitor import Monitors
 from exporter.pipeline import Pipeline
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
+from exporter.trend import Trends
 from exporter.validation import suggestion
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Exporter:
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
+        self.trends = Trends()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
@@ -124,6 +126,7 @@ class Exporter:
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
         """The exposition, what was acknowledged before included; see `Exposition.render`."""
         self.pipeline.settle(0.5)
+        self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)
 
     def close(self) -> None:
