@@ -23,6 +23,7 @@ from exporter.pipeline import Pipeline, decode_inputs, without
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
 from exporter.store.schema import check_url
+from exporter.trend import Trends
 from exporter.validation import suggestion
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Exporter:
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
+        self.trends = Trends()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
@@ -144,6 +146,7 @@ class Exporter:
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
         """The exposition, what was acknowledged before included; see `Exposition.render`."""
         self.pipeline.settle(0.5)
+        self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)
 
     def close(self) -> None:

@@ -37,7 +37,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
             return _text("model-exporter is ready.\n")
         return _text("model-exporter is stopping.\n", 503)
 
-    @routes.route("/-/reload", methods=["POST", "PUT"])
+    @routes.put("/-/reload")
+    @routes.post("/-/reload")
     def reload() -> Response:
         try:
             exporter.reload()
