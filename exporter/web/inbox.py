@@ -55,10 +55,12 @@ class Inbox:
         EventError
             When the body is not Alertmanager's.
         """
+        document: Any = None
         try:
-            notification = msgspec.json.decode(body, type=Notification)
+            document = msgspec.json.decode(body)
+            notification = msgspec.convert(document, Notification)
         except msgspec.ValidationError as error:
-            path, detail, reason = explain(error, msgspec.json.decode(body))
+            path, detail, reason = explain(error, document)
             raise EventError(pointer(path), detail, reason) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             detail = "the body is not the JSON that Alertmanager's webhook sends"
