@@ -14,7 +14,7 @@ from exporter.kinds.timestamp import unix_seconds
 Column = Any
 """``n`` values of one column: a list, or an array whose first axis has that length."""
 
-_SAMPLE = 10_000
+_SAMPLE = 1000
 """Strings and lists of one column that are looked at closely."""
 _LABELS = 50
 """Class labels are few whole numbers, and categories few strings."""
@@ -86,7 +86,6 @@ class Seen:
             return False
         if max(map(len, strings)) < 10:
             return False
-        strings = strings[:1000]
         counts = np.bincount(words(strings).texts, minlength=len(strings))
         spaced = np.array([len(value.split()) for value in strings])
         # Scripts without spaces have a word for each character: there it takes more of them.

@@ -41,6 +41,8 @@ class Options(NamedTuple):
         Columns that are no features: labels, identifiers.
     types
         Type of an input where the inferred one is wrong.
+    expected
+        Type of an input, if it is there: what production sends may hold values of any other.
     bins, categories
         Bins of a number, categories of their own of a categorical input.
     exact
@@ -53,6 +55,7 @@ class Options(NamedTuple):
     time_column: str | None = None
     ignore: Sequence[str] = ()
     types: Mapping[str, str] = {}
+    expected: Mapping[str, str] = {}
     bins: int = 20
     categories: int = 50
     exact: int = EXACT
@@ -103,7 +106,8 @@ class _Builder:
         self._check()
         options = self._options
         outputs = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
-        inputs = {n: options.types.get(n) or seen.type() for n, seen in self._seen.items() if n not in outputs}
+        known = {**options.expected, **options.types}
+        inputs = {n: known.get(n) or seen.type() for n, seen in self._seen.items() if n not in outputs}
         learners = self._learn(inputs)
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
