@@ -370,7 +370,11 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert served.post("/v1/notifications", b"[]").status == 400
     wrong = served.post("/v1/notifications", {"status": 1, "alerts": []})
     assert (wrong.status, wrong.json["errors"][0]["pointer"]) == (400, "/status")
-    for broken in (b'{"status": 1, garbage', b'{"status": 1, "alerts": "\xff"}', b'{"status": 1, "alerts":' + b"[" * 9999):
+    for broken in (
+        b'{"status": 1, garbage',
+        b'{"status": 1, "alerts": "\xff"}',
+        b'{"status": 1, "alerts":' + b"[" * 9999,
+    ):
         assert served.post("/v1/notifications", broken).json["errors"][0]["pointer"] == ""
     assert served.get("/runbooks/ModelFeatureDrift").status == 200
     assert served.get("/runbooks/../../pyproject.toml").status == 404
