@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from exporter.drift import Floats, Ints
+from exporter.extract import are_numbers
 from exporter.kinds.base import Kind
 
 COMPONENTS = 4
@@ -51,14 +52,16 @@ def vectors(values: Sequence[Any], dimension: int) -> tuple[Ints, Floats]:
 def _matrix(values: list[Any], dimension: int) -> Floats | None:
     if not values:
         return np.empty((0, dimension))
+    if not are_numbers(values):
+        return None
     try:
-        array = np.array(values)
+        array = np.array(values, dtype=np.float64)
     except (ValueError, OverflowError):
         return None
-    if array.dtype.kind not in "iuf" or array.ndim != 2:
+    if array.ndim != 2:
         return None
     good = np.abs(array).max() < _LARGEST  # not so for NaN
-    return array.astype(np.float64, copy=False) if good else None
+    return array if good else None
 
 
 class Embedding(Kind):
