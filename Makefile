@@ -20,21 +20,21 @@ $(STAMP): requirements.lock pyproject.toml
 
 install: $(STAMP)  ## the virtual environment from the hashed lock file
 
-up: $(STAMP)  ## exporter, demo, Prometheus and Alertmanager on this machine; Ctrl-C stops them
+up: $(STAMP)  ## exporter, demo, Prometheus, Alertmanager, and Grafana if it is there; Ctrl-C stops them
 	@exec $(BIN)/model-exporter up
 
-down:  ## stop what a crashed `make up` left behind
+down:  ## stop what `make up` started, crashed or not
 	@[ ! -x $(BIN)/model-exporter ] || $(BIN)/model-exporter up --down
 
 test: $(STAMP)  ## the tests, against real servers
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## style, types, rules and configuration
+lint: $(STAMP)  ## style and types; rules and configurations are among the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## the benchmarks, each with the floor it is measured against
+bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 lock:  ## write requirements.lock anew from pyproject.toml

@@ -150,9 +150,9 @@ class Monitor:
         Returns
         -------
         str
-            The identifier.
+            The identifier; empty when ``id`` cannot be made a string.
         """
-        event_id = id
+        event_id = ""
         try:
             event_id = _time_ordered_id() if id is None else str(id)
             event = {
@@ -168,8 +168,8 @@ class Monitor:
             }
             self._put(_encode({key: value for key, value in event.items() if value is not None}))
         except Exception as error:  # monitoring must not break what it monitors
-            self._drop(1, f"an event could not be recorded: {error!r}")
-        return str(event_id)
+            self._drop(1, f"an event could not be recorded: {_said(error)}")
+        return event_id
 
     def feedback(
         self,
@@ -290,7 +290,11 @@ class Monitor:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            accepted, why = self._deliver(batch)
+            try:
+                accepted, why = self._deliver(batch)
+            except Exception as error:  # the next batch may fare better
+                accepted, why = 0, f"a batch could not be sent: {_said(error)}"
+                self._disconnect()
             with self._changed:
                 if self._closed:
                     break  # close() has counted this batch as dropped
@@ -300,8 +304,12 @@ class Monitor:
                 self._changed.notify_all()
             if accepted < len(batch):
                 self._warn(why)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
+        self._connection = None
 
     def _next_batch(self) -> list[bytes]:
         """Wait for events and then for others to travel with them; nothing after `close`."""
@@ -348,9 +356,7 @@ class Monitor:
             self._connection = self._connection or self._target.connect()
             return self._target.post(self._connection, "/v1/predictions", body, "application/x-ndjson", key)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self._disconnect()
             if kept:  # the server may have closed an idle connection: that is no failure yet
                 return self._attempt(body, key)
             return 0, {}, repr(error).encode()
@@ -431,6 +437,14 @@ def _finite(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     return _finite(_plain(value))
+
+
+def _said(error: Exception) -> str:
+    """An error for the log; what it holds of the caller's may not even have a text."""
+    try:
+        return repr(error)
+    except Exception:
+        return type(error).__name__
 
 
 def _accepted(answer: bytes, most: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import yaml
@@ -32,12 +32,13 @@ MODEL_ALERTS = (
 """Alerts whose threshold a model may set."""
 DISTANCES = ("js", "ks", "psi", "wasserstein")
 """Distances from training beside the KL divergence, computed where ``drift`` names them."""
-FEATURE_TYPES = ("categorical", "image", "numeric")
 
 OTHER_SEGMENT = "other"
 """The segment of every value that has none of its own."""
+FeatureType = Literal["boolean", "categorical", "embedding", "image", "numeric", "text", "timestamp"]
+FEATURE_TYPES: tuple[str, ...] = get_args(FeatureType)
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _T = TypeVar("_T")
 
@@ -45,7 +46,7 @@ _T = TypeVar("_T")
 class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input of a model."""
 
-    type: Literal["categorical", "image", "numeric"] | None = None
+    type: FeatureType | None = None
     alerts: dict[str, float] = {}
 
 
@@ -112,7 +113,7 @@ def duration(text: str) -> float:
     ValueError
         When the text is no such duration, or is zero.
     """
-    parts = re.findall(r"(\d+)([smhdw])", text)
+    parts = re.findall(r"(\d+)([smhdwy])", text)
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
         raise ValueError(f"expected a duration such as 5m or 1h, got {shown(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))

@@ -6,9 +6,11 @@ one event at a time, to say what was wrong with it.
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -19,6 +21,7 @@ from exporter.extract import clean, integer
 from exporter.validation import explain, pointer, shown, suggestion
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Name = Annotated[str, msgspec.Meta(max_length=128)]
 _Version = Annotated[str, msgspec.Meta(max_length=128)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -36,8 +39,8 @@ class Prediction(msgspec.Struct, gc=False):
     ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store keeps the text.
     """
 
-    model: str
-    id: _Id | None = None
+    model: _Name
+    id: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     version: _Version | None = None
     time: _Time | None = None
     inputs: msgspec.Raw = msgspec.Raw()
@@ -51,7 +54,7 @@ class Feedback(msgspec.Struct, gc=False):
     """A user's word on a prediction."""
 
     prediction_id: _Id | None = None
-    model: str | None = None
+    model: _Name | None = None
     version: _Version | None = None
     verdict: Literal["accepted", "corrected"] | None = None
     label: _Label = None
@@ -65,12 +68,16 @@ class Feedback(msgspec.Struct, gc=False):
 class BusinessEvent(msgspec.Struct, gc=False):
     """One occurrence of a declared business event, or several."""
 
-    event: str
-    model: str
+    event: _Name
+    model: _Name
     version: _Version | None = None
     value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
 
 
+MAX_REJECTED = 1000
+"""Refused events of one request that are explained; the rest of the request is not looked at."""
+_SCANNER = json.JSONDecoder(parse_int=integer)
+_SPACE = re.compile(r"[ \t\r\n]*")
 _Event = TypeVar("_Event", bound=msgspec.Struct)
 
 
@@ -99,7 +106,6 @@ class Decoder(Generic[_Event]):
         self._check = check
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
-        self._raw = msgspec.json.Decoder(list[msgspec.Raw])
 
     def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[Rejected]]:
         """The good events of a body, and what was wrong with the others.
@@ -116,6 +122,7 @@ class Decoder(Generic[_Event]):
         EventError
             When the body is an array, but not JSON; a single object that is not is among the refused.
         """
+        body = body.removeprefix(b"\xef\xbb\xbf")
         try:
             if lines:
                 events = self._one.decode_lines(body)
@@ -132,54 +139,94 @@ class Decoder(Generic[_Event]):
     def _checked(self, event: _Event) -> _Event:
         inputs = getattr(event, "inputs", None)
         if inputs is not None and (head := bytes(memoryview(inputs)[:1])) not in (b"{", b"", b"n"):
-            found = shown(clean(_lenient(bytes(inputs)))) if head != b"[" else "an array"
-            raise EventError("/inputs", f"expected an object with one member a feature, got {found}", "wrong_type")
+            detail = f"expected an object with one member a feature, got {_kind(head)}"
+            raise EventError("/inputs", detail, "wrong_type")
         self._check(event)
         return event
 
     def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[Rejected]]:
         good: list[_Event] = []
         rejected: list[Rejected] = []
-        for index, raw in enumerate(self._parts(body, lines)):
+        for index, part in enumerate(_lines(body) if lines else _items(body)):
             try:
-                good.append(self._checked(self._single(raw)))
+                good.append(self._checked(self._single(part)))
             except EventError as error:
                 rejected.append(Rejected(index, error.pointer, error.detail, error.reason))
+                if len(rejected) == MAX_REJECTED:
+                    detail = f"not looked at: {MAX_REJECTED} events before it were refused"
+                    rejected.append(Rejected(index + 1, "", detail, "malformed"))
+                    break
         return good, rejected
 
-    def _parts(self, body: bytes, lines: bool) -> Iterable[bytes | msgspec.Raw]:
-        if lines:
-            return [line for line in body.splitlines() if line.strip()]
+    def _single(self, text: bytes) -> _Event:
         try:
-            return self._raw.decode(body) if body.lstrip()[:1] == b"[" else [body]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            document = _lenient(body)
-            return [
-                msgspec.json.encode(_plain(item)) for item in (document if isinstance(document, list) else [document])
-            ]
-
-    def _single(self, raw: bytes | msgspec.Raw) -> _Event:
-        try:
-            return self._one.decode(raw)
+            return self._one.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            document = _plain(_lenient(bytes(raw)))
+            document = _plain(_lenient(text))
         try:
             if isinstance(document, dict):
                 return self._one.decode(msgspec.json.encode(document))
-            raise EventError("", f'expected an object such as {{"model": …}}, got {shown(document)}', "wrong_type")
+            raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document, ("accepted", "corrected"))
             raise EventError(pointer(path), detail, reason) from None
 
 
-def _lenient(body: bytes) -> Any:
+def _kind(text: bytes) -> str:
+    """The type of a JSON text. Its value may be about a person, and clients log what they are told."""
+    kinds = {b'"': "a string", b"[": "an array", b"t": "a boolean", b"f": "a boolean", b"n": "null"}
+    return kinds.get(text.lstrip()[:1], "a number")
+
+
+def _lines(body: bytes) -> Iterator[bytes]:
+    return (line for line in io.BytesIO(body) if line.strip())
+
+
+def _items(body: bytes) -> Iterator[bytes]:
+    """The elements of an array, or the one document, one at a time.
+
+    A hostile body must not become objects all at once.
+    """
+    text = body.decode("utf-8", "replace").strip()
+    if text[:1] != "[":
+        yield text.encode()
+        return
+    place = _space(text, 1)
+    more = text[place : place + 1] != "]"
+    while more:
+        try:
+            _, end = _SCANNER.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            raise _malformed(error) from None
+        yield text[place:end].encode()
+        place = _space(text, end)
+        more = text[place : place + 1] == ","
+        if more:
+            place = _space(text, place + 1)
+    if text[place:] != "]":
+        raise EventError("", f"the body is not JSON: expected , or ] at character {place}", "malformed")
+
+
+def _space(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    return match.end() if match else place
+
+
+def _lenient(text: bytes) -> Any:
     """JSON as Python writes it, ``NaN`` and ``Infinity`` included."""
+    if not text.strip():
+        raise EventError("", "the body is empty", "malformed")
     try:
-        return json.loads(body.decode("utf-8", "replace"), parse_int=integer)
-    except RecursionError:
-        raise EventError("", "the JSON is nested too deeply", "malformed") from None
-    except ValueError as error:
-        raise EventError("", f"the body is not JSON: {error}", "malformed") from None
+        return json.loads(text.decode("utf-8", "replace"), parse_int=integer)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: Exception) -> EventError:
+    if isinstance(error, RecursionError):
+        return EventError("", "the JSON is nested too deeply", "malformed")
+    hint = "; one object a line needs Content-Type: application/x-ndjson" if "Extra data" in str(error) else ""
+    return EventError("", f"the body is not JSON: {error}{hint}", "malformed")
 
 
 def _plain(item: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from exporter.binning import Layout, Sums
@@ -83,6 +84,8 @@ class WindowReading:
 
     Attributes
     ----------
+    counts
+        Observations in each bin, shape ``(B,)``.
     kl, noise
         Against training.
     recent_kl, recent_noise
@@ -93,6 +96,7 @@ class WindowReading:
         How differently features go together, and the noise floor of that, shape ``(2,)``.
     """
 
+    counts: Floats
     observations: Floats
     mean: Floats
     stddev: Floats
@@ -202,6 +206,13 @@ class Monitor:
                 if by_segment is not None:
                     self._segment_ring.add(now + self._shift, by_segment)
         return unknown
+
+    def reconfigure(self, config: ModelConfig) -> None:
+        """Go on with another configuration that counts alike."""
+        with self._lock:
+            self.config = config
+            for event in config.events:
+                self.counters.events.setdefault(event, 0.0)
 
     def count_feedback(self, verdict: str, correction: bool, segment: str | None = None) -> None:
         """Count a user's word, and whether it corrects a confident prediction (of a segment) for the first time."""
@@ -329,6 +340,7 @@ def _reading(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, e
         else:
             distances[name] = np.where(there, getattr(layout.distances, name)(sums.counts), np.nan)
     return WindowReading(
+        counts=sums.counts,
         observations=np.where(there, observations, np.nan),
         mean=mean,
         stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
@@ -403,11 +415,25 @@ class Monitors:
             yield from list(versions.values())
 
     def adopt(self, older: Monitors) -> None:
-        """Keep the state of models whose configuration and profile did not change."""
+        """Keep the state of models that count as before; thresholds and events may have changed."""
         for name, model in self.models.items():
             ours, theirs = self.layouts.get(name), older.layouts.get(name)
             same_profile = (ours and ours.profile.hash) == (theirs and theirs.profile.hash)
-            if model == older.models.get(name) and same_profile:
+            before = older.models.get(name)
+            if before and same_profile and _counts_alike(model, before):
                 self._monitors[name] = older._monitors[name]
+                for monitor in list(self._monitors[name].values()):
+                    monitor.reconfigure(model)
             if name in older.unknown_features:
                 self.unknown_features[name] = older.unknown_features[name]
+
+
+def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether windows and counters of one configuration are right for the other."""
+
+    def counted(model: ModelConfig) -> ModelConfig:
+        return msgspec.structs.replace(
+            model, alerts={}, drift=(), features={}, events=(), confidence_threshold=0.0, max_versions=1, profile=None
+        )
+
+    return counted(one) == counted(other)

@@ -6,8 +6,10 @@ missing would fail with every notification, so it is left out and people are tol
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,28 @@ def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = Non
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}") from None
     return off
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m exporter.receivers``; the exit status: 0 written, 1 failed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter.receivers",
+        description="Alertmanager's configuration without the receivers that cannot work here.",
+    )
+    parser.add_argument("source", type=Path, help="alertmanager.yml")
+    parser.add_argument("target", type=Path, help="the copy")
+    parser.add_argument("--inbox", required=True, metavar="URL", help="the exporter's inbox")
+    parser.add_argument("--smarthost", metavar="HOST:PORT", help="a mail catcher without TLS and password")
+    options = parser.parse_args(arguments)
+    try:
+        off = write(options.source, options.target, inbox=options.inbox, smarthost=options.smarthost)
+    except ConfigError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    for sentence in off:
+        print(sentence)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

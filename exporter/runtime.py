@@ -5,23 +5,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
 from exporter import system
 from exporter.binning import Layout
 from exporter.config import Config, ModelConfig
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
-from exporter.pipeline import Pipeline
+from exporter.pipeline import Pipeline, decode_inputs, without
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
+from exporter.store.schema import check_url
+from exporter.trend import Trends
 from exporter.validation import shown, suggestion
 
 log = logging.getLogger(__name__)
@@ -36,13 +40,20 @@ def read(path: Path) -> tuple[Config, Monitors]:
         When any of them is wrong.
     """
     config = configuration.load(path)
+    try:
+        check_url(config.store.url)
+    except StoreError as error:
+        raise ConfigError(f"{path}: {error}") from None
     layouts = {}
     for index, model in enumerate(config.models):
         if model.profile is None:
             if model.segment_by is not None:
                 raise ConfigError(f"{path}: models[{index}].segment_by: needs a profile, which knows the categories")
             continue
-        profile = load_profile(Path(model.profile))
+        try:
+            profile = load_profile(Path(model.profile))
+        except ProfileError as error:
+            raise ConfigError(f"{path}: models[{index}].profile: {error}") from None
         for name, feature in model.features.items():
             place = f"{path}: models[{index}].features.{name}"
             scalars = {name, *(key for key in profile.features if key.startswith(f"{name}."))}
@@ -56,6 +67,8 @@ def read(path: Path) -> tuple[Config, Monitors]:
                 )
             if feature.alerts and not scalars & profile.features.keys():
                 raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
+        for name in sorted(model.redact - profile.inputs.keys()):
+            log.warning("%s: models[%d].redact: the profile knows no input %r", path, index, name)
         _check_segments(f"{path}: models[{index}].segment_by", model, profile)
         layouts[model.name] = Layout(profile, model.redact)
     return config, Monitors({model.name: model for model in config.models}, layouts)
@@ -95,17 +108,19 @@ class Exporter:
         config, monitors = read(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self._redact)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
+        self.trends = Trends()
         self._keeper = Keeper(self.store, lambda: self.pipeline.monitors)
         self._keeper.start()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
+        self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
             if model.profile is None:
                 log.warning("model %r has no profile: its inputs are not watched", model.name)
@@ -131,6 +146,8 @@ class Exporter:
                 config, monitors = read(self._path)
                 if config.store != self.config.store:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
+                for reloader in self.reloaders:
+                    reloader()
             except ConfigError as error:
                 self.health.reload_successful.set(0)
                 log.error("reload: %s", error)
@@ -141,9 +158,15 @@ class Exporter:
             self.health.reload_time.set(time.time())
             log.info("configuration reloaded from %s", self._path)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the threads that everything depends on live."""
+        return self.pipeline.alive and self.store.alive
+
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
         """The exposition, what was acknowledged before included; see `Exposition.render`."""
         self.pipeline.settle(0.5)
+        self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)
 
     def close(self) -> None:
@@ -153,6 +176,12 @@ class Exporter:
         self._keeper.close()
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
+
+    def _redact(self, model: str, inputs: str | None) -> str | None:
+        known = self.pipeline.monitors.models.get(model)
+        if not inputs or known is None or not known.redact:
+            return inputs
+        return msgspec.json.encode(without(decode_inputs([inputs.encode()])[0], known.redact)).decode()
 
     def _count_verdict(self, verdict: Verdict) -> None:
         monitors = self.pipeline.monitors

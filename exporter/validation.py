@@ -13,6 +13,7 @@ import msgspec
 Path = tuple[str | int, ...]
 
 _AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
+_LONGEST = 128  # characters of a word that is compared: the time grows with their square
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _KINDS = {
     "str": "a string",
@@ -66,7 +67,7 @@ def listed(words: Iterable[str]) -> str:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The words that were possible, or the one that was probably meant."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word, known, n=1) if len(word) <= _LONGEST else []
     if close:
         return f"did you mean {shown(close[0])}?"
     return f"known are: {', '.join(known[:20])}" if known else "none is known"

@@ -66,13 +66,31 @@ class WebConfig:
 
     def __init__(self, tls: TlsConfig | None = None, users: dict[str, str] | None = None) -> None:
         self.tls = tls
-        self.users = users or {}
-        self._good: OrderedDict[bytes, None] = OrderedDict()
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
+        self._good: OrderedDict[bytes, None] = OrderedDict()
+        self.set_users(users or {})
+
+    def set_users(self, users: dict[str, str]) -> None:
+        """From now on these users, and their passwords of now."""
+        self.users = users
+        self._good = OrderedDict()
         # An unknown user costs as much time as a known one: a hash of the same cost, of no password.
         cost = max((int(hashed.split("$")[2]) for hashed in self.users.values()), default=10)
         self._nobody = bcrypt.gensalt(cost) + b"." * 31
+
+    def reload(self, path: Path | None) -> None:
+        """Read the users again; what protects the connection needs a restart.
+
+        Raises
+        ------
+        ConfigError
+            When the file is wrong, or its TLS settings changed.
+        """
+        newer = load(path)
+        if newer.tls != self.tls:
+            raise ConfigError(f"{path}: tls_server_config: a change needs a restart")
+        self.set_users(newer.users)
 
     def remembered(self, header: str | None) -> bool:
         """Whether a header was found right before: costs no hashing."""

@@ -80,12 +80,17 @@ class Served:
         self._flags = flags
         self.process: subprocess.Popen[bytes]
 
-    def start(self) -> Served:
+    def launch(self) -> None:
+        """Start the process, whatever becomes of it."""
         command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={self.folder / 'exporter.yml'}"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, f"--web.listen-address=127.0.0.1:{self.port}", *self._flags], stdout=log, stderr=log
             )
+
+    def start(self) -> Served:
+        """Start the process and wait until it is ready."""
+        self.launch()
         deadline = time.monotonic() + 15
         while True:
             assert self.process.poll() is None, self.log.read_text()

@@ -26,7 +26,7 @@ class Exporter:
 
     def __init__(self, port: int = 0) -> None:
         self.requests: list[dict] = []
-        self.answers: list[tuple[int, dict, dict] | None] = []  # None: hang up without an answer
+        self.answers: list[tuple[int, dict, dict | bytes] | None] = []  # None: hang up without an answer
         self.hang_up_after_each = False
         exporter = self
 
@@ -60,8 +60,8 @@ class Exporter:
                     self._reply(202, {}, {"accepted": len(events), "rejected": []})
                 self.close_connection = self.close_connection or exporter.hang_up_after_each
 
-            def _reply(self, status: int, headers: dict, document: dict) -> None:
-                body = json.dumps(document).encode()
+            def _reply(self, status: int, headers: dict, document: dict | bytes) -> None:
+                body = document if isinstance(document, bytes) else json.dumps(document).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": len(body)}.items():
                     self.send_header(name, str(value))
@@ -322,6 +322,32 @@ def test_what_cannot_be_encoded_is_dropped() -> None:
         assert monitor.record(id="a", inputs=circle) == "a"
         assert monitor.record(id="b", time="noon") == "b"  # type: ignore[arg-type]
         assert monitor.dropped == 2
+
+
+def test_an_identifier_without_a_text_is_dropped() -> None:
+    """An object that cannot be made a string, nor its error, is counted and raises nothing."""
+
+    class Mute:
+        def __repr__(self) -> str:
+            raise ValueError(self)
+
+    with monitoring(nobody()) as monitor:
+        assert monitor.record(id=Mute()) == ""  # type: ignore[arg-type]
+        assert monitor.dropped == 1
+
+
+@pytest.mark.parametrize("status", [202, 400])
+def test_an_answer_that_breaks_the_reader_ends_nothing(exporter: Exporter, status: int) -> None:
+    """A batch whose answer cannot be read counts as dropped, and the next one is sent."""
+    exporter.answers = [(status, {}, b"[" * 200_000)]
+    with monitoring(exporter.url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (0, 1)
+        monitor.record(id="good")
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 1)
+    assert [event["id"] for event in exporter.events()] == ["good"]
 
 
 def test_close_sends_what_is_there(exporter: Exporter) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter import receivers
 from exporter.stack.plan import ADDRESSES
 
 ROOT = Path(__file__).parents[1]
@@ -141,17 +143,42 @@ def test_prometheus_scrapes_the_services(services: dict[str, Any]) -> None:
     assert "/etc/prometheus/rules" in mounts
 
 
-def test_the_prepared_alertmanager_sends_mail_and_fills_the_inbox(services: dict[str, Any], tmp_path: Path) -> None:
-    """What `prepare` writes goes to the mail catcher without login, and to the exporter's inbox."""
-    script = services["prepare"]["command"][0]
-    flags = dict(re.findall(r"--(inbox|smarthost)=(\S+)", script))
-    receivers.write(ROOT / "alertmanager" / "alertmanager.yml", tmp_path / "alertmanager.yml", **flags)
-    config = yaml.safe_load((tmp_path / "alertmanager.yml").read_text())
+def test_the_preparation_runs_as_it_stands(services: dict[str, Any], tmp_path: Path) -> None:
+    """`prepare` writes the demo's files, and an alertmanager.yml for the mail catcher and the exporter's inbox."""
+    (script,) = services["prepare"]["command"]
+    for path in ("/etc/alertmanager/", "/data/alertmanager/", "/data/demo"):
+        assert path in script
+    source = ROOT / "alertmanager"
+    shutil.copytree(source, tmp_path / "etc" / "alertmanager", ignore=lambda folder, names: {"secrets"} & {*names})
+    (tmp_path / "data" / "alertmanager").mkdir(parents=True)
+    script = re.sub(r"/(etc|data)/", lambda match: str(tmp_path) + match[0], script)
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*services["prepare"]["entrypoint"], script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Slack to team is off: there is no file" in done.stdout
+    assert (tmp_path / "data" / "demo" / "exporter.yml").is_file()
+    config = yaml.safe_load((tmp_path / "data" / "alertmanager" / "alertmanager.yml").read_text())
     assert config["global"]["smtp_smarthost"] == "mail:1025"
     assert config["global"]["smtp_require_tls"] is False
     urls = [hook.get("url") for receiver in config["receivers"] for hook in receiver.get("webhook_configs", [])]
     assert f"http://exporter:{PORTS['exporter']}/v1/notifications" in urls
     assert any("email_configs" in receiver for receiver in config["receivers"])
+
+
+def test_a_preparation_that_fails_says_so(tmp_path: Path) -> None:
+    """Without a source the command ends with a sentence and a status that compose heeds."""
+    command = [sys.executable, "-m", "exporter.receivers", "no.yml", str(tmp_path / "a.yml"), "--inbox=http://a/"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("python -m exporter.receivers: no.yml: ")
 
 
 def test_alertmanager_finds_what_was_prepared_where_it_was_prepared(services: dict[str, Any]) -> None:

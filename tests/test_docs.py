@@ -24,6 +24,7 @@ from exporter import config, webconfig
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
 from exporter.runtime import Exporter
+from exporter.store import database
 from exporter.web import create_app
 
 ROOT = Path(__file__).parents[1]
@@ -308,6 +309,12 @@ def test_rooms_import_only_from_below() -> None:
                 _, *inner = node.module.split(".")  # type: ignore[union-attr]
                 for name in inner[:1] or [alias.name for alias in node.names]:
                     assert places[name] >= places[room], f"{room} imports {name}"
+
+
+def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
+    """architecture.md gives the buffer of the store's writer as the code has it."""
+    bound = f"{database.BUFFER:,} rows, {database.BUFFER_BYTES >> 20} MiB of inputs"
+    assert bound in document("architecture.md")
 
 
 def test_links_lead_somewhere() -> None:

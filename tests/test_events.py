@@ -142,7 +142,6 @@ REFUSALS = [
     ({"time": "2026-13-24T10:00:00Z"}, "/time", TIME + '"2026-13-24T10:00:00Z"', "wrong_type"),
     ({"time": 1700000000}, "/time", "expected an RFC 3339 time, got 1700000000", "wrong_type"),
     ({"id": "x" * 129}, "/id", "expected at most 128 characters, got 129", "too_long"),
-    ({"id": ""}, "/id", "expected at least 1 character, got 0", "wrong_type"),
     ({"id": 17}, "/id", "expected a string, got 17", "wrong_type"),
     ({"version": "x" * 10_000}, "/version", "expected at most 128 characters, got 10000", "too_long"),
     ({"version": 3}, "/version", "expected a string, got 3", "wrong_type"),
@@ -150,9 +149,9 @@ REFUSALS = [
     ({"prediction": {"a": 1}}, "/prediction", LABEL + '{"a": 1}', "wrong_type"),
     ({"prediction": "x" * 100_001}, "/prediction", "expected at most 100000 characters, got 100001", "too_long"),
     ({"inputs": [1, 2]}, "/inputs", "expected an object with one member a feature, got an array", "wrong_type"),
-    ({"inputs": 3}, "/inputs", "expected an object with one member a feature, got 3", "wrong_type"),
-    ({"inputs": "a"}, "/inputs", 'expected an object with one member a feature, got "a"', "wrong_type"),
-    ({"inputs": True}, "/inputs", "expected an object with one member a feature, got true", "wrong_type"),
+    ({"inputs": 3}, "/inputs", "expected an object with one member a feature, got a number", "wrong_type"),
+    ({"inputs": "a"}, "/inputs", "expected an object with one member a feature, got a string", "wrong_type"),
+    ({"inputs": True}, "/inputs", "expected an object with one member a feature, got a boolean", "wrong_type"),
 ]  # fmt: skip
 
 
@@ -182,19 +181,26 @@ def test_a_deeply_nested_field_is_refused_like_a_flat_one(field, depth):
     assert (pointer, reason) == ("/" + field, "wrong_type")
 
 
+@pytest.mark.parametrize("body", ['{"model": "digits", "inputs": %s}', "%s", "[%s]"])
+@pytest.mark.parametrize("value", ['"Ada Lovelace"', '["Ada Lovelace"]', '"\\ud800 Ada Lovelace"'])
+def test_what_stands_in_the_place_of_inputs_is_not_quoted(body, value):
+    """Clients log refusals: what may be about a person is named by its type only."""
+    assert "Ada" not in refusal((body % value).encode())[1]
+
+
 OBJECT = 'expected an object such as {"model": …}, got '
 
 
 @pytest.mark.parametrize(
     ("body", "detail", "reason"),
     [
-        (b"", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", "malformed"),
+        (b"", "the body is empty", "malformed"),
         (b"nonsense", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", "malformed"),
         (b'{"model": "a"', "the body is not JSON: Expecting ',' delimiter: line 1 column 14 (char 13)", "malformed"),
         (b"null", OBJECT + "null", "wrong_type"),
-        (b'"digits"', OBJECT + '"digits"', "wrong_type"),
-        (b"12", OBJECT + "12", "wrong_type"),
-        (b"[[1]]", OBJECT + "[1]", "wrong_type"),
+        (b'"digits"', OBJECT + "a string", "wrong_type"),
+        (b"12", OBJECT + "a number", "wrong_type"),
+        (b"[[1]]", OBJECT + "an array", "wrong_type"),
         (b'{"a":' * 100_000, "the JSON is nested too deeply", "malformed"),
         (b'{"inputs": {"x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}}", "the JSON is nested too deeply", "malformed"),
     ],

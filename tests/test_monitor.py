@@ -38,7 +38,7 @@ def feed(monitor: Monitor, inputs: list[dict], now: float) -> int:
 
 def first(reading: WindowReading) -> dict[str, float]:
     """What a window says of the first feature."""
-    return {name: float(values[0]) for name, values in vars(reading).items()}
+    return {name: float(values[0]) for name, values in vars(reading).items() if name != "counts"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -299,4 +299,4 @@ def test_a_reload_keeps_what_did_not_change():
         newer.adopt(older)
         assert newer.unknown_features["m"] == 7
     assert same.get("m", "1", 1.0).counters.events == {"orders": 1}
-    assert changed.get("m", "1", 1.0).counters.events == {}
+    assert changed.get("m", "1", 1.0).counters.events == {"orders": 1}  # only the cap of versions changed

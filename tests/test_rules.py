@@ -181,6 +181,14 @@ def test_runbook(alert: Alert) -> None:
     assert "```promql" in sections["See it"]
 
 
+def test_dropping_is_not_refusing() -> None:
+    """A full queue refuses and drops nothing: neither the alert nor its runbook names it as the cause."""
+    (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == "ModelEventsDropped"]
+    assert "queue" not in rule["annotations"]["description"]
+    text = (RUNBOOKS / "ModelEventsDropped.md").read_text(encoding="utf-8")
+    assert "queue" not in text.partition("## Likely causes")[2].partition("## What to do")[0]
+
+
 def test_runbooks_are_of_alerts() -> None:
     """No runbook speaks of an alert that does not exist."""
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == {alert.name for alert in POLICY}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +74,17 @@ def test_a_suggestion_is_the_nearest_word_or_all_of_them():
     assert suggestion("zzz", ["b", "a"]) == "known are: a, b"
     assert suggestion("zzz", []) == "none is known"
     assert suggestion("zzz", map(str, range(1000))).count(",") == 19
+
+
+def test_a_word_of_any_length_is_answered_at_once():
+    """What is longer than any name is not compared with the names."""
+    tracemalloc.start()
+    try:
+        assert suggestion("models" * 10_000, ["models"]) == "known are: models"
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert suggestion("m" * 124 + "odel", ["m" * 124 + "odels"]).startswith("did you mean")
 
 
 def test_words_are_listed_as_people_do():

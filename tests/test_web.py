@@ -10,6 +10,8 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_batches_take_the_good_and_name_the_bad(served: Served, kind: str) -> No
     ("body", "pointer", "detail"),
     [
         (b"nonsense", "", "is not JSON"),
-        (b"", "", "is not JSON"),
+        (b"", "", "is empty"),
         (b"[]", "", "no event"),
         (b"3", "", "expected an object"),
         (b"{}", "/model", "is required"),
@@ -366,6 +368,14 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
         'model_exporter_notifications_total{status="resolved"}': 1,
     }
     assert served.post("/v1/notifications", b"[]").status == 400
+    wrong = served.post("/v1/notifications", {"status": 1, "alerts": []})
+    assert (wrong.status, wrong.json["errors"][0]["pointer"]) == (400, "/status")
+    for broken in (
+        b'{"status": 1, garbage',
+        b'{"status": 1, "alerts": "\xff"}',
+        b'{"status": 1, "alerts":' + b"[" * 9999,
+    ):
+        assert served.post("/v1/notifications", broken).json["errors"][0]["pointer"] == ""
     assert served.get("/runbooks/ModelFeatureDrift").status == 200
     assert served.get("/runbooks/../../pyproject.toml").status == 404
 
@@ -399,14 +409,87 @@ def test_sigterm_counts_and_stores_what_was_accepted(served: Served) -> None:
     assert answer.json["joined"] is True
 
 
-def test_a_taken_port_is_said_clearly(shared: Served) -> None:
+def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
     """A second exporter on the same address ends with a sentence, not a traceback."""
     second = Served(shared.folder)
     second.port = shared.port
-    with pytest.raises(AssertionError):
-        second.start()
-        second.stop()
-        second.process.wait(5)
-        raise AssertionError
-    second.process.wait(10)
+    second.log = tmp_path / "log"
+    second.launch()
+    assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
+    assert "Traceback" not in second.log.read_text()
+
+
+def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> None:
+    """Past a thousand refused events the rest of a request is not looked at; others are answered meanwhile."""
+    hostile = b"[" + b"1," * 4_000_000 + b"1]"
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(shared.post("/v1/predictions", hostile)))
+    thread.start()
+    start = time.monotonic()
+    while thread.is_alive():
+        assert shared.get("/-/healthy").status == 200
+    assert time.monotonic() - start < 5
+    thread.join()
+    assert answers[0].status == 400
+    assert answers[0].json["detail"].startswith("none of the 1001 events was good")
+
+
+def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:
+    """A key that comes again with another word is refused, and no store error hurts anybody."""
+    first = {"prediction_id": "w1", "verdict": "corrected", "label": "a"}
+    assert served.post("/v1/feedback", first).status == 201
+    assert served.post("/v1/feedback", {**first, "prediction_id": "w2"}, Idempotency_Key="k").status == 201
+    assert served.post("/v1/feedback", {**first, "label": "b"}, Idempotency_Key="k").status == 422
+    late = {**first, "label": "c"}
+    assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 201
+    assert served.post("/v1/feedback", {**first, "label": "d"}, Idempotency_Key="m").status == 201
+    assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 200  # a late retry replaces nothing
+    assert served.samples("model_exporter_store_errors_total") == {"model_exporter_store_errors_total": 0}
+
+
+def test_feedback_names_its_model_where_identifiers_are_not_unique(served: Served) -> None:
+    """Two models that both count from 1 keep their corrections apart."""
+    other = 'bare "model"\\ 模型'
+    served.post(
+        "/v1/predictions", [{**GOOD, "id": "1"}, {"model": other, "version": "9", "id": "1", "confidence": 0.9}]
+    )
+    word = {"prediction_id": "1", "model": other, "verdict": "corrected", "label": "x"}
+    assert served.post("/v1/feedback", word).status == 201
+    assert served.post("/v1/feedback", {**word, "model": "credit"}).status == 201
+    assert served.post("/v1/feedback", {**word, "model": "nobody"}).json["errors"][0]["pointer"] == "/model"
+
+    def counted() -> bool:
+        found = served.samples("model_corrections_total")
+        return sorted(found.values()) == [1, 1]
+
+    eventually(counted)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", b"GET / HTT"]
+)
+def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> None:
+    """Neither half a head nor half a body keeps the exporter from ending in time, with everything written."""
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(sent)
+        served.post("/v1/predictions", {**GOOD, "id": "last"})
+        start = time.monotonic()
+        assert served.stop() == 0
+        assert time.monotonic() - start < 8
+    served.start()
+    assert served.post("/v1/feedback", {"prediction_id": "last", "verdict": "accepted"}).json["joined"] is True
+
+
+def test_paths_of_any_bytes_are_only_not_found(shared: Served) -> None:
+    """A path that is no UTF-8, or not ASCII, is a 404."""
+    for path in ("/%ff", "/%E2%82%AC", "/runbooks/%00"):
+        assert shared.get(path).status == 404
+
+
+def test_names_are_listened_on(tmp_path: Path) -> None:
+    """``localhost`` is as good an address as its number."""
+    write_config(tmp_path)
+    server = Served(tmp_path, "--web.listen-address=localhost:0")
+    server._flags = (f"--web.listen-address=localhost:{server.port}",)
+    assert server.start().stop() == 0

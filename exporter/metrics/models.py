@@ -25,7 +25,6 @@ class _Series:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self.fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
         self.labels = {"model": monitor.config.name, "version": monitor.version}
         self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
         self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
@@ -34,13 +33,18 @@ class _Series:
         buckets = [series(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
         return [*buckets, series(f"{family.name}_count", **self.labels), series(f"{family.name}_sum", **self.labels)]
 
+    @property
+    def fields(self) -> dict[str, Family]:
+        """What is said of each feature, by field of a window's reading."""
+        return f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in self._monitor.config.drift}
+
     @cached_property
     def features(self) -> dict[tuple[str, str], list[bytes]]:
         """By field of a window's reading and window: one series a feature."""
         names = self._monitor.layout.names if self._monitor.layout else []
         return {
             (field, window): [series(family.name, **self.labels, feature=name, window=window) for name in names]
-            for field, family in self.fields.items()
+            for field, family in (f.FEATURE_WINDOW | f.FEATURE_DISTANCE).items()
             for window in self._monitor.windows
         }
 
@@ -98,7 +102,7 @@ class ModelsCollector:
     def __init__(self) -> None:
         self._series: WeakKeyDictionary[Monitor, _Series] = WeakKeyDictionary()
 
-    def collect(self, monitors: Monitors, store: Store) -> Iterator[Sample]:
+    def collect(self, monitors: Monitors) -> Iterator[Sample]:
         """The samples of every model, families in no order."""
         now = time.monotonic()
         for model in monitors.models.values():
@@ -113,7 +117,6 @@ class ModelsCollector:
             yield from _windows(monitor, known, now)
             yield from _segments(monitor, known, now)
             yield from known.reference
-        yield from _review(monitors, store)
 
 
 def _thresholds(model: ModelConfig, layout: Layout | None) -> Iterator[Sample]:
@@ -186,7 +189,14 @@ def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
         yield family, lines(known.segments[family], scores[:, others].ravel())
 
 
-def _review(monitors: Monitors, store: Store) -> Iterator[Sample]:
+def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
+    """What waits for review, and what was released.
+
+    Raises
+    ------
+    StoreError
+        When the database cannot be read.
+    """
     state = store.review_state()
     now = time.time()
     for model in monitors.models:

@@ -43,8 +43,8 @@ feedback = sa.Table(
     "feedback",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("prediction_id", sa.Text, unique=True),
-    sa.Column("idempotency_key", sa.Text, unique=True),
+    # Unique together with the model that the prediction turns out to be of: two services may both count from 1.
+    sa.Column("prediction_id", sa.Text, index=True),
     sa.Column("joined", sa.Boolean, nullable=False),
     sa.Column("model", sa.Text),
     sa.Column("version", sa.Text),
@@ -81,6 +81,7 @@ history = sa.Table(
     sa.Column("label", sa.Text),
     sa.Column("user", sa.Text),
     sa.Column("comment", sa.Text),
+    sa.Column("idempotency_key", sa.Text, unique=True),
 )
 
 
@@ -192,6 +193,24 @@ def spelling(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
+def check_url(url: str) -> sa.URL:
+    """The parts of a database's URL.
+
+    Raises
+    ------
+    StoreError
+        When it is none, or of a database that is not supported.
+    """
+    try:
+        address = sa.make_url(url)
+        kind = address.get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):
+        raise StoreError("store.url: expected sqlite:///PATH") from None  # not quoted: it may hold a password
+    if kind != "sqlite" or not address.database or address.database == ":memory:":
+        raise StoreError(f"store.url: expected sqlite:///PATH, got {address!r}")
+    return address
+
+
 def open_engine(url: str) -> sa.Engine:
     """Open the database of an SQLAlchemy URL; its folder is made.
 
@@ -200,10 +219,8 @@ def open_engine(url: str) -> sa.Engine:
     StoreError
         When it is of a kind that is not supported.
     """
-    address = sa.make_url(url)
-    if address.get_backend_name() != "sqlite":
-        raise StoreError(f"store.url: expected sqlite:///PATH, got {address!r}")
-    if address.database and address.database != ":memory:":
+    address = check_url(url)
+    if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(address, connect_args={"timeout": 10, "check_same_thread": False})
 
@@ -215,18 +232,16 @@ def open_engine(url: str) -> sa.Engine:
     return engine
 
 
-def find_prediction(connection: sa.Connection, prediction_id: str) -> Mapping[str, Any] | None:
-    """The first prediction of that identifier, looked up day by day, the last day first."""
-    days = connection.execute(sa.select(sa.func.min(predictions.c.day), sa.func.max(predictions.c.day))).one()
-    if days[0] is None:
+def find_prediction(connection: sa.Connection, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
+    """The first prediction of that identifier, of any model if ``model`` is None; looked up day by day."""
+    # Two queries: the least and the greatest together would read the whole index.
+    first = connection.execute(sa.select(sa.func.min(predictions.c.day))).scalar()
+    last = connection.execute(sa.select(sa.func.max(predictions.c.day))).scalar()
+    if first is None or last is None:
         return None
-    chosen = predictions.c.day.in_(range(days[1], days[0] - 1, -1)) & (predictions.c.id == prediction_id)
+    chosen = predictions.c.day.in_(range(last, first - 1, -1)) & (predictions.c.id == prediction_id)
+    if model is not None:
+        chosen &= predictions.c.model == model
     query = sa.select(predictions).where(chosen).order_by(predictions.c.seq).limit(1)
     found: Mapping[str, Any] | None = connection.execute(query).mappings().first()  # type: ignore[assignment]
     return found
-
-
-def snapshot(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """What feedback keeps of its prediction, so that it outlives the prediction's retention."""
-    keys = ("model", "version", "prediction", "confidence", "confident", "inputs", "segment")
-    return {**{key: prediction[key] for key in keys}, "predicted": prediction["time"], "joined": True}

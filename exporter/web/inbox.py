@@ -13,6 +13,10 @@ from exporter.validation import explain, pointer
 
 KEPT = 100
 """Notifications, and firing alerts, that are remembered."""
+LONGEST = 2000
+"""Characters of a text that are kept."""
+MOST_LABELS = 50
+"""Labels, and annotations, that are kept."""
 
 
 class Alert(msgspec.Struct):
@@ -51,24 +55,28 @@ class Inbox:
         EventError
             When the body is not Alertmanager's.
         """
+        document: Any = None
         try:
-            notification = msgspec.json.decode(body, type=Notification)
+            document = msgspec.json.decode(body)
+            notification = msgspec.convert(document, Notification)
         except msgspec.ValidationError as error:
-            path, detail, reason = explain(error, msgspec.json.decode(body))
+            path, detail, reason = explain(error, document)
             raise EventError(pointer(path), detail, reason) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             detail = "the body is not the JSON that Alertmanager's webhook sends"
             raise EventError("", detail, "malformed") from None
+        alerts = [_bounded(alert) for alert in notification.alerts[:KEPT]]
         with self._lock:
-            for alert in notification.alerts:
+            for alert in alerts:
                 key = alert.fingerprint or repr(sorted(alert.labels.items()))
-                self._last.appendleft(alert)
-                self._firing.pop(key, None)
+                before = self._firing.pop(key, None)
+                if (before is None) == (alert.status == "firing"):  # Alertmanager repeats itself; people are told once
+                    self._last.appendleft(alert)
                 if alert.status == "firing":
                     self._firing[key] = alert
                     if len(self._firing) > KEPT:
                         self._firing.popitem(last=False)
-        return notification.alerts
+        return alerts
 
     def firing(self) -> list[Alert]:
         """Alerts that fire as far as the notifications say, the newest first."""
@@ -79,6 +87,23 @@ class Inbox:
         """The last notifications' alerts, the newest first."""
         with self._lock:
             return list(self._last)
+
+
+def _bounded(alert: Alert) -> Alert:
+    """An alert of a size that a page can show, whoever sent it."""
+
+    def cut(mapping: dict[str, str]) -> dict[str, str]:
+        return {key[:LONGEST]: value[:LONGEST] for key, value in list(mapping.items())[:MOST_LABELS]}
+
+    return Alert(
+        status=alert.status[:LONGEST],
+        labels=cut(alert.labels),
+        annotations=cut(alert.annotations),
+        starts_at=alert.starts_at[:LONGEST],
+        ends_at=alert.ends_at[:LONGEST],
+        generator_url=alert.generator_url[:LONGEST],
+        fingerprint=alert.fingerprint[:LONGEST],
+    )
 
 
 def is_shown(alert: Alert) -> bool:

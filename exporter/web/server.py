@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from flask import Flask
 from granian.constants import HTTPModes, Interfaces
@@ -43,6 +45,10 @@ CONNECTIONS = 4096
 """Connections served at a time; more wait in the kernel's backlog."""
 INFLIGHT_BYTES = 256 * 2**20
 """Bytes of bodies being received at a time."""
+LARGE_BODY = 512 * 1024
+"""Bytes from which a body is decoded in a thread: the loop must not wait for it."""
+STOP_SECONDS = 5.0
+"""Time that requests under way have to end once a stop is asked for."""
 WAITING = 1000
 """Requests that may wait for a thread of their group."""
 
@@ -91,6 +97,7 @@ class FrontDoor:
         self._feedback = Group("feedback", 32)
         self._rest = Group("pages", 4)
         self._passwords = Group("passwords", 1)
+        self._large = Group("large", 1)
         self._inflight = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
 
@@ -111,18 +118,29 @@ class FrontDoor:
             realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
             return problem(401, "a user and a password of the web configuration are needed", headers=realm)
         length = headers.get("content-length")
-        body = b""
-        if length is not None or headers.get("transfer-encoding") is not None:
-            received = await self._body(protocol, length)
-            if isinstance(received, Reply):
-                return received
-            body = received
-            if body and headers.get("content-encoding", "identity") != "identity":
-                return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
+        if length is None and headers.get("transfer-encoding") is None:
+            return await self._handle(scope, b"")
+        held = min(MAX_BODY if length is None else int(length), MAX_BODY)
+        if self._inflight + held > INFLIGHT_BYTES:
+            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
+        self._inflight += held  # until it is answered: a body that waits for a thread takes memory, too
+        try:
+            body = await self._body(protocol, length)
+            return body if isinstance(body, Reply) else await self._handle(scope, body)
+        finally:
+            self._inflight -= held
+
+    async def _handle(self, scope: Any, body: bytes) -> Reply:
+        headers = scope.headers
+        if body and headers.get("content-encoding", "identity") != "identity":
+            return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if scope.path == "/v1/predictions" and scope.method == "POST":
             lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
             ids = bool(scope.query_string) and ("ids", "1") in parse_qsl(scope.query_string)
-            return self._ingest.predictions(body, lines, headers.get("idempotency-key"), ids)
+            key = headers.get("idempotency-key")
+            if len(body) <= LARGE_BODY:
+                return self._ingest.predictions(body, lines, key, ids)
+            return await self._large.run(lambda: self._ingest.predictions(body, lines, key, ids))
         environ = _environ(scope, body)
         return await self._group(scope.path).run(lambda: call(self._app, environ))
 
@@ -138,15 +156,10 @@ class FrontDoor:
 
     async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
         """The request's body, or why it is refused."""
-        announced = MAX_BODY if length is None else int(length)
-        held = min(announced, MAX_BODY)
-        if self._inflight + held > INFLIGHT_BYTES:
-            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
-        self._inflight += held
         task = asyncio.current_task()
         self._reading[task] = time.monotonic() + BODY_SECONDS
         try:
-            if length is not None and announced <= MAX_BODY:
+            if length is not None and int(length) <= MAX_BODY:
                 whole: bytes = await protocol()
                 return whole
             received = await _bounded(protocol)
@@ -155,10 +168,9 @@ class FrontDoor:
                 return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
             return received
         except asyncio.CancelledError:
-            return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+            return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds, or before a stop")
         finally:
             del self._reading[task]
-            self._inflight -= held
 
     async def watch(self) -> None:
         """End the reading of bodies that take too long; one look a second is cheaper than a timer a request."""
@@ -169,9 +181,15 @@ class FrontDoor:
                 if now > deadline and task:
                     task.cancel()
 
+    def hurry(self) -> None:
+        """End the reading of bodies that have not arrived yet: the exporter stops."""
+        for task in list(self._reading):
+            if task:
+                task.cancel()
+
     def close(self) -> None:
         """End the threads."""
-        for group in (self._operations, self._feedback, self._rest, self._passwords):
+        for group in (self._operations, self._feedback, self._rest, self._passwords, self._large):
             group.close()
 
 
@@ -217,7 +235,7 @@ def _environ(scope: Any, body: bytes) -> dict[str, Any]:
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote(scope.path, "latin-1"),
+        "PATH_INFO": scope.path.encode("utf-8", "surrogateescape").decode("latin-1"),
         "QUERY_STRING": scope.query_string,
         "SERVER_NAME": host or "localhost",
         "SERVER_PORT": port or "80",
@@ -240,6 +258,31 @@ def _environ(scope: Any, body: bytes) -> dict[str, Any]:
     return environ
 
 
+@contextmanager
+def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """An address that is free, and stays this process's own: the server would share a taken port silently.
+
+    Raises
+    ------
+    StackError
+        When it cannot be listened on.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            found = probe.getsockname()
+    except OSError as error:
+        raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    with socket.socket(socket.AF_UNIX) as claim:  # an abstract name: gone with the process, however it ends
+        try:
+            claim.bind(f"\0model-exporter:{found[1]}")
+        except OSError:
+            raise StackError(f"cannot listen on {host}:{port}: another model-exporter does") from None
+        yield found[0], found[1]
+
+
 def serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reloads the configuration.
 
@@ -248,14 +291,11 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
     StackError
         When the address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:  # the server shares a taken port silently
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            port = probe.getsockname()[1]
-        except OSError as error:
-            raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    with reserved(host, port) as (address, bound):
+        _serve(exporter, address, bound, web)
+
+
+def _serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
     sys.setswitchinterval(0.001)  # the loop must not wait long for the aggregator's Python
     door = FrontDoor(exporter, web)
     server = Server(
@@ -272,22 +312,36 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
         **web.granian(),
     )
 
-    async def run() -> None:
+    async def run() -> bool:
         loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
+            loop.add_signal_handler(number, stopping.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(exporter,)).start())
         watch = loop.create_task(door.watch())
-        await server.serve()
+        serving = loop.create_task(server.serve())
+        waiting = loop.create_task(stopping.wait())
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        exporter.ready = False
+        server.stop()  # type: ignore[no-untyped-call]
+        door.hurry()
         watch.cancel()
+        done, _ = await asyncio.wait({serving}, timeout=STOP_SECONDS)
+        return bool(done)
 
     import uvloop
 
     started = time.monotonic()
     log.info("listening on %s://%s:%d", "https" if web.tls else "http", f"[{host}]" if ":" in host else host, port)
-    uvloop.run(run())
-    log.info("stopping after %.0f s", time.monotonic() - started)
-    door.close()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ended = runner.run(run())
+        log.info("stopping after %.0f s", time.monotonic() - started)
+        door.close()
+        if not ended:
+            log.warning("connections were still open after %g s", STOP_SECONDS)
+            exporter.close()
+            logging.shutdown()
+            os._exit(0)  # the server's own threads wait for clients that may never end
 
 
 def _reload(exporter: Exporter) -> None:
