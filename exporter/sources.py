@@ -255,6 +255,9 @@ def _as_arrays(column: Any) -> Column:
     import pyarrow as pa
 
     kind = column.type
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        single: Column = column.to_numpy(zero_copy_only=False)  # as it is: live values are compared in its precision
+        return single
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers: Column = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return numbers

@@ -97,6 +97,7 @@ class _Builder:
         self._now = time.time()
         self._seen: dict[str, Seen] = {}
         self._rows = 0
+        self._single: set[str] = set()  # numeric columns of 32-bit numbers
 
     def profile(self) -> Profile:
         for batch in self._pass("types"):
@@ -117,6 +118,8 @@ class _Builder:
         features: dict[str, Feature] = {}
         for name, kind in kinds.items():
             found = [tally.feature() for tally in tallied[name]]
+            if name in self._single and isinstance(found[0], NumericFeature):
+                found = [msgspec.structs.replace(found[0], precision="single")]
             features |= zip(kind.features(name), found, strict=True)
             if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
                 raise ProfileError(f"{self._source.where}: no value of the column {shown(name)} is {kind.noun}")
@@ -192,6 +195,8 @@ class _Builder:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
         if kind.type != "numeric":
             values = _listed(values)
+        elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
+            self._single.add(name)
         if isinstance(kind, Categorical):
             return [kind.labels(values)]
         now: Any = self._now

@@ -389,3 +389,16 @@ def test_a_mistake_far_down_is_placed(tmp_path):
     path.write_text('{"a": 1}\n' * 500 + '{"a": \n')
     with pytest.raises(ProfileError, match=r"is not JSONL: .* after row 4\d\d"):
         build(FileSource(path, block=1000), Options())
+
+
+def test_single_precision_training_and_double_live_values_are_the_same(tmp_path):
+    """0.1 of a 32-bit training column is the 0.1 that a client writes in JSON, and the one that it widens."""
+    values = np.tile(np.array([0.1, 0.2, 0.3, 0.7], dtype=np.float32), 500)
+    parquet.write_table(pa.table({"x": pa.array(values)}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", x=values)
+    for name in ("a.parquet", "a.npz"):
+        layout = Layout(build_file(tmp_path / name))
+        for live in ([0.1, 0.2, 0.3, 0.7], [float(value) for value in values[:4]]):
+            row, _, _ = layout.count([{"x": value} for value in live * 50], [])
+            assert layout.reference.kl_divergence(layout.split(row).counts)[0] < 0.01
+            assert layout.split(row).unseen[0] == 0
