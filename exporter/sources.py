@@ -330,8 +330,8 @@ class StoreSource(Source):
     def __init__(self, url: str, model: str, version: str | None, since: float) -> None:
         self.name = model
         self.where = f"{url}: {model}{f' version {version}' if version else ''}"
-        database = sa.make_url(url).database
-        if not database or not Path(database).is_file():
+        address = sa.make_url(url)
+        if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
             raise StoreError(f"store.url: there is no database {url}")
         self._engine = open_engine(url)
         table = predictions.c
@@ -355,6 +355,8 @@ class StoreSource(Source):
                 yield connection
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(f"{self.where}: cannot be read: {getattr(error, 'orig', None) or error}") from None
+        finally:
+            self._engine.dispose()
 
     def batches(self) -> Iterator[Batch]:
         """See `Source.batches`."""
