@@ -40,7 +40,7 @@ class Options(NamedTuple):
     ignore
         Columns that are no features: labels, identifiers.
     types
-        Type of an input where the inferred one is wrong.
+        Type of an input where the inferred one is wrong; a prediction is numeric or categorical.
     expected
         Type of an input, if it is there: what production sends may hold values of any other.
     bins, categories
@@ -117,6 +117,9 @@ class _Builder:
         tallied = self._tally(kinds)
         features: dict[str, Feature] = {}
         for name, kind in kinds.items():
+            if twice := features.keys() & kind.features(name):
+                wanted = "rename or ignore a column"
+                raise ProfileError(f"{self._source.where}: two features are called {shown(min(twice))}; {wanted}")
             found = [tally.feature() for tally in tallied[name]]
             if name in self._single and isinstance(found[0], NumericFeature):
                 found = [msgspec.structs.replace(found[0], precision="single")]
@@ -167,8 +170,9 @@ class _Builder:
         watched = dict(kinds)
         if options.confidence_column:
             watched[options.confidence_column] = kind_of("numeric")
-        if options.prediction_column:
-            watched[options.prediction_column] = kind_of(self._seen[options.prediction_column].output_type())
+        if name := options.prediction_column:
+            wanted = options.types.get(name) or self._seen[name].output_type()
+            watched[name] = kind_of(wanted if wanted == "numeric" else "categorical")
         numbers = sum(len(kind.features(name)) for name, kind in watched.items() if not kind.categorical)
         most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
         tallies: dict[str, list[NumericTally | CategoryTally]] = {

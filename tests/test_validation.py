@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
-MODULES = ("binning", "config", "drift", "events", "extract", "monitor", "profile", "training", "validation", "window")
+MODULES = (
+    "binning", "config", "drift", "events", "extract", "kinds.timestamp", "monitor", "profile", "training",
+    "validation", "window",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("module", MODULES)
