@@ -103,7 +103,10 @@ def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``python -m exporter.receivers``; the exit status: 0 written, 1 failed, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m exporter.receivers", description="Alertmanager's configuration without the receivers that cannot work here.")
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter.receivers",
+        description="Alertmanager's configuration without the receivers that cannot work here.",
+    )
     parser.add_argument("source", type=Path, help="alertmanager.yml")
     parser.add_argument("target", type=Path, help="the copy")
     parser.add_argument("--inbox", required=True, metavar="URL", help="the exporter's inbox")
