@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
-MODULES = ("binning", "config", "drift", "events", "extract", "monitor", "profile", "training", "validation", "window")
+MODULES = (
+    "binning",
+    "commands",
+    "config",
+    "drift",
+    "events",
+    "extract",
+    "monitor",
+    "profile",
+    "training",
+    "validation",
+    "window",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
