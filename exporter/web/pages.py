@@ -14,7 +14,8 @@ from exporter.monitor import Monitor
 from exporter.runtime import Exporter
 from exporter.web.inbox import Alert, Inbox, is_shown, words
 
-LAYERS = ("system", "data", "business", "exporter")
+LAYERS = {"system": "System", "data": "Data and model", "business": "Business", "exporter": "Exporter"}
+"""Titles of the layers' cards."""
 RUNBOOKS = Path(__file__).with_name("runbooks")
 
 
@@ -36,7 +37,11 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             models=exporter.config.models,
             links=exporter.config.links,
             firing=firing,
-            states={layer: _state(layer, firing) for layer in LAYERS},
+            layers=[
+                (title, state)
+                for layer, title in LAYERS.items()
+                if (state := _state(layer, firing)) != "ok" or layer != "exporter"  # its own trouble is news only
+            ],
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=_machine(exporter),
             nan=math.nan,
