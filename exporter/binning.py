@@ -6,6 +6,7 @@ flat arrays, so that a window is one row of sums and a score one vector operatio
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exporter.drift import Floats, Ints, Reference
-from exporter.extract import category_counts, image_columns, numeric_column
-from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts, scalar_names
+from exporter.extract import category_counts, numeric_column
+from exporter.kinds import Categorical
+from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts
 
 _FAR = 1e145  # sums of its square stay finite
 
@@ -62,9 +64,9 @@ class Layout:
 
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
         self.profile = profile
-        self.inputs = {name: kind for name, kind in profile.inputs.items() if name not in redacted}
+        self.inputs = {name: kind for name, kind in profile.kinds().items() if name not in redacted}
         self._known = {*profile.inputs, *redacted}
-        self.names = [name for source, kind in self.inputs.items() for name in scalar_names(source, kind)]
+        self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
         if profile.prediction:
             self.targets.append(profile.prediction)
@@ -85,13 +87,16 @@ class Layout:
         self._known_categories = [
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
         ]
-        self._place = {name: place for place, name in enumerate(self.names)}
+        place = {name: place for place, name in enumerate(self.names)}
+        self._places = {source: [place[name] for name in kind.features(source)] for source, kind in self.inputs.items()}
 
     def split(self, row: Floats) -> Sums:
         """The parts of a row of sums, as views."""
         return Sums(row[: self.bins], *row[self.bins :].reshape(4, len(self.targets)))
 
-    def count(self, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]) -> tuple[Floats, Floats, int]:
+    def count(
+        self, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any], now: float | None = None
+    ) -> tuple[Floats, Floats, int]:
         """Count a batch.
 
         Parameters
@@ -100,6 +105,8 @@ class Layout:
             Decoded inputs of ``n`` events; a feature that is absent is missing.
         predictions
             Predictions of those events that have one.
+        now
+            Unix time in seconds at which they arrived; the present when None.
 
         Returns
         -------
@@ -107,6 +114,7 @@ class Layout:
             The row of sums; the row of minima, shape ``(2·T,)``: of each target and of its
             negative; and the number of features that came and that the profile does not know.
         """
+        now = time.time() if now is None else now
         row = np.zeros(self.width)
         lows = np.full(2 * len(self.targets), np.inf)
         sums = self.split(row)
@@ -119,14 +127,11 @@ class Layout:
             except KeyError:
                 values = [event.get(name) for event in inputs]
             absent += values.count(None)
-            if kind == "categorical":
-                self._count_categories(sums, self._place[name], values)
-            elif kind == "image":
-                places += [self._place[feature] for feature in scalar_names(name, kind)]
-                columns += list(image_columns(values))
+            if isinstance(kind, Categorical):
+                self._count_categories(sums, self._places[name][0], kind.labels(values))
             else:
-                places.append(self._place[name])
-                columns.append(numeric_column(values))
+                places += self._places[name]
+                columns.extend(kind.columns(values, now))
         if columns:
             self._count_numbers(sums, lows, places, np.array(columns))
         if self.profile.prediction and predictions:

@@ -52,21 +52,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     check.set_defaults(run=_check_config)
 
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
-    profile.add_argument("training_file", type=Path, help="CSV, Parquet, NPZ or JSON lines")
-    profile.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the training file's name .json")
-    profile.add_argument("--name", help="name of the profile; default: the training file's")
-    profile.add_argument("--prediction-column", metavar="NAME", help="what the model predicts for each row")
-    profile.add_argument("--confidence-column", metavar="NAME", help="no feature: the model's confidence")
-    profile.add_argument("--label-column", metavar="NAME", help="no feature: the truth")
-    profile.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a column that is no feature")
-    profile.add_argument("--type", action="append", default=[], metavar="NAME=TYPE", help="numeric, categorical, image")
-    profile.add_argument("--bins", type=_positive, default=20, metavar="N", help="bins of a number (20)")
-    profile.add_argument("--categories", type=_positive, default=50, metavar="N", help="categories with a bin (50)")
-    profile.set_defaults(run=_profile)
 
     up = commands.add_parser("up", help="the whole stack on this machine")
     demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
-    if "up" in arguments:  # imported only where asked for: these bring what a server does not need
+    if "profile" in arguments:  # imported only where asked for: these bring what a server does not need
+        from exporter import profiling
+
+        profiling.add_arguments(profile)
+        profile.set_defaults(run=profiling.run)
+    if "up" in arguments:
         from exporter.stack import command as stack
 
         stack.add_arguments(up)
@@ -81,12 +75,6 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def _config_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config.file", dest="config_file", type=Path, metavar="FILE", help="default: exporter.yml")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not 2 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 2 to 10000, got {text}")
-    return int(text)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -119,39 +107,6 @@ def _check_config(options: argparse.Namespace) -> int:
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
     print(f"{path} is right.")
-    return 0
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from exporter.profile import NumericFeature, save
-    from exporter.training import build_file
-
-    types = {}
-    for text in options.type:
-        name, equals, kind = text.rpartition("=")
-        if not equals:
-            raise ExporterError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
-        types[name] = kind
-    ignored = [name for name in (*options.ignore, options.confidence_column, options.label_column) if name]
-    profile = build_file(
-        options.training_file,
-        name=options.name,
-        prediction_column=options.prediction_column,
-        ignore=ignored,
-        types=types,
-        bins=options.bins,
-        categories=options.categories,
-    )
-    output = options.output or options.training_file.with_suffix(".json")
-    try:
-        save(profile, output)
-    except OSError as error:
-        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
-    for name, feature in profile.features.items():
-        numeric = isinstance(feature, NumericFeature)
-        what = f"{len(feature.counts)} bins" if numeric else f"{len(feature.counts) - 3} categories"
-        print(f"{name}: {feature.__struct_config__.tag}, {what}")
-    print(f"{profile.rows} rows profiled into {output}")
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import yaml
@@ -30,7 +30,8 @@ MODEL_ALERTS = (
     "ModelReviewBacklog",
 )
 """Alerts whose threshold a model may set."""
-FEATURE_TYPES = ("categorical", "image", "numeric")
+FeatureType = Literal["boolean", "categorical", "embedding", "image", "numeric", "text", "timestamp"]
+FEATURE_TYPES: tuple[str, ...] = get_args(FeatureType)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -40,7 +41,7 @@ _T = TypeVar("_T")
 class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input of a model."""
 
-    type: Literal["categorical", "image", "numeric"] | None = None
+    type: FeatureType | None = None
     alerts: dict[str, float] = {}
 
 

@@ -21,6 +21,7 @@ from exporter.extract import clean, integer
 from exporter.validation import explain, pointer, shown, suggestion
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Name = Annotated[str, msgspec.Meta(max_length=128)]
 _Version = Annotated[str, msgspec.Meta(max_length=128)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -38,7 +39,7 @@ class Prediction(msgspec.Struct, gc=False):
     ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store keeps the text.
     """
 
-    model: str
+    model: _Name
     id: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     version: _Version | None = None
     time: _Time | None = None
@@ -53,7 +54,7 @@ class Feedback(msgspec.Struct, gc=False):
     """A user's word on a prediction."""
 
     prediction_id: _Id | None = None
-    model: str | None = None
+    model: _Name | None = None
     version: _Version | None = None
     verdict: Literal["accepted", "corrected"] | None = None
     label: _Label = None
@@ -67,8 +68,8 @@ class Feedback(msgspec.Struct, gc=False):
 class BusinessEvent(msgspec.Struct, gc=False):
     """One occurrence of a declared business event, or several."""
 
-    event: str
-    model: str
+    event: _Name
+    model: _Name
     version: _Version | None = None
     value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import itertools
 import json
 import math
 from collections import Counter
@@ -21,7 +22,7 @@ from exporter.drift import Floats
 
 IMAGE_STATISTICS = ("intensity_mean", "intensity_stddev", "contrast", "sharpness")
 """Scalar features of an image, in the order of `image_columns`."""
-MAX_PIXELS = 25_000_000
+MAX_PIXELS = 16_000_000
 """A larger encoded image is invalid: decoding it would cost more memory than one value may."""
 _WAITING_PIXELS = 4_000_000  # a small file can hold many pixels, and a batch many files
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -150,14 +151,28 @@ def decode_image(value: Any) -> Floats | None:
 
 def _pixels(value: Any) -> Floats | None:
     """A nested list of numbers as an array, or None: ragged, not numbers, or not finite."""
+    if not are_numbers(value):
+        return None
     try:
-        array = np.array(value)
+        array = np.array(value, dtype=np.float64)
     except (ValueError, OverflowError):
         return None
-    if array.dtype.kind not in "iuf":
-        return None
-    array = array.astype(np.float64, copy=False)
     return array if np.isfinite(array).all() and abs(array).max(initial=0) < 1e100 else None
+
+
+def are_numbers(value: Any) -> bool:
+    """Whether the leaves of nested lists, or of an array, are numbers alone.
+
+    Asked before numpy sees them: it would make room for the longest string at every place.
+    """
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "iuf"
+    level = value
+    while isinstance(level, list) and level and isinstance(level[0], list):
+        if set(map(type, level)) != {list}:
+            return False
+        level = list(itertools.chain.from_iterable(level))
+    return isinstance(level, list) and set(map(type, level)) <= {int, float}
 
 
 def _encoded(value: str | bytes) -> Floats | None:
@@ -173,8 +188,11 @@ def _encoded(value: str | bytes) -> Floats | None:
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
-            grey = image if image.mode in {"I", "I;16", "F"} else image.convert("L")
-            return np.asarray(grey, dtype=np.float64)
+            if image.mode in {"1", "L", "LA", "I", "I;16", "F"}:
+                return np.asarray(image if image.mode in {"I", "I;16", "F"} else image.convert("L"), dtype=np.float64)
+            # As nested arrays are: Pillow's own luma is rounded to whole numbers.
+            colour: Floats = np.asarray(image.convert("RGB"), dtype=np.float64) @ _LUMA
+            return colour
     except (OSError, ValueError, SyntaxError, binascii.Error):
         return None
 

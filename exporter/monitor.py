@@ -69,12 +69,15 @@ class WindowReading:
 
     Attributes
     ----------
+    counts
+        Observations in each bin, shape ``(B,)``.
     kl, noise
         Against training.
     recent_kl, recent_noise
         Against the longest window before this one.
     """
 
+    counts: Floats
     observations: Floats
     mean: Floats
     stddev: Floats
@@ -211,6 +214,7 @@ def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> Wind
     recent = Reference.of(before, sizes.tolist())
     known = there & (recent.rows > 0)
     return WindowReading(
+        counts=sums.counts,
         observations=np.where(there, observations, np.nan),
         mean=mean,
         stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck

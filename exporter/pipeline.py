@@ -18,7 +18,7 @@ from exporter.errors import QueueFullError
 from exporter.events import Prediction
 from exporter.extract import lenient_inputs
 from exporter.health import Health
-from exporter.monitor import Monitors, is_confident
+from exporter.monitor import Monitor, Monitors, is_confident
 from exporter.store import InputsPolicy, Store, prediction_rows
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 QUEUE_BYTES = 256 * 2**20
 """Bytes of request bodies that may wait to be counted."""
 _CHUNK = 1000
+_BATCH = 5000
 _GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -78,6 +79,11 @@ class Pipeline:
     def config(self) -> Config:
         """The configuration now."""
         return self._state[0]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the aggregator lives."""
+        return self._thread.is_alive()
 
     def reconfigure(self, config: Config, monitors: Monitors) -> None:
         """Count with another configuration from the next batch on."""
@@ -135,65 +141,75 @@ class Pipeline:
             log.error("%d events were accepted but not counted before the end", lost)
 
     def _run(self) -> None:
-        while True:
+        while not (self._closing and not self._queue):
             self._wake.wait()
             self._wake.clear()
             if not self._closing:
                 time.sleep(_GATHER_SECONDS)
             while self._queue:
-                batch: list[Prediction] = []
-                size = 0
-                while self._queue and len(batch) < 5 * _CHUNK:
-                    events, length = self._queue.popleft()
-                    batch += events
-                    size += length
-                for start in range(0, len(batch), 5 * _CHUNK):
-                    self._count_safely(batch[start : start + 5 * _CHUNK])
-                self._counted += len(batch)
-                self._bytes_out += size
-            if self._closing and not self._queue:
-                return
+                self._count_some()
 
-    def _count_safely(self, events: Sequence[Prediction]) -> None:
+    def _count_some(self) -> None:
+        batch: list[Prediction] = []
+        size = 0
+        while self._queue and len(batch) < _BATCH:
+            events, length = self._queue.popleft()
+            batch += events
+            size += length
         try:
-            self._count(events)
-        except Exception:  # one bad batch must not end the thread that counts all others
-            self._health.dropped.inc(len(events))
-            log.exception("%d events were lost", len(events))
+            for start in range(0, len(batch), _BATCH):
+                self._count(batch[start : start + _BATCH])
+        except Exception:  # without this thread nothing is ever counted again
+            self._health.dropped.inc(len(batch))
+            log.exception("events were lost")
+        finally:
+            self._counted += len(batch)
+            self._bytes_out += size
 
     def _count(self, events: Sequence[Prediction]) -> None:
         config, monitors = self._state
         groups: dict[tuple[str, str | None], list[Prediction]] = {}
         for event in events:
             groups.setdefault((event.model, event.version), []).append(event)
-        now, received = time.monotonic(), time.time()
-        policy = InputsPolicy(config.store.inputs)
         for (name, version), group in groups.items():
             model = monitors.models.get(name)
             if model is None:  # taken out of the configuration while it waited
                 self._health.dropped.inc(len(group))
                 continue
-            raw = [bytes(memoryview(event.inputs)) for event in group]
-            monitor = monitors.get(name, version, now)
-            decoded = decode_inputs(raw) if monitor.layout or model.redact else {}
-            monitors.unknown_features[name] += monitor.observe(group, list(decoded.values()), now)
-            for event in group:
-                if not event.id:
-                    event.id = make_id()
-            confident = [is_confident(event, model.confidence_threshold) for event in group]
+            monitor = monitors.get(name, version, time.monotonic())
+            try:
+                self._count_group(config, monitors, monitor, group)
+            except Exception:  # one event that nobody foresaw must not cost the others
+                log.exception("events of %r are counted one by one after an error", name)
+                for event in group:
+                    try:
+                        self._count_group(config, monitors, monitor, [event])
+                    except Exception:
+                        self._health.dropped.inc()
+
+    def _count_group(self, config: Config, monitors: Monitors, monitor: Monitor, group: Sequence[Prediction]) -> None:
+        """Count and store predictions of one model and version; what raises here has counted nothing."""
+        model, policy = monitor.config, InputsPolicy(config.store.inputs)
+        now, received = time.monotonic(), time.time()
+        raw = [bytes(memoryview(event.inputs)) for event in group]
+        decoded = decode_inputs(raw) if monitor.layout or model.redact else {}
+        for event in group:
+            if not event.id:
+                event.id = make_id()
+        confident = [is_confident(event, model.confidence_threshold) for event in group]
+        kept = [
+            text if policy.keeps(event, sure) else b"" for event, sure, text in zip(group, confident, raw, strict=True)
+        ]
+        if model.redact:
             kept = [
-                text if policy.keeps(event, sure) else b""
-                for event, sure, text in zip(group, confident, raw, strict=True)
+                msgspec.json.encode(without(decoded[place], model.redact)) if text and place in decoded else b""
+                for place, text in enumerate(kept)
             ]
-            if model.redact:
-                kept = [
-                    msgspec.json.encode(without(decoded[place], model.redact)) if text and place in decoded else b""
-                    for place, text in enumerate(kept)
-                ]
-            rows = prediction_rows(group, confident, kept, received)
-            for start in range(0, len(group), _CHUNK):
-                size = sum(map(len, kept[start : start + _CHUNK]))
-                self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))
+        rows = prediction_rows(group, confident, kept, received)
+        monitors.unknown_features[model.name] += monitor.observe(group, list(decoded.values()), now)
+        for start in range(0, len(group), _CHUNK):
+            size = sum(map(len, kept[start : start + _CHUNK]))
+            self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))
 
 
 def without(inputs: Mapping[str, Any], redacted: frozenset[str]) -> dict[str, Any]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from exporter.drift import Floats
+from exporter.drift import Floats, Ints
 from exporter.errors import ProfileError
-from exporter.extract import IMAGE_STATISTICS
+from exporter.kinds import INPUT_TYPES, Kind, State, fits, kind_of
 from exporter.validation import dotted, explain, shown
 
 FORMAT = "model-exporter-profile/1"
-INPUT_TYPES = ("numeric", "categorical", "image")
 
 
 class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric"):
@@ -100,6 +102,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Frozen bins of the model's predictions on its training data.
     hash
         SHA-256 of all the rest but the time.
+    confidence
+        Frozen bins of the model's confidence in these predictions.
+    learned
+        What the types of some inputs learned from the training data, by input.
     """
 
     name: str
@@ -110,16 +116,18 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: datetime | None = None
     format: str = FORMAT
     hash: str = ""
+    confidence: NumericFeature | msgspec.UnsetType = msgspec.UNSET  # unset ones leave older profiles' hashes alone
+    learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
+
+    def kinds(self) -> dict[str, Kind]:
+        """The type of each input, with what it learned."""
+        learned = self.learned or {}
+        return {name: kind_of(kind, learned.get(name)) for name, kind in self.inputs.items()}
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of everything but the hash and the time: what decides the bins."""
         body = msgspec.structs.replace(self, hash="", created=None)
         return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
-
-
-def scalar_names(name: str, kind: str) -> list[str]:
-    """Names of the scalar features of an input of a type."""
-    return [f"{name}.{statistic}" for statistic in IMAGE_STATISTICS] if kind == "image" else [name]
 
 
 def _numbered(names: list[str]) -> list[str]:
@@ -145,24 +153,63 @@ def frozen_bins(values: Floats, bins: int = 20) -> tuple[float, ...]:
     [0.0, 0.0, 4.0]
     """
     distinct, counts = np.unique(values, return_counts=True)
-    if not len(distinct):
-        return ()
-    share = counts.sum() / bins
-    edges = [float(distinct[0])]
-    alone = np.flatnonzero(counts > share)
-    stops = [*alone.tolist(), len(distinct)]
-    start = 0
-    for stop in stops:
-        between, mass = distinct[start:stop], np.cumsum(counts[start:stop])
-        if len(between):
-            parts = max(1, round(mass[-1] / share))
-            cuts = np.searchsorted(mass, mass[-1] * np.arange(1, parts) / parts) + 1
-            edges += between[cuts[cuts < len(between)]].tolist()
-        if stop < len(distinct):
-            edges += [float(distinct[stop]), math.nextafter(distinct[stop], math.inf)]
-        start = stop + 1
-    edges.append(math.nextafter(distinct[-1], math.inf))
-    return tuple(edge for edge in np.unique(edges).tolist() if edge < np.inf)  # JSON has no infinity
+    return Cells.of(distinct, counts).edges(bins)
+
+
+class Cells(NamedTuple):
+    """Training values of one column, counted in fine cells: distinct values, or small ranges of them.
+
+    Attributes
+    ----------
+    starts
+        Where each of ``C`` cells begins, ascending.
+    counts
+        Values in each, shape ``(C,)``.
+    single
+        Whether a cell holds one value only, shape ``(C,)``.
+    top
+        The largest value.
+    """
+
+    starts: Floats
+    counts: Ints
+    single: npt.NDArray[np.bool_]
+    top: float
+
+    @classmethod
+    def of(cls, distinct: Floats, counts: Ints) -> Cells:
+        """A cell for each distinct value."""
+        return cls(distinct, counts, np.ones(len(distinct), dtype=bool), distinct[-1] if len(distinct) else math.nan)
+
+    def edges(self, bins: int) -> tuple[float, ...]:
+        """Edges of bins out of whole cells, see `frozen_bins`."""
+        if not len(self.starts):
+            return ()
+        share = self.counts.sum() / bins
+        edges = [float(self.starts[0])]
+        alone = np.flatnonzero(self.single & (self.counts > share))
+        start = 0
+        for stop in [*alone.tolist(), len(self.starts)]:
+            between, mass = self.starts[start:stop], np.cumsum(self.counts[start:stop])
+            if len(between):
+                parts = max(1, round(mass[-1] / share))
+                cuts = np.searchsorted(mass, mass[-1] * np.arange(1, parts) / parts) + 1
+                edges += between[cuts[cuts < len(between)]].tolist()
+            if stop < len(self.starts):
+                edges += [float(self.starts[stop]), math.nextafter(self.starts[stop], math.inf)]
+            start = stop + 1
+        edges.append(math.nextafter(self.top, math.inf))
+        return tuple(edge for edge in np.unique(edges).tolist() if edge < np.inf)  # JSON has no infinity
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation (the population's) of single values."""
+        scale = float(max(abs(self.starts[0]), abs(self.top), 1e-300))
+        small = self.starts / scale  # so that the square of a huge value stays finite
+        if self.counts.sum() <= _EXPANDED:
+            small = np.repeat(small, self.counts)  # numpy's sums of many parts lose the fewest digits
+            return float(small.mean() * scale), float(small.std() * scale)
+        mean = np.average(small, weights=self.counts)
+        return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self.counts)) * scale)
 
 
 def bin_counts(ordered: Floats, edges: Floats) -> Floats:
@@ -175,35 +222,47 @@ def bin_counts(ordered: Floats, edges: Floats) -> Floats:
 
 def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:
     """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one."""
-    finite = np.sort(column[np.isfinite(column)]) + 0.0  # no negative zero
+    finite = column[np.isfinite(column)] + 0.0  # no negative zero
     missing = int(np.isnan(column).sum())
-    edges = frozen_bins(finite, bins)
-    counts = [*bin_counts(finite, np.array(edges)), missing, len(column) - missing - len(finite)]
-    if not len(finite):
-        return NumericFeature(edges, tuple(int(c) for c in counts))
-    scale = float(max(abs(finite[0]), abs(finite[-1]), 1e-300))
-    small = finite / scale  # so that the square of a huge value stays finite
+    cells = Cells.of(*np.unique(finite, return_counts=True))
+    return counted_feature(cells, missing, len(column) - missing - len(finite), bins)
+
+
+def counted_feature(
+    cells: Cells, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
+) -> NumericFeature:
+    """Freeze one column of numbers, counted in cells; their mean and deviation are given where cells are ranges."""
+    edges = cells.edges(bins)
+    if not edges:
+        return NumericFeature((), (0, missing, invalid))
+    before = np.concatenate(([0], np.cumsum(cells.counts)))
+    counts = np.diff(before[cells.starts.searchsorted(edges)], prepend=0, append=before[-1])
+    mean, stddev = moments or cells.moments()
+    low, high = float(cells.starts[0]), float(cells.top)
     return NumericFeature(
         edges=edges,
-        counts=tuple(int(c) for c in counts),
-        mean=float(small.mean() * scale),
-        stddev=float(small.std() * scale) if finite[0] < finite[-1] else 0.0,
-        min=float(finite[0]),
-        max=float(finite[-1]),
+        counts=(*counts.astype(int).tolist(), missing, invalid),
+        mean=mean,
+        stddev=stddev if low < high else 0.0,
+        min=low,
+        max=high,
     )
 
 
-def categorical_feature(counts: dict[str, int], missing: int, invalid: int, top: int = 50) -> CategoricalFeature:
-    """Freeze one column of categories, given how often each stands in it."""
+def categorical_feature(
+    counts: Mapping[str, int], missing: int, invalid: int, top: int = 50, more: int = 0
+) -> CategoricalFeature:
+    """Freeze one column of categories, given how often each stands in it, and ``more`` values of further ones."""
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
     kept, rare = ordered[:top], ordered[top:]
     return CategoricalFeature(
         categories=tuple(kept),
-        counts=(*(counts[name] for name in kept), sum(counts[name] for name in rare), missing, invalid),
+        counts=(*(counts[name] for name in kept), sum(counts[name] for name in rare) + more, missing, invalid),
         rare=frozenset(rare[:MAX_RARE]),
     )
 
 
+_EXPANDED = 8_000_000
 MAX_RARE = 10_000
 """Rare categories a profile remembers; rarer ones count as unseen when they come."""
 
@@ -251,7 +310,8 @@ def load(path: Path) -> Profile:
 
 
 def _agree(profile: Profile, path: Path) -> None:
-    features = {**profile.features, **({"(prediction)": profile.prediction} if profile.prediction else {})}
+    outputs = {"(prediction)": profile.prediction, "(confidence)": profile.confidence}
+    features: dict[str, Feature] = {**profile.features, **{name: f for name, f in outputs.items() if f}}
     for name, feature in features.items():
         numeric = isinstance(feature, NumericFeature)
         inner = len(feature.edges) if isinstance(feature, NumericFeature) else len(feature.categories)
@@ -260,10 +320,14 @@ def _agree(profile: Profile, path: Path) -> None:
             raise ProfileError(f"{path}: features.{name}.counts: expected {expected}, got {len(feature.counts)}")
         if isinstance(feature, NumericFeature) and not all(a < b for a, b in zip(feature.edges, feature.edges[1:])):  # noqa: B905
             raise ProfileError(f"{path}: features.{name}.edges: expected increasing numbers")
+    learned = profile.learned or {}
     for name, kind in profile.inputs.items():
         if kind not in INPUT_TYPES:
             raise ProfileError(f"{path}: inputs.{name}: {shown(kind)} is no type; known are: {', '.join(INPUT_TYPES)}")
-        for scalar in scalar_names(name, kind):
-            wanted = CategoricalFeature if kind == "categorical" else NumericFeature
+        if not fits(kind, learned.get(name)):
+            raise ProfileError(f"{path}: learned.{name}: is not what the {kind} input {shown(name)} learns in training")
+    for name, made in profile.kinds().items():
+        for scalar in made.features(name):
+            wanted = CategoricalFeature if made.categorical else NumericFeature
             if not isinstance(profile.features.get(scalar), wanted):
-                raise ProfileError(f"{path}: features.{scalar}: expected bins of the {kind} input {shown(name)}")
+                raise ProfileError(f"{path}: features.{scalar}: expected bins of the {made.type} input {shown(name)}")

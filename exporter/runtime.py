@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
@@ -18,10 +19,11 @@ from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
-from exporter.pipeline import Pipeline
+from exporter.pipeline import Pipeline, decode_inputs, without
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
 from exporter.store.schema import check_url
+from exporter.trend import Trends
 from exporter.validation import suggestion
 
 log = logging.getLogger(__name__)
@@ -89,11 +91,12 @@ class Exporter:
         config, monitors = read(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self._redact)
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
+        self.trends = Trends()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
@@ -135,9 +138,15 @@ class Exporter:
             self.health.reload_time.set(time.time())
             log.info("configuration reloaded from %s", self._path)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the threads that everything depends on live."""
+        return self.pipeline.alive and self.store.alive
+
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
         """The exposition, what was acknowledged before included; see `Exposition.render`."""
         self.pipeline.settle(0.5)
+        self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)
 
     def close(self) -> None:
@@ -146,6 +155,12 @@ class Exporter:
         self.pipeline.close()
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
+
+    def _redact(self, model: str, inputs: str | None) -> str | None:
+        known = self.pipeline.monitors.models.get(model)
+        if not inputs or known is None or not known.redact:
+            return inputs
+        return msgspec.json.encode(without(decode_inputs([inputs.encode()])[0], known.redact)).decode()
 
     def _count_verdict(self, verdict: Verdict) -> None:
         monitors = self.pipeline.monitors

@@ -1,48 +1,67 @@
-"""Training data to a profile: CSV, Parquet, NPZ or JSON lines."""
+"""Training data to a profile, in bounded memory and a few passes."""
 
 from __future__ import annotations
 
-import zipfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from exporter.errors import ProfileError
-from exporter.extract import IMAGE_STATISTICS, image_columns, numeric_column, spelt
-from exporter.profile import INPUT_TYPES, Feature, Profile, categorical_feature, numeric_feature
-from exporter.validation import listed, shown, suggestion
+from exporter.inference import Column, Seen
+from exporter.kinds import INPUT_TYPES, LEARNERS, Categorical, Kind, Learner, State, kind_of
+from exporter.kinds.timestamp import unix_seconds
+from exporter.profile import Feature, NumericFeature, Profile
+from exporter.sources import Batch, FileSource, Source
+from exporter.tally import CategoryTally, NumericTally
+from exporter.validation import shown, suggestion
 
-Column = Sequence[Any] | npt.NDArray[Any]
-
-# What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
-_MALFORMED = (
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    NotImplementedError,
-    RecursionError,
-    zipfile.BadZipFile,
-    msgspec.MsgspecError,
-)
-SUFFIXES = (".csv", ".parquet", ".npz", ".jsonl", ".ndjson")
+Progress = Callable[[str, float, int], None]
+"""Called with the pass, the share of it that is done, and its rows so far."""
+EXACT = 4_000_000
+"""Distinct numbers that are held at once, over all features; each feature holds 10,000 at least."""
 
 
-def build_file(
-    path: Path,
-    *,
-    name: str | None = None,
-    prediction_column: str | None = None,
-    ignore: Sequence[str] = (),
-    types: Mapping[str, str] | None = None,
-    bins: int = 20,
-    categories: int = 50,
-) -> Profile:
+class Options(NamedTuple):
+    """How to profile.
+
+    Attributes
+    ----------
+    name
+        The profile's name; the source's when None.
+    prediction_column, confidence_column
+        What the model predicted for each row, and its confidence: the training side of the
+        prediction's and the confidence's drift, and no features.
+    time_column
+        When each row arrived; the age of a moment is measured from there, else from the present.
+    ignore
+        Columns that are no features: labels, identifiers.
+    types
+        Type of an input where the inferred one is wrong.
+    expected
+        Type of an input, if it is there: what production sends may hold values of any other.
+    bins, categories
+        Bins of a number, categories of their own of a categorical input.
+    exact
+        See `EXACT`.
+    """
+
+    name: str | None = None
+    prediction_column: str | None = None
+    confidence_column: str | None = None
+    time_column: str | None = None
+    ignore: Sequence[str] = ()
+    types: Mapping[str, str] = {}
+    expected: Mapping[str, str] = {}
+    bins: int = 20
+    categories: int = 50
+    exact: int = EXACT
+
+
+def build_file(path: Path, *, progress: Progress | None = None, **options: Any) -> Profile:
     """Profile the training data in a file.
 
     Parameters
@@ -50,161 +69,138 @@ def build_file(
     path
         CSV, Parquet, NPZ (one array a column, images of shape ``(n, height, width[, channels])``)
         or JSON lines (one object a row; nested arrays are images).
-    name
-        The profile's name; the file's without its suffix when None.
-    prediction_column
-        The column with what the model predicts for each row: it becomes the training side of
-        the prediction drift, and no feature.
-    ignore
-        Columns that are no features: labels, confidences, identifiers.
-    types
-        Type of an input where the inferred one is wrong.
-    bins, categories
-        Bins of a number, categories of their own of a categorical input.
+    progress
+        Told how far it is.
+    options
+        Fields of `Options`.
 
     Raises
     ------
     ProfileError
         When the file cannot be read, or has no rows, or lacks a column that was named.
     """
-    columns = _read(path)
-    types = types or {}
-    for column in [*([prediction_column] if prediction_column else []), *ignore, *types]:
-        if column not in columns:
-            raise ProfileError(f"{path}: has no column {shown(column)}; {suggestion(column, columns)}")
-    rows = len(next(iter(columns.values()), ()))
-    if not rows:
-        raise ProfileError(f"{path}: has no rows to profile")
-    sizes: dict[str, Any] = {"bins": bins, "categories": categories, "path": path}
-    inputs: dict[str, str] = {}
-    features: dict[str, Feature] = {}
-    for column, values in columns.items():
-        if column == prediction_column or column in ignore:
-            continue
-        inputs[column] = types.get(column) or _inferred(values)
-        features |= _features(column, values, inputs[column], **sizes)
-    prediction = None
-    if prediction_column:
-        values = columns[prediction_column]
-        kind = "numeric" if _inferred(values) == "numeric" and _is_continuous(values) else "categorical"
-        prediction = _features("prediction", values, kind, **sizes)["prediction"]
-    return Profile(name=name or path.stem, rows=rows, inputs=inputs, features=features, prediction=prediction)
+    chosen = Options(**options)
+    vectors = frozenset(name for name, kind in chosen.types.items() if kind == "embedding")
+    return build(FileSource(path, vectors), chosen, progress)
 
 
-def _is_continuous(values: Column) -> bool:
-    """Whether numbers are a regression's: class labels are few whole numbers."""
-    numbers = numeric_column(_listed(values))
-    finite = numbers[np.isfinite(numbers)]
-    return bool((finite != np.round(finite)).any()) or len(np.unique(finite)) > 50
+def build(source: Source, options: Options, progress: Progress | None = None) -> Profile:
+    """Profile any training data; see `build_file`."""
+    return _Builder(source, options, progress or (lambda *_: None)).profile()
 
 
-def _listed(values: Column) -> list[Any]:
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+class _Builder:
+    def __init__(self, source: Source, options: Options, progress: Progress) -> None:
+        self._source = source
+        self._options = options
+        self._progress = progress
+        self._now = time.time()
+        self._seen: dict[str, Seen] = {}
+        self._rows = 0
 
-
-def _inferred(values: Column) -> str:
-    if isinstance(values, np.ndarray):
-        if values.ndim >= 3:
-            return "image"
-        if values.dtype.kind in "iuf":
-            return "numeric"
-    kinds = {type(value) for value in _listed(values)} - {type(None)}
-    if kinds <= {int, float}:
-        return "numeric"
-    return "image" if kinds <= {list, bytes} else "categorical"
-
-
-def _features(name: str, values: Column, kind: str, *, bins: int, categories: int, path: Path) -> dict[str, Feature]:
-    if kind == "image":
-        columns = image_columns(_listed(values))
-        if not np.isfinite(columns[0]).any():
-            raise ProfileError(f"{path}: no value of the column {shown(name)} is an image")
-        return {
-            f"{name}.{statistic}": numeric_feature(column, bins)
-            for statistic, column in zip(IMAGE_STATISTICS, columns, strict=True)
+    def profile(self) -> Profile:
+        for batch in self._pass("types"):
+            self._rows += batch.rows
+            for name, values in batch.columns.items():
+                self._seen.setdefault(name, Seen()).add(values)
+        self._check()
+        options = self._options
+        outputs = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
+        known = {**options.expected, **options.types}
+        inputs = {n: known.get(n) or seen.type() for n, seen in self._seen.items() if n not in outputs}
+        learners = self._learn(inputs)
+        learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
+        kinds = {
+            name: learners[name].kind() if name in learners else kind_of(kind, None) for name, kind in inputs.items()
         }
-    if kind == "numeric":
-        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
-            return {name: numeric_feature(values.astype(np.float64), bins)}
-        return {name: numeric_feature(numeric_column(_listed(values)), bins)}
-    if kind == "categorical":
-        listed_values = [None if isinstance(v, float) and v != v else v for v in _listed(values)]  # noqa: PLR0124
-        tally = Counter(spelt(value) for value in listed_values if isinstance(value, str | bool | int | float))
-        missing = sum(value is None for value in listed_values)
-        return {name: categorical_feature(tally, missing, len(listed_values) - missing - tally.total(), categories)}
-    raise ProfileError(f"{path}: {shown(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
+        tallied = self._tally(kinds)
+        features: dict[str, Feature] = {}
+        for name, kind in kinds.items():
+            found = [tally.feature() for tally in tallied[name]]
+            features |= zip(kind.features(name), found, strict=True)
+            if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
+                raise ProfileError(f"{self._source.where}: no value of the column {shown(name)} is {kind.noun}")
+        prediction, confidence = options.prediction_column, options.confidence_column
+        sure = tallied[confidence][0].feature() if confidence else None
+        return Profile(
+            name=options.name or self._source.name,
+            rows=self._rows,
+            inputs=inputs,
+            features=features,
+            prediction=tallied[prediction][0].feature() if prediction else None,
+            confidence=sure if isinstance(sure, NumericFeature) else msgspec.UNSET,
+            learned=learned or msgspec.UNSET,
+        )
+
+    def _pass(self, what: str) -> Iterator[Batch]:
+        rows = 0
+        for batch in self._source.batches():
+            rows += batch.rows
+            yield batch
+            self._progress(what, batch.done, rows)
+
+    def _check(self) -> None:
+        where, options = self._source.where, self._options
+        outputs = (options.prediction_column, options.confidence_column, options.time_column)
+        for column in [*filter(None, outputs), *options.ignore, *options.types]:
+            if column not in self._seen and (self._rows or self._seen):
+                raise ProfileError(f"{where}: has no column {shown(column)}; {suggestion(column, self._seen)}")
+        if not self._rows:
+            raise ProfileError(f"{where}: has no rows to profile")
+        for kind in options.types.values():
+            if kind not in INPUT_TYPES:
+                raise ProfileError(f"{where}: {shown(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
+
+    def _learn(self, inputs: Mapping[str, str]) -> dict[str, Learner]:
+        learners = {name: LEARNERS[kind]() for name, kind in inputs.items() if kind in LEARNERS}
+        for batch in self._pass("words and vectors") if learners else ():
+            for name, learner in learners.items():
+                learner.learn(batch.columns.get(name, ()))
+        return learners
+
+    def _tally(self, kinds: Mapping[str, Kind]) -> dict[str, list[NumericTally | CategoryTally]]:
+        """Tallies of the features of each input, and of the outputs by their columns' names."""
+        options = self._options
+        watched = dict(kinds)
+        if options.confidence_column:
+            watched[options.confidence_column] = kind_of("numeric")
+        if options.prediction_column:
+            watched[options.prediction_column] = kind_of(self._seen[options.prediction_column].output_type())
+        numbers = sum(len(kind.features(name)) for name, kind in watched.items() if not kind.categorical)
+        most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
+        tallies: dict[str, list[NumericTally | CategoryTally]] = {
+            name: [CategoryTally(options.categories)]
+            if kind.categorical
+            else [NumericTally(options.bins, most) for _ in kind.features(name)]
+            for name, kind in watched.items()
+        }
+        for batch in self._pass("values"):
+            for name, kind in watched.items():
+                for tally, column in zip(tallies[name], self._columns(batch, name, kind), strict=True):
+                    tally.add(column)
+        inexact = {name: [t for t in found if not t.exact] for name, found in tallies.items()}
+        for tally in [tally for found in inexact.values() for tally in found]:
+            tally.again()
+        for batch in self._pass("bins") if any(inexact.values()) else ():
+            for name in filter(inexact.get, watched):
+                for tally, column in zip(tallies[name], self._columns(batch, name, watched[name]), strict=True):
+                    if not tally.exact:
+                        tally.count(column)
+        return tallies
+
+    def _columns(self, batch: Batch, name: str, kind: Kind) -> Sequence[Any]:
+        values: Column = batch.columns.get(name, (None,) * batch.rows)
+        if kind.type != "numeric":
+            values = _listed(values)
+        if isinstance(kind, Categorical):
+            return [kind.labels(values)]
+        now: Any = self._now
+        if self._options.time_column and kind.type == "timestamp":
+            arrived = batch.columns.get(self._options.time_column, (None,) * batch.rows)
+            now = np.array([unix_seconds(moment) for moment in _listed(arrived)])
+        return list(kind.columns(values, now))
 
 
-def _read(path: Path) -> dict[str, Column]:
-    readers = {".csv": _csv, ".parquet": _parquet, ".npz": _npz, ".jsonl": _jsonl, ".ndjson": _jsonl}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ProfileError(f"{path}: expected a file that ends in {listed(SUFFIXES)}")
-    if not path.is_file():
-        raise ProfileError(f"{path}: cannot be read: there is no such file")
-    try:
-        return reader(path)
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except _MALFORMED as error:
-        raise ProfileError(f"{path}: is not {path.suffix[1:].upper()}: {error}") from None
-
-
-def _arrow(table: Any) -> dict[str, Column]:
-    import pyarrow as pa
-
-    columns: dict[str, Column] = {}
-    names = table.column_names
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"the column {shown(twice[0])} stands twice")
-    for name in names:
-        column = table.column(name)
-        kind = column.type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            columns[name] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        elif pa.types.is_decimal(kind):
-            columns[name] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        elif pa.types.is_temporal(kind):
-            columns[name] = column.cast(pa.string()).to_pylist()
-        else:
-            columns[name] = column.to_pylist()
-    return columns
-
-
-def _csv(path: Path) -> dict[str, Column]:
-    from pyarrow import csv
-
-    options = csv.ConvertOptions(strings_can_be_null=True)
-    columns = _arrow(csv.read_csv(path, convert_options=options))
-    for name, values in columns.items():
-        if any(isinstance(value, bytes) for value in values):
-            raise ValueError(f"the column {shown(name)} is not UTF-8")
-    return columns
-
-
-def _parquet(path: Path) -> dict[str, Column]:
-    from pyarrow import parquet
-
-    return _arrow(parquet.read_table(path))
-
-
-def _npz(path: Path) -> dict[str, Column]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("expected what numpy.savez writes")
-    with np.load(path, allow_pickle=False) as archive:
-        columns: dict[str, Column] = {name: archive[name] for name in archive.files}
-    lengths = {name: len(np.atleast_1d(values)) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"its arrays have different lengths: {lengths}")
-    for name, values in columns.items():
-        if np.ndim(values) in {0, 2}:
-            raise ValueError(
-                f"the array {name!r} has {np.ndim(values)} dimensions; save each column under its own name"
-            )
-    return columns
-
-
-def _jsonl(path: Path) -> dict[str, Column]:
-    lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
-    names = dict.fromkeys(name for row in lines for name in row)
-    return {name: [row.get(name) for row in lines] for name in names}
+def _listed(values: Column) -> Sequence[Any]:
+    listed: Sequence[Any] = values.tolist() if isinstance(values, np.ndarray) else values
+    return listed

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -249,3 +250,13 @@ def test_any_bytes_are_inputs_or_none(raw):
     inputs = lenient_inputs(raw)
     assert isinstance(inputs, dict)
     json.dumps(clean(inputs), allow_nan=False).encode()
+
+
+def test_a_string_among_numbers_costs_no_memory_at_every_place():
+    """A long string in an image or an embedding is invalid before numpy makes room for it thousands of times."""
+    value = [["x" * 1_000_000, *range(5000)]]
+    tracemalloc.start()
+    assert decode_image(value) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000

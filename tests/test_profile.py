@@ -127,7 +127,8 @@ def test_a_foreign_file_or_another_version_is_refused(tmp_path, content, found):
         ),
         (
             '"photo": "image"', '"photo": "video"',
-            'FILE: inputs.photo: "video" is no type; known are: numeric, categorical, image',
+            'FILE: inputs.photo: "video" is no type; known are: '
+            "boolean, categorical, embedding, image, numeric, text, timestamp",
         ),
         (
             '"photo": "image"', '"photo": "numeric"',

@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,7 +14,9 @@ from pyarrow import parquet
 
 from exporter.binning import Layout
 from exporter.errors import ProfileError
-from exporter.training import build_file
+from exporter.profile import load, save
+from exporter.sources import FileSource
+from exporter.training import Options, build, build_file
 
 RNG = np.random.default_rng(11)
 ROWS = 400
@@ -162,7 +165,8 @@ MISTAKES = [
     ("a.npz", archive(a=np.arange(3))[:60], NOT_NPZ),
     ("a.npz", archive(a=np.arange(3), b=np.eye(4)[0]),
      "FILE: is not NPZ: its arrays have different lengths: {'a': 3, 'b': 4}"),
-    ("a.npz", archive(a=np.eye(2)), f"FILE: is not NPZ: the array 'a' has 2 dimensions; {OWN_NAME}"),
+    ("a.npz", archive(a=np.eye(2)),
+     f"FILE: is not NPZ: the array 'a' has 2 dimensions; {OWN_NAME}, or say --type a=embedding"),
     ("a.npz", archive(a=np.float64(2)), f"FILE: is not NPZ: the array 'a' has 0 dimensions; {OWN_NAME}"),
     ("a.npz", archive(a=np.array([{}])), "FILE: is not NPZ: Object arrays cannot be loaded when allow_pickle=False"),
     ("a.npz", archive(), "FILE: has no rows to profile"),
@@ -214,3 +218,174 @@ def test_a_wrong_option_says_what_would_be_right(tmp_path, options, message):
     with pytest.raises(ProfileError) as error:
         build_file(path, **options)
     assert str(error.value).replace(str(path), "FILE") == message
+
+
+# --- batches, types and what is odd ----------------------------------------------------------
+
+
+def lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
+def test_batches_change_nothing(tmp_path, kind):
+    """A file read in many batches gives the profile of a file read at once, and says how far it is."""
+    path = write(tmp_path, kind, photos=kind in {"npz", "jsonl"})
+    options = Options(prediction_column="predicted")
+    told = []
+    whole = build(FileSource(path), options)
+    parts = build(FileSource(path, block=2000), options, lambda *step: told.append(step))
+    assert parts == whole
+    assert len(told) > 4
+    assert {what for what, _, _ in told} == {"types", "values"}
+    assert max(done for _, done, _ in told) == 1
+    assert told[-1][2] == ROWS
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
+def test_data_that_do_not_fit_are_counted_exactly(tmp_path, kind):
+    """Where distinct values are more than are held at once, a further pass counts: the same in each format."""
+    path = write(tmp_path, kind)
+    profile = build(FileSource(path, block=2000), Options(exact=100, bins=5))
+    income = np.sort(INCOME[np.isfinite(INCOME)])
+    feature = profile.features["income"]
+    assert np.diff(income.searchsorted(feature.edges)).tolist() == list(feature.counts[1:-3])
+    assert feature.mean == pytest.approx(income.mean())
+    assert profile.features["country"] == build_file(path).features["country"]
+    other = build(FileSource(write(tmp_path, "csv")), Options(exact=100, bins=5)).features["income"]
+    assert (feature.edges, feature.counts) == (other.edges, other.counts)
+
+
+def test_a_csv_column_is_of_one_type_to_its_last_row(tmp_path):
+    """A column whose first text comes late is text from its first row; spaces around numbers mean nothing."""
+    path = tmp_path / "a.csv"
+    path.write_text("code,flag,size\n" + "7,true, 1.5\n" * 2000 + "x7,false,2 \n,,\n")
+    profile = build(FileSource(path, block=200), Options())
+    assert profile.inputs == {"code": "categorical", "flag": "boolean", "size": "numeric"}
+    assert profile.features["code"].categories == ("7", "x7")
+    assert profile.features["flag"].counts == (2000, 1, 0, 1, 0)
+    assert profile.features["size"].max == 2.0
+
+
+def test_long_and_broken_rows_of_csv(tmp_path):
+    """A text of megabytes, and one with line breaks in it, are one row each, wherever they stand."""
+    path = tmp_path / "a.csv"
+    path.write_text("n,t\n" + '1,"two\nlines"\n' * 500 + "2," + "y" * 3_000_000 + "\n")
+    feature = build(FileSource(path, block=4000), Options()).features["t"]
+    assert feature.categories == ("two\nlines",)
+    assert feature.counts == (500, 1, 0, 0)
+
+
+def test_columns_that_come_late_are_missing_before(tmp_path):
+    """A key that only later rows have is a column, missing in the rows before."""
+    path = lines(tmp_path / "a.jsonl", [{"a": 1}] * 300 + [{"a": 1, "b": 2}] * 100)
+    profile = build(FileSource(path, block=500), Options())
+    assert profile.features["b"].counts[-2] == 300
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2.5, None], "numeric"),
+        ([None, None], "numeric"),
+        ([True, False, None], "boolean"),
+        ([True, 1], "categorical"),
+        (["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.5+01:00", None], "timestamp"),
+        (["2026-01-02", "2026-01-03"], "timestamp"),
+        (["2026-01-02", "tomorrow"], "categorical"),
+        (["NL", "DE"], "categorical"),
+        (["sold as seen on the day"] * 5 + ["returned to the shop later"] * 5, "categorical"),
+        ([f"row {n} of a text with many words" for n in range(9)], "text"),
+        ([f"第{n}条评论说这个商品非常好用" for n in range(9)], "text"),
+        ([f"8f14e45f-ceea-467f-a{n:03d}-c9f0f895fb98" for n in range(99)], "categorical"),
+        ([[0.1, 0.2], [1, 2], None], "embedding"),
+        ([[[1, 2], [3, 4]]], "image"),
+        (["a", 1, [2]], "categorical"),
+    ],
+)
+def test_types_are_inferred(tmp_path, values, kind):
+    """Each column gets the type that its values say."""
+    path = lines(tmp_path / "a.jsonl", [{"x": value} for value in values])
+    assert build_file(path).inputs == {"x": kind}
+
+
+def test_moments_of_parquet_and_npz_are_timestamps(tmp_path):
+    """Dates and times of Parquet and NPZ give what their RFC 3339 strings give in CSV."""
+    moments = np.datetime64("2026-01-01T12:00:00") + np.arange(50) * np.timedelta64(3601, "s")
+    seen = [int(moment.astype("datetime64[s]").astype(int)) + 60 for moment in moments]
+    parquet.write_table(pa.table({"when": moments, "seen": seen}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", when=moments, seen=seen)
+    (tmp_path / "a.csv").write_text("when,seen\n" + "".join(f"{m}Z,{s}\n" for m, s in zip(moments, seen, strict=True)))
+    made = [build_file(tmp_path / f"a.{kind}", time_column="seen") for kind in ("parquet", "npz", "csv")]
+    assert made[0] == made[1] == made[2]
+    assert made[0].inputs == {"when": "timestamp"}
+    assert made[0].features["when.age_seconds"].edges[0] == made[0].features["when.age_seconds"].max == 60
+
+
+def test_matrices_are_embeddings_where_that_is_said(tmp_path):
+    """A two-dimensional array is an embedding where its type is given, as lists of JSON lines are unsaid."""
+    vectors = RNG.normal(size=(60, 3))
+    np.savez(tmp_path / "a.npz", v=vectors)
+    lines(tmp_path / "a.jsonl", [{"v": vector} for vector in vectors.tolist()])
+    assert build_file(tmp_path / "a.npz", types={"v": "embedding"}) == build_file(tmp_path / "a.jsonl")
+
+
+def test_arrays_of_any_order(tmp_path):
+    """Images that lie column by column in an NPZ file are the images that they are row by row."""
+    np.savez(tmp_path / "a.npz", photo=PHOTO)
+    np.savez_compressed(tmp_path / "b.npz", photo=np.asfortranarray(PHOTO))
+    assert build_file(tmp_path / "a.npz", name="p") == build_file(tmp_path / "b.npz", name="p")
+
+
+def test_odd_columns(tmp_path):
+    """Constant, missing, infinite, huge, tiny and whole-number columns all have bins, and nothing is lost."""
+    columns = {
+        "constant": np.full(100, 3.0),
+        "missing": np.full(100, np.nan),
+        "infinite": np.where(np.arange(100) < 10, np.inf, np.arange(100.0)),
+        "huge": np.linspace(-1, 1, 100) * 1.7e308,
+        "tiny": np.arange(100) * 5e-324,
+        "big": 2**62 + np.arange(100),
+        "small": np.arange(100, dtype=np.uint8),
+        "half": np.arange(100, dtype=np.float16),
+    }
+    np.savez(tmp_path / "a.npz", **columns)
+    profile = build_file(tmp_path / "a.npz")
+    assert set(profile.inputs.values()) == {"numeric"}
+    assert all(sum(feature.counts) == 100 for feature in profile.features.values())
+    assert profile.features["constant"].stddev == 0
+    assert profile.features["constant"].counts == (0, 100, 0, 0, 0)
+    assert profile.features["missing"].counts == (0, 100, 0)
+    assert profile.features["infinite"].counts[-1] == 10
+    assert profile.features["huge"].stddev == pytest.approx(1.7e308 / 3**0.5, rel=0.02)
+    assert len(profile.features["tiny"].counts) == len(profile.features["small"].counts) == 24
+
+
+def test_confidence_has_bins_and_is_no_feature(tmp_path):
+    """The confidence column becomes the profile's confidence, as a number; label and time are no features either."""
+    rows = [{"x": 1, "p": "a", "sure": n / 100, "truth": "a", "at": n} for n in range(100)]
+    path = lines(tmp_path / "a.jsonl", rows)
+    options = {"prediction_column": "p", "confidence_column": "sure", "time_column": "at", "ignore": ["truth"]}
+    profile = build_file(path, **options)
+    assert profile.inputs == {"x": "numeric"}
+    assert profile.confidence.mean == pytest.approx(0.495)
+    save(profile, tmp_path / "p.json")
+    assert load(tmp_path / "p.json").confidence == profile.confidence
+    assert build_file(path).confidence is msgspec.UNSET
+
+
+@pytest.mark.parametrize("kind", ["text", "embedding", "timestamp"])
+def test_a_type_that_no_value_has_is_refused(tmp_path, kind):
+    """A type that none of the column's values can be of is a mistake, and said to be one."""
+    path = lines(tmp_path / "a.jsonl", [{"x": True}] * 3)
+    with pytest.raises(ProfileError, match=r'no value of the column "x" is an? '):
+        build_file(path, types={"x": kind})
+
+
+def test_a_mistake_far_down_is_placed(tmp_path):
+    """A line that is no JSON is refused with the number of the rows that were read before its block."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' * 500 + '{"a": \n')
+    with pytest.raises(ProfileError, match=r"is not JSONL: .* after row 4\d\d"):
+        build(FileSource(path, block=1000), Options())

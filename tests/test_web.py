@@ -453,11 +453,11 @@ def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> Non
 
 
 def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:
-    """A key that comes again with another word is a repeat, and the words beside it are taken."""
+    """A key that comes again with another word is refused, and no store error hurts anybody."""
     first = {"prediction_id": "w1", "verdict": "corrected", "label": "a"}
     assert served.post("/v1/feedback", first).status == 201
     assert served.post("/v1/feedback", {**first, "prediction_id": "w2"}, Idempotency_Key="k").status == 201
-    assert served.post("/v1/feedback", {**first, "label": "b"}, Idempotency_Key="k").status == 200
+    assert served.post("/v1/feedback", {**first, "label": "b"}, Idempotency_Key="k").status == 422
     late = {**first, "label": "c"}
     assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 201
     assert served.post("/v1/feedback", {**first, "label": "d"}, Idempotency_Key="m").status == 201

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
-from exporter.metrics.models import ModelsCollector
+from exporter.metrics.models import ModelsCollector, Sample, review
 from exporter.monitor import Monitors
 from exporter.store import Store
 from exporter.system import Collector
@@ -80,7 +80,6 @@ class Exposition:
             "model_exporter_collector_success", "Whether a collector succeeded.", labels=["collector"]
         )
 
-        models: list[bytes] = []
         system: list[Metric] = []
 
         def timed(name: str, read: Callable[[], Iterable[Any]], into: list[Any]) -> None:
@@ -94,24 +93,29 @@ class Exposition:
                 success.add_metric([name], 1)
             duration.add_metric([name], time.perf_counter() - start)
 
-        timed(self._models.name, lambda: self._render_models(openmetrics, names), models)
+        samples: list[Sample] = []
+        monitors = self._monitors()
+        timed(self._models.name, lambda: self._models.collect(monitors), samples)
+        timed("store", lambda: review(monitors, self._store), samples)  # its own: the models must not fall with it
         for collector in self._collectors:
             timed(collector.name, collector.collect, system)
+        models = _lines(samples, openmetrics, names)
         own = encode(_Families(_only([*self._registry.collect(), *system, duration, success], names)))
         end = b"# EOF\n" if openmetrics else b""
         return own.removesuffix(end) + b"".join(line + b"\n" for line in models) + end, content_type
 
-    def _render_models(self, openmetrics: bool, names: Collection[str]) -> Iterator[bytes]:
-        lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
-        for family, samples in self._models.collect(self._monitors(), self._store):
-            if not names or family.name in names or family.name.removesuffix("_total") in names:
-                lines[family.name] += samples
-            elif any(name.startswith(family.name) for name in names):  # one of a histogram's series
-                lines[family.name] += [line for line in samples if line.split(b"{")[0].decode() in names]
-        for family in FAMILIES:
-            if lines[family.name]:
-                yield family.header(openmetrics)
-                yield from lines[family.name]
+
+def _lines(samples: Iterable[Sample], openmetrics: bool, names: Collection[str]) -> Iterator[bytes]:
+    lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
+    for family, texts in samples:
+        if not names or family.name in names or family.name.removesuffix("_total") in names:
+            lines[family.name] += texts
+        elif any(name.startswith(family.name) for name in names):  # one of a histogram's series
+            lines[family.name] += [line for line in texts if line.split(b"{")[0].decode() in names]
+    for family in FAMILIES:
+        if lines[family.name]:
+            yield family.header(openmetrics)
+            yield from lines[family.name]
 
 
 def _only(families: Iterable[Metric], names: Collection[str]) -> Iterator[Metric]:

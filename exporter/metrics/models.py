@@ -78,7 +78,7 @@ class ModelsCollector:
     def __init__(self) -> None:
         self._series: WeakKeyDictionary[Monitor, _Series] = WeakKeyDictionary()
 
-    def collect(self, monitors: Monitors, store: Store) -> Iterator[Sample]:
+    def collect(self, monitors: Monitors) -> Iterator[Sample]:
         """The samples of every model, families in no order."""
         now = time.monotonic()
         for model in monitors.models.values():
@@ -92,7 +92,6 @@ class ModelsCollector:
             yield from _counters(monitor, known)
             yield from _windows(monitor, known, now)
             yield from known.reference
-        yield from _review(monitors, store)
 
 
 def _thresholds(model: ModelConfig, layout: Layout | None) -> Iterator[Sample]:
@@ -147,7 +146,14 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
     yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
 
 
-def _review(monitors: Monitors, store: Store) -> Iterator[Sample]:
+def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
+    """What waits for review, and what was released.
+
+    Raises
+    ------
+    StoreError
+        When the database cannot be read.
+    """
     state = store.review_state()
     now = time.time()
     for model in monitors.models:

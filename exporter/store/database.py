@@ -31,7 +31,7 @@ from exporter.store.schema import (
     predictions,
     schema_table,
 )
-from exporter.store.words import MAX_WAITING, Verdict, Word, join, take
+from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ GROUP = 2000
 """Predictions in one transaction: enough to be fast, few enough that feedback never waits long."""
 GATHER_SECONDS = 0.2
 """Patience for a group to fill: a commit a moment later costs the disk as much as one now."""
+SWEEP_SECONDS = 60.0
+"""Time between two looks for what is older than the retention, while nothing is."""
+SWEEP_STEP = 1000
+"""Rows deleted at a time."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may hold up the counting of events."""
 BUFFER = 50_000
@@ -71,6 +75,8 @@ class Store:
         Called from the writer's thread with each word that counts, after its commit.
     failed
         Called at each failed read or write.
+    redact
+        See `Words`.
 
     Raises
     ------
@@ -79,7 +85,11 @@ class Store:
     """
 
     def __init__(
-        self, config: StoreConfig, counted: Callable[[Verdict], None], failed: Callable[[], None] = lambda: None
+        self,
+        config: StoreConfig,
+        counted: Callable[[Verdict], None],
+        failed: Callable[[], None] = lambda: None,
+        redact: Redact = lambda _, inputs: inputs,
     ) -> None:
         self._counted = counted
         self._failed = failed
@@ -90,7 +100,8 @@ class Store:
         self._wake = threading.Condition()
         self._closing = self._failing = False
         self._review: ReviewState | None = None
-        self._swept = 0.0
+        self._generation = 0
+        self._retry_at = self._pause = self._sweep_at = 0.0
         try:
             self._engine = open_engine(config.url)
             # Rows go to the driver as they are: the statement is compiled once, to positional parameters.
@@ -102,8 +113,7 @@ class Store:
                     connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
                 elif found > SCHEMA_VERSION:
                     raise StoreError(f"store.url: the database has schema {found}, newer than this version understands")
-                waiting = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(MAX_WAITING + 1)
-                self._waiting = set(connection.execute(waiting).scalars())
+                self._words = Words(connection, redact)
         except (sa.exc.SQLAlchemyError, OSError) as error:
             raise StoreError(f"store.url: cannot open {sa.make_url(config.url)!r}: {reason(error)}") from None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -166,8 +176,12 @@ class Store:
         try:
             return future.result(timeout)
         except TimeoutError:
-            future.cancel()
-            raise StoreError("the database did not answer in time") from None
+            if future.cancel():
+                raise StoreError("nothing was taken: the database did not answer in time") from None
+            text = (
+                "the database is slow, and it is not known yet whether it was taken: repeat it, with an Idempotency-Key"
+            )
+            raise StoreError(text) from None
 
     def feedback(self, words: Sequence[Feedback], key: str | None) -> list[Word]:
         """Take users' words; they are on disk when this returns.
@@ -184,7 +198,7 @@ class Store:
         StoreError
             See `write`.
         """
-        return self.write(lambda connection, verdicts: take(connection, words, key, self._waiting, verdicts))
+        return self.write(lambda connection, verdicts: self._words.take(connection, words, key, verdicts))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -210,7 +224,8 @@ class Store:
         StoreError
             When the database cannot be read.
         """
-        if self._review is None:
+        if (known := self._review) is None:
+            generation = self._generation
             pending = (
                 sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
                 .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
@@ -222,12 +237,19 @@ class Store:
             with self.reading() as connection:
                 rows = connection.execute(pending).all()
                 examples = {model: int(total) for model, total in connection.execute(released)}
-            self._review = ReviewState(
+            known = ReviewState(
                 pending={model: count for model, count, _ in rows},
                 oldest={model: created for model, _, created in rows},
                 examples=examples,
             )
-        return self._review
+            if generation == self._generation:  # else a commit came between: the next one reads again
+                self._review = known
+        return known
+
+    @property
+    def alive(self) -> bool:
+        """Whether the writer's thread lives."""
+        return self._thread.is_alive()
 
     def flush(self, timeout: float) -> bool:
         """Wait until what was handed over is on disk; whether it is, after ``timeout`` seconds at most."""
@@ -248,21 +270,36 @@ class Store:
     # --- the writer's thread -----------------------------------------------------------------
 
     def _run(self) -> None:
-        pause = 0.0
-        while True:
-            with self._wake:
-                if not self._jobs and (pause or not self._buffer) and not self._closing:
-                    self._wake.wait(pause or 10.0)
-                if not self._jobs and self._buffered < GROUP and not self._closing:
-                    self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
-                if self._closing and not self._jobs and (pause or not self._buffer):
-                    return
-                jobs, self._jobs = self._jobs, deque()
-            if jobs:
-                self._run_jobs(jobs)
-            pause = min(2 * pause or 0.5, 10.0) if self._write_group() is None else 0.0
-            if not pause and not self._buffer:
-                self._sweep()
+        while not (self._closing and not self._jobs and (self._failing or not self._buffer)):
+            try:
+                self._turn()
+            except Exception:  # whatever it was: without this thread nothing is ever written again
+                self._failed()
+                log.exception("the store's writer goes on after an error")
+                time.sleep(0.5)
+
+    def _turn(self) -> None:
+        with self._wake:
+            now = time.monotonic()
+            until = min(self._sweep_at, self._retry_at if self._buffer else now + SWEEP_SECONDS)
+            self._wake.wait_for(self._has_work, max(until - now, 0.0))
+            if self._has_work() and not self._is_urgent():
+                self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
+            jobs, self._jobs = self._jobs, deque()
+        if jobs:
+            self._run_jobs(jobs)
+        now = time.monotonic()
+        if self._buffer and (self._closing or now >= self._retry_at):
+            if self._write_group():
+                self._pause = 0.0
+            else:
+                self._pause = min(2 * self._pause or 0.5, 10.0)
+                self._retry_at = now + self._pause
+        if now >= self._sweep_at:
+            self._sweep_at = now + (0.0 if self._sweep() else SWEEP_SECONDS)
+
+    def _has_work(self) -> bool:
+        return bool(self._jobs or self._closing or (self._buffer and time.monotonic() >= self._retry_at))
 
     def _log(self, error: Exception, what: str) -> None:
         self._failed()
@@ -292,17 +329,22 @@ class Store:
         verdicts: list[Verdict] = []
         with self._engine.begin() as connection:
             answers = [call(connection, verdicts) for call, _ in jobs]
+        # On disk. What fails from here on must not make anybody write it again.
         self._settle(verdicts)
         for (_, future), answer in zip(jobs, answers, strict=True):
             future.set_result(answer)
 
     def _settle(self, verdicts: Iterable[Verdict]) -> None:
+        self._generation += 1
         self._review = None
         for verdict in verdicts:
-            self._counted(verdict)
+            try:
+                self._counted(verdict)
+            except Exception:
+                log.exception("a word was written and not counted")
 
-    def _write_group(self) -> int | None:
-        """Commit the next group of predictions; None when the database did not take it."""
+    def _write_group(self) -> bool:
+        """Commit the next group of predictions; whether the database took it."""
         group: list[Row] = []
         taken = size = 0
         while taken < len(self._buffer) and len(group) < GROUP:
@@ -310,19 +352,17 @@ class Store:
             group += rows
             size += length
             taken += 1
-        if not group:
-            return 0
         verdicts: list[Verdict] = []
         try:
             with self._engine.begin() as connection:
                 connection.exec_driver_sql(self._insert, group)
-                joined = join(connection, group, self._waiting, verdicts)
+                joined = self._words.join(connection, group, verdicts)
         except Exception as error:
             self._log(error, f"{self._buffered} predictions wait for the database")
             with self._wake:
                 self._failing = True
                 self._wake.notify_all()
-            return None
+            return False
         with self._wake:
             for _ in range(taken):
                 self._buffer.popleft()
@@ -330,31 +370,30 @@ class Store:
             self._bytes -= size
             self._failing = False
             self._wake.notify_all()
-        self._waiting -= joined
+        self._words.settled(joined)
         if verdicts:
             self._settle(verdicts)
-        return len(group)
+        return True
 
-    def _sweep(self) -> None:
-        """Delete what is older than the retention, in small steps."""
-        now = time.time()
-        if now - self._swept < 60:
-            return
-        old = now - self._retention
+    def _sweep(self) -> bool:
+        """Delete a step of what is older than the retention; whether more is left."""
+        old = time.time() - self._retention
+        early = ~feedback.c.joined & (feedback.c.updated < old)
         steps = (
-            (predictions, predictions.c.seq, predictions.c.received < old),
-            (feedback, feedback.c.id, ~feedback.c.joined & (feedback.c.updated < old)),
+            # The oldest are the first: nothing else is read to find them.
+            (predictions, predictions.c.seq, sa.true(), predictions.c.received < old),
+            (feedback, feedback.c.id, early, sa.true()),
         )
-        deleted = 0
+        more = False
         try:
-            for table, key, condition in steps:
-                chosen = sa.select(key).where(condition).order_by(key).limit(1000)
+            for table, key, among, condition in steps:
+                step = sa.select(key).where(among).order_by(key).limit(SWEEP_STEP)
                 with self._engine.begin() as connection:
-                    deleted += connection.execute(table.delete().where(key.in_(chosen))).rowcount
+                    deleted = connection.execute(table.delete().where(key.in_(step), condition)).rowcount
+                more = more or deleted == SWEEP_STEP
         except sa.exc.SQLAlchemyError as error:
             self._log(error, "retention")
-        if deleted < 1000:
-            self._swept = now
+        return more
 
 
 def reason(error: BaseException) -> str:

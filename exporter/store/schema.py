@@ -186,7 +186,7 @@ def check_url(url: str) -> sa.URL:
         address = sa.make_url(url)
         kind = address.get_backend_name()
     except (sa.exc.ArgumentError, ValueError):
-        raise StoreError(f"store.url: expected sqlite:///PATH, got {url!r}") from None
+        raise StoreError("store.url: expected sqlite:///PATH") from None  # not quoted: it may hold a password
     if kind != "sqlite" or not address.database or address.database == ":memory:":
         raise StoreError(f"store.url: expected sqlite:///PATH, got {address!r}")
     return address
@@ -215,18 +215,14 @@ def open_engine(url: str) -> sa.Engine:
 
 def find_prediction(connection: sa.Connection, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
     """The first prediction of that identifier, of any model if ``model`` is None; looked up day by day."""
-    days = connection.execute(sa.select(sa.func.min(predictions.c.day), sa.func.max(predictions.c.day))).one()
-    if days[0] is None:
+    # Two queries: the least and the greatest together would read the whole index.
+    first = connection.execute(sa.select(sa.func.min(predictions.c.day))).scalar()
+    last = connection.execute(sa.select(sa.func.max(predictions.c.day))).scalar()
+    if first is None or last is None:
         return None
-    chosen = predictions.c.day.in_(range(days[1], days[0] - 1, -1)) & (predictions.c.id == prediction_id)
+    chosen = predictions.c.day.in_(range(last, first - 1, -1)) & (predictions.c.id == prediction_id)
     if model is not None:
         chosen &= predictions.c.model == model
     query = sa.select(predictions).where(chosen).order_by(predictions.c.seq).limit(1)
     found: Mapping[str, Any] | None = connection.execute(query).mappings().first()  # type: ignore[assignment]
     return found
-
-
-def snapshot(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """What feedback keeps of its prediction, so that it outlives the prediction's retention."""
-    kept = {key: prediction[key] for key in ("model", "version", "prediction", "confidence", "confident", "inputs")}
-    return {**kept, "predicted": prediction["time"], "joined": True}

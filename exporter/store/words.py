@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from exporter.events import NO_VERSION, Feedback
-from exporter.store.schema import COLUMNS, feedback, find_prediction, history, snapshot, spelling
+from exporter.store.schema import COLUMNS, feedback, find_prediction, history, spelling
 
 MAX_WAITING = 100_000
 """Identifiers of unjoined feedback kept in memory; past it the database is asked for each group."""
+Redact = Callable[[str, str | None], str | None]
+"""Takes a model and the JSON of inputs; the JSON without what must not be stored."""
 _ID, _MODEL = COLUMNS.index("id"), COLUMNS.index("model")
 
 
 class Word(msgspec.Struct):
     """A user's word as it was taken.
 
-    ``repeat`` says that nothing was new in it, ``joined`` that its prediction is known.
+    ``repeat`` says that nothing was new in it, ``joined`` that its prediction is known, ``conflict``
+    that its idempotency key came before with another word: then it was not taken.
     """
 
     id: int
@@ -28,6 +31,7 @@ class Word(msgspec.Struct):
     verdict: str
     joined: bool
     repeat: bool
+    conflict: bool = False
 
 
 class Verdict(msgspec.Struct):
@@ -39,61 +43,135 @@ class Verdict(msgspec.Struct):
     correction: bool
 
 
-def take(
-    connection: sa.Connection, words: Sequence[Feedback], key: str | None, waiting: set[str], verdicts: list[Verdict]
-) -> list[Word]:
-    """Write users' words.
+class Words:
+    """Takes words, and joins them with their predictions; used by the writer's thread alone.
 
     Parameters
     ----------
     connection
-        In a transaction.
-    words
-        The words, checked.
-    key
-        The request's idempotency key.
-    waiting
-        Identifiers of predictions that feedback waits for; added to.
-    verdicts
-        What counts once the transaction is committed; added to.
+        To read what waits with.
+    redact
+        Applied to a prediction's inputs before feedback keeps them: they may have been stored when
+        less was redacted.
     """
-    return [
-        _take_one(connection, word, f"{key}/{index}" if key else None, waiting, verdicts)
-        for index, word in enumerate(words)
-    ]
 
+    def __init__(self, connection: sa.Connection, redact: Redact) -> None:
+        self._redact = redact
+        query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(MAX_WAITING + 1)
+        self._waiting = set(connection.execute(query).scalars())
+        self._all_known = len(self._waiting) <= MAX_WAITING
 
-def _take_one(
-    connection: sa.Connection, word: Feedback, key: str | None, waiting: set[str], verdicts: list[Verdict]
-) -> Word:
-    now = time.time()
-    said = {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
-    if key is not None and (known := _retried(connection, key)):
-        return Word(known["id"], known["prediction_id"], known["verdict"], known["joined"], True)
-    known = _known(connection, word)
-    if known and all(known[k] == v for k, v in said.items()):
-        return Word(known["id"], known["prediction_id"], known["verdict"], known["joined"], True)
-    values: dict[str, Any] = {**said, "updated": now}
-    if known:
-        values |= {"status": "pending", "revision": known["revision"] + 1}
-        row = {**known, **values}
-    else:
-        row = _first_word(connection, word, now, waiting) | values
-    if row["joined"]:
-        correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
-        row["counted"] = values["counted"] = row["counted"] or correction
-        verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction))
-    if known:
-        connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
-    else:
-        row["id"] = connection.execute(feedback.insert().values(row)).inserted_primary_key[0]  # type: ignore[index]
-    connection.execute(history.insert().values(feedback_id=row["id"], time=now, idempotency_key=key, **said))
-    return Word(row["id"], row["prediction_id"], row["verdict"], row["joined"], False)
+    def take(
+        self, connection: sa.Connection, words: Sequence[Feedback], key: str | None, verdicts: list[Verdict]
+    ) -> list[Word]:
+        """Write users' words.
+
+        Parameters
+        ----------
+        connection
+            In a transaction.
+        words
+            The words, checked.
+        key
+            The request's idempotency key.
+        verdicts
+            What counts once the transaction is committed; added to.
+        """
+        return [
+            self._take_one(connection, word, f"{key}/{index}" if key else None, verdicts)
+            for index, word in enumerate(words)
+        ]
+
+    def _take_one(self, connection: sa.Connection, word: Feedback, key: str | None, verdicts: list[Verdict]) -> Word:
+        now = time.time()
+        said = {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
+        if key is not None and (before := _retried(connection, key)):
+            same = before["prediction_id"] == word.prediction_id and all(before[k] == v for k, v in said.items())
+            return Word(before["feedback_id"], word.prediction_id, before["verdict"], before["joined"], True, not same)
+        known = _known(connection, word)
+        if known and all(known[k] == v for k, v in said.items()):
+            return Word(known["id"], known["prediction_id"], known["verdict"], known["joined"], True)
+        values: dict[str, Any] = {**said, "updated": now}
+        if known:
+            values |= {"status": "pending", "revision": known["revision"] + 1}
+            row = {**known, **values}
+        else:
+            row = self._first_word(connection, word, now) | values
+        if row["joined"]:
+            correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
+            row["counted"] = values["counted"] = row["counted"] or correction
+            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction))
+        if known:
+            connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
+        else:
+            inserted = connection.execute(feedback.insert().values(row)).inserted_primary_key
+            row["id"] = inserted[0]  # type: ignore[index]
+        connection.execute(history.insert().values(feedback_id=row["id"], time=now, idempotency_key=key, **said))
+        return Word(row["id"], row["prediction_id"], row["verdict"], row["joined"], False)
+
+    def _first_word(self, connection: sa.Connection, word: Feedback, now: float) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "prediction_id": word.prediction_id,
+            "model": word.model,
+            "created": now,
+            "counted": False,
+            "confident": False,
+            "status": "pending",
+            "revision": 1,
+            "joined": word.prediction_id is None,
+        }
+        if word.prediction_id is None:
+            inputs = bytes(memoryview(word.inputs)).decode("utf-8", "replace")
+            spoken = {"version": word.version or NO_VERSION, "prediction": spelling(word.prediction)}
+            return row | spoken | {"inputs": inputs or None, "predicted": now}
+        if prediction := find_prediction(connection, word.prediction_id, word.model):
+            return row | self._snapshot(prediction)
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.add(word.prediction_id)
+        else:
+            self._all_known = False
+        return row
+
+    def _snapshot(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """What feedback keeps of its prediction, so that it outlives the prediction's retention."""
+        kept = {key: prediction[key] for key in ("model", "version", "prediction", "confidence", "confident")}
+        inputs = self._redact(prediction["model"], prediction["inputs"])
+        return {**kept, "inputs": inputs, "predicted": prediction["time"], "joined": True}
+
+    def join(self, connection: sa.Connection, group: Sequence[Sequence[Any]], verdicts: list[Verdict]) -> set[str]:
+        """Join feedback that came before its prediction; the identifiers that nothing waits for any more."""
+        rows: dict[str, list[Sequence[Any]]] = {}
+        for row in group:
+            rows.setdefault(row[_ID], []).append(row)
+        ids = [name for name in rows if name in self._waiting] if self._all_known else list(rows)
+        left: set[str] = set()
+        for start in range(0, len(ids), 500):
+            chosen = feedback.c.prediction_id.in_(ids[start : start + 500]) & ~feedback.c.joined
+            for known in connection.execute(sa.select(feedback).where(chosen)).mappings().all():
+                of = [row for row in rows[known["prediction_id"]] if known["model"] in {None, row[_MODEL]}]
+                if not of:
+                    left.add(known["prediction_id"])
+                    continue
+                values = self._snapshot(dict(zip(COLUMNS, of[0], strict=True)))
+                said = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
+                counted = False
+                for verdict in connection.execute(said).scalars().all():
+                    correction = bool(verdict == "corrected" and values["confident"] and not counted)
+                    counted = counted or correction
+                    verdicts.append(Verdict(values["model"], values["version"], verdict, correction))
+                mine = feedback.c.id == known["id"]
+                connection.execute(feedback.update().where(mine).values(**values, counted=counted))
+        return set(ids) - left
+
+    def settled(self, ids: set[str]) -> None:
+        """Forget identifiers once their join is committed."""
+        self._waiting -= ids
 
 
 def _retried(connection: sa.Connection, key: str) -> Mapping[str, Any] | None:
-    """The feedback that a request of the same idempotency key made."""
-    query = sa.select(feedback).join(history, history.c.feedback_id == feedback.c.id)
+    """The word that a request of the same idempotency key said."""
+    columns = (history, feedback.c.prediction_id, feedback.c.joined)
+    query = sa.select(*columns).join(feedback, history.c.feedback_id == feedback.c.id)
     found: Any = connection.execute(query.where(history.c.idempotency_key == key)).mappings().first()
     return found  # type: ignore[no-any-return]
 
@@ -107,53 +185,3 @@ def _known(connection: sa.Connection, word: Feedback) -> Mapping[str, Any] | Non
         chosen &= feedback.c.model.is_(None) | (feedback.c.model == word.model)
     found: Any = connection.execute(sa.select(feedback).where(chosen).order_by(feedback.c.id)).mappings().first()
     return found  # type: ignore[no-any-return]
-
-
-def _first_word(connection: sa.Connection, word: Feedback, now: float, waiting: set[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "prediction_id": word.prediction_id,
-        "model": word.model,
-        "created": now,
-        "counted": False,
-        "confident": False,
-        "status": "pending",
-        "revision": 1,
-        "joined": word.prediction_id is None,
-    }
-    if word.prediction_id is None:
-        inputs = bytes(memoryview(word.inputs)).decode("utf-8", "replace")
-        spoken = {"version": word.version or NO_VERSION, "prediction": spelling(word.prediction)}
-        return row | spoken | {"model": word.model, "inputs": inputs or None, "predicted": now}
-    # Noted before the look-up: a prediction that is committed from now on finds it.
-    waiting.add(word.prediction_id)
-    if prediction := find_prediction(connection, word.prediction_id, word.model):
-        waiting.discard(word.prediction_id)
-        row |= snapshot(prediction)
-    return row
-
-
-def join(
-    connection: sa.Connection, group: Sequence[Sequence[Any]], waiting: set[str], verdicts: list[Verdict]
-) -> set[str]:
-    """Join feedback that came before its prediction."""
-    rows: dict[str, list[Sequence[Any]]] = {}
-    for row in group:
-        rows.setdefault(row[_ID], []).append(row)
-    ids = list(rows) if len(waiting) > MAX_WAITING else [i for i in rows if i in waiting]
-    joined = set()
-    for start in range(0, len(ids), 500):
-        chosen = feedback.c.prediction_id.in_(ids[start : start + 500]) & ~feedback.c.joined
-        for known in connection.execute(sa.select(feedback).where(chosen)).mappings().all():
-            of = [row for row in rows[known["prediction_id"]] if known["model"] in {None, row[_MODEL]}]
-            if not of:
-                continue
-            joined.add(known["prediction_id"])
-            values = snapshot(dict(zip(COLUMNS, of[0], strict=True)))
-            said = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
-            counted = False
-            for verdict in connection.execute(said).scalars().all():
-                correction = bool(verdict == "corrected" and values["confident"] and not counted)
-                counted = counted or correction
-                verdicts.append(Verdict(values["model"], values["version"], verdict, correction))
-            connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(**values, counted=counted))
-    return joined

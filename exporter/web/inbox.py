@@ -69,8 +69,9 @@ class Inbox:
         with self._lock:
             for alert in alerts:
                 key = alert.fingerprint or repr(sorted(alert.labels.items()))
-                self._last.appendleft(alert)
-                self._firing.pop(key, None)
+                before = self._firing.pop(key, None)
+                if (before is None) == (alert.status == "firing"):  # Alertmanager repeats itself; people are told once
+                    self._last.appendleft(alert)
                 if alert.status == "firing":
                     self._firing[key] = alert
                     if len(self._firing) > KEPT:

@@ -21,8 +21,12 @@ from exporter.web.problems import MAX_ERRORS, Reply, problem, refused, whole
 
 MAX_BODY = 16 * 2**20
 """Bytes of a request's body."""
+MAX_WORDS = 1000
+"""Words of feedback in one request: they are on disk before it is answered, and others wait meanwhile."""
 MAX_KEYS = 10_000
 """Idempotency keys remembered, the oldest forgotten first."""
+MAX_KEPT_BYTES = 16 * 2**20
+"""Bytes of answers remembered by their keys."""
 MAX_KEY_LENGTH = 255
 _RETRY = (("Retry-After", "1"),)
 _ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
@@ -43,7 +47,9 @@ class Ingest:
         self._feedback = Decoder(Feedback, self._check_feedback)
         self._events = Decoder(BusinessEvent, self._check_event)
         self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
+        self._kept = 0
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """``POST /v1/predictions``.
@@ -98,11 +104,16 @@ class Ingest:
         self._count_rejected(rejected)
         if not words:
             return _nothing_good(rejected, many)
+        if len(words) > MAX_WORDS:
+            detail = f"expected at most {MAX_WORDS} words a request, got {len(words)}: send them in several"
+            return whole(EventError("", detail, "too_large"), 413)
         self._redact(words)
         try:
             taken = self._exporter.store.feedback(words, key)
         except StoreError as error:
-            return problem(503, f"nothing was taken, try again: {error}", headers=(("Retry-After", "5"),))
+            return problem(503, str(error), headers=(("Retry-After", "5"),))
+        if any(word.conflict for word in taken):
+            return problem(422, "this Idempotency-Key came before with another body: use a new one")
         fresh = sum(not word.repeat for word in taken)
         self._exporter.health.events.labels("feedback").inc(fresh)
         status = 201 if fresh else 200
@@ -113,8 +124,12 @@ class Ingest:
 
     def events(self, body: bytes, key: str | None) -> Reply:
         """``POST /v1/events``: business counters."""
-        if key is not None and (known := self._known("events", key)):
-            return known
+        if key is None:
+            return self._count_events(body, key)
+        with self._counting:  # a retry that comes while the first is counted waits for its answer
+            return self._known("events", key) or self._count_events(body, key)
+
+    def _count_events(self, body: bytes, key: str | None) -> Reply:
         try:
             events, rejected = self._events.decode(body)
         except EventError as error:
@@ -142,8 +157,9 @@ class Ingest:
     def _remember(self, route: str, key: str, reply: Reply) -> Reply:
         with self._lock:
             self._replies[route, key] = reply
-            if len(self._replies) > MAX_KEYS:
-                self._replies.popitem(last=False)
+            self._kept += len(reply.body)
+            while len(self._replies) > MAX_KEYS or self._kept > MAX_KEPT_BYTES:
+                self._kept -= len(self._replies.popitem(last=False)[1].body)
         return reply
 
     def _count_rejected(self, rejected: Sequence[Rejected]) -> None:

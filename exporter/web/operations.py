@@ -27,7 +27,9 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
     @routes.get("/-/healthy")
     def healthy() -> Response:
-        return _text("model-exporter is healthy.\n")
+        if exporter.alive:
+            return _text("model-exporter is healthy.\n")
+        return _text("a thread of model-exporter has ended: restart it, and read its log.\n", 503)
 
     @routes.get("/-/ready")
     def ready() -> Response:
@@ -35,7 +37,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
             return _text("model-exporter is ready.\n")
         return _text("model-exporter is stopping.\n", 503)
 
-    @routes.route("/-/reload", methods=["POST", "PUT"])
+    @routes.put("/-/reload")
+    @routes.post("/-/reload")
     def reload() -> Response:
         try:
             exporter.reload()

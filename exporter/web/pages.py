@@ -10,12 +10,14 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template
 
-from exporter.monitor import Monitor
+from exporter.monitor import DURATION_BUCKETS, Monitor
 from exporter.runtime import Exporter
+from exporter.web.changes import PREDICTION, worst
 from exporter.web.inbox import Alert, Inbox, is_shown, words
+from exporter.web.sentences import number
 
-LAYERS = {"system": "System", "data": "Data and model", "business": "Business", "exporter": "Exporter"}
-"""Titles of the layers' cards."""
+LAYERS = ("system", "data", "business", "exporter")
+SEVERITIES = ("critical", "warning", "info")
 RUNBOOKS = Path(__file__).with_name("runbooks")
 
 
@@ -25,25 +27,23 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     routes.add_app_template_global(words)
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
+    routes.add_app_template_filter(below)
 
     @routes.get("/")
     def home() -> str:
         now = time.monotonic()
         exporter.pipeline.settle(0.2)
-        firing = [alert for alert in inbox.firing() if is_shown(alert)]
+        firing = sorted(filter(is_shown, inbox.firing()), key=_urgency)
         return render_template(
             "home.html",
             rows=[summary(monitor, now) for monitor in exporter.pipeline.monitors],
             models=exporter.config.models,
             links=exporter.config.links,
             firing=firing,
-            layers=[
-                (title, state)
-                for layer, title in LAYERS.items()
-                if (state := _state(layer, firing)) != "ok" or layer != "exporter"  # its own trouble is news only
-            ],
+            states={layer: _state(layer, firing) for layer in LAYERS},
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=_machine(exporter),
+            prediction=PREDICTION,
             nan=math.nan,
         )
 
@@ -63,21 +63,15 @@ def summary(monitor: Monitor, now: float) -> dict[str, Any]:
     counters = monitor.counters
     requests = sum(counters.requests.values())
     errors = sum(times for code, times in counters.requests.items() if code >= 500)
-    worst = None
-    for window, reading in monitor.read(now).items():
-        names = monitor.layout.names if monitor.layout else []
-        for place, name in enumerate(names):
-            score = reading.kl[place]
-            if not math.isnan(score) and (worst is None or score > worst["score"]):
-                kept = {"noise": reading.noise[place], "count": reading.observations[place]}
-                worst = {"name": name, "window": window, "score": score, **kept}
+    window, change = worst(monitor, now) or (None, None)
     return {
         "model": monitor.config.name,
         "version": monitor.version,
         "requests": requests,
         "errors": errors / requests if requests else math.nan,
         "latency": _quantile(monitor, 0.95),
-        "worst": worst,
+        "window": window,
+        "worst": change,
         "profiled": monitor.layout is not None,
         "attempts": counters.attempts,
         "confident": counters.confident / counters.attempts if counters.attempts else math.nan,
@@ -99,6 +93,11 @@ def _state(layer: str, firing: list[Alert]) -> str:
     return "critical" if "critical" in worst else "warning" if "warning" in worst else "info" if worst else "ok"
 
 
+def _urgency(alert: Alert) -> int:
+    severity = alert.labels.get("severity", "")
+    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
+
+
 def _machine(exporter: Exporter) -> dict[str, float]:
     text = exporter.exposition.render(
         names=("model_system_cpu_utilization_ratio", "model_system_memory_utilization_ratio")
@@ -109,17 +108,18 @@ def _machine(exporter: Exporter) -> dict[str, float]:
 
 def percent(value: float) -> str:
     """
-    >>> percent(0.01234), percent(math.nan)
-    ('1.23 %', '–')
+    >>> percent(0.01234).split("\\N{NO-BREAK SPACE}"), percent(math.nan)
+    (['1.23', '%'], '–')
     """
-    return "–" if math.isnan(value) else f"{100 * value:.3g} %"
+    return "–" if math.isnan(value) else f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
 
 
-def number(value: float) -> str:
+def below(bound: float) -> str:
+    """A quantile of the latency by the upper bound of its bucket, in seconds.
+
+    >>> below(0.25), below(math.inf), below(math.nan)
+    ('below 0.25 s', 'over 10 s', '–')
     """
-    >>> number(0.31415), number(math.nan), number(12345.0)
-    ('0.314', '–', '12,345')
-    """
-    if math.isnan(value):
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if math.isinf(bound):
+        return f"over {DURATION_BUCKETS[-1]:g} s"
+    return "–" if math.isnan(bound) else f"below {bound:g} s"

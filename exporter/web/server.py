@@ -118,14 +118,22 @@ class FrontDoor:
             realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
             return problem(401, "a user and a password of the web configuration are needed", headers=realm)
         length = headers.get("content-length")
-        body = b""
-        if length is not None or headers.get("transfer-encoding") is not None:
-            received = await self._body(protocol, length)
-            if isinstance(received, Reply):
-                return received
-            body = received
-            if body and headers.get("content-encoding", "identity") != "identity":
-                return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
+        if length is None and headers.get("transfer-encoding") is None:
+            return await self._handle(scope, b"")
+        held = min(MAX_BODY if length is None else int(length), MAX_BODY)
+        if self._inflight + held > INFLIGHT_BYTES:
+            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
+        self._inflight += held  # until it is answered: a body that waits for a thread takes memory, too
+        try:
+            body = await self._body(protocol, length)
+            return body if isinstance(body, Reply) else await self._handle(scope, body)
+        finally:
+            self._inflight -= held
+
+    async def _handle(self, scope: Any, body: bytes) -> Reply:
+        headers = scope.headers
+        if body and headers.get("content-encoding", "identity") != "identity":
+            return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if scope.path == "/v1/predictions" and scope.method == "POST":
             lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
             ids = bool(scope.query_string) and ("ids", "1") in parse_qsl(scope.query_string)
@@ -148,15 +156,10 @@ class FrontDoor:
 
     async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
         """The request's body, or why it is refused."""
-        announced = MAX_BODY if length is None else int(length)
-        held = min(announced, MAX_BODY)
-        if self._inflight + held > INFLIGHT_BYTES:
-            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
-        self._inflight += held
         task = asyncio.current_task()
         self._reading[task] = time.monotonic() + BODY_SECONDS
         try:
-            if length is not None and announced <= MAX_BODY:
+            if length is not None and int(length) <= MAX_BODY:
                 whole: bytes = await protocol()
                 return whole
             received = await _bounded(protocol)
@@ -168,7 +171,6 @@ class FrontDoor:
             return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds, or before a stop")
         finally:
             del self._reading[task]
-            self._inflight -= held
 
     async def watch(self) -> None:
         """End the reading of bodies that take too long; one look a second is cheaper than a timer a request."""

@@ -1,0 +1,35 @@
+"""Categories and truth values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from exporter.kinds.base import Kind
+
+_NOT_A_TRUTH = ()  # no scalar, and so invalid
+
+
+class Categorical(Kind):
+    """A category is its own feature; see `exporter.extract.category_counts`."""
+
+    type = "categorical"
+    noun = "a category"
+    categorical = True
+
+    def labels(self, values: Sequence[Any]) -> Sequence[Any]:
+        """The values as categories; what is no scalar is invalid."""
+        return values
+
+
+class Boolean(Categorical):
+    """``true`` or ``false``; anything else is invalid."""
+
+    type = "boolean"
+    noun = "true or false"
+
+    def labels(self, values: Sequence[Any]) -> Sequence[Any]:
+        """See `Categorical.labels`."""
+        if set(map(type, values)) <= {bool, type(None)}:
+            return values
+        return [value if value is None or isinstance(value, bool) else _NOT_A_TRUTH for value in values]

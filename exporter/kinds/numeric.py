@@ -1,0 +1,25 @@
+"""Numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.drift import Floats
+from exporter.extract import numeric_column
+from exporter.kinds.base import Kind
+
+
+class Numeric(Kind):
+    """A number is its own feature."""
+
+    type = "numeric"
+    noun = "a number"
+
+    def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
+        """See `Kind.columns`."""
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
+            return values.astype(np.float64)[None, :]
+        return numeric_column(values)[None, :]

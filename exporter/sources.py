@@ -1,0 +1,379 @@
+"""Training data in batches: files of any size, and production from the store.
+
+A source is read several times, from the start each time, and never holds more than a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import msgspec
+import numpy as np
+import sqlalchemy as sa
+
+from exporter.errors import ProfileError, StoreError
+from exporter.extract import lenient_inputs
+from exporter.inference import Column
+from exporter.store.schema import open_engine, predictions
+from exporter.validation import listed, shown
+
+# What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RecursionError,
+    zipfile.BadZipFile,
+    msgspec.MsgspecError,
+)
+_ROWS = 50_000
+"""Rows that make a batch at most."""
+
+
+class Batch(NamedTuple):
+    """Some rows: columns by name (one that is absent is missing), their number, and the share of the source read."""
+
+    columns: Mapping[str, Column]
+    rows: int
+    done: float
+
+
+class Source:
+    """Training data.
+
+    Attributes
+    ----------
+    where
+        What messages call it.
+    name
+        What a profile of it is called.
+    """
+
+    where: str
+    name: str
+
+    def batches(self) -> Iterator[Batch]:
+        """All of it, from the start."""
+        raise NotImplementedError
+
+
+class FileSource(Source):
+    """A CSV, Parquet, NPZ or JSON lines file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    matrices
+        Arrays of an NPZ file that may have two dimensions: a vector a row.
+    block
+        Bytes that make a batch.
+
+    Raises
+    ------
+    ProfileError
+        When there is no such file or it ends in something else; while reading, when it is not what its name says.
+    """
+
+    def __init__(self, path: Path, matrices: frozenset[str] = frozenset(), block: int = 8 * 2**20) -> None:
+        self.where, self.name = str(path), path.stem
+        self._path = path
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
+        if not path.is_file():
+            raise ProfileError(f"{path}: cannot be read: there is no such file")
+        self._matrices = matrices
+        self._block = block
+        self._read = reader
+        self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
+        self._csv_kinds: dict[str, str] | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        try:
+            yield from self._read(self)
+        except OSError as error:
+            raise ProfileError(f"{self._path}: cannot be read: {error.strerror or error}") from None
+        except _MALFORMED as error:
+            raise ProfileError(f"{self._path}: is not {self._path.suffix[1:].upper()}: {error}") from None
+
+    def _csv(self) -> Iterator[Batch]:
+        if self._csv_kinds is None:
+            self._csv_kinds = self._csv_inferred()
+        for table, done in self._csv_texts():
+            columns = {
+                name: _as_arrays(_converted(column, self._csv_kinds[name]))
+                for name, column in zip(table.column_names, table.columns, strict=True)
+            }
+            yield Batch(columns, table.num_rows, done)
+
+    def _csv_inferred(self) -> dict[str, str]:
+        """What the columns hold: only the last row tells whether all are numbers, or how long a row may be."""
+        while True:
+            kinds: dict[str, str] = {}
+            try:
+                for table, _ in self._csv_texts():
+                    for name, column in zip(table.column_names, table.columns, strict=True):
+                        kinds[name] = _fitting(column, kinds.get(name, "number"))
+            except ValueError as error:
+                if "straddl" not in str(error) or self._csv_block >= 2**30:
+                    raise
+                self._csv_block *= 8
+            else:
+                return kinds
+
+    def _csv_texts(self) -> Iterator[tuple[Any, float]]:
+        """Tables of nothing but strings, and the share read."""
+        import pyarrow as pa
+        from pyarrow import csv
+
+        size = self._path.stat().st_size
+        options = {
+            "read_options": csv.ReadOptions(block_size=self._csv_block),
+            "parse_options": csv.ParseOptions(newlines_in_values=True),
+        }
+        with csv.open_csv(self._path, **options) as reader:
+            names = reader.schema.names
+        _refuse_twice(names)
+        convert = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(names, pa.binary()))
+        with self._path.open("rb") as file, csv.open_csv(file, convert_options=convert, **options) as reader:
+            for batch in reader:
+                columns = [_decoded(name, column) for name, column in zip(names, batch.columns, strict=True)]
+                yield pa.table(columns, names=names), min(file.tell() / size, 1.0)
+
+    def _parquet(self) -> Iterator[Batch]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False) as file:
+            _refuse_twice(file.schema_arrow.names)
+            meta = file.metadata
+            size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+            rows = min(max(self._block * meta.num_rows // max(size, 1), 1), _ROWS)
+            read = 0
+            for batch in file.iter_batches(batch_size=rows):
+                read += batch.num_rows
+                columns = dict(zip(batch.schema.names, map(_as_arrays, batch.columns), strict=True))
+                yield Batch(columns, batch.num_rows, read / meta.num_rows)
+
+    def _npz(self) -> Iterator[Batch]:
+        if not zipfile.is_zipfile(self._path):
+            raise ValueError("expected what numpy.savez writes")
+        with contextlib.ExitStack() as opened:
+            archive = opened.enter_context(zipfile.ZipFile(self._path))
+            members = {name.removesuffix(".npy"): archive.open(name) for name in archive.namelist()}
+            for member in members.values():
+                opened.enter_context(member)
+            arrays = {name: _Array(name, member) for name, member in members.items()}
+            for name, array in arrays.items():
+                if not array.shape or (len(array.shape) == 2 and name not in self._matrices):
+                    hint = f", or say --type {name}=embedding" if array.shape else ""
+                    wanted = f"save each column under its own name{hint}"
+                    raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
+            lengths = {name: array.shape[0] for name, array in arrays.items()}
+            if len(set(lengths.values())) > 1:
+                raise ValueError(f"its arrays have different lengths: {lengths}")
+            length = next(iter(lengths.values()), 0)
+            widest = max((array.row_bytes for array in arrays.values()), default=1)
+            rows = min(max(self._block // max(widest, 1), 1), _ROWS)
+            for start in range(0, length, rows):
+                count = min(rows, length - start)
+                columns = {name: array.read(count) for name, array in arrays.items()}
+                yield Batch(columns, count, (start + count) / length)
+
+    def _jsonl(self) -> Iterator[Batch]:
+        decoder = msgspec.json.Decoder(dict[str, Any])
+        size = self._path.stat().st_size
+        before = 0
+        with self._path.open("rb") as file:
+            while lines := file.readlines(self._block):
+                try:
+                    rows = decoder.decode_lines(b"".join(lines))
+                except msgspec.MsgspecError as error:
+                    raise ValueError(f"{error}{f' after row {before}' if before else ''}") from None
+                before += len(rows)
+                if rows:
+                    yield Batch(_by_name(rows), len(rows), file.tell() / size)
+
+
+def _by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _refuse_twice(names: list[str]) -> None:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the column {shown(twice[0])} stands twice")
+
+
+def _decoded(name: str, column: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        raise ValueError(f"the column {shown(name)} is not UTF-8") from None
+
+
+def _converted(column: Any, kind: str) -> Any:
+    """A column of strings as numbers or truth values; spaces around those mean nothing."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if kind == "text":
+        return column
+    target = pa.float64() if kind == "number" else pa.bool_()
+    try:
+        return column.cast(target)
+    except pa.ArrowInvalid:
+        trimmed = compute.utf8_trim_whitespace(column)
+        return compute.if_else(compute.equal(trimmed, ""), None, trimmed).cast(target)
+
+
+def _fitting(column: Any, kind: str) -> str:
+    """The narrowest of number, truth and text that all of a column's values so far can be."""
+    import pyarrow as pa
+
+    kinds = ("number", "truth", "text")
+    for candidate in kinds[kinds.index(kind) :]:
+        try:
+            _converted(column, candidate)
+        except pa.ArrowInvalid:
+            continue
+        return candidate
+    return "text"
+
+
+def _as_arrays(column: Any) -> Column:
+    """An Arrow array as numpy numbers where it holds numbers, else as Python values."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers: Column = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return numbers
+    values: Column = (column.cast(pa.string()) if pa.types.is_temporal(kind) else column).to_pylist()
+    return values
+
+
+class _Array:
+    """An array in an NPZ file, read by rows."""
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        lib = np.lib.format
+        readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
+            (1, 0): lib.read_array_header_1_0,
+            (2, 0): lib.read_array_header_2_0,
+        }
+        version = lib.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"the array {name!r} is of version {version} of the format")
+        self.shape, fortran, self._dtype = readers[version](file)
+        if self._dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+        self._file = file
+        self.row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
+        self._whole = None
+        if fortran and len(self.shape) > 1:  # its rows do not lie together
+            size = int(np.prod(self.shape))
+            self._whole = np.frombuffer(file.read(), self._dtype)[:size].reshape(self.shape, order="F")
+        self._place = 0
+
+    def read(self, rows: int) -> Column:
+        """The next rows."""
+        self._place += rows
+        if self._whole is not None:
+            part = self._whole[self._place - rows : self._place]
+        else:
+            part = np.frombuffer(self._file.read(rows * self.row_bytes), self._dtype).reshape(rows, *self.shape[1:])
+        if part.dtype.kind == "M":
+            return [None if text == "NaT" else text for text in np.datetime_as_string(part).tolist()]
+        return part if part.dtype.kind in "iuf" else part.tolist()
+
+
+_READERS: dict[str, Callable[[FileSource], Iterator[Batch]]] = {
+    ".csv": FileSource._csv,
+    ".parquet": FileSource._parquet,
+    ".npz": FileSource._npz,
+    ".jsonl": FileSource._jsonl,
+    ".ndjson": FileSource._jsonl,
+}
+
+PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
+"""Columns of a `StoreSource` beside the inputs."""
+
+
+class StoreSource(Source):
+    """Stored predictions of one model whose inputs were kept.
+
+    Parameters
+    ----------
+    url
+        The database, as ``store.url`` names it.
+    model, version
+        Whose; of any version when None.
+    since
+        Unix time in seconds from which on they were received.
+
+    Raises
+    ------
+    StoreError
+        When the database is not there or cannot be read.
+    """
+
+    def __init__(self, url: str, model: str, version: str | None, since: float) -> None:
+        self.name = model
+        self.where = f"{url}: {model}{f' version {version}' if version else ''}"
+        database = sa.make_url(url).database
+        if not database or not Path(database).is_file():
+            raise StoreError(f"store.url: there is no database {url}")
+        self._engine = open_engine(url)
+        table = predictions.c
+        self._chosen = (
+            (table.day >= int(since // 86400))
+            & (table.received >= since)
+            & (table.model == model)
+            & table.inputs.is_not(None)
+        )
+        if version:
+            self._chosen &= table.version == version
+        with self._reading() as connection:
+            last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
+            self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, while new ones come
+            self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"{self.where}: cannot be read: {getattr(error, 'orig', None) or error}") from None
+
+    def batches(self) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        table = predictions.c
+        query = sa.select(table.inputs, table.prediction, table.confidence, table.received).where(self._chosen)
+        read = 0
+        with self._reading() as connection:
+            result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
+            for part in result.partitions():
+                read += len(part)
+                columns: dict[str, Column] = dict(_by_name([_inputs(row.inputs) for row in part]))
+                columns[PREDICTION] = [row.prediction and msgspec.json.decode(row.prediction) for row in part]
+                columns[CONFIDENCE] = [row.confidence for row in part]
+                columns[TIME] = [row.received for row in part]
+                yield Batch(columns, len(part), read / max(self._rows, 1))
+
+
+def _inputs(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return lenient_inputs(text.encode())
