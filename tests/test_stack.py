@@ -315,7 +315,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         state.State(tmp_path / "run").acquire()
 
 
-@pytest.mark.parametrize("address", ["9090", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
+@pytest.mark.parametrize("address", ["9090", "127.0.0.1:0", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
 def test_an_address_must_be_host_and_port(stack: Stack, address: str) -> None:
     """An address that is none is refused as wrong usage."""
     wrong = stack.run(f"--prometheus-address={address}")

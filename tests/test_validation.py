@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
 MODULES = (
-    "binning", "config", "drift", "events", "extract", "kinds.timestamp", "monitor", "profile", "training",
-    "validation", "window",
-)  # fmt: skip
+    "binning",
+    "commands",
+    "config",
+    "drift",
+    "events",
+    "extract",
+    "kinds.timestamp",
+    "monitor",
+    "profile",
+    "training",
+    "validation",
+    "window",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -8,6 +8,8 @@ import io
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -361,11 +363,17 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert "&lt;script&gt;" in page.text
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "<b>System</b>" in page.text
+    assert "<b>Exporter</b>" not in page.text
+    own = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
+    served.post("/v1/notifications", {"status": "firing", "alerts": [{"status": "firing", "labels": own}]})
+    assert '<li class="warning"><b>Exporter</b>' in served.get("/").text
+    served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": own}]})
     served.post("/v1/notifications", {"status": "resolved", "alerts": [{**alert, "status": "resolved"}]})
     assert "No alert is firing" in served.get("/").text
     assert served.samples("model_exporter_notifications_total") == {
-        'model_exporter_notifications_total{status="firing"}': 1,
-        'model_exporter_notifications_total{status="resolved"}': 1,
+        'model_exporter_notifications_total{status="firing"}': 2,
+        'model_exporter_notifications_total{status="resolved"}': 2,
     }
     assert served.post("/v1/notifications", b"[]").status == 400
     wrong = served.post("/v1/notifications", {"status": 1, "alerts": []})
@@ -418,6 +426,15 @@ def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
     assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
+
+
+@pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])
+def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
+    """What is not HOST:PORT is refused with the flag and what would be right."""
+    command = [sys.executable, "-m", "exporter.cli", "serve", f"--web.listen-address={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--web.listen-address: expected HOST:PORT such as 127.0.0.1:9877, got" in done.stderr
 
 
 def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> None:

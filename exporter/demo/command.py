@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from exporter import commands
 from exporter.client import Monitor
 from exporter.demo import model, service, story
 from exporter.demo.incidents import INCIDENTS
@@ -26,7 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--directory", type=Path, default=Path("run/demo"), help="model, profile and exporter.yml (%(default)s)"
     )
     parser.add_argument("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="default: %(default)s")
-    parser.add_argument("--listen-address", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--listen-address",
+        type=commands.address,
+        default="127.0.0.1:8000",
+        metavar="HOST:PORT",
+        help="default: %(default)s",
+    )
     parser.add_argument("--service", metavar="URL", help="a model service that runs already, instead of a new one")
     parser.add_argument("--rate", type=_rate, default=10.0, help="users' requests a second (%(default)g)")
     parser.add_argument("--phases", type=_phases, default=story.DEFAULT, help="the story (%(default)s)")
@@ -70,7 +76,7 @@ def _demo(args: argparse.Namespace) -> None:
     if not model.prepared(args.directory):
         _say(f"training the model into {args.directory} ...")
         model.prepare(args.directory)
-    with _stopping() as stopping, contextlib.ExitStack() as stack:
+    with commands.stopping(signal.SIGINT, signal.SIGTERM) as stopping, contextlib.ExitStack() as stack:
         _await(f"{args.exporter.rstrip('/')}/-/healthy", stopping, 5, _no_exporter(args))
         url, child = _service_url(args), None
         if not args.service:
@@ -94,18 +100,6 @@ def _demo(args: argparse.Namespace) -> None:
         if not stopping.is_set():
             story.tell(args.phases, service=url, counts=traffic.counts, wait=wait, say=_say, repeat=args.repeat)
         _say("stopping")
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stopping = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -136,11 +130,10 @@ def _await(
     otherwise: str,
     child: subprocess.Popen[bytes] | None = None,
 ) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + seconds
     while not stopping.is_set():
         try:
-            with opener.open(url, timeout=5):
+            with commands.DIRECT.open(url, timeout=5):
                 return
         except (OSError, ValueError) as error:
             if child is not None and child.poll() is not None:
@@ -161,8 +154,8 @@ def _no_exporter(args: argparse.Namespace) -> str:
 def _service_url(args: argparse.Namespace) -> str:
     if args.service:
         return str(args.service).rstrip("/")
-    host, _, port = args.listen_address.rpartition(":")
-    return f"http://{'127.0.0.1' if host in {'', '0.0.0.0'} else host}:{port}"  # noqa: S104 (only compared)
+    host, port = args.listen_address
+    return f"http://{commands.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
 
 
 def _say(text: str) -> None:

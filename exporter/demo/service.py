@@ -24,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from exporter.client import Monitor
+from exporter.commands import Address
 from exporter.demo import model
 from exporter.demo.incidents import INCIDENTS, Incidents
 from exporter.errors import StackError
@@ -107,21 +108,20 @@ class _Quiet(WSGIRequestHandler):
         """The exporter counts requests; a line for each would hide what matters."""
 
 
-def listen(address: str) -> socket.socket:
-    """A socket that listens on ``HOST:PORT``, to hand to the service's process.
+def listen(address: Address) -> socket.socket:
+    """A socket that listens, to hand to the service's process.
 
     Raises
     ------
     StackError
-        When the port is busy or the address is none.
+        When the port is busy or the host is none of this machine.
     """
-    host, _, port = address.rpartition(":")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, int(port)))
+        listener.bind(address)
         listener.listen(128)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
         raise StackError(
             f"the model service cannot listen on {address}: {error}; "

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from exporter.commands import DIRECT
 from exporter.config import duration
 from exporter.demo.incidents import INCIDENTS
 from exporter.errors import StackError
@@ -80,9 +81,8 @@ def trigger(service: str, name: str | None, seconds: float) -> None:
     url = service.rstrip("/") + "/incident"
     body = json.dumps({"name": name, "seconds": seconds}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=5):
+        with DIRECT.open(request, timeout=5):
             pass
     except urllib.error.HTTPError as error:
         with error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exporter import commands
 from exporter.demo import story
 from exporter.errors import StackError
 from exporter.stack import install, snapshot, state
@@ -69,22 +69,9 @@ def run(args: argparse.Namespace) -> int:
         ended = state.down(directory)
         say(f"Stopped {', '.join(ended)}." if ended else f"Nothing of {directory} runs.")
     else:
-        with _stopping() as stopping:
+        with commands.stopping(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as stopping:
             _up(args, plan, stopping)
     return 0
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and the end of the terminal set."""
-    stopping = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _up(args: argparse.Namespace, plan: Plan, stopping: threading.Event) -> None:
@@ -206,7 +193,6 @@ def _phases(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:9090, got {text!r}")
+    if not all(commands.address(text)):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT with a host and a port above 0, got {text!r}")
     return text

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter import receivers
+from exporter.commands import address
 from exporter.demo import model
 from exporter.errors import StackError
 from exporter.stack.process import Program
@@ -170,7 +171,7 @@ class Plan:
 
     def _grafana(self, binary: str) -> Program:
         at = self.addresses
-        host, _, port = at["grafana"].rpartition(":")
+        host, port = address(at["grafana"])
         folder = self.directory / "grafana"
         dashboards = self.source / "grafana" / "dashboards"
         folder.mkdir(exist_ok=True)
@@ -186,8 +187,8 @@ class Plan:
             "GF_PATHS_LOGS": str(folder / "logs"),
             "GF_PATHS_PLUGINS": str(folder / "plugins"),
             "GF_LOG_MODE": "console",
-            "GF_SERVER_HTTP_ADDR": host.strip("[]"),
-            "GF_SERVER_HTTP_PORT": port,
+            "GF_SERVER_HTTP_ADDR": host,
+            "GF_SERVER_HTTP_PORT": str(port),
             "GF_SERVER_ROOT_URL": f"http://{at['grafana']}/",
             "GF_AUTH_ANONYMOUS_ENABLED": "true",
             "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",

@@ -6,7 +6,6 @@ import json
 import math
 import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 import yaml
 
+from exporter.commands import DIRECT
 from exporter.stack.process import tail
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _TIMEOUT = 1.5
 PASSING_SECONDS = 10.0
 """What has been pending for less may be over at the next evaluation: at each start nothing is scraped yet."""
@@ -149,5 +148,5 @@ def _unix(text: str) -> float:
 
 
 def _get(url: str) -> Any:
-    with _OPENER.open(url, timeout=_TIMEOUT) as answer:
+    with DIRECT.open(url, timeout=_TIMEOUT) as answer:
         return json.load(answer)
