@@ -273,17 +273,24 @@ def test_documents_name_only_metrics_that_exist(path: Path) -> None:
 def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
     """The five lines of the README lead from training data to metrics of a corrected prediction."""
     text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
-    profile, serve = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
-    write_training(tmp_path)
+    profile, serve, corrections = (
+        block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh")
+    )
     shell(profile, tmp_path)
     (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
     start, _, rest = serve.partition("\n")
     assert start == f"{COMMAND} serve &"
     with served(tmp_path) as address:
         output = shell(rest.replace(ADDRESS, address), tmp_path)
+        python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
+        subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
+        stored(address, tmp_path)
+        told = shell(corrections, tmp_path)
+    assert told.splitlines() == [f"('r-{number}', 'loans', '3', '\"yes\"', '\"no\"', None)" for number in (17, 18)]
     assert '{"accepted":1,"rejected":[]}' in output
     assert json.loads(re.search(r'\{"id":"1".*?\}', output)[0])["verdict"] == "corrected"  # type: ignore[index]
-    assert 'model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0' in output
+    assert output.count("model_") == 1
+    assert output.endswith('model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0\n')
 
 
 def rooms() -> list[str]:
