@@ -293,6 +293,30 @@ def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
     assert output.endswith('model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0\n')
 
 
+def pages(path: Path) -> set[str]:
+    """Pages of the exporter that a document sends people to."""
+    return set(re.findall(rf"{ADDRESS}(/[\w/-]*)", path.read_text(encoding="utf-8")))
+
+
+def test_runbooks_send_nobody_to_a_page_that_is_not_there(exporter: Exporter) -> None:
+    """Each address of the exporter in a runbook is a route."""
+    adapter = create_app(exporter).url_map.bind("127.0.0.1")
+    found = {page for path in (DOCS / "runbooks").glob("*.md") for page in pages(path)}
+    assert {"/-/reload", "/drift"} <= found
+    for page in found:
+        adapter.match(page, method=adapter.allowed_methods(page)[0])
+
+
+def test_queries_of_the_store_in_the_runbooks_answer(exporter: Exporter, folder: Path) -> None:
+    """The SQL in the runbooks fits the tables of the store."""
+    texts = [path.read_text(encoding="utf-8") for path in (DOCS / "runbooks").glob("*.md")]
+    queries = [query for text in texts for query in re.findall(r'"(SELECT [^"]*)"', text)]
+    assert len(queries) == 2
+    with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as store:
+        for query in queries:
+            store.execute(query)
+
+
 def rooms() -> list[str]:
     return re.findall(r"^\| `(\w+)` ", section("architecture.md", "Rooms"), re.M)
 
