@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -17,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Served, ask, eventually, write_config
+from conftest import CONFIG, Served, ask, eventually, write_config
 from PIL import Image
+
+from exporter.runtime import Exporter
+from exporter.web import create_app
 
 GOOD = {
     "id": "r-17",
@@ -386,6 +390,43 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
         assert served.post("/v1/notifications", broken).json["errors"][0]["pointer"] == ""
     assert served.get("/runbooks/ModelFeatureDrift").status == 200
     assert served.get("/runbooks/../../pyproject.toml").status == 404
+
+
+def test_nothing_is_green_while_nobody_scrapes(served: Served) -> None:
+    """Before the first scrape the layers are grey and say why; the home page itself counts as none."""
+    for _ in range(2):
+        page = served.get("/").text
+        assert page.count('<li class="unwatched">') == 3
+        assert page.count("not watched: no scrape yet") == 3
+    served.samples()
+    page = served.get("/").text
+    assert page.count('<li class="ok">') == 3
+    assert page.count("<span>no alert</span>") == 3
+
+
+def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> None:
+    """When scrapes stop the layers say since when, and only an alert that fires keeps its colour."""
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    client = create_app(exporter).test_client()
+    alert = {"status": "firing", "labels": {"alertname": "A", "severity": "critical", "layer": "data"}}
+    client.post("/v1/notifications", json={"status": "firing", "alerts": [alert]})
+    exporter.last_scrape = time.monotonic() - 119
+    assert "unwatched" not in client.get("/").text
+    exporter.last_scrape = time.monotonic() - 185
+    page = client.get("/").text
+    assert page.count("no scrape for 3 minutes") == page.count('<li class="unwatched">') == 2
+    assert page.count('<li class="critical">') == 1
+    exporter.close()
+
+
+def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
+    """Each other alert that a runbook names in its text is a link to a runbook that is there."""
+    page = shared.get("/runbooks/ModelFeatureDrift").text
+    links = set(re.findall(r'<a href="(/runbooks/\w+)">', page))
+    assert {"/runbooks/ModelFeatureMissing", "/runbooks/ModelCorrectionRatioHigh"} <= links
+    assert "/runbooks/ModelFeatureDrift" not in links
+    assert all(shared.get(link).status == 200 for link in links)
+    assert not re.search(r"<code[^>]*>[^<]*<a ", page)
 
 
 def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served) -> None:

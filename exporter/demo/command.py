@@ -15,9 +15,14 @@ from pathlib import Path
 from exporter import commands
 from exporter.client import Monitor
 from exporter.demo import model, service, story
-from exporter.demo.incidents import INCIDENTS
+from exporter.demo.incidents import INCIDENTS, Happening
 from exporter.demo.traffic import Traffic
 from exporter.errors import StackError
+
+NONE = "none"
+_INCIDENT = f"only let this happen in the running service, while the story waits; '{NONE}' ends what happens there"
+_LENGTHS = ", ".join(f"{story.spelt(incident.seconds)} for {name}" for name, incident in INCIDENTS.items())
+_SECONDS = f"how long it happens, then it ends by itself; by default long enough for its alerts to fire: {_LENGTHS}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phases", type=_phases, default=story.DEFAULT, help="the story (%(default)s)")
     parser.add_argument("--repeat", action="store_true", help="tell the story again and again")
     parser.add_argument("--prepare", action="store_true", help="only write the files into the directory")
-    parser.add_argument("--incident", choices=sorted(INCIDENTS), help="only let this happen in the running service")
-    parser.add_argument("--seconds", type=_seconds, help="how long it happens; by default until its alert has fired")
+    parser.add_argument("--incident", choices=[*sorted(INCIDENTS), NONE], help=_INCIDENT)
+    parser.add_argument("--seconds", type=_seconds, help=_SECONDS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,10 +71,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _incident(args: argparse.Namespace) -> None:
+    if args.incident == NONE:
+        before = story.trigger(_service_url(args), None, 0)
+        print(f"Ended {_named(before)}." if before.name else "Nothing went wrong, so there is nothing to end.")
+        return
     incident = INCIDENTS[args.incident]
     seconds = incident.seconds if args.seconds is None else args.seconds
-    story.trigger(_service_url(args), args.incident, seconds)
+    before = story.trigger(_service_url(args), args.incident, seconds)
     print(f"For {story.spelt(seconds)} {incident.happens}. Look for: {incident.look}.")
+    if "ModelFeatureChanged" in incident.look:
+        print(
+            "ModelFeatureChanged compares the last 5 minutes with those before them: it needs healthy traffic that is "
+            "older than that, and notices less when the same thing happened within the hour before."
+        )
+    if before.name:
+        print(f"It takes the place of {_named(before)}.")
+    print(f"The story waits until it is over. To end it earlier: {story.program()} demo --incident={NONE}")
+
+
+def _named(now: Happening) -> str:
+    whose = "begun by hand" if now.by_hand else "of the story"
+    return f"{now.name} {whose}, which had {story.spelt(now.seconds_left)} left"
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -98,7 +120,7 @@ def _demo(args: argparse.Namespace) -> None:
         stack.callback(traffic.stop)
         _say(f"{args.rate:g} requests a second to the model service at {url}, monitored by {args.exporter}")
         if not stopping.is_set():
-            story.tell(args.phases, service=url, counts=traffic.counts, wait=wait, say=_say, repeat=args.repeat)
+            story.Story(url, traffic.counts, wait, _say).tell(args.phases, repeat=args.repeat)
         _say("stopping")
 
 
@@ -147,7 +169,7 @@ def _no_exporter(args: argparse.Namespace) -> str:
     config = args.directory / model.CONFIG_FILE
     return (
         f"{args.exporter}: no exporter answers there; start one with "
-        f"'model-exporter serve --config.file={config}', or name another with --exporter URL"
+        f"'{story.program()} serve --config.file={config}', or name another with --exporter URL"
     )
 
 

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``model-exporter up``."""
     parser.add_argument("--directory", type=Path, default=Path("run"), help="state, logs, data (%(default)s)")
     parser.add_argument("--down", action="store_true", help="only stop the stack of the directory, crashed or not")
+    parser.add_argument("--keep", action="store_true", help="go on with the data of the run before, with the demo too")
     parser.add_argument("--no-demo", action="store_true", help="without the demo's service and traffic")
     parser.add_argument("--no-grafana", action="store_true", help="without Grafana, even if it is on the PATH")
     parser.add_argument("--phases", type=_phases, metavar="STORY", help="the demo's story, as 'demo --phases' has it")
@@ -84,6 +85,8 @@ def _up(args: argparse.Namespace, plan: Plan, stopping: threading.Event) -> None
         programs = _programs(args, plan)
         if stopping.is_set():
             return
+        if not (args.keep or args.no_demo) and plan.clear():
+            say("Begins without the data of the run before; --keep goes on with them.")
         plan.write(say)
         logs = plan.directory / "logs"
         logs.mkdir(exist_ok=True)

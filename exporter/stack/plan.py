@@ -61,6 +61,27 @@ class Plan:
                     "with 'make install'; Prometheus and Alertmanager run on the files of the checkout"
                 )
 
+    def clear(self) -> bool:
+        """Delete what an earlier run measured and stored, so that a story begins well; whether there was any.
+
+        Raises
+        ------
+        StackError
+            When something cannot be deleted.
+        """
+        found = [
+            folder for name in ("prometheus", "alertmanager") if (folder := self.directory / name / "data").exists()
+        ]
+        databases = list((self.directory / "demo").glob("model-exporter.db*"))
+        try:
+            for folder in found:
+                shutil.rmtree(folder)
+            for file in databases:
+                file.unlink()
+        except OSError as error:
+            raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
+        return bool(found or databases)
+
     def write(self, say: Callable[[str], None]) -> None:
         """Write what the programs read.
 

@@ -19,6 +19,8 @@ from exporter.stack.process import tail
 _TIMEOUT = 1.5
 PASSING_SECONDS = 10.0
 """What has been pending for less may be over at the next evaluation: at each start nothing is scraped yet."""
+STORY_LINES = 6
+"""More than the demo says at once."""
 
 _SERIES = (
     "model_version:requests:rate1m",
@@ -99,7 +101,7 @@ def take(prometheus: str, alertmanager: str, story: Path | None) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         now.silent.append("Alertmanager")
     if story is not None:
-        now.story = tail(story, 2)
+        now.story = tail(story, STORY_LINES)
     return now
 
 
