@@ -116,7 +116,7 @@ def trigger(service: str, name: str | None, seconds: float, *, by_hand: bool = T
 def happening(service: str) -> Happening:
     """What goes wrong in the service now; nothing, as far as one knows, when it does not answer."""
     try:
-        with _OPENER.open(service.rstrip("/") + "/incident", timeout=5) as answer:
+        with DIRECT.open(service.rstrip("/") + "/incident", timeout=5) as answer:
             document = json.load(answer)
             return Happening(document["name"], document["seconds_left"], document["by_hand"])
     except (OSError, ValueError, LookupError, TypeError):
