@@ -8,6 +8,8 @@ from timing import median_seconds, profile, report
 
 from exporter.binning import Layout
 from exporter.drift import Reference
+from exporter.kinds.embedding import EmbeddingLearner
+from exporter.kinds.text import TextLearner
 from exporter.profile import NumericFeature
 from exporter.window import Ring
 
@@ -45,6 +47,30 @@ def main() -> None:
         "us/row",
         "searchsorted + bincount alone",
         floor,
+    )
+
+    words = [f"word{number}" for number in rng.zipf(1.4, 50_000) % 5000]
+    texts = [" ".join(words[start : start + 50]) for start in range(0, 50_000, 50)]
+    learner = TextLearner()
+    learner.learn(texts)
+    measure = learner.kind()
+    report(
+        "1,000 texts of 50 words",
+        1e3 * median_seconds(lambda: measure.columns(texts, 0.0)),
+        "us/row",
+        "str.split alone",
+        1e3 * median_seconds(lambda: [text.split() for text in texts]),
+    )
+    vectors = rng.normal(size=(1000, 384)).tolist()
+    directions = EmbeddingLearner()
+    directions.learn(vectors)
+    embedding = directions.kind()
+    report(
+        "1,000 embeddings of 384 numbers",
+        1e3 * median_seconds(lambda: embedding.columns(vectors, 0.0)),
+        "us/row",
+        "numpy.array alone",
+        1e3 * median_seconds(lambda: np.array(vectors)),
     )
 
     counts = rng.poisson(50, 30_000).astype(float)

@@ -88,6 +88,7 @@ class Layout:
         self.stddev = np.array([n.stddev if n and n.stddev is not None else np.nan for n in numbers])
         self.centre = np.nan_to_num(self.mean)
         self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
+        self._single = {place for place, n in enumerate(numbers) if n and n.precision == "single"}
         self._edges = [np.array(n.edges) if n else np.empty(0) for n in numbers]
         self._known_categories = [
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
@@ -182,6 +183,10 @@ class Layout:
 
     def _count_numbers(self, sums: Sums, lows: Floats, places: list[int], matrix: Floats) -> None:
         """Count rows of numbers: sorting a row and searching the edges in it beats the reverse."""
+        if single := [row for row, place in enumerate(places) if place in self._single]:
+            with np.errstate(over="ignore"):
+                rounded = matrix[single].astype(np.float32).astype(np.float64)
+            matrix[single] = np.where(np.isinf(rounded), matrix[single], rounded)
         ordered = np.sort(matrix, axis=1)  # infinities (invalid) and NaN (missing) come last
         size = matrix.shape[1]
         for place, values in zip(places, ordered, strict=True):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from exporter.commands import address
 from exporter.errors import ExporterError
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
@@ -36,7 +37,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="take predictions and feedback, and serve /metrics")
     _config_argument(serve)
-    serve.add_argument("--web.listen-address", dest="address", default=DEFAULT_ADDRESS, metavar="HOST:PORT")
+    serve.add_argument(
+        "--web.listen-address", dest="address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT"
+    )
     serve.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="TLS and users")
     serve.add_argument("--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"))
     serve.add_argument("--log.format", dest="format", default="logfmt", choices=("logfmt", "json"))
@@ -81,22 +84,15 @@ def _serve(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload asked for before there is anything to reload
     logs.configure(options.level, options.format)
-    host, port = _address(options.address)
+    host, port = options.address
     web = webconfig.load(options.web)
     exporter = Exporter(options.config_file or Path("exporter.yml"))
     exporter.reloaders.append(lambda: web.reload(options.web))
     try:
-        serve(exporter, host, port, web)
+        serve(exporter, host or "0.0.0.0", port, web)  # noqa: S104 (as :9877 means everywhere)
     finally:
         exporter.close()
     return 0
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise ExporterError(f"--web.listen-address: expected HOST:PORT such as {DEFAULT_ADDRESS}, got {text}")
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (as :9877 means everywhere)
 
 
 def _check_config(options: argparse.Namespace) -> int:

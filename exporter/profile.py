@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,6 +38,9 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
         Training values in each of ``E + 3`` bins: below, between the edges, above, missing, invalid.
     mean, stddev, min, max
         Of the finite training values; None without any. The deviation is the population's.
+    precision
+        ``"single"`` where training held 32-bit numbers: live ones are rounded alike before they are
+        binned, since 0.1 in JSON is not the 0.1 of 32 bits.
     """
 
     edges: tuple[float, ...]
@@ -46,6 +49,7 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
     stddev: float | None = None
     min: float | None = None
     max: float | None = None
+    precision: Literal["single"] | msgspec.UnsetType = msgspec.UNSET
 
     def labels(self) -> list[str]:
         """Names of the bins, in order, as the ``bin`` label bears them."""

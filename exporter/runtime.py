@@ -94,6 +94,11 @@ class Exporter:
     path
         ``exporter.yml``.
 
+    Attributes
+    ----------
+    last_scrape : float or None
+        When `metrics` was asked last, by the monotonic clock in seconds; None: never.
+
     Raises
     ------
     ConfigError
@@ -120,6 +125,7 @@ class Exporter:
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
+        self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
             if model.profile is None:
@@ -166,7 +172,8 @@ class Exporter:
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
         """The exposition, what was acknowledged before included; see `Exposition.render`."""
         self.pipeline.settle(0.5)
-        self.trends.sample(self.pipeline.monitors, time.monotonic())
+        self.last_scrape = time.monotonic()
+        self.trends.sample(self.pipeline.monitors, self.last_scrape)
         return self.exposition.render(accept, names)
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ class Options(NamedTuple):
     ignore
         Columns that are no features: labels, identifiers.
     types
-        Type of an input where the inferred one is wrong.
+        Type of an input where the inferred one is wrong; a prediction is numeric or categorical.
     expected
         Type of an input, if it is there: what production sends may hold values of any other.
     bins, categories
@@ -98,6 +98,7 @@ class _Builder:
         self._now = time.time()
         self._seen: dict[str, Seen] = {}
         self._rows = 0
+        self._single: set[str] = set()  # numeric columns of 32-bit numbers
 
     def profile(self) -> Profile:
         for batch in self._pass("types"):
@@ -117,7 +118,12 @@ class _Builder:
         tallied = self._tally(kinds)
         features: dict[str, Feature] = {}
         for name, kind in kinds.items():
+            if twice := features.keys() & kind.features(name):
+                wanted = "rename or ignore a column"
+                raise ProfileError(f"{self._source.where}: two features are called {shown(min(twice))}; {wanted}")
             found = [tally.feature() for tally in tallied[name]]
+            if name in self._single and isinstance(found[0], NumericFeature):
+                found = [msgspec.structs.replace(found[0], precision="single")]
             features |= zip(kind.features(name), found, strict=True)
             if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
                 raise ProfileError(f"{self._source.where}: no value of the column {shown(name)} is {kind.noun}")
@@ -166,8 +172,9 @@ class _Builder:
         watched = dict(kinds)
         if options.confidence_column:
             watched[options.confidence_column] = kind_of("numeric")
-        if options.prediction_column:
-            watched[options.prediction_column] = kind_of(self._seen[options.prediction_column].output_type())
+        if name := options.prediction_column:
+            wanted = options.types.get(name) or self._seen[name].output_type()
+            watched[name] = kind_of(wanted if wanted == "numeric" else "categorical")
         numbers = sum(len(kind.features(name)) for name, kind in watched.items() if not kind.categorical)
         most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
         tallies: dict[str, list[NumericTally | CategoryTally]] = {
@@ -204,6 +211,8 @@ class _Builder:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
         if kind.type != "numeric":
             values = _listed(values)
+        elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
+            self._single.add(name)
         if isinstance(kind, Categorical):
             return [kind.labels(values)]
         now: Any = self._now

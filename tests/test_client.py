@@ -332,8 +332,10 @@ def test_an_identifier_without_a_text_is_dropped() -> None:
             raise ValueError(self)
 
     with monitoring(nobody()) as monitor:
-        assert monitor.record(id=Mute()) == ""  # type: ignore[arg-type]
-        assert monitor.dropped == 1
+        got = None
+        with contextlib.suppress(ValueError):  # nobody could show it, pytest neither
+            got = monitor.record(id=Mute())  # type: ignore[arg-type]
+        assert (got, monitor.dropped) == ("", 1)
 
 
 @pytest.mark.parametrize("status", [202, 400])

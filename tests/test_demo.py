@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from exporter import config, profile
 from exporter.binning import Layout
 from exporter.client import Monitor as Client
 from exporter.demo import model, service, story
-from exporter.demo.incidents import INCIDENTS, Incidents
+from exporter.demo.incidents import INCIDENTS, NOTHING, Incidents
 from exporter.demo.traffic import Traffic
 from exporter.errors import StackError
 from exporter.events import Prediction
@@ -197,9 +198,10 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
     """An incident is begun, read and ended over HTTP; a dark camera is what the exporter sees."""
     url, _, monitor = running
     image = model.held_out(directory)[0][0]
-    assert ask(f"{url}/incident") == (200, {"name": None, "seconds_left": 0.0, "known": sorted(INCIDENTS)})
+    nothing = {"name": None, "seconds_left": 0.0, "by_hand": False}
+    assert ask(f"{url}/incident") == (200, {**nothing, "known": sorted(INCIDENTS)})
     status, answer = ask(f"{url}/incident", {"name": "dark"})
-    assert (status, answer["name"]) == (200, "dark")
+    assert (status, answer["name"], answer["by_hand"], answer["before"]) == (200, "dark", True, nothing)
     assert answer["seconds_left"] > INCIDENTS["dark"].seconds - 5
     ask(f"{url}/predict", {"image": image.tolist()})
     story.trigger(url, None, 0)
@@ -208,7 +210,13 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
     assert monitor.flush()
     dark, light = (np.array(event["inputs"]["image"]) for event in exporter.events())
     assert dark.mean() < 0.8 * light.mean()
-    for wrong in ({"name": "drak"}, {"name": "dark", "seconds": -1}, {"name": "dark", "seconds": True}, ["dark"]):
+    for wrong in (
+        {"name": "drak"},
+        {"name": "dark", "seconds": -1},
+        {"name": "dark", "seconds": True},
+        ["dark"],
+        {"by_hand": 1},
+    ):
         assert ask(f"{url}/incident", wrong)[0] == 400
     with pytest.raises(StackError, match="expected one of dark"):
         story.trigger(url, "drak", 1)
@@ -228,7 +236,7 @@ def test_errors_and_slowness(directory: Path, running: tuple[str, Incidents, Cli
     assert all(delay == 0 or delay > 0.5 for delay in delays)
     assert 0.2 < sum(delay > 0.5 for delay in delays) / 300 < 0.4
     incidents.begin("slow", 0)
-    assert incidents.current() == (None, 0.0)
+    assert incidents.current() == NOTHING
 
 
 def test_users_correct_what_is_wrong(
@@ -285,6 +293,39 @@ def test_default_story_lets_each_alert_fire() -> None:
             assert phase.seconds >= INCIDENTS[phase.name].seconds
 
 
+def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, Client]) -> None:
+    """The story never cuts short what was begun by hand; its start and end are told, and then the story goes on."""
+    url, incidents, _ = running
+    said: list[str] = []
+    begun: list[tuple[str | None, bool]] = []
+    incidents.begin("slow", 1.2)
+
+    def wait(seconds: float) -> bool:
+        begun.append(incidents.current()[::2])
+        time.sleep(seconds)
+        if len(begun) == 2:
+            incidents.begin("noise", 1.2)
+        return "the story is told" in said[-1]
+
+    teller = story.Story(url, Counter(), wait, said.append)
+    teller.tell(story.parse("dark=2s,healthy=1s"))
+    assert [line.split(":")[0].strip() for line in said if "look for" not in line] == [
+        "dark for 2s",
+        "slow by hand for 1s",
+        "slow by hand is over.",
+        "noise by hand for 1s",
+        "noise by hand is over, and the story goes on.",
+        "dark is over",
+        "healthy for 1s",
+        "healthy is over",
+        said[-1].split(":")[0],
+    ]
+    assert begun.count(("dark", False)) == 2
+    assert incidents.begin("dark", 60).name is None
+    assert story.trigger(url, "errors", 5, by_hand=False) == ("dark", pytest.approx(60, abs=2), True)
+    assert incidents.current().name == "dark"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -338,10 +379,17 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     assert "ModelCorrectionRatioHigh" in lines[5]
     assert "dark is over:" in lines[6]
     assert "the service stays well" in lines[7]
-    code, out, err = Demo("--incident", "errors", "--seconds", 90, "--listen-address", listen).end()
+    by_hand = ("--listen-address", listen, "--seconds", 90, "--incident")
+    code, out, err = Demo(*by_hand, "errors").end()
     assert (code, err) == (0, "")
     assert out.startswith("For 1m30s a dependency of the service breaks")
+    assert "demo --incident=none" in out
     assert ask(f"http://{listen}/incident")[1]["name"] == "errors"
+    assert "errors by hand for 1m" in demo.process.stdout.readline()
+    assert "look for:" in demo.process.stdout.readline()
+    assert "It takes the place of errors begun by hand" in Demo(*by_hand, "dark").end()[1]
+    assert "Ended dark begun by hand, which had" in Demo(*by_hand, "none").end()[1]
+    assert "nothing to end" in Demo(*by_hand, "none").end()[1]
     sent = len(exporter.events())
     code, out, err = demo.end(signal.SIGTERM)
     assert (code, err) == (0, "")

@@ -273,17 +273,48 @@ def test_documents_name_only_metrics_that_exist(path: Path) -> None:
 def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
     """The five lines of the README lead from training data to metrics of a corrected prediction."""
     text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
-    profile, serve = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
-    write_training(tmp_path)
+    profile, serve, corrections = (
+        block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh")
+    )
     shell(profile, tmp_path)
     (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
     start, _, rest = serve.partition("\n")
     assert start == f"{COMMAND} serve &"
     with served(tmp_path) as address:
         output = shell(rest.replace(ADDRESS, address), tmp_path)
+        python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
+        subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
+        stored(address, tmp_path)
+        told = shell(corrections, tmp_path)
+    assert told.splitlines() == [f"('r-{number}', 'loans', '3', '\"yes\"', '\"no\"', None)" for number in (17, 18)]
     assert '{"accepted":1,"rejected":[]}' in output
     assert json.loads(re.search(r'\{"id":"1".*?\}', output)[0])["verdict"] == "corrected"  # type: ignore[index]
-    assert 'model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0' in output
+    assert output.count("model_") == 1
+    assert output.endswith('model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0\n')
+
+
+def pages(path: Path) -> set[str]:
+    """Pages of the exporter that a document sends people to."""
+    return set(re.findall(rf"{ADDRESS}(/[\w/-]*)", path.read_text(encoding="utf-8")))
+
+
+def test_runbooks_send_nobody_to_a_page_that_is_not_there(exporter: Exporter) -> None:
+    """Each address of the exporter in a runbook is a route."""
+    adapter = create_app(exporter).url_map.bind("127.0.0.1")
+    found = {page for path in (DOCS / "runbooks").glob("*.md") for page in pages(path)}
+    assert {"/-/reload", "/drift"} <= found
+    for page in found:
+        adapter.match(page, method=adapter.allowed_methods(page)[0])
+
+
+def test_queries_of_the_store_in_the_runbooks_answer(exporter: Exporter, folder: Path) -> None:
+    """The SQL in the runbooks fits the tables of the store."""
+    texts = [path.read_text(encoding="utf-8") for path in (DOCS / "runbooks").glob("*.md")]
+    queries = [query for text in texts for query in re.findall(r'"(SELECT [^"]*)"', text)]
+    assert len(queries) == 2
+    with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as store:
+        for query in queries:
+            store.execute(query)
 
 
 def rooms() -> list[str]:

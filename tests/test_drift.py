@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, entropy
 
+from exporter.binning import Layout
 from exporter.drift import Reference, chi2_quantile, ratio
+from exporter.profile import Profile, numeric_feature
+from exporter.window import Ring
 
 COUNT = st.integers(0, 10**9)
 
@@ -57,6 +60,43 @@ def test_neither_order_nor_batches_matter(stream, random, batch):
     random.shuffle(stream)
     parts = sum(np.bincount(stream[at : at + batch], minlength=10).astype(float) for at in range(0, len(stream), batch))
     assert reference.kl_divergence(parts).tolist() == reference.kl_divergence(whole).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.one_of(st.floats(-5, 5), st.none(), st.just("?")), min_size=1, max_size=120),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=20),
+)
+def test_neither_batches_nor_replicas_matter(values, cuts):
+    """Values cut into batches and dealt out to three replicas add up to the counts, score and floor of one stream."""
+    training = numeric_feature(np.random.default_rng(5).normal(size=500))
+    layout = Layout(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
+    events = [{"x": value} for value in values]
+    replicas = [Ring(3600, layout.width) for _ in range(3)]
+    start = turn = 0
+    while start < len(events):
+        size, replica = cuts[turn % len(cuts)]
+        replicas[replica].add(10.0 * turn, layout.count(events[start : start + size], [])[0])
+        start, turn = start + size, turn + 1
+    pooled = layout.split(np.sum([ring.total(10.0 * turn) for ring in replicas], axis=0)).counts
+    whole = layout.split(layout.count(events, [])[0]).counts
+    assert pooled.tolist() == whole.tolist()
+    assert whole.sum() == len(values)
+    assert layout.reference.kl_divergence(pooled).tolist() == layout.reference.kl_divergence(whole).tolist()
+
+
+WEIGHTS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(WEIGHTS)
+def test_many_values_make_the_smoothing_vanish(weights):
+    """At 100,000 training and live values the score is the plain divergence of their shares to 1 %."""
+    r, c = (np.round(100_000 * side / max(side.sum(), 1)) for side in np.array(weights, dtype=float).T)
+    assume(c.sum() > 0)
+    plain = entropy(c, r)
+    assume(plain > 0.02)
+    assert reference_of([r.tolist()]).kl_divergence(c)[0] == pytest.approx(plain, rel=0.01)
 
 
 def test_a_feature_scores_the_same_alone_and_among_others():

@@ -5,11 +5,15 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from exporter.errors import ProfileError
-from exporter.profile import Profile, categorical_feature, load, numeric_feature, save
+from exporter.kinds import kind_of
+from exporter.kinds.embedding import EmbeddingState
+from exporter.kinds.text import TextState
+from exporter.profile import NumericFeature, Profile, categorical_feature, load, numeric_feature, save
 
 
 def example() -> Profile:
@@ -169,3 +173,55 @@ def test_moments_are_those_of_the_finite_values():
 def test_training_zeros_have_no_sign():
     """A negative zero is a zero: the label says 0."""
     assert numeric_feature(np.array([-0.0, -0.0])).labels()[:2] == ["00 below 0", "01 0"]
+
+
+LEARNED = {
+    "t": TextState((1, 2)),
+    "v": EmbeddingState((0.5, 1.0), ((1.0, 0.0), (0.0, 1.0))),
+}
+
+
+def learned_profile(**changes: object) -> Profile:
+    inputs = {"t": "text", "v": "embedding"}
+    one = numeric_feature(np.array([1.0, 2.0]))
+    kinds = [kind_of("text", LEARNED["t"]), kind_of("embedding", LEARNED["v"])]
+    features = {name: one for kind, source in zip(kinds, inputs, strict=True) for name in kind.features(source)}
+    made = Profile("p", 2, inputs, features, learned=LEARNED, confidence=one)
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_what_was_learned_is_kept(tmp_path):
+    """Word hashes, centroid, directions and the confidence come back as they were, and are under the hash."""
+    save(learned_profile(), tmp_path / "p.json")
+    loaded = load(tmp_path / "p.json")
+    assert (loaded.learned, loaded.confidence) == (LEARNED, learned_profile().confidence)
+    assert loaded.digest() != msgspec.structs.replace(loaded, learned=msgspec.UNSET).digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learned": {}}, 'FILE: learned.t: is not what the text input "t" learns in training'),
+        ({"learned": {"t": LEARNED["v"], "v": LEARNED["v"]}},
+         'FILE: learned.t: is not what the text input "t" learns in training'),
+        ({"learned": LEARNED | {"v": EmbeddingState((0.5,), ((1.0, 0.0),))}},
+         'FILE: learned.v: is not what the embedding input "v" learns in training'),
+        ({"learned": LEARNED | {"v": EmbeddingState((), ())}},
+         'FILE: learned.v: is not what the embedding input "v" learns in training'),
+        ({"learned": LEARNED | {"v": EmbeddingState((0.5, 1.0), ((1.0, 0.0),) * 3)}},
+         'FILE: features.v.component_3: expected bins of the embedding input "v"'),
+        ({"confidence": NumericFeature((1.0,), (1,))},
+         "FILE: features.(confidence).counts: expected 4 counts of at least 0 for 1 edges, got 1"),
+    ],
+)  # fmt: skip
+def test_what_was_learned_must_fit(tmp_path, changes, message):
+    """A profile whose learned part belongs to another input is refused when it is read, not when a request comes."""
+    save(learned_profile(**changes), tmp_path / "p.json")
+    assert refusal(tmp_path / "p.json") == message
+
+
+def test_a_profile_without_the_newer_fields_keeps_its_hash():
+    """Fields that a profile does not use are not in its file: profiles made before they existed stay valid."""
+    text = msgspec.json.encode(example())
+    assert b"confidence" not in text
+    assert b"learned" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ import select
 import shutil
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -268,6 +270,48 @@ def test_down_stops_a_running_stack(stack: Stack) -> None:
     assert "Nothing of" in stack.run("--down").stdout
 
 
+def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
+    """What the run before measured and stored is gone, unless `--keep` is given; the trained model stays."""
+    trained = (stack.directory / "demo" / "exporter.yml").stat()
+    marks = [stack.directory / name / "data" / "mark" for name in ("prometheus", "alertmanager")]
+    database = stack.directory / "demo" / "model-exporter.db"
+    for mark in marks:
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+    with contextlib.closing(sqlite3.connect(database)) as before:
+        before.execute("CREATE TABLE mark (n)")
+    stack.start("--keep").says("Prometheus is ready")
+    assert stack.end() == 0
+    assert all(mark.exists() for mark in marks)
+    stack.start().says("Prometheus is ready")
+    assert "Begins without the data of the run before; --keep" in stack.said
+    assert stack.end() == 0
+    assert not any(mark.exists() for mark in marks)
+    with contextlib.closing(sqlite3.connect(database)) as after:
+        assert not after.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
+    assert (stack.directory / "demo" / "exporter.yml").stat().st_mtime_ns == trained.st_mtime_ns
+
+
+def test_a_warning_that_is_pending_is_told_after_a_minute() -> None:
+    """Plain lines tell a critical or firing alert at once, and no warning that was pending for a moment only."""
+    at = time.time()
+
+    def alert(name: str, state: str, severity: str, seconds: float) -> snapshot.Alert:
+        return snapshot.Alert(name, state, severity, "", at - seconds)
+
+    display = screen.Display({})
+    alerts = [
+        alert("A", "pending", "warning", 59),
+        alert("B", "pending", "critical", 11),
+        alert("C", "firing", "warning", 1),
+        alert("D", "pending", "warning", 60),
+    ]
+    lines = display.changes(snapshot.Snapshot(at=at, alerts=alerts))
+    assert [line.split()[2] for line in lines] == ["B", "C", "D"]
+    over = display.changes(snapshot.Snapshot(at=at))
+    assert [line.split()[2] for line in over] == ["B", "C", "D"]
+
+
 def test_down_spares_a_process_that_only_has_the_same_id(tmp_path: Path) -> None:
     """A process id in a left-over file that belongs to somebody else by now is not ended."""
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
@@ -315,7 +359,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         state.State(tmp_path / "run").acquire()
 
 
-@pytest.mark.parametrize("address", ["9090", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
+@pytest.mark.parametrize("address", ["9090", "127.0.0.1:0", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
 def test_an_address_must_be_host_and_port(stack: Stack, address: str) -> None:
     """An address that is none is refused as wrong usage."""
     wrong = stack.run(f"--prometheus-address={address}")

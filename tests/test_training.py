@@ -389,3 +389,41 @@ def test_a_mistake_far_down_is_placed(tmp_path):
     path.write_text('{"a": 1}\n' * 500 + '{"a": \n')
     with pytest.raises(ProfileError, match=r"is not JSONL: .* after row 4\d\d"):
         build(FileSource(path, block=1000), Options())
+
+
+def test_single_precision_training_and_double_live_values_are_the_same(tmp_path):
+    """0.1 of a 32-bit training column is the 0.1 that a client writes in JSON, and the one that it widens."""
+    values = np.tile(np.array([0.1, 0.2, 0.3, 0.7], dtype=np.float32), 500)
+    parquet.write_table(pa.table({"x": pa.array(values)}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", x=values)
+    for name in ("a.parquet", "a.npz"):
+        layout = Layout(build_file(tmp_path / name))
+        for live in ([0.1, 0.2, 0.3, 0.7], [float(value) for value in values[:4]]):
+            row, _, _ = layout.count([{"x": value} for value in live * 50], [])
+            assert layout.reference.kl_divergence(layout.split(row).counts)[0] < 0.01
+            assert layout.split(row).unseen[0] == 0
+
+
+def test_two_features_of_one_name_are_refused(tmp_path):
+    """A column that is called like a statistic of another is named, and not overwritten."""
+    path = lines(tmp_path / "a.jsonl", [{"t": "2026-01-01", "t.hour": n} for n in range(9)])
+    with pytest.raises(ProfileError, match=r'two features are called "t.hour"; rename or ignore a column'):
+        build_file(path)
+
+
+def test_the_type_of_a_prediction_can_be_given(tmp_path):
+    """Few whole numbers are classes, unless the caller says that they are numbers."""
+    path = lines(tmp_path / "a.jsonl", [{"x": 1, "p": n % 3} for n in range(30)])
+    assert build_file(path, prediction_column="p").prediction.categories == ("0", "1", "2")
+    assert build_file(path, prediction_column="p", types={"p": "numeric"}).prediction.mean == 1
+
+
+def test_missing_and_constant_columns_of_every_type_are_profiled(tmp_path):
+    """A column with one value that stands once among nulls is profiled in each type."""
+    rows = [{}] * 9 + [
+        {"t": "a text of a few words", "v": [1.0, 2.0], "i": [[1, 2], [3, 4]], "m": "2026-01-01", "b": True}
+    ]
+    profile = build_file(lines(tmp_path / "a.jsonl", rows))
+    assert set(profile.inputs.values()) == {"text", "embedding", "image", "timestamp", "boolean"}
+    assert {feature.counts[-2] for feature in profile.features.values()} == {9}
+    assert {sum(feature.counts) for feature in profile.features.values()} == {10}

@@ -12,20 +12,21 @@ from hypothesis import strategies as st
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
 MODULES = (
-    *(
-        "binning",
-        "config",
-        "copula",
-        "distances",
-        "drift",
-        "events",
-        "extract",
-        "monitor",
-        "profile",
-        "segments",
-        "training",
-    ),
-    *("validation", "window"),
+    "binning",
+    "commands",
+    "config",
+    "copula",
+    "distances",
+    "drift",
+    "events",
+    "extract",
+    "kinds.timestamp",
+    "monitor",
+    "profile",
+    "segments",
+    "training",
+    "validation",
+    "window",
 )
 
 

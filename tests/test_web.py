@@ -6,8 +6,11 @@ import base64
 import gzip
 import io
 import json
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Served, ask, eventually, write_config
+from conftest import CONFIG, Served, ask, eventually, write_config
 from PIL import Image
+
+from exporter.runtime import Exporter
+from exporter.web import create_app
 
 GOOD = {
     "id": "r-17",
@@ -361,11 +367,17 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert "&lt;script&gt;" in page.text
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "<b>System</b>" in page.text
+    assert "<b>Exporter</b>" not in page.text
+    own = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
+    served.post("/v1/notifications", {"status": "firing", "alerts": [{"status": "firing", "labels": own}]})
+    assert '<li class="warning"><b>Exporter</b>' in served.get("/").text
+    served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": own}]})
     served.post("/v1/notifications", {"status": "resolved", "alerts": [{**alert, "status": "resolved"}]})
     assert "No alert is firing" in served.get("/").text
     assert served.samples("model_exporter_notifications_total") == {
-        'model_exporter_notifications_total{status="firing"}': 1,
-        'model_exporter_notifications_total{status="resolved"}': 1,
+        'model_exporter_notifications_total{status="firing"}': 2,
+        'model_exporter_notifications_total{status="resolved"}': 2,
     }
     assert served.post("/v1/notifications", b"[]").status == 400
     wrong = served.post("/v1/notifications", {"status": 1, "alerts": []})
@@ -378,6 +390,43 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
         assert served.post("/v1/notifications", broken).json["errors"][0]["pointer"] == ""
     assert served.get("/runbooks/ModelFeatureDrift").status == 200
     assert served.get("/runbooks/../../pyproject.toml").status == 404
+
+
+def test_nothing_is_green_while_nobody_scrapes(served: Served) -> None:
+    """Before the first scrape the layers are grey and say why; the home page itself counts as none."""
+    for _ in range(2):
+        page = served.get("/").text
+        assert page.count('<li class="unwatched">') == 3
+        assert page.count("not watched: no scrape yet") == 3
+    served.samples()
+    page = served.get("/").text
+    assert page.count('<li class="ok">') == 3
+    assert page.count("<span>no alert</span>") == 3
+
+
+def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> None:
+    """When scrapes stop the layers say since when, and only an alert that fires keeps its colour."""
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    client = create_app(exporter).test_client()
+    alert = {"status": "firing", "labels": {"alertname": "A", "severity": "critical", "layer": "data"}}
+    client.post("/v1/notifications", json={"status": "firing", "alerts": [alert]})
+    exporter.last_scrape = time.monotonic() - 119
+    assert "unwatched" not in client.get("/").text
+    exporter.last_scrape = time.monotonic() - 185
+    page = client.get("/").text
+    assert page.count("no scrape for 3 minutes") == page.count('<li class="unwatched">') == 2
+    assert page.count('<li class="critical">') == 1
+    exporter.close()
+
+
+def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
+    """Each other alert that a runbook names in its text is a link to a runbook that is there."""
+    page = shared.get("/runbooks/ModelFeatureDrift").text
+    links = set(re.findall(r'<a href="(/runbooks/\w+)">', page))
+    assert {"/runbooks/ModelFeatureMissing", "/runbooks/ModelCorrectionRatioHigh"} <= links
+    assert "/runbooks/ModelFeatureDrift" not in links
+    assert all(shared.get(link).status == 200 for link in links)
+    assert not re.search(r"<code[^>]*>[^<]*<a ", page)
 
 
 def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served) -> None:
@@ -418,6 +467,15 @@ def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
     assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
+
+
+@pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])
+def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
+    """What is not HOST:PORT is refused with the flag and what would be right."""
+    command = [sys.executable, "-m", "exporter.cli", "serve", f"--web.listen-address={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--web.listen-address: expected HOST:PORT such as 127.0.0.1:9877, got" in done.stderr
 
 
 def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> None:

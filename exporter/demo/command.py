@@ -9,15 +9,20 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from exporter import commands
 from exporter.client import Monitor
 from exporter.demo import model, service, story
-from exporter.demo.incidents import INCIDENTS
+from exporter.demo.incidents import INCIDENTS, Happening
 from exporter.demo.traffic import Traffic
 from exporter.errors import StackError
+
+NONE = "none"
+_INCIDENT = f"only let this happen in the running service, while the story waits; '{NONE}' ends what happens there"
+_LENGTHS = ", ".join(f"{story.spelt(incident.seconds)} for {name}" for name, incident in INCIDENTS.items())
+_SECONDS = f"how long it happens, then it ends by itself; by default long enough for its alerts to fire: {_LENGTHS}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--directory", type=Path, default=Path("run/demo"), help="model, profile and exporter.yml (%(default)s)"
     )
     parser.add_argument("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="default: %(default)s")
-    parser.add_argument("--listen-address", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--listen-address",
+        type=commands.address,
+        default="127.0.0.1:8000",
+        metavar="HOST:PORT",
+        help="default: %(default)s",
+    )
     parser.add_argument("--service", metavar="URL", help="a model service that runs already, instead of a new one")
     parser.add_argument("--rate", type=_rate, default=10.0, help="users' requests a second (%(default)g)")
     parser.add_argument("--phases", type=_phases, default=story.DEFAULT, help="the story (%(default)s)")
     parser.add_argument("--repeat", action="store_true", help="tell the story again and again")
     parser.add_argument("--prepare", action="store_true", help="only write the files into the directory")
-    parser.add_argument("--incident", choices=sorted(INCIDENTS), help="only let this happen in the running service")
-    parser.add_argument("--seconds", type=_seconds, help="how long it happens; by default until its alert has fired")
+    parser.add_argument("--incident", choices=[*sorted(INCIDENTS), NONE], help=_INCIDENT)
+    parser.add_argument("--seconds", type=_seconds, help=_SECONDS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,17 +71,34 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _incident(args: argparse.Namespace) -> None:
+    if args.incident == NONE:
+        before = story.trigger(_service_url(args), None, 0)
+        print(f"Ended {_named(before)}." if before.name else "Nothing went wrong, so there is nothing to end.")
+        return
     incident = INCIDENTS[args.incident]
     seconds = incident.seconds if args.seconds is None else args.seconds
-    story.trigger(_service_url(args), args.incident, seconds)
+    before = story.trigger(_service_url(args), args.incident, seconds)
     print(f"For {story.spelt(seconds)} {incident.happens}. Look for: {incident.look}.")
+    if "ModelFeatureChanged" in incident.look:
+        print(
+            "ModelFeatureChanged compares the last 5 minutes with those before them: it needs healthy traffic that is "
+            "older than that, and notices less when the same thing happened within the hour before."
+        )
+    if before.name:
+        print(f"It takes the place of {_named(before)}.")
+    print(f"The story waits until it is over. To end it earlier: {story.program()} demo --incident={NONE}")
+
+
+def _named(now: Happening) -> str:
+    whose = "begun by hand" if now.by_hand else "of the story"
+    return f"{now.name} {whose}, which had {story.spelt(now.seconds_left)} left"
 
 
 def _demo(args: argparse.Namespace) -> None:
     if not model.prepared(args.directory):
         _say(f"training the model into {args.directory} ...")
         model.prepare(args.directory)
-    with _stopping() as stopping, contextlib.ExitStack() as stack:
+    with commands.stopping(signal.SIGINT, signal.SIGTERM) as stopping, contextlib.ExitStack() as stack:
         _await(f"{args.exporter.rstrip('/')}/-/healthy", stopping, 5, _no_exporter(args))
         url, child = _service_url(args), None
         if not args.service:
@@ -92,20 +120,8 @@ def _demo(args: argparse.Namespace) -> None:
         stack.callback(traffic.stop)
         _say(f"{args.rate:g} requests a second to the model service at {url}, monitored by {args.exporter}")
         if not stopping.is_set():
-            story.tell(args.phases, service=url, counts=traffic.counts, wait=wait, say=_say, repeat=args.repeat)
+            story.Story(url, traffic.counts, wait, _say).tell(args.phases, repeat=args.repeat)
         _say("stopping")
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stopping = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -136,11 +152,10 @@ def _await(
     otherwise: str,
     child: subprocess.Popen[bytes] | None = None,
 ) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + seconds
     while not stopping.is_set():
         try:
-            with opener.open(url, timeout=5):
+            with commands.DIRECT.open(url, timeout=5):
                 return
         except (OSError, ValueError) as error:
             if child is not None and child.poll() is not None:
@@ -154,15 +169,15 @@ def _no_exporter(args: argparse.Namespace) -> str:
     config = args.directory / model.CONFIG_FILE
     return (
         f"{args.exporter}: no exporter answers there; start one with "
-        f"'model-exporter serve --config.file={config}', or name another with --exporter URL"
+        f"'{story.program()} serve --config.file={config}', or name another with --exporter URL"
     )
 
 
 def _service_url(args: argparse.Namespace) -> str:
     if args.service:
         return str(args.service).rstrip("/")
-    host, _, port = args.listen_address.rpartition(":")
-    return f"http://{'127.0.0.1' if host in {'', '0.0.0.0'} else host}:{port}"  # noqa: S104 (only compared)
+    host, port = args.listen_address
+    return f"http://{commands.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
 
 
 def _say(text: str) -> None:

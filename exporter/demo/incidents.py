@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,6 +69,17 @@ INCIDENTS = {
 }
 
 
+class Happening(NamedTuple):
+    """What goes wrong now (None: nothing), for how many more seconds, and whether it was begun by hand."""
+
+    name: str | None
+    seconds_left: float
+    by_hand: bool
+
+
+NOTHING = Happening(None, 0.0, by_hand=False)
+
+
 class Incidents:
     """What goes wrong now, if anything; safe to use from many threads."""
 
@@ -75,33 +87,46 @@ class Incidents:
         self._lock = threading.Lock()
         self._name: str | None = None
         self._until = 0.0
+        self._by_hand = False
         self._random = random.Random(seed)  # noqa: S311 (a demo's dice)
         self._numpy = np.random.default_rng(seed)
 
-    def begin(self, name: str | None, seconds: float) -> None:
-        """Let ``name`` happen for some seconds, in place of what happens now; None ends it."""
-        with self._lock:
-            self._name, self._until = name, time.monotonic() + seconds
+    def begin(self, name: str | None, seconds: float, *, by_hand: bool = True) -> Happening:
+        """Let ``name`` happen for some seconds; None ends what happens.
 
-    def current(self) -> tuple[str | None, float]:
-        """What happens now and for how many more seconds."""
+        Returns
+        -------
+        Happening
+            What it takes the place of. What was begun by hand yields to a hand alone.
+        """
         with self._lock:
-            left = self._until - time.monotonic()
-            return (self._name, left) if self._name and left > 0 else (None, 0.0)
+            before = self._now()
+            if by_hand or not before.by_hand:
+                self._name, self._until, self._by_hand = name, time.monotonic() + seconds, by_hand
+            return before
+
+    def current(self) -> Happening:
+        """What happens now."""
+        with self._lock:
+            return self._now()
+
+    def _now(self) -> Happening:
+        left = self._until - time.monotonic()
+        return Happening(self._name, left, self._by_hand) if self._name and left > 0 else NOTHING
 
     def fails(self) -> bool:
         """Whether the dependency fails this request."""
-        return self.current()[0] == "errors" and self._random.random() < ERROR_SHARE
+        return self.current().name == "errors" and self._random.random() < ERROR_SHARE
 
     def delay(self) -> float:
         """Seconds that this request waits for a busy machine."""
-        if self.current()[0] != "slow" or self._random.random() >= SLOW_SHARE:
+        if self.current().name != "slow" or self._random.random() >= SLOW_SHARE:
             return 0.0
         return self._random.uniform(0.6, 1.2)
 
     def seen(self, image: Images) -> Images:
         """An image of shape ``(8, 8)`` as the camera hands it on."""
-        name, _ = self.current()
+        name = self.current().name
         if name == "dark":
             light = np.where(np.arange(8) < 4, 1.0, 0.1)
             return np.round(image * light[:, None])

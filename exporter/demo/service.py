@@ -24,8 +24,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from exporter.client import Monitor
+from exporter.commands import Address
 from exporter.demo import model
-from exporter.demo.incidents import INCIDENTS, Incidents
+from exporter.demo.incidents import INCIDENTS, Happening, Incidents
 from exporter.errors import StackError
 
 
@@ -68,8 +69,7 @@ def create_app(classifier: model.Classifier, monitor: Monitor, incidents: Incide
 
     @app.get("/incident")
     def incident() -> dict[str, Any]:
-        name, left = incidents.current()
-        return {"name": name, "seconds_left": round(left, 1), "known": sorted(INCIDENTS)}
+        return _spelt(incidents.current()) | {"known": sorted(INCIDENTS)}
 
     @app.post("/incident")
     def begin() -> dict[str, Any]:
@@ -82,14 +82,21 @@ def create_app(classifier: model.Classifier, monitor: Monitor, incidents: Incide
         seconds = body.get("seconds", INCIDENTS[name].seconds if name else 0)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
             abort(400, "seconds: expected a number from 0 to 86400")
-        incidents.begin(name, seconds)
-        return incident()
+        by_hand = body.get("by_hand", True)
+        if not isinstance(by_hand, bool):
+            abort(400, "by_hand: expected true or false")
+        before = incidents.begin(name, seconds, by_hand=by_hand)
+        return incident() | {"before": _spelt(before)}
 
     @app.errorhandler(HTTPException)
     def problem(error: HTTPException) -> tuple[dict[str, str | None], int]:
         return {"error": error.description}, error.code or 500
 
     return app
+
+
+def _spelt(now: Happening) -> dict[str, Any]:
+    return {"name": now.name, "seconds_left": round(now.seconds_left, 1), "by_hand": now.by_hand}
 
 
 def _image(pixels: object) -> model.Images:
@@ -107,21 +114,20 @@ class _Quiet(WSGIRequestHandler):
         """The exporter counts requests; a line for each would hide what matters."""
 
 
-def listen(address: str) -> socket.socket:
-    """A socket that listens on ``HOST:PORT``, to hand to the service's process.
+def listen(address: Address) -> socket.socket:
+    """A socket that listens, to hand to the service's process.
 
     Raises
     ------
     StackError
-        When the port is busy or the address is none.
+        When the port is busy or the host is none of this machine.
     """
-    host, _, port = address.rpartition(":")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, int(port)))
+        listener.bind(address)
         listener.listen(128)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
         raise StackError(
             f"the model service cannot listen on {address}: {error}; "

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from exporter.commands import DIRECT
 from exporter.config import duration
-from exporter.demo.incidents import INCIDENTS
+from exporter.demo.incidents import INCIDENTS, NOTHING, Happening
 from exporter.errors import StackError
 from exporter.validation import suggestion
 
@@ -69,8 +75,21 @@ def spelt(seconds: float) -> str:
     return (f"{minutes}m" if minutes else "") + (f"{rest}s" if rest or not minutes else "")
 
 
-def trigger(service: str, name: str | None, seconds: float) -> None:
+def program() -> str:
+    """How this command is typed: by its name if that finds it, else by its path, from the working directory on."""
+    path = Path(sys.executable).with_name("model-exporter")
+    if not path.exists() or shutil.which(path.name) == str(path):
+        return path.name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def trigger(service: str, name: str | None, seconds: float, *, by_hand: bool = True) -> Happening:
     """Let an incident happen in the service, or with None end it.
+
+    Returns
+    -------
+    Happening
+        What it takes the place of; what was begun by hand goes on if this is not.
 
     Raises
     ------
@@ -78,33 +97,35 @@ def trigger(service: str, name: str | None, seconds: float) -> None:
         When the service is not there or refuses.
     """
     url = service.rstrip("/") + "/incident"
-    body = json.dumps({"name": name, "seconds": seconds}).encode()
+    body = json.dumps({"name": name, "seconds": seconds, "by_hand": by_hand}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=5):
-            pass
+        with DIRECT.open(request, timeout=5) as answer:
+            return Happening(**json.load(answer)["before"])
     except urllib.error.HTTPError as error:
         with error:
             raise StackError(f"{url}: {error.code}: {error.read(500).decode(errors='replace')}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         reason = getattr(error, "reason", error)
         raise StackError(
-            f"{url}: no model service answers there ({reason}); start one with 'model-exporter demo' or "
-            "'make up', or name another with --service URL"
+            f"{url}: no model service answers there ({reason}); start one with 'make up' or "
+            f"'{program()} demo', or name another with --service URL"
         ) from None
 
 
-def tell(
-    phases: Sequence[Phase],
-    *,
-    service: str,
-    counts: Counter[str],
-    wait: Callable[[float], bool],
-    say: Callable[[str], None],
-    repeat: bool = False,
-) -> None:
-    """Live through the phases, saying at each change what happens and what to look for.
+def happening(service: str) -> Happening:
+    """What goes wrong in the service now; nothing, as far as one knows, when it does not answer."""
+    try:
+        with DIRECT.open(service.rstrip("/") + "/incident", timeout=5) as answer:
+            document = json.load(answer)
+            return Happening(document["name"], document["seconds_left"], document["by_hand"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return NOTHING
+
+
+@dataclass
+class Story:
+    """Phases that are lived through, and what is said at each change.
 
     Parameters
     ----------
@@ -116,27 +137,69 @@ def tell(
         Sleeps for so many seconds; true when all shall stop.
     say
         Takes one line.
-    repeat
-        Whether to begin anew after the last phase; otherwise the service stays well.
     """
-    after: str | None = None
-    while True:
-        for phase in phases:
-            happens, look = phase.told(after)
-            say(f"{phase.name} for {spelt(phase.seconds)}: {happens}.")
-            say(f"  look for: {look}.")
-            before = counts.copy()
-            if phase.name != HEALTHY:
-                trigger(service, phase.name, phase.seconds)
-            if wait(phase.seconds):
-                return
-            say(f"  {phase.name} is over: {_summary(counts, before)}.")
-            after = None if phase.name == HEALTHY else phase.name
-        if not repeat:
-            break
-    say("the story is told, and the service stays well. Next: model-exporter demo --incident=dark")
-    while not wait(600):
-        pass
+
+    service: str
+    counts: Counter[str]
+    wait: Callable[[float], bool]
+    say: Callable[[str], None]
+    _by_hand: tuple[str, float] | None = field(default=None, init=False)
+
+    def tell(self, phases: Sequence[Phase], *, repeat: bool = False) -> None:
+        """Live through the phases, until all shall stop.
+
+        Parameters
+        ----------
+        phases
+            In their order. While an incident runs that was begun by hand, their time stands still.
+        repeat
+            Whether to begin anew after the last phase; otherwise the service stays well.
+        """
+        after: str | None = None
+        while True:
+            for phase in phases:
+                happens, look = phase.told(after)
+                self.say(f"{phase.name} for {spelt(phase.seconds)}: {happens}.")
+                self.say(f"  look for: {look}.")
+                before = self.counts.copy()
+                if self._live(phase):
+                    return
+                self.say(f"  {phase.name} is over: {_summary(self.counts, before)}.")
+                after = None if phase.name == HEALTHY else phase.name
+            if not repeat:
+                break
+        self.say(f"the story is told, and the service stays well. Next: {program()} demo --incident=dark")
+        self._live(Phase(HEALTHY, math.inf))
+
+    def _live(self, phase: Phase) -> bool:
+        """Let a phase pass; true when all shall stop."""
+        left, begun = phase.seconds, phase.name == HEALTHY
+        while left > 0:
+            if waited := self._hand():
+                begun = phase.name == HEALTHY  # an incident of the story goes on after the one by hand
+            elif not begun:
+                trigger(self.service, phase.name, left, by_hand=False)
+                begun = True
+                continue  # a hand may have been faster
+            now = time.monotonic()
+            if self.wait(min(left, 1.0)):
+                return True
+            left -= 0.0 if waited else time.monotonic() - now
+        return False
+
+    def _hand(self) -> bool:
+        """Whether an incident by hand runs; its beginning and its end are told."""
+        now = happening(self.service)
+        until = time.monotonic() + now.seconds_left
+        name = now.name if now.by_hand else None
+        if self._by_hand and (name != self._by_hand[0] or abs(until - self._by_hand[1]) > 1.5):
+            self.say(f"  {self._by_hand[0]} by hand is over{'' if name else ', and the story goes on'}.")
+            self._by_hand = None
+        if name and not self._by_hand:
+            self._by_hand = name, until
+            self.say(f"{name} by hand for {spelt(now.seconds_left)}: {INCIDENTS[name].happens}; the story waits.")
+            self.say(f"  look for: {INCIDENTS[name].look}.")
+        return bool(name)
 
 
 def _summary(counts: Counter[str], before: Counter[str]) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.client import Monitor
+from exporter.commands import DIRECT
 from exporter.demo.model import Images
 from exporter.errors import ExporterError
 
@@ -29,8 +30,6 @@ CONFIDENT = 0.8
 CORRECTS_WRONG = 0.9
 CONFIRMS_RIGHT = 0.02
 WORKERS = 32
-
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Traffic:
@@ -128,7 +127,7 @@ class Traffic:
         body = json.dumps({"image": self._images[place].tolist()}).encode()
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})  # noqa: S310
         try:
-            with _direct.open(request, timeout=10) as response:
+            with DIRECT.open(request, timeout=10) as response:
                 answer = json.load(response)
             prediction_id, digit, confident = answer["id"], answer["digit"], answer["confidence"] >= CONFIDENT
         except (OSError, ValueError, LookupError, TypeError):  # an HTTP error is an OSError

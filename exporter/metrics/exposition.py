@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -15,17 +15,9 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.models import ModelsCollector, Sample, review
 from exporter.monitor import Monitors
 from exporter.store import Store
+from exporter.system import Collector
 
 log = logging.getLogger(__name__)
-
-
-class Collector(Protocol):
-    """What reads the machine; ``name`` is its ``collector`` label."""
-
-    name: str
-
-    def collect(self) -> Iterable[Metric]:
-        """The families now; may raise."""
 
 
 class _Families:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exporter import commands
 from exporter.demo import story
 from exporter.errors import StackError
 from exporter.stack import install, snapshot, state
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``model-exporter up``."""
     parser.add_argument("--directory", type=Path, default=Path("run"), help="state, logs, data (%(default)s)")
     parser.add_argument("--down", action="store_true", help="only stop the stack of the directory, crashed or not")
+    parser.add_argument("--keep", action="store_true", help="go on with the data of the run before, with the demo too")
     parser.add_argument("--no-demo", action="store_true", help="without the demo's service and traffic")
     parser.add_argument("--no-grafana", action="store_true", help="without Grafana, even if it is on the PATH")
     parser.add_argument("--phases", type=_phases, metavar="STORY", help="the demo's story, as 'demo --phases' has it")
@@ -69,22 +70,9 @@ def run(args: argparse.Namespace) -> int:
         ended = state.down(directory)
         say(f"Stopped {', '.join(ended)}." if ended else f"Nothing of {directory} runs.")
     else:
-        with _stopping() as stopping:
+        with commands.stopping(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as stopping:
             _up(args, plan, stopping)
     return 0
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and the end of the terminal set."""
-    stopping = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _up(args: argparse.Namespace, plan: Plan, stopping: threading.Event) -> None:
@@ -97,6 +85,8 @@ def _up(args: argparse.Namespace, plan: Plan, stopping: threading.Event) -> None
         programs = _programs(args, plan)
         if stopping.is_set():
             return
+        if not (args.keep or args.no_demo) and plan.clear():
+            say("Begins without the data of the run before; --keep goes on with them.")
         plan.write(say)
         logs = plan.directory / "logs"
         logs.mkdir(exist_ok=True)
@@ -206,7 +196,6 @@ def _phases(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:9090, got {text!r}")
+    if not all(commands.address(text)):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT with a host and a port above 0, got {text!r}")
     return text

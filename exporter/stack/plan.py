@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter import receivers
+from exporter.commands import address
 from exporter.demo import model
 from exporter.errors import StackError
 from exporter.stack.process import Program
@@ -59,6 +60,27 @@ class Plan:
                     f"{self.source / name} is not there: install this package from a checkout of the project "
                     "with 'make install'; Prometheus and Alertmanager run on the files of the checkout"
                 )
+
+    def clear(self) -> bool:
+        """Delete what an earlier run measured and stored, so that a story begins well; whether there was any.
+
+        Raises
+        ------
+        StackError
+            When something cannot be deleted.
+        """
+        found = [
+            folder for name in ("prometheus", "alertmanager") if (folder := self.directory / name / "data").exists()
+        ]
+        databases = list((self.directory / "demo").glob("model-exporter.db*"))
+        try:
+            for folder in found:
+                shutil.rmtree(folder)
+            for file in databases:
+                file.unlink()
+        except OSError as error:
+            raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
+        return bool(found or databases)
 
     def write(self, say: Callable[[str], None]) -> None:
         """Write what the programs read.
@@ -170,7 +192,7 @@ class Plan:
 
     def _grafana(self, binary: str) -> Program:
         at = self.addresses
-        host, _, port = at["grafana"].rpartition(":")
+        host, port = address(at["grafana"])
         folder = self.directory / "grafana"
         dashboards = self.source / "grafana" / "dashboards"
         folder.mkdir(exist_ok=True)
@@ -186,8 +208,8 @@ class Plan:
             "GF_PATHS_LOGS": str(folder / "logs"),
             "GF_PATHS_PLUGINS": str(folder / "plugins"),
             "GF_LOG_MODE": "console",
-            "GF_SERVER_HTTP_ADDR": host.strip("[]"),
-            "GF_SERVER_HTTP_PORT": port,
+            "GF_SERVER_HTTP_ADDR": host,
+            "GF_SERVER_HTTP_PORT": str(port),
             "GF_SERVER_ROOT_URL": f"http://{at['grafana']}/",
             "GF_AUTH_ANONYMOUS_ENABLED": "true",
             "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",

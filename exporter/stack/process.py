@@ -11,20 +11,19 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from exporter.commands import DIRECT, address
 from exporter.errors import StackError
 
 READY_SECONDS = 60.0
 """Time a program has to become ready."""
 TAIL_LINES = 6
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _PR_SET_PDEATHSIG = 1
 
 
@@ -72,12 +71,11 @@ def require_free(program: Program) -> None:
     StackError
         Says who needs it and, if that can be found, who holds it.
     """
-    host, _, port = program.address.rpartition(":")
-    host = host.strip("[]")
+    host, port = address(program.address)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise StackError(
@@ -85,7 +83,7 @@ def require_free(program: Program) -> None:
                     f"choose another address with {program.option} HOST:PORT"
                 ) from None
             raise StackError(
-                f"{program.title} needs {program.address}, and {_holder(int(port))}; "
+                f"{program.title} needs {program.address}, and {_holder(port)}; "
                 f"end that, or choose another address with {program.option} HOST:PORT"
             ) from None
 
@@ -165,7 +163,7 @@ class Child:
     def answers(self) -> bool:
         """Whether it says that it is ready."""
         try:
-            with _OPENER.open(self.program.url + self.program.health, timeout=2) as answer:
+            with DIRECT.open(self.program.url + self.program.health, timeout=2) as answer:
                 return bool(answer.status == 200)
         except (OSError, ValueError):
             return False

@@ -16,6 +16,8 @@ from exporter.stack.snapshot import Alert, Snapshot
 _BOLD, _RED, _GREEN, _MAGENTA, _OFF = "\x1b[1m", "\x1b[1;31m", "\x1b[32m", "\x1b[35m", "\x1b[0m"
 _LINES_EVERY = 60.0
 """Seconds between two reports of the values where there is no screen."""
+_TOLD_SECONDS = 60.0
+"""A warning that has been pending for less is not worth a line: most of them pass."""
 
 
 def is_screen(stream: TextIO) -> bool:
@@ -82,6 +84,10 @@ def _value(value: float | None, text: str) -> str:
     return re.sub(r"\{.*\}", "-", text) if value is None else text.format(value)
 
 
+def _is_told(alert: Alert, now: float) -> bool:
+    return alert.state == "firing" or alert.severity != "warning" or now - alert.since >= _TOLD_SECONDS
+
+
 def alert_text(alert: Alert) -> str:
     """One alert in a line."""
     reached = f" -> {', '.join(alert.notified)}" if alert.notified else ""
@@ -103,6 +109,7 @@ def draw(now: Snapshot, urls: dict[str, str], events: list[str], size: tuple[int
         Of the terminal.
     """
     columns, height = size
+    told = now.story[-2:]
     lines: list[tuple[str, str]] = [(_BOLD, f"model-exporter up{clock(now.at):>{max(1, columns - 17)}}")]
     lines += [("", f"  {name:13} {url}") for name, url in urls.items()]
     ups = [target for target, health in now.targets.items() if health == "up"]
@@ -118,15 +125,15 @@ def draw(now: Snapshot, urls: dict[str, str], events: list[str], size: tuple[int
     firing = sum(alert.state == "firing" for alert in now.alerts)
     title = f"alerts   {firing} firing, {len(now.alerts) - firing} pending" if now.alerts else "alerts   none"
     lines.append((_BOLD, title))
-    room = max(1, height - 1 - len(lines) - len(foot) - len(now.story))
+    room = max(1, height - 1 - len(lines) - len(foot) - len(told))
     shown = now.alerts if len(now.alerts) <= room else now.alerts[: room - 1]
     lines += [(_RED if alert.state == "firing" else _MAGENTA, f"  {alert_text(alert)}") for alert in shown]
     if len(shown) < len(now.alerts):
         lines.append(("", f"  and {len(now.alerts) - len(shown)} more"))
     spare = height - 1 - len(lines) - len(foot)
-    story = [row for line in now.story for row in textwrap.wrap(_told(line), max(20, columns - 9))]
+    story = [row for line in told for row in textwrap.wrap(_told(line), max(20, columns - 9))]
     if len(story) > spare:
-        story = [_told(line) for line in now.story]
+        story = [_told(line) for line in told]
     lines += [("", f"{'demo' if number == 0 else '':8} {line}") for number, line in enumerate(story)]
     lines = lines[: max(0, height - 1 - len(foot))] + foot
     cut = ((style, text if len(text) <= columns else text[: columns - 1] + "…") for style, text in lines)
@@ -183,7 +190,7 @@ class Display:
             if self._targets.get(target) != health and health != "unknown":
                 lines.append(f"target {target} is {health}")
         self._targets = now.targets
-        alerts = {(alert.name, alert.about): alert for alert in now.alerts}
+        alerts = {(alert.name, alert.about): alert for alert in now.alerts if _is_told(alert, now.at)}
         for key, alert in alerts.items():
             before = self._alerts.get(key)
             if before is None or before.state != alert.state or (alert.notified and not before.notified):

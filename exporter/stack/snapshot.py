@@ -6,7 +6,6 @@ import json
 import math
 import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +13,14 @@ from typing import Any
 
 import yaml
 
+from exporter.commands import DIRECT
 from exporter.stack.process import tail
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _TIMEOUT = 1.5
 PASSING_SECONDS = 10.0
 """What has been pending for less may be over at the next evaluation: at each start nothing is scraped yet."""
+STORY_LINES = 6
+"""More than the demo says at once."""
 
 _SERIES = (
     "model_version:requests:rate1m",
@@ -100,7 +101,7 @@ def take(prometheus: str, alertmanager: str, story: Path | None) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         now.silent.append("Alertmanager")
     if story is not None:
-        now.story = tail(story, 2)
+        now.story = tail(story, STORY_LINES)
     return now
 
 
@@ -149,5 +150,5 @@ def _unix(text: str) -> float:
 
 
 def _get(url: str) -> Any:
-    with _OPENER.open(url, timeout=_TIMEOUT) as answer:
+    with DIRECT.open(url, timeout=_TIMEOUT) as answer:
         return json.load(answer)

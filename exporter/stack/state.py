@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from exporter.demo import story
 from exporter.errors import StackError
 
 STOP_SECONDS = 20.0
@@ -52,7 +53,8 @@ class State:
             pid = self.read().get("stack", (0, 0.0))[0]
             raise StackError(
                 f"a stack runs already in {self.path.parent} (process {pid}); "
-                "end it with Ctrl-C there or with 'model-exporter up --down', or choose another --directory"
+                f"end it with Ctrl-C there, or with '{story.program()} up --down --directory={self.path.parent}' "
+                "('make down' for run), or choose another --directory"
             ) from None
         except OSError as error:
             raise StackError(f"{self.path}: {error.strerror}; choose another --directory") from None

@@ -18,6 +18,8 @@ from exporter.web.sentences import number
 
 LAYERS = ("system", "data", "business", "exporter")
 SEVERITIES = ("critical", "warning", "info")
+UNWATCHED_SECONDS = 120.0
+"""So long after the last scrape nobody knows any more whether an alert should fire."""
 RUNBOOKS = Path(__file__).with_name("runbooks")
 
 
@@ -41,6 +43,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             links=exporter.config.links,
             firing=firing,
             states={layer: _state(layer, firing) for layer in LAYERS},
+            unwatched=unwatched(exporter.last_scrape, now),
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=_machine(exporter),
             prediction=PREDICTION,
@@ -53,7 +56,8 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             abort(404, f"there is no runbook of an alert {name}")
         from markdown_it import MarkdownIt
 
-        return render_template("runbook.html", name=name, text=MarkdownIt().render(page.read_text(encoding="utf-8")))
+        text = MarkdownIt().render(page.read_text(encoding="utf-8"))
+        return render_template("runbook.html", name=name, text=_linked(text, name))
 
     return routes
 
@@ -86,6 +90,26 @@ def _quantile(monitor: Monitor, share: float) -> float:
         return math.nan
     bounds = [*monitor.durations.bounds, math.inf]
     return float(bounds[int(counts.searchsorted(share * counts[-1]))])
+
+
+def _linked(text: str, own: str) -> str:
+    """HTML in which the names of other alerts lead to their runbooks, except in code."""
+    others = "|".join(sorted({page.stem for page in RUNBOOKS.glob("*.md")} - {own}))
+    parts = re.split(r"(<code.*?</code>|<[^>]*>)", text, flags=re.S)
+    parts[::2] = [re.sub(rf"\b({others})\b", r'<a href="/runbooks/\1">\1</a>', part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def unwatched(last_scrape: float | None, now: float) -> str | None:
+    """Why no alert may only mean that nobody looks; None while somebody does.
+
+    >>> unwatched(None, 50), unwatched(0, 400), unwatched(300, 400)
+    ('not watched: no scrape yet', 'no scrape for 6 minutes', None)
+    """
+    if last_scrape is None:
+        return "not watched: no scrape yet"
+    since = now - last_scrape
+    return f"no scrape for {since // 60:.0f} minutes" if since > UNWATCHED_SECONDS else None
 
 
 def _state(layer: str, firing: list[Alert]) -> str:

@@ -1,24 +1,19 @@
-"""Training data in batches: files of any size, and production from the store.
-
-A source is read several times, from the start each time, and never holds more than a batch.
-"""
+"""Training files in batches."""
 
 from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import msgspec
 import numpy as np
-import sqlalchemy as sa
 
-from exporter.errors import ProfileError, StoreError
-from exporter.extract import lenient_inputs
+from exporter.errors import ProfileError
 from exporter.inference import Column
-from exporter.store.schema import open_engine, predictions
+from exporter.sources.base import Batch, Source, by_name
 from exporter.validation import listed, shown
 
 # What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
@@ -34,33 +29,6 @@ _MALFORMED = (
 )
 _ROWS = 50_000
 """Rows that make a batch at most."""
-
-
-class Batch(NamedTuple):
-    """Some rows: columns by name (one that is absent is missing), their number, and the share of the source read."""
-
-    columns: Mapping[str, Column]
-    rows: int
-    done: float
-
-
-class Source:
-    """Training data.
-
-    Attributes
-    ----------
-    where
-        What messages call it.
-    name
-        What a profile of it is called.
-    """
-
-    where: str
-    name: str
-
-    def batches(self) -> Iterator[Batch]:
-        """All of it, from the start."""
-        raise NotImplementedError
 
 
 class FileSource(Source):
@@ -199,12 +167,7 @@ class FileSource(Source):
                     raise ValueError(f"{error}{f' after row {before}' if before else ''}") from None
                 before += len(rows)
                 if rows:
-                    yield Batch(_by_name(rows), len(rows), file.tell() / size)
-
-
-def _by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+                    yield Batch(by_name(rows), len(rows), file.tell() / size)
 
 
 def _refuse_twice(names: list[str]) -> None:
@@ -255,6 +218,9 @@ def _as_arrays(column: Any) -> Column:
     import pyarrow as pa
 
     kind = column.type
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        single: Column = column.to_numpy(zero_copy_only=False)  # as it is: live values are compared in its precision
+        return single
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers: Column = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return numbers
@@ -304,76 +270,3 @@ _READERS: dict[str, Callable[[FileSource], Iterator[Batch]]] = {
     ".jsonl": FileSource._jsonl,
     ".ndjson": FileSource._jsonl,
 }
-
-PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
-"""Columns of a `StoreSource` beside the inputs."""
-
-
-class StoreSource(Source):
-    """Stored predictions of one model whose inputs were kept.
-
-    Parameters
-    ----------
-    url
-        The database, as ``store.url`` names it.
-    model, version
-        Whose; of any version when None.
-    since
-        Unix time in seconds from which on they were received.
-
-    Raises
-    ------
-    StoreError
-        When the database is not there or cannot be read.
-    """
-
-    def __init__(self, url: str, model: str, version: str | None, since: float) -> None:
-        self.name = model
-        self.where = f"{url}: {model}{f' version {version}' if version else ''}"
-        database = sa.make_url(url).database
-        if not database or not Path(database).is_file():
-            raise StoreError(f"store.url: there is no database {url}")
-        self._engine = open_engine(url)
-        table = predictions.c
-        self._chosen = (
-            (table.day >= int(since // 86400))
-            & (table.received >= since)
-            & (table.model == model)
-            & table.inputs.is_not(None)
-        )
-        if version:
-            self._chosen &= table.version == version
-        with self._reading() as connection:
-            last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
-            self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, while new ones come
-            self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreError(f"{self.where}: cannot be read: {getattr(error, 'orig', None) or error}") from None
-
-    def batches(self) -> Iterator[Batch]:
-        """See `Source.batches`."""
-        table = predictions.c
-        query = sa.select(table.inputs, table.prediction, table.confidence, table.received).where(self._chosen)
-        read = 0
-        with self._reading() as connection:
-            result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
-            for part in result.partitions():
-                read += len(part)
-                columns: dict[str, Column] = dict(_by_name([_inputs(row.inputs) for row in part]))
-                columns[PREDICTION] = [row.prediction and msgspec.json.decode(row.prediction) for row in part]
-                columns[CONFIDENCE] = [row.confidence for row in part]
-                columns[TIME] = [row.received for row in part]
-                yield Batch(columns, len(part), read / max(self._rows, 1))
-
-
-def _inputs(text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
-        return lenient_inputs(text.encode())

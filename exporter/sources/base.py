@@ -1,0 +1,41 @@
+"""What every source of training data can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from exporter.inference import Column
+
+
+class Batch(NamedTuple):
+    """Some rows: columns by name (one that is absent is missing), their number, and the share of the source read."""
+
+    columns: Mapping[str, Column]
+    rows: int
+    done: float
+
+
+class Source:
+    """Training data.
+
+    Attributes
+    ----------
+    where
+        What messages call it.
+    name
+        What a profile of it is called.
+    """
+
+    where: str
+    name: str
+
+    def batches(self) -> Iterator[Batch]:
+        """All of it, from the start."""
+        raise NotImplementedError
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; what a row does not have is None."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}

@@ -1,0 +1,92 @@
+"""What production sent, from the store, in batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from exporter.errors import StoreError
+from exporter.extract import lenient_inputs
+from exporter.inference import Column
+from exporter.sources.base import Batch, Source, by_name
+from exporter.store.schema import open_engine, predictions
+
+PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
+"""Columns of a `StoreSource` beside the inputs."""
+
+
+class StoreSource(Source):
+    """Stored predictions of one model whose inputs were kept.
+
+    Parameters
+    ----------
+    url
+        The database, as ``store.url`` names it.
+    model, version
+        Whose; of any version when None.
+    since
+        Unix time in seconds from which on they were received.
+
+    Raises
+    ------
+    StoreError
+        When the database is not there or cannot be read.
+    """
+
+    def __init__(self, url: str, model: str, version: str | None, since: float) -> None:
+        self.name = model
+        self.where = f"{url}: {model}{f' version {version}' if version else ''}"
+        address = sa.make_url(url)
+        if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
+            raise StoreError(f"store.url: there is no database {url}")
+        self._engine = open_engine(url)
+        table = predictions.c
+        self._chosen = (
+            (table.day >= int(since // 86400))
+            & (table.received >= since)
+            & (table.model == model)
+            & table.inputs.is_not(None)
+        )
+        if version:
+            self._chosen &= table.version == version
+        with self._reading() as connection:
+            last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
+            self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, while new ones come
+            self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"{self.where}: cannot be read: {getattr(error, 'orig', None) or error}") from None
+        finally:
+            self._engine.dispose()
+
+    def batches(self) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        table = predictions.c
+        query = sa.select(table.inputs, table.prediction, table.confidence, table.received).where(self._chosen)
+        read = 0
+        with self._reading() as connection:
+            result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
+            for part in result.partitions():
+                read += len(part)
+                columns: dict[str, Column] = dict(by_name([_inputs(row.inputs) for row in part]))
+                columns[PREDICTION] = [row.prediction and msgspec.json.decode(row.prediction) for row in part]
+                columns[CONFIDENCE] = [row.confidence for row in part]
+                columns[TIME] = [row.received for row in part]
+                yield Batch(columns, len(part), read / max(self._rows, 1))
+
+
+def _inputs(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return lenient_inputs(text.encode())
