@@ -5,116 +5,23 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from exporter.binning import Layout, Sums
-from exporter.config import DISTANCES, ModelConfig
-from exporter.drift import Floats, Reference, ratio
+from exporter.binning import Layout
+from exporter.config import ModelConfig
+from exporter.counters import CONFIDENCE_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
+from exporter.drift import Floats
 from exporter.events import NO_VERSION, Prediction
+from exporter.reading import WindowReading, read_window
 from exporter.segments import Segments
 from exporter.window import Ring, Ticks
 
-DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
-CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-VERDICTS = ("accepted", "corrected")
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0
 """A version unused for so long makes room for a new one."""
-
-
-class Histogram:
-    """Counts under upper bounds, as Prometheus has them.
-
-    >>> histogram = Histogram((0.1, 1.0))
-    >>> histogram.observe([0.1, 0.5, 3.0])
-    >>> histogram.cumulative().tolist(), histogram.sum
-    ([1.0, 2.0, 3.0], 3.6)
-    """
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self._bounds = np.array(bounds)
-        self.counts = np.zeros(len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, values: Sequence[float]) -> None:
-        """Add values."""
-        column = np.array(values, dtype=np.float64)
-        self.counts += np.bincount(self._bounds.searchsorted(column), minlength=len(self.counts))
-        self.sum += float(column.sum())
-
-    def cumulative(self) -> Floats:
-        """Values at or below each bound, the last one without a bound, shape ``(bounds + 1,)``."""
-        return np.cumsum(self.counts)
-
-
-@dataclass
-class Counters:
-    """What only ever grows."""
-
-    requests: Counter[int] = field(default_factory=Counter)
-    attempts: int = 0
-    confident: int = 0
-    corrections: int = 0
-    feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
-    events: dict[str, float] = field(default_factory=dict)
-
-
-class SegmentCounters:
-    """What only ever grows, by segment, shape ``(S,)`` each."""
-
-    def __init__(self, segments: int) -> None:
-        self.attempts, self.confident, self.corrections = np.zeros((3, segments))
-
-    def observe(self, segments: Sequence[int], confident: Sequence[bool]) -> None:
-        """Count a batch: the place of each event's segment, and whether it is confident."""
-        if len(self.attempts) and segments:
-            size = len(self.attempts)
-            self.attempts += np.bincount(segments, minlength=size)
-            self.confident += np.bincount(segments, weights=confident, minlength=size)
-
-
-@dataclass(frozen=True)
-class WindowReading:
-    """One window of the targets, arrays of shape ``(T,)``; NaN where there is nothing to say.
-
-    Attributes
-    ----------
-    counts
-        Observations in each bin, shape ``(B,)``.
-    kl, noise
-        Against training.
-    recent_kl, recent_noise
-        Against the longest window before this one.
-    js, ks, psi, wasserstein
-        Against training, where the configuration asks for them; see `exporter.distances`.
-    together
-        How differently features go together, and the noise floor of that, shape ``(2,)``.
-    """
-
-    counts: Floats
-    observations: Floats
-    mean: Floats
-    stddev: Floats
-    min: Floats
-    max: Floats
-    missing: Floats
-    invalid: Floats
-    unseen: Floats
-    shift: Floats
-    kl: Floats
-    noise: Floats
-    recent_kl: Floats
-    recent_noise: Floats
-    js: Floats
-    ks: Floats
-    psi: Floats
-    wasserstein: Floats
-    together: Floats
 
 
 class Monitor:
@@ -238,7 +145,7 @@ class Monitor:
                 name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
-        return {name: _reading(self.layout, self.config.drift, *row) for name, row in rows.items()}
+        return {name: read_window(self.layout, self.config.drift, *row) for name, row in rows.items()}
 
     def all_rings(self) -> list[Ring]:
         """Those of the windows, the shortest first, and that of the segments, if there are any."""
@@ -315,48 +222,6 @@ def _count_segments(
             np.minimum(lows, own_lows, out=lows)
             unknown += own_unknown
     return row, lows, unknown, by_segment.ravel()
-
-
-def _reading(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowReading:
-    sums: Sums = layout.split(row)
-    observations = np.add.reduceat(sums.counts, layout.starts) if layout.bins else np.empty(0)
-    there = observations > 0
-    smallest, largest = lows[: len(there)], -lows[len(there) :]
-    offset = ratio(sums.first, sums.valid)
-    variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
-    with np.errstate(over="ignore"):
-        mean, stddev = layout.centre + offset * layout.scale, np.sqrt(variance) * layout.scale
-    before = layout.split(earlier).counts
-    sizes = np.diff(layout.starts, append=layout.bins)
-    recent = Reference.of(before, sizes.tolist())
-    known = there & (recent.rows > 0)
-    smallest = np.where(np.isfinite(smallest), smallest, np.nan)
-    largest = np.where(np.isfinite(largest), largest, np.nan)
-    distances = dict.fromkeys(DISTANCES, np.full(len(there), np.nan))
-    for name in wanted:
-        if name == "wasserstein":
-            distance = layout.distances.wasserstein(sums.counts, offset, smallest, largest)
-            distances[name] = np.where(layout.stddev > 0, distance, np.nan)
-        else:
-            distances[name] = np.where(there, getattr(layout.distances, name)(sums.counts), np.nan)
-    return WindowReading(
-        counts=sums.counts,
-        observations=np.where(there, observations, np.nan),
-        mean=mean,
-        stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
-        min=smallest,
-        max=largest,
-        missing=ratio(sums.counts[layout.missing], observations),
-        invalid=ratio(sums.counts[layout.invalid], observations),
-        unseen=ratio(sums.unseen, observations),
-        shift=np.where(layout.stddev > 0, offset, np.nan),
-        kl=np.where(there, layout.reference.kl_divergence(sums.counts), np.nan),
-        noise=np.where(there, layout.reference.noise(observations), np.nan),
-        recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
-        recent_noise=np.where(known, recent.noise(observations), np.nan),
-        **distances,
-        together=np.array(layout.drift_together(row)),
-    )
 
 
 class Monitors:

@@ -21,7 +21,7 @@ MODULES = (
     "events",
     "extract",
     "kinds.timestamp",
-    "monitor",
+    "counters",
     "profile",
     "segments",
     "training",

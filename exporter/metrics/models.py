@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 
 from exporter.binning import Layout
 from exporter.config import ModelConfig
+from exporter.counters import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, lines, series
-from exporter.monitor import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram, Monitor, Monitors
+from exporter.monitor import Monitor, Monitors
 from exporter.store import Store
 
 Sample = tuple[Family, list[bytes]]
