@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.drift import NOISE_CONFIDENCE, Floats, chi2_quantile, ratio
 from exporter.profile import Correlation, Feature, NumericFeature
@@ -51,6 +52,7 @@ class Copula:
         if training:
             lower = np.tril_indices(self._size, -1)
             self._reference[lower] = self._reference[lower[::-1]] = training.values
+        self._whitening: dict[bytes, Floats] = {}
 
     def sums(self, matrix: Floats) -> Floats:
         """What a batch adds up to.
@@ -112,10 +114,23 @@ class Copula:
             return np.nan, np.nan
         chosen = np.ix_(kept, kept)
         weight = observed / (observed + size)
-        reference = self._reference[chosen]
-        score = _divergence(weight * found[chosen] + (1 - weight) * reference, reference)
+        white = self._white(kept)
+        live = _ridged(weight * found[chosen] + (1 - weight) * self._reference[chosen])
+        roots = np.maximum(np.linalg.eigvalsh(white.T @ live @ white), 1e-6)
+        score = max(float((roots - 1 - np.log(roots)).sum() / 2), 0.0)
         strayed = chi2_quantile(NOISE_CONFIDENCE, size * (size - 1) // 2) / 2 * (1 / observed + 1 / self._training.rows)
         return score, float(self._training.scale * weight**2 * strayed)
+
+    def _white(self, kept: npt.NDArray[np.bool_]) -> Floats:
+        """What turns the training correlation of some features into the identity."""
+        key = kept.tobytes()
+        white = self._whitening.get(key)
+        if white is None:
+            if len(self._whitening) >= 16:  # the same few features drop out again and again
+                self._whitening.clear()
+            values, vectors = np.linalg.eigh(_ridged(self._reference[np.ix_(kept, kept)]))
+            white = self._whitening[key] = vectors / np.sqrt(np.maximum(values, _RIDGE / 2))
+        return white
 
 
 class CorrelationBuilder:
@@ -240,10 +255,6 @@ def _is_compared(feature: NumericFeature) -> bool:
     return empty <= _EMPTY * sum(feature.counts) and _spread(feature) > _SPREAD
 
 
-def _divergence(live: Floats, training: Floats) -> float:
-    identity = np.eye(len(live))
-    live, training = ((1 - _RIDGE) * matrix + _RIDGE * identity for matrix in (live, training))
-    values, vectors = np.linalg.eigh(training)
-    white = vectors / np.sqrt(values)
-    roots = np.maximum(np.linalg.eigvalsh(white.T @ live @ white), 1e-6)
-    return max(float((roots - 1 - np.log(roots)).sum() / 2), 0.0)
+def _ridged(correlation: Floats) -> Floats:
+    ridged: Floats = (1 - _RIDGE) * correlation + _RIDGE * np.eye(len(correlation))
+    return ridged
