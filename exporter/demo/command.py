@@ -19,6 +19,7 @@ from exporter.demo.incidents import INCIDENTS, Happening
 from exporter.demo.traffic import Traffic
 from exporter.errors import StackError
 
+ADDRESS = "127.0.0.1:8000"
 NONE = "none"
 _INCIDENT = f"only let this happen in the running service, while the story waits; '{NONE}' ends what happens there"
 _LENGTHS = ", ".join(f"{story.spelt(incident.seconds)} for {name}" for name, incident in INCIDENTS.items())
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--directory", type=Path, default=Path("run/demo"), help="model, profile and exporter.yml (%(default)s)"
     )
     parser.add_argument("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="default: %(default)s")
-    parser.add_argument("--listen-address", default="127.0.0.1:8000", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument("--listen-address", default=ADDRESS, metavar="HOST:PORT", help="default: %(default)s")
     parser.add_argument("--service", metavar="URL", help="a model service that runs already, instead of a new one")
     parser.add_argument("--rate", type=_rate, default=10.0, help="users' requests a second (%(default)g)")
     parser.add_argument("--phases", type=_phases, default=story.DEFAULT, help="the story (%(default)s)")
@@ -80,7 +81,8 @@ def _incident(args: argparse.Namespace) -> None:
         )
     if before.name:
         print(f"It takes the place of {_named(before)}.")
-    print(f"The story waits until it is over. To end it earlier: {story.program()} demo --incident={NONE}")
+    there = "" if (url := _service_url(args)) == f"http://{ADDRESS}" else f" --service={url}"
+    print(f"The story waits until it is over. To end it earlier: {story.program()} demo --incident={NONE}{there}")
 
 
 def _named(now: Happening) -> str:
