@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from exporter.copula import Copula, among
+from exporter.distances import Distances
 from exporter.drift import Floats, Ints, Reference
 from exporter.extract import category_counts, numeric_column
 from exporter.kinds import Categorical
-from exporter.profile import CategoricalFeature, Feature, NumericFeature, Profile, bin_counts
+from exporter.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile, bin_counts
 
 _FAR = 1e145  # sums of its square stay finite
 
@@ -58,6 +61,8 @@ class Layout:
         Of the training values, shape ``(T,)``; NaN for categories.
     centre, scale
         Training mean and standard deviation where there are any, of numbers; shape ``(T,)``.
+    copula
+        How numeric features go together; None where the profile does not say.
     missing, invalid
         Index of these bins, shape ``(T,)``.
     """
@@ -71,10 +76,10 @@ class Layout:
         if profile.prediction:
             self.targets.append(profile.prediction)
         sizes = [len(target.counts) for target in self.targets]
-        training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
-        self.bins = len(training)
-        self.width = self.bins + 4 * len(self.targets)
-        self.reference = Reference.of(training, sizes)
+        self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
+        self.bins = len(self._training)
+        self._tail = self.bins + 4 * len(self.targets)
+        self.reference = Reference.of(self._training, sizes)
         self.starts: Ints = self.reference.starts
         stops = self.starts + np.array(sizes, dtype=np.intp)
         self.missing, self.invalid = stops - 2, stops - 1
@@ -90,10 +95,29 @@ class Layout:
         ]
         place = {name: place for place, name in enumerate(self.names)}
         self._places = {source: [place[name] for name in kind.features(source)] for source, kind in self.inputs.items()}
+        whole = profile.correlation
+        together = among(whole, place) if isinstance(whole, Correlation) else None
+        self.copula = (
+            Copula([f for n in together.features if isinstance(f := profile.features[n], NumericFeature)], together)
+            if together
+            else None
+        )
+        numeric = [n for n, target in zip(self.names, self.targets, strict=False) if isinstance(target, NumericFeature)]
+        self._together = [numeric.index(name) for name in together.features] if together else []
+        self.width = self._tail + (self.copula.width if self.copula else 0)
+
+    @cached_property
+    def distances(self) -> Distances:
+        """The training side of the distances that a configuration may ask for."""
+        return Distances(self.reference, self._training, self._edges, self.centre, self.scale)
 
     def split(self, row: Floats) -> Sums:
         """The parts of a row of sums, as views."""
-        return Sums(row[: self.bins], *row[self.bins :].reshape(4, len(self.targets)))
+        return Sums(row[: self.bins], *row[self.bins : self._tail].reshape(4, len(self.targets)))
+
+    def drift_together(self, row: Floats) -> tuple[float, float]:
+        """How differently features go together in a row of sums, and its noise floor; see `Copula.drift`."""
+        return self.copula.drift(row[self._tail :]) if self.copula else (np.nan, np.nan)
 
     def count(
         self, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any], now: float | None = None
@@ -134,7 +158,10 @@ class Layout:
                 places += self._places[name]
                 columns.extend(kind.columns(values, now))
         if columns:
-            self._count_numbers(sums, lows, places, np.array(columns))
+            matrix = np.array(columns)
+            self._count_numbers(sums, lows, places, matrix)
+            if self.copula:
+                row[self._tail :] = self.copula.sums(matrix[self._together])
         if self.profile.prediction and predictions:
             last = len(self.targets) - 1
             if isinstance(self.profile.prediction, CategoricalFeature):

@@ -30,6 +30,11 @@ MODEL_ALERTS = (
     "ModelReviewBacklog",
 )
 """Alerts whose threshold a model may set."""
+DISTANCES = ("js", "ks", "psi", "wasserstein")
+"""Distances from training beside the KL divergence, computed where ``drift`` names them."""
+
+OTHER_SEGMENT = "other"
+"""The segment of every value that has none of its own."""
 FeatureType = Literal["boolean", "categorical", "embedding", "image", "numeric", "text", "timestamp"]
 FEATURE_TYPES: tuple[str, ...] = get_args(FeatureType)
 
@@ -52,7 +57,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str | None = None
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
+    drift: tuple[Literal["js", "ks", "psi", "wasserstein"], ...] = ()
     redact: frozenset[str] = frozenset()
+    segment_by: _Name | None = None
+    segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
     features: dict[str, FeatureConfig] = {}
     alerts: dict[str, float] = {}
     events: tuple[_Name, ...] = ()
@@ -227,6 +235,16 @@ def _checked(document: Any, where: str) -> Any:
                 _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
             convert(settings, FeatureConfig, where, place)
         _alerts(at, model.get("alerts", {}), MODEL_ALERTS, where)
+        for number, segment in enumerate(g if isinstance(g := model.get("segments"), list) else []):
+            if segment == OTHER_SEGMENT:
+                refuse((*at, "segments", number), f"{shown(segment)} is the name of all other values' segment")
+            if segment in model["segments"][:number]:
+                refuse((*at, "segments", number), f"{shown(segment)} stands twice")
+        if model.get("segments") and model.get("segment_by") is None:
+            refuse((*at, "segments"), "needs segment_by, the categorical input whose values these are")
+        for number, distance in enumerate(d if isinstance(d := model.get("drift"), list) else []):
+            if isinstance(distance, str) and distance not in DISTANCES:
+                refuse((*at, "drift", number), f"{shown(distance)} is no distance; {suggestion(distance, DISTANCES)}")
         for number, window in enumerate(w if isinstance(w := model.get("windows"), list) else []):
             try:
                 seconds = duration(window) if isinstance(window, str) else 0

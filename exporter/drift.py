@@ -98,11 +98,16 @@ class Reference:
         >>> bool(abs(entropy(p, q) - reference.kl_divergence(np.array([20.0, 30.0, 50.0]))[0]) < 1e-12)
         True
         """
+        share = self.smoothed(counts)
+        share *= np.log(share / self.probability)
+        return np.maximum(np.add.reduceat(share, self.starts, axis=-1), 0.0)
+
+    def smoothed(self, counts: Floats) -> Floats:
+        """The live probability ``p`` of each bin, see `kl_divergence`; a new array of shape ``(..., B)``."""
         observed = np.add.reduceat(counts, self.starts, axis=-1)
         share = counts + (self.prior[self.owner] * self.probability)
         share /= (observed + self.prior)[..., self.owner]
-        share *= np.log(share / self.probability)
-        return np.maximum(np.add.reduceat(share, self.starts, axis=-1), 0.0)
+        return share
 
     def noise(self, observed: Floats) -> Floats:
         """What sampling alone exceeds with a probability of 1 %.

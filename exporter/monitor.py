@@ -5,92 +5,23 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from exporter.binning import Layout, Sums
+from exporter.binning import Layout
 from exporter.config import ModelConfig
-from exporter.drift import Floats, Reference, ratio
+from exporter.counters import CONFIDENCE_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
+from exporter.drift import Floats
 from exporter.events import NO_VERSION, Prediction
-from exporter.window import Ring
+from exporter.reading import WindowReading, read_window
+from exporter.segments import Segments
+from exporter.window import Ring, Ticks
 
-DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
-CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-VERDICTS = ("accepted", "corrected")
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0
 """A version unused for so long makes room for a new one."""
-
-
-class Histogram:
-    """Counts under upper bounds, as Prometheus has them.
-
-    >>> histogram = Histogram((0.1, 1.0))
-    >>> histogram.observe([0.1, 0.5, 3.0])
-    >>> histogram.cumulative().tolist(), histogram.sum
-    ([1.0, 2.0, 3.0], 3.6)
-    """
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self._bounds = np.array(bounds)
-        self.counts = np.zeros(len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, values: Sequence[float]) -> None:
-        """Add values."""
-        column = np.array(values, dtype=np.float64)
-        self.counts += np.bincount(self._bounds.searchsorted(column), minlength=len(self.counts))
-        self.sum += float(column.sum())
-
-    def cumulative(self) -> Floats:
-        """Values at or below each bound, the last one without a bound, shape ``(bounds + 1,)``."""
-        return np.cumsum(self.counts)
-
-
-@dataclass
-class Counters:
-    """What only ever grows."""
-
-    requests: Counter[int] = field(default_factory=Counter)
-    attempts: int = 0
-    confident: int = 0
-    corrections: int = 0
-    feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
-    events: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WindowReading:
-    """One window of the targets, arrays of shape ``(T,)``; NaN where there is nothing to say.
-
-    Attributes
-    ----------
-    counts
-        Observations in each bin, shape ``(B,)``.
-    kl, noise
-        Against training.
-    recent_kl, recent_noise
-        Against the longest window before this one.
-    """
-
-    counts: Floats
-    observations: Floats
-    mean: Floats
-    stddev: Floats
-    min: Floats
-    max: Floats
-    missing: Floats
-    invalid: Floats
-    unseen: Floats
-    shift: Floats
-    kl: Floats
-    noise: Floats
-    recent_kl: Floats
-    recent_noise: Floats
 
 
 class Monitor:
@@ -116,15 +47,26 @@ class Monitor:
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
         self.windows = config.window_seconds()
         self.observed = np.zeros(layout.bins if layout else 0)
+        self.segments = Segments.of(config, layout.profile) if layout else None
+        self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
+        self._shift = 0.0  # the rings' time less the monotonic one: they go on where an older process stopped
         if layout:
             longest = list(self.windows)[-1]
             for name, seconds in self.windows.items():
                 reach = 2 if name == longest else 1  # the longest is also what each is compared with
                 self._rings[name] = Ring(seconds, layout.width, 2 * len(layout.targets), reach)
+            if self.segments:
+                self._segment_ring = Ring(self.windows[longest], len(self.segments.names) * layout.bins)
 
-    def observe(self, events: Sequence[Prediction], inputs: Sequence[Mapping[str, Any]], now: float) -> int:
+    def observe(
+        self,
+        events: Sequence[Prediction],
+        inputs: Sequence[Mapping[str, Any]],
+        now: float,
+        segments: Sequence[int] = (),
+    ) -> int:
         """Count a batch of predictions.
 
         Parameters
@@ -135,6 +77,8 @@ class Monitor:
             The decoded inputs of those among them that have any.
         now
             Monotonic time in seconds.
+        segments
+            The place of each event's segment, where the model has segments.
 
         Returns
         -------
@@ -144,16 +88,20 @@ class Monitor:
         codes = Counter([200 if event.code is None else event.code for event in events])
         confidences = [event.confidence for event in events if event.confidence is not None]
         durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
-        confident = sum(is_confident(event, self.config.confidence_threshold) for event in events)
+        confident = [is_confident(event, self.config.confidence_threshold) for event in events]
         unknown = 0
-        row = lows = None
+        row = lows = by_segment = None
         if self.layout:
             predictions = [event.prediction for event in events if event.prediction is not None]
-            row, lows, unknown = self.layout.count(inputs, predictions)
+            if self.segments:
+                row, lows, unknown, by_segment = _count_segments(self.layout, self.segments, inputs, predictions)
+            else:
+                row, lows, unknown = self.layout.count(inputs, predictions)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
-            self.counters.confident += confident
+            self.counters.confident += sum(confident)
+            self.segment_counters.observe(segments, confident)
             if confidences:
                 self.confidences.observe(confidences)
             if durations:
@@ -161,7 +109,9 @@ class Monitor:
             if row is not None:
                 self.observed += row[: len(self.observed)]
                 for ring in self._rings.values():
-                    ring.add(now, row, lows)
+                    ring.add(now + self._shift, row, lows)
+                if by_segment is not None:
+                    self._segment_ring.add(now + self._shift, by_segment)
         return unknown
 
     def reconfigure(self, config: ModelConfig) -> None:
@@ -171,11 +121,13 @@ class Monitor:
             for event in config.events:
                 self.counters.events.setdefault(event, 0.0)
 
-    def count_feedback(self, verdict: str, correction: bool) -> None:
-        """Count a user's word, and whether it corrects a confident prediction for the first time."""
+    def count_feedback(self, verdict: str, correction: bool, segment: str | None = None) -> None:
+        """Count a user's word, and whether it corrects a confident prediction (of a segment) for the first time."""
         with self._lock:
             self.counters.feedback[verdict] += 1
             self.counters.corrections += correction
+            if self.segments:
+                self.segment_counters.corrections[self.segments.named(segment)] += correction
 
     def count_event(self, event: str, value: float) -> None:
         """Count a declared business event."""
@@ -187,12 +139,65 @@ class Monitor:
         if not self.layout:
             return {}
         longest = self._rings[list(self.windows)[-1]]
+        now += self._shift
         with self._lock:
             rows = {
                 name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
-        return {name: _reading(self.layout, *row) for name, row in rows.items()}
+        return {name: read_window(self.layout, self.config.drift, *row) for name, row in rows.items()}
+
+    def all_rings(self) -> list[Ring]:
+        """Those of the windows, the shortest first, and that of the segments, if there are any."""
+        return [*self._rings.values(), *([self._segment_ring] if self.layout and self.segments else [])]
+
+    def saved(self, now: float) -> tuple[float, list[tuple[Ticks, Floats, Floats]]]:
+        """The rings' own time at the monotonic time ``now``, and what they hold; copies."""
+        with self._lock:
+            return now + self._shift, [ring.saved(now + self._shift) for ring in self.all_rings()]
+
+    def restore(self, now: float, time: float, rings: Sequence[tuple[Ticks, Floats, Floats]]) -> None:
+        """Go on with what an older process saved.
+
+        Parameters
+        ----------
+        now
+            Monotonic time in seconds.
+        time
+            The rings' own time now: that at which they were saved, and what has passed since.
+        rings
+            What they held.
+
+        Raises
+        ------
+        ValueError
+            When they are of other rings.
+        """
+        with self._lock:
+            for ring, (ticks, sums, lows) in zip(self.all_rings(), rings, strict=True):
+                ring.restore(time, ticks, sums, lows)
+            self._shift = time - now
+
+    def read_segments(self, now: float) -> tuple[Floats, Floats]:
+        """Divergence from training and its noise floor by segment, in the longest window.
+
+        Returns
+        -------
+        tuple
+            Two arrays of shape ``(S, T)``, NaN where nothing was observed; ``(0, 0)`` without segments.
+        """
+        if not self.layout or not self.segments:
+            return np.empty((0, 0)), np.empty((0, 0))
+        with self._lock:
+            counts = self._segment_ring.total(now + self._shift)
+        counts = counts.reshape(len(self.segments.names), self.layout.bins)
+        reference = self.layout.reference
+        observations = np.add.reduceat(counts, reference.starts, axis=1)
+        there = observations > 0
+        return (
+            np.where(there, reference.kl_divergence(counts), np.nan),
+            np.where(there, reference.noise(observations), np.nan),
+        )
 
 
 def is_confident(event: Prediction, threshold: float) -> bool:
@@ -200,35 +205,23 @@ def is_confident(event: Prediction, threshold: float) -> bool:
     return event.confidence is not None and event.confidence >= threshold and (event.code or 200) < 400
 
 
-def _reading(layout: Layout, row: Floats, lows: Floats, earlier: Floats) -> WindowReading:
-    sums: Sums = layout.split(row)
-    observations = np.add.reduceat(sums.counts, layout.starts) if layout.bins else np.empty(0)
-    there = observations > 0
-    smallest, largest = lows[: len(there)], -lows[len(there) :]
-    offset = ratio(sums.first, sums.valid)
-    variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
-    with np.errstate(over="ignore"):
-        mean, stddev = layout.centre + offset * layout.scale, np.sqrt(variance) * layout.scale
-    before = layout.split(earlier).counts
-    sizes = np.diff(layout.starts, append=layout.bins)
-    recent = Reference.of(before, sizes.tolist())
-    known = there & (recent.rows > 0)
-    return WindowReading(
-        counts=sums.counts,
-        observations=np.where(there, observations, np.nan),
-        mean=mean,
-        stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
-        min=np.where(np.isfinite(smallest), smallest, np.nan),
-        max=np.where(np.isfinite(largest), largest, np.nan),
-        missing=ratio(sums.counts[layout.missing], observations),
-        invalid=ratio(sums.counts[layout.invalid], observations),
-        unseen=ratio(sums.unseen, observations),
-        shift=np.where(layout.stddev > 0, offset, np.nan),
-        kl=np.where(there, layout.reference.kl_divergence(sums.counts), np.nan),
-        noise=np.where(there, layout.reference.noise(observations), np.nan),
-        recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
-        recent_noise=np.where(known, recent.noise(observations), np.nan),
-    )
+def _count_segments(
+    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]
+) -> tuple[Floats, Floats, int, Floats]:
+    """What `Layout.count` says of a batch, and its bin counts by segment, shape ``(S · B,)``."""
+    parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
+    for event in inputs:
+        parts[segments.place(event)].append(event)
+    row, lows, unknown = layout.count([], predictions)
+    by_segment = np.zeros((len(parts), layout.bins))
+    for place, part in enumerate(parts):
+        if part:
+            own, own_lows, own_unknown = layout.count(part, [])
+            by_segment[place] = own[: layout.bins]
+            row += own
+            np.minimum(lows, own_lows, out=lows)
+            unknown += own_unknown
+    return row, lows, unknown, by_segment.ravel()
 
 
 class Monitors:
@@ -274,6 +267,14 @@ class Monitors:
                 versions[name] = monitor
             return versions[name]
 
+    def put(self, monitor: Monitor) -> None:
+        """Take a monitor of a configured model that was made elsewhere, if its version is within the cap."""
+        versions = self._monitors[monitor.config.name]
+        with self._lock:
+            named = versions.keys() - {OTHER_VERSION}
+            if monitor.version == OTHER_VERSION or len(named) < monitor.config.max_versions:
+                versions[monitor.version] = monitor
+
     def __iter__(self) -> Iterator[Monitor]:
         for versions in list(self._monitors.values()):
             yield from list(versions.values())
@@ -297,7 +298,7 @@ def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
 
     def counted(model: ModelConfig) -> ModelConfig:
         return msgspec.structs.replace(
-            model, alerts={}, features={}, events=(), confidence_threshold=0.0, max_versions=1, profile=None
+            model, alerts={}, drift=(), features={}, events=(), confidence_threshold=0.0, max_versions=1, profile=None
         )
 
     return counted(one) == counted(other)

@@ -205,8 +205,11 @@ class Pipeline:
                 msgspec.json.encode(without(decoded[place], model.redact)) if text and place in decoded else b""
                 for place, text in enumerate(kept)
             ]
-        rows = prediction_rows(group, confident, kept, received)
-        monitors.unknown_features[model.name] += monitor.observe(group, list(decoded.values()), now)
+        segments = monitor.segments
+        places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
+        names = [segments.names[place] for place in places] if segments else None
+        rows = prediction_rows(group, confident, kept, received, names)
+        monitors.unknown_features[model.name] += monitor.observe(group, list(decoded.values()), now, places)
         for start in range(0, len(group), _CHUNK):
             size = sum(map(len, kept[start : start + _CHUNK]))
             self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))

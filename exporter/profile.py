@@ -93,6 +93,27 @@ class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="cat
 Feature = NumericFeature | CategoricalFeature
 
 
+class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How numeric features went together in training; see `exporter.copula`.
+
+    Attributes
+    ----------
+    features
+        Names of the ``d`` features that were compared.
+    rows
+        Training rows that have all of them.
+    scale
+        How much further samples of the training data stray than those of a normal copula.
+    values
+        Correlations of the normal scores, the lower triangle row by row.
+    """
+
+    features: tuple[str, ...]
+    rows: int
+    scale: float
+    values: tuple[float, ...]
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the training data looked like.
 
@@ -110,6 +131,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Frozen bins of the model's confidence in these predictions.
     learned
         What the types of some inputs learned from the training data, by input.
+    correlation
+        How numeric features went together, where at least two of them vary.
     """
 
     name: str
@@ -122,6 +145,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hash: str = ""
     confidence: NumericFeature | msgspec.UnsetType = msgspec.UNSET  # unset ones leave older profiles' hashes alone
     learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
+    correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
 
     def kinds(self) -> dict[str, Kind]:
         """The type of each input, with what it learned."""
@@ -310,6 +334,7 @@ def load(path: Path) -> Profile:
     if profile.hash and profile.hash != profile.digest():
         raise ProfileError(f"{path}: was changed after it was made: its hash differs; make it again, or drop the hash")
     _agree(profile, path)
+    _go_together(profile, path)
     return profile
 
 
@@ -335,3 +360,19 @@ def _agree(profile: Profile, path: Path) -> None:
             wanted = CategoricalFeature if made.categorical else NumericFeature
             if not isinstance(profile.features.get(scalar), wanted):
                 raise ProfileError(f"{path}: features.{scalar}: expected bins of the {made.type} input {shown(name)}")
+
+
+def _go_together(profile: Profile, path: Path) -> None:
+    together = profile.correlation
+    if not isinstance(together, Correlation):
+        return
+    size = len(together.features)
+    for name in together.features:
+        bins = profile.features.get(name)
+        if not isinstance(bins, NumericFeature) or not bins.edges:
+            raise ProfileError(f"{path}: correlation.features: {shown(name)} is no number that the profile has")
+    if len(set(together.features)) < size or len(together.values) != size * (size - 1) // 2:
+        expected = f"{size * (size - 1) // 2} numbers for {size} different features"
+        raise ProfileError(f"{path}: correlation.values: expected {expected}, got {len(together.values)}")
+    if size < 2 or together.rows < 1 or together.scale <= 0 or max(map(abs, together.values), default=0) > 1:
+        raise ProfileError(f"{path}: correlation: expected two features or more, rows, and numbers from -1 to 1")

@@ -14,17 +14,19 @@ from prometheus_client import CollectorRegistry
 from exporter import config as configuration
 from exporter import system
 from exporter.binning import Layout
-from exporter.config import Config
+from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
+from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
 from exporter.pipeline import Pipeline, decode_inputs, without
+from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
 from exporter.store.schema import check_url
 from exporter.trend import Trends
-from exporter.validation import suggestion
+from exporter.validation import shown, suggestion
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def read(path: Path) -> tuple[Config, Monitors]:
     layouts = {}
     for index, model in enumerate(config.models):
         if model.profile is None:
+            if model.segment_by is not None:
+                raise ConfigError(f"{path}: models[{index}].segment_by: needs a profile, which knows the categories")
             continue
         try:
             profile = load_profile(Path(model.profile))
@@ -65,8 +69,21 @@ def read(path: Path) -> tuple[Config, Monitors]:
                 raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
         for name in sorted(model.redact - profile.inputs.keys()):
             log.warning("%s: models[%d].redact: the profile knows no input %r", path, index, name)
+        _check_segments(f"{path}: models[{index}].segment_by", model, profile)
         layouts[model.name] = Layout(profile, model.redact)
     return config, Monitors({model.name: model for model in config.models}, layouts)
+
+
+def _check_segments(place: str, model: ModelConfig, profile: Profile) -> None:
+    name = model.segment_by
+    if name is None:
+        return
+    categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
+    if name not in categorical:
+        known = suggestion(name, categorical)
+        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {model.profile}; {known}")
+    if name in model.redact:
+        raise ConfigError(f"{place}: {shown(name)} is redacted: it must be in no metric")
 
 
 class Exporter:
@@ -97,11 +114,14 @@ class Exporter:
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
         self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self._redact)
+        restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
         self.trends = Trends()
+        self._keeper = Keeper(self.store, lambda: self.pipeline.monitors)
+        self._keeper.start()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
         self.ready = True
@@ -160,6 +180,7 @@ class Exporter:
         """Count and write what waits, within bounds, and end the threads."""
         self.ready = False
         self.pipeline.close()
+        self._keeper.close()
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
 
@@ -173,7 +194,7 @@ class Exporter:
         monitors = self.pipeline.monitors
         if verdict.model in monitors.models:
             monitor = monitors.get(verdict.model, verdict.version, time.monotonic())
-            monitor.count_feedback(verdict.verdict, verdict.correction)
+            monitor.count_feedback(verdict.verdict, verdict.correction, verdict.segment)
 
 
 def _disks(config: Config) -> list[Path]:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from exporter.copula import CorrelationBuilder
 from exporter.errors import ProfileError
 from exporter.inference import Column, Seen
 from exporter.kinds import INPUT_TYPES, LEARNERS, Categorical, Kind, Learner, State, kind_of
 from exporter.kinds.timestamp import unix_seconds
-from exporter.profile import Feature, NumericFeature, Profile
+from exporter.profile import Correlation, Feature, NumericFeature, Profile
 from exporter.sources import Batch, FileSource, Source
 from exporter.tally import CategoryTally, NumericTally
 from exporter.validation import shown, suggestion
@@ -136,6 +137,7 @@ class _Builder:
             prediction=tallied[prediction][0].feature() if prediction else None,
             confidence=sure if isinstance(sure, NumericFeature) else msgspec.UNSET,
             learned=learned or msgspec.UNSET,
+            correlation=self._correlation(kinds, features) or msgspec.UNSET,
         )
 
     def _pass(self, what: str) -> Iterator[Batch]:
@@ -194,6 +196,16 @@ class _Builder:
                     if not tally.exact:
                         tally.count(column)
         return tallies
+
+    def _correlation(self, kinds: Mapping[str, Kind], features: Mapping[str, Feature]) -> Correlation | None:
+        builder = CorrelationBuilder(features)
+        compared = {n: own for n, kind in kinds.items() if set(own := kind.features(n)) & set(builder.names)}
+        for batch in self._pass("together") if len(builder.names) > 1 else ():
+            columns: dict[str, Any] = {}
+            for name, own in compared.items():
+                columns |= zip(own, self._columns(batch, name, kinds[name]), strict=True)
+            builder.add(columns)
+        return builder.done()
 
     def _columns(self, batch: Batch, name: str, kind: Kind) -> Sequence[Any]:
         values: Column = batch.columns.get(name, (None,) * batch.rows)

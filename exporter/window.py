@@ -10,8 +10,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.drift import Floats
+
+Ticks = npt.NDArray[np.int64]
 
 SLOTS = 60
 """Sub-windows of a window: a window reaches back between 59/60 and 60/60 of its length."""
@@ -70,3 +73,33 @@ class Ring:
     def lows(self, now: float) -> Floats:
         """Minima of the window that ends ``now``, shape ``(lows,)``; infinite where nothing came."""
         return np.asarray(np.min(self._lows, axis=0, where=self._rows(now, 0.0)[:, None], initial=np.inf))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of sums and of minima in a row."""
+        return self._sums.shape[1], self._lows.shape[1]
+
+    def saved(self, now: float) -> tuple[Ticks, Floats, Floats]:
+        """Which sub-windows are within reach, their sums and their minima; copies."""
+        tick = int(now // self.step)
+        rows = (self._ticks <= tick) & (self._ticks > tick - len(self._ticks))
+        return self._ticks[rows], self._sums[rows], self._lows[rows]
+
+    def restore(self, now: float, ticks: Ticks, sums: Floats, lows: Floats) -> None:
+        """Put back what `saved` gave; ``now`` is at or after the time of that.
+
+        Raises
+        ------
+        ValueError
+            When it is of another ring, or of a time to come: then nothing is changed.
+        """
+        if sums.shape != (len(ticks), self._sums.shape[1]) or lows.shape != (len(ticks), self._lows.shape[1]):
+            raise ValueError("it is of another size")
+        if not np.isfinite(sums).all() or np.isnan(lows).any():
+            raise ValueError("it holds no numbers")
+        tick = int(now // self.step)
+        if (ticks > tick).any():
+            raise ValueError("it is of a time to come")
+        fresh = ticks > tick - len(self._ticks)
+        places = ticks[fresh] % len(self._ticks)
+        self._ticks[places], self._sums[places], self._lows[places] = ticks[fresh], sums[fresh], lows[fresh]

@@ -23,7 +23,10 @@ models:
     profile: profiles/digits.json
     confidence_threshold: 0.9
     windows: [1h, 10m, 1h30m]
+    drift: [psi, js]
     redact: [student_name]
+    segment_by: country
+    segments: [NL, DE]
     features: {image: {type: image}, age: {alerts: {ModelFeatureDrift: 0.5}}}
     alerts: {ModelCorrectionRatioHigh: 0.02, ModelLatencyHigh: 1}
     events: [orders_completed]
@@ -59,7 +62,10 @@ def test_a_config_with_everything_in_it(tmp_path):
         profile=str(tmp_path / "profiles/digits.json"),
         confidence_threshold=0.9,
         windows=("1h", "10m", "1h30m"),
+        drift=("psi", "js"),
         redact=frozenset({"student_name"}),
+        segment_by="country",
+        segments=("NL", "DE"),
         features={"image": FeatureConfig("image"), "age": FeatureConfig(alerts={"ModelFeatureDrift": 0.5})},
         alerts={"ModelCorrectionRatioHigh": 0.02, "ModelLatencyHigh": 1},
         events=("orders_completed",),

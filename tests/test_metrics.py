@@ -68,7 +68,7 @@ def test_the_exposition_is_the_golden_one(busy: Served) -> None:
     """Nothing in the exposition changes unnoticed; after a wanted change, delete the file and run again."""
     text = "\n".join(line for line in busy.get("/metrics").text.splitlines() if "python_gc" not in line)
     text = VOLATILE.sub(r"\1 …", text)
-    text = re.sub(r" (\S+e-\d+|\d+\.\d{9,})$", lambda m: f" {float(m[1]):.6g}", text, flags=re.M)  # last digits vary
+    text = re.sub(r" (\S+e-\d+|-?\d+\.\d{9,})$", lambda m: f" {float(m[1]):.6g}", text, flags=re.M)  # last digits vary
     text = re.sub(r"^(python_info|model_exporter_build_info)\{.*\}", r"\1{…}", text, flags=re.M) + "\n"
     if not GOLDEN.exists():
         GOLDEN.write_text(text)

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from exporter.binning import Layout
 from exporter.config import ModelConfig
+from exporter.counters import Histogram
 from exporter.drift import Reference
 from exporter.events import Prediction
-from exporter.monitor import IDLE_SECONDS, Histogram, Monitor, Monitors, WindowReading
+from exporter.monitor import IDLE_SECONDS, Monitor, Monitors
 from exporter.profile import Profile, categorical_feature, numeric_feature
+from exporter.reading import WindowReading
 
 FINITE = st.floats(-1e12, 1e12)
 

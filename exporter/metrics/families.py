@@ -77,6 +77,19 @@ REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training va
 REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 UNKNOWN = _counter("model_exporter_unknown_features_total", "Features that came and that no profile knows.")
+SEGMENT_ATTEMPTS = _counter("model_segment_attempts_total", "Recorded predictions by segment.")
+SEGMENT_CONFIDENT = _counter(
+    "model_segment_confident_predictions_total", "Predictions without an error, at or above the threshold, by segment."
+)
+SEGMENT_CORRECTIONS = _counter(
+    "model_segment_corrections_total", "Confident predictions of a segment that a user corrected, each at most once."
+)
+SEGMENT_KL = _gauge(
+    "model_segment_kl_divergence", "KL divergence of a segment's longest window from all of training, in nats."
+)
+SEGMENT_NOISE = _gauge(
+    "model_segment_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+)
 FEATURE_WINDOW = {
     "observations": _gauge("model_feature_window_observations", "Observations in the window, missing ones included."),
     "mean": _gauge("model_feature_mean", "Mean in the window."),
@@ -104,6 +117,21 @@ FEATURE_WINDOW = {
         "Recent divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
+FEATURE_DISTANCE = {
+    "js": _gauge("model_feature_js_divergence", "Jensen-Shannon divergence of the window from training, in nats."),
+    "ks": _gauge(
+        "model_feature_ks_statistic", "Kolmogorov-Smirnov statistic of the window against training, at the bins' edges."
+    ),
+    "psi": _gauge("model_feature_psi", "Population stability index of the window against training."),
+    "wasserstein": _gauge(
+        "model_feature_wasserstein_distance",
+        "Wasserstein distance of the window from training, in training standard deviations.",
+    ),
+}
+MULTIVARIATE = (
+    _gauge("model_multivariate_drift", "How differently features go together than in training, in nats."),
+    _gauge("model_multivariate_drift_noise", "Drift that sampling alone exceeds with a probability of 1 %."),
+)
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
     "noise": _gauge(
@@ -112,7 +140,16 @@ PREDICTION_WINDOW = {
 }
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, EVENTS),
-    *(PENDING, OLDEST, EXAMPLES, *PREDICTION_WINDOW.values(), *FEATURE_WINDOW.values()),
+    *(
+        PENDING,
+        OLDEST,
+        EXAMPLES,
+        *PREDICTION_WINDOW.values(),
+        *FEATURE_WINDOW.values(),
+        *FEATURE_DISTANCE.values(),
+        *MULTIVARIATE,
+    ),
+    *(SEGMENT_ATTEMPTS, SEGMENT_CONFIDENT, SEGMENT_CORRECTIONS, SEGMENT_KL, SEGMENT_NOISE),
     *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
 )
 """All of them, in the order of the exposition."""

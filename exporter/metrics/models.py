@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 
 from exporter.binning import Layout
 from exporter.config import ModelConfig
+from exporter.counters import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, lines, series
-from exporter.monitor import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram, Monitor, Monitors
+from exporter.monitor import Monitor, Monitors
 from exporter.store import Store
 
 Sample = tuple[Family, list[bytes]]
@@ -33,14 +34,38 @@ class _Series:
         buckets = [series(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
         return [*buckets, series(f"{family.name}_count", **self.labels), series(f"{family.name}_sum", **self.labels)]
 
+    @property
+    def fields(self) -> dict[str, Family]:
+        """What is said of each feature, by field of a window's reading."""
+        return f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in self._monitor.config.drift}
+
     @cached_property
     def features(self) -> dict[tuple[str, str], list[bytes]]:
         """By field of a window's reading and window: one series a feature."""
         names = self._monitor.layout.names if self._monitor.layout else []
         return {
             (field, window): [series(family.name, **self.labels, feature=name, window=window) for name in names]
-            for field, family in f.FEATURE_WINDOW.items()
+            for field, family in (f.FEATURE_WINDOW | f.FEATURE_DISTANCE).items()
             for window in self._monitor.windows
+        }
+
+    @cached_property
+    def segments(self) -> dict[Family, list[bytes]]:
+        """One series of the counters a segment; of the gauges one a segment and feature."""
+        segments, layout = self._monitor.segments, self._monitor.layout
+        if segments is None or layout is None:
+            return {}
+        features = [name for name in layout.names if name != segments.source]
+        counters = (f.SEGMENT_ATTEMPTS, f.SEGMENT_CONFIDENT, f.SEGMENT_CORRECTIONS)
+        return {
+            family: [series(family.name, **self.labels, segment=name) for name in segments.names] for family in counters
+        } | {
+            family: [
+                series(family.name, **self.labels, segment=segment, feature=name)
+                for segment in segments.names
+                for name in features
+            ]
+            for family in (f.SEGMENT_KL, f.SEGMENT_NOISE)
         }
 
     @cached_property
@@ -91,6 +116,7 @@ class ModelsCollector:
                 known = self._series[monitor] = _Series(monitor)
             yield from _counters(monitor, known)
             yield from _windows(monitor, known, now)
+            yield from _segments(monitor, known, now)
             yield from known.reference
 
 
@@ -137,13 +163,31 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
         return
     count = len(monitor.layout.names)
     for window, reading in monitor.read(now).items():
-        for field, family in f.FEATURE_WINDOW.items():
+        for field, family in known.fields.items():
             yield family, lines(known.features[field, window], getattr(reading, field)[:count])
+        if monitor.layout.copula:
+            for family, value in zip(f.MULTIVARIATE, reading.together, strict=True):
+                yield family, lines([series(family.name, **known.labels, window=window)], [value])
         if monitor.layout.profile.prediction:
             for field, family in f.PREDICTION_WINDOW.items():
                 text = series(family.name, **known.labels, window=window)
                 yield family, lines([text], getattr(reading, field)[count:])
     yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
+
+
+def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+    if monitor.layout is None or monitor.segments is None:
+        return
+    counters, names = monitor.segment_counters, monitor.layout.names
+    for family, values in (
+        (f.SEGMENT_ATTEMPTS, counters.attempts),
+        (f.SEGMENT_CONFIDENT, counters.confident),
+        (f.SEGMENT_CORRECTIONS, counters.corrections),
+    ):
+        yield family, lines(known.segments[family], values)
+    others = [place for place, name in enumerate(names) if name != monitor.segments.source]
+    for family, scores in zip((f.SEGMENT_KL, f.SEGMENT_NOISE), monitor.read_segments(now), strict=True):
+        yield family, lines(known.segments[family], scores[:, others].ravel())
 
 
 def review(monitors: Monitors, store: Store) -> Iterator[Sample]:

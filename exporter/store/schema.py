@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ predictions = sa.Table(
     sa.Column("duration_seconds", sa.Float),
     sa.Column("confident", sa.Boolean, nullable=False),
     sa.Column("inputs", sa.Text),
+    sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
 )
 feedback = sa.Table(
@@ -51,6 +53,7 @@ feedback = sa.Table(
     sa.Column("confidence", sa.Float),
     sa.Column("confident", sa.Boolean),
     sa.Column("inputs", sa.Text),
+    sa.Column("segment", sa.Text),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("label", sa.Text),
     sa.Column("user", sa.Text),
@@ -111,6 +114,13 @@ release_chunks = sa.Table(
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+windows = sa.Table(
+    "windows",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
 
 
 COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
@@ -118,7 +128,11 @@ COLUMNS = tuple(column.name for column in predictions.columns if column.name != 
 
 
 def prediction_rows(
-    events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes], received: float
+    events: Sequence[Prediction],
+    confident: Sequence[bool],
+    inputs: Sequence[bytes],
+    received: float,
+    segments: Sequence[str | None] | None = None,
 ) -> list[tuple[Any, ...]]:
     """Predictions of one model and version as rows of `COLUMNS`.
 
@@ -132,6 +146,8 @@ def prediction_rows(
         The JSON of each one's inputs that is to be kept; empty for none.
     received
         Unix time in seconds at which they came.
+    segments
+        The name of each one's segment, where the model has segments.
     """
     day, version = int(received // 86400), events[0].version or NO_VERSION
     labels = {event.prediction for event in events}
@@ -150,8 +166,11 @@ def prediction_rows(
             event.duration_seconds,
             sure,
             kept.decode("utf-8", "replace") or None,
+            segment,
         )
-        for event, sure, kept in zip(events, confident, inputs, strict=True)
+        for event, sure, kept, segment in zip(
+            events, confident, inputs, segments or itertools.repeat(None, len(events)), strict=True
+        )
     ]
 
 

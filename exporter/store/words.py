@@ -41,6 +41,7 @@ class Verdict(msgspec.Struct):
     version: str
     verdict: str
     correction: bool
+    segment: str | None = None
 
 
 class Words:
@@ -100,7 +101,7 @@ class Words:
         if row["joined"]:
             correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
             row["counted"] = values["counted"] = row["counted"] or correction
-            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction))
+            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction, row.get("segment")))
         if known:
             connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
         else:
@@ -134,7 +135,8 @@ class Words:
 
     def _snapshot(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
         """What feedback keeps of its prediction, so that it outlives the prediction's retention."""
-        kept = {key: prediction[key] for key in ("model", "version", "prediction", "confidence", "confident")}
+        keys = ("model", "version", "prediction", "confidence", "confident", "segment")
+        kept = {key: prediction[key] for key in keys}
         inputs = self._redact(prediction["model"], prediction["inputs"])
         return {**kept, "inputs": inputs, "predicted": prediction["time"], "joined": True}
 
@@ -158,7 +160,7 @@ class Words:
                 for verdict in connection.execute(said).scalars().all():
                     correction = bool(verdict == "corrected" and values["confident"] and not counted)
                     counted = counted or correction
-                    verdicts.append(Verdict(values["model"], values["version"], verdict, correction))
+                    verdicts.append(Verdict(values["model"], values["version"], verdict, correction, values["segment"]))
                 mine = feedback.c.id == known["id"]
                 connection.execute(feedback.update().where(mine).values(**values, counted=counted))
         return set(ids) - left

@@ -9,8 +9,9 @@ import numpy as np
 from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.drift import Floats
-from exporter.monitor import Monitor, WindowReading
+from exporter.monitor import Monitor
 from exporter.profile import Feature
+from exporter.reading import WindowReading
 
 DEFAULT_THRESHOLD = 0.3
 """Of the two alerts below, in nats, where the configuration sets none; the rules have the same."""

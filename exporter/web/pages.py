@@ -10,7 +10,8 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template
 
-from exporter.monitor import DURATION_BUCKETS, Monitor
+from exporter.counters import DURATION_BUCKETS
+from exporter.monitor import Monitor
 from exporter.runtime import Exporter
 from exporter.web.changes import PREDICTION, worst
 from exporter.web.inbox import Alert, Inbox, is_shown, words
