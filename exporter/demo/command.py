@@ -19,6 +19,7 @@ from exporter.demo.incidents import INCIDENTS, Happening
 from exporter.demo.traffic import Traffic
 from exporter.errors import StackError
 
+ADDRESS = "127.0.0.1:8000"
 NONE = "none"
 _INCIDENT = f"only let this happen in the running service, while the story waits; '{NONE}' ends what happens there"
 _LENGTHS = ", ".join(f"{story.spelt(incident.seconds)} for {name}" for name, incident in INCIDENTS.items())
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen-address",
         type=commands.address,
-        default="127.0.0.1:8000",
+        default=ADDRESS,
         metavar="HOST:PORT",
         help="default: %(default)s",
     )
@@ -86,7 +87,8 @@ def _incident(args: argparse.Namespace) -> None:
         )
     if before.name:
         print(f"It takes the place of {_named(before)}.")
-    print(f"The story waits until it is over. To end it earlier: {story.program()} demo --incident={NONE}")
+    there = "" if (url := _service_url(args)) == f"http://{ADDRESS}" else f" --service={url}"
+    print(f"The story waits until it is over. To end it earlier: {story.program()} demo --incident={NONE}{there}")
 
 
 def _named(now: Happening) -> str:
