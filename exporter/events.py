@@ -27,7 +27,7 @@ _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 _Code = Annotated[int, msgspec.Meta(ge=100, le=599)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
-_Label = Annotated[str, msgspec.Meta(max_length=100_000)] | int | float | bool | None
+Label = Annotated[str, msgspec.Meta(max_length=100_000)] | int | float | bool | None
 
 NO_VERSION = "unknown"
 """The version of an event that names none."""
@@ -44,7 +44,7 @@ class Prediction(msgspec.Struct, gc=False):
     version: _Version | None = None
     time: _Time | None = None
     inputs: msgspec.Raw = msgspec.Raw()
-    prediction: _Label = None
+    prediction: Label = None
     confidence: _Share | None = None
     duration_seconds: _Seconds | None = None
     code: _Code | None = None
@@ -57,8 +57,8 @@ class Feedback(msgspec.Struct, gc=False):
     model: _Name | None = None
     version: _Version | None = None
     verdict: Literal["accepted", "corrected"] | None = None
-    label: _Label = None
-    prediction: _Label = None
+    label: Label = None
+    prediction: Label = None
     inputs: msgspec.Raw = msgspec.Raw()
     user: Annotated[str, msgspec.Meta(max_length=256)] | None = None
     comment: Annotated[str, msgspec.Meta(max_length=10_000)] | None = None

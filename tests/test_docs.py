@@ -311,7 +311,7 @@ def test_queries_of_the_store_in_the_runbooks_answer(exporter: Exporter, folder:
     """The SQL in the runbooks fits the tables of the store."""
     texts = [path.read_text(encoding="utf-8") for path in (DOCS / "runbooks").glob("*.md")]
     queries = [query for text in texts for query in re.findall(r'"(SELECT [^"]*)"', text)]
-    assert len(queries) == 2
+    assert queries
     with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as store:
         for query in queries:
             store.execute(query)

@@ -35,9 +35,10 @@ def problem(
     detail: str,
     errors: Iterable[Mapping[str, str]] | None = None,
     headers: tuple[tuple[str, str], ...] = (),
+    **members: object,
 ) -> Reply:
-    """A problem document; ``errors`` are members with ``pointer`` and ``detail``."""
-    document: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    """A problem document; ``errors`` have ``pointer`` and ``detail``, ``members`` are further ones."""
+    document: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
     if errors is not None:
         document["errors"] = list(errors)
     return Reply(status, msgspec.json.encode(document), headers, CONTENT_TYPE)
