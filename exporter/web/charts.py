@@ -144,8 +144,8 @@ class Line:
 def trend(ages: Floats, scores: npt.NDArray[np.floating], change: Change) -> Line:
     """The score over the last hour, up to now; gaps where a window held nothing."""
     ages, scores = np.append(ages, 0.0), np.append(scores, change.score)
-    known = scores[~np.isnan(scores)]
-    top = float(max(known.max(initial=0.0), change.threshold, 1e-9)) * 1.1
+    known: list[float] = scores[~np.isnan(scores)].tolist()
+    top = max(*known, change.threshold, 1e-9) * 1.1
     path, drawing = "", False
     for age, score in zip(ages.tolist(), scores.tolist(), strict=True):
         if math.isnan(score):
@@ -154,9 +154,9 @@ def trend(ages: Floats, scores: npt.NDArray[np.floating], change: Change) -> Lin
         place = f"{100 - 100 * age / (STEP * POINTS):.4g} {100 - 100 * score / top:.4g}"
         path += f"L{place}" if drawing else f"M{place}h0"  # a lone sample is a dot
         drawing = True
-    if not len(known):
+    if not known:
         words = "Nothing came in the last hour."
     else:
-        reach = f"from {number(known.min())} to {number(known.max())}"
+        reach = f"from {number(min(known))} to {number(max(known))}"
         words = f"Score over the last hour: {reach}, now {number(change.score)}."
     return Line(path, 100 - 100 * change.threshold / top, top, words)
