@@ -104,6 +104,18 @@ class Exposition:
         end = b"# EOF\n" if openmetrics else b""
         return own.removesuffix(end) + b"".join(line + b"\n" for line in models) + end, content_type
 
+    def machine(self) -> dict[str, float]:
+        """The machine's gauges that bear no label, by name, without those that cannot be read now."""
+        found: dict[str, float] = {}
+        for collector in self._collectors:
+            try:
+                samples = [sample for family in collector.collect() for sample in family.samples]
+            except Exception as error:
+                log.error("collector %s: %s", collector.name, error)
+                continue
+            found |= {sample.name: sample.value for sample in samples if not sample.labels}
+        return found
+
 
 def _lines(samples: Iterable[Sample], openmetrics: bool, names: Collection[str]) -> Iterator[bytes]:
     lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}

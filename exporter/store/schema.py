@@ -96,24 +96,6 @@ decisions = sa.Table(
     sa.Column("label", sa.Text),
     sa.Column("revision", sa.Integer, nullable=False),
 )
-releases = sa.Table(
-    "releases",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("examples", sa.Integer, nullable=False),
-    sa.Column("sha256", sa.Text, nullable=False),
-    sa.Column("lineage", sa.Text, nullable=False),
-)
-release_chunks = sa.Table(
-    "release_chunks",
-    metadata,
-    sa.Column("release_id", sa.Text, primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-)
 windows = sa.Table(
     "windows",
     metadata,

@@ -46,7 +46,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             states={layer: _state(layer, firing) for layer in LAYERS},
             unwatched=unwatched(exporter.last_scrape, now),
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
-            machine=_machine(exporter),
+            machine=exporter.exposition.machine(),
             prediction=PREDICTION,
             nan=math.nan,
         )
@@ -121,14 +121,6 @@ def _state(layer: str, firing: list[Alert]) -> str:
 def _urgency(alert: Alert) -> int:
     severity = alert.labels.get("severity", "")
     return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
-
-
-def _machine(exporter: Exporter) -> dict[str, float]:
-    text = exporter.exposition.render(
-        names=("model_system_cpu_utilization_ratio", "model_system_memory_utilization_ratio")
-    )
-    found = re.findall(r"^model_system_(\w+)_utilization_ratio (\S+)$", text[0].decode(), re.M)
-    return {name: float(value) for name, value in found}
 
 
 def percent(value: float) -> str:
