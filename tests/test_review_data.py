@@ -53,7 +53,7 @@ def put(store: Store, rows: list[dict[str, Any]]) -> None:
 def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
     """Predictions, by default confident ones."""
     plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
-             "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}', "segment": None}  # fmt: skip
+             "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
     full = [{**plain, "id": f"p-{place}", **row} for place, row in enumerate(rows, start)]
     store.write(lambda connection, _: connection.execute(predictions.insert(), full))
 
@@ -120,7 +120,8 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
         with store.reading() as connection:
             page, after = corrections(connection, Filter(), 10, after, order)
         found += [int(one["id"]) for one in page]
-        store.write(lambda connection, _: decide(connection, found[-1], Decision("accepted", None, 1, None)))
+        last = found[-1]
+        store.write(lambda connection, _, place=last: decide(connection, place, Decision("accepted", None, 1, None)))
         if after is None:
             break
     name = "confidence" if order == "confident" else "created"
@@ -139,7 +140,7 @@ def test_every_page_is_found_in_an_index(store: Store) -> None:
             corrections(connection, Filter("digits"), 100, after, "newest")
             corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
         counts_by_status(connection, Filter("digits"))
-        for statement, values in list(statements):
+        for statement, values in statements.copy():
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert "SEARCH feedback USING" in plan[0]
             assert not any("SCAN feedback" in step or "FOR ORDER BY" in step for step in plan), plan
@@ -289,7 +290,7 @@ def test_accuracy_of_users_words_and_a_decided_sample(store: Store) -> None:
 
 
 def test_the_interval_covers_the_truth() -> None:
-    """Of 2,000 samples of 50 from a model that is right in 95 %, the interval holds the truth about as often as it says."""
+    """Of 2,000 samples of 50 from a model that is right in 95 %, about as many hold the truth as they say."""
     rng = random.Random(11)
     population, known = 10_000, 100  # the users found 100 of the mistakes
     wrong = 400
