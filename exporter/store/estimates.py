@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from exporter.store.schema import draws, feedback, predicted_again
+from exporter.store.schema import draws, feedback, relabelled
 
 LATEST = 20
 """Versions of a model that are estimated: those that were drawn from last."""
@@ -39,22 +39,26 @@ def _reviewed(connection: sa.Connection, drawn: Any) -> Reviewed:
     # A word may come just before its prediction, and a prediction may be dated back.
     after = (feedback.c.created >= drawn.since) | (feedback.c.predicted >= drawn.since)
     words = after & (feedback.c.predicted <= drawn.time)
-    keys = (feedback.c.verdict, feedback.c.status, predicted_again.label("again"))
-    query = (
-        sa.select(*keys, sa.func.count().label("number"))
-        .where(feedback.c.model == drawn.model, feedback.c.version == drawn.version, feedback.c.confident)
-        .where((feedback.c.verdict == "sampled") | words)
-        .group_by(*keys)
-    )
+    number = sa.func.count().label("number")
+    mine = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
+    mine &= (feedback.c.verdict == "sampled") | words
+    counts = sa.select(feedback.c.verdict, feedback.c.status, number).where(mine)
     one = Reviewed(drawn.confident)
-    for row in connection.execute(query):
-        accepted = row.status == "accepted"
-        if row.verdict == "sampled":
-            one.decided += row.number * accepted
-            one.right += row.number * (accepted and row.again is not False)
-        else:
-            # The user was content; or the reviewer refused the correction, or found the prediction right.
-            right = row.verdict == "accepted" or row.status == "rejected" or (accepted and row.again is True)
+    for row in connection.execute(counts.group_by(feedback.c.verdict, feedback.c.status)):
+        if row.verdict != "sampled":
             one.known += row.number
-            one.known_right += row.number * right
+            if row.verdict == "accepted" or row.status == "rejected":  # by the user, or the user was refused
+                one.known_right += row.number
+        elif row.status == "accepted":
+            one.decided += row.number
+            one.right += row.number
+    # A reviewer's own label turns that round: another one in a sample, the prediction itself in a correction.
+    same = feedback.c.reviewed_label == feedback.c.prediction
+    turned = sa.select(feedback.c.verdict, number).where(mine, relabelled, feedback.c.status == "accepted")
+    turned = turned.where(sa.case((feedback.c.verdict == "corrected", same), else_=~same))
+    for row in connection.execute(turned.group_by(feedback.c.verdict)):
+        if row.verdict == "sampled":
+            one.right -= row.number
+        elif row.verdict == "corrected":
+            one.known_right += row.number
     return one

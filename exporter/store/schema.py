@@ -116,8 +116,6 @@ draws = sa.Table(
 )
 sureness = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
 """A confidence that can be ordered by: databases disagree about where NULL stands."""
-predicted_again = feedback.c.reviewed_label == feedback.c.prediction
-"""Whether the reviewer's own label is what the model said; NULL where there is none."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
 sa.Index("feedback_queue", *(feedback.c[name] for name in ("verdict", "joined", "status", "model", "created", "id")))
 sa.Index("feedback_newest", *(feedback.c[name] for name in ("verdict", "joined", "model", "created", "id")))
@@ -130,7 +128,13 @@ sa.Index(
 sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
-    predicted_again,
+)
+relabelled = feedback.c.reviewed_label.is_not(None)
+sa.Index(
+    "feedback_relabelled",
+    *(feedback.c[name] for name in ("model", "version", "confident", "status", "verdict")),
+    sqlite_where=relabelled,
+    postgresql_where=relabelled,
 )
 
 
