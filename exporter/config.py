@@ -50,6 +50,17 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alerts: dict[str, float] = {}
 
 
+class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What another server's tensors and columns are to a model."""
+
+    names: tuple[_Name, ...] = ()
+    batched: bool = True
+    inputs: dict[str, _Name | tuple[_Name, ...] | None] = {}
+    prediction: _Name | None = None
+    confidence: _Name | None = None
+    labels: tuple[Annotated[str, msgspec.Meta(max_length=1000)] | int | bool, ...] = ()
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model; ``profile`` is absolute once loaded, ``windows`` keep their spelling."""
 
@@ -65,6 +76,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alerts: dict[str, float] = {}
     events: tuple[_Name, ...] = ()
     max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    mapping: MappingConfig = MappingConfig()
 
     def window_seconds(self) -> dict[str, float]:
         """Window lengths in seconds by their spelling, shortest first."""
@@ -217,6 +229,7 @@ def _checked(document: Any, where: str) -> Any:
         raise ConfigError(f"{where}: expected keys such as models: and store:, got {shown(document)}")
     models = document.get("models")
     names: set[str] = set()
+    others: dict[str, str] = {}
     for index, model in enumerate(models if isinstance(models, list) else []):
         if not isinstance(model, dict):
             continue
@@ -235,6 +248,15 @@ def _checked(document: Any, where: str) -> Any:
                 _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
             convert(settings, FeatureConfig, where, place)
         _alerts(at, model.get("alerts", {}), MODEL_ALERTS, where)
+        mapping = model.get("mapping")
+        called = mapping.get("names") if isinstance(mapping, dict) else None
+        for number, other in enumerate(called if isinstance(called, list) else []):
+            if isinstance(other, str) and other in others:
+                refuse((*at, "mapping", "names", number), f"{shown(other)} is {shown(others[other])} already")
+            others[str(other)] = str(name)
+    for other, name in others.items():
+        if other in names and other != name:
+            refuse(("models",), f"{shown(other)} is a model and among the mapping.names of {shown(name)}")
         for number, segment in enumerate(g if isinstance(g := model.get("segments"), list) else []):
             if segment == OTHER_SEGMENT:
                 refuse((*at, "segments", number), f"{shown(segment)} is the name of all other values' segment")

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from exporter.binning import Layout
-from exporter.config import ModelConfig
+from exporter.config import MappingConfig, ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
 from exporter.drift import Floats
 from exporter.events import NO_VERSION, Prediction
@@ -315,7 +315,15 @@ def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
 
     def counted(model: ModelConfig) -> ModelConfig:
         return msgspec.structs.replace(
-            model, alerts={}, drift=(), features={}, events=(), confidence_threshold=0.0, max_versions=1, profile=None
+            model,
+            alerts={},
+            drift=(),
+            features={},
+            events=(),
+            confidence_threshold=0.0,
+            max_versions=1,
+            profile=None,
+            mapping=MappingConfig(),
         )
 
     return counted(one) == counted(other)

@@ -27,6 +27,7 @@ from exporter.store import Store, Verdict
 from exporter.store.schema import check_url
 from exporter.trend import Trends
 from exporter.validation import shown, suggestion
+from exporter.wire.pairs import Pairs
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ class Exporter:
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
         self.trends = Trends()
+        self.pairs = Pairs()
+        self.registry.register(self.pairs)
         self._keeper = Keeper(self.store, lambda: self.pipeline.monitors)
         self._keeper.start()
         self.health.reload_successful.set(1)

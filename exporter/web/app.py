@@ -9,7 +9,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from exporter.runtime import Exporter
-from exporter.web import api, corrections, drift, operations, pages
+from exporter.web import api, corrections, drift, operations, pages, wire
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import http_error
@@ -38,7 +38,9 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     inbox = Inbox()
-    app.register_blueprint(api.blueprint(exporter, ingest or Ingest(exporter), inbox))
+    ingest = ingest or Ingest(exporter)
+    app.register_blueprint(api.blueprint(exporter, ingest, inbox))
+    app.register_blueprint(wire.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(pages.blueprint(exporter, inbox))

@@ -76,20 +76,62 @@ class Ingest:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
         if rejected or not events:
-            self._count_rejected(rejected)
+            self.count_rejected(rejected)
             if not events:
                 return _nothing_good(rejected, lines or body.lstrip()[:1] == b"[")
         if ids:
             for event in events:
                 if not event.id:
                     event.id = make_id()
-        try:
-            self._exporter.pipeline.submit(events, len(body))
-        except QueueFullError as error:
-            return _full(error)
-        self._exporter.health.events.labels("predictions").inc(len(events))
+        if full := self.queue("predictions", events, len(body)):
+            return full
         reply = _accepted(202, events, rejected, ids)
         return reply if key is None else self._remember("predictions", key, reply)
+
+    def queue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
+        """Queue checked predictions of ``size`` bytes; the answer where there is no room for them."""
+        try:
+            self._exporter.pipeline.submit(events, size)
+        except QueueFullError as error:
+            return _full(error)
+        self._exporter.health.events.labels(source).inc(len(events))
+        return None
+
+    def full(self) -> Reply | None:
+        """The answer while there is no room, before a body is even decoded."""
+        try:
+            self._exporter.pipeline.check_room()
+        except QueueFullError as error:
+            return _full(error)
+        return None
+
+    def decoded(
+        self, source: str, events: Sequence[Prediction], rejected: Sequence[Rejected], size: int, ids: bool = False
+    ) -> Reply:
+        """Take what was decoded from another server's format.
+
+        Parameters
+        ----------
+        source
+            The route.
+        events
+            Predictions of configured models; none is no error.
+        rejected
+            What was wrong with the others.
+        size
+            Bytes they came in.
+        ids
+            Whether the answer names the events' identifiers.
+        """
+        self.count_rejected(rejected)
+        if rejected and not events:
+            return refused(list(rejected), many=True)
+        if ids:
+            for event in events:
+                event.id = event.id or make_id()
+        if events and (full := self.queue(source, events, max(size, sum(len(memoryview(e.inputs)) for e in events)))):
+            return full
+        return _accepted(202, events, rejected, ids)
 
     def feedback(self, body: bytes, key: str | None) -> Reply:
         """``POST /v1/feedback``: on disk before it answers."""
@@ -101,7 +143,7 @@ class Ingest:
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
-        self._count_rejected(rejected)
+        self.count_rejected(rejected)
         if not words:
             return _nothing_good(rejected, many)
         if len(words) > MAX_WORDS:
@@ -135,7 +177,7 @@ class Ingest:
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
-        self._count_rejected(rejected)
+        self.count_rejected(rejected)
         if not events:
             return _nothing_good(rejected, body.lstrip()[:1] == b"[")
         monitors = self._exporter.pipeline.monitors
@@ -162,7 +204,8 @@ class Ingest:
                 self._kept -= len(self._replies.popitem(last=False)[1].body)
         return reply
 
-    def _count_rejected(self, rejected: Sequence[Rejected]) -> None:
+    def count_rejected(self, rejected: Sequence[Rejected]) -> None:
+        """Count refused events by their reason."""
         for reason, times in Counter(one.reason for one in rejected).items():
             self._exporter.health.rejected.labels(reason).inc(times)
 

@@ -33,6 +33,7 @@ from exporter.web.api import NDJSON
 from exporter.web.app import create_app
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, problem
+from exporter.web.wire import COMPRESSED, PATHS
 from exporter.webconfig import WebConfig
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class FrontDoor:
         self._operations = Group("operations", 2)
         self._feedback = Group("feedback", 32)
         self._rest = Group("pages", 4)
+        self._wire = Group("wire", 2)
         self._passwords = Group("passwords", 1)
         self._large = Group("large", 1)
         self._inflight = 0
@@ -132,7 +134,8 @@ class FrontDoor:
 
     async def _handle(self, scope: Any, body: bytes) -> Reply:
         headers = scope.headers
-        if body and headers.get("content-encoding", "identity") != "identity":
+        encoding = headers.get("content-encoding", "identity")
+        if body and encoding != "identity" and not (encoding == "gzip" and scope.path in COMPRESSED):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if scope.path == "/v1/predictions" and scope.method == "POST":
             lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
@@ -152,7 +155,9 @@ class FrontDoor:
     def _group(self, path: str) -> Group:
         if path == "/metrics" or path.startswith("/-/"):
             return self._operations
-        return self._feedback if path == "/v1/feedback" else self._rest
+        if path in {"/v1/feedback", "/v1/seldon/feedback"}:
+            return self._feedback
+        return self._wire if path.startswith(PATHS) else self._rest
 
     async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
         """The request's body, or why it is refused."""
@@ -189,7 +194,7 @@ class FrontDoor:
 
     def close(self) -> None:
         """End the threads."""
-        for group in (self._operations, self._feedback, self._rest, self._passwords, self._large):
+        for group in (self._operations, self._feedback, self._rest, self._wire, self._passwords, self._large):
             group.close()
 
 
