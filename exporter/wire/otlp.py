@@ -31,11 +31,11 @@ class _Attribute(msgspec.Struct, rename="camel"):
     value: Any = None
 
 
-class _Resource(msgspec.Struct, rename="camel"):
+class _Resource(msgspec.Struct, frozen=True, rename="camel"):
     attributes: list[_Attribute] = []
 
 
-class _Status(msgspec.Struct, rename="camel"):
+class _Status(msgspec.Struct, frozen=True, rename="camel"):
     code: int = 0
 
 
