@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -74,7 +75,7 @@ def read(headers: Mapping[str, str], body: bytes) -> list[Half | EventError]:
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in {STRUCTURED, BATCH}:
-        attributes = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
+        attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
         return [_half(attributes, body, headers.get("inference-header-content-length"))]
     found, rest = document(body)
     if rest:
