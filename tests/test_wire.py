@@ -168,7 +168,9 @@ ROWS = {
     "dataframe_split": {"dataframe_split": {"columns": ["age", "country"], "data": [[41, "NL"], [None, "DE"]]}},
     "dataframe_records": {"dataframe_records": AGES},
     "seldon ndarray": {"data": {"names": ["age", "country"], "ndarray": [[41, "NL"], [None, "DE"]]}},
-    "seldon tensor": {"data": {"names": ["age", "country"], "tensor": {"shape": [2, 2], "values": [41, "NL", None, "DE"]}}},
+    "seldon tensor": {
+        "data": {"names": ["age", "country"], "tensor": {"shape": [2, 2], "values": [41, "NL", None, "DE"]}}
+    },
     "seldon jsonData": {"jsonData": AGES},
     "tensors": {"inputs": [v2("age", "FP64", [2], [41, None]), v2("country", "BYTES", [2, 1], ["NL", "DE"])]},
 }
@@ -190,7 +192,10 @@ OUTPUTS = {
     "v2": {"outputs": [v2("OUTPUT__0", "FP32", [2, 2], [0.1, 0.9, 0.75, 0.25])]},
     "seldon": {"data": {"names": ["t:0", "t:1"], "ndarray": [[0.1, 0.9], [0.75, 0.25]]}},
     "label and shares": {
-        "outputs": [v2("probabilities", "FP32", [2, 2], [0.1, 0.9, 0.75, 0.25]), v2("label", "BYTES", [2], ["yes", "no"])]
+        "outputs": [
+            v2("probabilities", "FP32", [2, 2], [0.1, 0.9, 0.75, 0.25]),
+            v2("label", "BYTES", [2], ["yes", "no"]),
+        ]
     },
     "objects": {"predictions": [{"class": "yes", "score": 0.9}, {"class": "no", "score": 0.75}]},
 }
@@ -284,8 +289,18 @@ def test_tensors_without_a_batch_axis() -> None:
 
 MISFITS = {
     "rows": ({}, [1, 2, 3], [1], "the request has 3 rows, the response 1; mapping.batched"),
-    "width": ({"inputs": {"instances": ["a", "b"]}}, [[1, 2, 3]], [1], 'expected 2 values a row, for ["a", "b"], got 3'),
-    "output": ({"prediction": "prediction"}, [1], [1], 'mapping.prediction is "prediction"; did you mean "predictions"?'),
+    "width": (
+        {"inputs": {"instances": ["a", "b"]}},
+        [[1, 2, 3]],
+        [1],
+        'expected 2 values a row, for ["a", "b"], got 3',
+    ),
+    "output": (
+        {"prediction": "prediction"},
+        [1],
+        [1],
+        'mapping.prediction is "prediction"; did you mean "predictions"?',
+    ),
     "labels": ({"labels": ["a"]}, [1], [[0.5, 0.5]], "mapping.labels has 1, the output 2 scores a row"),
     "many": ({}, [1] * (MAX_ROWS + 1), [1] * (MAX_ROWS + 1), f"expected at most {MAX_ROWS} rows, got {MAX_ROWS + 1}"),
 }
@@ -518,16 +533,57 @@ def test_a_body_that_is_not_gzip(body: bytes) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(
-            "name shape datatype data inputs outputs instances predictions dataframe_split columns parameters "
-            "binary_data_size meta puid names tensor values ndarray strData jsonData binData b64 id request response "
-            "truth reward model_name error time code resourceSpans scopeSpans spans attributes key value intValue "
-            "arrayValue model.name type".split()
-        ),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "name",
+                    "shape",
+                    "datatype",
+                    "data",
+                    "inputs",
+                    "outputs",
+                    "instances",
+                    "predictions",
+                    "dataframe_split",
+                    "columns",
+                    "parameters",
+                    "binary_data_size",
+                    "meta",
+                    "puid",
+                    "names",
+                    "tensor",
+                    "values",
+                    "ndarray",
+                    "strData",
+                    "jsonData",
+                    "binData",
+                    "b64",
+                    "id",
+                    "request",
+                    "response",
+                    "truth",
+                    "reward",
+                    "model_name",
+                    "error",
+                    "time",
+                    "code",
+                    "resourceSpans",
+                    "scopeSpans",
+                    "spans",
+                    "attributes",
+                    "key",
+                    "value",
+                    "intValue",
+                    "arrayValue",
+                    "model.name",
+                    "type",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=20,
 )
@@ -567,7 +623,9 @@ def test_any_exchange_is_taken_or_refused_clearly(asked: bytes, said: bytes, hea
 
 
 @settings(max_examples=300, deadline=1000)
-@given(body=bodies() | st.binary(), kind=st.sampled_from(["pair", "lines", "event", "batch", "feedback", "json", "proto"]))
+@given(
+    body=bodies() | st.binary(), kind=st.sampled_from(["pair", "lines", "event", "batch", "feedback", "json", "proto"])
+)
 def test_any_body_is_taken_or_refused_clearly(body: bytes, kind: str) -> None:
     """The decoders of every route refuse what they cannot read with an error for people."""
     try:
@@ -591,7 +649,10 @@ def test_any_body_is_taken_or_refused_clearly(body: bytes, kind: str) -> None:
 
 
 @settings(max_examples=300, deadline=1000)
-@given(data=st.data(), name=st.sampled_from(["triton_binary.bin", "triton_small_floats.bin", "otlp_traces.pb", "otlp_logs.pb"]))
+@given(
+    data=st.data(),
+    name=st.sampled_from(["triton_binary.bin", "triton_small_floats.bin", "otlp_traces.pb", "otlp_logs.pb"]),
+)
 def test_damaged_recordings_are_taken_or_refused_clearly(data: st.DataObject, name: str) -> None:
     """A real body with some bytes changed, or cut off, costs nobody an unforeseen error."""
     body = bytearray(recorded(name))

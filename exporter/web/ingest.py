@@ -106,7 +106,13 @@ class Ingest:
         return None
 
     def decoded(
-        self, source: str, events: Sequence[Prediction], rejected: Sequence[Rejected], size: int, ids: bool = False
+        self,
+        source: str,
+        events: Sequence[Prediction],
+        rejected: Sequence[Rejected],
+        size: int,
+        many: bool = False,
+        ids: bool = False,
     ) -> Reply:
         """Take what was decoded from another server's format.
 
@@ -120,12 +126,14 @@ class Ingest:
             What was wrong with the others.
         size
             Bytes they came in.
+        many
+            Whether they came with others, so that a place says which one was wrong.
         ids
             Whether the answer names the events' identifiers.
         """
         self.count_rejected(rejected)
         if rejected and not events:
-            return refused(list(rejected), many=True)
+            return refused(list(rejected), many)
         if ids:
             for event in events:
                 event.id = event.id or make_id()

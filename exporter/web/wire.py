@@ -20,7 +20,7 @@ from exporter.web.problems import Reply, whole
 from exporter.wire import Exchange, Known, predictions, resolve
 from exporter.wire import seldon as messages
 from exporter.wire.body import MAX_ROWS, document
-from exporter.wire.cloudevents import Half
+from exporter.wire.cloudevents import BATCH, Half
 from exporter.wire.cloudevents import read as read_events
 from exporter.wire.feedback import words
 from exporter.wire.formats import request as read_request
@@ -67,7 +67,7 @@ class Wire:
                     waited.append(other)
                     yield partial(self._paired, half, other)
 
-        reply = self._take("kserve", body, decode)
+        reply = self._take("kserve", body, decode, many=headers.get("content-type", "").startswith(BATCH))
         if reply.status == 503:  # the sender comes again with its half; the others must be there then
             for half in waited:
                 pairs.take(half)
@@ -81,7 +81,7 @@ class Wire:
             for item in items(body, lines):
                 yield item if isinstance(item, EventError) else partial(_exchanged, known, item, version)
 
-        return self._take("infer", body, decode, ids)
+        return self._take("infer", body, decode, lines or body.lstrip()[:1] == b"[", ids)
 
     def seldon(self, body: bytes, model: str | None, key: str | None) -> Reply:
         """``POST /v1/seldon/feedback``."""
@@ -136,6 +136,7 @@ class Wire:
         source: str,
         body: bytes,
         decode: Callable[[], Iterable[EventError | Callable[[], _Decoded]]],
+        many: bool,
         ids: bool = False,
     ) -> Reply:
         if full := self._ingest.full():
@@ -155,7 +156,7 @@ class Wire:
                     _check_count(good)
         except EventError as error:
             return self._refuse(error)
-        return self._ingest.decoded(source, good, bad, len(body), ids)
+        return self._ingest.decoded(source, good, bad, len(body), many, ids)
 
     def _turn(self, body: bytes) -> AbstractContextManager[Any]:
         """Large bodies are decoded one after the other: decoded they take many times their size."""
