@@ -341,7 +341,7 @@ def test_models_have_other_names() -> None:
     """A name of the mapping finds its model; the first that is known counts; an unknown one is refused."""
     models = {"loans": ModelConfig("loans", mapping=MappingConfig(names=("loans-predictor",))), "x": ModelConfig("x")}
     assert resolve(models, (None, "nobody", "loans-predictor", "x")).name == "loans"
-    with pytest.raises(EventError, match='no model "lones" is configured.*did you mean "loans"') as error:
+    with pytest.raises(EventError, match=r'no model "lones" is configured.*did you mean "loans"') as error:
         resolve(models, (None, "lones"))
     assert error.value.reason == "unknown_model"
     with pytest.raises(EventError, match="nowhere named"):
@@ -531,56 +531,19 @@ def test_a_body_that_is_not_gzip(body: bytes) -> None:
 
 # --- whatever comes --------------------------------------------------------------------------
 
+MEMBERS = """
+name shape datatype data inputs outputs instances predictions dataframe_split
+columns parameters binary_data_size meta puid names tensor values ndarray
+strData jsonData binData b64 id request response truth reward
+model_name error time code resourceSpans scopeSpans spans attributes key
+value intValue arrayValue model.name type
+""".split()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(
-                [
-                    "name",
-                    "shape",
-                    "datatype",
-                    "data",
-                    "inputs",
-                    "outputs",
-                    "instances",
-                    "predictions",
-                    "dataframe_split",
-                    "columns",
-                    "parameters",
-                    "binary_data_size",
-                    "meta",
-                    "puid",
-                    "names",
-                    "tensor",
-                    "values",
-                    "ndarray",
-                    "strData",
-                    "jsonData",
-                    "binData",
-                    "b64",
-                    "id",
-                    "request",
-                    "response",
-                    "truth",
-                    "reward",
-                    "model_name",
-                    "error",
-                    "time",
-                    "code",
-                    "resourceSpans",
-                    "scopeSpans",
-                    "spans",
-                    "attributes",
-                    "key",
-                    "value",
-                    "intValue",
-                    "arrayValue",
-                    "model.name",
-                    "type",
-                ]
-            ),
+            st.sampled_from(MEMBERS),
             inner,
             max_size=4,
         )

@@ -85,7 +85,7 @@ def test_the_only_row_bears_the_events_id(served: Served) -> None:
 
 
 def test_halves_without_the_other_wait_and_are_no_predictions(served: Served) -> None:
-    """A half alone is acknowledged, waits, and counts nowhere; of an unknown model it is refused with its other half."""
+    """A half alone is acknowledged and waits; of an unknown model it is refused with its other half."""
     assert log(served, "request", "a", b'{"instances": [1]}').json == {"accepted": 0, "rejected": []}
     assert log(served, "request", "b", b'{"instances": [1]}', inferenceservicename="other").status == 202
     answer = log(served, "response", "b", b'{"predictions": [1]}', inferenceservicename="other")

@@ -111,7 +111,8 @@ class Ingest:
         events: Sequence[Prediction],
         rejected: Sequence[Rejected],
         size: int,
-        many: bool = False,
+        *,
+        many: bool,
         ids: bool = False,
     ) -> Reply:
         """Take what was decoded from another server's format.

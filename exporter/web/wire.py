@@ -156,7 +156,7 @@ class Wire:
                     _check_count(good)
         except EventError as error:
             return self._refuse(error)
-        return self._ingest.decoded(source, good, bad, len(body), many, ids)
+        return self._ingest.decoded(source, good, bad, len(body), many=many, ids=ids)
 
     def _turn(self, body: bytes) -> AbstractContextManager[Any]:
         """Large bodies are decoded one after the other: decoded they take many times their size."""
