@@ -254,9 +254,6 @@ def _checked(document: Any, where: str) -> Any:
             if isinstance(other, str) and other in others:
                 refuse((*at, "mapping", "names", number), f"{shown(other)} is {shown(others[other])} already")
             others[str(other)] = str(name)
-    for other, name in others.items():
-        if other in names and other != name:
-            refuse(("models",), f"{shown(other)} is a model and among the mapping.names of {shown(name)}")
         for number, segment in enumerate(g if isinstance(g := model.get("segments"), list) else []):
             if segment == OTHER_SEGMENT:
                 refuse((*at, "segments", number), f"{shown(segment)} is the name of all other values' segment")
@@ -276,6 +273,9 @@ def _checked(document: Any, where: str) -> Any:
                 refuse((*at, "windows", number), f"expected from 10s to 31d, got {shown(window)}")
             if window in model["windows"][:number]:
                 refuse((*at, "windows", number), f"{shown(window)} stands twice")
+    for other, name in others.items():
+        if other in names and other != name:
+            refuse(("models",), f"{shown(other)} is a model and among the mapping.names of {shown(name)}")
     store = document.get("store")
     if isinstance(store, dict):
         for key, check in (("retention", duration), ("inputs", sampled)):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import config
-from exporter.config import Config, FeatureConfig, ModelConfig, duration, load, sampled
+from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, duration, load, sampled
 from exporter.errors import ConfigError
 
 BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.yml"))
@@ -31,7 +31,9 @@ models:
     alerts: {ModelCorrectionRatioHigh: 0.02, ModelLatencyHigh: 1}
     events: [orders_completed]
     max_versions: 5
-  - {<<: *digits, name: letters, profile: /profiles/letters.json}
+    mapping:
+      {names: [isvc], batched: false, inputs: {x: [a, b], y: c, z: null}, prediction: p, confidence: q, labels: [a, 1]}
+  - {<<: *digits, name: letters, profile: /profiles/letters.json, mapping: {}}
 """
 
 
@@ -70,9 +72,13 @@ def test_a_config_with_everything_in_it(tmp_path):
         alerts={"ModelCorrectionRatioHigh": 0.02, "ModelLatencyHigh": 1},
         events=("orders_completed",),
         max_versions=5,
+        mapping=MappingConfig(("isvc",), False, {"x": ("a", "b"), "y": "c", "z": None}, "p", "q", labels=("a", 1)),
     )
     assert load(write(tmp_path, EVERYTHING)) == Config(
-        models=(digits, msgspec.structs.replace(digits, name="letters", profile="/profiles/letters.json")),
+        models=(
+            digits,
+            msgspec.structs.replace(digits, name="letters", profile="/profiles/letters.json", mapping=MappingConfig()),
+        ),
         store=config.StoreConfig(f"sqlite:///{tmp_path}/data/my.db", "90d", "sampled:0.1"),
         links=config.LinksConfig("http://p:9090", "http://a:9093", "http://g:3000"),
         queue=config.QueueConfig(5000),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -531,13 +532,16 @@ def test_a_body_that_is_not_gzip(body: bytes) -> None:
 
 # --- whatever comes --------------------------------------------------------------------------
 
-MEMBERS = """
+MEMBERS = re.findall(
+    r"\S+",
+    """
 name shape datatype data inputs outputs instances predictions dataframe_split
 columns parameters binary_data_size meta puid names tensor values ndarray
 strData jsonData binData b64 id request response truth reward
 model_name error time code resourceSpans scopeSpans spans attributes key
 value intValue arrayValue model.name type
-""".split()
+""",
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
