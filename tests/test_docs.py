@@ -101,6 +101,14 @@ def test_every_key_of_the_web_configuration_is_documented() -> None:
     assert {row for row in table(document("configuration.md")) if row.startswith("tls_server_config.")} == known
 
 
+def test_the_mapping_in_the_integrations_is_a_configuration(tmp_path: Path) -> None:
+    """The example of a mapping can be loaded, and says what the text around it says."""
+    (tmp_path / "exporter.yml").write_text(blocks(document("integrations.md"), "yaml")[0])
+    (model,) = config.load(tmp_path / "exporter.yml").models
+    assert model.mapping.inputs == {"INPUT__0": ("age", "income"), "INPUT__1": "country", "max_tokens": None}
+    assert model.mapping.labels == ("no", "yes")
+
+
 def test_every_threshold_is_documented() -> None:
     """The alerts whose threshold can be set are listed, and which of them a feature may set."""
     rows = {name: cells[0] for name, cells in table(document("configuration.md")).items() if name.startswith("Model")}
@@ -263,7 +271,7 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
 def test_documents_name_only_metrics_that_exist(path: Path) -> None:
     """A document outside metrics.md, too, speaks of no metric that metrics.md does not have."""
     named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
-    known = table(document("metrics.md")).keys()
+    known = table(document("metrics.md")).keys() | {"model_name", "model_version"}  # members of inference protocols
     assert named <= known, named - known
 
 
