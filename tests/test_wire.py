@@ -25,7 +25,8 @@ from exporter.wire.feedback import words
 from exporter.wire.formats import request, response
 from exporter.wire.infer import items
 from exporter.wire.infer import read as read_pair
-from exporter.wire.otlp import decompressed
+from exporter.wire.mapping import MAX_COLUMNS
+from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS, decompressed
 from exporter.wire.otlp import read as read_records
 from exporter.wire.pairs import MAX_SECONDS, MAX_WAITING_BYTES, Pairs
 from exporter.wire.seldon import feedback
@@ -303,6 +304,8 @@ MISFITS = {
         'mapping.prediction is "prediction"; did you mean "predictions"?',
     ),
     "labels": ({"labels": ["a"]}, [1], [[0.5, 0.5]], "mapping.labels has 1, the output 2 scores a row"),
+    "columns": ({}, [dict.fromkeys(map(str, range(MAX_COLUMNS + 1)))], [1], f"expected at most {MAX_COLUMNS} columns"),
+    "cells": ({}, [{str(n): n} for n in range(3000)], [1], "3000 objects with 3000 different members"),
     "many": ({}, [1] * (MAX_ROWS + 1), [1] * (MAX_ROWS + 1), f"expected at most {MAX_ROWS} rows, got {MAX_ROWS + 1}"),
 }
 
@@ -528,6 +531,16 @@ def test_a_body_that_is_not_gzip(body: bytes) -> None:
     """What is not gzip, or ends too early, is refused."""
     with pytest.raises(EventError, match="gzip"):
         decompressed(body, 100)
+
+
+@pytest.mark.parametrize("name", ["records", "protobuf"])
+def test_an_export_that_is_too_much(name: str) -> None:
+    """More records, or more protobuf, than memory should hold decoded is refused."""
+    spans = b'{"resourceSpans": [{"scopeSpans": [{"spans": [' + b"{}," * MAX_RECORDS + b"{}]}]}]}"
+    body = spans if name == "records" else b"\0" * (MAX_PROTOBUF + 1)
+    with pytest.raises(EventError, match="the body has more than") as error:
+        list(read_records(body, "traces", name == "protobuf"))
+    assert error.value.reason == "too_large"
 
 
 # --- whatever comes --------------------------------------------------------------------------

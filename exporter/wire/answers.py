@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.profile import CategoricalFeature, Profile
 from exporter.validation import shown, suggestion
-from exporter.wire.body import Column
+from exporter.wire.body import MAX_ROWS, Column
 
 CONFIDENCES = frozenset(
     ["confidence", "output_probability", "predict_proba", "proba", "probabilities", "probability", "score", "scores"]
@@ -91,7 +92,8 @@ def _outputs(prediction: str | None, confidence: str | None) -> tuple[tuple[str,
 def _named(by_name: Mapping[str, Column], name: str, key: str) -> Column:
     if name in by_name:
         return by_name[name]
-    raise EventError("/outputs", f"mapping.{key} is {shown(name)}; {suggestion(name, by_name)}", "missing_field")
+    known = [other[:128] for other in islice(by_name, 20)]
+    raise EventError("/outputs", f"mapping.{key} is {shown(name)}; {suggestion(name, known)}", "missing_field")
 
 
 def _confidence(value: Any, own: bool) -> Any:
@@ -159,5 +161,16 @@ def alone(value: Any) -> Any:
 
 
 def batch(known: Known, column: Column) -> Column:
-    """A column with a value for each row; all of it is one row where the configuration says so."""
-    return column if known.config.mapping.batched else column._replace(values=[list(column.values)])
+    """A column with a value for each row; all of it is one row where the configuration says so.
+
+    Raises
+    ------
+    EventError
+        When it has too many rows.
+    """
+    if not known.config.mapping.batched:
+        return column._replace(values=[list(column.values)])
+    if len(column.values) > MAX_ROWS:
+        detail = f"expected at most {MAX_ROWS} rows, got {len(column.values)}"
+        raise EventError("", detail, "too_large")
+    return column

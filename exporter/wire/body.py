@@ -82,8 +82,7 @@ def document(body: bytes, head: int | None = None) -> tuple[Any, bytes]:
         detail = f"Inference-Header-Content-Length is {head}, but the body has {len(body)} bytes"
         raise EventError("", detail, "malformed")
     text, rest = (body, b"") if head is None else (body[:head], body[head:])
-    if text.count(b"[") + text.count(b"{") > MAX_CONTAINERS:
-        raise EventError("", f"the body has more than {MAX_CONTAINERS} arrays and objects", "too_large")
+    check_size(text)
     try:
         return msgspec.json.decode(text), rest
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -98,6 +97,18 @@ def document(body: bytes, head: int | None = None) -> tuple[Any, bytes]:
     if head is not None and after.strip():
         raise EventError("", "the JSON ends before Inference-Header-Content-Length", "malformed")
     return clean(found), rest if head is not None else after if after.strip() else b""
+
+
+def check_size(text: bytes) -> None:
+    """Refuse JSON that would take far more memory decoded than written.
+
+    Raises
+    ------
+    EventError
+        When it may have more than `MAX_CONTAINERS`.
+    """
+    if text.count(b"[") + text.count(b"{") > MAX_CONTAINERS:
+        raise EventError("", f"the body has more than {MAX_CONTAINERS} arrays and objects", "too_large")
 
 
 def convert(value: Any, kind: type[_T], at: tuple[str | int, ...] = ()) -> _T:

@@ -16,8 +16,10 @@ from exporter.events import Prediction, Rejected
 from exporter.extract import are_numbers, clean
 from exporter.validation import explain, pointer, shown, suggestion
 from exporter.wire.answers import Answer, Known, alone, answers, batch
-from exporter.wire.body import MAX_ROWS, Body, Column
+from exporter.wire.body import Body, Column
 
+MAX_COLUMNS = 10_000
+"""Tensors or columns of a request."""
 _CHANNELS = (1, 3, 4)
 
 
@@ -80,8 +82,6 @@ def predictions(known: Known, exchange: Exchange) -> tuple[list[Prediction], lis
     if len(said) != count:
         detail = f"the request has {count} rows, the response {len(said)}; mapping.batched says whether there are rows"
         raise EventError("", detail, "malformed")
-    if count > MAX_ROWS:
-        raise EventError("", f"expected at most {MAX_ROWS} rows, got {count}", "too_large")
     code = exchange.code if exchange.code is not None else 500 if exchange.response.failed else None
     base = exchange.id or exchange.response.id or exchange.request.id
     shared = {
@@ -141,6 +141,8 @@ def inputs(known: Known, columns: Sequence[Column]) -> list[dict[str, Any]] | No
     columns = [batch(known, column) for column in columns if wanted.get(column.name, "") is not None]
     if not columns:
         return None
+    if len(columns) > MAX_COLUMNS:
+        raise EventError("/inputs", f"expected at most {MAX_COLUMNS} columns, got {len(columns)}", "too_large")
     if len({len(column.values) for column in columns}) > 1:
         sizes = {column.name: len(column.values) for column in columns}
         raise EventError("/inputs", f"expected as many rows of each, got {shown(sizes)}", "malformed")

@@ -12,12 +12,17 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.extract import clean
+from exporter.wire.body import check_size
 from exporter.wire.mapping import checked, encoded
 
 Signal = Literal["logs", "traces"]
 PROTOBUF = "application/x-protobuf"
 GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completion"})
 """Operations of the GenAI conventions that a model answers; others, such as an agent's, are made of these."""
+MAX_PROTOBUF = 8 * 2**20
+"""Bytes of an export request in protobuf: an empty span of two bytes takes two hundred decoded."""
+MAX_RECORDS = 200_000
+"""Spans or log records of an export request, predictions or not."""
 _GENAI = "gen_ai."
 _ERROR_STATUS = 2
 _ERROR_SEVERITY = 17
@@ -26,20 +31,20 @@ _MAX_DEPTH = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Attribute(msgspec.Struct, rename="camel"):
+class _Attribute(msgspec.Struct, rename="camel", gc=False):
     key: str = ""
     value: Any = None
 
 
-class _Resource(msgspec.Struct, frozen=True, rename="camel"):
+class _Resource(msgspec.Struct, frozen=True, rename="camel", gc=False):
     attributes: list[_Attribute] = []
 
 
-class _Status(msgspec.Struct, frozen=True, rename="camel"):
+class _Status(msgspec.Struct, frozen=True, rename="camel", gc=False):
     code: int = 0
 
 
-class _Record(msgspec.Struct, rename="camel"):
+class _Record(msgspec.Struct, rename="camel", gc=False):
     """A log record or a span, as far as it is used."""
 
     attributes: list[_Attribute] = []
@@ -53,18 +58,18 @@ class _Record(msgspec.Struct, rename="camel"):
     status: _Status = _Status()
 
 
-class _Scope(msgspec.Struct, rename="camel"):
+class _Scope(msgspec.Struct, rename="camel", gc=False):
     log_records: list[_Record] = []
     spans: list[_Record] = []
 
 
-class _Group(msgspec.Struct, rename="camel"):
+class _Group(msgspec.Struct, rename="camel", gc=False):
     resource: _Resource = _Resource()
     scope_logs: list[_Scope] = []
     scope_spans: list[_Scope] = []
 
 
-class _Request(msgspec.Struct, rename="camel"):
+class _Request(msgspec.Struct, rename="camel", gc=False):
     resource_logs: list[_Group] = []
     resource_spans: list[_Group] = []
 
@@ -122,10 +127,16 @@ def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[Found | EventE
 
 def _found(request: Any, signal: Signal) -> Iterator[Found | EventError]:
     logs = signal == "logs"
+    count = 0
     for group in request.resource_logs if logs else request.resource_spans:
         shared: dict[str, Any] | None = None
         for scope in group.scope_logs if logs else group.scope_spans:
             for record in scope.log_records if logs else scope.spans:
+                count += 1
+                if count > MAX_RECORDS:
+                    raise EventError("", f"the body has more than {MAX_RECORDS} records", "too_large")
+                if not record.attributes:
+                    continue
                 own = _attributes(record.attributes)
                 if not is_prediction(own):
                     continue
@@ -146,6 +157,7 @@ def is_prediction(attributes: Mapping[str, Any]) -> bool:
 
 def _json(body: bytes) -> _Request:
     """A request in JSON; 64-bit numbers come as strings."""
+    check_size(body)
     try:
         return msgspec.json.decode(body, type=_Request, strict=False)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -155,6 +167,8 @@ def _json(body: bytes) -> _Request:
 def _protobuf(body: bytes, signal: Signal) -> Any:
     from google.protobuf.message import DecodeError  # only where a collector sends it
 
+    if len(body) > MAX_PROTOBUF:
+        raise EventError("", f"the body has more than {MAX_PROTOBUF} bytes of protobuf", "too_large")
     try:
         if signal == "logs":
             from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
