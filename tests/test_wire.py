@@ -225,12 +225,49 @@ def test_probabilities_become_a_label_and_a_confidence(name: str) -> None:
         (None, (), (None, None)),
         ({"b": 1}, (), (None, None)),
         ([], (), (None, None)),
+        ([1.0000001, 0.0], (), (0, 1.0)),
+        (["0.75:1:dog", "0.25:0:cat"], (), ("dog", 0.75)),
+        (["3.5:1"], ("cat", "dog"), ("dog", None)),
+        (["0.5:7"], (), (7, 0.5)),
+        (["some", "texts"], (), (None, None)),
     ],
 )
 def test_what_an_output_says(said: Any, labels: tuple[str, ...], expected: Any) -> None:
     """Scalars, probabilities and scores to a prediction and a confidence, with and without labels."""
     model = Known(ModelConfig("m", mapping=MappingConfig(labels=labels)))
     assert one(model, {"inputs": {"x": [1]}}, {"outputs": {"y": [said]}})[0][1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "said", "expected"),
+    [
+        (("yes", "no"), 1, ("yes", None)),
+        (("yes", "no"), 0.25, ("no", 0.75)),
+        (("yes", "no", "maybe"), 0.25, (0.25, None)),
+        (("yes", "no"), 2, (2, None)),
+        (("0", "1", "5"), 1, (1, None)),
+        (("10", "9", "b", "a"), [0, 0.25, 0.25, 0.5], ("b", 0.5)),
+        (("10", "9"), [0, 1], ("10", 1)),
+    ],
+)
+def test_places_of_the_training_predictions(classes: tuple[str, ...], said: Any, expected: Any) -> None:
+    """Classes are those of training in sorted order; a number stays one where training predicted numbers."""
+    assert one(known({"x": "numeric"}, classes), [1], [said])[0][1:] == expected
+
+
+def test_what_may_hold_a_redacted_input_is_not_kept() -> None:
+    """A tensor of unknown meaning is counted, but its values go nowhere, where an input must leave no trace."""
+    bare = known({"age": "numeric", "name": "categorical"})
+    model = bare._replace(config=msgspec.structs.replace(bare.config, redact=frozenset({"name"})))
+    assert one(model, {"instances": [[41, "Ada", 3]]}, [0])[0][0] == {"instances": None}
+    assert one(model, {"instances": [[41, "Ada"]]}, [0])[0][0] == {"age": 41, "name": "Ada"}  # redacted later, by name
+
+
+def test_a_request_of_ignored_columns_alone() -> None:
+    """A request whose columns are all left out is predictions without inputs."""
+    model = known({"x": "numeric"}, inputs={"a": None})
+    asked = {"dataframe_split": {"columns": ["a"], "data": [[1], [2]]}}
+    assert one(model, asked, ["yes", "no"]) == [(None, "yes", None), (None, "no", None)]
 
 
 def test_torchserves_labels_with_scores() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.profile import CategoricalFeature, Profile
+from exporter.profile import CategoricalFeature, Feature, Profile
 from exporter.validation import shown, suggestion
 from exporter.wire.body import MAX_ROWS, Column
 
@@ -19,7 +19,9 @@ CONFIDENCES = frozenset(
 )
 """Outputs that are taken for the confidence, where there are others for the prediction."""
 _PLACEHOLDER = re.compile(r"t:\d+")  # Seldon's name of a class without one
-_SUM = 0.05  # so far may 16-bit probabilities be from 1 together
+_RANKED = re.compile(r"(-?\d{1,9}\.\d{1,30}):(\d{1,9})(?::(.+))?")  # Triton's classification: score, place, label
+_ROUNDING = 1e-3  # so far may a 16-bit probability be beyond 0 or 1
+_SUM = 0.05  # and all of them from 1 together
 
 
 class Known(NamedTuple):
@@ -98,28 +100,40 @@ def _named(by_name: Mapping[str, Column], name: str, key: str) -> Column:
 
 def _confidence(value: Any, own: bool) -> Any:
     """The greatest of probabilities, or a number; what is no share is refused where the user named the output."""
-    shares = [share for share in (value if isinstance(value, list) else [value]) if type(share) in {int, float}]
-    share = max(shares, default=None)
-    return share if own or share is None or 0 <= share <= 1 else None
+    numbers = [number for number in (value if isinstance(value, list) else [value]) if type(number) in {int, float}]
+    if not numbers:
+        return None
+    share = _share(max(numbers))
+    return max(numbers) if own and share is None else share
+
+
+def _share(number: float) -> float | None:
+    """A number as a share, rounding forgiven; None where it is none."""
+    return min(max(number, 0.0), 1.0) if -_ROUNDING <= number <= 1 + _ROUNDING else None
 
 
 def _answer(known: Known, value: Any, names: tuple[str, ...]) -> Answer:
     value = alone(value)
     labels = known.config.mapping.labels
+    target = known.profile.prediction if known.profile else None
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, str) and (ranked := _RANKED.fullmatch(first)):
+        place = int(ranked[2])
+        return Answer(ranked[3] or (labels[place] if place < len(labels) else place), _share(float(ranked[1])))
     if not isinstance(value, list):
-        return _scalar(value, labels)
+        return _scalar(value, labels or _worded(target))
     if not value or not set(map(type, value)) <= {int, float}:
         return Answer(None)
-    target = known.profile.prediction if known.profile else None
-    shares = min(value) >= 0 and max(value) <= 1
+    shares = _share(min(value)) is not None and _share(max(value)) is not None
     classes = _classes(len(value), labels, names, target)
-    if not (classes or isinstance(target, CategoricalFeature) or (shares and abs(sum(value) - 1) <= _SUM)):
+    scores = bool(labels) or isinstance(target, CategoricalFeature) or (target is None and bool(classes))
+    if not (scores or (shares and abs(sum(value) - 1) <= _SUM)):
         return Answer(None)
     best = max(range(len(value)), key=value.__getitem__)
-    return Answer(classes[best] if classes else best, max(value) if shares else None)
+    return Answer(classes[best] if classes else best, _share(value[best]) if shares else None)
 
 
-def _classes(count: int, labels: tuple[Any, ...], names: tuple[str, ...], target: Any) -> Sequence[Any]:
+def _classes(count: int, labels: tuple[Any, ...], names: tuple[str, ...], target: Feature | None) -> Sequence[Any]:
     """The classes that scores are about, in their order: the configuration's, the response's own, or the profile's."""
     if labels:
         if len(labels) != count:
@@ -128,9 +142,19 @@ def _classes(count: int, labels: tuple[Any, ...], names: tuple[str, ...], target
         return labels
     if len(names) == count and not all(map(_PLACEHOLDER.fullmatch, names)):
         return names
-    if isinstance(target, CategoricalFeature) and len(seen := {*target.categories, *target.rare}) == count:
-        return sorted(seen, key=_order)
-    return ()
+    seen = _seen(target)
+    return seen if len(seen) == count else ()
+
+
+def _seen(target: Feature | None) -> list[str]:
+    """The categories of the training predictions, in order."""
+    return sorted({*target.categories, *target.rare}, key=_order) if isinstance(target, CategoricalFeature) else []
+
+
+def _worded(target: Feature | None) -> Sequence[str]:
+    """The same, where a number cannot be one of them and must be the place of one."""
+    seen = _seen(target)
+    return seen if all(_order(category)[0] == math.inf for category in seen) else ()
 
 
 def _order(category: str) -> tuple[float, str]:
@@ -141,15 +165,15 @@ def _order(category: str) -> tuple[float, str]:
         return math.inf, category
 
 
-def _scalar(value: Any, labels: tuple[Any, ...]) -> Answer:
-    """A value; with labels the place of one, or the probability of the second of two."""
+def _scalar(value: Any, classes: Sequence[Any]) -> Answer:
+    """A value; where there are classes the place of one, or the probability of the second of two."""
     if isinstance(value, dict):
         return Answer(None)
-    if labels and type(value) in {int, float}:
-        if value == int(value) and 0 <= value < len(labels):
-            return Answer(labels[int(value)])
-        if len(labels) == 2 and 0 <= value <= 1:
-            return Answer(labels[value >= 0.5], max(value, 1 - value))
+    if classes and type(value) in {int, float}:
+        if value == int(value) and 0 <= value < len(classes):
+            return Answer(classes[int(value)])
+        if len(classes) == 2 and 0 <= value <= 1:
+            return Answer(classes[value >= 0.5], max(value, 1 - value))
     return Answer(value)
 
 

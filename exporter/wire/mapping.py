@@ -163,13 +163,16 @@ def inputs(known: Known, columns: Sequence[Column]) -> list[dict[str, Any]] | No
         else:
             left.append(column)
     for column in left:
-        found |= _guess(column, types, found) if len(left) == 1 else {column.name: _single(column.values, None)}
+        guessed = _guess(column, types, found) if len(left) == 1 else None
+        found |= guessed or {column.name: _unknown(known, column.values)}
+    if not found:
+        return [{} for _ in columns[0].values]
     names = tuple(found)
     return [dict(zip(names, values, strict=True)) for values in zip(*found.values(), strict=True)]
 
 
-def _guess(column: Column, types: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    """The one column that nothing is said about, by what the profile expects."""
+def _guess(column: Column, types: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, Sequence[Any]] | None:
+    """The one column that nothing is said about, by what the profile expects; None where it fits nothing."""
     free = {name: kind for name, kind in types.items() if name not in found}
     images = [name for name, kind in free.items() if kind == "image"]
     first = column.values[0] if column.values else None
@@ -180,7 +183,12 @@ def _guess(column: Column, types: Mapping[str, str], found: Mapping[str, Any]) -
         return {name: _single(column.values, kind)}
     if free and isinstance(first, list) and len(first) == len(free):
         return _spread(column, tuple(free))
-    return {column.name: _single(column.values, None)}
+    return None
+
+
+def _unknown(known: Known, values: Sequence[Any]) -> Sequence[Any]:
+    """Values of what is no input by name: missing ones where a redacted input may be among them."""
+    return [None] * len(values) if known.config.redact else _single(values, None)
 
 
 def _spread(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
