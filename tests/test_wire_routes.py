@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import CONFIG, Answer, Served, eventually, write_config
+from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exporter.runtime import Exporter
 from exporter.web import create_app
@@ -251,3 +255,62 @@ def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
         assert samples[f"model_confident_predictions_total{{{labels}}}"] == 1
     finally:
         server.stop()
+
+
+PARTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**65) | st.floats() | st.sampled_from(["credit", "yes", "a", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "value", "key"]), inner, max_size=2)
+    ),
+    max_leaves=8,
+)
+TENSORS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["age", "country", "y"]),
+            "shape": st.lists(st.integers(0, 3), max_size=2),
+            "datatype": st.sampled_from(["FP32", "BYTES", "BOOL"]),
+            "data": PARTS,
+        }
+    ),
+    max_size=2,
+)
+HALVES = st.dictionaries(
+    st.sampled_from(["instances", "predictions", "data", "strData", "error", "model_name"]), PARTS, max_size=2
+) | st.fixed_dictionaries({"inputs": TENSORS, "outputs": TENSORS})
+SENT = st.fixed_dictionaries(
+    {},
+    optional={
+        "request": HALVES | PARTS,
+        "response": HALVES | PARTS,
+        "truth": HALVES | PARTS,
+        "reward": PARTS,
+        "id": PARTS,
+        "code": PARTS,
+        "confidence": PARTS,
+        "resourceSpans": PARTS,
+        "resourceLogs": PARTS,
+        "type": st.sampled_from(["inference.request", "inference.response"]),
+        "inferenceservicename": st.just("credit"),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    exporter = Exporter(write_config(tmp_path_factory.mktemp("application")))
+    yield create_app(exporter).test_client()
+    exporter.close()
+
+
+@settings(max_examples=300, deadline=2000)
+@given(
+    path=st.sampled_from(["/v1/kserve", "/v1/seldon/feedback", "/v2/models/credit/infer", "/v1/logs", "/v1/traces"]),
+    body=SENT | st.lists(SENT, max_size=3),
+    kind=st.sampled_from(["", "-batch"]),
+)
+def test_no_body_is_a_fault_of_the_exporter(application: FlaskClient, path: str, body: Any, kind: str) -> None:
+    """Whatever is sent is taken or refused as the client's mistake, never a 500."""
+    kind = f"application/cloudevents{kind}+json" if path == "/v1/kserve" else "application/json"
+    answer = application.post(path, data=json.dumps(body).encode(), content_type=kind)
+    assert answer.status_code in {200, 201, 202, 400, 413}, answer.get_data()
