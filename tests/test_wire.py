@@ -19,14 +19,14 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.profile import Profile, categorical_feature, numeric_feature
 from exporter.wire import Exchange, Known, predictions, resolve
-from exporter.wire.body import MAX_ROWS, Body
+from exporter.wire.body import MAX_ROWS, Body, decompressed
 from exporter.wire.cloudevents import Half, read
 from exporter.wire.feedback import words
 from exporter.wire.formats import request, response
 from exporter.wire.infer import items
 from exporter.wire.infer import read as read_pair
 from exporter.wire.mapping import MAX_COLUMNS
-from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS, decompressed
+from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS
 from exporter.wire.otlp import read as read_records
 from exporter.wire.pairs import MAX_SECONDS, MAX_WAITING_BYTES, Pairs
 from exporter.wire.seldon import feedback
@@ -407,7 +407,7 @@ def test_events_of_the_cloudevents_package(mode: str) -> None:
         (half,) = read(event["headers"], event["body"].encode())
         assert isinstance(half, Half)
         assert (half.side, half.id) == (side, "0009174a-24a8-4603-b098-09c8799950e9")
-        assert (half.service, half.namespace) == ("sklearn-iris", "default")
+        assert half.names == ("default/sklearn-iris", "sklearn-iris", "")
         assert half.time
         assert json.loads(half.body) == json.loads(event["body"]).get("data", json.loads(event["body"]))
 

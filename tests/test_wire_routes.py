@@ -88,6 +88,24 @@ def test_the_only_row_bears_the_events_id(served: Served) -> None:
     assert eventually(lambda: corrections(served))[0]["prediction_id"] == "one"
 
 
+def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
+    """Seldon's halves have ids of their own, and a request in common; each model of a graph has its own pair."""
+    kind = "io.seldon.serving.inference"
+    graph = {"inferenceservicename": "graph", "requestid": "q", "endpoint": "default"}
+    for number, (side, model, body) in enumerate(
+        [
+            ("request", "credit", b'{"data": {"names": ["age"], "ndarray": [[41]]}}'),
+            ("request", "other", b'{"data": {"ndarray": [[1]]}}'),
+            ("response", "credit", gzip.compress(b'{"strData": "yes"}')),
+        ]
+    ):
+        answer = log(served, "", f"own-{number}", body, type=f"{kind}.{side}", modelid=model, **graph)
+    assert answer.json == {"accepted": 1, "rejected": []}
+    assert served.samples()["model_exporter_pairs_waiting"] == 1
+    served.post("/v1/feedback", {"prediction_id": "q", "verdict": "corrected", "label": "no"})
+    assert eventually(lambda: corrections(served))[0]["prediction"] == "yes"
+
+
 def test_halves_without_the_other_wait_and_are_no_predictions(served: Served) -> None:
     """A half alone is acknowledged and waits; of an unknown model it is refused with its other half."""
     assert log(served, "request", "a", b'{"instances": [1]}').json == {"accepted": 0, "rejected": []}

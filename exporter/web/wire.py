@@ -19,7 +19,7 @@ from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, whole
 from exporter.wire import Exchange, Known, predictions, resolve
 from exporter.wire import seldon as messages
-from exporter.wire.body import MAX_ROWS, document
+from exporter.wire.body import MAX_ROWS, decompressed, document
 from exporter.wire.cloudevents import BATCH, Half
 from exporter.wire.cloudevents import read as read_events
 from exporter.wire.feedback import words
@@ -27,7 +27,7 @@ from exporter.wire.formats import request as read_request
 from exporter.wire.formats import response as read_response
 from exporter.wire.infer import items
 from exporter.wire.infer import read as read_pair
-from exporter.wire.otlp import PROTOBUF, Signal, answer, decompressed, refusal
+from exporter.wire.otlp import PROTOBUF, Signal, answer, refusal
 from exporter.wire.otlp import read as read_records
 
 PATHS = ("/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
@@ -35,6 +35,7 @@ PATHS = ("/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
 COMPRESSED = ("/v1/logs", "/v1/traces")
 """Routes that take gzip, as collectors send it."""
 _LARGE = 2**20
+_GZIP = b"\x1f\x8b"
 _GRPC = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _Decoded = tuple[list[Prediction], list[Rejected]]
 
@@ -165,9 +166,8 @@ class Wire:
     def _paired(self, one: Half, two: Half) -> _Decoded:
         first, last = (one, two) if one.side == "request" else (two, one)
         seconds = (last.time - first.time).total_seconds() if first.time and last.time else -1.0
-        inputs, outputs = read_request(first.body, first.head), read_response(last.body, last.head)
-        place = f"{first.namespace}/{first.service}" if first.namespace and first.service else None
-        known = self._known(outputs.model, place, first.service)
+        inputs, outputs = read_request(_plain(first.body), first.head), read_response(_plain(last.body), last.head)
+        known = self._known(outputs.model, *first.names)
         named = outputs.id if outputs.columns and outputs.columns[0].name in messages.MEMBERS else None
         exchange = Exchange(
             inputs, outputs, named or first.id, time=first.time, duration_seconds=seconds if seconds >= 0 else None
@@ -188,6 +188,11 @@ class Wire:
     def _refuse(self, error: EventError) -> Reply:
         self._exporter.health.rejected.labels(error.reason).inc()
         return whole(error, 413 if error.reason == "too_large" else 400)
+
+
+def _plain(body: bytes) -> bytes:
+    """A body that may have been logged as it was compressed for its client."""
+    return decompressed(body, MAX_BODY) if body.startswith(_GZIP) else body
 
 
 def _check_count(events: list[Prediction]) -> None:

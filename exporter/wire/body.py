@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -97,6 +98,26 @@ def document(body: bytes, head: int | None = None) -> tuple[Any, bytes]:
     if head is not None and after.strip():
         raise EventError("", "the JSON ends before Inference-Header-Content-Length", "malformed")
     return clean(found), rest if head is not None else after if after.strip() else b""
+
+
+def decompressed(body: bytes, most: int) -> bytes:
+    """A gzip body, at most ``most`` bytes of it.
+
+    Raises
+    ------
+    EventError
+        When it is more, or is not gzip.
+    """
+    parts = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        found = parts.decompress(body, most + 1)
+    except zlib.error:
+        raise EventError("", "the body is not gzip", "malformed") from None
+    if len(found) > most:
+        raise EventError("", f"the body has more than {most} bytes decompressed", "too_large")
+    if not parts.eof or parts.unused_data:
+        raise EventError("", "the body does not end where its gzip does", "malformed")
+    return found
 
 
 def check_size(text: bytes) -> None:

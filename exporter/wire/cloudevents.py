@@ -31,8 +31,8 @@ class Half(NamedTuple):
         What both halves have in common.
     id
         Of the prediction.
-    service, namespace
-        The inference service.
+    names
+        What the inference service and its model are called, the best first.
     head
         The ``Inference-Header-Content-Length``, where it is known.
     """
@@ -42,8 +42,7 @@ class Half(NamedTuple):
     id: str
     body: bytes
     time: datetime | None = None
-    service: str = ""
-    namespace: str = ""
+    names: tuple[str, ...] = ()
     head: int | None = None
 
 
@@ -51,7 +50,8 @@ class _Attributes(msgspec.Struct):
     id: str
     type: str
     time: datetime | None = None
-    requestid: str = ""  # Seldon's
+    requestid: str = ""  # Seldon's, and so is the next
+    modelid: str = ""
     inferenceservicename: str = ""
     namespace: str = ""
     component: str = ""
@@ -101,12 +101,13 @@ def _half(attributes: Mapping[str, Any], body: bytes, head: Any) -> Half:
         detail = f"expected …{' or …'.join(_SIDES)}, got {shown(found.type)}"
         raise EventError("/type", detail, "wrong_type")
     name = found.requestid or found.id
-    key = (found.namespace, found.inferenceservicename, found.component, found.endpoint, name)
+    service = found.inferenceservicename
+    key = (found.namespace, service, found.component, found.endpoint, found.modelid, name)
     if sum(map(len, key)) > 2000 or not name:
         raise EventError("/id", "expected identifiers of at most 2000 characters together", "too_long")
     time = found.time if found.time and found.time.tzinfo else None
     length = int(head) if head is not None and str(head).isdecimal() and len(str(head)) < 10 else None
-    return Half(side, key, name, body, time, found.inferenceservicename, found.namespace, length)
+    return Half(side, key, name, body, time, (f"{found.namespace}/{service}", service, found.modelid), length)
 
 
 def _data(attributes: Mapping[str, Any]) -> bytes:

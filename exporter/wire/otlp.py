@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -91,26 +90,6 @@ class Found(NamedTuple):
     def of(self, model: str) -> tuple[list[Any], list[Any]]:
         """The prediction of a configured model, checked; see `exporter.wire.mapping.checked`."""
         return checked([{**self.fields, "model": model}])
-
-
-def decompressed(body: bytes, most: int) -> bytes:
-    """A gzip body, at most ``most`` bytes of it.
-
-    Raises
-    ------
-    EventError
-        When it is more, or is not gzip.
-    """
-    parts = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        found = parts.decompress(body, most + 1)
-    except zlib.error:
-        raise EventError("", "the body is not gzip", "malformed") from None
-    if len(found) > most:
-        raise EventError("", f"the body has more than {most} bytes decompressed", "too_large")
-    if not parts.eof or parts.unused_data:
-        raise EventError("", "the body does not end where its gzip does", "malformed")
-    return found
 
 
 def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[Found | EventError]:
