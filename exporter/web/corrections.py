@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import urlencode
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from exporter.errors import EventError, StoreError
 from exporter.events import Label
@@ -56,7 +56,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
     @routes.patch("/<int:place>")
     def review(place: int) -> Response:
-        decision = _decision(request.get_data(), request.authorization.username if request.authorization else None)
+        decision = _decision(request.get_data(), g.user)
         taken, known = exporter.store.write(lambda connection, _: decide(connection, place, decision))
         if known is None:
             return problem(404, f"there is no correction {place}").flask()
