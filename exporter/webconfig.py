@@ -99,8 +99,8 @@ class WebConfig:
     @property
     def wanted(self) -> str:
         """What a caller needs to be let in, in words."""
-        ways = ["a user and a password of the web configuration"] * bool(self.users)
-        ways += ["a bearer token of the tokens file"] * (self.tokens is not None)
+        ways = ["a user with a password"] * bool(self.users)
+        ways += ["a bearer token"] * (self.tokens is not None)
         return f"{' or '.join(ways)} is needed"
 
     @property

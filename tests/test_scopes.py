@@ -111,8 +111,7 @@ def test_a_caller_is_told_how_to_say_who_it_is(server: Served) -> None:
     assert (answer.status, answer.headers["Content-Type"]) == (401, "application/problem+json")
     challenges = answer.headers.get_all("WWW-Authenticate")  # type: ignore[attr-defined]
     assert challenges == ['Basic realm="model-exporter"', 'Bearer realm="model-exporter"']
-    detail = "a user and a password of the web configuration or a bearer token of the tokens file is needed"
-    assert answer.json["detail"] == detail
+    assert answer.json["detail"] == "a user with a password or a bearer token is needed"
 
 
 def test_every_route_that_changes_something_has_a_scope(tmp_path: Path) -> None:

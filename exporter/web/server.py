@@ -120,7 +120,8 @@ class FrontDoor:
             return refused
         caller: Caller | None = None
         if self._web.guarded and not (self._web.open_metrics and scope.path in OPEN and scope.method in SAFE):
-            known = await self._caller(headers.get("authorization"))
+            authorization = headers.get("authorization")
+            known = self._web.remembered(authorization) or await self._caller(authorization)
             if isinstance(known, Reply):
                 return known
             caller = known
@@ -156,8 +157,8 @@ class FrontDoor:
         return await self._group(scope.path).run(lambda: call(self._app, environ))
 
     async def _caller(self, header: str | None) -> Caller | Reply:
-        caller: Caller | Reply | None = self._web.remembered(header)
-        if caller is None and header and header[:6].lower() == "basic ":
+        caller: Caller | Reply | None = None
+        if header and header[:6].lower() == "basic ":
             # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
             caller = await self._passwords.run(lambda: self._web.authenticated(header))
         return caller or problem(401, self._web.wanted, headers=self._web.challenges)
