@@ -20,12 +20,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter import config, webconfig
+from exporter import config, tokens, webconfig
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
 from exporter.runtime import Exporter
 from exporter.store import database
-from exporter.web import create_app
+from exporter.web import access, create_app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -96,9 +96,24 @@ def test_every_key_is_documented_with_its_default() -> None:
 
 
 def test_every_key_of_the_web_configuration_is_documented() -> None:
-    """The keys of the web configuration file have their rows."""
+    """The keys of the web configuration file and of the tokens file have their rows."""
     known = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(webconfig.TlsConfig)}
-    assert {row for row in table(document("configuration.md")) if row.startswith("tls_server_config.")} == known
+    known |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(tokens._Token)}
+    rows = table(document("configuration.md"))
+    assert {row for row in rows if row.startswith(("tls_server_config.", "[]."))} == known
+
+
+def test_every_scope_is_documented_with_its_routes() -> None:
+    """Each route that changes something stands in the row of the scope it needs, and nowhere else."""
+    rows = {name: cells for name, *cells in re.findall(r"^\| `?([\w ]+)`? \| (.*) \|$", section(
+        "configuration.md", "Who may do what"), re.M)}  # fmt: skip
+    documented = {
+        route: tokens.USER if name == "none of them" else name
+        for name, (text,) in rows.items()
+        for route in re.findall(r"`((?:POST|PUT|PATCH|DELETE) [^`]*)`", text)
+    }
+    assert documented == access.UNSAFE
+    assert set(tokens.SCOPES) <= rows.keys()
 
 
 def test_every_threshold_is_documented() -> None:
@@ -350,7 +365,7 @@ def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Relative links between the documents point to files and headings that exist."""
-    for path in (README, *DOCS.glob("*.md")):
+    for path in (README, ROOT / "SECURITY.md", *DOCS.glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
             file, _, anchor = target.partition("#")
             there = path.parent / file if file else path

@@ -29,6 +29,8 @@ from granian.server.embed import Server
 
 from exporter.errors import ConfigError, StackError
 from exporter.runtime import Exporter
+from exporter.tokens import Caller
+from exporter.web.access import CALLER, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
 from exporter.web.api import NDJSON
 from exporter.web.app import create_app
 from exporter.web.ingest import MAX_BODY, Ingest
@@ -85,7 +87,7 @@ class FrontDoor:
     exporter
         What it serves.
     web
-        TLS and users.
+        TLS, users and tokens.
     """
 
     def __init__(self, exporter: Exporter, web: WebConfig) -> None:
@@ -114,27 +116,35 @@ class FrontDoor:
 
     async def _answer(self, scope: Any, protocol: Any) -> Reply:
         headers = scope.headers
-        if self._web.users and not await self._authenticated(headers.get("authorization")):
-            realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
-            return problem(401, "a user and a password of the web configuration are needed", headers=realm)
+        if refused := foreign(scope.method, headers):
+            return refused
+        caller: Caller | None = None
+        if self._web.guarded and not (self._web.open_metrics and scope.path in OPEN and scope.method in SAFE):
+            authorization = headers.get("authorization")
+            known = self._web.remembered(authorization) or await self._caller(authorization)
+            if isinstance(known, Reply):
+                return known
+            caller = known
         length = headers.get("content-length")
         if length is None and headers.get("transfer-encoding") is None:
-            return await self._handle(scope, b"")
+            return await self._handle(scope, b"", caller)
         held = min(MAX_BODY if length is None else int(length), MAX_BODY)
         if self._inflight + held > INFLIGHT_BYTES:
             return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
         self._inflight += held  # until it is answered: a body that waits for a thread takes memory, too
         try:
             body = await self._body(protocol, length)
-            return body if isinstance(body, Reply) else await self._handle(scope, body)
+            return body if isinstance(body, Reply) else await self._handle(scope, body, caller)
         finally:
             self._inflight -= held
 
-    async def _handle(self, scope: Any, body: bytes) -> Reply:
+    async def _handle(self, scope: Any, body: bytes, caller: Caller | None) -> Reply:
         headers = scope.headers
         if body and headers.get("content-encoding", "identity") != "identity":
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if scope.path == "/v1/predictions" and scope.method == "POST":
+            if caller and (refused := forbidden(caller, UNSAFE[PREDICTIONS])):
+                return refused
             lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
             ids = bool(scope.query_string) and ("ids", "1") in parse_qsl(scope.query_string)
             key = headers.get("idempotency-key")
@@ -142,12 +152,16 @@ class FrontDoor:
                 return self._ingest.predictions(body, lines, key, ids)
             return await self._large.run(lambda: self._ingest.predictions(body, lines, key, ids))
         environ = _environ(scope, body)
+        if caller:
+            environ[CALLER] = caller
         return await self._group(scope.path).run(lambda: call(self._app, environ))
 
-    async def _authenticated(self, header: str | None) -> bool:
-        # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
-        remembered = self._web.remembered(header)
-        return remembered or await self._passwords.run(lambda: self._web.authenticated(header)) is True
+    async def _caller(self, header: str | None) -> Caller | Reply:
+        caller: Caller | Reply | None = None
+        if header and header[:6].lower() == "basic ":
+            # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
+            caller = await self._passwords.run(lambda: self._web.authenticated(header))
+        return caller or problem(401, self._web.wanted, headers=self._web.challenges)
 
     def _group(self, path: str) -> Group:
         if path == "/metrics" or path.startswith("/-/"):
