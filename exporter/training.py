@@ -61,6 +61,10 @@ class Options(NamedTuple):
     categories: int = 50
     exact: int = EXACT
 
+    def given(self) -> dict[str, str]:
+        """The types of columns that are known before anything was read."""
+        return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
+
 
 def build_file(path: Path, *, progress: Progress | None = None, **options: Any) -> Profile:
     """Profile the training data in a file.
@@ -81,8 +85,7 @@ def build_file(path: Path, *, progress: Progress | None = None, **options: Any) 
         When the file cannot be read, or has no rows, or lacks a column that was named.
     """
     chosen = Options(**options)
-    vectors = frozenset(name for name, kind in chosen.types.items() if kind == "embedding")
-    return build(FileSource(path, vectors), chosen, progress)
+    return build(FileSource(path, chosen.given()), chosen, progress)
 
 
 def build(source: Source, options: Options, progress: Progress | None = None) -> Profile:
