@@ -138,6 +138,12 @@ PREDICTION_WINDOW = {
         "model_prediction_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
     ),
 }
+CONFIDENCE_WINDOW = {
+    "kl": _gauge("model_confidence_kl_divergence", "KL divergence of the window's confidences from training, in nats."),
+    "noise": _gauge(
+        "model_confidence_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+    ),
+}
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, EVENTS),
     *(
@@ -145,6 +151,7 @@ FAMILIES = (
         OLDEST,
         EXAMPLES,
         *PREDICTION_WINDOW.values(),
+        *CONFIDENCE_WINDOW.values(),
         *FEATURE_WINDOW.values(),
         *FEATURE_DISTANCE.values(),
         *MULTIVARIATE,
