@@ -15,10 +15,22 @@ import yaml
 from conftest import Answer, Served, write_config
 
 from exporter import trend
+from exporter.binning import Layout
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitor import Monitor
 from exporter.profile import save
 from exporter.runtime import Exporter
 from exporter.training import build_file
-from exporter.web.changes import CONFIDENCE_ALERT, DEFAULT_THRESHOLD, FEATURE_ALERT, PREDICTION_ALERT, threshold
+from exporter.web.changes import (
+    CONFIDENCE_ALERT,
+    DEFAULT_THRESHOLD,
+    FEATURE_ALERT,
+    PREDICTION_ALERT,
+    changes,
+    threshold,
+)
+from exporter.web.sentences import sentence
 
 STRANGE = 'a "model"\\ 模型 <i>'
 ROWS = 2000
@@ -317,3 +329,21 @@ def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
         assert found == {"photo.sharpness": 0.7, "photo.contrast": 0.4, "age": 0.4, "income": 0.4}
     finally:
         exporter.close()
+
+
+def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> None:
+    """One bin holds all of training, so chance moves nothing: the same again is no change, anything else is one."""
+    constant = {"x": np.full(50, 3.0), "c": np.full(50, "NL"), "none": np.full(50, np.nan)}
+    np.savez(tmp_path / "a.npz", **constant)
+    monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", Layout(build_file(tmp_path / "a.npz")))
+
+    def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)
+        said = changes(monitor, monitor.read(100.0)["5m"])
+        return {change.name: (change.status, sentence(change)) for change in said}
+
+    same = ("same", "Always the same, as in training.")
+    assert found(*[{"x": 3, "c": "NL", "none": None}] * 400) == {"x": same, "c": same, "none": same}
+    moved = found({"x": 4, "c": "DE", "none": 1})
+    assert {status for status, _ in moved.values()} == {"slight"}
+    assert moved["x"][1].startswith("A little: values above 3 never occurred in training and are now")

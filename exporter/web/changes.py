@@ -69,6 +69,11 @@ class Change:
         return float(_badness(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
 
     @property
+    def unvaried(self) -> bool:
+        """Whether all values lie in the one bin of training: a constant has no noise, so any score is above it."""
+        return bool(np.count_nonzero(self.trained) == 1 and self.live[self.trained > 0].sum() == self.live.sum())
+
+    @property
     def status(self) -> str:
         """``empty``, ``few`` (values), ``drifted``, ``slight`` (below the threshold) or ``same``."""
         if not self.observations:
@@ -77,6 +82,8 @@ class Change:
             return "drifted"
         if self.noise >= self.threshold:
             return "few"
+        if self.unvaried:
+            return "same"
         return "slight" if self.score > self.noise else "same"
 
 
