@@ -22,6 +22,7 @@ FEATURE_ALERTS = ("ModelFeatureChanged", "ModelFeatureDrift", "ModelFeatureMeanS
 MODEL_ALERTS = (
     *FEATURE_ALERTS,
     "ModelAttemptsDrop",
+    "ModelConfidenceDrift",
     "ModelConfidentRatioLow",
     "ModelCorrectionRatioHigh",
     "ModelErrorRatioHigh",

@@ -94,10 +94,10 @@ class Monitor:
         row = lows = by_segment = None
         if self.layout:
             predictions = [event.prediction for event in events if event.prediction is not None]
+            whole = [] if self.segments else inputs
+            row, lows, unknown = self.layout.count(whole, predictions, confidences=confidences)
             if self.segments:
-                row, lows, unknown, by_segment = _count_segments(self.layout, self.segments, inputs, predictions)
-            else:
-                row, lows, unknown = self.layout.count(inputs, predictions)
+                unknown, by_segment = _count_segments(self.layout, self.segments, inputs, row, lows)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
@@ -223,13 +223,13 @@ def is_confident(event: Prediction, threshold: float) -> bool:
 
 
 def _count_segments(
-    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]
-) -> tuple[Floats, Floats, int, Floats]:
-    """What `Layout.count` says of a batch, and its bin counts by segment, shape ``(S · B,)``."""
+    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
+) -> tuple[int, Floats]:
+    """Add a batch's inputs to its row and minima; how many are unknown, and counts by segment, shape ``(S · B,)``."""
     parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
     for event in inputs:
         parts[segments.place(event)].append(event)
-    row, lows, unknown = layout.count([], predictions)
+    unknown = 0
     by_segment = np.zeros((len(parts), layout.bins))
     for place, part in enumerate(parts):
         if part:
@@ -238,7 +238,7 @@ def _count_segments(
             row += own
             np.minimum(lows, own_lows, out=lows)
             unknown += own_unknown
-    return row, lows, unknown, by_segment.ravel()
+    return unknown, by_segment.ravel()
 
 
 class Monitors:

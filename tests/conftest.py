@@ -150,9 +150,11 @@ def write_config(folder: Path, config: Any = None) -> Path:
             "photo": rng.integers(0, 17, (2000, 8, 8)),
             "name": rng.choice(["Ada", "Bob"], 2000),
             "predicted": rng.choice(["yes", "no"], 2000),
+            "confidence": rng.beta(4, 1, 2000),
         }
         np.savez(folder / "training.npz", **columns)
-        save(build_file(folder / "training.npz", name="credit", prediction_column="predicted"), folder / "credit.json")
+        outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
+        save(build_file(folder / "training.npz", name="credit", **outputs), folder / "credit.json")
     path = folder / "exporter.yml"
     path.write_text(yaml.safe_dump(CONFIG if config is None else config, allow_unicode=True))
     return path

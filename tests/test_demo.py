@@ -88,7 +88,11 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     reading = monitor.read(101.0)["5m"]
     confident = confidence >= settings.confidence_threshold
     wrong = (digits != labels)[confident].mean()
-    return confident.mean(), wrong, dict(zip([*layout.names, "prediction"], reading.kl.tolist(), strict=True))
+    return (
+        confident.mean(),
+        wrong,
+        dict(zip([*layout.names, "prediction", "confidence"], reading.kl.tolist(), strict=True)),
+    )
 
 
 def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
@@ -106,6 +110,7 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
     assert trained.name == digits.name == "digits"
     assert trained.inputs == {"image": "image"}
     assert trained.prediction is not None
+    assert trained.confidence
     assert len(held_labels) == len(held_images)
     assert settings.store.url == f"sqlite:///{directory}/model-exporter.db"
     assert model.prepared(directory)
@@ -133,9 +138,9 @@ def test_healthy_traffic_keeps_every_alert_silent(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("incident", "drifting"),
     [
-        ("dark", {"image.intensity_mean", "image.intensity_stddev", "image.sharpness", "prediction"}),
-        ("noise", {"image.intensity_mean", "image.sharpness"}),
-        ("shifted", {"prediction"}),
+        ("dark", {"image.intensity_mean", "image.intensity_stddev", "image.sharpness", "prediction", "confidence"}),
+        ("noise", {"image.intensity_mean", "image.sharpness", "confidence"}),
+        ("shifted", {"prediction", "confidence"}),
     ],
 )
 def test_incidents_move_what_they_promise(directory: Path, incident: str, drifting: set[str]) -> None:

@@ -40,6 +40,7 @@ POLICY = (
     Alert("ModelHostDiskHigh", "5m", "warning", "system"),
     Alert("ModelFeatureDrift", "5m", "warning", "data"),
     Alert("ModelPredictionDrift", "5m", "warning", "data"),
+    Alert("ModelConfidenceDrift", "5m", "warning", "data"),
     Alert("ModelFeatureChanged", "2m", "warning", "data"),
     Alert("ModelMultivariateDrift", "15m", "warning", "data"),
     Alert("ModelFeatureMeanShift", "5m", "warning", "data"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import CONFIG, Served, ask, eventually, write_config
 from PIL import Image
 
@@ -133,6 +134,26 @@ def test_wrong_values_among_the_inputs_are_counted_not_refused(served: Served) -
     assert samples[f"model_feature_invalid_ratio{{{window % 'photo.contrast'}}}"] == 3 / 5
     assert samples['model_exporter_unknown_features_total{model="credit"}'] == 5001
     assert f"model_feature_mean{{{window % 'income'}}}" not in samples
+
+
+def test_a_profile_of_another_model_is_seen_at_once(served: Served) -> None:
+    """Its features are all missing, what comes is unknown to it, both are counted, and every prediction is taken."""
+    config = yaml.safe_load((served.folder / "exporter.yml").read_text())
+    config["models"] = [{"name": "loans", "profile": "credit.json"}]
+    write_config(served.folder, config)
+    assert served.post("/-/reload", b"").status == 200
+    event = {"model": "loans", "version": "1", "inputs": {"sqm": 80, "rooms": 3}, "prediction": 310_000.0}
+    assert served.post("/v1/predictions", [event] * 60).json == {"accepted": 60, "rejected": []}
+    samples = served.samples()
+    assert samples['model_exporter_unknown_features_total{model="loans"}'] == 120
+    of = 'model="loans",version="1"'
+    missing = [value for series, value in samples.items() if series.startswith(f"model_feature_missing_ratio{{{of}")]
+    assert missing
+    assert set(missing) == {1.0}
+    scores = [samples[f'model_{what}kl_divergence{{{of},{feature}window="5m"}}'] for what, feature in (
+        ("feature_", 'feature="age",'), ("prediction_", ""),
+    )]  # fmt: skip
+    assert min(scores) > 0.3
 
 
 def test_encoded_images_are_images(served: Served) -> None:

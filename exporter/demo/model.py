@@ -67,7 +67,7 @@ def prepare(directory: Path) -> None:
     )
     # Logistic regression knows when it does not know: under 0.3 % of its confident answers are wrong.
     classifier = LogisticRegression(max_iter=5000).fit(rows(images), labels)
-    # Each training image judged by a model that has not seen it: the prediction's distribution as it will be live.
+    # Each training image judged by a model that has not seen it: prediction and confidence as they will be live.
     honest = cross_val_predict(LogisticRegression(max_iter=5000), rows(images), labels, cv=5, method="predict_proba")
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,11 @@ def prepare(directory: Path) -> None:
             label=labels.astype(str),
         )
         trained = training.build_file(
-            directory / "training.npz", name=NAME, prediction_column="prediction", ignore=("confidence", "label")
+            directory / "training.npz",
+            name=NAME,
+            prediction_column="prediction",
+            confidence_column="confidence",
+            ignore=("label",),
         )
         profile.save(trained, directory / "digits.json")
         (directory / CONFIG_FILE).write_text(_CONFIG, encoding="utf-8")

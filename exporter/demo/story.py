@@ -25,7 +25,7 @@ DEFAULT = "healthy=3m,errors=2m30s,healthy=1m30s,dark=8m,healthy=5m"
 """Long enough for each alert: its rate's window and its ``for`` are real time."""
 
 _WELL = "the service is well"
-_LOOK_WELL = "steady rates, drift below its noise, corrections far below 1 %; no alert begins to fire"
+_LOOK_WELL = "steady rates, drift far below 0.3, corrections far below 1 %; no alert begins to fire"
 _LOOK_AFTER = (
     "what looks at 5 minutes is well again after 5; what looks at an hour (the 1h window, the correction ratio, "
     "the error budget) ends later; after drift ModelFeatureChanged may fire once more: the return is a change too"

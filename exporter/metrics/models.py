@@ -171,10 +171,15 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
         if monitor.layout.copula:
             for family, value in zip(f.MULTIVARIATE, reading.together, strict=True):
                 yield family, lines([series(family.name, **known.labels, window=window)], [value])
-        if monitor.layout.profile.prediction:
-            for field, family in f.PREDICTION_WINDOW.items():
+        for place, families in (
+            (monitor.layout.prediction, f.PREDICTION_WINDOW),
+            (monitor.layout.confidence, f.CONFIDENCE_WINDOW),
+        ):
+            if place is None:
+                continue
+            for field, family in families.items():
                 text = series(family.name, **known.labels, window=window)
-                yield family, lines([text], getattr(reading, field)[count:])
+                yield family, lines([text], getattr(reading, field)[place : place + 1])
     yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
 
 

@@ -13,7 +13,7 @@ from flask import Blueprint, abort, render_template
 from exporter.counters import DURATION_BUCKETS
 from exporter.monitor import Monitor
 from exporter.runtime import Exporter
-from exporter.web.changes import PREDICTION, worst
+from exporter.web.changes import OUTPUTS, worst
 from exporter.web.inbox import Alert, Inbox, is_shown, words
 from exporter.web.sentences import number
 
@@ -47,7 +47,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             unwatched=unwatched(exporter.last_scrape, now),
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=exporter.exposition.machine(),
-            prediction=PREDICTION,
+            outputs=OUTPUTS,
             nan=math.nan,
         )
 
