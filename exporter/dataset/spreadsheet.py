@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import operator
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,8 @@ import msgspec
 from exporter.dataset.base import FIELDS, OTHER, Columns, Format
 from exporter.dataset.examples import Pages
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_fields = operator.attrgetter(*FIELDS)
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]").match
 
 
 def cell(value: Any) -> Any:
@@ -27,7 +29,7 @@ def cell(value: Any) -> Any:
     ["'=1+1", "''=1", "'-", -1, 'true', None, '[1,2]', "it's"]
     """
     if isinstance(value, str):
-        return f"'{value}" if _FORMULA.match(value) else value
+        return f"'{value}" if _FORMULA(value) else value
     if isinstance(value, bool):
         return "true" if value else "false"
     return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
@@ -42,8 +44,7 @@ def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
         for one in page:
             inputs = one.inputs or {}
             rest = [columns.rest(inputs)] if columns.more else []
-            values = [*(getattr(one, name) for name in FIELDS), *map(inputs.get, columns.names), *rest]
-            rows.append([cell(value) for value in values])
+            rows.append([*map(cell, (*_fields(one), *map(inputs.get, columns.names), *rest))])
         yield _rows(rows)
 
 
