@@ -1,6 +1,6 @@
 """A release of 100,000 examples, and exports of them: time and memory, against a bare query written as JSON lines.
 
-The floor reads the same rows with sqlite3 and writes and hashes them as JSON lines, in this process, and keeps none of it.
+The floor reads the same rows with sqlite3, and writes and hashes them as JSON lines in this process; it keeps none.
 Memory is how much the serving process grows at the most meanwhile, beside the size of the JSON lines.
 """
 
@@ -15,12 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 from timing import free_port, report, serving
+
+from exporter.dataset import FORMATS
 
 EXAMPLES = 100_000
 COLUMNS = (
@@ -97,6 +100,35 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> float:
     return time.perf_counter() - start
 
 
+def words(port: int, done: threading.Event, first: int) -> list[float]:
+    """Sorted seconds of words that users say one after the other, until it is done."""
+    found = []
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        while not done.is_set() or not found:
+            word = {"model": "m", "prediction": 1, "label": 2, "user": f"{first + len(found)}"}
+            start = time.perf_counter()
+            connection.request("POST", "/v1/feedback", json.dumps(word))
+            connection.getresponse().read()
+            found.append(time.perf_counter() - start)
+            time.sleep(0.01)
+    return sorted(found)
+
+
+def beside(port: int, call: Callable[[], float]) -> tuple[float, list[float], list[float]]:
+    """Seconds of a call, and those of users' words before and beside it."""
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        alone = pool.submit(words, port, done, 0)
+        time.sleep(3)
+        done.set()
+        before = alone.result()
+        done.clear()
+        meanwhile = pool.submit(words, port, done, 10_000)
+        seconds = call()
+        done.set()
+        return seconds, before, meanwhile.result()
+
+
 def main() -> None:
     """Print the figures."""
     with tempfile.TemporaryDirectory() as folder:
@@ -108,14 +140,19 @@ def main() -> None:
             fill(path)
             process = psutil.Process(child.pid)
             floor(path)
-            asked = [("release", "POST", "/v1/dataset/releases", b'{"model": "m", "name": "r"}')]
-            asked += [("GET of the release", "GET", "/v1/dataset/releases/r", None)]
-            for form in ("jsonl", "csv", "parquet", "label-studio"):
-                asked.append((f"export as {form}", "GET", f"/v1/dataset?model=m&format={form}", None))
-            for what, method, address, body in asked:
+            asked = {"release": "/v1/dataset/releases", "GET of the release": "/v1/dataset/releases/r"}
+            asked |= {f"export as {name}": f"/v1/dataset?model=m&format={name}" for name in FORMATS}
+            for what, address in asked.items():
                 bare, size = floor(path)
                 with growth(process) as grown:
-                    seconds = ask(port, method, address, body)
+                    if what == "release":
+                        order = b'{"model": "m", "name": "r"}'
+                        seconds, before, meanwhile = beside(port, lambda: ask(port, "POST", address, order))
+                        for name, share in (("median", 0.5), ("99 %", 0.99)):
+                            alone, late = (1e3 * each[int(share * len(each))] for each in (before, meanwhile))
+                            report(f"feedback beside it, {name}", late, "ms", "alone", alone)
+                    else:
+                        seconds = ask(port, "GET", address)
                 report(f"{what}, {EXAMPLES:,} examples", seconds, "s", "bare query to JSON lines", bare)
                 report(f"{what}, memory", grown[0], "MiB", "MiB of JSON lines", size / 2**20)
 

@@ -55,15 +55,6 @@ def fill(served: Served, rows: int, status: str = "accepted", inputs: str = '{{"
         )
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Iterator[Served]:
-    """An exporter whose store is in its own folder, empty."""
-    write_config(tmp_path)
-    server = Served(tmp_path).start()
-    yield server
-    server.stop()
-
-
 def correct(served: Served, *corrections: dict[str, Any], accept: bool = True) -> list[str]:
     """Predictions of the model credit, their corrections, all accepted; identifiers in the same order."""
     events = [
@@ -114,16 +105,16 @@ def test_json_lines_hold_what_was_accepted(served: Served) -> None:
     assert (one["version"], one["confidence"], one["user"], one["source"]) == ("3", 0.9, "clerk", "user")
 
 
-def test_a_stream_is_longer_than_one_page(filled: Served) -> None:
+def test_a_stream_is_longer_than_one_page(served: Served) -> None:
     """Two thousand examples come in order, each once, in every format."""
-    fill(filled, 2000)
-    found = lines(filled.get("/v1/dataset?model=credit"))
+    fill(served, 2000)
+    found = lines(served.get("/v1/dataset?model=credit"))
     assert [one["inputs"]["age"] for one in found] == list(range(2000))
-    rows = list(csv.DictReader(io.StringIO(filled.get("/v1/dataset?model=credit&format=csv").text, newline="")))
+    rows = list(csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline="")))
     assert [int(row["inputs.age"]) for row in rows] == list(range(2000))
-    table = pq.read_table(io.BytesIO(filled.get("/v1/dataset?model=credit&format=parquet").body))
+    table = pq.read_table(io.BytesIO(served.get("/v1/dataset?model=credit&format=parquet").body))
     assert table["inputs.age"].to_pylist() == list(range(2000))
-    tasks = filled.get("/v1/dataset?model=credit&format=label-studio").json
+    tasks = served.get("/v1/dataset?model=credit&format=label-studio").json
     assert [task["data"]["age"] for task in tasks] == list(range(2000))
 
 
@@ -252,10 +243,10 @@ def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, s
     assert said in answer.json["detail"]
 
 
-def test_more_inputs_than_columns_go_into_one(filled: Served) -> None:
+def test_more_inputs_than_columns_go_into_one(served: Served) -> None:
     """Names of inputs are the clients': past a thousand columns the rest is one column of JSON."""
-    fill(filled, 1, inputs="{{" + ", ".join(f'"x{n}": {n}' for n in range(1500)) + "}}")
-    (row,) = csv.DictReader(io.StringIO(filled.get("/v1/dataset?model=credit&format=csv").text, newline=""))
+    fill(served, 1, inputs="{{" + ", ".join(f'"x{n}": {n}' for n in range(1500)) + "}}")
+    (row,) = csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline=""))
     columns = [name for name in row if name.startswith("inputs.")]
     assert len(columns) == 1000
     kept = {name.removeprefix("inputs.") for name in columns}
@@ -272,73 +263,73 @@ def reading(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
         yield connection.getresponse()
 
 
-def test_a_large_dataset_takes_little_memory(filled: Served) -> None:
+def test_a_large_dataset_takes_little_memory(served: Served) -> None:
     """Fifty thousand examples, and a release of them, grow the process by far less than they take."""
-    fill(filled, 50_000, inputs='{{"age": {n}, "country": "NL", "words": "' + "word " * 200 + '"}}')
-    process = psutil.Process(filled.process.pid)
+    fill(served, 50_000, inputs='{{"age": {n}, "country": "NL", "words": "' + "word " * 200 + '"}}')
+    process = psutil.Process(served.process.pid)
     size = 0
-    filled.get("/v1/dataset?model=credit&until=2023-11-14T22:13:30Z&format=parquet")  # imports pyarrow
+    served.get("/v1/dataset?model=credit&until=2023-11-14T22:13:30Z&format=parquet")  # imports pyarrow
     before = process.memory_info().rss
     for form in ("jsonl", "parquet"):
-        with reading(filled.port, f"/v1/dataset?model=credit&format={form}") as body:
+        with reading(served.port, f"/v1/dataset?model=credit&format={form}") as body:
             while data := body.read(2**20):
                 size = size + len(data) if form == "jsonl" else size
                 assert process.memory_info().rss - before < 150 * 2**20
-    with closing(http.client.HTTPConnection("127.0.0.1", filled.port, timeout=60)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
         connection.request("POST", "/v1/dataset/releases", b'{"model": "credit"}')
         assert json.load(connection.getresponse())["examples"] == 50_000
     assert size > 60 * 2**20
     assert process.memory_info().rss - before < 100 * 2**20
 
 
-def test_a_slow_client_makes_the_export_wait(filled: Served) -> None:
+def test_a_slow_client_makes_the_export_wait(served: Served) -> None:
     """What a client does not read is not made: it waits in no memory."""
-    fill(filled, 20_000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
-    process = psutil.Process(filled.process.pid)
-    lines(filled.get("/v1/dataset?model=credit&label=7"))
+    fill(served, 20_000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    process = psutil.Process(served.process.pid)
+    lines(served.get("/v1/dataset?model=credit&label=7"))
     before = process.memory_info().rss
-    with closing(socket.create_connection(("127.0.0.1", filled.port))) as client:
+    with closing(socket.create_connection(("127.0.0.1", served.port))) as client:
         client.sendall(b"GET /v1/dataset?model=credit HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(100)
         time.sleep(1.0)
         assert process.memory_info().rss - before < 40 * 2**20
-        assert filled.get("/v1/corrections").status == 200
+        assert served.get("/v1/corrections").status == 200
 
 
-def test_a_client_that_goes_away_ends_the_export(filled: Served) -> None:
+def test_a_client_that_goes_away_ends_the_export(served: Served) -> None:
     """Nothing is made for nobody, and the places of streams are free again."""
-    fill(filled, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     for _ in range(10):
-        with closing(socket.create_connection(("127.0.0.1", filled.port))) as client:
+        with closing(socket.create_connection(("127.0.0.1", served.port))) as client:
             client.sendall(b"GET /v1/dataset?model=credit HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
-    eventually(lambda: filled.log.read_text().count("the client went away") == 10)
-    assert len(lines(filled.get("/v1/dataset?model=credit"))) == 5000
+    eventually(lambda: served.log.read_text().count("the client went away") == 10)
+    assert len(lines(served.get("/v1/dataset?model=credit"))) == 5000
 
 
-def test_too_many_exports_at_once_are_refused(filled: Served) -> None:
+def test_too_many_exports_at_once_are_refused(served: Served) -> None:
     """Past eight streams the answer is a 503 that says when to come back."""
-    fill(filled, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     with ExitStack() as stack:
-        open_ones = [stack.enter_context(reading(filled.port, "/v1/dataset?model=credit")) for _ in range(8)]
-        refused = filled.get("/v1/dataset?model=credit")
+        open_ones = [stack.enter_context(reading(served.port, "/v1/dataset?model=credit")) for _ in range(8)]
+        refused = served.get("/v1/dataset?model=credit")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
         for one in open_ones:
             assert len(one.read().splitlines()) == 5000
-    assert filled.get("/v1/dataset?model=credit").status == 200
+    assert served.get("/v1/dataset?model=credit").status == 200
 
 
-def test_an_error_half_way_breaks_the_connection(filled: Served) -> None:
+def test_an_error_half_way_breaks_the_connection(served: Served) -> None:
     """A file that is not whole does not look whole; the log says why."""
-    fill(filled, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
-    with reading(filled.port, "/v1/dataset?model=credit") as body:
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    with reading(served.port, "/v1/dataset?model=credit") as body:
         body.read(1000)
-        with closing(sqlite3.connect(filled.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+        with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
             database.execute("ALTER TABLE feedback RENAME TO gone")
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             body.read()
-    eventually(lambda: "/v1/dataset: the answer broke off" in filled.log.read_text())
-    early = filled.get("/v1/dataset?model=credit")
+    eventually(lambda: "/v1/dataset: the answer broke off" in served.log.read_text())
+    early = served.get("/v1/dataset?model=credit")
     assert (early.status, early.headers["Retry-After"]) == (503, "5")
 
 
@@ -370,12 +361,12 @@ def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
         served.stop()
 
 
-def test_a_stop_does_not_wait_for_an_export(filled: Served) -> None:
+def test_a_stop_does_not_wait_for_an_export(served: Served) -> None:
     """A stop ends what is being sent, and what was sent does not look whole."""
-    fill(filled, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
-    with reading(filled.port, "/v1/dataset?model=credit") as body:
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    with reading(served.port, "/v1/dataset?model=credit") as body:
         body.read(1000)
-        assert filled.stop() == 0
+        assert served.stop() == 0
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             body.read()
 
@@ -387,23 +378,25 @@ def test_head_says_what_get_would(hundred: Served) -> None:
     assert (stream.status, stream.body, stream.headers["Content-Type"][:8]) == (200, b"", "text/csv")
     frozen = ask(f"{hundred.url}/v1/dataset/releases/{made['id']}", method="HEAD")
     assert (frozen.status, frozen.body, frozen.headers["ETag"]) == (200, b"", f'"{made["sha256"]}"')
+    assert frozen.headers["Content-Length"] == str(made["bytes"])
+    assert stream.headers["Content-Length"] is None
 
 
 # --- releases --------------------------------------------------------------------------------
 
 
-def test_a_release_is_frozen_with_its_lineage(filled: Served) -> None:
+def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
     """Its bytes have its hash, and stay what they are whatever is decided later; each example counts once."""
-    fill(filled, 1500)
-    answer = filled.post("/v1/dataset/releases", {"model": "credit", "name": "first"})
+    fill(served, 1500)
+    answer = served.post("/v1/dataset/releases", {"model": "credit", "name": "first"})
     made = answer.json
     assert answer.status == 201
     assert answer.headers["Location"].endswith(f"/v1/dataset/releases/{made['id']}")
-    bytes_ = filled.get(f"/v1/dataset/releases/{made['id']}")
+    bytes_ = served.get(f"/v1/dataset/releases/{made['id']}")
     assert hashlib.sha256(bytes_.body).hexdigest() == made["sha256"]
     assert (bytes_.headers["ETag"], bytes_.headers["Content-Length"]) == (f'"{made["sha256"]}"', str(made["bytes"]))
     assert bytes_.headers["Content-Disposition"] == 'attachment; filename="first.jsonl"'
-    assert bytes_.body == filled.get("/v1/dataset?model=credit").body
+    assert bytes_.body == served.get("/v1/dataset?model=credit").body
     assert (made["id"], made["name"], made["examples"], made["by"]) == (made["sha256"][:12], "first", 1500, None)
     assert made["lineage"] == {
         "versions": {"3": 750, "4": 750},
@@ -413,41 +406,41 @@ def test_a_release_is_frozen_with_its_lineage(filled: Served) -> None:
         "to": "2023-11-14T22:38:19Z",
     }
     examples = 'model_dataset_examples_total{model="credit"}'
-    assert filled.samples("model_dataset_examples_total")[examples] == 1500
+    assert served.samples("model_dataset_examples_total")[examples] == 1500
     for n in (1, 2):
-        ask(f"{filled.url}/v1/corrections/{n}", {"status": "rejected", "revision": 2}, "PATCH")
-    assert filled.get("/v1/dataset/releases/first").body == bytes_.body
-    second = filled.post("/v1/dataset/releases", {"model": "credit", "name": "second"}).json
+        ask(f"{served.url}/v1/corrections/{n}", {"status": "rejected", "revision": 2}, "PATCH")
+    assert served.get("/v1/dataset/releases/first").body == bytes_.body
+    second = served.post("/v1/dataset/releases", {"model": "credit", "name": "second"}).json
     assert second["examples"] == 1498
-    assert filled.samples("model_dataset_examples_total")[examples] == 1500
-    listed = filled.get("/v1/dataset/releases?model=credit").json
+    assert served.samples("model_dataset_examples_total")[examples] == 1500
+    listed = served.get("/v1/dataset/releases?model=credit").json
     assert listed == {"releases": [second, made], "next": None}
-    page = filled.get("/v1/dataset/releases?limit=1").json
+    page = served.get("/v1/dataset/releases?limit=1").json
     assert page["releases"] == [second]
-    assert filled.get(page["next"].removeprefix(filled.url)).json["releases"] == [made]
-    assert filled.get("/v1/dataset/releases/first", Accept="application/json").json == made
-    rows = list(csv.DictReader(io.StringIO(filled.get("/v1/dataset/releases/first?format=csv").text, newline="")))
+    assert served.get(page["next"].removeprefix(served.url)).json["releases"] == [made]
+    assert served.get("/v1/dataset/releases/first", Accept="application/json").json == made
+    rows = list(csv.DictReader(io.StringIO(served.get("/v1/dataset/releases/first?format=csv").text, newline="")))
     assert [row["inputs.age"] for row in rows] == [str(n) for n in range(1500)]
 
 
-def test_the_same_release_twice_is_one(filled: Served) -> None:
+def test_the_same_release_twice_is_one(served: Served) -> None:
     """The same content under the same name is the same release; anything else in conflict is a 409 that says so."""
-    fill(filled, 10)
-    first = filled.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
-    again = filled.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
-    nameless = filled.post("/v1/dataset/releases", {"model": "credit"})
+    fill(served, 10)
+    first = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
+    again = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
+    nameless = served.post("/v1/dataset/releases", {"model": "credit"})
     assert (first.status, again.status, nameless.status) == (201, 200, 200)
     assert first.json == again.json == nameless.json
-    renamed = filled.post("/v1/dataset/releases", {"model": "credit", "name": "two"})
+    renamed = served.post("/v1/dataset/releases", {"model": "credit", "name": "two"})
     assert (renamed.status, renamed.json["release"]) == (409, first.json)
     assert renamed.json["detail"].startswith("there is a release one of the same examples already")
-    ask(f"{filled.url}/v1/corrections/1", {"status": "rejected", "revision": 2}, "PATCH")
-    changed = filled.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
+    ask(f"{served.url}/v1/corrections/1", {"status": "rejected", "revision": 2}, "PATCH")
+    changed = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
     assert changed.status == 409
     assert changed.json["detail"].startswith("there is a release one of other examples already")
-    cached = filled.get("/v1/dataset/releases/one", If_None_Match=f'"{first.json["sha256"]}"')
+    cached = served.get("/v1/dataset/releases/one", If_None_Match=f'"{first.json["sha256"]}"')
     assert (cached.status, cached.body) == (304, b"")
-    with closing(sqlite3.connect(filled.folder / "data" / "model-exporter.db")) as database:
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
         assert database.execute("SELECT count(*) FROM release_chunks").fetchone() == (1,)
 
 
@@ -472,20 +465,20 @@ def test_a_wrong_release_is_refused(shared: Served, body: Any, status: int, said
     assert shared.get("/v1/dataset/releases/none").status == 404
 
 
-def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(filled: Served) -> None:
+def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(served: Served) -> None:
     """Chunks without a release are deleted later; a release that was published is marked to the end."""
-    fill(filled, 10)
-    made = filled.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).json
-    with closing(sqlite3.connect(filled.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+    fill(served, 10)
+    made = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).json
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
         database.executemany(
             "INSERT INTO release_chunks (build, number, created, data) VALUES (?, ?, ?, ?)",
             [(build, n, at, b"x") for build, at in (("old", 1.0), ("new", time.time())) for n in range(20)],
         )
         database.execute("UPDATE releases SET marked = 0")
         database.execute("UPDATE feedback SET released = 0 WHERE id < 5")
-    assert filled.get("/v1/dataset/releases").json["releases"] == [made]
-    assert filled.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).status == 200
-    with closing(sqlite3.connect(filled.folder / "data" / "model-exporter.db")) as database:
+    assert served.get("/v1/dataset/releases").json["releases"] == [made]
+    assert served.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).status == 200
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
         counts = database.execute("SELECT build, count(*) FROM release_chunks GROUP BY build").fetchall()
         assert sorted(many for _, many in counts) == [1, 20]
         assert dict(counts)["new"] == 20
@@ -505,25 +498,25 @@ def command(served: Served, *arguments: str, status: int = 0, **environment: str
     return done.stdout + done.stderr
 
 
-def test_a_release_from_the_command_line(filled: Served, tmp_path: Path) -> None:
+def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
     """Made, listed and written to a file whose hash is right; a failure leaves no file and says why."""
-    fill(filled, 700)
-    assert "700 examples  autumn" in command(filled, "release", "--model=credit", "--name=autumn")
-    (listed,) = filled.get("/v1/dataset/releases").json["releases"]
-    assert command(filled, "list", "--model=credit").startswith(f"{listed['id']}  ")
+    fill(served, 700)
+    assert "700 examples  autumn" in command(served, "release", "--model=credit", "--name=autumn")
+    (listed,) = served.get("/v1/dataset/releases").json["releases"]
+    assert command(served, "list", "--model=credit").startswith(f"{listed['id']}  ")
     output = tmp_path / "autumn.jsonl"
-    command(filled, "export", "autumn", "-o", str(output))
+    command(served, "export", "autumn", "-o", str(output))
     assert hashlib.sha256(output.read_bytes()).hexdigest() == listed["sha256"]
-    command(filled, "export", listed["id"], "-o", str(tmp_path / "autumn.parquet"), "--format=parquet")
+    command(served, "export", listed["id"], "-o", str(tmp_path / "autumn.parquet"), "--format=parquet")
     assert pq.read_table(tmp_path / "autumn.parquet").num_rows == 700
-    command(filled, "export", "--model=credit", "--label=maybe", "-o", str(tmp_path / "maybe.csv"), "--format=csv")
+    command(served, "export", "--model=credit", "--label=maybe", "-o", str(tmp_path / "maybe.csv"), "--format=csv")
     assert (tmp_path / "maybe.csv").read_text().count("\n") == 1 + 234
-    missing = command(filled, "export", "spring", "-o", str(tmp_path / "spring"), status=1)
+    missing = command(served, "export", "spring", "-o", str(tmp_path / "spring"), status=1)
     assert 'there is no release "spring"' in missing
-    with closing(sqlite3.connect(filled.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
         database.execute("UPDATE release_chunks SET data = ?", (zlib.compress(output.read_bytes()[:-2] + b" \n"),))
-    assert "SHA-256" in command(filled, "export", "autumn", "-o", str(tmp_path / "broken"), status=1)
-    assert "expected RELEASE, or --model" in command(filled, "export", "-o", str(tmp_path / "broken"), status=1)
+    assert "SHA-256" in command(served, "export", "autumn", "-o", str(tmp_path / "broken"), status=1)
+    assert "expected RELEASE, or --model" in command(served, "export", "-o", str(tmp_path / "broken"), status=1)
     assert sorted(path.name for path in tmp_path.iterdir() if "broken" in path.name or "spring" in path.name) == []
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from exporter.dataset.examples import Example, Pages
+from exporter.errors import StoreError
 
 MAX_COLUMNS = 1000
 """Inputs with a column of their own; clients choose their names."""
@@ -55,7 +56,15 @@ class Columns:
         self._known = frozenset(found)
 
     def rest(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The inputs without a column; None when there are none."""
-        if not self.more:
+        """The inputs without a column; None when there are none.
+
+        Raises
+        ------
+        StoreError
+            When there are, and the first pass met none.
+        """
+        if inputs.keys() <= self._known:
             return None
-        return {name: value for name, value in inputs.items() if name not in self._known} or None
+        if not self.more:
+            raise StoreError("a decision came while the dataset was read: ask again")
+        return {name: value for name, value in inputs.items() if name not in self._known}

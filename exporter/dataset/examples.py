@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,8 +43,8 @@ Page = list[Example]
 Pages = Callable[[], Iterator[Page]]
 """Gives the same pages each time it is called."""
 
+_Kind = TypeVar("_Kind")
 _encoder = msgspec.json.Encoder(order="deterministic")
-_decoder = msgspec.json.Decoder(Example)
 _inputs = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -117,13 +117,19 @@ def lines(page: Sequence[Example]) -> bytes:
     return _encoder.encode_lines(page)
 
 
-def read_lines(chunks: Iterator[bytes]) -> Iterator[Page]:
-    """The pages that JSON lines hold, wherever these were cut into chunks."""
-    rest = b""
+class Place(msgspec.Struct, gc=False):
+    """Which correction an example is."""
+
+    id: str
+
+
+def read_lines(chunks: Iterator[bytes], kind: type[_Kind]) -> Iterator[list[_Kind]]:
+    """JSON lines as objects, wherever they were cut into chunks; a list a chunk."""
+    decoder, rest = msgspec.json.Decoder(kind), b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         if whole:
-            yield [_decoder.decode(line) for line in whole]
+            yield [decoder.decode(line) for line in whole]
 
 
 def decoded_inputs(text: str | None) -> dict[str, Any] | None:

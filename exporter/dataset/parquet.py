@@ -94,8 +94,9 @@ def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
     def table(group: Page) -> Any:
         values = [[_value(getattr(one, name), kind, name in _TIMES) for one in group] for name, kind in kinds.items()]
         values += [[_value((one.inputs or {}).get(name), kind) for one in group] for name, kind in found]
+        rest = [_value(columns.rest(one.inputs or {}), "json") for one in group]
         if columns.more:
-            values.append([_value(columns.rest(one.inputs or {}), "json") for one in group])
+            values.append(rest)
         arrays = [pa.array(column, field.type) for column, field in zip(values, fields, strict=True)]
         return pa.Table.from_arrays(arrays, schema=schema)
 

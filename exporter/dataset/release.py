@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.dataset.examples import Example, Page, Pages, example, lines, read_lines
+from exporter.dataset.examples import Example, Page, Pages, Place, example, lines, read_lines
 from exporter.errors import StoreError
 from exporter.extract import spelt
 from exporter.store import Store, releases
@@ -148,8 +148,8 @@ def _frozen(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
 
 def _mark(store: Store, row: releases.Row) -> None:
     """Mark a release's examples, which it names itself: so this can be done again after a crash."""
-    for page in frozen_pages(store, row)():
-        releases.mark(store, [int(one.id) for one in page])
+    for places in read_lines(releases.chunks(store, row["build"]), Place):
+        releases.mark(store, [int(one.id) for one in places])
     releases.marked(store, row["seq"])
 
 
@@ -166,7 +166,7 @@ def _tidy(store: Store) -> None:
 
 def frozen_pages(store: Store, row: releases.Row) -> Pages:
     """The examples of a release."""
-    return lambda: read_lines(releases.chunks(store, row["build"]))
+    return lambda: read_lines(releases.chunks(store, row["build"]), Example)
 
 
 def document(row: releases.Row) -> dict[str, Any]:

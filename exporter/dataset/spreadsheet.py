@@ -43,8 +43,9 @@ def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
         rows = []
         for one in page:
             inputs = one.inputs or {}
-            rest = [columns.rest(inputs)] if columns.more else []
-            rows.append([*map(cell, (*_fields(one), *map(inputs.get, columns.names), *rest))])
+            rest = columns.rest(inputs)
+            values = (*_fields(one), *map(inputs.get, columns.names), *([rest] if columns.more else []))
+            rows.append([*map(cell, values)])
         yield _rows(rows)
 
 

@@ -53,6 +53,7 @@ STOP_SECONDS = 5.0
 WAITING = 1000
 """Requests that may wait for a thread of their group."""
 
+_MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
 _Result = TypeVar("_Result")
 
 
@@ -246,7 +247,8 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
             chunks.close()
     status, headers = answered
     content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
-    rest = tuple((name, value) for name, value in headers if name.lower() not in {"content-type", "content-length"})
+    said = {"content-type"} if environ["REQUEST_METHOD"] == "HEAD" and environ.get(STREAMED) else _MEASURED
+    rest = tuple((name, value) for name, value in headers if name.lower() not in said)
     return Reply(status, body, rest, content_type)
 
 

@@ -73,6 +73,7 @@ async def pour(scope: Any, protocol: Any, answer: Streamed, step: Step) -> None:
         log.warning("%s: the client took nothing for %g s", scope.path, SEND_SECONDS)
     except Exception:
         log.exception("%s: the answer broke off", scope.path)
+        protocol.response_bytes(500, [], b"")  # to nobody, where the answer had begun
     finally:
         with contextlib.suppress(RuntimeError, ValueError):  # the threads have ended, or still make a chunk
             await step(answer.close)
