@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,7 @@ def main() -> None:
                 with growth(process) as grown:
                     if what == "release":
                         order = b'{"model": "m", "name": "r"}'
-                        seconds, before, meanwhile = beside(port, lambda: ask(port, "POST", address, order))
+                        seconds, before, meanwhile = beside(port, partial(ask, port, "POST", address, order))
                         for name, share in (("median", 0.5), ("99 %", 0.99)):
                             alone, late = (1e3 * each[int(share * len(each))] for each in (before, meanwhile))
                             report(f"feedback beside it, {name}", late, "ms", "alone", alone)

@@ -15,7 +15,7 @@ from exporter.dataset.examples import Page, Pages
 ROWS = 10_000
 """Rows in a group, at the most."""
 GROUP_BYTES = 8 * 2**20
-"""Bytes of a group's values, about, after which it ends."""
+"""Bytes of a group's columns after which it ends."""
 _ANSWERS = ("label", "prediction", "user_label")  # of one type, so that they can be compared
 _TIMES = ("reviewed", "predicted")
 _WHOLE = 2**63
@@ -91,10 +91,10 @@ def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
     if columns.more:
         fields.append(pa.field(OTHER, pa.string(), metadata=_note("json")))
 
-    def table(group: Page) -> Any:
-        values = [[_value(getattr(one, name), kind, name in _TIMES) for one in group] for name, kind in kinds.items()]
-        values += [[_value((one.inputs or {}).get(name), kind) for one in group] for name, kind in found]
-        rest = [_value(columns.rest(one.inputs or {}), "json") for one in group]
+    def table(page: Page) -> Any:
+        values = [[_value(getattr(one, name), kind, name in _TIMES) for one in page] for name, kind in kinds.items()]
+        values += [[_value((one.inputs or {}).get(name), kind) for one in page] for name, kind in found]
+        rest = [_value(columns.rest(one.inputs or {}), "json") for one in page]
         if columns.more:
             values.append(rest)
         arrays = [pa.array(column, field.type) for column, field in zip(values, fields, strict=True)]
@@ -102,17 +102,15 @@ def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
 
     schema, sink = pa.schema(fields), _Sink()
     with pq.ParquetWriter(sink, schema) as writer:
-        group: Page = []
-        size = 0
+        group: list[Any] = []
         for page in pages():
-            group += page
-            size += sum(len(msgspec.json.encode(one.inputs)) for one in page)
-            if len(group) >= ROWS or size > GROUP_BYTES:
-                writer.write_table(table(group))
-                group, size = [], 0
+            group.append(table(page))  # at once: Python's values take many times as much
+            if sum(part.num_rows for part in group) >= ROWS or sum(part.nbytes for part in group) >= GROUP_BYTES:
+                writer.write_table(pa.concat_tables(group))
+                group = []
                 yield sink.take()
         if group:
-            writer.write_table(table(group))
+            writer.write_table(pa.concat_tables(group))
     yield sink.take()
 
 
