@@ -57,6 +57,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
     token = commands.add_parser("token", help="make a bearer token, and its entry for the tokens file")
+    dataset = commands.add_parser("dataset", help="training data out of reviewed corrections")
     up = commands.add_parser("up", help="the whole stack on this machine")
     demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
     if "profile" in arguments:  # imported only where asked for: these bring what a server does not need
@@ -69,6 +70,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         tokens.add_arguments(token)
         token.set_defaults(run=tokens.run)
+    if "dataset" in arguments:
+        from exporter import datasets
+
+        datasets.add_arguments(dataset)
     if "up" in arguments:
         from exporter.stack import command as stack
 

@@ -26,6 +26,7 @@ UNSAFE = {
     "PATCH /v1/corrections": "review",
     "PATCH /v1/corrections/<int:place>": "review",
     "POST /v1/corrections/samples": "review",
+    "POST /v1/dataset/releases": "review",
     "POST /-/reload": USER,
     "PUT /-/reload": USER,
 }

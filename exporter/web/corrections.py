@@ -23,11 +23,15 @@ _Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
-    """What a reviewer sends; a label that is absent, or null, stays what it was."""
+    """What a reviewer sends; a label that is absent, or null, stays what it was.
+
+    ``reviewer`` names an annotator of Label Studio, which no user of the web configuration can be called.
+    """
 
     status: Literal["accepted", "pending", "rejected"]
     revision: _Whole
     label: Label = None
+    reviewer: Annotated[str, msgspec.Meta(pattern="^label-studio:", max_length=200)] | None = None
 
 
 class VerdictOn(Verdict, forbid_unknown_fields=True, kw_only=True):
@@ -158,4 +162,4 @@ def _decoded(kind: type[Any], document: Any) -> Any:
 
 
 def _decision(verdict: Verdict) -> Decision:
-    return Decision(verdict.status, spelling(verdict.label), verdict.revision, g.user)
+    return Decision(verdict.status, spelling(verdict.label), verdict.revision, verdict.reviewer or g.user)
