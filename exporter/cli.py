@@ -53,6 +53,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
+    compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
     up = commands.add_parser("up", help="the whole stack on this machine")
     demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
     if "profile" in arguments:  # imported only where asked for: these bring what a server does not need
@@ -60,6 +61,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         profiling.add_arguments(profile)
         profile.set_defaults(run=profiling.run)
+    if "compare" in arguments:
+        from exporter.compare import command as comparing
+
+        comparing.add_arguments(compare)
+        compare.set_defaults(run=comparing.run)
     if "up" in arguments:
         from exporter.stack import command as stack
 
