@@ -109,8 +109,9 @@ def _check_config(options: argparse.Namespace) -> int:
     config, monitors = read(path)
     webconfig.load(options.web)
     for model in config.models:
-        layout = monitors.layouts.get(model.name)
+        layout = next(iter(monitors.layouts_of(model.name)), None)
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
+        inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
     print(f"{path} is right.")
     return 0
