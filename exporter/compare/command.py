@@ -98,11 +98,19 @@ def comparison(args: argparse.Namespace, now: float) -> Comparison:
     for period in periods:
         if round(period.end - period.start) < 1 or period.start > now:
             raise CompareError(f"the period {period} is none: its end must be later than its begin, and that not ahead")
-    before, after_side = (
-        Side(version, period, count(prometheus, model, version, period))
-        for version, period in zip(chosen, periods, strict=True)
-    )
-    return Comparison(model, before, after_side, compare(before.counts, after_side.counts))
+    return of(prometheus, model, *zip(chosen, periods, strict=True))
+
+
+def of(prometheus: Prometheus, model: str, before: tuple[str, Period], after: tuple[str, Period]) -> Comparison:
+    """Compare two versions, each in its period.
+
+    Raises
+    ------
+    CompareError
+        When Prometheus cannot be asked, or one of them did nothing.
+    """
+    sides = [Side(version, period, count(prometheus, model, version, period)) for version, period in (before, after)]
+    return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts))
 
 
 def _only_model(prometheus: Prometheus, now: float) -> str:
