@@ -54,6 +54,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
     compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
+    dataset = commands.add_parser("dataset", help="training data out of reviewed corrections")
     up = commands.add_parser("up", help="the whole stack on this machine")
     demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
     if "profile" in arguments:  # imported only where asked for: these bring what a server does not need
@@ -66,6 +67,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         comparing.add_arguments(compare)
         compare.set_defaults(run=comparing.run)
+    if "dataset" in arguments:
+        from exporter import datasets
+
+        datasets.add_arguments(dataset)
     if "up" in arguments:
         from exporter.stack import command as stack
 

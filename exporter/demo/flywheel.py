@@ -105,9 +105,17 @@ def call(
         with error:
             if error.code == unless:
                 return b""
-            raise StackError(f"{url}: {error.code}: {error.read(500).decode(errors='replace')}") from None
+            raise StackError(f"{url}: {error.code}: {_said(error.read(10_000))}") from None
     except (OSError, ValueError) as error:
         raise StackError(f"{url}: no answer ({getattr(error, 'reason', error)})") from None
+
+
+def _said(body: bytes) -> str:
+    try:
+        problem = json.loads(body)
+        return str(problem.get("detail") or problem["error"])
+    except (ValueError, LookupError, AttributeError):
+        return body[:300].decode(errors="replace")
 
 
 def _truths(directory: Path) -> dict[bytes, str]:

@@ -70,6 +70,7 @@ feedback = sa.Table(
     sa.Index("feedback_released", "released", "model"),
     sa.Index("feedback_review", "verdict", "status", "model", "created"),
     sa.Index("feedback_waiting", "joined", "updated"),
+    sa.Index("feedback_dataset", "model", "status", "id"),
 )
 history = sa.Table(
     "feedback_history",
@@ -101,6 +102,31 @@ windows = sa.Table(
     metadata,
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("examples", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("by", sa.Text),
+    sa.Column("lineage", sa.Text, nullable=False),
+    # Whose chunks; and whether its examples are marked as released, which comes after.
+    sa.Column("build", sa.Text, nullable=False),
+    sa.Column("marked", sa.Boolean, nullable=False),
+)
+release_chunks = sa.Table(
+    "release_chunks",
+    metadata,
+    sa.Column("build", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("created", sa.Float, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 

@@ -9,7 +9,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from exporter.runtime import Exporter
-from exporter.web import api, corrections, drift, operations, pages
+from exporter.web import api, corrections, dataset, drift, operations, pages
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import http_error
@@ -40,6 +40,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     inbox = Inbox()
     app.register_blueprint(api.blueprint(exporter, ingest or Ingest(exporter), inbox))
     app.register_blueprint(corrections.blueprint(exporter))
+    app.register_blueprint(dataset.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(pages.blueprint(exporter, inbox))
     app.register_blueprint(drift.blueprint(exporter))

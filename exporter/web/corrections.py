@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -23,11 +23,15 @@ LIMIT, MOST = 100, 1000
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
-    """What a reviewer sends; a label that is absent, or null, stays what it was."""
+    """What a reviewer sends; a label that is absent, or null, stays what it was.
+
+    ``reviewer`` names an annotator of Label Studio, which no user of the web configuration can be called.
+    """
 
     status: Literal["accepted", "pending", "rejected"]
     revision: int
     label: Label = None
+    reviewer: Annotated[str, msgspec.Meta(pattern="^label-studio:", max_length=200)] | None = None
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
@@ -76,11 +80,11 @@ def _decision(body: bytes, reviewer: str | None) -> Decision:
         document = msgspec.json.decode(body)
         verdict = msgspec.convert(document, Verdict)
     except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, (*STATUSES, "label", "revision", "status"))
+        path, detail, reason = explain(error, document, (*STATUSES, "label", "reviewer", "revision", "status"))
         raise EventError(pointer(path), detail, reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EventError("", "the body is not JSON", "malformed") from None
-    return Decision(verdict.status, spelling(verdict.label), verdict.revision, reviewer)
+    return Decision(verdict.status, spelling(verdict.label), verdict.revision, verdict.reviewer or reviewer)
 
 
 def _asked(exporter: Exporter) -> tuple[Filter, int, tuple[float, int] | None]:

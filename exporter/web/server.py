@@ -1,8 +1,8 @@
 """The front door: one event loop reads every request, whole and bounded, before a thread sees it.
 
 ``POST /v1/predictions`` is answered on the loop itself, without a framework. All other routes go
-to the Flask application in threads, in three groups so that none can starve another: scrapes and
-health, feedback, and the rest. A slow client costs a coroutine, never a thread.
+to the Flask application in threads, in four groups so that none can starve another: scrapes and
+health, feedback, datasets, and the rest. A slow client costs a coroutine, never a thread.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from exporter.errors import ConfigError, StackError
+from exporter.errors import ConfigError, StackError, StoreError
 from exporter.runtime import Exporter
 from exporter.web.api import NDJSON
 from exporter.web.app import create_app
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, problem
+from exporter.web.streaming import STREAMED, STREAMS, Streamed, pour
 from exporter.webconfig import WebConfig
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class Group:
         finally:
             self._waiting -= 1
 
+    async def step(self, call: Callable[[], _Result]) -> _Result:
+        """Go on in one of the threads with what was begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
     def close(self) -> None:
         """End the threads once they have finished what they do."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -96,9 +101,10 @@ class FrontDoor:
         self._operations = Group("operations", 2)
         self._feedback = Group("feedback", 32)
         self._rest = Group("pages", 4)
+        self._dataset = Group("dataset", 2)
         self._passwords = Group("passwords", 1)
         self._large = Group("large", 1)
-        self._inflight = 0
+        self._inflight = self._streams = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
@@ -108,11 +114,21 @@ class FrontDoor:
         except Exception:
             log.exception("%s %s", scope.method, scope.path)
             reply = problem(500, "something went wrong here; the exporter's log says what")
+        if isinstance(reply, Streamed):
+            if self._streams < STREAMS:
+                self._streams += 1
+                try:
+                    await pour(scope, protocol, reply, self._dataset.step)
+                finally:
+                    self._streams -= 1
+                return
+            await self._dataset.step(reply.close)
+            reply = problem(503, f"{STREAMS} exports are being sent, try again", headers=(("Retry-After", "5"),))
         headers = [("content-type", reply.content_type), *reply.headers]
         body = b"" if scope.method == "HEAD" else reply.body
         protocol.response_bytes(reply.status, headers, body)
 
-    async def _answer(self, scope: Any, protocol: Any) -> Reply:
+    async def _answer(self, scope: Any, protocol: Any) -> Reply | Streamed:
         headers = scope.headers
         if self._web.users and not await self._authenticated(headers.get("authorization")):
             realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
@@ -130,7 +146,7 @@ class FrontDoor:
         finally:
             self._inflight -= held
 
-    async def _handle(self, scope: Any, body: bytes) -> Reply:
+    async def _handle(self, scope: Any, body: bytes) -> Reply | Streamed:
         headers = scope.headers
         if body and headers.get("content-encoding", "identity") != "identity":
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
@@ -152,6 +168,8 @@ class FrontDoor:
     def _group(self, path: str) -> Group:
         if path == "/metrics" or path.startswith("/-/"):
             return self._operations
+        if path.startswith("/v1/dataset"):
+            return self._dataset
         return self._feedback if path == "/v1/feedback" else self._rest
 
     async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
@@ -189,7 +207,7 @@ class FrontDoor:
 
     def close(self) -> None:
         """End the threads."""
-        for group in (self._operations, self._feedback, self._rest, self._passwords, self._large):
+        for group in (self._operations, self._feedback, self._rest, self._dataset, self._passwords, self._large):
             group.close()
 
 
@@ -210,15 +228,17 @@ async def _bounded(protocol: Any) -> bytes | None:
     return b"".join(parts) if size <= MAX_BODY else None
 
 
-def call(app: Flask, environ: dict[str, Any]) -> Reply:
-    """Run a WSGI application to its end."""
+def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
+    """Run a WSGI application to its end; to the first chunk, where the answer is marked to be streamed."""
     answered: list[Any] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
         answered[:] = [int(status.split(maxsplit=1)[0]), headers]
         return answered.append
 
-    chunks = app(environ, start_response)
+    chunks: Any = app(environ, start_response)
+    if environ.get(STREAMED) and environ["REQUEST_METHOD"] != "HEAD":
+        return _begun(chunks, *answered)
     try:
         body = b"".join(chunks)
     finally:
@@ -228,6 +248,19 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply:
     content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
     rest = tuple((name, value) for name, value in headers if name.lower() not in {"content-type", "content-length"})
     return Reply(status, body, rest, content_type)
+
+
+def _begun(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply | Streamed:
+    try:
+        return Streamed(
+            status, [(name.lower(), value) for name, value in headers], next(chunks, b""), chunks, chunks.close
+        )
+    except StoreError as error:
+        chunks.close()
+        return problem(503, str(error), headers=(("Retry-After", "5"),))
+    except Exception:
+        chunks.close()
+        raise
 
 
 def _environ(scope: Any, body: bytes) -> dict[str, Any]:
