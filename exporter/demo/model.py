@@ -84,6 +84,7 @@ def prepare(directory: Path) -> None:
     try:
         np.savez_compressed(directory / HELD_OUT_FILE, image=held_images, label=held_labels)
         (directory / CONFIG_FILE).write_text(_CONFIG, encoding="utf-8")
+        forget(directory)  # later versions learnt beside another first one, perhaps
     except OSError as error:
         raise _unwritable(directory, error) from None
 
