@@ -141,10 +141,10 @@ def _change(store: Store, change: sa.Update) -> None:
 
 
 def discard(store: Store, build: str) -> None:
-    """Delete the chunks of what did not become a release, a few at a time."""
+    """Delete the chunks of what did not become a release, a few at a time; the first at last: `unfinished` finds it."""
     mine = release_chunks.c.build == build
-    first = sa.select(release_chunks.c.number).where(mine).order_by(release_chunks.c.number).limit(8)
-    step = release_chunks.delete().where(mine, release_chunks.c.number.in_(first))
+    last = sa.select(release_chunks.c.number).where(mine).order_by(release_chunks.c.number.desc()).limit(8)
+    step = release_chunks.delete().where(mine, release_chunks.c.number.in_(last))
     while store.write(lambda connection, _: connection.execute(step).rowcount):
         pass
 
