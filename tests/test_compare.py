@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from test_end_to_end import running
 
-from exporter.compare.counts import moment
+from exporter.compare.counts import Counts, Feature, moment
+from exporter.compare.measures import compare
+from exporter.counters import DURATION_BUCKETS
 from exporter.differences import (
     apart,
     between,
@@ -104,6 +106,39 @@ def test_the_worst_of_many_is_held_to_more() -> None:
     assert quantile(0.95) == pytest.approx(1.959964, abs=1e-6)
 
 
+def drawn(rng: np.random.Generator, n: int, corrected: float) -> Counts:
+    """A version's requests by chance: 1 % errors, 80 % confident, and four features that have drifted a little."""
+    confident = int(rng.binomial(n, 0.8))
+    times, bounds = rng.exponential(0.1, n), (*DURATION_BUCKETS, math.inf)
+    training = np.full(24, 1 / 24)
+    live = training * np.exp(0.1 * np.linspace(-1, 1, 24))
+    features = {
+        name: Feature(rng.multinomial(n, live / live.sum()).astype(float), training) for name in ("a", "b", "c", "d")
+    }
+    return Counts(
+        requests=n,
+        errors=int(rng.binomial(n, 0.01)),
+        attempts=n,
+        confident=confident,
+        corrections=int(rng.binomial(confident, corrected)),
+        feedback=1,
+        bounds=bounds,
+        durations=tuple(float((times <= bound).sum()) for bound in bounds),
+        features=features,
+        unclear=(),
+    )
+
+
+def test_five_verdicts_together_are_rarely_fooled() -> None:
+    """Two versions that are alike get a verdict in at most 5 % of comparisons; one that is better is found."""
+    rng = np.random.default_rng(1)
+    alike = [compare(drawn(rng, 300, 0.01), drawn(rng, 1000, 0.01)) for _ in range(200)]
+    assert sum(any(measure.real for measure in measures) for measures in alike) <= 10
+    better = [compare(drawn(rng, 1000, 0.03), drawn(rng, 1000, 0.005)) for _ in range(50)]
+    assert sum(measures[3].verdict == "better" for measures in better) >= 40
+    assert all(measure.verdict != "worse" for measures in better for measure in measures[3:4])
+
+
 # --- a real Prometheus with a past of known counts -------------------------------------------
 
 STEP = 15
@@ -147,6 +182,11 @@ def past() -> str:
         code = ',code="200"' if name == "model_requests_total" else ""
         halves = line(BEGIN, MIDDLE + 1800, 10) + line(MIDDLE + 1800 + STEP, BEGIN + 2 * 3600, 10, 10)
         add(name, f'model="reset",version="1"{code}', halves)
+    # Its profile changed with the restart: two kinds of bins, which do not go together.
+    for bin_ in ("00 a", "01 b", "00 c", "01 d"):
+        where = f'model="reset",version="1",feature="age",bin="{bin_}"'
+        add("model_feature_reference_probability", where, [(at, 0.5) for at in range(BEGIN, MIDDLE + 3600, STEP)])
+        add("model_feature_observations_total", where, line(BEGIN, MIDDLE + 3600, 5))
     add("model_info", 'model="reset",version="1",profile="none"', [(at, 1.0) for at in range(BEGIN, MIDDLE, STEP)])
     # Many series of one family stand together, as OpenMetrics wants it.
     lines, family = [], ""
@@ -259,6 +299,7 @@ def test_a_restart_loses_little_and_adds_nothing_made_up(prometheus: str) -> Non
     assert "nobody gave feedback" in found["measures"]["correction_ratio"]["sentence"]
     assert "without duration_seconds" in found["measures"]["latency_p95_seconds"]["sentence"]
     assert found["measures"]["worst_drift_nats"]["verdict"] == "unknown"
+    assert "the training profile changed meanwhile" in found["measures"]["worst_drift_nats"]["sentence"]
 
 
 def test_a_pipeline_stops_at_what_is_worse(prometheus: str) -> None:
