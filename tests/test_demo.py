@@ -269,6 +269,18 @@ def test_users_correct_what_is_wrong(
     assert len(feedback) - len(corrections) < len(corrections)
 
 
+def test_only_some_teachers_pupils_come(directory: Path) -> None:
+    """Each image is of one teacher's pupil, and images of others can be kept away, from one request to the next."""
+    client = Client(nobody(), "digits")
+    traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
+    places = traffic._places()
+    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+    traffic.only(model.HELD_BACK)
+    assert {model.teacher(next(places)) for _ in range(1000)} == model.HELD_BACK
+    traffic.only()
+    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+
+
 def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
     """Requests to a service that is away count as failed, and lost feedback is said once, not each time."""
     said: list[str] = []

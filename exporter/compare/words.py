@@ -42,17 +42,21 @@ def percent(value: float) -> str:
     """
     >>> percent(0.0314), percent(0.00043), percent(1)
     ('3.1 %', '0.043 %', '100.0 %')
+    >>> percent(-0.0), percent(-0.00000000001)
+    ('0.0 %', '0.0 %')
     """
     return f"{_percent(value)} %"
 
 
 def _percent(value: float) -> str:
     size = abs(100 * value)
-    return f"{100 * value:.1f}" if size >= 1 or size < 5e-7 else f"{100 * value:.2g}"
+    if size < 5e-7:
+        return "0.0"  # and not -0.0
+    return f"{100 * value:.1f}" if size >= 1 else f"{100 * value:.2g}"
 
 
 def _plain(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value + 0.0:.3g}"  # and not -0
 
 
 class _Kind(NamedTuple):
