@@ -103,7 +103,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
 
     # Logistic regression knows when it does not know: under 0.3 % of its confident answers are wrong.
     classifier = LogisticRegression(max_iter=5000).fit(rows(images), labels)
-    # Each training image judged by a model that has not seen it: the prediction's distribution as it will be live.
+    # Each training image judged by a model that has not seen it: prediction and confidence as they will be live.
     honest = cross_val_predict(LogisticRegression(max_iter=5000), rows(images), labels, cv=5, method="predict_proba")
     files = files_of(version)
     try:
@@ -117,7 +117,11 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
             label=labels.astype(str),
         )
         trained = training.build_file(
-            directory / files.training, name=NAME, prediction_column="prediction", ignore=("confidence", "label")
+            directory / files.training,
+            name=NAME,
+            prediction_column="prediction",
+            confidence_column="confidence",
+            ignore=("label",),
         )
         profile.save(trained, directory / files.profile)
     except OSError as error:
