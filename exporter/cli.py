@@ -57,6 +57,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
     token = commands.add_parser("token", help="make a bearer token, and its entry for the tokens file")
+    compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
     dataset = commands.add_parser("dataset", help="training data out of reviewed corrections")
     up = commands.add_parser("up", help="the whole stack on this machine")
     demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
@@ -70,6 +71,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         tokens.add_arguments(token)
         token.set_defaults(run=tokens.run)
+    if "compare" in arguments:
+        from exporter.compare import command as comparing
+
+        comparing.add_arguments(compare)
+        compare.set_defaults(run=comparing.run)
     if "dataset" in arguments:
         from exporter import datasets
 
@@ -117,8 +123,9 @@ def _check_config(options: argparse.Namespace) -> int:
     config, monitors = read(path)
     webconfig.load(options.web, options.tokens)
     for model in config.models:
-        layout = monitors.layouts.get(model.name)
+        layout = next(iter(monitors.layouts_of(model.name)), None)
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
+        inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
     print(f"{path} is right.")
     return 0

@@ -52,10 +52,11 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model; ``profile`` is absolute once loaded, ``windows`` keep their spelling."""
+    """One model; paths of profiles are absolute once loaded, ``windows`` keep their spelling."""
 
     name: _Name
     profile: str | None = None
+    profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     drift: tuple[Literal["js", "ks", "psi", "wasserstein"], ...] = ()
@@ -277,7 +278,11 @@ def load(path: Path) -> Config:
     config = convert(_checked(load_yaml(path), str(path)), Config, str(path))
     folder = path.absolute().parent
     models = tuple(
-        msgspec.structs.replace(model, profile=str(folder / model.profile) if model.profile else None)
+        msgspec.structs.replace(
+            model,
+            profile=str(folder / model.profile) if model.profile else None,
+            profiles={version: str(folder / path) for version, path in model.profiles.items()},
+        )
         for model in config.models
     )
     url = config.store.url

@@ -44,44 +44,68 @@ def read(path: Path) -> tuple[Config, Monitors]:
         check_url(config.store.url)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
-    layouts = {}
+    layouts: dict[str, Layout] = {}
+    of_versions: dict[tuple[str, str], Layout] = {}
     for index, model in enumerate(config.models):
-        if model.profile is None:
+        place = f"{path}: models[{index}]"
+        profiles = _profiles(place, model)
+        if not profiles:
             if model.segment_by is not None:
-                raise ConfigError(f"{path}: models[{index}].segment_by: needs a profile, which knows the categories")
+                raise ConfigError(f"{place}.segment_by: needs a profile, which knows the categories")
             continue
+        _check_features(place, model, profiles)
+        for version, (file, profile) in profiles.items():
+            _check_segments(f"{place}.segment_by", model, profile, file)
+            if version is None:
+                layouts[model.name] = Layout(profile, model.redact)
+            else:
+                of_versions[model.name, version] = Layout(profile, model.redact)
+    return config, Monitors({model.name: model for model in config.models}, layouts, of_versions)
+
+
+def _profiles(place: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:
+    """The file and the profile of each version that has its own, and under None those of all other versions."""
+    files: list[tuple[str | None, str, str]] = [(v, f"profiles.{v}", file) for v, file in model.profiles.items()]
+    if model.profile is not None:
+        files.insert(0, (None, "profile", model.profile))
+    found: dict[str | None, tuple[str, Profile]] = {}
+    for version, key, file in files:
         try:
-            profile = load_profile(Path(model.profile))
+            found[version] = file, load_profile(Path(file))
         except ProfileError as error:
-            raise ConfigError(f"{path}: models[{index}].profile: {error}") from None
-        for name, feature in model.features.items():
-            place = f"{path}: models[{index}].features.{name}"
-            scalars = {name, *(key for key in profile.features if key.startswith(f"{name}."))}
-            if name not in profile.inputs and name not in profile.features:
-                known = suggestion(name, {*profile.inputs, *profile.features})
-                raise ConfigError(f"{place}: is not in the profile {model.profile}; {known}")
+            raise ConfigError(f"{place}.{key}: {error}") from None
+    return found
+
+
+def _check_features(place: str, model: ModelConfig, profiles: dict[str | None, tuple[str, Profile]]) -> None:
+    """Refuse settings of features that no profile knows, or knows as something else."""
+    files = ", ".join(file for file, _ in profiles.values())
+    known = {name for _, profile in profiles.values() for name in (*profile.inputs, *profile.features)}
+    features = {name for _, profile in profiles.values() for name in profile.features}
+    for name, feature in model.features.items():
+        here = f"{place}.features.{name}"
+        if name not in known:
+            raise ConfigError(f"{here}: is not in the profile {files}; {suggestion(name, known)}")
+        for _, profile in profiles.values():
             found = profile.inputs.get(name)
             if feature.type and found and feature.type != found:
                 raise ConfigError(
-                    f"{place}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
+                    f"{here}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
                 )
-            if feature.alerts and not scalars & profile.features.keys():
-                raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
-        for name in sorted(model.redact - profile.inputs.keys()):
-            log.warning("%s: models[%d].redact: the profile knows no input %r", path, index, name)
-        _check_segments(f"{path}: models[{index}].segment_by", model, profile)
-        layouts[model.name] = Layout(profile, model.redact)
-    return config, Monitors({model.name: model for model in config.models}, layouts)
+        if feature.alerts and not {name, *(key for key in features if key.startswith(f"{name}."))} & features:
+            raise ConfigError(f"{here}.alerts: the profile has no statistics of it")
+    for name in sorted(model.redact.difference(*(profile.inputs for _, profile in profiles.values()))):
+        log.warning("%s.redact: the profile knows no input %r", place, name)
 
 
-def _check_segments(place: str, model: ModelConfig, profile: Profile) -> None:
+def _check_segments(place: str, model: ModelConfig, profile: Profile, file: str) -> None:
     name = model.segment_by
     if name is None:
         return
     categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
     if name not in categorical:
         known = suggestion(name, categorical)
-        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {model.profile}; {known}")
+        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {file}; {known}")
     if name in model.redact:
         raise ConfigError(f"{place}: {shown(name)} is redacted: it must be in no metric")
 
@@ -128,7 +152,7 @@ class Exporter:
         self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
-            if model.profile is None:
+            if not monitors.layouts_of(model.name):
                 log.warning("model %r has no profile: its inputs are not watched", model.name)
 
     @property

@@ -332,3 +332,19 @@ def test_a_profile_without_a_confidence_watches_none():
     monitor.observe([Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
     assert monitor.layout.confidence is None
     assert len(monitor.read(0.0)["5m"].kl) == 1
+
+
+def test_a_version_may_have_a_profile_of_its_own():
+    """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
+    layout, own, newer = (layout_of(x=[1.0, last]) for last in (2, 3, 4))
+    models = {"m": ModelConfig("m")}
+    older = Monitors(models, {"m": layout}, {("m", "2"): own})
+    for version in ("1", "2", "3"):
+        older.get("m", version, 0.0).count_event("orders", 1)
+    assert [older.get("m", version, 0.0).layout for version in ("1", "2", "3")] == [layout, own, layout]
+    reloaded = Monitors(models, {"m": layout}, {("m", "2"): newer, ("m", "4"): own})
+    reloaded.adopt(older)
+    counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
+    assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
+    assert (counted["2"].layout, counted["4"].layout) == (newer, own)
+    assert Monitors(models, {}, {("m", "2"): own}).get("m", "1", 0.0).layout is None

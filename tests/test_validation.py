@@ -14,8 +14,12 @@ from exporter.validation import dotted, listed, pointer, shown, suggestion
 MODULES = (
     "binning",
     "commands",
+    "compare.api",
+    "compare.counts",
+    "compare.words",
     "config",
     "copula",
+    "differences",
     "distances",
     "drift",
     "events",

@@ -66,7 +66,7 @@ def _chosen(exporter: Exporter, monitors: list[Monitor], now: float) -> dict[str
         _check("version", version, versions, f"of {context['model']} has sent a prediction since the exporter started")
         monitors = [monitor for monitor in monitors if monitor.version == version]
     if not monitors:
-        profiled = context["model"] in exporter.pipeline.monitors.layouts
+        profiled = bool(exporter.pipeline.monitors.layouts_of(context["model"]))
         return {**context, "silent": True, "profiled": profiled}
     monitor = max(monitors, key=lambda one: (one.layout is not None, one.last_used))
     context |= {"monitor": monitor, "model": monitor.config.name, "version": monitor.version}
