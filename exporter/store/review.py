@@ -10,24 +10,56 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from exporter.store.schema import decisions, feedback
+from exporter.store.schema import decisions, feedback, history, sureness
 
 STATUSES = ("accepted", "pending", "rejected")
 """What a correction can be: accepted corrections become training data."""
+ORDERS = ("confident", "newest")
+"""The most confident mistake first, or the latest."""
+VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
+"""What is reviewed, by its source: users' corrections, and predictions drawn without any word of a user."""
+
+Place = tuple[float, int]
+"""Where a page ended: what it is ordered by, and the identifier."""
+label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
+"""The label that counts: the reviewer's where there is one."""
 
 
 class Filter(NamedTuple):
-    """Which corrections; None does not filter."""
+    """Which corrections; None does not filter.
+
+    Attributes
+    ----------
+    label, predicted
+        The label that counts, and the prediction, as the JSON that is stored.
+    source
+        A key of `VERDICTS`.
+    since, until
+        Unix time in seconds of the user's first word; until is not part of the period.
+    confidence_from, confidence_to
+        Both are part of the range.
+    q
+        Text within comment, user, prediction's identifier or inputs, whatever its case.
+    """
 
     model: str | None = None
     version: str | None = None
     status: str | None = None
+    label: str | None = None
+    predicted: str | None = None
+    segment: str | None = None
+    source: str = "user"
+    since: float | None = None
+    until: float | None = None
+    confidence_from: float | None = None
+    confidence_to: float | None = None
+    q: str | None = None
 
 
 def corrections(
-    connection: sa.Connection, chosen: Filter, limit: int, after: tuple[float, int] | None
-) -> tuple[list[dict[str, Any]], tuple[float, int] | None]:
-    """A page of corrections, the newest first.
+    connection: sa.Connection, chosen: Filter, limit: int, after: Place | None, order: str = "newest"
+) -> tuple[list[dict[str, Any]], Place | None]:
+    """A page of corrections.
 
     Parameters
     ----------
@@ -38,34 +70,58 @@ def corrections(
     limit
         How many at most.
     after
-        Where the page before ended.
+        Where the page before ended, in the same order.
+    order
+        One of `ORDERS`; those without a confidence are the least confident.
 
     Returns
     -------
     tuple
         The corrections as JSON documents, and where this page ended; None when it was the last.
     """
-    query = sa.select(feedback).where(*conditions(chosen))
+    key = sureness if order == "confident" else feedback.c.created
+    query = sa.select(feedback.c.id, key.label("key")).where(*conditions(chosen))
     if after:
-        created, place = after
-        earlier = (feedback.c.created < created) | ((feedback.c.created == created) & (feedback.c.id < place))
-        query = query.where(earlier)
-    query = query.order_by(feedback.c.created.desc(), feedback.c.id.desc()).limit(limit + 1)
-    rows = connection.execute(query).mappings().all()
-    more = len(rows) > limit
-    last = rows[limit - 1] if more else None
-    return [document(row) for row in rows[:limit]], (last["created"], last["id"]) if last else None
+        value, place = after
+        query = query.where(key <= value, (key < value) | (feedback.c.id < place))
+    # Identifiers first: inputs may be large, and only a page's are read.
+    query = query.order_by(key.desc(), feedback.c.id.desc()).limit(limit + 1)
+    found = connection.execute(query).all()
+    ids = [place for place, _ in found[:limit]]
+    rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
+    end = (found[limit - 1].key, found[limit - 1].id) if len(found) > limit else None
+    return [document(rows[place]) for place in ids if place in rows], end
 
 
 def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
-    """The filter as SQL: current words that correct a known model's prediction."""
-    found: list[sa.ColumnElement[bool]] = [feedback.c.verdict == "corrected", feedback.c.joined]
-    if chosen.model is not None:
-        found.append(feedback.c.model == chosen.model)
-    if chosen.version is not None:
-        found.append(feedback.c.version == chosen.version)
-    if chosen.status is not None:
-        found.append(feedback.c.status == chosen.status)
+    """The filter as SQL: current words that correct a known model's prediction, or drawn predictions."""
+    verdicts = VERDICTS[chosen.source]
+    one = len(verdicts) == 1
+    found: list[sa.ColumnElement[bool]] = [
+        feedback.c.verdict == verdicts[0] if one else feedback.c.verdict.in_(verdicts),
+        feedback.c.joined,
+    ]
+    for column, value in (
+        (feedback.c.model, chosen.model),
+        (feedback.c.version, chosen.version),
+        (feedback.c.status, chosen.status),
+        (label_column, chosen.label),
+        (feedback.c.prediction, chosen.predicted),
+        (feedback.c.segment, chosen.segment),
+    ):
+        if value is not None:
+            found.append(column == value)
+    if chosen.since is not None:
+        found.append(feedback.c.created >= chosen.since)
+    if chosen.until is not None:
+        found.append(feedback.c.created < chosen.until)
+    if chosen.confidence_from is not None:
+        found.append(feedback.c.confidence >= chosen.confidence_from)
+    if chosen.confidence_to is not None:
+        found.append(feedback.c.confidence <= chosen.confidence_to)
+    if chosen.q is not None:
+        searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id, feedback.c.inputs)
+        found.append(sa.or_(*(column.icontains(chosen.q, autoescape=True) for column in searched)))
     return found
 
 
@@ -77,12 +133,14 @@ def document(row: Mapping[Any, Any]) -> dict[str, Any]:
         "prediction_id": row["prediction_id"],
         "model": row["model"],
         "version": row["version"],
+        "segment": row["segment"],
+        "source": "sample" if row["verdict"] == "sampled" else "user",
         "inputs": msgspec.Raw(row["inputs"].encode()) if row["inputs"] else None,
         "prediction": decoded(row["prediction"]),
         "confidence": row["confidence"],
         "predicted": moment(row["predicted"]),
         "label": decoded(label),
-        "user_label": decoded(row["label"]),
+        "user_label": None if row["verdict"] == "sampled" else decoded(row["label"]),
         "user": row["user"],
         "comment": row["comment"],
         "created": moment(row["created"]),
@@ -103,8 +161,34 @@ def moment(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
+def correction(connection: sa.Connection, place: int) -> dict[str, Any] | None:
+    """One correction or drawn prediction as its document; None when there is none."""
+    query = sa.select(feedback).where(feedback.c.id == place, *conditions(Filter(source="all")))
+    row = connection.execute(query).mappings().first()
+    return None if row is None else document(row)
+
+
+def story(connection: sa.Connection, place: int) -> list[dict[str, Any]]:
+    """What happened to a correction, the earliest first.
+
+    Users' words have ``verdict``, ``label``, ``user`` and ``comment`` (of a draw for review the
+    verdict is ``sampled``, and the user the one who drew), decisions ``status``, ``label``,
+    ``reviewer`` and ``revision``; all have ``time``.
+    """
+    columns = (history.c.time, history.c.verdict, history.c.label, history.c.user, history.c.comment)
+    words = sa.select(*columns).where(history.c.feedback_id == place).order_by(history.c.id)
+    columns = (decisions.c.time, decisions.c.status, decisions.c.label, decisions.c.reviewer, decisions.c.revision)
+    decided = sa.select(*columns).where(decisions.c.feedback_id == place).order_by(decisions.c.id)
+    found = [dict(row) for query in (words, decided) for row in connection.execute(query).mappings()]
+    found.sort(key=lambda event: event["time"])
+    return [{**event, "time": moment(event["time"]), "label": decoded(event["label"])} for event in found]
+
+
 class Decision(NamedTuple):
-    """What a reviewer decides; ``label`` is the stored spelling, None keeps what it was."""
+    """What a reviewer decides.
+
+    ``label`` is the stored spelling. None keeps what it was; a correction that waits again has the user's.
+    """
 
     status: str
     label: str | None
@@ -136,10 +220,11 @@ def decide(connection: sa.Connection, place: int, decision: Decision) -> tuple[b
         "reviewed": now,
         "revision": decision.revision + 1,
     }
-    if decision.label is not None:
+    if decision.label is not None or decision.status == "pending":
         values["reviewed_label"] = decision.label
-    mine = (feedback.c.id == place) & (feedback.c.revision == decision.revision) & (feedback.c.verdict == "corrected")
-    taken = connection.execute(feedback.update().where(mine).values(values)).rowcount == 1
+    mine = (feedback.c.id == place) & (feedback.c.revision == decision.revision)
+    update = feedback.update().where(mine, *conditions(Filter(source="all"))).values(values)
+    taken = connection.execute(update).rowcount == 1
     if taken:
         connection.execute(
             decisions.insert().values(
@@ -151,6 +236,4 @@ def decide(connection: sa.Connection, place: int, decision: Decision) -> tuple[b
                 revision=decision.revision + 1,
             )
         )
-    query = sa.select(feedback).where(feedback.c.id == place, *conditions(Filter()))
-    row = connection.execute(query).mappings().first()
-    return taken, None if row is None else document(row)
+    return taken, correction(connection, place)

@@ -67,6 +67,7 @@ feedback = sa.Table(
     sa.Column("reviewer", sa.Text),
     sa.Column("reviewed", sa.Float),
     sa.Column("released", sa.Boolean, nullable=False, default=False),
+    sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Index("feedback_released", "released", "model"),
     sa.Index("feedback_review", "verdict", "status", "model", "created"),
     sa.Index("feedback_waiting", "joined", "updated"),
@@ -102,6 +103,17 @@ windows = sa.Table(
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
+)
+sureness = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
+"""A confidence that can be ordered by: databases disagree about where NULL stands."""
+# Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
+sa.Index("feedback_queue", *(feedback.c[name] for name in ("verdict", "joined", "status", "model", "created", "id")))
+sa.Index("feedback_newest", *(feedback.c[name] for name in ("verdict", "joined", "model", "created", "id")))
+sa.Index(
+    "feedback_surest",
+    *(feedback.c[name] for name in ("verdict", "joined", "status", "model")),
+    sureness,
+    feedback.c.id,
 )
 
 
