@@ -9,7 +9,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from exporter.runtime import Exporter
-from exporter.web import api, corrections, drift, operations, pages
+from exporter.web import api, corrections, drift, operations, pages, review
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import http_error
@@ -17,8 +17,8 @@ from exporter.web.problems import http_error
 log = logging.getLogger(__name__)
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -43,6 +43,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(pages.blueprint(exporter, inbox))
     app.register_blueprint(drift.blueprint(exporter))
+    app.register_blueprint(review.blueprint(exporter))
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:

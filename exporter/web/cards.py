@@ -80,11 +80,11 @@ def cards(
     documents: Sequence[Mapping[str, Any]], models: Mapping[str, ModelConfig], layouts: Mapping[str, Layout]
 ) -> list[Card]:
     """The cards of a page of corrections."""
-    inputs = [_decoded(document["inputs"]) for document in documents]
+    inputs = [decoded(document["inputs"]) for document in documents]
     marks: list[dict[str, list[str]]] = [{} for _ in documents]
     for model, layout in layouts.items():
         mine = [place for place, document in enumerate(documents) if document["model"] == model and inputs[place]]
-        times = np.array([_seconds(documents[place]["predicted"]) for place in mine])
+        times = np.array([seconds(documents[place]["predicted"]) for place in mine])
         for place, said in zip(mine, unusual(layout, [inputs[place] for place in mine], times), strict=True):
             marks[place] = said
     return [
@@ -164,11 +164,13 @@ def typed(text: str, kind: str) -> str | int | float | bool:
     return text
 
 
-def _decoded(inputs: Any) -> dict[str, Any]:
+def decoded(inputs: Any) -> dict[str, Any]:
+    """The inputs of a correction's document."""
     return decode_inputs([bytes(memoryview(inputs))]).get(0, {}) if inputs else {}
 
 
-def _seconds(moment: str | None) -> float:
+def seconds(moment: str | None) -> float:
+    """Unix time of a document's moment; the present for none."""
     return (datetime.fromisoformat(moment) if moment else datetime.now(UTC)).timestamp()
 
 
