@@ -12,7 +12,7 @@ import numpy as np
 
 from exporter.binning import Layout
 from exporter.config import ModelConfig
-from exporter.counters import CONFIDENCE_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
+from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
 from exporter.drift import Floats
 from exporter.events import NO_VERSION, Prediction
 from exporter.reading import WindowReading, read_window
@@ -45,6 +45,7 @@ class Monitor:
         self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
         self.durations = Histogram(DURATION_BUCKETS)
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
+        self.delays = Histogram(DELAY_BUCKETS)
         self.windows = config.window_seconds()
         self.observed = np.zeros(layout.bins if layout else 0)
         self.segments = Segments.of(config, layout.profile) if layout else None
@@ -121,9 +122,25 @@ class Monitor:
             for event in config.events:
                 self.counters.events.setdefault(event, 0.0)
 
-    def count_feedback(self, verdict: str, correction: bool, segment: str | None = None) -> None:
-        """Count a user's word, and whether it corrects a confident prediction (of a segment) for the first time."""
+    def count_feedback(
+        self, verdict: str, correction: bool, segment: str | None = None, delay: float | None = None
+    ) -> None:
+        """Count a user's word.
+
+        Parameters
+        ----------
+        verdict
+            What the user said.
+        correction
+            Whether it corrects a confident prediction for the first time.
+        segment
+            The prediction's.
+        delay
+            Seconds since the prediction, where it is the first word on it.
+        """
         with self._lock:
+            if delay is not None:
+                self.delays.observe([delay])
             self.counters.feedback[verdict] += 1
             self.counters.corrections += correction
             if self.segments:

@@ -113,7 +113,7 @@ class Exporter:
         config, monitors = read(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self._redact)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.redact)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
@@ -184,7 +184,8 @@ class Exporter:
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
 
-    def _redact(self, model: str, inputs: str | None) -> str | None:
+    def redact(self, model: str, inputs: str | None) -> str | None:
+        """The JSON of a model's inputs without what must not be stored."""
         known = self.pipeline.monitors.models.get(model)
         if not inputs or known is None or not known.redact:
             return inputs
@@ -194,7 +195,7 @@ class Exporter:
         monitors = self.pipeline.monitors
         if verdict.model in monitors.models:
             monitor = monitors.get(verdict.model, verdict.version, time.monotonic())
-            monitor.count_feedback(verdict.verdict, verdict.correction, verdict.segment)
+            monitor.count_feedback(verdict.verdict, verdict.correction, verdict.segment, verdict.delay)
 
 
 def _disks(config: Config) -> list[Path]:

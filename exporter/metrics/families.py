@@ -68,9 +68,16 @@ CONFIDENT = _counter(
 CONFIDENCE = Family("model_prediction_confidence", "histogram", "Confidence of predictions.")
 FEEDBACK = _counter("model_feedback_total", "Users' words on predictions by verdict.")
 CORRECTIONS = _counter("model_corrections_total", "Confident predictions that a user corrected, each at most once.")
+DELAY = Family("model_feedback_delay_seconds", "histogram", "Time from a prediction to the user's first word on it.")
 EVENTS = _counter("model_business_events_total", "Business events that the configuration declares.")
 PENDING = _gauge("model_corrections_pending", "Corrections that wait for review.")
 OLDEST = _gauge("model_corrections_oldest_pending_seconds", "Age of the oldest correction that waits for review.")
+REVIEWED_ACCURACY = (
+    _gauge("model_reviewed_accuracy", "Share of confident predictions that were right, estimated from a sample."),
+    _gauge("model_reviewed_accuracy_lower", "Lower end of its 95 % confidence interval."),
+    _gauge("model_reviewed_accuracy_upper", "Upper end of its 95 % confidence interval."),
+)
+REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions that a reviewer decided.")
 EXAMPLES = _counter("model_dataset_examples_total", "Corrections released into a dataset.")
 OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of its training profile.")
 REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training values.")
@@ -139,11 +146,13 @@ PREDICTION_WINDOW = {
     ),
 }
 FAMILIES = (
-    *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, EVENTS),
+    *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, DELAY, EVENTS),
     *(
         PENDING,
         OLDEST,
         EXAMPLES,
+        *REVIEWED_ACCURACY,
+        REVIEWED,
         *PREDICTION_WINDOW.values(),
         *FEATURE_WINDOW.values(),
         *FEATURE_DISTANCE.values(),

@@ -6,13 +6,15 @@ The text before each value is made once a model version and kept: a scrape fills
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
+from exporter.accuracy import reviewed_accuracy
 from exporter.binning import Layout
 from exporter.config import ModelConfig
-from exporter.counters import CONFIDENCE_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
+from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, lines, series
 from exporter.monitor import Monitor, Monitors
@@ -29,6 +31,7 @@ class _Series:
         self.labels = {"model": monitor.config.name, "version": monitor.version}
         self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
         self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
+        self.delays = self._histogram(f.DELAY, DELAY_BUCKETS)
 
     def _histogram(self, family: Family, bounds: Sequence[float]) -> list[bytes]:
         buckets = [series(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
@@ -151,6 +154,7 @@ def _counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
         yield family, lines([series(family.name, **labels)], [float(value)])
     yield f.DURATION, lines(known.durations, _histogram(monitor.durations))
     yield f.CONFIDENCE, lines(known.confidences, _histogram(monitor.confidences))
+    yield f.DELAY, lines(known.delays, _histogram(monitor.delays))
 
 
 def _histogram(histogram: Histogram) -> list[float]:
@@ -191,7 +195,7 @@ def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
 
 
 def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
-    """What waits for review, and what was released.
+    """What waits for review, what was released, and how right the model is by what was reviewed.
 
     Raises
     ------
@@ -207,3 +211,13 @@ def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
             age = max(now - state.oldest[model], 0.0)
             yield f.OLDEST, lines([series(f.OLDEST.name, **labels)], [age])
         yield f.EXAMPLES, lines([series(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))])
+    shown: Counter[str] = Counter()
+    for (model, version), one in state.reviewed.items():
+        shown[model] += 1
+        if model not in monitors.models or shown[model] > monitors.models[model].max_versions:
+            continue
+        labels = {"model": model, "version": version}
+        estimate = reviewed_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
+        for family, value in zip(f.REVIEWED_ACCURACY, estimate, strict=True):
+            yield family, lines([series(family.name, **labels)], [value])
+        yield f.REVIEWED, lines([series(f.REVIEWED.name, **labels)], [float(one.decided)])

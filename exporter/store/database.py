@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig, duration
 from exporter.errors import StoreError
 from exporter.events import Feedback
+from exporter.store.estimates import Reviewed, reviewed
 from exporter.store.schema import (
     COLUMNS,
     SCHEMA_VERSION,
@@ -57,11 +58,15 @@ Row = tuple[Any, ...]
 
 
 class ReviewState(msgspec.Struct, frozen=True):
-    """By model: corrections that wait for review, the Unix time of the oldest, and released examples."""
+    """By model: corrections that wait for review, the Unix time of the oldest, and released examples.
+
+    ``reviewed`` is by model and version.
+    """
 
     pending: dict[str, int]
     oldest: dict[str, float]
     examples: dict[str, int]
+    reviewed: dict[tuple[str, str], Reviewed]
 
 
 class Store:
@@ -237,10 +242,12 @@ class Store:
             with self.reading() as connection:
                 rows = connection.execute(pending).all()
                 examples = {model: int(total) for model, total in connection.execute(released)}
+                decided = reviewed(connection)
             known = ReviewState(
                 pending={model: count for model, count, _ in rows},
                 oldest={model: created for model, _, created in rows},
                 examples=examples,
+                reviewed=decided,
             )
             if generation == self._generation:  # else a commit came between: the next one reads again
                 self._review = known

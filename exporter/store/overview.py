@@ -53,5 +53,9 @@ def rate_over_time(connection: sa.Connection, chosen: Filter, step_seconds: floa
 
 def counts_by_status(connection: sa.Connection, chosen: Filter) -> dict[str, int]:
     """Number of corrections of each of `STATUSES`."""
-    query = sa.select(feedback.c.status, sa.func.count().label("number")).where(*conditions(chosen)).group_by(feedback.c.status)
+    query = (
+        sa.select(feedback.c.status, sa.func.count().label("number"))
+        .where(*conditions(chosen))
+        .group_by(feedback.c.status)
+    )
     return dict.fromkeys(STATUSES, 0) | {row.status: row.number for row in connection.execute(query)}

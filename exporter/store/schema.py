@@ -104,6 +104,16 @@ windows = sa.Table(
     sa.Column("version", sa.Text, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+draws = sa.Table(
+    "draws",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    # When the oldest prediction that could be drawn came, and how many confident ones there were.
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("confident", sa.Integer, nullable=False),
+)
 sureness = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
 """A confidence that can be ordered by: databases disagree about where NULL stands."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
@@ -114,6 +124,17 @@ sa.Index(
     *(feedback.c[name] for name in ("verdict", "joined", "status", "model")),
     sureness,
     feedback.c.id,
+)
+sa.Index(
+    "feedback_known",
+    *(feedback.c[name] for name in ("model", "version", "confident", "joined", "verdict", "status")),
+    *(feedback.c.created, feedback.c.predicted),
+)
+sa.Index(
+    "feedback_relabelled",
+    *(feedback.c.model, feedback.c.version),
+    sqlite_where=feedback.c.reviewed_label.is_not(None),
+    postgresql_where=feedback.c.reviewed_label.is_not(None),
 )
 
 

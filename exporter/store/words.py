@@ -42,6 +42,8 @@ class Verdict(msgspec.Struct):
     verdict: str
     correction: bool
     segment: str | None = None
+    delay: float | None = None
+    """Seconds from the prediction to this word, where it is the user's first on a logged prediction."""
 
 
 class Words:
@@ -101,7 +103,10 @@ class Words:
         if row["joined"]:
             correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
             row["counted"] = values["counted"] = row["counted"] or correction
-            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction, row.get("segment")))
+            first = word.prediction_id is not None and (known is None or known["verdict"] == "sampled")
+            delay = max(now - row["predicted"], 0.0) if first else None
+            segment = row.get("segment")
+            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction, segment, delay))
         if known:
             connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
         else:
@@ -156,11 +161,14 @@ class Words:
                     continue
                 values = self._snapshot(dict(zip(COLUMNS, of[0], strict=True)))
                 said = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
+                delay: float | None = max(known["created"] - values["predicted"], 0.0)
                 counted = False
                 for verdict in connection.execute(said).scalars().all():
                     correction = bool(verdict == "corrected" and values["confident"] and not counted)
                     counted = counted or correction
-                    verdicts.append(Verdict(values["model"], values["version"], verdict, correction, values["segment"]))
+                    key = (values["model"], values["version"])
+                    verdicts.append(Verdict(*key, verdict, correction, values["segment"], delay))
+                    delay = None
                 mine = feedback.c.id == known["id"]
                 connection.execute(feedback.update().where(mine).values(**values, counted=counted))
         return set(ids) - left
