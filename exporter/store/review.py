@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from exporter.store.schema import decisions, feedback, history, sureness
+from exporter.store.schema import decisions, feedback, history, spelling, sureness
 
 STATUSES = ("accepted", "pending", "rejected")
 """What a correction can be: accepted corrections become training data."""
@@ -105,12 +105,14 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
         (feedback.c.model, chosen.model),
         (feedback.c.version, chosen.version),
         (feedback.c.status, chosen.status),
-        (label_column, chosen.label),
-        (feedback.c.prediction, chosen.predicted),
         (feedback.c.segment, chosen.segment),
     ):
         if value is not None:
             found.append(column == value)
+    for spelt, value in ((label_column, chosen.label), (feedback.c.prediction, chosen.predicted)):
+        if value is not None:
+            # As a profile takes it: a number is the category that is spelt like it.
+            found.append(spelt == value if value.startswith('"') else spelt.in_((value, spelling(value))))
     if chosen.since is not None:
         found.append(feedback.c.created >= chosen.since)
     if chosen.until is not None:

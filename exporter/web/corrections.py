@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
+import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
+from exporter.config import sampled
 from exporter.errors import EventError, StoreError
-from exporter.events import Label
+from exporter.events import Label, check_model
 from exporter.runtime import Exporter
-from exporter.store.review import STATUSES, Decision, Filter, corrections, decide
+from exporter.store.review import STATUSES, Decision, correction, corrections, decide, story
+from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
-from exporter.validation import explain, listed, pointer, shown, suggestion
+from exporter.validation import explain, pointer
 from exporter.web.problems import Reply, problem, whole
+from exporter.web.queue import MAX_PLACE, MOST, asked, cursor, marked
 
-LIMIT, MOST = 100, 1000
-"""Corrections on a page when the client does not say, and at the most."""
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
     """What a reviewer sends; a label that is absent, or null, stays what it was."""
 
     status: Literal["accepted", "pending", "rejected"]
-    revision: int
+    revision: _Whole
     label: Label = None
+
+
+class VerdictOn(Verdict, forbid_unknown_fields=True, kw_only=True):
+    """One of several."""
+
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")] | _Whole
+
+
+class Wish(msgspec.Struct, forbid_unknown_fields=True):
+    """What a reviewer wants drawn."""
+
+    model: str
+    count: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+    version: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
@@ -44,66 +59,111 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
     @routes.get("")
     def queue() -> Response:
-        chosen, limit, after = _asked(exporter)
+        page = asked(exporter, request.args)
         with exporter.store.reading() as connection:
-            page, end = corrections(connection, chosen, limit, after)
+            found, end = corrections(connection, page.chosen, page.limit, page.after, page.order)
         following = None
         if end:
-            cursor = base64.urlsafe_b64encode(f"{end[0]!r},{end[1]}".encode()).decode()
-            query = urlencode({**request.args.to_dict(), "cursor": cursor})
+            query = urlencode({**request.args.to_dict(), "cursor": cursor(page.order, end)})
             following = f"{request.base_url}?{query}"
-        return Reply(200, msgspec.json.encode({"corrections": page, "next": following})).flask()
+        documents = [marked(exporter, one) for one in found]
+        return Reply(200, msgspec.json.encode({"corrections": documents, "next": following})).flask()
+
+    @routes.get("/<int:place>")
+    def single(place: int) -> Response:
+        with exporter.store.reading() as connection:
+            known = correction(connection, place) if place <= MAX_PLACE else None
+            if known is None:
+                return _missing(place).flask()
+            events = story(connection, place)
+        return Reply(200, msgspec.json.encode({**marked(exporter, known), "history": events})).flask()
 
     @routes.patch("/<int:place>")
     def review(place: int) -> Response:
-        decision = _decision(request.get_data(), request.authorization.username if request.authorization else None)
+        verdict = _decoded(Verdict, _document())
+        if place > MAX_PLACE:
+            return _missing(place).flask()
+        decision = _decision(verdict)
         taken, known = exporter.store.write(lambda connection, _: decide(connection, place, decision))
         if known is None:
-            return problem(404, f"there is no correction {place}").flask()
+            return _missing(place).flask()
+        known = marked(exporter, known)
         if not taken:
-            detail = (
-                f"another reviewer was first: it is {known['status']} since revision {known['revision']}; "
-                "look at it, and decide again on that revision"
-            )
-            return problem(409, detail, correction=known).flask()
+            return problem(409, _too_late(known), correction=known).flask()
         return Reply(200, msgspec.json.encode(known)).flask()
+
+    @routes.patch("")
+    def review_several() -> Response:
+        document = _document()
+        if not isinstance(document, list) or not 1 <= len(document) <= MOST:
+            raise EventError("", f"expected an array of 1 to {MOST} decisions", "wrong_type")
+        verdicts, errors = [], []
+        for index, one in enumerate(document):
+            try:
+                verdicts.append(_decoded(VerdictOn, one))
+            except EventError as error:
+                errors.append({"pointer": f"/{index}{error.pointer}", "detail": error.detail})
+        if errors:
+            first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
+            return problem(400, f"nothing was decided, {len(errors)} of them cannot be read: {first}", errors).flask()
+        decisions = [(int(verdict.id), _decision(verdict)) for verdict in verdicts]
+
+        def take(connection: sa.Connection, _: object) -> list[tuple[bool, dict[str, Any] | None]]:
+            return [decide(connection, place, decision) for place, decision in decisions]
+
+        results: list[dict[str, Any]] = []
+        for (place, _), (taken, known) in zip(decisions, exporter.store.write(take), strict=True):
+            result: dict[str, Any] = {"id": str(place), "taken": taken}
+            if known is None:
+                result |= {"status": 404, "detail": f"there is no correction {place}"}
+            else:
+                result |= {"status": 200} if taken else {"status": 409, "detail": _too_late(known)}
+                result["correction"] = marked(exporter, known)
+            results.append(result)
+        return Reply(200, msgspec.json.encode({"results": results})).flask()
+
+    @routes.post("/samples")
+    def sample() -> Response:
+        wish = _decoded(Wish, _document())
+        check_model(exporter.pipeline.monitors.models, wish.model)
+        if wish.version is not None and "\0" in wish.version:
+            raise EventError("/version", "expected text without the character NUL", "malformed")
+        chosen = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None)
+        drawn = draw(exporter.store, chosen, wish.count, _reviewer(), exporter.redact)
+        return Reply(201, msgspec.json.encode({"drawn": drawn})).flask()
 
     return routes
 
 
-def _decision(body: bytes, reviewer: str | None) -> Decision:
+def _missing(place: int) -> Reply:
+    return problem(404, f"there is no correction {place}")
+
+
+def _too_late(known: dict[str, Any]) -> str:
+    return (
+        f"another reviewer was first: it is {known['status']} since revision {known['revision']}; "
+        "look at it, and decide again on that revision"
+    )
+
+
+def _reviewer() -> str | None:
+    return request.authorization.username if request.authorization else None
+
+
+def _document() -> Any:
     try:
-        document = msgspec.json.decode(body)
-        verdict = msgspec.convert(document, Verdict)
-    except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, (*STATUSES, "label", "revision", "status"))
-        raise EventError(pointer(path), detail, reason) from None
+        return msgspec.json.decode(request.get_data())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EventError("", "the body is not JSON", "malformed") from None
-    return Decision(verdict.status, spelling(verdict.label), verdict.revision, reviewer)
 
 
-def _asked(exporter: Exporter) -> tuple[Filter, int, tuple[float, int] | None]:
-    known = ("model", "version", "status", "limit", "cursor")
-    for name in request.args:
-        if name not in known:
-            raise EventError("", f"the parameter {shown(name)} is not known; {suggestion(name, known)}", "malformed")
-    model, status, limit = request.args.get("model"), request.args.get("status"), request.args.get("limit", str(LIMIT))
-    if model is not None and model not in exporter.pipeline.monitors.models:
-        hint = suggestion(model, exporter.pipeline.monitors.models)
-        raise EventError("", f"no model {shown(model)} is configured; {hint}", "unknown_model")
-    if status is not None and status not in STATUSES:
-        raise EventError("", f"status: expected {listed(STATUSES)}, got {shown(status)}", "malformed")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST):
-        raise EventError("", f"limit: expected a whole number from 1 to {MOST}, got {shown(limit)}", "malformed")
-    return Filter(model, request.args.get("version"), status), int(limit), _cursor(request.args.get("cursor"))
-
-
-def _cursor(text: str | None) -> tuple[float, int] | None:
-    if text is None:
-        return None
+def _decoded(kind: type[Any], document: Any) -> Any:
     try:
-        created, _, place = base64.urlsafe_b64decode(text).decode().partition(",")
-        return float(created), int(place)
-    except (binascii.Error, ValueError):
-        raise EventError("", "cursor: expected what the page before calls next", "malformed") from None
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        path, detail, reason = explain(error, document, (*STATUSES, *kind.__struct_fields__))
+        raise EventError(pointer(path), detail, reason) from None
+
+
+def _decision(verdict: Verdict) -> Decision:
+    return Decision(verdict.status, spelling(verdict.label), verdict.revision, _reviewer())
