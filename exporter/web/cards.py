@@ -12,10 +12,9 @@ import numpy as np
 
 from exporter.binning import Layout
 from exporter.config import ModelConfig
-from exporter.extract import spelt
 from exporter.pipeline import decode_inputs
-from exporter.profile import CategoricalFeature
 from exporter.web.images import is_image
+from exporter.web.queue import is_new
 from exporter.web.unusual import unusual
 
 LONGEST = 20_000
@@ -101,7 +100,9 @@ def _card(
     layout: Layout | None,
 ) -> Card:
     redact = model.redact if model else frozenset()
-    types = {name: settings.type for name, settings in model.features.items() if settings.type} if model else {}
+    types: dict[str, str] = (
+        {name: settings.type for name, settings in model.features.items() if settings.type} if model else {}
+    )
     if layout:
         types |= layout.profile.inputs
     absent = [name for name in marks if name not in inputs]
@@ -114,13 +115,13 @@ def _card(
         elif isinstance(value, str) and (kind == "text" or len(value) > LONG_TEXT):
             texts.append(Input(name, value[:LONGEST], notes, len(value)))
         else:
-            values.append(Input(name, "missing" if value is None else brief(value), notes))
+            values.append(Input(name, _plain(value), notes))
     return Card(
         known=document,
         label=brief(document["label"]),
         prediction=brief(document["prediction"]),
         like=like(document["label"] if document["prediction"] is None else document["prediction"]),
-        new=_is_new(document["label"], layout),
+        new=is_new(layout, document["label"]),
         images=images,
         texts=texts,
         values=values[:ROWS],
@@ -139,6 +140,13 @@ def brief(value: Any, limit: int = BRIEF) -> str:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+def _plain(value: Any) -> str:
+    """An input's value in a row; more digits than six tell a person nothing."""
+    if isinstance(value, float) and len(repr(value)) > 10:
+        return f"{value:.6g}"
+    return "–" if value is None else brief(value)
 
 
 def like(value: Any) -> str:
@@ -172,10 +180,3 @@ def decoded(inputs: Any) -> dict[str, Any]:
 def seconds(moment: str | None) -> float:
     """Unix time of a document's moment; the present for none."""
     return (datetime.fromisoformat(moment) if moment else datetime.now(UTC)).timestamp()
-
-
-def _is_new(label: Any, layout: Layout | None) -> bool:
-    trained = layout.profile.prediction if layout else None
-    if not isinstance(trained, CategoricalFeature) or label is None:
-        return False
-    return spelt(label) not in trained.categories and spelt(label) not in trained.rare

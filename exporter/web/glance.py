@@ -11,7 +11,7 @@ from typing import Any
 
 from exporter.store.schema import spelling
 from exporter.web.cards import brief
-from exporter.web.choice import Choice
+from exporter.web.choice import Choice, stamp
 
 MOST_LABELS = 10
 """Labels on each side of the confusion table."""
@@ -89,7 +89,8 @@ def confused(pairs: Sequence[tuple[Any, Any, int]], choice: Choice) -> Confusion
 
 def _most(totals: Counter[str | None], names: dict[str | None, str]) -> list[str | None]:
     """The most frequent labels, in an order in which people find them."""
-    return sorted((label for label, _ in totals.most_common(MOST_LABELS)), key=lambda label: (len(names[label]), names[label]))
+    most = [label for label, _ in totals.most_common(MOST_LABELS)]
+    return sorted(most, key=lambda label: (len(names[label]), names[label]))
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,6 @@ def over_time(counts: Sequence[tuple[float, int]], choice: Choice, now: float) -
         words = f"{count:,} from {clock(start)} to {clock(start + step)}"
         bars.append(Bar(100 * place / places, 100 / places, 100 * count / top, words, address))
     return Bars(bars, top, clock(begin), clock(begin + places * step))
-
-
-def stamp(seconds: float) -> str:
-    """RFC 3339 for an address, as short as it can be."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def clock(seconds: float) -> str:

@@ -63,7 +63,9 @@ def png(value: Any, name: str, profile: Profile | None) -> bytes | None:
         if pixels is None:
             return None
         trained = profile.features.get(f"{name}.intensity_mean") if profile else None
-        picture = Image.fromarray(_bytes(pixels, white(pixels, trained if isinstance(trained, NumericFeature) else None)))
+        picture = Image.fromarray(
+            _bytes(pixels, white(pixels, trained if isinstance(trained, NumericFeature) else None))
+        )
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
     picture.save(file, "PNG")

@@ -7,22 +7,27 @@ import zlib
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
+import sqlalchemy as sa
 from flask import Blueprint, Response, abort, g, redirect, render_template, request, url_for
-from werkzeug.wrappers import Response as Redirect
+from werkzeug.wrappers import Response as Answer
 
+from exporter.accuracy import Estimate, reviewed_accuracy
 from exporter.binning import Layout
-from exporter.errors import StoreError
+from exporter.config import sampled
+from exporter.errors import EventError, StoreError
 from exporter.profile import CategoricalFeature
 from exporter.runtime import Exporter
 from exporter.segments import Segments
+from exporter.store.estimates import Reviewed, reviewed
 from exporter.store.overview import confusion, counts_by_status, rate_over_time
-from exporter.store.review import STATUSES, Decision, correction, corrections, decide
+from exporter.store.review import STATUSES, Decision, Filter, correction, corrections, decide
+from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
 from exporter.web import cards, glance, images
-from exporter.web.choice import Choice, WrongChoiceError, choice, cursor
+from exporter.web.choice import PAGE, Choice, choice
+from exporter.web.queue import MAX_PLACE, MOST, cursor
 
-PAGE = 50
-"""Cards on a page."""
 KNOWN_LABELS = 1000
 """Labels that the relabelling field offers."""
 SHORT = 200
@@ -42,18 +47,18 @@ def blueprint(exporter: Exporter) -> Blueprint:
         return page, 503, {"Retry-After": "5"}
 
     @routes.get("/review")
-    def page() -> tuple[str, int] | Redirect:
+    def page() -> tuple[str, int] | Answer:
         if any(not value.strip() for value in request.args.values()):  # a form sends its empty fields, too
             full = {name: value for name, value in request.args.items() if value.strip()}
             return redirect(url_for("review.page", **full))  # type: ignore[arg-type]
         return _page(exporter, request.args.to_dict())
 
     @routes.post("/review/decide")
-    def decided() -> tuple[str, int] | Redirect:
+    def decided() -> tuple[str, int] | Answer:
         form = request.form
         back = dict(parse_qsl(form.get("back", "")))
         place, revision, status = form.get("id", ""), form.get("revision", ""), form.get("status", "")
-        if not (place.isdecimal() and revision.isdecimal() and status in STATUSES):
+        if not (_is_number(place) and _is_number(revision) and status in STATUSES):
             abort(400, "expected id and revision as numbers, and status as one of accepted, pending and rejected")
         typed, kind = form.get("label", "").strip(), form.get("like", "string")
         label = spelling(cards.typed(typed, kind)) if typed and status == "accepted" else None
@@ -62,13 +67,29 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if taken:
             return redirect(url_for("review.page", **back), 303)  # type: ignore[arg-type]
         who = known and (known["reviewer"] or "Another reviewer")
-        told = f"{who} was first: it is {known['status']} now." if known else f"There is no correction {place} any more."
+        told = (
+            f"{who} was first: it is {known['status']} now." if known else f"There is no correction {place} any more."
+        )
         return _page(exporter, back, [told], 409 if known else 404)
 
+    @routes.post("/review/samples")
+    def sample() -> tuple[str, int] | Answer:
+        model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
+        if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MOST):
+            abort(400, f"expected model as one that is configured, and count as a number from 1 to {MOST}")
+        chosen = Draw(model, version or None, sampled(exporter.config.store.inputs) is not None)
+        drawn = draw(exporter.store, chosen, int(count), reviewer(), exporter.redact)
+        back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
+        if not drawn:
+            return _page(
+                exporter, back, ["Nothing was drawn: no confident prediction without a user’s word was found."]
+            )
+        return redirect(url_for("review.page", **back), 303)  # type: ignore[arg-type]
+
     @routes.get("/v1/corrections/<int:place>/inputs/<path:name>.png")
-    def picture(place: int, name: str) -> Response:
+    def picture(place: int, name: str) -> Answer:
         with exporter.store.reading() as connection:
-            known = correction(connection, place)
+            known = correction(connection, place) if place <= MAX_PLACE else None
         if known is None:
             abort(404, f"there is no correction {place}")
         model = exporter.pipeline.monitors.models.get(known["model"])
@@ -92,15 +113,21 @@ def reviewer() -> str | None:
     return named
 
 
-def _page(exporter: Exporter, args: dict[str, str], told: list[str] | None = None, status: int = 200) -> tuple[str, int]:
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text[:11]) <= MAX_PLACE
+
+
+def _page(
+    exporter: Exporter, args: dict[str, str], told: list[str] | None = None, status: int = 200
+) -> tuple[str, int]:
     """The page of a choice; its first page has everything at a glance, the others are there to be read on."""
     models, layouts = exporter.pipeline.monitors.models, exporter.pipeline.monitors.layouts
     now = time.time()
-    context: dict[str, Any] = {"models": list(models), "told": told or [], "now": now, "statuses": ("pending", *STATUSES)}
+    context: dict[str, Any] = {"models": list(models), "told": told or [], "now": now}
     try:
-        asked = choice(args, models, now)
-    except WrongChoiceError as error:
-        return render_template("review.html", **context, wrong=error.details, given=args), 400
+        asked = choice(exporter, args, now)
+    except EventError as error:
+        return render_template("review.html", **context, wrong=[error.detail]), 400
     wide = asked.filter._replace(predicted=None, label=None)
     with exporter.store.reading() as connection:
         documents, end = corrections(connection, asked.filter, PAGE, asked.after, asked.order)
@@ -112,10 +139,13 @@ def _page(exporter: Exporter, args: dict[str, str], told: list[str] | None = Non
                 "bars": glance.over_time(rate_over_time(connection, asked.filter, glance.FINE), asked, now),
                 "predicted": _options([pair[0] for pair in pairs], asked.filter.predicted),
                 "labels": _options([pair[1] for pair in pairs], asked.filter.label),
+                "accuracy": _accuracy(connection, asked),
                 "offered": {name: _offered(layouts.get(name), pairs) for name in models},
             }
     found = cards.cards(documents, models, layouts)
-    versions = {monitor.version for monitor in exporter.pipeline.monitors if asked.filter.model in {None, monitor.config.name}}
+    versions = {
+        monitor.version for monitor in exporter.pipeline.monitors if asked.filter.model in {None, monitor.config.name}
+    }
     model = asked.filter.model
     layout = layouts.get(model) if model else None
     segments = Segments.of(models[model], layout.profile) if model and layout else None
@@ -127,12 +157,21 @@ def _page(exporter: Exporter, args: dict[str, str], told: list[str] | None = Non
             chips=_chips(asked),
             cards=found,
             ages={card.known["id"]: now - cards.seconds(card.known["created"]) for card in found},
-            next=asked.but() | {"cursor": cursor(end)} if end else None,
+            next=asked.but() | {"cursor": cursor(asked.order, end)} if end else None,
             versions=sorted(versions),
             segments=segments.names if segments else (),
         ),
         status,
     )
+
+
+def _accuracy(connection: sa.Connection, asked: Choice) -> list[tuple[str, str, Estimate, Reviewed]]:
+    """What reviewed samples say, by model and version, of those that are chosen."""
+    return [
+        (model, version, reviewed_accuracy(*msgspec.structs.astuple(found)), found)
+        for (model, version), found in reviewed(connection).items()
+        if asked.filter.model in {None, model} and asked.filter.version in {None, version}
+    ]
 
 
 def _options(values: list[Any], chosen: str | None) -> list[tuple[str, str]]:
@@ -161,11 +200,10 @@ def _chips(asked: Choice) -> list[tuple[str, dict[str, str]]]:
         "q": lambda: f"with “{asked.args['q'][:40]}”",
         "source": lambda: {"sample": "drawn samples", "all": "corrections and samples"}[asked.filter.source],
     }
-    names = ("model", "version", "predicted", "label", "segment", "source", "since", "until", "confidence_from", "confidence_to", "q")
     return [
         (words[name]() if name in words else f"{name} {asked.args[name][:40]}", asked.but(**{name: None}))
-        for name in names
-        if name in asked.args
+        for name in Filter._fields
+        if name in asked.args and name != "status"
     ]
 
 

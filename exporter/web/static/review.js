@@ -34,7 +34,7 @@ function start(queue) {
     const deed = { cards, status, label };
     queue.take(cards, status);
     done.push(deed);
-    const what = cards.length === 1 ? shortened(label ?? cards[0].dataset.label) : `${cards.length} corrections`;
+    const what = cards.length === 1 ? shortened(label ?? cards[0].dataset.said) : `${cards.length} corrections`;
     told(status === "accepted" ? `Accepted: ${what}` : status === "rejected" ? `Rejected: ${what}` : `Pending again: ${what}`);
     await finish(cards, await send(cards, status, label), status);
   }
