@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).with_name("golden_metrics.txt")
 # What differs from machine to machine and from moment to moment.
 VOLATILE = re.compile(
     r"^((?:process|python|model_system|model_exporter_(?:build_info|collector_duration|config_last_reload_success_time"
-    r"|store_errors)|model_corrections_oldest)\S*?(?:\{.*\})?) \S+$",
+    r"|store_errors)|model_corrections_oldest|model_feedback_delay_seconds_sum)\S*?(?:\{.*\})?) \S+$",
     re.M,
 )
 EVENTS = [

@@ -20,7 +20,9 @@ class Reviewed(msgspec.Struct):
 
 def reviewed(connection: sa.Connection) -> dict[tuple[str, str], Reviewed]:
     """By model and version, the last drawn first, of those with a decided sample."""
-    words = (feedback.c.created >= draws.c.since) & (feedback.c.predicted <= draws.c.time)
+    # A word may come just before its prediction, and a prediction may be dated back.
+    after = (feedback.c.created >= draws.c.since) | (feedback.c.predicted >= draws.c.since)
+    words = after & (feedback.c.predicted <= draws.c.time)
     among = (
         (feedback.c.model == draws.c.model)
         & (feedback.c.version == draws.c.version)
