@@ -110,7 +110,9 @@ def _card(
     for name in sorted([name for name in inputs if name not in redact] + absent, key=lambda name: name not in marks):
         value, notes = inputs.get(name), tuple(marks.get(name, ()))
         kind = types.get(name)
-        if value is not None and (kind == "image" or (kind is None and is_image(value))):
+        if (kind == "image" and value is not None and "not an image" not in notes) or (
+            kind is None and is_image(value)
+        ):
             images.append(Input(name, "", notes))
         elif isinstance(value, str) and (kind == "text" or len(value) > LONG_TEXT):
             texts.append(Input(name, value[:LONGEST], notes, len(value)))

@@ -39,6 +39,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     """The page ``/review``, its forms, and the images of its cards."""
     routes = Blueprint("review", __name__)
     routes.add_app_template_filter(glance.ago)
+    routes.add_app_template_filter(cards.brief)
     routes.add_app_template_global(_picture, "picture")
 
     @routes.errorhandler(StoreError)

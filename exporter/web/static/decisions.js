@@ -46,40 +46,28 @@ async function sendSome(cards, status, label) {
     ...(label === undefined ? {} : { label: typed(label, card.dataset.like) }),
   }));
   try {
-    if (items.length === 1) {
-      const { id, ...decision } = items[0];
-      const answer = await patch(`/v1/corrections/${id}`, decision);
-      return [result(answer.status, await answer.json())];
-    }
-    const answer = await patch("/v1/corrections", items);
+    const headers = { "Content-Type": "application/json" };
+    const signal = AbortSignal.timeout(15000);
+    const answer = await fetch("/v1/corrections", { method: "PATCH", headers, body: JSON.stringify(items), signal });
     const body = await answer.json();
-    if (!answer.ok) return items.map(() => result(answer.status, body));
-    return body.results.map((/** @type {any} */ one) => result(one.status, one));
+    if (!answer.ok) return items.map(() => ({ taken: false, detail: `Nothing was decided: ${body.detail}` }));
+    return body.results.map(result);
   } catch {
     return items.map(() => ({ taken: false, detail: ALONE }));
   }
 }
 
-/** @param {string} path @param {unknown} body */
-function patch(path, body) {
-  const headers = { "Content-Type": "application/json" };
-  return fetch(path, { method: "PATCH", headers, body: JSON.stringify(body), signal: AbortSignal.timeout(15000) });
-}
-
 /**
- * @param {number} code @param {any} body a correction, or a problem that may hold one
+ * @param {{status: number, detail?: string, correction?: Known}} one what became of one decision
  * @returns {Result}
  */
-function result(code, body) {
-  if (code === 200) return { taken: true, known: body.correction ?? body, detail: "" };
-  const known = body.correction;
-  if (code === 409 && known) {
-    const who = known.reviewer ?? "Another reviewer";
-    const label = known.status === "accepted" ? ` as ${String(known.label).slice(0, 80)}` : "";
-    return { taken: false, known, detail: `${who} was first: ${known.status}${label}. Decide again to change it.` };
-  }
-  if (code === 404) return { taken: false, gone: true, detail: "It is not there any more." };
-  return { taken: false, detail: `Nothing was decided: ${body.detail ?? code}` };
+function result({ status, detail = "", correction: known }) {
+  if (status === 200) return { taken: true, known, detail };
+  if (status === 404) return { taken: false, gone: true, detail: "It is not there any more." };
+  if (!known) return { taken: false, detail };
+  const who = known.reviewer ?? "Another reviewer";
+  const as = known.status === "accepted" ? ` as ${String(known.label).slice(0, 80)}` : "";
+  return { taken: false, known, detail: `${who} was first: ${known.status}${as}. Decide again to change it.` };
 }
 
 /**
