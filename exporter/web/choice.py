@@ -46,7 +46,7 @@ class Choice(NamedTuple):
             args.pop(name, None)
             if value is not None and value != DEFAULTS.get(name):
                 args[name] = value
-        return args
+        return {name: args[name] for name in NAMES if name in args}
 
 
 def choice(exporter: Exporter, given: Mapping[str, str], now: float) -> Choice:
