@@ -149,7 +149,7 @@ def test_a_correction_has_its_history(corrected: Served) -> None:
         "corrected", "rejected", "accepted", "corrected"
     ]  # fmt: skip
     assert [step["label"] for step in one["history"]] == ["no", None, "maybe", "no"]
-    assert (one["status"], one["user"], one["revision"]) == ("pending", "u9", 4)
+    assert (one["status"], one["user"], one["revision"], one["label"]) == ("pending", "u9", 4, "no")
     for place in ("999", "9" * 30):
         assert corrected.get(f"/v1/corrections/{place}").status == 404
         assert patch(corrected, place, status="accepted", revision=1).status == 404

@@ -17,6 +17,7 @@ from exporter.accuracy import reviewed_accuracy, wilson
 from exporter.config import StoreConfig
 from exporter.events import Feedback
 from exporter.store import Store, Verdict
+from exporter.store.estimates import reviewed
 from exporter.store.overview import confusion, counts_by_status, rate_over_time
 from exporter.store.review import Decision, Filter, corrections, decide, story
 from exporter.store.samples import Draw, draw
@@ -181,6 +182,23 @@ def test_undoing_brings_the_users_label_back(store: Store) -> None:
     with store.reading() as connection:
         steps = [(step["status"], step["label"], step["reviewer"]) for step in story(connection, 1)]
     assert steps == [("accepted", "8", "ann"), ("pending", None, "ann")]
+
+
+def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
+    """Neither of its two queries looks at the rows of all corrections."""
+    predict(store, [{}])
+    draw(store, Draw("digits"), 1, None, redact)
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        reviewed(connection)
+        _, counts, turned = (
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in statements.copy()
+        )
+    assert counts == ["SEARCH feedback USING COVERING INDEX feedback_known (model=? AND version=? AND confident=?)"]
+    assert len(turned) == 1
+    assert "USING INDEX feedback_relabelled" in turned[0]
 
 
 # --- samples ---------------------------------------------------------------------------------

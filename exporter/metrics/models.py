@@ -6,7 +6,6 @@ The text before each value is made once a model version and kept: a scrape fills
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -211,10 +210,8 @@ def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
             age = max(now - state.oldest[model], 0.0)
             yield f.OLDEST, lines([series(f.OLDEST.name, **labels)], [age])
         yield f.EXAMPLES, lines([series(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))])
-    shown: Counter[str] = Counter()
     for (model, version), one in state.reviewed.items():
-        shown[model] += 1
-        if model not in monitors.models or shown[model] > monitors.models[model].max_versions:
+        if model not in monitors.models:
             continue
         labels = {"model": model, "version": version}
         estimate = reviewed_accuracy(one.population, one.known, one.known_right, one.decided, one.right)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import msgspec
 import sqlalchemy as sa
 
-from exporter.store.schema import draws, feedback
+from exporter.store.schema import draws, feedback, relabelled
+
+LATEST = 20
+"""Versions of a model that are estimated: those that were drawn from last."""
 
 
 class Reviewed(msgspec.Struct):
@@ -19,49 +25,40 @@ class Reviewed(msgspec.Struct):
 
 
 def reviewed(connection: sa.Connection) -> dict[tuple[str, str], Reviewed]:
-    """By model and version, the last drawn first, of those with a decided sample."""
+    """By model and version (the `LATEST` of a model), of those with a decided sample."""
+    found: dict[tuple[str, str], Reviewed] = {}
+    seen: Counter[str] = Counter()
+    for drawn in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
+        seen[drawn.model] += 1
+        if seen[drawn.model] <= LATEST and (one := _reviewed(connection, drawn)).decided:
+            found[drawn.model, drawn.version] = one
+    return found
+
+
+def _reviewed(connection: sa.Connection, drawn: Any) -> Reviewed:
     # A word may come just before its prediction, and a prediction may be dated back.
-    after = (feedback.c.created >= draws.c.since) | (feedback.c.predicted >= draws.c.since)
-    words = after & (feedback.c.predicted <= draws.c.time)
-    among = (
-        (feedback.c.model == draws.c.model)
-        & (feedback.c.version == draws.c.version)
-        & feedback.c.joined
-        & feedback.c.confident
-        & ((feedback.c.verdict == "sampled") | words)
-    )
-    keys = (draws.c.model, draws.c.version, feedback.c.verdict)
-    counts = (
-        sa.select(*keys, feedback.c.status, sa.func.count().label("number"))
-        .select_from(draws)
-        .join(feedback, among)
-        .group_by(*keys, feedback.c.status)
-    )
-    # A reviewer's own label turns a verdict round: another one in a sample, the prediction itself in a correction.
-    same = feedback.c.reviewed_label == feedback.c.prediction
-    turned = (
-        sa.select(*keys, sa.func.count().label("number"))
-        .select_from(draws)
-        .join(feedback, among)
-        .where(feedback.c.reviewed_label.is_not(None), feedback.c.status == "accepted")
-        .where(((feedback.c.verdict == "sampled") & ~same) | ((feedback.c.verdict == "corrected") & same))
-        .group_by(*keys)
-    )
-    drawn = connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all()
-    found = {(row.model, row.version): Reviewed(row.confident) for row in drawn}
-    for row in connection.execute(counts) if found else ():
-        one = found[row.model, row.version]
+    after = (feedback.c.created >= drawn.since) | (feedback.c.predicted >= drawn.since)
+    words = after & (feedback.c.predicted <= drawn.time)
+    number = sa.func.count().label("number")
+    mine = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
+    mine &= (feedback.c.verdict == "sampled") | words
+    counts = sa.select(feedback.c.verdict, feedback.c.status, number).where(mine)
+    one = Reviewed(drawn.confident)
+    for row in connection.execute(counts.group_by(feedback.c.verdict, feedback.c.status)):
         if row.verdict != "sampled":
             one.known += row.number
-            if row.verdict == "accepted" or row.status == "rejected":
+            if row.verdict == "accepted" or row.status == "rejected":  # by the user, or the user was refused
                 one.known_right += row.number
         elif row.status == "accepted":
             one.decided += row.number
             one.right += row.number
-    for row in connection.execute(turned) if found else ():
-        one = found[row.model, row.version]
+    # A reviewer's own label turns that round: another one in a sample, the prediction itself in a correction.
+    same = feedback.c.reviewed_label == feedback.c.prediction
+    turned = sa.select(feedback.c.verdict, number).where(mine, relabelled, feedback.c.status == "accepted")
+    turned = turned.where(sa.case((feedback.c.verdict == "corrected", same), else_=~same))
+    for row in connection.execute(turned.group_by(feedback.c.verdict)):
         if row.verdict == "sampled":
             one.right -= row.number
-        else:
+        elif row.verdict == "corrected":
             one.known_right += row.number
-    return {key: one for key, one in found.items() if one.decided}
+    return one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -215,27 +215,46 @@ def decide(connection: sa.Connection, place: int, decision: Decision) -> tuple[b
     tuple
         Whether the decision took, and the correction as it stands now; None when there is none.
     """
+    return decide_several(connection, [(place, decision)])[0]
+
+
+def decide_several(
+    connection: sa.Connection, several: Sequence[tuple[int, Decision]]
+) -> list[tuple[bool, dict[str, Any] | None]]:
+    """Decide corrections one after the other; see `decide`. Each is returned as it stands after the last."""
     now = time.time()
-    values: dict[str, Any] = {
-        "status": decision.status,
-        "reviewer": decision.reviewer,
-        "reviewed": now,
-        "revision": decision.revision + 1,
+    taken = [_take(connection, place, decision, now) for place, decision in several]
+    noted = [
+        {"feedback_id": place, "time": now, **decision._asdict(), "revision": decision.revision + 1}
+        for (place, decision), took in zip(several, taken, strict=True)
+        if took
+    ]
+    if noted:
+        connection.execute(decisions.insert(), noted)
+    query = sa.select(feedback).where(feedback.c.id.in_({place for place, _ in several}), _in_review)
+    known = {row["id"]: document(row) for row in connection.execute(query).mappings()}
+    return [(took, known.get(place)) for (place, _), took in zip(several, taken, strict=True)]
+
+
+_in_review = sa.and_(*conditions(Filter(source="all")))
+_decided = ("status", "reviewer", "reviewed", "revision")
+_update = (
+    feedback.update()
+    .where(feedback.c.id == sa.bindparam("place"), feedback.c.revision == sa.bindparam("seen"), _in_review)
+    .values({name: sa.bindparam(f"new_{name}") for name in _decided})
+)
+_relabel = _update.values(reviewed_label=sa.bindparam("new_label"))
+
+
+def _take(connection: sa.Connection, place: int, decision: Decision, now: float) -> bool:
+    values = {
+        "place": place,
+        "seen": decision.revision,
+        "new_status": decision.status,
+        "new_reviewer": decision.reviewer,
+        "new_reviewed": now,
+        "new_revision": decision.revision + 1,
     }
-    if decision.label is not None or decision.status == "pending":
-        values["reviewed_label"] = decision.label
-    mine = (feedback.c.id == place) & (feedback.c.revision == decision.revision)
-    update = feedback.update().where(mine, *conditions(Filter(source="all"))).values(values)
-    taken = connection.execute(update).rowcount == 1
-    if taken:
-        connection.execute(
-            decisions.insert().values(
-                feedback_id=place,
-                time=now,
-                reviewer=decision.reviewer,
-                status=decision.status,
-                label=decision.label,
-                revision=decision.revision + 1,
-            )
-        )
-    return taken, correction(connection, place)
+    if decision.label is None and decision.status != "pending":
+        return connection.execute(_update, values).rowcount == 1
+    return connection.execute(_relabel, {**values, "new_label": decision.label}).rowcount == 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
 
 from exporter.store.database import Store
@@ -68,18 +68,18 @@ def draw(store: Store, chosen: Draw, count: int, reviewer: str | None, redact: R
         See `Store.write`.
     """
     with store.reading() as connection:
-        found = _find(connection, chosen, count, random.SystemRandom())
+        found = _find(connection, chosen, count, np.random.default_rng())
     return store.write(lambda connection, _: _keep(connection, chosen.model, found, reviewer, redact))
 
 
-def _find(connection: sa.Connection, chosen: Draw, count: int, rng: random.Random) -> _Found:
+def _find(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> _Found:
     first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
     last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
     if first is None or last is None:
         return _Found([], {}, 0.0)
     since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == first)).scalar()
-    places = range(first, last + 1)
-    probes = rng.sample(places, min(len(places), MOST_PROBES))
+    size = last + 1 - first
+    probes = (first + rng.choice(size, min(size, MOST_PROBES), replace=False)).tolist()
     belongs = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == chosen.model)
     if chosen.version is not None:
         belongs &= predictions.c.version == chosen.version
@@ -100,7 +100,7 @@ def _find(connection: sa.Connection, chosen: Draw, count: int, rng: random.Rando
             row = rows.get(seq)
             if row and row.shown and row.id not in known and row.id not in taken and len(taken) < count:
                 taken[row.id] = seq
-    confident = {version: round(hits * len(places) / probed) for version, hits in versions.items()}
+    confident = {version: round(hits * size / probed) for version, hits in versions.items()}
     return _Found(list(taken.values()), confident, since or 0.0)
 
 
@@ -112,16 +112,14 @@ def _spoken_of(connection: sa.Connection, model: str, ids: Collection[str]) -> s
 
 def _keep(connection: sa.Connection, model: str, found: _Found, reviewer: str | None, redact: Redact) -> int:
     now, drawn = time.time(), 0
+    columns = ("model", "version", "prediction", "confidence", "confident", "segment")
     for start in range(0, len(found.seqs), _STEP):
         chosen = predictions.c.seq.in_(found.seqs[start : start + _STEP])
         rows = connection.execute(sa.select(predictions).where(chosen)).mappings().all()
         known = _spoken_of(connection, model, [row["id"] for row in rows])  # a word may have come in between
-        for row in rows:
-            if row["id"] in known:
-                continue
-            kept = ("model", "version", "prediction", "confidence", "confident", "segment")
-            values: dict[str, Any] = {
-                **{key: row[key] for key in kept},
+        values = [
+            {
+                **{key: row[key] for key in columns},
                 "prediction_id": row["id"],
                 "inputs": redact(model, row["inputs"]),
                 "predicted": row["time"],
@@ -135,10 +133,23 @@ def _keep(connection: sa.Connection, model: str, found: _Found, reviewer: str | 
                 "revision": 1,
                 "sampled": True,
             }
-            (place,) = connection.execute(feedback.insert().values(values)).inserted_primary_key  # type: ignore[misc]
-            said = {"verdict": "sampled", "label": row["prediction"], "user": reviewer}
-            connection.execute(history.insert().values(feedback_id=place, time=now, **said))
-            drawn += 1
+            for row in rows
+            if row["id"] not in known
+        ]
+        if values:
+            connection.execute(feedback.insert(), values)
+        drawn += len(values)
+    mine = (
+        feedback.c.verdict == "sampled",
+        feedback.c.joined,
+        feedback.c.status == "pending",
+        feedback.c.created == now,
+    )
+    said = ("feedback_id", "time", "verdict", "label", "user")
+    drawn_now = sa.select(
+        feedback.c.id, feedback.c.created, feedback.c.verdict, feedback.c.label, sa.literal(reviewer, sa.Text)
+    )
+    connection.execute(history.insert().from_select(said, drawn_now.where(*mine, feedback.c.model == model)))
     for version, confident in found.confident.items():
         connection.execute(draws.delete().where(draws.c.model == model, draws.c.version == version))
         connection.execute(

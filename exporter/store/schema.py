@@ -127,14 +127,14 @@ sa.Index(
 )
 sa.Index(
     "feedback_known",
-    *(feedback.c[name] for name in ("model", "version", "confident", "joined", "verdict", "status")),
-    *(feedback.c.created, feedback.c.predicted),
+    *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
 )
+relabelled = feedback.c.reviewed_label.is_not(None)
 sa.Index(
     "feedback_relabelled",
-    *(feedback.c.model, feedback.c.version),
-    sqlite_where=feedback.c.reviewed_label.is_not(None),
-    postgresql_where=feedback.c.reviewed_label.is_not(None),
+    *(feedback.c[name] for name in ("model", "version", "confident", "status", "verdict")),
+    sqlite_where=relabelled,
+    postgresql_where=relabelled,
 )
 
 

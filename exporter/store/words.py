@@ -96,7 +96,7 @@ class Words:
             return Word(known["id"], known["prediction_id"], known["verdict"], known["joined"], True)
         values: dict[str, Any] = {**said, "updated": now}
         if known:
-            values |= {"status": "pending", "revision": known["revision"] + 1}
+            values |= {"status": "pending", "revision": known["revision"] + 1, "reviewed_label": None}
             row = {**known, **values}
         else:
             row = self._first_word(connection, word, now) | values

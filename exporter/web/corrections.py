@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
-import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
 from exporter.config import sampled
 from exporter.errors import EventError, StoreError
 from exporter.events import Label, check_model
 from exporter.runtime import Exporter
-from exporter.store.review import STATUSES, Decision, correction, corrections, decide, story
+from exporter.store.review import STATUSES, Decision, correction, corrections, decide, decide_several, story
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
 from exporter.validation import explain, pointer
@@ -107,12 +106,9 @@ def blueprint(exporter: Exporter) -> Blueprint:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             return problem(400, f"nothing was decided, {len(errors)} of them cannot be read: {first}", errors).flask()
         decisions = [(int(verdict.id), _decision(verdict)) for verdict in verdicts]
-
-        def take(connection: sa.Connection, _: object) -> list[tuple[bool, dict[str, Any] | None]]:
-            return [decide(connection, place, decision) for place, decision in decisions]
-
+        answers = exporter.store.write(lambda connection, _: decide_several(connection, decisions))
         results: list[dict[str, Any]] = []
-        for (place, _), (taken, known) in zip(decisions, exporter.store.write(take), strict=True):
+        for (place, _), (taken, known) in zip(decisions, answers, strict=True):
             result: dict[str, Any] = {"id": str(place), "taken": taken}
             if known is None:
                 result |= {"status": 404, "detail": f"there is no correction {place}"}
