@@ -189,6 +189,41 @@ def test_two_reviewers_do_not_overwrite_each_other(mistaken: Served, visit: Open
     expect(notice).to_have_count(0)
 
 
+def test_an_undo_in_haste_leaves_the_other_reviewers_decision_alone(mistaken: Served, visit: Open) -> None:
+    """Taking back a decision that the server is about to refuse takes back nothing."""
+    correct(mistaken, [mistake("m")])
+    first, second = visit(), visit()
+    first.keyboard.press("a")
+    eventually(lambda: settled(mistaken, accepted=1))
+    second.evaluate(
+        "for (const key of 'ru') document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+    )
+    expect(second.locator(".notice")).to_contain_text("Another reviewer was first: accepted")
+    expect(second.locator("[data-count=accepted]")).to_have_text("1")
+    expect(second.locator("[data-count=pending]")).to_have_text("0")
+    assert settled(mistaken, accepted=1)
+
+
+def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:
+    """Decided cards stay, with what was decided, in the view of all; a further page has the same keys."""
+    correct(mistaken, [mistake(f"m-{number}") for number in range(52)])
+    page = visit("/review?status=all")
+    page.keyboard.press("l")
+    page.keyboard.type("maybe")
+    page.keyboard.press("Enter")
+    eventually(lambda: settled(mistaken, accepted=1))
+    card = page.locator(".card").first
+    expect(card.locator(".is")).to_have_text("maybe")
+    expect(card.locator(".status.accepted")).to_have_count(1)
+    card.get_by_role("button", name="Back to pending").click()
+    eventually(lambda: settled(mistaken, pending=52))
+    expect(card.locator(".is")).to_have_text("no")
+    following = visit("/review", java_script_enabled=False).locator("#next").get_attribute("href")
+    further = visit(str(following))
+    further.keyboard.press("r")
+    eventually(lambda: settled(mistaken, rejected=1))
+
+
 def test_what_the_network_loses_comes_back(mistaken: Served, visit: Open) -> None:
     """Without the server the card comes back with the reason, and nothing counts as decided."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(2)])

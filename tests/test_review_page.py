@@ -176,6 +176,7 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, str], f
         ("view=list", "view: expected cards or table"),
         ("order=oldest", "order: expected confident or newest"),
         ("cursor=x", "cursor: expected what the page before calls next"),
+        ("endpoint=x&version=&_external=1", 'the parameter "endpoint" is not known'),
         ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),
         ("q=" + "x" * 300, "q: expected at most 256 characters"),
     ],

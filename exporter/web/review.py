@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 import sqlalchemy as sa
@@ -40,6 +41,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes = Blueprint("review", __name__)
     routes.add_app_template_filter(glance.ago)
     routes.add_app_template_filter(cards.brief)
+    routes.add_app_template_filter(cards.seconds)
     routes.add_app_template_global(_picture, "picture")
 
     @routes.errorhandler(StoreError)
@@ -51,7 +53,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     def page() -> tuple[str, int] | Answer:
         if any(not value.strip() for value in request.args.values()):  # a form sends its empty fields, too
             full = {name: value for name, value in request.args.items() if value.strip()}
-            return redirect(url_for("review.page", **full))  # type: ignore[arg-type]
+            return redirect(_address(full))
         return _page(exporter, request.args.to_dict())
 
     @routes.post("/review/decide")
@@ -66,7 +68,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         decision = Decision(status, label, int(revision), reviewer())
         taken, known = exporter.store.write(lambda connection, _: decide(connection, int(place), decision))
         if taken:
-            return redirect(url_for("review.page", **back), 303)  # type: ignore[arg-type]
+            return redirect(_address(back), 303)
         who = known and (known["reviewer"] or "Another reviewer")
         told = (
             f"{who} was first: it is {known['status']} now." if known else f"There is no correction {place} any more."
@@ -85,7 +87,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             return _page(
                 exporter, back, ["Nothing was drawn: no confident prediction without a user’s word was found."]
             )
-        return redirect(url_for("review.page", **back), 303)  # type: ignore[arg-type]
+        return redirect(_address(back), 303)
 
     @routes.get("/v1/corrections/<int:place>/inputs/<path:name>.png")
     def picture(place: int, name: str) -> Answer:
@@ -112,6 +114,11 @@ def reviewer() -> str | None:
     """Who decides."""
     named: str | None = g.get("user") or (request.authorization.username if request.authorization else None)
     return named
+
+
+def _address(args: Mapping[str, str]) -> str:
+    """The page with parameters that a client named: `url_for` has a meaning of its own for some names."""
+    return f"{url_for('review.page')}?{urlencode(args)}" if args else url_for("review.page")
 
 
 def _is_number(text: str) -> bool:
@@ -157,7 +164,6 @@ def _page(
             choice=asked,
             chips=_chips(asked),
             cards=found,
-            ages={card.known["id"]: now - cards.seconds(card.known["created"]) for card in found},
             next=asked.but() | {"cursor": cursor(asked.order, end)} if end else None,
             versions=sorted(versions),
             segments=segments.names if segments else (),

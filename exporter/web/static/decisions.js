@@ -4,7 +4,7 @@
 /** @typedef {{taken: boolean, gone?: boolean, known?: Known, detail: string}} Result */
 
 const MOST = 100; // decisions in one request
-const ALONE = "The exporter does not answer, so nothing was decided. Try again.";
+const ALONE = "The exporter does not answer. Try again.";
 
 /** Decisions of the same card wait for one another: each builds on the revision before. @type {Promise<unknown>} */
 let before = Promise.resolve();

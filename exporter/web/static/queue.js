@@ -132,9 +132,8 @@ export class Queue {
       this.count(card.dataset.status, -1);
       this.count(status, 1);
       card.dataset.before = card.dataset.status;
-      card.dataset.status = status;
+      this.mark(card, status);
       if (this.status !== "all" && this.status !== status) this.remove(card);
-      else this.mark(card, status);
     }
     this.emptied();
     if (all.length - cards.length < NEAR) this.more();
@@ -149,18 +148,23 @@ export class Queue {
     this.left.set(card, { item, mark });
   }
 
-  /** The server took it. @param {HTMLElement} card @param {{status: string} | undefined} known */
+  /** The server took it: the label is what it says. @param {HTMLElement} card @param {import("./decisions.js").Known | undefined} known */
   settle(card, known) {
-    if (known) this.mark(card, known.status);
+    const label = card.querySelector(".is .cut, .is:not(:has(.cut))");
+    if (known && label && String(known.label).length <= 200) label.textContent = card.dataset.said = String(known.label);
   }
 
   /** @param {HTMLElement} card @param {string} status */
   mark(card, status) {
     card.dataset.status = status;
-    for (const old of card.querySelectorAll(".status.accepted, .status.rejected")) old.remove();
+    for (const old of card.querySelectorAll(".decided")) old.remove();
     if (status !== "pending") {
-      const badge = Object.assign(document.createElement("span"), { className: `status ${status}`, textContent: status });
+      const badge = Object.assign(document.createElement("span"), { className: `decided status ${status}`, textContent: status });
       (card.querySelector(".meta") ?? card.querySelector("time")?.parentElement)?.append(badge);
+    }
+    for (const button of card.querySelectorAll("button[name=status]")) {
+      const decides = /** @type {HTMLButtonElement} */ (button);
+      decides.hidden = decides.value === status;
     }
     this.notice(card, "");
   }
@@ -174,35 +178,37 @@ export class Queue {
 
   /**
    * A decision that was not taken: the card stands where it stood, and says why.
-   * @param {HTMLElement} card @param {string} status @param {{status: string} | undefined} known @param {string} detail
+   * @param {HTMLElement} card @param {string | undefined} now its status, where the server said it @param {string} detail
    */
-  bringBack(card, status, known, detail) {
-    this.count(status, -1);
-    const now = known?.status ?? card.dataset.before ?? "pending";
+  bringBack(card, now, detail) {
+    now ??= card.dataset.before ?? "pending";
+    this.count(card.dataset.status, -1);
     this.count(now, 1);
     this.putBack(card);
     this.mark(card, now);
     this.notice(card, detail);
   }
 
-  /** Cards whose decision is taken back. @param {HTMLElement[]} cards @param {string} status */
-  bringBackAll(cards, status) {
+  /** Cards whose decision is taken back. @param {HTMLElement[]} cards */
+  bringBackAll(cards) {
     for (const card of cards) {
-      card.dataset.before = status;
-      this.count(status, -1);
+      card.dataset.before = card.dataset.status;
+      this.count(card.dataset.status, -1);
       this.count("pending", 1);
+      this.mark(card, "pending");
       if (this.status === "all" || this.status === "pending") this.putBack(card);
       else if (card.isConnected) this.remove(card);
-      this.mark(card, "pending");
     }
     if (cards[0]?.isConnected) this.focus(cards[0]);
     this.emptied();
   }
 
-  /** It exists no more. @param {HTMLElement} card @param {string} status */
-  forget(card, status) {
-    this.count(status, -1);
+  /** It exists no more. @param {HTMLElement} card */
+  forget(card) {
+    this.count(card.dataset.status, -1);
     this.left.delete(card);
+    (card.closest("li") ?? card).remove();
+    this.emptied();
   }
 
   /** @param {HTMLElement} card */

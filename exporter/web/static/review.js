@@ -4,7 +4,7 @@ import { Queue } from "./queue.js";
 import { say, toast } from "./said.js";
 
 /** @typedef {"accepted" | "pending" | "rejected"} Status */
-/** @typedef {{cards: HTMLElement[], status: Status, label?: string}} Deed */
+/** Cards that one deed decided, less those that came back. @typedef {{cards: HTMLElement[], status: Status, sent: Promise<Set<HTMLElement>>}} Deed */
 
 const section = /** @type {HTMLElement | null} */ (document.getElementById("queue"));
 if (section) start(new Queue(section));
@@ -27,50 +27,50 @@ function start(queue) {
    * Decide cards: they leave at once, and come back if the server says no.
    * @param {HTMLElement[]} cards @param {Status} status @param {string} [label]
    */
-  async function decide(cards, status, label) {
-    cards = cards.filter((card) => card.dataset.status !== status || label !== undefined);
-    if (!cards.length) return;
+  function decide(cards, status, label) {
+    const open = cards.filter((card) => card.dataset.status !== status || label !== undefined);
+    if (!open.length) return cards.length ? say(`It is ${status} already.`) : undefined;
     closeRelabel();
-    const deed = { cards, status, label };
-    queue.take(cards, status);
-    done.push(deed);
-    const what = cards.length === 1 ? shortened(label ?? cards[0].dataset.said) : `${cards.length} corrections`;
-    told(status === "accepted" ? `Accepted: ${what}` : status === "rejected" ? `Rejected: ${what}` : `Pending again: ${what}`);
-    await finish(cards, await send(cards, status, label), status);
+    queue.take(open, status);
+    done.push({ cards: open, status, sent: deliver(open, status, label) });
+    const what = open.length === 1 ? shortened(label ?? open[0].dataset.said) : `${open.length} corrections`;
+    toast(`${status === "accepted" ? "Accepted" : status === "rejected" ? "Rejected" : "Pending again"}: ${what}`, true);
   }
 
   /**
-   * @param {HTMLElement[]} cards @param {import("./decisions.js").Result[]} results @param {Status} status
+   * Send a decision; the cards that the server took. The others come back with the reason.
+   * @param {HTMLElement[]} cards @param {Status} status @param {string} [label]
+   * @returns {Promise<Set<HTMLElement>>}
    */
-  async function finish(cards, results, status) {
+  async function deliver(cards, status, label) {
+    const results = await send(cards, status, label);
+    const taken = new Set(cards.filter((_, place) => results[place].taken));
+    for (const deed of done) deed.cards = deed.cards.filter((card) => !cards.includes(card) || taken.has(card));
     /** @type {string[]} */
     const failures = [];
     cards.forEach((card, place) => {
-      const result = results[place];
-      if (result.taken) return queue.settle(card, result.known);
-      failures.push(result.detail);
-      for (const deed of done) deed.cards = deed.cards.filter((other) => other !== card);
-      if (result.gone) return queue.forget(card, status);
-      queue.bringBack(card, status, result.known, result.detail);
+      const { known, gone, detail } = results[place];
+      if (taken.has(card)) return queue.settle(card, known);
+      failures.push(detail);
+      if (gone) queue.forget(card);
+      else queue.bringBack(card, known?.status, detail);
     });
-    if (failures.length) {
-      const many = failures.length > 1 ? `${failures.length} came back: ` : "";
-      toast(`${many}${failures[0]}`, done.some((deed) => deed.cards.length));
-    }
+    const many = failures.length > 1 ? `${failures.length} came back: ` : "";
+    if (failures.length) toast(`${many}${failures[0]}`, done.some((deed) => deed.cards.length));
+    return taken;
   }
 
-  /** Take back the last decision. */
+  /** Take back the last decision; what the server did not take needs no taking back. */
   async function undo() {
     let deed = done.pop();
     while (deed && !deed.cards.length) deed = done.pop();
     if (!deed) return say("There is nothing to undo.");
-    queue.bringBackAll(deed.cards, deed.status);
-    toast(`Taken back: ${deed.cards.length === 1 ? shortened(deed.cards[0].dataset.predicted) : deed.cards.length}`, done.length > 0);
-    await finish(deed.cards, await send(deed.cards, "pending"), "pending");
+    const { cards } = deed;
+    queue.bringBackAll(cards);
+    toast(`Taken back: ${cards.length === 1 ? shortened(cards[0].dataset.predicted) : cards.length}`, done.length > 0);
+    const taken = await deed.sent;
+    await deliver(cards.filter((card) => taken.has(card)), "pending");
   }
-
-  /** @param {string} text */
-  const told = (text) => toast(text, true);
 
   /** @param {HTMLElement[]} cards */
   function openRelabel(cards) {
@@ -125,7 +125,7 @@ function start(queue) {
     } else if (card && !target.closest("a, button, input, summary, label, .whole")) queue.focus(card);
   });
 
-  element("filters").addEventListener("submit", (event) => {
+  document.getElementById("filters")?.addEventListener("submit", (event) => {
     for (const input of /** @type {HTMLFormElement} */ (event.target).elements) {
       if ((input instanceof HTMLInputElement || input instanceof HTMLSelectElement) && !input.value) input.disabled = true;
     }
