@@ -314,6 +314,21 @@ def test_pages_follow_one_another(fresh: Served) -> None:
     assert [confidences[place] for part in found for place in part] == sorted(confidences.values(), reverse=True)
 
 
+def test_large_inputs_end_a_page_early(fresh: Served) -> None:
+    """Three corrections of 9 MiB come one a page, each once: no page takes more memory than a large request."""
+    for number in range(3):
+        correct(fresh, [mistake(f"m-{number}", "tickets", "1", inputs={"text": "x" * (9 * 2**20)})])
+    path, found = "/review", []
+    while path:
+        page = Page(fresh.get(path))
+        assert len(page.source) < 100_000
+        found.append(ids(page))
+        following = re.search(r'id="next" rel="next" href="([^"]*)"', page.source)
+        path = unescape(following[1]) if following else ""
+    assert [len(part) for part in found] == [1, 1, 1]
+    assert len({place for part in found for place in part}) == 3
+
+
 def test_decisions_without_a_script(fresh: Served) -> None:
     """A form accepts, relabels, rejects and takes back; a late one shows what the first decided."""
     correct(fresh, [mistake(f"m-{n}") for n in range(3)])

@@ -146,8 +146,8 @@ def brief(value: Any, limit: int = BRIEF) -> str:
 
 def _plain(value: Any) -> str:
     """An input's value in a row; more digits than six tell a person nothing."""
-    if isinstance(value, float) and len(repr(value)) > 10:
-        return f"{value:.6g}"
+    if isinstance(value, float):
+        return f"{value:.6g}" if len(repr(value)) > 10 else repr(value).removesuffix(".0")
     return "–" if value is None else brief(value)
 
 

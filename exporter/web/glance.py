@@ -15,6 +15,8 @@ from exporter.web.choice import Choice, stamp
 
 MOST_LABELS = 10
 """Labels on each side of the confusion table."""
+UPRIGHT = 3
+"""Characters of a label that stands upright above its column."""
 BARS = 48
 """Bars of the chart at most."""
 STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 364 * 86400)
@@ -83,14 +85,15 @@ def confused(pairs: Sequence[tuple[Any, Any, int]], choice: Choice) -> Confusion
         down=[names[label] for label in shown_down],
         rows=[[cell(predicted, label) for label in shown_across] for predicted in shown_down],
         left_out=len(down.keys() | across.keys()) - len({*shown_down, *shown_across}),
-        vertical=any(len(names[label]) > 3 for label in shown_across),
+        vertical=any(len(names[label]) > UPRIGHT for label in shown_across),
     )
 
 
 def _most(totals: Counter[str | None], names: dict[str | None, str]) -> list[str | None]:
-    """The most frequent labels, in an order in which people find them."""
+    """The most frequent labels: short ones, digits say, in their order, longer ones the most frequent first."""
     most = [label for label, _ in totals.most_common(MOST_LABELS)]
-    return sorted(most, key=lambda label: (len(names[label]), names[label]))
+    short = all(len(names[label]) <= UPRIGHT for label in most)
+    return sorted(most, key=lambda label: (len(names[label]), names[label])) if short else most
 
 
 @dataclass(frozen=True)

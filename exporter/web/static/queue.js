@@ -1,6 +1,7 @@
 // The cards on the page: which is current, which are selected, which have left, and where more come from.
 import { say } from "./said.js";
 
+const AHEAD = 1500; // pixels below the screen within which cards should be there
 const NEAR = 15; // cards before the end at which the next page is fetched
 
 export class Queue {
@@ -23,7 +24,7 @@ export class Queue {
       if (card) this.setCurrent(card);
     });
     const next = this.next();
-    if (next) new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.more(), { rootMargin: "1500px" }).observe(/** @type {Element} */ (next.parentElement));
+    if (next) new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.more(), { rootMargin: `${AHEAD}px` }).observe(/** @type {Element} */ (next.parentElement));
   }
 
   /** @param {Element | null} target @returns {HTMLElement | null} */
@@ -247,6 +248,7 @@ export class Queue {
     const link = this.next();
     if (!link || this.loading) return;
     this.loading = true;
+    let short = false;
     try {
       const answer = await fetch(link.href, { signal: AbortSignal.timeout(15000) });
       if (!answer.ok) throw new Error(String(answer.status));
@@ -261,6 +263,7 @@ export class Queue {
       const following = page.getElementById("next");
       if (following) link.href = /** @type {HTMLAnchorElement} */ (following).href;
       else link.parentElement?.remove();
+      short = link.isConnected && link.getBoundingClientRect().top < innerHeight + AHEAD;
       if (none && (document.activeElement === document.body || !document.activeElement)) this.focus(this.cards()[0]);
     } catch {
       link.textContent = "Next page (it did not come by itself)";
@@ -268,5 +271,6 @@ export class Queue {
       this.loading = false;
       this.emptied();
     }
+    if (short) await this.more(); // few cards came: their inputs are large
   }
 }
