@@ -289,9 +289,9 @@ def test_documents_name_only_metrics_that_exist(path: Path) -> None:
 
 
 def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
-    """The five lines of the README lead from training data to metrics of a corrected prediction."""
+    """The five lines of the README lead from training data to a released correction."""
     text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
-    profile, serve, corrections = (
+    profile, serve, loop = (
         block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh")
     )
     shell(profile, tmp_path)
@@ -303,8 +303,11 @@ def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
         python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
         subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
         stored(address, tmp_path)
-        told = shell(corrections, tmp_path)
-    assert told.splitlines() == [f"('r-{number}', 'loans', '3', '\"yes\"', '\"no\"', None)" for number in (17, 18)]
+        shell(re.sub(r"(dataset \w+)", rf"\1 --url {address}", loop).replace(ADDRESS, address), tmp_path)
+    examples = [json.loads(line) for line in (tmp_path / "autumn.jsonl").read_text().splitlines()]
+    assert [(e["prediction_id"], e["prediction"], e["label"]) for e in examples] == [
+        (f"r-{number}", "yes", "no") for number in (17, 18)
+    ]
     assert '{"accepted":1,"rejected":[]}' in output
     assert json.loads(re.search(r'\{"id":"1".*?\}', output)[0])["verdict"] == "corrected"  # type: ignore[index]
     assert output.count("model_") == 1

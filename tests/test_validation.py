@@ -30,6 +30,12 @@ MODULES = (
     "segments",
     "training",
     "validation",
+    "web.cards",
+    "web.choice",
+    "web.glance",
+    "web.images",
+    "web.pages",
+    "web.unusual",
     "window",
 )
 

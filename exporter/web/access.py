@@ -27,6 +27,8 @@ UNSAFE = {
     "PATCH /v1/corrections/<int:place>": "review",
     "POST /v1/corrections/samples": "review",
     "POST /v1/dataset/releases": "review",
+    "POST /review/decide": "review",
+    "POST /review/samples": "review",
     "POST /-/reload": USER,
     "PUT /-/reload": USER,
 }
