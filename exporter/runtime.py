@@ -24,7 +24,7 @@ from exporter.pipeline import Pipeline, decode_inputs, without
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
-from exporter.store.schema import check_url
+from exporter.store.engine import check_store, check_url, is_shared
 from exporter.trend import Trends
 from exporter.validation import shown, suggestion
 
@@ -41,7 +41,7 @@ def read(path: Path) -> tuple[Config, Monitors]:
     """
     config = configuration.load(path)
     try:
-        check_url(config.store.url)
+        check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
     layouts = {}
@@ -198,5 +198,7 @@ class Exporter:
 
 
 def _disks(config: Config) -> list[Path]:
-    database = config.store.url.removeprefix("sqlite:///")
-    return [Path("/"), *([Path(database)] if database.startswith("/") else [])]
+    database = check_url(config.store.url)
+    if is_shared(database) or not (database.database or "").startswith("/"):
+        return [Path("/")]
+    return [Path("/"), Path(database.database or "/")]
