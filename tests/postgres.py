@@ -17,7 +17,6 @@ from typing import Any
 
 import psycopg
 
-
 GUARDED, PASSWORD = "guarded", "open sesame"
 """A user of the server who needs a password; the superuser needs none."""
 

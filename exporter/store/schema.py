@@ -202,10 +202,10 @@ def spelling(value: Any) -> str | None:
 
 def find_prediction(connection: sa.Connection, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
     """The first prediction of that identifier, of any model if ``model`` is None; looked up day by day."""
-    # Two queries: the least and the greatest together would read the whole index.
-    first = connection.execute(sa.select(sa.func.min(predictions.c.day))).scalar()
-    last = connection.execute(sa.select(sa.func.max(predictions.c.day))).scalar()
-    if first is None or last is None:
+    # Each in a query of its own: the least and the greatest of one would read the whole index.
+    least, greatest = (sa.select(f(predictions.c.day)).scalar_subquery() for f in (sa.func.min, sa.func.max))
+    first, last = connection.execute(sa.select(least, greatest)).one()
+    if first is None:
         return None
     chosen = predictions.c.day.in_(range(last, first - 1, -1)) & (predictions.c.id == prediction_id)
     if model is not None:
