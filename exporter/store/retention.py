@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -48,18 +49,32 @@ class Retention:
         step, start = self._step, time.perf_counter()
         with engine.begin() as connection:
             write_alone(connection)
-            too_old = predictions.c.received < old
-            if self._bytes is not None and _bytes_used(connection) > self._bytes:
-                too_old = sa.true()
+            surplus = self._surplus(connection)
+            too_old = sa.true() if surplus else predictions.c.received < old
+            limit = min(step, surplus) if surplus else step
             # The oldest are the first: nothing else is read to find them.
-            oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(step)
+            oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             unjoined = sa.select(feedback.c.id).where(~feedback.c.joined & (feedback.c.updated < old)).limit(step)
             forgotten = connection.execute(feedback.delete().where(feedback.c.id.in_(unjoined))).rowcount
         passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), LEAST), MOST))
-        return step in {deleted, forgotten}
+        return deleted == limit or forgotten == step
+
+    def _surplus(self, connection: sa.Connection) -> int:
+        """About how many predictions there are too many, by the room that all of them take."""
+        if self._bytes is None:
+            return 0
+        used = _bytes_used(connection)
+        return 0 if used <= self._bytes else math.ceil((1 - self._bytes / used) * len(_places(connection)))
+
+
+def _places(connection: sa.Connection) -> range:
+    """The places of predictions, from the first to the last; few between them are empty."""
+    first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
+    last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
+    return range(0) if first is None or last is None else range(first, last + 1)
 
 
 def _bytes_used(connection: sa.Connection) -> float:
@@ -76,10 +91,8 @@ def _bytes_used(connection: sa.Connection) -> float:
 def _bytes_of_table(connection: sa.Connection) -> float:
     """The table's files; as they do not shrink, the room that its rows take where that is less."""
     total = float(connection.execute(sa.select(sa.func.pg_total_relation_size(predictions.name))).scalar() or 0)
-    key = predictions.c.seq
-    first = connection.execute(sa.select(sa.func.min(key))).scalar() or 0
-    last = connection.execute(sa.select(sa.func.max(key))).scalar() or 0
-    chosen = random.sample(range(first, last + 1), min(SAMPLE, last + 1 - first))
+    key, places = predictions.c.seq, _places(connection)
+    chosen = random.sample(places, min(SAMPLE, len(places)))
     texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
     width = sum((sa.func.coalesce(sa.func.pg_column_size(column), 0) for column in texts), start=sa.literal(0))
     in_index = sa.func.coalesce(sa.func.pg_column_size(predictions.c.id), 0)
@@ -88,4 +101,4 @@ def _bytes_of_table(connection: sa.Connection) -> float:
     there, mean = connection.execute(sa.select(sa.func.count(), sa.func.avg(row)).where(key.in_(chosen))).one()
     if not there:
         return total
-    return float(min(total, float(mean) * there / len(chosen) * (last + 1 - first)))
+    return float(min(total, float(mean) * there / len(chosen) * len(places)))
