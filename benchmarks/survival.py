@@ -1,4 +1,4 @@
-"""What the survival benchmarks share: an exporter under load, clients that repeat until they are answered, the books."""
+"""What the survival benchmarks share: an exporter under load, clients that repeat until answered, and the books."""
 
 from __future__ import annotations
 

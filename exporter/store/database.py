@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -31,6 +31,7 @@ from exporter.store.engine import (
     patience,
     reason,
     shown_url,
+    was_committed,
     write_alone,
     write_beside,
 )
@@ -51,6 +52,8 @@ GLANCE_SECONDS = 2.0
 """How long a scrape waits for the database, and a reader when it did not answer a moment ago."""
 REVIEW_SECONDS = 5.0
 """How old what a scrape says of a shared database may be: others write into it, too."""
+REVIEW_RETRY_SECONDS = 10.0
+"""After a scrape that waited for the database in vain, how long the next ones do not wait."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may hold up the counting of events."""
 BUFFER = 50_000
@@ -62,6 +65,17 @@ _T = TypeVar("_T")
 _Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
 Row = tuple[Any, ...]
 """A prediction in the order of `exporter.store.schema.COLUMNS`."""
+
+
+class _Group(NamedTuple):
+    """Predictions in one transaction: which, their parts and rows in the buffer, and what they joined."""
+
+    transaction: int | None
+    parts: int
+    rows: int
+    size: int
+    joined: set[str]
+    verdicts: list[Verdict]
 
 
 class ReviewState(msgspec.Struct, frozen=True):
@@ -113,8 +127,9 @@ class Store:
         self._wake = threading.Condition()
         self._closing = self._failing = self._out = False
         self._trying = 0
+        self._doubt: _Group | None = None
         self._review: ReviewState | None = None
-        self._review_read = 0.0
+        self._review_read = self._review_retry_at = 0.0
         self._generation = 0
         self._retry_at = self._pause = self._sweep_at = 0.0
         try:
@@ -260,6 +275,9 @@ class Store:
             released = (
                 sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
             )
+            if time.monotonic() < self._review_retry_at:
+                raise StoreError("the database did not answer a moment ago")
+            self._review_retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
             with patience(GLANCE_SECONDS), self.reading() as connection:
                 rows = connection.execute(pending).all()
                 examples = {model: int(total) for model, total in connection.execute(released)}
@@ -268,6 +286,7 @@ class Store:
                 oldest={model: created for model, _, created in rows},
                 examples=examples,
             )
+            self._review_retry_at = 0.0
             if generation == self._generation:  # else a commit came between: the next one reads again
                 self._review, self._review_read = known, time.monotonic()
         return known
@@ -391,39 +410,53 @@ class Store:
 
     def _write_group(self) -> bool:
         """Commit the next group of predictions; whether the database took it."""
-        group: list[Row] = []
-        taken = size = 0
-        while taken < len(self._buffer) and len(group) < GROUP:
-            rows, length = self._buffer[taken]
-            group += rows
-            size += length
-            taken += 1
-
-        def insert(connection: sa.Connection) -> tuple[set[str], list[Verdict]]:
-            verdicts: list[Verdict] = []
-            write_beside(connection)
-            insert_predictions(connection, group)
-            return self._words.join(connection, group, verdicts), verdicts
-
         try:
-            joined, verdicts = self._transact(insert)
+            written = self._doubted() or self._insert_group()
         except Exception as error:
             self._log(error, f"{self._buffered} predictions wait for the database")
             with self._wake:
                 self._failing = True
                 self._wake.notify_all()
             return False
+        self._doubt = None
         with self._wake:
-            for _ in range(taken):
+            for _ in range(written.parts):
                 self._buffer.popleft()
-            self._buffered -= len(group)
-            self._bytes -= size
+            self._buffered -= written.rows
+            self._bytes -= written.size
             self._failing = False
             self._wake.notify_all()
-        self._words.settled(joined)
-        if verdicts:
-            self._settle(verdicts)
+        self._words.settled(written.joined)
+        if written.verdicts:
+            self._settle(written.verdicts)
         return True
+
+    def _doubted(self) -> _Group | None:
+        """The group whose commit was not answered, if it was committed nevertheless."""
+        if self._doubt is None or self._doubt.transaction is None:
+            return None
+        with self._engine.connect() as connection:
+            return self._doubt if was_committed(connection, self._doubt.transaction) else None
+
+    def _insert_group(self) -> _Group:
+        rows: list[Row] = []
+        parts = size = 0
+        while parts < len(self._buffer) and len(rows) < GROUP:
+            some, length = self._buffer[parts]
+            rows += some
+            size += length
+            parts += 1
+
+        def insert(connection: sa.Connection) -> _Group:
+            verdicts: list[Verdict] = []
+            self._doubt = None
+            transaction = write_beside(connection)
+            insert_predictions(connection, rows)
+            joined = self._words.join(connection, rows, verdicts)
+            self._doubt = _Group(transaction, parts, len(rows), size, joined, verdicts)
+            return self._doubt
+
+        return self._transact(insert)
 
     def _sweep(self) -> bool:
         try:

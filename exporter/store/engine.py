@@ -6,6 +6,7 @@ Nothing waits for long: not for a connection, not for a lock, not for a server t
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Generator, Iterator
 from contextvars import ContextVar
@@ -206,6 +207,8 @@ def _open_postgresql(address: sa.URL, password_file: str | None, seconds: float)
                 options["password"] = read_password(password_file)
             except StoreError as error:
                 raise psycopg.OperationalError(str(error)) from None
+        if (allowed := _patience.get()) is not None:
+            options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(allowed))
         connection = _Connection.connect(*args, **options)
         connection.patience = seconds
         connection.adapters.register_dumper(str, _Text)
@@ -228,15 +231,35 @@ def write_alone(connection: sa.Connection) -> None:
         _lock(connection, "pg_advisory_xact_lock")
 
 
-def write_beside(connection: sa.Connection) -> None:
-    """Let no other exporter's `write_alone` come between; others that only add predictions may."""
-    if is_shared(connection):
-        _lock(connection, "pg_advisory_xact_lock_shared")
+def write_beside(connection: sa.Connection) -> int | None:
+    """Let no other exporter's `write_alone` come between; others that only add predictions may.
+
+    Returns
+    -------
+    int or None
+        By which `was_committed` knows this transaction, where the server may commit what it cannot say any more.
+    """
+    return _lock(connection, "pg_advisory_xact_lock_shared") if is_shared(connection) else None
 
 
-def _lock(connection: sa.Connection, function: str) -> None:
+def _lock(connection: sa.Connection, function: str) -> int:
     frozen = f"set_config('idle_in_transaction_session_timeout', '{FROZEN_SECONDS}s', true)"
-    connection.exec_driver_sql(f"SELECT {frozen}, {function}({_WRITER})")
+    row = connection.exec_driver_sql(f"SELECT txid_current(), {frozen}, {function}({_WRITER})").one()
+    return int(row[0])
+
+
+def was_committed(connection: sa.Connection, transaction: int) -> bool:
+    """Whether a transaction was committed although its connection was lost before the server said so.
+
+    Raises
+    ------
+    StoreError
+        While the server itself does not know.
+    """
+    status = connection.execute(sa.select(sa.func.txid_status(transaction))).scalar()
+    if status == "in progress":
+        raise StoreError("the transaction before has not ended yet")
+    return status == "committed"
 
 
 def is_out(error: BaseException) -> bool:
