@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 256 * 2**20
 """Bytes of request bodies that may wait to be counted."""
+PACKED_BYTES = 1024
+"""JSON of inputs from which on the images in it are stored as PNG: that of smaller ones would take no less room."""
 _CHUNK = 1000
 _BATCH = 5000
 _GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
@@ -203,7 +205,7 @@ class Pipeline:
             text if policy.keeps(event, sure) else b"" for event, sure, text in zip(group, confident, raw, strict=True)
         ]
         if model.redact or images:
-            kept = as_stored(kept, decoded, model.redact, images)
+            kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
         segments = monitor.segments
         places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
         names = [segments.names[place] for place in places] if segments else None
@@ -215,7 +217,11 @@ class Pipeline:
 
 
 def as_stored(
-    kept: Sequence[bytes], decoded: Mapping[int, dict[str, Any]], redacted: frozenset[str], images: frozenset[str]
+    kept: Sequence[bytes],
+    decoded: Mapping[int, dict[str, Any]],
+    redacted: frozenset[str],
+    images: frozenset[str],
+    least: int = 0,
 ) -> list[bytes]:
     """The JSON of events' inputs without what is redacted, and with images as PNG.
 
@@ -227,15 +233,15 @@ def as_stored(
         Inputs by their place.
     redacted, images
         Names of inputs.
+    least
+        Bytes of JSON from which on images become PNG.
     """
     found = [b"" if redacted else text for text in kept]
-    places = [
-        place
-        for place, text in enumerate(kept)
-        if text and place in decoded and (redacted or not images.isdisjoint(decoded[place]))
-    ]
-    inputs = pack_inputs([without(decoded[place], redacted) for place in places], images - redacted)
-    for place, each in zip(places, inputs, strict=True):
+    there = [place for place, text in enumerate(kept) if text and place in decoded]
+    inputs = {place: without(decoded[place], redacted) if redacted else decoded[place] for place in there}
+    large = [place for place in there if len(kept[place]) >= least and not images.isdisjoint(inputs[place])]
+    packed = dict(zip(large, pack_inputs([inputs[place] for place in large], images), strict=True))
+    for place, each in (inputs | packed if redacted else packed).items():
         found[place] = msgspec.json.encode(each)
     return found
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
@@ -17,10 +16,11 @@ from exporter.binning import Layout
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
+from exporter.images import image_inputs
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
-from exporter.pipeline import Pipeline, decode_inputs, without
+from exporter.pipeline import Pipeline, as_stored, decode_inputs
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
@@ -113,7 +113,7 @@ class Exporter:
         config, monitors = read(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self._redact)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self._snapshot)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
@@ -184,11 +184,15 @@ class Exporter:
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
 
-    def _redact(self, model: str, inputs: str | None) -> str | None:
-        known = self.pipeline.monitors.models.get(model)
-        if not inputs or known is None or not known.redact:
+    def _snapshot(self, name: str, inputs: str | None) -> str | None:
+        """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
+        monitors = self.pipeline.monitors
+        model, layout = monitors.models.get(name), monitors.layouts.get(name)
+        if not inputs or model is None:
             return inputs
-        return msgspec.json.encode(without(decode_inputs([inputs.encode()])[0], known.redact)).decode()
+        images = image_inputs(model, layout.profile if layout else None)
+        raw = [inputs.encode()]
+        return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
 
     def _count_verdict(self, verdict: Verdict) -> None:
         monitors = self.pipeline.monitors

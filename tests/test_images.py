@@ -88,17 +88,19 @@ def test_stored_images_are_inferred_as_images() -> None:
     assert inference.type() == "image"
 
 
-def test_an_image_is_stored_as_png(served: Served) -> None:
-    """What the configuration or the profile calls an image; a correction shows it so, its values unchanged."""
-    photo = [[0, 12, 3], [16, 1, 1]]
+@pytest.mark.parametrize("side", [3, 40])
+def test_an_image_is_stored_as_png(served: Served, side: int) -> None:
+    """With feedback always, with a prediction where that takes less room; the values are what they were."""
+    photo = np.random.default_rng(1).integers(0, 17, (side, side)).tolist()
     event = {"id": "i", "model": "credit", "prediction": "yes", "inputs": {"photo": photo, "age": 1.50, "name": "Ada"}}
     assert served.post("/v1/predictions", event).status == 202
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
         (text,) = eventually(lambda: database.execute("SELECT inputs FROM predictions").fetchone())
     stored = msgspec.json.decode(text)
     assert (stored.keys(), stored["age"], unpacked(stored["photo"])) == ({"photo", "age"}, 1.5, photo)
+    assert isinstance(stored["photo"], str) == (side > 3)
     word = {"model": "credit", "label": "no", "prediction": "yes", "inputs": {"photo": photo}}
     served.post("/v1/feedback", [{"prediction_id": "i", "verdict": "corrected", "label": "no"}, word])
     found = served.get("/v1/corrections").json["corrections"]
     assert [unpacked(one["inputs"]["photo"]) for one in found] == [photo, photo]
-    assert all(one["inputs"]["photo"].startswith(PREFIX) for one in found)
+    assert all(one["inputs"]["photo"].startswith(PREFIX) and "name" not in one["inputs"] for one in found)

@@ -24,7 +24,7 @@ from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
 from exporter.runtime import read
 from exporter.store import Store, Verdict, migrations, prediction_rows
-from exporter.store.engine import open_engine, shown_url
+from exporter.store.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.store.migrations import SCHEMA_VERSION, migrate
 from exporter.store.schema import feedback, history, metadata, predictions, schema_table
 from exporter.store.snapshots import forget_others, keep, kept
@@ -459,6 +459,48 @@ def test_a_hanging_database_holds_nobody_up(postgres: Postgres, start: Callable[
         postgres.thaw()
     eventually(lambda: exporter.count(predictions) == 1, 15)
     assert exporter.say("p").joined
+
+
+def test_a_commit_that_nobody_answered_is_looked_up(postgres: Postgres) -> None:
+    """The server knows of each transaction whether it was committed, and says when it cannot know yet."""
+    engine = open_engine(StoreConfig(url=postgres.url()))
+    with engine.begin() as connection:
+        kept = write_beside(connection)
+        with engine.connect() as other, pytest.raises(StoreError, match="not ended yet"):
+            was_committed(other, kept)
+    with engine.connect() as connection:
+        undone = write_beside(connection)
+        connection.rollback()
+        assert (was_committed(connection, kept), was_committed(connection, undone)) == (True, False)
+    engine.dispose()
+
+
+def test_a_group_is_not_written_twice(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+    """A server that freezes in the middle of writing, again and again, stores each prediction once."""
+    exporter = start(postgres.url())
+    stop = threading.Event()
+    names = (f"p-{number}" for number in range(100_000))
+    sent = []
+
+    def load() -> None:
+        while not stop.is_set():
+            some = [next(names) for _ in range(10)]
+            exporter.predict(*some)
+            sent.extend(some)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    for pause in (0.31, 0.37):
+        time.sleep(pause)
+        postgres.freeze()
+        time.sleep(9)  # longer than the exporter's patience
+        postgres.thaw()
+    stop.set()
+    thread.join()
+    assert exporter.store.flush(20)
+    with exporter.store.reading() as connection:
+        assert sorted(connection.execute(sa.select(predictions.c.id)).scalars()) == sorted(sent)
 
 
 def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:

@@ -265,31 +265,35 @@ class Store:
             When the database cannot be read.
         """
         known = self._review
-        if known is None or (self._shared and time.monotonic() > self._review_read + REVIEW_SECONDS):
-            generation = self._generation
-            pending = (
-                sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
-                .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
-                .group_by(feedback.c.model)
-            )
-            released = (
-                sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
-            )
-            if time.monotonic() < self._review_retry_at:
-                raise StoreError("the database did not answer a moment ago")
-            self._review_retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
+        now = time.monotonic()
+        if known is not None and not (self._shared and now > self._review_read + REVIEW_SECONDS):
+            return known
+        if now < self._review_retry_at:
+            raise StoreError("the database did not answer a moment ago")
+        try:
             with patience(GLANCE_SECONDS), self.reading() as connection:
-                rows = connection.execute(pending).all()
-                examples = {model: int(total) for model, total in connection.execute(released)}
-            known = ReviewState(
-                pending={model: count for model, count, _ in rows},
-                oldest={model: created for model, _, created in rows},
-                examples=examples,
-            )
-            self._review_retry_at = 0.0
-            if generation == self._generation:  # else a commit came between: the next one reads again
-                self._review, self._review_read = known, time.monotonic()
-        return known
+                return self._read_review(connection, now)
+        except StoreError:
+            self._review_retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
+            raise
+
+    def _read_review(self, connection: sa.Connection, now: float) -> ReviewState:
+        generation = self._generation
+        pending = (
+            sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
+            .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
+            .group_by(feedback.c.model)
+        )
+        released = sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
+        rows = connection.execute(pending).all()
+        found = ReviewState(
+            pending={model: count for model, count, _ in rows},
+            oldest={model: created for model, _, created in rows},
+            examples={model: int(total) for model, total in connection.execute(released)},
+        )
+        if generation == self._generation:  # else a commit came between: the next one reads again
+            self._review, self._review_read = found, now
+        return found
 
     @property
     def alive(self) -> bool:

@@ -18,7 +18,7 @@ MAX_WAITING = 100_000
 FEW = 500
 """As many that wait are looked through before a group's own identifiers are asked for."""
 Redact = Callable[[str, str | None], str | None]
-"""Takes a model and the JSON of inputs; the JSON without what must not be stored."""
+"""Takes a model and the JSON of inputs; the JSON as feedback keeps it, without what must not be stored."""
 _ID, _MODEL = COLUMNS.index("id"), COLUMNS.index("model")
 
 
