@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from conftest import CONFIG, Served, eventually, write_config
@@ -22,7 +23,9 @@ from postgres import GUARDED, PASSWORD, Postgres
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
+from exporter.images import packed
 from exporter.runtime import read
+from exporter.sources.production import StoreSource
 from exporter.store import Store, Verdict, migrations, prediction_rows
 from exporter.store.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.store.migrations import SCHEMA_VERSION, migrate
@@ -152,6 +155,28 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     with exporter.store.reading() as connection:
         assert connection.execute(sa.select(predictions.c.id).where(predictions.c.id == "p-9-999")).scalar()
     assert exporter.count(feedback, feedback.c.inputs.like('{"x":"000%')) == 1
+
+
+def test_production_is_read_back_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
+    """Inputs of a model in the order they came, images as PNG among them, in passes that agree."""
+    exporter = start(database)
+    images = [packed([[0, number % 256], [3, 16]]) for number in range(5000)]
+    for first in range(0, 5000, 1000):
+        for number in range(first, first + 1000):
+            exporter.predict(f"p-{number}", inputs=msgspec.json.encode({"n": number, "image": images[number]}))
+        exporter.store.flush(10)
+    source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
+    for _ in range(2):
+        read = [(n, image) for batch in source.batches() for n, image in zip(*map(batch.columns.get, ("n", "image")))]
+        assert read == list(enumerate(images))
+
+
+def test_a_database_that_cannot_be_read_says_so_without_its_password(postgres: Postgres) -> None:
+    """What the profile command says of a wrong address names the database, and no secret."""
+    url = postgres.url().replace("postgres@", f"{GUARDED}:secret@")
+    with pytest.raises(StoreError, match=r"^postgresql://guarded:\*\*\*@/test_\d+: m: cannot be read") as error:
+        StoreSource(StoreConfig(url=url), "m", None, 0.0)
+    assert "secret" not in str(error.value)
 
 
 # --- upgrades --------------------------------------------------------------------------------
