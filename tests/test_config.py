@@ -14,7 +14,8 @@ from exporter.errors import ConfigError
 BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.yml"))
 
 EVERYTHING = """
-store: {url: "sqlite:///data/my.db", retention: 90d, inputs: "sampled:0.1", max_size: 1.5 GiB, password_file: pw, replica: a}
+store:
+  {url: "sqlite:///data/my.db", retention: 90d, inputs: "sampled:0.1", max_size: 1.5 GiB, password_file: pw, replica: a}
 links: {prometheus: "http://p:9090", alertmanager: "http://a:9093", grafana: "http://g:3000"}
 queue: {capacity: 5000}
 models:

@@ -167,8 +167,9 @@ def test_production_is_read_back_for_profiling(database: str, start: Callable[..
         exporter.store.flush(10)
     source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
     for _ in range(2):
-        read = [(n, image) for batch in source.batches() for n, image in zip(*map(batch.columns.get, ("n", "image")))]
-        assert read == list(enumerate(images))
+        batches = [batch.columns for batch in source.batches()]
+        assert [n for columns in batches for n in columns["n"]] == list(range(5000))
+        assert [image for columns in batches for image in columns["image"]] == images
 
 
 def test_a_database_that_cannot_be_read_says_so_without_its_password(postgres: Postgres) -> None:
