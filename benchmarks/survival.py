@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,11 @@ def database(kind: str, folder: Path) -> Iterator[tuple[str, Postgres | None]]:
 class Exporter:
     """An exporter of the model m."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, name: str = "one") -> None:
         self.port = free_port()
-        config = {"models": [{"name": "m"}], "store": {"url": url}}
+        folder = folder / name
+        folder.mkdir()
+        config = {"models": [{"name": "m"}], "store": {"url": url, "replica": name}}
         (folder / "exporter.yml").write_text(json.dumps(config))
         self._folder = folder
         self.process: subprocess.Popen[bytes]
@@ -93,16 +95,16 @@ class Clients:
 
     Parameters
     ----------
-    exporter
-        Where to.
+    exporters
+        Where to: any of them, each time anew.
     users
         How many at the same time.
     rate
         Predictions a second.
     """
 
-    def __init__(self, exporter: Exporter, users: int, rate: float) -> None:
-        self._exporter = exporter
+    def __init__(self, exporters: Sequence[Exporter], users: int, rate: float) -> None:
+        self._exporters = exporters
         self._rate = rate
         self._stop = threading.Event()
         self._sent = 1
@@ -136,7 +138,9 @@ class Clients:
                 for place in range(batch)
             ]
             try:
-                status, _, _ = self._exporter.ask("POST", "/v1/predictions", json.dumps(events).encode())
+                status, _, _ = random.choice(self._exporters).ask(
+                    "POST", "/v1/predictions", json.dumps(events).encode()
+                )
             except (OSError, http.client.HTTPException):
                 time.sleep(0.02)
                 continue
@@ -167,7 +171,7 @@ class Clients:
         begun = time.monotonic()
         self.requests += 1
         try:
-            status, _, headers = self._exporter.ask(
+            status, _, headers = random.choice(self._exporters).ask(
                 "POST", "/v1/feedback", json.dumps(word).encode(), {"Idempotency-Key": key}
             )
         except (OSError, http.client.HTTPException):

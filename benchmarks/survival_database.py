@@ -53,7 +53,7 @@ def outage(what: str, seconds: float, begin: Callable[[Postgres], None], end: Ca
         assert server is not None
         exporter = Exporter(Path(folder), url)
         exporter.start()
-        clients = Clients(exporter, users=4, rate=RATE)
+        clients = Clients([exporter], users=4, rate=RATE)
         scraper = Scraper(exporter)
         clients.start()
         time.sleep(5)
