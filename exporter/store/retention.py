@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig, byte_size, duration
 from exporter.store.engine import is_shared, write_alone
-from exporter.store.schema import feedback, predictions
+from exporter.store.schema import feedback, history, predictions
 
 SECONDS, SIZE_SECONDS = 60.0, 5.0
 """Time between two looks for what is too old, and for what is too much, while nothing is."""
@@ -56,11 +56,14 @@ class Retention:
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             unjoined = sa.select(feedback.c.id).where(~feedback.c.joined & (feedback.c.updated < old)).limit(step)
-            forgotten = connection.execute(feedback.delete().where(feedback.c.id.in_(unjoined))).rowcount
+            forgotten = connection.execute(unjoined).scalars().all()
+            if forgotten:
+                connection.execute(history.delete().where(history.c.feedback_id.in_(forgotten)))
+                connection.execute(feedback.delete().where(feedback.c.id.in_(forgotten)))
         passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), LEAST), MOST))
-        return deleted == limit or forgotten == step
+        return deleted == limit or len(forgotten) == step
 
     def _surplus(self, connection: sa.Connection) -> int:
         """About how many predictions there are too many, by the room that all of them take."""
