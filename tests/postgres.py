@@ -64,7 +64,10 @@ class Postgres:
         """Start the server, and wait until it answers."""
         command = [program("postgres"), "-D", "data", "-k", str(self._folder), "-c", "listen_addresses="]
         with (self._folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, **self._user)
+            # In a session of its own: a process group with frozen members would get a SIGHUP with its shell's end.
+            self.process = subprocess.Popen(
+                command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True, **self._user
+            )
         deadline = time.monotonic() + 30
         while True:
             with contextlib.suppress(psycopg.OperationalError), self.connect() as connection:
