@@ -116,7 +116,7 @@ def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     before = Path(model.profile) if model.profile else None
     expected = dict(load(before).inputs) if before and before.exists() else {}
     expected |= {feature: settings.type for feature, settings in model.features.items() if settings.type}
-    return StoreSource(configured.store.url, name, options.version, time.time() - seconds), expected
+    return StoreSource(configured.store, name, options.version, time.time() - seconds), expected
 
 
 def _report(profile: Profile, chosen: Options, remarks: Mapping[str, str]) -> None:

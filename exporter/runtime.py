@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
@@ -17,14 +16,15 @@ from exporter.binning import Layout
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
+from exporter.images import image_inputs
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
-from exporter.pipeline import Pipeline, decode_inputs, without
+from exporter.pipeline import Pipeline, as_stored, decode_inputs
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
-from exporter.store.schema import check_url
+from exporter.store.engine import check_store, check_url, is_shared
 from exporter.trend import Trends
 from exporter.validation import shown, suggestion
 
@@ -41,7 +41,7 @@ def read(path: Path) -> tuple[Config, Monitors]:
     """
     config = configuration.load(path)
     try:
-        check_url(config.store.url)
+        check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
     layouts: dict[str, Layout] = {}
@@ -137,7 +137,7 @@ class Exporter:
         config, monitors = read(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.redact)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.snapshot)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
@@ -208,12 +208,15 @@ class Exporter:
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
 
-    def redact(self, model: str, inputs: str | None) -> str | None:
-        """The JSON of a model's inputs without what must not be stored."""
-        known = self.pipeline.monitors.models.get(model)
-        if not inputs or known is None or not known.redact:
+    def snapshot(self, name: str, inputs: str | None) -> str | None:
+        """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
+        monitors = self.pipeline.monitors
+        model, layout = monitors.models.get(name), next(iter(monitors.layouts_of(name)), None)
+        if not inputs or model is None:
             return inputs
-        return msgspec.json.encode(without(decode_inputs([inputs.encode()])[0], known.redact)).decode()
+        images = image_inputs(model, layout.profile if layout else None)
+        raw = [inputs.encode()]
+        return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
 
     def _count_verdict(self, verdict: Verdict) -> None:
         monitors = self.pipeline.monitors
@@ -223,5 +226,7 @@ class Exporter:
 
 
 def _disks(config: Config) -> list[Path]:
-    database = config.store.url.removeprefix("sqlite:///")
-    return [Path("/"), *([Path(database)] if database.startswith("/") else [])]
+    database = check_url(config.store.url)
+    if is_shared(database) or not (database.database or "").startswith("/"):
+        return [Path("/")]
+    return [Path("/"), Path(database.database or "/")]

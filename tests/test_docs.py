@@ -291,9 +291,7 @@ def test_documents_name_only_metrics_that_exist(path: Path) -> None:
 def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
     """The five lines of the README lead from training data to a released correction."""
     text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
-    profile, serve, loop = (
-        block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh")
-    )
+    profile, serve, loop = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
     shell(profile, tmp_path)
     (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
     start, _, rest = serve.partition("\n")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.images import unpack_json
 from exporter.store.schema import feedback
 
 ROWS = 16
@@ -68,4 +69,5 @@ def accepted(connection: sa.Connection, chosen: Selection, after: int = 0) -> It
         found.append(table.reviewed <= chosen.reviewed_until)
     query = sa.select(*COLUMNS).where(*found).order_by(table.id).execution_options(yield_per=ROWS)
     with connection.execute(query) as result:
-        yield from result.mappings()
+        for row in result.mappings():
+            yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}

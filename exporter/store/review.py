@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from exporter.images import DENSEST, PREFIX, unpack_json
 from exporter.store.schema import decisions, feedback, history, spelling, sureness
 
 STATUSES = ("accepted", "pending", "rejected")
@@ -100,7 +101,9 @@ def corrections(
 
 def _that_fit(connection: sa.Connection, ids: list[int]) -> list[int]:
     """The first of some corrections, as many as their inputs allow."""
-    sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(feedback.c.id.in_(ids))
+    length = sa.func.length(feedback.c.inputs)
+    shown = sa.case((feedback.c.inputs.contains(PREFIX), 4 * DENSEST * length), else_=length)  # ", 255" a number
+    sizes = sa.select(feedback.c.id, shown).where(feedback.c.id.in_(ids))
     size = {place: length or 0 for place, length in connection.execute(sizes)}
     total = list(itertools.accumulate(size.get(place, 0) for place in ids))
     return ids[: max(bisect.bisect_right(total, PAGE_CHARACTERS), 1)]
@@ -150,7 +153,7 @@ def document(row: Mapping[Any, Any]) -> dict[str, Any]:
         "version": row["version"],
         "segment": row["segment"],
         "source": "sample" if row["verdict"] == "sampled" else "user",
-        "inputs": msgspec.Raw(row["inputs"].encode()) if row["inputs"] else None,
+        "inputs": msgspec.Raw(unpack_json(row["inputs"]).encode()) if row["inputs"] else None,
         "prediction": decoded(row["prediction"]),
         "confidence": row["confidence"],
         "predicted": moment(row["predicted"]),

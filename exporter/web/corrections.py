@@ -129,7 +129,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if wish.version is not None and "\0" in wish.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
         chosen = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None)
-        drawn = draw(exporter.store, chosen, wish.count, g.user, exporter.redact)
+        drawn = draw(exporter.store, chosen, wish.count, g.user, exporter.snapshot)
         return Reply(201, msgspec.json.encode({"drawn": drawn})).flask()
 
     return routes

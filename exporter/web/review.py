@@ -81,7 +81,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MOST):
             abort(400, f"expected model as one that is configured, and count as a number from 1 to {MOST}")
         chosen = Draw(model, version or None, sampled(exporter.config.store.inputs) is not None)
-        drawn = draw(exporter.store, chosen, int(count), g.user, exporter.redact)
+        drawn = draw(exporter.store, chosen, int(count), g.user, exporter.snapshot)
         back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
         if not drawn:
             return _page(
