@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from drift_peers import ORIGIN, PEERS, Floats, peer_scores
+from scipy.signal import lfilter
 
 from exporter.drift import Reference
 from exporter.profile import NumericFeature, categorical_feature, numeric_feature
@@ -42,9 +43,7 @@ def autoregressive(phi: float) -> Callable[[Rng, int, int], Floats]:
     def draw(rng: Rng, windows: int, size: int) -> Floats:
         values = rng.normal(size=(size, windows))
         values[1:] *= np.sqrt(1 - phi**2)
-        for row in range(1, size):
-            values[row] += phi * values[row - 1]
-        return np.ascontiguousarray(values.T)
+        return np.ascontiguousarray(lfilter([1], [1, -phi], values, axis=0).T)
 
     return draw
 
@@ -61,6 +60,11 @@ CASES = {
     "AR(1) 0.5": Case(autoregressive(0.5)),
     "AR(1) 0.9": Case(autoregressive(0.9)),
 }
+
+
+def averaged(case: Case, together: int) -> Case:
+    """The stream of means of as many values in a row: one record a session, say."""
+    return case._replace(draw=lambda rng, w, n: case.draw(rng, w, n * together).reshape(w, n, together).mean(axis=-1))
 
 
 def replaced(share: float, value: float) -> Callable[[Rng, Floats], Floats]:
@@ -321,19 +325,59 @@ class Study:
             for name, case in CASES.items():
                 for rate in rates:
                     rng = seeded("running", rows, name, rate)
-                    windows = fired = 0
-                    days = max(1, self.days if rate <= 100 else self.days // 10)
-                    for _ in range(days):
-                        bins = Bins(self.training(rng, name, rows), case)
-                        firing = self._firing(rng, bins, case, rate, LONG + 288 * SHORT)
-                        shares = firing[-288 * SHORT :].reshape(-1, SHORT).any(axis=1)
-                        fired, windows = fired + int(shares.sum()), windows + len(shares)
-                    self.paged[rows, name, rate] = fired / windows
+                    self.paged[rows, name, rate] = self._paged(rng, case, rows, rate)
             body = [[name, *(percent(self.paged[rows, name, rate], 2) for rate in rates)] for name in CASES]
             blocks.append(
                 f"{number(rows)} training rows:\n\n{table(['values in 5 minutes', *map(number, rates)], body)}"
             )
         self.tables["running"] = "\n\n".join(blocks)
+
+    def correlated(self) -> None:
+        """What helps the running alert against values that are correlated in time, and what it costs in minutes."""
+        rates = [100] if self.quick else [20, 50, 100, 1000]
+        plain = CASES["AR(1) 0.9"]
+        body = []
+        for remedy, case, together, lengths, threshold in (
+            ("as shipped", plain, 1, (SHORT, LONG), THRESHOLD),
+            ("`windows: [1h]`", plain, 1, (LONG,), THRESHOLD),
+            ("`ModelFeatureDrift: 1`", plain, 1, (SHORT, LONG), 1.0),
+            ("`windows: [1h]`, `ModelFeatureDrift: 0.5`", plain, 1, (LONG,), 0.5),
+            ("the mean of every 20 values recorded", averaged(plain, 20), 20, (SHORT, LONG), THRESHOLD),
+        ):
+            cells = []
+            for rate in rates:
+                rng = seeded("correlated", remedy, rate)
+                false = self._paged(rng, case, 10_000, rate / together, lengths, threshold)
+                minutes = []
+                for _ in range(self.onsets // 3):
+                    bins = Bins(case.draw(rng, 1, 10_000)[0], case)
+                    firing = self._firing(
+                        rng, bins, case, rate / together, 3 * LONG, lambda _, x: x + 1, LONG, lengths, threshold
+                    )[LONG:]
+                    minutes.append((int(firing.argmax()) + 1) * STEP / 60 if firing.any() else np.inf)
+                median = np.quantile(minutes, 0.5, method="inverted_cdf")
+                cells.append(f"{percent(false, 2)}, {late(median)}")
+            body.append([remedy, *cells])
+        self.tables["correlated"] = table(["values in 5 minutes", *map(number, rates)], body)
+
+    def _paged(
+        self,
+        rng: Rng,
+        case: Case,
+        rows: int,
+        rate: float,
+        lengths: tuple[int, ...] = (SHORT, LONG),
+        threshold: float = THRESHOLD,
+    ) -> float:
+        """Share of 5-minute stretches without drift in which the running alert fires."""
+        windows = fired = 0
+        for _ in range(max(1, self.days if rate <= 100 else self.days // 10)):
+            bins = Bins(case.draw(rng, 1, rows)[0], case)
+            steps = LONG + 288 * SHORT
+            firing = self._firing(rng, bins, case, rate, steps, lengths=lengths, threshold=threshold)
+            shares = firing[-288 * SHORT :].reshape(-1, SHORT).any(axis=1)
+            fired, windows = fired + int(shares.sum()), windows + len(shares)
+        return fired / windows
 
     def delays(self) -> None:
         """Minutes from the change to the alert."""
@@ -368,10 +412,12 @@ class Study:
         rng: Rng,
         bins: Bins,
         case: Case,
-        rate: int,
+        rate: float,
         steps: int,
         alter: Callable[[Rng, Floats], Floats] = lambda _, x: x,
         onset: int | None = None,
+        lengths: tuple[int, ...] = (SHORT, LONG),
+        threshold: float = THRESHOLD,
     ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Whether the alert fires at each step of a stream of ``rate`` values in 5 minutes; it changes at ``onset``."""
         arrivals = rng.poisson(rate / SHORT, steps)
@@ -384,9 +430,9 @@ class Study:
         counts = np.bincount(flat, minlength=steps * bins.size).reshape(steps, bins.size)
         total = np.vstack([np.zeros(bins.size), counts.cumsum(axis=0)])
         active = np.zeros(steps, dtype=bool)
-        for length in (SHORT, LONG):
+        for length in lengths:
             begin = np.maximum(np.arange(1, steps + 1) - length, 0)
-            active |= bins.alarms(total[1:] - total[begin])
+            active |= bins.alarms(total[1:] - total[begin], threshold)
         quiet = np.maximum.accumulate(np.where(active, -1, np.arange(steps)))  # the last step that was not active
         return np.asarray(np.arange(steps) - quiet > HOLD)
 
@@ -445,6 +491,7 @@ class Study:
             self.beside_peers,
             self.peer_tables,
             self.running,
+            self.correlated,
             self.delays,
             self.goals,
         ):

@@ -1,6 +1,6 @@
 """Batches of inputs to counts in a profile's frozen bins.
 
-All scalar features of a model, and its prediction, are *targets*: they lie behind one another in
+All scalar features of a model, its prediction and its confidence are *targets*: they lie behind one another in
 flat arrays, so that a window is one row of sums and a score one vector operation.
 """
 
@@ -52,7 +52,9 @@ class Layout:
     Attributes
     ----------
     names
-        Names of the ``F`` features; the prediction, if profiled, is the target after the last.
+        Names of the ``F`` features; the prediction and the confidence, if profiled, are targets after the last.
+    prediction, confidence
+        Their places among the targets; None where the profile has none.
     targets
         The frozen bins of each of the ``T`` targets.
     reference
@@ -73,8 +75,8 @@ class Layout:
         self._known = {*profile.inputs, *redacted}
         self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
-        if profile.prediction:
-            self.targets.append(profile.prediction)
+        self.prediction = self._output(profile.prediction)
+        self.confidence = self._output(profile.confidence or None)
         sizes = [len(target.counts) for target in self.targets]
         self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
         self.bins = len(self._training)
@@ -106,6 +108,13 @@ class Layout:
         self._together = [numeric.index(name) for name in together.features] if together else []
         self.width = self._tail + (self.copula.width if self.copula else 0)
 
+    def _output(self, target: Feature | None) -> int | None:
+        """The place of what the model gave, as a further target."""
+        if target is None:
+            return None
+        self.targets.append(target)
+        return len(self.targets) - 1
+
     @cached_property
     def distances(self) -> Distances:
         """The training side of the distances that a configuration may ask for."""
@@ -120,7 +129,11 @@ class Layout:
         return self.copula.drift(row[self._tail :]) if self.copula else (np.nan, np.nan)
 
     def count(
-        self, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any], now: float | None = None
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        predictions: Sequence[Any],
+        now: float | None = None,
+        confidences: Sequence[float] = (),
     ) -> tuple[Floats, Floats, int]:
         """Count a batch.
 
@@ -132,6 +145,8 @@ class Layout:
             Predictions of those events that have one.
         now
             Unix time in seconds at which they arrived; the present when None.
+        confidences
+            Confidences of those events that have one.
 
         Returns
         -------
@@ -162,12 +177,13 @@ class Layout:
             self._count_numbers(sums, lows, places, matrix)
             if self.copula:
                 row[self._tail :] = self.copula.sums(matrix[self._together])
-        if self.profile.prediction and predictions:
-            last = len(self.targets) - 1
-            if isinstance(self.profile.prediction, CategoricalFeature):
-                self._count_categories(sums, last, predictions)
+        for last, given in ((self.prediction, predictions), (self.confidence, confidences)):
+            if last is None or not given:
+                continue
+            if isinstance(self.targets[last], CategoricalFeature):
+                self._count_categories(sums, last, given)
             else:
-                self._count_numbers(sums, lows, [last], numeric_column(predictions)[None, :])
+                self._count_numbers(sums, lows, [last], numeric_column(given)[None, :])
         unknown = 0
         if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
             unknown = sum(len(event.keys() - self._known) for event in inputs)

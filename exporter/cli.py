@@ -41,6 +41,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "--web.listen-address", dest="address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT"
     )
     serve.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="TLS and users")
+    serve.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE", help="bearer tokens")
+    serve.add_argument("--web.open-metrics", dest="open", action="store_true", help="/metrics and probes for everybody")
     serve.add_argument("--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"))
     serve.add_argument("--log.format", dest="format", default="logfmt", choices=("logfmt", "json"))
     serve.set_defaults(run=_serve)
@@ -49,10 +51,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     check.add_argument("config", nargs="?", type=Path, metavar="FILE")
     _config_argument(check)
     check.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE")
+    check.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE")
     check.set_defaults(run=_check_config)
 
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
+    token = commands.add_parser("token", help="make a bearer token, and its entry for the tokens file")
+    compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
+    dataset = commands.add_parser("dataset", help="training data out of reviewed corrections")
     up = commands.add_parser("up", help="the whole stack on this machine")
     demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
     if "profile" in arguments:  # imported only where asked for: these bring what a server does not need
@@ -60,6 +66,20 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         profiling.add_arguments(profile)
         profile.set_defaults(run=profiling.run)
+    if "token" in arguments:
+        from exporter import tokens
+
+        tokens.add_arguments(token)
+        token.set_defaults(run=tokens.run)
+    if "compare" in arguments:
+        from exporter.compare import command as comparing
+
+        comparing.add_arguments(compare)
+        compare.set_defaults(run=comparing.run)
+    if "dataset" in arguments:
+        from exporter import datasets
+
+        datasets.add_arguments(dataset)
     if "up" in arguments:
         from exporter.stack import command as stack
 
@@ -85,9 +105,9 @@ def _serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload asked for before there is anything to reload
     logs.configure(options.level, options.format)
     host, port = options.address
-    web = webconfig.load(options.web)
+    web = webconfig.load(options.web, options.tokens, options.open)
     exporter = Exporter(options.config_file or Path("exporter.yml"))
-    exporter.reloaders.append(lambda: web.reload(options.web))
+    exporter.reloaders.append(lambda: web.reload(options.web, options.tokens))
     try:
         serve(exporter, host or "0.0.0.0", port, web)  # noqa: S104 (as :9877 means everywhere)
     finally:
@@ -101,10 +121,11 @@ def _check_config(options: argparse.Namespace) -> int:
 
     path = options.config or options.config_file or Path("exporter.yml")
     config, monitors = read(path)
-    webconfig.load(options.web)
+    webconfig.load(options.web, options.tokens)
     for model in config.models:
-        layout = monitors.layouts.get(model.name)
+        layout = next(iter(monitors.layouts_of(model.name)), None)
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
+        inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
     print(f"{path} is right.")
     return 0

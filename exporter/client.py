@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import random
+import re
 import secrets
 import threading
 import time as clock
@@ -27,6 +28,7 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExporterError
@@ -37,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 1 << 20
 """A batch stays well below the 16 MiB that the exporter takes in one body."""
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 _TRY_LATER = frozenset({408, 425, 429})
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
@@ -57,6 +60,10 @@ class Monitor:
         certificates, ``user:password@`` becomes basic authentication, a path is a prefix.
     model, version
         Labels of everything recorded here.
+    token_file
+        A file with the bearer token that the exporter knows this service by; read for every request, so
+        that a new token needs no restart. Without it the token is the environment's
+        ``MODEL_EXPORTER_TOKEN``, if that is set and the URL has no user.
     capacity
         Events kept in memory; past it the oldest is dropped.
     capacity_bytes
@@ -84,6 +91,7 @@ class Monitor:
         model: str,
         version: str | None = None,
         *,
+        token_file: str | os.PathLike[str] | None = None,
         capacity: int = 10_000,
         capacity_bytes: int = 64 << 20,
         batch_size: int = 500,
@@ -91,7 +99,7 @@ class Monitor:
         timeout: float = 5.0,
         give_up: float = 300.0,
     ) -> None:
-        self._target = _Target(url, timeout)
+        self._target = _Target(url, timeout, token_file)
         self._model = model
         self._version = version
         self._capacity = capacity
@@ -365,7 +373,7 @@ class Monitor:
 class _Target:
     """Where the exporter is, taken apart once."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, token_file: str | os.PathLike[str] | None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
             raise ExporterError(f"{url}: expected the exporter's address, such as http://127.0.0.1:9877")
@@ -379,6 +387,18 @@ class _Target:
         self._prefix = parts.path.rstrip("/")
         self._headers: dict[str, str] = {}
         self.shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._prefix}"
+        self._token_file = None if token_file is None else Path(token_file)
+        if self._token_file is not None:
+            if parts.username is not None:
+                raise ExporterError(f"{self.shown}: expected a user in the address or a token_file, got both")
+            try:
+                _token(self._token_file)
+            except (OSError, ValueError) as error:
+                raise ExporterError(f"the exporter's token: {error}") from None
+        elif parts.username is None and (token := os.environ.get("MODEL_EXPORTER_TOKEN")):
+            if not _TOKEN.fullmatch(token):
+                raise ExporterError("MODEL_EXPORTER_TOKEN: is no bearer token")
+            self._headers["Authorization"] = f"Bearer {token}"
         if parts.username is not None:
             pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
             self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
@@ -390,9 +410,19 @@ class _Target:
         self, connection: http.client.HTTPConnection, path: str, body: bytes, kind: str, key: str
     ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {**self._headers, "Content-Type": kind, "Idempotency-Key": key}
+        if self._token_file is not None:
+            headers["Authorization"] = f"Bearer {_token(self._token_file)}"
         connection.request("POST", self._prefix + path, body, headers)
         response = connection.getresponse()
         return response.status, dict(response.headers), response.read()
+
+
+def _token(file: Path) -> str:
+    """The token in a file; what is none is refused without showing it."""
+    token = file.read_text(encoding="ascii", errors="replace").strip()
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"{file}: expected one bearer token and nothing else")
+    return token
 
 
 def _time_ordered_id() -> str:

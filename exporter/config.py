@@ -7,6 +7,7 @@ file, the path of the key, what is wrong with it and what would be right.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -22,6 +23,7 @@ FEATURE_ALERTS = ("ModelFeatureChanged", "ModelFeatureDrift", "ModelFeatureMeanS
 MODEL_ALERTS = (
     *FEATURE_ALERTS,
     "ModelAttemptsDrop",
+    "ModelConfidenceDrift",
     "ModelConfidentRatioLow",
     "ModelCorrectionRatioHigh",
     "ModelErrorRatioHigh",
@@ -39,6 +41,8 @@ FeatureType = Literal["boolean", "categorical", "embedding", "image", "numeric",
 FEATURE_TYPES: tuple[str, ...] = get_args(FeatureType)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+_BYTES = {f"{prefix}{unit}": base ** (power + 1)
+          for power, prefix in enumerate("KMGT") for unit, base in (("iB", 1024), ("B", 1000))}  # fmt: skip
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _T = TypeVar("_T")
 
@@ -62,10 +66,11 @@ class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model; ``profile`` is absolute once loaded, ``windows`` keep their spelling."""
+    """One model; paths of profiles are absolute once loaded, ``windows`` keep their spelling."""
 
     name: _Name
     profile: str | None = None
+    profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     drift: tuple[Literal["js", "ks", "psi", "wasserstein"], ...] = ()
@@ -84,11 +89,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where predictions and feedback are kept, and how much of them."""
+    """Where predictions and feedback are kept, and how much of them; ``password_file`` is absolute once loaded."""
 
     url: str = "sqlite:///data/model-exporter.db"
     retention: str = "30d"
     inputs: str = "all"
+    max_size: str | None = None
+    password_file: str | None = None
+    replica: _Name | None = None
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +137,31 @@ def duration(text: str) -> float:
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
         raise ValueError(f"expected a duration such as 5m or 1h, got {shown(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
+
+
+def byte_size(text: str) -> int:
+    """Bytes in a size with its unit.
+
+    >>> byte_size("1.5GiB"), byte_size("200 MB")
+    (1610612736, 200000000)
+
+    Raises
+    ------
+    ValueError
+        When the text is no such size, or is zero.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B)", text)
+    size = int(float(found[1]) * _BYTES[found[2]]) if found else 0
+    if not size:
+        raise ValueError(f"expected a size such as 10GiB or 500MB, got {shown(text)}{_unit_hint(text)}")
+    return size
+
+
+def _unit_hint(text: str) -> str:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not parts or not float(parts[1]):
+        return ""
+    return f'; did you mean "{parts[1]}{parts[2].upper() or "G"}{parts[3] if parts[2] else "i"}B"?'
 
 
 def sampled(inputs: str) -> float | None:
@@ -278,10 +311,12 @@ def _checked(document: Any, where: str) -> Any:
             refuse(("models",), f"{shown(other)} is a model and among the mapping.names of {shown(name)}")
     store = document.get("store")
     if isinstance(store, dict):
-        for key, check in (("retention", duration), ("inputs", sampled)):
-            if isinstance(value := store.get(key), str):
+        checks: tuple[tuple[str, Callable[[str], object]], ...]
+        checks = (("retention", duration), ("inputs", sampled), ("max_size", byte_size))
+        for key, check in checks:
+            if isinstance(value := store.get(key), str) or (key == "max_size" and type(value) is int):
                 try:
-                    check(value)
+                    check(str(value))
                 except ValueError as error:
                     refuse(("store", key), str(error))
     return document
@@ -298,10 +333,16 @@ def load(path: Path) -> Config:
     config = convert(_checked(load_yaml(path), str(path)), Config, str(path))
     folder = path.absolute().parent
     models = tuple(
-        msgspec.structs.replace(model, profile=str(folder / model.profile) if model.profile else None)
+        msgspec.structs.replace(
+            model,
+            profile=str(folder / model.profile) if model.profile else None,
+            profiles={version: str(folder / path) for version, path in model.profiles.items()},
+        )
         for model in config.models
     )
     url = config.store.url
     if (relative := url.removeprefix("sqlite:///")) != url and not relative.startswith((":", "/")):
         url = f"sqlite:///{folder / relative}"
-    return msgspec.structs.replace(config, models=models, store=msgspec.structs.replace(config.store, url=url))
+    secret = config.store.password_file
+    store = msgspec.structs.replace(config.store, url=url, password_file=str(folder / secret) if secret else None)
+    return msgspec.structs.replace(config, models=models, store=store)

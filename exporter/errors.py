@@ -5,6 +5,7 @@
     ExporterError
     ├── ConfigError          exporter.yml or a file it names is wrong
     │   └── ProfileError     a training profile is wrong or foreign
+    ├── CompareError         Prometheus cannot be asked, or does not know what is to be compared
     ├── EventError           an event that arrived is wrong
     ├── QueueFullError       no room left: try again later
     ├── StoreError           the database could not read or write
@@ -24,6 +25,10 @@ class ConfigError(ExporterError):
 
 class ProfileError(ConfigError):
     """A training profile cannot be read, or training data cannot be profiled."""
+
+
+class CompareError(ExporterError):
+    """Prometheus cannot be asked, or has no data of what is to be compared; the text says what to do."""
 
 
 class EventError(ExporterError):

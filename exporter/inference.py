@@ -67,6 +67,8 @@ class Seen:
         if self._types <= {list, bytes}:
             vectors = self._types == {list} and len(self._lengths) == 1 and min(self._lengths) > 0
             return "embedding" if vectors else "image"
+        if self._types <= {list, str} and self._strings and all(map(_is_image, self._strings)):
+            return "image"
         if self._types == {str}:
             if np.isfinite([unix_seconds(value) for value in self._strings]).all():
                 return "timestamp"
@@ -90,6 +92,10 @@ class Seen:
         spaced = np.array([len(value.split()) for value in strings])
         # Scripts without spaces have a word for each character: there it takes more of them.
         return bool(np.mean((spaced >= 4) | (counts >= np.maximum(10, 4 * spaced))) > 0.5)
+
+
+def _is_image(text: str) -> bool:
+    return text.startswith("data:image/")
 
 
 def _flat_length(value: list[Any]) -> int:

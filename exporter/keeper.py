@@ -173,7 +173,7 @@ def restore(store: Store, monitors: Monitors, now: float, wall: float) -> None:
     for model, version, data in rows:
         if model not in monitors.models:
             continue
-        monitor = Monitor(monitors.models[model], version, monitors.layouts.get(model))
+        monitor = Monitor(monitors.models[model], version, monitors.layout(model, version))
         try:
             idle = _resume(monitor, unpack(data), now, wall)
         except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -94,10 +95,10 @@ class Monitor:
         row = lows = by_segment = None
         if self.layout:
             predictions = [event.prediction for event in events if event.prediction is not None]
+            whole = [] if self.segments else inputs
+            row, lows, unknown = self.layout.count(whole, predictions, confidences=confidences)
             if self.segments:
-                row, lows, unknown, by_segment = _count_segments(self.layout, self.segments, inputs, predictions)
-            else:
-                row, lows, unknown = self.layout.count(inputs, predictions)
+                unknown, by_segment = _count_segments(self.layout, self.segments, inputs, row, lows)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
@@ -223,13 +224,13 @@ def is_confident(event: Prediction, threshold: float) -> bool:
 
 
 def _count_segments(
-    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any]
-) -> tuple[Floats, Floats, int, Floats]:
-    """What `Layout.count` says of a batch, and its bin counts by segment, shape ``(S · B,)``."""
+    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
+) -> tuple[int, Floats]:
+    """Add a batch's inputs to its row and minima; how many are unknown, and counts by segment, shape ``(S · B,)``."""
     parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
     for event in inputs:
         parts[segments.place(event)].append(event)
-    row, lows, unknown = layout.count([], predictions)
+    unknown = 0
     by_segment = np.zeros((len(parts), layout.bins))
     for place, part in enumerate(parts):
         if part:
@@ -238,7 +239,7 @@ def _count_segments(
             row += own
             np.minimum(lows, own_lows, out=lows)
             unknown += own_unknown
-    return row, lows, unknown, by_segment.ravel()
+    return unknown, by_segment.ravel()
 
 
 class Monitors:
@@ -250,14 +251,31 @@ class Monitors:
         The configured models by name.
     layouts
         The layout of each model that has a profile.
+    of_versions
+        The layouts of versions that have a profile of their own, by model and version.
     """
 
-    def __init__(self, models: Mapping[str, ModelConfig], layouts: Mapping[str, Layout]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ModelConfig],
+        layouts: Mapping[str, Layout],
+        of_versions: Mapping[tuple[str, str], Layout] = MappingProxyType({}),
+    ) -> None:
         self.models = models
         self.layouts = layouts
+        self.of_versions = of_versions
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
         self._monitors: dict[str, dict[str, Monitor]] = {name: {} for name in models}
         self._lock = threading.Lock()
+
+    def layout(self, model: str, version: str) -> Layout | None:
+        """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
+        return self.of_versions.get((model, version)) or self.layouts.get(model)
+
+    def layouts_of(self, model: str) -> list[Layout]:
+        """All layouts of a model, the one of most versions first."""
+        own = [layout for (name, _), layout in self.of_versions.items() if name == model]
+        return [*([self.layouts[model]] if model in self.layouts else []), *own]
 
     def get(self, model: str, version: str | None, now: float) -> Monitor:
         """The monitor of a configured model's version, made on first use.
@@ -279,7 +297,7 @@ class Monitors:
                 else:
                     name = OTHER_VERSION
             if name not in versions:
-                monitor = Monitor(self.models[model], name, self.layouts.get(model))
+                monitor = Monitor(self.models[model], name, self.layout(model, name))
                 monitor.last_used = now
                 versions[name] = monitor
             return versions[name]
@@ -299,15 +317,20 @@ class Monitors:
     def adopt(self, older: Monitors) -> None:
         """Keep the state of models that count as before; thresholds and events may have changed."""
         for name, model in self.models.items():
-            ours, theirs = self.layouts.get(name), older.layouts.get(name)
-            same_profile = (ours and ours.profile.hash) == (theirs and theirs.profile.hash)
             before = older.models.get(name)
-            if before and same_profile and _counts_alike(model, before):
-                self._monitors[name] = older._monitors[name]
-                for monitor in list(self._monitors[name].values()):
+            if before and _counts_alike(model, before):
+                monitors = older._monitors[name]
+                same = {v: m for v, m in list(monitors.items()) if _hash(m.layout) == _hash(self.layout(name, v))}
+                # Taken over as it is where all are: what the pipeline meanwhile adds to it is then not lost.
+                self._monitors[name] = monitors if len(same) == len(monitors) else same
+                for monitor in same.values():
                     monitor.reconfigure(model)
             if name in older.unknown_features:
                 self.unknown_features[name] = older.unknown_features[name]
+
+
+def _hash(layout: Layout | None) -> str | None:
+    return (layout.profile.hash or layout.profile.digest()) if layout else None
 
 
 def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
@@ -323,6 +346,7 @@ def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
             confidence_threshold=0.0,
             max_versions=1,
             profile=None,
+            profiles={},
             mapping=MappingConfig(),
         )
 

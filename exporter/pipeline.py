@@ -18,6 +18,7 @@ from exporter.errors import QueueFullError
 from exporter.events import Prediction
 from exporter.extract import lenient_inputs
 from exporter.health import Health
+from exporter.images import image_inputs, pack_inputs
 from exporter.monitor import Monitor, Monitors, is_confident
 from exporter.store import InputsPolicy, Store, prediction_rows
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 256 * 2**20
 """Bytes of request bodies that may wait to be counted."""
+PACKED_BYTES = 1024
+"""JSON of inputs from which on the images in it are stored as PNG: that of smaller ones would take no less room."""
 _CHUNK = 1000
 _BATCH = 5000
 _GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
@@ -192,7 +195,8 @@ class Pipeline:
         model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()
         raw = [bytes(memoryview(event.inputs)) for event in group]
-        decoded = decode_inputs(raw) if monitor.layout or model.redact else {}
+        images = image_inputs(model, monitor.layout.profile if monitor.layout else None)
+        decoded = decode_inputs(raw) if monitor.layout or model.redact or images else {}
         for event in group:
             if not event.id:
                 event.id = make_id()
@@ -200,11 +204,8 @@ class Pipeline:
         kept = [
             text if policy.keeps(event, sure) else b"" for event, sure, text in zip(group, confident, raw, strict=True)
         ]
-        if model.redact:
-            kept = [
-                msgspec.json.encode(without(decoded[place], model.redact)) if text and place in decoded else b""
-                for place, text in enumerate(kept)
-            ]
+        if model.redact or images:
+            kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
         segments = monitor.segments
         places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
         names = [segments.names[place] for place in places] if segments else None
@@ -213,6 +214,36 @@ class Pipeline:
         for start in range(0, len(group), _CHUNK):
             size = sum(map(len, kept[start : start + _CHUNK]))
             self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))
+
+
+def as_stored(
+    kept: Sequence[bytes],
+    decoded: Mapping[int, dict[str, Any]],
+    redacted: frozenset[str],
+    images: frozenset[str],
+    least: int = 0,
+) -> list[bytes]:
+    """The JSON of events' inputs without what is redacted, and with images as PNG.
+
+    Parameters
+    ----------
+    kept
+        The JSON of each one's inputs as it came; empty for none.
+    decoded
+        Inputs by their place.
+    redacted, images
+        Names of inputs.
+    least
+        Bytes of JSON from which on images become PNG.
+    """
+    found = [b"" if redacted else text for text in kept]
+    there = [place for place, text in enumerate(kept) if text and place in decoded]
+    inputs = {place: without(decoded[place], redacted) if redacted else decoded[place] for place in there}
+    large = [place for place in there if len(kept[place]) >= least and not images.isdisjoint(inputs[place])]
+    packed = dict(zip(large, pack_inputs([inputs[place] for place in large], images), strict=True))
+    for place, each in (inputs | packed if redacted else packed).items():
+        found[place] = msgspec.json.encode(each)
+    return found
 
 
 def without(inputs: Mapping[str, Any], redacted: frozenset[str]) -> dict[str, Any]:

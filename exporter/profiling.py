@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -60,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
         source, expected = _stored(options)
         chosen = chosen._replace(expected=expected)
     else:
-        vectors = frozenset(name for name, kind in chosen.types.items() if kind == "embedding")
-        source = FileSource(options.training_file, vectors)
+        source = FileSource(options.training_file, chosen.given())
     progress = Progress(sys.stderr)
     try:
         profile = build(source, chosen, progress)
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or (Path(f"{source.name}.json") if options.from_store else None)
     output = output or options.training_file.with_suffix(".json")
     save(profile, output)
-    _report(profile, chosen)
+    _report(profile, chosen, source.remarks)
     print(f"{profile.rows} rows profiled into {output}")
     return 0
 
@@ -116,16 +116,17 @@ def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     before = Path(model.profile) if model.profile else None
     expected = dict(load(before).inputs) if before and before.exists() else {}
     expected |= {feature: settings.type for feature, settings in model.features.items() if settings.type}
-    return StoreSource(configured.store.url, name, options.version, time.time() - seconds), expected
+    return StoreSource(configured.store, name, options.version, time.time() - seconds), expected
 
 
-def _report(profile: Profile, chosen: Options) -> None:
+def _report(profile: Profile, chosen: Options, remarks: Mapping[str, str]) -> None:
     for name, kind in profile.kinds().items():
+        remark = [remarks[name]] if name in remarks else []
         for scalar in kind.features(name):
             feature = profile.features[scalar]
             size = len(feature.counts)
             what = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
-            print("; ".join((f"{scalar}: {kind.type}, {what}", *notes(feature))))
+            print("; ".join((f"{scalar}: {kind.type}, {what}", *notes(feature), *remark)))
     if "timestamp" in profile.inputs.values() and not chosen.time_column:
         print("model-exporter: ages are measured from now; --time-column NAME says when rows arrived", file=sys.stderr)
 

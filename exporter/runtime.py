@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import config as configuration
@@ -17,14 +16,15 @@ from exporter.binning import Layout
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.health import Health
+from exporter.images import image_inputs
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
 from exporter.monitor import Monitors
-from exporter.pipeline import Pipeline, decode_inputs, without
+from exporter.pipeline import Pipeline, as_stored, decode_inputs
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
 from exporter.store import Store, Verdict
-from exporter.store.schema import check_url
+from exporter.store.engine import check_store, check_url, is_shared
 from exporter.trend import Trends
 from exporter.validation import shown, suggestion
 from exporter.wire.pairs import Pairs
@@ -42,47 +42,71 @@ def read(path: Path) -> tuple[Config, Monitors]:
     """
     config = configuration.load(path)
     try:
-        check_url(config.store.url)
+        check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
-    layouts = {}
+    layouts: dict[str, Layout] = {}
+    of_versions: dict[tuple[str, str], Layout] = {}
     for index, model in enumerate(config.models):
-        if model.profile is None:
+        place = f"{path}: models[{index}]"
+        profiles = _profiles(place, model)
+        if not profiles:
             if model.segment_by is not None:
-                raise ConfigError(f"{path}: models[{index}].segment_by: needs a profile, which knows the categories")
+                raise ConfigError(f"{place}.segment_by: needs a profile, which knows the categories")
             continue
+        _check_features(place, model, profiles)
+        for version, (file, profile) in profiles.items():
+            _check_segments(f"{place}.segment_by", model, profile, file)
+            if version is None:
+                layouts[model.name] = Layout(profile, model.redact)
+            else:
+                of_versions[model.name, version] = Layout(profile, model.redact)
+    return config, Monitors({model.name: model for model in config.models}, layouts, of_versions)
+
+
+def _profiles(place: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:
+    """The file and the profile of each version that has its own, and under None those of all other versions."""
+    files: list[tuple[str | None, str, str]] = [(v, f"profiles.{v}", file) for v, file in model.profiles.items()]
+    if model.profile is not None:
+        files.insert(0, (None, "profile", model.profile))
+    found: dict[str | None, tuple[str, Profile]] = {}
+    for version, key, file in files:
         try:
-            profile = load_profile(Path(model.profile))
+            found[version] = file, load_profile(Path(file))
         except ProfileError as error:
-            raise ConfigError(f"{path}: models[{index}].profile: {error}") from None
-        for name, feature in model.features.items():
-            place = f"{path}: models[{index}].features.{name}"
-            scalars = {name, *(key for key in profile.features if key.startswith(f"{name}."))}
-            if name not in profile.inputs and name not in profile.features:
-                known = suggestion(name, {*profile.inputs, *profile.features})
-                raise ConfigError(f"{place}: is not in the profile {model.profile}; {known}")
+            raise ConfigError(f"{place}.{key}: {error}") from None
+    return found
+
+
+def _check_features(place: str, model: ModelConfig, profiles: dict[str | None, tuple[str, Profile]]) -> None:
+    """Refuse settings of features that no profile knows, or knows as something else."""
+    files = ", ".join(file for file, _ in profiles.values())
+    known = {name for _, profile in profiles.values() for name in (*profile.inputs, *profile.features)}
+    features = {name for _, profile in profiles.values() for name in profile.features}
+    for name, feature in model.features.items():
+        here = f"{place}.features.{name}"
+        if name not in known:
+            raise ConfigError(f"{here}: is not in the profile {files}; {suggestion(name, known)}")
+        for _, profile in profiles.values():
             found = profile.inputs.get(name)
             if feature.type and found and feature.type != found:
                 raise ConfigError(
-                    f"{place}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
+                    f"{here}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
                 )
-            if feature.alerts and not scalars & profile.features.keys():
-                raise ConfigError(f"{place}.alerts: the profile has no statistics of it")
-        for name in sorted(model.redact - profile.inputs.keys()):
-            log.warning("%s: models[%d].redact: the profile knows no input %r", path, index, name)
-        _check_segments(f"{path}: models[{index}].segment_by", model, profile)
-        layouts[model.name] = Layout(profile, model.redact)
-    return config, Monitors({model.name: model for model in config.models}, layouts)
+        if feature.alerts and not {name, *(key for key in features if key.startswith(f"{name}."))} & features:
+            raise ConfigError(f"{here}.alerts: the profile has no statistics of it")
+    for name in sorted(model.redact.difference(*(profile.inputs for _, profile in profiles.values()))):
+        log.warning("%s.redact: the profile knows no input %r", place, name)
 
 
-def _check_segments(place: str, model: ModelConfig, profile: Profile) -> None:
+def _check_segments(place: str, model: ModelConfig, profile: Profile, file: str) -> None:
     name = model.segment_by
     if name is None:
         return
     categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
     if name not in categorical:
         known = suggestion(name, categorical)
-        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {model.profile}; {known}")
+        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {file}; {known}")
     if name in model.redact:
         raise ConfigError(f"{place}: {shown(name)} is redacted: it must be in no metric")
 
@@ -114,7 +138,7 @@ class Exporter:
         config, monitors = read(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.redact)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.snapshot)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
@@ -131,7 +155,7 @@ class Exporter:
         self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
-            if model.profile is None:
+            if not monitors.layouts_of(model.name):
                 log.warning("model %r has no profile: its inputs are not watched", model.name)
 
     @property
@@ -187,12 +211,15 @@ class Exporter:
         if not self.store.close():
             log.error("predictions that waited for the database are lost")
 
-    def redact(self, model: str, inputs: str | None) -> str | None:
-        """The JSON of a model's inputs without what must not be stored."""
-        known = self.pipeline.monitors.models.get(model)
-        if not inputs or known is None or not known.redact:
+    def snapshot(self, name: str, inputs: str | None) -> str | None:
+        """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
+        monitors = self.pipeline.monitors
+        model, layout = monitors.models.get(name), next(iter(monitors.layouts_of(name)), None)
+        if not inputs or model is None:
             return inputs
-        return msgspec.json.encode(without(decode_inputs([inputs.encode()])[0], known.redact)).decode()
+        images = image_inputs(model, layout.profile if layout else None)
+        raw = [inputs.encode()]
+        return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
 
     def _count_verdict(self, verdict: Verdict) -> None:
         monitors = self.pipeline.monitors
@@ -202,5 +229,7 @@ class Exporter:
 
 
 def _disks(config: Config) -> list[Path]:
-    database = config.store.url.removeprefix("sqlite:///")
-    return [Path("/"), *([Path(database)] if database.startswith("/") else [])]
+    database = check_url(config.store.url)
+    if is_shared(database) or not (database.database or "").startswith("/"):
+        return [Path("/")]
+    return [Path("/"), Path(database.database or "/")]

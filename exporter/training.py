@@ -61,6 +61,10 @@ class Options(NamedTuple):
     categories: int = 50
     exact: int = EXACT
 
+    def given(self) -> dict[str, str]:
+        """The types of columns that are known before anything was read."""
+        return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
+
 
 def build_file(path: Path, *, progress: Progress | None = None, **options: Any) -> Profile:
     """Profile the training data in a file.
@@ -81,8 +85,7 @@ def build_file(path: Path, *, progress: Progress | None = None, **options: Any) 
         When the file cannot be read, or has no rows, or lacks a column that was named.
     """
     chosen = Options(**options)
-    vectors = frozenset(name for name, kind in chosen.types.items() if kind == "embedding")
-    return build(FileSource(path, vectors), chosen, progress)
+    return build(FileSource(path, chosen.given()), chosen, progress)
 
 
 def build(source: Source, options: Options, progress: Progress | None = None) -> Profile:
@@ -121,24 +124,29 @@ class _Builder:
             if twice := features.keys() & kind.features(name):
                 wanted = "rename or ignore a column"
                 raise ProfileError(f"{self._source.where}: two features are called {shown(min(twice))}; {wanted}")
-            found = [tally.feature() for tally in tallied[name]]
-            if name in self._single and isinstance(found[0], NumericFeature):
-                found = [msgspec.structs.replace(found[0], precision="single")]
+            found = self._frozen(name, tallied[name])
             features |= zip(kind.features(name), found, strict=True)
             if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
                 raise ProfileError(f"{self._source.where}: no value of the column {shown(name)} is {kind.noun}")
         prediction, confidence = options.prediction_column, options.confidence_column
-        sure = tallied[confidence][0].feature() if confidence else None
+        sure = self._frozen(confidence, tallied[confidence])[0] if confidence else None
         return Profile(
             name=options.name or self._source.name,
             rows=self._rows,
             inputs=inputs,
             features=features,
-            prediction=tallied[prediction][0].feature() if prediction else None,
+            prediction=self._frozen(prediction, tallied[prediction])[0] if prediction else None,
             confidence=sure if isinstance(sure, NumericFeature) else msgspec.UNSET,
             learned=learned or msgspec.UNSET,
             correlation=self._correlation(kinds, features) or msgspec.UNSET,
         )
+
+    def _frozen(self, name: str, tallies: Sequence[NumericTally | CategoryTally]) -> list[Feature]:
+        """The bins of a column's features."""
+        found: list[Feature] = [tally.feature() for tally in tallies]
+        if name in self._single and isinstance(found[0], NumericFeature):
+            return [msgspec.structs.replace(found[0], precision="single")]
+        return found
 
     def _pass(self, what: str) -> Iterator[Batch]:
         rows = 0

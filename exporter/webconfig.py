@@ -1,10 +1,9 @@
-"""The web configuration file, in the format of Prometheus' exporter-toolkit: TLS and users."""
+"""The web configuration file, in the format of Prometheus' exporter-toolkit: TLS and users; and who asks."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 import ssl
 import threading
@@ -15,8 +14,10 @@ from typing import Any, NoReturn
 import bcrypt
 import msgspec
 
+from exporter import tokens
 from exporter.config import convert, load_yaml
 from exporter.errors import ConfigError
+from exporter.tokens import Caller, Tokens
 from exporter.validation import listed, shown
 
 _CACHED = 100  # credentials that were right: bcrypt is slow on purpose, and each scrape would pay
@@ -61,70 +62,102 @@ class WebConfig:
     tls
         Certificates; None for plain HTTP.
     users
-        bcrypt hashes by user name; empty for no authentication.
+        bcrypt hashes by user name.
+    tokens
+        Bearer tokens; None where no file of them is named. Without users and without it everybody is let in.
+    open_metrics
+        Whether scrapes and probes are let in whoever they are.
     """
 
-    def __init__(self, tls: TlsConfig | None = None, users: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tls: TlsConfig | None = None,
+        users: dict[str, str] | None = None,
+        tokens: Tokens | None = None,
+        open_metrics: bool = False,
+    ) -> None:
         self.tls = tls
+        self.open_metrics = open_metrics
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
-        self._good: OrderedDict[bytes, None] = OrderedDict()
-        self.set_users(users or {})
+        self._set(users or {}, tokens)
 
-    def set_users(self, users: dict[str, str]) -> None:
-        """From now on these users, and their passwords of now."""
+    def _set(self, users: dict[str, str], tokens: Tokens | None) -> None:
+        """From now on these users and their passwords of now, and these tokens."""
         self.users = users
-        self._good = OrderedDict()
+        self.tokens = tokens
+        self._good: OrderedDict[bytes, Caller] = OrderedDict()
         # An unknown user costs as much time as a known one: a hash of the same cost, of no password.
         cost = max((int(hashed.split("$")[2]) for hashed in self.users.values()), default=10)
         self._nobody = bcrypt.gensalt(cost) + b"." * 31
 
-    def reload(self, path: Path | None) -> None:
-        """Read the users again; what protects the connection needs a restart.
+    @property
+    def guarded(self) -> bool:
+        """Whether a caller must say who it is."""
+        return bool(self.users) or self.tokens is not None
+
+    @property
+    def wanted(self) -> str:
+        """What a caller needs to be let in, in words."""
+        ways = ["a user with a password"] * bool(self.users)
+        ways += ["a bearer token"] * (self.tokens is not None)
+        return f"{' or '.join(ways)} is needed"
+
+    @property
+    def challenges(self) -> tuple[tuple[str, str], ...]:
+        """The headers that say how to."""
+        schemes = (("Basic", bool(self.users)), ("Bearer", self.tokens is not None))
+        return tuple(("WWW-Authenticate", f'{name} realm="model-exporter"') for name, offered in schemes if offered)
+
+    def reload(self, path: Path | None, token_file: Path | None = None) -> None:
+        """Read users and tokens again; what protects the connection needs a restart.
 
         Raises
         ------
         ConfigError
-            When the file is wrong, or its TLS settings changed.
+            When a file is wrong, or the TLS settings changed.
         """
-        newer = load(path)
+        newer = load(path, token_file)
         if newer.tls != self.tls:
             raise ConfigError(f"{path}: tls_server_config: a change needs a restart")
-        self.set_users(newer.users)
+        self._set(newer.users, newer.tokens)
 
-    def remembered(self, header: str | None) -> bool:
-        """Whether a header was found right before: costs no hashing."""
-        return self._digest(header) in self._good
+    def remembered(self, header: str | None) -> Caller | None:
+        """Who sends an ``Authorization`` header with a token, or a password that was right before: costs no hashing.
 
-    @staticmethod
-    def _digest(header: str | None) -> bytes:
-        return hashlib.sha256((header or "").partition(" ")[2].encode()).digest()
+        What is looked up is a SHA-256, never the secret: how long that takes tells nothing about one.
+        """
+        scheme, _, credentials = (header or "").partition(" ")
+        if scheme.lower() == "bearer":
+            return (self.tokens or {}).get(tokens.digest(credentials.strip()))
+        return self._good.get(tokens.digest(credentials)) if scheme.lower() == "basic" else None
 
-    def authenticated(self, header: str | None) -> bool:
-        """Whether an ``Authorization`` header names a user with the right password."""
-        if not self.users:
-            return True
+    def authenticated(self, header: str | None) -> Caller | None:
+        """Who sends an ``Authorization`` header; None where nobody is known by it."""
+        if caller := self.remembered(header):
+            return caller
+        good, users = self._good, self.users  # in this order: a reload meanwhile must not remember a former user
         scheme, _, encoded = (header or "").partition(" ")
-        if scheme.lower() != "basic":
-            return False
+        if scheme.lower() != "basic" or not users:
+            return None
         try:
             user, colon, password = base64.b64decode(encoded, validate=True).partition(b":")
         except (binascii.Error, ValueError):
-            return False
+            return None
         if not colon or len(password) > 72:  # bcrypt hashes no more
-            return False
-        if self.remembered(header):
-            return True
-        known = self.users.get(user.decode("utf-8", "replace"))
+            return None
+        name = user.decode("utf-8", "replace")
+        known = users.get(name)
         with self._hashing:  # one at a time: wrong passwords must not take every processor
             right = bcrypt.checkpw(password, known.encode() if known else self._nobody)
         if not (right and known):
-            return False
+            return None
+        caller = tokens.user(name)
         with self._lock:
-            self._good[self._digest(header)] = None
-            if len(self._good) > _CACHED:
-                self._good.popitem(last=False)
-        return True
+            good[tokens.digest(encoded)] = caller
+            if len(good) > _CACHED:
+                good.popitem(last=False)
+        return caller
 
     def granian(self) -> dict[str, Any]:
         """The same as the server's arguments."""
@@ -141,16 +174,20 @@ class WebConfig:
         }
 
 
-def load(path: Path | None) -> WebConfig:
-    """Read a web configuration file; without one, plain HTTP for everybody.
+def load(path: Path | None, token_file: Path | None = None, open_metrics: bool = False) -> WebConfig:
+    """Read a web configuration file and a file of tokens; without them, plain HTTP for everybody.
 
     Raises
     ------
     ConfigError
         With the file, the key, and what is wrong with it.
     """
-    if path is None:
-        return WebConfig()
+    tls, users = (None, {}) if path is None else _read(path)
+    known = None if token_file is None else tokens.load(token_file, users)
+    return WebConfig(tls, users, known, open_metrics)
+
+
+def _read(path: Path) -> tuple[TlsConfig | None, dict[str, str]]:
     raw = load_yaml(path)
     for key, instead in _UNSUPPORTED.items():
         found = raw
@@ -160,7 +197,7 @@ def load(path: Path | None) -> WebConfig:
             raise ConfigError(f"{path}: {key}: is not supported here; {instead}")
     document = convert({} if raw is None else raw, _Document, str(path))
     users = {user: _hash(path, user, hashed) for user, hashed in (document.basic_auth_users or {}).items()}
-    return WebConfig(_tls(path, document.tls_server_config) if document.tls_server_config else None, users)
+    return _tls(path, document.tls_server_config) if document.tls_server_config else None, users
 
 
 def _hash(path: Path, user: Any, hashed: Any) -> str:

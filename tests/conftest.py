@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from postgres import Postgres, running
 
 from exporter.profile import save
 from exporter.training import build_file
@@ -150,9 +151,11 @@ def write_config(folder: Path, config: Any = None) -> Path:
             "photo": rng.integers(0, 17, (2000, 8, 8)),
             "name": rng.choice(["Ada", "Bob"], 2000),
             "predicted": rng.choice(["yes", "no"], 2000),
+            "confidence": rng.beta(4, 1, 2000),
         }
         np.savez(folder / "training.npz", **columns)
-        save(build_file(folder / "training.npz", name="credit", prediction_column="predicted"), folder / "credit.json")
+        outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
+        save(build_file(folder / "training.npz", name="credit", **outputs), folder / "credit.json")
     path = folder / "exporter.yml"
     path.write_text(yaml.safe_dump(CONFIG if config is None else config, allow_unicode=True))
     return path
@@ -175,3 +178,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server = Served(folder).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once of each kind that the store knows."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.url()

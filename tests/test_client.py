@@ -466,6 +466,47 @@ def test_prefix_and_basic_authentication(exporter: Exporter) -> None:
     assert "l%40ce" not in str(caught.value)
 
 
+def test_a_token_from_a_file(exporter: Exporter, tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    """The token in the file goes with every request, a new one from the next request on, and none into a log."""
+    file = tmp_path / "token"
+    file.write_text("mex_first\n")
+    with monitoring(exporter.url, token_file=file, give_up=0.5) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        file.write_text("mex_second=")
+        monitor.feedback("r-17", "accepted")
+        sent = [request["headers"]["Authorization"] for request in exporter.requests]
+        assert sent == ["Bearer mex_first", "Bearer mex_second="]
+        file.write_bytes(b"mex_half\xff and\nmore")
+        monitor.record()
+        assert eventually(lambda: monitor.dropped == 1 and "expected one bearer token" in caplog.text)
+        with pytest.raises(ExporterError, match="expected one bearer token and nothing else") as caught:
+            monitor.feedback("r-17", "accepted")
+    assert "mex_" not in caplog.text + str(caught.value)
+
+
+def test_a_token_from_the_environment(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MODEL_EXPORTER_TOKEN is the token where neither a file nor a user is given."""
+    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "mex_of-here")
+    for url in (exporter.url, exporter.url.replace("//", "//ada:love@")):
+        with monitoring(url) as monitor:
+            monitor.feedback("r-17", "accepted")
+    sent = [request["headers"]["Authorization"] for request in exporter.requests]
+    assert sent == ["Bearer mex_of-here", "Basic " + base64.b64encode(b"ada:love").decode()]
+
+
+def test_a_wrong_token_is_refused_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there or holds no token is refused where it is named, and so are two ways at once."""
+    (tmp_path / "empty").touch()
+    for url, file in (("http://h", "none"), ("http://h", "empty"), ("http://ada:love@h", "empty")):
+        with pytest.raises(ExporterError, match="token"):
+            Monitor(url, "digits", token_file=tmp_path / file)
+    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "two words")
+    with pytest.raises(ExporterError, match="MODEL_EXPORTER_TOKEN") as caught:
+        Monitor("http://h", "digits")
+    assert "two words" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["", "127.0.0.1:9877", "ftp://127.0.0.1", "http://", "http://h:port", "http://h:99999"])
 def test_wrong_url(url: str) -> None:
     """A URL that cannot work is refused where it is written, not in a thread later."""

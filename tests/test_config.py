@@ -14,7 +14,8 @@ from exporter.errors import ConfigError
 BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.yml"))
 
 EVERYTHING = """
-store: {url: "sqlite:///data/my.db", retention: 90d, inputs: "sampled:0.1"}
+store:
+  {url: "sqlite:///data/my.db", retention: 90d, inputs: "sampled:0.1", max_size: 1.5 GiB, password_file: pw, replica: a}
 links: {prometheus: "http://p:9090", alertmanager: "http://a:9093", grafana: "http://g:3000"}
 queue: {capacity: 5000}
 models:
@@ -79,7 +80,9 @@ def test_a_config_with_everything_in_it(tmp_path):
             digits,
             msgspec.structs.replace(digits, name="letters", profile="/profiles/letters.json", mapping=MappingConfig()),
         ),
-        store=config.StoreConfig(f"sqlite:///{tmp_path}/data/my.db", "90d", "sampled:0.1"),
+        store=config.StoreConfig(
+            f"sqlite:///{tmp_path}/data/my.db", "90d", "sampled:0.1", "1.5 GiB", f"{tmp_path}/pw", "a"
+        ),
         links=config.LinksConfig("http://p:9090", "http://a:9093", "http://g:3000"),
         queue=config.QueueConfig(5000),
     )

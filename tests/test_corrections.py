@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Answer, Served, ask, eventually
+from conftest import CONFIG, Answer, Served, ask, eventually, write_config
 
 LABELS = 'model="credit",version="3"'
 
@@ -16,13 +18,16 @@ def wrong(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def corrected(served: Served) -> Served:
+def corrected(tmp_path: Path, database: str) -> Iterator[Served]:
     """An exporter with five corrections."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database}})
+    served = Served(tmp_path).start()
     served.post("/v1/predictions", [wrong(number) for number in range(5)])
     words = [{"prediction_id": f"c-{n}", "verdict": "corrected", "label": "no", "user": f"u{n}"} for n in range(5)]
     served.post("/v1/feedback", words)
     eventually(lambda: served.samples("model_corrections_total") == {f"model_corrections_total{{{LABELS}}}": 5})
-    return served
+    yield served
+    served.stop()
 
 
 def patch(server: Served, place: str, **body: Any) -> Answer:

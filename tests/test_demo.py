@@ -25,6 +25,7 @@ from exporter.client import Monitor as Client
 from exporter.demo import model, service, story
 from exporter.demo.incidents import INCIDENTS, NOTHING, Incidents
 from exporter.demo.traffic import Traffic
+from exporter.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.events import Prediction
 from exporter.monitor import Monitor
@@ -47,15 +48,15 @@ def exporter() -> Iterator[Exporter]:
 @pytest.fixture
 def running(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
     """The service on a real port: its URL, its incidents and its client."""
-    monitor, incidents = Client(exporter.url, "digits", "1", interval=0.01), Incidents(seed=1)
-    app = service.create_app(model.load(directory), monitor, incidents)
+    versions, incidents = Versions(directory, lambda v: Client(exporter.url, "digits", v, interval=0.01)), Incidents(1)
+    app = service.create_app(versions, incidents)
     server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.port}", incidents, monitor
+    yield f"http://127.0.0.1:{server.port}", incidents, versions.served[0].monitor
     server.shutdown()
     server.server_close()
-    monitor.close()
+    versions.close()
 
 
 def ask(url: str, document: object = None, data: bytes | None = None) -> tuple[int, dict]:
@@ -88,7 +89,11 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     reading = monitor.read(101.0)["5m"]
     confident = confidence >= settings.confidence_threshold
     wrong = (digits != labels)[confident].mean()
-    return confident.mean(), wrong, dict(zip([*layout.names, "prediction"], reading.kl.tolist(), strict=True))
+    return (
+        confident.mean(),
+        wrong,
+        dict(zip([*layout.names, "prediction", "confidence"], reading.kl.tolist(), strict=True)),
+    )
 
 
 def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
@@ -106,6 +111,7 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
     assert trained.name == digits.name == "digits"
     assert trained.inputs == {"image": "image"}
     assert trained.prediction is not None
+    assert trained.confidence
     assert len(held_labels) == len(held_images)
     assert settings.store.url == f"sqlite:///{directory}/model-exporter.db"
     assert model.prepared(directory)
@@ -133,9 +139,9 @@ def test_healthy_traffic_keeps_every_alert_silent(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("incident", "drifting"),
     [
-        ("dark", {"image.intensity_mean", "image.intensity_stddev", "image.sharpness", "prediction"}),
-        ("noise", {"image.intensity_mean", "image.sharpness"}),
-        ("shifted", {"prediction"}),
+        ("dark", {"image.intensity_mean", "image.intensity_stddev", "image.sharpness", "prediction", "confidence"}),
+        ("noise", {"image.intensity_mean", "image.sharpness", "confidence"}),
+        ("shifted", {"prediction", "confidence"}),
     ],
 )
 def test_incidents_move_what_they_promise(directory: Path, incident: str, drifting: set[str]) -> None:
@@ -268,6 +274,18 @@ def test_users_correct_what_is_wrong(
     assert len(feedback) - len(corrections) < len(corrections)
 
 
+def test_only_some_teachers_pupils_come(directory: Path) -> None:
+    """Each image is of one teacher's pupil, and images of others can be kept away, from one request to the next."""
+    client = Client(nobody(), "digits")
+    traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
+    places = traffic._places()
+    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+    traffic.only(model.HELD_BACK)
+    assert {model.teacher(next(places)) for _ in range(1000)} == model.HELD_BACK
+    traffic.only()
+    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+
+
 def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
     """Requests to a service that is away count as failed, and lost feedback is said once, not each time."""
     said: list[str] = []
@@ -277,8 +295,8 @@ def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
     assert eventually(lambda: traffic.counts["failed"] > 20)
     traffic.stop()
     assert traffic.counts["failed"] == traffic.counts["requests"]
-    traffic._tell("r-1", "accepted", None)
-    traffic._tell("r-2", "accepted", None)
+    traffic._tell("r-1", "accepted", None, "teacher-1")
+    traffic._tell("r-2", "accepted", None, "teacher-2")
     assert traffic.counts["undelivered"] == 2
     assert len(said) == 1
     assert "lost" in said[0]
@@ -287,7 +305,8 @@ def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
 def test_default_story_lets_each_alert_fire() -> None:
     """The default story has both incidents, each as long as its alerts need, and health before and after."""
     phases = story.parse(story.DEFAULT)
-    assert [phase.name for phase in phases] == ["healthy", "errors", "healthy", "dark", "healthy"]
+    first = ["healthy", "errors", "healthy", "dark", "healthy"]
+    assert [phase.name for phase in phases] == [*first, "retrain", "dark", "compare"]
     for phase in phases:
         if phase.name in INCIDENTS:
             assert phase.seconds >= INCIDENTS[phase.name].seconds
@@ -333,6 +352,7 @@ def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, 
         ("dark", "dark: expected a duration such as 5m or 1h"),
         ("dark=0s", "dark: expected a duration"),
         ("", "'' is no phase"),
+        ("retrain=3m", "retrain: takes the time it needs; expected no length"),
     ],
 )
 def test_wrong_phases(text: str, message: str) -> None:

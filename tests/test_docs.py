@@ -20,12 +20,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter import config, webconfig
+from exporter import config, tokens, webconfig
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
 from exporter.runtime import Exporter
 from exporter.store import database
-from exporter.web import create_app
+from exporter.web import access, create_app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -96,9 +96,24 @@ def test_every_key_is_documented_with_its_default() -> None:
 
 
 def test_every_key_of_the_web_configuration_is_documented() -> None:
-    """The keys of the web configuration file have their rows."""
+    """The keys of the web configuration file and of the tokens file have their rows."""
     known = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(webconfig.TlsConfig)}
-    assert {row for row in table(document("configuration.md")) if row.startswith("tls_server_config.")} == known
+    known |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(tokens._Token)}
+    rows = table(document("configuration.md"))
+    assert {row for row in rows if row.startswith(("tls_server_config.", "[]."))} == known
+
+
+def test_every_scope_is_documented_with_its_routes() -> None:
+    """Each route that changes something stands in the row of the scope it needs, and nowhere else."""
+    rows = {name: cells for name, *cells in re.findall(r"^\| `?([\w ]+)`? \| (.*) \|$", section(
+        "configuration.md", "Who may do what"), re.M)}  # fmt: skip
+    documented = {
+        route: tokens.USER if name == "none of them" else name
+        for name, (text,) in rows.items()
+        for route in re.findall(r"`((?:POST|PUT|PATCH|DELETE) [^`]*)`", text)
+    }
+    assert documented == access.UNSAFE
+    assert set(tokens.SCOPES) <= rows.keys()
 
 
 def test_the_mapping_in_the_integrations_is_a_configuration(tmp_path: Path) -> None:
@@ -212,7 +227,10 @@ def test_every_command_and_flag_is_documented() -> None:
     commands = set(re.findall(r"^ {4}(\S+)(?: {2,}|$)", helped(), re.M)) - {"COMMAND"}
     assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
     for command in commands:
-        flags = set(re.findall(r"(?<![\w-])--[\w.-]+", helped(command).split("options:")[1])) - {"--help"}
+        inner = re.findall(r"^ {4}(\w+) {2,}", helped(command), re.M) if command == "dataset" else ()
+        helps = [helped(command, one) for one in inner] or [helped(command)]
+        flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
+        flags -= {"--help"}
         text = document("profiles.md") if command == "profile" else section("configuration.md", f"`{command}`")
         assert {row for row in table(text) if row.startswith("--")} == flags, command
 
@@ -279,11 +297,9 @@ def test_documents_name_only_metrics_that_exist(path: Path) -> None:
 
 
 def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
-    """The five lines of the README lead from training data to metrics of a corrected prediction."""
+    """The five lines of the README lead from training data to a released correction."""
     text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
-    profile, serve, corrections = (
-        block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh")
-    )
+    profile, serve, loop = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
     shell(profile, tmp_path)
     (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
     start, _, rest = serve.partition("\n")
@@ -293,8 +309,11 @@ def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
         python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
         subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
         stored(address, tmp_path)
-        told = shell(corrections, tmp_path)
-    assert told.splitlines() == [f"('r-{number}', 'loans', '3', '\"yes\"', '\"no\"', None)" for number in (17, 18)]
+        shell(re.sub(r"(dataset \w+)", rf"\1 --url {address}", loop).replace(ADDRESS, address), tmp_path)
+    examples = [json.loads(line) for line in (tmp_path / "autumn.jsonl").read_text().splitlines()]
+    assert [(e["prediction_id"], e["prediction"], e["label"]) for e in examples] == [
+        (f"r-{number}", "yes", "no") for number in (17, 18)
+    ]
     assert '{"accepted":1,"rejected":[]}' in output
     assert json.loads(re.search(r'\{"id":"1".*?\}', output)[0])["verdict"] == "corrected"  # type: ignore[index]
     assert output.count("model_") == 1
@@ -358,7 +377,7 @@ def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Relative links between the documents point to files and headings that exist."""
-    for path in (README, *DOCS.glob("*.md")):
+    for path in (README, ROOT / "SECURITY.md", *DOCS.glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
             file, _, anchor = target.partition("#")
             there = path.parent / file if file else path

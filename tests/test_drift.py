@@ -51,6 +51,17 @@ def test_the_divergence_of_the_training_shares_is_zero(training, n):
     assert reference.kl_divergence(reference.probability * n)[0] == pytest.approx(0, abs=1e-13)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(COUNT, min_size=3, max_size=30).filter(any))
+def test_the_training_counts_themselves_score_next_to_nothing(training):
+    """Both sides are smoothed, so the counts of training score at most K/(2N), and nothing where they are many."""
+    rows, prior = sum(training), len(training) / 2
+    score = reference_of([training]).kl_divergence(flat([training]))[0]
+    assert 0 <= score <= prior / (rows + prior)
+    many = [count * 10**6 for count in training]
+    assert reference_of([many]).kl_divergence(flat([many]))[0] < 2e-5
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=200), st.randoms(), st.integers(1, 20))
 def test_neither_order_nor_batches_matter(stream, random, batch):

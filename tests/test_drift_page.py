@@ -15,13 +15,27 @@ import yaml
 from conftest import Answer, Served, write_config
 
 from exporter import trend
+from exporter.binning import Layout
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitor import Monitor
 from exporter.profile import save
 from exporter.runtime import Exporter
 from exporter.training import build_file
-from exporter.web.changes import DEFAULT_THRESHOLD, threshold
+from exporter.web.changes import (
+    CONFIDENCE_ALERT,
+    DEFAULT_THRESHOLD,
+    FEATURE_ALERT,
+    PREDICTION_ALERT,
+    changes,
+    threshold,
+)
+from exporter.web.sentences import sentence
 
 STRANGE = 'a "model"\\ 模型 <i>'
 ROWS = 2000
+INPUTS = ("amount", "steady", "temperature", "sensor", "weight", "country")
+OUTPUTS = ("predicted", "sure")
 
 
 class Page(HTMLParser):
@@ -74,6 +88,7 @@ def columns(rng: np.random.Generator) -> dict[str, Any]:
         "weight": rng.normal(70, 10, ROWS),
         "country": rng.choice(["NL", "DE", "<b>bold</b>"], ROWS, p=[0.6, 0.3, 0.1]),
         "predicted": rng.choice(["yes", "no"], ROWS, p=[0.3, 0.7]),
+        "sure": rng.beta(4, 1, ROWS),
     }
 
 
@@ -83,17 +98,20 @@ def send(server: Served, count: int, model: str = "loans", version: str = "3", *
     known = columns(rng)
     events = []
     for place in range(count):
-        inputs = {name: known[name][place].tolist() for name in known if name != "predicted"}
-        inputs |= {name: change(place) for name, change in changed.items() if name != "predicted"}
+        inputs = {name: known[name][place].tolist() for name in known if name not in OUTPUTS}
+        inputs |= {name: change(place) for name, change in changed.items() if name not in OUTPUTS}
         prediction = changed.get("predicted", lambda place: str(known["predicted"][place]))(place)
-        events.append({"model": model, "version": version, "inputs": inputs, "prediction": prediction})
+        sure = changed.get("sure", lambda place: float(known["sure"][place]))(place)
+        event = {"model": model, "version": version, "inputs": inputs, "prediction": prediction}
+        events.append(event if sure is None else {**event, "confidence": sure})
     assert server.post("/v1/predictions", events).status == 202
 
 
 def configured(folder: Path) -> Path:
     rng = np.random.default_rng(5)
     np.savez(folder / "training.npz", **columns(rng))
-    save(build_file(folder / "training.npz", name="loans", prediction_column="predicted"), folder / "loans.json")
+    outputs = {"prediction_column": "predicted", "confidence_column": "sure"}
+    save(build_file(folder / "training.npz", name="loans", **outputs), folder / "loans.json")
     np.savez(folder / "many.npz", **{f"signal {place:03d}": rng.normal(0, 1, 200) for place in range(300)})
     save(build_file(folder / "many.npz", name="many"), folder / "many.json")
     models = [
@@ -121,6 +139,7 @@ def drifting(tmp_path_factory: pytest.TempPathFactory) -> Any:
         weight=lambda place: 40 + place % 24,
         country=lambda place: ("NL", "DE", "DE", "DE", "XX <i>")[place % 5],
         predicted=lambda place: "yes" if place % 10 < 9 else "no",
+        sure=lambda place: None if place % 5 == 4 else 0.3 + place % 40 / 100,
     )
     send(server, 12, model=STRANGE, version='1 "β" <b>/版&x=1')
     assert server.post("/v1/predictions", {"model": "bare", "version": "1"}).status == 202
@@ -133,11 +152,11 @@ def test_the_worst_stand_first(drifting: Served) -> None:
     page = drift(drifting, model="loans", version="3", window="1h")
     assert page.status == 200
     rows = page.rows()
-    assert sorted(rows) == sorted(["amount", "steady", "temperature", "sensor", "weight", "country", "(prediction)"])
+    assert sorted(rows) == sorted([*INPUTS, "(prediction)", "(confidence)"])
     assert rows[0] == "sensor"
     assert rows[-1] == "steady"
     assert rows.index("weight") == len(rows) - 2, "its score is high, but so is its own threshold"
-    assert "5 of 7 have drifted" in page.text
+    assert "6 of 8 have drifted" in page.text
     assert "Every value is 5.25; in training they ranged from" in page.text
     samples = drifting.samples("model_feature_kl_divergence")
     score = samples['model_feature_kl_divergence{model="loans",version="3",feature="sensor",window="1h"}']
@@ -153,6 +172,7 @@ def test_the_worst_stand_first(drifting: Served) -> None:
         ("weight", r"A little: the mean moved down by 1\.\d+ training standard deviations, from 70\.?\d* to 51\.\d"),
         ("steady", r"No more change than sampling explains"),
         ("(prediction)", r"The share of yes rose from 3\d % to 90 %\.$"),
+        ("(confidence)", r"The mean moved down by 1\.\d+ training standard deviations, from 0\.\d+ to 0\.4\d+"),
     ],
 )
 def test_a_sentence_says_what_changed(drifting: Served, feature: str, words: str) -> None:
@@ -163,11 +183,25 @@ def test_a_sentence_says_what_changed(drifting: Served, feature: str, words: str
     assert re.search(words, said[1].replace("\N{NO-BREAK SPACE}", " "), re.I), said[1]
 
 
+def test_a_prediction_without_a_confidence_is_not_counted_among_them(drifting: Served) -> None:
+    """The confidence's count is that of the predictions that named one, and its runbook is its own."""
+    page = drift(drifting, model="loans", version="3", window="1h", feature="(confidence)")
+    assert "The confidence drifted" in page.text
+    assert "<dt>Values</dt><dd>400</dd>" in page.source
+    assert 'href="/runbooks/ModelConfidenceDrift"' in page.source
+    samples = drifting.samples("model_confidence_kl_divergence", "model_confidence_kl_divergence_noise")
+    labels = '{model="loans",version="3",window="1h"}'
+    score, noise = (samples[f"model_confidence_kl_divergence{name}{labels}"] for name in ("", "_noise"))
+    assert score > 0.3 > noise > 0
+    assert f"<dt>KL divergence</dt><dd>{score:.3g}</dd>" in page.source
+    assert not [series for series in samples if 'model="many"' in series or 'model="bare"' in series]
+
+
 def test_every_chart_has_words_and_nothing_needs_a_script_or_inline_style(drifting: Served) -> None:
     """Images are named by the title inside them, and the security policy holds back nothing that is there."""
     page = drift(drifting, model="loans", version="3")
-    assert page.source.count('role="img"') == 7 * 2 + 2
-    assert len(re.findall(r'<svg role="img"[^>]*>\s*<title[ >]', page.source)) == 7 * 2 + 2
+    assert page.source.count('role="img"') == 8 * 2 + 2
+    assert len(re.findall(r'<svg role="img"[^>]*>\s*<title[ >]', page.source)) == 8 * 2 + 2
     assert not [attrs for tag, attrs in page.tags if tag in {"script", "style"} or "style" in attrs]
     identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(identifiers) == len(set(identifiers))
@@ -281,7 +315,10 @@ def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
     """The page's default is the rules' default, and what the configuration sets is what the metrics say."""
     rules = yaml.safe_load((Path(__file__).parents[1] / "prometheus" / "rules" / "data.yml").read_text())
     texts = {rule.get("record"): rule["expr"] for group in rules["groups"] for rule in group["rules"]}
-    for name in ("model_feature:threshold:ModelFeatureDrift", "model:threshold:ModelPredictionDrift"):
+    for name in (
+        f"model_feature:threshold:{FEATURE_ALERT}",
+        *(f"model:threshold:{name}" for name in (PREDICTION_ALERT, CONFIDENCE_ALERT)),
+    ):
         assert float(re.findall(r"or ([\d.]+) \*", texts[name])[0]) == DEFAULT_THRESHOLD
     features = {"photo": {"alerts": {"ModelFeatureDrift": 0.7}}, "photo.contrast": {"alerts": {}}, "age": {}}
     model = {"name": "credit", "profile": "credit.json", "alerts": {"ModelFeatureDrift": 0.4}, "features": features}
@@ -292,3 +329,21 @@ def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
         assert found == {"photo.sharpness": 0.7, "photo.contrast": 0.4, "age": 0.4, "income": 0.4}
     finally:
         exporter.close()
+
+
+def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> None:
+    """One bin holds all of training, so chance moves nothing: the same again is no change, anything else is one."""
+    constant = {"x": np.full(50, 3.0), "c": np.full(50, "NL"), "none": np.full(50, np.nan)}
+    np.savez(tmp_path / "a.npz", **constant)
+    monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", Layout(build_file(tmp_path / "a.npz")))
+
+    def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)
+        said = changes(monitor, monitor.read(100.0)["5m"])
+        return {change.name: (change.status, sentence(change)) for change in said}
+
+    same = ("same", "Always the same, as in training.")
+    assert found(*[{"x": 3, "c": "NL", "none": None}] * 400) == {"x": same, "c": same, "none": same}
+    moved = found({"x": 4, "c": "DE", "none": 1})
+    assert {status for status, _ in moved.values()} == {"slight"}
+    assert moved["x"][1].startswith("A little: values above 3 never occurred in training and are now")

@@ -264,3 +264,34 @@ def test_a_type_without_what_it_learned_is_refused(kind):
     """A type that learns cannot work without its state, and an unknown one not at all."""
     with pytest.raises(ValueError, match="nothing was learned"):
         kind_of(kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        ("amount", "12.5", "invalid"),
+        ("amount", True, "invalid"),
+        ("country", 31, "invalid"),
+        ("country", "N" * 1_000_000, "other"),
+        ("member", "true", "invalid"),
+        ("ordered", "soon", "invalid"),
+        ("photo", [[8] * 1000] * 700, "inside"),
+        ("photo", [8] * 16, "invalid"),
+        ("review", 12, "invalid"),
+        ("vector", [2.0] * 5, "invalid"),
+        ("vector", [2.0] * 7, "invalid"),
+        ("vector", [2.0] * 6, "inside"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_changed_in_production_is_in_the_bin_for_it(layout, name, value, where):
+    """Another type or length is invalid in all features of the input, a huge category is other, any size is fine."""
+    row, _, _ = layout.count([{name: value}], [])
+    sums = layout.split(row)
+    own = [place for place, feature in enumerate(layout.names) if feature.partition(".")[0] == name]
+    invalid = sums.counts[layout.invalid[own]].tolist()
+    assert invalid == [float(where == "invalid")] * len(own)
+    assert not sums.counts[layout.missing[own]].any()
+    if where == "other":
+        assert sums.counts[layout.missing[own[0]] - 1] == sums.unseen[own[0]] == 1
+    assert max(len(label) for target in layout.targets for label in target.labels()) < 80

@@ -302,3 +302,49 @@ def test_a_reload_keeps_what_did_not_change():
         assert newer.unknown_features["m"] == 7
     assert same.get("m", "1", 1.0).counters.events == {"orders": 1}
     assert changed.get("m", "1", 1.0).counters.events == {"orders": 1}  # only the cap of versions changed
+
+
+def test_confidences_are_scored_against_those_of_training():
+    """The confidence is the last target: its score is that of the confidences that came, whatever came beside them."""
+    rng = np.random.default_rng(3)
+    trained = numeric_feature(rng.beta(8, 2, 2000))
+    sides = {"x": numeric_feature(np.arange(100.0))}
+    predicted = categorical_feature({"a": 50, "b": 50}, 0, 0)
+    for prediction in (predicted, None):
+        layout = Layout(Profile("p", 1, {"x": "numeric"}, sides, prediction, confidence=trained))
+        assert layout.confidence == len(layout.targets) - 1
+        assert (layout.prediction is None) == (prediction is None)
+        monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", layout)
+        live = rng.beta(2, 2, 300)
+        events = [Prediction("m", prediction="a", confidence=float(sure)) for sure in live]
+        monitor.observe([*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
+        said = monitor.read(101.0)["5m"]
+        assert said.observations.tolist() == [7.0, *([301.0] if prediction else []), 300.0]
+        counts = np.histogram(live, [-np.inf, *trained.edges, np.inf])[0]
+        alone = Reference.of(np.array(trained.counts, float), [len(trained.counts)])
+        assert said.kl[-1] == pytest.approx(alone.kl_divergence(np.array([*counts, 0.0, 0.0]))[0], rel=1e-12)
+        assert said.kl[-1] > 0.3 > said.noise[-1] == alone.noise(np.array([300.0]))[0]
+
+
+def test_a_profile_without_a_confidence_watches_none():
+    """Without training confidences live ones are counted in the histogram alone."""
+    monitor = monitor_of(x=[1.0, 2.0, 3.0])
+    monitor.observe([Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
+    assert monitor.layout.confidence is None
+    assert len(monitor.read(0.0)["5m"].kl) == 1
+
+
+def test_a_version_may_have_a_profile_of_its_own():
+    """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
+    layout, own, newer = (layout_of(x=[1.0, last]) for last in (2, 3, 4))
+    models = {"m": ModelConfig("m")}
+    older = Monitors(models, {"m": layout}, {("m", "2"): own})
+    for version in ("1", "2", "3"):
+        older.get("m", version, 0.0).count_event("orders", 1)
+    assert [older.get("m", version, 0.0).layout for version in ("1", "2", "3")] == [layout, own, layout]
+    reloaded = Monitors(models, {"m": layout}, {("m", "2"): newer, ("m", "4"): own})
+    reloaded.adopt(older)
+    counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
+    assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
+    assert (counted["2"].layout, counted["4"].layout) == (newer, own)
+    assert Monitors(models, {}, {("m", "2"): own}).get("m", "1", 0.0).layout is None

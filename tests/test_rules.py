@@ -40,6 +40,7 @@ POLICY = (
     Alert("ModelHostDiskHigh", "5m", "warning", "system"),
     Alert("ModelFeatureDrift", "5m", "warning", "data"),
     Alert("ModelPredictionDrift", "5m", "warning", "data"),
+    Alert("ModelConfidenceDrift", "5m", "warning", "data"),
     Alert("ModelFeatureChanged", "2m", "warning", "data"),
     Alert("ModelMultivariateDrift", "15m", "warning", "data"),
     Alert("ModelFeatureMeanShift", "5m", "warning", "data"),
@@ -160,7 +161,8 @@ def test_annotations(alert: Alert) -> None:
     """An alert says what happened and with which value, and links its runbook and its layer's dashboard."""
     (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == alert.name]
     notes = rule["annotations"]
-    assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}
+    reviewed = {"review_url"} if alert.name in {"ModelCorrectionRatioHigh", "ModelReviewBacklog"} else set()
+    assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"} | reviewed
     assert "$value" in notes["description"]
     assert notes["runbook_url"] == f"http://127.0.0.1:9877/runbooks/{alert.name}"
     assert notes["dashboard_url"].partition("?")[0] == f"http://127.0.0.1:3000/d/model-{alert.layer}"

@@ -271,7 +271,7 @@ def test_down_stops_a_running_stack(stack: Stack) -> None:
 
 
 def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
-    """What the run before measured and stored is gone, unless `--keep` is given; the trained model stays."""
+    """What the run before measured and stored is gone, unless `--keep` is given; so are versions but the first."""
     trained = (stack.directory / "demo" / "exporter.yml").stat()
     marks = [stack.directory / name / "data" / "mark" for name in ("prometheus", "alertmanager")]
     database = stack.directory / "demo" / "model-exporter.db"
@@ -283,10 +283,12 @@ def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
     stack.start("--keep").says("Prometheus is ready")
     assert stack.end() == 0
     assert all(mark.exists() for mark in marks)
+    later = stack.directory / "demo" / "model-2.joblib"
+    later.touch()
     stack.start().says("Prometheus is ready")
     assert "Begins without the data of the run before; --keep" in stack.said
     assert stack.end() == 0
-    assert not any(mark.exists() for mark in marks)
+    assert not any(mark.exists() for mark in (later, *marks))
     with contextlib.closing(sqlite3.connect(database)) as after:
         assert not after.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
     assert (stack.directory / "demo" / "exporter.yml").stat().st_mtime_ns == trained.st_mtime_ns

@@ -427,3 +427,61 @@ def test_missing_and_constant_columns_of_every_type_are_profiled(tmp_path):
     assert set(profile.inputs.values()) == {"text", "embedding", "image", "timestamp", "boolean"}
     assert {feature.counts[-2] for feature in profile.features.values()} == {9}
     assert {sum(feature.counts) for feature in profile.features.values()} == {10}
+
+
+def profiled(path: Path, text: str, **options: object):
+    path.write_text(text)
+    return build(FileSource(path, Options(**options).given(), block=1000), Options(**options))
+
+
+@pytest.mark.parametrize("word", ["NA", "NULL", "nan", "None", "n/a"])
+def test_words_for_nothing_are_missing_among_numbers_and_categories_among_texts(tmp_path, word):
+    """NA in a column of numbers, truth values or moments is missing; beside texts it is Namibia, or somebody's name."""
+    rows = "NL,1,true,2026-01-02\n" * 300 + f"{word},{word},{word},{word}\n" + "DE,2,false,2026-01-03\n,,,\n"
+    profile = profiled(tmp_path / "a.csv", "country,n,b,t\n" + rows)
+    assert profile.inputs == {"country": "categorical", "n": "numeric", "b": "boolean", "t": "timestamp"}
+    assert sorted(profile.features["country"].categories) == sorted(["NL", "DE", word])
+    assert profile.features["country"].counts[-2:] == (1, 0)
+    for name in ("n", "b", "t.hour"):
+        assert profile.features[name].counts[-2:] == (2, 0)
+
+
+def test_words_for_nothing_alone_are_no_value(tmp_path):
+    """A column of nothing but such words has no value; given as text they are its values."""
+    text = "x\n" + "NA\n" * 50
+    assert profiled(tmp_path / "a.csv", text).features["x"].counts == (0, 50, 0)
+    assert profiled(tmp_path / "a.csv", text, types={"x": "categorical"}).features["x"].categories == ("NA",)
+
+
+def test_digits_with_a_leading_zero_are_codes(tmp_path):
+    """Whole numbers of which one begins with 0 are categories as they stand; decimals and plain numbers are numbers."""
+    rows = "12345,0.5,10,00.5\n" * 300 + "01234,0,0,01.5\n"
+    profile = profiled(tmp_path / "a.csv", "zip,share,n,padded\n" + rows)
+    assert profile.inputs == {"zip": "categorical", "share": "numeric", "n": "numeric", "padded": "numeric"}
+    assert profile.features["zip"].categories == ("12345", "01234")
+    given = profiled(tmp_path / "a.csv", "zip,share,n,padded\n" + rows, types={"zip": "numeric", "n": "categorical"})
+    assert given.features["zip"].min == 1234
+    assert given.features["n"].categories == ("10", "0")
+
+
+def test_a_column_given_as_categories_is_read_as_it_stands(tmp_path):
+    """Nothing of a code is lost where its column is said to be categorical."""
+    profile = profiled(tmp_path / "a.csv", "zip\n01234\n1e5\n1.10\n NA\n\n01234\n", types={"zip": "categorical"})
+    assert dict(zip(profile.features["zip"].categories, profile.features["zip"].counts, strict=False)) == {
+        "01234": 2, "1e5": 1, "1.10": 1, " NA": 1,
+    }  # fmt: skip
+
+
+def test_one_wrong_cell_leaves_the_others_what_they_were_said_to_be(tmp_path):
+    """Given as a number, truth value or moment, a cell that is none is invalid, and all others count."""
+    rows = (
+        "".join(f"{n},true,2026-01-02,{n / 1000}\n" for n in range(300)) + "?,?,?,?\n +5 ,FALSE,1767312000,1\nNA,,,\n"
+    )
+    types = {"x": "numeric", "b": "boolean", "t": "timestamp"}
+    profile = profiled(tmp_path / "a.csv", "x,b,t,sure\n" + rows, types=types, confidence_column="sure")
+    assert profile.features["x"].counts[-2:] == profile.features["b"].counts[-2:] == (1, 1)
+    assert profile.features["t.hour"].counts[-2:] == profile.confidence.counts[-2:] == (1, 1)
+    assert (profile.features["x"].min, profile.features["x"].max) == (0, 299)
+    assert profile.features["b"].counts[:2] == (300, 1)
+    assert sum(profile.features["t.hour"].counts) == 303
+    assert profile.confidence.max == 1

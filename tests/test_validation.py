@@ -14,8 +14,12 @@ from exporter.validation import dotted, listed, pointer, shown, suggestion
 MODULES = (
     "binning",
     "commands",
+    "compare.api",
+    "compare.counts",
+    "compare.words",
     "config",
     "copula",
+    "differences",
     "distances",
     "drift",
     "events",
@@ -26,6 +30,12 @@ MODULES = (
     "segments",
     "training",
     "validation",
+    "web.cards",
+    "web.choice",
+    "web.glance",
+    "web.images",
+    "web.pages",
+    "web.unusual",
     "window",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import io
 import json
@@ -18,10 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import CONFIG, Served, ask, eventually, write_config
 from PIL import Image
 
+from exporter.profile import save
 from exporter.runtime import Exporter
+from exporter.training import build_file
 from exporter.web import create_app
 
 GOOD = {
@@ -133,6 +137,26 @@ def test_wrong_values_among_the_inputs_are_counted_not_refused(served: Served) -
     assert samples[f"model_feature_invalid_ratio{{{window % 'photo.contrast'}}}"] == 3 / 5
     assert samples['model_exporter_unknown_features_total{model="credit"}'] == 5001
     assert f"model_feature_mean{{{window % 'income'}}}" not in samples
+
+
+def test_a_profile_of_another_model_is_seen_at_once(served: Served) -> None:
+    """Its features are all missing, what comes is unknown to it, both are counted, and every prediction is taken."""
+    config = yaml.safe_load((served.folder / "exporter.yml").read_text())
+    config["models"] = [{"name": "loans", "profile": "credit.json"}]
+    write_config(served.folder, config)
+    assert served.post("/-/reload", b"").status == 200
+    event = {"model": "loans", "version": "1", "inputs": {"sqm": 80, "rooms": 3}, "prediction": 310_000.0}
+    assert served.post("/v1/predictions", [event] * 60).json == {"accepted": 60, "rejected": []}
+    samples = served.samples()
+    assert samples['model_exporter_unknown_features_total{model="loans"}'] == 120
+    of = 'model="loans",version="1"'
+    missing = [value for series, value in samples.items() if series.startswith(f"model_feature_missing_ratio{{{of}")]
+    assert missing
+    assert set(missing) == {1.0}
+    scores = [samples[f'model_{what}kl_divergence{{{of},{feature}window="5m"}}'] for what, feature in (
+        ("feature_", 'feature="age",'), ("prediction_", ""),
+    )]  # fmt: skip
+    assert min(scores) > 0.3
 
 
 def test_encoded_images_are_images(served: Served) -> None:
@@ -325,6 +349,34 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
     assert served.post("/v1/predictions", {"model": 'bald "model"\\ 模型'}).status == 202
     write_config(served.folder)
     assert served.post("/-/reload", b"").status == 200
+
+
+def test_a_new_version_brings_its_own_profile_without_a_restart(served: Served) -> None:
+    """After a reload the new version is judged by its own training data, and the old ones keep their counts."""
+    served.post("/v1/predictions", GOOD)
+    halves = {"country": np.repeat(["NL", "BE"], 20), "predicted": np.repeat(["yes", "no"], 20)}
+    rows = {"age": np.arange(40.0), **halves}
+    np.savez(served.folder / "new.npz", **rows)
+    trained = build_file(served.folder / "new.npz", name="credit", prediction_column="predicted")
+    save(trained, served.folder / "new.json")
+    config = copy.deepcopy(CONFIG)
+    config["models"][0]["profiles"] = {"9": "new.json"}
+    write_config(served.folder, config)
+    assert served.post("/-/reload", b"").status == 200
+    served.post("/v1/predictions", {**GOOD, "id": "new", "version": "9"})
+    served.post("/v1/predictions", {**GOOD, "id": "old"})
+    profiles = {re.search(r'version="(.*?)".*profile="(.*?)"', name).groups() for name in served.samples("model_info")}  # type: ignore[union-attr]
+    assert len(dict(profiles)) == 2
+    assert len({profile for _, profile in profiles}) == 2
+    attempts = served.samples("model_attempts_total")
+    assert list(attempts.values()) == [2, 1]
+    reference = served.samples("model_feature_reference_mean")
+    assert reference['model_feature_reference_mean{model="credit",version="9",feature="age"}'] == 19.5
+    write_config(served.folder, {"models": [{"name": "credit", "profiles": {"9": "gone.json"}}]})
+    answer = served.post("/-/reload", b"")
+    assert (answer.status, "models[0].profiles.9:" in answer.json["detail"]) == (500, True)
+    write_config(served.folder, {"models": [{"name": "credit", "profiles": {"9": "new.json"}, "segment_by": "age"}]})
+    assert "no categorical input of the profile" in served.post("/-/reload", b"").json["detail"]
 
 
 def test_metrics_speak_both_formats_compressed_and_filtered(shared: Served) -> None:

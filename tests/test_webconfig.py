@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import signal
 import ssl
 import subprocess
@@ -16,8 +17,9 @@ import bcrypt
 import pytest
 from conftest import Served, eventually, write_config
 
-from exporter import webconfig
+from exporter import tokens, webconfig
 from exporter.errors import ConfigError
+from exporter.tokens import Caller
 from exporter.webconfig import WebConfig
 
 PASSWORD = "pässword: with a colon"
@@ -177,7 +179,7 @@ def test_paths_are_relative_to_the_file(folder: Path, tmp_path: Path) -> None:
 def test_empty_is_open(folder: Path, text: str) -> None:
     """Without users everybody is let in, without certificates the server speaks plain HTTP."""
     web = load(folder, text)
-    assert web.authenticated(None)
+    assert not web.guarded
     assert web.granian() == {}
 
 
@@ -212,8 +214,10 @@ def web(folder: Path) -> WebConfig:
     ],
 )
 def test_authenticated(web: WebConfig, header: str | None, right: bool) -> None:
-    """A known user with the right password is let in, every time; anything else is not, and is no error."""
-    assert [web.authenticated(header), web.authenticated(header)] == [right, right]
+    """A known user with the right password is let in by name, every time; anything else is not, and is no error."""
+    found = [web.authenticated(header), web.authenticated(header)]
+    assert [one is not None for one in found] == [right, right]
+    assert {one.name for one in found if one} <= {"alice", "bob"}
 
 
 def test_an_unknown_user_costs_what_a_known_one_does() -> None:
@@ -223,6 +227,7 @@ def test_an_unknown_user_costs_what_a_known_one_does() -> None:
     assert not web.remembered(basic("alice", "a"))
     assert web.authenticated(basic("alice", "a"))
     assert web.remembered(basic("alice", "a"))
+    assert not web.remembered(basic("alice", "a", "Bearer"))
 
 
 def test_remembered_credentials_are_bounded() -> None:
@@ -232,6 +237,86 @@ def test_remembered_credentials_are_bounded() -> None:
     assert all(web.authenticated(basic(user, "p")) for user in users)
     assert len(web._good) == 100
     assert all(web.authenticated(basic(user, "p")) for user in users)
+
+
+HASH = hashlib.sha256(b"secret").hexdigest()
+BAD_TOKENS = [
+    ("tokens: []", 'the document: expected an array, got {"tokens": []}'),
+    ("[hunter2]", '[0]: expected an object, got "hunter2"'),
+    (f"- {{sha256: {HASH}, scopes: [read]}}", "[0].name: is required"),
+    (f"- {{name: '', sha256: {HASH}, scopes: [read]}}", "[0].name: expected at least 1 character, got 0"),
+    (f"- {{name: a, sha256: {HASH}}}", "[0].scopes: is required"),
+    (f"- {{name: a, sha256: {HASH}, scopes: []}}", "[0].scopes: expected at least 1 entry, got 0"),
+    (f"- {{name: a, sha256: {HASH}, scopes: read}}", '[0].scopes: expected an array, got "read"'),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [read, injest]}}",
+        '[0].scopes[1]: "injest" is no scope; did you mean "ingest"?',
+    ),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [user]}}",
+        '[0].scopes[0]: "user" is no scope; known are: feedback, ingest, read, review',
+    ),
+    (f"- {{name: a, sha265: {HASH}, scopes: [read]}}", '[0].sha265: is not known; did you mean "sha256"?'),
+    (
+        "- {name: a, sha256: hunter2, scopes: [read]}",
+        "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them; "
+        "got 7 characters",
+    ),
+    (
+        "- {name: a, sha256: 12345678, scopes: [read]}",
+        "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them",
+    ),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: a, sha256: {'0' * 63}a, scopes: [read]}}",
+        '[1].name: "a" is also the name of [0]; the history needs a name for each',
+    ),
+    (
+        f"- {{name: alice, sha256: {HASH}, scopes: [read]}}",
+        '[0].name: "alice" is also a user of the web configuration; the history needs a name for each',
+    ),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: b, sha256: {HASH.upper()}, scopes: [read]}}",
+        "[1].sha256: is that of [0]; each name needs a token of its own",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TOKENS, ids=[f"{n}" for n in range(len(BAD_TOKENS))])
+def test_wrong_tokens_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A mistake in the tokens file is refused like one in the other; what may be a secret is not shown."""
+    path = tmp_path / "tokens.yml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        tokens.load(path, {"alice": ""})
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_a_file_without_tokens_lets_nobody_in(tmp_path: Path) -> None:
+    """A tokens file that is named guards, even when its last token was taken out."""
+    (tmp_path / "tokens.yml").write_text("# none yet\n")
+    empty = webconfig.load(None, tmp_path / "tokens.yml")
+    assert empty.guarded
+    assert empty.authenticated(None) is empty.authenticated("Bearer ") is empty.authenticated(basic("a", "b")) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("Bearer secret", "scorer"),
+        ("bearer  secret ", "scorer"),
+        ("Bearer Secret", None),
+        ("Bearer secret2", None),
+        (f"Bearer {HASH}", None),
+        ("Basic secret", None),
+        ("secret", None),
+        ("Bearer", None),
+    ],
+)
+def test_a_token_is_known_by_its_hash(header: str, name: str | None) -> None:
+    """The token of an entry is let in under the entry's name; its hash, or another scheme, is not."""
+    known = {bytes.fromhex(HASH): Caller("scorer", frozenset({"ingest"}))}
+    caller = WebConfig(users={"alice": hashed("a")}, tokens=known).authenticated(header)
+    assert (caller and caller.name) == name
 
 
 @pytest.fixture

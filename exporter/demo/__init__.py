@@ -6,9 +6,12 @@ classifier; the other is what users send.
 =============  =====================================================================
 `model`        the data, the classifier, and the files made from them
 `incidents`    what can go wrong in the service
+`versions`     the versions that the service runs side by side
 `service`      the model service, a process of its own: ``POST /predict``
 `traffic`      its users: images at a steady rate, and corrections of wrong digits
 `story`        phases in which things go wrong and come right, told line by line
+`flywheel`     corrections become a release, over HTTP
+`retrain`      a release becomes the next version
 `command`      ``model-exporter demo``
 =============  =====================================================================
 

@@ -14,14 +14,20 @@ from pathlib import Path
 
 from exporter import commands
 from exporter.client import Monitor
+from exporter.compare import command as comparing
+from exporter.compare.api import Prometheus
+from exporter.compare.counts import Period, moment
+from exporter.compare.words import sentence
 from exporter.demo import model, service, story
 from exporter.demo.incidents import INCIDENTS, Happening
+from exporter.demo.retrain import retrain
 from exporter.demo.traffic import Traffic
 from exporter.errors import StackError
 
 ADDRESS = "127.0.0.1:8000"
 NONE = "none"
 _INCIDENT = f"only let this happen in the running service, while the story waits; '{NONE}' ends what happens there"
+_RETRAIN = "only review the corrections, train the next version on a release of them, and serve it beside the old one"
 _LENGTHS = ", ".join(f"{story.spelt(incident.seconds)} for {name}" for name, incident in INCIDENTS.items())
 _SECONDS = f"how long it happens, then it ends by itself; by default long enough for its alerts to fire: {_LENGTHS}"
 
@@ -40,10 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: %(default)s",
     )
     parser.add_argument("--service", metavar="URL", help="a model service that runs already, instead of a new one")
+    parser.add_argument(
+        "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="asked for the comparison (%(default)s)"
+    )
     parser.add_argument("--rate", type=_rate, default=10.0, help="users' requests a second (%(default)g)")
     parser.add_argument("--phases", type=_phases, default=story.DEFAULT, help="the story (%(default)s)")
     parser.add_argument("--repeat", action="store_true", help="tell the story again and again")
     parser.add_argument("--prepare", action="store_true", help="only write the files into the directory")
+    parser.add_argument("--retrain", action="store_true", help=_RETRAIN)
     parser.add_argument("--incident", choices=[*sorted(INCIDENTS), NONE], help=_INCIDENT)
     parser.add_argument("--seconds", type=_seconds, help=_SECONDS)
 
@@ -63,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.incident:
         _incident(args)
+    elif args.retrain:
+        version = retrain(args.directory, args.exporter.rstrip("/"), _service_url(args), _say)
+        _say(f"next: {story.program()} demo --incident=dark, and then {story.program()} compare --after={version}")
     elif args.prepare:
         model.prepare(args.directory)
         print(f"{args.directory}: wrote {', '.join(model.FILES)}")
@@ -122,8 +135,40 @@ def _demo(args: argparse.Namespace) -> None:
         stack.callback(traffic.stop)
         _say(f"{args.rate:g} requests a second to the model service at {url}, monitored by {args.exporter}")
         if not stopping.is_set():
-            story.Story(url, traffic.counts, wait, _say).tell(args.phases, repeat=args.repeat)
+            steps = _Steps(args, url, traffic)
+            told = {"retrain": steps.retrain, "compare": steps.compare}
+            story.Story(url, traffic.counts, wait, _say, told).tell(args.phases, repeat=args.repeat)
         _say("stopping")
+
+
+class _Steps:
+    """The steps of the story that are no incidents."""
+
+    def __init__(self, args: argparse.Namespace, service: str, traffic: Traffic) -> None:
+        self._args = args
+        self._service = service
+        self._traffic = traffic
+        self._since = time.time()
+
+    def retrain(self) -> None:
+        """Train and deploy the next version; from now on only images come that it has not learnt from."""
+        retrain(self._args.directory, self._args.exporter.rstrip("/"), self._service, lambda line: _say(f"  {line}"))
+        self._traffic.only(model.HELD_BACK)
+        self._since = time.time()
+        _say(f"  until the comparison only pupils of {', '.join(sorted(model.HELD_BACK))} send images")
+
+    def compare(self) -> None:
+        """Compare the last two versions, since the newer one was deployed."""
+        self._traffic.only()
+        if len(versions := model.versions(self._args.directory)) < 2:
+            raise StackError("there is no second version: the retraining before failed, or the story has none")
+        before, after = versions[-2:]
+        period = Period(self._since, time.time())
+        found = comparing.of(Prometheus(self._args.prometheus), model.NAME, (before, period), (after, period))
+        _say(f"  all numbers: {story.program()} compare --model={model.NAME} --from={moment(period.start)}")
+        told = sorted(found.measures, key=lambda measure: measure.name == "correction_ratio")
+        for measure in told:  # what the loop is for comes last: a terminal shows the last two lines
+            _say(f"  {sentence(found, measure)}")
 
 
 @contextlib.contextmanager

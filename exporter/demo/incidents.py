@@ -47,7 +47,8 @@ INCIDENTS = {
         "the camera goes dark: the lower half of each image keeps a tenth of its light",
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
         "corrections rise; ModelFeatureChanged fires after about 3 minutes, ModelFeatureDrift, "
-        "ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) after 5 to 8",
+        "ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) after 5 to 8, "
+        "ModelConfidenceDrift after 9",
     ),
     "slow": Incident(
         480,
@@ -63,8 +64,9 @@ INCIDENTS = {
     "shifted": Incident(
         600,
         "the paper feed slips, and every digit sits one column to the right",
-        "every input gauge stays as it was, and yet confidence falls and corrections rise: users notice what the "
-        "data layer does not; ModelCorrectionRatioHigh fires after 6 to 8 minutes",
+        "every input gauge stays as it was, and yet confidence falls and corrections rise: the answers and the users "
+        "tell what the inputs do not; ModelCorrectionRatioHigh fires after 6 to 8 minutes, ModelConfidenceDrift "
+        "after 9, ModelPredictionDrift after 10",
     ),
 }
 

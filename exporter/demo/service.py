@@ -27,11 +27,12 @@ from exporter.client import Monitor
 from exporter.commands import Address
 from exporter.demo import model
 from exporter.demo.incidents import INCIDENTS, Happening, Incidents
+from exporter.demo.versions import Versions
 from exporter.errors import StackError
 
 
-def create_app(classifier: model.Classifier, monitor: Monitor, incidents: Incidents) -> Flask:
-    """The service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``."""
+def create_app(versions: Versions, incidents: Incidents) -> Flask:
+    """The service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /versions``."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
 
@@ -39,12 +40,13 @@ def create_app(classifier: model.Classifier, monitor: Monitor, incidents: Incide
     def start() -> None:
         g.started = time.perf_counter()
         g.event = {"id": str(uuid.uuid4())}
+        g.served = versions.pick()
 
     @app.after_request
     def record(response: Response) -> Response:
         if request.endpoint == "predict":
             took = time.perf_counter() - g.started
-            monitor.record(**g.event, duration_seconds=took, code=response.status_code)
+            g.served.monitor.record(**g.event, duration_seconds=took, code=response.status_code)
         return response
 
     @app.post("/predict")
@@ -57,6 +59,7 @@ def create_app(classifier: model.Classifier, monitor: Monitor, incidents: Incide
         time.sleep(incidents.delay())
         if incidents.fails():
             abort(503, "the archive that keeps the images does not answer")
+        classifier = g.served.classifier
         probabilities = classifier.predict_proba(model.rows(image[None]))[0]
         digit = str(classifier.classes_[probabilities.argmax()])
         confidence = float(probabilities.max())
@@ -64,8 +67,18 @@ def create_app(classifier: model.Classifier, monitor: Monitor, incidents: Incide
         return {"id": g.event["id"], "digit": digit, "confidence": confidence}
 
     @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        return {"status": "ok", "model": model.NAME, "version": model.VERSION}
+    def healthz() -> dict[str, Any]:
+        return {"status": "ok", "model": model.NAME, "versions": [one.version for one in versions.served]}
+
+    @app.post("/versions")
+    def deploy() -> dict[str, Any]:
+        body = request.get_json()
+        version = body.get("version") if isinstance(body, dict) else None
+        try:
+            versions.deploy(version if isinstance(version, str) else "")
+        except StackError as error:
+            abort(400, str(error))
+        return healthz()
 
     @app.get("/incident")
     def incident() -> dict[str, Any]:
@@ -148,14 +161,14 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     threading.Thread(target=_await_end, args=(stopping,), daemon=True).start()
-    monitor = Monitor(options.exporter, model.NAME, model.VERSION)
-    app = create_app(model.load(options.directory), monitor, Incidents())
+    versions = Versions(options.directory, lambda version: Monitor(options.exporter, model.NAME, version))
+    app = create_app(versions, Incidents())
     server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     stopping.wait()
     server.shutdown()
     server.server_close()
-    monitor.close(timeout=3)
+    versions.close()
     return 0
 
 

@@ -10,22 +10,24 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.commands import DIRECT
 from exporter.config import duration
 from exporter.demo.incidents import INCIDENTS, NOTHING, Happening
-from exporter.errors import StackError
+from exporter.errors import ExporterError, StackError
 from exporter.validation import suggestion
 
 HEALTHY = "healthy"
-DEFAULT = "healthy=3m,errors=2m30s,healthy=1m30s,dark=8m,healthy=5m"
+STEPS = ("retrain", "compare")
+"""Phases that take the time they need."""
+DEFAULT = "healthy=3m,errors=2m30s,healthy=1m30s,dark=8m,healthy=5m,retrain,dark=8m,compare"
 """Long enough for each alert: its rate's window and its ``for`` are real time."""
 
 _WELL = "the service is well"
-_LOOK_WELL = "steady rates, drift below its noise, corrections far below 1 %; no alert begins to fire"
+_LOOK_WELL = "steady rates, drift far below 0.3, corrections far below 1 %; no alert begins to fire"
 _LOOK_AFTER = (
     "what looks at 5 minutes is well again after 5; what looks at an hour (the 1h window, the correction ratio, "
     "the error budget) ends later; after drift ModelFeatureChanged may fire once more: the return is a change too"
@@ -34,7 +36,7 @@ _LOOK_AFTER = (
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase: ``healthy`` or the name of an incident, and its length."""
+    """One phase: ``healthy`` or the name of an incident, and its length; or one of `STEPS`, without one."""
 
     name: str
     seconds: float
@@ -57,8 +59,13 @@ def parse(text: str) -> tuple[Phase, ...]:
     phases = []
     for part in text.split(","):
         name, _, length = part.strip().partition("=")
+        if name in STEPS:
+            if length:
+                raise ValueError(f"{name}: takes the time it needs; expected no length")
+            phases.append(Phase(name, 0.0))
+            continue
         if name != HEALTHY and name not in INCIDENTS:
-            raise ValueError(f"{name!r} is no phase; {suggestion(name, [HEALTHY, *INCIDENTS])}")
+            raise ValueError(f"{name!r} is no phase; {suggestion(name, [HEALTHY, *INCIDENTS, *STEPS])}")
         try:
             phases.append(Phase(name, duration(length)))
         except ValueError as error:
@@ -137,12 +144,15 @@ class Story:
         Sleeps for so many seconds; true when all shall stop.
     say
         Takes one line.
+    steps
+        What is done in each of `STEPS`.
     """
 
     service: str
     counts: Counter[str]
     wait: Callable[[float], bool]
     say: Callable[[str], None]
+    steps: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     _by_hand: tuple[str, float] | None = field(default=None, init=False)
 
     def tell(self, phases: Sequence[Phase], *, repeat: bool = False) -> None:
@@ -158,6 +168,9 @@ class Story:
         after: str | None = None
         while True:
             for phase in phases:
+                if phase.name in STEPS:
+                    self._do(phase.name)
+                    continue
                 happens, look = phase.told(after)
                 self.say(f"{phase.name} for {spelt(phase.seconds)}: {happens}.")
                 self.say(f"  look for: {look}.")
@@ -170,6 +183,14 @@ class Story:
                 break
         self.say(f"the story is told, and the service stays well. Next: {program()} demo --incident=dark")
         self._live(Phase(HEALTHY, math.inf))
+
+    def _do(self, step: str) -> None:
+        """Take a step; where it fails the story goes on."""
+        self.say(f"{step}:")
+        try:
+            self.steps[step]()
+        except ExporterError as error:
+            self.say(f"  it failed: {error}")
 
     def _live(self, phase: Phase) -> bool:
         """Let a phase pass; true when all shall stop."""

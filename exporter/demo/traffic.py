@@ -22,13 +22,15 @@ import numpy.typing as npt
 
 from exporter.client import Monitor
 from exporter.commands import DIRECT
-from exporter.demo.model import Images
+from exporter.demo.model import TEACHERS, Images, teacher
 from exporter.errors import ExporterError
 
 CONFIDENT = 0.8
 """From here on the service's users expect the answer to be right, and correct it when it is not."""
 CORRECTS_WRONG = 0.9
 CONFIRMS_RIGHT = 0.02
+SLIPS = 0.03
+"""Share of corrections that are wrong themselves; a review finds them."""
 WORKERS = 32
 
 
@@ -80,7 +82,8 @@ class Traffic:
         self._say = say
         self._random = random.Random(seed)  # noqa: S311 (a demo's dice)
         self._lock = threading.Lock()
-        self._later: list[tuple[float, str, str, str | None]] = []
+        self._later: list[tuple[float, str, str, str | None, str]] = []
+        self._teachers = frozenset(TEACHERS)
         self._away = False
         self._stopping = threading.Event()
         # At twice the workers' number nobody waits any more: a service that hangs shall not fill the memory.
@@ -97,6 +100,10 @@ class Traffic:
         self._stopping.set()
         self._thread.join()
         self._pool.shutdown(cancel_futures=True)
+
+    def only(self, teachers: frozenset[str] = frozenset(TEACHERS)) -> None:
+        """From now on let only these teachers' pupils come."""
+        self._teachers = teachers
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -115,7 +122,7 @@ class Traffic:
         order = list(range(len(self._images)))
         while True:
             self._random.shuffle(order)
-            yield from order
+            yield from (place for place in order if teacher(place) in self._teachers)
 
     def _in_room(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -138,19 +145,20 @@ class Traffic:
         right = digit == truth
         if confident and self._random.random() < (CONFIRMS_RIGHT if right else CORRECTS_WRONG):
             when = time.monotonic() + self._random.uniform(*self._delay)
+            if not right and self._random.random() < SLIPS:
+                truth = self._random.choice([other for other in map(str, range(10)) if other not in {digit, truth}])
             word = ("accepted", None) if right else ("corrected", truth)
             with self._lock:
-                heapq.heappush(self._later, (when, prediction_id, *word))
+                heapq.heappush(self._later, (when, prediction_id, *word, teacher(place)))
 
-    def _due_words(self) -> list[tuple[str, str, str | None]]:
+    def _due_words(self) -> list[tuple[str, str, str | None, str]]:
         due = []
         with self._lock:
             while self._later and self._later[0][0] <= time.monotonic():
                 due.append(heapq.heappop(self._later)[1:])
         return due
 
-    def _tell(self, prediction_id: str, verdict: str, label: str | None) -> None:
-        user = f"teacher-{self._random.randint(1, 5)}"
+    def _tell(self, prediction_id: str, verdict: str, label: str | None, user: str) -> None:
         try:
             self._monitor.feedback(prediction_id, verdict, label=label, user=user)
         except ExporterError as error:

@@ -145,6 +145,12 @@ PREDICTION_WINDOW = {
         "model_prediction_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
     ),
 }
+CONFIDENCE_WINDOW = {
+    "kl": _gauge("model_confidence_kl_divergence", "KL divergence of the window's confidences from training, in nats."),
+    "noise": _gauge(
+        "model_confidence_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+    ),
+}
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, DELAY, EVENTS),
     *(
@@ -154,6 +160,7 @@ FAMILIES = (
         *REVIEWED_ACCURACY,
         REVIEWED,
         *PREDICTION_WINDOW.values(),
+        *CONFIDENCE_WINDOW.values(),
         *FEATURE_WINDOW.values(),
         *FEATURE_DISTANCE.values(),
         *MULTIVARIATE,

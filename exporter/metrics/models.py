@@ -109,7 +109,7 @@ class ModelsCollector:
         """The samples of every model, families in no order."""
         now = time.monotonic()
         for model in monitors.models.values():
-            yield from _thresholds(model, monitors.layouts.get(model.name))
+            yield from _thresholds(model, monitors.layouts_of(model.name))
             unknown = float(monitors.unknown_features[model.name])
             yield f.UNKNOWN, lines([series(f.UNKNOWN.name, model=model.name)], [unknown])
         for monitor in monitors:
@@ -122,11 +122,12 @@ class ModelsCollector:
             yield from known.reference
 
 
-def _thresholds(model: ModelConfig, layout: Layout | None) -> Iterator[Sample]:
+def _thresholds(model: ModelConfig, layouts: Sequence[Layout]) -> Iterator[Sample]:
     owners: list[tuple[dict[str, str], dict[str, float]]] = [({}, model.alerts)]
+    names = list(dict.fromkeys(name for layout in layouts for name in layout.names))
     for name, feature in model.features.items():
         # An image's threshold is that of each of its scalar features, unless one has its own.
-        scalars = [s for s in layout.names if s == name or s.startswith(f"{name}.")] if layout else []
+        scalars = [s for s in names if s == name or s.startswith(f"{name}.")]
         owners += [({"feature": s}, feature.alerts) for s in scalars if s == name or s not in model.features]
     for labels, alerts in owners:
         for alert, value in alerts.items():
@@ -171,10 +172,15 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
         if monitor.layout.copula:
             for family, value in zip(f.MULTIVARIATE, reading.together, strict=True):
                 yield family, lines([series(family.name, **known.labels, window=window)], [value])
-        if monitor.layout.profile.prediction:
-            for field, family in f.PREDICTION_WINDOW.items():
+        for place, families in (
+            (monitor.layout.prediction, f.PREDICTION_WINDOW),
+            (monitor.layout.confidence, f.CONFIDENCE_WINDOW),
+        ):
+            if place is None:
+                continue
+            for field, family in families.items():
                 text = series(family.name, **known.labels, window=window)
-                yield family, lines([text], getattr(reading, field)[count:])
+                yield family, lines([text], getattr(reading, field)[place : place + 1])
     yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
 
 

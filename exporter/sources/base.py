@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from exporter.inference import Column
@@ -25,10 +26,13 @@ class Source:
         What messages call it.
     name
         What a profile of it is called.
+    remarks
+        What might surprise in how a column was read, by its name; complete after the first pass.
     """
 
     where: str
     name: str
+    remarks: Mapping[str, str] = MappingProxyType({})
 
     def batches(self) -> Iterator[Batch]:
         """All of it, from the start."""

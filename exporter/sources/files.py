@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from exporter.errors import ProfileError
 from exporter.inference import Column
 from exporter.sources.base import Batch, Source, by_name
+from exporter.sources.cells import Cells
 from exporter.validation import listed, shown
 
 # What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
@@ -38,8 +39,9 @@ class FileSource(Source):
     ----------
     path
         The file.
-    matrices
-        Arrays of an NPZ file that may have two dimensions: a vector a row.
+    types
+        Types of input that somebody chose, by column: they decide how the cells of a CSV file are read, and which
+        arrays of an NPZ file may have two dimensions, a vector a row.
     block
         Bytes that make a batch.
 
@@ -49,19 +51,19 @@ class FileSource(Source):
         When there is no such file or it ends in something else; while reading, when it is not what its name says.
     """
 
-    def __init__(self, path: Path, matrices: frozenset[str] = frozenset(), block: int = 8 * 2**20) -> None:
-        self.where, self.name = str(path), path.stem
+    def __init__(self, path: Path, types: Mapping[str, str] | None = None, block: int = 8 * 2**20) -> None:
+        self.where, self.name, self.remarks = str(path), path.stem, {}
         self._path = path
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
         if not path.is_file():
             raise ProfileError(f"{path}: cannot be read: there is no such file")
-        self._matrices = matrices
+        self._types = types or {}
         self._block = block
         self._read = reader
         self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
-        self._csv_kinds: dict[str, str] | None = None
+        self._cells: dict[str, Cells] | None = None
 
     def batches(self) -> Iterator[Batch]:
         """See `Source.batches`."""
@@ -73,29 +75,30 @@ class FileSource(Source):
             raise ProfileError(f"{self._path}: is not {self._path.suffix[1:].upper()}: {error}") from None
 
     def _csv(self) -> Iterator[Batch]:
-        if self._csv_kinds is None:
-            self._csv_kinds = self._csv_inferred()
+        if self._cells is None:
+            self._cells = self._csv_inferred()
+            self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
         for table, done in self._csv_texts():
             columns = {
-                name: _as_arrays(_converted(column, self._csv_kinds[name]))
+                name: _as_arrays(self._cells[name].read(column.combine_chunks()))
                 for name, column in zip(table.column_names, table.columns, strict=True)
             }
             yield Batch(columns, table.num_rows, done)
 
-    def _csv_inferred(self) -> dict[str, str]:
+    def _csv_inferred(self) -> dict[str, Cells]:
         """What the columns hold: only the last row tells whether all are numbers, or how long a row may be."""
         while True:
-            kinds: dict[str, str] = {}
+            cells: dict[str, Cells] = {}
             try:
                 for table, _ in self._csv_texts():
                     for name, column in zip(table.column_names, table.columns, strict=True):
-                        kinds[name] = _fitting(column, kinds.get(name, "number"))
+                        cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
             except ValueError as error:
                 if "straddl" not in str(error) or self._csv_block >= 2**30:
                     raise
                 self._csv_block *= 8
             else:
-                return kinds
+                return cells
 
     def _csv_texts(self) -> Iterator[tuple[Any, float]]:
         """Tables of nothing but strings, and the share read."""
@@ -110,7 +113,9 @@ class FileSource(Source):
         with csv.open_csv(self._path, **options) as reader:
             names = reader.schema.names
         _refuse_twice(names)
-        convert = csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(names, pa.binary()))
+        convert = csv.ConvertOptions(
+            strings_can_be_null=True, null_values=[""], column_types=dict.fromkeys(names, pa.binary())
+        )
         with self._path.open("rb") as file, csv.open_csv(file, convert_options=convert, **options) as reader:
             for batch in reader:
                 columns = [_decoded(name, column) for name, column in zip(names, batch.columns, strict=True)]
@@ -140,7 +145,7 @@ class FileSource(Source):
                 opened.enter_context(member)
             arrays = {name: _Array(name, member) for name, member in members.items()}
             for name, array in arrays.items():
-                if not array.shape or (len(array.shape) == 2 and name not in self._matrices):
+                if not array.shape or (len(array.shape) == 2 and self._types.get(name) != "embedding"):
                     hint = f", or say --type {name}=embedding" if array.shape else ""
                     wanted = f"save each column under its own name{hint}"
                     raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
@@ -184,39 +189,12 @@ def _decoded(name: str, column: Any) -> Any:
         raise ValueError(f"the column {shown(name)} is not UTF-8") from None
 
 
-def _converted(column: Any, kind: str) -> Any:
-    """A column of strings as numbers or truth values; spaces around those mean nothing."""
-    import pyarrow as pa
-    from pyarrow import compute
-
-    if kind == "text":
-        return column
-    target = pa.float64() if kind == "number" else pa.bool_()
-    try:
-        return column.cast(target)
-    except pa.ArrowInvalid:
-        trimmed = compute.utf8_trim_whitespace(column)
-        return compute.if_else(compute.equal(trimmed, ""), None, trimmed).cast(target)
-
-
-def _fitting(column: Any, kind: str) -> str:
-    """The narrowest of number, truth and text that all of a column's values so far can be."""
-    import pyarrow as pa
-
-    kinds = ("number", "truth", "text")
-    for candidate in kinds[kinds.index(kind) :]:
-        try:
-            _converted(column, candidate)
-        except pa.ArrowInvalid:
-            continue
-        return candidate
-    return "text"
-
-
 def _as_arrays(column: Any) -> Column:
-    """An Arrow array as numpy numbers where it holds numbers, else as Python values."""
+    """An Arrow array as numpy numbers where it holds numbers, else as Python values; a list as it is."""
     import pyarrow as pa
 
+    if isinstance(column, list):
+        return column
     kind = column.type
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
         single: Column = column.to_numpy(zero_copy_only=False)  # as it is: live values are compared in its precision

@@ -10,14 +10,18 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.extract import lenient_inputs
 from exporter.inference import Column
 from exporter.sources.base import Batch, Source, by_name
-from exporter.store.schema import open_engine, predictions
+from exporter.store.engine import check_url, is_shared, open_engine, reason, shown_url
+from exporter.store.schema import predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
+PASS_SECONDS = 3600.0
+"""How long the database may take to count what there is."""
 
 
 class StoreSource(Source):
@@ -25,8 +29,8 @@ class StoreSource(Source):
 
     Parameters
     ----------
-    url
-        The database, as ``store.url`` names it.
+    store
+        The database.
     model, version
         Whose; of any version when None.
     since
@@ -38,13 +42,13 @@ class StoreSource(Source):
         When the database is not there or cannot be read.
     """
 
-    def __init__(self, url: str, model: str, version: str | None, since: float) -> None:
+    def __init__(self, store: StoreConfig, model: str, version: str | None, since: float) -> None:
         self.name = model
-        self.where = f"{url}: {model}{f' version {version}' if version else ''}"
-        address = sa.make_url(url)
-        if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
-            raise StoreError(f"store.url: there is no database {url}")
-        self._engine = open_engine(url)
+        self.where = f"{shown_url(store.url)}: {model}{f' version {version}' if version else ''}"
+        address = check_url(store.url)
+        if not is_shared(address) and not Path(address.database or "").is_file():
+            raise StoreError(f"store.url: there is no database {store.url}")
+        self._engine = open_engine(store, PASS_SECONDS)
         table = predictions.c
         self._chosen = (
             (table.day >= int(since // 86400))
@@ -65,7 +69,7 @@ class StoreSource(Source):
             with self._engine.connect() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            raise StoreError(f"{self.where}: cannot be read: {getattr(error, 'orig', None) or error}") from None
+            raise StoreError(f"{self.where}: cannot be read: {reason(error)}") from None
         finally:
             self._engine.dispose()
 

@@ -78,6 +78,7 @@ class Plan:
                 shutil.rmtree(folder)
             for file in databases:
                 file.unlink()
+            model.forget(self.directory / "demo")
         except OSError as error:
             raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
         return bool(found or databases)
@@ -184,6 +185,7 @@ class Plan:
                 "demo",
                 f"--directory={self.directory / 'demo'}",
                 f"--exporter=http://{at['exporter']}",
+                f"--prometheus=http://{at['prometheus']}",
                 f"--listen-address={at['service']}",
                 *demo,
             )

@@ -19,7 +19,7 @@ from exporter.stack.process import tail
 _TIMEOUT = 1.5
 PASSING_SECONDS = 10.0
 """What has been pending for less may be over at the next evaluation: at each start nothing is scraped yet."""
-STORY_LINES = 6
+STORY_LINES = 8
 """More than the demo says at once."""
 
 _SERIES = (

@@ -8,30 +8,37 @@ share a commit.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
-from exporter.config import StoreConfig, duration
+from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback
-from exporter.store.estimates import Reviewed, reviewed
-from exporter.store.schema import (
-    COLUMNS,
-    SCHEMA_VERSION,
-    feedback,
-    metadata,
+from exporter.store.engine import (
+    is_chance,
+    is_out,
+    is_shared,
     open_engine,
-    predictions,
-    schema_table,
+    patience,
+    reason,
+    shown_url,
+    was_committed,
+    write_alone,
+    write_beside,
 )
+from exporter.store.estimates import Reviewed, reviewed
+from exporter.store.migrations import migrate
+from exporter.store.retention import Retention
+from exporter.store.schema import feedback, insert_predictions
 from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
@@ -40,10 +47,14 @@ GROUP = 2000
 """Predictions in one transaction: enough to be fast, few enough that feedback never waits long."""
 GATHER_SECONDS = 0.2
 """Patience for a group to fill: a commit a moment later costs the disk as much as one now."""
-SWEEP_SECONDS = 60.0
-"""Time between two looks for what is older than the retention, while nothing is."""
-SWEEP_STEP = 1000
-"""Rows deleted at a time."""
+IDLE_SECONDS = 60.0
+"""How long the writer sleeps when there is nothing to do."""
+GLANCE_SECONDS = 2.0
+"""How long a scrape waits for the database, and a reader when it did not answer a moment ago."""
+REVIEW_SECONDS = 5.0
+"""How old what a scrape says of a shared database may be: others write into it, too."""
+REVIEW_RETRY_SECONDS = 10.0
+"""After a scrape that waited for the database in vain, how long the next ones do not wait."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may hold up the counting of events."""
 BUFFER = 50_000
@@ -55,6 +66,17 @@ _T = TypeVar("_T")
 _Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
 Row = tuple[Any, ...]
 """A prediction in the order of `exporter.store.schema.COLUMNS`."""
+
+
+class _Group(NamedTuple):
+    """Predictions in one transaction: which, their parts and rows in the buffer, and what they joined."""
+
+    transaction: int | None
+    parts: int
+    rows: int
+    size: int
+    joined: set[str]
+    verdicts: list[Verdict]
 
 
 class ReviewState(msgspec.Struct, frozen=True):
@@ -83,6 +105,11 @@ class Store:
     redact
         See `Words`.
 
+    Attributes
+    ----------
+    replica : str
+        Whose snapshots of windows are this exporter's: a shared database holds those of several.
+
     Raises
     ------
     StoreError
@@ -98,29 +125,27 @@ class Store:
     ) -> None:
         self._counted = counted
         self._failed = failed
-        self._retention = duration(config.retention)
+        self._retention = Retention(config)
         self._buffer: deque[tuple[list[Row], int]] = deque()
         self._buffered = self._bytes = 0
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
-        self._closing = self._failing = False
+        self._closing = self._failing = self._out = False
+        self._trying = 0
+        self._doubt: _Group | None = None
         self._review: ReviewState | None = None
+        self._review_read = self._review_retry_at = 0.0
         self._generation = 0
         self._retry_at = self._pause = self._sweep_at = 0.0
         try:
-            self._engine = open_engine(config.url)
-            # Rows go to the driver as they are: the statement is compiled once, to positional parameters.
-            self._insert = str(predictions.insert().compile(dialect=self._engine.dialect, column_keys=COLUMNS))
+            migrate(config)
+            self._engine = open_engine(config)
+            self._shared = is_shared(self._engine)
+            self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
-                metadata.create_all(connection)
-                found = connection.execute(sa.select(sa.func.max(schema_table.c.version))).scalar()
-                if found is None:
-                    connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
-                elif found > SCHEMA_VERSION:
-                    raise StoreError(f"store.url: the database has schema {found}, newer than this version understands")
                 self._words = Words(connection, redact)
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise StoreError(f"store.url: cannot open {sa.make_url(config.url)!r}: {reason(error)}") from None
+            raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {reason(error)}") from None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -157,7 +182,8 @@ class Store:
     def write(self, call: Callable[[sa.Connection, list[Verdict]], _T], timeout: float = 10.0) -> _T:
         """Run a call in the writer's thread, in a transaction; it is on disk when this returns.
 
-        Calls that wait at the same time share a commit.
+        Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
+        another exporter's: what a call reads stays true until it is committed.
 
         Parameters
         ----------
@@ -176,6 +202,9 @@ class Store:
         with self._wake:
             if self._closing:
                 raise StoreError("the store is closing")
+            if self._out and self._trying:  # one finds out whether it is back; the others need not wait for that
+                raise StoreError("nothing was taken: the database cannot be reached")
+            self._trying += 1
             self._jobs.append((call, future))
             self._wake.notify_all()
         try:
@@ -187,6 +216,9 @@ class Store:
                 "the database is slow, and it is not known yet whether it was taken: repeat it, with an Idempotency-Key"
             )
             raise StoreError(text) from None
+        finally:
+            with self._wake:
+                self._trying -= 1
 
     def feedback(self, words: Sequence[Feedback], key: str | None) -> list[Word]:
         """Take users' words; they are on disk when this returns.
@@ -215,11 +247,19 @@ class Store:
             When the database cannot be read.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._connected() as connection:
+                if self._shared:
+                    connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except sa.exc.SQLAlchemyError as error:
             self._failed()
             raise StoreError(reason(error)) from None
+
+    def _connected(self) -> sa.Connection:
+        if not self._out:
+            return self._engine.connect()
+        with patience(GLANCE_SECONDS):
+            return self._engine.connect()
 
     def review_state(self) -> ReviewState:
         """What waits for review and what was released.
@@ -229,29 +269,37 @@ class Store:
         StoreError
             When the database cannot be read.
         """
-        if (known := self._review) is None:
-            generation = self._generation
-            pending = (
-                sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
-                .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
-                .group_by(feedback.c.model)
-            )
-            released = (
-                sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
-            )
-            with self.reading() as connection:
-                rows = connection.execute(pending).all()
-                examples = {model: int(total) for model, total in connection.execute(released)}
-                decided = reviewed(connection)
-            known = ReviewState(
-                pending={model: count for model, count, _ in rows},
-                oldest={model: created for model, _, created in rows},
-                examples=examples,
-                reviewed=decided,
-            )
-            if generation == self._generation:  # else a commit came between: the next one reads again
-                self._review = known
-        return known
+        known = self._review
+        now = time.monotonic()
+        if known is not None and not (self._shared and now > self._review_read + REVIEW_SECONDS):
+            return known
+        if now < self._review_retry_at:
+            raise StoreError("the database did not answer a moment ago")
+        try:
+            with patience(GLANCE_SECONDS), self.reading() as connection:
+                return self._read_review(connection, now)
+        except StoreError:
+            self._review_retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
+            raise
+
+    def _read_review(self, connection: sa.Connection, now: float) -> ReviewState:
+        generation = self._generation
+        pending = (
+            sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
+            .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
+            .group_by(feedback.c.model)
+        )
+        released = sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
+        rows = connection.execute(pending).all()
+        found = ReviewState(
+            pending={model: count for model, count, _ in rows},
+            oldest={model: created for model, _, created in rows},
+            examples={model: int(total) for model, total in connection.execute(released)},
+            reviewed=reviewed(connection),
+        )
+        if generation == self._generation:  # else a commit came between: the next one reads again
+            self._review, self._review_read = found, now
+        return found
 
     @property
     def alive(self) -> bool:
@@ -288,7 +336,7 @@ class Store:
     def _turn(self) -> None:
         with self._wake:
             now = time.monotonic()
-            until = min(self._sweep_at, self._retry_at if self._buffer else now + SWEEP_SECONDS)
+            until = min(self._sweep_at, self._retry_at if self._buffer else now + IDLE_SECONDS)
             self._wake.wait_for(self._has_work, max(until - now, 0.0))
             if self._has_work() and not self._is_urgent():
                 self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
@@ -303,7 +351,7 @@ class Store:
                 self._pause = min(2 * self._pause or 0.5, 10.0)
                 self._retry_at = now + self._pause
         if now >= self._sweep_at:
-            self._sweep_at = now + (0.0 if self._sweep() else SWEEP_SECONDS)
+            self._sweep_at = now + (0.0 if self._sweep() else self._retention.pause)
 
     def _has_work(self) -> bool:
         return bool(self._jobs or self._closing or (self._buffer and time.monotonic() >= self._retry_at))
@@ -321,9 +369,10 @@ class Store:
         try:
             self._commit(live)
         except Exception as error:
-            if len(live) == 1:
+            if len(live) == 1 or is_out(error):
                 self._log(error, "a write failed")
-                live[0][1].set_exception(StoreError(f"the database did not take it: {reason(error)}"))
+                for _, future in live:
+                    future.set_exception(StoreError(f"the database did not take it: {reason(error)}"))
                 return
             for call, future in live:
                 try:
@@ -333,13 +382,32 @@ class Store:
                     future.set_exception(StoreError(f"the database did not take it: {reason(own)}"))
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
-        verdicts: list[Verdict] = []
-        with self._engine.begin() as connection:
-            answers = [call(connection, verdicts) for call, _ in jobs]
+        def run(connection: sa.Connection) -> tuple[list[Any], list[Verdict]]:
+            verdicts: list[Verdict] = []
+            write_alone(connection)
+            return [call(connection, verdicts) for call, _ in jobs], verdicts
+
+        answers, verdicts = self._transact(run)
         # On disk. What fails from here on must not make anybody write it again.
         self._settle(verdicts)
         for (_, future), answer in zip(jobs, answers, strict=True):
             future.set_result(answer)
+
+    def _transact(self, call: Callable[[sa.Connection], _T]) -> _T:
+        """What the call answers in a transaction, which is committed then; again where two exporters' collided."""
+        tries = 3
+        while True:
+            tries -= 1
+            try:
+                with self._engine.begin() as connection:
+                    answer = call(connection)
+            except Exception as error:
+                if tries and is_chance(error):
+                    continue
+                self._out = is_out(error)
+                raise
+            self._out = False
+            return answer
 
     def _settle(self, verdicts: Iterable[Verdict]) -> None:
         self._generation += 1
@@ -352,57 +420,57 @@ class Store:
 
     def _write_group(self) -> bool:
         """Commit the next group of predictions; whether the database took it."""
-        group: list[Row] = []
-        taken = size = 0
-        while taken < len(self._buffer) and len(group) < GROUP:
-            rows, length = self._buffer[taken]
-            group += rows
-            size += length
-            taken += 1
-        verdicts: list[Verdict] = []
         try:
-            with self._engine.begin() as connection:
-                connection.exec_driver_sql(self._insert, group)
-                joined = self._words.join(connection, group, verdicts)
+            written = self._doubted() or self._insert_group()
         except Exception as error:
             self._log(error, f"{self._buffered} predictions wait for the database")
             with self._wake:
                 self._failing = True
                 self._wake.notify_all()
             return False
+        self._doubt = None
         with self._wake:
-            for _ in range(taken):
+            for _ in range(written.parts):
                 self._buffer.popleft()
-            self._buffered -= len(group)
-            self._bytes -= size
+            self._buffered -= written.rows
+            self._bytes -= written.size
             self._failing = False
             self._wake.notify_all()
-        self._words.settled(joined)
-        if verdicts:
-            self._settle(verdicts)
+        self._words.settled(written.joined)
+        if written.verdicts:
+            self._settle(written.verdicts)
         return True
 
+    def _doubted(self) -> _Group | None:
+        """The group whose commit was not answered, if it was committed nevertheless."""
+        if self._doubt is None or self._doubt.transaction is None:
+            return None
+        with self._engine.connect() as connection:
+            return self._doubt if was_committed(connection, self._doubt.transaction) else None
+
+    def _insert_group(self) -> _Group:
+        rows: list[Row] = []
+        parts = size = 0
+        while parts < len(self._buffer) and len(rows) < GROUP:
+            some, length = self._buffer[parts]
+            rows += some
+            size += length
+            parts += 1
+
+        def insert(connection: sa.Connection) -> _Group:
+            verdicts: list[Verdict] = []
+            self._doubt = None
+            transaction = write_beside(connection)
+            insert_predictions(connection, rows)
+            joined = self._words.join(connection, rows, verdicts)
+            self._doubt = _Group(transaction, parts, len(rows), size, joined, verdicts)
+            return self._doubt
+
+        return self._transact(insert)
+
     def _sweep(self) -> bool:
-        """Delete a step of what is older than the retention; whether more is left."""
-        old = time.time() - self._retention
-        early = ~feedback.c.joined & (feedback.c.updated < old)
-        steps = (
-            # The oldest are the first: nothing else is read to find them.
-            (predictions, predictions.c.seq, sa.true(), predictions.c.received < old),
-            (feedback, feedback.c.id, early, sa.true()),
-        )
-        more = False
         try:
-            for table, key, among, condition in steps:
-                step = sa.select(key).where(among).order_by(key).limit(SWEEP_STEP)
-                with self._engine.begin() as connection:
-                    deleted = connection.execute(table.delete().where(key.in_(step), condition)).rowcount
-                more = more or deleted == SWEEP_STEP
-        except sa.exc.SQLAlchemyError as error:
+            return self._retention.sweep(self._engine)
+        except Exception as error:
             self._log(error, "retention")
-        return more
-
-
-def reason(error: BaseException) -> str:
-    """What the driver said, without the statement and its parameters: these are users' data."""
-    return str(getattr(error, "orig", None) or error) or type(error).__name__
+        return False

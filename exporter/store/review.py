@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from exporter.images import DENSEST, PREFIX, unpack_json
 from exporter.store.schema import decisions, feedback, history, spelling, sureness
 
 STATUSES = ("accepted", "pending", "rejected")
@@ -18,6 +21,9 @@ ORDERS = ("confident", "newest")
 """The most confident mistake first, or the latest."""
 VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
 """What is reviewed, by its source: users' corrections, and predictions drawn without any word of a user."""
+
+PAGE_CHARACTERS = 16 * 2**20
+"""Of inputs in one page: where they are larger, it ends early, so that large inputs cannot fill the memory."""
 
 Place = tuple[float, int]
 """Where a page ended: what it is ordered by, and the identifier."""
@@ -68,7 +74,7 @@ def corrections(
     chosen
         Which.
     limit
-        How many at most.
+        How many at most; fewer where their inputs are large, see `PAGE_CHARACTERS`.
     after
         Where the page before ended, in the same order.
     order
@@ -87,10 +93,20 @@ def corrections(
     # Identifiers first: inputs may be large, and only a page's are read.
     query = query.order_by(key.desc(), feedback.c.id.desc()).limit(limit + 1)
     found = connection.execute(query).all()
-    ids = [place for place, _ in found[:limit]]
+    ids = _that_fit(connection, [place for place, _ in found[:limit]])
     rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
-    end = (found[limit - 1].key, found[limit - 1].id) if len(found) > limit else None
+    end = (found[len(ids) - 1].key, ids[-1]) if len(found) > len(ids) else None
     return [document(rows[place]) for place in ids if place in rows], end
+
+
+def _that_fit(connection: sa.Connection, ids: list[int]) -> list[int]:
+    """The first of some corrections, as many as their inputs allow."""
+    length = sa.func.length(feedback.c.inputs)
+    shown = sa.case((feedback.c.inputs.contains(PREFIX), 4 * DENSEST * length), else_=length)  # ", 255" a number
+    sizes = sa.select(feedback.c.id, shown).where(feedback.c.id.in_(ids))
+    size = {place: length or 0 for place, length in connection.execute(sizes)}
+    total = list(itertools.accumulate(size.get(place, 0) for place in ids))
+    return ids[: max(bisect.bisect_right(total, PAGE_CHARACTERS), 1)]
 
 
 def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
@@ -137,7 +153,7 @@ def document(row: Mapping[Any, Any]) -> dict[str, Any]:
         "version": row["version"],
         "segment": row["segment"],
         "source": "sample" if row["verdict"] == "sampled" else "user",
-        "inputs": msgspec.Raw(row["inputs"].encode()) if row["inputs"] else None,
+        "inputs": msgspec.Raw(unpack_json(row["inputs"]).encode()) if row["inputs"] else None,
         "prediction": decoded(row["prediction"]),
         "confidence": row["confidence"],
         "predicted": moment(row["predicted"]),

@@ -5,24 +5,24 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import sqlalchemy as sa
 
 from exporter.config import sampled
-from exporter.errors import StoreError
 from exporter.events import NO_VERSION, Prediction
 
-SCHEMA_VERSION = 1
+Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+"""A number that the database gives: of 64 bits on both, though SQLite has but one name for it."""
 
 metadata = sa.MetaData()
 schema_table = sa.Table("schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
 predictions = sa.Table(
     "predictions",
     metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("seq", Key, primary_key=True, autoincrement=True),
     # A client's identifiers are random: the day before them keeps the index's growing end in memory.
     sa.Column("day", sa.Integer, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
@@ -38,11 +38,13 @@ predictions = sa.Table(
     sa.Column("inputs", sa.Text),
     sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
+    # The space of what is deleted by age or size is to be found again soon.
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
 )
 feedback = sa.Table(
     "feedback",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", Key, primary_key=True, autoincrement=True),
     # Unique together with the model that the prediction turns out to be of: two services may both count from 1.
     sa.Column("prediction_id", sa.Text, index=True),
     sa.Column("joined", sa.Boolean, nullable=False),
@@ -71,12 +73,13 @@ feedback = sa.Table(
     sa.Index("feedback_released", "released", "model"),
     sa.Index("feedback_review", "verdict", "status", "model", "created"),
     sa.Index("feedback_waiting", "joined", "updated"),
+    sa.Index("feedback_dataset", "model", "status", "id"),
 )
 history = sa.Table(
     "feedback_history",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("feedback_id", sa.Integer, nullable=False, index=True),
+    sa.Column("id", Key, primary_key=True, autoincrement=True),
+    sa.Column("feedback_id", Key, nullable=False, index=True),
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("label", sa.Text),
@@ -89,8 +92,8 @@ history = sa.Table(
 decisions = sa.Table(
     "decisions",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("feedback_id", sa.Integer, nullable=False, index=True),
+    sa.Column("id", Key, primary_key=True, autoincrement=True),
+    sa.Column("feedback_id", Key, nullable=False, index=True),
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("reviewer", sa.Text),
     sa.Column("status", sa.Text, nullable=False),
@@ -100,8 +103,10 @@ decisions = sa.Table(
 windows = sa.Table(
     "windows",
     metadata,
+    sa.Column("replica", sa.Text, primary_key=True),
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("saved", sa.Float, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 draws = sa.Table(
@@ -136,10 +141,56 @@ sa.Index(
     sqlite_where=relabelled,
     postgresql_where=relabelled,
 )
+releases = sa.Table(
+    "releases",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("examples", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("by", sa.Text),
+    sa.Column("lineage", sa.Text, nullable=False),
+    # Whose chunks; and whether its examples are marked as released, which comes after.
+    sa.Column("build", sa.Text, nullable=False),
+    sa.Column("marked", sa.Boolean, nullable=False),
+)
+release_chunks = sa.Table(
+    "release_chunks",
+    metadata,
+    sa.Column("build", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
 
 
 COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
 """What a row of `prediction_rows` holds, in order."""
+
+_NAMES = ", ".join(COLUMNS)
+# Rows go to the driver as they are: no statement is compiled for them.
+_INSERT = f"INSERT INTO predictions ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 (names of ours)
+_COPY = f"COPY predictions ({_NAMES}) FROM STDIN"
+
+
+def insert_predictions(connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write rows of `COLUMNS`, the fast way of each database."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_INSERT, list(rows))
+        return
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        if driver.closed:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError(_COPY, None, error, connection_invalidated=bool(driver.closed)) from None
 
 
 def prediction_rows(
@@ -164,13 +215,13 @@ def prediction_rows(
     segments
         The name of each one's segment, where the model has segments.
     """
-    day, version = int(received // 86400), events[0].version or NO_VERSION
+    day, version = int(received // 86400), storable(events[0].version or NO_VERSION)
     labels = {event.prediction for event in events}
     spelt = {(type(label), label): spelling(label) for label in labels}
     return [
         (
             day,
-            event.id,
+            storable(event.id or ""),
             event.model,
             version,
             event.time.timestamp() if event.time else received,
@@ -208,55 +259,22 @@ def spelling(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def check_url(url: str) -> sa.URL:
-    """The parts of a database's URL.
-
-    Raises
-    ------
-    StoreError
-        When it is none, or of a database that is not supported.
-    """
-    try:
-        address = sa.make_url(url)
-        kind = address.get_backend_name()
-    except (sa.exc.ArgumentError, ValueError):
-        raise StoreError("store.url: expected sqlite:///PATH") from None  # not quoted: it may hold a password
-    if kind != "sqlite" or not address.database or address.database == ":memory:":
-        raise StoreError(f"store.url: expected sqlite:///PATH, got {address!r}")
-    return address
-
-
-def open_engine(url: str) -> sa.Engine:
-    """Open the database of an SQLAlchemy URL; its folder is made.
-
-    Raises
-    ------
-    StoreError
-        When it is of a kind that is not supported.
-    """
-    address = check_url(url)
-    if address.database:
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(address, connect_args={"timeout": 10, "check_same_thread": False})
-
-    @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
-
-
 def find_prediction(connection: sa.Connection, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
     """The first prediction of that identifier, of any model if ``model`` is None; looked up day by day."""
-    # Two queries: the least and the greatest together would read the whole index.
-    first = connection.execute(sa.select(sa.func.min(predictions.c.day))).scalar()
-    last = connection.execute(sa.select(sa.func.max(predictions.c.day))).scalar()
-    if first is None or last is None:
+    # Each in a query of its own: the least and the greatest of one would read the whole index.
+    least, greatest = (sa.select(f(predictions.c.day)).scalar_subquery() for f in (sa.func.min, sa.func.max))
+    first, last = connection.execute(sa.select(least, greatest)).one()
+    if first is None:
         return None
     chosen = predictions.c.day.in_(range(last, first - 1, -1)) & (predictions.c.id == prediction_id)
     if model is not None:
         chosen &= predictions.c.model == model
-    query = sa.select(predictions).where(chosen).order_by(predictions.c.seq).limit(1)
+    # Not by seq alone: PostgreSQL could take that for a reason to read the whole table in its order.
+    query = sa.select(predictions).where(chosen).order_by(predictions.c.day, predictions.c.seq).limit(1)
     found: Mapping[str, Any] | None = connection.execute(query).mappings().first()  # type: ignore[assignment]
     return found
+
+
+def storable(text: str) -> str:
+    """A text as both databases can keep it: PostgreSQL takes no NUL."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text

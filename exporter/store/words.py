@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from exporter.events import NO_VERSION, Feedback
-from exporter.store.schema import COLUMNS, feedback, find_prediction, history, spelling
+from exporter.store.engine import is_shared
+from exporter.store.schema import COLUMNS, feedback, find_prediction, history, spelling, storable
 
 MAX_WAITING = 100_000
 """Identifiers of unjoined feedback kept in memory; past it the database is asked for each group."""
+FEW = 500
+"""As many that wait are looked through before a group's own identifiers are asked for."""
 Redact = Callable[[str, str | None], str | None]
-"""Takes a model and the JSON of inputs; the JSON without what must not be stored."""
+"""Takes a model and the JSON of inputs; the JSON as feedback keeps it, without what must not be stored."""
 _ID, _MODEL = COLUMNS.index("id"), COLUMNS.index("model")
 
 
@@ -60,9 +63,11 @@ class Words:
 
     def __init__(self, connection: sa.Connection, redact: Redact) -> None:
         self._redact = redact
+        self._shared = is_shared(connection)
         query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(MAX_WAITING + 1)
-        self._waiting = set(connection.execute(query).scalars())
-        self._all_known = len(self._waiting) <= MAX_WAITING
+        # In a shared database others' feedback waits too: it is asked for each group.
+        self._waiting = set() if self._shared else set(connection.execute(query).scalars())
+        self._all_known = not self._shared and len(self._waiting) <= MAX_WAITING
 
     def take(
         self, connection: sa.Connection, words: Sequence[Feedback], key: str | None, verdicts: list[Verdict]
@@ -72,7 +77,7 @@ class Words:
         Parameters
         ----------
         connection
-            In a transaction.
+            In a transaction, the only one that writes.
         words
             The words, checked.
         key
@@ -87,7 +92,10 @@ class Words:
 
     def _take_one(self, connection: sa.Connection, word: Feedback, key: str | None, verdicts: list[Verdict]) -> Word:
         now = time.time()
-        said = {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
+        word.prediction_id, word.version, user, comment = map(
+            _storable, (word.prediction_id, word.version, word.user, word.comment)
+        )
+        said = {"verdict": word.verdict, "label": spelling(word.label), "user": user, "comment": comment}
         if key is not None and (before := _retried(connection, key)):
             same = before["prediction_id"] == word.prediction_id and all(before[k] == v for k, v in said.items())
             return Word(before["feedback_id"], word.prediction_id, before["verdict"], before["joined"], True, not same)
@@ -132,6 +140,8 @@ class Words:
             return row | spoken | {"inputs": inputs or None, "predicted": now}
         if prediction := find_prediction(connection, word.prediction_id, word.model):
             return row | self._snapshot(prediction)
+        if self._shared:
+            return row
         if len(self._waiting) < MAX_WAITING:
             self._waiting.add(word.prediction_id)
         else:
@@ -150,11 +160,13 @@ class Words:
         rows: dict[str, list[Sequence[Any]]] = {}
         for row in group:
             rows.setdefault(row[_ID], []).append(row)
-        ids = [name for name in rows if name in self._waiting] if self._all_known else list(rows)
+        ids = [name for name in rows if name in self._waiting] if self._all_known else _waiting(connection, rows)
         left: set[str] = set()
         for start in range(0, len(ids), 500):
             chosen = feedback.c.prediction_id.in_(ids[start : start + 500]) & ~feedback.c.joined
-            for known in connection.execute(sa.select(feedback).where(chosen)).mappings().all():
+            # Another exporter may have got the same prediction: what it joins in this moment is its own.
+            waiting = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
+            for known in connection.execute(waiting).mappings().all():
                 of = [row for row in rows[known["prediction_id"]] if known["model"] in {None, row[_MODEL]}]
                 if not of:
                     left.add(known["prediction_id"])
@@ -176,6 +188,18 @@ class Words:
     def settled(self, ids: set[str]) -> None:
         """Forget identifiers once their join is committed."""
         self._waiting -= ids
+
+
+def _waiting(connection: sa.Connection, ids: Collection[str]) -> list[str]:
+    """Of the identifiers those that feedback may wait for."""
+    # Usually little waits, and one look tells what; else the group's identifiers are looked up one by one.
+    few = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(FEW + 1)
+    found = connection.execute(few).scalars().all()
+    return list(ids) if len(found) > FEW else [name for name in found if name in ids]
+
+
+def _storable(text: str | None) -> str | None:
+    return text and storable(text)
 
 
 def _retried(connection: sa.Connection, key: str) -> Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from exporter.runtime import Exporter
-from exporter.web import api, corrections, drift, operations, pages, wire
+from exporter.web import access, api, corrections, dataset, drift, operations, pages, review, wire
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import http_error
@@ -17,10 +17,10 @@ from exporter.web.problems import http_error
 log = logging.getLogger(__name__)
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # no-referrer would make browsers hide the Origin of our own forms
 }
 
 
@@ -37,14 +37,17 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    access.install(app)
     inbox = Inbox()
     ingest = ingest or Ingest(exporter)
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))
     app.register_blueprint(wire.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter))
+    app.register_blueprint(dataset.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(pages.blueprint(exporter, inbox))
     app.register_blueprint(drift.blueprint(exporter))
+    app.register_blueprint(review.blueprint(exporter))
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:

@@ -14,11 +14,14 @@ from exporter.profile import Feature
 from exporter.reading import WindowReading
 
 DEFAULT_THRESHOLD = 0.3
-"""Of the two alerts below, in nats, where the configuration sets none; the rules have the same."""
+"""Of the three alerts below, in nats, where the configuration sets none; the rules have the same."""
 FEATURE_ALERT = "ModelFeatureDrift"
 PREDICTION_ALERT = "ModelPredictionDrift"
-PREDICTION = "(prediction)"
-"""Stands for the prediction where a feature is named."""
+CONFIDENCE_ALERT = "ModelConfidenceDrift"
+PREDICTION, CONFIDENCE = "(prediction)", "(confidence)"
+"""Stand for what the model gave where a feature is named."""
+OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
+_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Change:
     Attributes
     ----------
     name
-        The feature, or `PREDICTION`.
+        The feature, `PREDICTION` or `CONFIDENCE`.
     trained, live
         Values in each bin, shape ``(K,)``.
     weight
@@ -66,6 +69,11 @@ class Change:
         return float(_badness(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
 
     @property
+    def unvaried(self) -> bool:
+        """Whether all values lie in the one bin of training: a constant has no noise, so any score is above it."""
+        return bool(np.count_nonzero(self.trained) == 1 and self.live[self.trained > 0].sum() == self.live.sum())
+
+    @property
     def status(self) -> str:
         """``empty``, ``few`` (values), ``drifted``, ``slight`` (below the threshold) or ``same``."""
         if not self.observations:
@@ -74,6 +82,8 @@ class Change:
             return "drifted"
         if self.noise >= self.threshold:
             return "few"
+        if self.unvaried:
+            return "same"
         return "slight" if self.score > self.noise else "same"
 
 
@@ -87,14 +97,15 @@ def threshold(model: ModelConfig, name: str) -> float:
 
 
 def targets(layout: Layout) -> list[str]:
-    """Names of the targets, the prediction last."""
-    return [*layout.names, *([PREDICTION] if layout.profile.prediction else [])]
+    """Names of the targets, the prediction and the confidence last."""
+    outputs = ((PREDICTION, layout.prediction), (CONFIDENCE, layout.confidence))
+    return [*layout.names, *(name for name, place in outputs if place is not None)]
 
 
 def thresholds(model: ModelConfig, names: list[str]) -> Floats:
     """Thresholds of the targets in nats, shape ``(T,)``."""
-    prediction = model.alerts.get(PREDICTION_ALERT, DEFAULT_THRESHOLD)
-    return np.array([prediction if name == PREDICTION else threshold(model, name) for name in names])
+    outputs = {name: model.alerts.get(alert, DEFAULT_THRESHOLD) for name, alert in _ALERTS.items()}
+    return np.array([outputs[name] if name in outputs else threshold(model, name) for name in names])
 
 
 def _badness(score: Floats, noise: Floats, limits: Floats) -> Floats:
@@ -138,7 +149,7 @@ def _change(layout: Layout, reading: WindowReading, place: int, limits: Floats) 
     return Change(
         name=names[place],
         place=place,
-        alert=PREDICTION_ALERT if names[place] == PREDICTION else FEATURE_ALERT,
+        alert=_ALERTS.get(names[place], FEATURE_ALERT),
         target=target,
         trained=trained,
         live=live,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from exporter.config import sampled
 from exporter.errors import EventError, StoreError
@@ -23,11 +23,15 @@ _Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
-    """What a reviewer sends; a label that is absent, or null, stays what it was."""
+    """What a reviewer sends; a label that is absent, or null, stays what it was.
+
+    ``reviewer`` names an annotator of Label Studio, which no user of the web configuration can be called.
+    """
 
     status: Literal["accepted", "pending", "rejected"]
     revision: _Whole
     label: Label = None
+    reviewer: Annotated[str, msgspec.Meta(pattern="^label-studio:", max_length=200)] | None = None
 
 
 class VerdictOn(Verdict, forbid_unknown_fields=True, kw_only=True):
@@ -125,7 +129,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if wish.version is not None and "\0" in wish.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
         chosen = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None)
-        drawn = draw(exporter.store, chosen, wish.count, _reviewer(), exporter.redact)
+        drawn = draw(exporter.store, chosen, wish.count, g.user, exporter.snapshot)
         return Reply(201, msgspec.json.encode({"drawn": drawn})).flask()
 
     return routes
@@ -140,10 +144,6 @@ def _too_late(known: dict[str, Any]) -> str:
         f"another reviewer was first: it is {known['status']} since revision {known['revision']}; "
         "look at it, and decide again on that revision"
     )
-
-
-def _reviewer() -> str | None:
-    return request.authorization.username if request.authorization else None
 
 
 def _document() -> Any:
@@ -162,4 +162,4 @@ def _decoded(kind: type[Any], document: Any) -> Any:
 
 
 def _decision(verdict: Verdict) -> Decision:
-    return Decision(verdict.status, spelling(verdict.label), verdict.revision, _reviewer())
+    return Decision(verdict.status, spelling(verdict.label), verdict.revision, verdict.reviewer or g.user)

@@ -13,7 +13,7 @@ from exporter.monitor import Monitor
 from exporter.runtime import Exporter
 from exporter.validation import shown, suggestion
 from exporter.web import charts
-from exporter.web.changes import PREDICTION, Change, changes
+from exporter.web.changes import OUTPUTS, Change, changes
 from exporter.web.sentences import sentence, share
 
 SHOWN = 40
@@ -66,7 +66,7 @@ def _chosen(exporter: Exporter, monitors: list[Monitor], now: float) -> dict[str
         _check("version", version, versions, f"of {context['model']} has sent a prediction since the exporter started")
         monitors = [monitor for monitor in monitors if monitor.version == version]
     if not monitors:
-        profiled = context["model"] in exporter.pipeline.monitors.layouts
+        profiled = bool(exporter.pipeline.monitors.layouts_of(context["model"]))
         return {**context, "silent": True, "profiled": profiled}
     monitor = max(monitors, key=lambda one: (one.layout is not None, one.last_used))
     context |= {"monitor": monitor, "model": monitor.config.name, "version": monitor.version}
@@ -94,7 +94,7 @@ def _chosen(exporter: Exporter, monitors: list[Monitor], now: float) -> dict[str
         "chosen": chosen and {**_row(chosen, ages, scores, charts.APART), "table": charts.table(chosen)},
         "drifted": sum(change.status == "drifted" for change in found),
         "status": STATUS,
-        "prediction": PREDICTION,
+        "outputs": OUTPUTS,
         "time": datetime.now(UTC),
     }
 

@@ -12,7 +12,8 @@ import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError
 from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model
-from exporter.pipeline import decode_inputs, make_id, without
+from exporter.images import image_inputs
+from exporter.pipeline import as_stored, decode_inputs, make_id
 from exporter.runtime import Exporter
 from exporter.store import Word
 from exporter.store.schema import spelling
@@ -219,14 +220,17 @@ class Ingest:
             self._exporter.health.rejected.labels(reason).inc(times)
 
     def _redact(self, words: Sequence[Feedback]) -> None:
-        """Take out of words' inputs what must not be stored."""
+        """Take out of words' inputs what must not be stored; images become PNG."""
         config, models = self._exporter.config, self._exporter.pipeline.monitors.models
         for word in words:
             if word.prediction_id is not None or config.store.inputs == "none":
                 word.inputs = msgspec.Raw()
-            elif word.model is not None and (redacted := models[word.model].redact):
-                inputs = decode_inputs([bytes(memoryview(word.inputs))])
-                word.inputs = msgspec.Raw(msgspec.json.encode(without(inputs[0], redacted)) if inputs else b"")
+            elif word.model is not None:
+                model, layout = models[word.model], self._exporter.pipeline.monitors.layouts.get(word.model)
+                images = image_inputs(model, layout.profile if layout else None)
+                if model.redact or images:
+                    raw = [bytes(memoryview(word.inputs))]
+                    word.inputs = msgspec.Raw(as_stored(raw, decode_inputs(raw), model.redact, images)[0])
 
     def _check_prediction(self, event: Prediction) -> None:
         models = self._exporter.pipeline.monitors.models

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, abort, render_template
 
 from exporter.counters import DURATION_BUCKETS
+from exporter.errors import StoreError
 from exporter.monitor import Monitor
 from exporter.runtime import Exporter
-from exporter.web.changes import PREDICTION, worst
+from exporter.web.changes import OUTPUTS, worst
 from exporter.web.inbox import Alert, Inbox, is_shown, words
 from exporter.web.sentences import number
 
@@ -21,6 +23,8 @@ LAYERS = ("system", "data", "business", "exporter")
 SEVERITIES = ("critical", "warning", "info")
 UNWATCHED_SECONDS = 120.0
 """So long after the last scrape nobody knows any more whether an alert should fire."""
+CORRECTION_WINDOW = timedelta(minutes=65)
+"""What ModelCorrectionRatioHigh looks back on once it fires: an hour, and the five minutes that it waited."""
 RUNBOOKS = Path(__file__).with_name("runbooks")
 
 
@@ -31,6 +35,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(below)
+    routes.add_app_template_global(mistakes)
 
     @routes.get("/")
     def home() -> str:
@@ -47,7 +52,8 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             unwatched=unwatched(exporter.last_scrape, now),
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=exporter.exposition.machine(),
-            prediction=PREDICTION,
+            outputs=OUTPUTS,
+            pending=_pending(exporter),
             nan=math.nan,
         )
 
@@ -111,6 +117,35 @@ def unwatched(last_scrape: float | None, now: float) -> str | None:
         return "not watched: no scrape yet"
     since = now - last_scrape
     return f"no scrape for {since // 60:.0f} minutes" if since > UNWATCHED_SECONDS else None
+
+
+def _pending(exporter: Exporter) -> dict[str, int] | None:
+    """Corrections that wait for review, by configured model; None while the database cannot say."""
+    try:
+        pending = exporter.store.review_state().pending
+    except StoreError:
+        return None
+    return {name: pending[name] for name in exporter.pipeline.monitors.models if pending.get(name)}
+
+
+def mistakes(alert: Alert) -> dict[str, str] | None:
+    """The parameters of the review page that show the mistakes behind an alert; None where there are none.
+
+    >>> labels = {"alertname": "ModelCorrectionRatioHigh", "model": "digits", "version": "3"}
+    >>> mistakes(Alert("firing", labels, starts_at="2026-11-24T10:05:00Z"))
+    {'model': 'digits', 'version': '3', 'since': '2026-11-24T09:00:00Z'}
+    """
+    name, model = alert.labels.get("alertname"), alert.labels.get("model", "")
+    if name == "ModelReviewBacklog":
+        return {"model": model}
+    if name != "ModelCorrectionRatioHigh":
+        return None
+    found = {"model": model, "version": alert.labels.get("version", "")}
+    try:
+        began = datetime.fromisoformat(alert.starts_at)
+    except ValueError:
+        return found
+    return found | {"since": (began - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")}
 
 
 def _state(layer: str, firing: list[Alert]) -> str:

@@ -97,7 +97,7 @@ def cursor(order: str, place: Place) -> str:
 
 def marked(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
     """A correction's document with ``new_label``: whether training never saw such a prediction."""
-    layout = exporter.pipeline.monitors.layouts.get(correction["model"])
+    layout = exporter.pipeline.monitors.layout(correction["model"], correction["version"])
     return {**correction, "new_label": is_new(layout, correction["label"])}
 
 

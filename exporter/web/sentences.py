@@ -62,6 +62,8 @@ def sentence(change: Change) -> str:
     if change.status == "few":
         many = "1 value is" if change.observations == 1 else f"{change.observations:,} values are"
         return f"{many} too few to say: sampling alone explains {number(change.noise)}."
+    if change.unvaried:
+        return "Always the same, as in training."
     if change.status == "same":
         return "No more change than sampling explains."
     least = TELLING * change.weight.sum()
@@ -79,7 +81,7 @@ def _clauses(change: Change) -> Iterator[Clause]:
         if live[place] > trained[place]:
             text = f"{share(live[place])} of the values are {what}; in training {_were(trained[place])}"
             yield change.weight[place], text
-        else:
+        elif trained[place]:
             verb = f"are {what}" if live[place] else f"is {what}"
             now = share(live[place]) if live[place] else "none"
             yield change.weight[place], f"{now} {verb}; in training {share(trained[place])} of the values were"

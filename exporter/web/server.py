@@ -1,8 +1,8 @@
 """The front door: one event loop reads every request, whole and bounded, before a thread sees it.
 
 ``POST /v1/predictions`` is answered on the loop itself, without a framework. All other routes go
-to the Flask application in threads, in three groups so that none can starve another: scrapes and
-health, feedback, and the rest. A slow client costs a coroutine, never a thread.
+to the Flask application in threads, in four groups so that none can starve another: scrapes and
+health, feedback, datasets, and the rest. A slow client costs a coroutine, never a thread.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from exporter.errors import ConfigError, StackError
+from exporter.errors import ConfigError, StackError, StoreError
 from exporter.runtime import Exporter
+from exporter.tokens import Caller
+from exporter.web.access import CALLER, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
 from exporter.web.api import NDJSON
 from exporter.web.app import create_app
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, problem
+from exporter.web.streaming import STREAMED, STREAMS, Streamed, pour
 from exporter.web.wire import COMPRESSED, PATHS
 from exporter.webconfig import WebConfig
 
@@ -53,6 +56,7 @@ STOP_SECONDS = 5.0
 WAITING = 1000
 """Requests that may wait for a thread of their group."""
 
+_MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
 _Result = TypeVar("_Result")
 
 
@@ -73,6 +77,10 @@ class Group:
         finally:
             self._waiting -= 1
 
+    async def step(self, call: Callable[[], _Result]) -> _Result:
+        """Go on in one of the threads with what was begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
     def close(self) -> None:
         """End the threads once they have finished what they do."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -86,7 +94,7 @@ class FrontDoor:
     exporter
         What it serves.
     web
-        TLS and users.
+        TLS, users and tokens.
     """
 
     def __init__(self, exporter: Exporter, web: WebConfig) -> None:
@@ -97,10 +105,11 @@ class FrontDoor:
         self._operations = Group("operations", 2)
         self._feedback = Group("feedback", 32)
         self._rest = Group("pages", 4)
+        self._dataset = Group("dataset", 2)
         self._wire = Group("wire", 2)
         self._passwords = Group("passwords", 1)
         self._large = Group("large", 1)
-        self._inflight = 0
+        self._inflight = self._streams = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
@@ -110,34 +119,52 @@ class FrontDoor:
         except Exception:
             log.exception("%s %s", scope.method, scope.path)
             reply = problem(500, "something went wrong here; the exporter's log says what")
+        if isinstance(reply, Streamed):
+            if self._streams < STREAMS:
+                self._streams += 1
+                try:
+                    await pour(scope, protocol, reply, self._dataset.step)
+                finally:
+                    self._streams -= 1
+                return
+            await self._dataset.step(reply.close)
+            reply = problem(503, f"{STREAMS} exports are being sent, try again", headers=(("Retry-After", "5"),))
         headers = [("content-type", reply.content_type), *reply.headers]
         body = b"" if scope.method == "HEAD" else reply.body
         protocol.response_bytes(reply.status, headers, body)
 
-    async def _answer(self, scope: Any, protocol: Any) -> Reply:
+    async def _answer(self, scope: Any, protocol: Any) -> Reply | Streamed:
         headers = scope.headers
-        if self._web.users and not await self._authenticated(headers.get("authorization")):
-            realm = (("WWW-Authenticate", 'Basic realm="model-exporter"'),)
-            return problem(401, "a user and a password of the web configuration are needed", headers=realm)
+        if refused := foreign(scope.method, headers):
+            return refused
+        caller: Caller | None = None
+        if self._web.guarded and not (self._web.open_metrics and scope.path in OPEN and scope.method in SAFE):
+            authorization = headers.get("authorization")
+            known = self._web.remembered(authorization) or await self._caller(authorization)
+            if isinstance(known, Reply):
+                return known
+            caller = known
         length = headers.get("content-length")
         if length is None and headers.get("transfer-encoding") is None:
-            return await self._handle(scope, b"")
+            return await self._handle(scope, b"", caller)
         held = min(MAX_BODY if length is None else int(length), MAX_BODY)
         if self._inflight + held > INFLIGHT_BYTES:
             return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
         self._inflight += held  # until it is answered: a body that waits for a thread takes memory, too
         try:
             body = await self._body(protocol, length)
-            return body if isinstance(body, Reply) else await self._handle(scope, body)
+            return body if isinstance(body, Reply) else await self._handle(scope, body, caller)
         finally:
             self._inflight -= held
 
-    async def _handle(self, scope: Any, body: bytes) -> Reply:
+    async def _handle(self, scope: Any, body: bytes, caller: Caller | None) -> Reply | Streamed:
         headers = scope.headers
         encoding = headers.get("content-encoding", "identity")
         if body and encoding != "identity" and not (encoding == "gzip" and scope.path in COMPRESSED):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if scope.path == "/v1/predictions" and scope.method == "POST":
+            if caller and (refused := forbidden(caller, UNSAFE[PREDICTIONS])):
+                return refused
             lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
             ids = bool(scope.query_string) and ("ids", "1") in parse_qsl(scope.query_string)
             key = headers.get("idempotency-key")
@@ -145,18 +172,24 @@ class FrontDoor:
                 return self._ingest.predictions(body, lines, key, ids)
             return await self._large.run(lambda: self._ingest.predictions(body, lines, key, ids))
         environ = _environ(scope, body)
+        if caller:
+            environ[CALLER] = caller
         return await self._group(scope.path).run(lambda: call(self._app, environ))
 
-    async def _authenticated(self, header: str | None) -> bool:
-        # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
-        remembered = self._web.remembered(header)
-        return remembered or await self._passwords.run(lambda: self._web.authenticated(header)) is True
+    async def _caller(self, header: str | None) -> Caller | Reply:
+        caller: Caller | Reply | None = None
+        if header and header[:6].lower() == "basic ":
+            # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
+            caller = await self._passwords.run(lambda: self._web.authenticated(header))
+        return caller or problem(401, self._web.wanted, headers=self._web.challenges)
 
     def _group(self, path: str) -> Group:
         if path == "/metrics" or path.startswith("/-/"):
             return self._operations
         if path in {"/v1/feedback", "/v1/seldon/feedback"}:
             return self._feedback
+        if path.startswith("/v1/dataset"):
+            return self._dataset
         return self._wire if path.startswith(PATHS) else self._rest
 
     async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
@@ -194,7 +227,8 @@ class FrontDoor:
 
     def close(self) -> None:
         """End the threads."""
-        for group in (self._operations, self._feedback, self._rest, self._wire, self._passwords, self._large):
+        groups = (self._operations, self._feedback, self._rest, self._dataset, self._wire, self._passwords, self._large)
+        for group in groups:
             group.close()
 
 
@@ -215,15 +249,17 @@ async def _bounded(protocol: Any) -> bytes | None:
     return b"".join(parts) if size <= MAX_BODY else None
 
 
-def call(app: Flask, environ: dict[str, Any]) -> Reply:
-    """Run a WSGI application to its end."""
+def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
+    """Run a WSGI application to its end; to the first chunk, where the answer is marked to be streamed."""
     answered: list[Any] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
         answered[:] = [int(status.split(maxsplit=1)[0]), headers]
         return answered.append
 
-    chunks = app(environ, start_response)
+    chunks: Any = app(environ, start_response)
+    if environ.get(STREAMED) and environ["REQUEST_METHOD"] != "HEAD":
+        return _begun(chunks, *answered)
     try:
         body = b"".join(chunks)
     finally:
@@ -231,8 +267,22 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply:
             chunks.close()
     status, headers = answered
     content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
-    rest = tuple((name, value) for name, value in headers if name.lower() not in {"content-type", "content-length"})
+    said = {"content-type"} if environ["REQUEST_METHOD"] == "HEAD" and environ.get(STREAMED) else _MEASURED
+    rest = tuple((name, value) for name, value in headers if name.lower() not in said)
     return Reply(status, body, rest, content_type)
+
+
+def _begun(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply | Streamed:
+    try:
+        return Streamed(
+            status, [(name.lower(), value) for name, value in headers], next(chunks, b""), chunks, chunks.close
+        )
+    except StoreError as error:
+        chunks.close()
+        return problem(503, str(error), headers=(("Retry-After", "5"),))
+    except Exception:
+        chunks.close()
+        raise
 
 
 def _environ(scope: Any, body: bytes) -> dict[str, Any]:

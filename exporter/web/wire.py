@@ -78,9 +78,9 @@ class Wire:
         """``POST /v2/models/<model>/infer``: requests with their responses."""
 
         def decode() -> Iterator[EventError | Callable[[], _Decoded]]:
-            known = self._known(model)
+            self._known(model)
             for item in items(body, lines):
-                yield item if isinstance(item, EventError) else partial(_exchanged, known, item, version)
+                yield item if isinstance(item, EventError) else partial(self._exchanged, model, item, version)
 
         return self._take("infer", body, decode, lines or body.lstrip()[:1] == b"[", ids)
 
@@ -167,17 +167,21 @@ class Wire:
         first, last = (one, two) if one.side == "request" else (two, one)
         seconds = (last.time - first.time).total_seconds() if first.time and last.time else -1.0
         inputs, outputs = read_request(_plain(first.body), first.head), read_response(_plain(last.body), last.head)
-        known = self._known(outputs.model, *first.names)
+        known = self._known(outputs.model, *first.names, version=outputs.version)
         named = outputs.id if outputs.columns and outputs.columns[0].name in messages.MEMBERS else None
         exchange = Exchange(
             inputs, outputs, named or first.id, time=first.time, duration_seconds=seconds if seconds >= 0 else None
         )
         return predictions(known, exchange)
 
-    def _known(self, *names: str | None) -> Known:
+    def _exchanged(self, model: str, item: Any, version: str | None) -> _Decoded:
+        exchange = read_pair(item, version)
+        return predictions(self._known(model, version=exchange.version or exchange.response.version), exchange)
+
+    def _known(self, *names: str | None, version: str | None = None) -> Known:
         monitors = self._exporter.pipeline.monitors
         config = resolve(monitors.models, names)
-        layout = monitors.layouts.get(config.name)
+        layout = monitors.layout(config.name, version or "") or next(iter(monitors.layouts_of(config.name)), None)
         return Known(config, layout.profile if layout else None)
 
     def _only(self) -> Known | None:
@@ -198,10 +202,6 @@ def _plain(body: bytes) -> bytes:
 def _check_count(events: list[Prediction]) -> None:
     if len(events) > MAX_ROWS:
         raise EventError("", f"expected at most {MAX_ROWS} predictions: send them in several requests", "too_large")
-
-
-def _exchanged(known: Known, item: Any, version: str | None) -> _Decoded:
-    return predictions(known, read_pair(item, version))
 
 
 def _decoded(one: EventError | Callable[[], _Decoded], place: int) -> _Decoded:

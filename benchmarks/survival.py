@@ -1,0 +1,220 @@
+"""What the survival benchmarks share: an exporter under load, clients that repeat until answered, and the books."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from timing import free_port
+
+from exporter.config import StoreConfig
+from exporter.store.engine import open_engine
+from exporter.store.schema import feedback, history, predictions
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from postgres import Postgres, running
+
+__all__ = ["Books", "Clients", "Exporter", "Postgres", "database"]
+
+
+@contextlib.contextmanager
+def database(kind: str, folder: Path) -> Iterator[tuple[str, Postgres | None]]:
+    """The URL of an empty database of a kind, and its server."""
+    if kind == "postgresql":
+        with running() as server:
+            yield server.url(), server
+    else:
+        yield f"sqlite:///{folder / 'store.db'}", None
+
+
+class Exporter:
+    """An exporter of the model m."""
+
+    def __init__(self, folder: Path, url: str, name: str = "one") -> None:
+        self.port = free_port()
+        folder = folder / name
+        folder.mkdir()
+        config = {"models": [{"name": "m"}], "store": {"url": url, "replica": name}}
+        (folder / "exporter.yml").write_text(json.dumps(config))
+        self._folder = folder
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start, and wait until it is ready."""
+        command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={self._folder}/exporter.yml"]
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, f"--web.listen-address=127.0.0.1:{self.port}"], stdout=log, stderr=log
+            )
+        while True:
+            if self.process.poll() is not None:
+                raise SystemExit((self._folder / "log").read_text()[-3000:])
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.ask("GET", "/-/ready")[0] == 200:
+                    return
+            time.sleep(0.02)
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, http.client.HTTPMessage]:
+        """A request on a connection of its own."""
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            client.request(method, path, body, headers or {})
+            answer = client.getresponse()
+            return answer.status, answer.read(), answer.headers
+        finally:
+            client.close()
+
+    def metrics(self) -> dict[str, float]:
+        """The exposition's samples, added up over labels."""
+        found: Counter[str] = Counter()
+        for line in self.ask("GET", "/metrics")[1].decode().splitlines():
+            if not line.startswith("#"):
+                series, _, value = line.rpartition(" ")
+                found[series.partition("{")[0]] += float(value)  # type: ignore[assignment]
+        return dict(found)
+
+
+class Clients:
+    """Services that send predictions, and users who correct them, until told to stop.
+
+    Every user repeats a request with the same key until it is answered, and now and then after that, too: as a
+    client does whose answer was lost.
+
+    Parameters
+    ----------
+    exporters
+        Where to: any of them, each time anew.
+    users
+        How many at the same time.
+    rate
+        Predictions a second.
+    """
+
+    def __init__(self, exporters: Sequence[Exporter], users: int, rate: float) -> None:
+        self._exporters = exporters
+        self._rate = rate
+        self._stop = threading.Event()
+        self._sent = 1
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._user, args=(number,)) for number in range(users)]
+        self._threads.append(threading.Thread(target=self._service))
+        self.accepted = self.refused = self.requests = 0
+        self.acknowledged: dict[str, tuple[str, str]] = {}
+        self.statuses: Counter[int] = Counter()
+        self.slowest = 0.0
+        self.without_retry_after = 0
+        self.last_acknowledged = time.monotonic()
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let every word be answered, and end."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _service(self) -> None:
+        batch = 50
+        following = time.monotonic()
+        while not self._stop.is_set():
+            events = [
+                {"id": f"p-{self._sent + place}", "model": "m", "version": "1", "prediction": "7", "confidence": 0.9}
+                for place in range(batch)
+            ]
+            try:
+                status, _, _ = random.choice(self._exporters).ask(
+                    "POST", "/v1/predictions", json.dumps(events).encode()
+                )
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.02)
+                continue
+            if status == 202:
+                self.accepted += batch
+                self._sent += batch
+            else:
+                self.refused += batch
+            following = max(following + batch / self._rate, time.monotonic() - 1)
+            time.sleep(max(following - time.monotonic(), 0))
+
+    def _user(self, number: int) -> None:
+        chance = random.Random(number)
+        said = 0
+        while not self._stop.is_set():
+            said += 1
+            key, label = f"{number}-{said}", str(chance.randrange(10))
+            # Mostly what was predicted a moment ago, sometimes what comes next; a few are corrected again.
+            name = f"p-{max(self._sent + chance.randrange(-200, 20), 1)}"
+            word = {"prediction_id": name, "verdict": "corrected", "label": label, "user": key}
+            again = 1 + (chance.random() < 0.1)
+            while again:
+                again -= self._say(key, word)
+            with self._lock:
+                self.acknowledged[key] = name, label
+
+    def _say(self, key: str, word: dict[str, Any]) -> bool:
+        begun = time.monotonic()
+        self.requests += 1
+        try:
+            status, _, headers = random.choice(self._exporters).ask(
+                "POST", "/v1/feedback", json.dumps(word).encode(), {"Idempotency-Key": key}
+            )
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.02)
+            return False
+        self.slowest = max(self.slowest, time.monotonic() - begun)
+        self.statuses[status] += 1
+        if status in {200, 201}:
+            self.last_acknowledged = time.monotonic()
+            return True
+        if status != 503:
+            raise AssertionError(f"unexpected answer {status}")
+        self.without_retry_after += headers["Retry-After"] is None
+        time.sleep(0.2)
+        return False
+
+
+class Books:
+    """What the database holds, beside what was acknowledged."""
+
+    def __init__(self, url: str, clients: Clients) -> None:
+        engine = open_engine(StoreConfig(url=url), 600)
+        with engine.connect() as connection:
+            words = connection.execute(
+                sa.select(history.c.idempotency_key, history.c.label, feedback.c.prediction_id).join(
+                    feedback, feedback.c.id == history.c.feedback_id
+                )
+            ).all()
+            ids = connection.execute(sa.select(feedback.c.prediction_id)).scalars().all()
+            stored, distinct = connection.execute(
+                sa.select(sa.func.count(), sa.func.count(sa.distinct(predictions.c.id)))
+            ).one()
+            of_unknown = sa.select(sa.func.count()).where(
+                ~feedback.c.joined, feedback.c.prediction_id.in_(sa.select(predictions.c.id))
+            )
+            self.unjoined = connection.execute(of_unknown).scalar_one()
+            self.corrected = connection.execute(
+                sa.select(sa.func.count()).select_from(feedback).where(feedback.c.counted)
+            ).scalar_one()
+        engine.dispose()
+        keys = Counter(key.removesuffix("/0") for key, _, _ in words)
+        there = {key.removesuffix("/0"): (name, json.loads(label)) for key, label, name in words}
+        self.lost = sum(there.get(key) != said for key, said in clients.acknowledged.items())
+        self.said_twice = sum(times > 1 for times in keys.values())
+        self.two_corrections = len(ids) - len(set(ids))
+        self.stored, self.stored_twice = stored, stored - distinct

@@ -1,0 +1,116 @@
+"""Bearer tokens by name, and the scopes that say what each may do."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from exporter.config import convert, load_yaml
+from exporter.errors import ConfigError
+from exporter.validation import shown, suggestion
+
+SCOPES = ("feedback", "ingest", "read", "review")
+"""What a token may be for."""
+USER = "user"
+"""What only a user with a password may: no token has this scope."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+
+
+class Caller(NamedTuple):
+    """Who asks: a user of the web configuration, or a token by its name."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+Tokens = dict[bytes, Caller]
+"""Who has which token, by the token's SHA-256."""
+
+
+class _Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    sha256: Any  # not typed, so that no message shows it: it may be the token itself
+    scopes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+
+
+def user(name: str) -> Caller:
+    """A user, who may everything."""
+    return Caller(name, frozenset((*SCOPES, USER)))
+
+
+def digest(token: str) -> bytes:
+    """What a token is known by."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def load(path: Path, users: Iterable[str] = ()) -> Tokens:
+    """Read a file of tokens.
+
+    Parameters
+    ----------
+    path
+        YAML: a list of ``name``, ``sha256`` and ``scopes``.
+    users
+        Names that are taken: a name in the history must be one person or one program.
+
+    Raises
+    ------
+    ConfigError
+        With the file, the key, and what is wrong with it.
+    """
+    raw = load_yaml(path)
+    return _checked([] if raw is None else raw, str(path), users)
+
+
+def _checked(document: Any, where: str, users: Iterable[str] = ()) -> Tokens:
+    names: dict[str, str] = dict.fromkeys(users, "a user of the web configuration")
+    places: dict[bytes, int] = {}
+    found: Tokens = {}
+    for index, token in enumerate(convert(document, tuple[_Token, ...], where)):
+        place = f"{where}: [{index}]"
+        if token.name in names:
+            detail = f"{shown(token.name)} is also {names[token.name]}; the history needs a name for each"
+            raise ConfigError(f"{place}.name: {detail}")
+        if not isinstance(token.sha256, str) or not _SHA256.fullmatch(token.sha256):
+            detail = "expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them"
+            size = f"; got {len(token.sha256)} characters" if isinstance(token.sha256, str) else ""
+            raise ConfigError(f"{place}.sha256: {detail}{size}")
+        key = bytes.fromhex(token.sha256)
+        if key in places:
+            raise ConfigError(f"{place}.sha256: is that of [{places[key]}]; each name needs a token of its own")
+        for number, scope in enumerate(token.scopes):
+            if scope not in SCOPES:
+                raise ConfigError(f"{place}.scopes[{number}]: {shown(scope)} is no scope; {suggestion(scope, SCOPES)}")
+        names[token.name], places[key] = f"the name of [{index}]", index
+        found[key] = Caller(token.name, frozenset(token.scopes))
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``token``."""
+    parser.add_argument("name", metavar="NAME", help="the program or person that will have it")
+    parser.add_argument(
+        "--scope", dest="scopes", action="append", required=True, choices=SCOPES, help="what it may do; repeatable"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make a token: the entry of the tokens file on standard output, the token itself on standard error."""
+    token = f"mex_{secrets.token_urlsafe(32)}"
+    entry = {"name": options.name, "sha256": digest(token).hex(), "scopes": list(dict.fromkeys(options.scopes))}
+    _checked([entry], "token")
+    for key, value in entry.items():
+        print("- " if key == "name" else "  ", key, ": ", json.dumps(value, ensure_ascii=False), sep="")
+    sys.stdout.flush()
+    print(f"The token, shown this once: {token}", file=sys.stderr)
+    return 0

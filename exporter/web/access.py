@@ -1,0 +1,101 @@
+"""Who may do what: a scope for each route, and no unsafe request from another site's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, g, request
+
+from exporter.tokens import USER, Caller
+from exporter.validation import shown
+from exporter.web.problems import Reply, problem
+
+CALLER = "exporter.caller"
+"""Where a request's WSGI environment has the `Caller`, if it was asked who it is."""
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing (RFC 9110)."""
+OPEN = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+"""What ``--web.open-metrics`` leaves to everybody: scrapes and probes."""
+PREDICTIONS = "POST /v1/predictions"
+UNSAFE = {
+    PREDICTIONS: "ingest",
+    "POST /v1/events": "ingest",
+    "POST /v1/notifications": "ingest",
+    "POST /v1/kserve": "ingest",
+    "POST /v1/logs": "ingest",
+    "POST /v1/traces": "ingest",
+    "POST /v2/models/<model>/infer": "ingest",
+    "POST /v2/models/<model>/versions/<version>/infer": "ingest",
+    "POST /v1/feedback": "feedback",
+    "POST /v1/seldon/feedback": "feedback",
+    "PATCH /v1/corrections": "review",
+    "PATCH /v1/corrections/<int:place>": "review",
+    "POST /v1/corrections/samples": "review",
+    "POST /v1/dataset/releases": "review",
+    "POST /review/decide": "review",
+    "POST /review/samples": "review",
+    "POST /-/reload": USER,
+    "PUT /-/reload": USER,
+}
+"""The scope of each route that changes something. One that is not here is for users only."""
+
+
+def scope(method: str, rule: str) -> str | None:
+    """What a caller needs for a route: one of `SCOPES`, `USER`, or None where a name is enough.
+
+    >>> scope("GET", "/drift"), scope("POST", "/v1/feedback"), scope("GET", "/-/ready")
+    ('read', 'feedback', None)
+    """
+    if method not in SAFE:
+        return UNSAFE.get(f"{method} {rule}", USER)
+    return None if rule in {"/-/healthy", "/-/ready"} else "read"
+
+
+def forbidden(caller: Caller, needed: str | None) -> Reply | None:
+    """Why a caller may not; None when it may."""
+    if needed is None or needed in caller.scopes:
+        return None
+    has = ", ".join(sorted(caller.scopes))
+    if needed == USER:
+        detail = f"only a user with a password may do this, not a token; {shown(caller.name)} is one"
+        return problem(403, detail)
+    detail = f"the token {shown(caller.name)} lacks the scope {needed}; it has {has}"
+    header = ("WWW-Authenticate", f'Bearer realm="model-exporter", error="insufficient_scope", scope="{needed}"')
+    return problem(403, detail, headers=(header,), scope=needed)
+
+
+def foreign(method: str, headers: Mapping[str, str]) -> Reply | None:
+    """Why a request is refused that another site's page made a browser send; None for all others.
+
+    A browser says where a request comes from in headers that no page can change. Programs send neither.
+    ``Sec-Fetch-Site`` says it best, but only to ``https`` and this machine; ``Origin`` must else have the
+    ``Host`` that was asked, whatever its scheme: TLS may end at a proxy.
+    """
+    if method in SAFE:
+        return None
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        own = site in {"same-origin", "none"}
+    else:
+        own = origin is None or origin.partition("://")[2].lower() == (headers.get("host") or "/").lower()
+    if own:
+        return None
+    return problem(
+        403,
+        f"a page of another origin ({shown(origin or site)}) sent this, and only this exporter's own pages may; "
+        "a program sends no Origin header, and a proxy passes the Host header on",
+    )
+
+
+def install(app: Flask) -> None:
+    """Check the scope of each request whose caller is known; ``flask.g.user`` is the caller's name, else None."""
+
+    @app.before_request
+    def _permit() -> Response | None:
+        caller: Any = request.environ.get(CALLER)
+        g.user = caller.name if caller else None
+        if caller is None or request.url_rule is None:
+            return None
+        refused = forbidden(caller, scope(request.method, request.url_rule.rule))
+        return refused.flask() if refused else None
