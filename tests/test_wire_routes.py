@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import CONFIG, Answer, Served, eventually, write_config
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.profile import save
 from exporter.runtime import Exporter
+from exporter.training import build_file
 from exporter.web import create_app
 from exporter.web.ingest import MAX_BODY
 
@@ -273,6 +276,25 @@ def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
         assert samples[f"model_confident_predictions_total{{{labels}}}"] == 1
     finally:
         server.stop()
+
+
+def test_a_version_with_a_profile_of_its_own(tmp_path: Path) -> None:
+    """Unnamed tensors of such a version go to the inputs of its own profile."""
+    columns = {"age": np.arange(100.0), "income": np.arange(100.0)}
+    np.savez(tmp_path / "two.npz", **columns)
+    save(build_file(tmp_path / "two.npz", name="credit"), tmp_path / "two.json")
+    path = write_config(
+        tmp_path, {"models": [{"name": "credit", "profile": "credit.json", "profiles": {"2": "two.json"}}]}
+    )
+    exporter = Exporter(path)
+    client = create_app(exporter).test_client()
+    for version in ("1", "2"):
+        pair = {"request": {"instances": [[41, 1000]]}, "response": [1], "model_version": version}
+        assert client.post("/v2/models/credit/infer", json=pair).status_code == 202
+    metrics = exporter.metrics("", [])[0].decode()
+    exporter.close()
+    assert 'model_feature_mean{model="credit",version="2",feature="income",window="5m"} 1000.0' in metrics
+    assert 'model_exporter_unknown_features_total{model="credit"} 1.0' in metrics
 
 
 PARTS = st.recursive(
