@@ -1,0 +1,413 @@
+"""What a panel looks like: colours, units, legends, words for no data. One place for all of them.
+
+Colour means state: green, blue, orange and red say ok, info, warning and critical, and a threshold is
+red because beyond it begins that state. Everything else is drawn in shades of one neutral blue, and
+what is compared with, in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from grafana_foundation_sdk.builders import (
+    barchart,
+    bargauge,
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models.common import (
+    BarGaugeDisplayMode,
+    BarGaugeNamePlacement,
+    BarGaugeValueMode,
+    BigValueColorMode,
+    BigValueGraphMode,
+    BigValueJustifyMode,
+    BigValueTextMode,
+    DataSourceRef,
+    LegendDisplayMode,
+    LegendPlacement,
+    LineInterpolation,
+    SortOrder,
+    TooltipDisplayMode,
+    VisibilityMode,
+    VizOrientation,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardLink,
+    DataTransformerConfig,
+    DynamicConfigValue,
+    FieldColorModeId,
+    FieldConfig,
+    FieldConfigSource,
+    GridPos,
+    MatcherConfig,
+    Panel,
+    Threshold,
+    ThresholdsMode,
+    ValueMap,
+    ValueMapping,
+    ValueMappingResult,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+OK, INFO, WARNING, CRITICAL = "green", "blue", "orange", "red"
+NEUTRAL = "#7d9bd1"
+GREY = "#8e8e99"
+
+COUNT = "short"
+PER_SECOND = "reqps"
+EVENTS_PER_SECOND = "cps"
+SECONDS = "s"
+SHARE = "percentunit"
+BYTES = "bytes"
+NATS = "suffix:nats"
+DEVIATIONS = "suffix:σ"
+BARE = "none"
+TEXT = "string"
+SINCE = "dateTimeFromNow"
+
+DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+_REFS = "ABCDEFGHIJKLMNOP"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One expression of a panel.
+
+    Attributes
+    ----------
+    expr
+        PromQL.
+    legend
+        Name of its series, with ``{{label}}`` for labels.
+    kind
+        Over the time range, at its end, or at its end as rows of a table.
+    role
+        How it is drawn: a value, a threshold, a value of the past, or what training knows.
+    """
+
+    expr: str
+    legend: str = "__auto"
+    kind: Literal["range", "instant", "table"] = "range"
+    role: Literal["value", "threshold", "past", "reference"] = "value"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link from a value, or from a panel's title."""
+
+    title: str
+    url: str
+    outside: bool = False
+
+
+class _Targets(Protocol):
+    def build(self) -> Panel: ...
+
+
+def at(x: int, y: int, w: int, h: int) -> GridPos:
+    """A place on the grid, 24 columns wide; a row is 30 pixels and a gap of 8."""
+    return GridPos(x=x, y=y, w=w, h=h)
+
+
+def setting(name: str, value: object) -> DynamicConfigValue:
+    """A field setting for an override."""
+    return DynamicConfigValue(id_val=name, value=value)
+
+
+def for_field(name: str, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+    """Settings of the field of a name."""
+    return MatcherConfig(id_val="byName", options=name), list(settings)
+
+
+def for_query(place: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+    """Settings of all series of a query, by its place in the panel."""
+    return MatcherConfig(id_val="byFrameRefID", options=_REFS[place]), list(settings)
+
+
+Override = tuple[MatcherConfig, list[DynamicConfigValue]]
+
+
+def step(name: str, **options: object) -> DataTransformerConfig:
+    """A transformation."""
+    return DataTransformerConfig(id_val=name, options=options)
+
+
+SEVERITIES = {"OK": OK, "info": INFO, "warning": WARNING, "critical": CRITICAL}
+SUCCESS = {"failed": CRITICAL, "OK": OK}
+
+
+def states(names: Mapping[str, str]) -> list[ValueMapping]:
+    """The numbers from 0 as words in their colours."""
+    options = {
+        str(number): ValueMappingResult(text=name, color=colour, index=number)
+        for number, (name, colour) in enumerate(names.items())
+    }
+    return [ValueMap(options=options)]
+
+
+def words(**colours: str) -> dict[str, Any]:
+    """A mapping of words to colours, as the setting ``mappings`` has it."""
+    return {
+        "type": "value",
+        "options": {word: {"color": colour, "index": index} for index, (word, colour) in enumerate(colours.items())},
+    }
+
+
+def _target(query: Query, ref: str) -> prometheus.Dataquery:
+    target = prometheus.Dataquery().ref_id(ref).expr(query.expr).legend_format(query.legend).datasource(DATASOURCE)
+    if query.kind == "range":
+        return target.range().format(PromQueryFormat.TIME_SERIES)
+    form = PromQueryFormat.TABLE if query.kind == "table" else PromQueryFormat.TIME_SERIES
+    return target.instant().format(form)
+
+
+_ROLES: dict[str, list[DynamicConfigValue]] = {
+    "threshold": [
+        setting("color", {"mode": "fixed", "fixedColor": CRITICAL}),
+        setting("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+    ],
+    "past": [
+        setting("color", {"mode": "fixed", "fixedColor": GREY}),
+        setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]}),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+    ],
+    "reference": [
+        setting("color", {"mode": "fixed", "fixedColor": GREY}),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+    ],
+}
+
+
+def _finish(
+    builder: _Targets,
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    queries: Sequence[Query],
+    *,
+    empty: str,
+    overrides: Sequence[Override] = (),
+    transformations: Sequence[DataTransformerConfig] = (),
+    links: Sequence[Link] = (),
+    value_links: Sequence[Link] = (),
+    mappings: Sequence[ValueMapping] = (),
+    decimals: int | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    state: bool = False,
+) -> Panel:
+    """What every panel has, whatever its type."""
+    panel = builder.build()
+    panel.id_val, panel.title, panel.description, panel.grid_pos = number, title, description, place
+    panel.datasource = DATASOURCE
+    panel.repeat_direction = None
+    panel.targets = [_target(query, ref).build() for query, ref in zip(queries, _REFS, strict=False)]
+    panel.transformations = list(transformations) or None
+    panel.links = [_link(link) for link in links] or None
+    config = panel.field_config = panel.field_config or FieldConfigSource()
+    field = config.defaults = config.defaults or FieldConfig()
+    field.unit, field.no_value, field.decimals = unit, empty, decimals
+    field.min_val, field.max_val = least, most
+    field.mappings = list(mappings)
+    field.links = [_link(link) for link in value_links] or None
+    # One step without a number: what is beyond a threshold is told by series, not by the panel.
+    field.thresholds = (
+        dashboard.ThresholdsConfig()
+        .mode(ThresholdsMode.ABSOLUTE)
+        .steps([Threshold(value=None, color="text" if state else NEUTRAL)])
+        .build()
+    )
+    field.color = (
+        dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).build()
+        if state
+        else dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
+    )
+    roles = [for_query(i, *_ROLES[query.role]) for i, query in enumerate(queries) if query.role in _ROLES]
+    config.overrides = [
+        dashboard.DashboardFieldConfigSourceOverrides().matcher(matcher).properties(settings).build()
+        for matcher, settings in [*roles, *overrides]
+    ]
+    return panel
+
+
+def _link(link: Link) -> DashboardLink:
+    built = dashboard.DashboardLink(link.title).url(link.url).target_blank(link.outside).build()
+    built.placement = None  # type: ignore[assignment]  # in sight, not in a menu
+    return built
+
+
+def legend(*, values: bool = True, right: bool = False) -> Builder[Any]:
+    """Names below the lines, each with its last value; at the right as a table where many lines are likely."""
+    made = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
+    if right:
+        return made.display_mode(LegendDisplayMode.TABLE).placement(LegendPlacement.RIGHT)
+    return made.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+
+
+def lines(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    right: bool = False,
+    stepped: bool = False,
+    **more: Any,
+) -> Panel:
+    """Lines over time."""
+    builder = (
+        timeseries.Panel()
+        .legend(legend(right=right))
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+        .line_width(2)
+        .fill_opacity(0)
+        .show_points(VisibilityMode.AUTO)
+        .span_nulls(False)
+    )
+    if stepped:
+        builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
+    return _finish(builder, number, title, description, unit, place, queries, **more)
+
+
+def figures(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    state: bool = False,
+    sparkline: bool = False,
+    names: bool = True,
+    **more: Any,
+) -> Panel:
+    """Large numbers: one a series."""
+    builder = (
+        stat.Panel()
+        .graph_mode(BigValueGraphMode.AREA if sparkline else BigValueGraphMode.NONE)
+        .color_mode(BigValueColorMode.BACKGROUND if state else BigValueColorMode.NONE)
+        .justify_mode(BigValueJustifyMode.AUTO)
+        .text_mode(BigValueTextMode.VALUE_AND_NAME if names else BigValueTextMode.VALUE)
+        .orientation(VizOrientation.AUTO)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+    )
+    return _finish(builder, number, title, description, unit, place, queries, state=state, **more)
+
+
+def timeline(
+    number: int,
+    title: str,
+    description: str,
+    place: GridPos,
+    *queries: Query,
+    names: Mapping[str, str],
+    empty: str,
+    **more: Any,
+) -> Panel:
+    """States over time, one row a series."""
+    builder = (
+        statetimeline.Panel()
+        .show_value(VisibilityMode.AUTO)
+        .row_height(0.8)
+        .merge_values(True)
+        .fill_opacity(85)
+        .line_width(0)
+        .legend(common.VizLegendOptions().show_legend(False))
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
+    )
+    return _finish(
+        builder,
+        number,
+        title,
+        description,
+        BARE,
+        place,
+        queries,
+        state=True,
+        mappings=states(names),
+        empty=empty,
+        **more,
+    )
+
+
+def rows(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    sort: str | None = None,
+    descending: bool = True,
+    **more: Any,
+) -> Panel:
+    """A table."""
+    builder = table.Panel()
+    if sort is not None:
+        builder = builder.sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
+    panel = _finish(builder, number, title, description, unit, place, queries, **more)
+    options: Any = panel.options
+    options.footer = None
+    return panel
+
+
+def bars(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    by: str,
+    **more: Any,
+) -> Panel:
+    """Bars beside one another, by a field of words."""
+    builder = (
+        barchart.Panel()
+        .x_field(by)
+        .orientation(VizOrientation.AUTO)
+        .show_value(VisibilityMode.NEVER)
+        .group_width(0.85)
+        .bar_width(0.95)
+        .line_width(0)
+        .fill_opacity(85)
+        .x_tick_label_rotation(-45)
+        .x_tick_label_max_length(16)
+        .x_tick_label_spacing(100)
+        .legend(legend(values=False))
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
+    )
+    return _finish(builder, number, title, description, unit, place, queries, **more)
+
+
+def lengths(
+    number: int, title: str, description: str, unit: str, place: GridPos, *queries: Query, **more: Any
+) -> Panel:
+    """Horizontal bars under one another, each with its name and number."""
+    builder = (
+        bargauge.Panel()
+        .display_mode(BarGaugeDisplayMode.BASIC)
+        .value_mode(BarGaugeValueMode.TEXT)
+        .name_placement(BarGaugeNamePlacement.LEFT)
+        .show_unfilled(True)
+        .orientation(VizOrientation.HORIZONTAL)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+    )
+    return _finish(builder, number, title, description, unit, place, queries, **more)
