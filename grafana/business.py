@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
 from grafana.queries import BOTH, DAY_AGO, MODEL, increase
-from grafana.style import COUNT, SECONDS, SHARE, Query, at, bars, figures, for_field, lengths, lines, setting, step
+from grafana.style import COUNT, SECONDS, SHARE, Query, at, figures, lengths, lines
 
 _MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
 _NO_PREDICTIONS = "no predictions"
@@ -60,7 +60,6 @@ def funnel() -> Panel:
         Query(_total("model_corrections_total"), "corrected", "instant"),
         empty=_NO_PREDICTIONS,
         least=0,
-        decimals=0,
     )
 
 
@@ -121,20 +120,16 @@ def confident_ratio() -> Panel:
 
 def confidence() -> Panel:
     buckets = increase("model_prediction_confidence_bucket", BOTH, "le")
-    return bars(
+    return lengths(
         5,
         "Confidence of the predictions",
         "How many predictions of the time range were at most this confident, and more than the bar before.",
         COUNT,
         at(0, 19, 12, 9),
-        Query(buckets, "{{le}}", "table"),
-        by="at most",
+        Query(buckets, "{{le}}", "buckets"),
+        upright=True,
         empty="no confidences",
         least=0,
-        transformations=[
-            step("organize", excludeByName={"Time": True}, renameByName={"le": "at most", "Value": "predictions"})
-        ],
-        overrides=[for_field("predictions", setting("decimals", 0))],
     )
 
 

@@ -20,6 +20,7 @@ from grafana.style import (
     Query,
     at,
     bars,
+    cell,
     for_field,
     for_query,
     lines,
@@ -54,14 +55,14 @@ def dashboard(exporter_url: str) -> Dashboard:
             features_by_score(),
             features_over_time(),
             data_alerts(),
-            frame.row(101, "$feature", 21),
+            frame.row(101, "$feature", 20),
             histogram(),
             score(),
             mean(),
             stddev(),
             missing(),
             unseen(),
-            frame.row(102, "Prediction, and features together", 48),
+            frame.row(102, "Prediction, and features together", 47),
             prediction(),
             together(),
             observations(),
@@ -94,7 +95,7 @@ def features_by_score() -> Panel:
         "moved; what is missing beyond training's share; what training never saw. A click on a feature tells it in "
         "words.",
         NATS,
-        at(0, 1, 14, 12),
+        at(0, 1, 14, 11),
         *(Query(expr, kind="table") for expr in columns),
         Query(f"max by (feature) (model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})"),
         empty=_NO_PROFILE,
@@ -138,26 +139,30 @@ def features_by_score() -> Panel:
                     ],
                 ),
             ),
+            for_field("State", setting("custom.width", 70), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
+            for_field("Score", setting("noValue", "–"), setting("custom.width", 95), setting("decimals", 2)),
+            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 95), setting("decimals", 2)),
             for_field(
-                "State",
-                setting("custom.width", 70),
-                setting(
-                    "mappings",
-                    [
-                        {
-                            "type": "value",
-                            "options": {"0": {"text": "OK", "color": OK}, "1": {"text": "drifted", "color": CRITICAL}},
-                        }
-                    ],
-                ),
-                setting("color", {"mode": "thresholds"}),
-                setting("custom.cellOptions", {"type": "color-text"}),
+                "Mean shift",
+                setting("noValue", "–"),
+                setting("custom.width", 90),
+                setting("unit", DEVIATIONS),
+                setting("decimals", 1),
             ),
-            for_field("Score", setting("custom.width", 95), setting("decimals", 2)),
-            for_field("Threshold", setting("custom.width", 95), setting("decimals", 2)),
-            for_field("Mean shift", setting("custom.width", 90), setting("unit", DEVIATIONS), setting("decimals", 1)),
-            for_field("Missing", setting("custom.width", 75), setting("unit", SHARE), setting("decimals", 1)),
-            for_field("Unseen", setting("custom.width", 75), setting("unit", SHARE), setting("decimals", 1)),
+            for_field(
+                "Missing",
+                setting("noValue", "–"),
+                setting("custom.width", 75),
+                setting("unit", SHARE),
+                setting("decimals", 1),
+            ),
+            for_field(
+                "Unseen",
+                setting("noValue", "–"),
+                setting("custom.width", 75),
+                setting("unit", SHARE),
+                setting("decimals", 1),
+            ),
             for_field(
                 "Over time",
                 setting("custom.minWidth", 110),
@@ -177,7 +182,7 @@ def features_over_time() -> Panel:
         "Score of the ten worst features",
         "KL divergence from training above the noise, over time; the lowest threshold of any feature.",
         NATS,
-        at(14, 1, 10, 12),
+        at(14, 1, 10, 11),
         Query(
             f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
             "{{feature}}",
@@ -190,15 +195,17 @@ def features_over_time() -> Panel:
 
 def data_alerts() -> Panel:
     alerts = f'ALERTS{{layer="data",{BOTH},severity="warning"'
+    states = f'2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}}'
     return timeline(
         3,
         "Alerts of the data layer",
-        "Since when which alert has been pending (info) or firing (warning), by feature.",
-        at(0, 13, 24, 8),
+        "Since when which alert has been true, by feature: blue while it is pending, orange once it fires.",
+        at(0, 12, 24, 8),
         Query(
-            f'max by (alertname, feature) (2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}})',
-            "{{alertname}} {{feature}}",
+            f'max by (alert, feature) (label_replace({states}, "alert", "$1", "alertname", "Model(.+)"))',
+            "{{alert}} {{feature}}",
         ),
+        told=False,
         names={"": NEUTRAL, "pending": INFO, "firing": WARNING},
         empty="no alert of the data layer in this time range",
     )
@@ -213,7 +220,7 @@ def histogram() -> Panel:
         "Share of values in each bin, all replicas, over the whole time range; beside it the share in training. The "
         "bins were frozen when the profile was made.",
         SHARE,
-        at(0, 22, 14, 10),
+        at(0, 21, 14, 10),
         Query(f"{grown} / on () group_left () ({whole} > 0)", "live", "table"),
         Query(f"max by (bin) (model_feature_reference_probability{{{_ONE}}})", "training", "table"),
         by="bin",
@@ -231,6 +238,7 @@ def histogram() -> Panel:
         overrides=[
             for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
             for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY})),
+            for_field("bin", setting("noValue", " ")),
         ],
     )
 
@@ -242,7 +250,7 @@ def score() -> Panel:
         "KL divergence from training, in the window, and the noise floor that sampling alone exceeds in 1 % of "
         "windows. It tells something only above both floor and threshold.",
         NATS,
-        at(14, 22, 10, 10),
+        at(14, 21, 10, 10),
         Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
         Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
         Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
@@ -268,7 +276,7 @@ def mean() -> Panel:
         "The mean in the window, and the training mean with one training standard deviation either way. The values "
         "of categories have no mean.",
         COUNT,
-        at(0, 32, 14, 8),
+        at(0, 31, 14, 8),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
         Query(reference, "training mean", role="reference"),
@@ -288,7 +296,7 @@ def stddev() -> Panel:
         "$feature: spread and extremes",
         "Standard deviation, smallest and largest value in the window, and the standard deviation in training.",
         COUNT,
-        at(14, 32, 10, 8),
+        at(14, 31, 10, 8),
         Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
         Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
         Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
@@ -306,7 +314,7 @@ def missing() -> Panel:
         "Share of values that are missing, and of a wrong type, in the window; the threshold lies above the share that "
         "training had.",
         SHARE,
-        at(0, 40, 14, 8),
+        at(0, 39, 14, 8),
         Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
         Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
         Query(f"{trained} + {threshold}", "threshold", role="threshold"),
@@ -321,7 +329,7 @@ def unseen() -> Panel:
         "$feature: unseen in training",
         "Share of values outside the training range, or of categories that training never saw.",
         SHARE,
-        at(14, 40, 10, 8),
+        at(14, 39, 10, 8),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
         empty=_NO_PROFILE,
@@ -335,7 +343,7 @@ def prediction() -> Panel:
         "Predictions: divergence from training",
         "KL divergence of the predictions in the window from those on training data, and its noise floor.",
         NATS,
-        at(0, 49, 8, 8),
+        at(0, 48, 8, 8),
         Query(f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})", "predictions"),
         Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
         Query(f"max(model:threshold:ModelPredictionDrift{{{MODEL}}})", "threshold", role="threshold"),
@@ -351,7 +359,7 @@ def together() -> Panel:
         "How differently numeric features go together than in training: what no histogram of one feature shows. It "
         "tells something above its noise, which is its threshold.",
         NATS,
-        at(8, 49, 8, 8),
+        at(8, 48, 8, 8),
         Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
         Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
         empty="fewer than two numeric features, or nothing observed",
@@ -365,7 +373,7 @@ def observations() -> Panel:
         "Observations in the window",
         "How many values of a feature the window holds, at most. With few of them a score tells little.",
         COUNT,
-        at(16, 49, 8, 8),
+        at(16, 48, 8, 8),
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
         empty=_NO_PROFILE,
         least=0,

@@ -112,15 +112,15 @@ def _exporter_url(address: str) -> VariableModel:
     return made
 
 
-def _annotations() -> list[dashboard.AnnotationQuery]:
-    """Deployments, alerts and releases of datasets; each true for one step, whatever the time range."""
+def _annotations(calm: bool) -> list[dashboard.AnnotationQuery]:
+    """Deployments, alerts and releases of datasets; each expression is true for one step, whatever its length."""
 
     def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
         return (
             dashboard.AnnotationQuery()
             .name(name)
             .datasource(DATASOURCE)
-            .enable(True)
+            .enable(name == "Deployments" or not calm)
             .icon_color(colour)
             .expr(expr)
             .title_format(title)
@@ -130,6 +130,7 @@ def _annotations() -> list[dashboard.AnnotationQuery]:
         )
 
     deployed = f"model_version:deployed:timestamp_seconds{{{MODEL}}}"
+    firing = f'ALERTS{{alertstate="firing",alertname!="Watchdog",{MODEL_OR_NONE}}}'
     released = f"max by (model) (model_dataset_examples_total{{{MODEL}}}"
     return [
         query(
@@ -143,7 +144,7 @@ def _annotations() -> list[dashboard.AnnotationQuery]:
         query(
             "Alerts",
             CRITICAL,
-            f'ALERTS{{alertstate="firing",alertname!="Watchdog",{MODEL_OR_NONE}}}',
+            f"{firing} unless {firing} offset $__interval",
             "{{alertname}}",
             "{{severity}}: {{model}} {{version}} {{feature}}",
             "severity,layer",
@@ -159,10 +160,11 @@ def _annotations() -> list[dashboard.AnnotationQuery]:
     ]
 
 
-def row(number: int, title: str, y: int) -> RowPanel:
-    """A heading over the panels below it."""
-    made = dashboard.Row(title).id(number).build()
+def row(number: int, title: str, y: int, folded: Sequence[Panel] = ()) -> RowPanel:
+    """A heading over the panels below it, or over ``folded`` ones that a click unfolds."""
+    made = dashboard.Row(title).id(number).collapsed(bool(folded)).build()
     made.grid_pos = GridPos(x=0, y=y, w=24, h=1)
+    made.panels = list(folded)
     return made
 
 
@@ -176,8 +178,9 @@ def board(
     *,
     links: Sequence[Link] = (),
     annotated: bool = True,
+    calm: bool = False,
 ) -> Dashboard:
-    """A dashboard of panels that know their places."""
+    """A dashboard of panels that know their places; a ``calm`` one marks only deployments at first."""
     made = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -187,7 +190,7 @@ def board(
         .refresh("30s")
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .annotations(list(_annotations()) if annotated else [])
+        .annotations(list(_annotations(calm)) if annotated else [])
         .link(
             dashboard.DashboardLink("Dashboards")
             .type(DashboardLinkType.DASHBOARDS)

@@ -39,14 +39,14 @@ def dashboard(exporter_url: str) -> Dashboard:
             up(),
             collectors(),
             reloads(),
-            frame.row(100, "Events", 7),
+            frame.row(100, "Events", 5),
             taken(),
             refused(),
             lost(),
             queue(),
             unknown_features(),
             notifications(),
-            frame.row(101, "Cost", 24),
+            frame.row(101, "Cost", 22),
             collector_durations(),
             scrapes(),
             series(),
@@ -65,7 +65,7 @@ def _health(number: int, title: str, description: str, x: int, expr: str, legend
         number,
         title,
         description,
-        at(x, 0, 8, 7),
+        at(x, 0, 8, 5),
         Query(expr, legend),
         empty="no exporter is scraped",
         names=SUCCESS,
@@ -98,7 +98,7 @@ def taken() -> Panel:
         "Events taken",
         "Events a second by where they came in.",
         EVENTS_PER_SECOND,
-        at(0, 8, 8, 8),
+        at(0, 6, 8, 8),
         Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
         empty="no exporter is scraped",
         least=0,
@@ -111,8 +111,9 @@ def refused() -> Panel:
         "Events refused",
         "Events a second that were wrong, by what was wrong with them. ModelEventsRejected fires above none.",
         EVENTS_PER_SECOND,
-        at(8, 8, 8, 8),
+        at(8, 6, 8, 8),
         Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
+        values=False,
         empty="no exporter is scraped",
         least=0,
     )
@@ -125,7 +126,7 @@ def lost() -> Panel:
         "Events a second that were accepted and then lost, and failed reads and writes of the store. Alerts fire above "
         "none.",
         EVENTS_PER_SECOND,
-        at(16, 8, 8, 8),
+        at(16, 6, 8, 8),
         Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
         Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
         empty="no exporter is scraped",
@@ -139,7 +140,7 @@ def queue() -> Panel:
         "Queue",
         "Predictions that wait to be counted, and how many may wait before the exporter answers 503.",
         COUNT,
-        at(0, 16, 8, 8),
+        at(0, 14, 8, 8),
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
         Query(f"model_exporter_queue_capacity{{{INSTANCE}}}", "may wait {{instance}}", role="reference"),
         empty="no exporter is scraped",
@@ -153,7 +154,7 @@ def unknown_features() -> Panel:
         "Unknown features",
         "Features a second that came and that the profile does not know: a misspelt name, mostly.",
         EVENTS_PER_SECOND,
-        at(8, 16, 8, 8),
+        at(8, 14, 8, 8),
         Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
         empty="no model has a profile",
         least=0,
@@ -166,7 +167,7 @@ def notifications() -> Panel:
         "Notifications received",
         "Alerts in a minute that Alertmanager sent to the exporter's inbox.",
         COUNT,
-        at(16, 16, 8, 8),
+        at(16, 14, 8, 8),
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
         empty="no exporter is scraped",
         least=0,
@@ -179,7 +180,7 @@ def collector_durations() -> Panel:
         "Time of a scrape by collector",
         "How long each collector took in a scrape, in the slowest exporter.",
         SECONDS,
-        at(0, 25, 8, 8),
+        at(0, 23, 8, 8),
         Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
         empty="no exporter is scraped",
         least=0,
@@ -192,7 +193,7 @@ def scrapes() -> Panel:
         "Time of a scrape",
         "How long Prometheus waited for each exporter.",
         SECONDS,
-        at(8, 25, 8, 8),
+        at(8, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_duration_seconds{"), "{{instance}}"),
         empty="no exporter is scraped",
         least=0,
@@ -205,7 +206,7 @@ def series() -> Panel:
         "Series",
         "How many samples each scrape brought: what the exporter costs Prometheus.",
         COUNT,
-        at(16, 25, 8, 8),
+        at(16, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_samples_scraped{"), "{{instance}}"),
         empty="no exporter is scraped",
         least=0,
@@ -213,7 +214,7 @@ def series() -> Panel:
 
 
 def _process(number: int, title: str, description: str, unit: str, x: int, *queries: Query) -> Panel:
-    return lines(number, title, description, unit, at(x, 33, 6, 8), *queries, empty="no exporter is scraped", least=0)
+    return lines(number, title, description, unit, at(x, 31, 5, 8), *queries, empty="no exporter is scraped", least=0)
 
 
 _JOB = 'job="model-exporter",' + INSTANCE
@@ -227,7 +228,7 @@ def memory() -> Panel:
 def cpu() -> Panel:
     expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
     text = "Processors that the exporter keeps busy."
-    return _process(14, "Processors", text, BARE, 6, Query(expr, "{{instance}}"))
+    return _process(14, "Processors", text, BARE, 5, Query(expr, "{{instance}}"))
 
 
 def files() -> Panel:
@@ -236,7 +237,7 @@ def files() -> Panel:
         "Open files",
         "Files and connections that the exporter has open, and may have.",
         COUNT,
-        12,
+        10,
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
         Query(f"process_max_fds{{{_JOB}}}", "may be open", role="reference"),
     )
@@ -248,7 +249,7 @@ def builds() -> Panel:
         "Builds",
         "Which version of the exporter runs where, and since when.",
         BARE,
-        at(18, 33, 6, 8),
+        at(15, 31, 9, 8),
         Query(
             f"1000 * process_start_time_seconds{{{_JOB}}}"
             f" * on (instance) group_left (version, pythonversion) model_exporter_build_info{{{INSTANCE}}}",

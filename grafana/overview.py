@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
-from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing, severity
+from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, severity
 from grafana.style import (
     BARE,
     COUNT,
@@ -21,20 +21,25 @@ from grafana.style import (
     Link,
     Query,
     at,
+    cell,
     figures,
     for_field,
+    for_query,
     lines,
     rows,
     setting,
     states,
     step,
     timeline,
-    words,
 )
 
 _NO_PROFILE = "no profile, or nothing observed"
 _NO_REQUESTS = "no requests"
 _HEIGHT = 5
+_DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
+"""Grey and dotted on each panel, named in its description and at the pointer: the legend has room for two."""
+
+_SEVERITY = {"critical": ("crit", CRITICAL), "warning": ("warn", WARNING), "info": ("info", INFO)}
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -62,6 +67,7 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
+        calm=True,
     )
 
 
@@ -79,48 +85,31 @@ def models_state() -> Panel:
 
 
 def firing_alerts() -> Panel:
-    named = f'label_join({firing()}, "of", " ", "model", "version", "feature", "instance", "path", "reason")'
+    named = f'label_join({firing_seconds()}, "of", " ", "model", "version", "instance", "path", "reason")'
     expr = f'max by (severity, alert, of) (label_replace({named}, "alert", "$1", "alertname", "Model(.+)"))'
+    runbook = {"title": "Runbook", "url": f"{frame.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
     return rows(
         2,
         "Firing alerts, of all models",
-        "What fires now and since when it has been so. A click on the alert opens its runbook.",
-        BARE,
+        "What fires and for how long it has been so; one line for a version. A click opens the runbook.",
+        SECONDS,
         at(0, 5, 7, 10),
         Query(expr, kind="table"),
         empty="nothing fires",
-        sort="Since",
-        descending=True,
+        sort="For",
         transformations=[
             step(
                 "organize",
                 indexByName={"severity": 0, "alert": 1, "of": 2, "Value": 3},
-                renameByName={"severity": "State", "alert": "Alert", "of": "Of", "Value": "Since"},
+                renameByName={"severity": "State", "alert": "Alert", "of": "Of", "Value": "For"},
                 excludeByName={"Time": True},
             )
         ],
         overrides=[
-            for_field(
-                "State",
-                setting("custom.width", 66),
-                setting("mappings", [words(critical=CRITICAL, warning=WARNING, info=INFO)]),
-                setting("custom.cellOptions", {"type": "color-text"}),
-            ),
-            for_field(
-                "Alert",
-                setting("custom.width", 130),
-                setting(
-                    "links",
-                    [
-                        {
-                            "title": "Runbook",
-                            "url": f"{frame.EXPORTER}/runbooks/Model${{__value.raw}}",
-                            "targetBlank": True,
-                        }
-                    ],
-                ),
-            ),
-            for_field("Since", setting("custom.width", 100), setting("unit", "dateTimeFromNow")),
+            for_field("State", setting("custom.width", 60), *cell(_SEVERITY)),
+            for_field("Alert", setting("custom.width", 148), setting("links", [runbook])),
+            for_field("Of", setting("custom.minWidth", 70)),
+            for_field("For", setting("custom.width", 62), setting("decimals", 0)),
         ],
     )
 
@@ -128,16 +117,15 @@ def firing_alerts() -> Panel:
 def _layer(number: int, layer: str, title: str, uid: str, y: int) -> Panel:
     return figures(
         number,
-        title,
+        "",
         "The worst severity of the alerts of this layer that fire for the model, or for no model in particular.",
         BARE,
         at(7, y, 2, _HEIGHT),
         Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"model_info{{{MODEL}}}"), title, "instant"),
         empty="not watched",
         state=True,
-        names=False,
         mappings=states(SEVERITIES),
-        links=[Link("In detail", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")],
+        value_links=[Link("In detail", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")],
     )
 
 
@@ -158,13 +146,14 @@ def request_rate() -> Panel:
     return lines(
         6,
         "Requests",
-        "Requests a second, over a minute. No threshold: what is missing altogether is told by ModelTrafficMissing.",
+        "Requests a second, over a minute; grey, a day ago. No threshold: ModelTrafficMissing tells when none come.",
         PER_SECOND,
         at(9, 0, 5, _HEIGHT),
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         empty=_NO_REQUESTS,
         least=0,
+        overrides=[_DAY_AGO],
     )
 
 
@@ -243,7 +232,7 @@ def attempts() -> Panel:
     return lines(
         12,
         "Predictions an hour",
-        "Predictions in the hour before; the threshold is the configured share of the same hour a week ago.",
+        "Predictions in the hour before; grey, a day ago. The threshold is a share of the same hour a week ago.",
         COUNT,
         at(9, 10, 5, _HEIGHT),
         Query(f"{expr})", "now"),
@@ -256,6 +245,7 @@ def attempts() -> Panel:
         ),
         empty="no predictions",
         least=0,
+        overrides=[_DAY_AGO],
     )
 
 
@@ -305,7 +295,7 @@ def _worst(
     return lines(
         number,
         title,
-        description,
+        f"{description} Grey: a day ago.",
         unit,
         at(x, y, 5, _HEIGHT),
         Query(f"{worst}({series}{{{BOTH}}})", "now"),
@@ -313,4 +303,5 @@ def _worst(
         Query(threshold, "threshold", role="threshold"),
         empty=empty,
         least=0,
+        overrides=[_DAY_AGO],
     )

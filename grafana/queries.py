@@ -37,13 +37,9 @@ def severity(by: str, selector: str, known: str) -> str:
     return f"max{over} ({worst}) or 0 * group{over} ({known})"
 
 
-def firing(selector: str = "") -> str:
-    """When the alerts that fire began to be true, in milliseconds of Unix time, by their labels."""
-    more = f",{selector}" if selector else ""
-    return (
-        f'1000 * ALERTS_FOR_STATE{{alertname!="Watchdog"{more}}}'
-        f' and ignoring (alertstate) ALERTS{{alertstate="firing"{more}}}'
-    )
+def firing_seconds() -> str:
+    """For how long what each alert that fires tells has been true, in seconds, by the alert's labels."""
+    return 'time() - ALERTS_FOR_STATE{alertname!="Watchdog"} and ignoring (alertstate) ALERTS{alertstate="firing"}'
 
 
 def increase(metric: str, selector: str, by: str, over: str = "$__range", ago: str = "") -> str:

@@ -28,7 +28,7 @@ from grafana.style import (
 
 BEFORE = f"{MODEL},version=~`${{before:regex}}`"
 AFTER = f"{MODEL},version=~`${{after:regex}}`"
-EARLIER = " offset $earlier"
+EARLIER = " offset ${earlier:raw}"
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -67,20 +67,17 @@ def dashboard(exporter_url: str) -> Dashboard:
 
 
 def earlier() -> VariableModel:
-    """How much earlier the first period is: nothing compares versions at the same time."""
-    made = (
+    """How much earlier the first period is; PromQL takes no offset of 0, and a millisecond is none."""
+    periods = {"not at all": "1ms", "1h": "1h", "6h": "6h", "1d": "1d", "7d": "7d", "28d": "28d"}
+    options = [VariableOption(selected=value == "1ms", text=text, value=value) for text, value in periods.items()]
+    return (
         builders.CustomVariable("earlier")
         .label("Before is earlier by")
-        .values("0s,1h,6h,1d,7d,28d")
-        .current(VariableOption(selected=True, text="0s", value="0s"))
-        .options([VariableOption(selected=text == "0s", text=text, value=text) for text in _PERIODS])
+        .values(",".join(f"{text} : {value}" for text, value in periods.items()))
+        .current(options[0])
+        .options(options)
         .build()
     )
-    made.allow_custom_value = True
-    return made
-
-
-_PERIODS = ("0s", "1h", "6h", "1d", "7d", "28d")
 
 
 def _pair(
@@ -96,8 +93,9 @@ def _pair(
         at(x, 1, 4, 6),
         Query(before, "before", "instant"),
         Query(after, "after", "instant"),
-        Query(f"({after}) - ({before})", "difference", "instant"),
+        Query(f"({after}) - ({before})", "difference, in points" if unit == SHARE else "difference", "instant"),
         empty=empty,
+        below=True,
     )
 
 
@@ -259,7 +257,7 @@ def features() -> Panel:
         "The largest divergence from its own training data and the largest mean shift of each feature in the time "
         "range, and the means that the two profiles hold.",
         NATS,
-        at(0, 25, 24, 11),
+        at(0, 25, 24, 9),
         *(Query(expr, kind="table") for expr in columns.values()),
         empty="no profile, or nothing observed",
         sort="Score after",
@@ -276,13 +274,27 @@ def features() -> Panel:
             ),
         ],
         overrides=[
-            for_field("Feature", setting("unit", "string"), setting("custom.minWidth", 160)),
-            *(for_field(name, setting("decimals", 2)) for name in columns if name.startswith("Score")),
+            for_field("Feature", setting("unit", "string"), setting("custom.width", 230)),
             *(
-                for_field(name, setting("unit", DEVIATIONS), setting("decimals", 2))
+                for_field(name, setting("decimals", 2), setting("noValue", "–"), setting("custom.minWidth", 95))
+                for name in columns
+                if name.startswith("Score")
+            ),
+            *(
+                for_field(
+                    name,
+                    setting("unit", DEVIATIONS),
+                    setting("decimals", 2),
+                    setting("noValue", "–"),
+                    setting("custom.minWidth", 95),
+                )
                 for name in columns
                 if name.startswith("Shift")
             ),
-            *(for_field(name, setting("unit", COUNT)) for name in columns if name.startswith("Training")),
+            *(
+                for_field(name, setting("unit", COUNT), setting("noValue", "–"), setting("custom.minWidth", 95))
+                for name in columns
+                if name.startswith("Training")
+            ),
         ],
     )

@@ -22,7 +22,6 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
-from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.common import (
     BarGaugeDisplayMode,
     BarGaugeNamePlacement,
@@ -64,7 +63,7 @@ GREY = "#8e8e99"
 
 COUNT = "short"
 PER_SECOND = "reqps"
-EVENTS_PER_SECOND = "cps"
+EVENTS_PER_SECOND = "suffix:events/s"
 SECONDS = "s"
 SHARE = "percentunit"
 BYTES = "bytes"
@@ -90,14 +89,14 @@ class Query:
     legend
         Name of its series, with ``{{label}}`` for labels.
     kind
-        Over the time range, at its end, or at its end as rows of a table.
+        Over the time range; at its end; at its end as rows of a table, or as buckets of a histogram.
     role
         How it is drawn: a value, a threshold, a value of the past, or what training knows.
     """
 
     expr: str
     legend: str = "__auto"
-    kind: Literal["range", "instant", "table"] = "range"
+    kind: Literal["range", "instant", "table", "buckets"] = "range"
     role: Literal["value", "threshold", "past", "reference"] = "value"
 
 
@@ -147,28 +146,40 @@ SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 
 def states(names: Mapping[str, str]) -> list[ValueMapping]:
-    """The numbers from 0 as words in their colours."""
+    """The numbers from 0 as words in their colours; what has no name is left out."""
     options = {
         str(number): ValueMappingResult(text=name, color=colour, index=number)
         for number, (name, colour) in enumerate(names.items())
+        if name
     }
     return [ValueMap(options=options)]
 
 
-def words(**colours: str) -> dict[str, Any]:
-    """A mapping of words to colours, as the setting ``mappings`` has it."""
-    return {
-        "type": "value",
-        "options": {word: {"color": colour, "index": index} for index, (word, colour) in enumerate(colours.items())},
+def cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
+    """Settings of a table's column of states: the word and the colour of each value."""
+    options = {
+        value: {"text": text, "color": colour, "index": index}
+        for index, (value, (text, colour)) in enumerate(shown.items())
     }
+    return [
+        setting("mappings", [{"type": "value", "options": options}]),
+        setting("color", {"mode": "thresholds"}),
+        setting("custom.cellOptions", {"type": "color-text"}),
+    ]
+
+
+_FORMATS = {
+    "instant": PromQueryFormat.TIME_SERIES,
+    "table": PromQueryFormat.TABLE,
+    "buckets": PromQueryFormat.HEATMAP,
+}
 
 
 def _target(query: Query, ref: str) -> prometheus.Dataquery:
     target = prometheus.Dataquery().ref_id(ref).expr(query.expr).legend_format(query.legend).datasource(DATASOURCE)
     if query.kind == "range":
         return target.range().format(PromQueryFormat.TIME_SERIES)
-    form = PromQueryFormat.TABLE if query.kind == "table" else PromQueryFormat.TIME_SERIES
-    return target.instant().format(form)
+    return target.instant().format(_FORMATS[query.kind])
 
 
 _ROLES: dict[str, list[DynamicConfigValue]] = {
@@ -233,11 +244,11 @@ def _finish(
         .steps([Threshold(value=None, color="text" if state else NEUTRAL)])
         .build()
     )
-    field.color = (
-        dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).build()
-        if state
-        else dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
-    )
+    field.color = dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
+    if state:
+        field.color = dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).build()
+    elif isinstance(builder, bargauge.Panel):  # a shade for each bar would look as if it told something
+        field.color.mode = FieldColorModeId.FIXED
     roles = [for_query(i, *_ROLES[query.role]) for i, query in enumerate(queries) if query.role in _ROLES]
     config.overrides = [
         dashboard.DashboardFieldConfigSourceOverrides().matcher(matcher).properties(settings).build()
@@ -252,11 +263,9 @@ def _link(link: Link) -> DashboardLink:
     return built
 
 
-def legend(*, values: bool = True, right: bool = False) -> Builder[Any]:
-    """Names below the lines, each with its last value; at the right as a table where many lines are likely."""
+def legend(*, values: bool = True) -> common.VizLegendOptions:
+    """Names below the lines, each with its last value."""
     made = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
-    if right:
-        return made.display_mode(LegendDisplayMode.TABLE).placement(LegendPlacement.RIGHT)
     return made.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
 
 
@@ -267,14 +276,14 @@ def lines(
     unit: str,
     place: GridPos,
     *queries: Query,
-    right: bool = False,
     stepped: bool = False,
+    values: bool = True,
     **more: Any,
 ) -> Panel:
-    """Lines over time."""
+    """Lines over time; their legend tells each last value, unless they are too many for that."""
     builder = (
         timeseries.Panel()
-        .legend(legend(right=right))
+        .legend(legend(values=values))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
         .line_width(2)
         .fill_opacity(0)
@@ -294,20 +303,21 @@ def figures(
     place: GridPos,
     *queries: Query,
     state: bool = False,
-    sparkline: bool = False,
-    names: bool = True,
+    below: bool = False,
     **more: Any,
 ) -> Panel:
-    """Large numbers: one a series."""
+    """Large numbers, one a series, with their names; ``below`` one another where there is room for that."""
     builder = (
         stat.Panel()
-        .graph_mode(BigValueGraphMode.AREA if sparkline else BigValueGraphMode.NONE)
+        .graph_mode(BigValueGraphMode.NONE)
         .color_mode(BigValueColorMode.BACKGROUND if state else BigValueColorMode.NONE)
         .justify_mode(BigValueJustifyMode.AUTO)
-        .text_mode(BigValueTextMode.VALUE_AND_NAME if names else BigValueTextMode.VALUE)
-        .orientation(VizOrientation.AUTO)
+        .text_mode(BigValueTextMode.VALUE_AND_NAME)
+        .orientation(VizOrientation.HORIZONTAL if below else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
+    if below:  # one size, so that panels side by side look alike
+        builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(20))
     return _finish(builder, number, title, description, unit, place, queries, state=state, **more)
 
 
@@ -318,13 +328,13 @@ def timeline(
     place: GridPos,
     *queries: Query,
     names: Mapping[str, str],
-    empty: str,
+    told: bool = True,
     **more: Any,
 ) -> Panel:
-    """States over time, one row a series."""
+    """States over time, one row a series; they are ``told`` in words where there is room for that."""
     builder = (
         statetimeline.Panel()
-        .show_value(VisibilityMode.AUTO)
+        .show_value(VisibilityMode.AUTO if told else VisibilityMode.NEVER)
         .row_height(0.8)
         .merge_values(True)
         .fill_opacity(85)
@@ -340,9 +350,7 @@ def timeline(
         BARE,
         place,
         queries,
-        state=True,
         mappings=states(names),
-        empty=empty,
         **more,
     )
 
@@ -355,13 +363,12 @@ def rows(
     place: GridPos,
     *queries: Query,
     sort: str | None = None,
-    descending: bool = True,
     **more: Any,
 ) -> Panel:
-    """A table."""
+    """A table, sorted by a column, the greatest first."""
     builder = table.Panel()
     if sort is not None:
-        builder = builder.sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
+        builder = builder.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
     panel = _finish(builder, number, title, description, unit, place, queries, **more)
     options: Any = panel.options
     options.footer = None
@@ -388,9 +395,9 @@ def bars(
         .bar_width(0.95)
         .line_width(0)
         .fill_opacity(85)
-        .x_tick_label_rotation(-45)
-        .x_tick_label_max_length(16)
-        .x_tick_label_spacing(100)
+        .x_tick_label_rotation(-75)
+        .x_tick_label_max_length(15)
+        .x_tick_label_spacing(25)
         .legend(legend(values=False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
     )
@@ -398,16 +405,23 @@ def bars(
 
 
 def lengths(
-    number: int, title: str, description: str, unit: str, place: GridPos, *queries: Query, **more: Any
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    upright: bool = False,
+    **more: Any,
 ) -> Panel:
-    """Horizontal bars under one another, each with its name and number."""
+    """Bars, each with its name and number: under one another, or ``upright``."""
     builder = (
         bargauge.Panel()
         .display_mode(BarGaugeDisplayMode.BASIC)
         .value_mode(BarGaugeValueMode.TEXT)
-        .name_placement(BarGaugeNamePlacement.LEFT)
+        .name_placement(BarGaugeNamePlacement.AUTO if upright else BarGaugeNamePlacement.LEFT)
         .show_unfilled(True)
-        .orientation(VizOrientation.HORIZONTAL)
+        .orientation(VizOrientation.VERTICAL if upright else VizOrientation.HORIZONTAL)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
     return _finish(builder, number, title, description, unit, place, queries, **more)

@@ -39,8 +39,7 @@ def dashboard(exporter_url: str) -> Dashboard:
             memory(),
             memory_bytes(),
             disk(),
-            gpu(),
-            gpu_memory(),
+            frame.row(103, "GPU", 36, [gpu(), gpu_memory()]),
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
@@ -135,9 +134,9 @@ def latency_by_version() -> Panel:
 
 
 def _share(
-    number: int, title: str, description: str, x: int, y: int, *queries: Query, empty: str = "no scrape"
+    number: int, title: str, description: str, x: int, y: int, *queries: Query, w: int = 6, empty: str = "no scrape"
 ) -> Panel:
-    return lines(number, title, description, SHARE, at(x, y, 8, 7), *queries, empty=empty, least=0, most=1)
+    return lines(number, title, description, SHARE, at(x, y, w, 7), *queries, empty=empty, least=0, most=1)
 
 
 def cpu() -> Panel:
@@ -147,7 +146,7 @@ def cpu() -> Panel:
 
 def memory() -> Panel:
     expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
-    return _share(8, "Memory", "Memory in use over what may be used.", 8, 29, Query(expr, "{{instance}}"))
+    return _share(8, "Memory", "Memory in use over what may be used.", 6, 29, Query(expr, "{{instance}}"))
 
 
 def memory_bytes() -> Panel:
@@ -156,7 +155,7 @@ def memory_bytes() -> Panel:
         "Memory in bytes",
         "Memory in use, without what the kernel can drop at once, and the limit.",
         BYTES,
-        at(16, 29, 8, 7),
+        at(12, 29, 6, 7),
         Query(f"model_system_memory_used_bytes{{{INSTANCE}}}", "used {{instance}}"),
         Query(f"model_system_memory_limit_bytes{{{INSTANCE}}}", "limit {{instance}}", role="reference"),
         empty="no scrape",
@@ -166,13 +165,13 @@ def memory_bytes() -> Panel:
 
 def disk() -> Panel:
     expr = f"model_system_disk_utilization_ratio{{{INSTANCE}}}"
-    return _share(10, "Disk", "Share of the file systems in use.", 0, 36, Query(expr, "{{path}} {{instance}}"))
+    return _share(10, "Disk", "Share of the file systems in use.", 18, 29, Query(expr, "{{path}} {{instance}}"))
 
 
 def gpu() -> Panel:
     expr = f"model_system_gpu_utilization_ratio{{{INSTANCE}}}"
     return _share(
-        11, "GPU", "Share of time the GPU is busy.", 8, 36, Query(expr, "{{gpu}} {{instance}}"), empty=_NO_GPU
+        11, "GPU", "Share of time the GPU is busy.", 0, 37, Query(expr, "{{gpu}} {{instance}}"), w=12, empty=_NO_GPU
     )
 
 
@@ -182,7 +181,7 @@ def gpu_memory() -> Panel:
         "GPU memory",
         "GPU memory in use, and what may be used.",
         BYTES,
-        at(16, 36, 8, 7),
+        at(12, 37, 12, 7),
         Query(f"model_system_gpu_memory_used_bytes{{{INSTANCE}}}", "{{gpu}} used"),
         Query(f"model_system_gpu_memory_limit_bytes{{{INSTANCE}}}", "{{gpu}} limit", role="reference"),
         empty=_NO_GPU,
