@@ -28,6 +28,15 @@ HOUR = 3600
 SCRAPES = HOUR // STEP
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 INSTANCE = 'instance="127.0.0.1:9877",job="model-exporter"'
+OF_A_SCRAPE = """\
+# TYPE up gauge
+up 1
+# TYPE scrape_duration_seconds gauge
+scrape_duration_seconds 0.01
+# TYPE scrape_samples_scraped gauge
+scrape_samples_scraped 900
+"""
+"""What Prometheus adds to each scrape."""
 ODD = 'bare "model"\\ 模型'
 """The model without a profile."""
 ODD_VERSION = 'a "b" \\ 版'
@@ -96,26 +105,13 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
 
 def openmetrics(scrapes: list[str], times: list[int]) -> str:
     """One document of many expositions, each with its time; with what Prometheus adds to each."""
-    own = f'# TYPE up gauge\nup{{{INSTANCE}}} 1\n# TYPE scrape_duration_seconds gauge\nscrape_duration_seconds{{{INSTANCE}}} 0.01\n'
-    own += f"# TYPE scrape_samples_scraped gauge\nscrape_samples_scraped{{{INSTANCE}}} 900\n"
     merged: dict[str, tuple[list[str], list[str]]] = {}
     for scrape, at in zip(scrapes, times, strict=True):
-        for name, (comments, samples) in (families(scrape) | own_families(own)).items():
+        for name, (comments, samples) in families(OF_A_SCRAPE + scrape).items():
             _, all_samples = merged.setdefault(name, (comments, []))
             all_samples += [f"{sample} {at}" for sample in samples]
     lines = [line for comments, samples in merged.values() for line in (*comments, *samples)]
     return "\n".join([*lines, "# EOF", ""])
-
-
-def own_families(text: str) -> dict[str, tuple[list[str], list[str]]]:
-    """The samples that Prometheus itself adds to each scrape."""
-    found: dict[str, tuple[list[str], list[str]]] = {}
-    for line in text.splitlines():
-        if line.startswith("#"):
-            found[line.split(" ")[2]] = ([line], [])
-        else:
-            found[line.partition("{")[0]][1].append(line)
-    return found
 
 
 def layers(rules: Path) -> list[list[dict[str, str]]]:
@@ -174,7 +170,7 @@ def record(folder: Path) -> int:
     end = int(time.time()) // STEP * STEP
     times = [end - HOUR + STEP * (turn + 1) for turn in range(SCRAPES)]
     spans = []
-    for ago, part in ((0, SCRAPES), (86400, 40), (7 * 86400, 40)):
+    for ago, part in ((0, SCRAPES), (86400, 24), (7 * 86400, 24)):
         shifted = [at - ago for at in times[-part:]]
         (folder / "hour.txt").write_text(openmetrics(scrapes[:part], shifted))
         promtool("tsdb", "create-blocks-from", "openmetrics", folder / "hour.txt", folder / "tsdb")
@@ -184,7 +180,7 @@ def record(folder: Path) -> int:
         (folder / "layer.yml").write_text(yaml.safe_dump({"groups": groups}))
         with prometheus(folder, rules=False) as url:
             for start, stop in spans if depth == 0 else spans[:-1]:  # of a week ago only what was counted is asked
-                flags = [f"--start={start}", f"--end={stop}", f"--url={url}", "--eval-interval=30s"]
+                flags = [f"--start={start}", f"--end={stop}", f"--url={url}", "--eval-interval=60s"]
                 flags.append(f"--output-dir={folder / 'tsdb'}")
                 promtool("tsdb", "create-blocks-from", "rules", *flags, folder / "layer.yml")
     quickened_rules(RULES, folder / "live")
