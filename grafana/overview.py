@@ -107,8 +107,8 @@ def firing_alerts() -> Panel:
         ],
         overrides=[
             for_field("State", setting("custom.width", 60), *cell(_SEVERITY)),
-            for_field("Alert", setting("custom.width", 148), setting("links", [runbook])),
-            for_field("Of", setting("custom.minWidth", 70)),
+            for_field("Alert", setting("custom.width", 160), setting("links", [runbook])),
+            for_field("Of", setting("custom.minWidth", 60)),
             for_field("For", setting("custom.width", 62), setting("decimals", 0)),
         ],
     )

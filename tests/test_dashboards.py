@@ -14,9 +14,10 @@ from urllib.parse import urlencode
 
 import pytest
 import recorded
+import yaml
 from conftest import ask, eventually
 
-from grafana import kubernetes
+from exporter.stack.plan import ADDRESSES, Plan
 from grafana.__main__ import files
 from grafana.style import NEUTRAL
 
@@ -108,12 +109,6 @@ def test_the_files_are_what_the_source_says() -> None:
     written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
     assert written == files()
     assert sorted(BOARDS) == UIDS
-
-
-def test_the_files_for_kubernetes_are_what_the_source_says() -> None:
-    """``make kubernetes`` would change nothing, byte for byte, and no file is left over."""
-    folder = ROOT / "deploy" / "kubernetes"
-    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == kubernetes.files(files())
 
 
 @pytest.mark.parametrize("uid", UIDS)
@@ -218,6 +213,24 @@ def test_alerts_lead_to_dashboards_that_exist() -> None:
     for uid, query in found:
         names = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}
         assert set(re.findall(r"var-(\w+)=", query)) <= names
+
+
+def test_grafana_is_started_with_a_home_that_is_there(tmp_path: Path) -> None:
+    """``up`` sets what the provisioning files ask for, and Overview is the home page; so does the compose file."""
+    plan = Plan(tmp_path, ROOT, dict(ADDRESSES))
+    (program,) = (one for one in plan.programs("p", "a", "/usr/bin/grafana", None) if one.name == "grafana")
+    asked = {
+        name
+        for path in (ROOT / "grafana/provisioning").rglob("*.yml")
+        for name in re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8"))
+    }
+    assert asked <= set(program.environment)
+    home = program.environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert json.loads(Path(home).read_text(encoding="utf-8"))["uid"] == "model-overview"
+    assert Path(home).is_relative_to(program.environment["DASHBOARDS_FOLDER"])
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    settings = services["grafana"]["environment"]
+    assert settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{settings['DASHBOARDS_FOLDER']}/{Path(home).name}"
 
 
 # ---- every expression lives
