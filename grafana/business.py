@@ -19,7 +19,7 @@ def dashboard(exporter_url: str) -> Dashboard:
         "model-business",
         "Models / Business and flywheel",
         "What users do with the predictions, and how their corrections become the next training set.",
-        [frame.models(), frame.versions()],
+        [frame.model(), frame.versions()],
         [
             frame.row(100, "From attempt to correction", 0),
             funnel(),
@@ -40,6 +40,7 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
+        alerts="business",
     )
 
 
@@ -185,6 +186,7 @@ def releases() -> Panel:
         empty="nothing released yet",
         least=0,
         stepped=True,
+        top=1,
     )
 
 

@@ -69,6 +69,7 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
+        alerts="data",
     )
 
 
@@ -78,7 +79,7 @@ def features_by_score() -> Panel:
         f" > bool on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
     )
     columns = (
-        f"sum by (feature) ({ratio})",
+        f"max by (feature) ({ratio})",
         f"max by (feature) (model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})",
         f"max by (feature) (model_feature:threshold:ModelFeatureDrift{{{MODEL}}})"
         f" and on (feature) model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}",
@@ -213,6 +214,7 @@ def data_alerts() -> Panel:
 
 def histogram() -> Panel:
     grown = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
+    trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
     whole = f"sum(increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
     return bars(
         4,
@@ -222,7 +224,7 @@ def histogram() -> Panel:
         SHARE,
         at(0, 21, 14, 10),
         Query(f"{grown} / on () group_left () ({whole} > 0)", "live", "table"),
-        Query(f"max by (bin) (model_feature_reference_probability{{{_ONE}}})", "training", "table"),
+        Query(f"sum by (bin) ({trained}) / on () group_left () sum({trained})", "training", "table"),
         by="bin",
         empty=_NO_PROFILE,
         least=0,

@@ -59,10 +59,11 @@ def choice(
     label: str,
     query: str,
     *,
+    whole: bool = False,
     several: bool = False,
     sort: VariableSort = VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC,
 ) -> VariableModel:
-    """A variable whose values come from Prometheus; with ``several``, more than one or all of them."""
+    """A variable whose values come from Prometheus: one of them; with ``whole`` all; with ``several`` any number."""
     made = (
         dashboard.QueryVariable(name)
         .label(label)
@@ -72,10 +73,12 @@ def choice(
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(sort)
         .multi(several)
-        .include_all(several)
+        .include_all(whole or several)
     )
+    if whole or several:
+        made = made.all_value(_ALL)
     if several:
-        made = made.all_value(_ALL).current(VariableOption(selected=True, text="All", value="$__all"))
+        made = made.current(VariableOption(selected=True, text="All", value="$__all"))
     return made.build()
 
 
@@ -84,21 +87,22 @@ def model() -> VariableModel:
     return choice("model", "Model", "label_values(model_info, model)")
 
 
-def models() -> VariableModel:
-    """Any number of models."""
-    return choice("model", "Model", "label_values(model_info, model)", several=True)
-
-
-def version(name: str = "version", label: str = "Version", *, newest: bool = True) -> VariableModel:
-    """One version of the model, at first the newest or the oldest by its number."""
-    sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
-    return choice(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
+def version() -> VariableModel:
+    """One version of the model, at first the one with the highest number; or all, as links may ask."""
+    query = f"label_values(model_info{{{MODEL}}}, version)"
+    return choice("version", "Version", query, whole=True, sort=VariableSort.NUMERICAL_DESC)
 
 
 def versions() -> VariableModel:
-    """Any number of versions of the model."""
+    """Any number of versions of the model, at first all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
     return choice("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
+
+
+def side(name: str, label: str, *, newest: bool) -> VariableModel:
+    """One version of the model, to compare: at first the one with the highest number, or with the lowest."""
+    sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
+    return choice(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
 
 
 def _datasource() -> VariableModel:
@@ -112,7 +116,7 @@ def _exporter_url(address: str) -> VariableModel:
     return made
 
 
-def _annotations(calm: bool) -> list[dashboard.AnnotationQuery]:
+def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
     """Deployments, alerts and releases of datasets; each expression is true for one step, whatever its length."""
 
     def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
@@ -130,7 +134,7 @@ def _annotations(calm: bool) -> list[dashboard.AnnotationQuery]:
         )
 
     deployed = f"model_version:deployed:timestamp_seconds{{{MODEL}}}"
-    firing = f'ALERTS{{alertstate="firing",alertname!="Watchdog",{MODEL_OR_NONE}}}'
+    firing = f'ALERTS{{alertstate="firing",layer=~"{layer}",alertname!="Watchdog",{MODEL_OR_NONE}}}'
     released = f"max by (model) (model_dataset_examples_total{{{MODEL}}}"
     return [
         query(
@@ -177,10 +181,13 @@ def board(
     exporter_url: str,
     *,
     links: Sequence[Link] = (),
-    annotated: bool = True,
+    alerts: str | None = None,
     calm: bool = False,
 ) -> Dashboard:
-    """A dashboard of panels that know their places; a ``calm`` one marks only deployments at first."""
+    """A dashboard of panels that know their places; a ``calm`` one marks only deployments at first.
+
+    With ``alerts``, a regular expression of layers, it marks deployments, the beginnings of these alerts, and releases.
+    """
     made = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -190,7 +197,7 @@ def board(
         .refresh("30s")
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .annotations(list(_annotations(calm)) if annotated else [])
+        .annotations(list(_annotations(alerts, calm)) if alerts else [])
         .link(
             dashboard.DashboardLink("Dashboards")
             .type(DashboardLinkType.DASHBOARDS)

@@ -56,7 +56,6 @@ def dashboard(exporter_url: str) -> Dashboard:
             builds(),
         ],
         exporter_url,
-        annotated=False,
     )
 
 
@@ -116,6 +115,7 @@ def refused() -> Panel:
         values=False,
         empty="no exporter is scraped",
         least=0,
+        top=1,
     )
 
 
@@ -131,6 +131,7 @@ def lost() -> Panel:
         Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
         empty="no exporter is scraped",
         least=0,
+        top=1,
     )
 
 
@@ -158,6 +159,7 @@ def unknown_features() -> Panel:
         Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
         empty="no model has a profile",
         least=0,
+        top=1,
     )
 
 
@@ -171,6 +173,7 @@ def notifications() -> Panel:
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
         empty="no exporter is scraped",
         least=0,
+        top=1,
     )
 
 
@@ -269,5 +272,10 @@ def builds() -> Panel:
                 },
             )
         ],
-        overrides=[for_field("Since", setting("unit", "dateTimeFromNow"))],
+        overrides=[
+            for_field("Exporter", setting("custom.width", 140)),
+            for_field("Version", setting("custom.width", 75)),
+            for_field("Python", setting("custom.width", 75)),
+            for_field("Since", setting("custom.minWidth", 80), setting("unit", "dateTimeFromNow")),
+        ],
     )

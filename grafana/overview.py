@@ -67,6 +67,7 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
+        alerts=".+",
         calm=True,
     )
 

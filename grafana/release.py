@@ -39,9 +39,9 @@ def dashboard(exporter_url: str) -> Dashboard:
         "Is the new version better? Two versions side by side, or one version in two periods.",
         [
             frame.model(),
-            frame.version("before", "Before", newest=False),
+            frame.side("before", "Before", newest=False),
             earlier(),
-            frame.version("after", "After"),
+            frame.side("after", "After", newest=True),
         ],
         [
             frame.row(100, "Over the whole time range: before, after, difference", 0),
@@ -63,6 +63,8 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
+        alerts=".+",
+        calm=True,
     )
 
 
@@ -247,8 +249,8 @@ def features() -> Panel:
         "Score difference": f"{score % (AFTER, '')} - {score % (BEFORE, EARLIER)}",
         "Shift before": shift % (BEFORE, EARLIER),
         "Shift after": shift % (AFTER, ""),
-        "Training mean before": mean % (BEFORE, EARLIER),
-        "Training mean after": mean % (AFTER, ""),
+        "Mean before": mean % (BEFORE, EARLIER),
+        "Mean after": mean % (AFTER, ""),
     }
     refs = "ABCDEFG"
     return rows(
@@ -294,7 +296,7 @@ def features() -> Panel:
             *(
                 for_field(name, setting("unit", COUNT), setting("noValue", "–"), setting("custom.minWidth", 95))
                 for name in columns
-                if name.startswith("Training")
+                if name.startswith("Mean")
             ),
         ],
     )

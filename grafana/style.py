@@ -278,9 +278,13 @@ def lines(
     *queries: Query,
     stepped: bool = False,
     values: bool = True,
+    top: float | None = None,
     **more: Any,
 ) -> Panel:
-    """Lines over time; their legend tells each last value, unless they are too many for that."""
+    """Lines over time; their legend tells each last value, unless they are too many for that.
+
+    The axis reaches ``top`` at least: nothing but zeros would else lie below a scale to 100.
+    """
     builder = (
         timeseries.Panel()
         .legend(legend(values=values))
@@ -290,6 +294,8 @@ def lines(
         .show_points(VisibilityMode.AUTO)
         .span_nulls(False)
     )
+    if top is not None:
+        builder = builder.axis_soft_max(top)
     if stepped:
         builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
     return _finish(builder, number, title, description, unit, place, queries, **more)

@@ -43,6 +43,7 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         exporter_url,
         links=[frame.DRIFT, frame.REVIEW],
+        alerts="system",
     )
 
 

@@ -70,7 +70,7 @@ class Chosen:
             if name in self.everything:
                 return ".+"
             found = str(getattr(self, name))
-            return re.sub(r"[\\^$*+?.()|\[\]{}]", r"\\\g<0>", found) if form == "regex" else found
+            return re.sub(r"[-/\\^$*+?.()|\[\]{}]", r"\\\g<0>", found) if form == "regex" else found
 
         text = re.sub(r"\$\{(?P<name>\w+):(?P<form>regex|raw)\}", value, text)
         for name, spelt in (
@@ -308,7 +308,7 @@ def offered(url: str, text: str, chosen: Chosen) -> list[str]:
         Chosen(version="2", before="2", after="2"),
         Chosen(model="", version="", feature="", window="", before="", after="", instance=""),
         Chosen(everything=frozenset({"model", "version", "instance"})),
-        Chosen(model=".*+?{}()[]|^$\\", version='"quoted" \\ 版', feature="the \u00e4 'feature'"),
+        Chosen(model=".*+?{}()[]|^$\\-/", version='"quoted" \\ 版', feature="the \u00e4 'feature'"),
     ],
     ids=["no profile", "vanished version", "nothing chosen", "everything chosen", "any characters"],
 )
