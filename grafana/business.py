@@ -9,7 +9,7 @@ from grafana.queries import BOTH, DAY_AGO, MODEL, increase
 from grafana.style import COUNT, SECONDS, SHARE, Query, at, figures, lengths, lines
 
 _MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
-_NO_PREDICTIONS = "no predictions"
+_NO_PREDICTIONS = "no predictions seen"
 _NO_SEGMENTS = "no segment_by in the model's configuration"
 
 
@@ -73,7 +73,7 @@ def correction_ratio() -> Panel:
         at(10, 1, 14, 9),
         Query(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
-        empty="no confident predictions",
+        empty="no confident predictions seen",
         least=0,
         value_links=[_MISTAKES],
     )
@@ -128,8 +128,7 @@ def confidence() -> Panel:
         COUNT,
         at(0, 19, 12, 9),
         Query(buckets, "{{le}}", "buckets"),
-        upright=True,
-        empty="no confidences",
+        empty="no confidences seen",
         least=0,
     )
 
@@ -142,7 +141,7 @@ def feedback() -> Panel:
         COUNT,
         at(12, 19, 12, 9),
         Query(f"sum by (verdict) (increase(model_feedback_total{{{BOTH}}}[1h]))", "{{verdict}}"),
-        empty="no feedback",
+        empty="no feedback seen",
         least=0,
     )
 
@@ -155,7 +154,7 @@ def pending() -> Panel:
         COUNT,
         at(0, 29, 7, 8),
         Query(f"max by (model) (model_corrections_pending{{{MODEL}}})", "{{model}}"),
-        empty="no feedback",
+        empty="no feedback seen",
         least=0,
         value_links=[frame.page_of("review", "Review them", model="__field.labels.model")],
     )

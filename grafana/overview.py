@@ -34,12 +34,12 @@ from grafana.style import (
 )
 
 _NO_PROFILE = "no profile, or nothing observed"
-_NO_REQUESTS = "no requests"
+_NO_REQUESTS = "no requests seen"
 _HEIGHT = 5
 _DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
 """Grey and dotted on each panel, named in its description and at the pointer: the legend has room for two."""
 
-_SEVERITY = {"critical": ("crit", CRITICAL), "warning": ("warn", WARNING), "info": ("info", INFO)}
+_SEVERITY = {"critical": ("!!", CRITICAL), "warning": ("!", WARNING), "info": ("i", INFO)}
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -92,37 +92,38 @@ def firing_alerts() -> Panel:
     return rows(
         2,
         "Firing alerts, of all models",
-        "What fires and for how long it has been so; one line for a version. A click opens the runbook.",
+        "What fires, and for how long: !! is critical, ! a warning, i an information. A click opens the runbook.",
         SECONDS,
         at(0, 5, 7, 10),
         Query(expr, kind="table"),
-        empty="nothing fires",
+        empty="nothing is known to fire",
         sort="For",
         transformations=[
             step(
                 "organize",
                 indexByName={"severity": 0, "alert": 1, "of": 2, "Value": 3},
-                renameByName={"severity": "State", "alert": "Alert", "of": "Of", "Value": "For"},
+                renameByName={"severity": " ", "alert": "Alert", "of": "Of", "Value": "For"},
                 excludeByName={"Time": True},
             )
         ],
         overrides=[
-            for_field("State", setting("custom.width", 60), *cell(_SEVERITY)),
-            for_field("Alert", setting("custom.width", 160), setting("links", [runbook])),
+            for_field(" ", setting("custom.width", 36), *cell(_SEVERITY)),
+            for_field("Alert", setting("custom.width", 156), setting("links", [runbook])),
             for_field("Of", setting("custom.minWidth", 60)),
             for_field("For", setting("custom.width", 62), setting("decimals", 0)),
         ],
     )
 
 
-def _layer(number: int, layer: str, title: str, uid: str, y: int) -> Panel:
+def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str = "model_info") -> Panel:
     return figures(
         number,
         "",
-        "The worst severity of the alerts of this layer that fire for the model, or for no model in particular.",
+        "The worst severity of the alerts of this layer that fire for the model, or for no model in particular; grey where "
+        "nobody watches it.",
         BARE,
         at(7, y, 2, _HEIGHT),
-        Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"model_info{{{MODEL}}}"), title, "instant"),
+        Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
         empty="not watched",
         state=True,
         mappings=states(SEVERITIES),
@@ -135,7 +136,7 @@ def system_state() -> Panel:
 
 
 def data_state() -> Panel:
-    return _layer(4, "data", "Data", "model-data", 5)
+    return _layer(4, "data", "Data", "model-data", 5, "model_version_feature:kl_divergence_above_noise:max")
 
 
 def business_state() -> Panel:
@@ -244,7 +245,7 @@ def attempts() -> Panel:
             "threshold",
             role="threshold",
         ),
-        empty="no predictions",
+        empty="no predictions seen",
         least=0,
         overrides=[_DAY_AGO],
     )
@@ -261,7 +262,7 @@ def confident_share() -> Panel:
         10,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions",
+        "no predictions seen",
         worst="min",
     )
 
@@ -276,7 +277,7 @@ def correction_share() -> Panel:
         10,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions",
+        "no confident predictions seen",
     )
 
 

@@ -123,28 +123,28 @@ def _drift(selector: str, ago: str) -> str:
 
 
 def requests() -> Panel:
-    return _pair(1, "Requests", "Requests a second, on average.", PER_SECOND, 0, _rate, "no requests")
+    return _pair(1, "Requests", "Requests a second, on average.", PER_SECOND, 0, _rate, "no requests seen")
 
 
 def errors() -> Panel:
     expr = _ratio('model_requests_total{%s,code=~"5.."}', "model_requests_total")
-    return _pair(2, "Errors", "Share of requests that a 5xx answered.", SHARE, 4, expr, "no requests")
+    return _pair(2, "Errors", "Share of requests that a 5xx answered.", SHARE, 4, expr, "no requests seen")
 
 
 def latency() -> Panel:
-    return _pair(3, "Latency p95", "19 of 20 requests were faster.", SECONDS, 8, _quantile, "no durations")
+    return _pair(3, "Latency p95", "19 of 20 requests were faster.", SECONDS, 8, _quantile, "no durations seen")
 
 
 def confident() -> Panel:
     expr = _ratio("model_confident_predictions_total{%s}", "model_attempts_total")
     text = "Share of predictions at or above the confidence threshold."
-    return _pair(4, "Confident", text, SHARE, 12, expr, "no predictions")
+    return _pair(4, "Confident", text, SHARE, 12, expr, "no predictions seen")
 
 
 def corrected() -> Panel:
     expr = _ratio("model_corrections_total{%s}", "model_confident_predictions_total")
     text = "Share of confident predictions that users corrected."
-    return _pair(5, "Corrected", text, SHARE, 16, expr, "no confident predictions")
+    return _pair(5, "Corrected", text, SHARE, 16, expr, "no confident predictions seen")
 
 
 def drift() -> Panel:
@@ -166,7 +166,7 @@ def _over_time(
 
 def requests_over_time() -> Panel:
     text = "Requests a second over a minute."
-    return _over_time(7, "Requests", text, PER_SECOND, 0, 8, "model_version:requests:rate1m", None, "no requests")
+    return _over_time(7, "Requests", text, PER_SECOND, 0, 8, "model_version:requests:rate1m", None, "no requests seen")
 
 
 def errors_over_time() -> Panel:
@@ -179,7 +179,7 @@ def errors_over_time() -> Panel:
         8,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-        "no requests",
+        "no requests seen",
     )
 
 
@@ -193,7 +193,7 @@ def latency_over_time() -> Panel:
         8,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
-        "no durations",
+        "no durations seen",
     )
 
 
@@ -207,7 +207,7 @@ def confident_over_time() -> Panel:
         16,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions",
+        "no predictions seen",
     )
 
 
@@ -221,7 +221,7 @@ def corrected_over_time() -> Panel:
         16,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions",
+        "no confident predictions seen",
     )
 
 

@@ -241,7 +241,7 @@ def _finish(
     field.thresholds = (
         dashboard.ThresholdsConfig()
         .mode(ThresholdsMode.ABSOLUTE)
-        .steps([Threshold(value=None, color="text" if state else NEUTRAL)])
+        .steps([Threshold(value=None, color=GREY if state else NEUTRAL)])
         .build()
     )
     field.color = dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
@@ -417,17 +417,16 @@ def lengths(
     unit: str,
     place: GridPos,
     *queries: Query,
-    upright: bool = False,
     **more: Any,
 ) -> Panel:
-    """Bars, each with its name and number: under one another, or ``upright``."""
+    """Horizontal bars under one another, each with its name and number."""
     builder = (
         bargauge.Panel()
         .display_mode(BarGaugeDisplayMode.BASIC)
         .value_mode(BarGaugeValueMode.TEXT)
-        .name_placement(BarGaugeNamePlacement.AUTO if upright else BarGaugeNamePlacement.LEFT)
+        .name_placement(BarGaugeNamePlacement.LEFT)
         .show_unfilled(True)
-        .orientation(VizOrientation.VERTICAL if upright else VizOrientation.HORIZONTAL)
+        .orientation(VizOrientation.HORIZONTAL)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
     return _finish(builder, number, title, description, unit, place, queries, **more)

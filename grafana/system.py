@@ -8,7 +8,7 @@ from grafana import frame
 from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL
 from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query, at, lines
 
-_NO_REQUESTS = "no requests"
+_NO_REQUESTS = "no requests seen"
 _NO_GPU = "no GPU, or its driver is not there"
 
 
@@ -113,7 +113,7 @@ def latency() -> Panel:
         at(0, 19, 12, 9),
         *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
-        empty="no durations",
+        empty="no durations seen",
         least=0,
     )
 
@@ -129,7 +129,7 @@ def latency_by_version() -> Panel:
         Query(expr, "version {{version}}"),
         Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
-        empty="no durations",
+        empty="no durations seen",
         least=0,
     )
 
