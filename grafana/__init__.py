@@ -13,5 +13,6 @@
 `kubernetes`   the same files as ConfigMaps and a PrometheusRule
 =============  =====================================================================
 
-Each panel is a function by the panel's name. Panel ids are written down and stay, for links to panels.
+Each panel is a function by the panel's name; its title and description say what it shows. Panel ids are
+written down and stay, for links to panels.
 """

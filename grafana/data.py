@@ -33,7 +33,8 @@ from grafana.style import (
 _NO_PROFILE = "no profile, or nothing observed"
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
-_DRIFT = frame.page_of("drift", "In words", model="model", version="version", feature="__data.fields.Feature")
+_FEATURE = frame.page_of("drift", "In words", model="model", version="__data.fields.Version", feature="__value.raw")
+_DRIFT = frame.page_of("drift", "In words", model="model", feature="feature")
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -74,18 +75,16 @@ def dashboard(exporter_url: str) -> Dashboard:
 
 
 def features_by_score() -> Panel:
-    ratio = (
-        f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
-        f" > bool on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
-    )
+    score = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
+    threshold = f"on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
+    each = "max by (version, feature)"
     columns = (
-        f"max by (feature) ({ratio})",
-        f"max by (feature) (model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})",
-        f"max by (feature) (model_feature:threshold:ModelFeatureDrift{{{MODEL}}})"
-        f" and on (feature) model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}",
-        f"max by (feature) (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})",
-        f"max by (feature) (model_version_feature:missing_excess_ratio:max{{{BOTH}}})",
-        f"max by (feature) (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})",
+        f"{each} ({score} > bool {threshold})",
+        f"{each} ({score})",
+        f"{each} (0 * {score} + {threshold})",
+        f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})",
+        f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})",
+        f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})",
     )
     names = ("State", "Score", "Threshold", "Mean shift", "Missing", "Unseen")
     trend = "Trend #G"
@@ -98,7 +97,7 @@ def features_by_score() -> Panel:
         NATS,
         at(0, 1, 14, 11),
         *(Query(expr, kind="table") for expr in columns),
-        Query(f"max by (feature) (model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})"),
+        Query(f"{each} ({score})"),
         empty=_NO_PROFILE,
         sort="Score",
         transformations=[
@@ -108,17 +107,14 @@ def features_by_score() -> Panel:
                 "organize",
                 excludeByName={"Time": True},
                 indexByName={
-                    "feature": 0,
-                    "Value #A": 1,
-                    "Value #B": 2,
-                    trend: 3,
-                    "Value #C": 4,
-                    "Value #D": 5,
-                    "Value #E": 6,
-                    "Value #F": 7,
+                    name: place
+                    for place, name in enumerate(
+                        ("feature", "version", "Value #A", "Value #B", trend, *(f"Value #{ref}" for ref in "CDEF"))
+                    )
                 },
                 renameByName={
                     "feature": "Feature",
+                    "version": "Version",
                     trend: "Over time",
                     **{f"Value #{ref}": name for ref, name in zip("ABCDEF", names, strict=True)},
                 },
@@ -129,17 +125,9 @@ def features_by_score() -> Panel:
                 "Feature",
                 setting("unit", "string"),
                 setting("custom.minWidth", 130),
-                setting(
-                    "links",
-                    [
-                        {
-                            "title": _DRIFT.title,
-                            "url": _DRIFT.url.replace("__data.fields.Feature", "__value.raw"),
-                            "targetBlank": True,
-                        }
-                    ],
-                ),
+                setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
             ),
+            for_field("Version", setting("unit", "string"), setting("custom.width", 70)),
             for_field("State", setting("custom.width", 70), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
             for_field("Score", setting("noValue", "–"), setting("custom.width", 95), setting("decimals", 2)),
             for_field("Threshold", setting("noValue", "–"), setting("custom.width", 95), setting("decimals", 2)),
@@ -226,6 +214,7 @@ def histogram() -> Panel:
         Query(f"{grown} / on () group_left () ({whole} > 0)", "live", "table"),
         Query(f"sum by (bin) ({trained}) / on () group_left () sum({trained})", "training", "table"),
         by="bin",
+        links=[_DRIFT],
         empty=_NO_PROFILE,
         least=0,
         transformations=[
@@ -258,6 +247,7 @@ def score() -> Panel:
         Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
         Query(f"max(model_feature_kl_divergence_noise{{{_WINDOWED}}})", "noise", role="reference"),
         Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
+        links=[_DRIFT],
         empty=_NO_PROFILE,
         least=0,
     )
@@ -284,6 +274,7 @@ def mean() -> Panel:
         Query(reference, "training mean", role="reference"),
         Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
         Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
+        links=[_DRIFT],
         empty="a category, no profile, or nothing observed",
         overrides=[
             for_query(3, *band),
@@ -303,6 +294,7 @@ def stddev() -> Panel:
         Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
         Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
         Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
+        links=[_DRIFT],
         empty="a category, no profile, or nothing observed",
     )
 
@@ -320,6 +312,7 @@ def missing() -> Panel:
         Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
         Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
         Query(f"{trained} + {threshold}", "threshold", role="threshold"),
+        links=[_DRIFT],
         empty=_NO_PROFILE,
         least=0,
     )
@@ -334,6 +327,7 @@ def unseen() -> Panel:
         at(14, 39, 10, 8),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
+        links=[_DRIFT],
         empty=_NO_PROFILE,
         least=0,
     )

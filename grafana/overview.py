@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
@@ -115,19 +117,28 @@ def firing_alerts() -> Panel:
     )
 
 
+def _detail(uid: str) -> Link:
+    return Link("In detail", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
+
+
+_SYSTEM = [_detail("model-system")]
+_DATA = [_detail("model-data"), frame.DRIFT]
+_BUSINESS = [_detail("model-business"), frame.REVIEW]
+
+
 def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str = "model_info") -> Panel:
     return figures(
         number,
         "",
-        "The worst severity of the alerts of this layer that fire for the model, or for no model in particular; grey where "
-        "nobody watches it.",
+        "The worst severity of the alerts of this layer that fire for the model, or for no model in particular; grey "
+        "where nobody watches it.",
         BARE,
         at(7, y, 2, _HEIGHT),
         Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
         empty="not watched",
         state=True,
         mappings=states(SEVERITIES),
-        value_links=[Link("In detail", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")],
+        value_links=[_detail(uid)],
     )
 
 
@@ -153,6 +164,7 @@ def request_rate() -> Panel:
         at(9, 0, 5, _HEIGHT),
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
+        links=_SYSTEM,
         empty=_NO_REQUESTS,
         least=0,
         overrides=[_DAY_AGO],
@@ -170,6 +182,7 @@ def error_ratio() -> Panel:
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         _NO_REQUESTS,
+        _SYSTEM,
     )
 
 
@@ -184,6 +197,7 @@ def latency() -> Panel:
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
         _NO_REQUESTS,
+        _SYSTEM,
     )
 
 
@@ -198,6 +212,7 @@ def worst_drift() -> Panel:
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{BOTH}}})",
         _NO_PROFILE,
+        _DATA,
     )
 
 
@@ -212,6 +227,7 @@ def worst_mean_shift() -> Panel:
         "model_version:mean_shift_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureMeanShift{{{BOTH}}})",
         _NO_PROFILE,
+        _DATA,
     )
 
 
@@ -226,6 +242,7 @@ def worst_missing() -> Panel:
         "model_version:missing_excess_ratio:worst",
         f"min(model_version:threshold:ModelFeatureMissing{{{BOTH}}})",
         _NO_PROFILE,
+        _DATA,
     )
 
 
@@ -245,6 +262,7 @@ def attempts() -> Panel:
             "threshold",
             role="threshold",
         ),
+        links=_BUSINESS,
         empty="no predictions seen",
         least=0,
         overrides=[_DAY_AGO],
@@ -263,6 +281,7 @@ def confident_share() -> Panel:
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         "no predictions seen",
+        _BUSINESS,
         worst="min",
     )
 
@@ -278,6 +297,7 @@ def correction_share() -> Panel:
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
         "no confident predictions seen",
+        _BUSINESS,
     )
 
 
@@ -291,6 +311,7 @@ def _worst(
     series: str,
     threshold: str,
     empty: str,
+    links: Sequence[Link],
     worst: str = "max",
 ) -> Panel:
     """One value of the worst version, what it was a day ago, and its threshold."""
@@ -303,6 +324,7 @@ def _worst(
         Query(f"{worst}({series}{{{BOTH}}})", "now"),
         Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
         Query(threshold, "threshold", role="threshold"),
+        links=links,
         empty=empty,
         least=0,
         overrides=[_DAY_AGO],

@@ -321,12 +321,14 @@ def test_no_choice_is_an_error(prometheus: str, chosen: Chosen) -> None:
 def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
     """It shows its requests, and nothing at all of what needs a profile: no zero that nobody measured."""
     odd = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, feature="", window="10m")
-    overview = {panel["title"]: panel for panel in BOARDS["model-overview"]["panels"]}
+    panels = BOARDS["model-overview"]["panels"]
+    overview = {panel["title"] or targets(panel)[0]["legendFormat"]: panel for panel in panels}
     shown = {
         title: answer(prometheus, odd.into(targets(panel)[0]["expr"]), instant=True)
         for title, panel in overview.items()
     }
-    assert shown["Requests"] and shown["Confident"]
+    assert shown["Requests"] and shown["Confident"] and shown["System"] and shown["Business"]
+    assert not shown["Data"], "it would be OK though nobody watches it"
     assert not shown["Worst drift"] and not shown["Worst mean shift"] and not shown["Worst missing"]
 
 
