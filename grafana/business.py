@@ -220,6 +220,7 @@ def segment_corrections() -> Panel:
         Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
+        top=0.01,
     )
 
 

@@ -86,7 +86,7 @@ def features_by_score() -> Panel:
         f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})",
         f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})",
     )
-    names = ("State", "Score", "Threshold", "Mean shift", "Missing", "Unseen")
+    names = ("State", "Score", "Threshold", "Shift", "Missing", "Unseen")
     trend = "Trend #G"
     return rows(
         1,
@@ -95,7 +95,7 @@ def features_by_score() -> Panel:
         "moved; what is missing beyond training's share; what training never saw. A click on a feature tells it in "
         "words.",
         NATS,
-        at(0, 1, 14, 11),
+        at(0, 1, 15, 11),
         *(Query(expr, kind="table") for expr in columns),
         Query(f"{each} ({score})"),
         empty=_NO_PROFILE,
@@ -124,37 +124,37 @@ def features_by_score() -> Panel:
             for_field(
                 "Feature",
                 setting("unit", "string"),
-                setting("custom.minWidth", 130),
+                setting("custom.minWidth", 150),
                 setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
             ),
-            for_field("Version", setting("unit", "string"), setting("custom.width", 70)),
-            for_field("State", setting("custom.width", 70), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
-            for_field("Score", setting("noValue", "–"), setting("custom.width", 95), setting("decimals", 2)),
-            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 95), setting("decimals", 2)),
+            for_field("Version", setting("unit", "string"), setting("custom.width", 64)),
+            for_field("State", setting("custom.width", 66), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
+            for_field("Score", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
+            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
             for_field(
                 "Mean shift",
                 setting("noValue", "–"),
-                setting("custom.width", 90),
+                setting("custom.width", 70),
                 setting("unit", DEVIATIONS),
                 setting("decimals", 1),
             ),
             for_field(
                 "Missing",
                 setting("noValue", "–"),
-                setting("custom.width", 75),
+                setting("custom.width", 72),
                 setting("unit", SHARE),
                 setting("decimals", 1),
             ),
             for_field(
                 "Unseen",
                 setting("noValue", "–"),
-                setting("custom.width", 75),
+                setting("custom.width", 72),
                 setting("unit", SHARE),
                 setting("decimals", 1),
             ),
             for_field(
                 "Over time",
-                setting("custom.minWidth", 110),
+                setting("custom.minWidth", 90),
                 setting(
                     "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
                 ),
@@ -171,7 +171,7 @@ def features_over_time() -> Panel:
         "Score of the ten worst features",
         "KL divergence from training above the noise, over time; the lowest threshold of any feature.",
         NATS,
-        at(14, 1, 10, 11),
+        at(15, 1, 9, 11),
         Query(
             f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
             "{{feature}}",
@@ -330,6 +330,7 @@ def unseen() -> Panel:
         links=[_DRIFT],
         empty=_NO_PROFILE,
         least=0,
+        top=0.1,
     )
 
 

@@ -100,6 +100,7 @@ def error_budget() -> Panel:
         *(Query(f"max(model_version:request_error_ratio:rate{window}{{{BOTH}}})", window) for window in windows),
         empty=_NO_REQUESTS,
         least=0,
+        top=0.01,
     )
 
 
