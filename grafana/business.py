@@ -5,8 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
+from grafana.panels import figures, lengths, lines
 from grafana.queries import BOTH, DAY_AGO, MODEL, increase
-from grafana.style import COUNT, SECONDS, SHARE, Query, at, figures, lengths, lines
+from grafana.style import COUNT, SECONDS, SHARE, Query, at
 
 _MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
 _NO_PREDICTIONS = "no predictions seen"

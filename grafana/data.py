@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSort
 
-from grafana import frame
-from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
+from grafana import feature, frame
+from grafana.panels import lines, rows, timeline
+from grafana.queries import BOTH, MODEL, WINDOW
 from grafana.style import (
     COUNT,
     CRITICAL,
     DEVIATIONS,
-    GREY,
     INFO,
     NATS,
     NEUTRAL,
@@ -19,22 +19,13 @@ from grafana.style import (
     WARNING,
     Query,
     at,
-    bars,
     cell,
     for_field,
-    for_query,
-    lines,
-    rows,
     setting,
     step,
-    timeline,
 )
 
-_NO_PROFILE = "no profile, or nothing observed"
-_ONE = f"{BOTH},{FEATURE}"
-_WINDOWED = f"{_ONE},{WINDOW}"
 _FEATURE = frame.page_of("drift", "In words", model="model", version="__data.fields.Version", feature="__value.raw")
-_DRIFT = frame.page_of("drift", "In words", model="model", feature="feature")
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -57,12 +48,12 @@ def dashboard(exporter_url: str) -> Dashboard:
             features_over_time(),
             data_alerts(),
             frame.row(101, "$feature", 20),
-            histogram(),
-            score(),
-            mean(),
-            stddev(),
-            missing(),
-            unseen(),
+            feature.histogram(),
+            feature.score(),
+            feature.mean(),
+            feature.stddev(),
+            feature.missing(),
+            feature.unseen(),
             frame.row(102, "Prediction, and features together", 47),
             prediction(),
             together(),
@@ -98,9 +89,11 @@ def features_by_score() -> Panel:
         at(0, 1, 15, 11),
         *(Query(expr, kind="table") for expr in columns),
         Query(f"{each} ({score})"),
-        empty=_NO_PROFILE,
+        empty=feature.NO_PROFILE,
         sort="Score",
         transformations=[
+            # Without their time the rows of a moment are not taken for series, too.
+            step("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
             step("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
             step("merge"),
             step(
@@ -132,7 +125,7 @@ def features_by_score() -> Panel:
             for_field("Score", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
             for_field("Threshold", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
             for_field(
-                "Mean shift",
+                "Shift",
                 setting("noValue", "–"),
                 setting("custom.width", 70),
                 setting("unit", DEVIATIONS),
@@ -177,7 +170,7 @@ def features_over_time() -> Panel:
             "{{feature}}",
         ),
         Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
-        empty=_NO_PROFILE,
+        empty=feature.NO_PROFILE,
         least=0,
     )
 
@@ -197,140 +190,6 @@ def data_alerts() -> Panel:
         told=False,
         names={"": NEUTRAL, "pending": INFO, "firing": WARNING},
         empty="no alert of the data layer in this time range",
-    )
-
-
-def histogram() -> Panel:
-    grown = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
-    trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
-    whole = f"sum(increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
-    return bars(
-        4,
-        "$feature: live values over training ones",
-        "Share of values in each bin, all replicas, over the whole time range; beside it the share in training. The "
-        "bins were frozen when the profile was made.",
-        SHARE,
-        at(0, 21, 14, 10),
-        Query(f"{grown} / on () group_left () ({whole} > 0)", "live", "table"),
-        Query(f"sum by (bin) ({trained}) / on () group_left () sum({trained})", "training", "table"),
-        by="bin",
-        links=[_DRIFT],
-        empty=_NO_PROFILE,
-        least=0,
-        transformations=[
-            step("joinByField", byField="bin", mode="outer"),
-            step(
-                "organize",
-                excludeByName={"Time": True, "Time 1": True, "Time 2": True},
-                renameByName={"Value #A": "live", "Value #B": "training"},
-            ),
-            step("sortBy", fields={}, sort=[{"field": "bin"}]),
-        ],
-        overrides=[
-            for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
-            for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY})),
-            for_field("bin", setting("noValue", " ")),
-        ],
-    )
-
-
-def score() -> Panel:
-    return lines(
-        5,
-        "$feature: divergence and its noise",
-        "KL divergence from training, in the window, and the noise floor that sampling alone exceeds in 1 % of "
-        "windows. It tells something only above both floor and threshold.",
-        NATS,
-        at(14, 21, 10, 10),
-        Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
-        Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
-        Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
-        Query(f"max(model_feature_kl_divergence_noise{{{_WINDOWED}}})", "noise", role="reference"),
-        Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
-        links=[_DRIFT],
-        empty=_NO_PROFILE,
-        least=0,
-    )
-
-
-def mean() -> Panel:
-    reference = f"max(model_feature_reference_mean{{{_ONE}}})"
-    spread = f"max(model_feature_reference_stddev{{{_ONE}}})"
-    band = [
-        setting("custom.fillBelowTo", "training − 1 σ"),
-        setting("custom.fillOpacity", 12),
-        setting("custom.lineWidth", 0),
-        setting("custom.lineStyle", {"fill": "solid"}),
-    ]
-    return lines(
-        6,
-        "$feature: mean within the training band",
-        "The mean in the window, and the training mean with one training standard deviation either way. The values "
-        "of categories have no mean.",
-        COUNT,
-        at(0, 31, 14, 8),
-        Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
-        Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
-        Query(reference, "training mean", role="reference"),
-        Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
-        Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
-        links=[_DRIFT],
-        empty="a category, no profile, or nothing observed",
-        overrides=[
-            for_query(3, *band),
-            for_query(4, setting("custom.lineWidth", 0)),
-        ],
-    )
-
-
-def stddev() -> Panel:
-    return lines(
-        7,
-        "$feature: spread and extremes",
-        "Standard deviation, smallest and largest value in the window, and the standard deviation in training.",
-        COUNT,
-        at(14, 31, 10, 8),
-        Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
-        Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
-        Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
-        Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
-        links=[_DRIFT],
-        empty="a category, no profile, or nothing observed",
-    )
-
-
-def missing() -> Panel:
-    trained = f'sum(max by (bin) (model_feature_reference_probability{{{_ONE},bin=~"[0-9]+ (missing|invalid)"}}))'
-    threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
-    return lines(
-        8,
-        "$feature: missing and invalid",
-        "Share of values that are missing, and of a wrong type, in the window; the threshold lies above the share that "
-        "training had.",
-        SHARE,
-        at(0, 39, 14, 8),
-        Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
-        Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
-        Query(f"{trained} + {threshold}", "threshold", role="threshold"),
-        links=[_DRIFT],
-        empty=_NO_PROFILE,
-        least=0,
-    )
-
-
-def unseen() -> Panel:
-    return lines(
-        9,
-        "$feature: unseen in training",
-        "Share of values outside the training range, or of categories that training never saw.",
-        SHARE,
-        at(14, 39, 10, 8),
-        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
-        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
-        links=[_DRIFT],
-        empty=_NO_PROFILE,
-        least=0,
-        top=0.1,
     )
 
 
@@ -372,6 +231,6 @@ def observations() -> Panel:
         COUNT,
         at(16, 48, 8, 8),
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
-        empty=_NO_PROFILE,
+        empty=feature.NO_PROFILE,
         least=0,
     )

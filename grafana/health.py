@@ -5,23 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
+from grafana.panels import lines, rows, timeline
 from grafana.queries import INSTANCE
-from grafana.style import (
-    BARE,
-    BYTES,
-    COUNT,
-    EVENTS_PER_SECOND,
-    SECONDS,
-    SUCCESS,
-    Query,
-    at,
-    for_field,
-    lines,
-    rows,
-    setting,
-    step,
-    timeline,
-)
+from grafana.style import BARE, BYTES, COUNT, EVENTS_PER_SECOND, SECONDS, SUCCESS, Query, at, for_field, setting, step
 
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 

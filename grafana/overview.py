@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
+from grafana.panels import figures, lines, rows, timeline
 from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, severity
 from grafana.style import (
     BARE,
@@ -24,15 +25,11 @@ from grafana.style import (
     Query,
     at,
     cell,
-    figures,
     for_field,
     for_query,
-    lines,
-    rows,
     setting,
     states,
     step,
-    timeline,
 )
 
 _NO_PROFILE = "no profile, or nothing observed"

@@ -8,23 +8,9 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableModel, VariableOption
 
 from grafana import frame
+from grafana.panels import figures, lines, rows
 from grafana.queries import MODEL
-from grafana.style import (
-    COUNT,
-    DEVIATIONS,
-    NATS,
-    PER_SECOND,
-    SECONDS,
-    SHARE,
-    Query,
-    at,
-    figures,
-    for_field,
-    lines,
-    rows,
-    setting,
-    step,
-)
+from grafana.style import COUNT, DEVIATIONS, NATS, PER_SECOND, SECONDS, SHARE, Query, at, for_field, setting, step
 
 BEFORE = f"{MODEL},version=~`${{before:regex}}`"
 AFTER = f"{MODEL},version=~`${{after:regex}}`"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
+from grafana.panels import lines
 from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL
-from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query, at, lines
+from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query, at
 
 _NO_REQUESTS = "no requests seen"
 _NO_GPU = "no GPU, or its driver is not there"

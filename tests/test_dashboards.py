@@ -187,6 +187,18 @@ def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
                 assert targets(panel)[place]["legendFormat"].startswith(("threshold", "lowest threshold", "noise"))
 
 
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+def test_settings_are_of_fields_that_are_there(uid: str, panel: dict[str, Any]) -> None:
+    """A setting for a column, or for the series of a query, names one that the panel has."""
+    columns = {"bin"}
+    for transformation in panel.get("transformations", []):
+        columns |= set(transformation["options"].get("renameByName", {}).values())
+    refs = {target["refId"] for target in targets(panel)}
+    for override in panel["fieldConfig"]["overrides"]:
+        matcher = override["matcher"]
+        assert matcher["options"] in {"byName": columns, "byFrameRefID": refs}[matcher["id"]]
+
+
 @pytest.mark.parametrize("uid", UIDS)
 def test_a_dashboard_has_its_frame(uid: str) -> None:
     """Data source and exporter are variables, the others a click away, with variables and time; changes are marked."""
