@@ -16,6 +16,7 @@ from grafana.style import (
     NEUTRAL,
     OK,
     SHARE,
+    TEXT,
     WARNING,
     Query,
     at,
@@ -116,11 +117,11 @@ def features_by_score() -> Panel:
         overrides=[
             for_field(
                 "Feature",
-                setting("unit", "string"),
+                setting("unit", TEXT),
                 setting("custom.minWidth", 150),
                 setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
             ),
-            for_field("Version", setting("unit", "string"), setting("custom.width", 64)),
+            for_field("Version", setting("unit", TEXT), setting("custom.width", 64)),
             for_field("State", setting("custom.width", 66), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
             for_field("Score", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
             for_field("Threshold", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),

@@ -7,7 +7,20 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import frame
 from grafana.panels import lines, rows, timeline
 from grafana.queries import INSTANCE
-from grafana.style import BARE, BYTES, COUNT, EVENTS_PER_SECOND, SECONDS, SUCCESS, Query, at, for_field, setting, step
+from grafana.style import (
+    BARE,
+    BYTES,
+    COUNT,
+    EVENTS_PER_SECOND,
+    SECONDS,
+    SINCE,
+    SUCCESS,
+    Query,
+    at,
+    for_field,
+    setting,
+    step,
+)
 
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
@@ -262,6 +275,6 @@ def builds() -> Panel:
             for_field("Exporter", setting("custom.width", 140)),
             for_field("Version", setting("custom.width", 75)),
             for_field("Python", setting("custom.width", 75)),
-            for_field("Since", setting("custom.minWidth", 80), setting("unit", "dateTimeFromNow")),
+            for_field("Since", setting("custom.minWidth", 80), setting("unit", SINCE)),
         ],
     )

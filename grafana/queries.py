@@ -42,6 +42,6 @@ def firing_seconds() -> str:
     return 'time() - ALERTS_FOR_STATE{alertname!="Watchdog"} and ignoring (alertstate) ALERTS{alertstate="firing"}'
 
 
-def increase(metric: str, selector: str, by: str, over: str = "$__range", ago: str = "") -> str:
+def increase(metric: str, selector: str, by: str, over: str = "$__range") -> str:
     """How much a counter grew, over all replicas."""
-    return f"sum by ({by}) (increase({metric}{{{selector}}}[{over}]{ago}))"
+    return f"sum by ({by}) (increase({metric}{{{selector}}}[{over}]))"

@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableMo
 from grafana import frame
 from grafana.panels import figures, lines, rows
 from grafana.queries import MODEL
-from grafana.style import COUNT, DEVIATIONS, NATS, PER_SECOND, SECONDS, SHARE, Query, at, for_field, setting, step
+from grafana.style import COUNT, DEVIATIONS, NATS, PER_SECOND, SECONDS, SHARE, TEXT, Query, at, for_field, setting, step
 
 BEFORE = f"{MODEL},version=~`${{before:regex}}`"
 AFTER = f"{MODEL},version=~`${{after:regex}}`"
@@ -262,7 +262,7 @@ def features() -> Panel:
             ),
         ],
         overrides=[
-            for_field("Feature", setting("unit", "string"), setting("custom.width", 230)),
+            for_field("Feature", setting("unit", TEXT), setting("custom.width", 230)),
             *(
                 for_field(name, setting("decimals", 2), setting("noValue", "–"), setting("custom.minWidth", 95))
                 for name in columns
