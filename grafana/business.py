@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import frame
 from grafana.panels import figures, lengths, lines
 from grafana.queries import BOTH, DAY_AGO, MODEL, increase
-from grafana.style import COUNT, SECONDS, SHARE, Query, at
+from grafana.style import COUNT, SECONDS, SHARE, WHOLE, Query, at
 
 _MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
 _NO_PREDICTIONS = "no predictions seen"
@@ -29,12 +29,12 @@ def dashboard(exporter_url: str) -> Dashboard:
             confident_ratio(),
             confidence(),
             feedback(),
-            frame.row(101, "The flywheel: review and release", 28),
+            frame.row(101, "The flywheel: review and release", 29),
             pending(),
             oldest(),
             releases(),
             flywheel(),
-            frame.row(102, "Segments and business events", 37),
+            frame.row(102, "Segments and business events", 38),
             segment_corrections(),
             segment_attempts(),
             events(),
@@ -54,7 +54,7 @@ def funnel() -> Panel:
         1,
         "Funnel over the time range",
         "All predictions, those the model was sure of, those users confirmed, and the sure ones that users corrected.",
-        COUNT,
+        WHOLE,
         at(0, 1, 10, 9),
         Query(_total("model_attempts_total"), "attempts", "instant"),
         Query(_total("model_confident_predictions_total"), "confident", "instant"),
@@ -62,6 +62,7 @@ def funnel() -> Panel:
         Query(_total("model_corrections_total"), "corrected", "instant"),
         empty=_NO_PREDICTIONS,
         least=0,
+        decimals=0,
     )
 
 
@@ -121,16 +122,17 @@ def confident_ratio() -> Panel:
 
 
 def confidence() -> Panel:
-    buckets = increase("model_prediction_confidence_bucket", BOTH, "le")
+    buckets = increase("model_prediction_confidence_bucket", f'{BOTH},le!="+Inf"', "le")  # none is above 1
     return lengths(
         5,
         "Confidence of the predictions",
         "How many predictions of the time range were at most this confident, and more than the bar before.",
-        COUNT,
-        at(0, 19, 12, 9),
+        WHOLE,
+        at(0, 19, 12, 10),
         Query(buckets, "{{le}}", "buckets"),
         empty="no confidences seen",
         least=0,
+        decimals=0,
     )
 
 
@@ -140,7 +142,7 @@ def feedback() -> Panel:
         "Users' words an hour",
         "What users said of predictions, in the hour before: accepted as they were, or corrected.",
         COUNT,
-        at(12, 19, 12, 9),
+        at(12, 19, 12, 10),
         Query(f"sum by (verdict) (increase(model_feedback_total{{{BOTH}}}[1h]))", "{{verdict}}"),
         empty="no feedback seen",
         least=0,
@@ -153,7 +155,7 @@ def pending() -> Panel:
         "Corrections that wait for review",
         "How many corrections nobody has decided on yet. The work is at the link Review.",
         COUNT,
-        at(0, 29, 7, 8),
+        at(0, 30, 7, 8),
         Query(f"max by (model) (model_corrections_pending{{{MODEL}}})", "{{model}}"),
         empty="no feedback seen",
         least=0,
@@ -167,7 +169,7 @@ def oldest() -> Panel:
         "Oldest waiting correction",
         "Age of the correction that waits longest; nothing where none waits.",
         SECONDS,
-        at(7, 29, 7, 8),
+        at(7, 30, 7, 8),
         Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}})", "{{model}}"),
         Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}})", "threshold", role="threshold"),
         empty="none waits",
@@ -181,7 +183,7 @@ def releases() -> Panel:
         "Corrections released into datasets",
         "How many reviewed corrections have gone into a frozen dataset, ever: the fuel of the next training.",
         COUNT,
-        at(14, 29, 6, 8),
+        at(14, 30, 6, 8),
         Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
         empty="nothing released yet",
         least=0,
@@ -196,7 +198,7 @@ def flywheel() -> Panel:
         "In this time range",
         "Users' corrections, and corrections that were released into a dataset.",
         COUNT,
-        at(20, 29, 4, 8),
+        at(20, 30, 4, 8),
         Query(_total("model_feedback_total", ',verdict="corrected"'), "corrected", "instant"),
         Query(
             f"sum(max by (model) (increase(model_dataset_examples_total{{{MODEL}}}[$__range])))", "released", "instant"
@@ -217,7 +219,7 @@ def segment_corrections() -> Panel:
         "Correction share by segment",
         "Share of confident predictions that users corrected, in the hour before: an average hides a group.",
         SHARE,
-        at(0, 38, 8, 9),
+        at(0, 39, 8, 9),
         Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -231,7 +233,7 @@ def segment_attempts() -> Panel:
         "Predictions an hour by segment",
         "Predictions in the hour before, by segment.",
         COUNT,
-        at(8, 38, 8, 9),
+        at(8, 39, 8, 9),
         Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -244,7 +246,7 @@ def events() -> Panel:
         "Business events an hour",
         "The counters that the model's configuration declares, in the hour before.",
         COUNT,
-        at(16, 38, 8, 9),
+        at(16, 39, 8, 9),
         Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
         empty="no events in the model's configuration",
         least=0,

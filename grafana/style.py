@@ -27,6 +27,7 @@ NEUTRAL = "#7d9bd1"
 GREY = "#8e8e99"
 
 COUNT = "short"
+WHOLE = "locale"
 PER_SECOND = "reqps"
 EVENTS_PER_SECOND = "suffix:events/s"
 SECONDS = "s"
@@ -136,16 +137,19 @@ ROLES: dict[str, list[DynamicConfigValue]] = {
         setting("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
         setting("custom.lineWidth", 1),
         setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
     ],
     "past": [
         setting("color", {"mode": "fixed", "fixedColor": GREY}),
         setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]}),
         setting("custom.lineWidth", 1),
         setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
     ],
     "reference": [
         setting("color", {"mode": "fixed", "fixedColor": GREY}),
         setting("custom.lineWidth", 1),
         setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
     ],
 }
