@@ -121,7 +121,7 @@ def features_by_score() -> Panel:
                 setting("custom.minWidth", 150),
                 setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
             ),
-            for_field("Version", setting("unit", TEXT), setting("custom.width", 64)),
+            for_field("Version", setting("unit", TEXT), setting("custom.width", 70)),
             for_field("State", setting("custom.width", 66), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
             for_field("Score", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
             for_field("Threshold", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),

@@ -106,10 +106,10 @@ def firing_alerts() -> Panel:
             )
         ],
         overrides=[
-            for_field(" ", setting("custom.width", 36), *cell(_SEVERITY)),
-            for_field("Alert", setting("custom.width", 156), setting("links", [runbook])),
+            for_field(" ", setting("custom.width", 50), *cell(_SEVERITY)),
+            for_field("Alert", setting("custom.width", 162), setting("links", [runbook])),
             for_field("Of", setting("custom.minWidth", 60)),
-            for_field("For", setting("custom.width", 62), setting("decimals", 0)),
+            for_field("For", setting("custom.width", 66), setting("decimals", 0)),
         ],
     )
 
