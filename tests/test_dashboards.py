@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -109,6 +111,19 @@ def test_the_files_are_what_the_source_says() -> None:
     written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
     assert written == files()
     assert sorted(BOARDS) == UIDS
+
+
+def test_another_address_of_the_exporter_goes_into_every_dashboard(tmp_path: Path) -> None:
+    """``--exporter-url`` replaces the address in all files, those for Kubernetes too, and a file of old is taken away."""
+    (tmp_path / "grafana" / "dashboards").mkdir(parents=True)
+    (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
+    command = [sys.executable, "-m", "grafana", "--exporter-url=https://me.example/", f"--output={tmp_path}"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stem for path in written} == {*UIDS, "dashboards", "rules"}
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        assert path.stem == "rules" or ('"https://me.example"' in text and "127.0.0.1:9877" not in text)
 
 
 @pytest.mark.parametrize("uid", UIDS)
