@@ -114,7 +114,7 @@ def test_the_files_are_what_the_source_says() -> None:
 
 
 def test_another_address_of_the_exporter_goes_into_every_dashboard(tmp_path: Path) -> None:
-    """``--exporter-url`` replaces the address in all files, those for Kubernetes too, and a file of old is taken away."""
+    """``--exporter-url`` replaces the address in all files, those for Kubernetes too; an old file is taken away."""
     (tmp_path / "grafana" / "dashboards").mkdir(parents=True)
     (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
     command = [sys.executable, "-m", "grafana", "--exporter-url=https://me.example/", f"--output={tmp_path}"]
