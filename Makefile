@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z -]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "model-exporter needs Python 3.11 or newer, and $(PYTHON) is " + v + ": make PYTHON=python3.12 ...")'
@@ -37,8 +37,11 @@ lint: $(STAMP)  ## style and types; rules and configurations are among the tests
 bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+dashboards kubernetes: $(STAMP)  ## dashboards, and what Kubernetes needs, written anew from grafana/ and prometheus/
+	$(BIN)/python -m grafana
+
 lock:  ## write requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  --extra demo --group dev pyproject.toml --output-file requirements.lock
 
-.PHONY: help install up down test lint bench lock
+.PHONY: help install up down test lint bench dashboards kubernetes lock

@@ -1,0 +1,118 @@
+"""How long the dashboards' expressions take over 30 days of ten models with 50 features each.
+
+The series are those of the recorded hour that the tests use, multiplied: ten models, 50 features. Of one
+model, all that its dashboards ask over a range has a sample a minute (Prometheus' own default); all other series have
+one a day, so that the index is as large as it would be. Each expression is asked for 30 days as a screen of
+1,366 pixels asks for it, three times, and the fastest counts: the machine may be busy with other things.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "tests")]
+
+import recorded  # noqa: E402
+from conftest import ask  # noqa: E402
+from test_dashboards import ALL, Chosen, names  # noqa: E402
+
+DAYS = 30
+COARSE_SECONDS = 86400
+PART_SECONDS = 54 * 3600
+"""What one block holds: a length that Prometheus itself makes of smaller ones."""
+STEP_SECONDS = 1800
+GOAL_SECONDS = 2.0
+MODELS = [f"model-{number}" for number in range(10)]
+FEATURES = [f"feature-{number:02d}" for number in range(50)]
+CHOSEN = Chosen(model=MODELS[0], feature=FEATURES[0])
+USED = {metric for _, expr, _ in ALL for metric in names(Chosen().into(expr))[0]}
+Series = dict[str, str]
+
+
+def templates(folder: Path) -> list[Series]:
+    """The series of the recorded hour: of one model with one feature, and of none."""
+    recorded.record(folder)
+    with recorded.prometheus(folder, rules=True) as url:
+        time.sleep(5)  # for the rules
+        found: list[Series] = ask(f'{url}/api/v1/series?match[]={{__name__!="",model=~"credit|"}}').json["data"]
+    return [one for one in found if one.get("feature", "age") == "age" and one.get("version") not in {"2", "other"}]
+
+
+def multiplied(found: list[Series]) -> Iterator[tuple[Series, bool]]:
+    """Each series, and whether it has a sample a minute."""
+    for one in found:
+        for model in MODELS if "model" in one else [""]:
+            for feature in FEATURES if "feature" in one else [""]:
+                name = one["__name__"]
+                wide = ":" in name or name == "model_feature_reference_mean"  # asked for all features together
+                fine = name in USED and model in {"", MODELS[0]} and (wide or feature in {"", FEATURES[0]})
+                yield one | ({"model": model} if model else {}) | ({"feature": feature} if feature else {}), fine
+
+
+def write(path: Path, series: list[tuple[Series, bool]], start: int, end: int) -> int:
+    """The samples of some days as OpenMetrics; how many they are."""
+    rng = np.random.default_rng(start)
+    times = {True: range(start, end, 60), False: range(start, end, COARSE_SECONDS)}
+    gauges = [[f"{value:.4g}" for value in rng.random(len(times[True]))] for _ in range(5)]
+    counters = [[str(value) for value in rng.integers(0, 60, len(times[True])).cumsum()] for _ in range(5)]
+    samples = 0
+    with path.open("w") as file:
+        for number, (one, fine) in enumerate(series):
+            name = one["__name__"]
+            labels = ",".join(f'{key}="{value}"' for key, value in one.items() if key != "__name__")
+            values = (counters if re.search("_(total|bucket|count|sum)$", name) else gauges)[number % 5]
+            head = f"{name}{{{labels}}}"
+            file.writelines(f"{head} {value} {at}\n" for value, at in zip(values, times[fine], strict=False))
+            samples += len(times[fine])
+        file.write("# EOF\n")
+    return samples
+
+
+def seconds(url: str, expr: str, instant: bool, end: int) -> tuple[float, bool]:
+    """The fastest of three answers, and whether there was something in it."""
+    span = {"time": end} if instant else {"start": end - DAYS * 86400, "end": end, "step": STEP_SECONDS}
+    text = CHOSEN.into(expr, STEP_SECONDS).replace(f"[{recorded.HOUR}s]", f"[{DAYS}d]").replace("[60s]", "[31m]")
+    best, found = float("inf"), False
+    for _ in range(3):
+        start = time.perf_counter()
+        said = ask(f"{url}/api/v1/{'query' if instant else 'query_range'}?{urlencode({'query': text, **span})}")
+        best = min(best, time.perf_counter() - start)
+        assert said.status == 200, said.text
+        found = bool(said.json["data"]["result"])
+    return best, found
+
+
+def main() -> None:
+    """Print the slowest expressions; fail when one of them misses the goal."""
+    end = int(time.time()) // 60 * 60
+    with tempfile.TemporaryDirectory() as hour, tempfile.TemporaryDirectory() as month:
+        series = list(multiplied(templates(Path(hour))))
+        samples = 0
+        for start in range(end - DAYS * 86400, end, PART_SECONDS):
+            text = Path(month) / "part.txt"
+            samples += write(text, series, start, min(start + PART_SECONDS, end))
+            flag = f"--max-block-duration={PART_SECONDS // 3600}h"
+            recorded.promtool("tsdb", "create-blocks-from", "openmetrics", flag, text, Path(month) / "tsdb")
+            text.unlink()
+        print(f"{len(series):,} series, {samples:,} samples", flush=True)
+        with recorded.prometheus(Path(month), rules=False) as url:
+            taken = sorted((*seconds(url, expr, instant, end - 60), where, expr) for where, expr, instant in ALL)
+    for best, _, where, expr in taken[-10:]:
+        print(f"{best:6.2f} s  {where:20} {expr[:110]}")
+    slowest, found = taken[-1][0], sum(one[1] for one in taken)
+    print(
+        f"{len(taken)} expressions, {found} of which found something: at most {slowest:.2f} s, goal {GOAL_SECONDS:g} s"
+    )
+    sys.exit(slowest > GOAL_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

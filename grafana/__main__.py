@@ -1,0 +1,60 @@
+"""Write the dashboards, and what Kubernetes needs, from their source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana import business, data, health, kubernetes, overview, release, system
+
+BOARDS = tuple(module.dashboard for module in (overview, system, data, business, release, health))
+ROOT = Path(__file__).resolve().parents[1]
+EXPORTER_URL = "http://127.0.0.1:9877"
+
+
+def text(document: Dashboard) -> str:
+    """A dashboard as its file holds it."""
+    return json.dumps(document, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
+
+
+def files(exporter_url: str = EXPORTER_URL) -> dict[str, str]:
+    """The text of each dashboard by the name of its file.
+
+    Parameters
+    ----------
+    exporter_url
+        Where browsers reach the exporter: links from values lead to its pages.
+    """
+    documents = [board(exporter_url.rstrip("/")) for board in BOARDS]
+    return {f"{document.uid}.json": text(document) for document in documents}
+
+
+def write(folder: Path, contents: Mapping[str, str]) -> None:
+    """Make a folder hold these files, and no others of their kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = {Path(name).suffix for name in contents}
+    for path in folder.iterdir():
+        if path.suffix in kinds and path.name not in contents:
+            path.unlink()
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def main() -> None:
+    """``python -m grafana``."""
+    parser = argparse.ArgumentParser(prog="python -m grafana", description=__doc__)
+    parser.add_argument("--exporter-url", default=EXPORTER_URL, help="where browsers reach the exporter (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT, help="folder that holds grafana/ and deploy/")
+    options = parser.parse_args()
+    boards = files(options.exporter_url)
+    write(options.output / "grafana" / "dashboards", boards)
+    write(options.output / "deploy" / "kubernetes", kubernetes.files(boards))
+
+
+if __name__ == "__main__":
+    main()

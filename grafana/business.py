@@ -1,0 +1,253 @@
+"""Business and flywheel: from attempt to confident to corrected, and on into the next training set."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+
+from grafana import frame
+from grafana.panels import figures, lengths, lines
+from grafana.queries import BOTH, DAY_AGO, MODEL, increase
+from grafana.style import COUNT, SECONDS, SHARE, WHOLE, Query, at
+
+_MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
+_NO_PREDICTIONS = "no predictions seen"
+_NO_SEGMENTS = "no segment_by in the model's configuration"
+
+
+def dashboard(exporter_url: str) -> Dashboard:
+    """The dashboard Business and flywheel."""
+    return frame.board(
+        "model-business",
+        "Models / Business and flywheel",
+        "What users do with the predictions, and how their corrections become the next training set.",
+        [frame.model(), frame.versions()],
+        [
+            frame.row(100, "From attempt to correction", 0),
+            funnel(),
+            correction_ratio(),
+            attempts(),
+            confident_ratio(),
+            confidence(),
+            feedback(),
+            frame.row(101, "The flywheel: review and release", 29),
+            pending(),
+            oldest(),
+            releases(),
+            flywheel(),
+            frame.row(102, "Segments and business events", 38),
+            segment_corrections(),
+            segment_attempts(),
+            events(),
+        ],
+        exporter_url,
+        links=[frame.DRIFT, frame.REVIEW],
+        alerts="business",
+    )
+
+
+def _total(metric: str, more: str = "") -> str:
+    return f"sum(increase({metric}{{{BOTH}{more}}}[$__range]))"
+
+
+def funnel() -> Panel:
+    return lengths(
+        1,
+        "Funnel over the time range",
+        "All predictions, those the model was sure of, those users confirmed, and the sure ones that users corrected.",
+        WHOLE,
+        at(0, 1, 10, 9),
+        Query(_total("model_attempts_total"), "attempts", "instant"),
+        Query(_total("model_confident_predictions_total"), "confident", "instant"),
+        Query(_total("model_feedback_total", ',verdict="accepted"'), "accepted by users", "instant"),
+        Query(_total("model_corrections_total"), "corrected", "instant"),
+        empty=_NO_PREDICTIONS,
+        least=0,
+        decimals=0,
+    )
+
+
+def correction_ratio() -> Panel:
+    return lines(
+        2,
+        "Correction share by version",
+        "Share of confident predictions that users corrected, in the hour before. A click opens the mistakes.",
+        SHARE,
+        at(10, 1, 14, 9),
+        Query(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
+        Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
+        empty="no confident predictions seen",
+        least=0,
+        value_links=[_MISTAKES],
+    )
+
+
+def attempts() -> Panel:
+    return lines(
+        3,
+        "Predictions an hour",
+        "Predictions in the hour before, by model; a day ago; and the share of the same hour a week ago below which "
+        "ModelAttemptsDrop fires.",
+        COUNT,
+        at(0, 10, 12, 9),
+        Query(f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}})", "{{model}}"),
+        Query(
+            f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}}{DAY_AGO})",
+            "{{model}}, a day ago",
+            role="past",
+        ),
+        Query(
+            f"model:threshold:ModelAttemptsDrop{{{MODEL}}}"
+            f" * on (model) sum by (model) (model_version:attempts:increase1h{{{MODEL}}} offset 1w)",
+            "threshold {{model}}",
+            role="threshold",
+        ),
+        empty=_NO_PREDICTIONS,
+        least=0,
+    )
+
+
+def confident_ratio() -> Panel:
+    return lines(
+        4,
+        "Confident share by version",
+        "Share of predictions at or above the model's confidence threshold, in the hour before.",
+        SHARE,
+        at(12, 10, 12, 9),
+        Query(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
+        Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
+        empty=_NO_PREDICTIONS,
+        least=0,
+        most=1,
+    )
+
+
+def confidence() -> Panel:
+    buckets = increase("model_prediction_confidence_bucket", f'{BOTH},le!="+Inf"', "le")  # none is above 1
+    return lengths(
+        5,
+        "Confidence of the predictions",
+        "How many predictions of the time range were at most this confident, and more than the bar before.",
+        WHOLE,
+        at(0, 19, 12, 10),
+        Query(buckets, "{{le}}", "buckets"),
+        empty="no confidences seen",
+        least=0,
+        decimals=0,
+    )
+
+
+def feedback() -> Panel:
+    return lines(
+        6,
+        "Users' words an hour",
+        "What users said of predictions, in the hour before: accepted as they were, or corrected.",
+        COUNT,
+        at(12, 19, 12, 10),
+        Query(f"sum by (verdict) (increase(model_feedback_total{{{BOTH}}}[1h]))", "{{verdict}}"),
+        empty="no feedback seen",
+        least=0,
+    )
+
+
+def pending() -> Panel:
+    return lines(
+        7,
+        "Corrections that wait for review",
+        "How many corrections nobody has decided on yet. The work is at the link Review.",
+        COUNT,
+        at(0, 30, 7, 8),
+        Query(f"max by (model) (model_corrections_pending{{{MODEL}}})", "{{model}}"),
+        empty="no feedback seen",
+        least=0,
+        value_links=[frame.page_of("review", "Review them", model="__field.labels.model")],
+    )
+
+
+def oldest() -> Panel:
+    return lines(
+        8,
+        "Oldest waiting correction",
+        "Age of the correction that waits longest; nothing where none waits.",
+        SECONDS,
+        at(7, 30, 7, 8),
+        Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}})", "{{model}}"),
+        Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}})", "threshold", role="threshold"),
+        empty="none waits",
+        least=0,
+    )
+
+
+def releases() -> Panel:
+    return lines(
+        9,
+        "Corrections released into datasets",
+        "How many reviewed corrections have gone into a frozen dataset, ever: the fuel of the next training.",
+        COUNT,
+        at(14, 30, 6, 8),
+        Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
+        empty="nothing released yet",
+        least=0,
+        stepped=True,
+        top=1,
+    )
+
+
+def flywheel() -> Panel:
+    return figures(
+        10,
+        "In this time range",
+        "Users' corrections, and corrections that were released into a dataset.",
+        COUNT,
+        at(20, 30, 4, 8),
+        Query(_total("model_feedback_total", ',verdict="corrected"'), "corrected", "instant"),
+        Query(
+            f"sum(max by (model) (increase(model_dataset_examples_total{{{MODEL}}}[$__range])))", "released", "instant"
+        ),
+        empty="none",
+        decimals=0,
+    )
+
+
+_SEGMENTS = "model, version, segment"
+
+
+def segment_corrections() -> Panel:
+    corrected = increase("model_segment_corrections_total", BOTH, _SEGMENTS, "1h")
+    sure = increase("model_segment_confident_predictions_total", BOTH, _SEGMENTS, "1h")
+    return lines(
+        11,
+        "Correction share by segment",
+        "Share of confident predictions that users corrected, in the hour before: an average hides a group.",
+        SHARE,
+        at(0, 39, 8, 9),
+        Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
+        empty=_NO_SEGMENTS,
+        least=0,
+        top=0.01,
+    )
+
+
+def segment_attempts() -> Panel:
+    return lines(
+        12,
+        "Predictions an hour by segment",
+        "Predictions in the hour before, by segment.",
+        COUNT,
+        at(8, 39, 8, 9),
+        Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
+        empty=_NO_SEGMENTS,
+        least=0,
+    )
+
+
+def events() -> Panel:
+    return lines(
+        13,
+        "Business events an hour",
+        "The counters that the model's configuration declares, in the hour before.",
+        COUNT,
+        at(16, 39, 8, 9),
+        Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
+        empty="no events in the model's configuration",
+        least=0,
+    )

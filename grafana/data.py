@@ -1,0 +1,237 @@
+"""Data and drift: which features changed, and how one of them did."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSort
+
+from grafana import feature, frame
+from grafana.panels import lines, rows, timeline
+from grafana.queries import BOTH, MODEL, WINDOW
+from grafana.style import (
+    COUNT,
+    CRITICAL,
+    DEVIATIONS,
+    INFO,
+    NATS,
+    NEUTRAL,
+    OK,
+    SHARE,
+    TEXT,
+    WARNING,
+    Query,
+    at,
+    cell,
+    for_field,
+    setting,
+    step,
+)
+
+_FEATURE = frame.page_of("drift", "In words", model="model", version="__data.fields.Version", feature="__value.raw")
+
+
+def dashboard(exporter_url: str) -> Dashboard:
+    """The dashboard Data and drift."""
+    features = f"label_values(model_feature_reference_probability{{{BOTH}}}, feature)"
+    windows = f"label_values(model_feature_window_observations{{{BOTH}}}, window)"
+    return frame.board(
+        "model-data",
+        "Models / Data and drift",
+        "The live data against the training data: features by their score, and one feature in detail.",
+        [
+            frame.model(),
+            frame.version(),
+            frame.choice("feature", "Feature", features),
+            frame.choice("window", "Window", windows, sort=VariableSort.NUMERICAL_DESC),
+        ],
+        [
+            frame.row(100, "Features of version $version", 0),
+            features_by_score(),
+            features_over_time(),
+            data_alerts(),
+            frame.row(101, "$feature", 20),
+            feature.histogram(),
+            feature.score(),
+            feature.mean(),
+            feature.stddev(),
+            feature.missing(),
+            feature.unseen(),
+            frame.row(102, "Prediction, and features together", 47),
+            prediction(),
+            together(),
+            observations(),
+        ],
+        exporter_url,
+        links=[frame.DRIFT, frame.REVIEW],
+        alerts="data",
+    )
+
+
+def features_by_score() -> Panel:
+    score = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
+    threshold = f"on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
+    each = "max by (version, feature)"
+    columns = (
+        f"{each} ({score} > bool {threshold})",
+        f"{each} ({score})",
+        f"{each} (0 * {score} + {threshold})",
+        f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})",
+        f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})",
+        f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})",
+    )
+    names = ("State", "Score", "Threshold", "Shift", "Missing", "Unseen")
+    trend = "Trend #G"
+    return rows(
+        1,
+        "Features by score",
+        "KL divergence from training in any window, 0 where it is within the noise; its threshold; how far the mean "
+        "moved; what is missing beyond training's share; what training never saw. A click on a feature tells it in "
+        "words.",
+        NATS,
+        at(0, 1, 15, 11),
+        *(Query(expr, kind="table") for expr in columns),
+        Query(f"{each} ({score})"),
+        empty=feature.NO_PROFILE,
+        sort="Score",
+        transformations=[
+            # Without their time the rows of a moment are not taken for series, too.
+            step("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
+            step("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
+            step("merge"),
+            step(
+                "organize",
+                excludeByName={"Time": True},
+                indexByName={
+                    name: place
+                    for place, name in enumerate(
+                        ("feature", "version", "Value #A", "Value #B", trend, *(f"Value #{ref}" for ref in "CDEF"))
+                    )
+                },
+                renameByName={
+                    "feature": "Feature",
+                    "version": "Version",
+                    trend: "Over time",
+                    **{f"Value #{ref}": name for ref, name in zip("ABCDEF", names, strict=True)},
+                },
+            ),
+        ],
+        overrides=[
+            for_field(
+                "Feature",
+                setting("unit", TEXT),
+                setting("custom.minWidth", 150),
+                setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
+            ),
+            for_field("Version", setting("unit", TEXT), setting("custom.width", 70)),
+            for_field("State", setting("custom.width", 66), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
+            for_field("Score", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
+            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
+            for_field(
+                "Shift",
+                setting("noValue", "–"),
+                setting("custom.width", 70),
+                setting("unit", DEVIATIONS),
+                setting("decimals", 1),
+            ),
+            for_field(
+                "Missing",
+                setting("noValue", "–"),
+                setting("custom.width", 72),
+                setting("unit", SHARE),
+                setting("decimals", 1),
+            ),
+            for_field(
+                "Unseen",
+                setting("noValue", "–"),
+                setting("custom.width", 72),
+                setting("unit", SHARE),
+                setting("decimals", 1),
+            ),
+            for_field(
+                "Over time",
+                setting("custom.minWidth", 90),
+                setting(
+                    "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
+                ),
+            ),
+        ],
+    )
+
+
+def features_over_time() -> Panel:
+    series = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
+    expr = f"max by (feature) ({series})"
+    return lines(
+        2,
+        "Score of the ten worst features",
+        "KL divergence from training above the noise, over time; the lowest threshold of any feature.",
+        NATS,
+        at(15, 1, 9, 11),
+        Query(
+            f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
+            "{{feature}}",
+        ),
+        Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
+        empty=feature.NO_PROFILE,
+        least=0,
+    )
+
+
+def data_alerts() -> Panel:
+    alerts = f'ALERTS{{layer="data",{BOTH},severity="warning"'
+    states = f'2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}}'
+    return timeline(
+        3,
+        "Alerts of the data layer",
+        "Since when which alert has been true, by feature: blue while it is pending, orange once it fires.",
+        at(0, 12, 24, 8),
+        Query(
+            f'max by (alert, feature) (label_replace({states}, "alert", "$1", "alertname", "Model(.+)"))',
+            "{{alert}} {{feature}}",
+        ),
+        told=False,
+        names={"": NEUTRAL, "pending": INFO, "firing": WARNING},
+        empty="no alert of the data layer in this time range",
+    )
+
+
+def prediction() -> Panel:
+    return lines(
+        10,
+        "Predictions: divergence from training",
+        "KL divergence of the predictions in the window from those on training data, and its noise floor.",
+        NATS,
+        at(0, 48, 8, 8),
+        Query(f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})", "predictions"),
+        Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
+        Query(f"max(model:threshold:ModelPredictionDrift{{{MODEL}}})", "threshold", role="threshold"),
+        empty="the profile knows no predictions",
+        least=0,
+    )
+
+
+def together() -> Panel:
+    return lines(
+        11,
+        "Features together",
+        "How differently numeric features go together than in training: what no histogram of one feature shows. It "
+        "tells something above its noise, which is its threshold.",
+        NATS,
+        at(8, 48, 8, 8),
+        Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
+        Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
+        empty="fewer than two numeric features, or nothing observed",
+        least=0,
+    )
+
+
+def observations() -> Panel:
+    return lines(
+        12,
+        "Observations in the window",
+        "How many values of a feature the window holds, at most. With few of them a score tells little.",
+        COUNT,
+        at(16, 48, 8, 8),
+        Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
+        empty=feature.NO_PROFILE,
+        least=0,
+    )

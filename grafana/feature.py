@@ -1,0 +1,149 @@
+"""One feature in detail, in the dashboard Data and drift."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Panel
+
+from grafana import frame
+from grafana.panels import bars, lines
+from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
+from grafana.style import COUNT, GREY, NATS, NEUTRAL, SHARE, Query, at, for_field, for_query, setting, step
+
+NO_PROFILE = "no profile, or nothing observed"
+_ONE = f"{BOTH},{FEATURE}"
+_WINDOWED = f"{_ONE},{WINDOW}"
+_DRIFT = frame.page_of("drift", "In words", model="model", feature="feature")
+
+
+def histogram() -> Panel:
+    grown = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
+    trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
+    whole = f"sum(increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
+    return bars(
+        4,
+        "$feature: live values over training ones",
+        "Share of values in each bin, all replicas, over the whole time range; beside it the share in training. The "
+        "bins were frozen when the profile was made.",
+        SHARE,
+        at(0, 21, 14, 10),
+        Query(f"{grown} / on () group_left () ({whole} > 0)", "live", "table"),
+        Query(f"sum by (bin) ({trained}) / on () group_left () sum({trained})", "training", "table"),
+        by="bin",
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+        least=0,
+        transformations=[
+            step("joinByField", byField="bin", mode="outer"),
+            step(
+                "organize",
+                excludeByName={"Time": True, "Time 1": True, "Time 2": True},
+                renameByName={"Value #A": "live", "Value #B": "training"},
+            ),
+            step("sortBy", fields={}, sort=[{"field": "bin"}]),
+        ],
+        overrides=[
+            for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
+            for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY})),
+            for_field("bin", setting("noValue", " ")),
+        ],
+    )
+
+
+def score() -> Panel:
+    return lines(
+        5,
+        "$feature: divergence and its noise",
+        "KL divergence from training, in the window, and the noise floor that sampling alone exceeds in 1 % of "
+        "windows. It tells something only above both floor and threshold.",
+        NATS,
+        at(14, 21, 10, 10),
+        Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
+        Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
+        Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
+        Query(f"max(model_feature_kl_divergence_noise{{{_WINDOWED}}})", "noise", role="reference"),
+        Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+        least=0,
+    )
+
+
+def mean() -> Panel:
+    reference = f"max(model_feature_reference_mean{{{_ONE}}})"
+    spread = f"max(model_feature_reference_stddev{{{_ONE}}})"
+    band = [
+        setting("custom.fillBelowTo", "training − 1 σ"),
+        setting("custom.fillOpacity", 12),
+        setting("custom.lineWidth", 0),
+        setting("custom.lineStyle", {"fill": "solid"}),
+    ]
+    return lines(
+        6,
+        "$feature: mean within the training band",
+        "The mean in the window, and the training mean with one training standard deviation either way. The values "
+        "of categories have no mean.",
+        COUNT,
+        at(0, 31, 14, 8),
+        Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
+        Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
+        Query(reference, "training mean", role="reference"),
+        Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
+        Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
+        links=[_DRIFT],
+        empty="a category, no profile, or nothing observed",
+        overrides=[
+            for_query(3, *band),
+            for_query(4, setting("custom.lineWidth", 0)),
+        ],
+    )
+
+
+def stddev() -> Panel:
+    return lines(
+        7,
+        "$feature: spread and extremes",
+        "Standard deviation, smallest and largest value in the window, and the standard deviation in training.",
+        COUNT,
+        at(14, 31, 10, 8),
+        Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
+        Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
+        Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
+        Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
+        links=[_DRIFT],
+        empty="a category, no profile, or nothing observed",
+    )
+
+
+def missing() -> Panel:
+    trained = f'sum(max by (bin) (model_feature_reference_probability{{{_ONE},bin=~"[0-9]+ (missing|invalid)"}}))'
+    threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
+    return lines(
+        8,
+        "$feature: missing and invalid",
+        "Share of values that are missing, and of a wrong type, in the window; the threshold lies above the share that "
+        "training had.",
+        SHARE,
+        at(0, 39, 14, 8),
+        Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
+        Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
+        Query(f"{trained} + {threshold}", "threshold", role="threshold"),
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+        least=0,
+    )
+
+
+def unseen() -> Panel:
+    return lines(
+        9,
+        "$feature: unseen in training",
+        "Share of values outside the training range, or of categories that training never saw.",
+        SHARE,
+        at(14, 39, 10, 8),
+        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
+        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+        least=0,
+        top=0.1,
+    )

@@ -1,0 +1,224 @@
+"""What each dashboard has around its panels: variables, annotations, links, time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models.dashboard import (
+    Dashboard,
+    DashboardCursorSync,
+    DashboardDashboardTemplating,
+    DashboardLinkType,
+    GridPos,
+    Panel,
+    RowPanel,
+    VariableHide,
+    VariableModel,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+
+from grafana.queries import MODEL, MODEL_OR_NONE
+from grafana.style import CRITICAL, DATASOURCE, GREY, NEUTRAL, Link
+
+TAG = "model-exporter"
+TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
+EXPORTER = "${exporter_url:raw}"
+_ALL = ".+"
+
+DRIFT = Link("What drifted, in words", f"{EXPORTER}/drift?model=${{model:percentencode}}&{TIME}", outside=True)
+REVIEW = Link("The mistakes, to review", f"{EXPORTER}/review?model=${{model:percentencode}}&{TIME}", outside=True)
+
+
+def page_of(page: str, title: str, **of: str) -> Link:
+    """A link from a value to a page of the exporter, with the value's labels and the time range.
+
+    Parameters
+    ----------
+    page
+        ``drift`` or ``review``.
+    title
+        What to click on.
+    of
+        Query parameters and where their values come from, such as ``version="__field.labels.version"``.
+    """
+    chosen = "".join(f"{name}=${{{source}:percentencode}}&" for name, source in of.items())
+    return Link(title, f"{EXPORTER}/{page}?{chosen}{TIME}", outside=True)
+
+
+def board_of(uid: str, title: str, **of: str) -> Link:
+    """A link from a value to another dashboard, with the value's labels and the time range."""
+    chosen = "".join(f"var-{name}=${{{source}:percentencode}}&" for name, source in of.items())
+    return Link(title, f"/d/{uid}?{chosen}${{__url_time_range}}")
+
+
+def choice(
+    name: str,
+    label: str,
+    query: str,
+    *,
+    whole: bool = False,
+    several: bool = False,
+    sort: VariableSort = VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC,
+) -> VariableModel:
+    """A variable whose values come from Prometheus: one of them; with ``whole`` all; with ``several`` any number."""
+    made = (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(DATASOURCE)
+        .query({"query": query, "refId": "StandardVariableQuery"})
+        .definition(query)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(sort)
+        .multi(several)
+        .include_all(whole or several)
+    )
+    if whole or several:
+        made = made.all_value(_ALL)
+    if several:
+        made = made.current(VariableOption(selected=True, text="All", value="$__all"))
+    return made.build()
+
+
+def model() -> VariableModel:
+    """One model: thresholds are a model's own."""
+    return choice("model", "Model", "label_values(model_info, model)")
+
+
+def version() -> VariableModel:
+    """One version of the model, at first the one with the highest number; or all, as links may ask."""
+    query = f"label_values(model_info{{{MODEL}}}, version)"
+    return choice("version", "Version", query, whole=True, sort=VariableSort.NUMERICAL_DESC)
+
+
+def versions() -> VariableModel:
+    """Any number of versions of the model, at first all."""
+    query = f"label_values(model_info{{{MODEL}}}, version)"
+    return choice("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
+
+
+def side(name: str, label: str, *, newest: bool) -> VariableModel:
+    """One version of the model, to compare: at first the one with the highest number, or with the lowest."""
+    sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
+    return choice(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
+
+
+def _datasource() -> VariableModel:
+    return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus").build()
+
+
+def _exporter_url(address: str) -> VariableModel:
+    """A constant: an address that a URL could set would make a link to anywhere."""
+    made = dashboard.ConstantVariable("exporter_url").value(address).build()
+    made.hide, made.skip_url_sync = VariableHide.HIDE_VARIABLE, True
+    return made
+
+
+def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
+    """Deployments, alerts and releases of datasets; each expression is true for one step, whatever its length."""
+
+    def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
+        return (
+            dashboard.AnnotationQuery()
+            .name(name)
+            .datasource(DATASOURCE)
+            .enable(name == "Deployments" or not calm)
+            .icon_color(colour)
+            .expr(expr)
+            .title_format(title)
+            .text_format(text)
+            .tag_keys(tags)
+            .step("60s")
+        )
+
+    deployed = f"model_version:deployed:timestamp_seconds{{{MODEL}}}"
+    firing = f'ALERTS{{alertstate="firing",layer=~"{layer}",alertname!="Watchdog",{MODEL_OR_NONE}}}'
+    released = f"max by (model) (model_dataset_examples_total{{{MODEL}}}"
+    return [
+        query(
+            "Deployments",
+            NEUTRAL,
+            f"1000 * ({deployed} > time() - $__interval_ms / 1000)",
+            "Deployment",
+            "{{model}} version {{version}} was seen for the first time",
+            "version",
+        ).use_value_for_time(True),
+        query(
+            "Alerts",
+            CRITICAL,
+            f"{firing} unless {firing} offset $__interval",
+            "{{alertname}}",
+            "{{severity}}: {{model}} {{version}} {{feature}}",
+            "severity,layer",
+        ),
+        query(
+            "Dataset releases",
+            GREY,
+            f"{released}) > {released} offset $__interval)",
+            "Dataset released",
+            "{{model}}: corrections were released into a dataset",
+            "model",
+        ),
+    ]
+
+
+def row(number: int, title: str, y: int, folded: Sequence[Panel] = ()) -> RowPanel:
+    """A heading over the panels below it, or over ``folded`` ones that a click unfolds."""
+    made = dashboard.Row(title).id(number).collapsed(bool(folded)).build()
+    made.grid_pos = GridPos(x=0, y=y, w=24, h=1)
+    made.panels = list(folded)
+    return made
+
+
+def board(
+    uid: str,
+    title: str,
+    description: str,
+    variables: Sequence[VariableModel],
+    panels: Sequence[Panel | RowPanel],
+    exporter_url: str,
+    *,
+    links: Sequence[Link] = (),
+    alerts: str | None = None,
+    calm: bool = False,
+) -> Dashboard:
+    """A dashboard of panels that know their places; a ``calm`` one marks only deployments at first.
+
+    With ``alerts``, a regular expression of layers, it marks deployments, the beginnings of these alerts, and releases.
+    """
+    made = (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(description)
+        .tags([TAG])
+        .time("now-1h", "now")
+        .refresh("30s")
+        .timezone("browser")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .annotations(list(_annotations(alerts, calm)) if alerts else [])
+        .link(
+            dashboard.DashboardLink("Dashboards")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .as_dropdown(True)
+            .include_vars(True)
+            .keep_time(True)
+        )
+    )
+    for link in links:
+        made = made.link(
+            dashboard.DashboardLink(link.title).icon("external link").url(link.url).target_blank(link.outside)
+        )
+    document = made.build()
+    document.templating = DashboardDashboardTemplating(
+        list_val=[_datasource(), *variables, _exporter_url(exporter_url)]
+    )
+    document.panels = list(panels)
+    # Without a placement, links and annotations stand in sight and not in a menu.
+    for one in document.links or []:
+        one.placement = None  # type: ignore[assignment]
+    for note in (document.annotations and document.annotations.list_val) or []:
+        note.placement = None  # type: ignore[assignment]
+    return document

@@ -1,0 +1,280 @@
+"""The exporter itself: does it take, count and keep what it is sent?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+
+from grafana import frame
+from grafana.panels import lines, rows, timeline
+from grafana.queries import INSTANCE
+from grafana.style import (
+    BARE,
+    BYTES,
+    COUNT,
+    EVENTS_PER_SECOND,
+    SECONDS,
+    SINCE,
+    SUCCESS,
+    Query,
+    at,
+    for_field,
+    setting,
+    step,
+)
+
+_UP = 'up{job="model-exporter",' + INSTANCE + "}"
+
+
+def dashboard(exporter_url: str) -> Dashboard:
+    """The dashboard Exporter."""
+    return frame.board(
+        "model-exporter",
+        "Models / Exporter",
+        "The exporter's own health: what it takes, refuses and loses, and what it costs.",
+        [
+            frame.choice("instance", "Exporter", 'label_values(up{job="model-exporter"}, instance)', several=True),
+        ],
+        [
+            up(),
+            collectors(),
+            reloads(),
+            frame.row(100, "Events", 5),
+            taken(),
+            refused(),
+            lost(),
+            queue(),
+            unknown_features(),
+            notifications(),
+            frame.row(101, "Cost", 22),
+            collector_durations(),
+            scrapes(),
+            series(),
+            memory(),
+            cpu(),
+            files(),
+            builds(),
+        ],
+        exporter_url,
+    )
+
+
+def _health(number: int, title: str, description: str, x: int, expr: str, legend: str) -> Panel:
+    return timeline(
+        number,
+        title,
+        description,
+        at(x, 0, 8, 5),
+        Query(expr, legend),
+        empty="no exporter is scraped",
+        names=SUCCESS,
+    )
+
+
+def up() -> Panel:
+    text = "Whether Prometheus reaches each exporter. A gap: it was no target."
+    return _health(1, "Scraped", text, 0, _UP, "{{instance}}")
+
+
+def collectors() -> Panel:
+    expr = f"min by (collector) (model_exporter_collector_success{{{INSTANCE}}})"
+    return _health(2, "Collectors", "Whether each part of the exposition is complete.", 8, expr, "{{collector}}")
+
+
+def reloads() -> Panel:
+    expr = f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})"
+    text = "Whether the last reload of the configuration worked; else the one before is in force."
+    return _health(3, "Configuration", text, 16, expr, "{{instance}}")
+
+
+def _rate(metric: str, by: str) -> str:
+    return f"sum by ({by}) (rate({metric}{{{INSTANCE}}}[$__rate_interval]))"
+
+
+def taken() -> Panel:
+    return lines(
+        4,
+        "Events taken",
+        "Events a second by where they came in.",
+        EVENTS_PER_SECOND,
+        at(0, 6, 8, 8),
+        Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
+        empty="no exporter is scraped",
+        least=0,
+    )
+
+
+def refused() -> Panel:
+    return lines(
+        5,
+        "Events refused",
+        "Events a second that were wrong, by what was wrong with them. ModelEventsRejected fires above none.",
+        EVENTS_PER_SECOND,
+        at(8, 6, 8, 8),
+        Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
+        values=False,
+        empty="no exporter is scraped",
+        least=0,
+        top=1,
+    )
+
+
+def lost() -> Panel:
+    return lines(
+        6,
+        "Events lost, and failures of the store",
+        "Events a second that were accepted and then lost, and failed reads and writes of the store. Alerts fire above "
+        "none.",
+        EVENTS_PER_SECOND,
+        at(16, 6, 8, 8),
+        Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
+        Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
+        empty="no exporter is scraped",
+        least=0,
+        top=1,
+    )
+
+
+def queue() -> Panel:
+    return lines(
+        7,
+        "Queue",
+        "Predictions that wait to be counted, and how many may wait before the exporter answers 503.",
+        COUNT,
+        at(0, 14, 8, 8),
+        Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
+        Query(f"model_exporter_queue_capacity{{{INSTANCE}}}", "may wait {{instance}}", role="reference"),
+        empty="no exporter is scraped",
+        least=0,
+    )
+
+
+def unknown_features() -> Panel:
+    return lines(
+        8,
+        "Unknown features",
+        "Features a second that came and that the profile does not know: a misspelt name, mostly.",
+        EVENTS_PER_SECOND,
+        at(8, 14, 8, 8),
+        Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
+        empty="no model has a profile",
+        least=0,
+        top=1,
+    )
+
+
+def notifications() -> Panel:
+    return lines(
+        9,
+        "Notifications received",
+        "Alerts in a minute that Alertmanager sent to the exporter's inbox.",
+        COUNT,
+        at(16, 14, 8, 8),
+        Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
+        empty="no exporter is scraped",
+        least=0,
+        top=1,
+    )
+
+
+def collector_durations() -> Panel:
+    return lines(
+        10,
+        "Time of a scrape by collector",
+        "How long each collector took in a scrape, in the slowest exporter.",
+        SECONDS,
+        at(0, 23, 8, 8),
+        Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
+        empty="no exporter is scraped",
+        least=0,
+    )
+
+
+def scrapes() -> Panel:
+    return lines(
+        11,
+        "Time of a scrape",
+        "How long Prometheus waited for each exporter.",
+        SECONDS,
+        at(8, 23, 8, 8),
+        Query(_UP.replace("up{", "scrape_duration_seconds{"), "{{instance}}"),
+        empty="no exporter is scraped",
+        least=0,
+    )
+
+
+def series() -> Panel:
+    return lines(
+        12,
+        "Series",
+        "How many samples each scrape brought: what the exporter costs Prometheus.",
+        COUNT,
+        at(16, 23, 8, 8),
+        Query(_UP.replace("up{", "scrape_samples_scraped{"), "{{instance}}"),
+        empty="no exporter is scraped",
+        least=0,
+    )
+
+
+def _process(number: int, title: str, description: str, unit: str, x: int, *queries: Query) -> Panel:
+    return lines(number, title, description, unit, at(x, 31, 5, 8), *queries, empty="no exporter is scraped", least=0)
+
+
+_JOB = 'job="model-exporter",' + INSTANCE
+
+
+def memory() -> Panel:
+    expr = f"process_resident_memory_bytes{{{_JOB}}}"
+    return _process(13, "Memory", "Resident memory of the exporter.", BYTES, 0, Query(expr, "{{instance}}"))
+
+
+def cpu() -> Panel:
+    expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
+    text = "Processors that the exporter keeps busy."
+    return _process(14, "Processors", text, BARE, 5, Query(expr, "{{instance}}"))
+
+
+def files() -> Panel:
+    return _process(
+        15,
+        "Open files",
+        "Files and connections that the exporter has open, and may have.",
+        COUNT,
+        10,
+        Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
+        Query(f"process_max_fds{{{_JOB}}}", "may be open", role="reference"),
+    )
+
+
+def builds() -> Panel:
+    return rows(
+        16,
+        "Builds",
+        "Which version of the exporter runs where, and since when.",
+        BARE,
+        at(15, 31, 9, 8),
+        Query(
+            f"1000 * process_start_time_seconds{{{_JOB}}}"
+            f" * on (instance) group_left (version, pythonversion) model_exporter_build_info{{{INSTANCE}}}",
+            kind="table",
+        ),
+        empty="no exporter is scraped",
+        transformations=[
+            step(
+                "organize",
+                excludeByName={"Time": True, "job": True},
+                indexByName={"instance": 0, "version": 1, "pythonversion": 2, "Value": 3},
+                renameByName={
+                    "instance": "Exporter",
+                    "version": "Version",
+                    "pythonversion": "Python",
+                    "Value": "Since",
+                },
+            )
+        ],
+        overrides=[
+            for_field("Exporter", setting("custom.width", 140)),
+            for_field("Version", setting("custom.width", 75)),
+            for_field("Python", setting("custom.width", 75)),
+            for_field("Since", setting("custom.minWidth", 80), setting("unit", SINCE)),
+        ],
+    )

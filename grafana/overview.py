@@ -1,0 +1,328 @@
+"""One screen: what is wrong, since when, and each layer against its threshold and a day ago."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+
+from grafana import frame
+from grafana.panels import figures, lines, rows, timeline
+from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, severity
+from grafana.style import (
+    BARE,
+    COUNT,
+    CRITICAL,
+    DEVIATIONS,
+    INFO,
+    NATS,
+    PER_SECOND,
+    SECONDS,
+    SEVERITIES,
+    SHARE,
+    WARNING,
+    Link,
+    Query,
+    at,
+    cell,
+    for_field,
+    for_query,
+    setting,
+    states,
+    step,
+)
+
+_NO_PROFILE = "no profile, or nothing observed"
+_NO_REQUESTS = "no requests seen"
+_HEIGHT = 5
+_DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
+"""Grey and dotted on each panel, named in its description and at the pointer: the legend has room for two."""
+
+_SEVERITY = {"critical": ("!!", CRITICAL), "warning": ("!", WARNING), "info": ("i", INFO)}
+
+
+def dashboard(exporter_url: str) -> Dashboard:
+    """The dashboard Overview."""
+    return frame.board(
+        "model-overview",
+        "Models / Overview",
+        "Is the model well? System, data and business at a glance, each against its threshold and a day ago.",
+        [frame.model(), frame.versions()],
+        [
+            models_state(),
+            system_state(),
+            request_rate(),
+            error_ratio(),
+            latency(),
+            firing_alerts(),
+            data_state(),
+            worst_drift(),
+            worst_mean_shift(),
+            worst_missing(),
+            business_state(),
+            attempts(),
+            confident_share(),
+            correction_share(),
+        ],
+        exporter_url,
+        links=[frame.DRIFT, frame.REVIEW],
+        alerts=".+",
+        calm=True,
+    )
+
+
+def models_state() -> Panel:
+    return timeline(
+        1,
+        "Models",
+        "Each model's state over time: the worst severity of its alerts that fire. A gap: nobody watched it.",
+        at(0, 0, 7, 5),
+        Query(severity("model", 'model!=""', "model_info"), "{{model}}"),
+        names=SEVERITIES,
+        empty="no model is watched",
+        value_links=[frame.board_of("model-overview", "This model", model="__field.labels.model")],
+    )
+
+
+def firing_alerts() -> Panel:
+    named = f'label_join({firing_seconds()}, "of", " ", "model", "version", "instance", "path", "reason")'
+    expr = f'max by (severity, alert, of) (label_replace({named}, "alert", "$1", "alertname", "Model(.+)"))'
+    runbook = {"title": "Runbook", "url": f"{frame.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
+    return rows(
+        2,
+        "Firing alerts, of all models",
+        "What fires, and for how long: !! is critical, ! a warning, i an information. A click opens the runbook.",
+        SECONDS,
+        at(0, 5, 7, 10),
+        Query(expr, kind="table"),
+        empty="nothing is known to fire",
+        sort="For",
+        transformations=[
+            step(
+                "organize",
+                indexByName={"severity": 0, "alert": 1, "of": 2, "Value": 3},
+                renameByName={"severity": " ", "alert": "Alert", "of": "Of", "Value": "For"},
+                excludeByName={"Time": True},
+            )
+        ],
+        overrides=[
+            for_field(" ", setting("custom.width", 50), *cell(_SEVERITY)),
+            for_field("Alert", setting("custom.width", 162), setting("links", [runbook])),
+            for_field("Of", setting("custom.minWidth", 60)),
+            for_field("For", setting("custom.width", 66), setting("decimals", 0)),
+        ],
+    )
+
+
+def _detail(uid: str) -> Link:
+    return Link("In detail", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
+
+
+_SYSTEM = [_detail("model-system")]
+_DATA = [_detail("model-data"), frame.DRIFT]
+_BUSINESS = [_detail("model-business"), frame.REVIEW]
+
+
+def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str = "model_info") -> Panel:
+    return figures(
+        number,
+        "",
+        "The worst severity of the alerts of this layer that fire for the model, or for no model in particular; grey "
+        "where nobody watches it.",
+        BARE,
+        at(7, y, 2, _HEIGHT),
+        Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
+        empty="not watched",
+        state=True,
+        mappings=states(SEVERITIES),
+        value_links=[_detail(uid)],
+    )
+
+
+def system_state() -> Panel:
+    return _layer(3, "system", "System", "model-system", 0)
+
+
+def data_state() -> Panel:
+    return _layer(4, "data", "Data", "model-data", 5, "model_version_feature:kl_divergence_above_noise:max")
+
+
+def business_state() -> Panel:
+    return _layer(5, "business", "Business", "model-business", 10)
+
+
+def request_rate() -> Panel:
+    expr = f"sum(model_version:requests:rate1m{{{BOTH}}}"
+    return lines(
+        6,
+        "Requests",
+        "Requests a second, over a minute; grey, a day ago. No threshold: ModelTrafficMissing tells when none come.",
+        PER_SECOND,
+        at(9, 0, 5, _HEIGHT),
+        Query(f"{expr})", "now"),
+        Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
+        links=_SYSTEM,
+        empty=_NO_REQUESTS,
+        least=0,
+        overrides=[_DAY_AGO],
+    )
+
+
+def error_ratio() -> Panel:
+    return _worst(
+        7,
+        "Errors",
+        "Share of requests that a 5xx answered, over a minute, of the version where it is highest.",
+        SHARE,
+        14,
+        0,
+        "model_version:request_error_ratio:rate1m",
+        f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
+        _NO_REQUESTS,
+        _SYSTEM,
+    )
+
+
+def latency() -> Panel:
+    return _worst(
+        8,
+        "Latency p95",
+        "19 of 20 requests are faster than this, over five minutes, in the slowest version.",
+        SECONDS,
+        19,
+        0,
+        "model_version:request_duration_seconds:p95_rate5m",
+        f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
+        _NO_REQUESTS,
+        _SYSTEM,
+    )
+
+
+def worst_drift() -> Panel:
+    return _worst(
+        9,
+        "Worst drift",
+        "KL divergence from training of the feature that is furthest above its threshold; 0 is within the noise.",
+        NATS,
+        9,
+        5,
+        "model_version:kl_divergence_above_noise:worst",
+        f"min(model_version:threshold:ModelFeatureDrift{{{BOTH}}})",
+        _NO_PROFILE,
+        _DATA,
+    )
+
+
+def worst_mean_shift() -> Panel:
+    return _worst(
+        10,
+        "Worst mean shift",
+        "How far a feature's mean has moved, in training standard deviations, either way; 0 is within chance.",
+        DEVIATIONS,
+        14,
+        5,
+        "model_version:mean_shift_above_noise:worst",
+        f"min(model_version:threshold:ModelFeatureMeanShift{{{BOTH}}})",
+        _NO_PROFILE,
+        _DATA,
+    )
+
+
+def worst_missing() -> Panel:
+    return _worst(
+        11,
+        "Worst missing",
+        "Share of values that are missing or of a wrong type, beyond the share that training had.",
+        SHARE,
+        19,
+        5,
+        "model_version:missing_excess_ratio:worst",
+        f"min(model_version:threshold:ModelFeatureMissing{{{BOTH}}})",
+        _NO_PROFILE,
+        _DATA,
+    )
+
+
+def attempts() -> Panel:
+    expr = f"sum(model_version:attempts:increase1h{{{BOTH}}}"
+    return lines(
+        12,
+        "Predictions an hour",
+        "Predictions in the hour before; grey, a day ago. The threshold is a share of the same hour a week ago.",
+        COUNT,
+        at(9, 10, 5, _HEIGHT),
+        Query(f"{expr})", "now"),
+        Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
+        Query(
+            f"max(model:threshold:ModelAttemptsDrop{{{MODEL}}})"
+            f" * sum(model_version:attempts:increase1h{{{MODEL}}} offset 1w)",
+            "threshold",
+            role="threshold",
+        ),
+        links=_BUSINESS,
+        empty="no predictions seen",
+        least=0,
+        overrides=[_DAY_AGO],
+    )
+
+
+def confident_share() -> Panel:
+    return _worst(
+        13,
+        "Confident",
+        "Share of predictions at or above the model's confidence threshold, in the hour before, of the least sure "
+        "version.",
+        SHARE,
+        14,
+        10,
+        "model_version:confident_ratio:rate1h",
+        f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
+        "no predictions seen",
+        _BUSINESS,
+        worst="min",
+    )
+
+
+def correction_share() -> Panel:
+    return _worst(
+        14,
+        "Corrected",
+        "Share of confident predictions that users corrected, in the hour before, of the worst version.",
+        SHARE,
+        19,
+        10,
+        "model_version:correction_ratio:rate1h",
+        f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
+        "no confident predictions seen",
+        _BUSINESS,
+    )
+
+
+def _worst(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    x: int,
+    y: int,
+    series: str,
+    threshold: str,
+    empty: str,
+    links: Sequence[Link],
+    worst: str = "max",
+) -> Panel:
+    """One value of the worst version, what it was a day ago, and its threshold."""
+    return lines(
+        number,
+        title,
+        f"{description} Grey: a day ago.",
+        unit,
+        at(x, y, 5, _HEIGHT),
+        Query(f"{worst}({series}{{{BOTH}}})", "now"),
+        Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
+        Query(threshold, "threshold", role="threshold"),
+        links=links,
+        empty=empty,
+        least=0,
+        overrides=[_DAY_AGO],
+    )

@@ -1,0 +1,296 @@
+"""Panels: one function a kind, and what all of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from grafana_foundation_sdk.builders import (
+    barchart,
+    bargauge,
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.models.common import (
+    BarGaugeDisplayMode,
+    BarGaugeNamePlacement,
+    BarGaugeValueMode,
+    BigValueColorMode,
+    BigValueGraphMode,
+    BigValueJustifyMode,
+    BigValueTextMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    LineInterpolation,
+    SortOrder,
+    TooltipDisplayMode,
+    VisibilityMode,
+    VizOrientation,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardLink,
+    DataTransformerConfig,
+    FieldColorModeId,
+    FieldConfig,
+    FieldConfigSource,
+    GridPos,
+    Panel,
+    Threshold,
+    ThresholdsMode,
+    ValueMapping,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from grafana.style import BARE, DATASOURCE, GREY, NEUTRAL, REFS, ROLES, Link, Override, Query, for_query, states
+
+
+class _Targets(Protocol):
+    def build(self) -> Panel: ...
+
+
+_FORMATS = {
+    "instant": PromQueryFormat.TIME_SERIES,
+    "table": PromQueryFormat.TABLE,
+    "buckets": PromQueryFormat.HEATMAP,
+}
+
+
+def _target(query: Query, ref: str) -> prometheus.Dataquery:
+    target = prometheus.Dataquery().ref_id(ref).expr(query.expr).legend_format(query.legend).datasource(DATASOURCE)
+    if query.kind == "range":
+        return target.range().format(PromQueryFormat.TIME_SERIES)
+    return target.instant().format(_FORMATS[query.kind])
+
+
+def _finish(
+    builder: _Targets,
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    queries: Sequence[Query],
+    *,
+    empty: str,
+    overrides: Sequence[Override] = (),
+    transformations: Sequence[DataTransformerConfig] = (),
+    links: Sequence[Link] = (),
+    value_links: Sequence[Link] = (),
+    mappings: Sequence[ValueMapping] = (),
+    decimals: int | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    state: bool = False,
+) -> Panel:
+    """What every panel has, whatever its type."""
+    panel = builder.build()
+    panel.id_val, panel.title, panel.description, panel.grid_pos = number, title, description, place
+    panel.datasource = DATASOURCE
+    panel.repeat_direction = None
+    panel.targets = [_target(query, ref).build() for query, ref in zip(queries, REFS, strict=False)]
+    panel.transformations = list(transformations) or None
+    panel.links = [_link(link) for link in links] or None
+    config = panel.field_config = panel.field_config or FieldConfigSource()
+    field = config.defaults = config.defaults or FieldConfig()
+    field.unit, field.no_value, field.decimals = unit, empty, decimals
+    field.min_val, field.max_val = least, most
+    field.mappings = list(mappings)
+    field.links = [_link(link) for link in value_links] or None
+    # One step without a number: what is beyond a threshold is told by series, not by the panel.
+    field.thresholds = (
+        dashboard.ThresholdsConfig()
+        .mode(ThresholdsMode.ABSOLUTE)
+        .steps([Threshold(value=None, color=GREY if state else NEUTRAL)])
+        .build()
+    )
+    field.color = dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
+    if state:
+        field.color = dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).build()
+    elif isinstance(builder, bargauge.Panel):  # a shade for each bar would look as if it told something
+        field.color.mode = FieldColorModeId.FIXED
+    roles = [for_query(i, *ROLES[query.role]) for i, query in enumerate(queries) if query.role in ROLES]
+    config.overrides = [
+        dashboard.DashboardFieldConfigSourceOverrides().matcher(matcher).properties(settings).build()
+        for matcher, settings in [*roles, *overrides]
+    ]
+    return panel
+
+
+def _link(link: Link) -> DashboardLink:
+    built = dashboard.DashboardLink(link.title).url(link.url).target_blank(link.outside).build()
+    built.placement = None  # type: ignore[assignment]  # in sight, not in a menu
+    return built
+
+
+def legend(*, values: bool = True) -> common.VizLegendOptions:
+    """Names below the lines, each with its last value."""
+    made = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
+    return made.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+
+
+def lines(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    stepped: bool = False,
+    values: bool = True,
+    top: float | None = None,
+    **more: Any,
+) -> Panel:
+    """Lines over time; their legend tells each last value, unless they are too many for that.
+
+    The axis reaches ``top`` at least: nothing but zeros would else lie below a scale to 100.
+    """
+    builder = (
+        timeseries.Panel()
+        .legend(legend(values=values))
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+        .line_width(2)
+        .fill_opacity(0)
+        .show_points(VisibilityMode.AUTO)
+        .span_nulls(False)
+    )
+    if top is not None:
+        builder = builder.axis_soft_max(top)
+    if stepped:
+        builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
+    return _finish(builder, number, title, description, unit, place, queries, **more)
+
+
+def figures(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    state: bool = False,
+    below: bool = False,
+    **more: Any,
+) -> Panel:
+    """Large numbers, one a series, with their names; ``below`` one another where there is room for that."""
+    builder = (
+        stat.Panel()
+        .graph_mode(BigValueGraphMode.NONE)
+        .color_mode(BigValueColorMode.BACKGROUND if state else BigValueColorMode.NONE)
+        .justify_mode(BigValueJustifyMode.AUTO)
+        .text_mode(BigValueTextMode.VALUE_AND_NAME)
+        .orientation(VizOrientation.HORIZONTAL if below else VizOrientation.AUTO)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+    )
+    if below:  # one size, so that panels side by side look alike
+        builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(20))
+    return _finish(builder, number, title, description, unit, place, queries, state=state, **more)
+
+
+def timeline(
+    number: int,
+    title: str,
+    description: str,
+    place: GridPos,
+    *queries: Query,
+    names: Mapping[str, str],
+    told: bool = True,
+    **more: Any,
+) -> Panel:
+    """States over time, one row a series; they are ``told`` in words where there is room for that."""
+    builder = (
+        statetimeline.Panel()
+        .show_value(VisibilityMode.AUTO if told else VisibilityMode.NEVER)
+        .row_height(0.8)
+        .merge_values(True)
+        .fill_opacity(85)
+        .line_width(0)
+        .legend(common.VizLegendOptions().show_legend(False))
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
+    )
+    return _finish(
+        builder,
+        number,
+        title,
+        description,
+        BARE,
+        place,
+        queries,
+        mappings=states(names),
+        **more,
+    )
+
+
+def rows(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    sort: str | None = None,
+    **more: Any,
+) -> Panel:
+    """A table, sorted by a column, the greatest first."""
+    builder = table.Panel()
+    if sort is not None:
+        builder = builder.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
+    panel = _finish(builder, number, title, description, unit, place, queries, **more)
+    options: Any = panel.options
+    options.footer = None
+    return panel
+
+
+def bars(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    by: str,
+    **more: Any,
+) -> Panel:
+    """Bars beside one another, by a field of words."""
+    builder = (
+        barchart.Panel()
+        .x_field(by)
+        .orientation(VizOrientation.AUTO)
+        .show_value(VisibilityMode.NEVER)
+        .group_width(0.85)
+        .bar_width(0.95)
+        .line_width(0)
+        .fill_opacity(85)
+        .x_tick_label_rotation(-75)
+        .x_tick_label_max_length(15)
+        .x_tick_label_spacing(25)
+        .legend(legend(values=False))
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
+    )
+    return _finish(builder, number, title, description, unit, place, queries, **more)
+
+
+def lengths(
+    number: int,
+    title: str,
+    description: str,
+    unit: str,
+    place: GridPos,
+    *queries: Query,
+    **more: Any,
+) -> Panel:
+    """Horizontal bars under one another, each with its name and number."""
+    builder = (
+        bargauge.Panel()
+        .display_mode(BarGaugeDisplayMode.BASIC)
+        .value_mode(BarGaugeValueMode.TEXT)
+        .name_placement(BarGaugeNamePlacement.LEFT)
+        .show_unfilled(True)
+        .orientation(VizOrientation.HORIZONTAL)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+    )
+    return _finish(builder, number, title, description, unit, place, queries, **more)

@@ -1,0 +1,288 @@
+"""Release comparison: two versions, or two periods, side by side, and their difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableModel, VariableOption
+
+from grafana import frame
+from grafana.panels import figures, lines, rows
+from grafana.queries import MODEL
+from grafana.style import COUNT, DEVIATIONS, NATS, PER_SECOND, SECONDS, SHARE, TEXT, Query, at, for_field, setting, step
+
+BEFORE = f"{MODEL},version=~`${{before:regex}}`"
+AFTER = f"{MODEL},version=~`${{after:regex}}`"
+EARLIER = " offset ${earlier:raw}"
+
+
+def dashboard(exporter_url: str) -> Dashboard:
+    """The dashboard Release comparison."""
+    return frame.board(
+        "model-release",
+        "Models / Release comparison",
+        "Is the new version better? Two versions side by side, or one version in two periods.",
+        [
+            frame.model(),
+            frame.side("before", "Before", newest=False),
+            earlier(),
+            frame.side("after", "After", newest=True),
+        ],
+        [
+            frame.row(100, "Over the whole time range: before, after, difference", 0),
+            requests(),
+            errors(),
+            latency(),
+            confident(),
+            corrected(),
+            drift(),
+            frame.row(101, "Over time", 7),
+            requests_over_time(),
+            errors_over_time(),
+            latency_over_time(),
+            confident_over_time(),
+            corrected_over_time(),
+            drift_over_time(),
+            frame.row(102, "Features", 24),
+            features(),
+        ],
+        exporter_url,
+        links=[frame.DRIFT, frame.REVIEW],
+        alerts=".+",
+        calm=True,
+    )
+
+
+def earlier() -> VariableModel:
+    """How much earlier the first period is; PromQL takes no offset of 0, and a millisecond is none."""
+    periods = {"not at all": "1ms", "1h": "1h", "6h": "6h", "1d": "1d", "7d": "7d", "28d": "28d"}
+    options = [VariableOption(selected=value == "1ms", text=text, value=value) for text, value in periods.items()]
+    return (
+        builders.CustomVariable("earlier")
+        .label("Before is earlier by")
+        .values(",".join(f"{text} : {value}" for text, value in periods.items()))
+        .current(options[0])
+        .options(options)
+        .build()
+    )
+
+
+def _pair(
+    number: int, title: str, description: str, unit: str, x: int, expr: Callable[[str, str], str], empty: str
+) -> Panel:
+    """Before, after and difference of one value; ``expr`` takes a selector and an offset."""
+    before, after = expr(BEFORE, EARLIER), expr(AFTER, "")
+    return figures(
+        number,
+        title,
+        description,
+        unit,
+        at(x, 1, 4, 6),
+        Query(before, "before", "instant"),
+        Query(after, "after", "instant"),
+        Query(f"({after}) - ({before})", "difference, in points" if unit == SHARE else "difference", "instant"),
+        empty=empty,
+        below=True,
+    )
+
+
+def _ratio(part: str, whole: str) -> Callable[[str, str], str]:
+    def expr(selector: str, ago: str) -> str:
+        over = f"sum(increase({whole}{{{selector}}}[$__range]{ago}))"
+        return f"(sum(increase({part % selector}[$__range]{ago})) or 0 * {over}) / ({over} > 0)"
+
+    return expr
+
+
+def _quantile(selector: str, ago: str) -> str:
+    buckets = f"sum by (le) (increase(model_request_duration_seconds_bucket{{{selector}}}[$__range]{ago}))"
+    return f"histogram_quantile(0.95, {buckets}) and on () sum({buckets}) > 0"
+
+
+def _rate(selector: str, ago: str) -> str:
+    return f"sum(rate(model_requests_total{{{selector}}}[$__range]{ago}))"
+
+
+def _drift(selector: str, ago: str) -> str:
+    return f"max(max_over_time(model_version:kl_divergence_above_noise:worst{{{selector}}}[$__range]{ago}))"
+
+
+def requests() -> Panel:
+    return _pair(1, "Requests", "Requests a second, on average.", PER_SECOND, 0, _rate, "no requests seen")
+
+
+def errors() -> Panel:
+    expr = _ratio('model_requests_total{%s,code=~"5.."}', "model_requests_total")
+    return _pair(2, "Errors", "Share of requests that a 5xx answered.", SHARE, 4, expr, "no requests seen")
+
+
+def latency() -> Panel:
+    return _pair(3, "Latency p95", "19 of 20 requests were faster.", SECONDS, 8, _quantile, "no durations seen")
+
+
+def confident() -> Panel:
+    expr = _ratio("model_confident_predictions_total{%s}", "model_attempts_total")
+    text = "Share of predictions at or above the confidence threshold."
+    return _pair(4, "Confident", text, SHARE, 12, expr, "no predictions seen")
+
+
+def corrected() -> Panel:
+    expr = _ratio("model_corrections_total{%s}", "model_confident_predictions_total")
+    text = "Share of confident predictions that users corrected."
+    return _pair(5, "Corrected", text, SHARE, 16, expr, "no confident predictions seen")
+
+
+def drift() -> Panel:
+    text = "The largest KL divergence of any feature from training, above its noise."
+    return _pair(6, "Worst drift", text, NATS, 20, _drift, "no profile, or nothing observed")
+
+
+def _over_time(
+    number: int, title: str, description: str, unit: str, x: int, y: int, series: str, threshold: str | None, empty: str
+) -> Panel:
+    queries = [
+        Query(f"max({series}{{{BEFORE}}}{EARLIER})", "before: $before", role="past"),
+        Query(f"max({series}{{{AFTER}}})", "after: $after"),
+    ]
+    if threshold is not None:
+        queries.append(Query(threshold, "threshold", role="threshold"))
+    return lines(number, title, description, unit, at(x, y, 8, 8), *queries, empty=empty, least=0)
+
+
+def requests_over_time() -> Panel:
+    text = "Requests a second over a minute."
+    return _over_time(7, "Requests", text, PER_SECOND, 0, 8, "model_version:requests:rate1m", None, "no requests seen")
+
+
+def errors_over_time() -> Panel:
+    return _over_time(
+        8,
+        "Errors",
+        "Share of requests that a 5xx answered, over a minute.",
+        SHARE,
+        8,
+        8,
+        "model_version:request_error_ratio:rate1m",
+        f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
+        "no requests seen",
+    )
+
+
+def latency_over_time() -> Panel:
+    return _over_time(
+        9,
+        "Latency p95",
+        "19 of 20 requests are faster, over five minutes.",
+        SECONDS,
+        16,
+        8,
+        "model_version:request_duration_seconds:p95_rate5m",
+        f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
+        "no durations seen",
+    )
+
+
+def confident_over_time() -> Panel:
+    return _over_time(
+        10,
+        "Confident",
+        "Share of predictions at or above the confidence threshold, in the hour before.",
+        SHARE,
+        0,
+        16,
+        "model_version:confident_ratio:rate1h",
+        f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
+        "no predictions seen",
+    )
+
+
+def corrected_over_time() -> Panel:
+    return _over_time(
+        11,
+        "Corrected",
+        "Share of confident predictions that users corrected, in the hour before.",
+        SHARE,
+        8,
+        16,
+        "model_version:correction_ratio:rate1h",
+        f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
+        "no confident predictions seen",
+    )
+
+
+def drift_over_time() -> Panel:
+    return _over_time(
+        12,
+        "Worst drift",
+        "KL divergence of the feature that is furthest above its threshold; 0 is within the noise.",
+        NATS,
+        16,
+        16,
+        "model_version:kl_divergence_above_noise:worst",
+        f"min(model_version:threshold:ModelFeatureDrift{{{AFTER}}})",
+        "no profile, or nothing observed",
+    )
+
+
+def features() -> Panel:
+    score = "max by (feature) (max_over_time(model_version_feature:kl_divergence_above_noise:max{%s}[$__range]%s))"
+    shift = "max by (feature) (max_over_time(model_version_feature:mean_shift_above_noise:max{%s}[$__range]%s))"
+    mean = "avg by (feature) (avg_over_time(model_feature_reference_mean{%s}[$__range]%s))"
+    columns = {
+        "Score before": score % (BEFORE, EARLIER),
+        "Score after": score % (AFTER, ""),
+        "Score difference": f"{score % (AFTER, '')} - {score % (BEFORE, EARLIER)}",
+        "Shift before": shift % (BEFORE, EARLIER),
+        "Shift after": shift % (AFTER, ""),
+        "Mean before": mean % (BEFORE, EARLIER),
+        "Mean after": mean % (AFTER, ""),
+    }
+    refs = "ABCDEFG"
+    return rows(
+        13,
+        "Features, before and after",
+        "The largest divergence from its own training data and the largest mean shift of each feature in the time "
+        "range, and the means that the two profiles hold.",
+        NATS,
+        at(0, 25, 24, 9),
+        *(Query(expr, kind="table") for expr in columns.values()),
+        empty="no profile, or nothing observed",
+        sort="Score after",
+        transformations=[
+            step("merge"),
+            step(
+                "organize",
+                excludeByName={"Time": True},
+                indexByName={"feature": 0, **{f"Value #{ref}": i for i, ref in enumerate(refs, 1)}},
+                renameByName={
+                    "feature": "Feature",
+                    **{f"Value #{ref}": name for ref, name in zip(refs, columns, strict=True)},
+                },
+            ),
+        ],
+        overrides=[
+            for_field("Feature", setting("unit", TEXT), setting("custom.width", 230)),
+            *(
+                for_field(name, setting("decimals", 2), setting("noValue", "–"), setting("custom.minWidth", 95))
+                for name in columns
+                if name.startswith("Score")
+            ),
+            *(
+                for_field(
+                    name,
+                    setting("unit", DEVIATIONS),
+                    setting("decimals", 2),
+                    setting("noValue", "–"),
+                    setting("custom.minWidth", 95),
+                )
+                for name in columns
+                if name.startswith("Shift")
+            ),
+            *(
+                for_field(name, setting("unit", COUNT), setting("noValue", "–"), setting("custom.minWidth", 95))
+                for name in columns
+                if name.startswith("Mean")
+            ),
+        ],
+    )

@@ -1,0 +1,155 @@
+"""Colours, units, words and the small parts of a panel. One place for all of them.
+
+Colour means state: green, blue, orange and red say ok, info, warning and critical, and a threshold is
+red because beyond it begins that state. Everything else is drawn in shades of one neutral blue, and
+what is compared with, in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from grafana_foundation_sdk.models.common import DataSourceRef
+from grafana_foundation_sdk.models.dashboard import (
+    DataTransformerConfig,
+    DynamicConfigValue,
+    GridPos,
+    MatcherConfig,
+    ValueMap,
+    ValueMapping,
+    ValueMappingResult,
+)
+
+OK, INFO, WARNING, CRITICAL = "green", "blue", "orange", "red"
+NEUTRAL = "#7d9bd1"
+GREY = "#8e8e99"
+
+COUNT = "short"
+WHOLE = "locale"
+PER_SECOND = "reqps"
+EVENTS_PER_SECOND = "suffix:events/s"
+SECONDS = "s"
+SHARE = "percentunit"
+BYTES = "bytes"
+NATS = "suffix:nats"
+DEVIATIONS = "suffix:σ"
+BARE = "none"
+TEXT = "string"
+SINCE = "dateTimeFromNow"
+
+DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+REFS = "ABCDEFGHIJKLMNOP"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One expression of a panel.
+
+    Attributes
+    ----------
+    expr
+        PromQL.
+    legend
+        Name of its series, with ``{{label}}`` for labels.
+    kind
+        Over the time range; at its end; at its end as rows of a table, or as buckets of a histogram.
+    role
+        How it is drawn: a value, a threshold, a value of the past, or what training knows.
+    """
+
+    expr: str
+    legend: str = "__auto"
+    kind: Literal["range", "instant", "table", "buckets"] = "range"
+    role: Literal["value", "threshold", "past", "reference"] = "value"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link from a value, or from a panel's title."""
+
+    title: str
+    url: str
+    outside: bool = False
+
+
+def at(x: int, y: int, w: int, h: int) -> GridPos:
+    """A place on the grid, 24 columns wide; a row is 30 pixels and a gap of 8."""
+    return GridPos(x=x, y=y, w=w, h=h)
+
+
+def setting(name: str, value: object) -> DynamicConfigValue:
+    """A field setting for an override."""
+    return DynamicConfigValue(id_val=name, value=value)
+
+
+def for_field(name: str, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+    """Settings of the field of a name."""
+    return MatcherConfig(id_val="byName", options=name), list(settings)
+
+
+def for_query(place: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+    """Settings of all series of a query, by its place in the panel."""
+    return MatcherConfig(id_val="byFrameRefID", options=REFS[place]), list(settings)
+
+
+Override = tuple[MatcherConfig, list[DynamicConfigValue]]
+
+
+def step(name: str, *, queries: str | None = None, **options: object) -> DataTransformerConfig:
+    """A transformation, of all queries or of those whose reference matches a regular expression."""
+    chosen = None if queries is None else MatcherConfig(id_val="byRefId", options=f"/^(?:{queries})$/")
+    return DataTransformerConfig(id_val=name, filter_val=chosen, options=options)
+
+
+SEVERITIES = {"OK": OK, "info": INFO, "warning": WARNING, "critical": CRITICAL}
+SUCCESS = {"failed": CRITICAL, "OK": OK}
+
+
+def states(names: Mapping[str, str]) -> list[ValueMapping]:
+    """The numbers from 0 as words in their colours; what has no name is left out."""
+    options = {
+        str(number): ValueMappingResult(text=name, color=colour, index=number)
+        for number, (name, colour) in enumerate(names.items())
+        if name
+    }
+    return [ValueMap(options=options)]
+
+
+def cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
+    """Settings of a table's column of states: the word and the colour of each value."""
+    options = {
+        value: {"text": text, "color": colour, "index": index}
+        for index, (value, (text, colour)) in enumerate(shown.items())
+    }
+    return [
+        setting("mappings", [{"type": "value", "options": options}]),
+        setting("color", {"mode": "thresholds"}),
+        setting("custom.cellOptions", {"type": "color-text"}),
+    ]
+
+
+ROLES: dict[str, list[DynamicConfigValue]] = {
+    "threshold": [
+        setting("color", {"mode": "fixed", "fixedColor": CRITICAL}),
+        setting("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
+    ],
+    "past": [
+        setting("color", {"mode": "fixed", "fixedColor": GREY}),
+        setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]}),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
+    ],
+    "reference": [
+        setting("color", {"mode": "fixed", "fixedColor": GREY}),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
+    ],
+}

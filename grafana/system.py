@@ -1,0 +1,192 @@
+"""System: does the model answer, in time, on a machine that has room?"""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+
+from grafana import frame
+from grafana.panels import lines
+from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL
+from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query, at
+
+_NO_REQUESTS = "no requests seen"
+_NO_GPU = "no GPU, or its driver is not there"
+
+
+def dashboard(exporter_url: str) -> Dashboard:
+    """The dashboard System."""
+    return frame.board(
+        "model-system",
+        "Models / System",
+        "Requests, errors and latency of a model by version, and the machine or container of the exporter.",
+        [
+            frame.model(),
+            frame.versions(),
+            frame.choice(
+                "instance", "Exporter", "label_values(model_system_memory_limit_bytes, instance)", several=True
+            ),
+        ],
+        [
+            frame.row(100, "Requests", 0),
+            requests(),
+            requests_by_code(),
+            error_ratio(),
+            error_budget(),
+            frame.row(101, "Latency", 18),
+            latency(),
+            latency_by_version(),
+            frame.row(102, "The exporter's machine or container", 28),
+            cpu(),
+            memory(),
+            memory_bytes(),
+            disk(),
+            frame.row(103, "GPU", 36, [gpu(), gpu_memory()]),
+        ],
+        exporter_url,
+        links=[frame.DRIFT, frame.REVIEW],
+        alerts="system",
+    )
+
+
+def requests() -> Panel:
+    expr = f"model_version:requests:rate1m{{{BOTH}}}"
+    return lines(
+        1,
+        "Requests by version",
+        "Requests a second over a minute, all replicas together, and of all chosen versions a day ago.",
+        PER_SECOND,
+        at(0, 1, 12, 9),
+        Query(expr, "version {{version}}"),
+        Query(f"sum({expr}{DAY_AGO})", "together, a day ago", role="past"),
+        empty=_NO_REQUESTS,
+        least=0,
+    )
+
+
+def requests_by_code() -> Panel:
+    return lines(
+        2,
+        "Requests by HTTP code",
+        "Requests a second by the code that answered them.",
+        PER_SECOND,
+        at(12, 1, 12, 9),
+        Query(f"sum by (code) (rate(model_requests_total{{{BOTH}}}[$__rate_interval]))", "{{code}}"),
+        empty=_NO_REQUESTS,
+        least=0,
+    )
+
+
+def error_ratio() -> Panel:
+    return lines(
+        3,
+        "Error ratio by version",
+        "Share of requests that a 5xx answered, over a minute.",
+        SHARE,
+        at(0, 10, 12, 8),
+        Query(f"model_version:request_error_ratio:rate1m{{{BOTH}}}", "version {{version}}"),
+        Query(f"model:threshold:ModelErrorRatioHigh{{{MODEL}}}", "threshold", role="threshold"),
+        empty=_NO_REQUESTS,
+        least=0,
+    )
+
+
+def error_budget() -> Panel:
+    windows = ("5m", "30m", "1h", "6h")
+    return lines(
+        4,
+        "Error ratio in the windows of the budget",
+        "What ModelErrorBudgetBurn reads: a short window says that it goes on, the long one that it matters.",
+        SHARE,
+        at(12, 10, 12, 8),
+        *(Query(f"max(model_version:request_error_ratio:rate{window}{{{BOTH}}})", window) for window in windows),
+        empty=_NO_REQUESTS,
+        least=0,
+        top=0.01,
+    )
+
+
+def latency() -> Panel:
+    quantiles = ("p50", "p95", "p99")
+    return lines(
+        5,
+        "Latency of the slowest version",
+        "Half, 19 of 20, and 99 of 100 requests are faster than this, over five minutes.",
+        SECONDS,
+        at(0, 19, 12, 9),
+        *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
+        Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
+        empty="no durations seen",
+        least=0,
+    )
+
+
+def latency_by_version() -> Panel:
+    expr = f"model_version:request_duration_seconds:p95_rate5m{{{BOTH}}}"
+    return lines(
+        6,
+        "Latency p95 by version",
+        "19 of 20 requests are faster than this, over five minutes; and the slowest version's a day ago.",
+        SECONDS,
+        at(12, 19, 12, 9),
+        Query(expr, "version {{version}}"),
+        Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
+        Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
+        empty="no durations seen",
+        least=0,
+    )
+
+
+def _share(
+    number: int, title: str, description: str, x: int, y: int, *queries: Query, w: int = 6, empty: str = "no scrape"
+) -> Panel:
+    return lines(number, title, description, SHARE, at(x, y, w, 7), *queries, empty=empty, least=0, most=1)
+
+
+def cpu() -> Panel:
+    expr = f"model_system_cpu_utilization_ratio{{{INSTANCE}}}"
+    return _share(7, "CPU", "Share of the processors' time in use.", 0, 29, Query(expr, "{{instance}}"))
+
+
+def memory() -> Panel:
+    expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
+    return _share(8, "Memory", "Memory in use over what may be used.", 6, 29, Query(expr, "{{instance}}"))
+
+
+def memory_bytes() -> Panel:
+    return lines(
+        9,
+        "Memory in bytes",
+        "Memory in use, without what the kernel can drop at once, and the limit.",
+        BYTES,
+        at(12, 29, 6, 7),
+        Query(f"model_system_memory_used_bytes{{{INSTANCE}}}", "used {{instance}}"),
+        Query(f"model_system_memory_limit_bytes{{{INSTANCE}}}", "limit {{instance}}", role="reference"),
+        empty="no scrape",
+        least=0,
+    )
+
+
+def disk() -> Panel:
+    expr = f"model_system_disk_utilization_ratio{{{INSTANCE}}}"
+    return _share(10, "Disk", "Share of the file systems in use.", 18, 29, Query(expr, "{{path}} {{instance}}"))
+
+
+def gpu() -> Panel:
+    expr = f"model_system_gpu_utilization_ratio{{{INSTANCE}}}"
+    return _share(
+        11, "GPU", "Share of time the GPU is busy.", 0, 37, Query(expr, "{{gpu}} {{instance}}"), w=12, empty=_NO_GPU
+    )
+
+
+def gpu_memory() -> Panel:
+    return lines(
+        12,
+        "GPU memory",
+        "GPU memory in use, and what may be used.",
+        BYTES,
+        at(12, 37, 12, 7),
+        Query(f"model_system_gpu_memory_used_bytes{{{INSTANCE}}}", "{{gpu}} used"),
+        Query(f"model_system_gpu_memory_limit_bytes{{{INSTANCE}}}", "{{gpu}} limit", role="reference"),
+        empty=_NO_GPU,
+        least=0,
+    )
