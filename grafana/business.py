@@ -34,7 +34,9 @@ def dashboard(exporter_url: str) -> Dashboard:
             oldest(),
             releases(),
             flywheel(),
-            frame.row(102, "Segments and business events", 38),
+            reviewed(),
+            delay(),
+            frame.row(102, "Segments and business events", 46),
             segment_corrections(),
             segment_attempts(),
             events(),
@@ -208,6 +210,46 @@ def flywheel() -> Panel:
     )
 
 
+def reviewed() -> Panel:
+    return lines(
+        14,
+        "Confident predictions that are right, by a reviewed sample",
+        "What users do not say: how many confident predictions of a sample that the review page drew were right, with "
+        "the 95 % confidence interval.",
+        SHARE,
+        at(0, 38, 12, 8),
+        Query(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
+        Query(
+            f"max by (model, version) (model_reviewed_accuracy_lower{{{BOTH}}})",
+            "{{model}} {{version}} at least",
+            role="reference",
+        ),
+        Query(
+            f"max by (model, version) (model_reviewed_accuracy_upper{{{BOTH}}})",
+            "{{model}} {{version}} at most",
+            role="reference",
+        ),
+        empty="no sample reviewed yet",
+        most=1,
+    )
+
+
+def delay() -> Panel:
+    buckets = increase("model_feedback_delay_seconds_bucket", BOTH, "le", "1h")
+    return lines(
+        15,
+        "Delay of users' words",
+        "How long after a prediction users say that it was right or wrong, of the words of the hour before: correction "
+        "shares of younger predictions are not yet whole.",
+        SECONDS,
+        at(12, 38, 12, 8),
+        Query(f"histogram_quantile(0.5, {buckets})", "half within"),
+        Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
+        empty="no feedback seen",
+        least=0,
+    )
+
+
 _SEGMENTS = "model, version, segment"
 
 
@@ -219,7 +261,7 @@ def segment_corrections() -> Panel:
         "Correction share by segment",
         "Share of confident predictions that users corrected, in the hour before: an average hides a group.",
         SHARE,
-        at(0, 39, 8, 9),
+        at(0, 47, 8, 9),
         Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -233,7 +275,7 @@ def segment_attempts() -> Panel:
         "Predictions an hour by segment",
         "Predictions in the hour before, by segment.",
         COUNT,
-        at(8, 39, 8, 9),
+        at(8, 47, 8, 9),
         Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -246,7 +288,7 @@ def events() -> Panel:
         "Business events an hour",
         "The counters that the model's configuration declares, in the hour before.",
         COUNT,
-        at(16, 39, 8, 9),
+        at(16, 47, 8, 9),
         Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
         empty="no events in the model's configuration",
         least=0,

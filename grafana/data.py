@@ -197,12 +197,15 @@ def data_alerts() -> Panel:
 def prediction() -> Panel:
     return lines(
         10,
-        "Predictions: divergence from training",
-        "KL divergence of the predictions in the window from those on training data, and its noise floor.",
+        "Predictions and confidence: divergence from training",
+        "KL divergence of the predictions, and of the confidence, in the window from those on training data; and their "
+        "noise floors.",
         NATS,
         at(0, 48, 8, 8),
         Query(f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})", "predictions"),
+        Query(f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})", "confidence"),
         Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
+        Query(f"max(model_confidence_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise of confidence", role="reference"),
         Query(f"max(model:threshold:ModelPredictionDrift{{{MODEL}}})", "threshold", role="threshold"),
         empty="the profile knows no predictions",
         least=0,

@@ -8,7 +8,6 @@ over that with promtool, one layer after the other, as each reads what the one b
 from __future__ import annotations
 
 import re
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -77,9 +76,11 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
     assert server.post("/v1/feedback", words).status == 201
     assert server.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"}).status == 202
     if turn == SCRAPES // 2:
-        with sqlite3.connect(next(server.folder.rglob("*.db")), timeout=10) as database:
-            database.execute("UPDATE feedback SET released = 1 WHERE model = 'credit'")
-        database.close()
+        assert server.post("/v1/corrections/samples", {"model": "credit", "count": 20}).json["drawn"] == 20
+        waiting = server.get("/v1/corrections?model=credit&source=all&status=pending").json["corrections"]
+        decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in waiting]
+        assert ask(f"{server.url}/v1/corrections", decisions, "PATCH").status == 200
+        assert server.post("/v1/dataset/releases", {"model": "credit"}).status == 201
 
 
 def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
