@@ -6,14 +6,12 @@ import os
 import re
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from exporter.client.ids import time_ordered
+from exporter.client.values import encoded, rfc3339, share, single
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from exporter.client.sender import Sender
 
 HELD = 1000
@@ -23,16 +21,28 @@ _ID = re.compile(r"[!-~]{1,128}")
 current: ContextVar[Call | None] = ContextVar("model_exporter_call", default=None)
 
 
-class Event(NamedTuple):
-    """A prediction, its values frozen."""
+Event = tuple[int, str, int | str, Any, Any, Any, float | None, int | None]
+"""Bytes it takes, id, time, inputs, prediction, confidence, duration, code; plain, for it is made often."""
+EVENT_BYTES = 256
+"""About what an event takes beside its inputs."""
 
-    id: str
-    time: int | str
-    inputs: Mapping[str, Any] | None = None
-    prediction: Any = None
-    confidence: Any = None
-    duration_seconds: Any = None
-    code: Any = None
+
+def document(event: Event, model: str, version: str | None) -> bytes:
+    """An event as the exporter takes it."""
+    _, name, moment, inputs, prediction, confidence, seconds, code = event
+    return encoded(
+        {
+            "id": name,
+            "model": model,
+            "version": version,
+            "time": moment if isinstance(moment, str) else rfc3339(moment // 1000 / 1e6),
+            "inputs": inputs,
+            "prediction": single(prediction),
+            "confidence": share(confidence),
+            "duration_seconds": seconds,
+            "code": 200 if code is None else code,
+        }
+    )
 
 
 class Call:
@@ -48,7 +58,7 @@ class Call:
 
     def __init__(self, sender: Sender, given: str | None = None) -> None:
         self._sender = sender
-        self._held: list[tuple[Sender, Event, int]] = []
+        self._held: list[tuple[Sender, Event]] = []
         self._started = time.perf_counter()
         self._ended: float | None = None
         self._time = time.time_ns()
@@ -61,14 +71,14 @@ class Call:
         """How many events were recorded in the request."""
         return len(self._held)
 
-    def hold(self, sender: Sender, event: Event, size: int) -> None:
+    def hold(self, sender: Sender, event: Event) -> None:
         """Keep an event until it is known how the request ended."""
         if not self._held:
-            self.id = event.id
+            self.id = event[1]
         if len(self._held) < HELD:
-            self._held.append((sender, event, size))
+            self._held.append((sender, event))
         else:
-            sender.put(event, size)
+            sender.put(event)
 
     def end(self) -> None:
         """The last byte has been answered."""
@@ -88,11 +98,10 @@ class Call:
         seconds = (self._ended or 0.0) - self._started
         code = 200 if self.code is None else self.code
         if not self._held:
-            self._sender.put(Event(self.id, self._time, None, None, None, seconds, code), 256)
-        for sender, event, size in self._held:
-            took = seconds if event.duration_seconds is None else event.duration_seconds
-            said = code if event.code is None else event.code
-            sender.put(event._replace(duration_seconds=took, code=said), size)
+            self._sender.put((EVENT_BYTES, self.id, self._time, None, None, None, seconds, code))
+        for sender, (*values, took, said) in self._held:
+            event = (*values, seconds if took is None else took, code if said is None else said)
+            sender.put(event)
         self._held.clear()
 
 

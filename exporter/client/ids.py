@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-_BLOCK = 512
-_tails: list[str] = []
+_COUNTS = [f"7{count:03x}-" for count in reversed(range(4096))]
+_rests: list[str] = []
 
 
 def time_ordered(now: int) -> str:
-    """A UUID of version 7 (RFC 9562) whose 12 bits after the version carry the fraction of the millisecond.
+    """A UUID of version 7 (RFC 9562) whose 12 bits after the version count, from 0 to 4,095 and anew.
 
     Parameters
     ----------
@@ -17,24 +17,23 @@ def time_ordered(now: int) -> str:
         Nanoseconds since the epoch.
     """
     try:
-        tail = _tails.pop()
+        rest = _rests.pop()
     except IndexError:
-        tail = _refill()
-    milliseconds, rest = divmod(now, 1_000_000)
-    return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{rest * 4096 // 1_000_000:03x}-{tail}"
+        rest = _refill()
+    milliseconds = now // 1_000_000
+    return "%08x-%04x-%s" % (milliseconds >> 16, milliseconds & 0xFFFF, rest)  # noqa: UP031 (the faster one)
 
 
 def _refill() -> str:
-    """Random ends in a block: the system's generator costs as much for one as for many."""
-    block = os.urandom(8 * _BLOCK)
-    tails = []
-    for start in range(0, len(block), 8):
-        text = block[start : start + 8].hex()
-        tails.append(f"{'89ab'[block[start] & 3]}{text[1:4]}-{text[4:]}")
-    _tails.extend(tails[1:])
-    return tails[0]
+    """The ends of the next identifiers: the system's random numbers cost about as much for one as for many."""
+    variant = "8" + os.urandom(2).hex()[1:] + "-"
+    random = os.urandom(6 * len(_COUNTS)).hex("-", 6).split("-")
+    rests = [count + variant + tail for count, tail in zip(_COUNTS, random, strict=True)]
+    rest = rests.pop()
+    _rests.extend(rests)
+    return rest
 
 
 def forget() -> None:
     """Use no random number that another process has, too: after a fork."""
-    _tails.clear()
+    _rests.clear()

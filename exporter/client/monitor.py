@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import json
+import functools
 import os
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from exporter.client.calls import Event, current
+from exporter.client.calls import EVENT_BYTES, current, document
 from exporter.client.ids import time_ordered
-from exporter.client.middleware import Asgi, AsgiApp, Wsgi
+from exporter.client.middleware import Wsgi
 from exporter.client.sender import Sender
-from exporter.client.target import FAILURES, Target, new_key, reason
-from exporter.client.values import encoded, frozen, rfc3339, said, share, single, snapshot
-from exporter.client.watching import Wrapped, watch
-from exporter.errors import ExporterError
+from exporter.client.target import Target
+from exporter.client.values import encoded, frozen, rfc3339, said, single, snapshot
+
+if TYPE_CHECKING:
+    from exporter.client.asgi import Asgi, AsgiApp
 
 __all__ = ["Monitor"]
 
-_EVENT_BYTES = 256
-"""About what an event takes in memory beside its inputs."""
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -60,11 +58,6 @@ class Monitor:
         Seconds one request may take.
     give_up
         Seconds after which a batch that the exporter cannot take is dropped for the next one.
-
-    Attributes
-    ----------
-    sender
-        Where the events wait.
     """
 
     def __init__(
@@ -82,11 +75,9 @@ class Monitor:
         give_up: float = 300.0,
     ) -> None:
         self._target = Target(url, timeout, token_file)
-        self._model = model
-        self._version = version
         self.sender = Sender(
             self._target,
-            self._encoded,
+            functools.partial(document, model=model, version=version),
             f"monitor {model}",
             capacity=capacity,
             capacity_bytes=capacity_bytes,
@@ -157,8 +148,10 @@ class Monitor:
                 call = None
             if id is not None:
                 event_id = str(id)
+            elif call is None or call.recorded:
+                event_id = time_ordered(now)
             else:
-                event_id = time_ordered(now) if call is None or call.recorded else call.id
+                event_id = call.id
             copy, size = frozen(inputs)
             if type(prediction) not in _PLAIN:
                 prediction, more = snapshot(prediction)
@@ -166,11 +159,11 @@ class Monitor:
             if type(confidence) not in _PLAIN:
                 confidence = snapshot(confidence)[0]
             moment = now if time is None else rfc3339(time)
-            event = Event(event_id, moment, copy, prediction, confidence, duration_seconds, code)
+            event = (size + EVENT_BYTES, event_id, moment, copy, prediction, confidence, duration_seconds, code)
             if call is None:
-                self.sender.put(event, size + _EVENT_BYTES)
+                self.sender.put(event)
             else:
-                call.hold(self.sender, event, size + _EVENT_BYTES)
+                call.hold(self.sender, event)
         except Exception as error:  # monitoring must not break what it monitors
             self.sender.drop(1, f"an event could not be recorded: {said(error)}")
         return event_id
@@ -214,19 +207,7 @@ class Monitor:
             "user": user,
             "comment": comment,
         }
-        body, target = encoded(word), self._target
-        try:
-            with contextlib.closing(target.connect()) as connection:
-                status, _, answer = target.post(connection, "/v1/feedback", body, "application/json", new_key())
-        except FAILURES as error:
-            raise ExporterError(f"{target.shown}: feedback not delivered: {error!r}") from error
-        if status not in {200, 201}:
-            raise ExporterError(f"{target.shown}: feedback not taken: {reason(status, answer)}")
-        try:
-            result = json.loads(answer)
-        except ValueError:
-            raise ExporterError(f"{target.shown}: answered {status} without JSON: no exporter?") from None
-        return result if isinstance(result, dict) else {"result": result}
+        return self._target.feedback(encoded(word))
 
     def wsgi(self, app: Any, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Wsgi:
         """A WSGI application (Flask, Django) around another one: its requests timed, counted and known by one id.
@@ -247,6 +228,8 @@ class Monitor:
 
     def asgi(self, app: AsgiApp, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Asgi:
         """The same for an ASGI application (FastAPI, Starlette, Litestar); ``add_middleware`` takes it, too."""
+        from exporter.client.asgi import Asgi
+
         return Asgi(self.sender, app, paths, trust_ids)
 
     @overload
@@ -276,6 +259,8 @@ class Monitor:
         read
             From what the function returns to fields of `record`, where that is more than a label.
         """
+        from exporter.client.watching import watch
+
         if function is None:
             return lambda function: watch(self, function, inputs, read)
         return watch(self, function, inputs, read)
@@ -296,6 +281,8 @@ class Monitor:
         timed
             Whether the duration of the call is that of each row.
         """
+        from exporter.client.wrapping import Wrapped
+
         return Wrapped(self, model, names, confidence, timed)
 
     def flush(self, timeout: float = 5.0) -> bool:
@@ -311,19 +298,3 @@ class Monitor:
     def close(self, timeout: float = 5.0) -> None:
         """Send what is there, waiting at most ``timeout`` seconds, and stop; what is left counts as dropped."""
         self.sender.close(timeout)
-
-    def _encoded(self, event: Event) -> bytes:
-        moment = event.time
-        return encoded(
-            {
-                "id": event.id,
-                "model": self._model,
-                "version": self._version,
-                "time": moment if isinstance(moment, str) else rfc3339(moment // 1000 / 1e6),
-                "inputs": event.inputs,
-                "prediction": single(event.prediction),
-                "confidence": share(event.confidence),
-                "duration_seconds": event.duration_seconds,
-                "code": 200 if event.code is None else event.code,
-            }
-        )

@@ -14,9 +14,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from exporter.client import ids
+from exporter.client.calls import Event
 from exporter.client.target import FAILURES, Target, accepted, new_key, reason, retry_after
 from exporter.client.values import said
 from exporter.errors import ExporterError
@@ -48,7 +48,7 @@ class Sender:
     def __init__(
         self,
         target: Target,
-        encode: Callable[[Any], bytes],
+        encode: Callable[[Event], bytes],
         name: str,
         *,
         capacity: int,
@@ -74,7 +74,7 @@ class Sender:
         # A signal handler or a finalizer may record while this thread holds the lock: hence the RLock.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._buffer: deque[tuple[int, Any]] = deque()
+        self._buffer: deque[Event] = deque()
         self._bytes = 0
         self._sending = 0
         self._flushing = 0
@@ -85,14 +85,14 @@ class Sender:
         self.sent = 0
         self.dropped = 0
 
-    def put(self, event: Any, size: int) -> None:
-        """Take an event of so many bytes; the oldest make room."""
+    def put(self, event: Event) -> None:
+        """Take an event; the oldest make room."""
         buffer = self._buffer
         with self._lock:
             if self._closed:
                 raise ExporterError("it came after close()")
-            buffer.append((size, event))
-            self._bytes += size
+            buffer.append(event)
+            self._bytes += event[0]
             waiting = len(buffer)
             if waiting > self.capacity or self._bytes > self._capacity_bytes:
                 self._push_out()
@@ -105,7 +105,10 @@ class Sender:
         while len(self._buffer) > self.capacity or self._bytes > self._capacity_bytes:
             self._bytes -= self._buffer.popleft()[0]
             pushed += 1
-        self.drop(pushed, "the exporter is away or does not keep up: the oldest events were pushed out")
+        if self._warned:  # as often as there are events, once the buffer is full
+            self.dropped += pushed
+        else:
+            self.drop(pushed, "the exporter is away or does not keep up: the oldest events were pushed out")
 
     def drop(self, count: int, why: str) -> None:
         """Count events that are lost, and say why."""
@@ -185,7 +188,7 @@ class Sender:
             self._connection.close()
         self._connection = None
 
-    def _next_batch(self) -> list[Any]:
+    def _next_batch(self) -> list[Event]:
         """Wait for events and then for others to travel with them; nothing after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._buffer or self._closed)
@@ -193,11 +196,11 @@ class Sender:
                 lambda: self._flushing or self._closed or len(self._buffer) >= self._batch_size, self._interval
             )
             batch = [self._buffer.popleft() for _ in range(min(len(self._buffer), self._batch_size))]
-            self._bytes -= sum(size for size, _ in batch)
+            self._bytes -= sum(event[0] for event in batch)
             self._sending = len(batch)
-        return [event for _, event in batch]
+        return batch
 
-    def _bodies(self, batch: list[Any]) -> Iterator[list[bytes]]:
+    def _bodies(self, batch: list[Event]) -> Iterator[list[bytes]]:
         """The batch as lines of JSON, in bodies that the exporter takes."""
         lines: list[bytes] = []
         size = 0

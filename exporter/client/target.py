@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import socket
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from exporter.errors import ExporterError
 
@@ -88,6 +90,21 @@ class Target:
         connection.request("POST", self._prefix + path, body, headers)
         response = connection.getresponse()
         return response.status, dict(response.headers), response.read()
+
+    def feedback(self, body: bytes) -> dict[str, Any]:
+        """Hand on a user's word: the exporter's answer, or `ExporterError` with the reason why there is none."""
+        try:
+            with contextlib.closing(self.connect()) as connection:
+                status, _, answer = self.post(connection, "/v1/feedback", body, "application/json", new_key())
+        except FAILURES as error:
+            raise ExporterError(f"{self.shown}: feedback not delivered: {error!r}") from error
+        if status not in {200, 201}:
+            raise ExporterError(f"{self.shown}: feedback not taken: {reason(status, answer)}")
+        try:
+            result = json.loads(answer)
+        except ValueError:
+            raise ExporterError(f"{self.shown}: answered {status} without JSON: no exporter?") from None
+        return result if isinstance(result, dict) else {"result": result}
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -18,6 +18,7 @@ from typing import Any
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _SCALARS = _NUMBERS | {str}
+_SUMS = frozenset({int, float})
 _NUMBER_BYTES = 64
 _LARGE = 4096
 """Numbers in an array from which it is encoded a row at a time: json holds the interpreter for as long as it takes."""
@@ -33,8 +34,17 @@ def frozen(inputs: Any) -> tuple[Mapping[str, Any] | None, int]:
     TypeError
         When there is no name to each value.
     """
-    if type(inputs) is dict and _NUMBERS.issuperset(map(type, inputs.values())):
-        return inputs.copy(), _NUMBER_BYTES * len(inputs)
+    if type(inputs) is dict:
+        values = inputs.values()
+        try:
+            # The quickest proof that all are numbers: a sum with anything else in it has another type, or fails.
+            if type(sum(values)) in _SUMS:
+                return inputs.copy(), _NUMBER_BYTES * len(inputs)
+        except Exception:  # noqa: S110 (texts, missing values, arrays)
+            pass
+        if _SCALARS.issuperset(map(type, values)):
+            texts = [value for value in values if type(value) is str]
+            return inputs.copy(), _NUMBER_BYTES * len(inputs) + sum(map(len, texts))
     if inputs is None:
         return None, 0
     copy: dict[str, Any] = {}
@@ -82,7 +92,9 @@ def snapshot(value: Any) -> tuple[Any, int]:
         return [entry for entry, _ in pairs], _NUMBER_BYTES + sum(size for _, size in pairs)
     if isinstance(value, Mapping):
         named = {key: snapshot(entry) for key, entry in value.items()}
-        return {key: entry for key, (entry, _) in named.items()}, _NUMBER_BYTES + sum(size for _, size in named.values())
+        return {key: entry for key, (entry, _) in named.items()}, _NUMBER_BYTES + sum(
+            size for _, size in named.values()
+        )
     if hasattr(value, "tolist"):
         return _array(value)
     if _is_picture(value):
@@ -96,7 +108,7 @@ def _array(value: Any) -> tuple[Any, int]:
     if hasattr(value, "detach"):  # torch
         return value.detach().clone(), _NUMBER_BYTES + value.element_size() * value.nelement()
     size = getattr(value, "nbytes", None)
-    if isinstance(size, int) and hasattr(value, "copy") and getattr(value, "dtype", object) != object:
+    if isinstance(size, int) and getattr(getattr(value, "dtype", None), "kind", "O") != "O":
         return value.copy(), _NUMBER_BYTES + size
     return snapshot(value.tolist())  # its elements may change, or it cannot be copied
 
@@ -211,11 +223,9 @@ def _finite(value: Any) -> Any:
 
 def rfc3339(moment: dt.datetime | float) -> str:
     """A moment as the exporter reads it; a float is seconds since the epoch."""
-    if isinstance(moment, dt.datetime):
-        moment = moment.astimezone(dt.UTC)
-    else:
+    if not isinstance(moment, dt.datetime):
         moment = dt.datetime.fromtimestamp(moment, dt.UTC)
-    return moment.replace(tzinfo=None).isoformat() + "Z"
+    return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 def said(error: Exception) -> str:

@@ -1,0 +1,111 @@
+"""What recording costs the thread that answers requests, beside appending the same values to a deque.
+
+In processor time of that thread, since the sender's thread runs beside it; and beside observing 30 numbers with
+prometheus_client. The last figures are how long a call of `record` takes on the clock while batches are encoded and sent.
+"""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import random
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Histogram
+from timing import free_port, report
+
+from exporter import Monitor
+
+EVENTS = 500
+NUMBERS = {f"feature_{place}": random.random() for place in range(30)}
+
+
+def microseconds(call: Callable[[], object], runs: int = 60) -> float:
+    """Median processor time of a call."""
+    times = []
+    for _ in range(runs):
+        start = time.thread_time()
+        for _ in range(EVENTS):
+            call()
+        times.append((time.thread_time() - start) / EVENTS * 1e6)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Print the figures."""
+    logging.getLogger("exporter.client").setLevel(logging.ERROR)
+    texts = NUMBERS | {f"feature_{place}": "NL" for place in range(5)}
+    pixels = {"image": [[float(column) for column in range(8)] for _ in range(8)]}
+    kept: deque[object] = deque(maxlen=EVENTS)
+    least = microseconds(
+        lambda: kept.append(("r-17", time.time_ns(), NUMBERS.copy(), "7", 0.93, 0.012, 200)),
+    )
+    peer = Histogram("seen", "", ["feature"], registry=CollectorRegistry(), buckets=[place / 20 for place in range(20)])
+    children = [(peer.labels(name), value) for name, value in NUMBERS.items()]
+    report(
+        "prometheus_client, 30 numbers", microseconds(lambda: [c.observe(v) for c, v in children]), "µs", "floor", least
+    )
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for what, inputs, capacity in (
+        ("30 numbers", NUMBERS, 10**6),
+        ("30 numbers, buffer full", NUMBERS, 1000),
+        ("25 numbers and 5 texts", texts, 10**6),
+        ("64 pixels as nested lists", pixels, 10**6),
+    ):
+        monitor = Monitor(nobody, "m", "3", capacity=capacity, interval=3600, batch_size=10**6)
+        took = microseconds(
+            lambda: monitor.record(  # noqa: B023
+                inputs=inputs,  # noqa: B023
+                prediction="7",
+                confidence=0.93,
+                duration_seconds=0.012,
+                code=200,
+            )
+        )
+        report(f"record, {what}", took, "µs", "floor", least)
+        monitor.close(0)
+    stalls()
+
+
+class _Taker(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(202)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def stalls() -> None:
+    """How long recording takes while batches are encoded and sent, beside a thread that does not record."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Taker)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monitor = Monitor(f"http://127.0.0.1:{server.server_port}", "m", "3", interval=0.05)
+    found = []
+    for recording in (False, True):
+        waits = []
+        until = time.perf_counter() + 5
+        while (begun := time.perf_counter()) < until:
+            if recording:
+                monitor.record(inputs=NUMBERS, prediction="7", confidence=0.93)
+            waits.append(time.perf_counter() - begun)
+            time.sleep(0.0005)
+        waits.sort()
+        found.append((waits[round(0.999 * len(waits)) - 1] * 1e3, waits[-1] * 1e3))
+    report("record while others are sent, p99.9", found[1][0], "ms", "not recording", found[0][0])
+    report("record while others are sent, longest", found[1][1], "ms", "not recording", found[0][1])
+    monitor.close()
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    main()
