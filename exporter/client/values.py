@@ -130,13 +130,14 @@ def encoded(event: Mapping[str, Any]) -> bytes:
     if isinstance(inputs, Mapping) and any(_is_large(value) for value in inputs.values()):
         features = ",".join(f"{_text(str(key))}:{_spelt(value)}" for key, value in inputs.items())
         del given["inputs"]
-        return f'{_text(given)[:-1]},"inputs":{{{features}}}}}'.encode()
+        rest = _text(given)[1:]
+        return f'{{"inputs":{{{features}}}{"," if given else ""}{rest}'.encode()
     return _text(given).encode()
 
 
 def _is_large(value: Any) -> bool:
-    size = getattr(value, "size", None)
-    return type(size) is int and size > _LARGE and hasattr(value, "tolist") and hasattr(value, "shape")
+    shape = getattr(value, "shape", None)
+    return isinstance(shape, tuple) and hasattr(value, "tolist") and math.prod(shape) > _LARGE
 
 
 def _spelt(value: Any) -> str:
@@ -164,7 +165,7 @@ def plain(value: Any) -> Any:
             value = value.astype(str)
         return value.tolist()
     if _is_picture(value):
-        return _png(value)
+        return _pixels(value)
     if hasattr(value, "total_seconds"):
         return value.total_seconds()
     if hasattr(value, "isoformat"):
@@ -182,12 +183,15 @@ def plain(value: Any) -> Any:
     return float(value) if hasattr(value, "__float__") else str(value)
 
 
-def _png(picture: Any) -> Any:
-    if picture.mode == "F":  # the one kind of grey that a PNG cannot hold
-        width, pixels = picture.size[0], list(picture.getdata())
+def _pixels(picture: Any) -> Any:
+    if picture.mode in {"I", "F"}:  # numbers that a PNG cannot hold
+        width, pixels = (
+            picture.size[0],
+            memoryview(picture.tobytes()).cast("i" if picture.mode == "I" else "f").tolist(),
+        )
         return [pixels[start : start + width] for start in range(0, len(pixels), width)]
     file = io.BytesIO()
-    kept = picture.mode in {"1", "L", "LA", "I", "I;16", "RGB"}
+    kept = picture.mode in {"1", "L", "LA", "I;16", "RGB"}
     (picture if kept else picture.convert("RGB")).save(file, "PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode()
 
