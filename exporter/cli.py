@@ -17,9 +17,16 @@ DEFAULT_ADDRESS = "127.0.0.1:9877"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 wrong usage."""
-    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
+        options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
         status: int = options.run(options)
+    except ModuleNotFoundError as error:
+        name = (error.name or "exporter").partition(".")[0]
+        if name == "exporter":
+            raise
+        extra = "demo" if name in {"joblib", "sklearn"} else "server"
+        print(f'model-exporter: {name} is not installed: pip install "model-exporter[{extra}]"', file=sys.stderr)
+        return 1
     except ExporterError as error:
         print(f"model-exporter: {error}", file=sys.stderr)
         return 1

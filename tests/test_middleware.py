@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import flask
@@ -353,7 +353,7 @@ def test_django(taker: Exporter, monitor: Monitor) -> None:
             {"id": monitor.record(prediction="yes"), "same": request.META["model_exporter.prediction_id"]}
         )
 
-    urls: Callable[..., Any] = type("urls", (), {"urlpatterns": [path("predict", predict)]})
+    urls = type("urls", (), {"urlpatterns": [path("predict", predict)]})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="of the test", LOGGING_CONFIG=None)
