@@ -69,6 +69,13 @@ class Taker(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Says nothing of workers that are gone before they are answered."""
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing."""
+
+
 def load(port: int, stop: threading.Event, answered: list[str], workers: dict[str, None]) -> None:
     """Ask without pause; note the identifier of each answer that came."""
     while not stop.is_set():
@@ -88,7 +95,7 @@ def survive(many: int, killed: bool, preload: bool) -> None:
     """Serve until so many workers have come and gone; report."""
     Taker.seen.clear()
     Taker.keys.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+    server = Server(("127.0.0.1", 0), Taker)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port, stop = free_port(), threading.Event()
     answered: list[str] = []

@@ -5,6 +5,7 @@ import contextlib
 import datetime as dt
 import json
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Served, write_config
 
 from exporter import client
 from exporter.client import Monitor
@@ -662,3 +664,45 @@ def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
         assert re.fullmatch(
             r'model-exporter: \w+ is not installed: pip install "model-exporter\[server\]"\n', done.stderr
         ), done.stderr
+
+
+def test_the_page_of_the_client(exporter: Exporter) -> None:
+    """The Python of docs/client.md runs in order against an exporter."""
+    page = (Path(__file__).parents[1] / "docs" / "client.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    _python("\n".join(blocks).replace("http://127.0.0.1:9877", exporter.url))
+    events = exporter.events()
+    assert [event["inputs"] for event in events] == [
+        {"age": 41, "country": "NL"},
+        {"age": 41, "country": "NL"},
+        {"age": 41, "income": 2500},
+    ]
+    assert all(event["prediction"] in {"yes", "no"} and event["confidence"] > 0.5 for event in events)
+
+
+def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
+    """`--web.unix-socket` takes events and words as the port does, and is nobody else's file."""
+    write_config(tmp_path)
+    path = tmp_path / "exporter.sock"
+    served = Served(tmp_path, f"--web.unix-socket={path}").start()
+    monitor = Monitor(f"unix://{path}", "credit", "3")
+    monitor.record(id="r-1", inputs={"age": 41}, prediction="yes", confidence=0.9)
+    assert monitor.flush()
+    assert monitor.sent == 1
+    assert monitor.feedback("r-1", "corrected", label="no")["verdict"] == "corrected"
+    monitor.close()
+    assert eventually(lambda: served.samples("model_requests_total"))
+    assert served.samples("model_requests_total") == {'model_requests_total{model="credit",version="3",code="200"}': 1}
+    second = Served(tmp_path, f"--web.unix-socket={path}")
+    second.launch()
+    assert second.process.wait(20) == 1
+    assert "somebody else does" in second.log.read_text()
+    assert served.stop(signal.SIGKILL) != 0
+    assert served.start().stop() == 0  # what is left of a socket is in nobody's way
+    assert not path.exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    third = Served(tmp_path, f"--web.unix-socket={tmp_path / 'notes.txt'}")
+    third.launch()
+    assert third.process.wait(20) == 1
+    assert "no socket" in third.log.read_text()
+    assert (tmp_path / "notes.txt").read_text() == "mine"

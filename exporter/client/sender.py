@@ -94,6 +94,10 @@ class Sender:
             buffer.append(event)
             self._bytes += event[0]
             waiting = len(buffer)
+            if waiting > self.capacity and self._warned:  # as often as there are events, while the exporter is away
+                self._bytes -= buffer.popleft()[0]
+                self.dropped += 1
+                waiting -= 1
             if waiting > self.capacity or self._bytes > self._capacity_bytes:
                 self._push_out()
             if waiting == 1 or not waiting % self._batch_size:
@@ -105,10 +109,7 @@ class Sender:
         while len(self._buffer) > self.capacity or self._bytes > self._capacity_bytes:
             self._bytes -= self._buffer.popleft()[0]
             pushed += 1
-        if self._warned:  # as often as there are events, once the buffer is full
-            self.dropped += pushed
-        else:
-            self.drop(pushed, "the exporter is away or does not keep up: the oldest events were pushed out")
+        self.drop(pushed, "the exporter is away or does not keep up: the oldest events were pushed out")
 
     def drop(self, count: int, why: str) -> None:
         """Count events that are lost, and say why."""
