@@ -706,3 +706,22 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
     assert third.process.wait(20) == 1
     assert "no socket" in third.log.read_text()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_fork_meets_no_thread(exporter: Exporter) -> None:
+    """The sender's thread has ended when its process forks, and comes back with the next event."""
+    _python(
+        "import os, sys, threading; from exporter import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+        "seen = []\n"
+        "os.register_at_fork(after_in_parent=lambda: seen.append(threading.active_count()))\n"
+        "for number in range(20):\n"
+        "    monitor.record(id=str(number))\n"
+        "    child = os.fork()\n"
+        "    if not child: os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "monitor.record(id='last'); assert monitor.flush()\n"
+        "assert set(seen) == {1} and monitor.sent == 21, (seen, monitor.sent)",
+        exporter.url,
+    )
+    assert len({request["peer"] for request in exporter.requests}) == 1

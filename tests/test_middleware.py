@@ -83,7 +83,7 @@ def flask_app(monitor: Monitor) -> Any:
     def predict() -> dict[str, Any]:
         time.sleep(0.02)
         given = monitor.record(inputs={"age": 41}, prediction="yes", confidence=0.9)
-        assert given == monitor.prediction_id == flask.request.environ["model_exporter.prediction_id"]
+        assert given == monitor.prediction_id == flask.request.environ["exporter.prediction_id"]
         return {"id": given}
 
     @app.get("/own")
@@ -349,9 +349,7 @@ def test_django(taker: Exporter, monitor: Monitor) -> None:
     from django.urls import path
 
     def predict(request: HttpRequest) -> JsonResponse:
-        return JsonResponse(
-            {"id": monitor.record(prediction="yes"), "same": request.META["model_exporter.prediction_id"]}
-        )
+        return JsonResponse({"id": monitor.record(prediction="yes"), "same": request.META["exporter.prediction_id"]})
 
     urls = type("urls", (), {"urlpatterns": [path("predict", predict)]})
     with warnings.catch_warnings():

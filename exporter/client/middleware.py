@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from exporter.client.sender import Sender
 
 KEY = "prediction_id"
-"""Where a handler finds the identifier: in the WSGI environment as ``model_exporter.prediction_id``, in the
+"""Where a handler finds the identifier: in the WSGI environment as ``exporter.prediction_id``, in the
 ASGI scope's state as ``prediction_id``."""
-_ENVIRON = f"model_exporter.{KEY}"
+_ENVIRON = f"exporter.{KEY}"
 _HEADER = "X-Request-ID"
 _log = logging.getLogger("exporter.client")
 

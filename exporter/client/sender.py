@@ -29,6 +29,7 @@ _BREATH = 16
 """Events encoded in a row: then the service's threads get the interpreter."""
 _FORK_SECONDS = 0.25
 """What a fork waits at most for events to leave."""
+_REST_SECONDS = 0.1
 _TRY_LATER = frozenset({408, 425, 429})
 
 
@@ -78,6 +79,7 @@ class Sender:
         self._bytes = 0
         self._sending = 0
         self._flushing = 0
+        self._resting = False
         self._thread: threading.Thread | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._warned = False
@@ -135,9 +137,19 @@ class Sender:
                 self._flushing -= 1
 
     def before_fork(self, timeout: float) -> None:
-        """Send what is there, if that has worked so far: the process may go on as its child alone."""
+        """Send what is there, if that has worked so far: the process may go on as its child alone.
+
+        Then the thread ends until there is something to do again: a process with threads should not fork.
+        """
         if not self._trouble and (self._buffer or self._sending):
             self.flush(timeout)
+        with self._changed:
+            thread = self._thread
+            self._resting = True
+            self._changed.notify_all()
+        if thread is not None and not (self._buffer or self._sending) and thread is not threading.current_thread():
+            thread.join(_REST_SECONDS)
+        self._resting = False
 
     def close(self, timeout: float) -> None:
         """Send what is there and stop; what is left counts as dropped."""
@@ -166,10 +178,11 @@ class Sender:
                     taken, why = self._deliver(lines)
                 except Exception as error:  # the next batch may fare better
                     taken, why = 0, f"a batch could not be sent: {said(error)}"
-                    self._disconnect()
+                    self.disconnect()
                 if not self._settle(len(lines), taken, why):
                     break
-        self._disconnect()
+        if self._closed:
+            self.disconnect()
 
     def _settle(self, count: int, taken: int, why: str) -> bool:
         """Account for events that are under way no more; False after `close`, which has counted them as dropped."""
@@ -184,15 +197,19 @@ class Sender:
             self._warn(why)
         return True
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
+        """Let go of the kept connection."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
     def _next_batch(self) -> list[Event]:
-        """Wait for events and then for others to travel with them; nothing after `close`."""
+        """Wait for events and then for others to travel with them; nothing after `close`, or to rest."""
         with self._changed:
-            self._changed.wait_for(lambda: self._buffer or self._closed)
+            self._changed.wait_for(lambda: self._buffer or self._closed or self._resting)
+            if not self._buffer:
+                self._thread = None
+                return []
             self._changed.wait_for(
                 lambda: self._flushing or self._closed or len(self._buffer) >= self._batch_size, self._interval
             )
@@ -248,7 +265,7 @@ class Sender:
             self._connection = self._connection or self._target.connect()
             return self._target.post(self._connection, "/v1/predictions", body, "application/x-ndjson", key)
         except FAILURES as error:
-            self._disconnect()
+            self.disconnect()
             if kept:  # the server may have closed an idle connection: that is no failure yet
                 return self._attempt(body, key)
             return 0, {}, repr(error).encode()
@@ -285,6 +302,8 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     ids.forget()
     for sender in list(_senders):
+        with contextlib.suppress(Exception):
+            sender.disconnect()  # this process's end of the parent's connection, which stays open
         sender.start_empty()
 
 
