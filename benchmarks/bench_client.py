@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import http.server
 import logging
+import multiprocessing
 import random
 import statistics
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -55,8 +55,7 @@ def main() -> None:
     monitor = Monitor(nobody, "m", "3", capacity=EVENTS, interval=3600, batch_size=10**6)
 
     def record(inputs: dict[str, object]) -> Callable[[], object]:
-        values = {"inputs": inputs, "prediction": "7", "confidence": 0.93, "duration_seconds": 0.012, "code": 200}
-        return lambda: monitor.record(**values)
+        return lambda: monitor.record(inputs=inputs, prediction="7", confidence=0.93, duration_seconds=0.012, code=200)
 
     for what, inputs in (
         ("30 numbers", NUMBERS),
@@ -86,7 +85,8 @@ class _Taker(http.server.BaseHTTPRequestHandler):
 def stalls() -> None:
     """How long recording takes while batches are encoded and sent, beside a thread that does not record."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Taker)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    exporter = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
+    exporter.start()
     monitor = Monitor(f"http://127.0.0.1:{server.server_port}", "m", "3", interval=0.05)
     found = []
     for recording in (False, True):
@@ -102,7 +102,7 @@ def stalls() -> None:
     report("record while others are sent, p99.9", found[1][0], "ms", "not recording", found[0][0])
     report("record while others are sent, longest", found[1][1], "ms", "not recording", found[0][1])
     monitor.close()
-    server.shutdown()
+    exporter.terminate()
 
 
 if __name__ == "__main__":

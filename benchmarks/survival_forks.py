@@ -105,12 +105,18 @@ def survive(many: int, killed: bool, preload: bool) -> None:
         command = [sys.executable, "-m", "gunicorn", "--workers=4", f"--bind=127.0.0.1:{port}", "--log-level=critical"]
         command += ["--max-requests=60", "--graceful-timeout=10", *(["--preload"] if preload else []), "service:app"]
         root = str(Path(__file__).parents[1])
-        environment = os.environ | {"EXPORTER": f"http://127.0.0.1:{server.server_port}", "PYTHONPATH": root}
+        environment = os.environ | {
+            "EXPORTER": f"http://127.0.0.1:{server.server_port}",
+            "PYTHONPATH": root,
+            "HOME": folder,
+        }
         master = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
         clients = [threading.Thread(target=load, args=(port, stop, answered, workers)) for _ in range(3)]
         for client in clients:
             client.start()
         deadline, reloads, kills = time.monotonic() + 300, 0, 0
+        while not answered and time.monotonic() < deadline:  # a master that is not ready yet would end by the signal
+            time.sleep(0.1)
         while (kills if killed else len(workers)) < many and time.monotonic() < deadline:
             time.sleep(0.7)
             if killed and workers:
@@ -134,7 +140,7 @@ def survive(many: int, killed: bool, preload: bool) -> None:
     doubled = sum(1 for times in Taker.seen.values() if times > 1)
     how = f"{kills} kills" if killed else f"{reloads} reloads"
     print(f"{len(workers)} workers{', preloaded' if preload else ''}, {how}: {len(answered)} requests answered, "
-          f"{lost} events lost, {doubled} doubled")  # fmt: skip
+          f"{lost} events lost, {doubled} doubled", flush=True)  # fmt: skip
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ _log = logging.getLogger("exporter.client")
 
 _BATCH_BYTES = 1 << 20
 """A batch stays well below the 16 MiB that the exporter takes in one body."""
-_BREATH = 16
+_BREATH = 8
 """Events encoded in a row: then the service's threads get the interpreter."""
 _FORK_SECONDS = 0.25
 """What a fork waits at most for events to leave."""
