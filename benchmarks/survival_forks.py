@@ -118,7 +118,7 @@ def survive(many: int, killed: bool, preload: bool) -> None:
         while not answered and time.monotonic() < deadline:  # a master that is not ready yet would end by the signal
             time.sleep(0.1)
         while (kills if killed else len(workers)) < many and time.monotonic() < deadline:
-            time.sleep(0.7)
+            time.sleep(0.7 if killed else 1.5)  # a reload is over before the next one begins
             if killed and workers:
                 try:
                     os.kill(int(list(workers)[-1]), signal.SIGKILL)
@@ -132,7 +132,7 @@ def survive(many: int, killed: bool, preload: bool) -> None:
         for client in clients:
             client.join()
         master.terminate()
-        master.wait(30)
+        master.wait(120)
     time.sleep(1)
     server.shutdown()
     server.server_close()
