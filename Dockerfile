@@ -16,7 +16,8 @@ COPY exporter/ exporter/
 # exporter/web/runbooks is a link to them.
 COPY docs/runbooks/ docs/runbooks/
 RUN pip install --no-deps --no-build-isolation . \
-    && pip uninstall --yes hypothesis mypy pytest ruff setuptools types-psutil types-pyyaml pip
+    && pip uninstall --yes django fastapi gunicorn hypothesis mypy pandas pytest ruff setuptools starlette \
+       types-psutil types-pyyaml uvicorn pip
 
 FROM python:3.12.11-slim-bookworm
 

@@ -17,9 +17,16 @@ DEFAULT_ADDRESS = "127.0.0.1:9877"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 wrong usage."""
-    options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
+        options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
         status: int = options.run(options)
+    except ModuleNotFoundError as error:
+        name = (error.name or "exporter").partition(".")[0]
+        if name == "exporter":
+            raise
+        extra = "demo" if name in {"joblib", "sklearn"} else "server"
+        print(f'model-exporter: {name} is not installed: pip install "model-exporter[{extra}]"', file=sys.stderr)
+        return 1
     except ExporterError as error:
         print(f"model-exporter: {error}", file=sys.stderr)
         return 1
@@ -40,6 +47,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     serve.add_argument(
         "--web.listen-address", dest="address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT"
     )
+    serve.add_argument("--web.unix-socket", dest="socket", type=Path, metavar="FILE", help="listen there, too")
     serve.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="TLS and users")
     serve.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE", help="bearer tokens")
     serve.add_argument("--web.open-metrics", dest="open", action="store_true", help="/metrics and probes for everybody")
@@ -109,7 +117,7 @@ def _serve(options: argparse.Namespace) -> int:
     exporter = Exporter(options.config_file or Path("exporter.yml"))
     exporter.reloaders.append(lambda: web.reload(options.web, options.tokens))
     try:
-        serve(exporter, host or "0.0.0.0", port, web)  # noqa: S104 (as :9877 means everywhere)
+        serve(exporter, host or "0.0.0.0", port, web, options.socket)  # noqa: S104 (as :9877 means everywhere)
     finally:
         exporter.close()
     return 0

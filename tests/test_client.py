@@ -4,6 +4,8 @@ import base64
 import contextlib
 import datetime as dt
 import json
+import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -12,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Served, write_config
 
 from exporter import client
 from exporter.client import Monitor
@@ -531,3 +535,193 @@ def test_https(exporter: Exporter, tmp_path, monkeypatch: pytest.MonkeyPatch) ->
         monitor.record()
         assert monitor.flush()
         assert monitor.feedback("r-17", "accepted") == {"id": "f-1"}
+
+
+def test_a_unix_socket(tmp_path) -> None:
+    """unix:///… reaches an exporter that listens on a socket in the file system, with a token as over HTTP."""
+
+    class Local(ThreadingHTTPServer):
+        address_family = socket.AF_UNIX
+
+        def server_bind(self) -> None:
+            self.socket.bind(self.server_address)
+            self.server_name, self.server_port = "local", 0
+
+        def get_request(self):
+            return self.socket.accept()[0], ("local", 0)
+
+    exporter = Exporter()
+    path = str(tmp_path / "exporter.sock")
+    server = Local(path, exporter.server.RequestHandlerClass)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    (tmp_path / "token").write_text("mex_local")
+    with monitoring(f"unix://{path}", token_file=tmp_path / "token") as monitor:
+        monitor.record(id="r-1")
+        assert monitor.flush()
+        assert monitor.feedback("r-1", "accepted") == {"id": "f-1"}
+    server.shutdown()
+    server.server_close()
+    exporter.close()
+    assert [request["path"] for request in exporter.requests] == ["/v1/predictions", "/v1/feedback"]
+    assert exporter.requests[0]["headers"]["Authorization"] == "Bearer mex_local"
+    with monitoring(f"unix://{tmp_path}/nobody") as monitor, pytest.raises(ExporterError, match="not delivered"):
+        monitor.feedback("r-1", "accepted")
+
+
+def test_a_process_that_forks_and_leaves_has_sent(exporter: Exporter) -> None:
+    """What was recorded before a fork is sent although the parent ends without a word, as daemons' do."""
+    _python(
+        "import os, sys, warnings; from exporter import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60); monitor.record(id='parent')\n"
+        "if os.fork(): os._exit(0)\n"
+        "monitor.record(id='child')",
+        exporter.url,
+    )
+    assert eventually(lambda: len(exporter.events()) == 2)
+    assert sorted(event["id"] for event in exporter.events()) == ["child", "parent"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing(exporter: Exporter, method: str, tmp_path) -> None:
+    """A worker sends what it recorded before it ends, however it was started, though such processes skip atexit."""
+    (tmp_path / "work.py").write_text(
+        "import multiprocessing, sys, warnings\n"
+        "from exporter import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60)\n"
+        "def work(number):\n"
+        "    for _ in range(10): monitor.record(id=f'{number}-{_}')\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context(sys.argv[2])\n"
+        "    workers = [context.Process(target=work, args=(n,)) for n in range(3)]\n"
+        "    for one in workers: one.start()\n"
+        "    for one in workers: one.join()\n"
+    )
+    subprocess.run([sys.executable, tmp_path / "work.py", exporter.url, method], check=True, timeout=60)
+    assert sorted(event["id"] for event in exporter.events()) == sorted(f"{n}-{i}" for n in range(3) for i in range(10))
+
+
+def test_a_request_of_the_parent_is_none_of_the_child(exporter: Exporter) -> None:
+    """A fork in the middle of a watched call doubles nothing: the child's own records leave at once."""
+    _python(
+        "import os, sys, warnings; from exporter import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60)\n"
+        "@monitor.watch\n"
+        "def work():\n"
+        "    monitor.record(id='parent')\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        assert monitor.prediction_id is None\n"
+        "        monitor.record(id='child')\n"
+        "    else: os.waitpid(child, 0)\n"
+        "work()",
+        exporter.url,
+    )
+    assert sorted(event["id"] for event in exporter.events()) == ["child", "parent"]
+
+
+def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
+    """A signal's handler may record in the middle of a record: nothing hangs, nothing is lost."""
+    _python(
+        "import signal, sys; from exporter import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGALRM, lambda *_: seen.append(monitor.record()))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        "own = [monitor.record() for _ in range(5000)]\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "assert monitor.flush(20) and seen\n"
+        "assert monitor.sent == len(own) + len(seen) == len({*own, *seen}), (monitor.sent, len(own), len(seen))",
+        exporter.url,
+    )
+
+
+def test_the_package_exports_the_monitor() -> None:
+    """`from exporter import Monitor` is all a service needs, and nothing else is public there."""
+    import exporter as package
+
+    assert package.__all__ == ["Monitor"]
+    assert package.Monitor is Monitor
+
+
+def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
+    """Installed without any dependency the client works, and the command says what the server needs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
+    python = tmp_path / "bare" / "bin" / "python"
+    bare = {"PYTHONPATH": str(Path(client.__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+    code = "import sys; from exporter import Monitor; m = Monitor(sys.argv[1], 'digits'); m.record(id='bare')"
+    subprocess.run([python, "-W", "error", "-c", code, exporter.url], check=True, timeout=30, env=bare)
+    assert [event["id"] for event in exporter.events()] == ["bare"]
+    (metadata,) = (tmp_path / "bare" / "lib").glob("*/site-packages")
+    (metadata / "model_exporter-0.dist-info").mkdir()
+    (metadata / "model_exporter-0.dist-info" / "METADATA").write_text("Name: model-exporter\nVersion: 0\n")
+    for command in (["serve"], ["check-config"], ["profile", "x.csv"], ["up"]):
+        line = [python, "-W", "error", "-m", "exporter.cli", *command]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
+        assert done.returncode == 1, command
+        assert re.fullmatch(
+            r'model-exporter: \w+ is not installed: pip install "model-exporter\[server\]"\n', done.stderr
+        ), done.stderr
+
+
+def test_the_page_of_the_client(exporter: Exporter) -> None:
+    """The Python of docs/client.md runs in order against an exporter."""
+    page = (Path(__file__).parents[1] / "docs" / "client.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    _python("\n".join(blocks).replace("http://127.0.0.1:9877", exporter.url))
+    events = exporter.events()
+    assert [event["inputs"] for event in events] == [
+        {"age": 41, "country": "NL"},
+        {"age": 41, "country": "NL"},
+        {"age": 41, "income": 2500},
+    ]
+    assert all(event["prediction"] in {"yes", "no"} and event["confidence"] > 0.5 for event in events)
+
+
+def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
+    """`--web.unix-socket` takes events and words as the port does, and is nobody else's file."""
+    write_config(tmp_path)
+    path = tmp_path / "exporter.sock"
+    served = Served(tmp_path, f"--web.unix-socket={path}").start()
+    monitor = Monitor(f"unix://{path}", "credit", "3")
+    monitor.record(id="r-1", inputs={"age": 41}, prediction="yes", confidence=0.9)
+    assert monitor.flush()
+    assert monitor.sent == 1
+    assert monitor.feedback("r-1", "corrected", label="no")["verdict"] == "corrected"
+    monitor.close()
+    assert eventually(lambda: served.samples("model_requests_total"))
+    assert served.samples("model_requests_total") == {'model_requests_total{model="credit",version="3",code="200"}': 1}
+    second = Served(tmp_path, f"--web.unix-socket={path}")
+    second.launch()
+    assert second.process.wait(20) == 1
+    assert "somebody else does" in second.log.read_text()
+    assert served.stop(signal.SIGKILL) != 0
+    assert served.start().stop() == 0  # what is left of a socket is in nobody's way
+    assert not path.exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    third = Served(tmp_path, f"--web.unix-socket={tmp_path / 'notes.txt'}")
+    third.launch()
+    assert third.process.wait(20) == 1
+    assert "no socket" in third.log.read_text()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_fork_meets_no_thread(exporter: Exporter) -> None:
+    """The sender's thread has ended when its process forks, and comes back with the next event."""
+    _python(
+        "import os, sys, threading; from exporter import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+        "seen = []\n"
+        "os.register_at_fork(after_in_parent=lambda: seen.append(threading.active_count()))\n"
+        "for number in range(20):\n"
+        "    monitor.record(id=str(number))\n"
+        "    child = os.fork()\n"
+        "    if not child: os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "monitor.record(id='last'); assert monitor.flush()\n"
+        "assert set(seen) == {1} and monitor.sent == 21, (seen, monitor.sent)",
+        exporter.url,
+    )
+    assert len({request["peer"] for request in exporter.requests}) == 1

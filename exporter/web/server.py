@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -35,6 +36,7 @@ from exporter.web.api import NDJSON
 from exporter.web.app import create_app
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, problem
+from exporter.web.sockets import vacate
 from exporter.web.streaming import STREAMED, STREAMS, Streamed, pour
 from exporter.web.wire import COMPRESSED, PATHS
 from exporter.webconfig import WebConfig
@@ -338,34 +340,51 @@ def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
         yield found[0], found[1]
 
 
-def serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
+def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP reloads the configuration.
+
+    Parameters
+    ----------
+    exporter
+        What is served.
+    host, port
+        Where.
+    web
+        TLS, users and tokens.
+    path
+        A Unix socket to listen on, too; users and tokens hold there as well, TLS does not.
 
     Raises
     ------
     StackError
-        When the address cannot be listened on.
+        When the address or the socket cannot be listened on.
     """
     with reserved(host, port) as (address, bound):
-        _serve(exporter, address, bound, web)
+        if path is None:
+            _serve(exporter, address, bound, web, path)
+            return
+        vacate(path)
+        try:
+            _serve(exporter, address, bound, web, path)
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
+def _serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path | None) -> None:
     sys.setswitchinterval(0.001)  # the loop must not wait long for the aggregator's Python
     door = FrontDoor(exporter, web)
-    server = Server(
-        door,
-        address=host,
-        port=port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
-        websockets=False,
-        backlog=1024,
-        backpressure=CONNECTIONS,
-        log_enabled=False,
-        **web.granian(),
-    )
+    common: dict[str, Any] = {
+        "interface": Interfaces.RSGI,
+        "http": HTTPModes.http1,
+        "http1_settings": HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
+        "websockets": False,
+        "backlog": 1024,
+        "backpressure": CONNECTIONS,
+        "log_enabled": False,
+    }
+    servers = [Server(door, address=host, port=port, **common, **web.granian())]
+    if path is not None:
+        servers.append(Server(door, uds=path, **common))
 
     async def run() -> bool:
         loop = asyncio.get_running_loop()
@@ -374,20 +393,23 @@ def _serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
             loop.add_signal_handler(number, stopping.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(exporter,)).start())
         watch = loop.create_task(door.watch())
-        serving = loop.create_task(server.serve())
+        serving = {loop.create_task(server.serve()) for server in servers}
         waiting = loop.create_task(stopping.wait())
-        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         exporter.ready = False
-        server.stop()  # type: ignore[no-untyped-call]
+        for server in servers:
+            server.stop()  # type: ignore[no-untyped-call]
         door.hurry()
         watch.cancel()
-        done, _ = await asyncio.wait({serving}, timeout=STOP_SECONDS)
-        return bool(done)
+        _, left = await asyncio.wait(serving, timeout=STOP_SECONDS)
+        return not left
 
     import uvloop
 
     started = time.monotonic()
     log.info("listening on %s://%s:%d", "https" if web.tls else "http", f"[{host}]" if ":" in host else host, port)
+    if path is not None:
+        log.info("listening on unix://%s", path.absolute())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         ended = runner.run(run())
         log.info("stopping after %.0f s", time.monotonic() - started)
