@@ -22,7 +22,8 @@ _CONVERTER = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
 _OBJECT = dict[str, Any] | None
 _ABOUT = (
     "Monitors deployed models and keeps what users corrected. "
-    "An exporter without users and tokens asks nobody who it is; one with them wants the scope that stands beside bearer, or a user with a password."
+    "An exporter without users and tokens asks nobody who it is; one with them wants the scope that stands "
+    "beside bearer, or a user with a password."
 )
 
 
