@@ -65,11 +65,11 @@ def test_bodies_that_are_only_announced_take_no_room(shared: Served) -> None:
 
 def test_what_arrives_has_a_bound(shared: Served) -> None:
     """Large bodies that do not end take up to 256 MiB together; then more are a 503 until some have gone."""
-    idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(17)]
-    large = json.dumps({"model": "credit", "inputs": {"text": "x" * 1_000_000}}).encode()
+    idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(300)]
+    large = json.dumps({"model": "credit", "inputs": {"text": "x" * 3_000_000}}).encode()
     try:
         for client in idle:
-            client.sendall(POST + b"Content-Length: 16777216\r\n\r\n" + b" " * (16_777_216 - 1000))
+            client.sendall(POST + b"Content-Length: 1000001\r\n\r\n" + b" " * 1_000_000)
         answer = eventually(lambda: (a := shared.post("/v1/predictions", large)).status == 503 and a)
         assert answer.headers["Retry-After"] == "1"
         assert shared.post("/v1/predictions", {"model": "credit"}).status == 202

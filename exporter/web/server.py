@@ -212,26 +212,27 @@ class FrontDoor:
     async def _large_body(self, protocol: Any) -> bytes | Reply:
         """A body of unknown or great length, counted as it arrives: what is announced takes no memory yet.
 
-        One that is too great is read on for a while, so that its sender hears the answer and not a broken connection.
+        One that is refused is read on for a while, so that its sender hears the answer and not a broken connection.
         """
         task = asyncio.current_task()
-        parts, size, empty = [], 0, 0
+        parts, size, empty, room = [], 0, 0, True
         async for part in protocol:
             size += len(part)
             empty += not part
-            if size <= MAX_BODY:
+            room = room and sum(self._held.values()) + len(part) <= INFLIGHT_BYTES
+            if room and size <= MAX_BODY:
                 parts.append(part)
                 self._held[task] = size
-                if sum(self._held.values()) > INFLIGHT_BYTES:
-                    return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
-            elif size > 8 * MAX_BODY:
+                continue
+            parts.clear()
+            self._held.pop(task, None)
+            if size > 8 * MAX_BODY:
                 break
-            else:
-                parts.clear()
-                self._held.pop(task, None)
         if size > MAX_BODY:
             self._health.rejected.labels("too_large").inc()
             return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
+        if not room:
+            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
         if empty > 1:  # the server ends each body with one, and says nothing else of an error: half is not the whole
             return problem(400, "the body broke off, or has trailers, which are not taken")
         return b"".join(parts)
