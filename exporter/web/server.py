@@ -378,6 +378,11 @@ def _serve(exporter: Exporter, host: str, port: int, web: WebConfig) -> None:
 
     async def run() -> bool:
         loop = asyncio.get_running_loop()
+
+        def renewed() -> None:  # a new worker reads the certificates; the one before ends once its connections have
+            loop.call_soon_threadsafe(server.reload)
+
+        web.renewed = renewed
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
