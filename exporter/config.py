@@ -209,8 +209,8 @@ def _count(item: Any, known: dict[int, int]) -> int:
     return total
 
 
-def convert(document: Any, kind: type[_T], where: str, base: KeyPath = ()) -> _T:
-    """A document as a typed struct.
+def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quoted: bool = True) -> _T:
+    """A document as a typed struct; not ``quoted`` where no message may show a value, which may be a secret.
 
     Raises
     ------
@@ -223,6 +223,8 @@ def convert(document: Any, kind: type[_T], where: str, base: KeyPath = ()) -> _T
         path, detail, _ = explain(error, document)
         if detail.startswith("is not known"):
             detail = f"is not known; {suggestion(str(path[-1]), _keys(kind, path[:-1]))}"
+        if not quoted:
+            detail = detail.partition(", got ")[0]
         raise ConfigError(f"{where}: {dotted(base + path) or 'the document'}: {detail}") from None
 
 

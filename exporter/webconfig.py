@@ -215,7 +215,7 @@ def _read(path: Path) -> tuple[TlsConfig | None, dict[str, str]]:
             found = found.get(step) if isinstance(found, dict) else None
         if found is not None:
             raise ConfigError(f"{path}: {key}: is not supported here; {instead}")
-    document = convert({} if raw is None else raw, _Document, str(path))
+    document = convert({} if raw is None else raw, _Document, str(path), quoted=False)
     users = {user: _hash(path, user, hashed) for user, hashed in (document.basic_auth_users or {}).items()}
     return _tls(path, document.tls_server_config) if document.tls_server_config else None, users
 

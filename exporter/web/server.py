@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import math
 import os
 import resource
 import signal
@@ -32,6 +33,7 @@ from granian.server.embed import Server
 from exporter.errors import ConfigError, StackError, StoreError
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
+from exporter.validation import shown
 from exporter.web.access import CALLER, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
 from exporter.web.api import NDJSON
 from exporter.web.app import create_app
@@ -149,6 +151,10 @@ class FrontDoor:
             if isinstance(known, Reply):
                 return known
             caller = known
+            if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
+                self._health.rejected.labels("rate_limited").inc()
+                detail = f"the token {shown(caller.name)} may send {caller.bucket.rate:g} requests a second"
+                return problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),))
         length = headers.get("content-length")
         if length is None and headers.get("transfer-encoding") is None:
             return await self._handle(scope, b"", caller)
