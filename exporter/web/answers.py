@@ -94,6 +94,26 @@ class Corrections(msgspec.Struct):
     next: str | None
 
 
+class User(msgspec.Struct):
+    """How much one user corrected, and what became of it."""
+
+    user: str | None
+    corrections: int
+    share: float
+    accepted: int
+    pending: int
+    rejected: int
+    suspicious: bool
+
+
+class Users(msgspec.Struct):
+    """Who corrected a model, the busiest first, and the median user's corrections."""
+
+    users: list[User]
+    total: int
+    median: int
+
+
 class Result(msgspec.Struct):
     """What became of one of several decisions."""
 

@@ -115,6 +115,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "POST /v1/notifications": Operation("Alertmanager's webhook.", {200: dict[str, Any]}, Notification),
     "GET /v1/corrections": Operation("The review queue.", {200: answers.Corrections}, parameters=_QUEUE),
+    "GET /v1/corrections/users": Operation(
+        "Who corrected a model how often.", {200: answers.Users}, parameters=(_MODEL._replace(required=True),)
+    ),
     "GET /v1/corrections/<int:place>": Operation(
         "One correction with its history.", {200: answers.CorrectionWithHistory}
     ),
