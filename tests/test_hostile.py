@@ -50,6 +50,16 @@ def test_half_a_body_is_not_taken_for_the_whole(shared: Served, sent: bytes) -> 
     assert 'version="cut"' not in shared.get("/metrics").text
 
 
+@pytest.mark.parametrize("target", ["/drift?model=\u05ae", "/\u05ae", "/runbooks/\u05ae?\u05ae"])
+def test_an_address_in_plain_utf8_is_read(shared: Served, target: str) -> None:
+    """Characters that should have been percent-encoded are taken as if they were, and are no fault."""
+    with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert "/drift" not in target or "\u05ae" in answer.decode()
+
+
 def test_bodies_that_are_only_announced_take_no_room(shared: Served) -> None:
     """A hundred clients announce 16 MiB each and send nothing; the room for bodies is there for those that do."""
     idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(100)]
