@@ -180,6 +180,11 @@ def sampled(inputs: str) -> float | None:
     return float(share[1])
 
 
+MAX_NODES = 1_000_000
+"""Values in a YAML file."""
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice."""
 
@@ -204,17 +209,51 @@ def load_yaml(path: Path) -> Any:
         When the file cannot be read or is not YAML; the text names the line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
+        # The last three are PyYAML's for a scalar that is not of the type of its tag, such as !!int x.
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or error
+        if isinstance(error, LookupError | AttributeError | TypeError):
+            problem = "a value is not of the type of its tag"
+        raise ConfigError(f"{where}: is not YAML: {problem}") from None
+    try:
+        _count(document, {})
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return document
 
 
-def convert(document: Any, kind: type[_T], where: str, base: KeyPath = ()) -> _T:
-    """A document as a typed struct.
+def _count(item: Any, known: dict[int, int]) -> int:
+    """Nodes of a document with its aliases written out, which nothing that reads it may have to walk in vain.
+
+    Raises
+    ------
+    ValueError
+        When there are more than `MAX_NODES`, or a text is none that files and databases can hold.
+    """
+    if isinstance(item, str) and _UNFIT.search(item):
+        raise ValueError("a text has the character NUL or half of a surrogate pair")
+    if not isinstance(item, dict | list | tuple | set):
+        return 1
+    if total := known.get(id(item)):
+        return total
+    if total == 0:
+        raise ValueError("an alias stands in what it names")
+    known[id(item)] = 0
+    inner = (*item.keys(), *item.values()) if isinstance(item, dict) else item
+    total = 1 + sum(_count(one, known) for one in inner)
+    if total > MAX_NODES:
+        raise ValueError(f"with its aliases written out it has more than {MAX_NODES:,} values")
+    known[id(item)] = total
+    return total
+
+
+def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quoted: bool = True) -> _T:
+    """A document as a typed struct; not ``quoted`` where no message may show a value, which may be a secret.
 
     Raises
     ------
@@ -227,6 +266,8 @@ def convert(document: Any, kind: type[_T], where: str, base: KeyPath = ()) -> _T
         path, detail, _ = explain(error, document)
         if detail.startswith("is not known"):
             detail = f"is not known; {suggestion(str(path[-1]), _keys(kind, path[:-1]))}"
+        if not quoted:
+            detail = detail.partition(", got ")[0]
         raise ConfigError(f"{where}: {dotted(base + path) or 'the document'}: {detail}") from None
 
 

@@ -55,13 +55,14 @@ REASONS = (
     "malformed",
     "missing_field",
     "out_of_range",
+    "rate_limited",
     "too_large",
     "too_long",
     "unknown_event",
     "unknown_model",
     "wrong_type",
 )
-"""Every reason for which an event can be refused."""
+"""Every reason for which an event, or a request with events that nobody looked at, can be refused."""
 
 
 class QueueFullError(ExporterError):

@@ -23,6 +23,8 @@ from exporter.kinds import INPUT_TYPES, Kind, State, fits, kind_of
 from exporter.validation import dotted, explain, shown
 
 FORMAT = "model-exporter-profile/1"
+MAX_VALUES = 10**15
+"""Training values of a feature: so many that one more still changes a share."""
 
 
 class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric"):
@@ -347,6 +349,8 @@ def _agree(profile: Profile, path: Path) -> None:
         if len(feature.counts) != inner + 3 or min(feature.counts) < 0:
             expected = f"{inner + 3} counts of at least 0 for {inner} {'edges' if numeric else 'categories'}"
             raise ProfileError(f"{path}: features.{name}.counts: expected {expected}, got {len(feature.counts)}")
+        if sum(feature.counts) > MAX_VALUES:
+            raise ProfileError(f"{path}: features.{name}.counts: expected at most {MAX_VALUES:g} values together")
         if isinstance(feature, NumericFeature) and not all(a < b for a, b in zip(feature.edges, feature.edges[1:])):  # noqa: B905
             raise ProfileError(f"{path}: features.{name}.edges: expected increasing numbers")
     learned = profile.learned or {}

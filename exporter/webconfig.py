@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 import ssl
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +69,11 @@ class WebConfig:
         Bearer tokens; None where no file of them is named. Without users and without it everybody is let in.
     open_metrics
         Whether scrapes and probes are let in whoever they are.
+
+    Attributes
+    ----------
+    renewed
+        Called by `reload`, in its thread, when the server must read the certificates again.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class WebConfig:
         open_metrics: bool = False,
     ) -> None:
         self.tls = tls
+        self.renewed: Callable[[], None] = lambda: None
+        self._files = _contents(tls)
         self.open_metrics = open_metrics
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
@@ -110,7 +119,9 @@ class WebConfig:
         return tuple(("WWW-Authenticate", f'{name} realm="model-exporter"') for name, offered in schemes if offered)
 
     def reload(self, path: Path | None, token_file: Path | None = None) -> None:
-        """Read users and tokens again; what protects the connection needs a restart.
+        """Read users, tokens and certificates again; other settings of TLS need a restart.
+
+        Calls ``renewed`` where a certificate or a key is another one than before.
 
         Raises
         ------
@@ -119,8 +130,11 @@ class WebConfig:
         """
         newer = load(path, token_file)
         if newer.tls != self.tls:
-            raise ConfigError(f"{path}: tls_server_config: a change needs a restart")
+            raise ConfigError(f"{path}: tls_server_config: a change needs a restart; renewed files do not")
         self._set(newer.users, newer.tokens)
+        if newer._files != self._files:
+            self._files = newer._files
+            self.renewed()
 
     def remembered(self, header: str | None) -> Caller | None:
         """Who sends an ``Authorization`` header with a token, or a password that was right before: costs no hashing.
@@ -174,6 +188,12 @@ class WebConfig:
         }
 
 
+def _contents(tls: TlsConfig | None) -> tuple[bytes, ...]:
+    """SHA-256 of the files that protect the connection."""
+    names = [getattr(tls, key) for key in _FILES] if tls else []
+    return tuple(hashlib.sha256(Path(name).read_bytes()).digest() for name in names if name)
+
+
 def load(path: Path | None, token_file: Path | None = None, open_metrics: bool = False) -> WebConfig:
     """Read a web configuration file and a file of tokens; without them, plain HTTP for everybody.
 
@@ -195,7 +215,7 @@ def _read(path: Path) -> tuple[TlsConfig | None, dict[str, str]]:
             found = found.get(step) if isinstance(found, dict) else None
         if found is not None:
             raise ConfigError(f"{path}: {key}: is not supported here; {instead}")
-    document = convert({} if raw is None else raw, _Document, str(path))
+    document = convert({} if raw is None else raw, _Document, str(path), quoted=False)
     users = {user: _hash(path, user, hashed) for user, hashed in (document.basic_auth_users or {}).items()}
     return _tls(path, document.tls_server_config) if document.tls_server_config else None, users
 

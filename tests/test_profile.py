@@ -160,6 +160,14 @@ def test_negative_counts_are_refused(path):
     )
 
 
+def test_counts_beyond_reason_are_refused(path):
+    """More values than a float can count would leave no share between 0 and 1."""
+    document = json.loads(path.read_text())
+    document["prediction"]["counts"][0] = 10**400
+    path.write_text(json.dumps({**document, "hash": ""}))
+    assert refusal(path) == "FILE: features.(prediction).counts: expected at most 1e+15 values together"
+
+
 def test_moments_are_those_of_the_finite_values():
     """Mean and population deviation leave out what is missing or invalid."""
     values = np.random.default_rng(2).normal(1e9, 1, 5000)

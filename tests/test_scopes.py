@@ -199,6 +199,26 @@ def test_tokens_come_and_go_with_a_reload(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_a_token_may_have_a_rate(tmp_path: Path) -> None:
+    """What a token sends beyond its rate is a 429 that says when to come back, is counted, and hinders nobody else."""
+    write_config(tmp_path)
+    path = tmp_path / "tokens.yml"
+    path.write_text(yaml.safe_dump([entry("free", "ingest", "read"), {**entry("slow", "ingest", "read"), "rate": 0.1}]))
+    server = Served(tmp_path, f"--web.tokens.file={path}").start()
+    slow, free = bearer("slow"[::-1]), bearer("free"[::-1])
+    try:
+        assert server.post("/v1/predictions", PREDICTION, Authorization=slow).status == 202
+        refused = [server.post("/v1/predictions", PREDICTION, Authorization=slow), server.get("/", Authorization=slow)]
+        assert [answer.status for answer in refused] == [429, 429]
+        assert refused[0].json["detail"] == 'the token "slow" may send 0.1 requests a second'
+        assert 1 <= int(refused[0].headers["Retry-After"]) <= 10
+        assert [server.post("/v1/predictions", PREDICTION, Authorization=free).status for _ in range(20)] == [202] * 20
+        metrics = server.get("/metrics", Authorization=free).text
+        assert 'model_exporter_events_rejected_total{reason="rate_limited"} 2.0' in metrics
+    finally:
+        server.stop()
+
+
 def test_the_command_makes_a_token(tmp_path: Path) -> None:
     """Its entry goes into the tokens file, its token to the terminal, and the two belong together."""
     write_config(tmp_path)

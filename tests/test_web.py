@@ -351,6 +351,34 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
     assert served.post("/-/reload", b"").status == 200
 
 
+def test_reloads_under_load_lose_nothing(served: Served) -> None:
+    """While the configuration is read again, well and badly, each prediction is taken, counted and in the windows."""
+    good = (served.folder / "exporter.yml").read_text()
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def send() -> None:
+        while not stop.is_set():
+            statuses.append(served.post("/v1/predictions", {**GOOD, "id": f"l-{len(statuses)}"}).status)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        for number in range(6):
+            changed = good.replace("- contracts", f"- contracts\n  - visits{number}")
+            (served.folder / "exporter.yml").write_text(changed if number % 2 else "models: [")
+            assert served.post("/-/reload", b"").status == (200 if number % 2 else 500)
+    finally:
+        stop.set()
+        thread.join()
+    assert set(statuses) == {202}
+    samples = served.samples()
+    assert samples[f"model_attempts_total{{{LABELS}}}"] == len(statuses)
+    window = f'model_feature_window_observations{{{LABELS},feature="age",window="5m"}}'
+    assert samples[window] == len(statuses)
+    assert samples["model_exporter_config_last_reload_successful"] == 1
+
+
 def test_a_new_version_brings_its_own_profile_without_a_restart(served: Served) -> None:
     """After a reload the new version is judged by its own training data, and the old ones keep their counts."""
     served.post("/v1/predictions", GOOD)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -68,8 +70,8 @@ def load(folder: Path, text: str) -> WebConfig:
 GOOD = "cert_file: server.crt, key_file: server.key"
 BAD = [
     ("basic_auth_user: {}", 'basic_auth_user: is not known; did you mean "basic_auth_users"?'),
-    ("[]\n# a list", "the document: expected an object, got []"),
-    ("basic_auth_users: [alice]", 'basic_auth_users: expected an object, got ["alice"]'),
+    ("[]\n# a list", "the document: expected an object"),
+    ("basic_auth_users: [alice]", "basic_auth_users: expected an object"),
     (
         "basic_auth_users: {alice: hunter2}",
         "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
@@ -241,13 +243,13 @@ def test_remembered_credentials_are_bounded() -> None:
 
 HASH = hashlib.sha256(b"secret").hexdigest()
 BAD_TOKENS = [
-    ("tokens: []", 'the document: expected an array, got {"tokens": []}'),
-    ("[hunter2]", '[0]: expected an object, got "hunter2"'),
+    ("tokens: []", "the document: expected an array"),
+    ("[hunter2]", "[0]: expected an object"),
     (f"- {{sha256: {HASH}, scopes: [read]}}", "[0].name: is required"),
-    (f"- {{name: '', sha256: {HASH}, scopes: [read]}}", "[0].name: expected at least 1 character, got 0"),
+    (f"- {{name: '', sha256: {HASH}, scopes: [read]}}", "[0].name: expected at least 1 character"),
     (f"- {{name: a, sha256: {HASH}}}", "[0].scopes: is required"),
-    (f"- {{name: a, sha256: {HASH}, scopes: []}}", "[0].scopes: expected at least 1 entry, got 0"),
-    (f"- {{name: a, sha256: {HASH}, scopes: read}}", '[0].scopes: expected an array, got "read"'),
+    (f"- {{name: a, sha256: {HASH}, scopes: []}}", "[0].scopes: expected at least 1 entry"),
+    (f"- {{name: a, sha256: {HASH}, scopes: read}}", "[0].scopes: expected an array"),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [read, injest]}}",
         '[0].scopes[1]: "injest" is no scope; did you mean "ingest"?',
@@ -365,3 +367,41 @@ def test_served(folder: Path, secured: Served) -> None:
     assert status("client", None) == 401
     assert status("other", alice) is None
     assert status(None, alice) is None
+
+
+def presented(port: int) -> bytes:
+    """The certificate that a server shows."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 10) as plain, context.wrap_socket(plain) as connection:
+        connection.sendall(b"GET /-/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        return connection.getpeercert(binary_form=True) or b""
+
+
+def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
+    """SIGHUP swaps the certificate without a request refused; a key of another one leaves what there was."""
+    write_config(tmp_path)
+    certificate(tmp_path, "server")
+    (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
+    server = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}")
+    server.launch()
+    try:
+        eventually(lambda: "listening on https" in server.log.read_text())
+        seen = {presented(server.port)}
+        for _ in range(2):
+            certificate(tmp_path, "server")
+            server.process.send_signal(signal.SIGHUP)
+            seen.add(eventually(lambda: (shown := presented(server.port)) not in seen and shown))
+        certificate(tmp_path, "other")
+        (tmp_path / "other.key").rename(tmp_path / "server.key")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "is not the key of cert_file" in server.log.read_text())
+        assert presented(server.port) in seen
+        with socket.create_connection(("127.0.0.1", server.port)):  # one that never says anything holds up no stop
+            start = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - start < 10
+        assert "Traceback" not in server.log.read_text()
+    finally:
+        server.stop()

@@ -9,7 +9,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from exporter.runtime import Exporter
-from exporter.web import access, api, corrections, dataset, drift, operations, pages, review, wire
+from exporter.web import access, api, corrections, dataset, drift, openapi, operations, pages, review, wire
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import http_error
@@ -48,6 +48,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(pages.blueprint(exporter, inbox))
     app.register_blueprint(drift.blueprint(exporter))
     app.register_blueprint(review.blueprint(exporter))
+    app.register_blueprint(openapi.blueprint())
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:

@@ -15,6 +15,7 @@ from exporter.runtime import Exporter
 from exporter.store.review import STATUSES, Decision, correction, corrections, decide, decide_several, story
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
+from exporter.store.users import users
 from exporter.validation import explain, pointer
 from exporter.web.problems import Reply, problem, whole
 from exporter.web.queue import MAX_PLACE, MOST, asked, cursor, marked
@@ -71,6 +72,15 @@ def blueprint(exporter: Exporter) -> Blueprint:
             following = f"{request.base_url}?{query}"
         documents = [marked(exporter, one) for one in found]
         return Reply(200, msgspec.json.encode({"corrections": documents, "next": following})).flask()
+
+    @routes.get("/users")
+    def by_user() -> Response:
+        model = request.args.get("model")
+        if set(request.args) != {"model"} or model is None:
+            raise EventError("", "expected the parameter model, and no other", "missing_field")
+        check_model(exporter.pipeline.monitors.models, model)
+        with exporter.store.reading() as connection:
+            return Reply(200, msgspec.json.encode(users(connection, model))).flask()
 
     @routes.get("/<int:place>")
     def single(place: int) -> Response:

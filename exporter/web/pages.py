@@ -59,7 +59,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
 
     @routes.get("/runbooks/<name>")
     def runbook(name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z]+", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
+        if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
             abort(404, f"there is no runbook of an alert {name}")
         from markdown_it import MarkdownIt
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -26,11 +28,13 @@ from urllib.parse import parse_qsl
 from flask import Flask
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
 from exporter.errors import ConfigError, StackError, StoreError
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
+from exporter.validation import shown
 from exporter.web.access import CALLER, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
 from exporter.web.api import NDJSON
 from exporter.web.app import create_app
@@ -47,10 +51,14 @@ BODY_SECONDS = 30.0
 """Time a client has to send a body."""
 HEADER_MILLISECONDS = 15_000
 """Time a client has to send a request's head, and how long a connection may idle."""
-CONNECTIONS = 4096
-"""Connections served at a time; more wait in the kernel's backlog."""
+CONNECTIONS = 16_384
+"""Connections served at a time, as far as the limit of open files allows; more wait in the kernel's backlog."""
+SPARE_FILES = 512
+"""Open files that are kept for what is no connection: the database, pipes, profiles."""
 INFLIGHT_BYTES = 256 * 2**20
-"""Bytes of bodies being received at a time."""
+"""Bytes of large bodies being received or worked on at a time."""
+SMALL_BODY = 16 * 1024
+"""Bytes up to which a body is not among them: one on each connection is as much again."""
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 STOP_SECONDS = 5.0
@@ -111,7 +119,8 @@ class FrontDoor:
         self._wire = Group("wire", 2)
         self._passwords = Group("passwords", 1)
         self._large = Group("large", 1)
-        self._inflight = self._streams = 0
+        self._streams = 0
+        self._held: dict[asyncio.Task[Any] | None, int] = {}
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
@@ -146,18 +155,18 @@ class FrontDoor:
             if isinstance(known, Reply):
                 return known
             caller = known
+            if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
+                self._health.rejected.labels("rate_limited").inc()
+                detail = f"the token {shown(caller.name)} may send {caller.bucket.rate:g} requests a second"
+                return problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),))
         length = headers.get("content-length")
         if length is None and headers.get("transfer-encoding") is None:
             return await self._handle(scope, b"", caller)
-        held = min(MAX_BODY if length is None else int(length), MAX_BODY)
-        if self._inflight + held > INFLIGHT_BYTES:
-            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
-        self._inflight += held  # until it is answered: a body that waits for a thread takes memory, too
         try:
-            body = await self._body(protocol, length)
+            body = await self._body(protocol, None if length is None else int(length))
             return body if isinstance(body, Reply) else await self._handle(scope, body, caller)
-        finally:
-            self._inflight -= held
+        finally:  # only now: a body that waits for a thread takes memory, too
+            self._held.pop(asyncio.current_task(), None)
 
     async def _handle(self, scope: Any, body: bytes, caller: Caller | None) -> Reply | Streamed:
         headers = scope.headers
@@ -194,23 +203,52 @@ class FrontDoor:
             return self._dataset
         return self._wire if path.startswith(PATHS) else self._rest
 
-    async def _body(self, protocol: Any, length: str | None) -> bytes | Reply:
-        """The request's body, or why it is refused."""
+    async def _body(self, protocol: Any, length: int | None) -> bytes | Reply:
+        """The request's body, or why it is refused; ``length`` is what was announced."""
         task = asyncio.current_task()
         self._reading[task] = time.monotonic() + BODY_SECONDS
         try:
-            if length is not None and int(length) <= MAX_BODY:
+            if length is not None and length <= SMALL_BODY:
                 whole: bytes = await protocol()
                 return whole
-            received = await _bounded(protocol)
-            if received is None:
-                self._health.rejected.labels("too_large").inc()
-                return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
+            received = await self._large_body(protocol)
+            if length is not None and isinstance(received, bytes) and len(received) != length:
+                return problem(400, f"the body broke off after {len(received)} of {length} bytes")
             return received
+        except ProtocolClosed:  # nobody will read this
+            return problem(400, "the body broke off")
         except asyncio.CancelledError:
             return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds, or before a stop")
         finally:
             del self._reading[task]
+
+    async def _large_body(self, protocol: Any) -> bytes | Reply:
+        """A body of unknown or great length, counted as it arrives: what is announced takes no memory yet.
+
+        One that is refused is read on for a while, so that its sender hears the answer and not a broken connection.
+        """
+        task = asyncio.current_task()
+        parts, size, empty, room = [], 0, 0, True
+        async for part in protocol:
+            size += len(part)
+            empty += not part
+            room = room and sum(self._held.values()) + len(part) <= INFLIGHT_BYTES
+            if room and size <= MAX_BODY:
+                parts.append(part)
+                self._held[task] = size
+                continue
+            parts.clear()
+            self._held.pop(task, None)
+            if size > 8 * MAX_BODY:
+                break
+        if size > MAX_BODY:
+            self._health.rejected.labels("too_large").inc()
+            return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
+        if not room:
+            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
+        if empty > 1:  # the server ends each body with one, and says nothing else of an error: half is not the whole
+            return problem(400, "the body broke off, or has trailers, which are not taken")
+        return b"".join(parts)
 
     async def watch(self) -> None:
         """End the reading of bodies that take too long; one look a second is cheaper than a timer a request."""
@@ -232,23 +270,6 @@ class FrontDoor:
         groups = (self._operations, self._feedback, self._rest, self._dataset, self._wire, self._passwords, self._large)
         for group in groups:
             group.close()
-
-
-async def _bounded(protocol: Any) -> bytes | None:
-    """A body of unknown or too great length; None when it is too great.
-
-    Such a one is read on for a while, so that its sender hears the answer and not a broken connection.
-    """
-    parts, size = [], 0
-    async for part in protocol:
-        size += len(part)
-        if size <= MAX_BODY:
-            parts.append(part)
-        elif size > 8 * MAX_BODY:
-            break
-        else:
-            parts.clear()
-    return b"".join(parts) if size <= MAX_BODY else None
 
 
 def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
@@ -293,7 +314,7 @@ def _environ(scope: Any, body: bytes) -> dict[str, Any]:
         "REQUEST_METHOD": scope.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": scope.path.encode("utf-8", "surrogateescape").decode("latin-1"),
-        "QUERY_STRING": scope.query_string,
+        "QUERY_STRING": scope.query_string.encode("utf-8", "surrogateescape").decode("latin-1"),
         "SERVER_NAME": host or "localhost",
         "SERVER_PORT": port or "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
@@ -378,8 +399,8 @@ def _serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path 
         "http": HTTPModes.http1,
         "http1_settings": HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
         "websockets": False,
-        "backlog": 1024,
-        "backpressure": CONNECTIONS,
+        "backlog": 4096,
+        "backpressure": _connections(),
         "log_enabled": False,
     }
     servers = [Server(door, address=host, port=port, **common, **web.granian())]
@@ -388,6 +409,11 @@ def _serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path 
 
     async def run() -> bool:
         loop = asyncio.get_running_loop()
+
+        def renewed() -> None:  # a new worker reads the certificates; the one before ends once its connections have
+            loop.call_soon_threadsafe(servers[0].reload)
+
+        web.renewed = renewed
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
@@ -419,6 +445,16 @@ def _serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path 
             exporter.close()
             logging.shutdown()
             os._exit(0)  # the server's own threads wait for clients that may never end
+
+
+def _connections() -> int:
+    """How many connections may be open, once the limit of open files is as high as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(CONNECTIONS, soft - SPARE_FILES), 1)
 
 
 def _reload(exporter: Exporter) -> None:

@@ -1,0 +1,85 @@
+"""The files that a person writes or hands over, as fuzzing reads them: each with what reads it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import bcrypt
+import msgspec
+from hostile import as_yaml, mutated, text
+
+from exporter import profile, runtime, tokens, webconfig
+from exporter.binning import Layout
+from exporter.errors import ConfigError
+
+CONFIG: Any = {
+    "store": {"url": "sqlite:///data/x.db", "retention": "30d", "inputs": "sampled:0.1"},
+    "queue": {"capacity": 1000},
+    "links": {"grafana": "http://localhost:3000"},
+    "models": [
+        {
+            "name": "credit",
+            "profile": "credit.json",
+            "confidence_threshold": 0.8,
+            "windows": ["5m", "1h"],
+            "redact": ["name"],
+            "segment_by": "country",
+            "segments": ["NL", "DE"],
+            "drift": ["js", "psi", "ks", "wasserstein"],
+            "alerts": {"ModelCorrectionRatioHigh": 0.02},
+            "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}, "photo": {"type": "image"}},
+            "events": ["contracts"],
+        },
+        {"name": "other"},
+    ],
+}
+TOKENS: Any = [{"name": "scorer", "sha256": "ab" * 32, "scopes": ["ingest", "read"]}]
+
+
+class Files:
+    """Four kinds of files in a folder that has the good profile ``credit.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._profile = msgspec.json.decode((folder / "credit.json").read_bytes())
+        self._profile.pop("hash", None)
+        self._web = {"basic_auth_users": {"alice": bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()}}
+        self._tls = {"tls_server_config": {"cert_file": "no.crt", "key_file": "no.key"}}
+        self._config = {**CONFIG, "models": [{**CONFIG["models"][0], "profile": str(folder / "credit.json")}]}
+
+    def one(self, rng: Random) -> tuple[str, bytes]:
+        """A kind of file, and its content."""
+        kind = rng.choice(("config", "profile", "web", "tokens"))
+        if kind == "profile":
+            return kind, text(rng, mutated(rng, self._profile))
+        web = self._web | self._tls if rng.random() < 0.5 else self._web
+        return kind, as_yaml(rng, {"config": self._config, "web": web, "tokens": TOKENS}[kind])
+
+    def read(self, kind: str, content: bytes) -> tuple[bool, float]:
+        """Whether the exporter takes the file, and how many seconds that took.
+
+        Raises
+        ------
+        Exception
+            Anything but a `ConfigError` is a fault, and so is one of many lines or pages.
+        """
+        path = self._folder / f"fuzzed-{kind}"
+        path.write_bytes(content)
+        start = time.perf_counter()
+        try:
+            if kind == "config":
+                runtime.read(path)
+            elif kind == "profile":
+                Layout(profile.load(path), frozenset({"name"}))
+            elif kind == "web":
+                webconfig.load(path)
+            else:
+                tokens.load(path)
+        except ConfigError as error:
+            if len(str(error)) > 20_000:
+                raise ValueError(f"a message of {len(str(error))} characters") from None
+            return False, time.perf_counter() - start
+        return True, time.perf_counter() - start

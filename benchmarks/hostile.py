@@ -1,0 +1,303 @@
+"""Hostile inputs from a seed: requests after an OpenAPI document, and files after good ones.
+
+Everything follows from the seed of the ``random.Random`` that is passed in, so whatever breaks can be made again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from random import Random
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import yaml
+
+WORDS = (
+    "", " ", "\0", "a\0b", "\ud800", "\udfff\ud800", "é", "模型", "🙂", "\u202etxt", "\ufeff", "\r\n", "a\nb 1", "0",
+    "-0", "1e999",
+    'x"} 1\nmodel_forged_total{a="', "\\", '"', "'", "' OR 1=1 --", "%", "%00", "%ff", "../../../etc/passwd",
+    "..%2f..%2f",
+    "<script>alert(1)</script>", "{{7*7}}", "${jndi:ldap://x}", "=1+1", "__proto__", "__name__", "le", "null",
+    "NaN", "Infinity",
+    "2026-11-24T10:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59",
+    "2026-02-30T00:00:00Z",
+    "data:image/png;base64,iVBORw0KGgo=", "iVBORw0KGgoAAAANSUhEUgAAAAEAAAAB", "/9j/4AAQSkZJRg==", "label-studio:x",
+    "sqlite:///x", "x" * 129, "y" * 257, "z" * 3000, "(prediction)", "(confidence)", "unknown", "other",
+)  # fmt: skip
+KNOWN = (
+    "credit",
+    "3",
+    "yes",
+    "no",
+    "NL",
+    "u-1",
+    "contracts",
+    "age",
+    "income",
+    "country",
+    "photo",
+    "name",
+    "5m",
+    "1h",
+    "r-1",
+)
+"""Words that mean something to the exporter under test."""
+LIKELY: dict[str, tuple[Any, ...]] = {
+    "model": ("credit",), "version": ("3", "4"), "event": ("contracts",), "prediction_id": ("r-1", "r-2", "r-3"),
+    "id": ("r-1", "r-2", "r-3", "1", 2), "place": (1, 2, 3), "revision": (1, 2, 3), "key": ("one",),
+    "name": ("one", "ModelFeatureDrift"), "feature": ("age", "country"), "window": ("5m",),
+}  # fmt: skip
+"""What members and parameters of these names hold mostly, so that enough is right to get far."""
+NUMBERS = (
+    0, 1, -1, 2, 0.5, -0.0, 1e-320, 1e308, -1e308, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1,
+    10**30, 10**400, float("nan"), float("inf"), float("-inf"), 253402300800, -62135596801,
+)  # fmt: skip
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "get")
+HEADERS = {
+    "Content-Type": ("application/json", "application/x-ndjson", "text/plain", "application/x-www-form-urlencoded",
+                     "multipart/form-data; boundary=x", "application/json; charset=utf-16", ";", "x" * 500),
+    "Accept": ("*/*", "application/openmetrics-text", "application/json", "application/x-ndjson", "a/b;q=x", ",;=",
+    "text/html"),
+    "Accept-Encoding": ("gzip", "gzip;q=0", "br, gzip;q=0.5", "*", "gzip;q=nan", ",,,"),
+    "Content-Encoding": ("gzip", "identity", "br", "x"),
+    "Idempotency-Key": ("k-1", "k-2", "", "k" * 300, "é", "\t"),
+    "Authorization": ("Basic YTpi", "Basic !!", "Bearer x", "Bearer", "Digest", "Basic " + "A" * 200),
+    "Origin": ("null", "http://evil.example", "", "http://127.0.0.1"),
+    "Sec-Fetch-Site": ("same-origin", "cross-site", "none", "?"),
+    "Cookie": ("session=x", "a=b; c", "=;=;"),
+    "If-None-Match": ("*", 'W/"x"', "x", ","),
+    "If-Modified-Since": ("Wed, 21 Oct 2015 07:28:00 GMT", "x", "Wed, 99 Oct 99999 07:28:00 GMT"),
+    "Range": ("bytes=0-1", "bytes=-1", "bytes=9-1", "x", "bytes=0-0,0-0,0-0"),
+    "X-Forwarded-For": ("127.0.0.1", "é"),
+    "Expect": ("x",),
+    "Host": ("evil.example", "", "[::1", "a b", "x:99999"),
+}  # fmt: skip
+"""What is tried in a request's head; what a client of HTTP sends otherwise is added by whoever sends it."""
+
+
+class Request(NamedTuple):
+    """A request as it is sent; ``route`` is the operation that it was made from."""
+
+    route: str
+    method: str
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def value(rng: Random, depth: int = 0) -> Any:
+    """A JSON value that nobody asked for."""
+    kind = rng.randrange(12 if depth < 5 else 8)
+    if kind < 3:
+        return rng.choice(NUMBERS)
+    if kind < 6:
+        return rng.choice(WORDS)
+    if kind < 7:
+        return rng.choice(KNOWN)
+    if kind < 8:
+        return rng.choice((None, True, False))
+    if kind < 10:
+        return [value(rng, depth + 1) for _ in range(rng.choice((0, 1, 2, 3, 8)))]
+    return {rng.choice((*WORDS, *KNOWN)): value(rng, depth + 1) for _ in range(rng.choice((0, 1, 2, 4)))}
+
+
+def text(rng: Random, document: Any) -> bytes:
+    """A document as JSON, sometimes not quite: escaped or raw surrogates, deep, cut, doubled, with a bit turned."""
+    try:
+        spelt = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    except ValueError:  # a whole number of more digits than Python writes
+        spelt = b"1" * 5000
+    if rng.random() < 0.01:
+        deep = rng.choice((50, 500, 5000, 50_000))
+        opened, closed = rng.choice(((b"[", b"]"), (b'{"inputs":', b"}"), (b'{"a":[', b"]}")))
+        spelt = opened * deep + spelt + closed * rng.choice((deep, deep - 1, 0))
+    return broken(rng, spelt) if rng.random() < 0.15 else spelt
+
+
+def broken(rng: Random, data: bytes) -> bytes:
+    """Bytes with a few of them wrong."""
+    found = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        place = rng.randrange(len(found) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and found:
+            found[place % len(found)] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del found[place : place + rng.choice((1, 3, 20))]
+        elif kind == 2:
+            found[place:place] = rng.randbytes(rng.choice((1, 4)))
+        elif kind == 3:
+            found[place:place] = found[place : place + 30]
+        else:
+            found[place:place] = rng.choice(
+                (b"\0", b"\xff", b"\xed\xa0\x80", b'"', b"{", b"]", b"\n", b"1e999", b"\\u")
+            )
+    return bytes(found)
+
+
+def after(rng: Random, schema: Any, components: Any, depth: int = 0) -> Any:
+    """A value after a JSON schema, mostly; sometimes anything."""
+    if rng.random() < 0.08 or depth > 8:
+        return value(rng, depth)
+    if reference := schema.get("$ref"):
+        return after(rng, components[reference.rsplit("/", 1)[1]], components, depth)
+    if options := schema.get("anyOf"):
+        return after(rng, rng.choice(options), components, depth)
+    if options := schema.get("enum"):
+        return rng.choice(options)
+    kind = schema.get("type")
+    if kind == "object":
+        required = schema.get("required", ())
+        members = {
+            name: _likely(rng, name, one, components, depth + 1)
+            for name, one in schema.get("properties", {}).items()
+            if rng.random() < (0.97 if name in required else 0.5)
+        }
+        if "properties" not in schema or rng.random() < 0.03:
+            members |= {rng.choice((*KNOWN, *WORDS)): value(rng, depth + 2) for _ in range(rng.randrange(5))}
+        return members
+    if kind == "array":
+        return [after(rng, schema.get("items", {}), components, depth + 1) for _ in range(rng.choice((0, 1, 1, 2, 5)))]
+    if kind in {"integer", "number"}:
+        least, most = schema.get("minimum", -5), min(schema.get("maximum", 100), 10**6)
+        return rng.choice((rng.uniform(least, most), int(least), int(most), rng.randint(int(least), int(most) or 1)))
+    if kind == "string":
+        return (
+            "2026-11-24T10:00:00Z"
+            if "format" in schema and rng.random() < 0.7
+            else rng.choice((*KNOWN, *KNOWN, *WORDS))
+        )
+    return {"boolean": rng.random() < 0.5, "null": None}.get(str(kind), value(rng, depth))
+
+
+def _likely(rng: Random, name: str, schema: Any, components: Any, depth: int) -> Any:
+    if name in LIKELY and rng.random() < 0.7:
+        return rng.choice(LIKELY[name])
+    return after(rng, schema, components, depth)
+
+
+def request(rng: Random, document: Any, routes: Sequence[tuple[str, str]]) -> Request:
+    """A request of one of the ``routes`` (path and method) of an OpenAPI document, right or nearly so."""
+    path, method = rng.choice(routes)
+    operation, components = document["paths"][path][method], document["components"]["schemas"]
+    query = []
+    headers = []
+    target = path
+    for one in operation.get("parameters", ()):
+        if not one["required"] and rng.random() < 0.6:
+            continue
+        for item in _listed(_likely(rng, one["name"], one["schema"], components, 0)):
+            spelt = _spelt(item)
+            if one["in"] == "path":
+                target = target.replace("{" + one["name"] + "}", _quoted(rng, spelt))
+            elif one["in"] == "header":
+                headers.append((one["name"].encode(), _header(spelt)))
+            else:
+                query.append(f"{_quoted(rng, one['name'])}={_quoted(rng, spelt)}")
+    while rng.random() < 0.1:
+        query.append(f"{_quoted(rng, rng.choice((*WORDS, *KNOWN)))}={_quoted(rng, _spelt(value(rng)))}")
+    body = _body(rng, operation, components)
+    for name, values in HEADERS.items():
+        if rng.random() < 0.04:
+            found = rng.choice(values) if rng.random() < 0.8 else rng.choice(WORDS)
+            headers.append((name.encode(), _header(found)))
+    if rng.random() < 0.05:
+        target += rng.choice(("/", "//", "/..", "/%2e%2e", "/x", ";a", "%00", "%ff", "/0", "/" + "9" * 30, "é"))
+    found_target = (target + ("?" + "&".join(query) if query else "")).encode("utf-8", "surrogatepass")
+    verb = rng.choice(METHODS) if rng.random() < 0.05 else method.upper()
+    return Request(f"{method.upper()} {path}", verb, found_target.replace(b" ", b"%20"), headers, body)
+
+
+def _body(rng: Random, operation: Any, components: Any) -> bytes:
+    content = operation.get("requestBody", {}).get("content")
+    if not content:
+        return text(rng, value(rng)) if rng.random() < 0.05 else b""
+    schema = next(iter(content.values())).get("schema", {})
+    if rng.random() < 0.1:
+        lines = [text(rng, after(rng, schema, components)) for _ in range(rng.randrange(4))]
+        return rng.choice((b"\n", b"\r\n", b"\n\n", b"\0")).join(lines)
+    return text(rng, after(rng, schema, components))
+
+
+def _listed(item: Any) -> list[Any]:
+    return item[:3] if isinstance(item, list) else [item]
+
+
+def _spelt(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    try:
+        return json.dumps(item)
+    except ValueError:
+        return "1" * 5000
+
+
+def _quoted(rng: Random, word: str) -> str:
+    data = word.encode("utf-8", "surrogatepass")
+    return quote(data, safe="") if rng.random() < 0.95 else quote(data, safe="/<>\"'{}&=;%+")
+
+
+def _header(word: str) -> bytes:
+    data = word.encode("utf-8", "surrogatepass")
+    return bytes(byte for byte in data if (byte >= 32 and byte != 127) or byte == 9)[:4000].strip()
+
+
+def mutated(rng: Random, document: Any) -> Any:
+    """A copy of a document with a few of its values, keys or entries changed."""
+    found = copy.deepcopy(document)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        places = list(_places(found))
+        if not places:
+            return value(rng)
+        holder, key = rng.choice(places)
+        kind = rng.randrange(6)
+        if kind < 3:
+            holder[key] = value(rng, 3)
+        elif kind == 3:
+            del holder[key]
+        elif isinstance(holder, dict):
+            holder[rng.choice((*WORDS, *KNOWN, 1, None, True))] = holder[key]
+        else:
+            holder.append(holder[key])
+    return found
+
+
+def _places(document: Any) -> Any:
+    entries = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, one in entries:
+        yield document, key
+        if isinstance(one, dict | list) and len(one) < 500:
+            yield from _places(one)
+
+
+YAML_BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 8)}]\n" for n in range(9)
+)
+YAMLS = (
+    "", "---\n---\n", "!!python/object/apply:os.system [id]", "a: *b", "&a [*a]", "? [1]\n: 2", "<<: {a: 1}",
+    "- " * 5000, "{" * 5000,
+    "[" * 50_000, YAML_BOMB, "a: 1\na: 2", "\t", "%YAML 9.9\n---\n", "a: !!binary x", "2026-11-24",
+    "0x" + "f" * 5000, "1" * 5000,
+    "!!timestamp 2026-99-99", "a: 1:2:3", "\0", "\ud800", "!!float .nan", "!!set {a}", "!!int 9_", "!!int x",
+    "!!float _", "!!bool x",
+)  # fmt: skip
+
+
+def as_yaml(rng: Random, document: Any) -> bytes:
+    """A YAML file: a document changed, its bytes broken, or something that only looks like YAML."""
+    if rng.random() < 0.05:
+        return rng.choice(YAMLS).encode("utf-8", "surrogatepass")
+    changed = mutated(rng, document)
+    if rng.random() < 0.5:  # JSON is YAML, too, and faster to write
+        return text(rng, changed)
+    try:
+        spelt = yaml.safe_dump(changed, allow_unicode=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    except (ValueError, yaml.YAMLError, RecursionError, TypeError):
+        spelt = b"1" * 5000
+    if rng.random() < 0.1:
+        spelt = spelt.replace(
+            b": ", b": " + rng.choice((b"!!float ", b"!!int ", b"!!binary ", b"!!timestamp ", b"&a ", b"*a ")), 1
+        )
+    return broken(rng, spelt) if rng.random() < 0.3 else spelt

@@ -1,0 +1,368 @@
+"""Slow and hostile clients against a real exporter: its memory, and how long the others wait meanwhile.
+
+``python benchmarks/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds`` while three honest
+clients scrape, send predictions and send feedback, each on a new connection every time. A scenario fails where
+one of these got no good answer or waited a second, or where the exporter's memory grew by more than `GROWTH`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import json
+import resource
+import selectors
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from conftest import Served, write_config
+
+SECONDS = 8.0
+"""How long a scenario lasts."""
+MANY = 10_000
+"""Connections where it is about their number."""
+LONGEST = 1.0
+"""Seconds that an honest client may wait."""
+GROWTH = 400
+"""MiB that the exporter may grow by: 256 of bodies that arrive, and what handles them."""
+
+POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
+FEEDBACK = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\n"
+GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
+MIB = b" " * 2**20
+
+
+def endless(piece: bytes) -> Iterator[bytes]:
+    """The same for ever."""
+    while True:
+        yield piece
+
+
+def then(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """A beginning, and what follows."""
+    yield head
+    yield from rest
+
+
+def dripping(data: bytes) -> Iterator[bytes]:
+    """One byte a second: the sender waits after each empty piece."""
+    for place in range(len(data)):
+        yield data[place : place + 1]
+        yield b""
+
+
+def lying(data: bytes) -> Iterator[bytes]:
+    """Something, a second's rest, and then the connection's end."""
+    yield data
+    yield b""
+    raise ConnectionError
+
+
+def broken_off(data: bytes) -> Iterator[bytes]:
+    """Something, and then the connection's end."""
+    if data:
+        yield data
+    raise ConnectionError
+
+
+def announced(size: int, head: bytes = POST) -> bytes:
+    """The head of a body of a size."""
+    return head + b"Content-Length: %d\r\n\r\n" % size
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+LIES = (
+    b"Content-Length: -1\r\n\r\n{}",
+    b"Content-Length: +2\r\n\r\n{}",
+    b"Content-Length: 0x2\r\n\r\n{}",
+    b"Content-Length: 2, 2\r\n\r\n{}",
+    b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    b"Content-Length: 99999999999999999999999999\r\n\r\n{}",
+    b"Content-Length: 9223372036854775807\r\n\r\n{}",
+    b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+    b"Content-Length: 1\r\n\r\n{}GARBAGE",
+    b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    b"Transfer-Encoding: identity\r\n\r\n{}",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{}",
+    b"Transfer-Encoding: chunked\r\n\r\n-1\r\n{}",
+    b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}X\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\n2;" + b"x" * 100_000 + b"\r\n{}\r\n0\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"X: y\r\n" * 10_000 + b"\r\n",
+    b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+    b"\x00\x01\x02\r\n\r\n",
+    b"X: " + b"y" * 1_000_000 + b"\r\n\r\n",
+    b"X: y\r\n" * 5000 + b"\r\n",
+    b" folded: x\r\n\r\n",
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+)
+"""What follows the first lines of a request and is not true."""
+FIRST = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET http://evil.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"\r\n" * 50_000,
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"GET /\r\n\r\n",
+)
+"""What is no request of this server at all."""
+BOMB = gzip.compress(b" " * 200 * 2**20)
+
+
+class Scenario(NamedTuple):
+    """Clients of one kind: how many, what each sends, and whether it begins again when it is thrown out."""
+
+    name: str
+    clients: int
+    sends: Callable[[int], Iterator[bytes]]
+    again: bool = True
+    reads: bool = True
+
+
+_LIES = [POST + lie for lie in LIES] + [FEEDBACK + lie for lie in LIES] + list(FIRST)
+_BOMB = POST + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB
+SCENARIOS = [
+    Scenario("connections that say nothing", MANY, lambda _: iter(())),
+    Scenario("connections that send half a head", MANY, lambda _: iter([POST + b"X-Slow: "])),
+    Scenario("one byte a second, heads", 500, lambda _: dripping(POST + b"X-Slow: " + b"y" * 1000)),
+    Scenario("one byte a second, bodies", 500, lambda _: then(announced(1000), dripping(b"{" * 1000))),
+    Scenario(
+        "16 MiB announced, one byte a second",
+        200,
+        lambda n: then(announced(2**24, (POST, FEEDBACK)[n % 2]), dripping(b"{" * 1000)),
+    ),
+    Scenario("bodies that stop just before their end", 50, lambda _: then(announced(2**24), iter([MIB] * 15))),
+    Scenario("bodies without end, announced", 8, lambda _: then(announced(10**15), endless(MIB))),
+    Scenario("bodies without end, chunked", 8, lambda _: then(CHUNKED, endless(b"100000\r\n" + MIB + b"\r\n"))),
+    Scenario("chunks of one byte", 8, lambda _: then(CHUNKED, endless(b"1\r\n{\r\n" * 1000))),
+    Scenario("heads without end", 8, lambda _: then(POST, endless(b"X-Long: " + b"y" * 1000 + b"\r\n"))),
+    Scenario("one header without end", 8, lambda _: then(POST + b"X: ", endless(b"y" * 10_000))),
+    Scenario("lies about length, and garbage", 20, lambda n: lying(_LIES[n % len(_LIES)])),
+    Scenario("compressed bombs", 8, lambda _: iter([_BOMB])),
+    Scenario("requests whose answers nobody reads", 50, lambda _: endless((GET + b"\r\n") * 100), reads=False),
+    Scenario("bodies that break off", 50, lambda _: broken_off(announced(1000) + b"{")),
+    Scenario("connections that are closed at once", 50, lambda _: broken_off(b"")),
+]
+
+
+class Hostile:
+    """All clients of a scenario in one thread, none of which may wait for another."""
+
+    def __init__(self, port: int, scenario: Scenario) -> None:
+        self._port, self._scenario = port, scenario
+        self._numbers = count()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.opened = 0
+        self.answers: dict[bytes, int] = {}
+
+    def __enter__(self) -> Hostile:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _open(self, chosen: selectors.BaseSelector) -> None:
+        client = socket.socket()
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            client.connect(("127.0.0.1", self._port))
+        state = [self._scenario.sends(next(self._numbers)), memoryview(b"")]
+        chosen.register(client, selectors.EVENT_READ | selectors.EVENT_WRITE, state)
+        self.opened += 1
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as chosen:
+            for _ in range(self._scenario.clients):
+                self._open(chosen)
+            asleep: list[tuple[float, Any]] = []
+            while not self._stop.is_set():
+                for key, events in chosen.select(0.05):
+                    self._step(chosen, key, events, asleep)
+                now = time.monotonic()
+                while asleep and asleep[0][0] <= now:
+                    _, key = asleep.pop(0)
+                    with contextlib.suppress(KeyError, ValueError):
+                        chosen.modify(key.fileobj, selectors.EVENT_READ | selectors.EVENT_WRITE, key.data)
+            for key in list(chosen.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]
+
+    def _step(self, chosen: selectors.BaseSelector, key: Any, events: int, asleep: list[tuple[float, Any]]) -> None:
+        client, state = key.fileobj, key.data
+        try:
+            if events & selectors.EVENT_READ and self._scenario.reads:
+                received = client.recv(65536)
+                if received[:9] == b"HTTP/1.1 ":
+                    self.answers[received[9:12]] = self.answers.get(received[9:12], 0) + 1
+                if not received:
+                    raise ConnectionError
+            if events & selectors.EVENT_WRITE:
+                if not state[1]:
+                    piece = next(state[0], None)
+                    if not piece:  # all is said, or a second's rest
+                        chosen.modify(client, selectors.EVENT_READ, state)
+                        if piece == b"":
+                            asleep.append((time.monotonic() + 1, key))
+                        return
+                    state[1] = memoryview(piece)
+                state[1] = state[1][client.send(state[1]) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            chosen.unregister(client)
+            client.close()
+            if self._scenario.again and not self._stop.is_set():
+                self._open(chosen)
+
+
+class Honest:
+    """One client that asks the same again and again, on a new connection each time."""
+
+    def __init__(self, name: str, ask: Callable[[int], int], good: int, every: float = 0.1) -> None:
+        self.name = name
+        self.waits: list[float] = []
+        self.bad: list[str] = []
+        self._ask, self._good, self._every = ask, good, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for number in count():
+            if self._stop.wait(self._every):
+                return
+            start = time.monotonic()
+            try:
+                status = self._ask(number)
+            except OSError as error:
+                self.bad.append(repr(error))
+            else:
+                if status != self._good:
+                    self.bad.append(str(status))
+            self.waits.append(time.monotonic() - start)
+
+    def stop(self) -> None:
+        """End it."""
+        self._stop.set()
+        self._thread.join()
+
+
+def honest(server: Served) -> list[Honest]:
+    """A scraper, a service and a user."""
+    started = time.time_ns()
+
+    def word(number: int) -> int:
+        body = {"prediction_id": f"{started}-{number}", "verdict": "corrected", "label": "no"}
+        return server.post("/v1/feedback", body).status
+
+    def prediction(number: int) -> int:
+        body = {"model": "credit", "version": "3", "id": f"{number}", "prediction": "yes"}
+        return server.post("/v1/predictions", body).status
+
+    return [
+        Honest("scrape", lambda _: server.get("/metrics").status, 200, 0.3),
+        Honest("prediction", prediction, 202),
+        Honest("feedback", word, 201),
+    ]
+
+
+class Outcome(NamedTuple):
+    """What became of a scenario."""
+
+    longest: dict[str, float]
+    bad: list[str]
+    before: float
+    most: float
+    opened: int
+    answers: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        """Whether nobody else was harmed, and memory stayed bounded."""
+        return not self.bad and max(self.longest.values()) < LONGEST and self.most - self.before < GROWTH
+
+
+def run(server: Served, scenario: Scenario, seconds: float) -> Outcome:
+    """Run one scenario against a server."""
+    process = psutil.Process(server.process.pid)
+    before = most = process.memory_info().rss / 2**20
+    with Hostile(server.port, scenario) as hostile:
+        time.sleep(min(1.0, seconds / 4))
+        others = honest(server)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            most = max(most, process.memory_info().rss / 2**20)
+            time.sleep(0.05)
+        for one in others:
+            one.stop()
+    longest = {one.name: max(one.waits, default=seconds) for one in others}
+    bad = [f"{one.name}: {what}" for one in others for what in one.bad]
+    answers = {status.decode("latin-1"): times for status, times in sorted(hostile.answers.items())}
+    return Outcome(longest, bad, before, most, hostile.opened, answers)
+
+
+def main() -> None:
+    """Print a row for each scenario."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--connections", type=int, default=MANY)
+    parser.add_argument("--only", default="", help="scenarios whose name has this")
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, options.connections + 1000), hard))
+    failed = False
+    print("| clients | opened | longest wait: scrape | prediction | feedback | memory before, at most, MiB | answers |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_config(folder)
+        for one in SCENARIOS:
+            if options.only not in one.name:
+                continue
+            scenario = one._replace(clients=options.connections) if one.clients == MANY else one
+            (folder / "log").unlink(missing_ok=True)
+            server = Served(folder).start()
+            try:
+                outcome = run(server, scenario, options.seconds)
+            finally:
+                ended = server.stop()
+            waits = " | ".join(f"{1000 * outcome.longest[who]:.0f} ms" for who in ("scrape", "prediction", "feedback"))
+            memory = f"{outcome.before:.0f}, {outcome.most:.0f}"
+            print(
+                f"| {scenario.name} | {outcome.opened:,} | {waits} | {memory} | {json.dumps(outcome.answers)} |",
+                flush=True,
+            )
+            if not outcome.good or ended or "Traceback" in server.log.read_text(errors="replace"):
+                failed = True
+                print(
+                    "FAILED:",
+                    outcome.bad[:5],
+                    len(outcome.bad),
+                    "exit",
+                    ended,
+                    server.log.read_text()[:3000],
+                    flush=True,
+                )
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
