@@ -31,7 +31,7 @@ from granian.http import HTTP1Settings
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
-from exporter.errors import ConfigError, StackError, StoreError
+from exporter.errors import ConfigError, QueueFullError, StackError, StoreError
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
 from exporter.validation import shown
@@ -77,10 +77,16 @@ class Group:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._waiting = 0
 
-    async def run(self, call: Callable[[], _Result]) -> _Result | Reply:
-        """Run a call in one of the threads; refuse it when too many wait."""
+    async def run(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call in one of the threads.
+
+        Raises
+        ------
+        QueueFullError
+            When too many wait already.
+        """
         if self._waiting >= WAITING:
-            return problem(503, "too many requests wait, try again", headers=(("Retry-After", "1"),))
+            raise QueueFullError("too many requests wait")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
@@ -127,6 +133,11 @@ class FrontDoor:
         """Answer one request."""
         try:
             reply = await self._answer(scope, protocol)
+        except QueueFullError as error:
+            if scope.method in SAFE:
+                reply = problem(503, f"{error}, try again", headers=(("Retry-After", "1"),))
+            else:
+                reply = self._ingest.overloaded(str(error))
         except Exception:
             log.exception("%s %s", scope.method, scope.path)
             reply = problem(500, "something went wrong here; the exporter's log says what")
@@ -245,7 +256,7 @@ class FrontDoor:
             self._health.rejected.labels("too_large").inc()
             return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
         if not room:
-            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
+            return self._ingest.overloaded("too many bodies arrive at this moment")
         if empty > 1:  # the server ends each body with one, and says nothing else of an error: half is not the whole
             return problem(400, "the body broke off, or has trailers, which are not taken")
         return b"".join(parts)
