@@ -72,7 +72,7 @@ class Ingest:
             self._exporter.pipeline.check_room()
             events, rejected = self._predictions.decode(body, lines)
         except QueueFullError as error:
-            return self.overloaded(str(error))
+            return self.overloaded(error)
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
@@ -94,7 +94,7 @@ class Ingest:
         try:
             self._exporter.pipeline.submit(events, size)
         except QueueFullError as error:
-            return self.overloaded(str(error))
+            return self.overloaded(error)
         self._exporter.health.events.labels(source).inc(len(events))
         return None
 
@@ -103,13 +103,13 @@ class Ingest:
         try:
             self._exporter.pipeline.check_room()
         except QueueFullError as error:
-            return self.overloaded(str(error))
+            return self.overloaded(error)
         return None
 
-    def overloaded(self, why: str) -> Reply:
+    def overloaded(self, error: QueueFullError) -> Reply:
         """The answer to a request for which there is no room; it is counted."""
         self._exporter.health.rejected.labels("overloaded").inc()
-        return problem(503, f"{why}: nothing was taken, try again", headers=_RETRY)
+        return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
     def decoded(
         self,
