@@ -19,7 +19,8 @@ from exporter.events import Prediction
 from exporter.extract import lenient_inputs
 from exporter.health import Health
 from exporter.images import image_inputs, pack_inputs
-from exporter.monitor import Monitor, Monitors, is_confident
+from exporter.monitor import Monitor, is_confident
+from exporter.monitors import Monitors
 from exporter.store import InputsPolicy, Store, prediction_rows
 
 log = logging.getLogger(__name__)

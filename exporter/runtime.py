@@ -19,7 +19,7 @@ from exporter.health import Health
 from exporter.images import image_inputs
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
-from exporter.monitor import Monitors
+from exporter.monitors import Monitors
 from exporter.pipeline import Pipeline, as_stored, decode_inputs
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
