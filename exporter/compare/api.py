@@ -44,7 +44,9 @@ class Prometheus:
         if parts.scheme not in {"http", "https"} or not parts.netloc:
             raise CompareError(f"--prometheus: expected a URL such as http://127.0.0.1:9090, got {url!r}")
         if parts.username is not None:
-            raise CompareError("--prometheus: name the user with --user, and a file with the password with --password-file")
+            raise CompareError(
+                "--prometheus: name the user with --user, and a file with the password with --password-file"
+            )
         self._url = url.rstrip("/")
         self._authorization = authorization
 
@@ -68,7 +70,8 @@ class Prometheus:
                 said = error.read(2000)
             if error.code in {401, 403}:
                 raise CompareError(
-                    f"{self._url}: refuses ({error.code}): say who asks with --user and --password-file, or --bearer-token-file"
+                    f"{self._url}: refuses ({error.code}): say who asks with --user and --password-file, "
+                    "or with --bearer-token-file"
                 ) from None
             raise CompareError(
                 f"{self._url}: the query failed ({error.code}): {_reason(said)}; it was: {text}"
