@@ -89,10 +89,12 @@ def foreign(method: str, headers: Mapping[str, str]) -> Reply | None:
 
 
 def install(app: Flask) -> None:
-    """Check the scope of each request whose caller is known; ``flask.g.user`` is the caller's name, else None."""
+    """Check each request's origin, and its scope where the caller is known; ``flask.g.user`` is its name, else None."""
 
     @app.before_request
     def _permit() -> Response | None:
+        if page := foreign(request.method, request.headers):  # the door has asked that; other servers have not
+            return page.flask()
         caller: Any = request.environ.get(CALLER)
         g.user = caller.name if caller else None
         if caller is None or request.url_rule is None:

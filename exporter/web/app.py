@@ -25,7 +25,7 @@ SECURITY_HEADERS = {
 
 
 def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
-    """The application of one exporter.
+    """The application of one exporter. Whoever asks is let in: users and tokens are the front door's.
 
     Parameters
     ----------
