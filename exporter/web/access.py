@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, g, request
+from werkzeug.datastructures import Headers
 
 from exporter.tokens import USER, Caller
 from exporter.validation import shown
@@ -65,7 +66,7 @@ def forbidden(caller: Caller, needed: str | None) -> Reply | None:
     return problem(403, detail, headers=(header,), scope=needed)
 
 
-def foreign(method: str, headers: Mapping[str, str]) -> Reply | None:
+def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
     """Why a request is refused that another site's page made a browser send; None for all others.
 
     A browser says where a request comes from in headers that no page can change. Programs send neither.
