@@ -214,7 +214,7 @@ class Exporter:
     def snapshot(self, name: str, inputs: str | None) -> str | None:
         """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
         monitors = self.pipeline.monitors
-        model, layout = monitors.models.get(name), next(iter(monitors.layouts_of(name)), None)
+        model, layout = monitors.models.get(name), monitors.nearest(name)
         if not inputs or model is None:
             return inputs
         images = image_inputs(model, layout.profile if layout else None)

@@ -192,12 +192,12 @@ class Ingest:
 
     def _redact(self, words: Sequence[Feedback]) -> None:
         """Take out of words' inputs what must not be stored; images become PNG."""
-        config, models = self._exporter.config, self._exporter.pipeline.monitors.models
+        config, monitors = self._exporter.config, self._exporter.pipeline.monitors
         for word in words:
             if word.prediction_id is not None or config.store.inputs == "none":
                 word.inputs = msgspec.Raw()
             elif word.model is not None:
-                model, layout = models[word.model], self._exporter.pipeline.monitors.layouts.get(word.model)
+                model, layout = monitors.models[word.model], monitors.nearest(word.model, word.version)
                 images = image_inputs(model, layout.profile if layout else None)
                 if model.redact or images:
                     raw = [bytes(memoryview(word.inputs))]

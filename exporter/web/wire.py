@@ -181,7 +181,7 @@ class Wire:
     def _known(self, *names: str | None, version: str | None = None) -> Known:
         monitors = self._exporter.pipeline.monitors
         config = resolve(monitors.models, names)
-        layout = monitors.layout(config.name, version or "") or next(iter(monitors.layouts_of(config.name)), None)
+        layout = monitors.nearest(config.name, version)
         return Known(config, layout.profile if layout else None)
 
     def _only(self) -> Known | None:
