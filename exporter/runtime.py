@@ -181,7 +181,7 @@ class Exporter:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
                 for reloader in self.reloaders:
                     reloader()
-            except ConfigError as error:
+            except Exception as error:  # whatever it was: the metric must not go on saying that all is well
                 self.health.reload_successful.set(0)
                 log.error("reload: %s", error)
                 raise

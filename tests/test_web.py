@@ -391,6 +391,26 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
     assert served.post("/-/reload", b"").status == 200
 
 
+def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> None:
+    """Whatever goes wrong, the metric does not go on saying that the last reload succeeded."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        exporter.reloaders.append(lambda: (tmp_path / "gone").unlink())
+        with pytest.raises(FileNotFoundError):
+            exporter.reload()
+        assert exporter.registry.get_sample_value("model_exporter_config_last_reload_successful") == 0
+    finally:
+        exporter.close()
+
+
+def test_what_is_not_there_is_said(shared: Served) -> None:
+    """A wrong path, or a wrong method, is told what would be right."""
+    missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
+    assert (missing.status, wrong.status, wrong.headers["Allow"]) == (404, 405, "OPTIONS, POST")
+    assert missing.json["detail"] == 'there is nothing at "/v1/prediction"; /openapi.json lists what there is'
+    assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
+
+
 def test_reloads_under_load_lose_nothing(served: Served) -> None:
     """While the configuration is read again, well and badly, each prediction is taken, counted and in the windows."""
     good = (served.folder / "exporter.yml").read_text()
