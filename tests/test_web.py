@@ -395,7 +395,7 @@ def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> N
     """Whatever goes wrong, the metric does not go on saying that the last reload succeeded."""
     exporter = Exporter(write_config(tmp_path))
     try:
-        exporter.reloaders.append(lambda: (tmp_path / "gone").unlink())
+        exporter.reloaders.append((tmp_path / "gone").unlink)
         with pytest.raises(FileNotFoundError):
             exporter.reload()
         assert exporter.registry.get_sample_value("model_exporter_config_last_reload_successful") == 0
