@@ -89,6 +89,11 @@ class Pipeline:
         """Whether the aggregator lives."""
         return self._thread.is_alive()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that a moment will not do to count it."""
+        return self._submitted - self._counted > self._state[0].queue.capacity // 2
+
     def reconfigure(self, config: Config, monitors: Monitors) -> None:
         """Count with another configuration from the next batch on."""
         self._state = (config, monitors)

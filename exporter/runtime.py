@@ -197,8 +197,9 @@ class Exporter:
         return self.pipeline.alive and self.store.alive
 
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
-        """The exposition, what was acknowledged before included; see `Exposition.render`."""
-        self.pipeline.settle(0.5)
+        """The exposition, what was acknowledged before included but under overload; see `Exposition.render`."""
+        if not self.pipeline.crowded:
+            self.pipeline.settle(0.5)
         self.last_scrape = time.monotonic()
         self.trends.sample(self.pipeline.monitors, self.last_scrape)
         return self.exposition.render(accept, names)

@@ -8,6 +8,7 @@ from typing import Any
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
+from exporter.errors import QueueFullError
 from exporter.health import Health
 from exporter.web.ingest import MAX_BODY
 from exporter.web.problems import Reply, problem
@@ -35,7 +36,13 @@ class Bodies:
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
 
     async def read(self, protocol: Any, length: int | None) -> bytes | Reply:
-        """The request's body, or why it is refused; ``length`` is what was announced."""
+        """The request's body, or why it is refused; ``length`` is what was announced.
+
+        Raises
+        ------
+        QueueFullError
+            When there is no room for it.
+        """
         task = asyncio.current_task()
         self._reading[task] = time.monotonic() + BODY_SECONDS
         try:
@@ -76,7 +83,7 @@ class Bodies:
             self._health.rejected.labels("too_large").inc()
             return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
         if not room:
-            return problem(503, "too many bodies arrive at this moment", headers=(("Retry-After", "1"),))
+            raise QueueFullError("too many bodies arrive at this moment")
         if empty > 1:  # the server ends each body with one, and says nothing else of an error: half is not the whole
             return problem(400, "the body broke off, or has trailers, which are not taken")
         return b"".join(parts)

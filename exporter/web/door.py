@@ -14,6 +14,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
+from exporter.errors import QueueFullError
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
 from exporter.validation import shown
@@ -59,6 +60,8 @@ class FrontDoor:
         """Answer one request."""
         try:
             reply = await self._answer(scope, protocol)
+        except QueueFullError as error:
+            reply = _busy(error) if scope.method in SAFE else self._ingest.overloaded(error)
         except Exception:
             log.exception("%s %s", scope.method, scope.path)
             reply = problem(500, "something went wrong here; the exporter's log says what")
@@ -71,7 +74,7 @@ class FrontDoor:
                     self._streams -= 1
                 return
             await self._groups.dataset.step(reply.close)
-            reply = problem(503, f"{STREAMS} exports are being sent, try again", headers=(("Retry-After", "5"),))
+            reply = _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5")
         headers = [("content-type", reply.content_type), *reply.headers]
         body = b"" if scope.method == "HEAD" else reply.body
         protocol.response_bytes(reply.status, headers, body)
@@ -129,3 +132,7 @@ class FrontDoor:
     def close(self) -> None:
         """End the threads."""
         self._groups.close()
+
+
+def _busy(error: QueueFullError, seconds: str = "1") -> Reply:
+    return problem(503, f"{error}, try again", headers=(("Retry-After", seconds),))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from exporter.web.problems import Reply, problem
+from exporter.errors import QueueFullError
 from exporter.web.wire import PATHS
 
 WAITING = 1000
@@ -23,10 +23,16 @@ class Group:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._waiting = 0
 
-    async def run(self, call: Callable[[], _Result]) -> _Result | Reply:
-        """Run a call in one of the threads; refuse it when too many wait."""
+    async def run(self, call: Callable[[], _Result]) -> _Result:
+        """Run a call in one of the threads.
+
+        Raises
+        ------
+        QueueFullError
+            When too many wait already.
+        """
         if self._waiting >= WAITING:
-            return problem(503, "too many requests wait, try again", headers=(("Retry-After", "1"),))
+            raise QueueFullError("too many requests wait")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)

@@ -64,7 +64,7 @@ class Ingest:
             self._exporter.pipeline.check_room()
             events, rejected = self._predictions.decode(body, lines)
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
@@ -86,7 +86,7 @@ class Ingest:
         try:
             self._exporter.pipeline.submit(events, size)
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         self._exporter.health.events.labels(source).inc(len(events))
         return None
 
@@ -95,8 +95,13 @@ class Ingest:
         try:
             self._exporter.pipeline.check_room()
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         return None
+
+    def overloaded(self, error: QueueFullError) -> Reply:
+        """The answer to a request for which there is no room; it is counted."""
+        self._exporter.health.rejected.labels("overloaded").inc()
+        return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
     def decoded(
         self,
@@ -229,10 +234,6 @@ class Ingest:
             hint = suggestion(event.event, declared)
             detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
             raise EventError("/event", detail, "unknown_event")
-
-
-def _full(error: QueueFullError) -> Reply:
-    return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
 
 def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:
