@@ -19,7 +19,7 @@ from exporter.binning import Layout
 from exporter.cli import main
 from exporter.describe import lines
 from exporter.profile import Profile, categorical_feature, load, numeric_feature
-from exporter.profiling import Progress
+from exporter.progress import Progress
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 
