@@ -60,6 +60,7 @@ REASONS = (
     "malformed",
     "missing_field",
     "out_of_range",
+    "overloaded",
     "rate_limited",
     "too_large",
     "too_long",

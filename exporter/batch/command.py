@@ -21,7 +21,8 @@ from exporter.batch.tables import Refused, Roles, Table, cell_types, output_type
 from exporter.client.target import Target
 from exporter.errors import BatchError
 from exporter.kinds import INPUT_TYPES
-from exporter.monitor import Monitor, Monitors
+from exporter.monitor import Monitor
+from exporter.monitors import Monitors
 from exporter.progress import Progress
 from exporter.sources import FileSource
 from exporter.validation import shown, suggestion

@@ -14,7 +14,8 @@ from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.errors import BatchError
 from exporter.events import Decoder, Prediction, check_model
-from exporter.monitor import Columns, Monitor, Monitors
+from exporter.monitor import Columns, Monitor
+from exporter.monitors import Monitors
 from exporter.pipeline import decode_inputs
 from exporter.profile import load
 from exporter.progress import Progress
