@@ -30,6 +30,8 @@ class Monitors:
         The layout of each model that has a profile.
     of_versions
         The layouts of versions that have a profile of their own, by model and version.
+    windows
+        See `Monitor`.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Monitors:
         models: Mapping[str, ModelConfig],
         layouts: Mapping[str, Layout],
         of_versions: Mapping[tuple[str, str], Layout] = MappingProxyType({}),
+        windows: Mapping[str, float] | None = None,
     ) -> None:
         self.models = models
         self.layouts = layouts
         self.of_versions = of_versions
+        self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
         self._monitors: dict[str, dict[str, Monitor]] = {name: {} for name in models}
         self._lock = threading.Lock()
@@ -78,7 +82,7 @@ class Monitors:
                 else:
                     name = OTHER_VERSION
             if name not in versions:
-                monitor = Monitor(self.models[model], name, self.layout(model, name))
+                monitor = Monitor(self.models[model], name, self.layout(model, name), self._windows)
                 monitor.last_used = now
                 versions[name] = monitor
             return versions[name]
