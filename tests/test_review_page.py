@@ -7,12 +7,13 @@ import re
 import time
 from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import pytest
-from conftest import Answer, Served
+from conftest import Answer, Served, write_config
 from mistakes import IMAGE, correct, mistake, queue, start
 from PIL import Image
 from test_drift_page import Page as Parsed
@@ -104,6 +105,25 @@ def test_what_training_hardly_saw_is_marked(reviewed: Served) -> None:
         "new label",
     ):
         assert words in page.text, words
+
+
+def test_cards_go_by_their_versions_own_training(tmp_path: Path) -> None:
+    """A version with a profile of its own is marked by that, another one by none; images are pictures for both."""
+    write_config(tmp_path, {"models": [{"name": "credit", "profiles": {"3": "credit.json"}}]})
+    server = Served(tmp_path).start()
+    try:
+        inputs = {"age": 17, "photo": [[0.5, 0.25]] * 2}
+        correct(server, [mistake("own", inputs=inputs), mistake("other", inputs=inputs, version="4")], label="maybe")
+        own, other = review(server, version="3"), review(server, version="4")
+        assert "age 17 below all training values" in own.text
+        assert "new label" in own.text
+        assert "below all training values" not in other.text
+        assert "new label" not in other.text
+        for page in (own, other):
+            (source,) = [attrs["src"] or "" for tag, attrs in page.tags if tag == "img"]
+            assert server.get(source).status == 200
+    finally:
+        server.stop()
 
 
 def test_what_users_wrote_is_text(reviewed: Served) -> None:
