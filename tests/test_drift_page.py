@@ -16,13 +16,7 @@ from conftest import Answer, Served, write_config
 
 from exporter import trend
 from exporter.binning import Layout
-from exporter.config import ModelConfig
-from exporter.events import Prediction
-from exporter.monitor import Monitor
-from exporter.profile import save
-from exporter.runtime import Exporter
-from exporter.training import build_file
-from exporter.web.changes import (
+from exporter.changes import (
     CONFIDENCE_ALERT,
     DEFAULT_THRESHOLD,
     FEATURE_ALERT,
@@ -30,6 +24,12 @@ from exporter.web.changes import (
     changes,
     threshold,
 )
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitor import Monitor
+from exporter.profile import save
+from exporter.runtime import Exporter
+from exporter.training import build_file
 from exporter.web.sentences import sentence
 
 STRANGE = 'a "model"\\ 模型 <i>'

@@ -9,11 +9,11 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
+from exporter.changes import OUTPUTS, Change, changes
 from exporter.monitor import Monitor
 from exporter.runtime import Exporter
 from exporter.validation import shown, suggestion
 from exporter.web import charts
-from exporter.web.changes import OUTPUTS, Change, changes
 from exporter.web.choice import parameters
 from exporter.web.sentences import sentence, share
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template
 
+from exporter.changes import OUTPUTS, worst
 from exporter.counters import DURATION_BUCKETS
 from exporter.errors import StoreError
 from exporter.monitor import Monitor
 from exporter.runtime import Exporter
-from exporter.web.changes import OUTPUTS, worst
 from exporter.web.inbox import Alert, Inbox, is_shown, words
 from exporter.web.sentences import number
 
