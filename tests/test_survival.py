@@ -113,9 +113,8 @@ def test_the_look_for_damage_has_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
     """A database that is too large to be read through at the start is taken as it is, and so is one in use."""
     path = tmp_path / "large.db"
     with sqlite3.connect(path) as connection:
-        connection.execute(
-            "CREATE TABLE t AS SELECT hex(randomblob(500)) FROM pragma_function_list a, pragma_function_list b LIMIT 9999"
-        )
+        many = "pragma_function_list a, pragma_function_list b LIMIT 9999"
+        connection.execute(f"CREATE TABLE t AS SELECT hex(randomblob(500)) FROM {many}")
     config = StoreConfig(url=f"sqlite:///{path}")
     monkeypatch.setattr(damage, "CHECK_SECONDS", 0.0)
     damage.set_aside(config)
