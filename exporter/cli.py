@@ -137,7 +137,7 @@ def _check_config(options: argparse.Namespace) -> int:
     config, monitors = read(path)
     webconfig.load(options.web, options.tokens)
     for model in config.models:
-        layout = next(iter(monitors.layouts_of(model.name)), None)
+        layout = monitors.nearest(model.name)
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
         inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")

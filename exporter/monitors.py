@@ -53,6 +53,10 @@ class Monitors:
         """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
         return self.of_versions.get((model, version)) or self.layouts.get(model)
 
+    def nearest(self, model: str, version: str | None = None) -> Layout | None:
+        """The layout of a version, or of another one where it has none: what inputs are, not how they are counted."""
+        return self.layout(model, version or "") or next(iter(self.layouts_of(model)), None)
+
     def layouts_of(self, model: str) -> list[Layout]:
         """All layouts of a model, the one of most versions first."""
         own = [layout for (name, _), layout in self.of_versions.items() if name == model]
