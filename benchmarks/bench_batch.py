@@ -1,4 +1,4 @@
-"""A batch job's million rows of 30 features counted in process, against what merely reads the file or bins its values."""
+"""A million rows of 30 features counted as a batch job's, against what merely reads the file or bins its values."""
 
 from __future__ import annotations
 

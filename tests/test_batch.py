@@ -33,7 +33,7 @@ from exporter.training import build_file
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
-ALERTS = quote('ALERTS{version!=""}')
+ALERTS = quote('ALERTS{version=~"dark|well"}')
 PUSHGATEWAY = shutil.which("prometheus-pushgateway") or "pushgateway"
 
 
