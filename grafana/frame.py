@@ -28,12 +28,14 @@ TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
 EXPORTER = "${exporter_url:raw}"
 _ALL = ".+"
 
-DRIFT = Link("What drifted, in words", f"{EXPORTER}/drift?model=${{model:percentencode}}&{TIME}", outside=True)
+DRIFT = Link("What drifted, in words", f"{EXPORTER}/drift?model=${{model:percentencode}}", outside=True)
 REVIEW = Link("The mistakes, to review", f"{EXPORTER}/review?model=${{model:percentencode}}&{TIME}", outside=True)
 
 
 def page_of(page: str, title: str, **of: str) -> Link:
-    """A link from a value to a page of the exporter, with the value's labels and the time range.
+    """A link from a value to a page of the exporter, with the value's labels.
+
+    The review page gets the time range, too; the drift page shows the windows of now.
 
     Parameters
     ----------
@@ -44,8 +46,9 @@ def page_of(page: str, title: str, **of: str) -> Link:
     of
         Query parameters and where their values come from, such as ``version="__field.labels.version"``.
     """
-    chosen = "".join(f"{name}=${{{source}:percentencode}}&" for name, source in of.items())
-    return Link(title, f"{EXPORTER}/{page}?{chosen}{TIME}", outside=True)
+    chosen = [f"{name}=${{{source}:percentencode}}" for name, source in of.items()]
+    query = "&".join([*chosen, TIME] if page == "review" else chosen)
+    return Link(title, f"{EXPORTER}/{page}?{query}", outside=True)
 
 
 def board_of(uid: str, title: str, **of: str) -> Link:
