@@ -57,7 +57,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def review(server: Served, **query: Any) -> Page:
-    return Page(server.get(f"/review?{urlencode(query)}"))
+    return Page(server.get(f"/review?{urlencode(query, doseq=True)}"))
 
 
 def ids(page: Page) -> list[str]:
@@ -175,11 +175,14 @@ def test_the_table_shows_the_same_corrections(reviewed: Served) -> None:
         ({"until": "2020-01-01"}, set()),
         ({"from": f"{1000 * (time.time() - 86400):.0f}", "to": "now"}, {"usual", "odd", "bare", "ticket", "long"}),
         ({"from": "1000000000000", "to": "1100000000000"}, set()),
+        ({"model": "credit", "var-version": "4"}, {"odd"}),
+        ({"model": "credit", "var-version": ["3", "4"]}, {"usual", "odd", "bare"}),
+        ({"model": "credit", "var-version": "$__all"}, {"usual", "odd", "bare"}),
         ({"source": "sample"}, set()),
     ],
 )
-def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, str], found: set[str]) -> None:
-    """Each filter shows exactly its corrections; Grafana's period is understood, empty fields do not filter."""
+def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], found: set[str]) -> None:
+    """Each filter shows exactly its corrections; Grafana's choice is understood, empty fields do not filter."""
     page = review(reviewed, **query)
     known = {one["id"]: one["prediction_id"] for one in queue(reviewed)}
     assert (page.status, {known[place] for place in ids(page)}) == (200, found)

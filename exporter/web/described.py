@@ -74,6 +74,7 @@ _PAGE = (
     Parameter("limit", _Page, "Entries on a page."),
     Parameter("cursor", str, "As next has it."),
 )
+_VERSIONS = Parameter("var-version", list[str], "The version, as links of Grafana have it; of several, each.")
 _QUEUE = (
     _MODEL,
     Parameter("version"),
@@ -180,9 +181,9 @@ OPERATIONS: dict[str, Operation] = {
     "GET /drift": Operation(
         "The drift page.",
         _PAGE_FOR_PEOPLE,
-        parameters=(_MODEL, Parameter("version"), Parameter("window"), Parameter("feature")),
+        parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /review": Operation("The review page.", _PAGE_FOR_PEOPLE, parameters=_QUEUE),
+    "GET /review": Operation("The review page.", _PAGE_FOR_PEOPLE, parameters=(*_QUEUE, _VERSIONS)),
     "POST /review/decide": Operation("A decision of a form, back to its page.", _BACK, {FORM: dict[str, str]}),
     "POST /review/samples": Operation("A draw of a form, on to what was drawn.", _BACK, {FORM: dict[str, str]}),
     "GET /v1/corrections/<int:place>/inputs/<path:name>.png": Operation("An image input.", {200: {PNG: None}}),

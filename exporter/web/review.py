@@ -26,7 +26,7 @@ from exporter.store.review import STATUSES, Decision, Filter, correction, correc
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
 from exporter.web import cards, glance, images
-from exporter.web.choice import PAGE, Choice, choice
+from exporter.web.choice import PAGE, Choice, choice, parameters
 from exporter.web.queue import MAX_PLACE, MOST, cursor
 
 KNOWN_LABELS = 1000
@@ -51,10 +51,10 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
     @routes.get("/review")
     def page() -> tuple[str, int] | Answer:
-        if any(not value.strip() for value in request.args.values()):  # a form sends its empty fields, too
-            full = {name: value for name, value in request.args.items() if value.strip()}
-            return redirect(_address(full))
-        return _page(exporter, request.args.to_dict())
+        args = parameters(request.args)
+        if any(not value.strip() for value in args.values()):  # a form sends its empty fields, too
+            return redirect(_address({name: value for name, value in args.items() if value.strip()}))
+        return _page(exporter, args)
 
     @routes.post("/review/decide")
     def decided() -> tuple[str, int] | Answer:
