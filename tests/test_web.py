@@ -689,6 +689,8 @@ def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> N
         start = time.monotonic()
         assert served.stop() == 0
         assert time.monotonic() - start < 8
+        answer = client.recv(1000)
+        assert not sent.startswith(b"POST") or (answer[:12], b"retry-after: 1\r\n" in answer) == (b"HTTP/1.1 503", True)
     served.start()
     assert served.post("/v1/feedback", {"prediction_id": "last", "verdict": "accepted"}).json["joined"] is True
 
