@@ -23,10 +23,12 @@ import yaml
 from conftest import CONFIG, Served, ask, eventually, write_config
 from PIL import Image
 
+from exporter.errors import StackError
 from exporter.profile import save
 from exporter.runtime import Exporter
 from exporter.training import build_file
 from exporter.web import create_app
+from exporter.web.sockets import reserved
 
 GOOD = {
     "id": "r-17",
@@ -559,6 +561,15 @@ def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> No
     exporter.close()
 
 
+def test_all_runbooks_are_listed(shared: Served) -> None:
+    """The list has each runbook once, with the sentence that it begins with; each page leads there."""
+    page = shared.get("/runbooks/").text
+    names = sorted(path.stem for path in (Path(__file__).parents[1] / "docs" / "runbooks").glob("*.md"))
+    assert re.findall(r'<h2><a href="/runbooks/(\w+)">', page) == names
+    assert "more than 0.3 nats (KL divergence) away from training, above their noise, for five minutes." in page
+    assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
+
+
 def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
     """Each other alert that a runbook names in its text is a link to a runbook that is there."""
     page = shared.get("/runbooks/ModelFeatureDrift").text
@@ -609,6 +620,14 @@ def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
     assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
+
+
+def test_each_address_of_a_machine_has_ports_of_its_own() -> None:
+    """Two exporters may have one port at two addresses, and not at one."""
+    with reserved("127.0.0.1", 0) as (_, port), reserved("127.0.0.2", port) as other:
+        assert other == ("127.0.0.2", port)
+        with pytest.raises(StackError, match="another model-exporter does"), reserved("127.0.0.1", port):
+            pass
 
 
 @pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])
@@ -680,6 +699,8 @@ def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> N
         start = time.monotonic()
         assert served.stop() == 0
         assert time.monotonic() - start < 8
+        answer = client.recv(1000)
+        assert not sent.startswith(b"POST") or (answer[:12], b"retry-after: 1\r\n" in answer) == (b"HTTP/1.1 503", True)
     served.start()
     assert served.post("/v1/feedback", {"prediction_id": "last", "verdict": "accepted"}).json["joined"] is True
 
