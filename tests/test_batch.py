@@ -476,7 +476,8 @@ def exporter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def attempts(exporter: Served, version: str) -> float:
-    """Predictions of a version that were counted."""
+    """Predictions of a version that were counted, once none waits any more."""
+    eventually(lambda: exporter.samples("model_exporter_queue_length")["model_exporter_queue_length"] == 0, 30)
     return exporter.samples("model_attempts_total").get(f'model_attempts_total{{model="loans",version="{version}"}}', 0)
 
 
