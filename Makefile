@@ -42,6 +42,6 @@ dashboards kubernetes: $(STAMP)  ## dashboards, and what Kubernetes needs, writt
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  --extra demo --group dev pyproject.toml --output-file requirements.lock
+	  --extra demo --extra proxy --group dev pyproject.toml --output-file requirements.lock
 
 .PHONY: help install up down test lint bench dashboards kubernetes lock

@@ -231,7 +231,10 @@ def test_every_command_and_flag_is_documented() -> None:
         helps = [helped(command, one) for one in inner] or [helped(command)]
         flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
         flags -= {"--help"}
-        text = document("profiles.md") if command == "profile" else section("configuration.md", f"`{command}`")
+        if command in {"profile", "proxy"}:
+            text = document("profiles.md") if command == "profile" else section("proxy.md", "Options")
+        else:
+            text = section("configuration.md", f"`{command}`")
         assert {row for row in table(text) if row.startswith("--")} == flags, command
 
 

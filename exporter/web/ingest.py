@@ -66,7 +66,7 @@ class Ingest:
         ids
             Whether the answer names the events' identifiers.
         """
-        if key is not None and (known := self._known("predictions", key)):
+        if key is not None and (known := self.known("predictions", key)):
             return known
         try:
             self._exporter.pipeline.check_room()
@@ -87,7 +87,7 @@ class Ingest:
         if full := self.queue("predictions", events, len(body)):
             return full
         reply = _accepted(202, events, rejected, ids)
-        return reply if key is None else self._remember("predictions", key, reply)
+        return reply if key is None else self.remember("predictions", key, reply)
 
     def queue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
         """Queue checked predictions of ``size`` bytes; the answer where there is no room for them."""
@@ -179,7 +179,7 @@ class Ingest:
         if key is None:
             return self._count_events(body, key)
         with self._counting:  # a retry that comes while the first is counted waits for its answer
-            return self._known("events", key) or self._count_events(body, key)
+            return self.known("events", key) or self._count_events(body, key)
 
     def _count_events(self, body: bytes, key: str | None) -> Reply:
         try:
@@ -195,9 +195,10 @@ class Ingest:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
         self._exporter.health.events.labels("events").inc(len(events))
         reply = _accepted(202, events, rejected, False)
-        return reply if key is None else self._remember("events", key, reply)
+        return reply if key is None else self.remember("events", key, reply)
 
-    def _known(self, route: str, key: str) -> Reply | None:
+    def known(self, route: str, key: str) -> Reply | None:
+        """The answer that a request with this key got before, or why it can be none."""
         try:
             _check_key(key)
         except EventError as error:
@@ -206,7 +207,8 @@ class Ingest:
         with self._lock:
             return self._replies.get((route, key))
 
-    def _remember(self, route: str, key: str, reply: Reply) -> Reply:
+    def remember(self, route: str, key: str, reply: Reply) -> Reply:
+        """Keep an answer for requests with the same key."""
         with self._lock:
             self._replies[route, key] = reply
             self._kept += len(reply.body)
