@@ -55,6 +55,7 @@ REASONS = (
     "malformed",
     "missing_field",
     "out_of_range",
+    "overloaded",
     "rate_limited",
     "too_large",
     "too_long",

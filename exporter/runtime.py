@@ -19,7 +19,7 @@ from exporter.health import Health
 from exporter.images import image_inputs
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
-from exporter.monitor import Monitors
+from exporter.monitors import Monitors
 from exporter.pipeline import Pipeline, as_stored, decode_inputs
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
@@ -197,8 +197,9 @@ class Exporter:
         return self.pipeline.alive and self.store.alive
 
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
-        """The exposition, what was acknowledged before included; see `Exposition.render`."""
-        self.pipeline.settle(0.5)
+        """The exposition, what was acknowledged before included but under overload; see `Exposition.render`."""
+        if not self.pipeline.crowded:
+            self.pipeline.settle(0.5)
         self.last_scrape = time.monotonic()
         self.trends.sample(self.pipeline.monitors, self.last_scrape)
         return self.exposition.render(accept, names)

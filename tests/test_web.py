@@ -525,6 +525,8 @@ def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served
     refused = [answer for answer in answers if answer.status == 503]
     assert refused
     assert refused[0].headers["Retry-After"] == "1"
+    overloaded = 'model_exporter_events_rejected_total{reason="overloaded"}'
+    assert served.samples()[overloaded] == len(refused)
     taken = sum(answer.json["accepted"] for answer in answers if answer.status == 202)
     eventually(lambda: sum(served.samples("model_attempts_total").values()) == taken)
 

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.models import ModelsCollector, Sample, review
-from exporter.monitor import Monitors
+from exporter.monitors import Monitors
 from exporter.store import Store
 from exporter.system import Collector
 

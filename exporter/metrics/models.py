@@ -16,7 +16,8 @@ from exporter.config import ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, lines, series
-from exporter.monitor import Monitor, Monitors
+from exporter.monitor import Monitor
+from exporter.monitors import Monitors
 from exporter.store import Store
 
 Sample = tuple[Family, list[bytes]]

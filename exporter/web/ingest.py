@@ -72,7 +72,7 @@ class Ingest:
             self._exporter.pipeline.check_room()
             events, rejected = self._predictions.decode(body, lines)
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
@@ -94,7 +94,7 @@ class Ingest:
         try:
             self._exporter.pipeline.submit(events, size)
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         self._exporter.health.events.labels(source).inc(len(events))
         return None
 
@@ -103,8 +103,13 @@ class Ingest:
         try:
             self._exporter.pipeline.check_room()
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         return None
+
+    def overloaded(self, error: QueueFullError) -> Reply:
+        """The answer to a request for which there is no room; it is counted."""
+        self._exporter.health.rejected.labels("overloaded").inc()
+        return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
     def decoded(
         self,
@@ -266,10 +271,6 @@ def _check_key(key: str) -> None:
     if not 0 < len(key) <= MAX_KEY_LENGTH:
         detail = f"the Idempotency-Key header must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
         raise EventError("", detail, "too_long" if key else "malformed")
-
-
-def _full(error: QueueFullError) -> Reply:
-    return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
 
 def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:
