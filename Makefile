@@ -40,17 +40,11 @@ bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
 dashboards kubernetes: $(STAMP)  ## dashboards, and what Kubernetes needs, written anew from grafana/ and prometheus/
 	$(BIN)/python -m grafana
 
-<<<<<<< HEAD
-lock:  ## write requirements.lock anew from pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  --extra demo --extra proxy --group dev pyproject.toml --output-file requirements.lock
-=======
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-  --no-annotate --extra demo pyproject.toml
+  --no-annotate --extra demo --extra proxy pyproject.toml
 
 lock:  ## write both lock files anew from pyproject.toml: what the image holds, and that with the developers' tools
 	$(LOCK) --group build --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
->>>>>>> main
 
 .PHONY: help install up down test lint bench dashboards kubernetes lock
