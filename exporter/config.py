@@ -208,6 +208,8 @@ def _checked(document: Any, where: str) -> Any:
         if isinstance(name := model.get("name"), str):
             if name in names:
                 refuse((*at, "name"), f"{shown(name)} stands twice; every model needs a name of its own")
+            if "`" in name:
+                refuse((*at, "name"), f"{shown(name)} has a backtick, between which the dashboards' queries put names")
             names.add(name)
         features = model.get("features")
         for feature, settings in (features if isinstance(features, dict) else {}).items():

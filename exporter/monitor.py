@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
-from exporter.drift import Floats
+from exporter.drift import Floats, Ints
 from exporter.events import Prediction
 from exporter.reading import WindowReading, read_window
 from exporter.segments import Segments
 from exporter.window import Ring, Ticks
+
+
+class Columns(NamedTuple):
+    """Predictions of one model version in columns: lists, or arrays of numbers.
+
+    Attributes
+    ----------
+    rows
+        How many.
+    inputs
+        By name; an input that is absent is missing.
+    predictions
+        Of those rows that have one.
+    confidences
+        Of each row, NaN where it has none; or empty.
+    moments
+        When they arrived, in Unix seconds: one for all or one each; None is the present.
+    """
+
+    rows: int
+    inputs: Mapping[str, Any]
+    predictions: Sequence[Any] | Floats = ()
+    confidences: Sequence[float] | Floats = ()
+    moments: float | Floats | None = None
 
 
 class Monitor:
@@ -30,9 +56,13 @@ class Monitor:
         Value of the ``version`` label.
     layout
         Where the profile's bins lie; None without a profile: then inputs are not watched.
+    windows
+        Lengths in seconds by spelling, in place of the model's.
     """
 
-    def __init__(self, config: ModelConfig, version: str, layout: Layout | None) -> None:
+    def __init__(
+        self, config: ModelConfig, version: str, layout: Layout | None, windows: Mapping[str, float] | None = None
+    ) -> None:
         self.config = config
         self.version = version
         self.layout = layout
@@ -41,7 +71,7 @@ class Monitor:
         self.durations = Histogram(DURATION_BUCKETS)
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
         self.delays = Histogram(DELAY_BUCKETS)
-        self.windows = config.window_seconds()
+        self.windows = dict(windows or config.window_seconds())
         self.observed = np.zeros(layout.bins if layout else 0)
         self.segments = Segments.of(config, layout.profile) if layout else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
@@ -102,13 +132,47 @@ class Monitor:
                 self.confidences.observe(confidences)
             if durations:
                 self.durations.observe(durations)
-            if row is not None:
-                self.observed += row[: len(self.observed)]
-                for ring in self._rings.values():
-                    ring.add(now + self._shift, row, lows)
-                if by_segment is not None:
-                    self._segment_ring.add(now + self._shift, by_segment)
+            if row is not None and lows is not None:
+                self._add(now, row, lows, by_segment)
         return unknown
+
+    def observe_columns(self, batch: Columns, now: float) -> None:
+        """Count predictions that come in columns, each answered without an error.
+
+        Parameters
+        ----------
+        batch
+            The columns.
+        now
+            Monotonic time in seconds.
+        """
+        sure = np.asarray(batch.confidences, dtype=np.float64)
+        known = sure[~np.isnan(sure)]
+        confident = sure >= self.config.confidence_threshold
+        row = lows = by_segment = None
+        places: Ints = np.empty(0, dtype=np.intp)
+        if self.layout:
+            row, lows = self.layout.count_columns(batch.inputs, batch.rows, batch.predictions, batch.moments, known)
+            if self.segments:
+                places = self.segments.places(batch.inputs.get(self.segments.source, [None] * batch.rows))
+                by_segment = _count_segments_of_columns(self.layout, len(self.segments.names), places, batch)
+        with self._lock:
+            self.counters.requests[200] += batch.rows
+            self.counters.attempts += batch.rows
+            self.counters.confident += int(confident.sum())
+            self.segment_counters.observe(places, confident if len(sure) else np.zeros(len(places)))
+            if len(known):
+                self.confidences.observe(known)
+            if row is not None and lows is not None:
+                self._add(now, row, lows, by_segment)
+
+    def _add(self, now: float, row: Floats, lows: Floats, by_segment: Floats | None) -> None:
+        """Add sums and minima to the windows; the lock is held."""
+        self.observed += row[: len(self.observed)]
+        for ring in self._rings.values():
+            ring.add(now + self._shift, row, lows)
+        if by_segment is not None:
+            self._segment_ring.add(now + self._shift, by_segment)
 
     def reconfigure(self, config: ModelConfig) -> None:
         """Go on with another configuration that counts alike."""
@@ -234,3 +298,22 @@ def _count_segments(
             np.minimum(lows, own_lows, out=lows)
             unknown += own_unknown
     return unknown, by_segment.ravel()
+
+
+def _count_segments_of_columns(layout: Layout, size: int, places: Ints, batch: Columns) -> Floats:
+    """Counts by segment, shape ``(S · B,)``."""
+    by_segment = np.zeros((size, layout.bins))
+    for place in np.unique(places):
+        chosen = places == place
+        part = {name: chosen_of(batch.inputs[name], chosen) for name in layout.inputs if name in batch.inputs}
+        moments = batch.moments[chosen] if isinstance(batch.moments, np.ndarray) else batch.moments
+        row, _ = layout.count_columns(part, int(chosen.sum()), (), moments)
+        by_segment[place] = row[: layout.bins]
+    return by_segment.ravel()
+
+
+def chosen_of(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
+    """Those values of a column that are chosen, shape ``(n,)``."""
+    if isinstance(column, np.ndarray):
+        return column[chosen]
+    return list(itertools.compress(column, chosen.tolist()))

@@ -30,6 +30,8 @@ class Monitors:
         The layout of each model that has a profile.
     of_versions
         The layouts of versions that have a profile of their own, by model and version.
+    windows
+        See `Monitor`.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Monitors:
         models: Mapping[str, ModelConfig],
         layouts: Mapping[str, Layout],
         of_versions: Mapping[tuple[str, str], Layout] = MappingProxyType({}),
+        windows: Mapping[str, float] | None = None,
     ) -> None:
         self.models = models
         self.layouts = layouts
         self.of_versions = of_versions
+        self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
         self._monitors: dict[str, dict[str, Monitor]] = {name: {} for name in models}
         self._lock = threading.Lock()
@@ -48,6 +52,10 @@ class Monitors:
     def layout(self, model: str, version: str) -> Layout | None:
         """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
         return self.of_versions.get((model, version)) or self.layouts.get(model)
+
+    def nearest(self, model: str, version: str | None = None) -> Layout | None:
+        """The layout of a version, or of another one where it has none: what inputs are, not how they are counted."""
+        return self.layout(model, version or "") or next(iter(self.layouts_of(model)), None)
 
     def layouts_of(self, model: str) -> list[Layout]:
         """All layouts of a model, the one of most versions first."""
@@ -74,7 +82,7 @@ class Monitors:
                 else:
                     name = OTHER_VERSION
             if name not in versions:
-                monitor = Monitor(self.models[model], name, self.layout(model, name))
+                monitor = Monitor(self.models[model], name, self.layout(model, name), self._windows)
                 monitor.last_used = now
                 versions[name] = monitor
             return versions[name]

@@ -181,7 +181,7 @@ class Exporter:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
                 for reloader in self.reloaders:
                     reloader()
-            except ConfigError as error:
+            except Exception as error:  # whatever it was: the metric must not go on saying that all is well
                 self.health.reload_successful.set(0)
                 log.error("reload: %s", error)
                 raise
@@ -215,7 +215,7 @@ class Exporter:
     def snapshot(self, name: str, inputs: str | None) -> str | None:
         """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
         monitors = self.pipeline.monitors
-        model, layout = monitors.models.get(name), next(iter(monitors.layouts_of(name)), None)
+        model, layout = monitors.models.get(name), monitors.nearest(name)
         if not inputs or model is None:
             return inputs
         images = image_inputs(model, layout.profile if layout else None)

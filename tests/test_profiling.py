@@ -20,7 +20,7 @@ from exporter.cli import main
 from exporter.describe import lines
 from exporter.freezing import categorical_feature, numeric_feature
 from exporter.profile import Profile, load
-from exporter.profiling import Progress
+from exporter.progress import Progress
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 

@@ -85,10 +85,12 @@ class Words:
         verdicts
             What counts once the transaction is committed; added to.
         """
-        return [
-            self._take_one(connection, word, f"{key}/{index}" if key else None, verdicts)
-            for index, word in enumerate(words)
-        ]
+        taken: list[Word] = []
+        for index, word in enumerate(words):
+            taken.append(self._take_one(connection, word, f"{key}/{index}" if key else None, verdicts))
+            if taken[-1].conflict:  # the request is refused: nothing behind it must count
+                break
+        return taken
 
     def _take_one(self, connection: sa.Connection, word: Feedback, key: str | None, verdicts: list[Verdict]) -> Word:
         now = time.time()

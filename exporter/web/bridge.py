@@ -11,7 +11,7 @@ from flask import Flask
 
 from exporter.errors import StoreError
 from exporter.web.problems import Reply, problem
-from exporter.web.streaming import STREAMED, Streamed
+from exporter.web.streaming import STREAMED, Streamed, whole
 
 _MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
 
@@ -55,7 +55,7 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
 
     chunks: Any = app(environ, start_response)
     if environ.get(STREAMED) and environ["REQUEST_METHOD"] != "HEAD":
-        return _begun(chunks, *answered)
+        return _begun(chunks, answered[0], answered[1], not environ["REMOTE_ADDR"])
     try:
         body = b"".join(chunks)
     finally:
@@ -68,11 +68,12 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
     return Reply(status, body, rest, content_type)
 
 
-def _begun(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply | Streamed:
+def _begun(chunks: Any, status: int, headers: list[tuple[str, str]], nameless: bool) -> Reply | Streamed:
     try:
-        return Streamed(
-            status, [(name.lower(), value) for name, value in headers], next(chunks, b""), chunks, chunks.close
-        )
+        named = [(name.lower(), value) for name, value in headers]
+        if nameless and not any(name == "content-length" for name, _ in named):
+            return whole(status, named, chunks)
+        return Streamed(status, named, next(chunks, b""), chunks, chunks.close)
     except StoreError as error:
         chunks.close()
         return problem(503, str(error), headers=(("Retry-After", "5"),))

@@ -136,3 +136,5 @@ def _reload(exporter: Exporter) -> None:
         exporter.reload()
     except ConfigError:
         log.warning("the configuration before stays")
+    except Exception:
+        log.exception("the configuration before stays")
