@@ -23,10 +23,12 @@ import yaml
 from conftest import CONFIG, Served, ask, eventually, write_config
 from PIL import Image
 
+from exporter.errors import StackError
 from exporter.profile import save
 from exporter.runtime import Exporter
 from exporter.training import build_file
 from exporter.web import create_app
+from exporter.web.sockets import reserved
 
 GOOD = {
     "id": "r-17",
@@ -618,6 +620,14 @@ def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
     assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
+
+
+def test_each_address_of_a_machine_has_ports_of_its_own() -> None:
+    """Two exporters may have one port at two addresses, and not at one."""
+    with reserved("127.0.0.1", 0) as (_, port), reserved("127.0.0.2", port) as other:
+        assert other == ("127.0.0.2", port)
+        with pytest.raises(StackError, match="another model-exporter does"), reserved("127.0.0.1", port):
+            pass
 
 
 @pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])

@@ -156,13 +156,13 @@ class Wire:
         try:
             with self._turn(body):
                 for place, one in enumerate(decode()):
+                    if len(bad) >= MAX_REJECTED:
+                        detail = f"not looked at: {MAX_REJECTED} before were refused"
+                        bad.append(Rejected(place, "", detail, "malformed"))
+                        break
                     events, rejected = _decoded(one, place)
                     good += events
                     bad += rejected
-                    if len(bad) >= MAX_REJECTED:
-                        detail = f"not looked at: {MAX_REJECTED} before were refused"
-                        bad.append(Rejected(place + 1, "", detail, "malformed"))
-                        break
                     _check_count(good)
         except EventError as error:
             return self._refuse(error)
