@@ -38,7 +38,7 @@ from exporter.store.engine import (
 from exporter.store.estimates import Reviewed, reviewed
 from exporter.store.migrations import migrate
 from exporter.store.retention import Retention
-from exporter.store.schema import feedback, insert_predictions
+from exporter.store.schema import feedback, insert_predictions, released
 from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
@@ -289,12 +289,12 @@ class Store:
             .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
             .group_by(feedback.c.model)
         )
-        released = sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
+        examples = sa.select(feedback.c.model, sa.func.count()).where(released).group_by(feedback.c.model)
         rows = connection.execute(pending).all()
         found = ReviewState(
             pending={model: count for model, count, _ in rows},
             oldest={model: created for model, _, created in rows},
-            examples={model: int(total) for model, total in connection.execute(released)},
+            examples={model: int(total) for model, total in connection.execute(examples)},
             reviewed=reviewed(connection),
         )
         if generation == self._generation:  # else a commit came between: the next one reads again
