@@ -1,8 +1,8 @@
 """One durable correction, and a thousand at the same time: in process and over HTTP, on SQLite and PostgreSQL.
 
 The floor in process is an append and `fdatasync` of as many bytes as SQLite's log grows by for one word; over HTTP it
-is the same server answering from memory, without a store. What was measured and its floor take turns: a disk that others
-use at the same time is as slow for both.
+is the same server answering from memory, without a store. What was measured and its floor take turns: a disk that
+others use at the same time is as slow for both.
 
     python benchmarks/bench_feedback.py [sqlite|postgresql|all]
 """

@@ -17,11 +17,13 @@ from exporter.accuracy import reviewed_accuracy, wilson
 from exporter.config import StoreConfig
 from exporter.events import Feedback
 from exporter.store import Store, Verdict
+from exporter.store.dataset import Selection, accepted
 from exporter.store.estimates import reviewed
 from exporter.store.overview import overview
 from exporter.store.review import Decision, Filter, corrections, decide, story
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import draws, feedback, predictions
+from exporter.store.words import Words
 
 START = 1_790_000_000.0
 _ROW: dict[str, Any] = {
@@ -214,6 +216,23 @@ def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     assert counts == ["SEARCH feedback USING COVERING INDEX feedback_known (model=? AND version=? AND confident=?)"]
     assert len(turned) == 1
     assert "USING INDEX feedback_relabelled" in turned[0]
+
+
+def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
+    """What waits, what was released and what is training data is found without a look at any other word."""
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        store._read_review(connection, 0.0)
+        list(accepted(connection, Selection("digits")))
+        Words(connection, redact)
+        _, released, _, examples, waiting = (
+            " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
+            for statement, values in statements.copy()
+        )
+    assert "feedback_released" in released
+    assert "USING INDEX feedback_dataset (model=? AND id>?)" in examples
+    assert "USING COVERING INDEX feedback_waiting" in waiting
 
 
 # --- samples ---------------------------------------------------------------------------------

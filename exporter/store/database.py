@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -38,7 +39,7 @@ from exporter.store.engine import (
 from exporter.store.estimates import Reviewed, reviewed
 from exporter.store.migrations import migrate
 from exporter.store.retention import Retention
-from exporter.store.schema import feedback, insert_predictions, released
+from exporter.store.schema import COLUMNS, feedback, insert_predictions, released
 from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ BUFFER = 50_000
 BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
 
+_BY_ID = itemgetter(COLUMNS.index("id"))
 _T = TypeVar("_T")
 _Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
 Row = tuple[Any, ...]
@@ -456,6 +458,7 @@ class Store:
             rows += some
             size += length
             parts += 1
+        rows.sort(key=_BY_ID)  # the index is written from one end to the other, however random clients' identifiers are
 
         def insert(connection: sa.Connection) -> _Group:
             verdicts: list[Verdict] = []

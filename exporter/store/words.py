@@ -264,7 +264,6 @@ _on = Prepared(
     sa.select(feedback.c.id)
     .where(feedback.c.prediction_id == sa.bindparam("name"), feedback.c.model.is_(None) | of_model(feedback.c.model))
     .order_by(feedback.c.id)
-    .limit(1)
 )
 _whole = Prepared(sa.select(feedback).where(feedback.c.id == sa.bindparam("place")))
 
