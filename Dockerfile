@@ -6,8 +6,7 @@ WORKDIR /src
 RUN python -m venv /opt/model-exporter
 ENV PATH=/opt/model-exporter/bin:$PATH
 
-# The dependencies change rarely: a layer of their own. The lock file holds the tools of the
-# developers too; the image does without them.
+# The dependencies change rarely: a layer of their own.
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
@@ -16,8 +15,7 @@ COPY exporter/ exporter/
 # exporter/web/runbooks is a link to them.
 COPY docs/runbooks/ docs/runbooks/
 RUN pip install --no-deps --no-build-isolation . \
-    && pip uninstall --yes django fastapi gunicorn hypothesis mypy pandas pytest ruff setuptools starlette \
-       types-psutil types-pyyaml uvicorn pip
+    && pip uninstall --yes setuptools pip
 
 FROM python:3.12.11-slim-bookworm
 

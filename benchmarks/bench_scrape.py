@@ -14,7 +14,7 @@ from exporter.binning import Layout
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
 from exporter.metrics import Exposition
-from exporter.monitor import Monitors
+from exporter.monitors import Monitors
 from exporter.store import Store
 
 

@@ -20,7 +20,8 @@ from drift_peers import ORIGIN, PEERS, Floats, peer_scores
 from scipy.signal import lfilter
 
 from exporter.drift import Reference
-from exporter.profile import NumericFeature, categorical_feature, numeric_feature
+from exporter.freezing import categorical_feature, numeric_feature
+from exporter.profile import NumericFeature
 
 DOCS = Path(__file__).parents[1] / "docs"
 THRESHOLD = 0.3

@@ -77,13 +77,17 @@ class Exporter:
         finally:
             client.close()
 
+    def series(self) -> dict[str, float]:
+        """The exposition's samples by their series."""
+        lines = self.ask("GET", "/metrics")[1].decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {series: float(value) for series, _, value in pairs}
+
     def metrics(self) -> dict[str, float]:
         """The exposition's samples, added up over labels."""
         found: Counter[str] = Counter()
-        for line in self.ask("GET", "/metrics")[1].decode().splitlines():
-            if not line.startswith("#"):
-                series, _, value = line.rpartition(" ")
-                found[series.partition("{")[0]] += float(value)  # type: ignore[assignment]
+        for series, value in self.series().items():
+            found[series.partition("{")[0]] += value  # type: ignore[assignment]
         return dict(found)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.profile import Profile, numeric_feature, save
+from exporter.freezing import numeric_feature
+from exporter.profile import Profile, save
 
 
 def median_seconds(call: Callable[[], object], runs: int = 7) -> float:

@@ -17,10 +17,12 @@ import numpy as np
 from exporter.copula import Copula, among
 from exporter.distances import Distances
 from exporter.drift import Floats, Ints, Reference
-from exporter.extract import category_counts, numeric_column
+from exporter.extract import as_list, category_counts
 from exporter.kinds import Categorical
+from exporter.kinds.numeric import Numeric
 from exporter.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile, bin_counts
 
+_NUMERIC = Numeric()
 _FAR = 1e145  # sums of its square stay finite
 
 
@@ -65,6 +67,8 @@ class Layout:
         Training mean and standard deviation where there are any, of numbers; shape ``(T,)``.
     copula
         How numeric features go together; None where the profile does not say.
+    known
+        Inputs that the profile knows, or that are redacted.
     missing, invalid
         Index of these bins, shape ``(T,)``.
     """
@@ -72,7 +76,7 @@ class Layout:
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
         self.profile = profile
         self.inputs = {name: kind for name, kind in profile.kinds().items() if name not in redacted}
-        self._known = {*profile.inputs, *redacted}
+        self.known = {*profile.inputs, *redacted}
         self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
         self.prediction = self._output(profile.prediction)
@@ -154,42 +158,72 @@ class Layout:
             The row of sums; the row of minima, shape ``(2·T,)``: of each target and of its
             negative; and the number of features that came and that the profile does not know.
         """
+        columns: dict[str, Sequence[Any]] = {}
+        absent = 0
+        for name in self.inputs if inputs else ():
+            try:
+                columns[name] = values = list(map(itemgetter(name), inputs))
+            except KeyError:
+                columns[name] = values = [event.get(name) for event in inputs]
+            absent += values.count(None)
+        row, lows = self.count_columns(columns, len(inputs), predictions, now, confidences)
+        unknown = 0
+        if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
+            unknown = sum(len(event.keys() - self.known) for event in inputs)
+        return row, lows, unknown
+
+    def count_columns(
+        self,
+        inputs: Mapping[str, Any],
+        rows: int,
+        predictions: Sequence[Any] | Floats,
+        now: float | Floats | None = None,
+        confidences: Sequence[float] | Floats = (),
+    ) -> tuple[Floats, Floats]:
+        """Count a batch that comes in columns: lists, or arrays of numbers.
+
+        Parameters
+        ----------
+        inputs
+            Columns of ``rows`` values by the input's name; one that is absent is missing.
+        predictions, confidences
+            See `count`.
+        now
+            As in `count`; or for each row when it arrived.
+
+        Returns
+        -------
+        tuple
+            The row of sums and the row of minima.
+        """
         now = time.time() if now is None else now
         row = np.zeros(self.width)
         lows = np.full(2 * len(self.targets), np.inf)
         sums = self.split(row)
         places: list[int] = []
         columns: list[Floats] = []
-        absent = 0
-        for name, kind in self.inputs.items() if inputs else ():
-            try:
-                values = list(map(itemgetter(name), inputs))
-            except KeyError:
-                values = [event.get(name) for event in inputs]
-            absent += values.count(None)
+        for name, kind in self.inputs.items() if rows else ():
+            values = inputs[name] if name in inputs else [None] * rows
             if isinstance(kind, Categorical):
                 self._count_categories(sums, self._places[name][0], kind.labels(values))
             else:
                 places += self._places[name]
-                columns.extend(kind.columns(values, now))
+                columns.extend(kind.columns(values if kind.type == "numeric" else as_list(values), now))
         if columns:
             matrix = np.array(columns)
             self._count_numbers(sums, lows, places, matrix)
             if self.copula:
                 row[self._tail :] = self.copula.sums(matrix[self._together])
         for last, given in ((self.prediction, predictions), (self.confidence, confidences)):
-            if last is None or not given:
+            if last is None or not len(given):
                 continue
             if isinstance(self.targets[last], CategoricalFeature):
                 self._count_categories(sums, last, given)
             else:
-                self._count_numbers(sums, lows, [last], numeric_column(given)[None, :])
-        unknown = 0
-        if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
-            unknown = sum(len(event.keys() - self._known) for event in inputs)
-        return row, lows, unknown
+                self._count_numbers(sums, lows, [last], _NUMERIC.columns(given, 0.0))
+        return row, lows
 
-    def _count_categories(self, sums: Sums, place: int, values: Sequence[Any]) -> None:
+    def _count_categories(self, sums: Sums, place: int, values: Sequence[Any] | Floats) -> None:
         target = self.targets[place]
         rare = target.rare if isinstance(target, CategoricalFeature) else frozenset()
         counts, unseen = category_counts(values, self._known_categories[place], rare)

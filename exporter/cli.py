@@ -64,6 +64,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
+    ingest = commands.add_parser("ingest", help="the rows of a batch job: their drift, or to an exporter")
     token = commands.add_parser("token", help="make a bearer token, and its entry for the tokens file")
     compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
     dataset = commands.add_parser("dataset", help="training data out of reviewed corrections")
@@ -74,6 +75,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         profiling.add_arguments(profile)
         profile.set_defaults(run=profiling.run)
+    if "ingest" in arguments:
+        from exporter.batch import command as batch
+
+        batch.add_arguments(ingest)
+        ingest.set_defaults(run=batch.run)
     if "token" in arguments:
         from exporter import tokens
 
@@ -131,7 +137,7 @@ def _check_config(options: argparse.Namespace) -> int:
     config, monitors = read(path)
     webconfig.load(options.web, options.tokens)
     for model in config.models:
-        layout = next(iter(monitors.layouts_of(model.name)), None)
+        layout = monitors.nearest(model.name)
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
         inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")

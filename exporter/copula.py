@@ -195,7 +195,7 @@ class CorrelationBuilder:
 def correlations(columns: Mapping[str, Floats], features: Mapping[str, Feature]) -> Correlation | None:
     """How the features of a training set that is in memory go together; see `CorrelationBuilder`.
 
-    >>> from exporter.profile import numeric_feature
+    >>> from exporter.freezing import numeric_feature
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=2000)
     >>> columns = {"x": x, "copy": np.exp(x), "alone": rng.normal(size=2000)}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from exporter.drift import Floats
+from exporter.drift import Floats, Ints
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -31,7 +33,7 @@ class Histogram:
         self.counts = np.zeros(len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, values: Sequence[float]) -> None:
+    def observe(self, values: Sequence[float] | Floats) -> None:
         """Add values."""
         column = np.array(values, dtype=np.float64)
         self.counts += np.bincount(self._bounds.searchsorted(column), minlength=len(self.counts))
@@ -60,9 +62,9 @@ class SegmentCounters:
     def __init__(self, segments: int) -> None:
         self.attempts, self.confident, self.corrections = np.zeros((3, segments))
 
-    def observe(self, segments: Sequence[int], confident: Sequence[bool]) -> None:
+    def observe(self, segments: Sequence[int] | Ints, confident: Sequence[bool] | npt.NDArray[Any]) -> None:
         """Count a batch: the place of each event's segment, and whether it is confident."""
-        if len(self.attempts) and segments:
+        if len(self.attempts) and len(segments):
             size = len(self.attempts)
             self.attempts += np.bincount(segments, minlength=size)
             self.confident += np.bincount(segments, weights=confident, minlength=size)

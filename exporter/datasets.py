@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import hashlib
 import http.client
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from exporter.commands import add_credentials, authorization
 from exporter.dataset import FORMATS
 from exporter.dataset.label_studio import Decided, Left, decisions
 from exporter.errors import ExporterError
@@ -61,12 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--model", metavar="NAME", help="whose")
     listing.set_defaults(run=_list)
     for one in (release, export, taking, listing):
-        environment = os.environ.get
         one.add_argument("--url", default=DEFAULT_URL, help=f"the exporter; default: {DEFAULT_URL}")
-        one.add_argument("--user", default=environment("MODEL_EXPORTER_USER"), help="default: $MODEL_EXPORTER_USER")
-        for flag in ("password-file", "bearer-token-file"):
-            name = f"MODEL_EXPORTER_{flag.upper().replace('-', '_')}"
-            one.add_argument(f"--{flag}", default=environment(name), metavar="FILE", help=f"default: ${name}")
+        add_credentials(one, "MODEL_EXPORTER")
 
 
 class Client:
@@ -151,29 +146,11 @@ class Client:
 
 @contextlib.contextmanager
 def _client(options: argparse.Namespace) -> Iterator[Client]:
-    header = None
-    if options.bearer_token_file:
-        header = f"Bearer {_secret('--bearer-token-file', options.bearer_token_file)}"
-    elif options.user:
-        if not options.password_file:
-            raise ExporterError("--password-file: is required beside --user")
-        pair = f"{options.user}:{_secret('--password-file', options.password_file)}"
-        header = f"Basic {base64.b64encode(pair.encode()).decode()}"
-    client = Client(options.url, header)
+    client = Client(options.url, authorization(options))
     try:
         yield client
     finally:
         client.close()
-
-
-def _secret(flag: str, path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExporterError(f"{flag}: {path} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from None
-    if not text or not text.isprintable():
-        raise ExporterError(f"{flag}: {path}: expected one line")
-    return text
 
 
 def _release(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@
     ExporterError
     ├── ConfigError          exporter.yml or a file it names is wrong
     │   └── ProfileError     a training profile is wrong or foreign
+    ├── BatchError           rows of a batch job cannot be read, sent or pushed
     ├── CompareError         Prometheus cannot be asked, or does not know what is to be compared
     ├── EventError           an event that arrived is wrong
     ├── QueueFullError       no room left: try again later
@@ -25,6 +26,10 @@ class ConfigError(ExporterError):
 
 class ProfileError(ConfigError):
     """A training profile cannot be read, or training data cannot be profiled."""
+
+
+class BatchError(ExporterError):
+    """Rows of a batch job cannot be read, sent or pushed; the text says what was done before."""
 
 
 class CompareError(ExporterError):
@@ -55,6 +60,7 @@ REASONS = (
     "malformed",
     "missing_field",
     "out_of_range",
+    "overloaded",
     "rate_limited",
     "too_large",
     "too_long",

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.drift import Floats
 
@@ -29,6 +30,12 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 Missing = type(None)
 _SCALARS = frozenset({str, bool, int, float})
+
+
+def as_list(values: Sequence[Any] | npt.NDArray[Any]) -> Sequence[Any]:
+    """A column as Python values, whatever it came as."""
+    listed: Sequence[Any] = values.tolist() if isinstance(values, np.ndarray) else values
+    return listed
 
 
 def numeric_column(values: Sequence[Any]) -> Floats:
@@ -56,7 +63,9 @@ def _number(value: Any) -> float:
     return math.inf
 
 
-def category_counts(values: Sequence[Any], known: Mapping[str, int], rare: frozenset[str]) -> tuple[Floats, float]:
+def category_counts(
+    values: Sequence[Any] | Floats, known: Mapping[str, int], rare: frozenset[str]
+) -> tuple[Floats, float]:
     """Bin counts of a column of categories.
 
     A number or a truth value counts as the category that is spelt like it in JSON, if training
@@ -93,7 +102,13 @@ def category_counts(values: Sequence[Any], known: Mapping[str, int], rare: froze
     return counts, unseen
 
 
-def _tally(values: Sequence[Any]) -> Counter[tuple[type, str]]:
+def _tally(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
+    if isinstance(values, np.ndarray):
+        found, times = np.unique(values, return_counts=True)  # one NaN for all
+        return Counter(
+            {(float, spelt(value)) if value == value else (Missing, ""): n  # noqa: PLR0124 (NaN is missing)
+             for value, n in zip(found.tolist(), times.tolist(), strict=True)}
+        )  # fmt: skip
     if set(map(type, values)) == {str}:
         return Counter({(str, value): times for value, times in Counter(values).items()})
     return Counter((type(value), value if isinstance(value, str) else spelt(value)) for value in values)

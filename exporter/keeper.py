@@ -19,7 +19,8 @@ import numpy as np
 
 from exporter.drift import Floats
 from exporter.errors import StoreError
-from exporter.monitor import Monitor, Monitors
+from exporter.monitor import Monitor
+from exporter.monitors import Monitors
 from exporter.store import Store
 from exporter.store.snapshots import forget_others, keep, kept
 

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from exporter.binning import Layout
-from exporter.config import MappingConfig, ModelConfig
+from exporter.config import ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
-from exporter.drift import Floats
-from exporter.events import NO_VERSION, Prediction
+from exporter.drift import Floats, Ints
+from exporter.events import Prediction
 from exporter.reading import WindowReading, read_window
 from exporter.segments import Segments
 from exporter.window import Ring, Ticks
 
-OTHER_VERSION = "other"
-IDLE_SECONDS = 86400.0
-"""A version unused for so long makes room for a new one."""
+
+class Columns(NamedTuple):
+    """Predictions of one model version in columns: lists, or arrays of numbers.
+
+    Attributes
+    ----------
+    rows
+        How many.
+    inputs
+        By name; an input that is absent is missing.
+    predictions
+        Of those rows that have one.
+    confidences
+        Of each row, NaN where it has none; or empty.
+    moments
+        When they arrived, in Unix seconds: one for all or one each; None is the present.
+    """
+
+    rows: int
+    inputs: Mapping[str, Any]
+    predictions: Sequence[Any] | Floats = ()
+    confidences: Sequence[float] | Floats = ()
+    moments: float | Floats | None = None
 
 
 class Monitor:
@@ -36,9 +56,13 @@ class Monitor:
         Value of the ``version`` label.
     layout
         Where the profile's bins lie; None without a profile: then inputs are not watched.
+    windows
+        Lengths in seconds by spelling, in place of the model's.
     """
 
-    def __init__(self, config: ModelConfig, version: str, layout: Layout | None) -> None:
+    def __init__(
+        self, config: ModelConfig, version: str, layout: Layout | None, windows: Mapping[str, float] | None = None
+    ) -> None:
         self.config = config
         self.version = version
         self.layout = layout
@@ -47,7 +71,7 @@ class Monitor:
         self.durations = Histogram(DURATION_BUCKETS)
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
         self.delays = Histogram(DELAY_BUCKETS)
-        self.windows = config.window_seconds()
+        self.windows = dict(windows or config.window_seconds())
         self.observed = np.zeros(layout.bins if layout else 0)
         self.segments = Segments.of(config, layout.profile) if layout else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
@@ -108,13 +132,47 @@ class Monitor:
                 self.confidences.observe(confidences)
             if durations:
                 self.durations.observe(durations)
-            if row is not None:
-                self.observed += row[: len(self.observed)]
-                for ring in self._rings.values():
-                    ring.add(now + self._shift, row, lows)
-                if by_segment is not None:
-                    self._segment_ring.add(now + self._shift, by_segment)
+            if row is not None and lows is not None:
+                self._add(now, row, lows, by_segment)
         return unknown
+
+    def observe_columns(self, batch: Columns, now: float) -> None:
+        """Count predictions that come in columns, each answered without an error.
+
+        Parameters
+        ----------
+        batch
+            The columns.
+        now
+            Monotonic time in seconds.
+        """
+        sure = np.asarray(batch.confidences, dtype=np.float64)
+        known = sure[~np.isnan(sure)]
+        confident = sure >= self.config.confidence_threshold
+        row = lows = by_segment = None
+        places: Ints = np.empty(0, dtype=np.intp)
+        if self.layout:
+            row, lows = self.layout.count_columns(batch.inputs, batch.rows, batch.predictions, batch.moments, known)
+            if self.segments:
+                places = self.segments.places(batch.inputs.get(self.segments.source, [None] * batch.rows))
+                by_segment = _count_segments_of_columns(self.layout, len(self.segments.names), places, batch)
+        with self._lock:
+            self.counters.requests[200] += batch.rows
+            self.counters.attempts += batch.rows
+            self.counters.confident += int(confident.sum())
+            self.segment_counters.observe(places, confident if len(sure) else np.zeros(len(places)))
+            if len(known):
+                self.confidences.observe(known)
+            if row is not None and lows is not None:
+                self._add(now, row, lows, by_segment)
+
+    def _add(self, now: float, row: Floats, lows: Floats, by_segment: Floats | None) -> None:
+        """Add sums and minima to the windows; the lock is held."""
+        self.observed += row[: len(self.observed)]
+        for ring in self._rings.values():
+            ring.add(now + self._shift, row, lows)
+        if by_segment is not None:
+            self._segment_ring.add(now + self._shift, by_segment)
 
     def reconfigure(self, config: ModelConfig) -> None:
         """Go on with another configuration that counts alike."""
@@ -242,112 +300,20 @@ def _count_segments(
     return unknown, by_segment.ravel()
 
 
-class Monitors:
-    """The monitors of every model and version, versions capped; safe between threads.
-
-    Parameters
-    ----------
-    models
-        The configured models by name.
-    layouts
-        The layout of each model that has a profile.
-    of_versions
-        The layouts of versions that have a profile of their own, by model and version.
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, ModelConfig],
-        layouts: Mapping[str, Layout],
-        of_versions: Mapping[tuple[str, str], Layout] = MappingProxyType({}),
-    ) -> None:
-        self.models = models
-        self.layouts = layouts
-        self.of_versions = of_versions
-        self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
-        self._monitors: dict[str, dict[str, Monitor]] = {name: {} for name in models}
-        self._lock = threading.Lock()
-
-    def layout(self, model: str, version: str) -> Layout | None:
-        """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
-        return self.of_versions.get((model, version)) or self.layouts.get(model)
-
-    def layouts_of(self, model: str) -> list[Layout]:
-        """All layouts of a model, the one of most versions first."""
-        own = [layout for (name, _), layout in self.of_versions.items() if name == model]
-        return [*([self.layouts[model]] if model in self.layouts else []), *own]
-
-    def get(self, model: str, version: str | None, now: float) -> Monitor:
-        """The monitor of a configured model's version, made on first use.
-
-        Past the cap, a version unused for a day makes room; else what is new is counted as
-        ``version="other"``.
-        """
-        name = version or NO_VERSION
-        versions = self._monitors[model]
-        if monitor := versions.get(name):
-            monitor.last_used = now
-            return monitor
-        with self._lock:
-            named = {key: monitor for key, monitor in versions.items() if key != OTHER_VERSION}
-            if name not in versions and len(named) >= self.models[model].max_versions:
-                oldest = min(named, key=lambda key: named[key].last_used)
-                if now - named[oldest].last_used > IDLE_SECONDS:
-                    del versions[oldest]
-                else:
-                    name = OTHER_VERSION
-            if name not in versions:
-                monitor = Monitor(self.models[model], name, self.layout(model, name))
-                monitor.last_used = now
-                versions[name] = monitor
-            return versions[name]
-
-    def put(self, monitor: Monitor) -> None:
-        """Take a monitor of a configured model that was made elsewhere, if its version is within the cap."""
-        versions = self._monitors[monitor.config.name]
-        with self._lock:
-            named = versions.keys() - {OTHER_VERSION}
-            if monitor.version == OTHER_VERSION or len(named) < monitor.config.max_versions:
-                versions[monitor.version] = monitor
-
-    def __iter__(self) -> Iterator[Monitor]:
-        for versions in list(self._monitors.values()):
-            yield from list(versions.values())
-
-    def adopt(self, older: Monitors) -> None:
-        """Keep the state of models that count as before; thresholds and events may have changed."""
-        for name, model in self.models.items():
-            before = older.models.get(name)
-            if before and _counts_alike(model, before):
-                monitors = older._monitors[name]
-                same = {v: m for v, m in list(monitors.items()) if _hash(m.layout) == _hash(self.layout(name, v))}
-                # Taken over as it is where all are: what the pipeline meanwhile adds to it is then not lost.
-                self._monitors[name] = monitors if len(same) == len(monitors) else same
-                for monitor in same.values():
-                    monitor.reconfigure(model)
-            if name in older.unknown_features:
-                self.unknown_features[name] = older.unknown_features[name]
+def _count_segments_of_columns(layout: Layout, size: int, places: Ints, batch: Columns) -> Floats:
+    """Counts by segment, shape ``(S · B,)``."""
+    by_segment = np.zeros((size, layout.bins))
+    for place in np.unique(places):
+        chosen = places == place
+        part = {name: chosen_of(batch.inputs[name], chosen) for name in layout.inputs if name in batch.inputs}
+        moments = batch.moments[chosen] if isinstance(batch.moments, np.ndarray) else batch.moments
+        row, _ = layout.count_columns(part, int(chosen.sum()), (), moments)
+        by_segment[place] = row[: layout.bins]
+    return by_segment.ravel()
 
 
-def _hash(layout: Layout | None) -> str | None:
-    return (layout.profile.hash or layout.profile.digest()) if layout else None
-
-
-def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether windows and counters of one configuration are right for the other."""
-
-    def counted(model: ModelConfig) -> ModelConfig:
-        return msgspec.structs.replace(
-            model,
-            alerts={},
-            drift=(),
-            features={},
-            events=(),
-            confidence_threshold=0.0,
-            max_versions=1,
-            profile=None,
-            profiles={},
-            mapping=MappingConfig(),
-        )
-
-    return counted(one) == counted(other)
+def chosen_of(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
+    """Those values of a column that are chosen, shape ``(n,)``."""
+    if isinstance(column, np.ndarray):
+        return column[chosen]
+    return list(itertools.compress(column, chosen.tolist()))

@@ -19,7 +19,8 @@ from exporter.events import Prediction
 from exporter.extract import lenient_inputs
 from exporter.health import Health
 from exporter.images import image_inputs, pack_inputs
-from exporter.monitor import Monitor, Monitors, is_confident
+from exporter.monitor import Monitor, is_confident
+from exporter.monitors import Monitors
 from exporter.store import InputsPolicy, Store, prediction_rows
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ class Pipeline:
     def alive(self) -> bool:
         """Whether the aggregator lives."""
         return self._thread.is_alive()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that a moment will not do to count it."""
+        return self._submitted - self._counted > self._state[0].queue.capacity // 2
 
     def reconfigure(self, config: Config, monitors: Monitors) -> None:
         """Count with another configuration from the next batch on."""

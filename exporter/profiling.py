@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 from exporter import config
 from exporter.describe import lines, notes
 from exporter.errors import ConfigError, ExporterError
 from exporter.kinds import INPUT_TYPES
 from exporter.profile import CategoricalFeature, Profile, load, save
+from exporter.progress import Progress
 from exporter.sources import CONFIDENCE, PREDICTION, TIME, FileSource, Source, StoreSource
 from exporter.training import Options, build
 from exporter.validation import listed, suggestion
@@ -129,40 +129,3 @@ def _report(profile: Profile, chosen: Options, remarks: Mapping[str, str]) -> No
             print("; ".join((f"{scalar}: {kind.type}, {what}", *notes(feature), *remark)))
     if "timestamp" in profile.inputs.values() and not chosen.time_column:
         print("model-exporter: ages are measured from now; --time-column NAME says when rows arrived", file=sys.stderr)
-
-
-class Progress:
-    """How far it is: a bar on a terminal, else a line every ten seconds.
-
-    Parameters
-    ----------
-    stream
-        Where it is shown.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._shown = time.monotonic()
-        self._drawn = False
-
-    def __call__(self, what: str, done: float, rows: int) -> None:
-        """Show it, if the last time is long enough ago."""
-        now = time.monotonic()
-        if now - self._shown < (0.1 if self._terminal else 10):
-            return
-        self._shown = now
-        if self._terminal:
-            filled = round(30 * done)
-            bar = "█" * filled + "░" * (30 - filled)
-            self._stream.write(f"\r\033[K{what:<17} {bar} {done:4.0%} {rows:>13,} rows")
-            self._drawn = True
-        else:
-            self._stream.write(f"{what}: {done:.0%}, {rows:,} rows\n")
-        self._stream.flush()
-
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            self._stream.write("\r\033[K")
-            self._stream.flush()

@@ -19,7 +19,7 @@ from exporter.health import Health
 from exporter.images import image_inputs
 from exporter.keeper import Keeper, restore
 from exporter.metrics import Exposition
-from exporter.monitor import Monitors
+from exporter.monitors import Monitors
 from exporter.pipeline import Pipeline, as_stored, decode_inputs
 from exporter.profile import CategoricalFeature, Profile
 from exporter.profile import load as load_profile
@@ -181,7 +181,7 @@ class Exporter:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
                 for reloader in self.reloaders:
                     reloader()
-            except ConfigError as error:
+            except Exception as error:  # whatever it was: the metric must not go on saying that all is well
                 self.health.reload_successful.set(0)
                 log.error("reload: %s", error)
                 raise
@@ -197,8 +197,9 @@ class Exporter:
         return self.pipeline.alive and self.store.alive
 
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
-        """The exposition, what was acknowledged before included; see `Exposition.render`."""
-        self.pipeline.settle(0.5)
+        """The exposition, what was acknowledged before included but under overload; see `Exposition.render`."""
+        if not self.pipeline.crowded:
+            self.pipeline.settle(0.5)
         self.last_scrape = time.monotonic()
         self.trends.sample(self.pipeline.monitors, self.last_scrape)
         return self.exposition.render(accept, names)
@@ -214,7 +215,7 @@ class Exporter:
     def snapshot(self, name: str, inputs: str | None) -> str | None:
         """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
         monitors = self.pipeline.monitors
-        model, layout = monitors.models.get(name), next(iter(monitors.layouts_of(name)), None)
+        model, layout = monitors.models.get(name), monitors.nearest(name)
         if not inputs or model is None:
             return inputs
         images = image_inputs(model, layout.profile if layout else None)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from exporter.config import OTHER_SEGMENT, ModelConfig
-from exporter.extract import spelt
+from exporter.drift import Floats, Ints
+from exporter.extract import as_list, spelt
 from exporter.profile import CategoricalFeature, Profile
 
 DEFAULT_SEGMENTS = 8
@@ -52,6 +55,15 @@ class Segments:
         """The place of an event's segment in `names`, from its decoded inputs."""
         value = inputs.get(self.source) if inputs else None
         return self._places.get(value if isinstance(value, str) else spelt(value), self._other)
+
+    def places(self, values: Sequence[Any] | Floats) -> Ints:
+        """The place of each value's segment, from a column of the input that decides; shape ``(n,)``.
+
+        >>> Segments("country", ["NL"]).places(["NL", None, "BE"]).tolist()
+        [0, 1, 1]
+        """
+        texts = (value if isinstance(value, str) else spelt(value) for value in as_list(values))
+        return np.fromiter((self._places.get(text, self._other) for text in texts), dtype=np.intp, count=len(values))
 
     def named(self, name: str | None) -> int:
         """The place of a segment's name, as it was stored; what is no longer watched is ``other``."""

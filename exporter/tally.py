@@ -15,7 +15,8 @@ import numpy as np
 
 from exporter.drift import Floats, Ints
 from exporter.extract import spelt
-from exporter.profile import MAX_RARE, CategoricalFeature, Cells, NumericFeature, categorical_feature, counted_feature
+from exporter.freezing import Cells, categorical_feature, counted_feature
+from exporter.profile import MAX_RARE, CategoricalFeature, NumericFeature
 
 MAX_CATEGORIES = 100_000
 """Distinct categories of one input that are counted in one pass."""

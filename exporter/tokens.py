@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from exporter.config import convert, load_yaml
+from exporter.documents import convert, load_yaml
 from exporter.errors import ConfigError
 from exporter.validation import shown, suggestion
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from exporter.copula import CorrelationBuilder
 from exporter.errors import ProfileError
+from exporter.extract import as_list
 from exporter.inference import Column, Seen
 from exporter.kinds import INPUT_TYPES, LEARNERS, Categorical, Kind, Learner, State, kind_of
 from exporter.kinds.timestamp import unix_seconds
@@ -218,7 +219,7 @@ class _Builder:
     def _columns(self, batch: Batch, name: str, kind: Kind) -> Sequence[Any]:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
         if kind.type != "numeric":
-            values = _listed(values)
+            values = as_list(values)
         elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
             self._single.add(name)
         if isinstance(kind, Categorical):
@@ -226,10 +227,5 @@ class _Builder:
         now: Any = self._now
         if self._options.time_column and kind.type == "timestamp":
             arrived = batch.columns.get(self._options.time_column, (None,) * batch.rows)
-            now = np.array([unix_seconds(moment) for moment in _listed(arrived)])
+            now = np.array([unix_seconds(moment) for moment in as_list(arrived)])
         return list(kind.columns(values, now))
-
-
-def _listed(values: Column) -> Sequence[Any]:
-    listed: Sequence[Any] = values.tolist() if isinstance(values, np.ndarray) else values
-    return listed

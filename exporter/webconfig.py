@@ -17,7 +17,7 @@ import bcrypt
 import msgspec
 
 from exporter import tokens
-from exporter.config import convert, load_yaml
+from exporter.documents import convert, load_yaml
 from exporter.errors import ConfigError
 from exporter.tokens import Caller, Tokens
 from exporter.validation import listed, shown

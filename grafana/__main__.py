@@ -15,6 +15,7 @@ from grafana import business, data, health, kubernetes, overview, release, syste
 BOARDS = tuple(module.dashboard for module in (overview, system, data, business, release, health))
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTER_URL = "http://127.0.0.1:9877"
+GRAFANA_URL = "http://127.0.0.1:3000"
 
 
 def text(document: Dashboard) -> str:
@@ -35,12 +36,8 @@ def files(exporter_url: str = EXPORTER_URL) -> dict[str, str]:
 
 
 def write(folder: Path, contents: Mapping[str, str]) -> None:
-    """Make a folder hold these files, and no others of their kind."""
+    """Write each of these files into a folder, by their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {Path(name).suffix for name in contents}
-    for path in folder.iterdir():
-        if path.suffix in kinds and path.name not in contents:
-            path.unlink()
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
 
@@ -49,11 +46,15 @@ def main() -> None:
     """``python -m grafana``."""
     parser = argparse.ArgumentParser(prog="python -m grafana", description=__doc__)
     parser.add_argument("--exporter-url", default=EXPORTER_URL, help="where browsers reach the exporter (%(default)s)")
+    parser.add_argument("--grafana-url", default=GRAFANA_URL, help="where browsers reach Grafana (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT, help="folder that holds grafana/ and deploy/")
     options = parser.parse_args()
     boards = files(options.exporter_url)
+    for old in (options.output / "grafana" / "dashboards").glob("*.json"):
+        old.unlink()
     write(options.output / "grafana" / "dashboards", boards)
-    write(options.output / "deploy" / "kubernetes", kubernetes.files(boards))
+    addresses = {EXPORTER_URL: options.exporter_url.rstrip("/"), GRAFANA_URL: options.grafana_url.rstrip("/")}
+    write(options.output / "deploy" / "kubernetes", kubernetes.files(boards, addresses))
 
 
 if __name__ == "__main__":

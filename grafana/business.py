@@ -6,8 +6,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
 from grafana.panels import figures, lengths, lines
-from grafana.queries import BOTH, DAY_AGO, MODEL, increase
-from grafana.style import COUNT, SECONDS, SHARE, WHOLE, Query, at
+from grafana.queries import BOTH, DAY_AGO, MODEL, by_version, increase
+from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query, at
 
 _MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
 _NO_PREDICTIONS = "no predictions seen"
@@ -75,7 +75,7 @@ def correction_ratio() -> Panel:
         "Share of confident predictions that users corrected, in the hour before. A click opens the mistakes.",
         SHARE,
         at(10, 1, 14, 9),
-        Query(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
+        *by_version(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         empty="no confident predictions seen",
         least=0,
@@ -115,7 +115,7 @@ def confident_ratio() -> Panel:
         "Share of predictions at or above the model's confidence threshold, in the hour before.",
         SHARE,
         at(12, 10, 12, 9),
-        Query(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
+        *by_version(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         empty=_NO_PREDICTIONS,
         least=0,
@@ -145,7 +145,10 @@ def feedback() -> Panel:
         "What users said of predictions, in the hour before: accepted as they were, or corrected.",
         COUNT,
         at(12, 19, 12, 10),
-        Query(f"sum by (verdict) (increase(model_feedback_total{{{BOTH}}}[1h]))", "{{verdict}}"),
+        *(
+            Query(f'sum(increase(model_feedback_total{{{BOTH},verdict="{verdict}"}}[1h]))', verdict)
+            for verdict in ("accepted", "corrected")
+        ),
         empty="no feedback seen",
         least=0,
     )
@@ -170,10 +173,10 @@ def oldest() -> Panel:
         8,
         "Oldest waiting correction",
         "Age of the correction that waits longest; nothing where none waits.",
-        SECONDS,
+        HOURS,
         at(7, 30, 7, 8),
-        Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}})", "{{model}}"),
-        Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}})", "threshold", role="threshold"),
+        Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
+        Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
         empty="none waits",
         least=0,
     )
@@ -199,7 +202,7 @@ def flywheel() -> Panel:
         10,
         "In this time range",
         "Users' corrections, and corrections that were released into a dataset.",
-        COUNT,
+        WHOLE,
         at(20, 30, 4, 8),
         Query(_total("model_feedback_total", ',verdict="corrected"'), "corrected", "instant"),
         Query(
@@ -218,7 +221,7 @@ def reviewed() -> Panel:
         "the 95 % confidence interval.",
         SHARE,
         at(0, 38, 12, 8),
-        Query(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
+        *by_version(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
         Query(
             f"max by (model, version) (model_reviewed_accuracy_lower{{{BOTH}}})",
             "{{model}} {{version}} at least",
@@ -261,7 +264,7 @@ def segment_corrections() -> Panel:
         "Correction share by segment",
         "Share of confident predictions that users corrected, in the hour before: an average hides a group.",
         SHARE,
-        at(0, 47, 8, 9),
+        at(0, 47, 8, 7),
         Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -275,7 +278,7 @@ def segment_attempts() -> Panel:
         "Predictions an hour by segment",
         "Predictions in the hour before, by segment.",
         COUNT,
-        at(8, 47, 8, 9),
+        at(8, 47, 8, 7),
         Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -288,7 +291,7 @@ def events() -> Panel:
         "Business events an hour",
         "The counters that the model's configuration declares, in the hour before.",
         COUNT,
-        at(16, 47, 8, 9),
+        at(16, 47, 8, 7),
         Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
         empty="no events in the model's configuration",
         least=0,

@@ -13,7 +13,6 @@ from grafana.style import (
     DEVIATIONS,
     INFO,
     NATS,
-    NEUTRAL,
     OK,
     SHARE,
     TEXT,
@@ -22,11 +21,14 @@ from grafana.style import (
     at,
     cell,
     for_field,
+    for_query,
     setting,
     step,
 )
 
-_FEATURE = frame.page_of("drift", "In words", model="model", version="__data.fields.Version", feature="__value.raw")
+_FEATURE = frame.page_of(
+    "drift", "In words", model="model", version="__data.fields.Version", window="window", feature="__value.raw"
+)
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -87,11 +89,11 @@ def features_by_score() -> Panel:
         "moved; what is missing beyond training's share; what training never saw. A click on a feature tells it in "
         "words.",
         NATS,
-        at(0, 1, 15, 11),
+        at(0, 1, 16, 11),
         *(Query(expr, kind="table") for expr in columns),
         Query(f"{each} ({score})"),
         empty=feature.NO_PROFILE,
-        sort="Score",
+        sort=("Score",),
         transformations=[
             # Without their time the rows of a moment are not taken for series, too.
             step("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
@@ -121,10 +123,10 @@ def features_by_score() -> Panel:
                 setting("custom.minWidth", 150),
                 setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
             ),
-            for_field("Version", setting("unit", TEXT), setting("custom.width", 70)),
+            for_field("Version", setting("unit", TEXT), setting("custom.width", 66)),
             for_field("State", setting("custom.width", 66), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
-            for_field("Score", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
-            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 86), setting("decimals", 2)),
+            for_field("Score", setting("noValue", "–"), setting("custom.width", 80), setting("decimals", 2)),
+            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 84), setting("decimals", 2)),
             for_field(
                 "Shift",
                 setting("noValue", "–"),
@@ -148,7 +150,7 @@ def features_by_score() -> Panel:
             ),
             for_field(
                 "Over time",
-                setting("custom.minWidth", 90),
+                setting("custom.minWidth", 80),
                 setting(
                     "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
                 ),
@@ -165,12 +167,13 @@ def features_over_time() -> Panel:
         "Score of the ten worst features",
         "KL divergence from training above the noise, over time; the lowest threshold of any feature.",
         NATS,
-        at(15, 1, 9, 11),
+        at(16, 1, 8, 11),
         Query(
             f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
             "{{feature}}",
         ),
         Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
+        values=False,
         empty=feature.NO_PROFILE,
         least=0,
     )
@@ -179,34 +182,48 @@ def features_over_time() -> Panel:
 def data_alerts() -> Panel:
     alerts = f'ALERTS{{layer="data",{BOTH},severity="warning"'
     states = f'2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}}'
+    longest = f"topk(15, sum by (alertname, feature) (count_over_time({alerts}}}[$__range] @ end())))"
     return timeline(
         3,
         "Alerts of the data layer",
-        "Since when which alert has been true, by feature: blue while it is pending, orange once it fires.",
+        "Since when which alert has been true, by feature: blue while it is pending, orange once it fires, green "
+        "while none is. Of more than 15, those that were true for longest.",
         at(0, 12, 24, 8),
+        # In health this row says so; without any, Grafana speaks of missing data.
         Query(
-            f'max by (alert, feature) (label_replace({states}, "alert", "$1", "alertname", "Model(.+)"))',
+            f"max({states}) or 0 * group(model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})", "any of them"
+        ),
+        Query(
+            f"max by (alert, feature) (label_replace(({states}) and on (alertname, feature) {longest},"
+            ' "alert", "$1", "alertname", "Model(.+)"))',
             "{{alert}} {{feature}}",
         ),
         told=False,
-        names={"": NEUTRAL, "pending": INFO, "firing": WARNING},
-        empty="no alert of the data layer in this time range",
+        names={"none": OK, "pending": INFO, "firing": WARNING},
+        empty=feature.NO_PROFILE,
     )
 
 
 def prediction() -> Panel:
+    of_predictions = f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})"
+    of_confidence = f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})"
     return lines(
         10,
         "Predictions and confidence: divergence from training",
         "KL divergence of the predictions, and of the confidence, in the window from those on training data; and their "
         "noise floors.",
         NATS,
-        at(0, 48, 8, 8),
-        Query(f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})", "predictions"),
-        Query(f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})", "confidence"),
+        at(0, 48, 10, 9),
+        Query(of_predictions, "predictions"),
+        Query(of_confidence, "confidence"),
         Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
         Query(f"max(model_confidence_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise of confidence", role="reference"),
-        Query(f"max(model:threshold:ModelPredictionDrift{{{MODEL}}})", "threshold", role="threshold"),
+        Query(
+            f"max(model:threshold:ModelPredictionDrift{{{MODEL}}}) and on () ({of_predictions} or {of_confidence})",
+            "threshold",
+            role="threshold",
+        ),
+        overrides=[for_query(3, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))],
         empty="the profile knows no predictions",
         least=0,
     )
@@ -219,7 +236,7 @@ def together() -> Panel:
         "How differently numeric features go together than in training: what no histogram of one feature shows. It "
         "tells something above its noise, which is its threshold.",
         NATS,
-        at(8, 48, 8, 8),
+        at(10, 48, 7, 9),
         Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
         Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
         empty="fewer than two numeric features, or nothing observed",
@@ -233,7 +250,7 @@ def observations() -> Panel:
         "Observations in the window",
         "How many values of a feature the window holds, at most. With few of them a score tells little.",
         COUNT,
-        at(16, 48, 8, 8),
+        at(17, 48, 7, 9),
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
         empty=feature.NO_PROFILE,
         least=0,

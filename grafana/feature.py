@@ -12,7 +12,7 @@ from grafana.style import COUNT, GREY, NATS, NEUTRAL, SHARE, Query, at, for_fiel
 NO_PROFILE = "no profile, or nothing observed"
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
-_DRIFT = frame.page_of("drift", "In words", model="model", feature="feature")
+_DRIFT = frame.page_of("drift", "In words", frame.VERSIONS, model="model", window="window", feature="feature")
 
 
 def histogram() -> Panel:

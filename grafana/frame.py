@@ -28,12 +28,12 @@ TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
 EXPORTER = "${exporter_url:raw}"
 _ALL = ".+"
 
-DRIFT = Link("What drifted, in words", f"{EXPORTER}/drift?model=${{model:percentencode}}&{TIME}", outside=True)
-REVIEW = Link("The mistakes, to review", f"{EXPORTER}/review?model=${{model:percentencode}}&{TIME}", outside=True)
+VERSIONS = "${version:queryparam}"
+"""The chosen versions, as ``var-version=3``; the exporter reads one of them, and takes more, or all, for no choice."""
 
 
-def page_of(page: str, title: str, **of: str) -> Link:
-    """A link from a value to a page of the exporter, with the value's labels and the time range.
+def page_of(page: str, title: str, versions: str = "", **of: str) -> Link:
+    """A link to a page of the exporter, with labels of a value or what is chosen, and the time range.
 
     Parameters
     ----------
@@ -41,11 +41,17 @@ def page_of(page: str, title: str, **of: str) -> Link:
         ``drift`` or ``review``.
     title
         What to click on.
+    versions
+        What is chosen of them: `VERSIONS`, or nothing.
     of
         Query parameters and where their values come from, such as ``version="__field.labels.version"``.
     """
     chosen = "".join(f"{name}=${{{source}:percentencode}}&" for name, source in of.items())
-    return Link(title, f"{EXPORTER}/{page}?{chosen}{TIME}", outside=True)
+    return Link(title, f"{EXPORTER}/{page}?{chosen}{versions and versions + '&'}{TIME}", outside=True)
+
+
+DRIFT = page_of("drift", "What drifted, in words", VERSIONS, model="model")
+REVIEW = page_of("review", "The mistakes, to review", VERSIONS, model="model")
 
 
 def board_of(uid: str, title: str, **of: str) -> Link:

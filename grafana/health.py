@@ -98,6 +98,7 @@ def taken() -> Panel:
         EVENTS_PER_SECOND,
         at(0, 6, 8, 8),
         Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
+        values=False,
         empty="no exporter is scraped",
         least=0,
     )

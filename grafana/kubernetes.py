@@ -24,15 +24,15 @@ def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def files(dashboards: Mapping[str, str], rules: Path = RULES) -> dict[str, str]:
+def files(dashboards: Mapping[str, str], addresses: Mapping[str, str] | None = None) -> dict[str, str]:
     """The text of each file by its name.
 
     Parameters
     ----------
     dashboards
         JSON by the name of its file.
-    rules
-        Folder of Prometheus' rule files.
+    addresses
+        Beginnings of the URLs in the rules' annotations, and what stands there in the cluster.
     """
     return {
         "dashboards.yaml": HEADER.format(source="grafana/dashboards/")
@@ -44,7 +44,7 @@ def files(dashboards: Mapping[str, str], rules: Path = RULES) -> dict[str, str]:
             width=10**6,
         ),
         "rules.yaml": HEADER.format(source="prometheus/rules/")
-        + yaml.dump(_rule(rules), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6),
+        + yaml.dump(_rule(addresses or {}), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6),
     }
 
 
@@ -62,10 +62,13 @@ def _config_map(name: str, text: str) -> dict[str, Any]:
     }
 
 
-def _rule(folder: Path) -> dict[str, Any]:
+def _rule(addresses: Mapping[str, str]) -> dict[str, Any]:
     groups = []
-    for path in sorted(folder.glob("*.yml")):
-        groups += yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    for path in sorted(RULES.glob("*.yml")):
+        text = path.read_text(encoding="utf-8")
+        for here, there in addresses.items():
+            text = text.replace(here, there)
+        groups += yaml.safe_load(text)["groups"]
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -8,13 +8,14 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
 from grafana.panels import figures, lines, rows, timeline
-from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, severity
+from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, ranked, severity
 from grafana.style import (
     BARE,
     COUNT,
     CRITICAL,
     DEVIATIONS,
     INFO,
+    MARKS,
     NATS,
     PER_SECOND,
     SECONDS,
@@ -38,7 +39,7 @@ _HEIGHT = 5
 _DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
 """Grey and dotted on each panel, named in its description and at the pointer: the legend has room for two."""
 
-_SEVERITY = {"critical": ("!!", CRITICAL), "warning": ("!", WARNING), "info": ("i", INFO)}
+_SEVERITY = {"3": ("!!", CRITICAL), "2": ("!", WARNING), "1": ("i", INFO)}
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -75,10 +76,11 @@ def models_state() -> Panel:
     return timeline(
         1,
         "Models",
-        "Each model's state over time: the worst severity of its alerts that fire. A gap: nobody watched it.",
+        "Each model's state over time: the worst severity of its alerts that fire, !! critical, ! a warning, i an "
+        "information. A gap: nobody watched it.",
         at(0, 0, 7, 5),
         Query(severity("model", 'model!=""', "model_info"), "{{model}}"),
-        names=SEVERITIES,
+        names=MARKS,
         empty="no model is watched",
         value_links=[frame.board_of("model-overview", "This model", model="__field.labels.model")],
     )
@@ -86,22 +88,23 @@ def models_state() -> Panel:
 
 def firing_alerts() -> Panel:
     named = f'label_join({firing_seconds()}, "of", " ", "model", "version", "instance", "path", "reason")'
-    expr = f'max by (severity, alert, of) (label_replace({named}, "alert", "$1", "alertname", "Model(.+)"))'
+    expr = f'max by (rank, alert, of) (label_replace({ranked(named)}, "alert", "$1", "alertname", "Model(.+)"))'
     runbook = {"title": "Runbook", "url": f"{frame.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
     return rows(
         2,
         "Firing alerts, of all models",
-        "What fires, and for how long: !! is critical, ! a warning, i an information. A click opens the runbook.",
+        "What fires, the worst first, and for how long: !! is critical, ! a warning, i an information. A click opens "
+        "the runbook.",
         SECONDS,
         at(0, 5, 7, 10),
         Query(expr, kind="table"),
         empty="nothing is known to fire",
-        sort="For",
+        sort=(" ", "For"),
         transformations=[
             step(
                 "organize",
-                indexByName={"severity": 0, "alert": 1, "of": 2, "Value": 3},
-                renameByName={"severity": " ", "alert": "Alert", "of": "Of", "Value": "For"},
+                indexByName={"rank": 0, "alert": 1, "of": 2, "Value": 3},
+                renameByName={"rank": " ", "alert": "Alert", "of": "Of", "Value": "For"},
                 excludeByName={"Time": True},
             )
         ],
@@ -109,7 +112,7 @@ def firing_alerts() -> Panel:
             for_field(" ", setting("custom.width", 50), *cell(_SEVERITY)),
             for_field("Alert", setting("custom.width", 162), setting("links", [runbook])),
             for_field("Of", setting("custom.minWidth", 60)),
-            for_field("For", setting("custom.width", 66), setting("decimals", 0)),
+            for_field("For", setting("custom.width", 64), setting("decimals", 0)),
         ],
     )
 

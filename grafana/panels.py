@@ -46,7 +46,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from grafana.style import BARE, DATASOURCE, GREY, NEUTRAL, REFS, ROLES, Link, Override, Query, for_query, states
+from grafana.style import APART, BARE, DATASOURCE, GREY, NEUTRAL, REFS, ROLES, Link, Override, Query, for_query, states
 
 
 class _Targets(Protocol):
@@ -162,7 +162,10 @@ def lines(
         builder = builder.axis_soft_max(top)
     if stepped:
         builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
-    return _finish(builder, number, title, description, unit, place, queries, **more)
+    single = [i for i, query in enumerate(queries) if query.role == "value" and "{{" not in query.legend]
+    apart = [for_query(i, *settings) for i, settings in zip(single, APART, strict=False)] if len(single) > 1 else []
+    overrides = [*apart, *more.pop("overrides", ())]
+    return _finish(builder, number, title, description, unit, place, queries, overrides=overrides, **more)
 
 
 def figures(
@@ -186,8 +189,8 @@ def figures(
         .orientation(VizOrientation.HORIZONTAL if below else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    if below:  # one size, so that panels side by side look alike
-        builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(20))
+    if below or state:  # one size, so that panels side by side look alike, whatever their width
+        builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
     return _finish(builder, number, title, description, unit, place, queries, state=state, **more)
 
 
@@ -232,13 +235,11 @@ def rows(
     unit: str,
     place: GridPos,
     *queries: Query,
-    sort: str | None = None,
+    sort: Sequence[str] = (),
     **more: Any,
 ) -> Panel:
-    """A table, sorted by a column, the greatest first."""
-    builder = table.Panel()
-    if sort is not None:
-        builder = builder.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
+    """A table, sorted by columns, the greatest first."""
+    builder = table.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
     panel = _finish(builder, number, title, description, unit, place, queries, **more)
     options: Any = panel.options
     options.footer = None

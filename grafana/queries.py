@@ -7,6 +7,8 @@ script. An "All" of many values is ``.+``.
 
 from __future__ import annotations
 
+from grafana.style import Query
+
 MODEL = "model=~`${model:regex}`"
 VERSION = "version=~`${version:regex}`"
 BOTH = f"{MODEL},{VERSION}"
@@ -40,6 +42,21 @@ def severity(by: str, selector: str, known: str) -> str:
 def firing_seconds() -> str:
     """For how long what each alert that fires tells has been true, in seconds, by the alert's labels."""
     return 'time() - ALERTS_FOR_STATE{alertname!="Watchdog"} and ignoring (alertstate) ALERTS{alertstate="firing"}'
+
+
+def ranked(expr: str) -> str:
+    """The same with a label ``rank``, by which a table sorts: 3 where the severity is critical, 1 where it is info."""
+    for rank, name in enumerate(("info", "warning", "critical"), 1):
+        expr = f'label_replace({expr}, "rank", "{rank}", "severity", "{name}")'
+    return expr
+
+
+def by_version(expr: str, legend: str) -> tuple[Query, Query]:
+    """Series of versions: of those in use the one that was deployed last, and, thinner and darker, the others."""
+    deployed = f"last_over_time(model_version:deployed:timestamp_seconds{{{MODEL}}}[$__range] @ end())"
+    used = f"model_version:attempts:increase1h{{{MODEL}}} @ end() > 0"
+    last = f"on (model, version) topk by (model) (1, {deployed} and on (model, version) {used})"
+    return Query(f"{expr} and {last}", legend), Query(f"{expr} unless {last}", legend, role="older")
 
 
 def increase(metric: str, selector: str, by: str, over: str = "$__range") -> str:

@@ -10,7 +10,22 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableMo
 from grafana import frame
 from grafana.panels import figures, lines, rows
 from grafana.queries import MODEL
-from grafana.style import COUNT, DEVIATIONS, NATS, PER_SECOND, SECONDS, SHARE, TEXT, Query, at, for_field, setting, step
+from grafana.style import (
+    COUNT,
+    DEVIATIONS,
+    NATS,
+    PER_SECOND,
+    POINTS,
+    SECONDS,
+    SHARE,
+    TEXT,
+    Query,
+    at,
+    for_field,
+    for_query,
+    setting,
+    step,
+)
 
 BEFORE = f"{MODEL},version=~`${{before:regex}}`"
 AFTER = f"{MODEL},version=~`${{after:regex}}`"
@@ -48,7 +63,10 @@ def dashboard(exporter_url: str) -> Dashboard:
             features(),
         ],
         exporter_url,
-        links=[frame.DRIFT, frame.REVIEW],
+        links=[
+            frame.page_of("drift", frame.DRIFT.title, model="model", version="after"),
+            frame.page_of("review", frame.REVIEW.title, model="model", version="after"),
+        ],
         alerts=".+",
         calm=True,
     )
@@ -73,6 +91,9 @@ def _pair(
 ) -> Panel:
     """Before, after and difference of one value; ``expr`` takes a selector and an offset."""
     before, after = expr(BEFORE, EARLIER), expr(AFTER, "")
+    # Equals differ in their last digits, since an offset of none is a millisecond.
+    difference = f"round(({after}) - ({before}), 0.00001)"
+    points = unit == SHARE
     return figures(
         number,
         title,
@@ -81,7 +102,8 @@ def _pair(
         at(x, 1, 4, 6),
         Query(before, "before", "instant"),
         Query(after, "after", "instant"),
-        Query(f"({after}) - ({before})", "difference, in points" if unit == SHARE else "difference", "instant"),
+        Query(f"100 * {difference}" if points else difference, "difference", "instant"),
+        overrides=[for_query(2, setting("unit", POINTS))] if points else [],
         empty=empty,
         below=True,
     )
@@ -248,7 +270,7 @@ def features() -> Panel:
         at(0, 25, 24, 9),
         *(Query(expr, kind="table") for expr in columns.values()),
         empty="no profile, or nothing observed",
-        sort="Score after",
+        sort=("Score after",),
         transformations=[
             step("merge"),
             step(

@@ -24,13 +24,16 @@ from grafana_foundation_sdk.models.dashboard import (
 
 OK, INFO, WARNING, CRITICAL = "green", "blue", "orange", "red"
 NEUTRAL = "#7d9bd1"
+DARKER = "#4468b0"
 GREY = "#8e8e99"
 
 COUNT = "short"
 WHOLE = "locale"
 PER_SECOND = "reqps"
-EVENTS_PER_SECOND = "suffix:events/s"
+EVENTS_PER_SECOND = "suffix:/s"
 SECONDS = "s"
+HOURS = "suffix:h"
+POINTS = "suffix:points"
 SHARE = "percentunit"
 BYTES = "bytes"
 NATS = "suffix:nats"
@@ -57,13 +60,13 @@ class Query:
     kind
         Over the time range; at its end; at its end as rows of a table, or as buckets of a histogram.
     role
-        How it is drawn: a value, a threshold, a value of the past, or what training knows.
+        How it is drawn: a value, one of an older version, a threshold, a value of the past, or what training knows.
     """
 
     expr: str
     legend: str = "__auto"
     kind: Literal["range", "instant", "table", "buckets"] = "range"
-    role: Literal["value", "threshold", "past", "reference"] = "value"
+    role: Literal["value", "older", "threshold", "past", "reference"] = "value"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def step(name: str, *, queries: str | None = None, **options: object) -> DataTra
 
 
 SEVERITIES = {"OK": OK, "info": INFO, "warning": WARNING, "critical": CRITICAL}
+MARKS = {"OK": OK, "i": INFO, "!": WARNING, "!!": CRITICAL}
+"""The same where a word would be cut off."""
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 
@@ -131,7 +136,22 @@ def cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
     ]
 
 
+APART = (
+    [setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})],
+    [setting("color", {"mode": "fixed", "fixedColor": DARKER})],
+    [setting("color", {"mode": "fixed", "fixedColor": "#a3b8e3"})],
+    [
+        setting("color", {"mode": "fixed", "fixedColor": DARKER}),
+        setting("custom.lineStyle", {"fill": "dash", "dash": [14, 5]}),
+    ],
+)
+"""Values of different queries in one panel: the shades that Grafana chooses are too near to one another."""
+
 ROLES: dict[str, list[DynamicConfigValue]] = {
+    "older": [
+        setting("color", {"mode": "shades", "fixedColor": DARKER}),
+        setting("custom.lineWidth", 1),
+    ],
     "threshold": [
         setting("color", {"mode": "fixed", "fixedColor": CRITICAL}),
         setting("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),

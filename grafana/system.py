@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import frame
 from grafana.panels import lines
-from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL
+from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL, by_version
 from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query, at
 
 _NO_REQUESTS = "no requests seen"
@@ -56,7 +56,7 @@ def requests() -> Panel:
         "Requests a second over a minute, all replicas together, and of all chosen versions a day ago.",
         PER_SECOND,
         at(0, 1, 12, 9),
-        Query(expr, "version {{version}}"),
+        *by_version(expr, "version {{version}}"),
         Query(f"sum({expr}{DAY_AGO})", "together, a day ago", role="past"),
         empty=_NO_REQUESTS,
         least=0,
@@ -83,7 +83,7 @@ def error_ratio() -> Panel:
         "Share of requests that a 5xx answered, over a minute.",
         SHARE,
         at(0, 10, 12, 8),
-        Query(f"model_version:request_error_ratio:rate1m{{{BOTH}}}", "version {{version}}"),
+        *by_version(f"model_version:request_error_ratio:rate1m{{{BOTH}}}", "version {{version}}"),
         Query(f"model:threshold:ModelErrorRatioHigh{{{MODEL}}}", "threshold", role="threshold"),
         empty=_NO_REQUESTS,
         least=0,
@@ -128,7 +128,7 @@ def latency_by_version() -> Panel:
         "19 of 20 requests are faster than this, over five minutes; and the slowest version's a day ago.",
         SECONDS,
         at(12, 19, 12, 9),
-        Query(expr, "version {{version}}"),
+        *by_version(expr, "version {{version}}"),
         Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
         empty="no durations seen",

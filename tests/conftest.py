@@ -92,7 +92,7 @@ class Served:
     def start(self) -> Served:
         """Start the process and wait until it is ready."""
         self.launch()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60  # a busy machine takes its time
         while True:
             assert self.process.poll() is None, self.log.read_text()
             try:

@@ -529,15 +529,19 @@ def test_foreign_text_is_escaped(running: Running) -> None:
 
 
 def test_bare_and_many(running: Running) -> None:
-    """An alert without annotations is still told, and of many features Slack shows ten and says how many there are."""
+    """An alert without annotations is told; of many Slack shows ten and says how many there are, the critical first."""
     received = running.received
     running.post({"labels": {"alertname": "Bare", "severity": "warning"}})
-    running.post(*(alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)))
+    features = [alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)]
+    running.post(*features, alert("Zenith", "critical", "system", model="wide"))
     found = eventually(lambda: len(posts := received.at("/slack")) == 2 and posts)
     bare, many = sorted((post["attachments"][0] for post in found), key=lambda one: len(one["text"]))
     assert bare["title"] == "[warning] Bare"
-    assert many["title"] == "[warning] wide: 30 alerts"
-    assert many["text"].count("*WARNING: ") == 10
-    assert many["text"].rstrip().endswith("Shown are the first 10; there are 30 that fire and 0 that are over.")
+    assert many["title"] == many["fallback"] == "[critical] Zenith of wide, and 30 more"
+    assert many["text"].startswith("*CRITICAL: Zenith of wide*") and many["text"].count("*WARNING: ") == 9
+    assert many["text"].rstrip().endswith("Shown are the first 10; there are 31 that fire and 0 that are over.")
     mails = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     assert {part(mail, "plain").count("WARNING: ") for mail in mails} == {1, 30}
+    (mail,) = (mail for mail in mails if mail["Subject"] == many["title"])
+    assert part(mail, "plain").startswith("CRITICAL: Zenith of wide")
+    assert part(mail, "html").index("Zenith</p>") < part(mail, "html").index("ModelFeatureDrift</p>")

@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.binning import Layout
-from exporter.profile import (
-    NumericFeature,
-    Profile,
-    bin_counts,
-    categorical_feature,
-    frozen_bins,
-    numeric_feature,
-)
+from exporter.freezing import categorical_feature, frozen_bins, numeric_feature
+from exporter.profile import NumericFeature, Profile, bin_counts
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COLUMN = st.lists(st.integers(-5, 5).map(float) | FINITE, min_size=1, max_size=200)

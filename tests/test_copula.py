@@ -17,8 +17,9 @@ from exporter.config import ModelConfig
 from exporter.copula import MAX_FEATURES, CorrelationBuilder, correlations
 from exporter.errors import ProfileError
 from exporter.events import Prediction
+from exporter.freezing import numeric_feature
 from exporter.monitor import Monitor
-from exporter.profile import Correlation, Profile, load, numeric_feature, save
+from exporter.profile import Correlation, Profile, load, save
 
 Columns = dict[str, npt.NDArray[np.float64]]
 NAMES = ("a", "b", "c", "d")

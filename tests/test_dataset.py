@@ -343,6 +343,7 @@ class Hurried(Served):
             "streaming.SEND_SECONDS = 1.0; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
+        flags += self._flags
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stdout=log, stderr=log)
 
@@ -358,6 +359,39 @@ def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
             eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 body.read()
+    finally:
+        served.stop()
+
+
+def test_half_an_export_does_not_look_whole_on_a_unix_socket(tmp_path: Path) -> None:
+    """There a body has its length, since no such connection can be cut for its own client alone."""
+    write_config(tmp_path)
+    path = tmp_path / "socket"
+    served = Hurried(tmp_path, f"--web.unix-socket={path}").start()
+
+    @contextmanager
+    def export() -> Iterator[http.client.HTTPResponse]:
+        with closing(http.client.HTTPConnection("x")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(path))
+            connection.request("GET", "/v1/dataset?model=credit")
+            with connection.getresponse() as answer:
+                yield answer
+
+    try:
+        fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+        with export() as body:
+            assert len(body.read().splitlines()) == 5000
+        with export() as body:
+            body.read(1000)
+            eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                body.read()
+        with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+            database.execute("ALTER TABLE feedback RENAME TO gone")
+        with export() as body:
+            assert (body.status, body.headers["Retry-After"]) == (503, "5")
+        assert "Traceback" not in served.log.read_text()
     finally:
         served.stop()
 

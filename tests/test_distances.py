@@ -12,8 +12,9 @@ from scipy.stats import ks_2samp, wasserstein_distance
 from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.events import Prediction
+from exporter.freezing import categorical_feature, numeric_feature
 from exporter.monitor import Monitor
-from exporter.profile import Profile, categorical_feature, numeric_feature
+from exporter.profile import Profile
 from exporter.reading import WindowReading
 
 ALL = ("js", "ks", "psi", "wasserstein")

@@ -8,7 +8,8 @@ from scipy.stats import chi2, entropy
 
 from exporter.binning import Layout
 from exporter.drift import Reference, chi2_quantile, ratio
-from exporter.profile import Profile, numeric_feature
+from exporter.freezing import numeric_feature
+from exporter.profile import Profile
 from exporter.window import Ring
 
 COUNT = st.integers(0, 10**9)

@@ -16,13 +16,7 @@ from conftest import Answer, Served, write_config
 
 from exporter import trend
 from exporter.binning import Layout
-from exporter.config import ModelConfig
-from exporter.events import Prediction
-from exporter.monitor import Monitor
-from exporter.profile import save
-from exporter.runtime import Exporter
-from exporter.training import build_file
-from exporter.web.changes import (
+from exporter.changes import (
     CONFIDENCE_ALERT,
     DEFAULT_THRESHOLD,
     FEATURE_ALERT,
@@ -30,6 +24,12 @@ from exporter.web.changes import (
     changes,
     threshold,
 )
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitor import Monitor
+from exporter.profile import save
+from exporter.runtime import Exporter
+from exporter.training import build_file
 from exporter.web.sentences import sentence
 
 STRANGE = 'a "model"\\ 模型 <i>'
@@ -275,13 +275,15 @@ def test_three_hundred_features_are_listed(drifting: Served) -> None:
 def test_the_home_page_leads_to_the_most_drifted(drifting: Served) -> None:
     """Its cell links to that very feature, its navigation to the page, and an alert on data to what it is about."""
     labels = {"alertname": "ModelFeatureDrift", "layer": "data", "model": "loans", "version": "3", "feature": "amount"}
-    alert = {"status": "firing", "labels": {**labels, "severity": "warning"}, "fingerprint": "f"}
-    assert drifting.post("/v1/notifications", {"status": "firing", "alerts": [alert]}).status == 200
+    output = {"alertname": "ModelPredictionDrift", "layer": "data", "model": "loans", "version": "3"}
+    alerts = [{"status": "firing", "labels": {**one, "severity": "warning"}} for one in (labels, output)]
+    assert drifting.post("/v1/notifications", {"status": "firing", "alerts": alerts}).status == 200
     page = Page(drifting.get("/"))
     links = [attrs["href"] or "" for tag, attrs in page.tags if tag == "a"]
     assert "/drift" in links
     assert any("version=3" in link and "feature=sensor" in link for link in links)
     assert any("feature=amount" in link for link in links)
+    assert any("feature=(prediction)" in link for link in links)
     for link in links:
         if link.startswith("/drift"):
             assert drifting.get(link).status == 200, link

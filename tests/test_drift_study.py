@@ -13,7 +13,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from exporter.binning import Layout
-from exporter.profile import Profile, numeric_feature
+from exporter.freezing import numeric_feature
+from exporter.profile import Profile
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- study: ([\w.-]+) -->\n\n(.*?)(?=\n\n<!--|\Z)", re.S)

@@ -20,9 +20,11 @@ from exporter.binning import Layout
 from exporter.config import ModelConfig, StoreConfig
 from exporter.copula import correlations
 from exporter.events import Prediction
+from exporter.freezing import categorical_feature, numeric_feature
 from exporter.keeper import Keeper, pack, restore, unpack
-from exporter.monitor import Monitor, Monitors
-from exporter.profile import Profile, categorical_feature, numeric_feature
+from exporter.monitor import Monitor
+from exporter.monitors import Monitors
+from exporter.profile import Profile
 from exporter.store import Store
 from exporter.store.schema import windows
 

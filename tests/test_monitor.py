@@ -10,8 +10,10 @@ from exporter.config import ModelConfig
 from exporter.counters import Histogram
 from exporter.drift import Reference
 from exporter.events import Prediction
-from exporter.monitor import IDLE_SECONDS, Monitor, Monitors
-from exporter.profile import Profile, categorical_feature, numeric_feature
+from exporter.freezing import categorical_feature, numeric_feature
+from exporter.monitor import Monitor
+from exporter.monitors import IDLE_SECONDS, Monitors
+from exporter.profile import Profile
 from exporter.reading import WindowReading
 
 FINITE = st.floats(-1e12, 1e12)

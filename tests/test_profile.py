@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from exporter.errors import ProfileError
+from exporter.freezing import categorical_feature, numeric_feature
 from exporter.kinds import kind_of
 from exporter.kinds.embedding import EmbeddingState
 from exporter.kinds.text import TextState
-from exporter.profile import NumericFeature, Profile, categorical_feature, load, numeric_feature, save
+from exporter.profile import NumericFeature, Profile, load, save
 
 
 def example() -> Profile:

@@ -18,8 +18,9 @@ from test_kinds import training
 from exporter.binning import Layout
 from exporter.cli import main
 from exporter.describe import lines
-from exporter.profile import Profile, categorical_feature, load, numeric_feature
-from exporter.profiling import Progress
+from exporter.freezing import categorical_feature, numeric_feature
+from exporter.profile import Profile, load
+from exporter.progress import Progress
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 

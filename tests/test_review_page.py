@@ -7,12 +7,13 @@ import re
 import time
 from collections.abc import Iterator
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import pytest
-from conftest import Answer, Served
+from conftest import Answer, Served, write_config
 from mistakes import IMAGE, correct, mistake, queue, start
 from PIL import Image
 from test_drift_page import Page as Parsed
@@ -56,7 +57,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def review(server: Served, **query: Any) -> Page:
-    return Page(server.get(f"/review?{urlencode(query)}"))
+    return Page(server.get(f"/review?{urlencode(query, doseq=True)}"))
 
 
 def ids(page: Page) -> list[str]:
@@ -104,6 +105,25 @@ def test_what_training_hardly_saw_is_marked(reviewed: Served) -> None:
         "new label",
     ):
         assert words in page.text, words
+
+
+def test_cards_go_by_their_versions_own_training(tmp_path: Path) -> None:
+    """A version with a profile of its own is marked by that, another one by none; images are pictures for both."""
+    write_config(tmp_path, {"models": [{"name": "credit", "profiles": {"3": "credit.json"}}]})
+    server = Served(tmp_path).start()
+    try:
+        inputs = {"age": 17, "photo": [[0.5, 0.25]] * 2}
+        correct(server, [mistake("own", inputs=inputs), mistake("other", inputs=inputs, version="4")], label="maybe")
+        own, other = review(server, version="3"), review(server, version="4")
+        assert "age 17 below all training values" in own.text
+        assert "new label" in own.text
+        assert "below all training values" not in other.text
+        assert "new label" not in other.text
+        for page in (own, other):
+            (source,) = [attrs["src"] or "" for tag, attrs in page.tags if tag == "img"]
+            assert server.get(source).status == 200
+    finally:
+        server.stop()
 
 
 def test_what_users_wrote_is_text(reviewed: Served) -> None:
@@ -155,11 +175,14 @@ def test_the_table_shows_the_same_corrections(reviewed: Served) -> None:
         ({"until": "2020-01-01"}, set()),
         ({"from": f"{1000 * (time.time() - 86400):.0f}", "to": "now"}, {"usual", "odd", "bare", "ticket", "long"}),
         ({"from": "1000000000000", "to": "1100000000000"}, set()),
+        ({"model": "credit", "var-version": "4"}, {"odd"}),
+        ({"model": "credit", "var-version": ["3", "4"]}, {"usual", "odd", "bare"}),
+        ({"model": "credit", "var-version": "$__all"}, {"usual", "odd", "bare"}),
         ({"source": "sample"}, set()),
     ],
 )
-def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, str], found: set[str]) -> None:
-    """Each filter shows exactly its corrections; Grafana's period is understood, empty fields do not filter."""
+def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], found: set[str]) -> None:
+    """Each filter shows exactly its corrections; Grafana's choice is understood, empty fields do not filter."""
     page = review(reviewed, **query)
     known = {one["id"]: one["prediction_id"] for one in queue(reviewed)}
     assert (page.status, {known[place] for place in ids(page)}) == (200, found)

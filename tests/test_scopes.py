@@ -287,6 +287,18 @@ def test_a_foreign_page_may_lead_here(server: Served) -> None:
     assert server.post("/v1/feedback", WORD, **headers).status == 403  # not 401: no window asks for a password
 
 
+def test_the_application_alone_refuses_foreign_pages_too(tmp_path: Path) -> None:
+    """Another server in front of it needs no code for that."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        client = create_app(exporter).test_client()
+        assert client.post("/v1/predictions", json=PREDICTION).status_code == 202
+        answer = client.post("/v1/predictions", json=PREDICTION, headers={"Origin": "http://evil.example"})
+        assert (answer.status_code, answer.content_type) == (403, "application/problem+json")
+    finally:
+        exporter.close()
+
+
 FORM = """() => {
   const form = document.createElement("form");
   form.method = "post"; form.enctype = "text/plain"; form.action = ACTION;

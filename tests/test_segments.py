@@ -13,8 +13,9 @@ from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.events import Prediction
+from exporter.freezing import categorical_feature, numeric_feature
 from exporter.monitor import Monitor
-from exporter.profile import Profile, categorical_feature, numeric_feature
+from exporter.profile import Profile
 from exporter.runtime import read
 from exporter.segments import DEFAULT_SEGMENTS, Segments
 from exporter.window import SLOTS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.profile import categorical_feature, numeric_feature
+from exporter.freezing import categorical_feature, numeric_feature
 from exporter.tally import MAX_CATEGORY, CategoryTally, NumericTally, Sketch
 
 RNG = np.random.default_rng(2)

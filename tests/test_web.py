@@ -192,6 +192,46 @@ def test_idempotency_key_makes_a_retry_count_once(served: Served) -> None:
     assert served.post("/v1/predictions", GOOD, Idempotency_Key="k" * 300).status == 400
 
 
+INFERRED = {
+    "request": {"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "data": [40]}]},
+    "response": {"outputs": [{"name": "y", "shape": [1], "datatype": "BYTES", "data": ["yes"]}]},
+}
+NOTICE = {"version": "4", "status": "firing", "alerts": [{"status": "firing", "labels": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "metric"),
+    [
+        ("/v1/events", {"event": "contracts", "model": "credit"}, "model_business_events_total"),
+        ("/v1/notifications", NOTICE, "model_exporter_notifications_total"),
+        ("/v2/models/credit/infer", INFERRED, "model_attempts_total"),
+        ("/v1/logs", {"resourceLogs": []}, "model_exporter_events_total"),
+    ],
+)
+def test_every_route_that_counts_takes_an_idempotency_key(served: Served, path: str, body: Any, metric: str) -> None:
+    """A retry is told what the first POST was, and counts nothing; a request that was refused may come again."""
+    assert served.post(path, b"no", Idempotency_Key="k").status == 400
+    before = sum(served.samples(metric).values())
+    first = served.post(path, body, Idempotency_Key="k")
+    once = sum(served.samples(metric).values())
+    again = served.post(path, body, Idempotency_Key="k")
+    assert first.status == again.status < 300
+    assert first.body == again.body
+    assert sum(served.samples(metric).values()) == once
+    assert once == before + (path != "/v1/logs")
+    assert served.post(path, body, Idempotency_Key="k" * 300).status == 400
+
+
+def test_a_retried_draw_draws_once(served: Served) -> None:
+    """``POST /v1/corrections/samples`` with a key that came before draws nothing more."""
+    served.post("/v1/predictions", [{**GOOD, "id": f"d{number}", "confidence": 0.99} for number in range(4)])
+    eventually(lambda: served.post("/v1/corrections/samples", {"model": "credit", "count": 1}).json["drawn"])
+    wish = {"model": "credit", "count": 1}
+    first, again = (served.post("/v1/corrections/samples", wish, Idempotency_Key="k") for _ in range(2))
+    assert (first.status, first.json, again.json) == (201, {"drawn": 1}, {"drawn": 1})
+    assert len(served.get("/v1/corrections?source=sample").json["corrections"]) == 2
+
+
 def test_versions_are_capped(tmp_path: object, served: Served) -> None:
     """Past twenty versions, new ones are counted together as ``other``."""
     served.post("/v1/predictions", [{"model": "credit", "version": f"v{number}"} for number in range(30)])
@@ -349,6 +389,26 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
     assert served.post("/v1/predictions", {"model": 'bald "model"\\ 模型'}).status == 202
     write_config(served.folder)
     assert served.post("/-/reload", b"").status == 200
+
+
+def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> None:
+    """Whatever goes wrong, the metric does not go on saying that the last reload succeeded."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        exporter.reloaders.append((tmp_path / "gone").unlink)
+        with pytest.raises(FileNotFoundError):
+            exporter.reload()
+        assert exporter.registry.get_sample_value("model_exporter_config_last_reload_successful") == 0
+    finally:
+        exporter.close()
+
+
+def test_what_is_not_there_is_said(shared: Served) -> None:
+    """A wrong path, or a wrong method, is told what would be right."""
+    missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
+    assert (missing.status, wrong.status, wrong.headers["Allow"]) == (404, 405, "OPTIONS, POST")
+    assert missing.json["detail"] == 'there is nothing at "/v1/prediction"; /openapi.json lists what there is'
+    assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
 
 
 def test_reloads_under_load_lose_nothing(served: Served) -> None:
@@ -525,6 +585,8 @@ def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served
     refused = [answer for answer in answers if answer.status == 503]
     assert refused
     assert refused[0].headers["Retry-After"] == "1"
+    overloaded = 'model_exporter_events_rejected_total{reason="overloaded"}'
+    assert served.samples()[overloaded] == len(refused)
     taken = sum(answer.json["accepted"] for answer in answers if answer.status == 202)
     eventually(lambda: sum(served.samples("model_attempts_total").values()) == taken)
 
@@ -579,6 +641,9 @@ def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:
     assert served.post("/v1/feedback", first).status == 201
     assert served.post("/v1/feedback", {**first, "prediction_id": "w2"}, Idempotency_Key="k").status == 201
     assert served.post("/v1/feedback", {**first, "label": "b"}, Idempotency_Key="k").status == 422
+    several = [{**first, "label": "b"}, {**first, "prediction_id": "w3"}]
+    assert served.post("/v1/feedback", several, Idempotency_Key="k").status == 422
+    assert served.post("/v1/feedback", {**first, "prediction_id": "w3"}).status == 201  # nothing of it was taken
     late = {**first, "label": "c"}
     assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 201
     assert served.post("/v1/feedback", {**first, "label": "d"}, Idempotency_Key="m").status == 201

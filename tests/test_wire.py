@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
-from exporter.profile import Profile, categorical_feature, numeric_feature
+from exporter.freezing import categorical_feature, numeric_feature
+from exporter.profile import Profile
 from exporter.wire import Exchange, Known, predictions, resolve
 from exporter.wire.body import MAX_ROWS, Body, decompressed
 from exporter.wire.cloudevents import Half, read

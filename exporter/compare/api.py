@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 from typing import NamedTuple
 
 from exporter.commands import DIRECT
@@ -32,23 +30,25 @@ class Prometheus:
     ----------
     url
         Such as ``http://127.0.0.1:9090``; a path is a prefix.
-    credentials
-        File with one line: ``USER:PASSWORD`` for basic authentication, or a bearer token.
+    authorization
+        The header of that name, None for none.
 
     Raises
     ------
     CompareError
-        When the URL is none, or the file cannot be read or is empty.
+        When the URL is none.
     """
 
-    def __init__(self, url: str, credentials: Path | None = None) -> None:
+    def __init__(self, url: str, authorization: str | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.netloc:
             raise CompareError(f"--prometheus: expected a URL such as http://127.0.0.1:9090, got {url!r}")
         if parts.username is not None:
-            raise CompareError("--prometheus: put the user and the password into a file and name it with --credentials")
+            raise CompareError(
+                "--prometheus: name the user with --user, and a file with the password with --password-file"
+            )
         self._url = url.rstrip("/")
-        self._authorization = _authorization(credentials) if credentials else None
+        self._authorization = authorization
 
     def query(self, text: str, at: float) -> list[Sample]:
         """The answer to an instant query at a Unix time.
@@ -70,7 +70,8 @@ class Prometheus:
                 said = error.read(2000)
             if error.code in {401, 403}:
                 raise CompareError(
-                    f"{self._url}: refuses ({error.code}): name a file with the user or the token with --credentials"
+                    f"{self._url}: refuses ({error.code}): say who asks with --user and --password-file, "
+                    "or with --bearer-token-file"
                 ) from None
             raise CompareError(
                 f"{self._url}: the query failed ({error.code}): {_reason(said)}; it was: {text}"
@@ -98,16 +99,6 @@ def quoted(value: str) -> str:
     "a\"b"
     """
     return json.dumps(value, ensure_ascii=False)
-
-
-def _authorization(path: Path) -> str:
-    try:
-        line = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CompareError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not line or "\n" in line or not line.isprintable():
-        raise CompareError(f"{path}: expected one line, USER:PASSWORD or a bearer token")
-    return f"Basic {base64.b64encode(line.encode()).decode()}" if ":" in line else f"Bearer {line}"
 
 
 def _reason(said: bytes) -> str:

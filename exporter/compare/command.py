@@ -6,8 +6,8 @@ import argparse
 import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
+from exporter.commands import add_credentials, authorization
 from exporter.compare.api import Prometheus
 from exporter.compare.counts import Period, appeared, count, known_models, versions
 from exporter.compare.measures import compare
@@ -24,9 +24,7 @@ _TIMES = "RFC 3339, such as 2026-11-24T10:00:00Z; without an offset it is this m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``model-exporter compare``."""
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
-    parser.add_argument(
-        "--credentials", type=Path, metavar="FILE", help="of Prometheus: one line, USER:PASSWORD or a bearer token"
-    )
+    add_credentials(parser, "PROMETHEUS")
     parser.add_argument("--model", help="may be left out where Prometheus knows only one")
     parser.add_argument("--before", metavar="VERSION", help="default: the version that appeared before --after")
     parser.add_argument("--after", metavar="VERSION", help="default: the version that appeared last")
@@ -81,7 +79,7 @@ def comparison(args: argparse.Namespace, now: float) -> Comparison:
         raise CompareError("--from and --to are of one period; with --before-from and --after-from use --last")
     if args.start is not None and args.last is not None:
         raise CompareError("--from and --last exclude one another; --last and --to go together")
-    prometheus = Prometheus(args.prometheus, args.credentials)
+    prometheus = Prometheus(args.prometheus, authorization(args))
     model = args.model or _only_model(prometheus, now)
     if two_periods:
         after = args.after or versions(prometheus, model, now)[-1]

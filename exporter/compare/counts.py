@@ -11,7 +11,7 @@ import numpy as np
 from exporter.compare.api import Prometheus, quoted
 from exporter.drift import Floats
 from exporter.errors import CompareError
-from exporter.monitor import OTHER_VERSION
+from exporter.monitors import OTHER_VERSION
 from exporter.validation import suggestion
 
 REMEMBERED = "30d"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from exporter.drift import Floats
+from exporter.extract import as_list
 from exporter.kinds.base import Kind
 
 _NOT_A_TRUTH = ()  # no scalar, and so invalid
@@ -17,7 +19,7 @@ class Categorical(Kind):
     noun = "a category"
     categorical = True
 
-    def labels(self, values: Sequence[Any]) -> Sequence[Any]:
+    def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
         """The values as categories; what is no scalar is invalid."""
         return values
 
@@ -28,8 +30,9 @@ class Boolean(Categorical):
     type = "boolean"
     noun = "true or false"
 
-    def labels(self, values: Sequence[Any]) -> Sequence[Any]:
+    def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
         """See `Categorical.labels`."""
+        values = as_list(values)
         if set(map(type, values)) <= {bool, type(None)}:
             return values
         return [value if value is None or isinstance(value, bool) else _NOT_A_TRUTH for value in values]

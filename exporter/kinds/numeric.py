@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exporter.drift import Floats
-from exporter.extract import numeric_column
+from exporter.extract import as_list, numeric_column
 from exporter.kinds.base import Kind
 
 
@@ -18,8 +18,8 @@ class Numeric(Kind):
     type = "numeric"
     noun = "a number"
 
-    def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
+    def columns(self, values: Sequence[Any] | Floats, now: float | Floats) -> Floats:  # noqa: ARG002
         """See `Kind.columns`."""
         if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
             return values.astype(np.float64)[None, :]
-        return numeric_column(values)[None, :]
+        return numeric_column(as_list(values))[None, :]

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.models import ModelsCollector, Sample, review
-from exporter.monitor import Monitors
+from exporter.monitors import Monitors
 from exporter.store import Store
 from exporter.system import Collector
 
@@ -99,7 +99,7 @@ class Exposition:
         timed("store", lambda: review(monitors, self._store), samples)  # its own: the models must not fall with it
         for collector in self._collectors:
             timed(collector.name, collector.collect, system)
-        models = _lines(samples, openmetrics, names)
+        models = written(samples, openmetrics, names)
         own = encode(_Families(_only([*self._registry.collect(), *system, duration, success], names)))
         end = b"# EOF\n" if openmetrics else b""
         return own.removesuffix(end) + b"".join(line + b"\n" for line in models) + end, content_type
@@ -117,7 +117,8 @@ class Exposition:
         return found
 
 
-def _lines(samples: Iterable[Sample], openmetrics: bool, names: Collection[str]) -> Iterator[bytes]:
+def written(samples: Iterable[Sample], openmetrics: bool = False, names: Collection[str] = ()) -> Iterator[bytes]:
+    """Lines of samples, family by family; only those of ``names``, if any are given."""
     lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
     for family, texts in samples:
         if not names or family.name in names or family.name.removesuffix("_total") in names:

@@ -151,6 +151,13 @@ CONFIDENCE_WINDOW = {
         "model_confidence_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
     ),
 }
+BATCH_ROWS = _gauge("model_batch_rows", "Rows of the last batch that were counted.")
+BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows of the last batch that were refused.")
+BATCH_CONFIDENT = _gauge(
+    "model_batch_confident_ratio", "Share of the last batch's rows at or above the confidence threshold."
+)
+BATCH_DURATION = _gauge("model_batch_duration_seconds", "Time that counting the last batch took.")
+BATCH_SUCCESS = _gauge("model_batch_last_success_timestamp_seconds", "Unix time at which the last batch was counted.")
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, DELAY, EVENTS),
     *(
@@ -167,5 +174,6 @@ FAMILIES = (
     ),
     *(SEGMENT_ATTEMPTS, SEGMENT_CONFIDENT, SEGMENT_CORRECTIONS, SEGMENT_KL, SEGMENT_NOISE),
     *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
+    *(BATCH_ROWS, BATCH_REJECTED, BATCH_CONFIDENT, BATCH_DURATION, BATCH_SUCCESS),
 )
 """All of them, in the order of the exposition."""

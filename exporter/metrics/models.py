@@ -16,7 +16,8 @@ from exporter.config import ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, lines, series
-from exporter.monitor import Monitor, Monitors
+from exporter.monitor import Monitor
+from exporter.monitors import Monitors
 from exporter.store import Store
 
 Sample = tuple[Family, list[bytes]]
@@ -118,8 +119,21 @@ class ModelsCollector:
                 known = self._series[monitor] = _Series(monitor)
             yield from _counters(monitor, known)
             yield from _windows(monitor, known, now)
+            if monitor.layout:
+                yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
+            yield from _segment_counters(monitor, known)
             yield from _segments(monitor, known, now)
             yield from known.reference
+
+
+def gauges(monitor: Monitor, now: float) -> Iterator[Sample]:
+    """What is true of the windows of a monitor at a monotonic time, without what only ever grows."""
+    known = _Series(monitor)
+    yield _info(monitor, known)
+    yield from _thresholds(monitor.config, [monitor.layout] if monitor.layout else [])
+    yield from _windows(monitor, known, now)
+    yield from _segments(monitor, known, now)
+    yield from known.reference
 
 
 def _thresholds(model: ModelConfig, layouts: Sequence[Layout]) -> Iterator[Sample]:
@@ -135,10 +149,14 @@ def _thresholds(model: ModelConfig, layouts: Sequence[Layout]) -> Iterator[Sampl
             yield f.THRESHOLD, lines([text], [float(value)])
 
 
+def _info(monitor: Monitor, known: _Series) -> Sample:
+    profile = monitor.layout.profile.hash[:12] if monitor.layout else "none"
+    return f.INFO, lines([series(f.INFO.name, **known.labels, profile=profile)], [1.0])
+
+
 def _counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
     labels, counters = known.labels, monitor.counters
-    profile = monitor.layout.profile.hash[:12] if monitor.layout else "none"
-    yield f.INFO, lines([series(f.INFO.name, **labels, profile=profile)], [1.0])
+    yield _info(monitor, known)
     for family, key, values in (
         (f.REQUESTS, "code", dict(counters.requests)),
         (f.FEEDBACK, "verdict", {verdict: counters.feedback[verdict] for verdict in VERDICTS}),
@@ -181,19 +199,24 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
             for field, family in families.items():
                 text = series(family.name, **known.labels, window=window)
                 yield family, lines([text], getattr(reading, field)[place : place + 1])
-    yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
 
 
-def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+def _segment_counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
     if monitor.layout is None or monitor.segments is None:
         return
-    counters, names = monitor.segment_counters, monitor.layout.names
+    counters = monitor.segment_counters
     for family, values in (
         (f.SEGMENT_ATTEMPTS, counters.attempts),
         (f.SEGMENT_CONFIDENT, counters.confident),
         (f.SEGMENT_CORRECTIONS, counters.corrections),
     ):
         yield family, lines(known.segments[family], values)
+
+
+def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+    if monitor.layout is None or monitor.segments is None:
+        return
+    names = monitor.layout.names
     others = [place for place, name in enumerate(names) if name != monitor.segments.source]
     for family, scores in zip((f.SEGMENT_KL, f.SEGMENT_NOISE), monitor.read_segments(now), strict=True):
         yield family, lines(known.segments[family], scores[:, others].ravel())

@@ -44,6 +44,12 @@ class FileSource(Source):
         arrays of an NPZ file may have two dimensions, a vector a row.
     block
         Bytes that make a batch.
+    kind
+        ``csv``, ``parquet``, ``npz`` or ``jsonl``; what the file's name ends in when None.
+    where
+        What messages call it; its path when None.
+    others
+        The type of all columns that are not in ``types``, where somebody chose that, too.
 
     Raises
     ------
@@ -51,15 +57,26 @@ class FileSource(Source):
         When there is no such file or it ends in something else; while reading, when it is not what its name says.
     """
 
-    def __init__(self, path: Path, types: Mapping[str, str] | None = None, block: int = 8 * 2**20) -> None:
-        self.where, self.name, self.remarks = str(path), path.stem, {}
+    def __init__(
+        self,
+        path: Path,
+        types: Mapping[str, str] | None = None,
+        block: int = 8 * 2**20,
+        *,
+        kind: str | None = None,
+        where: str | None = None,
+        others: str | None = None,
+    ) -> None:
+        self.where, self.name, self.remarks = where or str(path), path.stem, {}
         self._path = path
-        reader = _READERS.get(path.suffix.lower())
+        self._kind = kind or path.suffix[1:].lower()
+        reader = _READERS.get(f".{self._kind}")
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
         if not path.is_file():
             raise ProfileError(f"{path}: cannot be read: there is no such file")
         self._types = types or {}
+        self._others = others
         self._block = block
         self._read = reader
         self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
@@ -70,13 +87,13 @@ class FileSource(Source):
         try:
             yield from self._read(self)
         except OSError as error:
-            raise ProfileError(f"{self._path}: cannot be read: {error.strerror or error}") from None
+            raise ProfileError(f"{self.where}: cannot be read: {error.strerror or error}") from None
         except _MALFORMED as error:
-            raise ProfileError(f"{self._path}: is not {self._path.suffix[1:].upper()}: {error}") from None
+            raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
 
     def _csv(self) -> Iterator[Batch]:
         if self._cells is None:
-            self._cells = self._csv_inferred()
+            self._cells = self._csv_given() or self._csv_inferred()
             self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
         for table, done in self._csv_texts():
             columns = {
@@ -85,23 +102,41 @@ class FileSource(Source):
             }
             yield Batch(columns, table.num_rows, done)
 
+    def _csv_given(self) -> dict[str, Cells]:
+        """What the columns hold where somebody chose the types of them all."""
+        names: list[str] = (
+            next((table.column_names for table, _ in self._csv_texts()), []) if self._types or self._others else []
+        )
+        types = {name: self._types.get(name, self._others) for name in names}
+        return {} if None in types.values() else {name: Cells(kind) for name, kind in types.items()}
+
     def _csv_inferred(self) -> dict[str, Cells]:
-        """What the columns hold: only the last row tells whether all are numbers, or how long a row may be."""
-        while True:
-            cells: dict[str, Cells] = {}
-            try:
-                for table, _ in self._csv_texts():
-                    for name, column in zip(table.column_names, table.columns, strict=True):
-                        cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
-            except ValueError as error:
-                if "straddl" not in str(error) or self._csv_block >= 2**30:
-                    raise
-                self._csv_block *= 8
-            else:
-                return cells
+        """What the columns hold: only the last row tells whether all are numbers."""
+        cells: dict[str, Cells] = {}
+        for table, _ in self._csv_texts():
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
+        return cells
 
     def _csv_texts(self) -> Iterator[tuple[Any, float]]:
         """Tables of nothing but strings, and the share read."""
+        given = 0
+        while True:
+            before = 0
+            try:
+                for table, done in self._csv_blocks():
+                    before += table.num_rows
+                    if before > given:
+                        yield table.slice(max(given - before + table.num_rows, 0)), done
+                        given = before
+            except ValueError as error:
+                if "straddl" not in str(error) or self._csv_block >= 2**30:
+                    raise
+                self._csv_block *= 8  # a row was longer than a block: once more, without what was given
+            else:
+                return
+
+    def _csv_blocks(self) -> Iterator[tuple[Any, float]]:
         import pyarrow as pa
         from pyarrow import csv
 
@@ -132,8 +167,18 @@ class FileSource(Source):
             read = 0
             for batch in file.iter_batches(batch_size=rows):
                 read += batch.num_rows
-                columns = dict(zip(batch.schema.names, map(_as_arrays, batch.columns), strict=True))
+                columns = {
+                    name: self._exact(name, column)
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                }
                 yield Batch(columns, batch.num_rows, read / meta.num_rows)
+
+    def _exact(self, name: str, column: Any) -> Column:
+        """A column of Parquet; whole numbers that are said to be categories keep all their digits."""
+        import pyarrow as pa
+
+        digits = self._types.get(name) == "categorical" and pa.types.is_integer(column.type)
+        return column.to_pylist() if digits else _as_arrays(column)
 
     def _npz(self) -> Iterator[Batch]:
         if not zipfile.is_zipfile(self._path):

@@ -89,11 +89,14 @@ class Words:
         verdicts
             What counts once the transaction is committed; added to.
         """
-        days, taken = days_of(connection), []
+        days = days_of(connection)
+        taken: list[Word] = []
         for start in range(0, len(words), TOGETHER):
             some = words[start : start + TOGETHER]
             keys = [f"{key}/{start + index}" if key else None for index in range(len(some))]
             taken += self._take(connection, some, keys, verdicts, days)
+            if taken[-1].conflict:  # the request is refused: nothing behind it must count
+                break
         return taken
 
     def _take(
@@ -128,6 +131,8 @@ class Words:
                 same = before["prediction_id"] == word.prediction_id and all(before[k] == v for k, v in said.items())
                 again = Word(0, word.prediction_id, before["verdict"], bool(before["joined"]), True, not same)
                 taken.append((again, {"id": before["feedback_id"]}))
+                if again.conflict:
+                    break
                 continue
             row = _of(rows, word)
             if row is not None and all(row[k] == v for k, v in said.items()):

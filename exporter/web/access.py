@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, g, request
+from werkzeug.datastructures import Headers
 
 from exporter.tokens import USER, Caller
 from exporter.validation import shown
@@ -65,7 +66,7 @@ def forbidden(caller: Caller, needed: str | None) -> Reply | None:
     return problem(403, detail, headers=(header,), scope=needed)
 
 
-def foreign(method: str, headers: Mapping[str, str]) -> Reply | None:
+def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
     """Why a request is refused that another site's page made a browser send; None for all others.
 
     A browser says where a request comes from in headers that no page can change. Programs send neither.
@@ -89,10 +90,12 @@ def foreign(method: str, headers: Mapping[str, str]) -> Reply | None:
 
 
 def install(app: Flask) -> None:
-    """Check the scope of each request whose caller is known; ``flask.g.user`` is the caller's name, else None."""
+    """Check each request's origin, and its scope where the caller is known; ``flask.g.user`` is its name, else None."""
 
     @app.before_request
     def _permit() -> Response | None:
+        if page := foreign(request.method, request.headers):  # the door has asked that; other servers have not
+            return page.flask()
         caller: Any = request.environ.get(CALLER)
         g.user = caller.name if caller else None
         if caller is None or request.url_rule is None:

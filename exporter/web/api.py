@@ -21,29 +21,34 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     @routes.post("/predictions")
     def predictions() -> Response:
         lines = request.mimetype in NDJSON
-        return ingest.predictions(request.get_data(), lines, _key(), request.args.get("ids") == "1").flask()
+        return ingest.predictions(request.get_data(), lines, asked_key(), request.args.get("ids") == "1").flask()
 
     @routes.post("/feedback")
     def feedback() -> Response:
-        return ingest.feedback(request.get_data(), _key()).flask()
+        return ingest.feedback(request.get_data(), asked_key()).flask()
 
     @routes.post("/events")
     def events() -> Response:
-        return ingest.events(request.get_data(), _key()).flask()
+        return ingest.events(request.get_data(), asked_key()).flask()
 
     @routes.post("/notifications")
     def notifications() -> Response:
+        body = request.get_data()
+        return ingest.retries.once("notifications", asked_key(), lambda: notified(body)).flask()
+
+    def notified(body: bytes) -> Reply:
         try:
-            alerts = inbox.take(request.get_data())
+            alerts = inbox.take(body)
         except EventError as error:
             exporter.health.rejected.labels(error.reason).inc()
-            return whole(error).flask()
+            return whole(error)
         for alert in alerts:
             exporter.health.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
-        return Reply(200, b"{}").flask()
+        return Reply(200, b"{}")
 
     return routes
 
 
-def _key() -> str | None:
+def asked_key() -> str | None:
+    """The request's ``Idempotency-Key``."""
     return request.headers.get("Idempotency-Key")

@@ -25,7 +25,7 @@ SECURITY_HEADERS = {
 
 
 def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
-    """The application of one exporter.
+    """The application of one exporter. Whoever asks is let in: users and tokens are the front door's.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     ingest = ingest or Ingest(exporter)
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))
     app.register_blueprint(wire.blueprint(exporter, ingest))
-    app.register_blueprint(corrections.blueprint(exporter))
+    app.register_blueprint(corrections.blueprint(exporter, ingest.retries))
     app.register_blueprint(dataset.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(pages.blueprint(exporter, inbox))

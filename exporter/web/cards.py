@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.binning import Layout
-from exporter.config import ModelConfig
+from exporter.monitors import Monitors
 from exporter.pipeline import decode_inputs
 from exporter.web.images import is_image
 from exporter.web.queue import is_new
@@ -75,30 +74,26 @@ class Card:
         return [one for one in (*self.images, *self.texts, *self.values) if one.notes]
 
 
-def cards(
-    documents: Sequence[Mapping[str, Any]], models: Mapping[str, ModelConfig], layouts: Mapping[str, Layout]
-) -> list[Card]:
-    """The cards of a page of corrections."""
+def cards(documents: Sequence[Mapping[str, Any]], monitors: Monitors) -> list[Card]:
+    """The cards of a page of corrections, each beside the training of its version."""
     inputs = [decoded(document["inputs"]) for document in documents]
+    layouts = [monitors.layout(document["model"], document["version"]) for document in documents]
     marks: list[dict[str, list[str]]] = [{} for _ in documents]
-    for model, layout in layouts.items():
-        mine = [place for place, document in enumerate(documents) if document["model"] == model and inputs[place]]
+    for layout in dict.fromkeys(filter(None, layouts)):
+        mine = [place for place, own in enumerate(layouts) if own is layout and inputs[place]]
         times = np.array([seconds(documents[place]["predicted"]) for place in mine])
         for place, said in zip(mine, unusual(layout, [inputs[place] for place in mine], times), strict=True):
             marks[place] = said
     return [
-        _card(document, values, said, models.get(document["model"]), layouts.get(document["model"]))
-        for document, values, said in zip(documents, inputs, marks, strict=True)
+        _card(document, values, said, monitors) for document, values, said in zip(documents, inputs, marks, strict=True)
     ]
 
 
 def _card(
-    document: Mapping[str, Any],
-    inputs: Mapping[str, Any],
-    marks: Mapping[str, list[str]],
-    model: ModelConfig | None,
-    layout: Layout | None,
+    document: Mapping[str, Any], inputs: Mapping[str, Any], marks: Mapping[str, list[str]], monitors: Monitors
 ) -> Card:
+    of = document["model"], document["version"]
+    model, layout = monitors.models.get(of[0]), monitors.nearest(*of)
     redact = model.redact if model else frozenset()
     types: dict[str, str] = (
         {name: settings.type for name, settings in model.features.items() if settings.type} if model else {}
@@ -123,7 +118,7 @@ def _card(
         label=brief(document["label"]),
         prediction=brief(document["prediction"]),
         like=like(document["label"] if document["prediction"] is None else document["prediction"]),
-        new=is_new(layout, document["label"]),
+        new=is_new(monitors.layout(*of), document["label"]),
         images=images,
         texts=texts,
         values=values[:ROWS],

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from exporter.changes import Change
 from exporter.drift import Floats
 from exporter.profile import CategoricalFeature, Feature, NumericFeature
 from exporter.trend import POINTS, STEP
-from exporter.web.changes import Change
 from exporter.web.sentences import number
 
 CATEGORIES = 15

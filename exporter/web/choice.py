@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from werkzeug.datastructures import MultiDict
+
 from exporter.config import duration
 from exporter.errors import EventError
 from exporter.runtime import Exporter
@@ -22,6 +24,8 @@ PAGE = 50
 """Cards on a page."""
 GRAFANA = {"from": "since", "to": "until"}
 """What Grafana calls the period."""
+ALL = ("$__all", "All")
+"""What Grafana calls all versions."""
 
 
 class Choice(NamedTuple):
@@ -75,6 +79,21 @@ def choice(exporter: Exporter, given: Mapping[str, str], now: float) -> Choice:
     page = asked(exporter, query)
     ordered = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
     return Choice(page.chosen, page.order, view, page.after, ordered)
+
+
+def parameters(given: MultiDict[str, str]) -> dict[str, str]:
+    """Parameters of a page's address; a version that is chosen in Grafana alone, ``var-version``, is ``version``.
+
+    >>> parameters(MultiDict([("model", "digits"), ("var-version", "3")]))
+    {'model': 'digits', 'version': '3'}
+    >>> parameters(MultiDict([("var-version", "3"), ("var-version", "4")]))
+    {}
+    """
+    args, chosen = given.to_dict(), given.getlist("var-version")
+    args.pop("var-version", None)
+    if len(chosen) == 1 and chosen[0] not in ALL:
+        args.setdefault("version", chosen[0])
+    return args
 
 
 def moment(name: str, text: str, now: float) -> str:

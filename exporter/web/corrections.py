@@ -17,8 +17,10 @@ from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
 from exporter.store.users import users
 from exporter.validation import explain, pointer
+from exporter.web.api import asked_key
 from exporter.web.problems import Reply, problem, whole
 from exporter.web.queue import MAX_PLACE, MOST, asked, cursor, marked
+from exporter.web.retries import Retries
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
 
@@ -49,7 +51,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     version: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
+def blueprint(exporter: Exporter, retries: Retries) -> Blueprint:
     """The routes of the review queue."""
     routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
 
@@ -138,9 +140,13 @@ def blueprint(exporter: Exporter) -> Blueprint:
         check_model(exporter.pipeline.monitors.models, wish.model)
         if wish.version is not None and "\0" in wish.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
-        chosen = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None)
-        drawn = draw(exporter.store, chosen, wish.count, g.user, exporter.snapshot)
-        return Reply(201, msgspec.json.encode({"drawn": drawn})).flask()
+        chosen, reviewer = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None), g.user
+
+        def drawn() -> Reply:
+            number = draw(exporter.store, chosen, wish.count, reviewer, exporter.snapshot)
+            return Reply(201, msgspec.json.encode({"drawn": number}))
+
+        return retries.once("samples", asked_key(), drawn).flask()
 
     return routes
 

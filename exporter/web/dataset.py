@@ -114,7 +114,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
 def _written(exporter: Exporter, form: Format, pages: Pages, model: str, name: str) -> Response:
     monitors = exporter.pipeline.monitors
-    layout, settings = monitors.layouts.get(model), monitors.models.get(model)
+    layout, settings = monitors.nearest(model), monitors.models.get(model)
     types = dict(layout.profile.inputs) if layout else {}
     if settings:
         types |= {name: feature.type for name, feature in settings.features.items() if feature.type}

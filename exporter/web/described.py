@@ -74,6 +74,7 @@ _PAGE = (
     Parameter("limit", _Page, "Entries on a page."),
     Parameter("cursor", str, "As next has it."),
 )
+_VERSIONS = Parameter("var-version", list[str], "The version, as links of Grafana have it; of several, each.")
 _QUEUE = (
     _MODEL,
     Parameter("version"),
@@ -102,11 +103,12 @@ _IDS = Parameter("ids", Literal["1"], "Asks for the identifiers of what was take
 _INFER: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {202: answers.Accepted},
     {JSON: dict[str, Any] | list[dict[str, Any]], NDJSON: None},
-    (_IDS,),
+    (_KEY, _IDS),
 )
-_RECORDS: tuple[dict[int, Any], Any] = (
+_RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {200: {JSON: dict[str, Any], PROTOBUF: None}},
     {JSON: dict[str, Any], PROTOBUF: None},
+    (_KEY,),
 )
 
 OPERATIONS: dict[str, Operation] = {
@@ -125,7 +127,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /v1/events": Operation(
         "Count business events.", {202: answers.Accepted}, BusinessEvent | list[BusinessEvent], (_KEY,)
     ),
-    "POST /v1/notifications": Operation("Alertmanager's webhook.", {200: dict[str, Any]}, Notification),
+    "POST /v1/notifications": Operation("Alertmanager's webhook.", {200: dict[str, Any]}, Notification, (_KEY,)),
     "GET /v1/corrections": Operation("The review queue.", {200: answers.Corrections}, parameters=_QUEUE),
     "GET /v1/corrections/users": Operation(
         "Who corrected a model how often.", {200: answers.Users}, parameters=(_MODEL._replace(required=True),)
@@ -136,7 +138,7 @@ OPERATIONS: dict[str, Operation] = {
     "PATCH /v1/corrections": Operation("Decide several corrections.", {200: answers.Results}, list[VerdictOn]),
     "PATCH /v1/corrections/<int:place>": Operation("Decide a correction.", {200: answers.Correction}, Verdict),
     "POST /v1/corrections/samples": Operation(
-        "Draw confident predictions that nobody spoke about for review.", {201: answers.Drawn}, Wish
+        "Draw confident predictions that nobody spoke about for review.", {201: answers.Drawn}, Wish, (_KEY,)
     ),
     "GET /v1/dataset": Operation(
         "Accepted corrections of a model as a file.",
@@ -179,13 +181,15 @@ OPERATIONS: dict[str, Operation] = {
     "GET /drift": Operation(
         "The drift page.",
         _PAGE_FOR_PEOPLE,
-        parameters=(_MODEL, Parameter("version"), Parameter("window"), Parameter("feature")),
+        parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /review": Operation("The review page.", _PAGE_FOR_PEOPLE, parameters=_QUEUE),
+    "GET /review": Operation("The review page.", _PAGE_FOR_PEOPLE, parameters=(*_QUEUE, _VERSIONS)),
     "POST /review/decide": Operation("A decision of a form, back to its page.", _BACK, {FORM: dict[str, str]}),
     "POST /review/samples": Operation("A draw of a form, on to what was drawn.", _BACK, {FORM: dict[str, str]}),
     "GET /v1/corrections/<int:place>/inputs/<path:name>.png": Operation("An image input.", {200: {PNG: None}}),
-    "POST /v1/kserve": Operation("What KServe's logger sends, as CloudEvents.", {202: dict[str, Any]}, {JSON: Any}),
+    "POST /v1/kserve": Operation(
+        "What KServe's logger sends, as CloudEvents.", {202: dict[str, Any]}, {JSON: Any}, (_KEY,)
+    ),
     "POST /v2/models/<model>/infer": Operation("A request with its response.", *_INFER),
     "POST /v2/models/<model>/versions/<version>/infer": Operation("A request with its response.", *_INFER),
     "POST /v1/seldon/feedback": Operation(

@@ -9,11 +9,12 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
+from exporter.changes import OUTPUTS, Change, changes
 from exporter.monitor import Monitor
 from exporter.runtime import Exporter
 from exporter.validation import shown, suggestion
 from exporter.web import charts
-from exporter.web.changes import OUTPUTS, Change, changes
+from exporter.web.choice import parameters
 from exporter.web.sentences import sentence, share
 
 SHOWN = 40
@@ -55,7 +56,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
 def _chosen(exporter: Exporter, monitors: list[Monitor], now: float) -> dict[str, Any]:
     """What the page shows of the model, version, window and feature that the address names, or of the best ones."""
-    model, version, window, feature = map(request.args.get, ("model", "version", "window", "feature"))
+    model, version, window, feature = map(parameters(request.args).get, ("model", "version", "window", "feature"))
     configured = {one.name: one for one in exporter.config.models}
     if model is not None:
         _check("model", model, configured, "is configured")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,16 +18,12 @@ from exporter.store import Word
 from exporter.store.schema import spelling
 from exporter.validation import shown, suggestion
 from exporter.web.problems import MAX_ERRORS, Reply, problem, refused, whole
+from exporter.web.retries import Retries, check_key
 
 MAX_BODY = 16 * 2**20
 """Bytes of a request's body."""
 MAX_WORDS = 1000
 """Words of feedback in one request: they are on disk before it is answered, and others wait meanwhile."""
-MAX_KEYS = 10_000
-"""Idempotency keys remembered, the oldest forgotten first."""
-MAX_KEPT_BYTES = 16 * 2**20
-"""Bytes of answers remembered by their keys."""
-MAX_KEY_LENGTH = 255
 _RETRY = (("Retry-After", "1"),)
 _ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
 
@@ -47,10 +42,7 @@ class Ingest:
         self._predictions = Decoder(Prediction, self._check_prediction)
         self._feedback = Decoder(Feedback, self._check_feedback)
         self._events = Decoder(BusinessEvent, self._check_event)
-        self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
-        self._kept = 0
-        self._lock = threading.Lock()
-        self._counting = threading.Lock()
+        self.retries = Retries(exporter.health)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """``POST /v1/predictions``.
@@ -66,13 +58,13 @@ class Ingest:
         ids
             Whether the answer names the events' identifiers.
         """
-        if key is not None and (known := self._known("predictions", key)):
+        if key is not None and (known := self.retries.known("predictions", key)):
             return known
         try:
             self._exporter.pipeline.check_room()
             events, rejected = self._predictions.decode(body, lines)
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
             return whole(error)
@@ -87,14 +79,14 @@ class Ingest:
         if full := self.queue("predictions", events, len(body)):
             return full
         reply = _accepted(202, events, rejected, ids)
-        return reply if key is None else self._remember("predictions", key, reply)
+        return reply if key is None else self.retries.remember("predictions", key, reply)
 
     def queue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
         """Queue checked predictions of ``size`` bytes; the answer where there is no room for them."""
         try:
             self._exporter.pipeline.submit(events, size)
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         self._exporter.health.events.labels(source).inc(len(events))
         return None
 
@@ -103,8 +95,13 @@ class Ingest:
         try:
             self._exporter.pipeline.check_room()
         except QueueFullError as error:
-            return _full(error)
+            return self.overloaded(error)
         return None
+
+    def overloaded(self, error: QueueFullError) -> Reply:
+        """The answer to a request for which there is no room; it is counted."""
+        self._exporter.health.rejected.labels("overloaded").inc()
+        return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
     def decoded(
         self,
@@ -148,7 +145,7 @@ class Ingest:
         many = body.lstrip()[:1] == b"["
         try:
             if key is not None:
-                _check_key(key)
+                check_key(key)
             words, rejected = self._feedback.decode(body)
         except EventError as error:
             self._exporter.health.rejected.labels(error.reason).inc()
@@ -176,12 +173,9 @@ class Ingest:
 
     def events(self, body: bytes, key: str | None) -> Reply:
         """``POST /v1/events``: business counters."""
-        if key is None:
-            return self._count_events(body, key)
-        with self._counting:  # a retry that comes while the first is counted waits for its answer
-            return self._known("events", key) or self._count_events(body, key)
+        return self.retries.once("events", key, lambda: self._count_events(body))
 
-    def _count_events(self, body: bytes, key: str | None) -> Reply:
+    def _count_events(self, body: bytes) -> Reply:
         try:
             events, rejected = self._events.decode(body)
         except EventError as error:
@@ -194,25 +188,7 @@ class Ingest:
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
         self._exporter.health.events.labels("events").inc(len(events))
-        reply = _accepted(202, events, rejected, False)
-        return reply if key is None else self._remember("events", key, reply)
-
-    def _known(self, route: str, key: str) -> Reply | None:
-        try:
-            _check_key(key)
-        except EventError as error:
-            self._exporter.health.rejected.labels(error.reason).inc()
-            return whole(error)
-        with self._lock:
-            return self._replies.get((route, key))
-
-    def _remember(self, route: str, key: str, reply: Reply) -> Reply:
-        with self._lock:
-            self._replies[route, key] = reply
-            self._kept += len(reply.body)
-            while len(self._replies) > MAX_KEYS or self._kept > MAX_KEPT_BYTES:
-                self._kept -= len(self._replies.popitem(last=False)[1].body)
-        return reply
+        return _accepted(202, events, rejected, False)
 
     def count_rejected(self, rejected: Sequence[Rejected]) -> None:
         """Count refused events by their reason."""
@@ -221,12 +197,12 @@ class Ingest:
 
     def _redact(self, words: Sequence[Feedback]) -> None:
         """Take out of words' inputs what must not be stored; images become PNG."""
-        config, models = self._exporter.config, self._exporter.pipeline.monitors.models
+        config, monitors = self._exporter.config, self._exporter.pipeline.monitors
         for word in words:
             if word.prediction_id is not None or config.store.inputs == "none":
                 word.inputs = msgspec.Raw()
             elif word.model is not None:
-                model, layout = models[word.model], self._exporter.pipeline.monitors.layouts.get(word.model)
+                model, layout = monitors.models[word.model], monitors.nearest(word.model, word.version)
                 images = image_inputs(model, layout.profile if layout else None)
                 if model.redact or images:
                     raw = [bytes(memoryview(word.inputs))]
@@ -258,16 +234,6 @@ class Ingest:
             hint = suggestion(event.event, declared)
             detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
             raise EventError("/event", detail, "unknown_event")
-
-
-def _check_key(key: str) -> None:
-    if not 0 < len(key) <= MAX_KEY_LENGTH:
-        detail = f"the Idempotency-Key header must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
-        raise EventError("", detail, "too_long" if key else "malformed")
-
-
-def _full(error: QueueFullError) -> Reply:
-    return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
 
 def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:

@@ -11,11 +11,11 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template
 
+from exporter.changes import CONFIDENCE, CONFIDENCE_ALERT, OUTPUTS, PREDICTION, PREDICTION_ALERT, worst
 from exporter.counters import DURATION_BUCKETS
 from exporter.errors import StoreError
 from exporter.monitor import Monitor
 from exporter.runtime import Exporter
-from exporter.web.changes import OUTPUTS, worst
 from exporter.web.inbox import Alert, Inbox, is_shown, words
 from exporter.web.sentences import number
 
@@ -35,6 +35,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(below)
+    routes.add_app_template_global(changed)
     routes.add_app_template_global(mistakes)
 
     @routes.get("/")
@@ -126,6 +127,17 @@ def _pending(exporter: Exporter) -> dict[str, int] | None:
     except StoreError:
         return None
     return {name: pending[name] for name in exporter.pipeline.monitors.models if pending.get(name)}
+
+
+def changed(alert: Alert) -> dict[str, str]:
+    """The parameters of the drift page that show what an alert of the data is about.
+
+    >>> changed(Alert("firing", {"alertname": "ModelConfidenceDrift", "model": "digits", "version": "3"}))
+    {'model': 'digits', 'version': '3', 'feature': '(confidence)'}
+    """
+    output = {PREDICTION_ALERT: PREDICTION, CONFIDENCE_ALERT: CONFIDENCE}.get(alert.labels.get("alertname", ""))
+    labels = alert.labels | ({"feature": output} if output else {})
+    return {name: labels[name] for name in ("model", "version", "feature") if labels.get(name)}
 
 
 def mistakes(alert: Alert) -> dict[str, str] | None:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 import msgspec
-from flask import Response
-from werkzeug.exceptions import HTTPException
+from flask import Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError
 from exporter.events import Rejected
+from exporter.validation import listed, shown
 
 CONTENT_TYPE = "application/problem+json"
 MAX_ERRORS = 1000
@@ -63,7 +64,12 @@ def refused(rejected: list[Rejected], many: bool) -> Reply:
 
 def http_error(error: HTTPException) -> Response:
     """Flask's handler of every HTTP error."""
-    response = problem(error.code or 500, error.description or "").flask()
+    detail = error.description or ""
+    if isinstance(error, NotFound) and detail == NotFound.description:
+        detail = f"there is nothing at {shown(request.path)}; /openapi.json lists what there is"
+    if isinstance(error, MethodNotAllowed):
+        detail = f"{shown(request.path)} takes {listed(sorted(error.valid_methods or ()))}, not {shown(request.method)}"
+    response = problem(error.code or 500, detail).flask()
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value

@@ -26,7 +26,7 @@ from exporter.store.review import STATUSES, Decision, Filter, correction, correc
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
 from exporter.web import cards, glance, images
-from exporter.web.choice import PAGE, Choice, choice
+from exporter.web.choice import PAGE, Choice, choice, parameters
 from exporter.web.queue import MAX_PLACE, MOST, cursor
 
 KNOWN_LABELS = 1000
@@ -51,10 +51,10 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
     @routes.get("/review")
     def page() -> tuple[str, int] | Answer:
-        if any(not value.strip() for value in request.args.values()):  # a form sends its empty fields, too
-            full = {name: value for name, value in request.args.items() if value.strip()}
-            return redirect(_address(full))
-        return _page(exporter, request.args.to_dict())
+        args = parameters(request.args)
+        if any(not value.strip() for value in args.values()):  # a form sends its empty fields, too
+            return redirect(_address({name: value for name, value in args.items() if value.strip()}))
+        return _page(exporter, args)
 
     @routes.post("/review/decide")
     def decided() -> tuple[str, int] | Answer:
@@ -97,7 +97,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             abort(404, f"there is no correction {place}")
         model = exporter.pipeline.monitors.models.get(known["model"])
         value = cards.decoded(known["inputs"]).get(name) if not (model and name in model.redact) else None
-        layout = exporter.pipeline.monitors.layouts.get(known["model"])
+        layout = exporter.pipeline.monitors.nearest(known["model"], known["version"])
         file = None if value is None else images.png(value, name, layout.profile if layout else None)
         if file is None:
             abort(404, f"correction {place} has no image {name}")
@@ -123,7 +123,8 @@ def _page(
     exporter: Exporter, args: dict[str, str], told: list[str] | None = None, status: int = 200
 ) -> tuple[str, int]:
     """The page of a choice; its first page has everything at a glance, the others are there to be read on."""
-    models, layouts = exporter.pipeline.monitors.models, exporter.pipeline.monitors.layouts
+    monitors = exporter.pipeline.monitors
+    models = monitors.models
     now = time.time()
     context: dict[str, Any] = {"models": list(models), "told": told or [], "now": now}
     try:
@@ -142,14 +143,12 @@ def _page(
                 "predicted": _options([pair[0] for pair in pairs], asked.filter.predicted),
                 "labels": _options([pair[1] for pair in pairs], asked.filter.label),
                 "accuracy": _accuracy(connection, asked),
-                "offered": {name: _offered(layouts.get(name), pairs) for name in models},
+                "offered": {name: _offered(monitors.layouts_of(name), pairs) for name in models},
             }
-    found = cards.cards(documents, models, layouts)
-    versions = {
-        monitor.version for monitor in exporter.pipeline.monitors if asked.filter.model in {None, monitor.config.name}
-    }
+    found = cards.cards(documents, monitors)
+    versions = {monitor.version for monitor in monitors if asked.filter.model in {None, monitor.config.name}}
     model = asked.filter.model
-    layout = layouts.get(model) if model else None
+    layout = monitors.nearest(model) if model else None
     segments = Segments.of(models[model], layout.profile) if model and layout else None
     return (
         render_template(
@@ -184,9 +183,9 @@ def _options(values: list[Any], chosen: str | None) -> list[tuple[str, str]]:
     return sorted(found.items(), key=lambda one: (len(one[1]), one[1]))[:KNOWN_LABELS]
 
 
-def _offered(layout: Layout | None, pairs: list[tuple[Any, Any, int]]) -> list[str]:
-    trained = layout.profile.prediction if layout else None
-    names = dict.fromkeys(trained.categories if isinstance(trained, CategoricalFeature) else ())
+def _offered(layouts: list[Layout], pairs: list[tuple[Any, Any, int]]) -> list[str]:
+    trained = [layout.profile.prediction for layout in layouts]
+    names = dict.fromkeys(name for one in trained if isinstance(one, CategoricalFeature) for name in one.categories)
     names |= dict.fromkeys(cards.brief(label, SHORT) for _, label, _ in pairs if label is not None)
     return [name for name in names if len(name) <= SHORT][:KNOWN_LABELS]
 

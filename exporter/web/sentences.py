@@ -8,9 +8,9 @@ from itertools import islice
 
 import numpy as np
 
+from exporter.changes import Change
 from exporter.drift import Floats
 from exporter.profile import CategoricalFeature, NumericFeature
-from exporter.web.changes import Change
 
 TELLING = 0.15
 """Part of the whole difference that a second clause must explain to be worth its words."""

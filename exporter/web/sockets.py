@@ -1,11 +1,38 @@
-"""Sockets in the file system."""
+"""Addresses and sockets to listen on, each this process's own."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from exporter.errors import StackError
+
+
+@contextmanager
+def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """An address that is free, and stays this process's own: the server would share a taken port silently.
+
+    Raises
+    ------
+    StackError
+        When it cannot be listened on.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            found = probe.getsockname()
+    except OSError as error:
+        raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    with socket.socket(socket.AF_UNIX) as claim:  # an abstract name: gone with the process, however it ends
+        try:
+            claim.bind(f"\0model-exporter:{found[1]}")
+        except OSError:
+            raise StackError(f"cannot listen on {host}:{port}: another model-exporter does") from None
+        yield found[0], found[1]
 
 
 def vacate(path: Path) -> None:

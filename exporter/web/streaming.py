@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import socket
@@ -29,6 +30,8 @@ STREAMS = 8
 """Bodies streamed at a time."""
 OPEN_SECONDS = 10.0
 """Time for the server to begin with a body."""
+CHUNK = 256 * 1024
+"""Bytes that are read at a time of a body on disk."""
 SEND_SECONDS = 30.0
 """How long a client may take nothing of a body."""
 
@@ -50,6 +53,23 @@ def streamed(chunks: Iterator[bytes], content_type: str, headers: dict[str, str]
     """Flask's answer with a body that is not joined; its chunks are made in threads, outside the request."""
     request.environ[STREAMED] = True
     return Response(chunks, 200, headers, content_type=content_type)
+
+
+def whole(status: int, headers: list[tuple[str, str]], chunks: Any) -> Streamed:
+    """An answer whose body is on disk before it is sent, and which so has a length.
+
+    Its client's connection cannot be cut, see `_cut`: the length tells a body that broke off from a whole one.
+    """
+    file = tempfile.TemporaryFile(prefix="model-exporter-")  # noqa: SIM115 (closed with the answer)
+    try:
+        with contextlib.closing(chunks):
+            size = sum(map(file.write, chunks))
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    read = iter(functools.partial(file.read, CHUNK), b"")
+    return Streamed(status, [*headers, ("content-length", str(size))], b"", read, file.close)
 
 
 async def pour(scope: Any, protocol: Any, answer: Streamed, step: Step) -> None:
@@ -125,7 +145,9 @@ async def _writable(writing: int) -> None:
 
 
 def _cut(scope: Any) -> None:
-    """Cut a client's connection; the server has no call for that."""
+    """Cut a client's connection; the server has no call for that. One at a Unix socket has no name to find it by."""
+    if not scope.client:
+        return
     host, _, port = scope.client.rpartition(":")
     own = int(scope.server.rpartition(":")[2])
     for one in psutil.Process().net_connections("tcp"):

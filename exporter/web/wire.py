@@ -14,7 +14,7 @@ from flask import Blueprint, Response, request
 from exporter.errors import EventError
 from exporter.events import MAX_REJECTED, Prediction, Rejected
 from exporter.runtime import Exporter
-from exporter.web.api import NDJSON
+from exporter.web.api import NDJSON, asked_key
 from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, whole
 from exporter.wire import Exchange, Known, predictions, resolve
@@ -181,7 +181,7 @@ class Wire:
     def _known(self, *names: str | None, version: str | None = None) -> Known:
         monitors = self._exporter.pipeline.monitors
         config = resolve(monitors.models, names)
-        layout = monitors.layout(config.name, version or "") or next(iter(monitors.layouts_of(config.name)), None)
+        layout = monitors.nearest(config.name, version)
         return Known(config, layout.profile if layout else None)
 
     def _only(self) -> Known | None:
@@ -223,19 +223,19 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
 
     @routes.post("/v1/kserve")
     def kserve() -> Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        return wire.kserve(headers, request.get_data()).flask()
+        headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
+        return ingest.retries.once("kserve", asked_key(), lambda: wire.kserve(headers, body)).flask()
 
     @routes.post("/v2/models/<model>/infer")
     @routes.post("/v2/models/<model>/versions/<version>/infer")
     def infer(model: str, version: str | None = None) -> Response:
-        lines = request.mimetype in NDJSON
-        return wire.infer(model, version, request.get_data(), lines, request.args.get("ids") == "1").flask()
+        body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
+        taken = ingest.retries.once("infer", asked_key(), lambda: wire.infer(model, version, body, lines, ids))
+        return taken.flask()
 
     @routes.post("/v1/seldon/feedback")
     def seldon_feedback() -> Response:
-        key = request.headers.get("Idempotency-Key")
-        return wire.seldon(request.get_data(), request.args.get("model"), key).flask()
+        return wire.seldon(request.get_data(), request.args.get("model"), asked_key()).flask()
 
     @routes.post("/v1/logs")
     def logs() -> Response:
@@ -246,7 +246,8 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
         return records("traces")
 
     def records(signal: Signal) -> Response:
-        encoding = request.headers.get("Content-Encoding", "identity")
-        return wire.records(signal, request.get_data(), encoding, request.mimetype == PROTOBUF).flask()
+        body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
+        protobuf = request.mimetype == PROTOBUF
+        return ingest.retries.once(signal, asked_key(), lambda: wire.records(signal, body, encoding, protobuf)).flask()
 
     return routes

@@ -1,4 +1,4 @@
-"""What the drift page and the home page know of a model version: its targets beside training, worst first."""
+"""What the pages and the commands know of a model version: its targets beside training, worst first."""
 
 from __future__ import annotations
 
