@@ -1,7 +1,7 @@
 """The review page over a million predictions and 100,000 words, on SQLite and PostgreSQL: what each thing takes.
 
 The store's own writer fills the database; one UPDATE then spreads the words over a month. A served exporter is asked
-over HTTP. The floor is the same with a thousandth of the rows. Of one figure that a run can give a single time (a
+over HTTP; beside each figure is the processor's time that the exporter took, which other work on the machine changes less. The floor is the same with a thousandth of the rows. Of one figure that a run can give a single time (a
 release of decisions, a sample) there is one; of all others the median of seven.
 
     python benchmarks/bench_review.py [sqlite|postgresql|all] [PREDICTIONS] [WORDS]
@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
+import psutil
 from survival import database
 from timing import free_port, report, serving
 
@@ -90,11 +91,19 @@ def _word(event: Prediction, rng: np.random.Generator) -> Feedback:
 class Asked:
     """An exporter that is asked on one connection."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, process: psutil.Process) -> None:
+        self._process = process
+        self.asked = 0
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+
+    def used(self) -> float:
+        """Processor's seconds of the exporter since its start."""
+        times = self._process.cpu_times()
+        return times.user + times.system
 
     def once(self, method: str, path: str, body: bytes | None = None) -> tuple[float, bytes]:
         """Seconds to the whole answer, and the answer."""
+        self.asked += 1
         start = time.perf_counter()
         self._connection.request(method, path, body)
         answer = self._connection.getresponse()
@@ -177,14 +186,18 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
     yield page("the page, with samples to be reviewed")
 
 
-def measured(url: str, folder: Path) -> tuple[dict[str, float], float]:
-    """Seconds of each thing with the store at a URL, and the most MiB that its exporter took."""
+def measured(url: str, folder: Path) -> tuple[dict[str, tuple[float, float]], float]:
+    """Seconds of each thing with the store at a URL, the processor's too, and the most MiB that its exporter took."""
     config = {"models": [{"name": "m"}], "store": {"url": url}}
     (folder / "exporter.yml").write_text(json.dumps(config))
     port = free_port()
     command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={folder}/exporter.yml"]
     with serving([*command, f"--web.listen-address=127.0.0.1:{port}"], port) as child:
-        found = {what: call() for what, call in pages(Asked(port))}
+        asked, found = Asked(port, psutil.Process(child.pid)), {}
+        for what, call in pages(asked):
+            before = asked.used(), asked.asked
+            seconds = call()
+            found[what] = seconds, (asked.used() - before[0]) / (asked.asked - before[1])
         peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
         return found, int(peak[1]) / 1024 if peak else 0.0
 
@@ -207,9 +220,10 @@ def main() -> None:
                 fill(url, many // share, words // share)
                 found.append(measured(url, folder))
         (floor, least), (all_rows, peak) = found
-        for what, seconds in all_rows.items():
+        for what, (seconds, used) in all_rows.items():
             if what in floor:
-                report(what, 1e3 * seconds, "ms", "a thousandth of the rows", 1e3 * floor[what])
+                shown = f"{what} ({1e3 * used:,.0f} ms of a processor)"
+                report(shown, 1e3 * seconds, "ms", "a thousandth of the rows", 1e3 * floor[what][0])
         report("most memory of the exporter", peak, "MiB", "a thousandth of the rows", least)
 
 

@@ -63,7 +63,7 @@ BUFFER = 50_000
 BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
 
-_BY_ID = itemgetter(COLUMNS.index("id"))
+_PLACE = itemgetter(COLUMNS.index("received"), COLUMNS.index("id"))
 _T = TypeVar("_T")
 _Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
 Row = tuple[Any, ...]
@@ -458,7 +458,8 @@ class Store:
             rows += some
             size += length
             parts += 1
-        rows.sort(key=_BY_ID)  # the index is written from one end to the other, however random clients' identifiers are
+        # What came together is written in the order of the index, however random clients' identifiers are.
+        rows.sort(key=_PLACE)
 
         def insert(connection: sa.Connection) -> _Group:
             verdicts: list[Verdict] = []
