@@ -2,25 +2,35 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
 
 help:  ## this list
 	@sed -n 's/^\([a-z -]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
 
-$(STAMP): requirements-dev.lock pyproject.toml
+# What `make up` needs, and nothing else: a first look should not wait for the tests' tools. Modules that are never
+# imported are not compiled.
+INSTALL = @$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+
+$(RUNS): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "model-exporter needs Python 3.11 or newer, and $(PYTHON) is " + v + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
 	  else echo "Python's venv module is missing: install the package python3-venv" >&2; exit 1; fi
-	@echo "Installing the Python packages into $(VENV)/ ..."
+	@echo "Installing the Python packages into $(VENV)/: about 500 MB, a minute or two ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $(RUNS)
+
+$(STAMP): $(RUNS) requirements-dev.lock
+	@echo "Installing what the tests need beside them: about 500 MB more ..."
+	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $(STAMP)
 
-install: $(STAMP)  ## the virtual environment from the hashed lock file
+install: $(STAMP)  ## the virtual environment with everything, from the hashed lock files
 
-up: $(STAMP)  ## exporter, demo, Prometheus, Alertmanager, and Grafana if it is there; Ctrl-C stops them
+up: $(RUNS)  ## exporter, demo, Prometheus, Alertmanager, and Grafana if it is there; Ctrl-C stops them
 	@exec $(BIN)/model-exporter up
 
 down:  ## stop what `make up` started, crashed or not

@@ -1,8 +1,9 @@
 """The review page over a million predictions and 100,000 words, on SQLite and PostgreSQL: what each thing takes.
 
 The store's own writer fills the database; one UPDATE then spreads the words over a month. A served exporter is asked
-over HTTP; beside each figure is the processor's time that the exporter took, which other work on the machine changes less. The floor is the same with a thousandth of the rows. Of one figure that a run can give a single time (a
-release of decisions, a sample) there is one; of all others the median of seven.
+over HTTP; beside each figure is the processor's time that the exporter took for it, which other work on the machine
+changes less. The floor is the same with a thousandth of the rows. What changes the queue is measured once, all else is
+the median of seven.
 
     python benchmarks/bench_review.py [sqlite|postgresql|all] [PREDICTIONS] [WORDS]
 """

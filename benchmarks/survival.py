@@ -105,17 +105,21 @@ class Clients:
         How many at the same time.
     rate
         Predictions a second.
+    kept
+        Whether half of the requests go over connections that are kept, as those of a client's pool.
     """
 
-    def __init__(self, exporters: Sequence[Exporter], users: int, rate: float) -> None:
+    def __init__(self, exporters: Sequence[Exporter], users: int, rate: float, kept: bool = False) -> None:
         self._exporters = exporters
         self._rate = rate
+        self._kept = kept
+        self._local = threading.local()
         self._stop = threading.Event()
         self._sent = 1
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._user, args=(number,)) for number in range(users)]
         self._threads.append(threading.Thread(target=self._service))
-        self.accepted = self.refused = self.requests = 0
+        self.accepted = self.refused = self.requests = self.unanswered = 0
         self.acknowledged: dict[str, tuple[str, str]] = {}
         self.statuses: Counter[int] = Counter()
         self.slowest = 0.0
@@ -133,6 +137,37 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
+    def _ask(self, path: str, body: Any, key: str | None = None) -> tuple[int, http.client.HTTPMessage]:
+        exporter, data = random.choice(self._exporters), json.dumps(body).encode()
+        headers = {"Idempotency-Key": key} if key else {}
+        try:
+            if self._kept and random.random() < 0.5:
+                return self._ask_kept(exporter, path, data, headers)
+            status, _, answered = exporter.ask("POST", path, data, headers)
+        except ConnectionRefusedError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            with self._lock:
+                self.unanswered += 1
+            raise ConnectionError from error
+        return status, answered
+
+    def _ask_kept(
+        self, exporter: Exporter, path: str, data: bytes, headers: dict[str, str]
+    ) -> tuple[int, http.client.HTTPMessage]:
+        clients = self._local.__dict__
+        client = clients.setdefault(
+            str(exporter.port), http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=20)
+        )
+        try:
+            client.request("POST", path, data, headers)
+            answer = client.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            client.close()
+            raise
+        return answer.status, answer.headers
+
     def _service(self) -> None:
         batch = 50
         following = time.monotonic()
@@ -142,10 +177,8 @@ class Clients:
                 for place in range(batch)
             ]
             try:
-                status, _, _ = random.choice(self._exporters).ask(
-                    "POST", "/v1/predictions", json.dumps(events).encode()
-                )
-            except (OSError, http.client.HTTPException):
+                status, _ = self._ask("/v1/predictions", events, f"s-{self._sent}")
+            except OSError:
                 time.sleep(0.02)
                 continue
             if status == 202:
@@ -175,10 +208,8 @@ class Clients:
         begun = time.monotonic()
         self.requests += 1
         try:
-            status, _, headers = random.choice(self._exporters).ask(
-                "POST", "/v1/feedback", json.dumps(word).encode(), {"Idempotency-Key": key}
-            )
-        except (OSError, http.client.HTTPException):
+            status, headers = self._ask("/v1/feedback", word, key)
+        except OSError:
             time.sleep(0.02)
             return False
         self.slowest = max(self.slowest, time.monotonic() - begun)

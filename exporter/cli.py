@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "exporter":
             raise
         extra = "demo" if name in {"joblib", "sklearn"} else "server"
-        print(f'model-exporter: {name} is not installed: pip install "model-exporter[{extra}]"', file=sys.stderr)
+        print(f'model-exporter: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
         return 1
     except ExporterError as error:
         print(f"model-exporter: {error}", file=sys.stderr)

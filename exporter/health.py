@@ -31,6 +31,11 @@ class Health:
         )
         self.queue_length = Gauge(f"{prefix}queue_length", "Events that wait to be counted.", registry=registry)
         self.queue_capacity = Gauge(f"{prefix}queue_capacity", "Events that may wait.", registry=registry)
+        self.damaged = Gauge(
+            f"{prefix}store_damaged_files",
+            "Damaged databases that were set aside, and still lie there.",
+            registry=registry,
+        )
         self.store_errors = Counter(f"{prefix}store_errors", "Failed reads and writes of the store.", registry=registry)
         self.notifications = Counter(
             f"{prefix}notifications", "Alerts received from Alertmanager.", ["status"], registry=registry

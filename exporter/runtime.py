@@ -139,6 +139,7 @@ class Exporter:
         self.registry = CollectorRegistry(auto_describe=False)
         self.health = Health(self.registry)
         self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.snapshot)
+        self.health.damaged.set_function(lambda: self.store.damaged)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.health)
         self.exposition = Exposition(
@@ -210,7 +211,7 @@ class Exporter:
         self.pipeline.close()
         self._keeper.close()
         if not self.store.close():
-            log.error("predictions that waited for the database are lost")
+            log.error("%d predictions that waited for the database are lost", self.store.waiting)
 
     def snapshot(self, name: str, inputs: str | None) -> str | None:
         """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""

@@ -662,7 +662,7 @@ def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
         done = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
         assert done.returncode == 1, command
         assert re.fullmatch(
-            r'model-exporter: \w+ is not installed: pip install "model-exporter\[server\]"\n', done.stderr
+            r'model-exporter: \w+ is not installed: in its checkout, pip install "\.\[server\]"\n', done.stderr
         ), done.stderr
 
 

@@ -230,6 +230,16 @@ def test_grafana_is_provisioned_by_variables_that_are_set(services: dict[str, An
     assert grafana["environment"]["PROMETHEUS_URL"] == f"http://prometheus:{PORTS['prometheus']}"
 
 
+def test_what_runs_is_locked_as_it_was_tested() -> None:
+    """Each package of requirements.lock stands in requirements-dev.lock, with the same version and the same hashes."""
+    run, tested = (
+        re.findall(r"^[a-z].*(?:\n    .*)*", re.sub(r" (;.*)?\\\n", "\n", (ROOT / name).read_text()), re.MULTILINE)
+        for name in ("requirements.lock", "requirements-dev.lock")
+    )
+    assert {"granian", "scikit-learn", "setuptools"} <= {entry.partition("==")[0] for entry in run}
+    assert set(run) <= set(tested)
+
+
 def test_the_image_runs_without_root_on_the_locked_packages() -> None:
     """The last stage ends as a numbered user; packages come from the lock file with their hashes."""
     last = DOCKERFILE.split("\nFROM ")[-1]

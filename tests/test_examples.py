@@ -23,6 +23,7 @@ REQUESTS = {
     "A batch job": ("batch", 2000),
     "Texts": ("1", 50),
     "Segments": ("segments", 600),
+    "KServe's logger, replayed": ("kserve", 200),
 }
 """Each example's version, and how many requests its commands make."""
 ENVIRONMENT = os.environ | {
@@ -77,8 +78,8 @@ def test_the_example_leads_to_a_drift_curve(served: Served, name: str) -> None:
 
 def test_every_example_has_its_section() -> None:
     """Each file that monitors stands on the page, and is short."""
-    files = [path for path in (ROOT / "examples").glob("*.py") if "Monitor(" in path.read_text()]
-    assert len(files) == len(SECTIONS) == 6
+    files = [path for path in (ROOT / "examples").glob("*.py") if "127.0.0.1:9877" in path.read_text()]
+    assert len(files) == len(SECTIONS) == 7
     for file in files:
         assert f"`{file.name}`" in TEXT
         lines = [line for line in file.read_text().splitlines() if line.strip()]

@@ -31,6 +31,7 @@ from exporter.store import Store, Verdict, migrations, prediction_rows
 from exporter.store import database as database_module
 from exporter.store.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.store.migrations import SCHEMA_VERSION, migrate
+from exporter.store.retention import Retention
 from exporter.store.schema import feedback, history, metadata, predictions, schema_table
 from exporter.store.snapshots import forget_others, keep, kept
 
@@ -604,3 +605,14 @@ def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
         assert server.samples("model_exporter_events_dropped_total") == {"model_exporter_events_dropped_total": 0}
     finally:
         server.stop()
+
+
+def test_deletion_keeps_up_with_what_is_written(database: str, start: Callable[..., Exporter]) -> None:
+    """A busy machine makes steps short; one still deletes twice what was written since the step before."""
+    exporter = start(database, retention="1d")
+    exporter.predict(*(f"p-{number}" for number in range(3000)), received=time.time() - 2 * 86400)
+    assert exporter.store.flush(10)
+    retention = Retention(StoreConfig(url=database, retention="1d"))
+    retention._step = 10
+    assert retention.sweep(exporter.store._engine, 1000)
+    assert exporter.count(predictions) == 1000

@@ -559,6 +559,15 @@ def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> No
     exporter.close()
 
 
+def test_all_runbooks_are_listed(shared: Served) -> None:
+    """The list has each runbook once, with the sentence that it begins with; each page leads there."""
+    page = shared.get("/runbooks/").text
+    names = sorted(path.stem for path in (Path(__file__).parents[1] / "docs" / "runbooks").glob("*.md"))
+    assert re.findall(r'<h2><a href="/runbooks/(\w+)">', page) == names
+    assert "more than 0.3 nats (KL divergence) away from training, above their noise, for five minutes." in page
+    assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
+
+
 def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
     """Each other alert that a runbook names in its text is a link to a runbook that is there."""
     page = shared.get("/runbooks/ModelFeatureDrift").text
@@ -680,6 +689,8 @@ def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> N
         start = time.monotonic()
         assert served.stop() == 0
         assert time.monotonic() - start < 8
+        answer = client.recv(1000)
+        assert not sent.startswith(b"POST") or (answer[:12], b"retry-after: 1\r\n" in answer) == (b"HTTP/1.1 503", True)
     served.start()
     assert served.post("/v1/feedback", {"prediction_id": "last", "verdict": "accepted"}).json["joined"] is True
 

@@ -71,9 +71,7 @@ def prepare(directory: Path) -> None:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise StackError(
-            f"the demo needs scikit-learn ({error}): install it with pip install 'model-exporter[demo]'"
-        ) from None
+        raise StackError(f"the demo needs scikit-learn ({error}): install it with pip install scikit-learn") from None
     digits = load_digits()
     # Few images are replayed for hours: what little this half differs by chance must stay below the noise
     # floor of a large window, which takes every value for a new one. The seed is one of those where it does.

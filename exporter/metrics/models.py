@@ -24,10 +24,10 @@ Sample = tuple[Family, list[bytes]]
 
 
 class _Series:
-    """The series of one monitor."""
+    """The series of one monitor, which it must not hold: it would keep itself alive."""
 
     def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
+        self._layout, self._windows, self._segments = monitor.layout, list(monitor.windows), monitor.segments
         self.labels = {"model": monitor.config.name, "version": monitor.version}
         self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
         self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
@@ -37,25 +37,20 @@ class _Series:
         buckets = [series(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
         return [*buckets, series(f"{family.name}_count", **self.labels), series(f"{family.name}_sum", **self.labels)]
 
-    @property
-    def fields(self) -> dict[str, Family]:
-        """What is said of each feature, by field of a window's reading."""
-        return f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in self._monitor.config.drift}
-
     @cached_property
     def features(self) -> dict[tuple[str, str], list[bytes]]:
         """By field of a window's reading and window: one series a feature."""
-        names = self._monitor.layout.names if self._monitor.layout else []
+        names = self._layout.names if self._layout else []
         return {
             (field, window): [series(family.name, **self.labels, feature=name, window=window) for name in names]
             for field, family in (f.FEATURE_WINDOW | f.FEATURE_DISTANCE).items()
-            for window in self._monitor.windows
+            for window in self._windows
         }
 
     @cached_property
     def segments(self) -> dict[Family, list[bytes]]:
         """One series of the counters a segment; of the gauges one a segment and feature."""
-        segments, layout = self._monitor.segments, self._monitor.layout
+        segments, layout = self._segments, self._layout
         if segments is None or layout is None:
             return {}
         features = [name for name in layout.names if name != segments.source]
@@ -79,7 +74,7 @@ class _Series:
     @cached_property
     def reference(self) -> list[Sample]:
         """The training side, which never changes."""
-        layout = self._monitor.layout
+        layout = self._layout
         if layout is None:
             return []
         names, count = layout.names, len(layout.names)
@@ -90,7 +85,7 @@ class _Series:
         ] + [(f.REFERENCE, lines(probability, layout.reference.probability[: len(probability)]))]
 
     def _bins(self, family: Family) -> list[bytes]:
-        layout = self._monitor.layout
+        layout = self._layout
         return [
             series(family.name, **self.labels, feature=name, bin=label)
             for name, target in (zip(layout.names, layout.targets, strict=False) if layout else ())
@@ -184,8 +179,9 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
     if monitor.layout is None:
         return
     count = len(monitor.layout.names)
+    fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
     for window, reading in monitor.read(now).items():
-        for field, family in known.fields.items():
+        for field, family in fields.items():
             yield family, lines(known.features[field, window], getattr(reading, field)[:count])
         if monitor.layout.copula:
             for family, value in zip(f.MULTIVARIATE, reading.together, strict=True):

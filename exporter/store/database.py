@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback
+from exporter.store.damage import damaged, set_aside
 from exporter.store.engine import (
     is_chance,
     is_out,
@@ -137,9 +138,11 @@ class Store:
         self._doubt: _Group | None = None
         self._review: ReviewState | None = None
         self._review_read = self._review_retry_at = 0.0
-        self._generation = 0
+        self._generation = self._added = 0
         self._retry_at = self._pause = self._sweep_at = 0.0
+        self._config = config
         try:
+            set_aside(config)
             migrate(config)
             self._engine = open_engine(config)
             self._shared = is_shared(self._engine)
@@ -308,6 +311,16 @@ class Store:
         """Whether the writer's thread lives."""
         return self._thread.is_alive()
 
+    @property
+    def damaged(self) -> int:
+        """Damaged databases that were set aside and still lie there."""
+        return damaged(self._config)
+
+    @property
+    def waiting(self) -> int:
+        """Predictions that are not on disk yet."""
+        return self._buffered
+
     def flush(self, timeout: float) -> bool:
         """Wait until what was handed over is on disk; whether it is, after ``timeout`` seconds at most."""
         deadline = time.monotonic() + timeout
@@ -431,6 +444,7 @@ class Store:
                 self._wake.notify_all()
             return False
         self._doubt = None
+        self._added += written.rows
         with self._wake:
             for _ in range(written.parts):
                 self._buffer.popleft()
@@ -474,7 +488,8 @@ class Store:
 
     def _sweep(self) -> bool:
         try:
-            return self._retention.sweep(self._engine)
+            added, self._added = self._added, 0
+            return self._retention.sweep(self._engine, added)
         except Exception as error:
             self._log(error, "retention")
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -12,8 +13,12 @@ from exporter.config import StoreConfig, byte_size, duration
 from exporter.store.engine import is_shared, write_alone
 from exporter.store.schema import feedback, history, predictions
 
+log = logging.getLogger(__name__)
+
 SECONDS, SIZE_SECONDS = 60.0, 5.0
 """Time between two looks for what is too old, and for what is too much, while nothing is."""
+JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
+"""A clock that jumps by more may be wrong: so long it has time to be put right before anything is deleted by it."""
 STEP_SECONDS = 0.05
 """How long one step may keep the database from others: as many rows as fit in are deleted at a time."""
 STEP, LEAST, MOST = 200, 10, 5000
@@ -35,18 +40,35 @@ class Retention:
         self._seconds = duration(config.retention)
         self._bytes = byte_size(config.max_size) if config.max_size else None
         self._step = STEP
+        self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
         self.pause = SECONDS if self._bytes is None else SIZE_SECONDS
 
-    def sweep(self, engine: sa.Engine) -> bool:
+    def _before(self) -> float:
+        """The Unix time before which predictions are too old; after the clock jumped, none is for a while."""
+        now, monotonic = time.time(), time.monotonic()
+        jumped, self._offset = now - monotonic - self._offset, now - monotonic
+        if abs(jumped) > JUMP_SECONDS:
+            log.warning("the clock jumped by %+.0f s: nothing is deleted for its age for an hour", jumped)
+            self._held_until = monotonic + HOLD_SECONDS
+        return now - self._seconds if monotonic >= self._held_until else -math.inf
+
+    def sweep(self, engine: sa.Engine, added: int) -> bool:
         """Delete one step; whether more is left.
+
+        Parameters
+        ----------
+        engine
+            The database.
+        added
+            Predictions written since the step before: were fewer deleted, a busy machine would never get ahead.
 
         Raises
         ------
         sqlalchemy.exc.SQLAlchemyError
             When the database did not take it.
         """
-        old = time.time() - self._seconds
-        step, start = self._step, time.perf_counter()
+        old = self._before()
+        step, start = min(max(self._step, 2 * added), MOST), time.perf_counter()
         with engine.begin() as connection:
             write_alone(connection)
             surplus = self._surplus(connection)

@@ -34,6 +34,7 @@ class Bodies:
         self._health = health
         self._held: dict[asyncio.Task[Any] | None, int] = {}
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
+        self._stopping = False
 
     async def read(self, protocol: Any, length: int | None) -> bytes | Reply:
         """The request's body, or why it is refused; ``length`` is what was announced.
@@ -41,7 +42,7 @@ class Bodies:
         Raises
         ------
         QueueFullError
-            When there is no room for it.
+            When there is no room for it, or the exporter stops before it is whole.
         """
         task = asyncio.current_task()
         self._reading[task] = time.monotonic() + BODY_SECONDS
@@ -56,7 +57,9 @@ class Bodies:
         except ProtocolClosed:  # nobody will read this
             return problem(400, "the body broke off")
         except asyncio.CancelledError:
-            return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds, or before a stop")
+            if self._stopping:  # no fault of the client's, who may go on with the next exporter
+                raise QueueFullError("the exporter stops") from None
+            return problem(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
         finally:
             del self._reading[task]
 
@@ -103,6 +106,7 @@ class Bodies:
 
     def hurry(self) -> None:
         """End the reading of bodies that have not arrived yet: the exporter stops."""
+        self._stopping = True
         for task in list(self._reading):
             if task:
                 task.cancel()

@@ -197,6 +197,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "POST /v1/logs": Operation("OpenTelemetry's log records.", *_RECORDS),
     "POST /v1/traces": Operation("OpenTelemetry's spans.", *_RECORDS),
+    "GET /runbooks/": Operation("The runbooks of all alerts.", _PAGE_FOR_PEOPLE),
     "GET /runbooks/<name>": Operation("The runbook of an alert.", _PAGE_FOR_PEOPLE),
     "GET /openapi.json": Operation("This document.", {200: dict[str, Any]}),
 }

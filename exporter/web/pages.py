@@ -58,14 +58,15 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             nan=math.nan,
         )
 
+    @routes.get("/runbooks/")
+    def runbooks() -> str:
+        return render_template("runbook.html", name="Runbooks", text=_html(_contents()))
+
     @routes.get("/runbooks/<name>")
     def runbook(name: str) -> str:
         if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
             abort(404, f"there is no runbook of an alert {name}")
-        from markdown_it import MarkdownIt
-
-        text = MarkdownIt().render(page.read_text(encoding="utf-8"))
-        return render_template("runbook.html", name=name, text=_linked(text, name))
+        return render_template("runbook.html", name=name, text=_linked(_html(page.read_text(encoding="utf-8")), name))
 
     return routes
 
@@ -98,6 +99,20 @@ def _quantile(monitor: Monitor, share: float) -> float:
         return math.nan
     bounds = [*monitor.durations.bounds, math.inf]
     return float(bounds[int(counts.searchsorted(share * counts[-1]))])
+
+
+def _html(markdown: str) -> str:
+    from markdown_it import MarkdownIt
+
+    return str(MarkdownIt().render(markdown))
+
+
+def _contents() -> str:
+    """The list of all runbooks: each alert with the sentence that its runbook begins with."""
+    entries = ["# Runbooks", "One for each alert: what it means, and what to do."]
+    for page in sorted(RUNBOOKS.glob("*.md")):
+        entries += [f"## [{page.stem}](/runbooks/{page.stem})", page.read_text(encoding="utf-8").split("\n\n")[1]]
+    return "\n\n".join(entries)
 
 
 def _linked(text: str, own: str) -> str:
