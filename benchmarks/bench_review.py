@@ -27,8 +27,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 import psutil
-from survival import database
-from timing import free_port, report, serving
+from survival import Exporter, database
+from timing import report
 
 from exporter.config import StoreConfig
 from exporter.events import Feedback, Prediction
@@ -189,18 +189,20 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
 
 def measured(url: str, folder: Path) -> tuple[dict[str, tuple[float, float]], float]:
     """Seconds of each thing with the store at a URL, the processor's too, and the most MiB that its exporter took."""
-    config = {"models": [{"name": "m"}], "store": {"url": url}}
-    (folder / "exporter.yml").write_text(json.dumps(config))
-    port = free_port()
-    command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={folder}/exporter.yml"]
-    with serving([*command, f"--web.listen-address=127.0.0.1:{port}"], port) as child:
-        asked, found = Asked(port, psutil.Process(child.pid)), {}
+    exporter = Exporter(folder, url)
+    exporter.start()
+    try:
+        process = exporter.process.pid
+        asked, found = Asked(exporter.port, psutil.Process(process)), {}
         for what, call in pages(asked):
             before = asked.used(), asked.asked
             seconds = call()
             found[what] = seconds, (asked.used() - before[0]) / (asked.asked - before[1])
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
         return found, int(peak[1]) / 1024 if peak else 0.0
+    finally:
+        exporter.process.terminate()
+        exporter.process.wait()
 
 
 def main() -> None:
