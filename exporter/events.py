@@ -148,14 +148,14 @@ class Decoder(Generic[_Event]):
         good: list[_Event] = []
         rejected: list[Rejected] = []
         for index, part in enumerate(_lines(body) if lines else _items(body)):
+            if len(rejected) == MAX_REJECTED:
+                detail = f"not looked at: {MAX_REJECTED} events before it were refused"
+                rejected.append(Rejected(index, "", detail, "malformed"))
+                break
             try:
                 good.append(self._checked(self._single(part)))
             except EventError as error:
                 rejected.append(Rejected(index, error.pointer, error.detail, error.reason))
-                if len(rejected) == MAX_REJECTED:
-                    detail = f"not looked at: {MAX_REJECTED} events before it were refused"
-                    rejected.append(Rejected(index + 1, "", detail, "malformed"))
-                    break
         return good, rejected
 
     def _single(self, text: bytes) -> _Event:

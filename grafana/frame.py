@@ -33,7 +33,9 @@ VERSIONS = "${version:queryparam}"
 
 
 def page_of(page: str, title: str, versions: str = "", **of: str) -> Link:
-    """A link to a page of the exporter, with labels of a value or what is chosen, and the time range.
+    """A link to a page of the exporter, with labels of a value or what is chosen.
+
+    The review page gets the time range, too; the drift page shows the windows of now.
 
     Parameters
     ----------
@@ -46,8 +48,9 @@ def page_of(page: str, title: str, versions: str = "", **of: str) -> Link:
     of
         Query parameters and where their values come from, such as ``version="__field.labels.version"``.
     """
-    chosen = "".join(f"{name}=${{{source}:percentencode}}&" for name, source in of.items())
-    return Link(title, f"{EXPORTER}/{page}?{chosen}{versions and versions + '&'}{TIME}", outside=True)
+    chosen = [f"{name}=${{{source}:percentencode}}" for name, source in of.items()]
+    chosen += filter(None, [versions, TIME if page == "review" else ""])
+    return Link(title, f"{EXPORTER}/{page}?{'&'.join(chosen)}", outside=True)
 
 
 DRIFT = page_of("drift", "What drifted, in words", VERSIONS, model="model")

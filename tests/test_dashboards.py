@@ -234,6 +234,9 @@ def test_settings_are_of_fields_that_are_there(uid: str, panel: dict[str, Any]) 
         assert matcher["options"] in {"byName": columns, "byFrameRefID": refs}[matcher["id"]]
 
 
+TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
+
+
 @pytest.mark.parametrize("uid", UIDS)
 def test_a_dashboard_has_its_frame(uid: str) -> None:
     """Data source and exporter are variables, the others a click away, with variables and time; changes are marked."""
@@ -246,15 +249,13 @@ def test_a_dashboard_has_its_frame(uid: str) -> None:
     if uid != "model-exporter":
         assert [note["name"] for note in board["annotations"]["list"]] == ["Deployments", "Alerts", "Dataset releases"]
         version = "version=${after:percentencode}" if uid == "model-release" else "${version:queryparam}"
-        for page, link in zip(("drift", "review"), board["links"][1:], strict=True):
-            assert link["url"] == (
-                f"${{exporter_url:raw}}/{page}?model=${{model:percentencode}}&{version}"
-                "&since=${__from:date:iso}&until=${__to:date:iso}"
-            )
+        # The drift page shows the windows of now: a time that it ignores would mislead.
+        for (page, time), link in zip((("drift", ""), ("review", f"&{TIME}")), board["links"][1:], strict=True):
+            assert link["url"] == f"${{exporter_url:raw}}/{page}?model=${{model:percentencode}}&{version}{time}"
 
 
 def test_every_link_of_a_panel_carries_what_is_chosen() -> None:
-    """Whatever a link from a panel or a value leads to, but a runbook, it takes model, version and time range along."""
+    """A link from a panel or a value takes the model, the version, and where there is a choice of it the time along."""
     urls = {
         (uid, panel["id"], url)
         for uid, panel in PANELS
@@ -268,7 +269,7 @@ def test_every_link_of_a_panel_carries_what_is_chosen() -> None:
         if "/runbooks/" in url:
             continue
         assert re.search(r"[?&](var-)?model=\$|__all_variables", url), url
-        assert re.search(r"__url_time_range|since=\$\{__from:date:iso\}&until=\$\{__to:date:iso\}", url), url
+        assert ("__url_time_range" in url or url.endswith(f"&{TIME}")) != ("/drift?" in url), url
         # A model in the timeline of all models, and a model's backlog, are of no version.
         assert re.search(r"version|__all_variables", url) or (uid, panel) in {
             ("model-overview", 1),
@@ -284,6 +285,19 @@ def test_alerts_lead_to_dashboards_that_exist() -> None:
     for uid, query in found:
         names = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}
         assert set(re.findall(r"var-(\w+)=", query)) <= names
+
+
+def test_runbooks_name_panels_that_exist() -> None:
+    """Each runbook but the watchdog's says where to look, in words that stand on the dashboard."""
+    titles = {board["title"].removeprefix("Models / "): uid for uid, board in BOARDS.items()}
+    for path in (ROOT / "docs" / "runbooks").glob("Model*.md"):
+        (shown,) = re.findall(
+            r'^In Grafana: (".+") of \[(.+)\]\(http://127.0.0.1:3000/d/([\w-]+)\)', path.read_text("utf-8"), re.M
+        )
+        quoted, title, uid = shown
+        assert titles[title] == uid
+        panels = {panel["title"].removeprefix("$feature: ") for panel in EVERY[uid]}
+        assert set(re.findall(r'"([^"]+)"', quoted)) <= panels, path.name
 
 
 def test_grafana_is_started_with_a_home_that_is_there(tmp_path: Path) -> None:

@@ -220,6 +220,14 @@ def test_a_broken_array_is_refused_as_a_whole(body):
     assert (error.value.pointer, error.value.reason) == ("", "malformed")
 
 
+@pytest.mark.parametrize(("count", "looked_at"), [(1000, 1000), (1001, 1000), (2000, 1000)])
+def test_past_a_thousand_refused_events_the_rest_is_not_looked_at(count, looked_at):
+    """Each refused one is named by its place, and no place is named that the body does not have."""
+    good, rejected = PREDICTIONS.decode(b"\n".join([b"1"] * count), lines=True)
+    assert (good, [one.index for one in rejected]) == ([], list(range(min(count, looked_at + 1))))
+    assert [one.index for one in rejected if one.detail.startswith("not looked at")] == [1000][: count - looked_at]
+
+
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
 def test_an_empty_array_holds_no_event(body):
     """An empty array is neither good nor wrong by itself."""

@@ -29,7 +29,7 @@ def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
         raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     with socket.socket(socket.AF_UNIX) as claim:  # an abstract name: gone with the process, however it ends
         try:
-            claim.bind(f"\0model-exporter:{found[1]}")
+            claim.bind(f"\0model-exporter:{found[0]}:{found[1]}")
         except OSError:
             raise StackError(f"cannot listen on {host}:{port}: another model-exporter does") from None
         yield found[0], found[1]
