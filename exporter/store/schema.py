@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import psycopg
 import sqlalchemy as sa
 
 from exporter.config import sampled
@@ -38,8 +37,6 @@ predictions = sa.Table(
     sa.Column("inputs", sa.Text),
     sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
-    # The space of what is deleted by age or size is to be found again soon.
-    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
 )
 feedback = sa.Table(
     "feedback",
@@ -135,11 +132,10 @@ sa.Index(
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
 )
 relabelled = feedback.c.reviewed_label.is_not(None)
-sa.Index(
+_relabelled = sa.Index(
     "feedback_relabelled",
     *(feedback.c[name] for name in ("model", "version", "confident", "status", "verdict")),
     sqlite_where=relabelled,
-    postgresql_where=relabelled,
 )
 releases = sa.Table(
     "releases",
@@ -168,6 +164,13 @@ release_chunks = sa.Table(
 )
 
 
+def storage_options() -> None:
+    """Say what only PostgreSQL is to know of the tables: its part of the library is not loaded for SQLite."""
+    # The space of what is deleted by age or size is to be found again soon.
+    predictions.dialect_kwargs["postgresql_with"] = {"autovacuum_vacuum_scale_factor": 0.02}
+    _relabelled.dialect_kwargs["postgresql_where"] = relabelled
+
+
 COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
 """What a row of `prediction_rows` holds, in order."""
 
@@ -182,6 +185,8 @@ def insert_predictions(connection: sa.Connection, rows: Sequence[tuple[Any, ...]
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_INSERT, list(rows))
         return
+    import psycopg  # loaded by now
+
     driver: Any = connection.connection.dbapi_connection
     try:
         with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
