@@ -51,7 +51,7 @@ dashboards kubernetes: $(STAMP)  ## dashboards, and what Kubernetes needs, writt
 	$(BIN)/python -m grafana
 
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-  --no-annotate --extra demo pyproject.toml
+  --no-annotate --extra demo --extra proxy pyproject.toml
 
 lock:  ## write both lock files anew from pyproject.toml: what the image holds, and that with the developers' tools
 	$(LOCK) --group build --output-file requirements.lock

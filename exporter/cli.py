@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = (error.name or "exporter").partition(".")[0]
         if name == "exporter":
             raise
-        extra = "demo" if name in {"joblib", "sklearn"} else "server"
+        extra = {"httptools": "proxy", "joblib": "demo", "sklearn": "demo"}.get(name, "server")
         print(f'model-exporter: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
         return 1
     except ExporterError as error:
@@ -68,6 +68,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
 
+    proxy = commands.add_parser("proxy", help="stand in front of a model server, and record what passes")
     ingest = commands.add_parser("ingest", help="the rows of a batch job: their drift, or to an exporter")
     token = commands.add_parser("token", help="make a bearer token, and its entry for the tokens file")
     compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
@@ -79,6 +80,11 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
         profiling.add_arguments(profile)
         profile.set_defaults(run=profiling.run)
+    if "proxy" in arguments:
+        from exporter.proxy import command as passing
+
+        passing.add_arguments(proxy)
+        proxy.set_defaults(run=passing.run)
     if "ingest" in arguments:
         from exporter.batch import command as batch
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.errors import REASONS
 
-SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "logs", "traces")
+SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The doors that events come in by: the last part of their routes."""
 
 

@@ -11,7 +11,7 @@ from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query, at
 
 _MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
 _NO_PREDICTIONS = "no predictions seen"
-_NO_SEGMENTS = "no segment_by in the model's configuration"
+_NO_SEGMENTS = "no segment_by in the model's configuration, or nothing observed"
 
 
 def dashboard(exporter_url: str) -> Dashboard:
@@ -177,7 +177,7 @@ def oldest() -> Panel:
         at(7, 30, 7, 8),
         Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
         Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
-        empty="none waits",
+        empty="none waits, or nothing observed",
         least=0,
     )
 
@@ -190,7 +190,7 @@ def releases() -> Panel:
         COUNT,
         at(14, 30, 6, 8),
         Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
-        empty="nothing released yet",
+        empty="nothing released yet, or nothing observed",
         least=0,
         stepped=True,
         top=1,
@@ -293,6 +293,6 @@ def events() -> Panel:
         COUNT,
         at(16, 47, 8, 7),
         Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
-        empty="no events in the model's configuration",
+        empty="no events in the model's configuration, or nothing observed",
         least=0,
     )

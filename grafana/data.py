@@ -224,7 +224,7 @@ def prediction() -> Panel:
             role="threshold",
         ),
         overrides=[for_query(3, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))],
-        empty="the profile knows no predictions",
+        empty="no predictions in the profile, or nothing observed",
         least=0,
     )
 

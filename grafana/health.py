@@ -157,7 +157,7 @@ def unknown_features() -> Panel:
         EVENTS_PER_SECOND,
         at(8, 14, 8, 8),
         Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
-        empty="no model has a profile",
+        empty="no model has a profile, or no exporter is scraped",
         least=0,
         top=1,
     )

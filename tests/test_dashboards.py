@@ -287,6 +287,19 @@ def test_alerts_lead_to_dashboards_that_exist() -> None:
         assert set(re.findall(r"var-(\w+)=", query)) <= names
 
 
+def test_runbooks_name_panels_that_exist() -> None:
+    """Each runbook but the watchdog's says where to look, in words that stand on the dashboard."""
+    titles = {board["title"].removeprefix("Models / "): uid for uid, board in BOARDS.items()}
+    for path in (ROOT / "docs" / "runbooks").glob("Model*.md"):
+        (shown,) = re.findall(
+            r'^In Grafana: (".+") of \[(.+)\]\(http://127.0.0.1:3000/d/([\w-]+)\)', path.read_text("utf-8"), re.M
+        )
+        quoted, title, uid = shown
+        assert titles[title] == uid
+        panels = {panel["title"].removeprefix("$feature: ") for panel in EVERY[uid]}
+        assert set(re.findall(r'"([^"]+)"', quoted)) <= panels, path.name
+
+
 def test_grafana_is_started_with_a_home_that_is_there(tmp_path: Path) -> None:
     """``up`` sets what the provisioning files ask for, and Overview is the home page; so does the compose file."""
     plan = Plan(tmp_path, ROOT, dict(ADDRESSES))

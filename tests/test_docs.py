@@ -231,7 +231,10 @@ def test_every_command_and_flag_is_documented() -> None:
         helps = [helped(command, one) for one in inner] or [helped(command)]
         flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
         flags -= {"--help"}
-        text = document("profiles.md") if command == "profile" else section("configuration.md", f"`{command}`")
+        if command in {"profile", "proxy"}:
+            text = document("profiles.md") if command == "profile" else section("proxy.md", "Options")
+        else:
+            text = section("configuration.md", f"`{command}`")
         assert {row for row in table(text) if row.startswith("--")} == flags, command
 
 
@@ -287,9 +290,10 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
 
 @pytest.mark.parametrize("path", [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
 def test_documents_name_only_metrics_that_exist(path: Path) -> None:
-    """A document outside metrics.md, too, speaks of no metric that metrics.md does not have."""
+    """A document outside metrics.md, too, speaks of no metric that neither metrics.md nor proxy.md has."""
     named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
     known = table(document("metrics.md")).keys() | {"model_name", "model_version"}  # members of inference protocols
+    known |= table(section("proxy.md", "Its own metrics")).keys()
     assert named <= known, named - known
 
 

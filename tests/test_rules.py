@@ -166,7 +166,7 @@ def test_annotations(alert: Alert) -> None:
     assert "$value" in notes["description"]
     assert notes["runbook_url"] == f"http://127.0.0.1:9877/runbooks/{alert.name}"
     assert notes["dashboard_url"].partition("?")[0] == f"http://127.0.0.1:3000/d/model-{alert.layer}"
-    for label in ("model", "version"):
+    for label in ("model", "version", "feature"):
         used = f"$labels.{label} " in notes["summary"]
         assert (f"var-{label}={{{{ $labels.{label} | urlquery }}}}" in notes["dashboard_url"]) is used
 

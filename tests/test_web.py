@@ -408,7 +408,8 @@ def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> N
 def test_what_is_not_there_is_said(shared: Served) -> None:
     """A wrong path, or a wrong method, is told what would be right."""
     missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
-    assert (missing.status, wrong.status, wrong.headers["Allow"]) == (404, 405, "OPTIONS, POST")
+    assert (missing.status, wrong.status) == (404, 405)
+    assert set(wrong.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
     assert missing.json["detail"] == 'there is nothing at "/v1/prediction"; /openapi.json lists what there is'
     assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
 

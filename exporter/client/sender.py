@@ -14,9 +14,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from exporter.client import ids
-from exporter.client.calls import Event
 from exporter.client.target import FAILURES, Target, accepted, new_key, reason, retry_after
 from exporter.client.values import said
 from exporter.errors import ExporterError
@@ -30,6 +30,8 @@ _BREATH = 8
 _FORK_SECONDS = 0.25
 """What a fork waits at most for events to leave."""
 _REST_SECONDS = 0.1
+Sized = tuple[Any, ...]
+"""What waits: the bytes it takes, then whatever its encoder knows."""
 _TRY_LATER = frozenset({408, 425, 429})
 
 
@@ -44,12 +46,14 @@ class Sender:
         An event to a line of JSON; called in the sender's thread.
     name
         Of the thread.
+    path
+        The route that takes such lines.
     """
 
     def __init__(
         self,
         target: Target,
-        encode: Callable[[Event], bytes],
+        encode: Callable[[Any], bytes],
         name: str,
         *,
         capacity: int,
@@ -57,6 +61,7 @@ class Sender:
         batch_size: int,
         interval: float,
         give_up: float,
+        path: str = "/v1/predictions",
     ) -> None:
         self._target = target
         self._encode = encode
@@ -66,6 +71,7 @@ class Sender:
         self._batch_size = batch_size
         self._interval = interval
         self._give_up = give_up
+        self._path = path
         self._closed = False
         self.start_empty()
         _senders.add(self)
@@ -75,7 +81,7 @@ class Sender:
         # A signal handler or a finalizer may record while this thread holds the lock: hence the RLock.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._buffer: deque[Event] = deque()
+        self._buffer: deque[Sized] = deque()
         self._bytes = 0
         self._sending = 0
         self._flushing = 0
@@ -87,7 +93,7 @@ class Sender:
         self.sent = 0
         self.dropped = 0
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Sized) -> None:
         """Take an event; the oldest make room."""
         buffer = self._buffer
         with self._lock:
@@ -203,7 +209,7 @@ class Sender:
             self._connection.close()
         self._connection = None
 
-    def _next_batch(self) -> list[Event]:
+    def _next_batch(self) -> list[Sized]:
         """Wait for events and then for others to travel with them; nothing after `close`, or to rest."""
         with self._changed:
             self._changed.wait_for(lambda: self._buffer or self._closed or self._resting)
@@ -218,7 +224,7 @@ class Sender:
             self._sending = len(batch)
         return batch
 
-    def _bodies(self, batch: list[Event]) -> Iterator[list[bytes]]:
+    def _bodies(self, batch: list[Sized]) -> Iterator[list[bytes]]:
         """The batch as lines of JSON, in bodies that the exporter takes."""
         lines: list[bytes] = []
         size = 0
@@ -246,7 +252,7 @@ class Sender:
             if status == 202:
                 self._trouble = False
                 return accepted(answer, len(lines)), f"the exporter refused events: {answer[:500]!r}"
-            why = f"POST /v1/predictions: {reason(status, answer)}"
+            why = f"POST {self._path}: {reason(status, answer)}"
             if 0 < status < 500 and status not in _TRY_LATER:
                 return 0, why
             self._trouble = True
@@ -263,7 +269,7 @@ class Sender:
         kept = self._connection is not None
         try:
             self._connection = self._connection or self._target.connect()
-            return self._target.post(self._connection, "/v1/predictions", body, "application/x-ndjson", key)
+            return self._target.post(self._connection, self._path, body, "application/x-ndjson", key)
         except FAILURES as error:
             self.disconnect()
             if kept:  # the server may have closed an idle connection: that is no failure yet

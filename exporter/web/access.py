@@ -23,6 +23,7 @@ UNSAFE = {
     PREDICTIONS: "ingest",
     "POST /v1/events": "ingest",
     "POST /v1/notifications": "ingest",
+    "POST /v1/exchanges": "ingest",
     "POST /v1/kserve": "ingest",
     "POST /v1/logs": "ingest",
     "POST /v1/traces": "ingest",

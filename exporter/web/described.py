@@ -14,6 +14,7 @@ from exporter.web import answers, queue
 from exporter.web.corrections import Verdict, VerdictOn, Wish
 from exporter.web.dataset import MOST, Order
 from exporter.web.inbox import Notification
+from exporter.wire.exchanges import Recorded
 from exporter.wire.otlp import PROTOBUF
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
@@ -187,6 +188,12 @@ OPERATIONS: dict[str, Operation] = {
     "POST /review/decide": Operation("A decision of a form, back to its page.", _BACK, {FORM: dict[str, str]}),
     "POST /review/samples": Operation("A draw of a form, on to what was drawn.", _BACK, {FORM: dict[str, str]}),
     "GET /v1/corrections/<int:place>/inputs/<path:name>.png": Operation("An image input.", {200: {PNG: None}}),
+    "POST /v1/exchanges": Operation(
+        "What a proxy saw: requests with their answers as they went over the wire.",
+        {202: answers.Accepted},
+        {JSON: Recorded | list[Recorded], NDJSON: None},
+        (_KEY, _IDS),
+    ),
     "POST /v1/kserve": Operation(
         "What KServe's logger sends, as CloudEvents.", {202: dict[str, Any]}, {JSON: Any}, (_KEY,)
     ),

@@ -19,9 +19,10 @@ from exporter.web.ingest import MAX_BODY, Ingest
 from exporter.web.problems import Reply, whole
 from exporter.wire import Exchange, Known, predictions, resolve
 from exporter.wire import seldon as messages
-from exporter.wire.body import MAX_ROWS, decompressed, document
+from exporter.wire.body import MAX_ROWS, decompressed, document, unpacked
 from exporter.wire.cloudevents import BATCH, Half
 from exporter.wire.cloudevents import read as read_events
+from exporter.wire.exchanges import read as read_exchange
 from exporter.wire.feedback import words
 from exporter.wire.formats import request as read_request
 from exporter.wire.formats import response as read_response
@@ -30,12 +31,11 @@ from exporter.wire.infer import read as read_pair
 from exporter.wire.otlp import PROTOBUF, Signal, answer, refusal
 from exporter.wire.otlp import read as read_records
 
-PATHS = ("/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
+PATHS = ("/v1/exchanges", "/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
 """Beginnings of the routes whose bodies take work to decode: they have threads of their own."""
 COMPRESSED = ("/v1/logs", "/v1/traces")
 """Routes that take gzip, as collectors send it."""
 _LARGE = 2**20
-_GZIP = b"\x1f\x8b"
 _GRPC = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _Decoded = tuple[list[Prediction], list[Rejected]]
 
@@ -83,6 +83,15 @@ class Wire:
                 yield item if isinstance(item, EventError) else partial(self._exchanged, model, item, version)
 
         return self._take("infer", body, decode, lines or body.lstrip()[:1] == b"[", ids)
+
+    def exchanges(self, body: bytes, lines: bool, ids: bool) -> Reply:
+        """``POST /v1/exchanges``: what a proxy saw."""
+
+        def decode() -> Iterator[EventError | Callable[[], _Decoded]]:
+            for item in items(body, lines):
+                yield item if isinstance(item, EventError) else partial(self._recorded, item)
+
+        return self._take("exchanges", body, decode, lines or body.lstrip()[:1] == b"[", ids)
 
     def seldon(self, body: bytes, model: str | None, key: str | None) -> Reply:
         """``POST /v1/seldon/feedback``."""
@@ -166,7 +175,10 @@ class Wire:
     def _paired(self, one: Half, two: Half) -> _Decoded:
         first, last = (one, two) if one.side == "request" else (two, one)
         seconds = (last.time - first.time).total_seconds() if first.time and last.time else -1.0
-        inputs, outputs = read_request(_plain(first.body), first.head), read_response(_plain(last.body), last.head)
+        inputs, outputs = (
+            read_request(unpacked(first.body, MAX_BODY), first.head),
+            read_response(unpacked(last.body, MAX_BODY), last.head),
+        )
         known = self._known(outputs.model, *first.names, version=outputs.version)
         named = outputs.id if outputs.columns and outputs.columns[0].name in messages.MEMBERS else None
         exchange = Exchange(
@@ -177,6 +189,19 @@ class Wire:
     def _exchanged(self, model: str, item: Any, version: str | None) -> _Decoded:
         exchange = read_pair(item, version)
         return predictions(self._known(model, version=exchange.version or exchange.response.version), exchange)
+
+    def _recorded(self, item: Any) -> _Decoded:
+        """A request counts even where its bodies are refused."""
+        exchange = read_exchange(item)
+        known = self._known(exchange.model, version=exchange.version)
+        try:
+            events, rejected = predictions(known, exchange.read(MAX_BODY))
+        except EventError as error:
+            events, rejected = [], [Rejected(0, error.pointer, error.detail, error.reason)]
+        if not events:
+            events, refused_too = predictions(known, exchange.alone())
+            rejected += refused_too
+        return events, rejected
 
     def _known(self, *names: str | None, version: str | None = None) -> Known:
         monitors = self._exporter.pipeline.monitors
@@ -192,11 +217,6 @@ class Wire:
     def _refuse(self, error: EventError) -> Reply:
         self._exporter.health.rejected.labels(error.reason).inc()
         return whole(error, 413 if error.reason == "too_large" else 400)
-
-
-def _plain(body: bytes) -> bytes:
-    """A body that may have been logged as it was compressed for its client."""
-    return decompressed(body, MAX_BODY) if body.startswith(_GZIP) else body
 
 
 def _check_count(events: list[Prediction]) -> None:
@@ -232,6 +252,11 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
         body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
         taken = ingest.retries.once("infer", asked_key(), lambda: wire.infer(model, version, body, lines, ids))
         return taken.flask()
+
+    @routes.post("/v1/exchanges")
+    def exchanges() -> Response:
+        body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
+        return ingest.retries.once("exchanges", asked_key(), lambda: wire.exchanges(body, lines, ids)).flask()
 
     @routes.post("/v1/seldon/feedback")
     def seldon_feedback() -> Response:

@@ -20,6 +20,7 @@ MAX_CONTAINERS = 2_000_000
 MAX_CELLS = 5_000_000
 """Values of a table that is written as objects, each with members of its own."""
 
+_GZIP = b"\x1f\x8b"
 _SCANNER = json.JSONDecoder(parse_int=integer)
 _T = TypeVar("_T")
 
@@ -118,6 +119,11 @@ def decompressed(body: bytes, most: int) -> bytes:
     if not parts.eof or parts.unused_data:
         raise EventError("", "the body does not end where its gzip does", "malformed")
     return found
+
+
+def unpacked(body: bytes, most: int) -> bytes:
+    """A body that may have been logged as it was compressed for its client; see `decompressed`."""
+    return decompressed(body, most) if body.startswith(_GZIP) else body
 
 
 def check_size(text: bytes) -> None:

@@ -1,0 +1,260 @@
+"""Connections of clients: requests one after the other, each an exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from exporter.proxy import heads
+from exporter.proxy.exchange import Exchange
+
+if TYPE_CHECKING:
+    from exporter.proxy.site import Site
+
+HEAD_SECONDS = 15.0
+"""What a head may take to come."""
+IDLE_SECONDS = 75.0
+"""How long a connection may rest."""
+LINGER_SECONDS = 2.0
+"""How long a client that still sends is listened to, so that it gets to read why nobody wants it."""
+
+
+class Front(asyncio.Protocol):
+    """One connection of a client."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._current: Exchange | None = None
+        self._reading: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._bad: tuple[int, str] | None = None
+        self._fields: list[heads.Field] = []
+        self._url = b""
+        self._quiet = 0
+        self._left = 0
+        self._deaf = False
+        self._stopped = False
+        self._begun = False
+        self.paused = False
+        self.peer = ""
+        self.touched = self.loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""
+        if self._site.welcome(self):
+            return
+        self._refuse(503, "too many connections")
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests, or of what is none."""
+        if self._deaf:
+            return
+        self._quiet += len(data)
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:  # which is not passed on: the answer is in HTTP/1.1
+                data = data[upgrade.args[0] :]
+                self._deaf = self._url_is_authority()
+                continue
+            except httptools.HttpParserError as error:
+                self._malformed(400, f"the request is no HTTP/1.1: {error}")
+            break
+        if self._quiet > heads.MAX_HEAD and not self._deaf:
+            self._malformed(431, f"expected a head of at most {heads.MAX_HEAD} bytes")
+        self.throttle()
+
+    def _url_is_authority(self) -> bool:
+        return self._parser.get_method() == b"CONNECT"
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._begun = True
+        self.touched = self.loop.time()
+        self._fields = []
+        self._url = b""
+
+    def on_url(self, part: bytes) -> None:
+        """Take the target, or a part of it."""
+        self._url += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head, or a trailer."""
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Begin the exchange, or have it wait for those before."""
+        if self._deaf:
+            return
+        self._begun = False
+        self._quiet = 0
+        parser = self._parser
+        head = heads.read(self._fields)
+        self._fields = []
+        old = parser.get_http_version() != "1.1"
+        line = heads.Line(parser.get_method(), _origin(self._url), parser.should_keep_alive(), old)
+        self._reading = exchange = Exchange(self._site, self, line, head)
+        if self._current is None:
+            self._current = exchange
+            exchange.start()
+        else:
+            self._waiting.append(exchange)
+
+    def on_body(self, part: bytes) -> None:
+        """Pass a part of the body on."""
+        self._quiet = 0
+        if self._reading is not None:
+            self._reading.body(part)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self._quiet = 0
+        if self._reading is not None:
+            reading, self._reading = self._reading, None
+            reading.body_end(self._fields)
+            if reading.done and self._current is None:
+                self._next()
+
+    def _malformed(self, status: int, detail: str) -> None:
+        """Answer what has come whole, then say what was wrong."""
+        self._deaf = True
+        if self._reading is not None and self._reading is self._current:
+            self._current.broken(status, detail)
+        elif self._reading is not None and self._reading.done:
+            self._linger()
+        elif self._current is None:
+            self._refuse(status, detail)
+        else:
+            if self._reading is not None and self._waiting:
+                self._waiting.pop().gone()
+            self._bad = (status, detail)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer without an exchange, and close."""
+        self._deaf = True
+        self._site.finished(status, began=False)
+        body = f"model-exporter proxy: {detail}\n".encode()
+        ends = f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        self.write(heads.response(status, heads.phrase(status), (), ends.encode()) + body)
+        self._linger()
+
+    def write(self, data: bytes) -> None:
+        """Send to the client."""
+        self._transport.write(data)
+
+    def over(self, exchange: Exchange, keep: bool) -> None:
+        """Go on after an exchange, with the next one if one waits."""
+        self._current = None
+        self.touched = self.loop.time()
+        if not exchange.sent_whole:
+            # Its client may be in the middle of a body; when the rest has come, or not, the connection ends.
+            self.loop.call_soon(self._after, exchange, keep)
+        elif not keep:
+            self._linger()
+        else:
+            self._next()
+
+    def _after(self, exchange: Exchange, keep: bool) -> None:
+        if not exchange.sent_whole or not keep:
+            self._linger()
+
+    def _next(self) -> None:
+        if self._waiting:
+            self._current = self._waiting.popleft()
+            self.loop.call_soon(self._start, self._current)
+        elif self._bad is not None:
+            self._refuse(*self._bad)
+        elif self._site.draining:
+            self._linger()
+        self.throttle()
+
+    def _start(self, exchange: Exchange) -> None:
+        if exchange is self._current and not exchange.done:
+            exchange.start()
+            self.throttle()
+
+    def throttle(self) -> None:
+        """Read from the client only as fast as the model server does."""
+        current = self._current
+        stop = not self._deaf and (bool(self._waiting) or (current is not None and current.full))
+        if stop != self._stopped and not self._transport.is_closing():
+            self._stopped = stop
+            (self._transport.pause_reading if stop else self._transport.resume_reading)()
+
+    def pause_writing(self) -> None:
+        """Slow the model server down: the client does not read."""
+        self.paused = True
+        if self._current is not None and self._current.upstream is not None:
+            self._current.upstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.paused = False
+        if self._current is not None:
+            self._current.touch()
+            if self._current.upstream is not None:
+                self._current.upstream.transport.resume_reading()
+
+    def _linger(self) -> None:
+        """Close as soon as the client has, or soon: one that is still sending would lose the answer otherwise."""
+        self._deaf = True
+        self.touched = self.loop.time()
+        if not self._transport.is_closing():
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            self.throttle()
+
+    def cut(self) -> None:
+        """End in the middle of an answer, so that the client cannot take it for whole."""
+        self._deaf = True
+        self._transport.abort()
+
+    def drain(self) -> None:
+        """Close where nothing is under way; what is under way ends the connection itself."""
+        if self._current is None and not self._begun:
+            self._linger()
+
+    def sweep(self, now: float, timeout: float) -> None:
+        """End what takes too long."""
+        current = self._current
+        left = self._transport.get_write_buffer_size()
+        if left < self._left:
+            self.touched = now
+        self._left = left
+        if self._deaf and current is None:
+            if now - self.touched > (timeout if left else LINGER_SECONDS):
+                self._transport.abort()
+        elif current is not None:
+            if now - current.touched > timeout:
+                current.stalled()
+        elif self._begun and now - self.touched > HEAD_SECONDS:
+            self._refuse(408, "the head of the request did not come in time")
+        elif now - self.touched > IDLE_SECONDS:
+            (self._transport.abort if left else self._transport.close)()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        """Gone."""
+        self._deaf = True
+        self._site.leave(self)
+        for exchange in (self._current, *self._waiting):
+            if exchange is not None:
+                exchange.gone()
+        self._current = self._reading = None
+        self._waiting.clear()
+
+
+def _origin(target: bytes) -> bytes:
+    """A target without the host, which some clients name in front of it."""
+    if target[:7].lower() == b"http://":
+        _, slash, rest = target[7:].partition(b"/")
+        return slash + rest if slash else b"/"
+    return target

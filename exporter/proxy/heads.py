@@ -1,0 +1,155 @@
+"""Heads of requests and responses: what is passed on, what is for one connection alone (RFC 9110, section 7.6)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import NamedTuple
+
+Field = tuple[bytes, bytes]
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a head, of trailers, or of whatever else is no body."""
+PSEUDONYM = b"model-exporter-" + secrets.token_hex(4).encode()
+"""What this process calls itself in ``Via``, so that it knows a request that it has passed on before."""
+_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te".split()
+    + b"transfer-encoding upgrade".split()
+)
+_ENDS = frozenset([b"content-length", b"host", b"x-request-id"])  # which no Connection field takes away
+_ID = re.compile(rb"[!-~]{1,120}")  # shorter than the exporter's bound, for rows add theirs
+
+
+class Line(NamedTuple):
+    """What a request begins with.
+
+    Attributes
+    ----------
+    keep
+        Whether its connection may be used again.
+    old
+        Whether it is of HTTP/1.0.
+    """
+
+    method: bytes
+    target: bytes
+    keep: bool = True
+    old: bool = False
+
+
+class Head(NamedTuple):
+    """The fields of a message.
+
+    Attributes
+    ----------
+    fields
+        Those to pass on.
+    known
+        The values of all of them by their names in small letters, the last where there are several.
+    """
+
+    fields: list[Field]
+    known: dict[bytes, bytes]
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the body comes in chunks."""
+        return b"transfer-encoding" in self.known
+
+    @property
+    def codings(self) -> bool:
+        """Whether there are transfer codings beside chunks, which nobody uses and nothing here understands."""
+        return self.known.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked"
+
+
+def read(raw: Iterable[Field]) -> Head:
+    """The fields of a message as they came, without those of its connection."""
+    known: dict[bytes, bytes] = {}
+    fields = []
+    named: set[bytes] = set()
+    for name, value in raw:
+        low = name.lower()
+        if low == b"connection":
+            named.update(part.strip().lower() for part in value.split(b","))
+        known[low] = known[low] + b", " + value if low in known else value
+        if low not in _HOP:
+            fields.append((name, value))
+    if named := named - _ENDS:
+        fields = [field for field in fields if field[0].lower() not in named]
+    return Head(fields, known)
+
+
+def identifier(given: bytes | None) -> str | None:
+    """The identifier that a request came with; None where it is none that the exporter takes."""
+    return given.decode("ascii") if given is not None and _ID.fullmatch(given) else None
+
+
+def request(line: Line, head: Head, name: str, peer: str, host: tuple[bytes | None, bytes]) -> bytes:
+    """A request's head for the upstream.
+
+    Parameters
+    ----------
+    line
+        Its method and target.
+    head
+        Its fields.
+    name
+        Its identifier.
+    peer
+        The client's address; empty where it has none.
+    host
+        The host to ask for in place of the client's, if any, and that to ask for where the client named none.
+    """
+    known = head.known
+    lines = [b"%b %b HTTP/1.1\r\n" % line[:2]]
+    lines += [
+        b"%b: %b\r\n" % field
+        for field in head.fields
+        if field[0].lower() not in {b"host", b"via", b"x-request-id", b"x-forwarded-for"}
+    ]
+    lines.append(b"Host: %b\r\n" % (host[0] or known.get(b"host", host[1])))
+    lines.append(b"X-Request-Id: %b\r\n" % name.encode())
+    if peer:
+        lines.append(b"X-Forwarded-For: %b\r\n" % _after(known.get(b"x-forwarded-for"), peer.encode()))
+    if b"x-forwarded-proto" not in known:
+        lines.append(b"X-Forwarded-Proto: http\r\n")
+    if b"host" in known and b"x-forwarded-host" not in known:
+        lines.append(b"X-Forwarded-Host: %b\r\n" % known[b"host"])
+    lines.append(b"Via: %b\r\n" % _after(known.get(b"via"), b"1.1 " + PSEUDONYM))
+    if b"trailers" in known.get(b"te", b"").lower():
+        lines.append(b"TE: trailers\r\nConnection: TE\r\n")
+    lines.append(b"Transfer-Encoding: chunked\r\n\r\n" if head.chunked else b"\r\n")
+    return b"".join(lines)
+
+
+def _after(before: bytes | None, value: bytes) -> bytes:
+    return value if before is None else before + b", " + value
+
+
+def response(status: int, reason: bytes, fields: Iterable[Field], ends: bytes) -> bytes:
+    """A response's head for the client; ``ends`` are the lines that say how it and its connection end."""
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+    lines += [b"%b: %b\r\n" % field for field in fields]
+    lines.append(ends)
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def phrase(status: int) -> bytes:
+    """The words for a status."""
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a body as a chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: Iterable[Field]) -> bytes:
+    """The end of a body in chunks."""
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % field for field in trailers)

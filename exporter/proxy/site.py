@@ -1,0 +1,80 @@
+"""What is served at one address: a model server behind the proxy, or the proxy's own health."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from exporter.proxy.front import Front
+from exporter.proxy.recording import Recorder
+from exporter.proxy.upstream import Pool
+
+_log = logging.getLogger("exporter.proxy")
+_QUIET_SECONDS = 10.0
+Local = tuple[int, str, bytes]
+
+
+class Site:
+    """What its exchanges share.
+
+    Parameters
+    ----------
+    pool
+        Connections to the model server.
+    recorder
+        What takes what passes, if it is recorded.
+    host
+        The ``Host`` that the model server is asked for, in place of the client's.
+    most
+        Connections of clients at a time.
+    local
+        Answers in the model server's stead: status, media type, body.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        recorder: Recorder | None = None,
+        host: bytes | None = None,
+        most: int = 8192,
+        local: Callable[[bytes, bytes], Local | None] = lambda _method, _target: None,
+    ) -> None:
+        self.pool = pool
+        self.recorder = recorder
+        self.host = host
+        self.local = local
+        self._most = most
+        self.fronts: set[Front] = set()
+        self.draining = False
+        self.in_flight = 0
+        self.codes: Counter[int] = Counter()
+        self.faults = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
+        self._said: dict[str, float] = {}
+
+    def named(self, method: bytes, target: bytes) -> tuple[str, str | None] | None:
+        """Model and version of a request that is recorded."""
+        return self.recorder.named(method, target) if self.recorder else None
+
+    def welcome(self, front: Front) -> bool:
+        """Take a connection; whether there is room for it."""
+        self.fronts.add(front)
+        return len(self.fronts) <= self._most
+
+    def leave(self, front: Front) -> None:
+        """Forget a connection."""
+        self.fronts.discard(front)
+
+    def finished(self, code: int, began: bool = True) -> None:
+        """Count an answer."""
+        self.codes[code] += 1
+        self.in_flight -= began
+
+    def fault(self, reason: str, detail: str) -> None:
+        """Count a failure of the model server, and log it unless that has just been done."""
+        self.faults[reason] += 1
+        now = time.monotonic()
+        if now - self._said.get(reason, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self._said[reason] = now
+            _log.warning("%s (%s, %d so far)", detail, reason, self.faults[reason])
