@@ -33,8 +33,9 @@ USER 10001:10001
 WORKDIR /data
 EXPOSE 9877
 
+# An exporter that asks who this is lives, too.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9877/-/healthy', timeout=4)"]
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9877, timeout=4); c.request('GET', '/-/healthy'); raise SystemExit(c.getresponse().status >= 500)"]
 
 ENTRYPOINT ["model-exporter"]
 # Mount your exporter.yml there, with `store: {url: "sqlite:////data/model-exporter.db"}`.

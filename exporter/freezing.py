@@ -15,27 +15,6 @@ from exporter.profile import MAX_RARE, CategoricalFeature, NumericFeature
 _EXPANDED = 8_000_000  # values that are written out, so that their sum loses the fewest digits
 
 
-def frozen_bins(values: Floats, bins: int = 20) -> tuple[float, ...]:
-    """Edges of equal-frequency bins, a value with more than a bin's share alone in its own.
-
-    Parameters
-    ----------
-    values
-        Finite training values, shape ``(n,)``.
-    bins
-        Bins to aim at.
-
-    Examples
-    --------
-    >>> frozen_bins(np.arange(8.0), bins=4)[:-1]
-    (0.0, 2.0, 4.0, 6.0)
-    >>> [float(round(edge, 6)) for edge in frozen_bins(np.array([0.0] * 6 + [1, 2, 3, 4]), bins=2)]
-    [0.0, 0.0, 4.0]
-    """
-    distinct, counts = np.unique(values, return_counts=True)
-    return Cells.of(distinct, counts).edges(bins)
-
-
 class Cells(NamedTuple):
     """Training values of one column, counted in fine cells: distinct values, or small ranges of them.
 
@@ -62,7 +41,21 @@ class Cells(NamedTuple):
         return cls(distinct, counts, np.ones(len(distinct), dtype=bool), distinct[-1] if len(distinct) else math.nan)
 
     def edges(self, bins: int) -> tuple[float, ...]:
-        """Edges of bins out of whole cells, see `frozen_bins`."""
+        """Edges of equal-frequency bins out of whole cells, a value with more than a bin's share alone in its own.
+
+        Parameters
+        ----------
+        bins
+            Bins to aim at.
+
+        Examples
+        --------
+        >>> Cells.of(np.arange(8.0), np.ones(8, np.intp)).edges(4)[:-1]
+        (0.0, 2.0, 4.0, 6.0)
+        >>> cells = Cells.of(np.array([0.0, 1, 2, 3, 4]), np.array([6, 1, 1, 1, 1]))
+        >>> [float(round(edge, 6)) for edge in cells.edges(2)]
+        [0.0, 0.0, 4.0]
+        """
         if not len(self.starts):
             return ()
         share = self.counts.sum() / bins

@@ -15,6 +15,11 @@ _WINDOWED = f"{_ONE},{WINDOW}"
 _DRIFT = frame.page_of("drift", "In words", frame.VERSIONS, model="model", window="window", feature="feature")
 
 
+def _short(expr: str) -> str:
+    """The same with ``01 ≥ 18`` for the bin ``01 [18, 22)``: a bar has little room, and the next one tells the rest."""
+    return f'label_replace({expr}, "bin", "$1 ≥ $2", "bin", "([0-9]+) .([-+.e0-9]+), .*")'
+
+
 def histogram() -> Panel:
     grown = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
     trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
@@ -26,8 +31,8 @@ def histogram() -> Panel:
         "bins were frozen when the profile was made.",
         SHARE,
         at(0, 21, 14, 10),
-        Query(f"{grown} / on () group_left () ({whole} > 0)", "live", "table"),
-        Query(f"sum by (bin) ({trained}) / on () group_left () sum({trained})", "training", "table"),
+        Query(_short(f"{grown} / on () group_left () ({whole} > 0)"), "live", "table"),
+        Query(_short(f"sum by (bin) ({trained}) / on () group_left () sum({trained})"), "training", "table"),
         by="bin",
         links=[_DRIFT],
         empty=NO_PROFILE,

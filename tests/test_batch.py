@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,7 @@ from exporter.training import build_file
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
-ALERTS = quote('ALERTS{version!=""}')
+ALERTS = quote('ALERTS{version=~"dark|well"}')
 PUSHGATEWAY = shutil.which("prometheus-pushgateway") or "pushgateway"
 
 
@@ -307,6 +308,25 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def test_a_packed_file_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    """What was unpacked is gone with the command, even when it is killed; a folder without room is named."""
+    command = [sys.executable, "-m", "exporter.cli", "ingest", str(folder / "well.csv.gz"), *OUTPUTS]
+    command.append(f"--profile={folder / 'loans.json'}")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    environment = os.environ | {"TMPDIR": str(kept)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    assert child.stdout
+    child.stdout.read(1)
+    assert list(kept.iterdir()) == []
+    child.kill()
+    child.communicate()
+    limited = ["bash", "-c", "ulimit -f 16; trap '' XFSZ; exec \"$@\"", "bash", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert f"well.csv.gz: cannot be kept in {kept} (TMPDIR names another folder): File too large" in done.stderr
+
+
 # --- pushed ----------------------------------------------------------------------------------
 
 
@@ -412,6 +432,35 @@ def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path
         assert [rule["lastError"] for group in rules for rule in group["rules"] if rule["health"] == "err"] == []
 
 
+def test_the_page_leads_to_a_drift_curve(gateway: str, exporter: Served, tmp_path: Path) -> None:
+    """The commands of docs/batch.md, run as they stand, print what stands there, and end with drift to be seen."""
+    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    first, push, send = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
+    parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
+    install, *commands = first.splitlines(keepends=True)
+    assert install.startswith("pip install")
+    output = shell("".join(commands), tmp_path)
+    (promised,) = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    seconds = r"in \d+\.\d s"
+    assert re.sub(seconds, "", output).endswith(re.sub(seconds, "", promised))
+    output = shell(push.replace("http://127.0.0.1:9091", gateway), tmp_path)
+    (line,) = [line for line in output.splitlines() if 'version="3"' in line and line.startswith("model_feature_kl")]
+    assert float(line.rpartition(" ")[2]) > 1
+    shell(send.replace("http://127.0.0.1:9877", exporter.url), tmp_path)
+    assert attempts(exporter, "3") == 2500
+
+
+def shell(script: str, folder: Path) -> str:
+    """What a script prints."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 # --- sent to an exporter ---------------------------------------------------------------------
 
 
@@ -427,7 +476,8 @@ def exporter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def attempts(exporter: Served, version: str) -> float:
-    """Predictions of a version that were counted."""
+    """Predictions of a version that were counted, once none waits any more."""
+    eventually(lambda: exporter.samples("model_exporter_queue_length")["model_exporter_queue_length"] == 0, 30)
     return exporter.samples("model_attempts_total").get(f'model_attempts_total{{model="loans",version="{version}"}}', 0)
 
 
@@ -595,6 +645,23 @@ def test_an_exporter_that_is_away_or_foreign_is_said(
     status, _, err = ingest(capsys, file, f"--exporter={gateway}", *flags, f"--state={tmp_path / 'b'}")
     assert status == 1
     assert f"{gateway}: 404" in err
+
+
+def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batches that find no room come again when the exporter says so, and none is lost or counted twice."""
+    config = {"models": [{"name": "loans", "profile": "loans.json"}], "queue": {"capacity": 1}}
+    (tmp_path / "exporter.yml").write_text(yaml.safe_dump(config))
+    shutil.copy(folder / "loans.json", tmp_path)
+    shutil.copy(folder / "well.parquet", tmp_path)
+    server = Served(tmp_path).start()
+    try:
+        flags = (f"--exporter={server.url}", "--model=loans", "--version=full", *OUTPUTS)
+        status, out, err = ingest(capsys, tmp_path / "well.parquet", *flags)
+        assert (status, err) == (0, "")
+        assert "2,500 rows, 2,500 accepted, 0 rejected" in out
+        assert attempts(server, "full") == 2500
+    finally:
+        server.stop()
 
 
 def test_a_state_file_that_cannot_be_written_stops_the_run(

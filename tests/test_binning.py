@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.binning import Layout
 from exporter.bins import padded, places_among
-from exporter.freezing import categorical_feature, frozen_bins, numeric_feature
+from exporter.freezing import categorical_feature, numeric_feature
 from exporter.profile import NumericFeature, Profile
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -122,7 +122,7 @@ def test_continuous_data_has_twenty_bins_of_equal_share_and_four(scale):
 @given(st.lists(FINITE, min_size=1, max_size=100), st.sampled_from([0.0, -3.5, 1e-300, 1e300, 2.0**53]))
 def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
     """A value that half of the training data shares has a bin that holds it and nothing else."""
-    edges = frozen_bins(np.array([*others, *[atom] * len(others)]))
+    edges = numeric_feature(np.array([*others, *[atom] * len(others)])).edges
     place = edges.index(atom)
     assert place + 1 == len(edges) or edges[place + 1] == np.nextafter(atom, np.inf)
 
@@ -130,7 +130,7 @@ def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
 @pytest.mark.parametrize(("zeros", "alone"), [(50, False), (51, True)])
 def test_a_bins_share_is_the_limit(zeros, alone):
     """Of 1,000 values in 20 bins, 51 alike are alone, and 50 are not."""
-    edges = frozen_bins(np.array([*[0.0] * zeros, *np.linspace(1, 2, 1000 - zeros)]))
+    edges = numeric_feature(np.array([*[0.0] * zeros, *np.linspace(1, 2, 1000 - zeros)])).edges
     assert (edges[1] == np.nextafter(0, 1)) == alone
 
 

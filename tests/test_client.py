@@ -230,7 +230,7 @@ def test_idle_connection_closed_by_the_server(exporter: Exporter) -> None:
             monitor.record()
             started = time.monotonic()
             assert monitor.flush()
-            assert time.monotonic() - started < 0.1
+            assert time.monotonic() - started < 0.9
         assert monitor.sent == 3
 
 

@@ -12,8 +12,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 import yaml
+from conftest import Served, write_config
 
 from exporter.stack.plan import ADDRESSES
 
@@ -213,7 +215,21 @@ def test_commands_of_our_image_are_right_usage(services: dict[str, Any]) -> None
     for arguments in (services["exporter"]["command"], default):
         assert f"--web.listen-address=0.0.0.0:{PORTS['exporter']}" in arguments
     assert re.search(rf"^EXPOSE {PORTS['exporter']}$", DOCKERFILE, re.MULTILINE)
-    assert f"http://127.0.0.1:{PORTS['exporter']}/-/healthy" in DOCKERFILE
+
+
+def test_the_image_is_healthy_with_users_too(tmp_path: Path) -> None:
+    """The image's health check is content with an exporter that wants a password, and not with none."""
+    write_config(tmp_path)
+    hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
+    (tmp_path / "web.yml").write_text(json.dumps({"basic_auth_users": {"ada": hashed}}))
+    served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
+    (check,) = re.findall(r"^    CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    _, *arguments = json.loads(check.replace(f", {PORTS['exporter']},", f", {served.port},"))
+    try:
+        assert subprocess.run([sys.executable, *arguments], check=False).returncode == 0
+    finally:
+        served.stop()
+    assert subprocess.run([sys.executable, *arguments], capture_output=True, check=False).returncode == 1
 
 
 def test_grafana_is_provisioned_by_variables_that_are_set(services: dict[str, Any]) -> None:

@@ -331,8 +331,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("recorded")
     recorded.record(folder)
     with recorded.prometheus(folder, rules=True) as url:
-        for layer in ("system", "data", "business"):
-            firing = f'ALERTS{{alertstate="firing",layer="{layer}",model="credit",severity=~"warning|critical"}}'
+        for layer, severity in (("system", "critical"), ("data", "warning"), ("business", "critical")):
+            firing = f'ALERTS{{alertstate="firing",layer="{layer}",model="credit",severity="{severity}"}}'
             eventually(lambda firing=firing: answer(url, firing, instant=True), 60, 0.3)
         NOW.append(time.time())
         yield url

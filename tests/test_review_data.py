@@ -17,11 +17,13 @@ from exporter.accuracy import reviewed_accuracy, wilson
 from exporter.config import StoreConfig
 from exporter.events import Feedback
 from exporter.store import Store, Verdict
+from exporter.store.dataset import Selection, accepted
 from exporter.store.estimates import reviewed
-from exporter.store.overview import confusion, counts_by_status, rate_over_time
+from exporter.store.overview import overview
 from exporter.store.review import Decision, Filter, corrections, decide, story
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import draws, feedback, predictions
+from exporter.store.words import Words
 
 START = 1_790_000_000.0
 _ROW: dict[str, Any] = {
@@ -140,7 +142,6 @@ def test_every_page_is_found_in_an_index(store: Store) -> None:
             corrections(connection, Filter("digits", status="pending"), 100, after, "newest")
             corrections(connection, Filter("digits"), 100, after, "newest")
             corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
-        counts_by_status(connection, Filter("digits"))
         for statement, values in statements.copy():
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert "SEARCH feedback USING" in plan[0]
@@ -159,13 +160,29 @@ def test_the_queue_at_a_glance(store: Store) -> None:
         ],
     )
     with store.reading() as connection:
-        assert confusion(connection, Filter()) == [("1", "7", 4), (3.5, True, 1)]
-        assert confusion(connection, Filter(status="rejected")) == [(3.5, True, 1)]
-        hours = rate_over_time(connection, Filter(), 3600)
-        assert [(start % 3600, count) for start, count in hours] == [(0, 3), (0, 3)]
-        assert hours[1][0] - hours[0][0] == 3600
-        assert counts_by_status(connection, Filter()) == {"accepted": 1, "pending": 4, "rejected": 1}
-        assert counts_by_status(connection, Filter("loans")) == {"accepted": 0, "pending": 0, "rejected": 0}
+        seen = overview(connection, Filter())
+        assert seen.pairs == [("1", "7", 4), (3.5, True, 1)]
+        assert [(start % 60, count) for start, count in seen.rates] == [(0, 3), (0, 3)]
+        assert seen.rates[1][0] - seen.rates[0][0] == 3600
+        assert seen.counts == {"accepted": 1, "pending": 4, "rejected": 1}
+        refused = overview(connection, Filter(status="rejected"))
+        assert (refused.pairs, refused.counts) == ([(3.5, True, 1)], seen.counts)
+        chosen = overview(connection, Filter(predicted="3.5", label="true"))
+        assert (chosen.pairs, chosen.counts["rejected"], sum(chosen.counts.values())) == (seen.pairs, 1, 1)
+        assert [count for _, count in chosen.rates] == [1]
+        nothing = overview(connection, Filter("loans"))
+        assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [])
+
+
+@pytest.mark.parametrize(("hours", "step"), [(0, 60), (1, 60), (4, 300), (48, 3600), (47 * 24 + 1, 86400)])
+def test_a_long_period_is_counted_in_long_steps(store: Store, hours: int, step: int) -> None:
+    """As many numbers come back for years as for an hour, each of a whole step, and none is lost."""
+    times = [START + 0.9 + hours * 3600 * n / 100 for n in range(101)]
+    put(store, [{"created": time} for time in times])
+    with store.reading() as connection:
+        seen = overview(connection, Filter())
+    assert seen.step == step
+    assert seen.rates == sorted(Counter(int(time // step) * step for time in times).items())
 
 
 def test_undoing_brings_the_users_label_back(store: Store) -> None:
@@ -199,6 +216,23 @@ def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     assert counts == ["SEARCH feedback USING COVERING INDEX feedback_known (model=? AND version=? AND confident=?)"]
     assert len(turned) == 1
     assert "USING INDEX feedback_relabelled" in turned[0]
+
+
+def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
+    """What waits, what was released and what is training data is found without a look at any other word."""
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        store._read_review(connection, 0.0)
+        list(accepted(connection, Selection("digits")))
+        Words(connection, redact)
+        _, released, _, examples, waiting = (
+            " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
+            for statement, values in statements.copy()
+        )
+    assert "feedback_released" in released
+    assert "USING INDEX feedback_dataset (model=? AND id>?)" in examples
+    assert "USING COVERING INDEX feedback_waiting" in waiting
 
 
 # --- samples ---------------------------------------------------------------------------------

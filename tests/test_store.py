@@ -123,6 +123,27 @@ def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> N
     assert not again.counted
 
 
+def test_words_that_are_taken_together_know_each_other(database: str, start: Callable[..., Exporter]) -> None:
+    """Of several on one prediction in one request the last stands, each is in the history, and one is a correction."""
+    exporter = start(database)
+    exporter.predict("p", *(f"q-{number}" for number in range(40)))
+    assert exporter.store.flush(5)
+    said = [("p", "1"), ("p", "2"), ("p", "2"), ("early", "1"), ("early", "2"), *((f"q-{n}", "1") for n in range(40))]
+    words = [Feedback(name, verdict="corrected", label=label) for name, label in [*said, ("p", "3")]]
+    taken = exporter.store.feedback(words, "key")
+    assert [word.repeat for word in taken] == [False, False, True] + [False] * 43
+    assert [word.joined for word in taken] == [True] * 3 + [False] * 2 + [True] * 41
+    assert len({word.id for word in taken}) == exporter.count(feedback) == 42
+    assert [taken[0].id, taken[3].id] == [taken[-1].id, taken[4].id]
+    assert exporter.count(history) == 45
+    assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
+    assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
+    assert sum(verdict.correction for verdict in exporter.counted) == 41
+    again = exporter.store.feedback(words[:2], "key")
+    assert [(word.id, word.repeat, word.conflict) for word in again] == [(taken[0].id, True, False)] * 2
+    assert exporter.count(feedback, feedback.c.label == '"3"') == 1
+
+
 def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Callable[..., Exporter]) -> None:
     """What is older than the retention is deleted, its feedback with its inputs is not."""
     exporter = start(database, retention="1h")
@@ -172,12 +193,12 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
 
 
 def test_production_is_read_back_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
-    """Inputs of a model in the order they came, images as PNG among them, in passes that agree."""
+    """Inputs of a model, images as PNG among them, in passes that agree; in the order of sequential identifiers."""
     exporter = start(database)
     images = [packed([[0, number % 256], [3, 16]]) for number in range(5000)]
     for first in range(0, 5000, 1000):
         for number in range(first, first + 1000):
-            exporter.predict(f"p-{number}", inputs=msgspec.json.encode({"n": number, "image": images[number]}))
+            exporter.predict(f"p-{number:04}", inputs=msgspec.json.encode({"n": number, "image": images[number]}))
         exporter.store.flush(10)
     source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
     for _ in range(2):

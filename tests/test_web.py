@@ -276,7 +276,7 @@ def test_a_slow_client_holds_nobody_up(shared: Served) -> None:
         start = time.monotonic()
         assert shared.post("/v1/predictions", {"model": "credit"}).status == 202
         assert shared.get("/metrics").status == 200
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
     finally:
         for client in slow:
             client.close()

@@ -24,6 +24,8 @@ from exporter.validation import listed, shown, suggestion
 
 WINDOW = "run"
 """The value of the ``window`` label."""
+SLICE = 2000
+"""Rows counted at once: their columns fit into the processor's cache."""
 NOW = 0.0
 """All of a run is one moment of its window."""
 
@@ -86,18 +88,25 @@ def count_table(table: Table, monitor: Monitor, where: str, progress: Progress |
         if table.seen and not inputs & table.seen.keys():
             known = suggestion(next(iter(table.seen)), inputs)
             raise BatchError(f"{where}: has no column of the model's profile, but {_some(table.seen)}; {known}")
-        monitor.observe_columns(_columns(rows), NOW)
+        for start in range(0, len(rows.numbers), SLICE):
+            monitor.observe_columns(_columns(rows, slice(start, start + SLICE)), NOW)
         if progress:
             progress("rows", rows.done, table.rows)
 
 
-def _columns(rows: Rows) -> Columns:
-    predictions: Any = rows.predictions
+def _columns(rows: Rows, part: slice) -> Columns:
+    predictions: Any = rows.predictions[part]
     if isinstance(predictions, np.ndarray):
         predictions = predictions[~np.isnan(predictions)]
-    elif len(predictions):
+    elif None in predictions:
         predictions = [value for value in predictions if value is not None]
-    return Columns(len(rows.numbers), rows.inputs, predictions, rows.confidences, rows.moments)
+    return Columns(
+        len(rows.numbers[part]),
+        {name: values[part] for name, values in rows.inputs.items()},
+        predictions,
+        rows.confidences[part],
+        None if rows.moments is None else rows.moments[part],
+    )
 
 
 def _some(names: Any) -> str:

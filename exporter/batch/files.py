@@ -111,8 +111,8 @@ def _lock(stream: BufferedReader, name: str) -> None:
 
 @contextlib.contextmanager
 def _plain(stream: BufferedReader, where: str) -> Iterator[Path]:
-    """A temporary file with all that a stream holds, unpacked if it is gzip."""
-    with tempfile.NamedTemporaryFile(prefix="model-exporter-") as kept:
+    """A temporary file with all that a stream holds, unpacked if it is gzip; gone with the process, however it ends."""
+    with tempfile.TemporaryFile() as kept:
         try:
             if stream.peek(2)[:2] == _GZIP:
                 with gzip.GzipFile(fileobj=stream) as unpacked:
@@ -125,7 +125,7 @@ def _plain(stream: BufferedReader, where: str) -> Iterator[Path]:
         except OSError as error:
             folder = f"{tempfile.gettempdir()} (TMPDIR names another folder)"
             raise BatchError(f"{where}: cannot be kept in {folder}: {error.strerror or error}") from None
-        yield Path(kept.name)
+        yield Path(f"/proc/self/fd/{kept.fileno()}")
 
 
 def _kind(path: Path, kind: str) -> str:

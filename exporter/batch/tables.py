@@ -20,6 +20,8 @@ from exporter.validation import shown, suggestion
 
 TOLD = 10
 """Rows that are named when they are refused."""
+_LABEL = 100_000  # characters, as `exporter.events` has it
+_ID = 128
 _GIVEN = {"numeric", "boolean", "timestamp"}
 
 
@@ -171,15 +173,17 @@ def _predictions(values: Any) -> tuple[Any, dict[int, str]]:
     if isinstance(values, np.ndarray) and values.ndim == 1:
         wrong = np.flatnonzero(np.isinf(values)) if values.dtype.kind == "f" else ()
         return values, {int(place): "expected a finite number" for place in wrong}
-    listed = [None if isinstance(value, float) and math.isnan(value) else value for value in as_list(values)]
-    if set(map(type, listed)) <= {str, bool, int, type(None)} and max(map(len, map(str, listed)), default=0) <= 100_000:
+    listed = as_list(values)
+    types = set(map(type, listed)) - {type(None)}
+    if types <= {bool, int} or (types == {str} and max(map(len, filter(None, listed)), default=0) <= _LABEL):
         return listed, {}
+    listed = [None if isinstance(value, float) and math.isnan(value) else value for value in listed]
     bad = {}
     for place, value in enumerate(listed):
         if isinstance(value, float) and math.isinf(value):
             bad[place] = "expected a finite number"
-        elif isinstance(value, str) and len(value) > 100_000:
-            bad[place] = f"expected at most 100000 characters, got {len(value)}"
+        elif isinstance(value, str) and len(value) > _LABEL:
+            bad[place] = f"expected at most {_LABEL} characters, got {len(value)}"
         elif not isinstance(value, str | int | float | None):
             bad[place] = f"expected a string, a number or a truth value, got {shown(value)}"
     return listed, bad
@@ -193,14 +197,20 @@ def _confidences(values: Any) -> tuple[Floats, dict[int, str]]:
     return numbers, {int(place): detail + shown(as_list(values[place : place + 1])[0]) for place in wrong}
 
 
-def _ids(values: Any) -> tuple[list[str | None], dict[int, str]]:
+def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
+    listed = as_list(values)
+    types = set(map(type, listed))
+    if types == {str} and min(map(len, listed)) > 0 and max(map(len, listed)) <= _ID:
+        return listed, {}
+    if types == {int}:
+        return list(map(str, listed)), {}
     texts: list[str | None] = []
     bad = {}
-    for place, value in enumerate(as_list(values)):
+    for place, value in enumerate(listed):
         empty = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
         texts.append(None if empty else spelt(value))
-        if not empty and not 0 < len(spelt(value)) <= 128:
-            bad[place] = f"expected a string of at most 128 characters, got {shown(value)}"
+        if not empty and not 0 < len(spelt(value)) <= _ID:
+            bad[place] = f"expected a string of at most {_ID} characters, got {shown(value)}"
     return texts, bad
 
 

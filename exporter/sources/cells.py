@@ -61,11 +61,17 @@ class Cells:
 
     def read(self, column: Any) -> Any:
         """Some of the cells as an Arrow array, or as a list where not all are of the kind that was chosen."""
+        import pyarrow as pa
         from pyarrow import ArrowInvalid
 
         kind = "text" if self._digits and self._padded else self._kind
         if kind == "text":
             return column
+        if kind == "number":
+            try:
+                return column.cast(pa.float64())  # most columns need no more
+            except ArrowInvalid:
+                pass
         trimmed, _ = _trimmed(column)
         try:
             return _cast(column, trimmed, kind)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -39,7 +40,7 @@ from exporter.store.engine import (
 from exporter.store.estimates import Reviewed, reviewed
 from exporter.store.migrations import migrate
 from exporter.store.retention import Retention
-from exporter.store.schema import feedback, insert_predictions
+from exporter.store.schema import COLUMNS, feedback, insert_predictions, released
 from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ BUFFER = 50_000
 BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
 
+_PLACE = itemgetter(COLUMNS.index("received"), COLUMNS.index("id"))
 _T = TypeVar("_T")
 _Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
 Row = tuple[Any, ...]
@@ -292,12 +294,12 @@ class Store:
             .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
             .group_by(feedback.c.model)
         )
-        released = sa.select(feedback.c.model, sa.func.count()).where(feedback.c.released).group_by(feedback.c.model)
+        examples = sa.select(feedback.c.model, sa.func.count()).where(released).group_by(feedback.c.model)
         rows = connection.execute(pending).all()
         found = ReviewState(
             pending={model: count for model, count, _ in rows},
             oldest={model: created for model, _, created in rows},
-            examples={model: int(total) for model, total in connection.execute(released)},
+            examples={model: int(total) for model, total in connection.execute(examples)},
             reviewed=reviewed(connection),
         )
         if generation == self._generation:  # else a commit came between: the next one reads again
@@ -470,6 +472,8 @@ class Store:
             rows += some
             size += length
             parts += 1
+        # What came together is written in the order of the index, however random clients' identifiers are.
+        rows.sort(key=_PLACE)
 
         def insert(connection: sa.Connection) -> _Group:
             verdicts: list[Verdict] = []

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.images import unpack_json
+from exporter.store.schema import accepted as is_accepted
 from exporter.store.schema import feedback
 
 ROWS = 16
@@ -56,7 +57,7 @@ def accepted(connection: sa.Connection, chosen: Selection, after: int = 0) -> It
         The identifier after which to begin.
     """
     table = feedback.c
-    found = [table.model == chosen.model, table.status == "accepted", table.joined, table.id > after]
+    found = [table.model == chosen.model, is_accepted, table.joined, table.id > after]
     if chosen.version is not None:
         found.append(table.version == chosen.version)
     if chosen.labels is not None:

@@ -40,7 +40,12 @@ def _two(connection: sa.Connection) -> None:
         "CREATE INDEX feedback_known ON feedback (model, version, confident, verdict, status, created, predicted)",
         "CREATE INDEX feedback_relabelled ON feedback (model, version, confident, status, verdict) "
         "WHERE reviewed_label IS NOT NULL",
-        "CREATE INDEX feedback_dataset ON feedback (model, status, id)",
+        "DROP INDEX feedback_review",
+        "DROP INDEX feedback_waiting",
+        "CREATE INDEX feedback_waiting ON feedback (updated, prediction_id) WHERE joined = 0",
+        "CREATE INDEX feedback_dataset ON feedback (model, id) WHERE status = 'accepted'",
+        "DROP INDEX feedback_released",
+        "CREATE INDEX feedback_released ON feedback (model) WHERE released = 1",
     ):
         connection.exec_driver_sql(statement)
 

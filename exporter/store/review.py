@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.images import DENSEST, PREFIX, unpack_json
+from exporter.store.prepared import Prepared
 from exporter.store.schema import decisions, feedback, history, spelling, sureness
 
 STATUSES = ("accepted", "pending", "rejected")
@@ -114,7 +115,7 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
     verdicts = VERDICTS[chosen.source]
     one = len(verdicts) == 1
     found: list[sa.ColumnElement[bool]] = [
-        feedback.c.verdict == verdicts[0] if one else feedback.c.verdict.in_(verdicts),
+        feedback.c.verdict == verdicts[0] if one else feedback.c.verdict.in_(map(sa.literal, verdicts)),
         feedback.c.joined,
     ]
     for column, value in (
@@ -125,10 +126,7 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
     ):
         if value is not None:
             found.append(column == value)
-    for spelt, value in ((label_column, chosen.label), (feedback.c.prediction, chosen.predicted)):
-        if value is not None:
-            # As a profile takes it: a number is the category that is spelt like it.
-            found.append(spelt == value if value.startswith('"') else spelt.in_((value, spelling(value))))
+    found += labelled(feedback.c.prediction, label_column, chosen)
     if chosen.since is not None:
         found.append(feedback.c.created >= chosen.since)
     if chosen.until is not None:
@@ -141,6 +139,18 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
         searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id, feedback.c.inputs)
         found.append(sa.or_(*(column.icontains(chosen.q, autoescape=True) for column in searched)))
     return found
+
+
+def labelled(
+    prediction: sa.ColumnElement[Any], label: sa.ColumnElement[Any], chosen: Filter
+) -> list[sa.ColumnElement[bool]]:
+    """What the filter says of prediction and label."""
+    return [
+        # As a profile takes it: a number is the category that is spelt like it.
+        spelt == value if value.startswith('"') else spelt.in_((value, spelling(value)))
+        for spelt, value in ((label, chosen.label), (prediction, chosen.predicted))
+        if value is not None
+    ]
 
 
 def document(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -254,12 +264,13 @@ def decide_several(
 
 _in_review = sa.and_(*conditions(Filter(source="all")))
 _decided = ("status", "reviewer", "reviewed", "revision")
-_update = (
+_change = (
     feedback.update()
     .where(feedback.c.id == sa.bindparam("place"), feedback.c.revision == sa.bindparam("seen"), _in_review)
     .values({name: sa.bindparam(f"new_{name}") for name in _decided})
 )
-_relabel = _update.values(reviewed_label=sa.bindparam("new_label"))
+_update = Prepared(_change)
+_relabel = Prepared(_change.values(reviewed_label=sa.bindparam("new_label")))
 
 
 def _take(connection: sa.Connection, place: int, decision: Decision, now: float) -> bool:
@@ -272,5 +283,5 @@ def _take(connection: sa.Connection, place: int, decision: Decision, now: float)
         "new_revision": decision.revision + 1,
     }
     if decision.label is None and decision.status != "pending":
-        return connection.execute(_update, values).rowcount == 1
-    return connection.execute(_relabel, {**values, "new_label": decision.label}).rowcount == 1
+        return _update(connection, values).rowcount == 1
+    return _relabel(connection, {**values, "new_label": decision.label}).rowcount == 1

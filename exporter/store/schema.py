@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from exporter.config import sampled
 from exporter.events import NO_VERSION, Prediction
+from exporter.store.prepared import driver_of
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database gives: of 64 bits on both, though SQLite has but one name for it."""
@@ -67,10 +68,6 @@ feedback = sa.Table(
     sa.Column("reviewed", sa.Float),
     sa.Column("released", sa.Boolean, nullable=False, default=False),
     sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
-    sa.Index("feedback_released", "released", "model"),
-    sa.Index("feedback_review", "verdict", "status", "model", "created"),
-    sa.Index("feedback_waiting", "joined", "updated"),
-    sa.Index("feedback_dataset", "model", "status", "id"),
 )
 history = sa.Table(
     "feedback_history",
@@ -132,11 +129,18 @@ sa.Index(
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
 )
 relabelled = feedback.c.reviewed_label.is_not(None)
-_relabelled = sa.Index(
-    "feedback_relabelled",
-    *(feedback.c[name] for name in ("model", "version", "confident", "status", "verdict")),
-    sqlite_where=relabelled,
-)
+waiting = ~feedback.c.joined
+released = feedback.c.released == sa.true()
+accepted = feedback.c.status == sa.literal_column("'accepted'")  # in the text: what is bound finds no such index
+# Of few rows each: a new word is in none of them, and what need not be written makes it durable the sooner.
+_PARTIAL = {
+    "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), relabelled),
+    "feedback_waiting": (("updated", "prediction_id"), waiting),
+    "feedback_dataset": (("model", "id"), accepted),
+    "feedback_released": (("model",), released),
+}
+for _name, (_columns, _where) in _PARTIAL.items():
+    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where)
 releases = sa.Table(
     "releases",
     metadata,
@@ -168,7 +172,9 @@ def storage_options() -> None:
     """Say what only PostgreSQL is to know of the tables: its part of the library is not loaded for SQLite."""
     # The space of what is deleted by age or size is to be found again soon.
     predictions.dialect_kwargs["postgresql_with"] = {"autovacuum_vacuum_scale_factor": 0.02}
-    _relabelled.dialect_kwargs["postgresql_where"] = relabelled
+    for index in feedback.indexes:
+        if index.name in _PARTIAL:
+            index.dialect_kwargs["postgresql_where"] = _PARTIAL[str(index.name)][1]
 
 
 COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
@@ -185,17 +191,9 @@ def insert_predictions(connection: sa.Connection, rows: Sequence[tuple[Any, ...]
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_INSERT, list(rows))
         return
-    import psycopg  # loaded by now
-
-    driver: Any = connection.connection.dbapi_connection
-    try:
-        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            for row in rows:
-                copy.write_row(row)
-    except psycopg.Error as error:
-        if driver.closed:
-            connection.invalidate(error)
-        raise sa.exc.DBAPIError(_COPY, None, error, connection_invalidated=bool(driver.closed)) from None
+    with driver_of(connection, _COPY) as driver, driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 def prediction_rows(
@@ -262,22 +260,6 @@ class InputsPolicy:
 def spelling(value: Any) -> str | None:
     """A label or a prediction as the JSON text that is stored; None for none."""
     return None if value is None else msgspec.json.encode(value).decode()
-
-
-def find_prediction(connection: sa.Connection, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
-    """The first prediction of that identifier, of any model if ``model`` is None; looked up day by day."""
-    # Each in a query of its own: the least and the greatest of one would read the whole index.
-    least, greatest = (sa.select(f(predictions.c.day)).scalar_subquery() for f in (sa.func.min, sa.func.max))
-    first, last = connection.execute(sa.select(least, greatest)).one()
-    if first is None:
-        return None
-    chosen = predictions.c.day.in_(range(last, first - 1, -1)) & (predictions.c.id == prediction_id)
-    if model is not None:
-        chosen &= predictions.c.model == model
-    # Not by seq alone: PostgreSQL could take that for a reason to read the whole table in its order.
-    query = sa.select(predictions).where(chosen).order_by(predictions.c.day, predictions.c.seq).limit(1)
-    found: Mapping[str, Any] | None = connection.execute(query).mappings().first()  # type: ignore[assignment]
-    return found
 
 
 def storable(text: str) -> str:

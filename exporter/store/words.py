@@ -11,12 +11,16 @@ import sqlalchemy as sa
 
 from exporter.events import NO_VERSION, Feedback
 from exporter.store.engine import is_shared
-from exporter.store.schema import COLUMNS, feedback, find_prediction, history, spelling, storable
+from exporter.store.lookup import days_of, find_predictions, of_model
+from exporter.store.prepared import Prepared, Values
+from exporter.store.schema import COLUMNS, feedback, history, spelling, storable
 
 MAX_WAITING = 100_000
 """Identifiers of unjoined feedback kept in memory; past it the database is asked for each group."""
 FEW = 500
 """As many that wait are looked through before a group's own identifiers are asked for."""
+TOGETHER = 16
+"""Words that are taken together: the inputs of each one's prediction may have 16 MiB."""
 Redact = Callable[[str, str | None], str | None]
 """Takes a model and the JSON of inputs; the JSON as feedback keeps it, without what must not be stored."""
 _ID, _MODEL = COLUMNS.index("id"), COLUMNS.index("model")
@@ -85,48 +89,88 @@ class Words:
         verdicts
             What counts once the transaction is committed; added to.
         """
+        days = days_of(connection)
         taken: list[Word] = []
-        for index, word in enumerate(words):
-            taken.append(self._take_one(connection, word, f"{key}/{index}" if key else None, verdicts))
+        for start in range(0, len(words), TOGETHER):
+            some = words[start : start + TOGETHER]
+            keys = [f"{key}/{start + index}" if key else None for index in range(len(some))]
+            taken += self._take(connection, some, keys, verdicts, days)
             if taken[-1].conflict:  # the request is refused: nothing behind it must count
                 break
         return taken
 
-    def _take_one(self, connection: sa.Connection, word: Feedback, key: str | None, verdicts: list[Verdict]) -> Word:
+    def _take(
+        self,
+        connection: sa.Connection,
+        words: Sequence[Feedback],
+        keys: Sequence[str | None],
+        verdicts: list[Verdict],
+        days: Sequence[int],
+    ) -> list[Word]:
+        """Take a few words: all that is known of them is asked first, and all that is new is written at last."""
         now = time.time()
-        word.prediction_id, word.version, user, comment = map(
-            _storable, (word.prediction_id, word.version, word.user, word.comment)
-        )
-        said = {"verdict": word.verdict, "label": spelling(word.label), "user": user, "comment": comment}
-        if key is not None and (before := _retried(connection, key)):
-            same = before["prediction_id"] == word.prediction_id and all(before[k] == v for k, v in said.items())
-            return Word(before["feedback_id"], word.prediction_id, before["verdict"], before["joined"], True, not same)
-        known = _known(connection, word)
-        if known and all(known[k] == v for k, v in said.items()):
-            return Word(known["id"], known["prediction_id"], known["verdict"], known["joined"], True)
-        values: dict[str, Any] = {**said, "updated": now}
-        if known:
-            values |= {"status": "pending", "revision": known["revision"] + 1, "reviewed_label": None}
-            row = {**known, **values}
+        for word in words:
+            word.prediction_id, word.version, word.user, word.comment = map(
+                _storable, (word.prediction_id, word.version, word.user, word.comment)
+            )
+        retried = _retried(connection, keys)
+        rows = _known(connection, words)
+        unknown = [
+            (word.prediction_id, word.model)
+            for word in words
+            if word.prediction_id is not None and _of(rows, word) is None
+        ]
+        found: dict[Any, Values | None] = dict(zip(unknown, find_predictions(connection, unknown, days), strict=True))
+        taken: list[tuple[Word, dict[str, Any]]] = []
+        notes: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        fresh: list[dict[str, Any]] = []
+        changed: dict[int, dict[str, Any]] = {}
+        for word, key, before in zip(words, keys, retried, strict=True):
+            said = {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
+            if before is not None:
+                same = before["prediction_id"] == word.prediction_id and all(before[k] == v for k, v in said.items())
+                again = Word(0, word.prediction_id, before["verdict"], bool(before["joined"]), True, not same)
+                taken.append((again, {"id": before["feedback_id"]}))
+                if again.conflict:
+                    break
+                continue
+            row = _of(rows, word)
+            if row is not None and all(row[k] == v for k, v in said.items()):
+                taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), True), row))
+                continue
+            first = word.prediction_id is not None and (row is None or row["verdict"] == "sampled")
+            if row is None:
+                row = self._first_word(word, now, found.get((word.prediction_id, word.model)))
+                fresh.append(row)
+                rows.setdefault(word.prediction_id, []).append(row)
+            else:
+                row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None}
+                if "id" in row:
+                    changed[row["id"]] = row
+            row |= {**said, "updated": now}
+            if row["joined"]:
+                correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
+                row["counted"] = bool(row["counted"] or correction)
+                delay = max(now - row["predicted"], 0.0) if first else None
+                key_of = (row["model"], row["version"])
+                verdicts.append(Verdict(*key_of, row["verdict"], correction, row["segment"], delay))
+            notes.append((row, {"time": now, "idempotency_key": key, **said}))
+            taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), False), row))
+        if self._shared:
+            for row, made in zip(fresh, _insert_returning.first(connection, fresh), strict=True):
+                row["id"] = made and made["id"]
         else:
-            row = self._first_word(connection, word, now) | values
-        if row["joined"]:
-            correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
-            row["counted"] = values["counted"] = row["counted"] or correction
-            first = word.prediction_id is not None and (known is None or known["verdict"] == "sampled")
-            delay = max(now - row["predicted"], 0.0) if first else None
-            segment = row.get("segment")
-            verdicts.append(Verdict(row["model"], row["version"], row["verdict"], correction, segment, delay))
-        if known:
-            connection.execute(feedback.update().where(feedback.c.id == known["id"]).values(values))
-        else:
-            inserted = connection.execute(feedback.insert().values(row)).inserted_primary_key
-            row["id"] = inserted[0]  # type: ignore[index]
-        connection.execute(history.insert().values(feedback_id=row["id"], time=now, idempotency_key=key, **said))
-        return Word(row["id"], row["prediction_id"], row["verdict"], row["joined"], False)
+            for row in fresh:
+                row["id"] = _insert(connection, row).lastrowid
+        _update.many(connection, [{f"new_{name}": row[name] for name in ("id", *_SAID)} for row in changed.values()])
+        _note.many(connection, [{"feedback_id": row["id"], **note} for row, note in notes])
+        for known, row in taken:
+            known.id = row["id"]
+        return [known for known, _ in taken]
 
-    def _first_word(self, connection: sa.Connection, word: Feedback, now: float) -> dict[str, Any]:
+    def _first_word(self, word: Feedback, now: float, prediction: Values | None) -> dict[str, Any]:
         row: dict[str, Any] = {
+            **_NOTHING,
             "prediction_id": word.prediction_id,
             "model": word.model,
             "created": now,
@@ -140,7 +184,7 @@ class Words:
             inputs = bytes(memoryview(word.inputs)).decode("utf-8", "replace")
             spoken = {"version": word.version or NO_VERSION, "prediction": spelling(word.prediction)}
             return row | spoken | {"inputs": inputs or None, "predicted": now}
-        if prediction := find_prediction(connection, word.prediction_id, word.model):
+        if prediction is not None:
             return row | self._snapshot(prediction)
         if self._shared:
             return row
@@ -150,10 +194,10 @@ class Words:
             self._all_known = False
         return row
 
-    def _snapshot(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
+    def _snapshot(self, prediction: Values) -> dict[str, Any]:
         """What feedback keeps of its prediction, so that it outlives the prediction's retention."""
-        keys = ("model", "version", "prediction", "confidence", "confident", "segment")
-        kept = {key: prediction[key] for key in keys}
+        kept = {key: prediction[key] for key in ("model", "version", "prediction", "confidence", "segment")}
+        kept["confident"] = bool(prediction["confident"])
         inputs = self._redact(prediction["model"], prediction["inputs"])
         return {**kept, "inputs": inputs, "predicted": prediction["time"], "joined": True}
 
@@ -204,20 +248,54 @@ def _storable(text: str | None) -> str | None:
     return text and storable(text)
 
 
-def _retried(connection: sa.Connection, key: str) -> Mapping[str, Any] | None:
-    """The word that a request of the same idempotency key said."""
-    columns = (history, feedback.c.prediction_id, feedback.c.joined)
-    query = sa.select(*columns).join(feedback, history.c.feedback_id == feedback.c.id)
-    found: Any = connection.execute(query.where(history.c.idempotency_key == key)).mappings().first()
-    return found  # type: ignore[no-any-return]
+_NOTHING = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
+_SAID = (
+    "verdict", "label", "user", "comment", "updated", "status", "revision", "reviewed_label", "counted"
+)  # fmt: skip
+_insert = Prepared(feedback.insert(), _NOTHING)
+_insert_returning = Prepared(feedback.insert().returning(feedback.c.id), _NOTHING)
+_update = Prepared(
+    feedback.update()
+    .where(feedback.c.id == sa.bindparam("new_id"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _SAID})
+)
+_note = Prepared(history.insert(), [column.name for column in history.c if column.name != "id"])
+_retry = Prepared(
+    sa.select(history, feedback.c.prediction_id, feedback.c.joined)
+    .join(feedback, history.c.feedback_id == feedback.c.id)
+    .where(history.c.idempotency_key == sa.bindparam("key"))
+)
+_on = Prepared(
+    sa.select(feedback.c.id)
+    .where(feedback.c.prediction_id == sa.bindparam("name"), feedback.c.model.is_(None) | of_model(feedback.c.model))
+    .order_by(feedback.c.id)
+)
+_whole = Prepared(sa.select(feedback).where(feedback.c.id == sa.bindparam("place")))
 
 
-def _known(connection: sa.Connection, word: Feedback) -> Mapping[str, Any] | None:
-    """The feedback that there is on the same prediction; of the same model, where both name one."""
+def _retried(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[Values | None]:
+    """The words that requests of the same idempotency keys said."""
+    if keys[0] is None:
+        return [None] * len(keys)
+    return _retry.first(connection, [{"key": key} for key in keys])
+
+
+def _known(connection: sa.Connection, words: Sequence[Feedback]) -> dict[str | None, list[dict[str, Any]]]:
+    """The feedback that there is on the same predictions, by their identifiers."""
+    on = [{"name": word.prediction_id, "of": word.model} for word in words if word.prediction_id is not None]
+    places = sorted({found["id"] for found in _on.first(connection, on) if found})
+    rows: dict[str | None, list[dict[str, Any]]] = {}
+    for row in _whole.first(connection, [{"place": place} for place in places]):
+        if row is not None:
+            rows.setdefault(row["prediction_id"], []).append(dict(row))
+    return rows
+
+
+def _of(rows: Mapping[str | None, list[dict[str, Any]]], word: Feedback) -> dict[str, Any] | None:
+    """The feedback on a word's prediction; of the same model, where both name one."""
     if word.prediction_id is None:
         return None
-    chosen = feedback.c.prediction_id == word.prediction_id
-    if word.model is not None:
-        chosen &= feedback.c.model.is_(None) | (feedback.c.model == word.model)
-    found: Any = connection.execute(sa.select(feedback).where(chosen).order_by(feedback.c.id)).mappings().first()
-    return found  # type: ignore[no-any-return]
+    mine = (
+        row for row in rows.get(word.prediction_id, ()) if word.model in {None, row["model"]} or row["model"] is None
+    )
+    return next(mine, None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from exporter.store.overview import BARS
 from exporter.store.schema import spelling
 from exporter.web.cards import brief
 from exporter.web.choice import Choice, stamp
@@ -17,11 +18,8 @@ MOST_LABELS = 10
 """Labels on each side of the confusion table."""
 UPRIGHT = 3
 """Characters of a label that stands upright above its column."""
-BARS = 48
-"""Bars of the chart at most."""
 STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 364 * 86400)
-"""Seconds that a bar may stand for; the greater ones are whole multiples of a smaller one."""
-FINE = STEPS[0]
+"""Seconds that a bar may stand for: whole multiples of what `exporter.store.overview` counts so long a period by."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,14 @@ class Bars:
     end: str
 
 
-def over_time(counts: Sequence[tuple[float, int]], choice: Choice, now: float) -> Bars | None:
-    """The chart of ``(start, corrections)`` in steps of `FINE` seconds; None without any."""
+def over_time(counts: Sequence[tuple[float, int]], fine: int, choice: Choice, now: float) -> Bars | None:
+    """The chart of ``(start, corrections)`` in steps of ``fine`` seconds; None without any."""
     if not counts:
         return None
-    first, last = counts[0][0], counts[-1][0] + FINE
+    first, last = counts[0][0], counts[-1][0] + fine
     since = choice.filter.since if choice.filter.since is not None else first
     until = choice.filter.until if choice.filter.until is not None else max(last, min(now, last + (last - since) / 4))
-    step = next((step for step in STEPS if (until - since) / step <= BARS - 1), STEPS[-1])
+    step = next((step for step in STEPS if (until - since) / step <= BARS), STEPS[-1])
     begin = math.floor(since / step) * step
     places = max(math.ceil((until - begin) / step), 1)
     total = Counter[int]()

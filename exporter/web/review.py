@@ -21,7 +21,7 @@ from exporter.profile import CategoricalFeature
 from exporter.runtime import Exporter
 from exporter.segments import Segments
 from exporter.store.estimates import Reviewed, reviewed
-from exporter.store.overview import confusion, counts_by_status, rate_over_time
+from exporter.store.overview import overview
 from exporter.store.review import STATUSES, Decision, Filter, correction, corrections, decide
 from exporter.store.samples import Draw, draw
 from exporter.store.schema import spelling
@@ -131,15 +131,15 @@ def _page(
         asked = choice(exporter, args, now)
     except EventError as error:
         return render_template("review.html", **context, wrong=[error.detail]), 400
-    wide = asked.filter._replace(predicted=None, label=None)
     with exporter.store.reading() as connection:
         documents, end = corrections(connection, asked.filter, PAGE, asked.after, asked.order)
         if asked.after is None:
-            pairs = confusion(connection, wide)
+            seen = overview(connection, asked.filter)
+            pairs = seen.pairs
             context |= {
-                "counts": counts_by_status(connection, asked.filter._replace(status=None)),
+                "counts": seen.counts,
                 "confusion": glance.confused(pairs, asked) if asked.filter.model or len(models) == 1 else None,
-                "bars": glance.over_time(rate_over_time(connection, asked.filter, glance.FINE), asked, now),
+                "bars": glance.over_time(seen.rates, seen.step, asked, now),
                 "predicted": _options([pair[0] for pair in pairs], asked.filter.predicted),
                 "labels": _options([pair[1] for pair in pairs], asked.filter.label),
                 "accuracy": _accuracy(connection, asked),

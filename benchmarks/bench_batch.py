@@ -1,0 +1,70 @@
+"""A million rows of 30 features counted as a batch job's, against what merely reads the file or bins its values."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+from timing import median_seconds, profile, report
+
+from exporter.batch.counting import NOW, WINDOW, chosen, count_table, profiled
+from exporter.batch.tables import Refused, Roles, Table, cell_types
+from exporter.monitor import Monitor
+from exporter.profile import NumericFeature, save
+from exporter.sources import FileSource
+
+ROWS = 1_000_000
+FEATURES = 30
+RUNS = 3
+
+
+def main() -> None:
+    """Print the figures."""
+    rng = np.random.default_rng(11)
+    columns = {f"f{number}": rng.normal(size=ROWS) for number in range(FEATURES)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save(profile(FEATURES), folder / "profile.json")
+        parquet.write_table(pa.table(columns), folder / "rows.parquet")
+        csv.write_csv(pa.table(columns), folder / "rows.csv")
+        layout = run(folder, "parquet").layout
+        edges = [np.array(t.edges) for t in layout.targets if isinstance(t, NumericFeature)] if layout else []
+
+        def binned() -> None:
+            for column, edge in zip(columns.values(), edges, strict=True):
+                np.bincount(edge.searchsorted(column, side="right"), minlength=len(edge) + 1)
+
+        def parquet_read() -> None:
+            with parquet.ParquetFile(folder / "rows.parquet") as file:
+                for batch in file.iter_batches():
+                    assert batch.num_rows
+
+        def csv_read() -> None:
+            with csv.open_csv(folder / "rows.csv") as reader:
+                for batch in reader:
+                    assert batch.num_rows
+
+        floor = ROWS / median_seconds(binned, RUNS)
+        for kind, read in (("parquet", parquet_read), ("csv", csv_read)):
+            took = ROWS / median_seconds(lambda kind=kind: run(folder, kind), RUNS)  # type: ignore[misc]
+            what = f"a million rows of {FEATURES} features from {kind}"
+            report(what, took, "rows/s", "pyarrow reading it alone", ROWS / median_seconds(read, RUNS))
+            report("", took, "rows/s", "searchsorted + bincount alone", floor)
+
+
+def run(folder: Path, kind: str) -> Monitor:
+    """Count a file as ``model-exporter ingest`` does, and read its window."""
+    monitor = chosen(profiled(folder / "profile.json", None), None, None)
+    assert monitor.layout
+    types = cell_types(monitor.layout.profile, Roles())
+    table = Table(FileSource(folder / f"rows.{kind}", types, others="text"), Roles(), Refused())
+    count_table(table, monitor, kind, None)
+    assert monitor.read(NOW)[WINDOW].observations[0] == ROWS
+    return monitor
+
+
+if __name__ == "__main__":
+    main()

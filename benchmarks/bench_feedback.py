@@ -1,0 +1,201 @@
+"""One durable correction, and a thousand at the same time: in process and over HTTP, on SQLite and PostgreSQL.
+
+The floor in process is an append and `fdatasync` of as many bytes as SQLite's log grows by for one word; over HTTP it
+is the same server answering from memory, without a store. What was measured and its floor take turns: a disk that
+others use at the same time is as slow for both.
+
+    python benchmarks/bench_feedback.py [sqlite|postgresql|all]
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from survival import Exporter, database
+from timing import report
+
+from exporter.config import StoreConfig
+from exporter.events import Feedback, Prediction
+from exporter.store import Store, prediction_rows
+
+ROUNDS = 400
+MANY, CLIENTS = 1000, 50
+PREDICTIONS = 20_000
+INPUTS = json.dumps({"age": 41, "country": "NL", "amount": 12.5}).encode()
+
+
+def events() -> list[Prediction]:
+    """Predictions that are spoken about."""
+    made = [Prediction("m", f"p-{n}", prediction="7", confidence=0.9) for n in range(PREDICTIONS)]
+    for event in made:
+        event.version = "3"
+    return made
+
+
+def fill(store: Store) -> None:
+    """Store them, as of two weeks."""
+    found, now = events(), time.time()
+    for first in range(0, PREDICTIONS, 1000):
+        group = found[first : first + 1000]
+        received = now - 14 * 86400 * (1 - first / PREDICTIONS)
+        store.add(prediction_rows(group, [True] * 1000, [INPUTS] * 1000, received), 1000 * len(INPUTS))
+    if not store.flush(60):
+        raise SystemExit("the predictions were not written")
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def percentile(seconds: list[float], share: float) -> float:
+    """In milliseconds."""
+    return 1e3 * sorted(seconds)[min(int(share * len(seconds)), len(seconds) - 1)]
+
+
+def log_bytes(store: Store, folder: Path) -> int:
+    """What SQLite's log grows by for one word, read from a log that has just begun anew."""
+    with sqlite3.connect(folder / "store.db", timeout=10) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    for number in range(10):
+        store.feedback([Feedback(f"p-{number}", verdict="corrected", label="1")], None)
+    return (folder / "store.db-wal").stat().st_size // 10
+
+
+def in_process(kind: str, url: str, folder: Path) -> None:
+    """One word after the other, each beside a write of the floor; then a thousand in threads."""
+    counted: list[object] = []
+    store = Store(StoreConfig(url=url), counted=counted.append)
+    fill(store)
+    size = log_bytes(store, folder) if kind == "sqlite" else 4096
+    data = os.urandom(size)
+    descriptor = os.open(folder / "floor", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+    def append() -> None:
+        os.write(descriptor, data)
+        os.fdatasync(descriptor)
+
+    words, floor = [], []
+    for number in range(10, 10 + ROUNDS):
+        floor.append(timed(append))
+        word = Feedback(f"p-{number}", verdict="corrected", label="1", user="ada")
+        words.append(timed(lambda word=word: store.feedback([word], None)))  # type: ignore[misc]
+    os.close(descriptor)
+    for name, share in (("p10", 0.1), ("p50", 0.5)):
+        what = f"one word in process, {name}"
+        report(what, percentile(words, share), "ms", f"fdatasync of {size:,} bytes", percentile(floor, share))
+
+    commits = [0]
+    transact = store._transact
+
+    def counting(call: Callable[..., object]) -> object:
+        commits[0] += 1
+        return transact(call)
+
+    store._transact = counting  # type: ignore[assignment, method-assign]
+    begin = threading.Barrier(CLIENTS)
+
+    def say(client: int) -> list[float]:
+        begin.wait()
+        found = []
+        for number in range(client, MANY, CLIENTS):
+            word = Feedback(f"p-{number + 1000}", verdict="corrected", label="1", user=f"{client}")
+            found.append(timed(lambda word=word: store.feedback([word], None)))  # type: ignore[misc]
+        return found
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        start = time.perf_counter()
+        many = [seconds for found in pool.map(say, range(CLIENTS)) for seconds in found]
+        passed = time.perf_counter() - start
+    told(f"{MANY:,} words from {CLIENTS} threads", many, passed)
+    print(f"{'commits a word':52} {commits[0] / MANY:12,.3f}")
+    several = [Feedback(f"p-{number}", verdict="corrected", label="1") for number in range(5000, 5000 + MANY)]
+    print(f"{f'{MANY:,} words in one call':52} {1e3 * timed(lambda: store.feedback(several, None)):12,.4g} ms")
+    store.close()
+
+
+def told(what: str, seconds: list[float], passed: float) -> None:
+    """Latencies and throughput."""
+    print(f"{f'{what}, p50':52} {percentile(seconds, 0.5):12,.4g} ms")
+    print(f"{f'{what}, p99':52} {percentile(seconds, 0.99):12,.4g} ms")
+    print(f"{f'{what}, rate':52} {len(seconds) / passed:12,.4g} words/s")
+
+
+def over_http(exporter: Exporter) -> None:
+    """The same over HTTP, on connections that stay."""
+
+    def ask(client: http.client.HTTPConnection, path: str, body: bytes) -> None:
+        client.request("POST", path, body)
+        answer = client.getresponse()
+        answer.read()
+        if answer.status not in {201, 202}:
+            raise SystemExit(f"{path}: {answer.status}")
+
+    def word(number: int) -> bytes:
+        said = {"prediction_id": f"p-{number}", "verdict": "corrected", "label": "1", "user": "ada"}
+        return json.dumps(said).encode()
+
+    client = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=60)
+    words, floor = [], []
+    for number in range(10_000, 10_000 + ROUNDS):
+        floor.append(timed(lambda: ask(client, "/v1/predictions", b'{"model":"m"}')))
+        words.append(timed(lambda number=number: ask(client, "/v1/feedback", word(number))))  # type: ignore[misc]
+    client.close()
+    for name, share in (("p10", 0.1), ("p50", 0.5)):
+        what = f"one word over HTTP, {name}"
+        report(what, percentile(words, share), "ms", "a prediction, from memory", percentile(floor, share))
+    begin = threading.Barrier(CLIENTS)
+
+    def say(place: int) -> list[float]:
+        own = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=60)
+        own.connect()
+        begin.wait()
+        found = [
+            timed(lambda number=number: ask(own, "/v1/feedback", word(number + 12_000)))  # type: ignore[misc]
+            for number in range(place, MANY, CLIENTS)
+        ]
+        own.close()
+        return found
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        start = time.perf_counter()
+        many = [seconds for found in pool.map(say, range(CLIENTS)) for seconds in found]
+        passed = time.perf_counter() - start
+    told(f"{MANY:,} words over {CLIENTS} connections", many, passed)
+
+
+def main() -> None:
+    """Print the figures."""
+    kinds = sys.argv[1] if len(sys.argv) > 1 else "all"
+    for kind in ("sqlite", "postgresql") if kinds == "all" else (kinds,):
+        if kind == "postgresql" and not shutil.which("psql"):
+            print("postgresql: not on this machine")
+            continue
+        print(f"-- {kind}")
+        with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as (url, _):
+            in_process(kind, url, Path(name))
+            exporter = Exporter(Path(name), url)
+            exporter.start()
+            try:
+                over_http(exporter)
+            finally:
+                exporter.process.terminate()
+                exporter.process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Statements that run for every word: compiled once, as SQLAlchemy takes longer for one than the database."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    import psycopg
+
+Values = Mapping[str, Any]
+
+
+class Prepared:
+    """A statement as the text of each kind of database, made at its first use.
+
+    Values go to the driver, and come from it, as they are: SQLite's booleans are numbers.
+
+    Parameters
+    ----------
+    statement
+        Its parameters are ``bindparam``; an INSERT needs none.
+    columns
+        Of an INSERT: what is written.
+    """
+
+    def __init__(self, statement: sa.sql.ClauseElement, columns: Collection[str] | None = None) -> None:
+        self._statement = statement
+        self._columns = columns
+        self._made: dict[str, tuple[str, list[str] | None, Values]] = {}
+
+    def __call__(self, connection: sa.Connection, values: Values) -> sa.CursorResult[Any]:
+        """Run it with values by name."""
+        text, places, fixed = self._text(connection.dialect)
+        return connection.exec_driver_sql(text, _given(places, fixed, values))
+
+    def many(self, connection: sa.Connection, several: Sequence[Values]) -> None:
+        """Run it with each of several values, in one go."""
+        text, places, fixed = self._text(connection.dialect)
+        if several:
+            connection.exec_driver_sql(text, [_given(places, fixed, values) for values in several])
+
+    def first(self, connection: sa.Connection, several: Sequence[Values]) -> list[Values | None]:
+        """The first row for each of several values; asked in one go, where each question is a way to a server."""
+        if len(several) < 2 or connection.dialect.name == "sqlite":
+            return [self(connection, values).mappings().first() for values in several]  # type: ignore[misc]
+        from psycopg.rows import dict_row
+
+        text, places, fixed = self._text(connection.dialect)
+        with driver_of(connection, text) as driver, driver.cursor(row_factory=dict_row) as cursor:
+            cursor.executemany(text, [_given(places, fixed, values) for values in several], returning=True)
+            found: list[Values | None] = [cursor.fetchone()]
+            while cursor.nextset():
+                found.append(cursor.fetchone())
+            return found
+
+    def _text(self, dialect: sa.Dialect) -> tuple[str, list[str] | None, Values]:
+        if dialect.name not in self._made:
+            columns = None if self._columns is None else list(self._columns)
+            made: Any = self._statement.compile(dialect=dialect, column_keys=columns)
+            fixed = {name: value for name, value in made.params.items() if value is not None}
+            self._made[dialect.name] = str(made), made.positiontup if made.positional else None, fixed
+        return self._made[dialect.name]
+
+
+def _given(places: list[str] | None, fixed: Values, values: Values) -> Any:
+    given = {**fixed, **values}
+    return given if places is None else tuple([given[name] for name in places])
+
+
+@contextlib.contextmanager
+def driver_of(connection: sa.Connection, text: str) -> Iterator[psycopg.Connection[Any]]:
+    """PostgreSQL's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
+    import psycopg  # loaded by now
+
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        yield driver
+    except psycopg.Error as error:
+        if driver.closed:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=bool(driver.closed)) from None
