@@ -207,6 +207,32 @@ def test_bad_predictions_are_refused_and_named(
     assert reasons[2] == "  row 5, code: expected a whole number of at most 599, got 999"
 
 
+@pytest.mark.parametrize("wire", [True, False])
+def test_what_python_writes_for_json_is_read(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], wire: bool
+) -> None:
+    """``NaN`` is a missing value and an infinity an invalid one, in predictions and in tables alike."""
+    rows = [{"age": float("nan"), "income": 1.0}, {"age": 41, "income": float("inf")}, {"age": 41, "income": 2}]
+    events = [{"model": "loans", "inputs": row} for row in rows] if wire else rows
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    target = tmp_path / "out.prom"
+    flags = (f"--profile={folder / 'loans.json'}", f"--textfile={target}")
+    assert ingest(capsys, tmp_path / "log.jsonl", *flags)[0] == 0
+    found = samples(target.read_text())
+    assert found["model_feature_missing_ratio", (("feature", "age"), ("window", "run"))] == 1 / 3
+    assert found["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
+
+
+def test_a_pipe_is_read(folder: Path) -> None:
+    """What a shell hands over in place of a file is read as standard input is."""
+    command = (
+        f"{sys.executable} -m exporter.cli ingest <(cat {folder}/well.csv) --format=csv --profile={folder}/loans.json"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2,500 rows, 2,500 accepted" in done.stdout
+
+
 def test_columns_that_differ_from_the_profile_are_named(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +292,10 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     yield [folder / "well.csv", "--type=age"], "--type: expected NAME=TYPE"
     yield [folder / "well.csv", "--textfile=out.txt"], "expected a name that ends in .prom"
     yield [folder / "well.csv", f"--textfile={tmp_path}/no/out.prom"], "cannot be written: No such file or directory"
-    yield [folder / "well.csv", "--push=localhost:9091"], "--push: expected the address of a Pushgateway"
+    for address in ("localhost:9091", "http://h:port", "http://[::1"):
+        yield [folder / "well.csv", f"--push={address}"], "--push: expected the address of a Pushgateway"
+    yield [folder / "well.csv", "--exporter=http://[::1", "--model=m"], "the exporter's address: Invalid IPv6 URL"
+    yield [folder / "well.csv", f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
     yield [folder / "well.csv", "--exporter=http://127.0.0.1:1"], "--model: is required beside --exporter"
     yield [folder / "well.csv", "--exporter=http://127.0.0.1:1", "--push=x"], "--push: has no meaning beside --exporter"
     yield [folder / "well.csv", "--exporter=9877", "--model=m"], "9877: expected the exporter's address"

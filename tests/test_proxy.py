@@ -285,6 +285,16 @@ def test_large_and_foreign_bodies_pass_and_are_counted_without_what_they_say(
     assert shared.samples(refused)[f'{refused}{{reason="missing_field"}}'] == before + 1
 
 
+def test_records_that_are_too_many_together_arrive_in_parts(shared: Served, models: int, proxied: Start) -> None:
+    """Batches of requests with more rows than the exporter takes in one go are sent again, by halves."""
+    proxy = proxied(models, "--version=many", exporter=shared.url)
+    rows = b'{"instances":[' + b"1," * 25_999 + b"1]}"
+    for _ in range(2):
+        assert ask(f"{proxy.url}/v1/models/credit:predict", rows, Accept_Encoding="gzip").status == 200
+    eventually(lambda: proxy.sample("records_sent_total") == 2, 20)
+    eventually(lambda: counted(shared, 200, "many") == 52_000)
+
+
 @pytest.mark.parametrize("trouble", ["away", "hanging", "401", "503"])
 def test_the_exporters_trouble_is_not_the_clients(models: int, proxied: Start, trouble: str) -> None:
     """Requests pass unharmed and at once whatever the exporter does; what was lost is counted."""

@@ -70,6 +70,10 @@ def _size(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Count or send a file; the exit status."""
+    for flag in ("model", "version"):
+        name = getattr(options, flag)
+        if name is not None and not 0 < len(name) <= 128:
+            raise BatchError(f"--{flag}: expected 1 to 128 characters, got {len(name)}")
     roles = Roles(
         options.prediction_column,
         options.confidence_column,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gzip
+import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import zlib
@@ -14,8 +16,6 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from exporter.errors import BatchError
 from exporter.validation import listed
@@ -85,6 +85,10 @@ def opened(name: str, kind: str | None) -> Iterator[Input]:
         raise BatchError(f"{file}: cannot be read: there is no such file") from None
     except OSError as error:
         raise BatchError(f"{file}: cannot be read: {error.strerror or error}") from None
+    if not stat.S_ISREG(before.st_mode):  # a pipe, such as a shell's <(…)
+        with stream, _plain(stream, name) as path:
+            yield Input(path, name, _kind(path, kind), None)
+        return
     with stream:
         with contextlib.suppress(OSError):  # not every file system has locks
             _lock(stream, name)
@@ -134,8 +138,8 @@ def _kind(path: Path, kind: str) -> str:
         return kind
     with path.open("rb") as file:
         first = next((line for line in iter(lambda: file.readline(2**24), b"") if line.strip()), b"")
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        document = msgspec.json.decode(first)
+    with contextlib.suppress(ValueError, RecursionError):
+        document = json.loads(first.removeprefix(b"\xef\xbb\xbf"))  # NaN is allowed, as where predictions are decoded
         if isinstance(document, dict) and isinstance(document.get("inputs"), dict):
             return "predictions"
     return kind

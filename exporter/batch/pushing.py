@@ -78,8 +78,12 @@ class Gateway:
     """
 
     def __init__(self, url: str, job: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            right = parts.port != 0 and parts.scheme in {"http", "https"} and parts.hostname
+        except ValueError:  # no port, or half an IPv6 address
+            right = None
+        if not right or parts.query or parts.fragment:
             raise BatchError("--push: expected the address of a Pushgateway, such as http://127.0.0.1:9091")
         netloc = parts.netloc.rpartition("@")[2]
         self.shown = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"

@@ -23,8 +23,6 @@ from exporter.errors import ExporterError
 
 _log = logging.getLogger("exporter.client")
 
-_BATCH_BYTES = 1 << 20
-"""A batch stays well below the 16 MiB that the exporter takes in one body."""
 _BREATH = 8
 """Events encoded in a row: then the service's threads get the interpreter."""
 _FORK_SECONDS = 0.25
@@ -48,6 +46,8 @@ class Sender:
         Of the thread.
     path
         The route that takes such lines.
+    batch_bytes
+        Bytes after which a body is sent, well below the 16 MiB that the exporter takes in one.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Sender:
         interval: float,
         give_up: float,
         path: str = "/v1/predictions",
+        batch_bytes: int = 1 << 20,
     ) -> None:
         self._target = target
         self._encode = encode
@@ -72,6 +73,7 @@ class Sender:
         self._interval = interval
         self._give_up = give_up
         self._path = path
+        self._batch_bytes = batch_bytes
         self._closed = False
         self.start_empty()
         _senders.add(self)
@@ -235,7 +237,7 @@ class Sender:
                 size += len(lines[-1])
             except Exception as error:
                 self._settle(1, 0, f"an event could not be encoded: {said(error)}")
-            if lines and size >= _BATCH_BYTES:
+            if lines and size >= self._batch_bytes:
                 yield lines
                 lines, size = [], 0
             if not len(batch) % _BREATH and not self._flushing:
@@ -252,6 +254,10 @@ class Sender:
             if status == 202:
                 self._trouble = False
                 return accepted(answer, len(lines)), f"the exporter refused events: {answer[:500]!r}"
+            if status == 413 and len(lines) > 1:  # each may be good, and only all together too many
+                half = len(lines) // 2
+                parts = [self._deliver(lines[:half]), self._deliver(lines[half:])]
+                return sum(part[0] for part in parts), parts[0][1] if parts[0][0] < half else parts[1][1]
             why = f"POST {self._path}: {reason(status, answer)}"
             if 0 < status < 500 and status not in _TRY_LATER:
                 return 0, why

@@ -41,7 +41,10 @@ class Target:
     """
 
     def __init__(self, url: str, timeout: float, token_file: str | os.PathLike[str] | None) -> None:
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError as error:
+            raise ExporterError(f"the exporter's address: {error}") from None
         local = parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1
         if not (local or (parts.scheme in {"http", "https"} and parts.hostname)) or parts.query or parts.fragment:
             raise ExporterError(

@@ -93,7 +93,8 @@ class Exchange:
         to = self._site.pool.to
         line = self._line._replace(target=to.prefix + self._target)
         head = heads.request(line, self._head, self._id, self.front.peer, (self._site.host, to.netloc))
-        upstream.transport.writelines([head, *self._pending])
+        for part in (head, *self._pending):
+            upstream.write(part)
         self._pending.clear()
         self.backlog = 0
         if self.front.paused:
@@ -102,7 +103,7 @@ class Exchange:
 
     def _pass(self, data: bytes) -> None:
         if self.upstream is not None:
-            self.upstream.transport.write(data)
+            self.upstream.write(data)
         elif not self.done:
             self._pending.append(data)
             self.backlog += len(data)
@@ -126,7 +127,7 @@ class Exchange:
         self.touch()
         self.sent_whole = True
         if self._head.chunked and not self.done:
-            self._pass(heads.last_chunk(heads.read(trailers).fields))
+            self._pass(heads.last_chunk(trailers))
 
     def try_again(self) -> bool:
         """Take another connection where this one had rested and was closed under a request that changes nothing."""
@@ -143,14 +144,13 @@ class Exchange:
     def interim(self, status: int, reason: bytes, head: Head) -> None:
         """Pass on an answer before the answer, such as 100 (Continue)."""
         if not self._old:
-            self.front.write(heads.response(status, reason, head.fields, b""))
+            self.front.write(heads.response(status, reason, head.lines, b""))
 
     def answer(self, status: int, reason: bytes, head: Head, bare: bool) -> None:
         """Begin to answer; ``bare`` is an answer without a body, whatever its head says."""
         self._answering = True
         self.code = status
         self._id = heads.identifier(head.known.get(b"x-request-id")) or self._id  # the model server's own word
-        fields = [field for field in head.fields if field[0].lower() != b"x-request-id"]
         ends = b"X-Request-Id: %b\r\n" % self._id.encode()
         if self._copy is not None and self._site.recorder:
             self._answer_copy = self._site.recorder.copy(head)
@@ -159,7 +159,7 @@ class Exchange:
             self._keep = self._keep and (bare or not self._old)
             if self._chunking or (head.chunked and self.method == b"HEAD" and not self._old):
                 ends += b"Transfer-Encoding: chunked\r\n"
-        self.front.write(heads.response(status, reason, fields, ends + self._connection()))
+        self.front.write(heads.response(status, reason, head.lines, ends + self._connection()))
 
     def _connection(self) -> bytes:
         self._keep = self._keep and not self._site.draining
@@ -176,7 +176,7 @@ class Exchange:
     def end(self, trailers: Sequence[Field]) -> None:
         """The response is whole."""
         if self._chunking:
-            self.front.write(heads.last_chunk(heads.read(trailers).fields))
+            self.front.write(heads.last_chunk(trailers))
         self._finish()
         self.front.over(self, self._keep)
 

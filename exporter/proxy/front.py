@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import httptools
 
 from exporter.proxy import heads
+from exporter.proxy.connection import Connection
 from exporter.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -22,14 +23,13 @@ LINGER_SECONDS = 2.0
 """How long a client that still sends is listened to, so that it gets to read why nobody wants it."""
 
 
-class Front(asyncio.Protocol):
+class Front(Connection):
     """One connection of a client."""
 
     def __init__(self, site: Site) -> None:
+        super().__init__()
         self._site = site
-        self.loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
-        self._transport: asyncio.Transport
         self._current: Exchange | None = None
         self._reading: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
@@ -47,7 +47,7 @@ class Front(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
         if self._site.welcome(self):
@@ -98,7 +98,7 @@ class Front(asyncio.Protocol):
         self._begun = False
         self._quiet = 0
         parser = self._parser
-        head = heads.read(self._fields)
+        head = heads.read(self._fields, heads.OF_REQUESTS)
         self._fields = []
         old = parser.get_http_version() != "1.1"
         line = heads.Line(parser.get_method(), _origin(self._url), parser.should_keep_alive(), old)
@@ -147,10 +147,6 @@ class Front(asyncio.Protocol):
         self.write(heads.response(status, heads.phrase(status), (), ends.encode()) + body)
         self._linger()
 
-    def write(self, data: bytes) -> None:
-        """Send to the client."""
-        self._transport.write(data)
-
     def over(self, exchange: Exchange, keep: bool) -> None:
         """Go on after an exchange, with the next one if one waits."""
         self._current = None
@@ -186,9 +182,9 @@ class Front(asyncio.Protocol):
         """Read from the client only as fast as the model server does."""
         current = self._current
         stop = not self._deaf and (bool(self._waiting) or (current is not None and current.full))
-        if stop != self._stopped and not self._transport.is_closing():
+        if stop != self._stopped and not self.transport.is_closing():
             self._stopped = stop
-            (self._transport.pause_reading if stop else self._transport.resume_reading)()
+            (self.transport.pause_reading if stop else self.transport.resume_reading)()
 
     def pause_writing(self) -> None:
         """Slow the model server down: the client does not read."""
@@ -208,15 +204,16 @@ class Front(asyncio.Protocol):
         """Close as soon as the client has, or soon: one that is still sending would lose the answer otherwise."""
         self._deaf = True
         self.touched = self.loop.time()
-        if not self._transport.is_closing():
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
+        if not self.transport.is_closing():
+            self.flush()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
             self.throttle()
 
     def cut(self) -> None:
         """End in the middle of an answer, so that the client cannot take it for whole."""
         self._deaf = True
-        self._transport.abort()
+        self.transport.abort()
 
     def drain(self) -> None:
         """Close where nothing is under way; what is under way ends the connection itself."""
@@ -226,20 +223,20 @@ class Front(asyncio.Protocol):
     def sweep(self, now: float, timeout: float) -> None:
         """End what takes too long."""
         current = self._current
-        left = self._transport.get_write_buffer_size()
+        left = self.transport.get_write_buffer_size()
         if left < self._left:
             self.touched = now
         self._left = left
         if self._deaf and current is None:
             if now - self.touched > (timeout if left else LINGER_SECONDS):
-                self._transport.abort()
+                self.transport.abort()
         elif current is not None:
             if now - current.touched > timeout:
                 current.stalled()
         elif self._begun and now - self.touched > HEAD_SECONDS:
             self._refuse(408, "the head of the request did not come in time")
         elif now - self.touched > IDLE_SECONDS:
-            (self._transport.abort if left else self._transport.close)()
+            (self.transport.abort if left else self.transport.close)()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Gone."""

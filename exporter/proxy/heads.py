@@ -18,6 +18,9 @@ _HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te".split()
     + b"transfer-encoding upgrade".split()
 )
+OF_REQUESTS = frozenset([b"host", b"via", b"x-forwarded-for", b"x-request-id"])
+"""Fields that `request` writes itself."""
+OF_ANSWERS = frozenset([b"x-request-id"])
 _ENDS = frozenset([b"content-length", b"host", b"x-request-id"])  # which no Connection field takes away
 _ID = re.compile(rb"[!-~]{1,120}")  # shorter than the exporter's bound, for rows add theirs
 
@@ -44,13 +47,13 @@ class Head(NamedTuple):
 
     Attributes
     ----------
-    fields
-        Those to pass on.
+    lines
+        Those to pass on, as they are written.
     known
-        The values of all of them by their names in small letters, the last where there are several.
+        The values of all of them by their names in small letters, joined where there are several.
     """
 
-    fields: list[Field]
+    lines: list[bytes]
     known: dict[bytes, bytes]
 
     @property
@@ -64,21 +67,18 @@ class Head(NamedTuple):
         return self.known.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked"
 
 
-def read(raw: Iterable[Field]) -> Head:
-    """The fields of a message as they came, without those of its connection."""
+def read(raw: Iterable[Field], apart: frozenset[bytes] = frozenset()) -> Head:
+    """The fields of a message as they came, but for those of its connection and those that the caller writes itself."""
     known: dict[bytes, bytes] = {}
-    fields = []
-    named: set[bytes] = set()
+    lines = []
     for name, value in raw:
         low = name.lower()
-        if low == b"connection":
-            named.update(part.strip().lower() for part in value.split(b","))
         known[low] = known[low] + b", " + value if low in known else value
-        if low not in _HOP:
-            fields.append((name, value))
-    if named := named - _ENDS:
-        fields = [field for field in fields if field[0].lower() not in named]
-    return Head(fields, known)
+        if low not in _HOP and low not in apart:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if named := {part.strip().lower() for part in known.get(b"connection", b"").split(b",")} & known.keys() - _ENDS:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+    return Head(lines, known)
 
 
 def identifier(given: bytes | None) -> str | None:
@@ -103,12 +103,7 @@ def request(line: Line, head: Head, name: str, peer: str, host: tuple[bytes | No
         The host to ask for in place of the client's, if any, and that to ask for where the client named none.
     """
     known = head.known
-    lines = [b"%b %b HTTP/1.1\r\n" % line[:2]]
-    lines += [
-        b"%b: %b\r\n" % field
-        for field in head.fields
-        if field[0].lower() not in {b"host", b"via", b"x-request-id", b"x-forwarded-for"}
-    ]
+    lines = [b"%b %b HTTP/1.1\r\n" % line[:2], *head.lines]
     lines.append(b"Host: %b\r\n" % (host[0] or known.get(b"host", host[1])))
     lines.append(b"X-Request-Id: %b\r\n" % name.encode())
     if peer:
@@ -128,13 +123,9 @@ def _after(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
 
 
-def response(status: int, reason: bytes, fields: Iterable[Field], ends: bytes) -> bytes:
+def response(status: int, reason: bytes, lines: Iterable[bytes], ends: bytes) -> bytes:
     """A response's head for the client; ``ends`` are the lines that say how it and its connection end."""
-    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-    lines += [b"%b: %b\r\n" % field for field in fields]
-    lines.append(ends)
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"".join([b"HTTP/1.1 %d %b\r\n" % (status, reason), *lines, ends, b"\r\n"])
 
 
 def phrase(status: int) -> bytes:
@@ -152,4 +143,4 @@ def chunk(data: bytes) -> bytes:
 
 def last_chunk(trailers: Iterable[Field]) -> bytes:
     """The end of a body in chunks."""
-    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % field for field in trailers)
+    return b"0\r\n%b\r\n" % b"".join(read(trailers).lines) if trailers else b"0\r\n\r\n"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
 
 from exporter.errors import ExporterError
 from exporter.proxy import heads
+from exporter.proxy.connection import Connection
 
 if TYPE_CHECKING:
     from exporter.proxy.exchange import Exchange
@@ -59,13 +60,13 @@ def address(url: str, ca_file: str | None = None) -> Address:
     return Address(parts.hostname, port, parts.netloc.encode(), parts.path.rstrip("/").encode(), context)
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(Connection):
     """One connection to the model server."""
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__()
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
-        self.transport: asyncio.Transport
         self.exchange: Exchange | None = None
         self.used = False
         self.since = 0.0
@@ -79,7 +80,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
-        self.transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._pool.open.add(self)
 
     def begin(self, exchange: Exchange) -> None:
@@ -132,7 +133,7 @@ class Upstream(asyncio.Protocol):
             raise ValueError(f"a status of {status}")
         self._quiet = 0
         self._status = status
-        head = heads.read(self._fields)
+        head = heads.read(self._fields, heads.OF_ANSWERS)
         self._fields = []
         if status < 200:
             exchange.interim(status, self._reason, head)

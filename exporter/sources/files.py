@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 
 from exporter.errors import ProfileError
+from exporter.extract import clean, integer
 from exporter.inference import Column
 from exporter.sources.base import Batch, Source, by_name
 from exporter.sources.cells import Cells
@@ -213,11 +215,22 @@ class FileSource(Source):
             while lines := file.readlines(self._block):
                 try:
                     rows = decoder.decode_lines(b"".join(lines))
-                except msgspec.MsgspecError as error:
-                    raise ValueError(f"{error}{f' after row {before}' if before else ''}") from None
+                except msgspec.MsgspecError:
+                    rows = [_row(line, before + place) for place, line in enumerate(filter(bytes.strip, lines), 1)]
                 before += len(rows)
                 if rows:
                     yield Batch(by_name(rows), len(rows), file.tell() / size)
+
+
+def _row(line: bytes, number: int) -> dict[str, Any]:
+    """One line that is JSON, or what Python writes for it: NaN is a missing value, an infinity its own text."""
+    try:
+        document = clean(json.loads(line, parse_int=integer))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"row {number}: {error}") from None
+    if not isinstance(document, dict):
+        raise TypeError(f"row {number}: expected an object")
+    return document
 
 
 def _refuse_twice(names: list[str]) -> None:
