@@ -77,6 +77,7 @@ class Work:
         status, answer, _ = self._exporter.ask(method, path, data, {"Idempotency-Key": key} if key else None)
         what = f"{method} {path.partition('?')[0]}"
         self.done[what] += 1
+        self.predictions += status == 202
         self.slowest[what] = max(self.slowest.get(what, 0.0), time.monotonic() - begun)
         if status not in (good or (200,)):
             self.wrong[f"{status} to {what}: {answer[:200]!r}"] += 1
@@ -86,7 +87,6 @@ class Work:
         name = f"u-{number}"
         event = {"id": name, "model": "m", "version": "1", "inputs": {"f1": 0.1}, "prediction": "7", "confidence": 0.9}
         self._ask("POST", "/v1/predictions", event, 202, 503, key=name)
-        self.predictions += 1
         word = {"prediction_id": name, "verdict": "corrected", "label": str(number % 7), "user": f"user-{number % 50}"}
         self._ask("POST", "/v1/feedback", word, 201, key=name)
 
@@ -99,7 +99,6 @@ class Work:
             self.generation = number // 2
             if len(good["models"]) > 1:
                 self._ask("POST", "/v1/predictions", {"model": good["models"][1]["name"]}, 202, 503)
-                self.predictions += 1
         else:
             bad: list[Any] = [{**good, "modles": []}, {**good, "models": [{"name": "m", "profile": "no.json"}]}, "{"]
             path.write_text(json.dumps(bad[number // 2 % len(bad)]))

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     release = commands.add_parser("release", help="freeze the accepted corrections of a model so far")
     release.add_argument("--model", required=True, metavar="NAME", help="whose corrections")
     release.add_argument("--name", metavar="NAME", help="what it is called; default: by its model and content")
+    release.add_argument("--hold-back", action="store_true", help="without users who corrected far more than others")
     release.set_defaults(run=_release)
     export = commands.add_parser("export", help="write a release, or all that is accepted, to a file")
     export.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
@@ -155,6 +156,8 @@ def _client(options: argparse.Namespace) -> Iterator[Client]:
 
 def _release(options: argparse.Namespace) -> int:
     order = {"model": options.model} | ({"name": options.name} if options.name else {})
+    if options.hold_back:
+        order["hold_back"] = True
     with _client(options) as client:
         document = client.good("POST", "/v1/dataset/releases", order)
     _tell(document)

@@ -270,6 +270,16 @@ def test_who_corrects_far_more_than_others_is_seen(served: Served) -> None:
     assert first == {"user": "poisoner", "corrections": 25, "share": 25 / 44, **undecided, "suspicious": True}
     assert (nobody["user"], nobody["corrections"]) == (None, 1)
     assert not any(one["suspicious"] for one in (*others, nobody))
+    every = served.get("/v1/corrections?limit=1000").json["corrections"]
+    decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in every]
+    assert ask(f"{served.url}/v1/corrections", decisions, "PATCH").status == 200
+    whole = served.post("/v1/dataset/releases", {"model": "credit", "name": "whole"}).json
+    held = served.post("/v1/dataset/releases", {"model": "credit", "name": "held", "hold_back": True}).json
+    assert (whole["examples"], held["examples"], held["lineage"]["held_back"]) == (44, 19, {"poisoner": 25})
+    assert "held_back" not in whole["lineage"]
+    assert "poisoner" not in served.get("/v1/dataset/releases/held").text
+    wrong = served.post("/v1/dataset/releases", {"model": "credit", "hold_back": "yes"})
+    assert (wrong.status, wrong.json["errors"][0]["pointer"]) == (400, "/hold_back")
     mine = served.get("/v1/corrections?q=poisoner&limit=1000").json["corrections"]
     decisions = [{"id": one["id"], "revision": one["revision"], "status": "rejected"} for one in mine]
     assert ask(f"{served.url}/v1/corrections", decisions, "PATCH").status == 200

@@ -389,3 +389,17 @@ def test_links_lead_somewhere() -> None:
             headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.M) if anchor else []
             slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in slugs, f"{path.name}: {target}"
+
+
+def test_what_shows_a_promise_exists() -> None:
+    """Each test and script that reliability.md names is there."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    tests = {
+        name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 20
+    assert named <= tests
+    for script in re.findall(r"`((?:survival|test)_\w+\.py)`|benchmarks/(\w+\.py)", text):
+        name = "".join(script)
+        assert (ROOT / "tests" / name).exists() or (ROOT / "benchmarks" / name).exists(), name

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,18 +28,40 @@ ROOT = Path(__file__).parent.parent
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or "alertmanager"
 
 
+class Program:
+    """A server that can be killed and started again."""
+
+    def __init__(self, folder: Path, name: str, command: list[str], url: str) -> None:
+        self._log, self._command, self._url = folder / f"{name}.log", command, url
+        self._child: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(self._command, stdout=log, stderr=log)
+        eventually(lambda: self._child.poll() is not None or answers(f"{self._url}/-/ready"), 30)
+        assert self._child.poll() is None, self._log.read_text()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._child.kill()
+        self._child.wait(20)
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.terminate()
+        self._child.wait(20)
+
+
 @contextmanager
-def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[None]:
+def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[Program]:
     """A server until the block ends, ready at its start."""
-    with (folder / f"{name}.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            eventually(lambda: child.poll() is not None or answers(f"{url}/-/ready"), 30)
-            assert child.poll() is None, (folder / f"{name}.log").read_text()
-            yield
-        finally:
-            child.terminate()
-            child.wait(20)
+    program = Program(folder, name, command, url)
+    try:
+        program.start()
+        yield program
+    finally:
+        program.stop()
 
 
 def answers(url: str) -> bool:
@@ -91,8 +114,9 @@ def quickened_routes(route: dict[str, Any]) -> None:
 class Chain:
     """The servers of the chain."""
 
-    def __init__(self, exporter: Served, prometheus: str, paged: list[Any]) -> None:
+    def __init__(self, exporter: Served, prometheus: str, program: Program, paged: list[Any]) -> None:
         self.exporter = exporter
+        self.program = program
         self.prometheus = prometheus
         self.paged = paged
 
@@ -144,7 +168,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         jobs = [{"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}]
         config["scrape_configs"] = jobs
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        stack.enter_context(
+        program = stack.enter_context(
             running(
                 folder,
                 "prometheus",
@@ -157,7 +181,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                 prometheus,
             )
         )
-        yield Chain(exporter, prometheus, paged)
+        yield Chain(exporter, prometheus, program, paged)
 
 
 def traffic(chain: Chain, dark: bool, broken: bool) -> None:
@@ -231,6 +255,29 @@ def test_every_alert_and_recording_rule_is_loaded_and_healthy(chain: Chain) -> N
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) > 40
     assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
+
+
+def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
+    """After kill -9 it knows what was before, the alert fires on and is not called off; the exporter took no notice."""
+
+    def broken() -> bool:
+        traffic(chain, dark=False, broken=True)
+        return "ModelErrorRatioHigh" in chain.firing()
+
+    eventually(broken, 60, 0.1)
+    moment, told = time.time(), len(chain.paged)
+    chain.program.kill()
+    for _ in range(20):
+        traffic(chain, dark=False, broken=True)
+    assert chain.exporter.get("/metrics").status == 200
+    chain.program.start()
+    assert chain.query(f'count_over_time(up{{job="model-exporter"}}[10s] @ {moment})')
+    eventually(broken, 60, 0.1)
+    eventually(lambda: chain.query("model_version:requests:rate1m"), 30)
+    assert not [alert for alert in chain.paged[told:] if alert["labels"]["alertname"] == "ModelExporterDown"]
+    assert "resolved" not in {
+        alert["status"] for alert in chain.paged[told:] if alert["labels"]["alertname"] == "ModelErrorRatioHigh"
+    }
 
 
 def test_a_dead_exporter_is_an_alert(chain: Chain) -> None:

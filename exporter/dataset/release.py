@@ -21,6 +21,7 @@ from exporter.store import Store, releases
 from exporter.store.dataset import Selection, accepted
 from exporter.store.releases import Taken
 from exporter.store.review import moment
+from exporter.store.users import suspicious
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:60] or "model"
 
 
-def make(store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str]) -> Taken:
+def make(
+    store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool = False
+) -> Taken:
     """Freeze what is accepted of a model at this moment.
 
     Parameters
@@ -70,6 +73,8 @@ def make(store: Store, model: str, name: str | None, by: str | None, redacted: f
         Who wants it.
     redacted
         Inputs that are left out.
+    hold_back
+        Whether users who corrected far more than others are left out, too.
 
     Raises
     ------
@@ -84,13 +89,15 @@ def make(store: Store, model: str, name: str | None, by: str | None, redacted: f
         raise BusyError("another release is being made; try again when it is done")
     try:
         _tidy(store)
-        return _make(store, model, name, by, redacted)
+        return _make(store, model, name, by, redacted, hold_back=hold_back)
     finally:
         _making.release()
 
 
-def _make(store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str]) -> Taken:
-    build, lineage = uuid.uuid4().hex, _Lineage()
+def _make(
+    store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool
+) -> Taken:
+    build, lineage = uuid.uuid4().hex, _Lineage(hold_back)
     digest, size, number = hashlib.sha256(), 0, 0
     taken: Taken | None = None
     try:
@@ -104,7 +111,8 @@ def _make(store: Store, model: str, name: str | None, by: str | None, redacted: 
                 del waiting[:CHUNK]
                 number += 1
         if not lineage.examples:
-            raise EmptyError(f"nothing of {model} is accepted: review its corrections first")
+            but = " but what is held back" if lineage.holds_back else ""
+            raise EmptyError(f"nothing of {model} is accepted{but}: review its corrections first")
         if waiting:
             releases.write_chunk(store, build, number, bytes(waiting))
         sha256 = digest.hexdigest()
@@ -135,7 +143,11 @@ def _frozen(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
     """The lines, out of one query: decisions that are made meanwhile are not in them."""
     page: Page = []
     with store.reading() as connection:
+        held = suspicious(connection, model) if lineage.holds_back else set()
         for row in accepted(connection, Selection(model)):
+            if row["user"] in held:
+                lineage.hold(row["user"])
+                continue
             one = example(row, redacted)
             lineage.add(one, row["predicted"])
             page.append(one)
@@ -184,8 +196,10 @@ def document(row: releases.Row) -> dict[str, Any]:
 class _Lineage:
     """Where the examples of a release come from, in bounded memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, holds_back: bool) -> None:
         self.examples = 0
+        self.holds_back = holds_back
+        self._held: Counter[str] = Counter()
         self._versions: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
         self._reviewers: Counter[str] = Counter()
@@ -203,9 +217,15 @@ class _Lineage:
             self._first = predicted if self._first is None else min(self._first, predicted)
             self._last = predicted if self._last is None else max(self._last, predicted)
 
+    def hold(self, user: str) -> None:
+        """Count an example that is held back."""
+        _count(self._held, user)
+
     def document(self) -> dict[str, Any]:
         """As JSON has it; ``from`` and ``to`` are the first and the last prediction's times."""
         counts = {"versions": self._versions, "labels": self._labels, "reviewers": self._reviewers}
+        if self.holds_back:
+            counts["held_back"] = self._held
         sorted_counts = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
         return {**sorted_counts, "from": moment(self._first), "to": moment(self._last)}
 

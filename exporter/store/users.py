@@ -52,3 +52,8 @@ def users(connection: sa.Connection, model: str) -> dict[str, Any]:
         for row in connection.execute(query)
     ]
     return {"users": found, "total": total, "median": median}
+
+
+def suspicious(connection: sa.Connection, model: str) -> set[str]:
+    """Users who corrected far more than others."""
+    return {one["user"] for one in users(connection, model)["users"] if one["suspicious"]}

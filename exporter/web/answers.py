@@ -144,6 +144,7 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     reviewers: dict[str, int]
     since: str | None
     until: str | None
+    held_back: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Release(msgspec.Struct):

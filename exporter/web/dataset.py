@@ -31,6 +31,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
 
     model: Annotated[str, msgspec.Meta(max_length=128)]
     name: str | None = None
+    hold_back: bool = False
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
@@ -64,7 +65,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
         order = _order(request.get_data())
         model = _model(exporter, order.model)
         by = g.user
-        taken = release.make(exporter.store, model, order.name, by, exporter.pipeline.monitors.models[model].redact)
+        redacted = exporter.pipeline.monitors.models[model].redact
+        taken = release.make(exporter.store, model, order.name, by, redacted, hold_back=order.hold_back)
         document = release.document(taken.row)
         if taken.conflict:
             same = {"name": "other examples", "content": "the same examples"}[taken.conflict]
@@ -132,7 +134,7 @@ def _order(body: bytes) -> Order:
         document = msgspec.json.decode(body)
         order = msgspec.convert(document, Order)
     except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, ("model", "name"))
+        path, detail, reason = explain(error, document, ("model", "name", "hold_back"))
         raise EventError(pointer(path), detail, reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EventError("", "the body is not JSON", "malformed") from None
