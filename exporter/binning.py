@@ -61,6 +61,8 @@ class Layout:
         Their places among the targets; None where the profile has none.
     targets
         The frozen bins of each of the ``T`` targets.
+    sizes
+        Bins of each target.
     reference
         The training side of the targets.
     mean, stddev
@@ -86,7 +88,7 @@ class Layout:
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
         self.prediction = self._output(profile.prediction)
         self.confidence = self._output(profile.confidence or None)
-        sizes = [len(target.counts) for target in self.targets]
+        self.sizes = sizes = [len(target.counts) for target in self.targets]
         self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
         self.bins = len(self._training)
         self._tail = self.bins + 4 * len(self.targets)
