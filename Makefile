@@ -44,6 +44,7 @@ lint: $(STAMP)  ## style and types; rules and configurations are among the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 

@@ -1,25 +1,94 @@
-"""Resident memory of a serving exporter, against a process that has imported prometheus_client alone."""
+"""Resident memory of a serving exporter, against a process that has imported prometheus_client alone.
+
+At the start; with 10 models of 3 versions and 50 features each; and after a day's worth of traffic, 10 events a second,
+sent as fast as they are taken.
+"""
 
 from __future__ import annotations
 
+import argparse
+import http.client
+import json
 import subprocess
 import sys
-import urllib.request
+import time
+from collections.abc import Sequence
 
+import numpy as np
 import psutil
 from timing import exporter, report
 
 PEER = "import prometheus_client, psutil; print(psutil.Process().memory_info().rss)"
+FEATURES = 50
+MODELS = [f"m{number}" for number in range(10)]
+VERSIONS = ("1", "2", "3")
+
+
+def bodies(models: Sequence[str], versions: Sequence[str]) -> list[bytes]:
+    """Arrays of 1,000 predictions, dealt to models and versions in turn."""
+    rng = np.random.default_rng(3)
+    found = []
+    for start in range(0, 10_000, 1000):
+        events = [
+            {
+                "id": f"r-{start + place}",
+                "model": models[place % len(models)],
+                "version": versions[place // len(models) % len(versions)],
+                "inputs": {f"f{n}": value for n, value in enumerate(row)},
+                "confidence": 0.9,
+            }
+            for place, row in enumerate(rng.normal(size=(1000, FEATURES)).round(4).tolist())
+        ]
+        found.append(json.dumps(events).encode())
+    return found
+
+
+def send(port: int, body: bytes) -> None:
+    """Post a body until it is taken."""
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/v1/predictions", body)
+        status = connection.getresponse().status
+        connection.close()
+        if status == 202:
+            return
+        time.sleep(0.1)
+
+
+def resident(port: int, process: psutil.Process) -> float:
+    """MiB after a scrape, once nothing waits any more to be counted and written."""
+    while process.cpu_percent(0.5) > 20:
+        pass
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/metrics")
+    connection.getresponse().read()
+    connection.close()
+    return process.memory_info().rss / 2**20
 
 
 def main() -> None:
     """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=864_000)
+    events = parser.parse_args().events
     peer = int(subprocess.run([sys.executable, "-c", PEER], capture_output=True, check=True).stdout) / 2**20
-    for features in (10, 50):
-        with exporter(features) as (port, child):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read()
-            size = psutil.Process(child.pid).memory_info().rss / 2**20
-            report(f"resident memory, one model of {features} features", size, "MiB", "prometheus_client alone", peer)
+    with exporter(10) as (port, child):
+        size = resident(port, psutil.Process(child.pid))
+        report("resident after the start, 10 features", size, "MiB", "prometheus_client alone", peer)
+    with exporter(FEATURES, MODELS) as (port, child):
+        process = psutil.Process(child.pid)
+        some = bodies(MODELS, VERSIONS)
+        report(
+            "10 models x 50 features, before traffic", resident(port, process), "MiB", "prometheus_client alone", peer
+        )
+        for body in some:
+            send(port, body)
+        full = resident(port, process)
+        report("10 x 3 versions x 50 features, 10,000 events", full, "MiB", "prometheus_client alone", peer)
+        for number in range(len(some), events // 1000):
+            send(port, some[number % len(some)])
+            if number % 288 == 0 or number == events // 1000 - 1:
+                report(f"the same after {1000 * (number + 1):,} events", resident(port, process), "MiB", "10,000", full)
 
 
 if __name__ == "__main__":

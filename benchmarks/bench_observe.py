@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from scipy.special import rel_entr
 from timing import median_seconds, profile, report
 
 from exporter.binning import Layout
+from exporter.copula import correlations
 from exporter.drift import Reference
 from exporter.kinds.embedding import EmbeddingLearner
 from exporter.kinds.text import TextLearner
@@ -27,27 +29,25 @@ def main() -> None:
             np.bincount(edge.searchsorted(column, side="right"), minlength=len(edge) + 1)
 
     floor = 1e3 * median_seconds(plain)
-    places = list(range(30))
-    columns = np.ascontiguousarray(matrix.T)
-
-    def numbers() -> None:
-        row = np.zeros(layout.width)
-        layout._count_numbers(layout.split(row), np.full(60, np.inf), places, columns)
-
-    report(
-        "1,000 x 30 columns: bins, moments, extremes",
-        1e3 * median_seconds(numbers),
-        "us/row",
-        "searchsorted + bincount alone",
-        floor,
+    columns = dict(zip(layout.names, np.ascontiguousarray(matrix.T), strict=True))
+    texts = [msgspec.json.encode(row) for row in rows]
+    decoded = 1e3 * median_seconds(lambda: [msgspec.json.decode(text) for text in texts])
+    together = Layout(
+        msgspec.structs.replace(layout.profile, correlation=correlations(columns, layout.profile.features))
     )
-    report(
-        "1,000 x 30 from decoded JSON objects",
-        1e3 * median_seconds(lambda: layout.count(rows, [])),
-        "us/row",
-        "searchsorted + bincount alone",
-        floor,
-    )
+
+    def read() -> None:
+        table = layout.read(texts)
+        assert table
+        layout.count_columns(*table, [])
+
+    for what, call, against, other in (
+        ("columns", lambda: layout.count_columns(columns, 1000, []), "searchsorted + bincount alone", floor),
+        ("columns, how they go together too", lambda: together.count_columns(columns, 1000, []), "the same", floor),
+        ("JSON", read, "msgspec.json.decode alone", decoded),
+        ("decoded objects", lambda: layout.count(rows, []), "searchsorted + bincount alone", floor),
+    ):
+        report(f"1,000 x 30 {what}", 1e3 * median_seconds(call), "us/row", against, other)
 
     words = [f"word{number}" for number in rng.zipf(1.4, 50_000) % 5000]
     texts = [" ".join(words[start : start + 50]) for start in range(0, 50_000, 50)]

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from exporter.bins import Places, padded, places_among
+from exporter.columns import Reader
 from exporter.copula import Copula, among
 from exporter.distances import Distances
 from exporter.drift import Floats, Ints, Reference
-from exporter.extract import as_list, category_counts
+from exporter.extract import as_list, category_counts, numeric_columns
 from exporter.kinds import Categorical
 from exporter.kinds.numeric import Numeric
-from exporter.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile, bin_counts
+from exporter.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile
 
 _NUMERIC = Numeric()
 _FAR = 1e145  # sums of its square stay finite
@@ -59,6 +61,8 @@ class Layout:
         Their places among the targets; None where the profile has none.
     targets
         The frozen bins of each of the ``T`` targets.
+    sizes
+        Bins of each target.
     reference
         The training side of the targets.
     mean, stddev
@@ -71,17 +75,20 @@ class Layout:
         Inputs that the profile knows, or that are redacted.
     missing, invalid
         Index of these bins, shape ``(T,)``.
+    read : callable
+        Reads inputs straight from JSON; see `exporter.columns.Reader.read`.
     """
 
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
         self.profile = profile
         self.inputs = {name: kind for name, kind in profile.kinds().items() if name not in redacted}
+        self.read = Reader(self.inputs).read
         self.known = {*profile.inputs, *redacted}
         self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
         self.prediction = self._output(profile.prediction)
         self.confidence = self._output(profile.confidence or None)
-        sizes = [len(target.counts) for target in self.targets]
+        self.sizes = sizes = [len(target.counts) for target in self.targets]
         self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
         self.bins = len(self._training)
         self._tail = self.bins + 4 * len(self.targets)
@@ -95,12 +102,18 @@ class Layout:
         self.centre = np.nan_to_num(self.mean)
         self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
         self._single = {place for place, n in enumerate(numbers) if n and n.precision == "single"}
-        self._edges = [np.array(n.edges) if n else np.empty(0) for n in numbers]
+        self._edges = padded([n.edges if n else () for n in numbers])
+        self._above = self.starts + np.array([len(n.edges) if n else 0 for n in numbers], dtype=np.intp)
         self._known_categories = [
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
         ]
         place = {name: place for place, name in enumerate(self.names)}
         self._places = {source: [place[name] for name in kind.features(source)] for source, kind in self.inputs.items()}
+        # The rows of a batch's matrix: inputs that are numbers, then what is measured of the others.
+        self._others = {source: kind for source, kind in self.inputs.items() if kind.type != "numeric"}
+        plain = [place for source in self.inputs if source not in self._others for place in self._places[source]]
+        measured = [p for source, kind in self._others.items() if not kind.categorical for p in self._places[source]]
+        self._numbers: Ints = np.array([*plain, *measured], dtype=np.intp)
         whole = profile.correlation
         together = among(whole, place) if isinstance(whole, Correlation) else None
         self.copula = (
@@ -108,8 +121,8 @@ class Layout:
             if together
             else None
         )
-        numeric = [n for n, target in zip(self.names, self.targets, strict=False) if isinstance(target, NumericFeature)]
-        self._together = [numeric.index(name) for name in together.features] if together else []
+        rows = {self.names[place]: row for row, place in enumerate(self._numbers)}
+        self._together = [rows[name] for name in together.features] if together else []
         self.width = self._tail + (self.copula.width if self.copula else 0)
 
     def _output(self, target: Feature | None) -> int | None:
@@ -122,7 +135,8 @@ class Layout:
     @cached_property
     def distances(self) -> Distances:
         """The training side of the distances that a configuration may ask for."""
-        return Distances(self.reference, self._training, self._edges, self.centre, self.scale)
+        edges = [np.array(t.edges) if isinstance(t, NumericFeature) else np.empty(0) for t in self.targets]
+        return Distances(self.reference, self._training, edges, self.centre, self.scale)
 
     def split(self, row: Floats) -> Sums:
         """The parts of a row of sums, as views."""
@@ -200,27 +214,25 @@ class Layout:
         row = np.zeros(self.width)
         lows = np.full(2 * len(self.targets), np.inf)
         sums = self.split(row)
-        places: list[int] = []
-        columns: list[Floats] = []
-        for name, kind in self.inputs.items() if rows else ():
-            values = inputs[name] if name in inputs else [None] * rows
-            if isinstance(kind, Categorical):
-                self._count_categories(sums, self._places[name][0], kind.labels(values))
-            else:
-                places += self._places[name]
-                columns.extend(kind.columns(values if kind.type == "numeric" else as_list(values), now))
-        if columns:
-            matrix = np.array(columns)
-            self._count_numbers(sums, lows, places, matrix)
+        if rows:
+            came = {name: inputs[name] if name in inputs else [None] * rows for name in self.inputs}
+            columns = [numeric_columns([values for name, values in came.items() if name not in self._others])]
+            for name, kind in self._others.items():
+                if isinstance(kind, Categorical):
+                    self._count_categories(sums, self._places[name][0], kind.labels(came[name]))
+                else:
+                    columns.append(kind.columns(as_list(came[name]), now))
+            matrix = np.concatenate([part for part in columns if len(part)] or [np.empty((0, rows))])
+            bins = self._count_numbers(sums, lows, self._numbers, matrix)
             if self.copula:
-                row[self._tail :] = self.copula.sums(matrix[self._together])
+                row[self._tail :] = self.copula.sums(matrix[self._together], bins[self._together])
         for last, given in ((self.prediction, predictions), (self.confidence, confidences)):
             if last is None or not len(given):
                 continue
             if isinstance(self.targets[last], CategoricalFeature):
                 self._count_categories(sums, last, given)
             else:
-                self._count_numbers(sums, lows, [last], _NUMERIC.columns(given, 0.0))
+                self._count_numbers(sums, lows, np.array([last]), _NUMERIC.columns(given, 0.0))
         return row, lows
 
     def _count_categories(self, sums: Sums, place: int, values: Sequence[Any] | Floats) -> None:
@@ -231,32 +243,31 @@ class Layout:
         sums.counts[start : start + len(counts)] += counts
         sums.unseen[place] += unseen
 
-    def _count_numbers(self, sums: Sums, lows: Floats, places: list[int], matrix: Floats) -> None:
-        """Count rows of numbers: sorting a row and searching the edges in it beats the reverse."""
-        if single := [row for row, place in enumerate(places) if place in self._single]:
+    def _count_numbers(self, sums: Sums, lows: Floats, places: Ints, matrix: Floats) -> Places:
+        """Count rows of numbers; the bin of each among its target's, which says nothing where it is not finite."""
+        if single := [row for row, place in enumerate(places.tolist()) if place in self._single]:
             with np.errstate(over="ignore"):
                 rounded = matrix[single].astype(np.float32).astype(np.float64)
             matrix[single] = np.where(np.isinf(rounded), matrix[single], rounded)
-        ordered = np.sort(matrix, axis=1)  # infinities (invalid) and NaN (missing) come last
-        size = matrix.shape[1]
-        for place, values in zip(places, ordered, strict=True):
-            valid = size if np.isfinite(values[-1]) else int(values.searchsorted(np.inf))
-            edges, start = self._edges[place], self.starts[place]
-            counts = bin_counts(values[:valid], edges)
-            sums.counts[start : start + len(counts)] += counts
-            sums.valid[place] += valid
-            if valid < size:
-                invalid = int(values.searchsorted(np.inf, side="right")) - valid
-                sums.counts[self.invalid[place]] += invalid
-                sums.counts[self.missing[place]] += size - valid - invalid
-            if valid:
-                lows[place], lows[len(self.targets) + place] = values[0], -values[valid - 1]
-                if len(edges):
-                    sums.unseen[place] += counts[0] + counts[-1]
+        valid = np.isfinite(matrix)
+        whole = bool(valid.all())
+        bins = places_among(self._edges[:, places], matrix)
+        starts = self.starts[places]
+        every: Ints = bins + starts[:, None]
+        if not whole:
+            bad = np.where(np.isnan(matrix), self.missing[places, None], self.invalid[places, None])
+            every = np.where(valid, every, bad)
+        counts = np.bincount(every.ravel(), minlength=self.bins)
+        sums.counts[:] += counts
+        sums.valid[places] += valid.sum(axis=1)
+        sums.unseen[places] += np.where(self._above[places] > starts, counts[starts] + counts[self._above[places]], 0)
+        lows[places] = (matrix if whole else np.where(valid, matrix, np.inf)).min(axis=1)
+        lows[places + len(self.targets)] = -(matrix if whole else np.where(valid, matrix, -np.inf)).max(axis=1)
         with np.errstate(over="ignore"):
             shifted = (matrix - self.centre[places, None]) / self.scale[places, None]
-        if not np.isfinite(shifted).all():
-            shifted[~np.isfinite(matrix)] = 0.0
+        if not whole:
+            shifted[~valid] = 0.0
         np.clip(shifted, -_FAR, _FAR, out=shifted)
         sums.first[places] += shifted.sum(axis=1)
         sums.second[places] += np.einsum("ij,ij->i", shifted, shifted)
+        return bins

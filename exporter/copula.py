@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from exporter.bins import Places, padded, places_among
 from exporter.drift import NOISE_CONFIDENCE, Floats, chi2_quantile, ratio
 from exporter.profile import Correlation, Feature, NumericFeature
 
@@ -42,7 +43,10 @@ class Copula:
     """
 
     def __init__(self, features: Sequence[NumericFeature], training: Correlation | None = None) -> None:
-        self._maps = [_score_map(feature) for feature in features]
+        self._edges = padded([feature.edges for feature in features])
+        # By feature and bin, behind one another: where a score starts, from which, and how it rises.
+        maps = [_score_map(feature) for feature in features]
+        self._low, self._base, self._slope = (padded([own[part] for own in maps]).T.ravel() for part in range(3))
         self._spread = np.array([_spread(feature) for feature in features])
         self._size = len(features)
         self._pairs = np.triu_indices(self._size)
@@ -54,13 +58,15 @@ class Copula:
             self._reference[lower] = self._reference[lower[::-1]] = training.values
         self._whitening: dict[bytes, Floats] = {}
 
-    def sums(self, matrix: Floats) -> Floats:
+    def sums(self, matrix: Floats, bins: Places | None = None) -> Floats:
         """What a batch adds up to.
 
         Parameters
         ----------
         matrix
             Values, shape ``(d, n)``; NaN for a missing one, an infinity for an invalid one.
+        bins
+            How many edges of its feature are at or below each, where that is known already.
 
         Returns
         -------
@@ -71,12 +77,14 @@ class Copula:
         complete = np.isfinite(matrix).all(axis=0)
         if not complete.all():
             matrix = matrix[:, complete]
-        scores = np.empty(matrix.shape)
+            bins = None if bins is None else bins[:, complete]
+        if bins is None:
+            bins = places_among(self._edges, matrix)
+        at = bins + np.arange(0, len(self._base), len(self._edges) + 1)[:, None]
         with np.errstate(over="ignore", invalid="ignore"):
-            for place, (edges, low, base, slope) in enumerate(self._maps):
-                bins = edges.searchsorted(matrix[place], side="right")
-                scores[place] = base[bins] + (matrix[place] - low[bins]) * slope[bins]
-        scores = np.clip(np.nan_to_num(scores), -_FAR, _FAR)
+            scores = self._base[at] + (matrix - self._low[at]) * self._slope[at]
+        np.clip(scores, -_FAR, _FAR, out=scores)
+        scores[np.isnan(scores)] = 0.0
         products = scores @ scores.T
         return np.concatenate([[matrix.shape[1]], scores.sum(axis=1), products[self._pairs]])
 
@@ -163,7 +171,8 @@ class CorrelationBuilder:
             return
         matrix = np.array([columns[name] for name in self.names])
         for group in range(_GROUPS):
-            self._groups[group] += self._copula.sums(matrix[:, (group - self._rows) % _GROUPS :: _GROUPS])
+            own = np.ascontiguousarray(matrix[:, (group - self._rows) % _GROUPS :: _GROUPS])  # it is read many times
+            self._groups[group] += self._copula.sums(own)
         self._rows += matrix.shape[1]
 
     def done(self) -> Correlation | None:
@@ -221,8 +230,8 @@ def among(whole: Correlation, known: Collection[str]) -> Correlation | None:
     return Correlation(tuple(whole.features[place] for place in places), whole.rows, whole.scale, values)
 
 
-def _score_map(feature: NumericFeature) -> tuple[Floats, Floats, Floats, Floats]:
-    """Edges ``(E,)``, and for each of the ``E + 1`` bins where its score starts, from which, and how it rises."""
+def _score_map(feature: NumericFeature) -> tuple[Floats, Floats, Floats]:
+    """For each of the ``E + 1`` bins where its score starts, from which, and how it rises."""
     edges = np.array(feature.edges)
     counts = np.array(feature.counts[1 : len(edges)], dtype=np.float64)
     total = max(counts.sum(), 1.0)
@@ -236,7 +245,7 @@ def _score_map(feature: NumericFeature) -> tuple[Floats, Floats, Floats, Floats]
         outside = min(1 / feature.stddev, 1e300) if feature.stddev else 0.0
     low = np.concatenate([edges[:1], edges])
     base = np.concatenate([ends[:1], np.where(alone, middles, ends[:-1]), ends[-1:]])
-    return edges, low, base, np.concatenate([[outside], rise, [outside]])
+    return low, base, np.concatenate([[outside], rise, [outside]])
 
 
 def _spread(feature: NumericFeature) -> float:

@@ -171,6 +171,7 @@ def _gamma_p(shape: float, x: float) -> float:
 
 def ratio(part: Any, whole: Any) -> Floats:
     """``part / whole``, NaN where the whole is zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient = np.true_divide(part, whole)
-    return np.where(np.asarray(whole) > 0, quotient, np.nan)
+    there = np.asarray(whole) > 0
+    found: Floats = np.full(np.broadcast(part, whole).shape, np.nan)
+    np.divide(part, whole, out=found, where=there)
+    return found

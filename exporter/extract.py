@@ -29,6 +29,7 @@ _WAITING_PIXELS = 4_000_000  # a small file can hold many pixels, and a batch ma
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 Missing = type(None)
+_NUMBERS = frozenset({float, int, Missing})
 _SCALARS = frozenset({str, bool, int, float})
 
 
@@ -44,12 +45,25 @@ def numeric_column(values: Sequence[Any]) -> Floats:
     >>> numeric_column([1, None, 2.5, "3", True, 10**400])
     array([1. , nan, 2.5, inf, inf, inf])
     """
-    if set(map(type, values)) <= {float, int, Missing}:
+    if set(map(type, values)) <= _NUMBERS:
         try:
             return np.array(values, dtype=np.float64)  # None becomes NaN
         except OverflowError:
             pass
     return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def numeric_columns(columns: Sequence[Sequence[Any] | npt.NDArray[Any]]) -> Floats:
+    """Numbers of several columns of one length as float64, shape ``(columns, n)``; see `numeric_column`."""
+    kinds = {values.dtype.kind if isinstance(values, np.ndarray) and values.ndim == 1 else "" for values in columns}
+    if kinds <= {"i", "u", "f"}:
+        return np.array(columns, dtype=np.float64)
+    if kinds == {""} and set(map(type, itertools.chain.from_iterable(columns))) <= _NUMBERS:
+        try:
+            return np.array(columns, dtype=np.float64)
+        except OverflowError:
+            pass
+    return np.array([numeric_column(as_list(values)) for values in columns])
 
 
 def _number(value: Any) -> float:

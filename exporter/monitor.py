@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.binning import Layout
+from exporter.columns import Table
 from exporter.config import ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, Counters, Histogram, SegmentCounters
 from exporter.drift import Floats, Ints
@@ -89,7 +90,7 @@ class Monitor:
     def observe(
         self,
         events: Sequence[Prediction],
-        inputs: Sequence[Mapping[str, Any]],
+        inputs: Sequence[Mapping[str, Any]] | Table,
         now: float,
         segments: Sequence[int] = (),
     ) -> int:
@@ -100,7 +101,8 @@ class Monitor:
         events
             Predictions of this model and version.
         inputs
-            The decoded inputs of those among them that have any.
+            The decoded inputs of those among them that have any, or what `Layout.read` made of them where the
+            model has no segments.
         now
             Monotonic time in seconds.
         segments
@@ -119,10 +121,13 @@ class Monitor:
         row = lows = by_segment = None
         if self.layout:
             predictions = [event.prediction for event in events if event.prediction is not None]
-            whole = [] if self.segments else inputs
-            row, lows, unknown = self.layout.count(whole, predictions, confidences=confidences)
-            if self.segments:
-                unknown, by_segment = _count_segments(self.layout, self.segments, inputs, row, lows)
+            if isinstance(inputs, Table):
+                row, lows = self.layout.count_columns(*inputs, predictions, confidences=confidences)
+            else:
+                whole = [] if self.segments else inputs
+                row, lows, unknown = self.layout.count(whole, predictions, confidences=confidences)
+                if self.segments:
+                    unknown, by_segment = _count_segments(self.layout, self.segments, inputs, row, lows)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)

@@ -68,6 +68,7 @@ class Pipeline:
         self._submitted = self._counted = 0
         self._bytes_in = self._bytes_out = 0
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._closing = False
         health.queue_length.set_function(lambda: self._submitted - self._counted)
         health.queue_capacity.set_function(lambda: self._state[0].queue.capacity)
@@ -137,6 +138,7 @@ class Pipeline:
         """Wait until what was submitted before is counted; whether it is, after ``timeout`` seconds at most."""
         target, deadline = self._submitted, time.monotonic() + timeout
         while self._counted < target and time.monotonic() < deadline:
+            self._hurry.set()
             time.sleep(0.001)
         return self._counted >= target
 
@@ -154,7 +156,8 @@ class Pipeline:
             self._wake.wait()
             self._wake.clear()
             if not self._closing:
-                time.sleep(_GATHER_SECONDS)
+                self._hurry.wait(_GATHER_SECONDS)
+                self._hurry.clear()
             while self._queue:
                 self._count_some()
 
@@ -202,7 +205,10 @@ class Pipeline:
         now, received = time.monotonic(), time.time()
         raw = [bytes(memoryview(event.inputs)) for event in group]
         images = image_inputs(model, monitor.layout.profile if monitor.layout else None)
-        decoded = decode_inputs(raw) if monitor.layout or model.redact or images else {}
+        segments, layout = monitor.segments, monitor.layout
+        one_by_one = model.redact or images or segments
+        columns = layout.read(raw) if layout and not one_by_one else None
+        decoded = decode_inputs(raw) if one_by_one or (layout and columns is None) else {}
         for event in group:
             if not event.id:
                 event.id = make_id()
@@ -212,11 +218,10 @@ class Pipeline:
         ]
         if model.redact or images:
             kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
-        segments = monitor.segments
         places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
         names = [segments.names[place] for place in places] if segments else None
         rows = prediction_rows(group, confident, kept, received, names)
-        monitors.unknown_features[model.name] += monitor.observe(group, list(decoded.values()), now, places)
+        monitors.unknown_features[model.name] += monitor.observe(group, columns or list(decoded.values()), now, places)
         for start in range(0, len(group), _CHUNK):
             size = sum(map(len, kept[start : start + _CHUNK]))
             self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))

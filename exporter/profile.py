@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 
-from exporter.drift import Floats
 from exporter.errors import ProfileError
 from exporter.kinds import INPUT_TYPES, Kind, State, fits, kind_of
 from exporter.validation import dotted, explain, shown
@@ -163,14 +161,6 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _numbered(names: list[str]) -> list[str]:
     width = max(2, len(str(len(names) - 1)))
     return [f"{place:0{width}d} {name}" for place, name in enumerate(names)]
-
-
-def bin_counts(ordered: Floats, edges: Floats) -> Floats:
-    """Counts of the sorted values below, between and above the edges, shape ``(E + 1,)``."""
-    below = np.zeros(len(edges) + 2)
-    below[1:-1] = ordered.searchsorted(edges)
-    below[-1] = len(ordered)
-    return below[1:] - below[:-1]
 
 
 def save(profile: Profile, path: Path) -> None:

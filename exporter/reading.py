@@ -74,8 +74,7 @@ def read_window(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats
     with np.errstate(over="ignore"):
         mean, stddev = layout.centre + offset * layout.scale, np.sqrt(variance) * layout.scale
     before = layout.split(earlier).counts
-    sizes = np.diff(layout.starts, append=layout.bins)
-    recent = Reference.of(before, sizes.tolist())
+    recent = Reference.of(before, layout.sizes)
     known = there & (recent.rows > 0)
     smallest = np.where(np.isfinite(smallest), smallest, np.nan)
     largest = np.where(np.isfinite(largest), largest, np.nan)

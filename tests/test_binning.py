@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.binning import Layout
+from exporter.bins import padded, places_among
 from exporter.freezing import categorical_feature, numeric_feature
-from exporter.profile import NumericFeature, Profile, bin_counts
+from exporter.profile import NumericFeature, Profile
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COLUMN = st.lists(st.integers(-5, 5).map(float) | FINITE, min_size=1, max_size=200)
@@ -164,12 +165,16 @@ def test_a_column_without_numbers_has_one_bin_for_any():
 
 
 @settings(max_examples=50, deadline=None)
-@given(COLUMN, COLUMN)
-def test_counts_of_sorted_values_are_those_of_searching_each(values, edges):
-    """Searching the edges in the values counts what searching each value in the edges does."""
-    frozen = np.unique(edges)
-    naive = np.bincount(frozen.searchsorted(values, side="right"), minlength=len(frozen) + 1)
-    assert bin_counts(np.sort(values), frozen).tolist() == naive.tolist()
+@given(st.lists(st.tuples(COLUMN, COLUMN), min_size=1, max_size=5), st.booleans())
+def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
+    """The places of many numbers at once are those of searching each, however many edges there are."""
+    size = min(len(values) for values, _ in features)
+    matrix = np.array([values[:size] for values, _ in features])
+    edges = [np.unique([*edges, *np.linspace(-9, 9, 200)] if more else edges) for _, edges in features]
+    searched = [own.searchsorted(row, side="right").tolist() for own, row in zip(edges, matrix, strict=True)]
+    assert places_among(padded(edges), matrix).tolist() == searched
+    wide = np.tile(matrix, 40_000 // size)  # more than one block
+    assert places_among(padded(edges), wide)[:, :size].tolist() == searched
 
 
 def test_categories_are_the_most_frequent_in_order():

@@ -102,7 +102,7 @@ class Exposition:
         models = written(samples, openmetrics, names)
         own = encode(_Families(_only([*self._registry.collect(), *system, duration, success], names)))
         end = b"# EOF\n" if openmetrics else b""
-        return own.removesuffix(end) + b"".join(line + b"\n" for line in models) + end, content_type
+        return b"".join((own.removesuffix(end), *models, end)), content_type
 
     def machine(self) -> dict[str, float]:
         """The machine's gauges that bear no label, by name, without those that cannot be read now."""
@@ -119,16 +119,17 @@ class Exposition:
 
 def written(samples: Iterable[Sample], openmetrics: bool = False, names: Collection[str] = ()) -> Iterator[bytes]:
     """Lines of samples, family by family; only those of ``names``, if any are given."""
-    lines: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
-    for family, texts in samples:
+    found: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
+    for family, lines in samples:
         if not names or family.name in names or family.name.removesuffix("_total") in names:
-            lines[family.name] += texts
+            found[family.name].append(lines)
         elif any(name.startswith(family.name) for name in names):  # one of a histogram's series
-            lines[family.name] += [line for line in texts if line.split(b"{")[0].decode() in names]
+            every = lines.split(b"\n")[:-1]
+            found[family.name] += [line + b"\n" for line in every if line.split(b"{")[0].decode() in names]
     for family in FAMILIES:
-        if lines[family.name]:
+        if any(found[family.name]):
             yield family.header(openmetrics)
-            yield from lines[family.name]
+            yield from found[family.name]
 
 
 def _only(families: Iterable[Metric], names: Collection[str]) -> Iterator[Metric]:

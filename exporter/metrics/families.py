@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import add
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from exporter.drift import Floats
 
@@ -21,17 +21,47 @@ class Family(NamedTuple):
     def header(self, openmetrics: bool) -> bytes:
         """The HELP and TYPE lines."""
         name = self.name.removesuffix("_total") if openmetrics and self.kind == "counter" else self.name
-        return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}".encode()
+        return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}\n".encode()
 
 
-def lines(series: Sequence[bytes], values: Floats | Sequence[float]) -> list[bytes]:
-    """Samples without line ends: the text before each value, and the value; NaN is an absent sample."""
-    numbers = msgspec.json.encode(list(map(float, values)))[1:-1]  # the fastest repr of floats there is
-    if not numbers:
-        return []
-    if b"null" in numbers:
-        return [text + number for text, number in zip(series, numbers.split(b","), strict=True) if number != b"null"]
-    return list(map(add, series, numbers.split(b",")))
+class Texts:
+    r"""The text before the values of some samples, made once.
+
+    Parameters
+    ----------
+    texts
+        One for each sample, see `series`.
+
+    Examples
+    --------
+    >>> Texts([series("a", b="c"), series("d", e="f")]).filled([1, float("nan")])
+    b'a{b="c"} 1.0\n'
+    """
+
+    def __init__(self, texts: Iterable[bytes]) -> None:
+        self._parts = [part for text in texts for part in (text, b"")]
+
+    def __len__(self) -> int:
+        return len(self._parts) // 2
+
+    def filled(self, values: Floats | Sequence[float]) -> bytes:
+        """The lines of the samples; NaN is an absent one."""
+        if not self._parts:
+            return b""
+        plain = values.tolist() if isinstance(values, np.ndarray) else list(map(float, values))
+        encoded = msgspec.json.encode(plain)[1:-1]  # the fastest repr of floats there is
+        numbers = (encoded.replace(b",", b"\n,") + b"\n").split(b",")
+        parts = self._parts.copy()  # two scrapes may be made at a time
+        parts[1::2] = numbers
+        if b"null" in encoded:
+            there = [place for place, number in enumerate(numbers) if number != b"null\n"]
+            parts = [part for place in there for part in parts[2 * place : 2 * place + 2]]
+        return b"".join(parts)
+
+
+def lines(texts: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
+    """The lines of samples whose texts are not kept."""
+    return Texts(texts).filled(values)
 
 
 def series(name: str, **labels: str) -> bytes:

@@ -15,12 +15,13 @@ from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
-from exporter.metrics.families import Family, lines, series
+from exporter.metrics.families import Family, Texts, lines, series
 from exporter.monitor import Monitor
 from exporter.monitors import Monitors
 from exporter.store import Store
 
-Sample = tuple[Family, list[bytes]]
+Sample = tuple[Family, bytes]
+"""Lines of one family."""
 
 
 class _Series:
@@ -33,22 +34,23 @@ class _Series:
         self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
         self.delays = self._histogram(f.DELAY, DELAY_BUCKETS)
 
-    def _histogram(self, family: Family, bounds: Sequence[float]) -> list[bytes]:
+    def _histogram(self, family: Family, bounds: Sequence[float]) -> Texts:
         buckets = [series(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
-        return [*buckets, series(f"{family.name}_count", **self.labels), series(f"{family.name}_sum", **self.labels)]
+        whole = [series(f"{family.name}_{what}", **self.labels) for what in ("count", "sum")]
+        return Texts([*buckets, *whole])
 
     @cached_property
-    def features(self) -> dict[tuple[str, str], list[bytes]]:
+    def features(self) -> dict[tuple[str, str], Texts]:
         """By field of a window's reading and window: one series a feature."""
         names = self._layout.names if self._layout else []
         return {
-            (field, window): [series(family.name, **self.labels, feature=name, window=window) for name in names]
+            (field, window): Texts(series(family.name, **self.labels, feature=name, window=window) for name in names)
             for field, family in (f.FEATURE_WINDOW | f.FEATURE_DISTANCE).items()
             for window in self._windows
         }
 
     @cached_property
-    def segments(self) -> dict[Family, list[bytes]]:
+    def segments(self) -> dict[Family, Texts]:
         """One series of the counters a segment; of the gauges one a segment and feature."""
         segments, layout = self._segments, self._layout
         if segments is None or layout is None:
@@ -56,18 +58,19 @@ class _Series:
         features = [name for name in layout.names if name != segments.source]
         counters = (f.SEGMENT_ATTEMPTS, f.SEGMENT_CONFIDENT, f.SEGMENT_CORRECTIONS)
         return {
-            family: [series(family.name, **self.labels, segment=name) for name in segments.names] for family in counters
+            family: Texts(series(family.name, **self.labels, segment=name) for name in segments.names)
+            for family in counters
         } | {
-            family: [
+            family: Texts(
                 series(family.name, **self.labels, segment=segment, feature=name)
                 for segment in segments.names
                 for name in features
-            ]
+            )
             for family in (f.SEGMENT_KL, f.SEGMENT_NOISE)
         }
 
     @cached_property
-    def bins(self) -> list[bytes]:
+    def bins(self) -> Texts:
         """One series of the observations a bin of a feature."""
         return self._bins(f.OBSERVED)
 
@@ -82,15 +85,15 @@ class _Series:
         return [
             (family, lines([series(family.name, **self.labels, feature=name) for name in names], values[:count]))
             for family, values in ((f.REFERENCE_MEAN, layout.mean), (f.REFERENCE_STDDEV, layout.stddev))
-        ] + [(f.REFERENCE, lines(probability, layout.reference.probability[: len(probability)]))]
+        ] + [(f.REFERENCE, probability.filled(layout.reference.probability[: len(probability)]))]
 
-    def _bins(self, family: Family) -> list[bytes]:
+    def _bins(self, family: Family) -> Texts:
         layout = self._layout
-        return [
+        return Texts(
             series(family.name, **self.labels, feature=name, bin=label)
             for name, target in (zip(layout.names, layout.targets, strict=False) if layout else ())
             for label in target.labels()
-        ]
+        )
 
 
 class ModelsCollector:
@@ -115,7 +118,7 @@ class ModelsCollector:
             yield from _counters(monitor, known)
             yield from _windows(monitor, known, now)
             if monitor.layout:
-                yield f.OBSERVED, lines(known.bins, monitor.observed[: len(known.bins)])
+                yield f.OBSERVED, known.bins.filled(monitor.observed[: len(known.bins)])
             yield from _segment_counters(monitor, known)
             yield from _segments(monitor, known, now)
             yield from known.reference
@@ -165,9 +168,9 @@ def _counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
         (f.CORRECTIONS, counters.corrections),
     ):
         yield family, lines([series(family.name, **labels)], [float(value)])
-    yield f.DURATION, lines(known.durations, _histogram(monitor.durations))
-    yield f.CONFIDENCE, lines(known.confidences, _histogram(monitor.confidences))
-    yield f.DELAY, lines(known.delays, _histogram(monitor.delays))
+    yield f.DURATION, known.durations.filled(_histogram(monitor.durations))
+    yield f.CONFIDENCE, known.confidences.filled(_histogram(monitor.confidences))
+    yield f.DELAY, known.delays.filled(_histogram(monitor.delays))
 
 
 def _histogram(histogram: Histogram) -> list[float]:
@@ -182,7 +185,7 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
     fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
     for window, reading in monitor.read(now).items():
         for field, family in fields.items():
-            yield family, lines(known.features[field, window], getattr(reading, field)[:count])
+            yield family, known.features[field, window].filled(getattr(reading, field)[:count])
         if monitor.layout.copula:
             for family, value in zip(f.MULTIVARIATE, reading.together, strict=True):
                 yield family, lines([series(family.name, **known.labels, window=window)], [value])
@@ -206,7 +209,7 @@ def _segment_counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
         (f.SEGMENT_CONFIDENT, counters.confident),
         (f.SEGMENT_CORRECTIONS, counters.corrections),
     ):
-        yield family, lines(known.segments[family], values)
+        yield family, known.segments[family].filled(values)
 
 
 def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
@@ -215,7 +218,7 @@ def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
     names = monitor.layout.names
     others = [place for place, name in enumerate(names) if name != monitor.segments.source]
     for family, scores in zip((f.SEGMENT_KL, f.SEGMENT_NOISE), monitor.read_segments(now), strict=True):
-        yield family, lines(known.segments[family], scores[:, others].ravel())
+        yield family, known.segments[family].filled(scores[:, others].ravel())
 
 
 def review(monitors: Monitors, store: Store) -> Iterator[Sample]:

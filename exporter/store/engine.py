@@ -6,33 +6,23 @@ Nothing waits for long: not for a connection, not for a lock, not for a server t
 from __future__ import annotations
 
 import contextlib
-import math
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import psycopg
 import sqlalchemy as sa
-from psycopg.types.string import StrDumper
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.store.schema import storable
 
 PATIENCE_SECONDS = 8.0
 """How long one statement may take, or a server that says nothing may be waited for."""
-CONNECT_SECONDS = 3
-"""How long a connection to PostgreSQL may take."""
-LOCK_SECONDS = 5
-"""How long one exporter waits for another one's transaction."""
 FROZEN_SECONDS = 10
 """PostgreSQL ends the transaction of a writer that has said nothing for so long: others wait for it."""
 _WRITER = 0x6D6F64656C  # the advisory lock of this project: writers are exclusive, predictions share it
 
 _patience: ContextVar[float | None] = ContextVar("patience", default=None)
-_T = TypeVar("_T")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 
 
@@ -46,37 +36,9 @@ def patience(seconds: float) -> Iterator[None]:
         _patience.reset(token)
 
 
-class _Text(StrDumper):
-    """PostgreSQL takes no NUL in a text, and what was only looked for must not be an error."""
-
-    def dump(self, obj: str) -> Any:
-        """See `psycopg.abc.Dumper.dump`."""
-        return super().dump(storable(obj))
-
-
-class _Connection(psycopg.Connection[Any]):
-    """One that gives up on a server that says nothing, and is closed then."""
-
-    patience = PATIENCE_SECONDS
-
-    def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
-        """See `psycopg.Connection.wait`."""
-        return super().wait(self._bounded(gen), *args, **options)
-
-    def _bounded(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
-        seconds = min(self.patience, _patience.get() or self.patience)
-        deadline = time.monotonic() + seconds
-        try:
-            state = next(gen)
-            while True:
-                ready = yield state
-                state = gen.send(ready)
-                if not ready and time.monotonic() > deadline:
-                    self.close()
-                    raise psycopg.OperationalError(f"the database did not answer within {seconds:g} s")
-        except StopIteration as end:
-            answer: _T = end.value
-            return answer
+def patience_left() -> float | None:
+    """How long the server may be waited for in this block; None outside of one."""
+    return _patience.get()
 
 
 def check_url(url: str) -> sa.URL:
@@ -166,7 +128,9 @@ def open_engine(config: StoreConfig, seconds: float = PATIENCE_SECONDS) -> sa.En
     check_store(config)
     address = check_url(config.url)
     if is_shared(address):
-        return _open_postgresql(address, config.password_file, seconds)
+        from exporter.store.postgresql import open_postgresql  # its driver takes 9 MiB, which SQLite does without
+
+        return open_postgresql(address, config.password_file, seconds)
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(address, connect_args={"timeout": 10, "check_same_thread": False})
@@ -175,44 +139,6 @@ def open_engine(config: StoreConfig, seconds: float = PATIENCE_SECONDS) -> sa.En
     def _pragmas(connection: Any, _: Any) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864"):
             connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
-
-
-def _open_postgresql(address: sa.URL, password_file: str | None, seconds: float) -> sa.Engine:
-    settings = {
-        "statement_timeout": f"{seconds:.0f}s",
-        "lock_timeout": f"{LOCK_SECONDS}s",
-        # An exporter's machine that is gone leaves its locks no longer than a minute.
-        "tcp_keepalives_idle": 30,
-        "tcp_keepalives_interval": 10,
-        "tcp_keepalives_count": 3,
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    # What the URL's query says wins.
-    query = {"application_name": "model-exporter", "connect_timeout": str(CONNECT_SECONDS), **address.query}
-    query["options"] = f"{options} {query.get('options', '')}".strip()
-    engine = sa.create_engine(
-        address.set(query=query),
-        pool_pre_ping=True,
-        pool_size=5,
-        max_overflow=10,
-        pool_timeout=CONNECT_SECONDS,
-    )
-
-    @sa.event.listens_for(engine, "do_connect")
-    def _connect(_: Any, __: Any, args: Any, options: dict[str, Any]) -> _Connection:
-        if password_file is not None:  # read anew each time: passwords are changed while programs run
-            try:
-                options["password"] = read_password(password_file)
-            except StoreError as error:
-                raise psycopg.OperationalError(str(error)) from None
-        if (allowed := _patience.get()) is not None:
-            options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(allowed))
-        connection = _Connection.connect(*args, **options)
-        connection.patience = seconds
-        connection.adapters.register_dumper(str, _Text)
-        return connection
 
     return engine
 
@@ -266,19 +192,25 @@ def is_out(error: BaseException) -> bool:
     """Whether the database itself could not be reached, so that it makes no sense to try something else at once."""
     if not isinstance(error, sa.exc.DBAPIError):
         return isinstance(error, sa.exc.TimeoutError)
-    gone = error.connection_invalidated or isinstance(error.orig, psycopg.errors.LockNotAvailable)
-    return gone or (isinstance(error.orig, psycopg.OperationalError) and error.orig.sqlstate is None)
+    if error.connection_invalidated or _state(error.orig) == "55P03":  # lock_not_available
+        return True
+    return _state(error.orig) is None and any(kind.__name__ == "OperationalError" for kind in type(error.orig).__mro__)
 
 
 def is_chance(error: BaseException) -> bool:
     """Whether the same transaction would probably succeed now: two of them were in each other's way."""
-    by_chance = psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure
-    return isinstance(error, sa.exc.DBAPIError) and isinstance(error.orig, by_chance)
+    by_chance = {"40P01", "40001"}  # deadlock_detected, serialization_failure
+    return isinstance(error, sa.exc.DBAPIError) and _state(error.orig) in by_chance
 
 
 def reason(error: BaseException) -> str:
     """What the driver said, without statement, parameters, and the values in details: these are users' data."""
     cause = getattr(error, "orig", None) or error
-    if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
-        return cause.diag.message_primary
-    return str(cause) or type(error).__name__
+    said: str | None = getattr(getattr(cause, "diag", None), "message_primary", None)
+    return said or str(cause) or type(error).__name__
+
+
+def _state(cause: object) -> str | None:
+    """The SQLSTATE of an error of PostgreSQL's driver, None where the server gave none; empty for any other error."""
+    state: str | None = getattr(cause, "sqlstate", "")
+    return state

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import sqlalchemy as sa
-from psycopg.rows import dict_row
+
+if TYPE_CHECKING:
+    import psycopg
 
 Values = Mapping[str, Any]
 
@@ -46,6 +47,8 @@ class Prepared:
         """The first row for each of several values; asked in one go, where each question is a way to a server."""
         if len(several) < 2 or connection.dialect.name == "sqlite":
             return [self(connection, values).mappings().first() for values in several]  # type: ignore[misc]
+        from psycopg.rows import dict_row
+
         text, places, fixed = self._text(connection.dialect)
         with driver_of(connection, text) as driver, driver.cursor(row_factory=dict_row) as cursor:
             cursor.executemany(text, [_given(places, fixed, values) for values in several], returning=True)
@@ -71,6 +74,8 @@ def _given(places: list[str] | None, fixed: Values, values: Values) -> Any:
 @contextlib.contextmanager
 def driver_of(connection: sa.Connection, text: str) -> Iterator[psycopg.Connection[Any]]:
     """PostgreSQL's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
+    import psycopg  # loaded by now
+
     driver: Any = connection.connection.dbapi_connection
     try:
         yield driver

@@ -38,8 +38,6 @@ predictions = sa.Table(
     sa.Column("inputs", sa.Text),
     sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
-    # The space of what is deleted by age or size is to be found again soon.
-    postgresql_with={"autovacuum_vacuum_scale_factor": 0.02},
 )
 feedback = sa.Table(
     "feedback",
@@ -135,13 +133,14 @@ waiting = ~feedback.c.joined
 released = feedback.c.released == sa.true()
 accepted = feedback.c.status == sa.literal_column("'accepted'")  # in the text: what is bound finds no such index
 # Of few rows each: a new word is in none of them, and what need not be written makes it durable the sooner.
-for _name, _columns, _where in (
-    ("feedback_relabelled", ("model", "version", "confident", "status", "verdict"), relabelled),
-    ("feedback_waiting", ("updated", "prediction_id"), waiting),
-    ("feedback_dataset", ("model", "id"), accepted),
-    ("feedback_released", ("model",), released),
-):
-    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where, postgresql_where=_where)
+_PARTIAL = {
+    "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), relabelled),
+    "feedback_waiting": (("updated", "prediction_id"), waiting),
+    "feedback_dataset": (("model", "id"), accepted),
+    "feedback_released": (("model",), released),
+}
+for _name, (_columns, _where) in _PARTIAL.items():
+    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where)
 releases = sa.Table(
     "releases",
     metadata,
@@ -167,6 +166,15 @@ release_chunks = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+
+
+def storage_options() -> None:
+    """Say what only PostgreSQL is to know of the tables: its part of the library is not loaded for SQLite."""
+    # The space of what is deleted by age or size is to be found again soon.
+    predictions.dialect_kwargs["postgresql_with"] = {"autovacuum_vacuum_scale_factor": 0.02}
+    for index in feedback.indexes:
+        if index.name in _PARTIAL:
+            index.dialect_kwargs["postgresql_where"] = _PARTIAL[str(index.name)][1]
 
 
 COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")

@@ -93,7 +93,8 @@ class Bodies:
 
     def release(self) -> None:
         """Forget the body of the current task: nobody works on it any more."""
-        self._held.pop(asyncio.current_task(), None)
+        if self._held:
+            self._held.pop(asyncio.current_task(), None)
 
     async def watch(self) -> None:
         """End the reading of bodies that take too long; one look a second is cheaper than a timer a request."""

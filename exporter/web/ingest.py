@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ class Ingest:
         self._predictions = Decoder(Prediction, self._check_prediction)
         self._feedback = Decoder(Feedback, self._check_feedback)
         self._events = Decoder(BusinessEvent, self._check_event)
+        self._came = functools.cache(exporter.health.events.labels)
         self.retries = Retries(exporter.health)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
@@ -87,7 +89,7 @@ class Ingest:
             self._exporter.pipeline.submit(events, size)
         except QueueFullError as error:
             return self.overloaded(error)
-        self._exporter.health.events.labels(source).inc(len(events))
+        self._came(source).inc(len(events))
         return None
 
     def full(self) -> Reply | None:

@@ -1,0 +1,169 @@
+"""How cost grows with features, bins, windows, models and versions: a table, and a plot with ``--plot FILE``.
+
+Processor time of one thread, the median of several calls. The exponent is the slope in the plot from the middle to the
+largest: 1 is linear, less is better. The plot needs matplotlib, of the group ``study``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+from prometheus_client import CollectorRegistry
+from timing import median_seconds
+
+from exporter.binning import Layout
+from exporter.config import ModelConfig, StoreConfig
+from exporter.copula import correlations
+from exporter.events import Prediction
+from exporter.freezing import numeric_feature
+from exporter.metrics import Exposition
+from exporter.monitor import Monitor
+from exporter.monitors import Monitors
+from exporter.profile import Profile
+from exporter.store import Store
+
+BATCH = 100
+Series = dict[str, list[tuple[int, float]]]
+"""Milliseconds by what is measured, for each size."""
+
+
+def layout(features: int, bins: int = 20) -> Layout:
+    """A profile of so many numbers, how they go together included."""
+    rng = np.random.default_rng(1)
+    columns = {f"f{number}": rng.normal(size=2000) for number in range(features)}
+    made = {name: numeric_feature(column, bins) for name, column in columns.items()}
+    together = correlations(columns, made) or msgspec.UNSET
+    return Layout(Profile("growth", 2000, dict.fromkeys(made, "numeric"), dict(made), correlation=together))
+
+
+def monitor(place: Layout, windows: Sequence[str] = ("5m", "1h"), version: str = "3") -> Monitor:
+    """A version that has seen 60 sub-windows of its longest window."""
+    found = Monitor(ModelConfig(name="m", windows=tuple(windows)), version, place)
+    for tick in range(60):
+        observe(found, place, tick * list(found.windows.values())[-1] / 60)
+    return found
+
+
+def observe(found: Monitor, place: Layout, now: float) -> None:
+    """A batch of events."""
+    texts = [TEXTS[len(place.names)][number % 10] for number in range(BATCH)]
+    read = place.read(texts)
+    assert read
+    found.observe([Prediction(model="m", confidence=0.9)] * BATCH, read, now)
+
+
+TEXTS = {
+    count: [
+        msgspec.json.encode({f"f{n}": value for n, value in enumerate(row)})
+        for row in np.random.default_rng(2).normal(size=(10, count)).tolist()
+    ]
+    for count in (10, 20, 30, 100, 200, 500, 1000)
+}
+
+
+def milliseconds(call: Callable[..., object], *arguments: object) -> float:
+    """Median of a call."""
+    return 1e3 * median_seconds(lambda: call(*arguments), 15)
+
+
+def both(found: Series, size: int, one: Monitor, place: Layout, now: float) -> None:
+    """Counting a batch from JSON, and reading all gauges, at a size."""
+    found.setdefault(f"count {BATCH} events", []).append((size, milliseconds(observe, one, place, now)))
+    found.setdefault("read the gauges", []).append((size, milliseconds(one.read, now)))
+
+
+def features(found: Series) -> None:
+    """By features."""
+    for count in TEXTS:
+        place = layout(count)
+        both(found, count, monitor(place), place, 3599.0)
+
+
+def bins(found: Series) -> None:
+    """By bins of each of 30 features."""
+    for count in (10, 20, 50, 100, 200):
+        place = layout(30, count)
+        both(found, count, monitor(place), place, 3599.0)
+
+
+def windows(found: Series) -> None:
+    """By windows, 100 features."""
+    place = layout(100)
+    for count in (1, 2, 4, 8):
+        one = monitor(place, [f"{2**n * 5}m" for n in range(count)])
+        both(found, count, one, place, list(one.windows.values())[-1] - 1)
+
+
+def models(found: Series) -> None:
+    """A scrape by versions, of as many models, 20 features each."""
+    place = layout(20)
+    with TemporaryDirectory() as folder:
+        store = Store(StoreConfig(url=f"sqlite:///{Path(folder) / 'growth.db'}"), lambda _: None)
+        for count in (1, 3, 10, 30):
+            names = [f"m{number}" for number in range(count)]
+            every = Monitors({n: ModelConfig(name=n) for n in names}, dict.fromkeys(names, place))
+            for name in names:
+                observe(every.get(name, "3", 0.0), place, time.monotonic())
+            exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda every=every: every, store)
+            found.setdefault("a scrape", []).append((count, milliseconds(exposition.render)))
+        store.close()
+
+
+def exponent(points: Sequence[tuple[int, float]]) -> float:
+    """How steep a curve is from its middle on, in a plot of logarithms."""
+    (size, spent), (larger, more) = points[len(points) // 2 - 1], points[-1]
+    return math.log(more / spent) / math.log(larger / size)
+
+
+def draw(every: dict[str, Series], path: Path) -> None:
+    """One panel for what grows."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "growth", "font.size": 9, "legend.fontsize": 7})
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(every), figsize=(11, 2.8))
+    for axes, (title, found) in zip(panels, every.items(), strict=True):
+        for colour, (what, points) in zip(("#0072b2", "#d55e00"), found.items(), strict=False):
+            sizes, spent = zip(*points, strict=True)
+            axes.plot(sizes, spent, marker=".", color=colour, label=what)
+        (size, least) = min((points[0] for points in found.values()), key=lambda point: point[1])
+        ends = np.array([size, sizes[-1]])
+        axes.plot(ends, least * ends / size, color="black", linewidth=0.8, linestyle=":", label="linear")
+        axes.set(xscale="log", yscale="log", xlabel=title, ylabel="ms" if axes is panels[0] else "")
+        axes.set_xticks(sizes, [str(one) for one in sizes])
+        axes.minorticks_off()
+        axes.legend()
+    figure.savefig(path, metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="an SVG")
+    options = parser.parse_args()
+    every: dict[str, Series] = {}
+    for title, measure in (
+        ("features", features),
+        ("bins of a feature", bins),
+        ("windows", windows),
+        ("models", models),
+    ):
+        measure(every.setdefault(title, {}))
+        for what, points in every[title].items():
+            shown = "  ".join(f"{size:,}: {spent:.3g}" for size, spent in points)
+            print(f"{title:18} {what:18} ms by size  {shown:60} exponent {exponent(points):.2f}", flush=True)
+    if options.plot:
+        draw(every, options.plot)
+
+
+if __name__ == "__main__":
+    main()
