@@ -239,6 +239,14 @@ def test_the_chart_leads_to_its_cards(reviewed: Served) -> None:
     assert sum(int(count) for _, count in links) == 5
 
 
+@pytest.mark.parametrize("period", ["since=0001-01-01T00:00:00Z", "until=9999-12-31T23:59:59Z"])
+def test_the_chart_of_all_time(reviewed: Served, period: str) -> None:
+    """A period from the first second there is, or to the last, has bars that begin before it or end after it."""
+    page = Page(reviewed.get(f"/review?{period}"))
+    assert page.status == 200
+    assert re.search(r'aria-label="5 from [^"]*"><title>', page.source)
+
+
 def test_many_labels_are_capped() -> None:
     """Of 300 labels the table shows the most frequent and says how many are left out."""
     pairs = [(f"label {number}", f"label {(number + 1) % 300}", 300 - number) for number in range(300)]

@@ -21,6 +21,9 @@ UPRIGHT = 3
 STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 364 * 86400)
 """Seconds that a bar may stand for: whole multiples of what `exporter.store.overview` counts so long a period by."""
 
+FIRST, LAST = -62135596800, 253402300799
+"""Unix times of the first and the last second that `datetime` knows."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -141,10 +144,10 @@ def over_time(counts: Sequence[tuple[float, int]], fine: int, choice: Choice, no
 
 def clock(seconds: float) -> str:
     """
-    >>> clock(1795514400.0)
-    '24 Nov 10:00'
+    >>> clock(1795514400.0), clock(-1e12)  # a bar may begin before the first year, or end after the last
+    ('24 Nov 10:00', '1 Jan 00:00')
     """
-    return f"{datetime.fromtimestamp(seconds, UTC):%-d %b %H:%M}"
+    return f"{datetime.fromtimestamp(min(max(seconds, FIRST), LAST), UTC):%-d %b %H:%M}"
 
 
 def ago(seconds: float) -> str:
