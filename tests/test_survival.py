@@ -234,7 +234,8 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     try:
         words = [predict("before")]
         for place, offset in enumerate(("-400d", "+400d")):
-            now.write_text(offset)
+            (tmp_path / "next").write_text(offset)
+            (tmp_path / "next").replace(now)  # at once: the library must not read half of it
             stamp = "model_system_memory_used_bytes"
             assert server.samples(stamp)
             words.append(predict(offset))
