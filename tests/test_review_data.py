@@ -17,6 +17,7 @@ from exporter.accuracy import reviewed_accuracy, wilson
 from exporter.config import StoreConfig
 from exporter.events import Feedback
 from exporter.store import Store, Verdict
+from exporter.store.backlog import read_state
 from exporter.store.dataset import Selection, accepted
 from exporter.store.estimates import reviewed
 from exporter.store.overview import overview
@@ -223,7 +224,7 @@ def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        store._read_review(connection, 0.0)
+        read_state(connection)
         list(accepted(connection, Selection("digits")))
         Words(connection, redact)
         _, released, _, examples, waiting = (

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback
+from exporter.store.backlog import GLANCE_SECONDS, Backlog, ReviewState
 from exporter.store.damage import damaged, set_aside
 from exporter.store.engine import (
     is_chance,
@@ -37,10 +37,9 @@ from exporter.store.engine import (
     write_alone,
     write_beside,
 )
-from exporter.store.estimates import Reviewed, reviewed
 from exporter.store.migrations import migrate
 from exporter.store.retention import Retention
-from exporter.store.schema import COLUMNS, feedback, insert_predictions, released
+from exporter.store.schema import COLUMNS, insert_predictions
 from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
@@ -51,12 +50,6 @@ GATHER_SECONDS = 0.2
 """Patience for a group to fill: a commit a moment later costs the disk as much as one now."""
 IDLE_SECONDS = 60.0
 """How long the writer sleeps when there is nothing to do."""
-GLANCE_SECONDS = 2.0
-"""How long a scrape waits for the database, and a reader when it did not answer a moment ago."""
-REVIEW_SECONDS = 5.0
-"""How old what a scrape says of a shared database may be: others write into it, too."""
-REVIEW_RETRY_SECONDS = 10.0
-"""After a scrape that waited for the database in vain, how long the next ones do not wait."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may hold up the counting of events."""
 BUFFER = 50_000
@@ -80,18 +73,6 @@ class _Group(NamedTuple):
     size: int
     joined: set[str]
     verdicts: list[Verdict]
-
-
-class ReviewState(msgspec.Struct, frozen=True):
-    """By model: corrections that wait for review, the Unix time of the oldest, and released examples.
-
-    ``reviewed`` is by model and version.
-    """
-
-    pending: dict[str, int]
-    oldest: dict[str, float]
-    examples: dict[str, int]
-    reviewed: dict[tuple[str, str], Reviewed]
 
 
 class Store:
@@ -136,9 +117,7 @@ class Store:
         self._closing = self._failing = self._out = False
         self._trying = 0
         self._doubt: _Group | None = None
-        self._review: ReviewState | None = None
-        self._review_read = self._review_retry_at = 0.0
-        self._generation = self._added = 0
+        self._added = 0
         self._retry_at = self._pause = self._sweep_at = 0.0
         self._config = config
         try:
@@ -146,6 +125,7 @@ class Store:
             migrate(config)
             self._engine = open_engine(config)
             self._shared = is_shared(self._engine)
+            self._backlog = Backlog(self.reading, shared=self._shared)
             self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
                 self._words = Words(connection, redact)
@@ -274,37 +254,7 @@ class Store:
         StoreError
             When the database cannot be read.
         """
-        known = self._review
-        now = time.monotonic()
-        if known is not None and not (self._shared and now > self._review_read + REVIEW_SECONDS):
-            return known
-        if now < self._review_retry_at:
-            raise StoreError("the database did not answer a moment ago")
-        try:
-            with patience(GLANCE_SECONDS), self.reading() as connection:
-                return self._read_review(connection, now)
-        except StoreError:
-            self._review_retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
-            raise
-
-    def _read_review(self, connection: sa.Connection, now: float) -> ReviewState:
-        generation = self._generation
-        pending = (
-            sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
-            .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
-            .group_by(feedback.c.model)
-        )
-        examples = sa.select(feedback.c.model, sa.func.count()).where(released).group_by(feedback.c.model)
-        rows = connection.execute(pending).all()
-        found = ReviewState(
-            pending={model: count for model, count, _ in rows},
-            oldest={model: created for model, _, created in rows},
-            examples={model: int(total) for model, total in connection.execute(examples)},
-            reviewed=reviewed(connection),
-        )
-        if generation == self._generation:  # else a commit came between: the next one reads again
-            self._review, self._review_read = found, now
-        return found
+        return self._backlog.state()
 
     @property
     def alive(self) -> bool:
@@ -425,8 +375,7 @@ class Store:
             return answer
 
     def _settle(self, verdicts: Iterable[Verdict]) -> None:
-        self._generation += 1
-        self._review = None
+        self._backlog.changed()
         for verdict in verdicts:
             try:
                 self._counted(verdict)
