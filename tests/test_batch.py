@@ -311,6 +311,16 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path, capsys: pytes
         assert message in err.splitlines()[-1], arguments
 
 
+def test_neither_a_profile_nor_a_configuration(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder without exporter.yml the command says what it needs."""
+    monkeypatch.chdir(tmp_path)
+    status, _, err = ingest(capsys, folder / "well.csv")
+    assert status == 1
+    assert "expected --profile, --config.file, or an exporter.yml in this folder" in err
+
+
 def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Path) -> None:
     """Rows that another program appends while they are read make the run fail: nobody knows what it counted."""
     log = tmp_path / "log.jsonl"
@@ -385,7 +395,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Pushgateway."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [PUSHGATEWAY, f"--web.listen-address=127.0.0.1:{port}"]
+    # Debian's keeps what it has in a file, and would start with what another run left there.
+    command = [PUSHGATEWAY, f"--web.listen-address=127.0.0.1:{port}", "--persistence.file="]
     with running(tmp_path_factory.mktemp("gateway"), "pushgateway", command, url):
         yield url
 

@@ -118,7 +118,10 @@ def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> 
     if options.profile:
         monitors = profiled(options.profile, options.model)
     else:
-        monitors = configured(options.config_file or Path("exporter.yml"))
+        config = options.config_file or Path("exporter.yml")
+        if not (options.config_file or config.exists()):
+            raise BatchError("ingest: expected --profile, --config.file, or an exporter.yml in this folder")
+        monitors = configured(config)
     refused = Refused()
     with opened(options.file, options.format) as given, _progress() as progress:
         if given.kind == "predictions":
