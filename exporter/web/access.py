@@ -19,6 +19,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 """What ``--web.open-metrics`` leaves to everybody: scrapes and probes."""
 PREDICTIONS = "POST /v1/predictions"
+FEEDBACK = "POST /v1/feedback"
 UNSAFE = {
     PREDICTIONS: "ingest",
     "POST /v1/events": "ingest",
@@ -29,7 +30,7 @@ UNSAFE = {
     "POST /v1/traces": "ingest",
     "POST /v2/models/<model>/infer": "ingest",
     "POST /v2/models/<model>/versions/<version>/infer": "ingest",
-    "POST /v1/feedback": "feedback",
+    FEEDBACK: "feedback",
     "POST /v1/seldon/feedback": "feedback",
     "PATCH /v1/corrections": "review",
     "PATCH /v1/corrections/<int:place>": "review",

@@ -1,8 +1,9 @@
 """The front door: one event loop reads every request, whole and bounded, before a thread sees it.
 
-``POST /v1/predictions`` is answered on the loop itself, without a framework. All other routes go
-to the Flask application in threads, in groups so that none can starve another: scrapes and
-health, feedback, datasets, other servers' formats, and the rest. A slow client costs a coroutine,
+``POST /v1/predictions`` is answered on the loop itself, without a framework, and ``POST /v1/feedback``
+without one in a thread, as it waits for the disk. All other routes go to the Flask application in
+threads, in groups so that none can starve another: scrapes and health, feedback, datasets, other
+servers' formats, and the rest. A slow client costs a coroutine,
 never a thread.
 """
 
@@ -14,13 +15,15 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
+from msgspec import structs
+
 from exporter.errors import QueueFullError
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
 from exporter.validation import shown
-from exporter.web.access import CALLER, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
+from exporter.web.access import CALLER, FEEDBACK, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
 from exporter.web.api import NDJSON
-from exporter.web.app import create_app
+from exporter.web.app import SECURITY_HEADERS, create_app
 from exporter.web.bodies import Bodies
 from exporter.web.bridge import call, environment
 from exporter.web.groups import Groups
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
+_SECURE = tuple(SECURITY_HEADERS.items())
 
 
 class FrontDoor:
@@ -117,6 +121,12 @@ class FrontDoor:
             if len(body) <= LARGE_BODY:
                 return self._ingest.predictions(body, lines, key, ids)
             return await self._groups.large.run(lambda: self._ingest.predictions(body, lines, key, ids))
+        if scope.path == "/v1/feedback" and scope.method == "POST":
+            if caller and (refused := forbidden(caller, UNSAFE[FEEDBACK])):
+                return refused
+            key = headers.get("idempotency-key")
+            reply = await self._groups.of(scope.path).run(lambda: self._ingest.feedback(body, key))
+            return structs.replace(reply, headers=(*reply.headers, *_SECURE))
         environ = environment(scope, body)
         if caller:
             environ[CALLER] = caller
