@@ -626,11 +626,11 @@ def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
     """A signal's handler may record in the middle of a record: nothing hangs, nothing is lost."""
     _python(
         "import signal, sys; from exporter import Monitor\n"
-        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01, capacity=50_000)\n"
         "seen = []\n"
         "signal.signal(signal.SIGALRM, lambda *_: seen.append(monitor.record()))\n"
-        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
-        "own = [monitor.record() for _ in range(5000)]\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.02)\n"  # not so often that handlers nest without end
+        "own = [monitor.record() for _ in range(20_000)]\n"
         "signal.setitimer(signal.ITIMER_REAL, 0)\n"
         "assert monitor.flush(20) and seen\n"
         "assert monitor.sent == len(own) + len(seen) == len({*own, *seen}), (monitor.sent, len(own), len(seen))",

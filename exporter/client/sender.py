@@ -87,7 +87,7 @@ class Sender:
         self._bytes = 0
         self._sending = 0
         self._flushing = 0
-        self._resting = False
+        self._resting = self._starting = False
         self._thread: threading.Thread | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._warned = False
@@ -171,13 +171,19 @@ class Sender:
             self.drop(left, f"{left} events were not sent before the end")
 
     def _start_thread(self) -> None:
-        if (self._thread is None or not self._thread.is_alive()) and not self._closed:
-            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            # Refused while the interpreter shuts down; then nothing is sent any more.
-            with contextlib.suppress(RuntimeError):
-                thread.start()
-                self._thread = thread
-                _at_end_of_a_worker()
+        if self._starting:  # a signal's handler records while this thread is starting one
+            return
+        self._starting = True
+        try:
+            if (self._thread is None or not self._thread.is_alive()) and not self._closed:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                # Refused while the interpreter shuts down; then nothing is sent any more.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+                    _at_end_of_a_worker()
+        finally:
+            self._starting = False
 
     def _run(self) -> None:
         while batch := self._next_batch():
