@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 from exporter.batch.lines import Chunk
 from exporter.batch.state import State, save
 from exporter.batch.tables import Refused, Rows, Table
-from exporter.client.target import FAILURES, Target, reason, retry_after
+from exporter.client.target import FAILURES, Kept, Target, final, reason, retry_after
 from exporter.client.values import rfc3339
 from exporter.errors import BatchError
 from exporter.extract import as_list
@@ -25,7 +24,6 @@ from exporter.extract import as_list
 BODY = 4 * 2**20
 """Bytes of a request; one row may be more."""
 _SLICE = 500
-_TRY_LATER = frozenset({408, 425, 429})
 _LONGEST_WAIT = 10.0
 
 _encoder = msgspec.json.Encoder()
@@ -54,7 +52,7 @@ class Sender:
         self._path = path
         self._refused = refused
         self._give_up = give_up
-        self._connection: http.client.HTTPConnection | None = None
+        self._kept = Kept(target)
 
     def send(self, chunks: Iterable[Chunk], told: Callable[[Chunk], None]) -> None:
         """Send batches and keep in the state what was acknowledged.
@@ -77,9 +75,7 @@ class Sender:
 
     def close(self) -> None:
         """Let go of the connection."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self._kept.close()
 
     def finish(self, rows: int) -> None:
         """All rows of the file were sent."""
@@ -106,11 +102,11 @@ class Sender:
         until, wait, warned = time.monotonic() + self._give_up, 0.1, False
         while True:
             status, headers, answer = self._attempt(body, key)
-            if status in {202, 400} or (0 < status < 500 and status not in _TRY_LATER):
-                if status not in {202, 400}:
-                    raise self._stopped(reason(status, answer))
+            if status in {202, 400}:
                 return status, answer
             why = reason(status, answer)
+            if final(status):
+                raise self._stopped(why)
             delay = retry_after(headers)
             wait = min(wait * 2, _LONGEST_WAIT)
             delay = wait if delay is None else delay
@@ -122,14 +118,9 @@ class Sender:
             time.sleep(delay)
 
     def _attempt(self, body: bytes, key: str) -> tuple[int, Any, bytes]:
-        kept = self._connection is not None
         try:
-            self._connection = self._connection or self._target.connect()
-            return self._target.post(self._connection, "/v1/predictions", body, "application/x-ndjson", key)
+            return self._kept.post("/v1/predictions", body, "application/x-ndjson", key)
         except FAILURES as error:
-            self.close()
-            if kept:  # the server may have closed an idle connection: that is no failure yet
-                return self._attempt(body, key)
             return 0, {}, (getattr(error, "strerror", None) or str(error) or type(error).__name__).encode()
 
     def _stopped(self, why: str) -> BatchError:

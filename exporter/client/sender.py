@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import http.client
 import logging
 import os
 import random
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from exporter.client import ids
-from exporter.client.target import FAILURES, Target, accepted, new_key, reason, retry_after
+from exporter.client.target import FAILURES, Kept, Target, accepted, final, new_key, reason, retry_after
 from exporter.client.values import said
 from exporter.errors import ExporterError
 
@@ -30,7 +29,6 @@ _FORK_SECONDS = 0.25
 _REST_SECONDS = 0.1
 Sized = tuple[Any, ...]
 """What waits: the bytes it takes, then whatever its encoder knows."""
-_TRY_LATER = frozenset({408, 425, 429})
 
 
 class Sender:
@@ -89,7 +87,7 @@ class Sender:
         self._flushing = 0
         self._resting = self._starting = False
         self._thread: threading.Thread | None = None
-        self._connection: http.client.HTTPConnection | None = None
+        self._kept = Kept(self._target)
         self._warned = False
         self._trouble = False
         self.sent = 0
@@ -213,9 +211,7 @@ class Sender:
 
     def disconnect(self) -> None:
         """Let go of the kept connection."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self._kept.close()
 
     def _next_batch(self) -> list[Sized]:
         """Wait for events and then for others to travel with them; nothing after `close`, or to rest."""
@@ -265,7 +261,7 @@ class Sender:
                 parts = [self._deliver(lines[:half]), self._deliver(lines[half:])]
                 return sum(part[0] for part in parts), parts[0][1] if parts[0][0] < half else parts[1][1]
             why = f"POST {self._path}: {reason(status, answer)}"
-            if 0 < status < 500 and status not in _TRY_LATER:
+            if final(status):
                 return 0, why
             self._trouble = True
             wait = min(wait * 2, 30.0)
@@ -278,14 +274,9 @@ class Sender:
 
     def _attempt(self, body: bytes, key: str) -> tuple[int, Mapping[str, str], bytes]:
         """One request over the kept connection; status 0 when there was no answer."""
-        kept = self._connection is not None
         try:
-            self._connection = self._connection or self._target.connect()
-            return self._target.post(self._connection, self._path, body, "application/x-ndjson", key)
+            return self._kept.post(self._path, body, "application/x-ndjson", key)
         except FAILURES as error:
-            self.disconnect()
-            if kept:  # the server may have closed an idle connection: that is no failure yet
-                return self._attempt(body, key)
             return 0, {}, repr(error).encode()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from exporter.errors import ExporterError
 
 FAILURES = (OSError, ValueError, http.client.HTTPException)
+_TRY_LATER = frozenset({408, 425, 429})
 """What a request raises when there is no answer."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
@@ -110,6 +111,38 @@ class Target:
         return result if isinstance(result, dict) else {"result": result}
 
 
+class Kept:
+    """A connection to the exporter that is kept from one request to the next.
+
+    Parameters
+    ----------
+    target
+        The exporter.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._connection: http.client.HTTPConnection | None = None
+
+    def post(self, path: str, body: bytes, kind: str, key: str) -> tuple[int, Mapping[str, str], bytes]:
+        """As `Target.post`; asked again where the server has closed an idle connection: that is no failure yet."""
+        kept = self._connection is not None
+        try:
+            self._connection = self._connection or self._target.connect()
+            return self._target.post(self._connection, path, body, kind, key)
+        except FAILURES:
+            self.close()
+            if not kept:
+                raise
+            return self.post(path, body, kind, key)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a socket in the file system."""
 
@@ -158,6 +191,11 @@ def reason(status: int, answer: bytes) -> str:
         return "; ".join([f"{status} {problem['detail']}", *details])
     except (ValueError, TypeError, KeyError, AttributeError):
         return f"{status} {answer[:200].decode(errors='replace')}".rstrip()
+
+
+def final(status: int) -> bool:
+    """Whether to ask again is of no use: neither was there no answer, nor one that speaks of this moment alone."""
+    return 0 < status < 500 and status not in _TRY_LATER
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
