@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -15,6 +16,17 @@ from exporter.commands import address
 from exporter.errors import ExporterError
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
+_COMMANDS = {
+    "profile": ("exporter.profiling", "freeze the training data's distributions into a profile"),
+    "proxy": ("exporter.proxy.command", "stand in front of a model server, and record what passes"),
+    "ingest": ("exporter.batch.command", "the rows of a batch job: their drift, or to an exporter"),
+    "token": ("exporter.tokens", "make a bearer token, and its entry for the tokens file"),
+    "compare": ("exporter.compare.command", "two versions of a model, from Prometheus: is the new one better?"),
+    "dataset": ("exporter.datasets", "training data out of reviewed corrections"),
+    "up": ("exporter.stack.command", "the whole stack on this machine"),
+    "demo": ("exporter.demo.command", "a real model service, its traffic and its incidents"),
+}
+"""Modules with ``add_arguments`` and ``run``, and what the command does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,54 +78,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     check.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE")
     check.set_defaults(run=_check_config)
 
-    profile = commands.add_parser("profile", help="freeze the training data's distributions into a profile")
-
-    proxy = commands.add_parser("proxy", help="stand in front of a model server, and record what passes")
-    ingest = commands.add_parser("ingest", help="the rows of a batch job: their drift, or to an exporter")
-    token = commands.add_parser("token", help="make a bearer token, and its entry for the tokens file")
-    compare = commands.add_parser("compare", help="two versions of a model, from Prometheus: is the new one better?")
-    dataset = commands.add_parser("dataset", help="training data out of reviewed corrections")
-    up = commands.add_parser("up", help="the whole stack on this machine")
-    demo = commands.add_parser("demo", help="a real model service, its traffic and its incidents")
-    if "profile" in arguments:  # imported only where asked for: these bring what a server does not need
-        from exporter import profiling
-
-        profiling.add_arguments(profile)
-        profile.set_defaults(run=profiling.run)
-    if "proxy" in arguments:
-        from exporter.proxy import command as passing
-
-        passing.add_arguments(proxy)
-        proxy.set_defaults(run=passing.run)
-    if "ingest" in arguments:
-        from exporter.batch import command as batch
-
-        batch.add_arguments(ingest)
-        ingest.set_defaults(run=batch.run)
-    if "token" in arguments:
-        from exporter import tokens
-
-        tokens.add_arguments(token)
-        token.set_defaults(run=tokens.run)
-    if "compare" in arguments:
-        from exporter.compare import command as comparing
-
-        comparing.add_arguments(compare)
-        compare.set_defaults(run=comparing.run)
-    if "dataset" in arguments:
-        from exporter import datasets
-
-        datasets.add_arguments(dataset)
-    if "up" in arguments:
-        from exporter.stack import command as stack
-
-        stack.add_arguments(up)
-        up.set_defaults(run=stack.run)
-    if "demo" in arguments:
-        from exporter.demo import command as demonstration
-
-        demonstration.add_arguments(demo)
-        demo.set_defaults(run=demonstration.run)
+    for name, (module, words) in _COMMANDS.items():
+        command = commands.add_parser(name, help=words)
+        if name in arguments:  # imported only where asked for: these bring what a server does not need
+            found = importlib.import_module(module)
+            found.add_arguments(command)
+            command.set_defaults(run=found.run)
     return parser
 
 

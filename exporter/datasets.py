@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     release.add_argument("--model", required=True, metavar="NAME", help="whose corrections")
     release.add_argument("--name", metavar="NAME", help="what it is called; default: by its model and content")
     release.add_argument("--hold-back", action="store_true", help="without users who corrected far more than others")
-    release.set_defaults(run=_release)
+    release.set_defaults(step=_release)
     export = commands.add_parser("export", help="write a release, or all that is accepted, to a file")
     export.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
     export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE")
@@ -53,16 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--model", metavar="NAME", help="whose accepted corrections, in place of a release")
     for name in ("version", "label", "since", "until"):
         export.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: see GET /v1/dataset?{name}=")
-    export.set_defaults(run=_export)
+    export.set_defaults(step=_export)
     taking = commands.add_parser("import", help="take the annotations in a JSON export of Label Studio")
     taking.add_argument("file", type=Path, metavar="FILE")
-    taking.set_defaults(run=_import)
+    taking.set_defaults(step=_import)
     listing = commands.add_parser("list", help="the releases, the newest first")
     listing.add_argument("--model", metavar="NAME", help="whose")
-    listing.set_defaults(run=_list)
+    listing.set_defaults(step=_list)
     for one in (release, export, taking, listing):
         one.add_argument("--url", default=DEFAULT_URL, help=f"the exporter; default: {DEFAULT_URL}")
         add_credentials(one, "MODEL_EXPORTER")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that was asked for."""
+    status: int = options.step(options)
+    return status
 
 
 class Client:
