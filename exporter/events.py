@@ -20,14 +20,17 @@ from exporter.errors import EventError
 from exporter.extract import clean, integer
 from exporter.validation import explain, pointer, shown, suggestion
 
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+MAX_ID, MAX_LABEL = 128, 100_000
+"""Characters of an identifier, and of a prediction or a label."""
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
 _Name = Annotated[str, msgspec.Meta(max_length=128)]
 _Version = Annotated[str, msgspec.Meta(max_length=128)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 _Code = Annotated[int, msgspec.Meta(ge=100, le=599)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
-Label = Annotated[str, msgspec.Meta(max_length=100_000)] | int | float | bool | None
+Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] | int | float | bool | None
 
 NO_VERSION = "unknown"
 """The version of an event that names none."""
@@ -40,7 +43,7 @@ class Prediction(msgspec.Struct, gc=False):
     """
 
     model: _Name
-    id: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None = None
     version: _Version | None = None
     time: _Time | None = None
     inputs: msgspec.Raw = msgspec.Raw()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from exporter.drift import Floats
 from exporter.errors import BatchError
+from exporter.events import MAX_ID, MAX_LABEL
 from exporter.extract import as_list, numeric_column, spelt
 from exporter.kinds.timestamp import unix_seconds
 from exporter.monitor import chosen_of
@@ -20,8 +21,6 @@ from exporter.validation import shown, suggestion
 
 TOLD = 10
 """Rows that are named when they are refused."""
-_LABEL = 100_000  # characters, as `exporter.events` has it
-_ID = 128
 _GIVEN = {"numeric", "boolean", "timestamp"}
 
 
@@ -175,15 +174,15 @@ def _predictions(values: Any) -> tuple[Any, dict[int, str]]:
         return values, {int(place): "expected a finite number" for place in wrong}
     listed = as_list(values)
     types = set(map(type, listed)) - {type(None)}
-    if types <= {bool, int} or (types == {str} and max(map(len, filter(None, listed)), default=0) <= _LABEL):
+    if types <= {bool, int} or (types == {str} and max(map(len, filter(None, listed)), default=0) <= MAX_LABEL):
         return listed, {}
     listed = [None if isinstance(value, float) and math.isnan(value) else value for value in listed]
     bad = {}
     for place, value in enumerate(listed):
         if isinstance(value, float) and math.isinf(value):
             bad[place] = "expected a finite number"
-        elif isinstance(value, str) and len(value) > _LABEL:
-            bad[place] = f"expected at most {_LABEL} characters, got {len(value)}"
+        elif isinstance(value, str) and len(value) > MAX_LABEL:
+            bad[place] = f"expected at most {MAX_LABEL} characters, got {len(value)}"
         elif not isinstance(value, str | int | float | None):
             bad[place] = f"expected a string, a number or a truth value, got {shown(value)}"
     return listed, bad
@@ -200,7 +199,7 @@ def _confidences(values: Any) -> tuple[Floats, dict[int, str]]:
 def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
     listed = as_list(values)
     types = set(map(type, listed))
-    if types == {str} and min(map(len, listed)) > 0 and max(map(len, listed)) <= _ID:
+    if types == {str} and min(map(len, listed)) > 0 and max(map(len, listed)) <= MAX_ID:
         return listed, {}
     if types == {int}:
         return list(map(str, listed)), {}
@@ -209,8 +208,8 @@ def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
     for place, value in enumerate(listed):
         empty = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
         texts.append(None if empty else spelt(value))
-        if not empty and not 0 < len(spelt(value)) <= _ID:
-            bad[place] = f"expected a string of at most {_ID} characters, got {shown(value)}"
+        if not empty and not 0 < len(spelt(value)) <= MAX_ID:
+            bad[place] = f"expected a string of at most {MAX_ID} characters, got {shown(value)}"
     return texts, bad
 
 
