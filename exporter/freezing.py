@@ -145,12 +145,16 @@ def _moments(ordered: Floats) -> tuple[float, float]:
     return float(mean * scale), float(np.sqrt(small.sum() / len(small)) * scale)
 
 
-def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:
-    """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one."""
+def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> NumericFeature:
+    """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one.
+
+    The column is put in order where it is the caller's ``own`` and nobody else's.
+    """
     valid = np.isfinite(column)
     whole = valid.all()
-    finite = (column if whole else column[valid]) + 0.0  # no negative zero
     missing = 0 if whole else int(np.isnan(column).sum())
+    finite = column if whole else column[valid]
+    finite = np.add(finite, 0.0, out=finite if own else None)  # no negative zero
     finite.sort()
     cells = Ordered(finite) if len(finite) <= _EXPANDED else Cells(*np.unique(finite, return_counts=True))
     return counted_feature(cells, missing, len(column) - missing - len(finite), bins)
