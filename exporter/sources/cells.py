@@ -34,6 +34,7 @@ class Cells:
         self._kind = self._given or "number"
         self._digits = not self._given
         self._padded = self._words = False
+        self._plain = not given
 
     def add(self, column: Any) -> None:
         """Look at some of the cells, an Arrow array of strings, null where they are empty."""
@@ -43,6 +44,7 @@ class Cells:
             return
         trimmed = column
         if self._kind != "number" or not _are_numbers(column):
+            self._plain = False
             trimmed, words = _trimmed(column)
             self._words = self._words or words
             for kind in _KINDS[_KINDS.index(self._kind) :]:
@@ -57,6 +59,11 @@ class Cells:
             self._padded = self._padded or _some(trimmed, r"^0\d")
 
     @property
+    def plain(self) -> bool:
+        """Whether all cells that were looked at are numbers as they stand."""
+        return self._plain and not (self._digits and self._padded)
+
+    @property
     def remark(self) -> str:
         """What its reader might not expect; nothing for most columns."""
         if self._digits and self._padded:
@@ -69,7 +76,7 @@ class Cells:
         from pyarrow import ArrowInvalid
 
         kind = "text" if self._digits and self._padded else self._kind
-        if kind == "text":
+        if kind == "text" or self.plain:
             return column
         if kind == "number":
             try:
