@@ -222,9 +222,8 @@ class Pipeline:
         names = [segments.names[place] for place in places] if segments else None
         rows = prediction_rows(group, confident, kept, received, names)
         monitors.unknown_features[model.name] += monitor.observe(group, columns or list(decoded.values()), now, places)
-        for start in range(0, len(group), _CHUNK):
-            size = sum(map(len, kept[start : start + _CHUNK]))
-            self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))
+        for part in rows.parts(_CHUNK):
+            self._health.dropped.inc(self._store.add(part))
 
 
 def as_stored(

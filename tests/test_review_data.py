@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from conftest import eventually
 
 from exporter.accuracy import reviewed_accuracy, wilson
 from exporter.config import StoreConfig
-from exporter.events import Feedback
-from exporter.store import Store, Verdict
+from exporter.events import Feedback, Prediction
+from exporter.store import Store, Verdict, prediction_rows
 from exporter.store.backlog import read_state
 from exporter.store.dataset import Selection, accepted
 from exporter.store.estimates import reviewed
@@ -307,8 +308,8 @@ def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(store: Stor
     """Only the first word has a delay, and never a negative one."""
     for label in "78":
         store.feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
-    row = (1, "e-1", "digits", "1", 4e9, START, '"1"', 0.9, 200, None, True, None, None)
-    store.add([row], 0)
+    event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
+    store.add(prediction_rows([event], [True], [b""], START))
     eventually(lambda: len(counted) == 2)
     assert [one.delay for one in counted] == [0.0, None]
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
-
-if TYPE_CHECKING:
-    import psycopg
 
 Values = Mapping[str, Any]
 
@@ -72,14 +69,13 @@ def _given(places: list[str] | None, fixed: Values, values: Values) -> Any:
 
 
 @contextlib.contextmanager
-def driver_of(connection: sa.Connection, text: str) -> Iterator[psycopg.Connection[Any]]:
-    """PostgreSQL's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
-    import psycopg  # loaded by now
-
+def driver_of(connection: sa.Connection, text: str) -> Iterator[Any]:
+    """The driver's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
     driver: Any = connection.connection.dbapi_connection
     try:
         yield driver
-    except psycopg.Error as error:
-        if driver.closed:
+    except connection.dialect.loaded_dbapi.Error as error:
+        closed = bool(getattr(driver, "closed", False))
+        if closed:
             connection.invalidate(error)
-        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=bool(driver.closed)) from None
+        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=closed) from None
