@@ -159,8 +159,23 @@ class InputsPolicy:
         self._text = text
         self._share = sampled(text)
 
-    def keeps(self, event: Prediction, confident: bool) -> bool:
-        """Whether this event's inputs are stored."""
+    def kept(self, events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes]) -> Sequence[bytes]:
+        """The inputs of each event that are stored, empty for none.
+
+        Parameters
+        ----------
+        events
+            The events; they have identifiers.
+        confident
+            Whether each counts as confident.
+        inputs
+            The JSON of each one's inputs.
+        """
         if self._share is not None:  # by the identifier: the same choice wherever it is made
-            return zlib.crc32((event.id or "").encode()) < self._share * 2**32
-        return self._text == "all" or (self._text == "confident" and confident)
+            below = self._share * 2**32
+            keeps: Sequence[bool] = [zlib.crc32((event.id or "").encode()) < below for event in events]
+        elif self._text == "confident":
+            keeps = confident
+        else:
+            return inputs if self._text == "all" else [b""] * len(inputs)
+        return [text if keep else b"" for text, keep in zip(inputs, keeps, strict=True)]
