@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, g, request
-from werkzeug.datastructures import Headers
 
 from exporter.tokens import USER, Caller
 from exporter.validation import shown
@@ -68,8 +67,10 @@ def forbidden(caller: Caller, needed: str | None) -> Reply | None:
     return problem(403, detail, headers=(header,), scope=needed)
 
 
-def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
+def foreign(method: str, header: Callable[[str], str | None]) -> Reply | None:
     """Why a request is refused that another site's page made a browser send; None for all others.
+
+    ``header`` says the value of a field by its name in small letters.
 
     A browser says where a request comes from in headers that no page can change. Programs send neither.
     ``Sec-Fetch-Site`` says it best, but only to ``https`` and this machine; ``Origin`` must else have the
@@ -77,11 +78,11 @@ def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
     """
     if method in SAFE:
         return None
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    site, origin = header("sec-fetch-site"), header("origin")
     if site is not None:
         own = site in {"same-origin", "none"}
     else:
-        own = origin is None or origin.partition("://")[2].lower() == (headers.get("host") or "/").lower()
+        own = origin is None or origin.partition("://")[2].lower() == (header("host") or "/").lower()
     if own:
         return None
     return problem(
@@ -96,7 +97,7 @@ def install(app: Flask) -> None:
 
     @app.before_request
     def _permit() -> Response | None:
-        if page := foreign(request.method, request.headers):  # the door has asked that; other servers have not
+        if page := foreign(request.method, request.headers.get):  # the door has asked that; other servers have not
             return page.flask()
         caller: Any = request.environ.get(CALLER)
         g.user = caller.name if caller else None

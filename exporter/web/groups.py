@@ -53,7 +53,7 @@ class Groups:
 
     def __init__(self) -> None:
         self._operations = Group("operations", 2)
-        self._feedback = Group("feedback", 32)
+        self.feedback = Group("feedback", 32)
         self._wire = Group("wire", 2)
         self._rest = Group("pages", 4)
         self.dataset = Group("dataset", 2)
@@ -65,7 +65,7 @@ class Groups:
         if path == "/metrics" or path.startswith("/-/"):
             return self._operations
         if path in {"/v1/feedback", "/v1/seldon/feedback"}:
-            return self._feedback
+            return self.feedback
         if path.startswith("/v1/dataset"):
             return self.dataset
         return self._wire if path.startswith(PATHS) else self._rest
