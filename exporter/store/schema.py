@@ -61,7 +61,9 @@ feedback = sa.Table(
     sa.Column("reviewed", sa.Float),
     sa.Column("released", sa.Boolean, nullable=False, default=False),
     sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("idempotency_key", sa.Text),
 )
+# Words that others replaced, and draws for review: the word that stands is in its feedback alone.
 history = sa.Table(
     "feedback_history",
     metadata,
@@ -110,7 +112,6 @@ sureness = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
 """A confidence that can be ordered by: databases disagree about where NULL stands."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
 sa.Index("feedback_queue", *(feedback.c[name] for name in ("verdict", "joined", "status", "model", "created", "id")))
-sa.Index("feedback_newest", *(feedback.c[name] for name in ("verdict", "joined", "model", "created", "id")))
 sa.Index(
     "feedback_surest",
     *(feedback.c[name] for name in ("verdict", "joined", "status", "model")),
@@ -125,15 +126,17 @@ relabelled = feedback.c.reviewed_label.is_not(None)
 waiting = ~feedback.c.joined
 released = feedback.c.released == sa.true()
 accepted = feedback.c.status == sa.literal_column("'accepted'")  # in the text: what is bound finds no such index
-# Of few rows each: a new word is in none of them, and what need not be written makes it durable the sooner.
+# Of few rows each: a new word is in none of them but that of its key, and what need not be written makes it durable the
+# sooner.
 _PARTIAL = {
     "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), relabelled),
     "feedback_waiting": (("updated", "prediction_id"), waiting),
     "feedback_dataset": (("model", "id"), accepted),
     "feedback_released": (("model",), released),
+    "feedback_key": (("idempotency_key",), feedback.c.idempotency_key.is_not(None)),
 }
 for _name, (_columns, _where) in _PARTIAL.items():
-    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where)
+    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where, unique=_name == "feedback_key")
 releases = sa.Table(
     "releases",
     metadata,

@@ -144,17 +144,18 @@ class Words:
                 fresh.append(row)
                 rows.setdefault(word.prediction_id, []).append(row)
             else:
+                if row["verdict"] != "sampled":  # that was noted when it was drawn
+                    notes.append((row, {"time": row["updated"], **{name: row[name] for name in _WORD}}))
                 row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None}
                 if "id" in row:
                     changed[row["id"]] = row
-            row |= {**said, "updated": now}
+            row |= {**said, "idempotency_key": key, "updated": now}
             if row["joined"]:
                 correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
                 row["counted"] = bool(row["counted"] or correction)
                 delay = max(now - row["predicted"], 0.0) if first else None
                 key_of = (row["model"], row["version"])
                 verdicts.append(Verdict(*key_of, row["verdict"], correction, row["segment"], delay))
-            notes.append((row, {"time": now, "idempotency_key": key, **said}))
             taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), False), row))
         if self._shared:
             for row, made in zip(fresh, _insert_returning.first(connection, fresh), strict=True):
@@ -224,10 +225,11 @@ class Words:
                     left.add(known["prediction_id"])
                     continue
                 values = self._snapshot(of[0])
-                said = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
+                before = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
+                said = [*connection.execute(before).scalars(), known["verdict"]]
                 delay: float | None = max(known["created"] - values["predicted"], 0.0)
                 counted = False
-                for verdict in connection.execute(said).scalars().all():
+                for verdict in said:
                     correction = bool(verdict == "corrected" and values["confident"] and not counted)
                     counted = counted or correction
                     key = (values["model"], values["version"])
@@ -255,9 +257,8 @@ def _storable(text: str | None) -> str | None:
 
 
 _NOTHING = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
-_SAID = (
-    "verdict", "label", "user", "comment", "updated", "status", "revision", "reviewed_label", "counted"
-)  # fmt: skip
+_WORD = ("verdict", "label", "user", "comment", "idempotency_key")
+_SAID = (*_WORD, "updated", "status", "revision", "reviewed_label", "counted")
 _insert = Prepared(feedback.insert(), _NOTHING)
 _insert_returning = Prepared(feedback.insert().returning(feedback.c.id), _NOTHING)
 _update = Prepared(
@@ -266,10 +267,16 @@ _update = Prepared(
     .values({name: sa.bindparam(f"new_{name}") for name in _SAID})
 )
 _note = Prepared(history.insert(), [column.name for column in history.c if column.name != "id"])
+_about = (feedback.c.id.label("feedback_id"), feedback.c.prediction_id, feedback.c.joined)
 _retry = Prepared(
-    sa.select(history, feedback.c.prediction_id, feedback.c.joined)
-    .join(feedback, history.c.feedback_id == feedback.c.id)
-    .where(history.c.idempotency_key == sa.bindparam("key"))
+    sa.union_all(
+        sa.select(*_about, *(feedback.c[name] for name in _WORD)).where(
+            feedback.c.idempotency_key == sa.bindparam("key")
+        ),
+        sa.select(*_about, *(history.c[name] for name in _WORD))
+        .join_from(history, feedback, history.c.feedback_id == feedback.c.id)
+        .where(history.c.idempotency_key == sa.bindparam("key")),
+    )
 )
 _on = Prepared(
     sa.select(feedback.c.id)
