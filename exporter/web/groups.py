@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from exporter.errors import QueueFullError
-from exporter.web.wire import PATHS
 
+WIRE = ("/v1/exchanges", "/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
+"""Beginnings of the routes whose bodies take work to decode: they have threads of their own."""
 WAITING = 1000
 """Requests that may wait for a thread of their group."""
 
@@ -68,7 +69,7 @@ class Groups:
             return self.feedback
         if path.startswith("/v1/dataset"):
             return self.dataset
-        return self._wire if path.startswith(PATHS) else self._rest
+        return self._wire if path.startswith(WIRE) else self._rest
 
     def close(self) -> None:
         """End the threads of all."""

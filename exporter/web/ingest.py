@@ -21,6 +21,8 @@ from exporter.validation import shown, suggestion
 from exporter.web.problems import MAX_ERRORS, Reply, problem, refused, whole
 from exporter.web.retries import Retries, check_key
 
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+"""Content types of one object a line."""
 MAX_BODY = 16 * 2**20
 """Bytes of a request's body."""
 MAX_WORDS = 1000
