@@ -1,8 +1,8 @@
 """Events a second through POST /v1/predictions: decoded, counted, windowed and stored.
 
-The floor is the same server with an application that only reads the body and answers. One thread
-sends pipelined requests over eight connections; latency is measured on a connection of its own
-while another one keeps the server half busy.
+The floor is a server on the same parser and loop that does nothing but read a request and answer. One thread
+sends, on eight connections sixteen requests at a time, or on 64 connections one; latency is measured on a connection
+of its own while another one keeps the server busy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import statistics
 import sys
 import threading
 import time
@@ -18,21 +17,28 @@ import urllib.request
 
 from timing import exporter, free_port, report, serving
 
-CONNECTIONS = 8
-DEPTH = 16
 SECONDS = 5.0
+LOAD = 5000.0
+"""Requests a second beside those whose latency is measured."""
 FLOOR = """
-import asyncio, uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
+import asyncio, httptools, uvloop
 
-async def app(scope, protocol):
-    await protocol()
-    protocol.response_bytes(202, [("content-type", "application/json")], b'{"accepted":1,"rejected":[]}')
+class Server(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.parser, self.answers = transport, httptools.HttpRequestParser(self), []
+
+    def data_received(self, data):
+        self.parser.feed_data(data)
+        self.transport.write(b"".join(self.answers))
+        self.answers.clear()
+
+    def on_message_complete(self):
+        self.answers.append(b"HTTP/1.1 202 Accepted\\r\\ncontent-type: application/json\\r\\n"
+                            b"content-length: 28\\r\\n\\r\\n" b'{"accepted":1,"rejected":[]}')
 
 async def main():
-    await Server(app, port=PORT, interface=Interfaces.RSGI, http=HTTPModes.http1, websockets=False,
-                 backpressure=4096, log_enabled=False).serve()
+    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", PORT)
+    await server.serve_forever()
 
 uvloop.run(main())
 """
@@ -44,9 +50,9 @@ def request(port: int, body: bytes) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def throughput(port: int, body: bytes, events: int, depth: int) -> tuple[float, float]:
+def throughput(port: int, body: bytes, events: int, connections: int, depth: int) -> tuple[float, float]:
     """Events acknowledged a second, and the share of requests that were refused."""
-    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
     several = request(port, body) * depth
     good = bad = 0
     start = time.perf_counter()
@@ -102,28 +108,26 @@ def main() -> None:
     event = {"id": "r-17", "model": "m", "version": "3", "inputs": inputs, "prediction": "7"}
     one = json.dumps({**event, "confidence": 0.93, "duration_seconds": 0.012, "code": 200}).encode()
     thousand = b"[" + b",".join([one] * 1000) + b"]"
+    many, single, batches = (8, 16), (64, 1), (8, 1)
     port = free_port()
     with serving([sys.executable, "-c", FLOOR.replace("PORT", str(port))], port):
-        floor_one, _ = throughput(port, one, 1, DEPTH)
-        floor_many, _ = throughput(port, thousand, 1000, 1)
-        floor_latency = latencies(port, one, floor_one / 4)
+        floor_many, _ = throughput(port, one, 1, *many)
+        floor_single, _ = throughput(port, one, 1, *single)
+        floor_batches, _ = throughput(port, thousand, 1000, *batches)
+        floor_latency = latencies(port, one, LOAD)
+    for what, how, floor in (("16 at a time", many, floor_many), ("64 connections", single, floor_single)):
+        with exporter(10) as (port, _):
+            rate, refused = throughput(port, one, 1, *how)
+            report(f"one event a request, {what} ({refused:.1%} refused)", rate, "events/s", "the floor", floor)
     with exporter(10) as (port, _):
-        rate, refused = throughput(port, one, 1, DEPTH)
-        report(f"one event a request ({refused:.1%} refused)", rate, "events/s", "the server alone", floor_one)
+        found = latencies(port, one, LOAD)
+        middle, p99 = len(found) // 2, round(0.99 * len(found))
+        for name, place in (("p50", middle), ("p99", p99)):
+            ratio = 1e3 * floor_latency[place]
+            report(f"latency {name} beside {LOAD:,.0f} a second", 1e3 * found[place], "ms", "the floor", ratio)
     with exporter(10) as (port, _):
-        found = latencies(port, one, floor_one / 4)
-        p99 = round(0.99 * len(found))
-        report(
-            "latency p50 at a quarter of the floor's load",
-            1e3 * statistics.median(found),
-            "ms",
-            "the server alone",
-            1e3 * statistics.median(floor_latency),
-        )
-        report("latency p99", 1e3 * found[p99], "ms", "the server alone", 1e3 * floor_latency[p99])
-    with exporter(10) as (port, _):
-        rate, refused = throughput(port, thousand, 1000, 1)
-        report(f"1,000 events a request ({refused:.1%} refused)", rate, "events/s", "the server alone", floor_many)
+        rate, refused = throughput(port, thousand, 1000, *batches)
+        report(f"1,000 events a request ({refused:.1%} refused)", rate, "events/s", "the floor", floor_batches)
         text = urllib.request.urlopen(
             f"http://127.0.0.1:{port}/metrics?name[]=model_exporter_events_dropped_total"
         ).read()

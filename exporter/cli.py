@@ -14,6 +14,7 @@ from pathlib import Path
 
 from exporter.commands import address
 from exporter.errors import ExporterError
+from exporter.processor import sort_fast
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 _COMMANDS = {
@@ -33,8 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 wrong usage."""
     # Small matrices: further threads would wait for each other in busy loops, three times the work of a profile.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    given = sys.argv[1:] if arguments is None else arguments
+    if "profile" in given:
+        sort_fast()
     try:
-        options = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
+        options = _parser(given).parse_args(given)
         status: int = options.run(options)
     except ModuleNotFoundError as error:
         name = (error.name or "exporter").partition(".")[0]

@@ -47,6 +47,7 @@ class Copula:
         # By feature and bin, behind one another: where a score starts, from which, and how it rises.
         maps = [_score_map(feature) for feature in features]
         self._low, self._base, self._slope = (padded([own[part] for own in maps]).T.ravel() for part in range(3))
+        self._starts = np.arange(0, len(self._base), len(self._edges) + 1)
         self._spread = np.array([_spread(feature) for feature in features])
         self._size = len(features)
         self._pairs = np.triu_indices(self._size)
@@ -78,15 +79,26 @@ class Copula:
         if not complete.all():
             matrix = matrix[:, complete]
             bins = None if bins is None else bins[:, complete]
+        return self.added(self.scores(matrix, bins))
+
+    def scores(self, matrix: Floats, bins: Places | None = None, features: slice = slice(None)) -> Floats:
+        """Normal scores of values of all or some features, shape ``(d, n)``; that of no finite number says nothing."""
         if bins is None:
-            bins = places_among(self._edges, matrix)
-        at = bins + np.arange(0, len(self._base), len(self._edges) + 1)[:, None]
+            bins = places_among(self._edges[:, features], matrix)
+        at = bins + self._starts[features, None]
+        scores = self._low.take(at)
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = self._base[at] + (matrix - self._low[at]) * self._slope[at]
+            np.subtract(matrix, scores, out=scores)
+            scores *= self._slope.take(at)
+            scores += self._base.take(at)
         np.clip(scores, -_FAR, _FAR, out=scores)
         scores[np.isnan(scores)] = 0.0
+        return scores
+
+    def added(self, scores: Floats) -> Floats:
+        """What the scores of complete rows add up to; see `sums`."""
         products = scores @ scores.T
-        return np.concatenate([[matrix.shape[1]], scores.sum(axis=1), products[self._pairs]])
+        return np.concatenate([[scores.shape[1]], scores.sum(axis=1), products[self._pairs]])
 
     def correlation(self, sums: Floats) -> tuple[Floats, Floats]:
         """Correlation of the scores, shape ``(d, d)``, and their variance, ``(d,)``; NaN where nothing varies."""
@@ -164,16 +176,28 @@ class CorrelationBuilder:
         self._copula = Copula(self._features)
         self._groups = np.zeros((_GROUPS, self._copula.width))
         self._rows = 0
+        self._scores: Floats = np.empty((0, 0))
 
     def add(self, columns: Mapping[str, Floats]) -> None:
         """Take a batch: columns of ``n`` numbers of at least the features in `names`, as `sums` takes them."""
         if len(self.names) < 2:
             return
-        matrix = np.array([columns[name] for name in self.names])
+        chosen = [columns[name] for name in self.names]
+        rows = len(chosen[0])
+        if self._scores.shape[1] < rows:
+            self._scores = np.empty((len(chosen), rows))
+        scores = self._scores[:, :rows]
+        complete = np.ones(rows, dtype=np.bool_)
+        for place, column in enumerate(chosen):
+            complete &= np.isfinite(column)
+            scores[place] = self._copula.scores(column[None], features=slice(place, place + 1))
+        whole = complete.all()
         for group in range(_GROUPS):
-            own = np.ascontiguousarray(matrix[:, (group - self._rows) % _GROUPS :: _GROUPS])  # it is read many times
-            self._groups[group] += self._copula.sums(own)
-        self._rows += matrix.shape[1]
+            own = slice((group - self._rows) % _GROUPS, None, _GROUPS)
+            part = scores[:, own]
+            part = np.ascontiguousarray(part) if whole else part.compress(complete[own], axis=1)
+            self._groups[group] += self._copula.added(part)
+        self._rows += rows
 
     def done(self) -> Correlation | None:
         """What was measured; None where fewer than two features vary, or too few rows have them."""

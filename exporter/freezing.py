@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +14,33 @@ from exporter.profile import MAX_RARE, CategoricalFeature, NumericFeature
 _EXPANDED = 8_000_000  # values that are written out, so that their sum loses the fewest digits
 
 
-class Cells(NamedTuple):
+class Cells:
     """Training values of one column, counted in fine cells: distinct values, or small ranges of them.
 
-    Attributes
+    Parameters
     ----------
     starts
         Where each of ``C`` cells begins, ascending.
     counts
         Values in each, shape ``(C,)``.
     single
-        Whether a cell holds one value only, shape ``(C,)``.
+        Whether a cell holds one value only, shape ``(C,)``; all do when None.
     top
-        The largest value.
+        The largest value; the last start when None.
     """
 
-    starts: Floats
-    counts: Ints
-    single: npt.NDArray[np.bool_]
-    top: float
+    def __init__(
+        self, starts: Floats, counts: Ints, single: npt.NDArray[np.bool_] | None = None, top: float | None = None
+    ) -> None:
+        self.starts = starts
+        self._counts, self._single, self._top = counts, single, top
+        self._before = np.concatenate(([0], np.cumsum(counts)))
+        self.total = int(self._before[-1])
 
-    @classmethod
-    def of(cls, distinct: Floats, counts: Ints) -> Cells:
-        """A cell for each distinct value."""
-        return cls(distinct, counts, np.ones(len(distinct), dtype=bool), distinct[-1] if len(distinct) else math.nan)
+    @property
+    def top(self) -> float:
+        """The largest value."""
+        return float(self.starts[-1]) if self._top is None else self._top
 
     def edges(self, bins: int) -> tuple[float, ...]:
         """Edges of equal-frequency bins out of whole cells, a value with more than a bin's share alone in its own.
@@ -50,46 +52,111 @@ class Cells(NamedTuple):
 
         Examples
         --------
-        >>> Cells.of(np.arange(8.0), np.ones(8, np.intp)).edges(4)[:-1]
+        >>> Cells(np.arange(8.0), np.ones(8, np.intp)).edges(4)[:-1]
         (0.0, 2.0, 4.0, 6.0)
-        >>> cells = Cells.of(np.array([0.0, 1, 2, 3, 4]), np.array([6, 1, 1, 1, 1]))
+        >>> cells = Cells(np.array([0.0, 1, 2, 3, 4]), np.array([6, 1, 1, 1, 1]))
         >>> [float(round(edge, 6)) for edge in cells.edges(2)]
         [0.0, 0.0, 4.0]
         """
-        if not len(self.starts):
+        if not self.total:
             return ()
-        share = self.counts.sum() / bins
+        share = self.total / bins
         edges = [float(self.starts[0])]
-        alone = np.flatnonzero(self.single & (self.counts > share))
         start = 0
-        for stop in [*alone.tolist(), len(self.starts)]:
-            between, mass = self.starts[start:stop], np.cumsum(self.counts[start:stop])
-            if len(between):
-                parts = max(1, round(mass[-1] / share))
-                cuts = np.searchsorted(mass, mass[-1] * np.arange(1, parts) / parts) + 1
-                edges += between[cuts[cuts < len(between)]].tolist()
-            if stop < len(self.starts):
-                edges += [float(self.starts[stop]), math.nextafter(self.starts[stop], math.inf)]
-            start = stop + 1
+        for value, stop, after in [*self.heavy(share), (math.inf, self.total, self.total)]:
+            parts = max(1, round((stop - start) / share))
+            ranks = start + np.ceil((stop - start) * np.arange(1, parts) / parts).astype(np.intp)
+            edges += self.cuts(ranks, value)
+            if after > stop:
+                edges += [value, math.nextafter(value, math.inf)]
+            start = after
         edges.append(math.nextafter(self.top, math.inf))
         return tuple(edge for edge in np.unique(edges).tolist() if edge < np.inf)  # JSON has no infinity
 
+    def heavy(self, share: float) -> list[tuple[float, int, int]]:
+        """Values that come more often, ascending; how many are below each, and how many not above it."""
+        alone = self._counts > share
+        places = np.flatnonzero(alone if self._single is None else alone & self._single)
+        found = self.starts[places], self._before[places], self._before[places + 1]
+        return list(zip(*(part.tolist() for part in found), strict=True))
+
+    def cuts(self, ranks: Ints, limit: float) -> list[float]:
+        """Where the first cell begins that has so many values before it, if that is below a limit."""
+        return self._starting(self._before.searchsorted(ranks), limit)
+
+    def _starting(self, places: Ints, limit: float) -> list[float]:
+        found: list[float] = self.starts[places[places < len(self.starts)]].tolist()
+        return [start for start in found if start < limit]
+
+    def below(self, values: Sequence[float]) -> Ints:
+        """How many training values are in cells that begin below each of these."""
+        return self._before[self.starts.searchsorted(values)]
+
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation (the population's) of single values."""
-        scale = float(max(abs(self.starts[0]), abs(self.top), 1e-300))
-        small = self.starts / scale  # so that the square of a huge value stays finite
-        if self.counts.sum() <= _EXPANDED:
-            small = np.repeat(small, self.counts)  # numpy's sums of many parts lose the fewest digits
-            return float(small.mean() * scale), float(small.std() * scale)
-        mean = np.average(small, weights=self.counts)
-        return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self.counts)) * scale)
+        if self.total <= _EXPANDED:
+            return _moments(np.repeat(self.starts, self._counts))
+        scale = _scale(self.starts)
+        small = self.starts / scale
+        mean = np.average(small, weights=self._counts)
+        return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self._counts)) * scale)
 
 
-def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:
-    """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one."""
-    finite = column[np.isfinite(column)] + 0.0  # no negative zero
-    missing = int(np.isnan(column).sum())
-    cells = Cells.of(*np.unique(finite, return_counts=True))
+class Ordered(Cells):
+    """Training values in ascending order: cells of one value each, in which nothing needs to be counted."""
+
+    def __init__(self, values: Floats) -> None:
+        self.starts = values
+        self._top = None
+        self.total = len(values)
+
+    def heavy(self, share: float) -> list[tuple[float, int, int]]:
+        """See `Cells.heavy`."""
+        found = np.unique(self.starts[:: max(int(share), 1)])  # whatever comes more often stands there
+        first, after = self.starts.searchsorted(found), self.starts.searchsorted(found, side="right")
+        often = after - first > share
+        return list(zip(*(part[often].tolist() for part in (found, first, after)), strict=True))
+
+    def cuts(self, ranks: Ints, limit: float) -> list[float]:
+        """See `Cells.cuts`."""
+        return self._starting(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
+
+    def below(self, values: Sequence[float]) -> Ints:
+        """See `Cells.below`."""
+        return self.starts.searchsorted(values)
+
+    def moments(self) -> tuple[float, float]:
+        """See `Cells.moments`."""
+        return _moments(self.starts)
+
+
+def _scale(ordered: Floats) -> float:
+    """What makes the square of a huge value finite."""
+    return float(max(abs(ordered[0]), abs(ordered[-1]), 1e-300))
+
+
+def _moments(ordered: Floats) -> tuple[float, float]:
+    """Mean and standard deviation of values in ascending order: numpy's sums of many parts lose the fewest digits."""
+    scale = _scale(ordered)
+    small = ordered / scale
+    mean = small.sum() / len(small)
+    small -= mean
+    small *= small
+    return float(mean * scale), float(np.sqrt(small.sum() / len(small)) * scale)
+
+
+def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> NumericFeature:
+    """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one.
+
+    The column is put in order where it is the caller's ``own`` and nobody else's.
+    """
+    valid = np.isfinite(column)
+    whole = valid.all()
+    missing = 0 if whole else int(np.isnan(column).sum())
+    finite = column if whole else column[valid]
+    finite = np.add(finite, 0.0, out=finite if own else None)  # no negative zero
+    finite.sort()
+    cells = Ordered(finite) if len(finite) <= _EXPANDED else Cells(*np.unique(finite, return_counts=True))
     return counted_feature(cells, missing, len(column) - missing - len(finite), bins)
 
 
@@ -100,13 +167,12 @@ def counted_feature(
     edges = cells.edges(bins)
     if not edges:
         return NumericFeature((), (0, missing, invalid))
-    before = np.concatenate(([0], np.cumsum(cells.counts)))
-    counts = np.diff(before[cells.starts.searchsorted(edges)], prepend=0, append=before[-1])
+    counts = np.diff(cells.below(edges), prepend=0, append=cells.total)
     mean, stddev = moments or cells.moments()
-    low, high = float(cells.starts[0]), float(cells.top)
+    low, high = float(cells.starts[0]), cells.top
     return NumericFeature(
         edges=edges,
-        counts=(*counts.astype(int).tolist(), missing, invalid),
+        counts=(*counts.tolist(), missing, invalid),
         mean=mean,
         stddev=stddev if low < high else 0.0,
         min=low,

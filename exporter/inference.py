@@ -21,10 +21,10 @@ _LABELS = 50
 
 
 class Seen:
-    """What was seen of one column."""
+    """What was seen of one column, of which it may be known that it holds nothing but numbers."""
 
-    def __init__(self) -> None:
-        self._types: set[type] = set()
+    def __init__(self, numbers: bool = False) -> None:
+        self._types: set[type] = {float} if numbers else set()
         self._array = False
         self._strings: list[str] = []
         self._lengths: set[int] = set()

@@ -156,7 +156,7 @@ class NumericTally:
         """The frozen bins."""
         if self.exact:
             self._merge()
-            return counted_feature(Cells.of(self._distinct, self._counts), self.missing, self.invalid, self._bins)
+            return counted_feature(Cells(self._distinct, self._counts), self.missing, self.invalid, self._bins)
         single = np.append(self._distinct[1:] == np.nextafter(self._distinct[:-1], np.inf), False)
         offset = self._first / self.valid
         moments = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from exporter.copula import CorrelationBuilder
 from exporter.errors import ProfileError
 from exporter.extract import as_list
+from exporter.freezing import numeric_feature
 from exporter.inference import Column, Seen
 from exporter.kinds import INPUT_TYPES, LEARNERS, Categorical, Kind, Learner, State, kind_of
 from exporter.kinds.timestamp import unix_seconds
@@ -105,53 +106,49 @@ class _Builder:
         self._single: set[str] = set()  # numeric columns of 32-bit numbers
 
     def profile(self) -> Profile:
-        for batch in self._pass("types"):
+        options = self._options
+        known = self._source.columns()
+        self._seen |= {name: Seen(numbers) for name, numbers in known.items()}
+        unknown = {name for name, numbers in known.items() if not numbers or name == options.prediction_column}
+        for batch in self._pass("types", unknown if known else None):
             self._rows += batch.rows
             for name, values in batch.columns.items():
                 self._seen.setdefault(name, Seen()).add(values)
         self._check()
-        options = self._options
         outputs = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
-        known = {**options.expected, **options.types}
-        inputs = {n: known.get(n) or seen.type() for n, seen in self._seen.items() if n not in outputs}
+        given = {**options.expected, **options.types}
+        inputs = {n: given.get(n) or seen.type() for n, seen in self._seen.items() if n not in outputs}
         learners = self._learn(inputs)
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
             name: learners[name].kind() if name in learners else kind_of(kind, None) for name, kind in inputs.items()
         }
-        tallied = self._tally(kinds)
+        frozen = self._freeze(kinds, {name for name, numbers in known.items() if numbers})
         features: dict[str, Feature] = {}
         for name, kind in kinds.items():
             if twice := features.keys() & kind.features(name):
                 wanted = "rename or ignore a column"
                 raise ProfileError(f"{self._source.where}: two features are called {shown(min(twice))}; {wanted}")
-            found = self._frozen(name, tallied[name])
+            found = frozen[name]
             features |= zip(kind.features(name), found, strict=True)
             if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
                 raise ProfileError(f"{self._source.where}: no value of the column {shown(name)} is {kind.noun}")
         prediction, confidence = options.prediction_column, options.confidence_column
-        sure = self._frozen(confidence, tallied[confidence])[0] if confidence else None
+        sure = frozen[confidence][0] if confidence else None
         return Profile(
             name=options.name or self._source.name,
             rows=self._rows,
             inputs=inputs,
             features=features,
-            prediction=self._frozen(prediction, tallied[prediction])[0] if prediction else None,
+            prediction=frozen[prediction][0] if prediction else None,
             confidence=sure if isinstance(sure, NumericFeature) else msgspec.UNSET,
             learned=learned or msgspec.UNSET,
             correlation=self._correlation(kinds, features) or msgspec.UNSET,
         )
 
-    def _frozen(self, name: str, tallies: Sequence[NumericTally | CategoryTally]) -> list[Feature]:
-        """The bins of a column's features."""
-        found: list[Feature] = [tally.feature() for tally in tallies]
-        if name in self._single and isinstance(found[0], NumericFeature):
-            return [msgspec.structs.replace(found[0], precision="single")]
-        return found
-
-    def _pass(self, what: str) -> Iterator[Batch]:
+    def _pass(self, what: str, names: Collection[str] | None = None) -> Iterator[Batch]:
         rows = 0
-        for batch in self._source.batches():
+        for batch in self._source.batches(names):
             rows += batch.rows
             yield batch
             self._progress(what, batch.done, rows)
@@ -170,13 +167,16 @@ class _Builder:
 
     def _learn(self, inputs: Mapping[str, str]) -> dict[str, Learner]:
         learners = {name: LEARNERS[kind]() for name, kind in inputs.items() if kind in LEARNERS}
-        for batch in self._pass("words and vectors") if learners else ():
+        for batch in self._pass("words and vectors", learners) if learners else ():
             for name, learner in learners.items():
                 learner.learn(batch.columns.get(name, ()))
         return learners
 
-    def _tally(self, kinds: Mapping[str, Kind]) -> dict[str, list[NumericTally | CategoryTally]]:
-        """Tallies of the features of each input, and of the outputs by their columns' names."""
+    def _freeze(self, kinds: Mapping[str, Kind], numbers: Collection[str]) -> dict[str, list[Feature]]:
+        """The bins of the features of each input, and of the outputs by their columns' names.
+
+        Columns of nothing but numbers are read one at a time where all of one may be held at once.
+        """
         options = self._options
         watched = dict(kinds)
         if options.confidence_column:
@@ -184,24 +184,44 @@ class _Builder:
         if name := options.prediction_column:
             wanted = options.types.get(name) or self._seen[name].output_type()
             watched[name] = kind_of(wanted if wanted == "numeric" else "categorical")
+        whole = [n for n, kind in watched.items() if n in numbers and kind.type == "numeric"]
+        whole = whole if self._rows <= options.exact else []
+        frozen: dict[str, list[Feature]] = {}
+        for name, values in self._source.whole(whole) if whole else ():
+            self._note(name, values)
+            frozen[name] = [numeric_feature(values.astype(np.float64, copy=False), options.bins, own=True)]
+            self._progress("values", len(frozen) / len(watched), self._rows)
+        tallied = self._tally({name: kind for name, kind in watched.items() if name not in frozen}, watched)
+        frozen |= {name: [tally.feature() for tally in tallies] for name, tallies in tallied.items()}
+        for name in self._single:
+            if isinstance(feature := frozen[name][0], NumericFeature):
+                frozen[name] = [msgspec.structs.replace(feature, precision="single")]
+        return frozen
+
+    def _tally(
+        self, kinds: Mapping[str, Kind], watched: Mapping[str, Kind]
+    ) -> dict[str, list[NumericTally | CategoryTally]]:
+        """Tallies of what must be read by rows, out of all that is watched."""
+        options = self._options
         numbers = sum(len(kind.features(name)) for name, kind in watched.items() if not kind.categorical)
         most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
         tallies: dict[str, list[NumericTally | CategoryTally]] = {
             name: [CategoryTally(options.categories)]
             if kind.categorical
             else [NumericTally(options.bins, most) for _ in kind.features(name)]
-            for name, kind in watched.items()
+            for name, kind in kinds.items()
         }
-        for batch in self._pass("values"):
-            for name, kind in watched.items():
+        needed = {*kinds, *filter(None, [options.time_column])}
+        for batch in self._pass("values", needed) if kinds else ():
+            for name, kind in kinds.items():
                 for tally, column in zip(tallies[name], self._columns(batch, name, kind), strict=True):
                     tally.add(column)
         inexact = {name: [t for t in found if not t.exact] for name, found in tallies.items()}
         for tally in [tally for found in inexact.values() for tally in found]:
             tally.again()
-        for batch in self._pass("bins") if any(inexact.values()) else ():
-            for name in filter(inexact.get, watched):
-                for tally, column in zip(tallies[name], self._columns(batch, name, watched[name]), strict=True):
+        for batch in self._pass("bins", needed) if any(inexact.values()) else ():
+            for name in filter(inexact.get, kinds):
+                for tally, column in zip(tallies[name], self._columns(batch, name, kinds[name]), strict=True):
                     if not tally.exact:
                         tally.count(column)
         return tallies
@@ -209,7 +229,8 @@ class _Builder:
     def _correlation(self, kinds: Mapping[str, Kind], features: Mapping[str, Feature]) -> Correlation | None:
         builder = CorrelationBuilder(features)
         compared = {n: own for n, kind in kinds.items() if set(own := kind.features(n)) & set(builder.names)}
-        for batch in self._pass("together") if len(builder.names) > 1 else ():
+        needed = {*compared, *filter(None, [self._options.time_column])}
+        for batch in self._pass("together", needed) if len(builder.names) > 1 else ():
             columns: dict[str, Any] = {}
             for name, own in compared.items():
                 columns |= zip(own, self._columns(batch, name, kinds[name]), strict=True)
@@ -220,8 +241,8 @@ class _Builder:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
         if kind.type != "numeric":
             values = as_list(values)
-        elif isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
-            self._single.add(name)
+        else:
+            self._note(name, values)
         if isinstance(kind, Categorical):
             return [kind.labels(values)]
         now: Any = self._now
@@ -229,3 +250,8 @@ class _Builder:
             arrived = batch.columns.get(self._options.time_column, (None,) * batch.rows)
             now = np.array([unix_seconds(moment) for moment in as_list(arrived)])
         return list(kind.columns(values, now))
+
+    def _note(self, name: str, values: Column) -> None:
+        """Remember a column of 32-bit numbers."""
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
+            self._single.add(name)

@@ -173,19 +173,24 @@ class WebConfig:
                 good.popitem(last=False)
         return caller
 
-    def granian(self) -> dict[str, Any]:
-        """The same as the server's arguments."""
-        if self.tls is None:
-            return {}
-        from granian.constants import SSLProtocols
+    def context(self) -> ssl.SSLContext | None:
+        """The certificates of now, for a server; None for plain HTTP.
 
-        return {
-            "ssl_cert": Path(self.tls.cert_file),
-            "ssl_key": Path(self.tls.key_file),
-            "ssl_protocol_min": SSLProtocols.tls13 if self.tls.min_version == "TLS13" else SSLProtocols.tls12,
-            "ssl_ca": Path(self.tls.client_ca_file) if self.tls.client_ca_file else None,
-            "ssl_client_verify": self.tls.client_auth_type == "RequireAndVerifyClientCert",
-        }
+        Raises
+        ------
+        OSError, ssl.SSLError
+            When a file changed for the worse since it was checked.
+        """
+        if self.tls is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3 if self.tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self.tls.cert_file, self.tls.key_file, password="")  # or it would ask at the terminal
+        if self.tls.client_ca_file:
+            context.load_verify_locations(self.tls.client_ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
 
 def _contents(tls: TlsConfig | None) -> tuple[bytes, ...]:

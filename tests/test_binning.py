@@ -167,14 +167,16 @@ def test_a_column_without_numbers_has_one_bin_for_any():
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(COLUMN, COLUMN), min_size=1, max_size=5), st.booleans())
 def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
-    """The places of many numbers at once are those of searching each, however many edges there are."""
+    """The places of many numbers at once are those of searching each, however many edges; numpy's buffer stays."""
     size = min(len(values) for values, _ in features)
     matrix = np.array([values[:size] for values, _ in features])
     edges = [np.unique([*edges, *np.linspace(-9, 9, 200)] if more else edges) for _, edges in features]
     searched = [own.searchsorted(row, side="right").tolist() for own, row in zip(edges, matrix, strict=True)]
     assert places_among(padded(edges), matrix).tolist() == searched
     wide = np.tile(matrix, 40_000 // size)  # more than one block
+    before = np.getbufsize()
     assert places_among(padded(edges), wide)[:, :size].tolist() == searched
+    assert np.getbufsize() == before
 
 
 def test_categories_are_the_most_frequent_in_order():

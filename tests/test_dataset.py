@@ -339,8 +339,8 @@ class Hurried(Served):
 
     def launch(self) -> None:
         program = (
-            "import sys; from exporter import cli; from exporter.web import streaming; "
-            "streaming.SEND_SECONDS = 1.0; sys.exit(cli.main())"
+            "import sys; from exporter import cli; from exporter.web import call; "
+            "call.SEND_SECONDS = 1.0; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
         flags += self._flags
@@ -364,7 +364,7 @@ def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_half_an_export_does_not_look_whole_on_a_unix_socket(tmp_path: Path) -> None:
-    """There a body has its length, since no such connection can be cut for its own client alone."""
+    """A client there that stops to read loses its connection, too, and hears of what goes wrong before."""
     write_config(tmp_path)
     path = tmp_path / "socket"
     served = Hurried(tmp_path, f"--web.unix-socket={path}").start()

@@ -19,6 +19,7 @@ from exporter.binning import Layout
 from exporter.cli import main
 from exporter.describe import lines
 from exporter.freezing import categorical_feature, numeric_feature
+from exporter.processor import sort_fast
 from exporter.profile import Profile, load
 from exporter.progress import Progress
 
@@ -253,3 +254,28 @@ def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
     assert main(["profile", str(tmp_path / "a.csv")]) == 0
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: sse2 avx2 avx512f avx512dq\n", "X86_V4"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: sse2 avx2\n", None),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: avx2 avx512f\n", None),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nflags\t\t: avx2 avx512f\n", None),
+        ("CPU architecture: 8\nFeatures\t: asimd sve\n", None),
+        (None, None),
+    ],
+)
+def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, described, said):
+    """Only a processor that compresses vectors slowly is kept from it, and not where somebody decided."""
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "")
+    monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES")
+    path = tmp_path / "cpuinfo"
+    if described is not None:
+        path.write_text(f"processor\t: 0\n{described}\nprocessor\t: 1\n{described}")
+    sort_fast(path)
+    assert os.environ.get("NPY_DISABLE_CPU_FEATURES") == said
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512_SPR")
+    sort_fast(path)
+    assert os.environ["NPY_DISABLE_CPU_FEATURES"] == "AVX512_SPR"

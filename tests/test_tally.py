@@ -50,6 +50,14 @@ def test_what_fits_gives_the_bins_of_the_whole_column(values, parts):
 
 
 @pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("bins", [2, 20, 500])
+def test_distinct_values_and_values_in_order_give_the_same_bins(name, bins):
+    """Counting the distinct values of a stream and sorting all of a column freeze the very same feature."""
+    values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
+    assert tallied(values, len(values), bins=bins).feature() == numeric_feature(values, bins)
+
+
+@pytest.mark.parametrize("name", STREAMS)
 def test_a_column_that_does_not_fit_has_exact_counts_and_bins_of_nearly_equal_frequency(name):
     """Past the bound, counts in the bins, extremes and moments are exact, and bins hold what they should."""
     values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))

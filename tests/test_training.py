@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from exporter.binning import Layout
 from exporter.errors import ProfileError
+from exporter.freezing import numeric_feature
 from exporter.profile import load, save
 from exporter.sources import FileSource
 from exporter.training import Options, build, build_file
@@ -255,6 +256,26 @@ def test_data_that_do_not_fit_are_counted_exactly(tmp_path, kind):
     assert profile.features["country"] == build_file(path).features["country"]
     other = build(FileSource(write(tmp_path, "csv")), Options(exact=100, bins=5)).features["income"]
     assert (feature.edges, feature.counts) == (other.edges, other.counts)
+
+
+def test_a_column_of_parquet_is_binned_exactly_where_it_fits(tmp_path):
+    """Columns of numbers are read one at a time: those that fit alone need no sketch, however many there are."""
+    rng = np.random.default_rng(3)
+    columns = {
+        "plain": rng.normal(size=12_000),
+        "single": rng.normal(size=12_000).astype(np.float32),
+        "gaps": np.where(rng.random(12_000) < 0.1, np.nan, rng.lognormal(size=12_000)),
+        "wild": np.where(rng.random(12_000) < 0.1, np.inf, rng.normal(size=12_000)),
+        "whole": rng.integers(-(10**9), 10**9, 12_000),
+    }
+    nulls = pa.array(columns["gaps"], from_pandas=True)
+    parquet.write_table(pa.table({**columns, "nulls": nulls}), tmp_path / "a.parquet", row_group_size=5000)
+    found = build_file(tmp_path / "a.parquet", exact=12_000).features
+    for name, values in columns.items():
+        exact = numeric_feature(values.astype(np.float64))
+        assert found[name] == (msgspec.structs.replace(exact, precision="single") if name == "single" else exact)
+    assert found["nulls"] == found["gaps"]
+    assert build_file(tmp_path / "a.parquet", exact=11_999).features["plain"] != found["plain"]
 
 
 def test_a_csv_column_is_of_one_type_to_its_last_row(tmp_path):

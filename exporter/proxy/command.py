@@ -17,8 +17,8 @@ from exporter import logs
 from exporter.client.target import Target
 from exporter.commands import Address, address
 from exporter.errors import ExporterError
+from exporter.http1.front import Front
 from exporter.proxy import upstream
-from exporter.proxy.front import Front
 from exporter.proxy.recording import MAX_COPY, Recorder
 from exporter.proxy.site import Site
 from exporter.proxy.status import Status
@@ -110,31 +110,25 @@ async def _serve(options: argparse.Namespace, to: upstream.Address, recorder: Re
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     pool = Pool(to, options.connect, options.idle)
-    site = Site(pool, recorder, options.host, _most())
+    site = Site(pool, recorder, options.host, _most(), timeout=options.timeout)
     own = Site(pool, most=64, local=Status(site).answer)
     servers = [await _listen(site, options.listen), await _listen(own, options.web)]
     for server, what in zip(servers, (f"a proxy to {to.netloc.decode()}", "metrics and probes"), strict=True):
         _log.info("%s on http://%s", what, Address(*server.sockets[0].getsockname()[:2]))
+    sweeping = [loop.create_task(one.sweeping()) for one in (site, own)]
     try:
-        await _sweep(site, own, options.timeout, stop)
+        await stop.wait()
         _log.info("stopping: %d requests under way", site.in_flight)
-        site.draining = True
         servers[0].close()
-        until = loop.time() + DRAIN_SECONDS
-        for front in list(site.fronts):
-            front.drain()
-        done = asyncio.Event()
-        sweeping = loop.create_task(_sweep(site, own, options.timeout, done))
-        while site.fronts and loop.time() < until:
-            await asyncio.sleep(0.02)
-        done.set()
-        await sweeping
+        await site.drain(DRAIN_SECONDS)
     finally:
-        for front in [*site.fronts, *own.fronts]:
-            front.cut()
+        for one in (site, own):
+            one.cut()
         pool.close()
         for server in servers:
             server.close()
+        for task in sweeping:
+            task.cancel()
     await asyncio.sleep(0)  # for what was cut to be counted and recorded
 
 
@@ -145,16 +139,3 @@ async def _listen(site: Site, where: Address) -> asyncio.Server:
         )
     except OSError as error:
         raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
-
-
-async def _sweep(site: Site, own: Site, timeout: float, until: asyncio.Event) -> None:
-    """End what takes too long, until the event is set."""
-    loop = asyncio.get_running_loop()
-    while not until.is_set():
-        now = loop.time()
-        for one in (site, own):
-            for front in list(one.fronts):
-                front.sweep(now, timeout)
-        site.pool.sweep()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(until.wait(), min(0.5, timeout / 4))

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exporter.client.ids import time_ordered
+from exporter.http1 import site
+from exporter.http1.heads import Field, Line, chunk, phrase, response
 from exporter.proxy import heads
-from exporter.proxy.heads import Field, Head, Line
+from exporter.proxy.heads import Head
 from exporter.proxy.recording import Copy
 
 if TYPE_CHECKING:
-    from exporter.proxy.front import Front
+    from exporter.http1.front import Front
     from exporter.proxy.site import Site
     from exporter.proxy.upstream import Upstream
 
@@ -25,14 +27,14 @@ GONE = 499
 """The code of a request whose client went away, as others log it."""
 
 
-class Exchange:
+class Exchange(site.Exchange):
     """A request and its response; see `Front` for who calls, and `Upstream` for who answers."""
 
-    def __init__(self, site: Site, front: Front, line: Line, head: Head) -> None:
+    def __init__(self, site: Site, front: Front, line: Line, fields: Sequence[Field]) -> None:
         self.method, self._target, self._keep, self._old = self._line = line
         self._site = site
         self.front = front
-        self._head = head
+        self._head = head = heads.read(fields, heads.OF_REQUESTS)
         self._time = time.time_ns()
         self._started = self.touched = front.loop.time()
         given = heads.identifier(head.known.get(b"x-request-id"))
@@ -44,11 +46,9 @@ class Exchange:
         self.backlog = 0
         self.upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self.sent_whole = False
         self._begun = False
         self._answering = False
         self._chunking = False
-        self.done = False
 
     def touch(self) -> None:
         """Something has moved."""
@@ -120,7 +120,7 @@ class Exchange:
             return
         if self._copy is not None:
             self._copy.add(part)
-        self._pass(heads.chunk(part) if self._head.chunked else part)
+        self._pass(chunk(part) if self._head.chunked else part)
 
     def body_end(self, trailers: Sequence[Field]) -> None:
         """The request is whole."""
@@ -144,7 +144,7 @@ class Exchange:
     def interim(self, status: int, reason: bytes, head: Head) -> None:
         """Pass on an answer before the answer, such as 100 (Continue)."""
         if not self._old:
-            self.front.write(heads.response(status, reason, head.lines, b""))
+            self.front.write(response(status, reason, head.lines, b""))
 
     def answer(self, status: int, reason: bytes, head: Head, bare: bool) -> None:
         """Begin to answer; ``bare`` is an answer without a body, whatever its head says."""
@@ -159,7 +159,7 @@ class Exchange:
             self._keep = self._keep and (bare or not self._old)
             if self._chunking or (head.chunked and self.method == b"HEAD" and not self._old):
                 ends += b"Transfer-Encoding: chunked\r\n"
-        self.front.write(heads.response(status, reason, head.lines, ends + self._connection()))
+        self.front.write(response(status, reason, head.lines, ends + self._connection()))
 
     def _connection(self) -> bytes:
         self._keep = self._keep and not self._site.draining
@@ -171,7 +171,7 @@ class Exchange:
         """A part of the response's body."""
         if self._answer_copy is not None:
             self._answer_copy.add(part)
-        self.front.write(heads.chunk(part) if self._chunking else part)
+        self.front.write(chunk(part) if self._chunking else part)
 
     def end(self, trailers: Sequence[Field]) -> None:
         """The response is whole."""
@@ -189,7 +189,7 @@ class Exchange:
         self._problem(status, detail)
 
     def _problem(self, status: int, detail: str) -> None:
-        title = heads.phrase(status).decode()
+        title = phrase(status).decode()
         body = json.dumps({"title": title, "status": status, "detail": f"model-exporter proxy: {detail}"}).encode()
         self._reply(status, "application/problem+json", body)
 
@@ -197,7 +197,7 @@ class Exchange:
         self.code = status
         self._answering = True
         ends = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nX-Request-Id: {self._id}\r\n".encode()
-        head = heads.response(status, heads.phrase(status), (), ends + self._connection())
+        head = response(status, phrase(status), (), ends + self._connection())
         self.front.write(head if self.method == b"HEAD" else head + body)
         self._finish()
         self.front.over(self, self._keep)
@@ -233,8 +233,21 @@ class Exchange:
             self.code = GONE
             self._finish()
 
-    def stalled(self) -> None:
-        """Nothing has moved for too long."""
+    def pause(self) -> None:
+        """Slow the model server down: the client does not read."""
+        if self.upstream is not None:
+            self.upstream.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on."""
+        self.touch()
+        if self.upstream is not None:
+            self.upstream.transport.resume_reading()
+
+    def check(self, now: float) -> None:
+        """End what has not moved for too long."""
+        if now - self.touched <= self._site.timeout:
+            return
         if self.front.paused:
             self.gone()
             self.front.cut()

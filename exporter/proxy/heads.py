@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import NamedTuple
 
-Field = tuple[bytes, bytes]
+from exporter.http1.heads import Field, Line
 
-MAX_HEAD = 64 * 1024
-"""Bytes of a head, of trailers, or of whatever else is no body."""
 PSEUDONYM = b"model-exporter-" + secrets.token_hex(4).encode()
 """What this process calls itself in ``Via``, so that it knows a request that it has passed on before."""
 _HOP = frozenset(
@@ -23,23 +20,6 @@ OF_REQUESTS = frozenset([b"host", b"via", b"x-forwarded-for", b"x-request-id"])
 OF_ANSWERS = frozenset([b"x-request-id"])
 _ENDS = frozenset([b"content-length", b"host", b"x-request-id"])  # which no Connection field takes away
 _ID = re.compile(rb"[!-~]{1,120}")  # shorter than the exporter's bound, for rows add theirs
-
-
-class Line(NamedTuple):
-    """What a request begins with.
-
-    Attributes
-    ----------
-    keep
-        Whether its connection may be used again.
-    old
-        Whether it is of HTTP/1.0.
-    """
-
-    method: bytes
-    target: bytes
-    keep: bool = True
-    old: bool = False
 
 
 class Head(NamedTuple):
@@ -121,24 +101,6 @@ def request(line: Line, head: Head, name: str, peer: str, host: tuple[bytes | No
 
 def _after(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
-
-
-def response(status: int, reason: bytes, lines: Iterable[bytes], ends: bytes) -> bytes:
-    """A response's head for the client; ``ends`` are the lines that say how it and its connection end."""
-    return b"".join([b"HTTP/1.1 %d %b\r\n" % (status, reason), *lines, ends, b"\r\n"])
-
-
-def phrase(status: int) -> bytes:
-    """The words for a status."""
-    try:
-        return HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b""
-
-
-def chunk(data: bytes) -> bytes:
-    """A piece of a body as a chunk."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def last_chunk(trailers: Iterable[Field]) -> bytes:

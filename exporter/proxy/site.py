@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from exporter.proxy.front import Front
+from exporter.http1 import site
+from exporter.http1.front import Front
+from exporter.http1.heads import Field, Line
+from exporter.proxy.exchange import Exchange
 from exporter.proxy.recording import Recorder
 from exporter.proxy.upstream import Pool
 
@@ -16,7 +19,7 @@ _QUIET_SECONDS = 10.0
 Local = tuple[int, str, bytes]
 
 
-class Site:
+class Site(site.Site):
     """What its exchanges share.
 
     Parameters
@@ -31,6 +34,8 @@ class Site:
         Connections of clients at a time.
     local
         Answers in the model server's stead: status, media type, body.
+    timeout
+        Seconds in which something must move.
     """
 
     def __init__(
@@ -40,14 +45,15 @@ class Site:
         host: bytes | None = None,
         most: int = 8192,
         local: Callable[[bytes, bytes], Local | None] = lambda _method, _target: None,
+        *,
+        timeout: float = 60.0,
     ) -> None:
+        super().__init__(most, pause=min(0.5, timeout / 4))
         self.pool = pool
         self.recorder = recorder
         self.host = host
         self.local = local
-        self._most = most
-        self.fronts: set[Front] = set()
-        self.draining = False
+        self.timeout = timeout
         self.in_flight = 0
         self.codes: Counter[int] = Counter()
         self.faults = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
@@ -57,14 +63,19 @@ class Site:
         """Model and version of a request that is recorded."""
         return self.recorder.named(method, target) if self.recorder else None
 
-    def welcome(self, front: Front) -> bool:
-        """Take a connection; whether there is room for it."""
-        self.fronts.add(front)
-        return len(self.fronts) <= self._most
+    def exchange(self, front: Front, line: Line, fields: Sequence[Field]) -> Exchange:
+        """What passes a request on."""
+        return Exchange(self, front, line, fields)
 
-    def leave(self, front: Front) -> None:
-        """Forget a connection."""
-        self.fronts.discard(front)
+    def refusal(self, status: int, detail: str) -> tuple[str, bytes]:
+        """What a client is told who sends no request; see `exporter.http1.site.Site`."""
+        self.finished(status, began=False)
+        return "text/plain; charset=utf-8", f"model-exporter proxy: {detail}\n".encode()
+
+    def sweep(self) -> None:
+        """End what takes too long, on both sides."""
+        super().sweep()
+        self.pool.sweep()
 
     def finished(self, code: int, began: bool = True) -> None:
         """Count an answer."""

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import httptools
 
 from exporter.errors import ExporterError
+from exporter.http1.connection import Connection
+from exporter.http1.heads import MAX_HEAD, Field
 from exporter.proxy import heads
-from exporter.proxy.connection import Connection
 
 if TYPE_CHECKING:
     from exporter.proxy.exchange import Exchange
@@ -71,7 +72,7 @@ class Upstream(Connection):
         self.used = False
         self.since = 0.0
         self.paused = False
-        self._fields: list[heads.Field] = []
+        self._fields: list[Field] = []
         self._renew()
 
     def _renew(self) -> None:
@@ -106,8 +107,8 @@ class Upstream(Connection):
             self._reusable = False
         if self._over:
             self._finish()
-        elif self._quiet > heads.MAX_HEAD:
-            self.fail("malformed", f"the model server's answer has a head of more than {heads.MAX_HEAD} bytes")
+        elif self._quiet > MAX_HEAD:
+            self.fail("malformed", f"the model server's answer has a head of more than {MAX_HEAD} bytes")
 
     def on_message_begin(self) -> None:
         """Begin a response, perhaps after an interim one."""

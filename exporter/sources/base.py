@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -34,8 +34,25 @@ class Source:
     name: str
     remarks: Mapping[str, str] = MappingProxyType({})
 
-    def batches(self) -> Iterator[Batch]:
-        """All of it, from the start."""
+    def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
+        """All of it, from the start.
+
+        Parameters
+        ----------
+        names
+            Columns that are looked at: others may be left out. All are when None.
+        """
+        raise NotImplementedError
+
+    def columns(self) -> Mapping[str, bool]:
+        """All columns in order, and whether `whole` can read each, for it holds nothing but numbers.
+
+        Nothing where it takes reading to know.
+        """
+        return {}
+
+    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """Columns of numbers, one at a time and all of it, each behind its name."""
         raise NotImplementedError
 
 

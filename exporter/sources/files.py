@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from exporter.errors import ProfileError
 from exporter.extract import clean, integer
 from exporter.inference import Column
+from exporter.sources.arrow import ROWS, Parquet, as_arrays, refuse_twice
 from exporter.sources.base import Batch, Source, by_name
 from exporter.sources.cells import Cells
 from exporter.validation import listed, shown
@@ -30,8 +31,6 @@ _MALFORMED = (
     zipfile.BadZipFile,
     msgspec.MsgspecError,
 )
-_ROWS = 50_000
-"""Rows that make a batch at most."""
 
 
 class FileSource(Source):
@@ -84,23 +83,40 @@ class FileSource(Source):
         self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
         self._cells: dict[str, Cells] | None = None
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """See `Source.batches`."""
+        with self._told():
+            yield from self._read(self, names)
+
+    def columns(self) -> dict[str, bool]:
+        """See `Source.columns`."""
+        with self._told():
+            return self._table().columns() if self._kind == "parquet" else {}
+
+    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.whole`."""
+        with self._told():
+            yield from self._table().whole(names)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what is wrong with the file in one message."""
         try:
-            yield from self._read(self)
+            yield
         except OSError as error:
             raise ProfileError(f"{self.where}: cannot be read: {error.strerror or error}") from None
         except _MALFORMED as error:
             raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
 
-    def _csv(self) -> Iterator[Batch]:
+    def _csv(self, names: Collection[str] | None) -> Iterator[Batch]:
         if self._cells is None:
             self._cells = self._csv_given() or self._csv_inferred()
             self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
         for table, done in self._csv_texts():
             columns = {
-                name: _as_arrays(self._cells[name].read(column.combine_chunks()))
+                name: as_arrays(self._cells[name].read(column.combine_chunks()))
                 for name, column in zip(table.column_names, table.columns, strict=True)
+                if names is None or name in names
             }
             yield Batch(columns, table.num_rows, done)
 
@@ -149,7 +165,7 @@ class FileSource(Source):
         }
         with csv.open_csv(self._path, **options) as reader:
             names = reader.schema.names
-        _refuse_twice(names)
+        refuse_twice(names)
         convert = csv.ConvertOptions(
             strings_can_be_null=True, null_values=[""], column_types=dict.fromkeys(names, pa.binary())
         )
@@ -158,31 +174,13 @@ class FileSource(Source):
                 columns = [_decoded(name, column) for name, column in zip(names, batch.columns, strict=True)]
                 yield pa.table(columns, names=names), min(file.tell() / size, 1.0)
 
-    def _parquet(self) -> Iterator[Batch]:
-        from pyarrow import parquet
+    def _parquet(self, names: Collection[str] | None) -> Iterator[Batch]:
+        return self._table().batches(names)
 
-        with parquet.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False) as file:
-            _refuse_twice(file.schema_arrow.names)
-            meta = file.metadata
-            size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-            rows = min(max(self._block * meta.num_rows // max(size, 1), 1), _ROWS)
-            read = 0
-            for batch in file.iter_batches(batch_size=rows):
-                read += batch.num_rows
-                columns = {
-                    name: self._exact(name, column)
-                    for name, column in zip(batch.schema.names, batch.columns, strict=True)
-                }
-                yield Batch(columns, batch.num_rows, read / meta.num_rows)
+    def _table(self) -> Parquet:
+        return Parquet(self._path, self._types, self._block)
 
-    def _exact(self, name: str, column: Any) -> Column:
-        """A column of Parquet; whole numbers that are said to be categories keep all their digits."""
-        import pyarrow as pa
-
-        digits = self._types.get(name) == "categorical" and pa.types.is_integer(column.type)
-        return column.to_pylist() if digits else _as_arrays(column)
-
-    def _npz(self) -> Iterator[Batch]:
+    def _npz(self, _: Collection[str] | None) -> Iterator[Batch]:
         if not zipfile.is_zipfile(self._path):
             raise ValueError("expected what numpy.savez writes")
         with contextlib.ExitStack() as opened:
@@ -201,13 +199,13 @@ class FileSource(Source):
                 raise ValueError(f"its arrays have different lengths: {lengths}")
             length = next(iter(lengths.values()), 0)
             widest = max((array.row_bytes for array in arrays.values()), default=1)
-            rows = min(max(self._block // max(widest, 1), 1), _ROWS)
+            rows = min(max(self._block // max(widest, 1), 1), ROWS)
             for start in range(0, length, rows):
                 count = min(rows, length - start)
                 columns = {name: array.read(count) for name, array in arrays.items()}
                 yield Batch(columns, count, (start + count) / length)
 
-    def _jsonl(self) -> Iterator[Batch]:
+    def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
         decoder = msgspec.json.Decoder(dict[str, Any])
         size = self._path.stat().st_size
         before = 0
@@ -233,11 +231,6 @@ def _row(line: bytes, number: int) -> dict[str, Any]:
     return document
 
 
-def _refuse_twice(names: list[str]) -> None:
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"the column {shown(twice[0])} stands twice")
-
-
 def _decoded(name: str, column: Any) -> Any:
     import pyarrow as pa
 
@@ -245,23 +238,6 @@ def _decoded(name: str, column: Any) -> Any:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
         raise ValueError(f"the column {shown(name)} is not UTF-8") from None
-
-
-def _as_arrays(column: Any) -> Column:
-    """An Arrow array as numpy numbers where it holds numbers, else as Python values; a list as it is."""
-    import pyarrow as pa
-
-    if isinstance(column, list):
-        return column
-    kind = column.type
-    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
-        single: Column = column.to_numpy(zero_copy_only=False)  # as it is: live values are compared in its precision
-        return single
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        numbers: Column = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        return numbers
-    values: Column = (column.cast(pa.string()) if pa.types.is_temporal(kind) else column).to_pylist()
-    return values
 
 
 class _Array:
@@ -299,7 +275,7 @@ class _Array:
         return part if part.dtype.kind in "iuf" else part.tolist()
 
 
-_READERS: dict[str, Callable[[FileSource], Iterator[Batch]]] = {
+_READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
     ".parquet": FileSource._parquet,
     ".npz": FileSource._npz,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class StoreSource(Source):
         finally:
             self._engine.dispose()
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """See `Source.batches`."""
         table = predictions.c
         query = sa.select(table.inputs, table.prediction, table.confidence, table.received).where(self._chosen)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from flask import Flask, Response, g, request
-from werkzeug.datastructures import Headers
+from collections.abc import Callable
 
 from exporter.tokens import USER, Caller
 from exporter.validation import shown
 from exporter.web.problems import Reply, problem
 
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # no-referrer would make browsers hide the Origin of our own forms
+}
 CALLER = "exporter.caller"
 """Where a request's WSGI environment has the `Caller`, if it was asked who it is."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -68,8 +70,10 @@ def forbidden(caller: Caller, needed: str | None) -> Reply | None:
     return problem(403, detail, headers=(header,), scope=needed)
 
 
-def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
+def foreign(method: str, header: Callable[[str], str | None]) -> Reply | None:
     """Why a request is refused that another site's page made a browser send; None for all others.
+
+    ``header`` says the value of a field by its name in small letters.
 
     A browser says where a request comes from in headers that no page can change. Programs send neither.
     ``Sec-Fetch-Site`` says it best, but only to ``https`` and this machine; ``Origin`` must else have the
@@ -77,11 +81,11 @@ def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
     """
     if method in SAFE:
         return None
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    site, origin = header("sec-fetch-site"), header("origin")
     if site is not None:
         own = site in {"same-origin", "none"}
     else:
-        own = origin is None or origin.partition("://")[2].lower() == (headers.get("host") or "/").lower()
+        own = origin is None or origin.partition("://")[2].lower() == (header("host") or "/").lower()
     if own:
         return None
     return problem(
@@ -89,18 +93,3 @@ def foreign(method: str, headers: Mapping[str, str] | Headers) -> Reply | None:
         f"a page of another origin ({shown(origin or site)}) sent this, and only this exporter's own pages may; "
         "a program sends no Origin header, and a proxy passes the Host header on",
     )
-
-
-def install(app: Flask) -> None:
-    """Check each request's origin, and its scope where the caller is known; ``flask.g.user`` is its name, else None."""
-
-    @app.before_request
-    def _permit() -> Response | None:
-        if page := foreign(request.method, request.headers):  # the door has asked that; other servers have not
-            return page.flask()
-        caller: Any = request.environ.get(CALLER)
-        g.user = caller.name if caller else None
-        if caller is None or request.url_rule is None:
-            return None
-        refused = forbidden(caller, scope(request.method, request.url_rule.rule))
-        return refused.flask() if refused else None

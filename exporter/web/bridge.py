@@ -5,43 +5,47 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
-
-from flask import Flask
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import StoreError
+from exporter.web.call import Call
 from exporter.web.problems import Reply, problem
-from exporter.web.streaming import STREAMED, Streamed, whole
+from exporter.web.streaming import STREAMED, Streamed
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 _MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
 
 
-def environment(scope: Any, body: bytes) -> dict[str, Any]:
-    """The WSGI environment of an RSGI request whose body was read."""
-    host, _, port = scope.server.rpartition(":")
+def environment(call: Call, body: bytes) -> dict[str, Any]:
+    """The WSGI environment of a request that is whole."""
+    at = call.front.transport.get_extra_info
+    here = at("sockname")
+    host, port = here[:2] if isinstance(here, tuple) else ("localhost", 80)
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope.method,
+        "REQUEST_METHOD": call.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": scope.path.encode("utf-8", "surrogateescape").decode("latin-1"),
-        "QUERY_STRING": scope.query_string.encode("utf-8", "surrogateescape").decode("latin-1"),
-        "SERVER_NAME": host or "localhost",
-        "SERVER_PORT": port or "80",
+        "PATH_INFO": call.path,
+        "QUERY_STRING": call.query,
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": scope.client.rpartition(":")[0],
+        "REMOTE_ADDR": call.front.peer,
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.scheme,
+        "wsgi.url_scheme": "https" if at("sslcontext") else "http",
         "wsgi.input": io.BytesIO(body),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
     }
-    for name, value in scope.headers.items():
-        if name == "content-type":
-            environ["CONTENT_TYPE"] = value
-        elif name not in {"content-length", "transfer-encoding"}:
-            environ["HTTP_" + name.upper().replace("-", "_")] = value
+    for name, value in call.fields.items():
+        if name == b"content-type":
+            environ["CONTENT_TYPE"] = value.decode("latin-1")
+        elif name not in {b"content-length", b"transfer-encoding"}:
+            environ["HTTP_" + name.decode("latin-1").upper().replace("-", "_")] = value.decode("latin-1")
     return environ
 
 
@@ -54,26 +58,24 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
         return answered.append
 
     chunks: Any = app(environ, start_response)
-    if environ.get(STREAMED) and environ["REQUEST_METHOD"] != "HEAD":
-        return _begun(chunks, answered[0], answered[1], not environ["REMOTE_ADDR"])
+    status, headers = answered[:2]
+    head = environ["REQUEST_METHOD"] == "HEAD"
+    if environ.get(STREAMED) and not head and status == 200:
+        return _begun(chunks, status, headers)
     try:
         body = b"".join(chunks)
     finally:
         if hasattr(chunks, "close"):
             chunks.close()
-    status, headers = answered
     content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
-    said = {"content-type"} if environ["REQUEST_METHOD"] == "HEAD" and environ.get(STREAMED) else _MEASURED
+    said = {"content-type"} if head else _MEASURED
     rest = tuple((name, value) for name, value in headers if name.lower() not in said)
     return Reply(status, body, rest, content_type)
 
 
-def _begun(chunks: Any, status: int, headers: list[tuple[str, str]], nameless: bool) -> Reply | Streamed:
+def _begun(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply | Streamed:
     try:
-        named = [(name.lower(), value) for name, value in headers]
-        if nameless and not any(name == "content-length" for name, _ in named):
-            return whole(status, named, chunks)
-        return Streamed(status, named, next(chunks, b""), chunks, chunks.close)
+        return Streamed(status, headers, next(chunks, b""), chunks, chunks.close)
     except StoreError as error:
         chunks.close()
         return problem(503, str(error), headers=(("Retry-After", "5"),))

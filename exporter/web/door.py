@@ -3,45 +3,70 @@
 ``POST /v1/predictions`` is answered on the loop itself, without a framework, and ``POST /v1/feedback``
 without one in a thread, as it waits for the disk. All other routes go to the Flask application in
 threads, in groups so that none can starve another: scrapes and health, feedback, datasets, other
-servers' formats, and the rest. A slow client costs a coroutine,
-never a thread.
+servers' formats, and the rest. A slow client costs a few kilobytes, never a thread.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from msgspec import structs
 
 from exporter.errors import QueueFullError
+from exporter.http1.front import Front
+from exporter.http1.heads import Field, Line
+from exporter.http1.site import Site
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
 from exporter.validation import shown
-from exporter.web.access import CALLER, FEEDBACK, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
-from exporter.web.api import NDJSON
-from exporter.web.app import SECURITY_HEADERS, create_app
-from exporter.web.bodies import Bodies
-from exporter.web.bridge import call, environment
-from exporter.web.groups import Groups
-from exporter.web.ingest import Ingest
-from exporter.web.problems import Reply, problem
-from exporter.web.streaming import STREAMS, Streamed, pour
-from exporter.web.wire import COMPRESSED
+from exporter.web.access import (
+    CALLER,
+    FEEDBACK,
+    OPEN,
+    PREDICTIONS,
+    SAFE,
+    SECURITY_HEADERS,
+    UNSAFE,
+    forbidden,
+    foreign,
+    scope,
+)
+from exporter.web.bridge import call as call_app
+from exporter.web.bridge import environment
+from exporter.web.call import Call, head
+from exporter.web.groups import Group, Groups
+from exporter.web.ingest import MAX_BODY, NDJSON, ONE_ACCEPTED, Ingest
+from exporter.web.probes import Probes
+from exporter.web.problems import CONTENT_TYPE, Reply, problem
+from exporter.web.streaming import STREAMS, Streamed
 from exporter.webconfig import WebConfig
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 log = logging.getLogger(__name__)
 
+COMPRESSED = ("/v1/logs", "/v1/traces")
+"""Routes that take gzip, as collectors send it."""
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
+INFLIGHT_BYTES = 256 * 2**20
+"""Bytes of large bodies being received or worked on at a time."""
+UNREAD_BYTES = 256 * 2**20
+"""Bytes of answers that may wait for clients to read them; beyond, those that read nothing are cut."""
+_JSON = b"application/json"
 _SECURE = tuple(SECURITY_HEADERS.items())
 
 
-class FrontDoor:
-    """The RSGI application.
+class FrontDoor(Site):
+    """What is served.
 
     Parameters
     ----------
@@ -49,99 +74,189 @@ class FrontDoor:
         What it serves.
     web
         TLS, users and tokens.
+    most
+        Connections at a time.
     """
 
-    def __init__(self, exporter: Exporter, web: WebConfig) -> None:
+    def __init__(self, exporter: Exporter, web: WebConfig, most: int) -> None:
+        super().__init__(most, patient=True)
         self._web = web
         self._health = exporter.health
         self._ingest = Ingest(exporter)
-        self._app = create_app(exporter, self._ingest)
-        self._groups = Groups()
-        self.bodies = Bodies(exporter.health)
+        self._probes = Probes(exporter)
+        self._exporter = exporter
+        self._app: Flask | None = None
+        self._making = threading.Lock()
+        self.groups = Groups()
+        self._held = 0
         self._streams = 0
+        self._tick()
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        """Answer one request."""
+    def exchange(self, front: Front, line: Line, fields: Sequence[Field]) -> Call:
+        """What answers a request; see `exporter.http1.site.Site`."""
+        return Call(self, front, line, fields)
+
+    def refusal(self, status: int, detail: str) -> tuple[str, bytes]:
+        """What a client is told who sends no request."""
+        return CONTENT_TYPE, problem(status, detail).body
+
+    def sweep(self) -> None:
+        """End what takes too long."""
+        super().sweep()
+        self._tick()
+        if self.unread > UNREAD_BYTES:
+            for front in sorted(self.fronts, key=lambda front: front.unread, reverse=True):
+                if front.paused and front.touched < front.loop.time() - 1:
+                    self.unread -= front.unread
+                    front.cut()
+                if self.unread <= UNREAD_BYTES:
+                    break
+
+    def _tick(self) -> None:
+        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        length = b"content-length: %d\r\n" % len(ONE_ACCEPTED.body)
+        self.accepted = head(ONE_ACCEPTED.status, ONE_ACCEPTED.content_type, (), self.date, length) + ONE_ACCEPTED.body
+
+    def hold(self, more: int) -> bool:
+        """Count bytes of large bodies, or forget them; whether there is room for them."""
+        self._held += more
+        return self._held <= INFLIGHT_BYTES
+
+    def greet(self, call: Call) -> None:
+        """Ask who it is, before its body is read."""
+        if refused := foreign(call.method, call.header):
+            call.refuse(refused)
+        elif not self._web.guarded or (self._web.open_metrics and call.path in OPEN and call.method in SAFE):
+            call.admit(None)
+        elif caller := self._web.remembered(authorization := call.header("authorization")):
+            self._welcome_back(call, caller)
+        elif authorization and authorization[:6].lower() == "basic ":
+            call.work(self._introduce(call, authorization))
+        else:
+            call.refuse(self._unknown())
+
+    async def _introduce(self, call: Call, authorization: str) -> None:
+        # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
+        caller = await self.groups.passwords.run(lambda: self._web.authenticated(authorization))
+        if caller is None:
+            call.refuse(self._unknown())
+        else:
+            self._welcome_back(call, caller)
+
+    def _unknown(self) -> Reply:
+        return problem(401, self._web.wanted, headers=self._web.challenges)
+
+    def _welcome_back(self, call: Call, caller: Caller) -> None:
+        if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
+            self._health.rejected.labels("rate_limited").inc()
+            detail = f"the token {shown(caller.name)} may send {caller.bucket.rate:g} requests a second"
+            call.refuse(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
+        else:
+            call.admit(caller)
+
+    def take(self, call: Call, body: bytes) -> None:
+        """Answer a request that is whole."""
         try:
-            reply = await self._answer(scope, protocol)
-        except QueueFullError as error:
-            reply = _busy(error) if scope.method in SAFE else self._ingest.overloaded(error)
-        except Exception:
-            log.exception("%s %s", scope.method, scope.path)
-            reply = problem(500, "something went wrong here; the exporter's log says what")
-        if isinstance(reply, Streamed):
-            if self._streams < STREAMS:
-                self._streams += 1
-                try:
-                    await pour(scope, protocol, reply, self._groups.dataset.step)
-                finally:
-                    self._streams -= 1
-                return
-            await self._groups.dataset.step(reply.close)
-            reply = _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5")
-        headers = [("content-type", reply.content_type), *reply.headers]
-        body = b"" if scope.method == "HEAD" else reply.body
-        protocol.response_bytes(reply.status, headers, body)
+            reply = self._at_once(call, body)
+        except Exception as error:
+            reply = self.failed(call, error)
+        if reply is not None:
+            call.reply(reply)
 
-    async def _answer(self, scope: Any, protocol: Any) -> Reply | Streamed:
-        headers = scope.headers
-        if refused := foreign(scope.method, headers):
-            return refused
-        caller: Caller | None = None
-        if self._web.guarded and not (self._web.open_metrics and scope.path in OPEN and scope.method in SAFE):
-            authorization = headers.get("authorization")
-            known = self._web.remembered(authorization) or await self._caller(authorization)
-            if isinstance(known, Reply):
-                return known
-            caller = known
-            if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
-                self._health.rejected.labels("rate_limited").inc()
-                detail = f"the token {shown(caller.name)} may send {caller.bucket.rate:g} requests a second"
-                return problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),))
-        length = headers.get("content-length")
-        if length is None and headers.get("transfer-encoding") is None:
-            return await self._handle(scope, b"", caller)
-        try:
-            body = await self.bodies.read(protocol, None if length is None else int(length))
-            return body if isinstance(body, Reply) else await self._handle(scope, body, caller)
-        finally:  # only now: a body that waits for a thread takes memory, too
-            self.bodies.release()
-
-    async def _handle(self, scope: Any, body: bytes, caller: Caller | None) -> Reply | Streamed:
-        headers = scope.headers
-        encoding = headers.get("content-encoding", "identity")
-        if body and encoding != "identity" and not (encoding == "gzip" and scope.path in COMPRESSED):
+    def _at_once(self, call: Call, body: bytes) -> Reply | None:
+        """The answer to what takes no time; None for what a thread is asked."""
+        path, fields = call.path, call.fields
+        encoding = fields.get(b"content-encoding", b"identity")
+        if body and encoding != b"identity" and not (encoding == b"gzip" and path in COMPRESSED):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
-        if scope.path == "/v1/predictions" and scope.method == "POST":
-            if caller and (refused := forbidden(caller, UNSAFE[PREDICTIONS])):
+        if path == "/v1/predictions" and call.method == "POST":
+            if call.caller and (refused := forbidden(call.caller, UNSAFE[PREDICTIONS])):
                 return refused
-            lines = headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON
-            ids = bool(scope.query_string) and ("ids", "1") in parse_qsl(scope.query_string)
-            key = headers.get("idempotency-key")
+            kind = fields.get(b"content-type", _JSON)
+            lines = kind != _JSON and kind.partition(b";")[0].strip().lower().decode("latin-1") in NDJSON
+            ids = bool(call.query) and ("ids", "1") in parse_qsl(call.query)
+            key = call.header("idempotency-key")
             if len(body) <= LARGE_BODY:
                 return self._ingest.predictions(body, lines, key, ids)
-            return await self._groups.large.run(lambda: self._ingest.predictions(body, lines, key, ids))
-        if scope.path == "/v1/feedback" and scope.method == "POST":
-            if caller and (refused := forbidden(caller, UNSAFE[FEEDBACK])):
+            call.work(self.groups.large.run(lambda: self._ingest.predictions(body, lines, key, ids)))
+        elif path == "/v1/feedback" and call.method == "POST":
+            if call.caller and (refused := forbidden(call.caller, UNSAFE[FEEDBACK])):
                 return refused
-            key = headers.get("idempotency-key")
-            reply = await self._groups.of(scope.path).run(lambda: self._ingest.feedback(body, key))
-            return structs.replace(reply, headers=(*reply.headers, *_SECURE))
-        environ = environment(scope, body)
-        if caller:
-            environ[CALLER] = caller
-        return await self._groups.of(scope.path).run(lambda: call(self._app, environ))
+            key = call.header("idempotency-key")
+            call.work(self._plainly(self.groups.feedback, lambda: self._ingest.feedback(body, key)))
+        elif path in OPEN and call.method in {"GET", "HEAD"}:
+            if call.caller and (refused := forbidden(call.caller, scope(call.method, path))):
+                return refused
+            call.work(self._plainly(self.groups.of(path), lambda: self._probe(call)))
+        else:
+            call.work(self._page(call, body))
+        return None
 
-    async def _caller(self, header: str | None) -> Caller | Reply:
-        caller: Caller | Reply | None = None
-        if header and header[:6].lower() == "basic ":
-            # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
-            caller = await self._groups.passwords.run(lambda: self._web.authenticated(header))
-        return caller or problem(401, self._web.wanted, headers=self._web.challenges)
+    async def _plainly(self, group: Group, answer: Callable[[], Reply]) -> Reply:
+        reply = await group.run(answer)
+        return structs.replace(reply, headers=(*reply.headers, *_SECURE))
+
+    def _probe(self, call: Call) -> Reply:
+        if call.path == "/-/healthy":
+            return self._probes.healthy()
+        if call.path == "/-/ready":
+            return self._probes.ready()
+        names = [value for key, value in parse_qsl(call.query) if key == "name[]"]
+        return self._probes.metrics(call.header("accept") or "", call.header("accept-encoding") or "", names)
+
+    async def _page(self, call: Call, body: bytes) -> Reply | None:
+        environ = environment(call, body)
+        if call.caller:
+            environ[CALLER] = call.caller
+        reply = await self.groups.of(call.path).run(lambda: call_app(self._pages(), environ))
+        if not isinstance(reply, Streamed):
+            return reply
+        if self._streams >= STREAMS:
+            await self.groups.dataset.step(reply.close)
+            return _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5")
+        self._streams += 1
+        try:
+            await call.pour(reply, self.groups.dataset.step)
+        finally:
+            self._streams -= 1
+        return None
+
+    def _pages(self) -> Flask:
+        """Flask's application, made for the first who asks for a page: without visitors it takes no memory."""
+        with self._making:
+            if self._app is None:
+                from exporter.web.app import create_app
+
+                self._app = create_app(self._exporter, self._ingest)
+            return self._app
+
+    def failed(self, call: Call, error: Exception) -> Reply:
+        """The answer to a request that could not be worked on."""
+        if isinstance(error, QueueFullError):
+            return self.full(call, error)
+        log.error("%s %s", call.method, call.path, exc_info=error)
+        return problem(500, "something went wrong here; the exporter's log says what")
+
+    def full(self, call: Call, error: QueueFullError) -> Reply:
+        """The answer to a request for which there is no room."""
+        return _busy(error) if call.method in SAFE else self._ingest.overloaded(error)
+
+    def too_large(self) -> Reply:
+        """The answer to a body that is too large; it is counted."""
+        self._health.rejected.labels("too_large").inc()
+        return problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken")
+
+    async def drain(self, seconds: float) -> bool:
+        """End; what has not arrived whole is refused, and its client may go on with the next exporter."""
+        self.draining = True
+        for front in list(self.fronts):
+            if isinstance(front.current, Call):
+                front.current.hurry()
+        return await super().drain(seconds)
 
     def close(self) -> None:
         """End the threads."""
-        self._groups.close()
+        self.groups.close()
 
 
 def _busy(error: QueueFullError, seconds: str = "1") -> Reply:

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from exporter.errors import QueueFullError
-from exporter.web.wire import PATHS
 
+WIRE = ("/v1/exchanges", "/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
+"""Beginnings of the routes whose bodies take work to decode: they have threads of their own."""
 WAITING = 1000
 """Requests that may wait for a thread of their group."""
 
@@ -53,7 +54,7 @@ class Groups:
 
     def __init__(self) -> None:
         self._operations = Group("operations", 2)
-        self._feedback = Group("feedback", 32)
+        self.feedback = Group("feedback", 32)
         self._wire = Group("wire", 2)
         self._rest = Group("pages", 4)
         self.dataset = Group("dataset", 2)
@@ -65,10 +66,10 @@ class Groups:
         if path == "/metrics" or path.startswith("/-/"):
             return self._operations
         if path in {"/v1/feedback", "/v1/seldon/feedback"}:
-            return self._feedback
+            return self.feedback
         if path.startswith("/v1/dataset"):
             return self.dataset
-        return self._wire if path.startswith(PATHS) else self._rest
+        return self._wire if path.startswith(WIRE) else self._rest
 
     def close(self) -> None:
         """End the threads of all."""

@@ -21,12 +21,14 @@ from exporter.validation import shown, suggestion
 from exporter.web.problems import MAX_ERRORS, Reply, problem, refused, whole
 from exporter.web.retries import Retries, check_key
 
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+"""Content types of one object a line."""
 MAX_BODY = 16 * 2**20
 """Bytes of a request's body."""
 MAX_WORDS = 1000
 """Words of feedback in one request: they are on disk before it is answered, and others wait meanwhile."""
 _RETRY = (("Retry-After", "1"),)
-_ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
+ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
 
 
 class Ingest:
@@ -246,7 +248,7 @@ def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:
 
 def _accepted(status: int, events: Sequence[Any], rejected: Sequence[Rejected], ids: bool) -> Reply:
     if len(events) == 1 and not rejected and not ids:
-        return _ONE_ACCEPTED
+        return ONE_ACCEPTED
     document: dict[str, Any] = {"accepted": len(events), "rejected": _shown(rejected)}
     if ids:
         document["ids"] = [event.id for event in events]

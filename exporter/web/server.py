@@ -5,31 +5,28 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import resource
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
+import uvloop
 
 from exporter.errors import ConfigError
+from exporter.http1.front import HEAD_SECONDS, Front
 from exporter.runtime import Exporter
 from exporter.web.door import FrontDoor
-from exporter.web.sockets import reserved, vacate
+from exporter.web.sockets import BACKLOG, listen, listen_at
 from exporter.webconfig import WebConfig
 
 log = logging.getLogger(__name__)
 
-HEADER_MILLISECONDS = 15_000
-"""Time a client has to send a request's head, and how long a connection may idle."""
 CONNECTIONS = 16_384
-"""Connections served at a time, as far as the limit of open files allows; more wait in the kernel's backlog."""
+"""Connections served at a time, as far as the limit of open files allows; more are told so and closed."""
 SPARE_FILES = 512
 """Open files that are kept for what is no connection: the database, pipes, profiles."""
 STOP_SECONDS = 5.0
@@ -55,74 +52,91 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path |
     StackError
         When the address or the socket cannot be listened on.
     """
-    with reserved(host, port) as (address, bound):
+    with listen(host, port) as bound:
         if path is None:
-            _serve(exporter, address, bound, web, path)
+            _serve(exporter, web, bound, None)
             return
-        vacate(path)
-        try:
-            _serve(exporter, address, bound, web, path)
-        finally:
-            path.unlink(missing_ok=True)
+        with listen_at(path) as beside:
+            try:
+                _serve(exporter, web, bound, beside)
+            finally:
+                path.unlink(missing_ok=True)
 
 
-def _serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path | None) -> None:
+def _serve(exporter: Exporter, web: WebConfig, bound: socket.socket, beside: socket.socket | None) -> None:
     sys.setswitchinterval(0.001)  # the loop must not wait long for the aggregator's Python
-    door = FrontDoor(exporter, web)
-    common: dict[str, Any] = {
-        "interface": Interfaces.RSGI,
-        "http": HTTPModes.http1,
-        "http1_settings": HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
-        "websockets": False,
-        "backlog": 4096,
-        "backpressure": _connections(),
-        "log_enabled": False,
-    }
-    servers = [Server(door, address=host, port=port, **common, **web.granian())]
-    if path is not None:
-        servers.append(Server(door, uds=path, **common))
-
+    door = FrontDoor(exporter, web, _connections())
     gc.freeze()  # or a full collection looks through the libraries again and again: 40 ms in which nobody is answered
     gc.enable()
-
-    async def run() -> bool:
-        loop = asyncio.get_running_loop()
-
-        def renewed() -> None:  # a new worker reads the certificates; the one before ends once its connections have
-            loop.call_soon_threadsafe(servers[0].reload)
-
-        web.renewed = renewed
-        stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(exporter,)).start())
-        watch = loop.create_task(door.bodies.watch())
-        serving = {loop.create_task(server.serve()) for server in servers}
-        waiting = loop.create_task(stopping.wait())
-        await asyncio.wait({*serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        exporter.ready = False
-        for server in servers:
-            server.stop()  # type: ignore[no-untyped-call]
-        door.bodies.hurry()
-        watch.cancel()
-        _, left = await asyncio.wait(serving, timeout=STOP_SECONDS)
-        return not left
-
-    import uvloop
-
     started = time.monotonic()
-    log.info("listening on %s://%s:%d", "https" if web.tls else "http", f"[{host}]" if ":" in host else host, port)
-    if path is not None:
-        log.info("listening on unix://%s", path.absolute())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ended = runner.run(run())
+        ended = runner.run(_run(exporter, door, web, bound, beside))
         log.info("stopping after %.0f s", time.monotonic() - started)
-        door.close()
-        if not ended:
-            log.warning("connections were still open after %g s", STOP_SECONDS)
-            exporter.close()
-            logging.shutdown()
-            os._exit(0)  # the server's own threads wait for clients that may never end
+    door.close()
+    if not ended:
+        log.warning("connections were still open after %g s", STOP_SECONDS)
+
+
+async def _run(
+    exporter: Exporter, door: FrontDoor, web: WebConfig, bound: socket.socket, beside: socket.socket | None
+) -> bool:
+    """Serve until a signal; whether all connections ended by themselves."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    renewing = asyncio.Event()
+
+    def renewed() -> None:
+        loop.call_soon_threadsafe(renewing.set)
+
+    web.renewed = renewed
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(exporter,)).start())
+    servers = [await _accept(door, bound, web.context())]
+    host, port = bound.getsockname()[:2]
+    log.info("listening on %s://%s:%d", "https" if web.tls else "http", f"[{host}]" if ":" in host else host, port)
+    if beside is not None:
+        servers.append(await _accept(door, beside, None))
+        log.info("listening on unix://%s", Path(beside.getsockname()).absolute())
+    tasks = [loop.create_task(door.sweeping()), loop.create_task(_renew(door, web, bound, servers, renewing))]
+    await stopping.wait()
+    exporter.ready = False
+    for server in servers:
+        server.close()
+    ended = await door.drain(STOP_SECONDS)
+    door.cut()
+    for task in tasks:
+        task.cancel()
+    await asyncio.sleep(0)  # for what was cut to be told
+    return ended
+
+
+async def _accept(door: FrontDoor, bound: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+    seconds = None if context is None else HEAD_SECONDS
+    return await asyncio.get_running_loop().create_server(
+        lambda: Front(door),
+        sock=bound.dup(),
+        backlog=BACKLOG,
+        ssl=context,
+        ssl_handshake_timeout=seconds,
+        ssl_shutdown_timeout=seconds,
+    )
+
+
+async def _renew(
+    door: FrontDoor, web: WebConfig, bound: socket.socket, servers: list[asyncio.Server], renewing: asyncio.Event
+) -> None:
+    """Take new connections with the certificates of now, whenever they change; those that are open go on."""
+    while True:
+        await renewing.wait()
+        renewing.clear()
+        try:
+            server = await _accept(door, bound, web.context())
+        except OSError as error:  # SSLError among them
+            log.warning("the certificates before stay: %s", error.strerror or error)
+            continue
+        servers[0].close()
+        servers[0] = server
 
 
 def _connections() -> int:

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from exporter.errors import StackError
 
+BACKLOG = 4096
+"""Connections that wait to be taken."""
 
-@contextmanager
-def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
-    """An address that is free, and stays this process's own: the server would share a taken port silently.
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
 
     Raises
     ------
     StackError
-        When it cannot be listened on.
+        When the address cannot be listened on.
     """
+    bound = None
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            found = probe.getsockname()
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    with socket.socket(socket.AF_UNIX) as claim:  # an abstract name: gone with the process, however it ends
-        try:
-            claim.bind(f"\0model-exporter:{found[0]}:{found[1]}")
-        except OSError:
-            raise StackError(f"cannot listen on {host}:{port}: another model-exporter does") from None
-        yield found[0], found[1]
+    return bound
+
+
+def listen_at(path: Path) -> socket.socket:
+    """A Unix socket that listens, in place of one that a process left behind.
+
+    Raises
+    ------
+    StackError
+        See `vacate`; and when the path is none for a socket.
+    """
+    vacate(path)
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(str(path))
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise StackError(f"{path}: cannot listen there: {error.strerror or error}") from None
+    return bound
 
 
 def vacate(path: Path) -> None:
