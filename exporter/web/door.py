@@ -1,9 +1,9 @@
 """The front door: one event loop reads every request, whole and bounded, before a thread sees it.
 
 ``POST /v1/predictions`` is answered on the loop itself, without a framework, and ``POST /v1/feedback``
-without one in a thread, as it waits for the disk. All other routes go to the Flask application in
-threads, in groups so that none can starve another: scrapes and health, feedback, datasets, other
-servers' formats, and the rest. A slow client costs a few kilobytes, never a thread.
+there, too, once it is on disk. Scrapes and probes do without one in threads. All other routes go to the
+Flask application in threads, in groups so that none can starve another. A slow client costs a few
+kilobytes, never a thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -40,8 +40,8 @@ from exporter.web.access import (
 )
 from exporter.web.bridge import call as call_app
 from exporter.web.bridge import environment
-from exporter.web.call import Call, head
-from exporter.web.groups import Group, Groups
+from exporter.web.call import SMALL_BODY, Call, head
+from exporter.web.groups import Groups
 from exporter.web.ingest import MAX_BODY, NDJSON, ONE_ACCEPTED, Ingest
 from exporter.web.probes import Probes
 from exporter.web.problems import CONTENT_TYPE, Reply, problem
@@ -183,18 +183,18 @@ class FrontDoor(Site):
             if call.caller and (refused := forbidden(call.caller, UNSAFE[FEEDBACK])):
                 return refused
             key = call.header("idempotency-key")
-            call.work(self._plainly(self.groups.feedback, lambda: self._ingest.feedback(body, key)))
+            if len(body) <= SMALL_BODY:
+                taking = self.groups.feedback.bounded(lambda: self._ingest.small_feedback(body, key))
+            else:
+                taking = self.groups.feedback.run(lambda: self._ingest.feedback(body, key))
+            call.work(_secured(taking))
         elif path in OPEN and call.method in {"GET", "HEAD"}:
             if call.caller and (refused := forbidden(call.caller, scope(call.method, path))):
                 return refused
-            call.work(self._plainly(self.groups.of(path), lambda: self._probe(call)))
+            call.work(_secured(self.groups.of(path).run(lambda: self._probe(call))))
         else:
             call.work(self._page(call, body))
         return None
-
-    async def _plainly(self, group: Group, answer: Callable[[], Reply]) -> Reply:
-        reply = await group.run(answer)
-        return structs.replace(reply, headers=(*reply.headers, *_SECURE))
 
     def _probe(self, call: Call) -> Reply:
         if call.path == "/-/healthy":
@@ -257,6 +257,11 @@ class FrontDoor(Site):
     def close(self) -> None:
         """End the threads."""
         self.groups.close()
+
+
+async def _secured(answer: Awaitable[Reply]) -> Reply:
+    reply = await answer
+    return structs.replace(reply, headers=(*reply.headers, *_SECURE))
 
 
 def _busy(error: QueueFullError, seconds: str = "1") -> Reply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -25,7 +25,11 @@ class Group:
         self._waiting = 0
 
     async def run(self, call: Callable[[], _Result]) -> _Result:
-        """Run a call in one of the threads.
+        """Run a call in one of the threads; see `bounded`."""
+        return await self.bounded(lambda: asyncio.get_running_loop().run_in_executor(self._pool, call))
+
+    async def bounded(self, begin: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Wait for what is begun.
 
         Raises
         ------
@@ -36,7 +40,7 @@ class Group:
             raise QueueFullError("too many requests wait")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await begin()
         finally:
             self._waiting -= 1
 
