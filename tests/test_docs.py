@@ -25,7 +25,8 @@ from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
 from exporter.runtime import Exporter
 from exporter.store import database
-from exporter.web import access, create_app
+from exporter.web import access
+from exporter.web.app import create_app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

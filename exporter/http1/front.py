@@ -40,7 +40,7 @@ class Front(Connection):
         self._fields: list[heads.Field] = []
         self._url = self._rest = b""
         self._quiet = 0
-        self._left = 0
+        self.unread = 0
         self._deaf = False
         self._ended = False
         self._stopped = False
@@ -271,9 +271,9 @@ class Front(Connection):
         """End what takes too long; bytes that wait for the client to read them."""
         current = self.current
         left = self.transport.get_write_buffer_size()
-        if left < self._left:
+        if left < self.unread:
             self.touched = now
-        self._left = left
+        self.unread = left
         if self._deaf and current is None:
             if now - self.touched > (IDLE_SECONDS if left else LINGER_SECONDS):
                 self.transport.abort()

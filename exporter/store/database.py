@@ -49,6 +49,8 @@ GATHER_SECONDS = 0.2
 """Patience for a group to fill: a commit a moment later costs the disk as much as one now."""
 IDLE_SECONDS = 60.0
 """How long the writer sleeps when there is nothing to do."""
+DISK_SECONDS = 10.0
+"""How long one waits for a commit."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may hold up the counting of events."""
 BUFFER = 50_000
@@ -159,8 +161,8 @@ class Store:
     def _has_room(self, rows: int, size: int) -> bool:
         return self._buffered + rows <= BUFFER and self._bytes + size <= BUFFER_BYTES
 
-    def write(self, call: Callable[[sa.Connection, list[Verdict]], _T], timeout: float = 10.0) -> _T:
-        """Run a call in the writer's thread, in a transaction; it is on disk when this returns.
+    def ask(self, call: Callable[[sa.Connection, list[Verdict]], _T]) -> Future[_T]:
+        """Have a call run in the writer's thread, in a transaction; what it says is on disk once it is there.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
         another exporter's: what a call reads stays true until it is committed.
@@ -170,13 +172,16 @@ class Store:
         call
             Takes the connection, and a list for what counts once it is committed. It may run
             twice: what shared its commit may have failed.
-        timeout
-            Seconds to wait for the disk.
+
+        Returns
+        -------
+        Future
+            Raises StoreError where nothing was written.
 
         Raises
         ------
         StoreError
-            When nothing was written, or nobody knows yet whether it will be: repeat it.
+            When it is known already that nothing will be.
         """
         future: Future[_T] = Future()
         with self._wake:
@@ -187,35 +192,30 @@ class Store:
             self._trying += 1
             self._jobs.append((call, future))
             self._wake.notify_all()
-        try:
-            return future.result(timeout)
-        except TimeoutError:
-            if future.cancel():
-                raise StoreError("nothing was taken: the database did not answer in time") from None
-            text = (
-                "the database is slow, and it is not known yet whether it was taken: repeat it, with an Idempotency-Key"
-            )
-            raise StoreError(text) from None
-        finally:
-            with self._wake:
-                self._trying -= 1
+        future.add_done_callback(self._tried)
+        return future
 
-    def feedback(self, words: Sequence[Feedback], key: str | None) -> list[Word]:
-        """Take users' words; they are on disk when this returns.
+    def _tried(self, _: Future[Any]) -> None:
+        with self._wake:
+            self._trying -= 1
 
-        Parameters
-        ----------
-        words
-            The words, checked.
-        key
-            The request's idempotency key.
+    def write(self, call: Callable[[sa.Connection, list[Verdict]], _T]) -> _T:
+        """Wait for what `ask` asks.
 
         Raises
         ------
         StoreError
-            See `write`.
+            When nothing was written, or nobody knows yet whether it will be: repeat it.
         """
-        return self.write(lambda connection, verdicts: self._words.take(connection, words, key, verdicts))
+        return _waited_for(self.ask(call))
+
+    def ask_feedback(self, words: Sequence[Feedback], key: str | None) -> Future[list[Word]]:
+        """Have users' words taken, checked ones, of a request with an idempotency key; see `ask`."""
+        return self.ask(lambda connection, verdicts: self._words.take(connection, words, key, verdicts))
+
+    def feedback(self, words: Sequence[Feedback], key: str | None) -> list[Word]:
+        """Wait for what `ask_feedback` asks; see `write`."""
+        return _waited_for(self.ask_feedback(words, key))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -435,3 +435,19 @@ class Store:
         except Exception as error:
             self._log(error, "retention")
         return False
+
+
+def _waited_for(future: Future[_T]) -> _T:
+    try:
+        return future.result(DISK_SECONDS)
+    except TimeoutError:
+        raise given_up(future) from None
+
+
+def given_up(future: Future[Any]) -> StoreError:
+    """What is to be said where an answer did not come in `DISK_SECONDS`; it will not be written but if it just is."""
+    if future.cancel():
+        return StoreError("nothing was taken: the database did not answer in time")
+    return StoreError(
+        "the database is slow, and it is not known yet whether it was taken: repeat it, with an Idempotency-Key"
+    )
