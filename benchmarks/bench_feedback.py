@@ -49,7 +49,7 @@ def fill(store: Store) -> None:
     for first in range(0, PREDICTIONS, 1000):
         group = found[first : first + 1000]
         received = now - 14 * 86400 * (1 - first / PREDICTIONS)
-        store.add(prediction_rows(group, [True] * 1000, [INPUTS] * 1000, received), 1000 * len(INPUTS))
+        store.add(prediction_rows(group, [True] * 1000, [INPUTS] * 1000, received))
     if not store.flush(60):
         raise SystemExit("the predictions were not written")
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -39,7 +38,7 @@ from exporter.store.engine import (
 )
 from exporter.store.migrations import migrate
 from exporter.store.retention import Retention
-from exporter.store.schema import COLUMNS, insert_predictions
+from exporter.store.rows import Rows, insert_predictions
 from exporter.store.words import Redact, Verdict, Word, Words
 
 log = logging.getLogger(__name__)
@@ -59,11 +58,8 @@ BUFFER = 50_000
 BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
 
-_PLACE = itemgetter(COLUMNS.index("received"), COLUMNS.index("id"))
 _T = TypeVar("_T")
 _Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
-Row = tuple[Any, ...]
-"""A prediction in the order of `exporter.store.schema.COLUMNS`."""
 
 
 class _Group(NamedTuple):
@@ -112,7 +108,7 @@ class Store:
         self._counted = counted
         self._failed = failed
         self._retention = Retention(config)
-        self._buffer: deque[tuple[list[Row], int]] = deque()
+        self._buffer: deque[tuple[Rows, int]] = deque()
         self._buffered = self._bytes = 0
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
@@ -136,15 +132,13 @@ class Store:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def add(self, rows: list[Row], size: int) -> int:
-        """Hand over rows of predictions (see `prediction_rows`).
+    def add(self, rows: Rows) -> int:
+        """Hand over predictions.
 
         Parameters
         ----------
         rows
-            The rows.
-        size
-            Their inputs' bytes.
+            The predictions.
 
         Returns
         -------
@@ -152,6 +146,7 @@ class Store:
             How many were dropped. While the disk is only slow this waits for room, so that the queue
             before it fills and clients hear 503; while the database fails, what finds no room is lost.
         """
+        size = rows.size
         with self._wake:
             if not self._has_room(len(rows), size):
                 self._wake.wait_for(lambda: self._failing or self._has_room(len(rows), size), ROOM_SECONDS)
@@ -414,23 +409,21 @@ class Store:
             return self._doubt if was_committed(connection, self._doubt.transaction) else None
 
     def _insert_group(self) -> _Group:
-        rows: list[Row] = []
-        parts = size = 0
-        while parts < len(self._buffer) and len(rows) < GROUP:
-            some, length = self._buffer[parts]
-            rows += some
+        group: list[Rows] = []
+        count = size = 0
+        while len(group) < len(self._buffer) and count < GROUP:
+            rows, length = self._buffer[len(group)]
+            group.append(rows)
+            count += len(rows)
             size += length
-            parts += 1
-        # What came together is written in the order of the index, however random clients' identifiers are.
-        rows.sort(key=_PLACE)
 
         def insert(connection: sa.Connection) -> _Group:
             verdicts: list[Verdict] = []
             self._doubt = None
             transaction = write_beside(connection)
-            insert_predictions(connection, rows)
-            joined = self._words.join(connection, rows, verdicts)
-            self._doubt = _Group(transaction, parts, len(rows), size, joined, verdicts)
+            insert_predictions(connection, group)
+            joined = self._words.join(connection, group, verdicts)
+            self._doubt = _Group(transaction, len(group), count, size, joined, verdicts)
             return self._doubt
 
         return self._transact(insert)

@@ -21,8 +21,7 @@ _days = Prepared(sa.select(sa.select(_least).scalar_subquery(), sa.select(_great
 
 def days_of(connection: sa.Connection) -> Sequence[int]:
     """The days that predictions may be of, the last one first."""
-    least_and_greatest: Any = _days(connection, {}).one()
-    first, last = least_and_greatest
+    first, last = _days(connection, {}).fetchone()
     return () if first is None else range(last, first - 1, -1)
 
 

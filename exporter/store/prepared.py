@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
-
-if TYPE_CHECKING:
-    import psycopg
 
 Values = Mapping[str, Any]
 
@@ -32,29 +29,29 @@ class Prepared:
         self._columns = columns
         self._made: dict[str, tuple[str, list[str] | None, Values]] = {}
 
-    def __call__(self, connection: sa.Connection, values: Values) -> sa.CursorResult[Any]:
-        """Run it with values by name."""
+    def __call__(self, connection: sa.Connection, values: Values) -> Any:
+        """Run it with values by name; the driver's cursor."""
         text, places, fixed = self._text(connection.dialect)
-        return connection.exec_driver_sql(text, _given(places, fixed, values))
+        with driver_of(connection, text) as driver:
+            return driver.execute(text, _given(places, fixed, values))
 
     def many(self, connection: sa.Connection, several: Sequence[Values]) -> None:
         """Run it with each of several values, in one go."""
         text, places, fixed = self._text(connection.dialect)
         if several:
-            connection.exec_driver_sql(text, [_given(places, fixed, values) for values in several])
+            with driver_of(connection, text) as driver, contextlib.closing(driver.cursor()) as cursor:
+                cursor.executemany(text, [_given(places, fixed, values) for values in several])
 
     def first(self, connection: sa.Connection, several: Sequence[Values]) -> list[Values | None]:
         """The first row for each of several values; asked in one go, where each question is a way to a server."""
         if len(several) < 2 or connection.dialect.name == "sqlite":
-            return [self(connection, values).mappings().first() for values in several]  # type: ignore[misc]
-        from psycopg.rows import dict_row
-
+            return [_first_of(self(connection, values)) for values in several]
         text, places, fixed = self._text(connection.dialect)
-        with driver_of(connection, text) as driver, driver.cursor(row_factory=dict_row) as cursor:
+        with driver_of(connection, text) as driver, driver.cursor() as cursor:
             cursor.executemany(text, [_given(places, fixed, values) for values in several], returning=True)
-            found: list[Values | None] = [cursor.fetchone()]
+            found = [_named(cursor)]
             while cursor.nextset():
-                found.append(cursor.fetchone())
+                found.append(_named(cursor))
             return found
 
     def _text(self, dialect: sa.Dialect) -> tuple[str, list[str] | None, Values]:
@@ -71,15 +68,24 @@ def _given(places: list[str] | None, fixed: Values, values: Values) -> Any:
     return given if places is None else tuple([given[name] for name in places])
 
 
-@contextlib.contextmanager
-def driver_of(connection: sa.Connection, text: str) -> Iterator[psycopg.Connection[Any]]:
-    """PostgreSQL's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
-    import psycopg  # loaded by now
+def _first_of(cursor: Any) -> Values | None:
+    with contextlib.closing(cursor):
+        return _named(cursor)
 
+
+def _named(cursor: Any) -> Values | None:
+    row = cursor.fetchone()
+    return row and dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+
+@contextlib.contextmanager
+def driver_of(connection: sa.Connection, text: str) -> Iterator[Any]:
+    """The driver's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
     driver: Any = connection.connection.dbapi_connection
     try:
         yield driver
-    except psycopg.Error as error:
-        if driver.closed:
+    except connection.dialect.loaded_dbapi.Error as error:
+        closed = bool(getattr(driver, "closed", False))
+        if closed:
             connection.invalidate(error)
-        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=bool(driver.closed)) from None
+        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=closed) from None

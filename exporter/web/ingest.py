@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model
+from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model, check_models
 from exporter.images import image_inputs
 from exporter.pipeline import as_stored, decode_inputs, make_id
 from exporter.runtime import Exporter
@@ -52,9 +52,9 @@ class Ingest:
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._predictions = Decoder(Prediction, self._check_prediction)
+        self._predictions = Decoder(Prediction, self._check_predictions)
         self._feedback = Decoder(Feedback, self._check_feedback)
-        self._events = Decoder(BusinessEvent, self._check_event)
+        self._events = Decoder(BusinessEvent, self._check_events)
         self._came = functools.cache(exporter.health.events.labels)
         self.retries = Retries(exporter.health)
 
@@ -250,32 +250,34 @@ class Ingest:
                     raw = [bytes(memoryview(word.inputs))]
                     word.inputs = msgspec.Raw(as_stored(raw, decode_inputs(raw), model.redact, images)[0])
 
-    def _check_prediction(self, event: Prediction) -> None:
-        models = self._exporter.pipeline.monitors.models
-        if event.model not in models:
-            check_model(models, event.model)
+    def _check_predictions(self, events: Sequence[Prediction]) -> None:
+        check_models(self._exporter.pipeline.monitors.models, events)
 
-    def _check_feedback(self, word: Feedback) -> None:
-        if word.model is not None:
-            check_model(self._exporter.pipeline.monitors.models, word.model)
-        if word.prediction_id is None:
-            if word.model is None:
-                raise EventError("/prediction_id", "is required, or a model and a label in its stead", "missing_field")
-            if word.label is None:
-                raise EventError("/label", "is required where there is no prediction_id", "missing_field")
+    def _check_feedback(self, words: Sequence[Feedback]) -> None:
+        models = self._exporter.pipeline.monitors.models
+        for word in words:
+            if word.model is not None:
+                check_model(models, word.model)
+            if word.prediction_id is None:
+                if word.model is None:
+                    detail = "is required, or a model and a label in its stead"
+                    raise EventError("/prediction_id", detail, "missing_field")
+                if word.label is None:
+                    raise EventError("/label", "is required where there is no prediction_id", "missing_field")
+                if word.verdict is None:
+                    word.verdict = "accepted" if spelling(word.label) == spelling(word.prediction) else "corrected"
             if word.verdict is None:
-                word.verdict = "accepted" if spelling(word.label) == spelling(word.prediction) else "corrected"
-        if word.verdict is None:
-            raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
+                raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
 
-    def _check_event(self, event: BusinessEvent) -> None:
+    def _check_events(self, events: Sequence[BusinessEvent]) -> None:
         models = self._exporter.pipeline.monitors.models
-        check_model(models, event.model)
-        declared = models[event.model].events
-        if event.event not in declared:
-            hint = suggestion(event.event, declared)
-            detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
-            raise EventError("/event", detail, "unknown_event")
+        for event in events:
+            check_model(models, event.model)
+            declared = models[event.model].events
+            if event.event not in declared:
+                hint = suggestion(event.event, declared)
+                detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
+                raise EventError("/event", detail, "unknown_event")
 
 
 def _not_taken(error: StoreError) -> Reply:
