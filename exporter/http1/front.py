@@ -64,8 +64,11 @@ class Front(Connection):
             return
         if self._rest:
             self._rest += data
-        else:
-            self._feed(data)
+            return
+        self._corked = True  # what is answered at once leaves in one piece, without another turn of the loop
+        self._feed(data)
+        self._corked = False
+        self.flush()
 
     def _feed(self, data: bytes) -> None:
         """Read requests, but no more than a few ahead of the one that is worked on."""
