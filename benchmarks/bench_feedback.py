@@ -49,7 +49,7 @@ def fill(store: Store) -> None:
     for first in range(0, PREDICTIONS, 1000):
         group = found[first : first + 1000]
         received = now - 14 * 86400 * (1 - first / PREDICTIONS)
-        store.add(prediction_rows(group, [True] * 1000, [INPUTS] * 1000, received), 1000 * len(INPUTS))
+        store.add(prediction_rows(group, [True] * 1000, [INPUTS] * 1000, received))
     if not store.flush(60):
         raise SystemExit("the predictions were not written")
 
@@ -100,13 +100,13 @@ def in_process(kind: str, url: str, folder: Path) -> None:
         report(what, percentile(words, share), "ms", f"fdatasync of {size:,} bytes", percentile(floor, share))
 
     commits = [0]
-    transact = store._transact
+    transact = store._writer._transact
 
     def counting(call: Callable[..., object]) -> object:
         commits[0] += 1
         return transact(call)
 
-    store._transact = counting  # type: ignore[assignment, method-assign]
+    store._writer._transact = counting  # type: ignore[assignment, method-assign]
     begin = threading.Barrier(CLIENTS)
 
     def say(client: int) -> list[float]:

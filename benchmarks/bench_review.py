@@ -66,7 +66,7 @@ def fill(url: str, many: int, words: int) -> None:
         received = now - DAYS * 86400 * (1 - first / many)
         sure = [value >= 0.8 for value in confidence]
         rows = prediction_rows(events, sure, inputs[:size], received, [COUNTRIES[n % 8] for n in range(size)])
-        while store.add(rows, sum(map(len, inputs[:size]))):
+        while store.add(rows):
             pass
         if first % (many // max(words // BATCH, 1)) == 0 or size < BATCH:
             spoken = min(BATCH, words, size)

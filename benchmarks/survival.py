@@ -230,11 +230,11 @@ class Books:
     def __init__(self, url: str, clients: Clients) -> None:
         engine = open_engine(StoreConfig(url=url), 600)
         with engine.connect() as connection:
-            words = connection.execute(
-                sa.select(history.c.idempotency_key, history.c.label, feedback.c.prediction_id).join(
-                    feedback, feedback.c.id == history.c.feedback_id
-                )
-            ).all()
+            latest = sa.select(feedback.c.idempotency_key, feedback.c.label, feedback.c.prediction_id)
+            earlier = sa.select(history.c.idempotency_key, history.c.label, feedback.c.prediction_id).join(
+                feedback, feedback.c.id == history.c.feedback_id
+            )
+            words = connection.execute(sa.union_all(latest, earlier)).all()
             ids = connection.execute(sa.select(feedback.c.prediction_id)).scalars().all()
             stored, distinct = connection.execute(
                 sa.select(sa.func.count(), sa.func.count(sa.distinct(predictions.c.id)))

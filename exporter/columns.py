@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from exporter.drift import Floats
 from exporter.kinds import Kind
 
+BLOCK = 500
+"""Events whose values are turned into columns at a time: they stay in the processor's cache meanwhile."""
 MAX_ORDERS = 8
 """Orders of members that are read straight from JSON; clients that have no order of their own go the long way."""
-_NOTHING = frozenset({b"", b"null"})
 
 
 class Table(NamedTuple):
@@ -48,7 +50,7 @@ class Reader:
         texts
             The JSON of each event's inputs; empty or ``null`` for none.
         """
-        there = [text for text in texts if text not in _NOTHING]
+        there = [text for text in texts if text and text != b"null"]
         if not there:
             return Table({}, 0)
         try:
@@ -56,12 +58,18 @@ class Reader:
             if found is None:
                 return None
             order, decode = found
-            rows = list(map(msgspec.structs.astuple, map(decode, there)))
+            columns: dict[str, Any] = {name: [] for name in order if name not in self._numbers}
+            numbers: list[Floats] = []
+            for start in range(0, len(there), BLOCK):
+                rows = list(map(msgspec.structs.astuple, map(decode, there[start : start + BLOCK])))
+                block: dict[str, Any] = dict(zip(order, zip(*rows, strict=True), strict=True))
+                some = np.array([block.pop(name) for name in self._numbers], dtype=np.float64)
+                numbers.append(some.reshape(len(self._numbers), len(rows)))
+                for name, values in block.items():
+                    columns[name] += values
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        columns: dict[str, Any] = dict(zip(order, zip(*rows, strict=True), strict=True))
-        numbers = np.array([columns.pop(name) for name in self._numbers], dtype=np.float64)
-        return Table(columns | dict(zip(self._numbers, numbers, strict=True)), len(rows))
+        return Table(columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(there))
 
     def _decoder(self, first: Mapping[str, Any]) -> tuple[list[str], Callable[[bytes], Any]] | None:
         """What decodes objects with their members in the order of the first one; it looks for each behind the last."""

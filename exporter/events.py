@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -101,12 +101,13 @@ class Decoder(Generic[_Event]):
     kind
         The wire type.
     check
-        Raises `EventError` for what the type alone cannot say, such as an unknown model.
+        Raises `EventError` for what the type alone cannot say of one of several events, such as an unknown model.
     """
 
-    def __init__(self, kind: type[_Event], check: Callable[[_Event], None]) -> None:
+    def __init__(self, kind: type[_Event], check: Callable[[Sequence[_Event]], None]) -> None:
         self._kind = kind
         self._check = check
+        self._has_inputs = "inputs" in kind.__struct_fields__
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
@@ -133,19 +134,19 @@ class Decoder(Generic[_Event]):
                 events = self._many.decode(body)
             else:
                 events = [self._one.decode(body)]
-            for event in events:
-                self._checked(event)
+            self._checked(events)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EventError):
             return self._slowly(body, lines)
         return events, []
 
-    def _checked(self, event: _Event) -> _Event:
-        inputs = getattr(event, "inputs", None)
-        if inputs is not None and (head := bytes(memoryview(inputs)[:1])) not in (b"{", b"", b"n"):
-            detail = f"expected an object with one member a feature, got {_kind(head)}"
-            raise EventError("/inputs", detail, "wrong_type")
-        self._check(event)
-        return event
+    def _checked(self, events: Sequence[_Event]) -> None:
+        if self._has_inputs:
+            for event in events:
+                view = memoryview(event.inputs)  # type: ignore[attr-defined]
+                if view and view[0] not in b"{n":
+                    detail = f"expected an object with one member a feature, got {_kind(bytes(view[:1]))}"
+                    raise EventError("/inputs", detail, "wrong_type")
+        self._check(events)
 
     def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[Rejected]]:
         good: list[_Event] = []
@@ -156,7 +157,9 @@ class Decoder(Generic[_Event]):
                 rejected.append(Rejected(index, "", detail, "malformed"))
                 break
             try:
-                good.append(self._checked(self._single(part)))
+                event = self._single(part)
+                self._checked([event])
+                good.append(event)
             except EventError as error:
                 rejected.append(Rejected(index, error.pointer, error.detail, error.reason))
         return good, rejected
@@ -255,3 +258,9 @@ def check_model(models: Iterable[str], model: str | None) -> None:
     if model not in known:
         detail = f"no model {shown(model)} is configured; {suggestion(str(model), known)}"
         raise EventError("/model", detail, "unknown_model")
+
+
+def check_models(models: Collection[str], events: Iterable[Prediction]) -> None:
+    """Refuse predictions of a model that the configuration does not name, see `check_model`."""
+    for model in {event.model for event in events}.difference(models):
+        check_model(models, model)

@@ -93,6 +93,7 @@ class Monitor:
         inputs: Sequence[Mapping[str, Any]] | Table,
         now: float,
         segments: Sequence[int] = (),
+        confident: Sequence[bool] | None = None,
     ) -> int:
         """Count a batch of predictions.
 
@@ -107,6 +108,8 @@ class Monitor:
             Monotonic time in seconds.
         segments
             The place of each event's segment, where the model has segments.
+        confident
+            Whether each counts as confident; found out when None.
 
         Returns
         -------
@@ -116,7 +119,8 @@ class Monitor:
         codes = Counter([200 if event.code is None else event.code for event in events])
         confidences = [event.confidence for event in events if event.confidence is not None]
         durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
-        confident = [is_confident(event, self.config.confidence_threshold) for event in events]
+        if confident is None:
+            confident = are_confident(events, self.config.confidence_threshold)
         unknown = 0
         row = lows = by_segment = None
         if self.layout:
@@ -281,9 +285,9 @@ class Monitor:
         )
 
 
-def is_confident(event: Prediction, threshold: float) -> bool:
-    """Whether a prediction counts as confident: at or above the threshold, and no error."""
-    return event.confidence is not None and event.confidence >= threshold and (event.code or 200) < 400
+def are_confident(events: Sequence[Prediction], threshold: float) -> list[bool]:
+    """Whether each prediction counts as confident: at or above the threshold, and no error."""
+    return [e.confidence is not None and e.confidence >= threshold and (e.code or 200) < 400 for e in events]
 
 
 def _count_segments(

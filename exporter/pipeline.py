@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from exporter.events import Prediction
 from exporter.extract import lenient_inputs
 from exporter.health import Health
 from exporter.images import image_inputs, pack_inputs
-from exporter.monitor import Monitor, is_confident
+from exporter.monitor import Monitor, are_confident
 from exporter.monitors import Monitors
 from exporter.store import InputsPolicy, Store, prediction_rows
 
@@ -35,6 +36,7 @@ _GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 _list_decoder = msgspec.json.Decoder(list[dict[str, Any]])
+_MODEL_AND_VERSION = attrgetter("model", "version")
 _serial = itertools.count()
 _process = os.urandom(5).hex()
 
@@ -181,8 +183,8 @@ class Pipeline:
     def _count(self, events: Sequence[Prediction]) -> None:
         config, monitors = self._state
         groups: dict[tuple[str, str | None], list[Prediction]] = {}
-        for event in events:
-            groups.setdefault((event.model, event.version), []).append(event)
+        for key, run in itertools.groupby(events, _MODEL_AND_VERSION):
+            groups.setdefault(key, []).extend(run)
         for (name, version), group in groups.items():
             model = monitors.models.get(name)
             if model is None:  # taken out of the configuration while it waited
@@ -203,7 +205,7 @@ class Pipeline:
         """Count and store predictions of one model and version; what raises here has counted nothing."""
         model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()
-        raw = [bytes(memoryview(event.inputs)) for event in group]
+        raw: Sequence[bytes] = [bytes(event.inputs) for event in group]
         images = image_inputs(model, monitor.layout.profile if monitor.layout else None)
         segments, layout = monitor.segments, monitor.layout
         one_by_one = model.redact or images or segments
@@ -212,19 +214,18 @@ class Pipeline:
         for event in group:
             if not event.id:
                 event.id = make_id()
-        confident = [is_confident(event, model.confidence_threshold) for event in group]
-        kept = [
-            text if policy.keeps(event, sure) else b"" for event, sure, text in zip(group, confident, raw, strict=True)
-        ]
+        confident = are_confident(group, model.confidence_threshold)
+        kept = policy.kept(group, confident, raw)
         if model.redact or images:
             kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
         places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
         names = [segments.names[place] for place in places] if segments else None
         rows = prediction_rows(group, confident, kept, received, names)
-        monitors.unknown_features[model.name] += monitor.observe(group, columns or list(decoded.values()), now, places)
-        for start in range(0, len(group), _CHUNK):
-            size = sum(map(len, kept[start : start + _CHUNK]))
-            self._health.dropped.inc(self._store.add(rows[start : start + _CHUNK], size))
+        monitors.unknown_features[model.name] += monitor.observe(
+            group, columns or list(decoded.values()), now, places, confident
+        )
+        for part in rows.parts(_CHUNK):
+            self._health.dropped.inc(self._store.add(part))
 
 
 def as_stored(

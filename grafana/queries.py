@@ -53,9 +53,7 @@ def ranked(expr: str) -> str:
 
 def by_version(expr: str, legend: str) -> tuple[Query, Query]:
     """Series of versions: of those in use the one that was deployed last, and, thinner and darker, the others."""
-    deployed = f"last_over_time(model_version:deployed:timestamp_seconds{{{MODEL}}}[$__range] @ end())"
-    used = f"model_version:attempts:increase1h{{{MODEL}}} @ end() > 0"
-    last = f"on (model, version) topk by (model) (1, {deployed} and on (model, version) {used})"
+    last = f"on (model, version) model_version:deployed_last:timestamp_seconds{{{MODEL}}} @ end()"
     return Query(f"{expr} and {last}", legend), Query(f"{expr} unless {last}", legend, role="older")
 
 

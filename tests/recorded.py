@@ -39,6 +39,11 @@ scrape_samples_scraped 900
 ODD = 'bare "model"\\ 模型'
 """The model without a profile."""
 ODD_VERSION = 'a "b" \\ 版'
+EVALUATIONS = 60
+"""Seconds from one evaluation of the rules to the next."""
+SEEN = "min_over_time((time() * group by (model, version) (model_info))[1h:15s])"
+REMEMBERED = {"model_version:deployed:timestamp_seconds": f"{SEEN} + (time() - {SEEN}) % {EVALUATIONS}"}
+"""A rule that reads itself, as promtool can compute it, which does not read what it writes: when it first found one."""
 
 
 def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
@@ -57,7 +62,7 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
             {
                 "id": f"{turn}-{number}",
                 "model": "credit",
-                "version": "4" if number % 3 == 0 else "3",
+                "version": "4" if number % 3 == 0 and turn >= SCRAPES // 4 else "3",
                 "inputs": inputs,
                 "prediction": str(rng.choice(["yes", "no"])),
                 "confidence": 0.9 if number < 8 else 0.4,
@@ -121,13 +126,13 @@ def layers(rules: Path) -> list[list[dict[str, str]]]:
     for path in sorted(rules.glob("*.yml")):
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
             expressions |= {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
+    expressions |= REMEMBERED
     depths: dict[str, int] = {}
 
     def depth(name: str) -> int:
         if name not in depths:
-            depths[name] = 0  # a rule that reads itself reads what it was before
             used = [other for other in expressions if re.search(rf"(?<![\w:]){other}(?![\w:])", expressions[name])]
-            depths[name] = 1 + max((depth(other) for other in used if other != name), default=-1)
+            depths[name] = 1 + max(map(depth, used), default=-1)
         return depths[name]
 
     made: list[list[dict[str, str]]] = [[] for _ in range(1 + max(map(depth, expressions)))]
@@ -181,7 +186,7 @@ def record(folder: Path) -> int:
         (folder / "layer.yml").write_text(yaml.safe_dump({"groups": groups}))
         with prometheus(folder, rules=False) as url:
             for start, stop in spans if depth == 0 else spans[:-1]:  # of a week ago only what was counted is asked
-                flags = [f"--start={start}", f"--end={stop}", f"--url={url}", "--eval-interval=60s"]
+                flags = [f"--start={start}", f"--end={stop}", f"--url={url}", f"--eval-interval={EVALUATIONS}s"]
                 flags.append(f"--output-dir={folder / 'tsdb'}")
                 promtool("tsdb", "create-blocks-from", "rules", *flags, folder / "layer.yml")
     quickened_rules(RULES, folder / "live")

@@ -439,6 +439,18 @@ def test_a_vanished_version_shows_its_past_and_no_present(prometheus: str) -> No
     assert not answer(prometheus, gone.into(expr), instant=True)
 
 
+def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
+    """Of the versions in use it is the bright one; when the hour had begun two came at once, and both were."""
+    (panel,) = (panel for panel in BOARDS["model-system"]["panels"] if panel["title"] == "Requests by version")
+    last, older = (ALL_VERSIONS.into(target["expr"]) for target in targets(panel)[:2])
+
+    def shown(expr: str, ago: int) -> set[str]:
+        return {one["metric"]["version"] for one in answer(prometheus, expr, instant=False, ago=ago)}
+
+    assert shown(last, 0) == {"4"} and "3" in shown(older, 0)
+    assert shown(last, 3000) == {"2", "3"} and not shown(older, 3000)
+
+
 def test_an_hour_without_scrapes_is_neither_well_nor_ill(prometheus: str) -> None:
     """No panel shows an error, and none shows a state: a model that nobody watched was not OK."""
     for where, expr, instant in ALL:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
-from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, check_model
+from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, check_models
 from exporter.pipeline import decode_inputs
 
-PREDICTIONS = Decoder(Prediction, lambda event: check_model(["digits", "credit"], event.model))
+PREDICTIONS = Decoder(Prediction, lambda events: check_models(["digits", "credit"], events))
 FEEDBACK = Decoder(Feedback, lambda _: None)
 EVENTS = Decoder(BusinessEvent, lambda _: None)
 

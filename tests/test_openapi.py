@@ -14,8 +14,9 @@ from conftest import Served, ask, eventually, write_config
 
 from exporter.runtime import Exporter
 from exporter.tokens import SCOPES, USER
-from exporter.web import access, create_app
+from exporter.web import access
 from exporter.web.answers import Problem
+from exporter.web.app import create_app
 from exporter.web.described import OPERATIONS
 from exporter.web.openapi import document
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Served, ask, write_config
 
 from exporter.runtime import Exporter
-from exporter.web import create_app
+from exporter.web.app import create_app
 
 PACKAGE = Path(__file__).parents[1] / "exporter"
 VALUES = {"filename": "style.css", "model": "credit", "version": "3", "key": "none", "name": "ModelExporterDown"}

@@ -23,7 +23,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from exporter.runtime import Exporter
 from exporter.tokens import SCOPES, USER
-from exporter.web import access, create_app
+from exporter.web import access
+from exporter.web.app import create_app
 
 PASSWORD = "a password"
 ALICE = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()

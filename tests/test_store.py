@@ -32,6 +32,7 @@ from exporter.store import database as database_module
 from exporter.store.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.store.migrations import SCHEMA_VERSION, migrate
 from exporter.store.retention import Retention
+from exporter.store.review import story
 from exporter.store.schema import feedback, history, metadata, predictions, schema_table
 from exporter.store.snapshots import forget_others, keep, kept
 
@@ -47,7 +48,7 @@ class Exporter:
         """Hand over predictions of the model m."""
         events = [Prediction("m", id=name, version="1", prediction="7", confidence=0.9) for name in ids]
         rows = prediction_rows(events, [True] * len(ids), [inputs] * len(ids), received or time.time())
-        assert self.store.add(rows, len(ids) * len(inputs)) == 0
+        assert self.store.add(rows) == 0
 
     def say(self, name: str, label: str = "1", key: str | None = None) -> Any:
         """Correct a prediction."""
@@ -135,7 +136,7 @@ def test_words_that_are_taken_together_know_each_other(database: str, start: Cal
     assert [word.joined for word in taken] == [True] * 3 + [False] * 2 + [True] * 41
     assert len({word.id for word in taken}) == exporter.count(feedback) == 42
     assert [taken[0].id, taken[3].id] == [taken[-1].id, taken[4].id]
-    assert exporter.count(history) == 45
+    assert exporter.count(history) == 3  # what others replaced; the word that stands is in its feedback
     assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
     assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
     assert sum(verdict.correction for verdict in exporter.counted) == 41
@@ -151,7 +152,7 @@ def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Call
     exporter.predict("new")
     exporter.store.flush(5)
     exporter.say("old-3")
-    exporter.store._sweep_at = 0.0
+    exporter.store._writer._sweep_at = 0.0
     exporter.say("new")  # wakes the writer
     eventually(lambda: exporter.count(predictions) == 1)
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
@@ -162,7 +163,7 @@ def test_words_whose_prediction_never_came_are_forgotten(database: str, start: C
     exporter = start(database, retention="1s")
     exporter.say("never", key="k")
     time.sleep(1.1)
-    exporter.store._sweep_at = 0.0
+    exporter.store._writer._sweep_at = 0.0
     exporter.predict("new")  # wakes the writer
     eventually(lambda: exporter.count(feedback) == exporter.count(history) == 0)
     assert not exporter.say("never", key="k").repeat
@@ -180,7 +181,7 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     settled = [-1]
 
     def steady() -> bool:
-        exporter.store._sweep_at = 0.0
+        exporter.store._writer._sweep_at = 0.0
         exporter.say("nobody", label=str(len(settled)))
         settled.append(exporter.count(predictions))
         return settled[-1] < 9000 and settled[-1] == settled[-2] == settled[-3]
@@ -257,6 +258,21 @@ INSERT INTO windows VALUES ('m', '1', x'0123');
 """A database as version 1 made it; it does not change any more."""
 
 
+TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotency_key")
+of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
+"""Version 2 had the word that stands in the history, too."""
+TO_TWO = (
+    "DROP INDEX feedback_key",
+    "ALTER TABLE feedback DROP COLUMN idempotency_key",
+    "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
+    "UPDATE schema SET version = 2",
+)
+SAMPLE: dict[str, Any] = {
+    "joined": True, "model": "m", "verdict": "sampled", "created": 1.0, "updated": 1.0, "counted": False,
+    "status": "pending", "revision": 1,
+}  # fmt: skip
+
+
 @pytest.fixture
 def first_version(tmp_path: Path) -> str:
     """The URL of a database of version 1."""
@@ -268,11 +284,47 @@ def first_version(tmp_path: Path) -> str:
 def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: Callable[..., Exporter]) -> None:
     """Predictions, words, decisions and windows are there afterwards, and what waited is still joined."""
     exporter = start(first_version, retention="10y")
-    assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 2]
+    assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
+    word = Feedback("p-1", verdict="corrected", label="1", user="ada")
+    assert [taken.repeat for taken in exporter.store.feedback([word], "k")] == [True]
+    assert exporter.say("p-1", label="3", key="k").conflict
+    with exporter.store.reading() as connection:
+        assert [(step.get("verdict"), step["label"]) for step in story(connection, 1)] == [
+            ("corrected", "1"),
+            (None, "2"),
+        ]
     assert exporter.count(feedback, feedback.c.reviewed_label == '"2"', feedback.c.reviewer == "bob") == 1
     assert kept(exporter.store) == [("m", "1", b"\x01\x23")]
     exporter.predict("p-3")
     eventually(lambda: [verdict.correction for verdict in exporter.counted] == [True])
+
+
+def test_words_of_the_second_version_keep_their_history_and_keys(database: str, start: Callable[..., Exporter]) -> None:
+    """The last word of each feedback leaves its history; a draw stays there, as its user is nowhere else."""
+    before = start(database)
+    before.say("p", "1", key="a")
+    before.say("p", "2", key="b")
+    before.say("q", "1")
+    before.store.write(
+        lambda connection, _: [
+            connection.execute(history.insert().from_select(TWO, of_all.where(feedback.c.verdict != "sampled"))),
+            connection.execute(feedback.insert().values({**SAMPLE, "prediction_id": "s"})),
+            connection.execute(history.insert().values(feedback_id=3, time=1.0, verdict="sampled", user="ann")),
+            *map(connection.exec_driver_sql, TO_TWO),
+        ]
+    )
+    before.store.close()
+    after = start(database)
+    assert after.count(history) == 2
+    assert [after.say("p", label, key=key).repeat for label, key in (("1", "a"), ("2", "b"))] == [True, True]
+    assert after.say("q", "3", key="b").conflict
+    with after.store.reading() as connection:
+        told = [[(step["verdict"], step["label"], step["user"]) for step in story(connection, n)] for n in (1, 2, 3)]
+    assert told == [
+        [("corrected", "1", None), ("corrected", "2", None)],
+        [("corrected", "1", None)],
+        [("sampled", None, "ann")],
+    ]
 
 
 def shape(url: str) -> dict[str, Any]:
@@ -386,7 +438,7 @@ def test_a_prediction_is_corrected_once_whoever_takes_the_word(pair: tuple[Expor
     for name in names:
         at_once(lambda name=name: one.say(name, "1"), lambda name=name: other.say(name, "2"))
     assert sum(verdict.correction for verdict in one.counted + other.counted) == len(names)
-    assert (one.count(feedback), one.count(history)) == (len(names), 2 * len(names))
+    assert (one.count(feedback), one.count(history)) == (len(names), len(names))
 
 
 def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter]) -> None:
@@ -397,7 +449,7 @@ def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter
             lambda n=number: one.say(f"p-{n}", key=f"k-{n}"), lambda n=number: other.say(f"p-{n}", key=f"k-{n}")
         )
         assert sorted(word.repeat for word in answers) == [False, True]
-    assert one.count(history) == 40
+    assert (one.count(feedback), one.count(history)) == (40, 0)
 
 
 def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter, Exporter]) -> None:

@@ -19,7 +19,7 @@ from exporter.config import StoreConfig
 from exporter.runtime import Exporter
 from exporter.store import damage, retention
 from exporter.store.retention import HOLD_SECONDS, Retention
-from exporter.web import create_app
+from exporter.web.app import create_app
 
 WORD = {"prediction_id": "p-1", "verdict": "corrected", "label": "no"}
 PREDICTION = {"id": "p-1", "model": "credit", "version": "3", "inputs": {"age": 41}, "prediction": "yes"}

@@ -27,7 +27,7 @@ from exporter.errors import StackError
 from exporter.profile import save
 from exporter.runtime import Exporter
 from exporter.training import build_file
-from exporter.web import create_app
+from exporter.web.app import create_app
 from exporter.web.sockets import listen
 
 GOOD = {

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from exporter.profile import save
 from exporter.runtime import Exporter
 from exporter.training import build_file
-from exporter.web import create_app
+from exporter.web.app import create_app
 from exporter.web.ingest import MAX_BODY
 
 FOLDER = Path(__file__).parent / "wire"

@@ -13,7 +13,7 @@ from exporter.batch.tables import Refused, Rows, Table
 from exporter.binning import Layout
 from exporter.config import ModelConfig
 from exporter.errors import BatchError
-from exporter.events import Decoder, Prediction, check_model
+from exporter.events import Decoder, Prediction, check_models
 from exporter.monitor import Columns, Monitor
 from exporter.monitors import Monitors
 from exporter.pipeline import decode_inputs
@@ -116,7 +116,7 @@ def _some(names: Any) -> str:
 
 def count_lines(lines: Lines, monitors: Monitors, refused: Refused, progress: Progress | None) -> None:
     """Count predictions as ``POST /v1/predictions`` takes them, of any models and versions."""
-    decoder = Decoder(Prediction, lambda event: _check(monitors, event))
+    decoder = Decoder(Prediction, lambda events: check_models(monitors.models, events))
     for chunk in lines:
         events, rejected = decoder.decode(b"\n".join(chunk.lines), lines=True)
         for one in rejected:
@@ -132,11 +132,6 @@ def count_lines(lines: Lines, monitors: Monitors, refused: Refused, progress: Pr
             monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, places)
         if progress:
             progress("rows", chunk.done, chunk.numbers[-1])
-
-
-def _check(monitors: Monitors, event: Prediction) -> None:
-    if event.model not in monitors.models:
-        check_model(monitors.models, event.model)
 
 
 def counted(monitors: Monitors) -> Iterator[tuple[Monitor, int]]:

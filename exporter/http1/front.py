@@ -40,7 +40,7 @@ class Front(Connection):
         self._fields: list[heads.Field] = []
         self._url = self._rest = b""
         self._quiet = 0
-        self._left = 0
+        self.unread = 0
         self._deaf = False
         self._ended = False
         self._stopped = False
@@ -64,8 +64,11 @@ class Front(Connection):
             return
         if self._rest:
             self._rest += data
-        else:
-            self._feed(data)
+            return
+        self._corked = True  # what is answered at once leaves in one piece, without another turn of the loop
+        self._feed(data)
+        self._corked = False
+        self.flush()
 
     def _feed(self, data: bytes) -> None:
         """Read requests, but no more than a few ahead of the one that is worked on."""
@@ -105,7 +108,8 @@ class Front(Connection):
             return False
         self._ended = True
         self._feed(self._rest)
-        return self.current is not None or bool(self._waiting) or bool(self._out)
+        self.flush()
+        return self.current is not None or bool(self._waiting)
 
     def _url_is_authority(self) -> bool:
         return self._parser.get_method() == b"CONNECT"
@@ -271,9 +275,9 @@ class Front(Connection):
         """End what takes too long; bytes that wait for the client to read them."""
         current = self.current
         left = self.transport.get_write_buffer_size()
-        if left < self._left:
+        if left < self.unread:
             self.touched = now
-        self._left = left
+        self.unread = left
         if self._deaf and current is None:
             if now - self.touched > (IDLE_SECONDS if left else LINGER_SECONDS):
                 self.transport.abort()

@@ -50,8 +50,22 @@ def _two(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-# Version 1 was on SQLite alone: what follows it may speak SQLite's dialect up to here.
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _two}
+def _three(connection: sa.Connection) -> None:
+    """The word that stands is in its feedback alone, with its key; what a word writes is half as much."""
+    for statement in (
+        "ALTER TABLE feedback ADD COLUMN idempotency_key TEXT",
+        "UPDATE feedback SET idempotency_key = (SELECT idempotency_key FROM feedback_history "
+        "WHERE feedback_id = feedback.id ORDER BY id DESC LIMIT 1) WHERE verdict <> 'sampled'",
+        "DELETE FROM feedback_history WHERE verdict <> 'sampled' AND id IN "
+        "(SELECT max(id) FROM feedback_history GROUP BY feedback_id)",
+        "CREATE UNIQUE INDEX feedback_key ON feedback (idempotency_key) WHERE idempotency_key IS NOT NULL",
+        "DROP INDEX feedback_newest",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+# Version 1 was on SQLite alone: what leads to 2 may speak SQLite's dialect, what follows speaks both.
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _two, 3: _three}
 """What makes the schema of each version out of the one before."""
 SCHEMA_VERSION = max(MIGRATIONS)
 

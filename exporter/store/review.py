@@ -87,13 +87,22 @@ def corrections(
         The corrections as JSON documents, and where this page ended; None when it was the last.
     """
     key = sureness if order == "confident" else feedback.c.created
-    query = sa.select(feedback.c.id, key.label("key")).where(*conditions(chosen))
+    before: list[sa.ColumnElement[bool]] = []
     if after:
         value, place = after
-        query = query.where(key <= value, (key < value) | (feedback.c.id < place))
-    # Identifiers first: inputs may be large, and only a page's are read.
-    query = query.order_by(key.desc(), feedback.c.id.desc()).limit(limit + 1)
-    found = connection.execute(query).all()
+        before = [key <= value, (key < value) | (feedback.c.id < place)]
+    # Identifiers first: inputs may be large, and only a page's are read. In the index each status is by itself.
+    parts = [
+        sa.select(feedback.c.id, key.label("key"))
+        .where(*conditions(chosen._replace(source=source, status=status)), *before)
+        .order_by(key.desc(), feedback.c.id.desc())
+        .limit(limit + 1)
+        for source in (("user", "sample") if chosen.source == "all" else (chosen.source,))
+        for status in (STATUSES if chosen.status is None else (chosen.status,))
+    ]
+    several = sa.union_all(*(sa.select(part.subquery()) for part in parts)).subquery()
+    together = sa.select(several).order_by(several.c.key.desc(), several.c.id.desc()).limit(limit + 1)
+    found = connection.execute(together if len(parts) > 1 else parts[0]).all()
     ids = _that_fit(connection, [place for place, _ in found[:limit]])
     rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
     end = (found[len(ids) - 1].key, ids[-1]) if len(found) > len(ids) else None
@@ -203,11 +212,15 @@ def story(connection: sa.Connection, place: int) -> list[dict[str, Any]]:
     verdict is ``sampled``, and the user the one who drew), decisions ``status``, ``label``,
     ``reviewer`` and ``revision``; all have ``time``.
     """
-    columns = (history.c.time, history.c.verdict, history.c.label, history.c.user, history.c.comment)
-    words = sa.select(*columns).where(history.c.feedback_id == place).order_by(history.c.id)
+    said = ("verdict", "label", "user", "comment")
+    earlier = sa.select(history.c.time, *map(history.c.get, said)).where(history.c.feedback_id == place)
+    latest = sa.select(feedback.c.updated.label("time"), *map(feedback.c.get, said)).where(
+        feedback.c.id == place, feedback.c.verdict != "sampled"
+    )
     columns = (decisions.c.time, decisions.c.status, decisions.c.label, decisions.c.reviewer, decisions.c.revision)
-    decided = sa.select(*columns).where(decisions.c.feedback_id == place).order_by(decisions.c.id)
-    found = [dict(row) for query in (words, decided) for row in connection.execute(query).mappings()]
+    decided = sa.select(*columns).where(decisions.c.feedback_id == place)
+    queries = (earlier.order_by(history.c.id), latest, decided.order_by(decisions.c.id))
+    found = [dict(row) for query in queries for row in connection.execute(query).mappings()]
     found.sort(key=lambda event: event["time"])
     return [{**event, "time": moment(event["time"]), "label": decoded(event["label"])} for event in found]
 
@@ -283,5 +296,5 @@ def _take(connection: sa.Connection, place: int, decision: Decision, now: float)
         "new_revision": decision.revision + 1,
     }
     if decision.label is None and decision.status != "pending":
-        return _update(connection, values).rowcount == 1
-    return _relabel(connection, {**values, "new_label": decision.label}).rowcount == 1
+        return bool(_update(connection, values).rowcount)
+    return bool(_relabel(connection, {**values, "new_label": decision.label}).rowcount)

@@ -1,18 +1,11 @@
-"""The tables, and rows as they are written into them."""
+"""The tables, and how values are spelt in them."""
 
 from __future__ import annotations
 
-import itertools
-import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-
-from exporter.config import sampled
-from exporter.events import NO_VERSION, Prediction
-from exporter.store.prepared import driver_of
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database gives: of 64 bits on both, though SQLite has but one name for it."""
@@ -68,7 +61,9 @@ feedback = sa.Table(
     sa.Column("reviewed", sa.Float),
     sa.Column("released", sa.Boolean, nullable=False, default=False),
     sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("idempotency_key", sa.Text),
 )
+# Words that others replaced, and draws for review: the word that stands is in its feedback alone.
 history = sa.Table(
     "feedback_history",
     metadata,
@@ -117,7 +112,6 @@ sureness = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
 """A confidence that can be ordered by: databases disagree about where NULL stands."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
 sa.Index("feedback_queue", *(feedback.c[name] for name in ("verdict", "joined", "status", "model", "created", "id")))
-sa.Index("feedback_newest", *(feedback.c[name] for name in ("verdict", "joined", "model", "created", "id")))
 sa.Index(
     "feedback_surest",
     *(feedback.c[name] for name in ("verdict", "joined", "status", "model")),
@@ -132,15 +126,17 @@ relabelled = feedback.c.reviewed_label.is_not(None)
 waiting = ~feedback.c.joined
 released = feedback.c.released == sa.true()
 accepted = feedback.c.status == sa.literal_column("'accepted'")  # in the text: what is bound finds no such index
-# Of few rows each: a new word is in none of them, and what need not be written makes it durable the sooner.
+# Of few rows each: a new word is in none of them but that of its key, and what need not be written makes it durable the
+# sooner.
 _PARTIAL = {
     "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), relabelled),
     "feedback_waiting": (("updated", "prediction_id"), waiting),
     "feedback_dataset": (("model", "id"), accepted),
     "feedback_released": (("model",), released),
+    "feedback_key": (("idempotency_key",), feedback.c.idempotency_key.is_not(None)),
 }
 for _name, (_columns, _where) in _PARTIAL.items():
-    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where)
+    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where, unique=_name == "feedback_key")
 releases = sa.Table(
     "releases",
     metadata,
@@ -175,86 +171,6 @@ def storage_options() -> None:
     for index in feedback.indexes:
         if index.name in _PARTIAL:
             index.dialect_kwargs["postgresql_where"] = _PARTIAL[str(index.name)][1]
-
-
-COLUMNS = tuple(column.name for column in predictions.columns if column.name != "seq")
-"""What a row of `prediction_rows` holds, in order."""
-
-_NAMES = ", ".join(COLUMNS)
-# Rows go to the driver as they are: no statement is compiled for them.
-_INSERT = f"INSERT INTO predictions ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 (names of ours)
-_COPY = f"COPY predictions ({_NAMES}) FROM STDIN"
-
-
-def insert_predictions(connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Write rows of `COLUMNS`, the fast way of each database."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_INSERT, list(rows))
-        return
-    with driver_of(connection, _COPY) as driver, driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-        for row in rows:
-            copy.write_row(row)
-
-
-def prediction_rows(
-    events: Sequence[Prediction],
-    confident: Sequence[bool],
-    inputs: Sequence[bytes],
-    received: float,
-    segments: Sequence[str | None] | None = None,
-) -> list[tuple[Any, ...]]:
-    """Predictions of one model and version as rows of `COLUMNS`.
-
-    Parameters
-    ----------
-    events
-        The predictions; they have identifiers.
-    confident
-        Whether each counts as confident.
-    inputs
-        The JSON of each one's inputs that is to be kept; empty for none.
-    received
-        Unix time in seconds at which they came.
-    segments
-        The name of each one's segment, where the model has segments.
-    """
-    day, version = int(received // 86400), storable(events[0].version or NO_VERSION)
-    labels = {event.prediction for event in events}
-    spelt = {(type(label), label): spelling(label) for label in labels}
-    return [
-        (
-            day,
-            storable(event.id or ""),
-            event.model,
-            version,
-            event.time.timestamp() if event.time else received,
-            received,
-            spelt.get((type(event.prediction), event.prediction)) or spelling(event.prediction),
-            event.confidence,
-            event.code or 200,
-            event.duration_seconds,
-            sure,
-            kept.decode("utf-8", "replace") or None,
-            segment,
-        )
-        for event, sure, kept, segment in zip(
-            events, confident, inputs, segments or itertools.repeat(None, len(events)), strict=True
-        )
-    ]
-
-
-class InputsPolicy:
-    """Whose inputs are kept: ``store.inputs`` of the configuration."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._share = sampled(text)
-
-    def keeps(self, event: Prediction, confident: bool) -> bool:
-        """Whether this event's inputs are stored."""
-        if self._share is not None:  # by the identifier: the same choice wherever it is made
-            return zlib.crc32((event.id or "").encode()) < self._share * 2**32
-        return self._text == "all" or (self._text == "confident" and confident)
 
 
 def spelling(value: Any) -> str | None:

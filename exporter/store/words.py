@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,8 @@ from exporter.events import NO_VERSION, Feedback
 from exporter.store.engine import is_shared
 from exporter.store.lookup import days_of, find_predictions, of_model
 from exporter.store.prepared import Prepared, Values
-from exporter.store.schema import COLUMNS, feedback, history, spelling, storable
+from exporter.store.rows import COLUMNS, Rows
+from exporter.store.schema import feedback, history, spelling, storable
 
 MAX_WAITING = 100_000
 """Identifiers of unjoined feedback kept in memory; past it the database is asked for each group."""
@@ -23,7 +24,6 @@ TOGETHER = 16
 """Words that are taken together: the inputs of each one's prediction may have 16 MiB."""
 Redact = Callable[[str, str | None], str | None]
 """Takes a model and the JSON of inputs; the JSON as feedback keeps it, without what must not be stored."""
-_ID, _MODEL = COLUMNS.index("id"), COLUMNS.index("model")
 
 
 class Word(msgspec.Struct):
@@ -144,17 +144,18 @@ class Words:
                 fresh.append(row)
                 rows.setdefault(word.prediction_id, []).append(row)
             else:
+                if row["verdict"] != "sampled":  # that was noted when it was drawn
+                    notes.append((row, {"time": row["updated"], **{name: row[name] for name in _WORD}}))
                 row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None}
                 if "id" in row:
                     changed[row["id"]] = row
-            row |= {**said, "updated": now}
+            row |= {**said, "idempotency_key": key, "updated": now}
             if row["joined"]:
                 correction = bool(row["verdict"] == "corrected" and row["confident"] and not row["counted"])
                 row["counted"] = bool(row["counted"] or correction)
                 delay = max(now - row["predicted"], 0.0) if first else None
                 key_of = (row["model"], row["version"])
                 verdicts.append(Verdict(*key_of, row["verdict"], correction, row["segment"], delay))
-            notes.append((row, {"time": now, "idempotency_key": key, **said}))
             taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), False), row))
         if self._shared:
             for row, made in zip(fresh, _insert_returning.first(connection, fresh), strict=True):
@@ -201,27 +202,34 @@ class Words:
         inputs = self._redact(prediction["model"], prediction["inputs"])
         return {**kept, "inputs": inputs, "predicted": prediction["time"], "joined": True}
 
-    def join(self, connection: sa.Connection, group: Sequence[Sequence[Any]], verdicts: list[Verdict]) -> set[str]:
+    def join(self, connection: sa.Connection, group: Sequence[Rows], verdicts: list[Verdict]) -> set[str]:
         """Join feedback that came before its prediction; the identifiers that nothing waits for any more."""
-        rows: dict[str, list[Sequence[Any]]] = {}
-        for row in group:
-            rows.setdefault(row[_ID], []).append(row)
-        ids = [name for name in rows if name in self._waiting] if self._all_known else _waiting(connection, rows)
+        came = {name for rows in group for name in rows.ids} if self._waiting or not self._all_known else set()
+        found = came & self._waiting if self._all_known else _waiting(connection, came)
+        if not found:
+            return set()
+        rows: dict[str, list[Values]] = {}
+        for some in group:
+            for place, name in enumerate(some.ids):
+                if name in found:
+                    rows.setdefault(name, []).append(dict(zip(COLUMNS, some.row(place), strict=True)))
+        ids = list(rows)
         left: set[str] = set()
         for start in range(0, len(ids), 500):
             chosen = feedback.c.prediction_id.in_(ids[start : start + 500]) & ~feedback.c.joined
             # Another exporter may have got the same prediction: what it joins in this moment is its own.
             waiting = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
             for known in connection.execute(waiting).mappings().all():
-                of = [row for row in rows[known["prediction_id"]] if known["model"] in {None, row[_MODEL]}]
+                of = [row for row in rows[known["prediction_id"]] if known["model"] in {None, row["model"]}]
                 if not of:
                     left.add(known["prediction_id"])
                     continue
-                values = self._snapshot(dict(zip(COLUMNS, of[0], strict=True)))
-                said = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
+                values = self._snapshot(of[0])
+                before = sa.select(history.c.verdict).where(history.c.feedback_id == known["id"]).order_by(history.c.id)
+                said = [*connection.execute(before).scalars(), known["verdict"]]
                 delay: float | None = max(known["created"] - values["predicted"], 0.0)
                 counted = False
-                for verdict in connection.execute(said).scalars().all():
+                for verdict in said:
                     correction = bool(verdict == "corrected" and values["confident"] and not counted)
                     counted = counted or correction
                     key = (values["model"], values["version"])
@@ -236,12 +244,12 @@ class Words:
         self._waiting -= ids
 
 
-def _waiting(connection: sa.Connection, ids: Collection[str]) -> list[str]:
+def _waiting(connection: sa.Connection, ids: set[str]) -> set[str]:
     """Of the identifiers those that feedback may wait for."""
     # Usually little waits, and one look tells what; else the group's identifiers are looked up one by one.
     few = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(FEW + 1)
     found = connection.execute(few).scalars().all()
-    return list(ids) if len(found) > FEW else [name for name in found if name in ids]
+    return ids if len(found) > FEW else ids.intersection(found)
 
 
 def _storable(text: str | None) -> str | None:
@@ -249,9 +257,8 @@ def _storable(text: str | None) -> str | None:
 
 
 _NOTHING = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
-_SAID = (
-    "verdict", "label", "user", "comment", "updated", "status", "revision", "reviewed_label", "counted"
-)  # fmt: skip
+_WORD = ("verdict", "label", "user", "comment", "idempotency_key")
+_SAID = (*_WORD, "updated", "status", "revision", "reviewed_label", "counted")
 _insert = Prepared(feedback.insert(), _NOTHING)
 _insert_returning = Prepared(feedback.insert().returning(feedback.c.id), _NOTHING)
 _update = Prepared(
@@ -260,10 +267,16 @@ _update = Prepared(
     .values({name: sa.bindparam(f"new_{name}") for name in _SAID})
 )
 _note = Prepared(history.insert(), [column.name for column in history.c if column.name != "id"])
+_about = (feedback.c.id.label("feedback_id"), feedback.c.prediction_id, feedback.c.joined)
 _retry = Prepared(
-    sa.select(history, feedback.c.prediction_id, feedback.c.joined)
-    .join(feedback, history.c.feedback_id == feedback.c.id)
-    .where(history.c.idempotency_key == sa.bindparam("key"))
+    sa.union_all(
+        sa.select(*_about, *(feedback.c[name] for name in _WORD)).where(
+            feedback.c.idempotency_key == sa.bindparam("key")
+        ),
+        sa.select(*_about, *(history.c[name] for name in _WORD))
+        .join_from(history, feedback, history.c.feedback_id == feedback.c.id)
+        .where(history.c.idempotency_key == sa.bindparam("key")),
+    )
 )
 _on = Prepared(
     sa.select(feedback.c.id)

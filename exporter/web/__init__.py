@@ -1,5 +1,1 @@
-"""The HTTP side: Flask for what people and operators ask, a fast door for what services send."""
-
-from exporter.web.app import create_app
-
-__all__ = ["create_app"]
+"""The HTTP side: Flask for what people ask, a fast door for what services and Prometheus do."""

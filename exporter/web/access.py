@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from flask import Flask, Response, g, request
 
 from exporter.tokens import USER, Caller
 from exporter.validation import shown
 from exporter.web.problems import Reply, problem
 
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # no-referrer would make browsers hide the Origin of our own forms
+}
 CALLER = "exporter.caller"
 """Where a request's WSGI environment has the `Caller`, if it was asked who it is."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -90,18 +93,3 @@ def foreign(method: str, header: Callable[[str], str | None]) -> Reply | None:
         f"a page of another origin ({shown(origin or site)}) sent this, and only this exporter's own pages may; "
         "a program sends no Origin header, and a proxy passes the Host header on",
     )
-
-
-def install(app: Flask) -> None:
-    """Check each request's origin, and its scope where the caller is known; ``flask.g.user`` is its name, else None."""
-
-    @app.before_request
-    def _permit() -> Response | None:
-        if page := foreign(request.method, request.headers.get):  # the door has asked that; other servers have not
-            return page.flask()
-        caller: Any = request.environ.get(CALLER)
-        g.user = caller.name if caller else None
-        if caller is None or request.url_rule is None:
-            return None
-        refused = forbidden(caller, scope(request.method, request.url_rule.rule))
-        return refused.flask() if refused else None

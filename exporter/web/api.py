@@ -7,11 +7,8 @@ from flask import Blueprint, Response, request
 from exporter.errors import EventError
 from exporter.runtime import Exporter
 from exporter.web.inbox import Inbox
-from exporter.web.ingest import Ingest
+from exporter.web.ingest import NDJSON, Ingest
 from exporter.web.problems import Reply, whole
-
-NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-"""Content types of one object a line."""
 
 
 def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import logging
 import traceback
 
-from flask import Flask, Response
-from werkzeug.exceptions import HTTPException, InternalServerError
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
 from exporter.runtime import Exporter
-from exporter.web import access, api, corrections, dataset, drift, openapi, operations, pages, review, wire
+from exporter.tokens import Caller
+from exporter.validation import listed, shown
+from exporter.web import api, corrections, dataset, drift, openapi, operations, pages, review, wire
+from exporter.web.access import CALLER, SECURITY_HEADERS, forbidden, foreign, scope
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
-from exporter.web.problems import http_error
+from exporter.web.problems import problem
 
 log = logging.getLogger(__name__)
-
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
-    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # no-referrer would make browsers hide the Origin of our own forms
-}
 
 
 def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
@@ -37,7 +33,6 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    access.install(app)
     inbox = Inbox()
     ingest = ingest or Ingest(exporter)
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))
@@ -49,6 +44,18 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(drift.blueprint(exporter))
     app.register_blueprint(review.blueprint(exporter))
     app.register_blueprint(openapi.blueprint())
+
+    @app.before_request
+    def _permit() -> Response | None:
+        """Check a request's origin, and its scope where the caller is known, whose name is ``flask.g.user``."""
+        if page := foreign(request.method, request.headers.get):  # the door has asked that; other servers have not
+            return page.flask()
+        caller: Caller | None = request.environ.get(CALLER)
+        g.user = caller.name if caller else None
+        if caller is None or request.url_rule is None:
+            return None
+        refused = forbidden(caller, scope(request.method, request.url_rule.rule))
+        return refused.flask() if refused else None
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
@@ -66,3 +73,17 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         return response
 
     return app
+
+
+def http_error(error: HTTPException) -> Response:
+    """Flask's handler of every HTTP error."""
+    detail = error.description or ""
+    if isinstance(error, NotFound) and detail == NotFound.description:
+        detail = f"there is nothing at {shown(request.path)}; /openapi.json lists what there is"
+    if isinstance(error, MethodNotAllowed):
+        detail = f"{shown(request.path)} takes {listed(sorted(error.valid_methods or ()))}, not {shown(request.method)}"
+    response = problem(error.code or 500, detail).flask()
+    for name, value in error.get_headers():
+        if name not in {"Content-Type", "Content-Length"}:
+            response.headers[name] = value
+    return response

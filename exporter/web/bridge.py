@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import Any
-
-from flask import Flask
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import StoreError
 from exporter.web.call import Call
 from exporter.web.problems import Reply, problem
 from exporter.web.streaming import STREAMED, Streamed
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 _MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
 

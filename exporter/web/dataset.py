@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -19,7 +20,7 @@ from exporter.store.dataset import Selection
 from exporter.store.schema import spelling
 from exporter.validation import explain, pointer, shown, suggestion
 from exporter.web.problems import Reply, problem, whole
-from exporter.web.streaming import streamed
+from exporter.web.streaming import STREAMED
 
 LIMIT = 100
 """Releases on a page when the client does not say."""
@@ -104,7 +105,9 @@ def blueprint(exporter: Exporter) -> Blueprint:
             return Reply(200, msgspec.json.encode(release.document(row)), (("Vary", "Accept"),)).flask()
         if form.name != "jsonl":
             return _written(exporter, form, release.frozen_pages(exporter.store, row), row["model"], row["name"])
-        answer = streamed(releases.chunks(exporter.store, row["build"]), form.content_type, _headers(row["name"], form))
+        answer = _streamed(
+            releases.chunks(exporter.store, row["build"]), form.content_type, _headers(row["name"], form)
+        )
         answer.content_length = row["bytes"]
         answer.set_etag(row["sha256"])
         answer.vary.add("Accept")
@@ -121,7 +124,7 @@ def _written(exporter: Exporter, form: Format, pages: Pages, model: str, name: s
     if settings:
         types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
         types = {name: kind for name, kind in types.items() if name not in settings.redact}
-    return streamed(form.write(pages, types), form.content_type, _headers(name, form))
+    return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
 
 
 def _headers(name: str, form: Format) -> dict[str, str]:
@@ -202,3 +205,9 @@ def _check_parameters(*known: str) -> None:
     for name in request.args:
         if name not in known:
             raise EventError("", f"the parameter {shown(name)} is not known; {suggestion(name, known)}", "malformed")
+
+
+def _streamed(chunks: Iterator[bytes], content_type: str, headers: dict[str, str]) -> Response:
+    """Flask's answer with a body that is not joined; its chunks are made in threads, outside the request."""
+    request.environ[STREAMED] = True
+    return Response(chunks, 200, headers, content_type=content_type)

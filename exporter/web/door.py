@@ -1,18 +1,20 @@
 """The front door: one event loop reads every request, whole and bounded, before a thread sees it.
 
 ``POST /v1/predictions`` is answered on the loop itself, without a framework, and ``POST /v1/feedback``
-without one in a thread, as it waits for the disk. All other routes go to the Flask application in
-threads, in groups so that none can starve another: scrapes and health, feedback, datasets, other
-servers' formats, and the rest. A slow client costs a few kilobytes, never a thread.
+there, too, once it is on disk. Scrapes and probes do without one in threads. All other routes go to the
+Flask application in threads, in groups so that none can starve another. A slow client costs a few
+kilobytes, never a thread.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from email.utils import formatdate
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from msgspec import structs
@@ -24,27 +26,41 @@ from exporter.http1.site import Site
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
 from exporter.validation import shown
-from exporter.web.access import CALLER, FEEDBACK, OPEN, PREDICTIONS, SAFE, UNSAFE, forbidden, foreign
-from exporter.web.api import NDJSON
-from exporter.web.app import SECURITY_HEADERS, create_app
+from exporter.web.access import (
+    CALLER,
+    FEEDBACK,
+    OPEN,
+    PREDICTIONS,
+    SAFE,
+    SECURITY_HEADERS,
+    UNSAFE,
+    forbidden,
+    foreign,
+    scope,
+)
 from exporter.web.bridge import call as call_app
 from exporter.web.bridge import environment
-from exporter.web.call import Call, head
+from exporter.web.call import SMALL_BODY, Call, head
 from exporter.web.groups import Groups
-from exporter.web.ingest import MAX_BODY, ONE_ACCEPTED, Ingest
+from exporter.web.ingest import MAX_BODY, NDJSON, ONE_ACCEPTED, Ingest
+from exporter.web.probes import Probes
 from exporter.web.problems import CONTENT_TYPE, Reply, problem
 from exporter.web.streaming import STREAMS, Streamed
-from exporter.web.wire import COMPRESSED
 from exporter.webconfig import WebConfig
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 log = logging.getLogger(__name__)
 
+COMPRESSED = ("/v1/logs", "/v1/traces")
+"""Routes that take gzip, as collectors send it."""
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 INFLIGHT_BYTES = 256 * 2**20
 """Bytes of large bodies being received or worked on at a time."""
 UNREAD_BYTES = 256 * 2**20
-"""Bytes of answers that may wait for clients to read them; then no more are made but short ones."""
+"""Bytes of answers that may wait for clients to read them; beyond, those that read nothing are cut."""
 _JSON = b"application/json"
 _SECURE = tuple(SECURITY_HEADERS.items())
 
@@ -67,7 +83,10 @@ class FrontDoor(Site):
         self._web = web
         self._health = exporter.health
         self._ingest = Ingest(exporter)
-        self._app = create_app(exporter, self._ingest)
+        self._probes = Probes(exporter)
+        self._exporter = exporter
+        self._app: Flask | None = None
+        self._making = threading.Lock()
         self.groups = Groups()
         self._held = 0
         self._streams = 0
@@ -85,6 +104,13 @@ class FrontDoor(Site):
         """End what takes too long."""
         super().sweep()
         self._tick()
+        if self.unread > UNREAD_BYTES:
+            for front in sorted(self.fronts, key=lambda front: front.unread, reverse=True):
+                if front.paused and front.touched < front.loop.time() - 1:
+                    self.unread -= front.unread
+                    front.cut()
+                if self.unread <= UNREAD_BYTES:
+                    break
 
     def _tick(self) -> None:
         self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
@@ -156,22 +182,33 @@ class FrontDoor(Site):
         elif path == "/v1/feedback" and call.method == "POST":
             if call.caller and (refused := forbidden(call.caller, UNSAFE[FEEDBACK])):
                 return refused
-            call.work(self._feedback(body, call.header("idempotency-key")))
-        elif self.unread > UNREAD_BYTES:
-            raise QueueFullError("too many answers wait for clients that do not read them")
+            key = call.header("idempotency-key")
+            if len(body) <= SMALL_BODY:
+                taking = self.groups.feedback.bounded(lambda: self._ingest.small_feedback(body, key))
+            else:
+                taking = self.groups.feedback.run(lambda: self._ingest.feedback(body, key))
+            call.work(_secured(taking))
+        elif path in OPEN and call.method in {"GET", "HEAD"}:
+            if call.caller and (refused := forbidden(call.caller, scope(call.method, path))):
+                return refused
+            call.work(_secured(self.groups.of(path).run(lambda: self._probe(call))))
         else:
             call.work(self._page(call, body))
         return None
 
-    async def _feedback(self, body: bytes, key: str | None) -> Reply:
-        reply = await self.groups.feedback.run(lambda: self._ingest.feedback(body, key))
-        return structs.replace(reply, headers=(*reply.headers, *_SECURE))
+    def _probe(self, call: Call) -> Reply:
+        if call.path == "/-/healthy":
+            return self._probes.healthy()
+        if call.path == "/-/ready":
+            return self._probes.ready()
+        names = [value for key, value in parse_qsl(call.query) if key == "name[]"]
+        return self._probes.metrics(call.header("accept") or "", call.header("accept-encoding") or "", names)
 
     async def _page(self, call: Call, body: bytes) -> Reply | None:
         environ = environment(call, body)
         if call.caller:
             environ[CALLER] = call.caller
-        reply = await self.groups.of(call.path).run(lambda: call_app(self._app, environ))
+        reply = await self.groups.of(call.path).run(lambda: call_app(self._pages(), environ))
         if not isinstance(reply, Streamed):
             return reply
         if self._streams >= STREAMS:
@@ -183,6 +220,15 @@ class FrontDoor(Site):
         finally:
             self._streams -= 1
         return None
+
+    def _pages(self) -> Flask:
+        """Flask's application, made for the first who asks for a page: without visitors it takes no memory."""
+        with self._making:
+            if self._app is None:
+                from exporter.web.app import create_app
+
+                self._app = create_app(self._exporter, self._ingest)
+            return self._app
 
     def failed(self, call: Call, error: Exception) -> Reply:
         """The answer to a request that could not be worked on."""
@@ -211,6 +257,11 @@ class FrontDoor(Site):
     def close(self) -> None:
         """End the threads."""
         self.groups.close()
+
+
+async def _secured(answer: Awaitable[Reply]) -> Reply:
+    reply = await answer
+    return structs.replace(reply, headers=(*reply.headers, *_SECURE))
 
 
 def _busy(error: QueueFullError, seconds: str = "1") -> Reply:

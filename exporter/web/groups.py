@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from exporter.errors import QueueFullError
-from exporter.web.wire import PATHS
 
+WIRE = ("/v1/exchanges", "/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
+"""Beginnings of the routes whose bodies take work to decode: they have threads of their own."""
 WAITING = 1000
 """Requests that may wait for a thread of their group."""
 
@@ -24,7 +25,11 @@ class Group:
         self._waiting = 0
 
     async def run(self, call: Callable[[], _Result]) -> _Result:
-        """Run a call in one of the threads.
+        """Run a call in one of the threads; see `bounded`."""
+        return await self.bounded(lambda: asyncio.get_running_loop().run_in_executor(self._pool, call))
+
+    async def bounded(self, begin: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Wait for what is begun.
 
         Raises
         ------
@@ -35,7 +40,7 @@ class Group:
             raise QueueFullError("too many requests wait")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await begin()
         finally:
             self._waiting -= 1
 
@@ -68,7 +73,7 @@ class Groups:
             return self.feedback
         if path.startswith("/v1/dataset"):
             return self.dataset
-        return self._wire if path.startswith(PATHS) else self._rest
+        return self._wire if path.startswith(WIRE) else self._rest
 
     def close(self) -> None:
         """End the threads of all."""

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model
+from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model, check_models
 from exporter.images import image_inputs
 from exporter.pipeline import as_stored, decode_inputs, make_id
 from exporter.runtime import Exporter
 from exporter.store import Word
+from exporter.store.database import DISK_SECONDS, given_up
 from exporter.store.schema import spelling
 from exporter.validation import shown, suggestion
 from exporter.web.problems import MAX_ERRORS, Reply, problem, refused, whole
 from exporter.web.retries import Retries, check_key
 
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+"""Content types of one object a line."""
 MAX_BODY = 16 * 2**20
 """Bytes of a request's body."""
 MAX_WORDS = 1000
 """Words of feedback in one request: they are on disk before it is answered, and others wait meanwhile."""
 _RETRY = (("Retry-After", "1"),)
 ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
+
+
+class _Said(NamedTuple):
+    """The words of a request."""
+
+    words: Sequence[Feedback]
+    rejected: Sequence[Rejected]
+    many: bool
 
 
 class Ingest:
@@ -40,9 +52,9 @@ class Ingest:
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._predictions = Decoder(Prediction, self._check_prediction)
+        self._predictions = Decoder(Prediction, self._check_predictions)
         self._feedback = Decoder(Feedback, self._check_feedback)
-        self._events = Decoder(BusinessEvent, self._check_event)
+        self._events = Decoder(BusinessEvent, self._check_events)
         self._came = functools.cache(exporter.health.events.labels)
         self.retries = Retries(exporter.health)
 
@@ -144,6 +156,31 @@ class Ingest:
 
     def feedback(self, body: bytes, key: str | None) -> Reply:
         """``POST /v1/feedback``: on disk before it answers."""
+        said = self._words(body, key)
+        if isinstance(said, Reply):
+            return said
+        try:
+            return self._taken(said, self._exporter.store.feedback(said.words, key))
+        except StoreError as error:
+            return _not_taken(error)
+
+    async def small_feedback(self, body: bytes, key: str | None) -> Reply:
+        """The same on an event loop: no thread waits for the disk but the one that writes."""
+        said = self._words(body, key)
+        if isinstance(said, Reply):
+            return said
+        try:
+            future = self._exporter.store.ask_feedback(said.words, key)
+            try:
+                async with asyncio.timeout(DISK_SECONDS):
+                    taken: list[Word] = await asyncio.wrap_future(future)
+            except TimeoutError:
+                raise given_up(future) from None
+        except StoreError as error:
+            return _not_taken(error)
+        return self._taken(said, taken)
+
+    def _words(self, body: bytes, key: str | None) -> Reply | _Said:
         many = body.lstrip()[:1] == b"["
         try:
             if key is not None:
@@ -159,18 +196,21 @@ class Ingest:
             detail = f"expected at most {MAX_WORDS} words a request, got {len(words)}: send them in several"
             return whole(EventError("", detail, "too_large"), 413)
         self._redact(words)
-        try:
-            taken = self._exporter.store.feedback(words, key)
-        except StoreError as error:
-            return problem(503, str(error), headers=(("Retry-After", "5"),))
+        return _Said(words, rejected, many)
+
+    def _taken(self, said: _Said, taken: Sequence[Word]) -> Reply:
         if any(word.conflict for word in taken):
             return problem(422, "this Idempotency-Key came before with another body: use a new one")
         fresh = sum(not word.repeat for word in taken)
         self._exporter.health.events.labels("feedback").inc(fresh)
         status = 201 if fresh else 200
-        if not many:
+        if not said.many:
             return Reply(status, msgspec.json.encode(_word(taken[0])))
-        document = {"accepted": len(taken), "rejected": _shown(rejected), "feedback": [_word(word) for word in taken]}
+        document = {
+            "accepted": len(taken),
+            "rejected": _shown(said.rejected),
+            "feedback": [_word(word) for word in taken],
+        }
         return Reply(status, msgspec.json.encode(document))
 
     def events(self, body: bytes, key: str | None) -> Reply:
@@ -210,32 +250,38 @@ class Ingest:
                     raw = [bytes(memoryview(word.inputs))]
                     word.inputs = msgspec.Raw(as_stored(raw, decode_inputs(raw), model.redact, images)[0])
 
-    def _check_prediction(self, event: Prediction) -> None:
-        models = self._exporter.pipeline.monitors.models
-        if event.model not in models:
-            check_model(models, event.model)
+    def _check_predictions(self, events: Sequence[Prediction]) -> None:
+        check_models(self._exporter.pipeline.monitors.models, events)
 
-    def _check_feedback(self, word: Feedback) -> None:
-        if word.model is not None:
-            check_model(self._exporter.pipeline.monitors.models, word.model)
-        if word.prediction_id is None:
-            if word.model is None:
-                raise EventError("/prediction_id", "is required, or a model and a label in its stead", "missing_field")
-            if word.label is None:
-                raise EventError("/label", "is required where there is no prediction_id", "missing_field")
+    def _check_feedback(self, words: Sequence[Feedback]) -> None:
+        models = self._exporter.pipeline.monitors.models
+        for word in words:
+            if word.model is not None:
+                check_model(models, word.model)
+            if word.prediction_id is None:
+                if word.model is None:
+                    detail = "is required, or a model and a label in its stead"
+                    raise EventError("/prediction_id", detail, "missing_field")
+                if word.label is None:
+                    raise EventError("/label", "is required where there is no prediction_id", "missing_field")
+                if word.verdict is None:
+                    word.verdict = "accepted" if spelling(word.label) == spelling(word.prediction) else "corrected"
             if word.verdict is None:
-                word.verdict = "accepted" if spelling(word.label) == spelling(word.prediction) else "corrected"
-        if word.verdict is None:
-            raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
+                raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
 
-    def _check_event(self, event: BusinessEvent) -> None:
+    def _check_events(self, events: Sequence[BusinessEvent]) -> None:
         models = self._exporter.pipeline.monitors.models
-        check_model(models, event.model)
-        declared = models[event.model].events
-        if event.event not in declared:
-            hint = suggestion(event.event, declared)
-            detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
-            raise EventError("/event", detail, "unknown_event")
+        for event in events:
+            check_model(models, event.model)
+            declared = models[event.model].events
+            if event.event not in declared:
+                hint = suggestion(event.event, declared)
+                detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
+                raise EventError("/event", detail, "unknown_event")
+
+
+def _not_taken(error: StoreError) -> Reply:
+    return problem(503, str(error), headers=(("Retry-After", "5"),))
 
 
 def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:

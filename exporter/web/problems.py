@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
-from flask import Response, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError
 from exporter.events import Rejected
-from exporter.validation import listed, shown
+
+if TYPE_CHECKING:
+    from flask import Response
 
 CONTENT_TYPE = "application/problem+json"
 MAX_ERRORS = 1000
@@ -28,6 +29,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     def flask(self) -> Response:
         """The same for Flask."""
+        from flask import Response  # which a server without visitors does without
+
         return Response(self.body, self.status, list(self.headers), content_type=self.content_type)
 
 
@@ -60,17 +63,3 @@ def refused(rejected: list[Rejected], many: bool) -> Reply:
     where = f"{first['pointer']}: " if first["pointer"] else ""
     count = f"none of the {len(rejected)} events was good; the first: " if len(rejected) > 1 else ""
     return problem(400, f"{count}{where}{first['detail']}", errors)
-
-
-def http_error(error: HTTPException) -> Response:
-    """Flask's handler of every HTTP error."""
-    detail = error.description or ""
-    if isinstance(error, NotFound) and detail == NotFound.description:
-        detail = f"there is nothing at {shown(request.path)}; /openapi.json lists what there is"
-    if isinstance(error, MethodNotAllowed):
-        detail = f"{shown(request.path)} takes {listed(sorted(error.valid_methods or ()))}, not {shown(request.method)}"
-    response = problem(error.code or 500, detail).flask()
-    for name, value in error.get_headers():
-        if name not in {"Content-Type", "Content-Length"}:
-            response.headers[name] = value
-    return response

@@ -20,7 +20,7 @@ from exporter.errors import ConfigError
 from exporter.http1.front import HEAD_SECONDS, Front
 from exporter.runtime import Exporter
 from exporter.web.door import FrontDoor
-from exporter.web.sockets import listen, listen_at
+from exporter.web.sockets import BACKLOG, listen, listen_at
 from exporter.webconfig import WebConfig
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,12 @@ async def _run(
 async def _accept(door: FrontDoor, bound: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
     seconds = None if context is None else HEAD_SECONDS
     return await asyncio.get_running_loop().create_server(
-        lambda: Front(door), sock=bound.dup(), ssl=context, ssl_handshake_timeout=seconds, ssl_shutdown_timeout=seconds
+        lambda: Front(door),
+        sock=bound.dup(),
+        backlog=BACKLOG,
+        ssl=context,
+        ssl_handshake_timeout=seconds,
+        ssl_shutdown_timeout=seconds,
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
-from flask import Response, request
-
 STREAMED = "exporter.streamed"
 """The key of the WSGI environment that marks an answer to be streamed."""
 STREAMS = 8
@@ -24,9 +22,3 @@ class Streamed(NamedTuple):
     first: bytes
     rest: Iterator[bytes]
     close: Callable[[], None]
-
-
-def streamed(chunks: Iterator[bytes], content_type: str, headers: dict[str, str]) -> Response:
-    """Flask's answer with a body that is not joined; its chunks are made in threads, outside the request."""
-    request.environ[STREAMED] = True
-    return Response(chunks, 200, headers, content_type=content_type)

@@ -14,8 +14,8 @@ from flask import Blueprint, Response, request
 from exporter.errors import EventError
 from exporter.events import MAX_REJECTED, Prediction, Rejected
 from exporter.runtime import Exporter
-from exporter.web.api import NDJSON, asked_key
-from exporter.web.ingest import MAX_BODY, Ingest
+from exporter.web.api import asked_key
+from exporter.web.ingest import MAX_BODY, NDJSON, Ingest
 from exporter.web.problems import Reply, whole
 from exporter.wire import Exchange, Known, predictions, resolve
 from exporter.wire import seldon as messages
@@ -31,10 +31,6 @@ from exporter.wire.infer import read as read_pair
 from exporter.wire.otlp import PROTOBUF, Signal, answer, refusal
 from exporter.wire.otlp import read as read_records
 
-PATHS = ("/v1/exchanges", "/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
-"""Beginnings of the routes whose bodies take work to decode: they have threads of their own."""
-COMPRESSED = ("/v1/logs", "/v1/traces")
-"""Routes that take gzip, as collectors send it."""
 _LARGE = 2**20
 _GRPC = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _Decoded = tuple[list[Prediction], list[Rejected]]
