@@ -158,7 +158,7 @@ def test_thresholds_are_used_by_their_alert() -> None:
 
 @pytest.mark.parametrize("alert", POLICY, ids=lambda alert: alert.name)
 def test_annotations(alert: Alert) -> None:
-    """An alert says what happened and with which value, and links its runbook and a dashboard: its layer's, but for one."""
+    """An alert says what happened and with which value, and links its runbook and a dashboard: that of its layer."""
     (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == alert.name]
     notes = rule["annotations"]
     reviewed = {"review_url"} if alert.name in {"ModelCorrectionRatioHigh", "ModelReviewBacklog"} else set()
