@@ -108,7 +108,8 @@ class Front(Connection):
             return False
         self._ended = True
         self._feed(self._rest)
-        return self.current is not None or bool(self._waiting) or bool(self._out)
+        self.flush()
+        return self.current is not None or bool(self._waiting)
 
     def _url_is_authority(self) -> bool:
         return self._parser.get_method() == b"CONNECT"
