@@ -24,6 +24,12 @@ LOCK_SECONDS = 10
 """How long another connection's transaction is waited for in SQLite."""
 FROZEN_SECONDS = 10
 """PostgreSQL ends the transaction of a writer that has said nothing for so long: others wait for it."""
+_PRAGMAS = {
+    "journal_mode": "WAL",
+    "synchronous": "FULL",
+    "journal_size_limit": 64 * 2**20,
+    "wal_autocheckpoint": 4000,  # pages: those of an index are written again and again, and carried over once
+}
 _WRITER = 0x6D6F64656C  # the advisory lock of this project: writers are exclusive, predictions share it
 
 _patience: ContextVar[float | None] = ContextVar("patience", default=None)
@@ -141,8 +147,8 @@ def open_engine(config: StoreConfig, seconds: float = PATIENCE_SECONDS) -> sa.En
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864"):
-            _set(connection, pragma)
+        for name, value in _PRAGMAS.items():
+            _set(connection, f"{name}={value}")
 
     return engine
 
