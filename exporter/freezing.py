@@ -126,7 +126,7 @@ class Ordered(Cells):
         return self.starts.searchsorted(values)
 
     def moments(self) -> tuple[float, float]:
-        """See `Cells.moments`."""
+        """See `Cells.moments`; the values are used up."""
         return _moments(self.starts)
 
 
@@ -136,19 +136,22 @@ def _scale(ordered: Floats) -> float:
 
 
 def _moments(ordered: Floats) -> tuple[float, float]:
-    """Mean and standard deviation of values in ascending order: numpy's sums of many parts lose the fewest digits."""
+    """Mean and standard deviation of values in ascending order: numpy's sums of many parts lose the fewest digits.
+
+    The values are used up.
+    """
     scale = _scale(ordered)
-    small = ordered / scale
-    mean = small.sum() / len(small)
-    small -= mean
-    small *= small
-    return float(mean * scale), float(np.sqrt(small.sum() / len(small)) * scale)
+    ordered /= scale
+    mean = ordered.sum() / len(ordered)
+    ordered -= mean
+    ordered *= ordered
+    return float(mean * scale), float(np.sqrt(ordered.sum() / len(ordered)) * scale)
 
 
 def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> NumericFeature:
     """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one.
 
-    The column is put in order where it is the caller's ``own`` and nobody else's.
+    The column is used up where it is the caller's ``own`` and nobody else's.
     """
     valid = np.isfinite(column)
     whole = valid.all()
@@ -168,8 +171,8 @@ def counted_feature(
     if not edges:
         return NumericFeature((), (0, missing, invalid))
     counts = np.diff(cells.below(edges), prepend=0, append=cells.total)
-    mean, stddev = moments or cells.moments()
     low, high = float(cells.starts[0]), cells.top
+    mean, stddev = moments or cells.moments()
     return NumericFeature(
         edges=edges,
         counts=(*counts.tolist(), missing, invalid),

@@ -24,7 +24,7 @@ from exporter import config, tokens, webconfig
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
 from exporter.runtime import Exporter
-from exporter.store import database
+from exporter.store import writer
 from exporter.web import access
 from exporter.web.app import create_app
 
@@ -376,7 +376,7 @@ def test_rooms_import_only_from_below() -> None:
 
 def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
     """architecture.md gives the buffer of the store's writer as the code has it."""
-    bound = f"{database.BUFFER:,} rows, {database.BUFFER_BYTES >> 20} MiB of inputs"
+    bound = f"{writer.BUFFER:,} rows, {writer.BUFFER_BYTES >> 20} MiB of inputs"
     assert bound in document("architecture.md")
 
 

@@ -158,6 +158,11 @@ def test_a_client_that_has_said_all_still_gets_its_answers(shared: Served) -> No
         client.shutdown(socket.SHUT_WR)
         assert [status for status, _, _ in answers(client, 2)] == [200, 202]
         assert closed(client)
+    with connected(shared) as client:
+        client.sendall(PREDICTION)
+        assert answers(client, 1)[0][0] == 202
+        client.shutdown(socket.SHUT_WR)
+        assert closed(client)
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/metrics", "/", "/nothing"])

@@ -152,7 +152,7 @@ def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Call
     exporter.predict("new")
     exporter.store.flush(5)
     exporter.say("old-3")
-    exporter.store._sweep_at = 0.0
+    exporter.store._writer._sweep_at = 0.0
     exporter.say("new")  # wakes the writer
     eventually(lambda: exporter.count(predictions) == 1)
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
@@ -163,7 +163,7 @@ def test_words_whose_prediction_never_came_are_forgotten(database: str, start: C
     exporter = start(database, retention="1s")
     exporter.say("never", key="k")
     time.sleep(1.1)
-    exporter.store._sweep_at = 0.0
+    exporter.store._writer._sweep_at = 0.0
     exporter.predict("new")  # wakes the writer
     eventually(lambda: exporter.count(feedback) == exporter.count(history) == 0)
     assert not exporter.say("never", key="k").repeat
@@ -181,7 +181,7 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     settled = [-1]
 
     def steady() -> bool:
-        exporter.store._sweep_at = 0.0
+        exporter.store._writer._sweep_at = 0.0
         exporter.say("nobody", label=str(len(settled)))
         settled.append(exporter.count(predictions))
         return settled[-1] < 9000 and settled[-1] == settled[-2] == settled[-3]

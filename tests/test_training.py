@@ -278,6 +278,21 @@ def test_a_column_of_parquet_is_binned_exactly_where_it_fits(tmp_path):
     assert build_file(tmp_path / "a.parquet", exact=11_999).features["plain"] != found["plain"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_that_nobody_looks_at_are_left_out(tmp_path, kind):
+    """Some columns of a file are what they are among all; of none of them only the rows are told."""
+    source = FileSource(write(tmp_path, kind), block=2000)
+    whole = list(source.batches())
+    some = list(source.batches({"income", "country"}))
+    assert [batch.columns.keys() for batch in some] == [{"income", "country"}] * len(some)
+    for name in ("income", "country"):
+        found, among = (np.concatenate([batch.columns[name] for batch in way]) for way in (some, whole))
+        np.testing.assert_array_equal(found, among)
+    none = list(source.batches(set()))
+    assert sum(batch.rows for batch in none) == ROWS
+    assert not any(batch.columns for batch in none)
+
+
 def test_a_csv_column_is_of_one_type_to_its_last_row(tmp_path):
     """A column whose first text comes late is text from its first row; spaces around numbers mean nothing."""
     path = tmp_path / "a.csv"

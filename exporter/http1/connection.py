@@ -13,6 +13,7 @@ class Connection(asyncio.BaseProtocol):
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
         self._out: list[bytes] = []
+        self._corked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
@@ -20,7 +21,7 @@ class Connection(asyncio.BaseProtocol):
 
     def write(self, data: bytes) -> None:
         """Send, as soon as the others have had their say."""
-        if not self._out:
+        if not self._out and not self._corked:
             self.loop.call_soon(self.flush)
         self._out.append(data)
 

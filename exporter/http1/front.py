@@ -94,8 +94,11 @@ class Front(Connection, asyncio.BufferedProtocol):
             self.loop.call_soon(self._hungry)
         if self._rest:
             self._rest += data
-        else:
-            self._feed(data)
+            return
+        self._corked = True  # what is answered at once leaves in one piece, without another turn of the loop
+        self._feed(data)
+        self._corked = False
+        self.flush()
 
     def _hungry(self) -> None:
         self._sated = False
@@ -237,6 +240,7 @@ class Front(Connection, asyncio.BufferedProtocol):
         self.stalled = self.loop.time()
         if self.current is not None:
             self.current.pause()
+        self.throttle()
 
     def resume_writing(self) -> None:
         """Go on."""

@@ -49,9 +49,16 @@ class Parquet:
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.whole`."""
         with self._opened() as file:
+            room = np.empty(file.metadata.num_rows)
             for name in names:
-                batches = file.iter_batches(batch_size=ROWS, columns=[name], use_threads=False)
-                yield name, np.concatenate([as_arrays(batch.column(name)) for batch in batches])
+                read = 0
+                for batch in file.iter_batches(batch_size=ROWS, columns=[name], use_threads=False):
+                    values = as_arrays(batch.column(name))
+                    if values.dtype != room.dtype:
+                        room = np.empty(len(room), values.dtype)
+                    room[read : read + len(values)] = values
+                    read += len(values)
+                yield name, room
 
     def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
         """See `Source.batches`."""

@@ -52,7 +52,10 @@ class Source:
         return {}
 
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """Columns of numbers, one at a time and all of it, each behind its name."""
+        """Columns of numbers, one at a time and all of it, each behind its name.
+
+        An array is the caller's until the next one comes, which may lie in the same place.
+        """
         raise NotImplementedError
 
 

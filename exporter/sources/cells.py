@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
+
 MISSING = ("na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>")
 """Words, in any letter case, that stand for no value among numbers, truth values and moments; else they are texts."""
 CODES = "digits that begin with 0 are no numbers, unless --type says so"
@@ -32,6 +34,7 @@ class Cells:
         self._kind = self._given or "number"
         self._digits = not self._given
         self._padded = self._words = False
+        self._plain = not given
 
     def add(self, column: Any) -> None:
         """Look at some of the cells, an Arrow array of strings, null where they are empty."""
@@ -39,18 +42,26 @@ class Cells:
 
         if self._given:
             return
-        trimmed, words = _trimmed(column)
-        self._words = self._words or words
-        for kind in _KINDS[_KINDS.index(self._kind) :]:
-            try:
-                _cast(column, trimmed, kind)
-            except ArrowInvalid:
-                continue
-            self._kind = kind
-            break
+        trimmed = column
+        if self._kind != "number" or not _are_numbers(column):
+            self._plain = False
+            trimmed, words = _trimmed(column)
+            self._words = self._words or words
+            for kind in _KINDS[_KINDS.index(self._kind) :]:
+                try:
+                    _cast(column, trimmed, kind)
+                except ArrowInvalid:
+                    continue
+                self._kind = kind
+                break
         if self._digits:
             self._digits = not _some(trimmed, r"\D")
             self._padded = self._padded or _some(trimmed, r"^0\d")
+
+    @property
+    def plain(self) -> bool:
+        """Whether all cells that were looked at are numbers as they stand."""
+        return self._plain and not (self._digits and self._padded)
 
     @property
     def remark(self) -> str:
@@ -65,7 +76,7 @@ class Cells:
         from pyarrow import ArrowInvalid
 
         kind = "text" if self._digits and self._padded else self._kind
-        if kind == "text":
+        if kind == "text" or self.plain:
             return column
         if kind == "number":
             try:
@@ -84,10 +95,24 @@ def _trimmed(column: Any) -> tuple[Any, bool]:
     import pyarrow as pa
     from pyarrow import compute
 
+    # By hand: turning Python's values into Arrow's imports pandas, a second of work.
+    ends = np.cumsum([0, *map(len, MISSING)], dtype=np.int32)
+    missing = pa.StringArray.from_buffers(len(MISSING), pa.py_buffer(ends), pa.py_buffer("".join(MISSING).encode()))
     trimmed = compute.utf8_trim_whitespace(column)
-    words = compute.is_in(compute.utf8_lower(trimmed), value_set=pa.array(MISSING))
-    blank = compute.or_(words, compute.equal(trimmed, ""))
-    return compute.if_else(blank, None, trimmed), bool(compute.any(words).as_py())
+    words = compute.is_in(compute.utf8_lower(trimmed), value_set=missing)
+    blank = compute.or_(words, compute.invert(compute.binary_length(trimmed).cast(pa.bool_())))
+    return compute.if_else(blank, pa.nulls(1, pa.string())[0], trimmed), bool(compute.any(words).as_py())
+
+
+def _are_numbers(column: Any) -> bool:
+    """Whether all cells that are not empty are numbers as they stand, and none the word for no number."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    try:
+        return not compute.any(compute.is_nan(column.cast(pa.float64()))).as_py()
+    except pa.ArrowInvalid:
+        return False
 
 
 def _cast(column: Any, trimmed: Any, kind: str) -> Any:

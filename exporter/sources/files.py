@@ -112,7 +112,7 @@ class FileSource(Source):
         if self._cells is None:
             self._cells = self._csv_given() or self._csv_inferred()
             self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
-        for table, done in self._csv_texts():
+        for table, done in self._csv_texts(names):
             columns = {
                 name: as_arrays(self._cells[name].read(column.combine_chunks()))
                 for name, column in zip(table.column_names, table.columns, strict=True)
@@ -136,13 +136,13 @@ class FileSource(Source):
                 cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
         return cells
 
-    def _csv_texts(self) -> Iterator[tuple[Any, float]]:
-        """Tables of nothing but strings, and the share read."""
+    def _csv_texts(self, names: Collection[str] | None = None) -> Iterator[tuple[Any, float]]:
+        """Tables of strings, or of numbers where columns are known to hold nothing else, and the share read."""
         given = 0
         while True:
             before = 0
             try:
-                for table, done in self._csv_blocks():
+                for table, done in self._csv_blocks(names):
                     before += table.num_rows
                     if before > given:
                         yield table.slice(max(given - before + table.num_rows, 0)), done
@@ -154,7 +154,7 @@ class FileSource(Source):
             else:
                 return
 
-    def _csv_blocks(self) -> Iterator[tuple[Any, float]]:
+    def _csv_blocks(self, wanted: Collection[str] | None) -> Iterator[tuple[Any, float]]:
         import pyarrow as pa
         from pyarrow import csv
 
@@ -166,13 +166,19 @@ class FileSource(Source):
         with csv.open_csv(self._path, **options) as reader:
             names = reader.schema.names
         refuse_twice(names)
+        chosen = [name for name in names if wanted is None or name in wanted] or names[:1]  # one tells the rows
+        plain = {name for name, cells in (self._cells or {}).items() if cells.plain}
         convert = csv.ConvertOptions(
-            strings_can_be_null=True, null_values=[""], column_types=dict.fromkeys(names, pa.binary())
+            strings_can_be_null=True,
+            null_values=[""],
+            include_columns=chosen,
+            column_types={name: pa.float64() if name in plain else pa.binary() for name in names},
         )
         with self._path.open("rb") as file, csv.open_csv(file, convert_options=convert, **options) as reader:
             for batch in reader:
-                columns = [_decoded(name, column) for name, column in zip(names, batch.columns, strict=True)]
-                yield pa.table(columns, names=names), min(file.tell() / size, 1.0)
+                read = zip(chosen, batch.columns, strict=True)
+                columns = [column if name in plain else _decoded(name, column) for name, column in read]
+                yield pa.table(columns, names=chosen), min(file.tell() / size, 1.0)
 
     def _parquet(self, names: Collection[str] | None) -> Iterator[Batch]:
         return self._table().batches(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ def find_predictions(
     if not days:
         return [None] * len(wanted)
     places = 1 << (len(days) - 1).bit_length()  # few different statements, however many days there are
-    among = {f"day{n}": days[min(n, len(days) - 1)] for n in range(places)}
-    return _first(places).first(connection, [{**among, "name": name, "of": model} for name, model in wanted])
+    among = dict(zip(_names(places), itertools.chain(days, itertools.repeat(days[-1]))))  # noqa: B905 (without end)
+    return _first(places).first(connection, [among | {"name": name, "of": model} for name, model in wanted])
 
 
 def of_model(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -53,8 +54,13 @@ def of_model(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 
 @functools.cache
+def _names(days: int) -> list[str]:
+    return [f"day{number}" for number in range(days)]
+
+
+@functools.cache
 def _first(days: int) -> Prepared:
-    among = predictions.c.day.in_([sa.bindparam(f"day{n}", type_=sa.Integer) for n in range(days)])
+    among = predictions.c.day.in_([sa.bindparam(name, type_=sa.Integer) for name in _names(days)])
     mine = sa.select(*(predictions.c[name] for name in SNAPSHOT)).where(
         among, predictions.c.id == sa.bindparam("name"), of_model(predictions.c.model)
     )
