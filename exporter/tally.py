@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ MAX_CATEGORIES = 100_000
 """Distinct categories of one input that are counted in one pass."""
 MAX_CATEGORY = 500
 """Characters of a category; a longer one is counted in ``other``, so that a profile stays small."""
+_SCALARS = frozenset({str, bool, int, float})
 _CELLS = 64  # cells for each bin, so that bins of whole cells are of nearly equal frequency
 
 
@@ -220,9 +221,19 @@ class CategoryTally:
 
 def _tallied(labels: Sequence[Any]) -> tuple[Counter[str], int, int, int]:
     """How often each category came; how many were missing, of the wrong type, and too long."""
-    scalars = [value for value in labels if isinstance(value, str | bool | int | float)]
-    there = [spelt(value) for value in scalars if value == value]  # noqa: PLR0124 (not NaN)
-    tally = Counter(there)
+    types = set(map(type, labels)) - {type(None)}
+    if len(types) == 1 and types <= _SCALARS:  # values of several types may be equal and spelt differently
+        counted: Iterable[tuple[Any, int]] = Counter(labels).items()
+    else:
+        counted = ((value, 1) for value in labels)
+    tally: Counter[str] = Counter()
+    missing = invalid = 0
+    for value, times in counted:
+        if isinstance(value, str | bool | int | float) and value == value:  # noqa: PLR0124 (not NaN)
+            tally[spelt(value)] += times
+        elif value is None or isinstance(value, float):
+            missing += times
+        else:
+            invalid += times
     long = sum(tally.pop(name) for name in [name for name in tally if len(name) > MAX_CATEGORY])
-    missing = sum(value is None for value in labels) + len(scalars) - len(there)
-    return tally, missing, len(labels) - missing - len(there), long
+    return tally, missing, invalid, long

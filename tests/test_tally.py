@@ -128,6 +128,26 @@ def test_categories_in_parts_are_those_of_the_whole():
     assert tally.feature() == categorical_feature({"a": 2, "1": 2, "true": 1}, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("labels", "counts", "missing", "invalid"),
+    [
+        (["a", "b", "a", None], {"a": 2, "b": 1}, 1, 0),
+        ([0.0, -0.0, math.nan, math.inf, 2.5, None, float("nan")], {"0": 2, "inf": 1, "2.5": 1}, 3, 0),
+        ([True, False, True], {"true": 2, "false": 1}, 0, 0),
+        ([1, 10**400, 1], {"1": 2, str(10**400): 1}, 0, 0),
+        ([1, True, 1.0, "1", "true"], {"1": 3, "true": 2}, 0, 0),
+        ([None, None], {}, 2, 0),
+        ([[1], [1], None], {}, 1, 2),
+        ([{}, "a", (), None], {"a": 1}, 1, 2),
+    ],
+)
+def test_categories_of_one_type_are_those_of_several(labels, counts, missing, invalid):
+    """Values of one type are counted before they are spelt, those of several types after."""
+    tally = CategoryTally(50)
+    tally.add(labels)
+    assert tally.feature() == categorical_feature(counts, missing, invalid)
+
+
 def test_a_category_of_a_megabyte_is_other():
     """A category too long for a profile counts in ``other``, and its text is not kept."""
     tally = CategoryTally(50)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from exporter.kinds.base import Kind
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
 _FAR = 1e15
+_EPOCH = datetime(1970, 1, 1)  # in UTC, as are moments that do not say
 
 
 def unix_seconds(value: Any) -> float:
@@ -30,7 +31,7 @@ def unix_seconds(value: Any) -> float:
     if type(value) is str and len(value) <= 40 and _RFC3339.fullmatch(value):
         try:
             moment = datetime.fromisoformat(value.upper())
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            return moment.timestamp() if moment.tzinfo else (moment - _EPOCH).total_seconds()
         except (ValueError, OverflowError):  # such as 30 February
             return math.inf
     if type(value) in {int, float} and not abs(value) >= _FAR:
