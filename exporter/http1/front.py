@@ -7,7 +7,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from exporter.http1 import heads
 from exporter.http1.connection import Connection
@@ -57,11 +57,8 @@ class Front(Connection, asyncio.BufferedProtocol):
         self._bad: tuple[int, str] | None = None
         self._rest = b""
         self.unread = 0
-        self._sated = False
-        self._stopped = False
-        self.deaf = False
-        self._ended = False
-        self.paused = False
+        self._sated = self._stopped = self._ended = False
+        self.deaf = self.paused = False
         self.stalled = math.inf
         self.peer = ""
         self.touched = self.loop.time()
@@ -72,6 +69,8 @@ class Front(Connection, asyncio.BufferedProtocol):
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self._tls = transport.get_extra_info("sslcontext") is not None
+        if self._tls:
+            cast(Any, transport).set_read_buffer_limits(SLICE, 0)  # of bytes that are not deciphered: 512 KiB otherwise
         beyond = self._site.welcome(self)
         if beyond > _TOLD:
             self.cut()
@@ -91,7 +90,7 @@ class Front(Connection, asyncio.BufferedProtocol):
         data = bytes(_received[:count])
         if count == SLICE:  # there may be more, but others come first
             self._sated = True
-            self.loop.call_soon(self._hungry)
+            self.loop.call_soon(self._go_on)
         if self._rest:
             self._rest += data
             return
@@ -99,10 +98,6 @@ class Front(Connection, asyncio.BufferedProtocol):
         self._feed(data)
         self._corked = False
         self.flush()
-
-    def _hungry(self) -> None:
-        self._sated = False
-        self.throttle()
 
     def _feed(self, data: bytes) -> None:
         """Read requests, but no more than a few ahead of the one that is worked on."""
@@ -218,6 +213,7 @@ class Front(Connection, asyncio.BufferedProtocol):
         self._go_on()  # with the rest of its body, or with the next
 
     def _go_on(self) -> None:
+        self._sated = False
         if self._rest and not self._waiting:
             self._feed(self._rest)
         self.throttle()
