@@ -684,7 +684,7 @@ def test_what_follows_an_answer_is_nobodys_answer(proxied: Start) -> None:
         (b"GET /" + b"x" * 70_000, 431, "expected a head of at most 65536 bytes"),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "no transfer coding but"),
         (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, "in HTTP/1.1"),
-        (b"CONNECT mail.example:25 HTTP/1.1\r\nHost: mail.example\r\n\r\n", 501, "leads to one model server"),
+        (b"CONNECT mail.example:25 HTTP/1.1\r\nHost: mail.example\r\n\r\n", 501, "CONNECT is for proxies"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "no HTTP"),
     ],
 )  # fmt: skip

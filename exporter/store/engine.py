@@ -6,6 +6,8 @@ Nothing waits for long: not for a connection, not for a lock, not for a server t
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,8 +20,16 @@ from exporter.errors import StoreError
 
 PATIENCE_SECONDS = 8.0
 """How long one statement may take, or a server that says nothing may be waited for."""
+LOCK_SECONDS = 10
+"""How long another connection's transaction is waited for in SQLite."""
 FROZEN_SECONDS = 10
 """PostgreSQL ends the transaction of a writer that has said nothing for so long: others wait for it."""
+_PRAGMAS = {
+    "journal_mode": "WAL",
+    "synchronous": "FULL",
+    "journal_size_limit": 64 * 2**20,
+    "wal_autocheckpoint": 4000,  # pages: those of an index are written again and again, and carried over once
+}
 _WRITER = 0x6D6F64656C  # the advisory lock of this project: writers are exclusive, predictions share it
 
 _patience: ContextVar[float | None] = ContextVar("patience", default=None)
@@ -133,14 +143,27 @@ def open_engine(config: StoreConfig, seconds: float = PATIENCE_SECONDS) -> sa.En
         return open_postgresql(address, config.password_file, seconds)
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(address, connect_args={"timeout": 10, "check_same_thread": False})
+    engine = sa.create_engine(address, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=67108864"):
-            connection.execute(f"PRAGMA {pragma}").close()
+    def _pragmas(connection: sqlite3.Connection, _: Any) -> None:
+        for name, value in _PRAGMAS.items():
+            _set(connection, f"{name}={value}")
 
     return engine
+
+
+def _set(connection: sqlite3.Connection, pragma: str) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            connection.execute(f"PRAGMA {pragma}").close()
+            return
+        except sqlite3.OperationalError as error:
+            # Of several that turn a new file's journal into a write-ahead log, SQLite lets all but one fail at once.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def is_shared(of: sa.URL | sa.Engine | sa.Connection) -> bool:

@@ -67,7 +67,7 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
     finally:
         if hasattr(chunks, "close"):
             chunks.close()
-    content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
+    content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
     said = {"content-type"} if head else _MEASURED
     rest = tuple((name, value) for name, value in headers if name.lower() not in said)
     return Reply(status, body, rest, content_type)
