@@ -28,11 +28,17 @@ class Source:
         What a profile of it is called.
     remarks
         What might surprise in how a column was read, by its name; complete after the first pass.
+    rows
+        Its rows, where `columns` found them out.
+    alone
+        Whether it has `whole`.
     """
 
     where: str
     name: str
     remarks: Mapping[str, str] = MappingProxyType({})
+    rows: int | None = None
+    alone = False
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """All of it, from the start.
@@ -45,10 +51,7 @@ class Source:
         raise NotImplementedError
 
     def columns(self) -> Mapping[str, bool]:
-        """All columns in order, and whether `whole` can read each, for it holds nothing but numbers.
-
-        Nothing where it takes reading to know.
-        """
+        """All columns in order, and whether each holds nothing but numbers; nothing where only a pass can tell."""
         return {}
 
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:

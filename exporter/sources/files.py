@@ -71,6 +71,7 @@ class FileSource(Source):
         self.where, self.name, self.remarks = where or str(path), path.stem, {}
         self._path = path
         self._kind = kind or path.suffix[1:].lower()
+        self.alone = self._kind == "parquet"
         reader = _READERS.get(f".{self._kind}")
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
@@ -91,7 +92,13 @@ class FileSource(Source):
     def columns(self) -> dict[str, bool]:
         """See `Source.columns`."""
         with self._told():
-            return self._table().columns() if self._kind == "parquet" else {}
+            found: dict[str, bool] = {}
+            if self.alone:
+                found, self.rows = self._table().columns()
+            elif self._kind == "csv":
+                cells = self._inferred()
+                found = {name: own.plain for name, own in cells.items()} if self.rows else {}
+            return found
 
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.whole`."""
@@ -109,16 +116,20 @@ class FileSource(Source):
             raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
 
     def _csv(self, names: Collection[str] | None) -> Iterator[Batch]:
-        if self._cells is None:
-            self._cells = self._csv_given() or self._csv_inferred()
-            self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
+        found = self._inferred()
         for table, done in self._csv_texts(names):
             columns = {
-                name: as_arrays(self._cells[name].read(column.combine_chunks()))
+                name: as_arrays(found[name].read(column.combine_chunks()))
                 for name, column in zip(table.column_names, table.columns, strict=True)
                 if names is None or name in names
             }
             yield Batch(columns, table.num_rows, done)
+
+    def _inferred(self) -> dict[str, Cells]:
+        if self._cells is None:
+            self._cells = self._csv_given() or self._csv_inferred()
+            self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
+        return self._cells
 
     def _csv_given(self) -> dict[str, Cells]:
         """What the columns hold where somebody chose the types of them all."""
@@ -131,7 +142,9 @@ class FileSource(Source):
     def _csv_inferred(self) -> dict[str, Cells]:
         """What the columns hold: only the last row tells whether all are numbers."""
         cells: dict[str, Cells] = {}
+        self.rows = 0
         for table, _ in self._csv_texts():
+            self.rows += table.num_rows
             for name, column in zip(table.column_names, table.columns, strict=True):
                 cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
         return cells
