@@ -165,6 +165,20 @@ def test_a_client_that_has_said_all_still_gets_its_answers(shared: Served) -> No
         assert closed(client)
 
 
+def test_what_has_not_changed_says_nothing_of_it(shared: Served) -> None:
+    """A 304 has no media type, which would replace the one that is known; a date is there once."""
+    with connected(shared) as client:
+        client.sendall(request("GET /static/review.js HTTP/1.1"))
+        ((_, known, _),) = answers(client, 1)
+        client.sendall(
+            request("GET /static/review.js HTTP/1.1", f"If-None-Match: {known['etag']}", "Connection: close")
+        )
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 304 ")
+    assert b"content-type:" not in answer
+    assert answer.count(b"\r\ndate:") == 1
+
+
 @pytest.mark.parametrize("path", ["/-/healthy", "/metrics", "/", "/nothing"])
 def test_head_has_the_length_and_no_body(shared: Served, path: str) -> None:
     """The answer to HEAD is that to GET without what it would say; the next request on the connection is read right."""

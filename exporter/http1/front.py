@@ -75,7 +75,12 @@ class Front(Connection, asyncio.BufferedProtocol):
         if beyond > _TOLD:
             self.cut()
         elif beyond > 0:
-            self._refuse(503, "too many connections")
+            self.refuse(503, "too many connections")
+
+    @property
+    def heading(self) -> bool:
+        """Whether the head of a request has come in part."""
+        return self._reader.heading
 
     # --- what comes ---------------------------------------------------------------------------
 
@@ -167,7 +172,7 @@ class Front(Connection, asyncio.BufferedProtocol):
 
     # --- one after the other ------------------------------------------------------------------
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def refuse(self, status: int, detail: str) -> None:
         """Answer without an exchange, and close."""
         kind, body = self._site.refusal(status, detail)
         ends = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n".encode() + heads.connection(False, False)
@@ -198,7 +203,7 @@ class Front(Connection, asyncio.BufferedProtocol):
         elif self._rest:
             self.loop.call_soon(self._go_on)
         elif self._bad is not None:
-            self._refuse(*self._bad)
+            self.refuse(*self._bad)
         elif self._site.draining or self.deaf or self._ended:
             self._linger()
         self.throttle()
@@ -273,7 +278,7 @@ class Front(Connection, asyncio.BufferedProtocol):
 
     def drain(self) -> None:
         """Close where nothing is under way; what is under way ends the connection itself."""
-        if self.current is None and not self._reader.heading:
+        if self.current is None and not self.heading:
             self._linger()
 
     def sweep(self, now: float) -> int:
@@ -288,8 +293,8 @@ class Front(Connection, asyncio.BufferedProtocol):
         elif self.deaf and not left and now - self.touched > LINGER_SECONDS:
             (self.transport.abort if self.transport.is_closing() else self.transport.close)()
             self.touched = now
-        elif self._reader.heading and not self.deaf and now - self.touched > HEAD_SECONDS:
-            self._refuse(408, "the head of the request did not come in time")
+        elif self.heading and not self.deaf and now - self.touched > HEAD_SECONDS:
+            self.refuse(408, "the head of the request did not come in time")
         elif now - self.touched > IDLE_SECONDS:
             (self.transport.abort if left or self.deaf else self.transport.close)()
         return left

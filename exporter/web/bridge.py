@@ -15,7 +15,8 @@ from exporter.web.streaming import STREAMED, Streamed
 if TYPE_CHECKING:
     from flask import Flask
 
-_MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
+_OWN = {"content-type", "date"}  # headers that every answer gets anew
+_MEASURED = {*_OWN, "content-length"}  # and one of known length
 
 
 def environment(call: Call, body: bytes) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
         if hasattr(chunks, "close"):
             chunks.close()
     content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
-    said = {"content-type"} if head else _MEASURED
+    said = _OWN if head else _MEASURED
     rest = tuple((name, value) for name, value in headers if name.lower() not in said)
     return Reply(status, body, rest, content_type)
 

@@ -254,6 +254,8 @@ class FrontDoor(Site):
         for front in list(self.fronts):
             if isinstance(front.current, Call):
                 front.current.hurry()
+            elif front.heading and not front.deaf:
+                front.refuse(503, "the exporter stops, try again")
         return await super().drain(seconds)
 
     def close(self) -> None:
