@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from exporter.inference import Column
-from exporter.sources.base import Batch
+from exporter.sources.base import ROWS, Batch
 from exporter.validation import shown
-
-ROWS = 50_000
-"""Rows that make a batch at most."""
 
 
 class Parquet:

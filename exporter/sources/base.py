@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from exporter.inference import Column
 
+ROWS = 50_000
+"""Rows that make a batch at most."""
+
 
 class Batch(NamedTuple):
     """Some rows: columns by name (one that is absent is missing), their number, and the share of the source read."""

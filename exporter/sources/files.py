@@ -7,17 +7,17 @@ import json
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
-import numpy as np
 
 from exporter.errors import ProfileError
 from exporter.extract import clean, integer
 from exporter.inference import Column
-from exporter.sources.arrow import ROWS, Parquet, as_arrays, refuse_twice
+from exporter.sources.arrow import Parquet, as_arrays, refuse_twice
 from exporter.sources.base import Batch, Source, by_name
 from exporter.sources.cells import Cells
+from exporter.sources.npz import Npz
 from exporter.validation import listed, shown
 
 # What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
@@ -71,7 +71,7 @@ class FileSource(Source):
         self.where, self.name, self.remarks = where or str(path), path.stem, {}
         self._path = path
         self._kind = kind or path.suffix[1:].lower()
-        self.alone = self._kind == "parquet"
+        self.alone = self._kind in _TABLES
         reader = _READERS.get(f".{self._kind}")
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
@@ -193,36 +193,11 @@ class FileSource(Source):
                 columns = [column if name in plain else _decoded(name, column) for name, column in read]
                 yield pa.table(columns, names=chosen), min(file.tell() / size, 1.0)
 
-    def _parquet(self, names: Collection[str] | None) -> Iterator[Batch]:
+    def _columnar(self, names: Collection[str] | None) -> Iterator[Batch]:
         return self._table().batches(names)
 
-    def _table(self) -> Parquet:
-        return Parquet(self._path, self._types, self._block)
-
-    def _npz(self, _: Collection[str] | None) -> Iterator[Batch]:
-        if not zipfile.is_zipfile(self._path):
-            raise ValueError("expected what numpy.savez writes")
-        with contextlib.ExitStack() as opened:
-            archive = opened.enter_context(zipfile.ZipFile(self._path))
-            members = {name.removesuffix(".npy"): archive.open(name) for name in archive.namelist()}
-            for member in members.values():
-                opened.enter_context(member)
-            arrays = {name: _Array(name, member) for name, member in members.items()}
-            for name, array in arrays.items():
-                if not array.shape or (len(array.shape) == 2 and self._types.get(name) != "embedding"):
-                    hint = f", or say --type {name}=embedding" if array.shape else ""
-                    wanted = f"save each column under its own name{hint}"
-                    raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
-            lengths = {name: array.shape[0] for name, array in arrays.items()}
-            if len(set(lengths.values())) > 1:
-                raise ValueError(f"its arrays have different lengths: {lengths}")
-            length = next(iter(lengths.values()), 0)
-            widest = max((array.row_bytes for array in arrays.values()), default=1)
-            rows = min(max(self._block // max(widest, 1), 1), ROWS)
-            for start in range(0, length, rows):
-                count = min(rows, length - start)
-                columns = {name: array.read(count) for name, array in arrays.items()}
-                yield Batch(columns, count, (start + count) / length)
+    def _table(self) -> Parquet | Npz:
+        return _TABLES[self._kind](self._path, self._types, self._block)
 
     def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
         decoder = msgspec.json.Decoder(dict[str, Any])
@@ -259,45 +234,11 @@ def _decoded(name: str, column: Any) -> Any:
         raise ValueError(f"the column {shown(name)} is not UTF-8") from None
 
 
-class _Array:
-    """An array in an NPZ file, read by rows."""
-
-    def __init__(self, name: str, file: IO[bytes]) -> None:
-        lib = np.lib.format
-        readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
-            (1, 0): lib.read_array_header_1_0,
-            (2, 0): lib.read_array_header_2_0,
-        }
-        version = lib.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"the array {name!r} is of version {version} of the format")
-        self.shape, fortran, self._dtype = readers[version](file)
-        if self._dtype.hasobject:
-            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-        self._file = file
-        self.row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
-        self._whole = None
-        if fortran and len(self.shape) > 1:  # its rows do not lie together
-            size = int(np.prod(self.shape))
-            self._whole = np.frombuffer(file.read(), self._dtype)[:size].reshape(self.shape, order="F")
-        self._place = 0
-
-    def read(self, rows: int) -> Column:
-        """The next rows."""
-        self._place += rows
-        if self._whole is not None:
-            part = self._whole[self._place - rows : self._place]
-        else:
-            part = np.frombuffer(self._file.read(rows * self.row_bytes), self._dtype).reshape(rows, *self.shape[1:])
-        if part.dtype.kind == "M":
-            return [None if text == "NaT" else text for text in np.datetime_as_string(part).tolist()]
-        return part if part.dtype.kind in "iuf" else part.tolist()
-
-
+_TABLES: dict[str, type[Parquet | Npz]] = {"parquet": Parquet, "npz": Npz}
 _READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
-    ".parquet": FileSource._parquet,
-    ".npz": FileSource._npz,
+    ".parquet": FileSource._columnar,
+    ".npz": FileSource._columnar,
     ".jsonl": FileSource._jsonl,
     ".ndjson": FileSource._jsonl,
 }
