@@ -716,6 +716,24 @@ def test_upgrades_are_not_passed_on(proxied: Start) -> None:
     assert not re.search(rb"(?i)\r\n(upgrade|connection|http2-settings):", b"".join(heard))
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_beside_an_upgrade_is_passed_on(proxied: Start, chunked: bool) -> None:
+    """It is the body of that request, however much it looks like a request of its own."""
+    inner = b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner) if chunked else inner
+    heard: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        heard.append(head_of(connection) + until(connection, framed))
+        answer(connection)
+
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(inner)
+    offer = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n%b\r\n\r\n" % framing
+    got = proxied(script).raw(offer + framed)
+    assert got.count(b"HTTP/1.1 200 OK") == 1
+    assert len(heard) == 1
+
+
 def test_a_proxy_before_itself(tmp_path: Path, proxied: Start) -> None:
     """An upstream that leads back is found out at the first turn, before it eats all connections."""
     ports: list[int] = []
