@@ -156,6 +156,7 @@ SCENARIOS = [
     Scenario("lies about length, and garbage", 20, lambda n: lying(_LIES[n % len(_LIES)])),
     Scenario("compressed bombs", 8, lambda _: iter([_BOMB])),
     Scenario("requests whose answers nobody reads", 50, lambda _: endless((GET + b"\r\n") * 100), reads=False),
+    Scenario("small requests without end, answers read", 4, lambda _: endless((announced(2) + b"{}") * 1000)),
     Scenario("bodies that break off", 50, lambda _: broken_off(announced(1000) + b"{")),
     Scenario("connections that are closed at once", 50, lambda _: broken_off(b"")),
 ]

@@ -110,7 +110,9 @@ class _Builder:
         known = self._source.columns()
         self._seen |= {name: Seen(numbers) for name, numbers in known.items()}
         unknown = {name for name, numbers in known.items() if not numbers or name == options.prediction_column}
-        for batch in self._pass("types", unknown if known else None):
+        rows = self._source.rows if known and not unknown else None
+        self._rows = rows or 0
+        for batch in self._pass("types", unknown if known else None) if rows is None else ():
             self._rows += batch.rows
             for name, values in batch.columns.items():
                 self._seen.setdefault(name, Seen()).add(values)
@@ -123,7 +125,8 @@ class _Builder:
         kinds = {
             name: learners[name].kind() if name in learners else kind_of(kind, None) for name, kind in inputs.items()
         }
-        frozen = self._freeze(kinds, {name for name, numbers in known.items() if numbers})
+        alone = {name for name, numbers in known.items() if numbers and self._source.alone}
+        frozen = self._freeze(kinds, alone)
         features: dict[str, Feature] = {}
         for name, kind in kinds.items():
             if twice := features.keys() & kind.features(name):
@@ -172,10 +175,10 @@ class _Builder:
                 learner.learn(batch.columns.get(name, ()))
         return learners
 
-    def _freeze(self, kinds: Mapping[str, Kind], numbers: Collection[str]) -> dict[str, list[Feature]]:
+    def _freeze(self, kinds: Mapping[str, Kind], alone: Collection[str]) -> dict[str, list[Feature]]:
         """The bins of the features of each input, and of the outputs by their columns' names.
 
-        Columns of nothing but numbers are read one at a time where all of one may be held at once.
+        Columns that can be read alone are, one at a time, where all of one may be held at once.
         """
         options = self._options
         watched = dict(kinds)
@@ -184,7 +187,7 @@ class _Builder:
         if name := options.prediction_column:
             wanted = options.types.get(name) or self._seen[name].output_type()
             watched[name] = kind_of(wanted if wanted == "numeric" else "categorical")
-        whole = [n for n, kind in watched.items() if n in numbers and kind.type == "numeric"]
+        whole = [n for n, kind in watched.items() if n in alone and kind.type == "numeric"]
         whole = whole if self._rows <= options.exact else []
         frozen: dict[str, list[Feature]] = {}
         for name, values in self._source.whole(whole) if whole else ():

@@ -185,6 +185,7 @@ class WebConfig:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3 if self.tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(self.tls.cert_file, self.tls.key_file, password="")  # or it would ask at the terminal
         if self.tls.client_ca_file:

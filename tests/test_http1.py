@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,8 +101,8 @@ def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
     served = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
     try:
         with connected(served) as client:
-            client.sendall(PREDICTION)
-            assert answers(client, 1)[0][:1] == (401,)
+            client.sendall(PREDICTION + request("GET /metrics HTTP/1.1"))
+            assert [status for status, _, _ in answers(client, 2)] == [401, 401]
             client.sendall(request("POST /v1/predictions HTTP/1.1", "Content-Length: 5", "Expect: 100-continue"))
             assert answers(client, 1)[0][0] == 401
             assert closed(client)
@@ -164,6 +165,20 @@ def test_a_client_that_has_said_all_still_gets_its_answers(shared: Served) -> No
         assert closed(client)
 
 
+def test_what_has_not_changed_says_nothing_of_it(shared: Served) -> None:
+    """A 304 has no media type, which would replace the one that is known; a date is there once."""
+    with connected(shared) as client:
+        client.sendall(request("GET /static/review.js HTTP/1.1"))
+        ((_, known, _),) = answers(client, 1)
+        client.sendall(
+            request("GET /static/review.js HTTP/1.1", f"If-None-Match: {known['etag']}", "Connection: close")
+        )
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 304 ")
+    assert b"content-type:" not in answer
+    assert answer.count(b"\r\ndate:") == 1
+
+
 @pytest.mark.parametrize("path", ["/-/healthy", "/metrics", "/", "/nothing"])
 def test_head_has_the_length_and_no_body(shared: Served, path: str) -> None:
     """The answer to HEAD is that to GET without what it would say; the next request on the connection is read right."""
@@ -186,6 +201,92 @@ def test_chunks_and_trailers(shared: Served) -> None:
         ((status, fields, body),) = answers(client, 1)
         assert (status, fields["connection"]) == (400, "close")
         assert json.loads(body)["detail"] == "the body comes in far too many chunks"
+
+
+HEALTHY_CLOSE = request("GET /-/healthy HTTP/1.1", "Connection: close")
+CLOSE = request("POST /v1/predictions HTTP/1.1", "Connection: close", f"Content-Length: {len(EVENT)}") + EVENT
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (CLOSE + PREDICTION, [202]),
+        (CLOSE + b"garbage\r\n\r\n", [202]),
+        (CLOSE.replace(b"close", b"close, Upgrade\r\nUpgrade: h2c") + PREDICTION, [202]),
+        (PREDICTION.replace(b"HTTP/1.1", b"HTTP/1.0") + PREDICTION, [202]),
+        (HEALTHY_CLOSE + PREDICTION, [200]),
+        (request("GET /-/healthy HTTP/1.1") + CLOSE + PREDICTION, [200, 202]),
+        (request("POST / HTTP/1.1", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n" + PREDICTION, [501]),
+        (request("POST / HTTP/1.1", "Origin: http://y", "Content-Length: 70000") + b" " * 70_000 + PREDICTION, [403]),
+        (request("GET /-/healthy HTTP/1.1") + request("CONNECT x:1 HTTP/1.1") + PREDICTION, [200, 501]),
+        (PREDICTION + b"\x00" * 20 + PREDICTION, [202, 400]),
+        (request("GET /-/healthy HTTP/1.1") + PREDICTION[:-1].replace(b"Host", b"Bad Name") + PREDICTION, [200, 400]),
+    ],
+)  # fmt: skip
+def test_nothing_is_answered_behind_the_end(shared: Served, sent: bytes, statuses: list[int]) -> None:
+    """What comes behind a request that ends the connection is not worked on, and no fault of the exporter."""
+    before = shared.samples("model_exporter_events_total")
+    with connected(shared) as client:
+        client.sendall(sent)
+        assert [status for status, _, _ in answers(client, len(statuses))] == statuses
+        assert closed(client)
+    after = shared.samples("model_exporter_events_total")
+    assert sum(after.values()) - sum(before.values()) == statuses.count(202)
+    assert "Traceback" not in shared.log.read_text()
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_an_offer_to_upgrade_is_passed_over(shared: Served, pieces: int) -> None:
+    """Java's client offers HTTP/2 with its first request, whatever that is: its body is no request of its own."""
+    sized = request("POST /v1/predictions HTTP/1.1", *OFFER, f"Content-Length: {len(EVENT)}") + EVENT
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(EVENT), EVENT)
+    chunked = request("POST /v1/predictions HTTP/1.1", *OFFER, "Transfer-Encoding: chunked") + chunk
+    inner = request("POST /v1/predictions HTTP/1.1", *OFFER, f"Content-Length: {len(PREDICTION)}") + PREDICTION
+    sent = sized + request("GET /-/healthy HTTP/1.1", *OFFER) + chunked + inner + PREDICTION
+    with connected(shared) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), len(sent) // pieces):
+            client.sendall(sent[start : start + len(sent) // pieces])
+            time.sleep(0.01)
+        assert [status for status, _, _ in answers(client, 5)] == [202, 200, 202, 400, 202]
+
+
+def test_a_body_waits_with_its_request(shared: Served) -> None:
+    """Of a large one behind a request that takes time the rest is read when its turn has come."""
+    large = json.dumps({"model": "credit", "inputs": {"name": "x" * 50_000}}).encode()
+    post = request("POST /v1/predictions HTTP/1.1", body=large)
+    with connected(shared) as client:
+        client.sendall((request("GET /-/healthy HTTP/1.1") + post) * 3)
+        assert [status for status, _, _ in answers(client, 6)] == [200, 202] * 3
+
+
+def test_an_old_client_is_not_told_to_go_on(shared: Served) -> None:
+    """HTTP/1.0 knows no interim answers."""
+    fields = (f"Content-Length: {len(EVENT)}", "Expect: 100-continue")
+    with connected(shared) as client:
+        client.sendall(request("POST /v1/predictions HTTP/1.0", *fields))
+        time.sleep(0.1)
+        client.sendall(EVENT)
+        assert client.recv(20).startswith(b"HTTP/1.1 202")
+
+
+def test_requests_of_many_that_wait_take_little_room(shared: Served) -> None:
+    """What clients send that read no answers is neither read nor kept."""
+    memory = psutil.Process(shared.process.pid).memory_info
+    shared.get("/metrics")
+    before = memory().rss
+    clients = [socket.socket() for _ in range(100)]
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", shared.port))
+        client.setblocking(False)
+        client.send(b"GET /metrics HTTP/1.1\r\n\r\n" * 10_000)
+    time.sleep(1)
+    assert shared.get("/-/healthy").status == 200
+    assert memory().rss - before < len(clients) * 150_000
+    for client in clients:
+        client.close()
 
 
 class Few(Served):

@@ -684,7 +684,7 @@ def test_what_follows_an_answer_is_nobodys_answer(proxied: Start) -> None:
         (b"GET /" + b"x" * 70_000, 431, "expected a head of at most 65536 bytes"),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "no transfer coding but"),
         (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, "in HTTP/1.1"),
-        (b"CONNECT mail.example:25 HTTP/1.1\r\nHost: mail.example\r\n\r\n", 501, "leads to one model server"),
+        (b"CONNECT mail.example:25 HTTP/1.1\r\nHost: mail.example\r\n\r\n", 501, "CONNECT is for proxies"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "no HTTP"),
     ],
 )  # fmt: skip
@@ -714,6 +714,24 @@ def test_upgrades_are_not_passed_on(proxied: Start) -> None:
     got = proxy.raw(b"GET /1 HTTP/1.1\r\n" + ask_for + b"GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert got.count(b"HTTP/1.1 200 OK") == 2
     assert not re.search(rb"(?i)\r\n(upgrade|connection|http2-settings):", b"".join(heard))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_beside_an_upgrade_is_passed_on(proxied: Start, chunked: bool) -> None:
+    """It is the body of that request, however much it looks like a request of its own."""
+    inner = b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner) if chunked else inner
+    heard: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        heard.append(head_of(connection) + until(connection, framed))
+        answer(connection)
+
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(inner)
+    offer = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n%b\r\n\r\n" % framing
+    got = proxied(script).raw(offer + framed)
+    assert got.count(b"HTTP/1.1 200 OK") == 1
+    assert len(heard) == 1
 
 
 def test_a_proxy_before_itself(tmp_path: Path, proxied: Start) -> None:

@@ -258,7 +258,8 @@ def test_data_that_do_not_fit_are_counted_exactly(tmp_path, kind):
     assert (feature.edges, feature.counts) == (other.edges, other.counts)
 
 
-def test_a_column_of_parquet_is_binned_exactly_where_it_fits(tmp_path):
+@pytest.mark.parametrize("kind", ["parquet", "npz"])
+def test_a_column_that_can_be_read_alone_is_binned_exactly_where_it_fits(tmp_path, kind):
     """Columns of numbers are read one at a time: those that fit alone need no sketch, however many there are."""
     rng = np.random.default_rng(3)
     columns = {
@@ -268,17 +269,21 @@ def test_a_column_of_parquet_is_binned_exactly_where_it_fits(tmp_path):
         "wild": np.where(rng.random(12_000) < 0.1, np.inf, rng.normal(size=12_000)),
         "whole": rng.integers(-(10**9), 10**9, 12_000),
     }
-    nulls = pa.array(columns["gaps"], from_pandas=True)
-    parquet.write_table(pa.table({**columns, "nulls": nulls}), tmp_path / "a.parquet", row_group_size=5000)
-    found = build_file(tmp_path / "a.parquet", exact=12_000).features
+    path = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        np.savez(path, **columns, nulls=columns["gaps"])
+    else:
+        nulls = pa.array(columns["gaps"], from_pandas=True)
+        parquet.write_table(pa.table({**columns, "nulls": nulls}), path, row_group_size=5000)
+    found = build_file(path, exact=12_000).features
     for name, values in columns.items():
         exact = numeric_feature(values.astype(np.float64))
         assert found[name] == (msgspec.structs.replace(exact, precision="single") if name == "single" else exact)
     assert found["nulls"] == found["gaps"]
-    assert build_file(tmp_path / "a.parquet", exact=11_999).features["plain"] != found["plain"]
+    assert build_file(path, exact=11_999).features["plain"] != found["plain"]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npz"])
 def test_columns_that_nobody_looks_at_are_left_out(tmp_path, kind):
     """Some columns of a file are what they are among all; of none of them only the rows are told."""
     source = FileSource(write(tmp_path, kind), block=2000)

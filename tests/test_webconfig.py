@@ -379,6 +379,40 @@ def presented(port: int) -> bytes:
         return connection.getpeercert(binary_form=True) or b""
 
 
+def test_tls_ends_with_a_word(tmp_path: Path) -> None:
+    """An answer without a length, or the end of what the server does not take, is told from one that was cut."""
+    write_config(tmp_path)
+    certificate(tmp_path, "server")
+    (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
+    server = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}")
+    server.launch()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    event = b'{"model": "credit"}'
+
+    def said(sent: bytes) -> bytes:
+        raw = socket.create_connection(("127.0.0.1", server.port), 10)
+        with context.wrap_socket(raw, suppress_ragged_eofs=False) as client:
+            client.sendall(sent)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+    try:
+        eventually(lambda: "listening on https" in server.log.read_text())
+        assert said(b"GET /v1/dataset?model=credit HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        posted = b"POST /v1/predictions HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(event)
+        assert said(posted + event + posted).count(b"HTTP/1.1 202 ") == 1
+        assert (
+            said(posted.replace(b"\r\n", b"\r\nOrigin: http://y\r\n", 1)[:-4] + b"00000\r\n\r\n").count(b" 403 ") == 1
+        )
+        assert said(b"\x00").startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert plain.recv(100) == b""
+        assert "error" not in server.log.read_text()
+    finally:
+        server.stop()
+
+
 def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
     """SIGHUP swaps the certificate without a request refused; a key of another one leaves what there was."""
     write_config(tmp_path)

@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BaseProtocol):
     """Sends in one piece what is written in one turn of the loop: a system call costs more than all else."""
 
     def __init__(self) -> None:

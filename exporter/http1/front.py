@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
+import math
 from collections import deque
-from typing import TYPE_CHECKING
-
-import httptools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from exporter.http1 import heads
 from exporter.http1.connection import Connection
+from exporter.http1.reader import WRONG, Reader
 
 if TYPE_CHECKING:
     from exporter.http1.site import Exchange, Site
+
+log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 15.0
 """What a head may take to come."""
 IDLE_SECONDS = 75.0
 """How long a connection may rest."""
-SLICE = 16 * 1024
-"""Bytes that are read at a time: so many small requests may wait for the one before them."""
 LINGER_SECONDS = 2.0
 """How long a client that still sends is listened to, so that it gets to read why nobody wants it."""
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+SLICE = 16 * 1024
+"""Bytes that are received at a time, and in a turn of the loop: the others come next. So many may wait."""
+_TOLD = 100  # clients beyond the limit that are told so at a time; more take files that others need
+_received = memoryview(bytearray(SLICE))  # one for all connections: what is in it is copied at once
 
 
-class Front(Connection):
-    """One connection of a client."""
+class Front(Connection, asyncio.BufferedProtocol):
+    """One connection of a client.
+
+    Attributes
+    ----------
+    current
+        What is answered at this moment.
+    deaf
+        Whether nothing more is read; what has come whole is answered nevertheless, unless the connection ends.
+    paused, stalled
+        Whether the client reads too little of its answers, and since when by the loop's time.
+    unread
+        Bytes that waited for it at the last look.
+    touched
+        When something moved last.
+    """
 
     def __init__(self, site: Site) -> None:
         super().__init__()
         self._site = site
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = Reader(self)
         self.current: Exchange | None = None
         self._reading: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._bad: tuple[int, str] | None = None
-        self._fields: list[heads.Field] = []
-        self._url = self._rest = b""
-        self._quiet = 0
+        self._rest = b""
         self.unread = 0
-        self._deaf = False
-        self._ended = False
-        self._stopped = False
-        self._begun = False
-        self.paused = False
+        self._sated = self._stopped = self._ended = False
+        self.deaf = self.paused = False
+        self.stalled = math.inf
         self.peer = ""
         self.touched = self.loop.time()
 
@@ -54,14 +68,34 @@ class Front(Connection):
         super().connection_made(transport)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
-        if self._site.welcome(self):
-            return
-        self._refuse(503, "too many connections")
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        if self._tls:
+            cast(Any, transport).set_read_buffer_limits(SLICE, 0)  # of bytes that are not deciphered: 512 KiB otherwise
+        beyond = self._site.welcome(self)
+        if beyond > _TOLD:
+            self.cut()
+        elif beyond > 0:
+            self.refuse(503, "too many connections")
 
-    def data_received(self, data: bytes) -> None:
+    @property
+    def heading(self) -> bool:
+        """Whether the head of a request has come in part."""
+        return self._reader.heading
+
+    # --- what comes ---------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Where to put what comes."""
+        return _received
+
+    def buffer_updated(self, count: int) -> None:
         """Bytes of requests, or of what is none."""
-        if self._deaf:
+        if self.deaf:
             return
+        data = bytes(_received[:count])
+        if count == SLICE:  # there may be more, but others come first
+            self._sated = True
+            self.loop.call_soon(self._go_on)
         if self._rest:
             self._rest += data
             return
@@ -73,131 +107,91 @@ class Front(Connection):
     def _feed(self, data: bytes) -> None:
         """Read requests, but no more than a few ahead of the one that is worked on."""
         self._rest = b""
-        for start in range(0, len(data), SLICE):
+        place = 0
+        while place < len(data) and not self.deaf:
             if self._waiting:
-                self._rest = data[start:]
+                self._rest = data[place:]
                 break
-            self._parse(data[start : start + SLICE])
-            if self._deaf:
-                break
-        if self._ended and not self._rest and not self._deaf and (self._reading is not None or self._begun):
-            self._malformed(400, "the request broke off")
+            step = self._reader.step
+            self._reader.read(data[place : place + step])
+            place += step
+        if self._ended and self._reader.midst and not self._rest and not self.deaf:
+            self.malformed(400, "the request broke off")
         self.throttle()
-
-    def _parse(self, data: bytes) -> None:
-        self._quiet += len(data)
-        if self._reading is None and not self._begun and not data.isascii():
-            line, end, rest = data.partition(b"\n")  # some clients send an address as its user wrote it
-            data = _NOT_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), line) + end + rest
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:  # which nobody grants: the answer is in HTTP/1.1
-                data = data[upgrade.args[0] :]
-                self._deaf = self._url_is_authority()
-                continue
-            except httptools.HttpParserError as error:
-                self._malformed(400, f"the request is no HTTP/1.1: {error}")
-            break
-        if self._quiet > heads.MAX_HEAD and not self._deaf:
-            self._malformed(431, f"expected a head of at most {heads.MAX_HEAD} bytes")
 
     def eof_received(self) -> bool:
         """No more will come, whether the client is gone or only waits for its answer."""
-        if not self._site.patient or self.transport.get_extra_info("sslcontext"):  # TLS ends both ways at once
+        if self._tls or not self._site.patient:  # TLS ends both ways at once
             return False
         self._ended = True
         self._feed(self._rest)
-        self.flush()
-        return self.current is not None or bool(self._waiting)
+        if self.current is None and not self._waiting:
+            self._linger()
+        return True
 
-    def _url_is_authority(self) -> bool:
-        return self._parser.get_method() == b"CONNECT"
+    # --- what the reader finds in it ----------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        self._begun = True
-        self.touched = self.loop.time()
-        self._fields = []
-        self._url = b""
-
-    def on_url(self, part: bytes) -> None:
-        """Take the target, or a part of it."""
-        self._url += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the head, or a trailer."""
-        self._fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """Begin the exchange, or have it wait for those before."""
-        if self._deaf:
-            return
-        self._begun = False
-        self._quiet = 0
-        parser = self._parser
-        fields, self._fields = self._fields, []
-        old = parser.get_http_version() != "1.1"
-        line = heads.Line(parser.get_method(), _origin(self._url), parser.should_keep_alive(), old)
-        self._reading = exchange = self._site.exchange(self, line, fields)
+    def request(self, request: heads.Request) -> None:
+        """Begin an exchange, or have it wait for those before."""
+        self._reading = exchange = self._site.exchange(self, request)
         if self.current is None and not self.paused:
             self.current = exchange
             exchange.start()
         else:
             self._waiting.append(exchange)
 
-    def on_body(self, part: bytes) -> None:
+    def body(self, part: bytes) -> None:
         """Pass a part of the body on."""
-        self._quiet = 0
         if self._reading is not None:
             self._reading.body(part)
 
-    def on_message_complete(self) -> None:
-        """End the request."""
-        self._quiet = 0
-        if self._reading is not None:
-            reading, self._reading = self._reading, None
+    def whole(self, trailers: Sequence[heads.Field]) -> None:
+        """End a request."""
+        reading = self._reading
+        if reading is not None:
             answered = reading.done
-            reading.body_end(self._fields)
+            reading.body_end(trailers)
+            self._reading = None
             if answered and self.current is None:
                 self._next()
 
-    def _malformed(self, status: int, detail: str) -> None:
+    def malformed(self, status: int, detail: str) -> None:
         """Answer what has come whole, then say what was wrong."""
-        self._deaf = True
-        if self._reading is not None and self._reading is self.current:
-            self.current.broken(status, detail)
-        elif self._reading is not None and self._reading.done:
+        self.deaf = True
+        reading, self._reading = self._reading, None
+        if reading is not None and reading.done:
             self._linger()
-        elif self.current is None and not self._waiting:
-            self._refuse(status, detail)
+        elif reading is not None and reading is self.current:
+            reading.broken(status, detail)
         else:
-            if self._reading is not None and self._waiting:
+            if reading is not None:
                 self._waiting.pop().gone()
             self._bad = (status, detail)
+            if self.current is None:
+                self._next()
 
-    def _refuse(self, status: int, detail: str) -> None:
+    # --- one after the other ------------------------------------------------------------------
+
+    def refuse(self, status: int, detail: str) -> None:
         """Answer without an exchange, and close."""
-        self._deaf = True
         kind, body = self._site.refusal(status, detail)
-        ends = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
-        self.write(heads.response(status, heads.phrase(status), (), ends.encode()) + body)
+        ends = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n".encode() + heads.connection(False, False)
+        self.write(heads.response(status, heads.phrase(status), (), ends) + body)
         self._linger()
 
     def over(self, exchange: Exchange, keep: bool) -> None:
         """Go on after an exchange, with the next one if one waits."""
         self.current = None
         self.touched = self.loop.time()
-        if not exchange.sent_whole:
-            # Its client may be in the middle of a body; when the rest has come, or not, the connection ends.
-            self.loop.call_soon(self._after, exchange, keep)
-        elif not keep:
+        if not keep:
             self._linger()
-        else:
+        elif exchange.sent_whole:
             self._next()
+        else:  # its client may be at the end of a body
+            self.loop.call_soon(self._after, exchange)
 
-    def _after(self, exchange: Exchange, keep: bool) -> None:
-        if not exchange.sent_whole or not keep:
+    def _after(self, exchange: Exchange) -> None:
+        if not exchange.sent_whole:
             self._linger()
 
     def _next(self) -> None:
@@ -209,26 +203,33 @@ class Front(Connection):
         elif self._rest:
             self.loop.call_soon(self._go_on)
         elif self._bad is not None:
-            bad, self._bad = self._bad, None
-            self._refuse(*bad)
-        elif self._site.draining or self._deaf or self._ended:
+            self.refuse(*self._bad)
+        elif self._site.draining or self.deaf or self._ended:
             self._linger()
         self.throttle()
 
-    def _go_on(self) -> None:
-        if self._rest and self.current is None and not self._deaf:
-            self._feed(self._rest)
-
     def _start(self, exchange: Exchange) -> None:
         if exchange is self.current and not exchange.done:
-            exchange.start()
-            self.throttle()
+            try:
+                exchange.start()
+            except Exception:
+                log.exception("a request cannot be worked on")
+                exchange.broken(500, WRONG)
+        self._go_on()  # with the rest of its body, or with the next
+
+    def _go_on(self) -> None:
+        self._sated = False
+        if self._rest and not self._waiting:
+            self._feed(self._rest)
+        self.throttle()
+
+    # --- how fast, and how long ---------------------------------------------------------------
 
     def throttle(self) -> None:
         """Read from the client only as fast as its requests are worked on, and its answers are read."""
         current = self.current
-        stop = not self._deaf and bool(
-            self._waiting or self._rest or self.paused or (current is not None and current.full)
+        stop = not self.deaf and bool(
+            self._sated or self._waiting or self._rest or self.paused or (current is not None and current.full)
         )
         if stop != self._stopped and not self.transport.is_closing():
             self._stopped = stop
@@ -237,12 +238,15 @@ class Front(Connection):
     def pause_writing(self) -> None:
         """Slow down: the client does not read."""
         self.paused = True
+        self.stalled = self.loop.time()
         if self.current is not None:
             self.current.pause()
+        self.throttle()
 
     def resume_writing(self) -> None:
         """Go on."""
         self.paused = False
+        self.stalled = math.inf
         if self.current is not None:
             self.current.resume()
         else:
@@ -251,11 +255,17 @@ class Front(Connection):
 
     def _linger(self) -> None:
         """Close as soon as the client has, or soon: one that is still sending would lose the answer otherwise."""
-        self._deaf = True
+        sending = self._reader.midst
+        waiting, self._waiting = self._waiting, deque()
+        for exchange in waiting:
+            exchange.gone()
+        self.deaf = True
+        self._bad = self._reading = None
+        self._rest = b""
         self.touched = self.loop.time()
         if not self.transport.is_closing():
             self.flush()
-            if self._ended:
+            if self._ended or (self._tls and not sending):  # TLS cannot say that only one side has ended
                 self.transport.close()
             elif self.transport.can_write_eof():
                 self.transport.write_eof()
@@ -263,12 +273,12 @@ class Front(Connection):
 
     def cut(self) -> None:
         """End in the middle of an answer, so that the client cannot take it for whole."""
-        self._deaf = True
+        self.deaf = True
         self.transport.abort()
 
     def drain(self) -> None:
         """Close where nothing is under way; what is under way ends the connection itself."""
-        if self.current is None and not self._begun:
+        if self.current is None and not self.heading:
             self._linger()
 
     def sweep(self, now: float) -> int:
@@ -278,34 +288,24 @@ class Front(Connection):
         if left < self.unread:
             self.touched = now
         self.unread = left
-        if self._deaf and current is None:
-            if now - self.touched > (IDLE_SECONDS if left else LINGER_SECONDS):
-                self.transport.abort()
-        elif current is not None:
+        if current is not None:
             current.check(now)
-        elif self._begun and now - self.touched > HEAD_SECONDS:
-            self._refuse(408, "the head of the request did not come in time")
+        elif self.deaf and not left and now - self.touched > LINGER_SECONDS:
+            (self.transport.abort if self.transport.is_closing() else self.transport.close)()
+            self.touched = now
+        elif self.heading and not self.deaf and now - self.touched > HEAD_SECONDS:
+            self.refuse(408, "the head of the request did not come in time")
         elif now - self.touched > IDLE_SECONDS:
-            (self.transport.abort if left else self.transport.close)()
+            (self.transport.abort if left or self.deaf else self.transport.close)()
         return left
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """Gone."""
-        self._deaf = True
+        self.deaf = True
         self._site.leave(self)
         for exchange in (self.current, *self._waiting):
             if exchange is not None:
                 exchange.gone()
         self.current = self._reading = None
         self._waiting.clear()
-
-
-def _origin(target: bytes) -> bytes:
-    """A target without the host, which some clients name in front of it."""
-    if target[:1] == b"/" or target[:4].lower() != b"http":
-        return target
-    _, colon, rest = target.partition(b"://")
-    if not colon:
-        return target
-    _, slash, path = rest.partition(b"/")
-    return slash + path if slash else b"/"
+        self._reader.close()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exporter.http1.heads import Field, Line
+from exporter.http1.heads import Field, Request
 
 if TYPE_CHECKING:
     from exporter.http1.front import Front
+
+log = logging.getLogger(__name__)
 
 
 class Exchange(ABC):
@@ -93,17 +96,17 @@ class Site(ABC):
         self.unread = 0
 
     @abstractmethod
-    def exchange(self, front: Front, line: Line, fields: Sequence[Field]) -> Exchange:
+    def exchange(self, front: Front, request: Request) -> Exchange:
         """What answers a request with such a head."""
 
     @abstractmethod
     def refusal(self, status: int, detail: str) -> tuple[str, bytes]:
         """Media type and body of an answer to what is no request; it is counted."""
 
-    def welcome(self, front: Front) -> bool:
-        """Take a connection; whether there is room for it."""
+    def welcome(self, front: Front) -> int:
+        """Take a connection; how many there are more than there is room for."""
         self.fronts.add(front)
-        return len(self.fronts) <= self._most
+        return len(self.fronts) - self._most
 
     def leave(self, front: Front) -> None:
         """Forget a connection."""
@@ -117,7 +120,10 @@ class Site(ABC):
     async def sweeping(self) -> None:
         """Sweep until cancelled."""
         while True:
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # time limits must hold for the others
+                log.exception("looking for what takes too long")
             await asyncio.sleep(self._pause)
 
     async def drain(self, seconds: float) -> bool:

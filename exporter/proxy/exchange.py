@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from exporter.client.ids import time_ordered
 from exporter.http1 import site
-from exporter.http1.heads import Field, Line, chunk, phrase, response
+from exporter.http1.heads import Field, Request, chunk, connection, phrase, response
 from exporter.proxy import heads
 from exporter.proxy.heads import Head
 from exporter.proxy.recording import Copy
@@ -30,8 +30,8 @@ GONE = 499
 class Exchange(site.Exchange):
     """A request and its response; see `Front` for who calls, and `Upstream` for who answers."""
 
-    def __init__(self, site: Site, front: Front, line: Line, fields: Sequence[Field]) -> None:
-        self.method, self._target, self._keep, self._old = self._line = line
+    def __init__(self, site: Site, front: Front, request: Request) -> None:
+        self.method, self._target, self._keep, self._old, fields, _ = self._request = request
         self._site = site
         self.front = front
         self._head = head = heads.read(fields, heads.OF_REQUESTS)
@@ -63,12 +63,10 @@ class Exchange(site.Exchange):
         known = self._head.known
         if local := self._site.local(self.method, self._target):
             self._reply(*local)
-        elif self.method == b"CONNECT":
-            self._refuse(501, "CONNECT is for proxies that lead anywhere, and this one leads to one model server")
-        elif self._head.codings or (self._old and self._head.chunked):
-            self._refuse(501, "expected no transfer coding but chunked, and that in HTTP/1.1")
         elif heads.PSEUDONYM in known.get(b"via", b""):
-            self._refuse(508, "this request has been here before: --upstream leads back to this proxy")
+            self._forget()
+            self._keep = False
+            self._problem(508, "this request has been here before: --upstream leads back to this proxy")
         elif upstream := self._site.pool.take():
             self._use(upstream)
         else:
@@ -91,8 +89,8 @@ class Exchange(site.Exchange):
         upstream.begin(self)
         self.touch()
         to = self._site.pool.to
-        line = self._line._replace(target=to.prefix + self._target)
-        head = heads.request(line, self._head, self._id, self.front.peer, (self._site.host, to.netloc))
+        asked = self._request._replace(target=to.prefix + self._target)
+        head = heads.request(asked, self._head, self._id, self.front.peer, (self._site.host, to.netloc))
         for part in (head, *self._pending):
             upstream.write(part)
         self._pending.clear()
@@ -163,9 +161,7 @@ class Exchange(site.Exchange):
 
     def _connection(self) -> bytes:
         self._keep = self._keep and not self._site.draining
-        if not self._keep:
-            return b"Connection: close\r\n"
-        return b"Connection: keep-alive\r\n" if self._old else b""
+        return connection(self._keep, self._old)
 
     def answered(self, part: bytes) -> None:
         """A part of the response's body."""
@@ -181,12 +177,6 @@ class Exchange(site.Exchange):
         self.front.over(self, self._keep)
 
     # --- what goes wrong ----------------------------------------------------------------------
-
-    def _refuse(self, status: int, detail: str) -> None:
-        """Answer in the model server's stead what has nothing to do with the model."""
-        self._forget()
-        self._keep = False
-        self._problem(status, detail)
 
     def _problem(self, status: int, detail: str) -> None:
         title = phrase(status).decode()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from exporter.http1.heads import Field, Line
+from exporter.http1 import heads
+from exporter.http1.heads import Field, Request
 
 PSEUDONYM = b"model-exporter-" + secrets.token_hex(4).encode()
 """What this process calls itself in ``Via``, so that it knows a request that it has passed on before."""
@@ -30,11 +31,11 @@ class Head(NamedTuple):
     lines
         Those to pass on, as they are written.
     known
-        The values of all of them by their names in small letters, joined where there are several.
+        The values of all of them; see `exporter.http1.heads.known`.
     """
 
     lines: list[bytes]
-    known: dict[bytes, bytes]
+    known: Mapping[bytes, bytes]
 
     @property
     def chunked(self) -> bool:
@@ -47,15 +48,12 @@ class Head(NamedTuple):
         return self.known.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked"
 
 
-def read(raw: Iterable[Field], apart: frozenset[bytes] = frozenset()) -> Head:
+def read(raw: Sequence[Field], apart: frozenset[bytes] = frozenset()) -> Head:
     """The fields of a message as they came, but for those of its connection and those that the caller writes itself."""
-    known: dict[bytes, bytes] = {}
-    lines = []
-    for name, value in raw:
-        low = name.lower()
-        known[low] = known[low] + b", " + value if low in known else value
-        if low not in _HOP and low not in apart:
-            lines.append(b"%b: %b\r\n" % (name, value))
+    known = heads.known(raw)
+    lines = [
+        b"%b: %b\r\n" % (name, value) for name, value in raw if (low := name.lower()) not in _HOP and low not in apart
+    ]
     if named := {part.strip().lower() for part in known.get(b"connection", b"").split(b",")} & known.keys() - _ENDS:
         lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
     return Head(lines, known)
@@ -66,12 +64,12 @@ def identifier(given: bytes | None) -> str | None:
     return given.decode("ascii") if given is not None and _ID.fullmatch(given) else None
 
 
-def request(line: Line, head: Head, name: str, peer: str, host: tuple[bytes | None, bytes]) -> bytes:
+def request(asked: Request, head: Head, name: str, peer: str, host: tuple[bytes | None, bytes]) -> bytes:
     """A request's head for the upstream.
 
     Parameters
     ----------
-    line
+    asked
         Its method and target.
     head
         Its fields.
@@ -83,7 +81,7 @@ def request(line: Line, head: Head, name: str, peer: str, host: tuple[bytes | No
         The host to ask for in place of the client's, if any, and that to ask for where the client named none.
     """
     known = head.known
-    lines = [b"%b %b HTTP/1.1\r\n" % line[:2], *head.lines]
+    lines = [b"%b %b HTTP/1.1\r\n" % asked[:2], *head.lines]
     lines.append(b"Host: %b\r\n" % (host[0] or known.get(b"host", host[1])))
     lines.append(b"X-Request-Id: %b\r\n" % name.encode())
     if peer:
@@ -103,6 +101,6 @@ def _after(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
 
 
-def last_chunk(trailers: Iterable[Field]) -> bytes:
+def last_chunk(trailers: Sequence[Field]) -> bytes:
     """The end of a body in chunks."""
     return b"0\r\n%b\r\n" % b"".join(read(trailers).lines) if trailers else b"0\r\n\r\n"

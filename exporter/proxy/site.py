@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from exporter.http1 import site
 from exporter.http1.front import Front
-from exporter.http1.heads import Field, Line
+from exporter.http1.heads import Request
 from exporter.proxy.exchange import Exchange
 from exporter.proxy.recording import Recorder
 from exporter.proxy.upstream import Pool
@@ -63,9 +63,9 @@ class Site(site.Site):
         """Model and version of a request that is recorded."""
         return self.recorder.named(method, target) if self.recorder else None
 
-    def exchange(self, front: Front, line: Line, fields: Sequence[Field]) -> Exchange:
+    def exchange(self, front: Front, request: Request) -> Exchange:
         """What passes a request on."""
-        return Exchange(self, front, line, fields)
+        return Exchange(self, front, request)
 
     def refusal(self, status: int, detail: str) -> tuple[str, bytes]:
         """What a client is told who sends no request; see `exporter.http1.site.Site`."""

@@ -61,7 +61,7 @@ def address(url: str, ca_file: str | None = None) -> Address:
     return Address(parts.hostname, port, parts.netloc.encode(), parts.path.rstrip("/").encode(), context)
 
 
-class Upstream(Connection):
+class Upstream(Connection, asyncio.Protocol):
     """One connection to the model server."""
 
     def __init__(self, pool: Pool) -> None:

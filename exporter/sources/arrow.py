@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from exporter.inference import Column
-from exporter.sources.base import Batch
+from exporter.sources.base import ROWS, Batch
 from exporter.validation import shown
-
-ROWS = 50_000
-"""Rows that make a batch at most."""
 
 
 class Parquet:
@@ -41,10 +38,12 @@ class Parquet:
             refuse_twice(file.schema_arrow.names)
             yield file
 
-    def columns(self) -> dict[str, bool]:
-        """See `Source.columns`."""
+    def columns(self) -> tuple[dict[str, bool], int]:
+        """See `Source.columns`; and how many rows there are."""
         with self._opened() as file:
-            return {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in file.schema_arrow}
+            fields = file.schema_arrow
+            found = {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in fields}
+            return found, file.metadata.num_rows
 
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.whole`."""

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from exporter.inference import Column
 
+ROWS = 50_000
+"""Rows that make a batch at most."""
+
 
 class Batch(NamedTuple):
     """Some rows: columns by name (one that is absent is missing), their number, and the share of the source read."""
@@ -28,11 +31,17 @@ class Source:
         What a profile of it is called.
     remarks
         What might surprise in how a column was read, by its name; complete after the first pass.
+    rows
+        Its rows, where `columns` found them out.
+    alone
+        Whether it has `whole`.
     """
 
     where: str
     name: str
     remarks: Mapping[str, str] = MappingProxyType({})
+    rows: int | None = None
+    alone = False
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """All of it, from the start.
@@ -45,10 +54,7 @@ class Source:
         raise NotImplementedError
 
     def columns(self) -> Mapping[str, bool]:
-        """All columns in order, and whether `whole` can read each, for it holds nothing but numbers.
-
-        Nothing where it takes reading to know.
-        """
+        """All columns in order, and whether each holds nothing but numbers; nothing where only a pass can tell."""
         return {}
 
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:

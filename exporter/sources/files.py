@@ -7,17 +7,17 @@ import json
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
-import numpy as np
 
 from exporter.errors import ProfileError
 from exporter.extract import clean, integer
 from exporter.inference import Column
-from exporter.sources.arrow import ROWS, Parquet, as_arrays, refuse_twice
+from exporter.sources.arrow import Parquet, as_arrays, refuse_twice
 from exporter.sources.base import Batch, Source, by_name
 from exporter.sources.cells import Cells
+from exporter.sources.npz import Npz
 from exporter.validation import listed, shown
 
 # What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
@@ -71,6 +71,7 @@ class FileSource(Source):
         self.where, self.name, self.remarks = where or str(path), path.stem, {}
         self._path = path
         self._kind = kind or path.suffix[1:].lower()
+        self.alone = self._kind in _TABLES
         reader = _READERS.get(f".{self._kind}")
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
@@ -91,7 +92,13 @@ class FileSource(Source):
     def columns(self) -> dict[str, bool]:
         """See `Source.columns`."""
         with self._told():
-            return self._table().columns() if self._kind == "parquet" else {}
+            found: dict[str, bool] = {}
+            if self.alone:
+                found, self.rows = self._table().columns()
+            elif self._kind == "csv":
+                cells = self._inferred()
+                found = {name: own.plain for name, own in cells.items()} if self.rows else {}
+            return found
 
     def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.whole`."""
@@ -109,16 +116,20 @@ class FileSource(Source):
             raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
 
     def _csv(self, names: Collection[str] | None) -> Iterator[Batch]:
-        if self._cells is None:
-            self._cells = self._csv_given() or self._csv_inferred()
-            self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
+        found = self._inferred()
         for table, done in self._csv_texts(names):
             columns = {
-                name: as_arrays(self._cells[name].read(column.combine_chunks()))
+                name: as_arrays(found[name].read(column.combine_chunks()))
                 for name, column in zip(table.column_names, table.columns, strict=True)
                 if names is None or name in names
             }
             yield Batch(columns, table.num_rows, done)
+
+    def _inferred(self) -> dict[str, Cells]:
+        if self._cells is None:
+            self._cells = self._csv_given() or self._csv_inferred()
+            self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
+        return self._cells
 
     def _csv_given(self) -> dict[str, Cells]:
         """What the columns hold where somebody chose the types of them all."""
@@ -131,7 +142,9 @@ class FileSource(Source):
     def _csv_inferred(self) -> dict[str, Cells]:
         """What the columns hold: only the last row tells whether all are numbers."""
         cells: dict[str, Cells] = {}
+        self.rows = 0
         for table, _ in self._csv_texts():
+            self.rows += table.num_rows
             for name, column in zip(table.column_names, table.columns, strict=True):
                 cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
         return cells
@@ -180,36 +193,11 @@ class FileSource(Source):
                 columns = [column if name in plain else _decoded(name, column) for name, column in read]
                 yield pa.table(columns, names=chosen), min(file.tell() / size, 1.0)
 
-    def _parquet(self, names: Collection[str] | None) -> Iterator[Batch]:
+    def _columnar(self, names: Collection[str] | None) -> Iterator[Batch]:
         return self._table().batches(names)
 
-    def _table(self) -> Parquet:
-        return Parquet(self._path, self._types, self._block)
-
-    def _npz(self, _: Collection[str] | None) -> Iterator[Batch]:
-        if not zipfile.is_zipfile(self._path):
-            raise ValueError("expected what numpy.savez writes")
-        with contextlib.ExitStack() as opened:
-            archive = opened.enter_context(zipfile.ZipFile(self._path))
-            members = {name.removesuffix(".npy"): archive.open(name) for name in archive.namelist()}
-            for member in members.values():
-                opened.enter_context(member)
-            arrays = {name: _Array(name, member) for name, member in members.items()}
-            for name, array in arrays.items():
-                if not array.shape or (len(array.shape) == 2 and self._types.get(name) != "embedding"):
-                    hint = f", or say --type {name}=embedding" if array.shape else ""
-                    wanted = f"save each column under its own name{hint}"
-                    raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
-            lengths = {name: array.shape[0] for name, array in arrays.items()}
-            if len(set(lengths.values())) > 1:
-                raise ValueError(f"its arrays have different lengths: {lengths}")
-            length = next(iter(lengths.values()), 0)
-            widest = max((array.row_bytes for array in arrays.values()), default=1)
-            rows = min(max(self._block // max(widest, 1), 1), ROWS)
-            for start in range(0, length, rows):
-                count = min(rows, length - start)
-                columns = {name: array.read(count) for name, array in arrays.items()}
-                yield Batch(columns, count, (start + count) / length)
+    def _table(self) -> Parquet | Npz:
+        return _TABLES[self._kind](self._path, self._types, self._block)
 
     def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
         decoder = msgspec.json.Decoder(dict[str, Any])
@@ -246,45 +234,11 @@ def _decoded(name: str, column: Any) -> Any:
         raise ValueError(f"the column {shown(name)} is not UTF-8") from None
 
 
-class _Array:
-    """An array in an NPZ file, read by rows."""
-
-    def __init__(self, name: str, file: IO[bytes]) -> None:
-        lib = np.lib.format
-        readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
-            (1, 0): lib.read_array_header_1_0,
-            (2, 0): lib.read_array_header_2_0,
-        }
-        version = lib.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"the array {name!r} is of version {version} of the format")
-        self.shape, fortran, self._dtype = readers[version](file)
-        if self._dtype.hasobject:
-            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-        self._file = file
-        self.row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
-        self._whole = None
-        if fortran and len(self.shape) > 1:  # its rows do not lie together
-            size = int(np.prod(self.shape))
-            self._whole = np.frombuffer(file.read(), self._dtype)[:size].reshape(self.shape, order="F")
-        self._place = 0
-
-    def read(self, rows: int) -> Column:
-        """The next rows."""
-        self._place += rows
-        if self._whole is not None:
-            part = self._whole[self._place - rows : self._place]
-        else:
-            part = np.frombuffer(self._file.read(rows * self.row_bytes), self._dtype).reshape(rows, *self.shape[1:])
-        if part.dtype.kind == "M":
-            return [None if text == "NaT" else text for text in np.datetime_as_string(part).tolist()]
-        return part if part.dtype.kind in "iuf" else part.tolist()
-
-
+_TABLES: dict[str, type[Parquet | Npz]] = {"parquet": Parquet, "npz": Npz}
 _READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
-    ".parquet": FileSource._parquet,
-    ".npz": FileSource._npz,
+    ".parquet": FileSource._columnar,
+    ".npz": FileSource._columnar,
     ".jsonl": FileSource._jsonl,
     ".ndjson": FileSource._jsonl,
 }

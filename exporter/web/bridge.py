@@ -15,7 +15,8 @@ from exporter.web.streaming import STREAMED, Streamed
 if TYPE_CHECKING:
     from flask import Flask
 
-_MEASURED = {"content-type", "content-length"}  # headers that an answer of known length gets anew
+_OWN = {"content-type", "date"}  # headers that every answer gets anew
+_MEASURED = {*_OWN, "content-length"}  # and one of known length
 
 
 def environment(call: Call, body: bytes) -> dict[str, Any]:
@@ -67,8 +68,8 @@ def call(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
     finally:
         if hasattr(chunks, "close"):
             chunks.close()
-    content_type = next((value for name, value in headers if name.lower() == "content-type"), "text/plain")
-    said = {"content-type"} if head else _MEASURED
+    content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
+    said = _OWN if head else _MEASURED
     rest = tuple((name, value) for name, value in headers if name.lower() not in said)
     return Reply(status, body, rest, content_type)
 

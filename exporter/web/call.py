@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from exporter.errors import QueueFullError
 from exporter.http1.front import Front
-from exporter.http1.heads import CONTINUE, Field, Line, chunk, phrase
+from exporter.http1.heads import CONTINUE, Field, Request, chunk, connection, phrase
 from exporter.http1.site import Exchange
 from exporter.tokens import Caller
 from exporter.web.ingest import MAX_BODY, ONE_ACCEPTED
@@ -49,25 +49,23 @@ class Call(Exchange):
         Who asks, where that was asked.
     """
 
-    def __init__(self, door: FrontDoor, front: Front, line: Line, fields: Sequence[Field]) -> None:
+    def __init__(self, door: FrontDoor, front: Front, request: Request) -> None:
         self._door = door
         self.front = front
-        self.method = line.method.decode("latin-1")
-        target, _, query = line.target.partition(b"?")
+        self._request = request
+        self.method = request.method.decode("latin-1")
+        target, _, query = request.target.partition(b"?")
         self.path = (unquote_to_bytes(target) if b"%" in target else target).decode("latin-1")
         self.query = query.decode("latin-1")
-        self._keep, self._old = line.keep, line.old
-        self.fields = {name.lower(): value for name, value in fields}
-        if len(self.fields) != len(fields):
-            for name in self.fields:
-                self.fields[name] = b", ".join([value for other, value in fields if other.lower() == name])
+        self.fields = request.known
         self.caller: Caller | None = None
         self._admitted = False
         self._body: bytes | bytearray = b""
         self._size = self._held = self._count = 0
         self._fault: Reply | None = None
         self._until = 0.0
-        self._working = self._answering = False
+        self._working = 0
+        self._answering = False
         self._room: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> str | None:
@@ -79,31 +77,33 @@ class Call(Exchange):
 
     def start(self) -> None:
         """Ask the door who this is."""
-        self._until = self.front.touched + BODY_SECONDS
-        coding = self.fields.get(b"transfer-encoding")
-        if coding is not None and (self._old or coding.lower() != b"chunked"):
-            self.refuse(problem(501, "expected no transfer coding but chunked, and that in HTTP/1.1"))
-        elif self.method == "CONNECT":
-            self.refuse(problem(501, "this is no proxy"))
-        else:
-            self._door.greet(self)
+        self._door.greet(self)
+
+    @property
+    def full(self) -> bool:
+        """Whether the rest of the body must wait: nobody knows yet who sends it."""
+        return not self._admitted and self._size > SMALL_BODY
 
     def admit(self, caller: Caller | None) -> None:
         """Let it in: from now on its body is waited for."""
         self.caller = caller
         self._admitted = True
+        self._until = self.front.loop.time() + BODY_SECONDS
+        request = self._request
         if self.sent_whole:
             self._take()
-        elif (length := int(self.fields.get(b"content-length", 0))) > MAX_BODY and (
-            length > _MUCH or b"expect" in self.fields
-        ):
+        elif request.length > MAX_BODY and (request.length > _MUCH or b"expect" in self.fields):
             self.reply(self._door.too_large())
-        elif self.fields.get(b"expect", b"").lower() == b"100-continue" and not self._size:
-            self.front.write(CONTINUE)
+        elif b"expect" in self.fields and not (self._size or request.old):
+            if self.fields[b"expect"].lower() == b"100-continue":
+                self.front.write(CONTINUE)
+        elif self._size:
+            self.front.throttle()
 
     def refuse(self, reply: Reply) -> None:
         """Answer without reading more than is on its way."""
-        if self.sent_whole or b"expect" in self.fields or int(self.fields.get(b"content-length", PIECE)) >= PIECE:
+        request = self._request
+        if self.sent_whole or b"expect" in self.fields or request.chunked or request.length >= PIECE:
             self.reply(reply)
         else:
             self._fault = reply
@@ -155,13 +155,14 @@ class Call(Exchange):
         if self._fault is not None:
             self.reply(self._fault)
             return
-        self._door.take(self, bytes(self._body))
+        body, self._body = self._body, b""
+        self._door.take(self, bytes(body))
 
     # --- the answer ---------------------------------------------------------------------------
 
     def work(self, answer: Coroutine[Any, Any, Reply | None]) -> None:
         """Answer what a coroutine says, once it does; None where it has gone on itself."""
-        self._working = True
+        self._working += 1
         self.front.loop.create_task(self._work(answer))
 
     async def _work(self, answer: Coroutine[Any, Any, Reply | None]) -> None:
@@ -172,7 +173,7 @@ class Call(Exchange):
         except Exception as error:
             self.reply(self._door.failed(self, error))
         finally:
-            self._working = False
+            self._working -= 1
             if self.done:
                 self._release()
 
@@ -183,24 +184,19 @@ class Call(Exchange):
         if self._answering:  # there is another answer on its way, which is not whole
             self.front.cut()
             return
-        keep = self._keep and self.sent_whole and not self._door.draining
-        if reply is ONE_ACCEPTED and keep and not self._old:
+        request = self._request
+        keep = request.keep and self.sent_whole and not self._door.draining
+        if reply is ONE_ACCEPTED and keep and not request.old:
             self.front.write(self._door.accepted)
         else:
             bare = reply.status in {204, 304}
             unseen = bare or self.method == "HEAD"
             ends = b"" if unseen and (bare or not reply.body) else b"content-length: %d\r\n" % len(reply.body)
-            start = head(
-                reply.status, reply.content_type, reply.headers, self._door.date, ends + self._connection(keep)
-            )
+            ends += connection(keep, request.old)
+            start = head(reply.status, reply.content_type, reply.headers, self._door.date, ends)
             self.front.write(start if unseen else start + reply.body)
         self._finish()
         self.front.over(self, keep)
-
-    def _connection(self, keep: bool) -> bytes:
-        if not keep:
-            return b"connection: close\r\n"
-        return b"connection: keep-alive\r\n" if self._old else b""
 
     async def pour(self, answer: Streamed, step: Step) -> None:
         """Send an answer piece by piece, each made in a thread.
@@ -208,25 +204,26 @@ class Call(Exchange):
         Should that fail half-way, the connection is cut: nobody may take it for whole.
         """
         sized = any(name.lower() == "content-length" for name, _ in answer.headers)
-        chunked = not sized and not self._old
-        keep = self._keep and (sized or chunked) and not self._door.draining
+        old = self._request.old
+        chunked = not sized and not old
+        keep = self._request.keep and (sized or chunked) and not self._door.draining
         try:
             if self.done:
                 return
             self._answering = True
-            ends = b"transfer-encoding: chunked\r\n" if chunked else b""
-            self.front.write(head(answer.status, "", answer.headers, self._door.date, ends + self._connection(keep)))
+            ends = (b"transfer-encoding: chunked\r\n" if chunked else b"") + connection(keep, old)
+            self.front.write(head(answer.status, "", answer.headers, self._door.date, ends))
             made: bytes | None = answer.first
             while made is not None:
                 for start in range(0, len(made), PIECE):
+                    if self.done:
+                        log.info("%s: the client went away", self.path)
+                        return
                     piece = made[start : start + PIECE]
                     self.front.write(chunk(piece) if chunked else piece)
                     self.front.flush()
                     if self.front.paused:
                         await self._drained()
-                    if self.done:
-                        log.info("%s: the client went away", self.path)
-                        return
                 made = await step(lambda: next(answer.rest, None))
             if not self.done:
                 if chunked:
@@ -260,7 +257,7 @@ class Call(Exchange):
 
     def check(self, now: float) -> None:
         """End a body that takes too long."""
-        if not self.sent_whole and now > self._until:
+        if self._admitted and not self.sent_whole and now > self._until:
             self.broken(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
 
     def hurry(self) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -21,7 +21,7 @@ from msgspec import structs
 
 from exporter.errors import QueueFullError
 from exporter.http1.front import Front
-from exporter.http1.heads import Field, Line
+from exporter.http1.heads import Request
 from exporter.http1.site import Site
 from exporter.runtime import Exporter
 from exporter.tokens import Caller
@@ -92,9 +92,9 @@ class FrontDoor(Site):
         self._streams = 0
         self._tick()
 
-    def exchange(self, front: Front, line: Line, fields: Sequence[Field]) -> Call:
+    def exchange(self, front: Front, request: Request) -> Call:
         """What answers a request; see `exporter.http1.site.Site`."""
-        return Call(self, front, line, fields)
+        return Call(self, front, request)
 
     def refusal(self, status: int, detail: str) -> tuple[str, bytes]:
         """What a client is told who sends no request."""
@@ -106,7 +106,7 @@ class FrontDoor(Site):
         self._tick()
         if self.unread > UNREAD_BYTES:
             for front in sorted(self.fronts, key=lambda front: front.unread, reverse=True):
-                if front.paused and front.touched < front.loop.time() - 1:
+                if front.stalled < front.loop.time() - 1:
                     self.unread -= front.unread
                     front.cut()
                 if self.unread <= UNREAD_BYTES:
@@ -138,6 +138,8 @@ class FrontDoor(Site):
     async def _introduce(self, call: Call, authorization: str) -> None:
         # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
         caller = await self.groups.passwords.run(lambda: self._web.authenticated(authorization))
+        if call.done:  # its client went away, or its body broke off
+            return
         if caller is None:
             call.refuse(self._unknown())
         else:
@@ -252,6 +254,8 @@ class FrontDoor(Site):
         for front in list(self.fronts):
             if isinstance(front.current, Call):
                 front.current.hurry()
+            elif front.heading and not front.deaf:
+                front.refuse(503, "the exporter stops, try again")
         return await super().drain(seconds)
 
     def close(self) -> None:
