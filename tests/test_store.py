@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,44 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Cal
     assert sum(verdict.correction for verdict in exporter.counted) == 4
     assert exporter.count(feedback, feedback.c.joined) == exporter.count(feedback) == 4
     assert exporter.store.review_state().pending == {"m": 4}
+
+
+def test_predictions_are_stored_as_they_came(database: str, start: Callable[..., Exporter]) -> None:
+    """However many fill a statement, each with labels of its own, in the order of the index and not of their coming."""
+    exporter = start(database)
+    moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    labels = [1, 1.0, True, "1", None, -0.5, 'modèle "é"']
+    events = [
+        Prediction(
+            "m", f"{99 - n:02}\0", "2", moment if n % 2 else None, prediction=labels[n % 7], code=500, confidence=0.5
+        )
+        for n in range(75)
+    ]
+    inputs = [b"" if n % 3 else f'{{"n":{n}}}'.encode() for n in range(75)]
+    rows = prediction_rows(events, [bool(n % 2) for n in range(75)], inputs, 1e9, [f"s{n}" for n in range(75)])
+    assert rows.ids == sorted(rows.ids)
+    assert [len(part) for part in rows.parts(40)] == [40, 35]
+    for part in rows.parts(40):
+        assert exporter.store.add(part) == 0
+    assert exporter.store.flush(5)
+    chosen = [
+        predictions.c[name] for name in ("id", "time", "received", "prediction", "confident", "inputs", "segment")
+    ]
+    with exporter.store.reading() as connection:
+        stored = [tuple(row) for row in connection.execute(sa.select(*chosen).order_by(predictions.c.seq))]
+    spelt = ["1", "1.0", "true", '"1"', None, "-0.5", '"modèle \\"é\\""']
+    assert stored == [
+        (
+            f"{99 - n:02}\ufffd",
+            moment.timestamp() if n % 2 else 1e9,
+            1e9,
+            spelt[n % 7],
+            bool(n % 2),
+            None if n % 3 else f'{{"n":{n}}}',
+            f"s{n}",
+        )
+        for n in reversed(range(75))
+    ]
 
 
 def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> None:

@@ -127,6 +127,8 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
         feedback.c.verdict == verdicts[0] if one else feedback.c.verdict.in_(map(sa.literal, verdicts)),
         feedback.c.joined,
     ]
+    if chosen.status is None:  # each of the three by itself: so the index finds a model's, or a day's, in all of them
+        found.append(feedback.c.status.in_(map(sa.literal, STATUSES)))
     for column, value in (
         (feedback.c.model, chosen.model),
         (feedback.c.version, chosen.version),
