@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import socket
 import subprocess
 import sys
@@ -130,6 +132,17 @@ def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500, 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (request("GET / HTTP/1.1", "X: " + "y" * 100_000), 431),
+        (request("GET / HTTP/1.1", "Host: y"), 400),
+        (request("GET / HTTP/1.1", "X: y\r\n z"), 400),
+        (request("GET / HTTP/1.1", "X : y"), 400),
+        (request("GET / HTTP/1.1", "X: y\x00z"), 400),
+        (request("GET / HTTP/1.1", "X: y\rZ: 1"), 400),
+        (request("GET / HTTP/1.1", "X: y").replace(b"\r\n", b"\n"), 400),
+        (request("POST / HTTP/1.1", "Transfer-Encoding: chunked, identity") + b"0\r\n\r\n", 400),
+        (request("POST / HTTP/1.1", "Transfer-Encoding : chunked") + b"0\r\n\r\n", 400),
+        (request("POST / HTTP/1.1", "Content-Length: +2") + b"{}", 400),
+        (request("POST / HTTP/1.1", "Transfer-Encoding: chunked") + b"2;a\n{}\r\n0\r\n\r\n", 400),
+        (request("POST / HTTP/1.1", "Transfer-Encoding: chunked") + b"0x2\r\n{}\r\n0\r\n\r\n", 400),
     ],
 )  # fmt: skip
 def test_kinds_of_requests(shared: Served, sent: bytes, status: int) -> None:
@@ -287,6 +300,66 @@ def test_requests_of_many_that_wait_take_little_room(shared: Served) -> None:
     assert memory().rss - before < len(clients) * 150_000
     for client in clients:
         client.close()
+
+
+LARGE = json.dumps({"model": "credit", "inputs": {"name": "x" * 30_000}}).encode()
+
+
+def posted(body: bytes, *fields: str, pieces: int = 0) -> bytes:
+    """Events, with their length or in chunks of so many bytes."""
+    line = "POST /v1/predictions HTTP/1.1"
+    if not pieces:
+        return request(line, *fields, f"Content-Length: {len(body)}") + body
+    cut = [body[start : start + pieces] for start in range(0, len(body), pieces)]
+    chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in cut)
+    return request(line, *fields, "Transfer-Encoding: chunked") + chunks + b"0\r\nLast: x\r\n\r\n"
+
+
+WHOLE = [
+    (PREDICTION, 202),
+    (posted(LARGE), 202),
+    (posted(EVENT, pieces=5), 202),
+    (posted(LARGE, pieces=3000), 202),
+    (posted(EVENT, *OFFER), 202),
+    (posted(EVENT, *OFFER, pieces=4), 202),
+    (request("GET /-/healthy HTTP/1.1"), 200),
+    (request("GET /metrics HTTP/1.1", *OFFER), 200),
+    (request("GET /nothing HTTP/1.1"), 404),
+    (posted(EVENT, "Origin: http://y"), 403),
+    (posted(b"x" * 20_000, "Origin: http://y"), 403),
+    (posted(b"{}"), 400),
+]
+LAST: list[tuple[bytes, list[int]]] = [
+    (b"", []),
+    (posted(EVENT, "Connection: close") + PREDICTION, [202]),
+    (PREDICTION.replace(b"HTTP/1.1", b"HTTP/1.0") + PREDICTION, [202]),
+    (posted(b"y" * 70_000, "Origin: http://y") + PREDICTION, [403]),
+    (request("CONNECT a:1 HTTP/1.1") + PREDICTION, [501]),
+    (b"\x00" + PREDICTION, [400]),
+    (posted(LARGE)[:-5], [400]),
+    (posted(EVENT, pieces=4)[:-3], [400]),
+    (b"GET / HTT", [400]),
+]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_how_bytes_are_cut_changes_nothing(shared: Served, seed: int) -> None:
+    """Requests of all kinds one after the other, in pieces of all sizes, are answered alike and in their order."""
+    chance = random.Random(seed)
+    for _ in range(10):
+        several = [chance.choice(WHOLE) for _ in range(chance.randint(1, 12))]
+        end, statuses = chance.choice(LAST)
+        sent = b"".join(one for one, _ in several) + end
+        with connected(shared) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while sent:
+                size = chance.choice([1, 7, 100, 1024, 16_384, 20_000, 500_000])
+                client.sendall(sent[:size])
+                sent = sent[size:]
+            client.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
+        found = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) [A-Z]", answer)]
+        assert found == [status for _, status in several] + statuses
 
 
 class Few(Served):

@@ -58,6 +58,8 @@ def test_every_type_is_watched_from_end_to_end(shop):
     }
     answer = shop.post("/v1/predictions", events([*training(40, seed=9), bad]))
     assert (answer.status, answer.json) == (202, {"accepted": 41, "rejected": []})
+    # The first image brings its library: on a busy machine a scrape does not wait so long.
+    eventually(lambda: shop.samples("model_attempts_total"))
     samples = shop.samples("model_feature_kl_divergence", "model_feature_invalid_ratio")
 
     def sample(name: str, feature: str) -> float:
