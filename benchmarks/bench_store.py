@@ -128,7 +128,7 @@ def measured(events: int, ordered: bool) -> None:
     texts = bodies(events, ordered)
     ways, floors = [], []
     for _ in range(ROUNDS):
-        with tempfile.TemporaryDirectory(dir=".") as name:
+        with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             save(profile(FEATURES), folder / "profile.json")
             lines = "store: {url: 'sqlite:///store.db'}\nmodels: [{name: m, profile: profile.json}]\n"

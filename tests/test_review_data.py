@@ -23,7 +23,7 @@ from exporter.store.dataset import Selection, accepted
 from exporter.store.estimates import reviewed
 from exporter.store.overview import overview
 from exporter.store.review import Decision, Filter, corrections, decide, story
-from exporter.store.samples import Draw, draw
+from exporter.store.samples import Draw, _spoken_of, draw
 from exporter.store.schema import draws, feedback, predictions
 from exporter.store.words import Words
 
@@ -262,6 +262,18 @@ def test_a_sample_holds_only_confident_predictions_that_nobody_spoke_of(store: S
     assert sizes == {"1": 3, "2": 1}
     assert draw(store, Draw("digits"), 1000, "ann", redact) == 0
     assert store.review_state().pending == {"digits": 1}
+
+
+def test_a_draw_looks_words_up_by_their_predictions(store: Store) -> None:
+    """However many words there are on the model: those on other predictions are not read."""
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        assert _spoken_of(connection, "digits", ["p-1", "p-2"]) == set()
+        plan = [
+            row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statements[0][0]}", statements[0][1])
+        ]
+    assert plan == ["SEARCH feedback USING INDEX ix_feedback_prediction_id (prediction_id=?)"]
 
 
 def test_a_sample_of_one_version_and_of_those_whose_inputs_are_kept(store: Store) -> None:

@@ -33,8 +33,11 @@ class Prepared:
     def __call__(self, connection: sa.Connection, values: Values) -> Any:
         """Run it with values by name; the driver's cursor."""
         text, given = self._text(connection.dialect)
-        with driver_of(connection, text) as driver:
+        driver: Any = connection.connection.dbapi_connection
+        try:
             return driver.execute(text, given(values))
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise _failed(connection, text, error) from None
 
     def many(self, connection: sa.Connection, several: Sequence[Values]) -> None:
         """Run it with each of several values, in one go."""
@@ -75,8 +78,9 @@ def _given(places: list[str] | None, fixed: dict[str, Any]) -> Callable[[Values]
 
 
 def _first_of(cursor: Any) -> Values | None:
-    with contextlib.closing(cursor):
-        return _named(cursor)
+    found = _named(cursor)
+    cursor.close()
+    return found
 
 
 def _named(cursor: Any) -> Values | None:
@@ -91,7 +95,11 @@ def driver_of(connection: sa.Connection, text: str) -> Iterator[Any]:
     try:
         yield driver
     except connection.dialect.loaded_dbapi.Error as error:
-        closed = bool(getattr(driver, "closed", False))
-        if closed:
-            connection.invalidate(error)
-        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=closed) from None
+        raise _failed(connection, text, error) from None
+
+
+def _failed(connection: sa.Connection, text: str, error: Exception) -> sa.exc.DBAPIError:
+    closed = bool(getattr(connection.connection.dbapi_connection, "closed", False))
+    if closed:
+        connection.invalidate(error)
+    return sa.exc.DBAPIError(text, None, error, connection_invalidated=closed)

@@ -106,7 +106,8 @@ def _find(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Ge
 
 def _spoken_of(connection: sa.Connection, model: str, ids: Collection[str]) -> set[str]:
     """Those that feedback is about already."""
-    mine = feedback.c.prediction_id.in_(ids) & (feedback.c.model.is_(None) | (feedback.c.model == model))
+    # So said, no index of the model is taken for it, which holds all of the model's feedback.
+    mine = feedback.c.prediction_id.in_(ids) & (sa.func.coalesce(feedback.c.model, model) == model)
     return set(connection.execute(sa.select(feedback.c.prediction_id).where(mine)).scalars())
 
 
