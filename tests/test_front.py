@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 import socket
@@ -345,3 +346,33 @@ def test_what_a_thread_works_on_counts_until_it_is_done(exporter: Exporter, monk
     finally:
         exporter.close()
     assert held == [size, 0]
+
+
+def test_nobody_fills_the_room_for_bodies_before_it_is_known(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a password is hashed the body behind it waits at its sender; one that broke off meanwhile is let go."""
+    web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
+    go_on = threading.Event()
+    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(10) and user("ada"))
+    seen: list[int] = []
+    answers: list[bytes] = []
+    head = OF_16_KIB.replace(b"Host", b"Authorization: Basic YTpi\r\nHost")
+
+    def client(port: int, site: Site) -> None:
+        large, cut = Reading(port), Reading(port)
+        cut.socket.sendall(head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked") + b"zz\r\n")
+        large.socket.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            large.socket.sendall(head.replace(b"1000000", b"16000000") + b" " * 16_000_000)
+        seen.append(site._held)  # type: ignore[attr-defined]
+        go_on.set()
+        answers.append(cut.all())
+        large.socket.close()
+
+    try:
+        served(lambda: FrontDoor(exporter, web, 1000), client)
+    finally:
+        exporter.close()
+    assert seen[0] < 4 * SLICE
+    assert answers[0].startswith(b"HTTP/1.1 400 ")
