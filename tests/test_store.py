@@ -163,6 +163,24 @@ def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> N
     assert not again.counted
 
 
+def test_a_request_whose_key_came_with_another_body_takes_nothing(
+    database: str, start: Callable[..., Exporter]
+) -> None:
+    """Not even what stands before the word that differs, where the first request had said nothing new there."""
+    exporter = start(database)
+    names = [f"p-{number}" for number in range(20)]
+    exporter.predict(*names, "new")
+    assert exporter.store.flush(5)
+    exporter.say(names[0])
+    words = [Feedback(name, verdict="corrected", label="1") for name in names]
+    assert [word.repeat for word in exporter.store.feedback(words, "k")] == [True] + [False] * 19
+    for other in (1, 19):
+        words = [Feedback(name, verdict="corrected", label="1") for name in ["new", *names[1:]]]
+        words[other].label = "2"
+        assert [word.conflict for word in exporter.store.feedback(words, "k")] == [True]
+    assert exporter.count(feedback) == len(exporter.counted) == 20
+
+
 def test_words_that_are_taken_together_know_each_other(database: str, start: Callable[..., Exporter]) -> None:
     """Of several on one prediction in one request the last stands, each is in the history, and one is a correction."""
     exporter = start(database)

@@ -30,7 +30,7 @@ class Word(msgspec.Struct):
     """A user's word as it was taken.
 
     ``repeat`` says that nothing was new in it, ``joined`` that its prediction is known, ``conflict``
-    that its idempotency key came before with another word: then it was not taken.
+    that its idempotency key came before with another word: then nothing of its request was taken.
     """
 
     id: int
@@ -89,14 +89,20 @@ class Words:
         verdicts
             What counts once the transaction is committed; added to.
         """
+        for word in words:
+            word.prediction_id, word.version, word.user, word.comment = map(
+                _storable, (word.prediction_id, word.version, word.user, word.comment)
+            )
+        keys = [f"{key}/{place}" if key else None for place in range(len(words))]
+        retried = _retried(connection, keys)
+        for word, before in zip(words, retried, strict=True):
+            if before is not None and not _is_same(before, word):  # the request is refused: nothing in it must count
+                return [Word(before["feedback_id"], word.prediction_id, before["verdict"], False, True, conflict=True)]
         days = days_of(connection)
         taken: list[Word] = []
         for start in range(0, len(words), TOGETHER):
-            some = words[start : start + TOGETHER]
-            keys = [f"{key}/{start + index}" if key else None for index in range(len(some))]
-            taken += self._take(connection, some, keys, verdicts, days)
-            if taken[-1].conflict:  # the request is refused: nothing behind it must count
-                break
+            some = slice(start, start + TOGETHER)
+            taken += self._take(connection, words[some], keys[some], retried[some], verdicts, days)
         return taken
 
     def _take(
@@ -104,16 +110,12 @@ class Words:
         connection: sa.Connection,
         words: Sequence[Feedback],
         keys: Sequence[str | None],
+        retried: Sequence[Values | None],
         verdicts: list[Verdict],
         days: Sequence[int],
     ) -> list[Word]:
         """Take a few words: all that is known of them is asked first, and all that is new is written at last."""
         now = time.time()
-        for word in words:
-            word.prediction_id, word.version, word.user, word.comment = map(
-                _storable, (word.prediction_id, word.version, word.user, word.comment)
-            )
-        retried = _retried(connection, keys)
         rows = _known(connection, words)
         unknown = [
             (word.prediction_id, word.model)
@@ -126,14 +128,11 @@ class Words:
         fresh: list[dict[str, Any]] = []
         changed: dict[int, dict[str, Any]] = {}
         for word, key, before in zip(words, keys, retried, strict=True):
-            said = {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
             if before is not None:
-                same = before["prediction_id"] == word.prediction_id and all(before[k] == v for k, v in said.items())
-                again = Word(0, word.prediction_id, before["verdict"], bool(before["joined"]), True, not same)
+                again = Word(0, word.prediction_id, before["verdict"], bool(before["joined"]), True)
                 taken.append((again, {"id": before["feedback_id"]}))
-                if again.conflict:
-                    break
                 continue
+            said = _said(word)
             row = _of(rows, word)
             if row is not None and all(row[k] == v for k, v in said.items()):
                 taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), True), row))
@@ -284,6 +283,16 @@ _on = Prepared(
     .order_by(feedback.c.id)
 )
 _whole = Prepared(sa.select(feedback).where(feedback.c.id == sa.bindparam("place")))
+
+
+def _said(word: Feedback) -> dict[str, Any]:
+    return {"verdict": word.verdict, "label": spelling(word.label), "user": word.user, "comment": word.comment}
+
+
+def _is_same(before: Values, word: Feedback) -> bool:
+    """Whether a word says what the one of the same idempotency key said."""
+    said = {"prediction_id": word.prediction_id, **_said(word)}
+    return all(before[name] == value for name, value in said.items())
 
 
 def _retried(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[Values | None]:
