@@ -133,6 +133,10 @@ def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (request("GET / HTTP/1.1", "X: " + "y" * 100_000), 431),
         (request("GET / HTTP/1.1", "Host: y"), 400),
+        (b"GET /-/healthy HTTP/1.1\r\n\r\n", 400),
+        (b"GET /-/healthy HTTP/1.0\r\n\r\n", 200),
+        (request("POST /v1/predictions HTTP/1.1", "Content-Encoding: Identity", "Content-Length: 2") + b"{}", 400),
+        (request("POST /v1/predictions HTTP/1.1", "Content-Encoding: GZIP", "Content-Length: 2") + b"{}", 415),
         (request("GET / HTTP/1.1", "X: y\r\n z"), 400),
         (request("GET / HTTP/1.1", "X : y"), 400),
         (request("GET / HTTP/1.1", "X: y\x00z"), 400),
@@ -294,7 +298,7 @@ def test_requests_of_many_that_wait_take_little_room(shared: Served) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", shared.port))
         client.setblocking(False)
-        client.send(b"GET /metrics HTTP/1.1\r\n\r\n" * 10_000)
+        client.send(request("GET /metrics HTTP/1.1") * 10_000)
     time.sleep(1)
     assert shared.get("/-/healthy").status == 200
     assert memory().rss - before < len(clients) * 150_000

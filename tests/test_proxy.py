@@ -679,8 +679,8 @@ def test_what_follows_an_answer_is_nobodys_answer(proxied: Start) -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "is no HTTP/1.1"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n" + CHUNKED + b"0\r\n\r\n", 400, "no HTTP"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400, "no HTTP"),
-        (b"GET / HTTP/1.1\r\nA : b\r\n\r\n", 400, "no HTTP"),
-        (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400, "no HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n", 400, "no HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n", 400, "no HTTP"),
         (b"GET /" + b"x" * 70_000, 431, "expected a head of at most 65536 bytes"),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "no transfer coding but"),
         (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, "in HTTP/1.1"),
@@ -763,13 +763,15 @@ def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
     proxy = proxied(script, exporter=shared.url)
     body = json.dumps(ROWS).encode()
     with proxy.connect() as connection:
-        connection.sendall(b"POST /v2/models/credit/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        connection.sendall(
+            b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         assert heard.wait(10)
     assert let_go.wait(10)
     eventually(lambda: counted(shared, 499) == 2)
     assert proxy.sample("requests_in_flight") == 0
     with proxy.connect() as connection:  # in the middle of a body
-        connection.sendall(b"POST /v2/models/credit/infer HTTP/1.1\r\nContent-Length: 1000\r\n\r\nhalf")
+        connection.sendall(b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf")
         eventually(lambda: proxy.sample("requests_in_flight") == 1)
     eventually(lambda: proxy.sample('requests_total{code="499"}') == 2)
     assert proxy.sample("copies_bytes") == 0
@@ -847,7 +849,9 @@ def test_it_stops_when_the_last_answer_is_given(shared: Served, proxied: Start) 
     proxy = proxied(script, exporter=shared.url)
     body = json.dumps(ROWS).encode()
     with proxy.connect() as connection, proxy.connect() as idle:
-        connection.sendall(b"POST /v2/models/credit/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        connection.sendall(
+            b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         eventually(lambda: proxy.sample("requests_in_flight") == 1)
         os.kill(proxy.process.pid, signal.SIGTERM)
         assert everything(idle) == b""

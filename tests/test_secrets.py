@@ -52,7 +52,7 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> N
         broken = (
             b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 9\r\n\r\n{",
             b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\nContent-Length: x\r\n\r\n",
-            b"GET / HTTP/1.1\r\nAuthorization: Bearer %s\r\n\x00\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\x00\r\n\r\n",
         )
         for head in broken:
             with socket.create_connection(("127.0.0.1", server.port), 10) as client:

@@ -399,7 +399,8 @@ def test_tls_ends_with_a_word(tmp_path: Path) -> None:
     try:
         eventually(lambda: "listening on https" in server.log.read_text())
         assert said(b"GET /v1/dataset?model=credit HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-        posted = b"POST /v1/predictions HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(event)
+        fields = b"Host: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(event)
+        posted = b"POST /v1/predictions HTTP/1.1\r\n" + fields
         assert said(posted + event + posted).count(b"HTTP/1.1 202 ") == 1
         assert (
             said(posted.replace(b"\r\n", b"\r\nOrigin: http://y\r\n", 1)[:-4] + b"00000\r\n\r\n").count(b" 403 ") == 1

@@ -166,7 +166,7 @@ def test_seldons_feedback_corrects_what_its_logger_sent(served: Served) -> None:
 def test_spans_by_protobuf(served: Served, packed: bool) -> None:
     """A collector's export counts, and the answer says in protobuf how many spans were refused."""
     body = recorded("otlp_traces.pb")
-    headers = {"Content_Type": PROTOBUF, **({"Content_Encoding": "gzip"} if packed else {})}
+    headers = {"Content_Type": PROTOBUF, **({"Content_Encoding": "GZip"} if packed else {})}
     answer = served.post("/v1/traces", gzip.compress(body) if packed else body, **headers)
     assert (answer.status, answer.headers["Content-Type"]) == (200, PROTOBUF)
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse

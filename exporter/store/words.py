@@ -100,22 +100,24 @@ class Words:
                 return [Word(before["feedback_id"], word.prediction_id, before["verdict"], False, True, conflict=True)]
         days = days_of(connection)
         taken: list[Word] = []
-        for start in range(0, len(words), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            taken += self._take(connection, words[some], keys[some], retried[some], verdicts, days)
+        asked = list(zip(words, keys, retried, strict=True))
+        for start in range(0, len(asked), TOGETHER):
+            taken += self._take(connection, asked[start : start + TOGETHER], verdicts, days)
         return taken
 
     def _take(
         self,
         connection: sa.Connection,
-        words: Sequence[Feedback],
-        keys: Sequence[str | None],
-        retried: Sequence[Values | None],
+        asked: Sequence[tuple[Feedback, str | None, Values | None]],
         verdicts: list[Verdict],
         days: Sequence[int],
     ) -> list[Word]:
-        """Take a few words: all that is known of them is asked first, and all that is new is written at last."""
+        """Take a few words, each with its key and what came with that before.
+
+        All that is known of them is asked first, and all that is new is written at last.
+        """
         now = time.time()
+        words = [word for word, _, _ in asked]
         rows = _known(connection, words)
         unknown = [
             (word.prediction_id, word.model)
@@ -127,7 +129,7 @@ class Words:
         notes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         fresh: list[dict[str, Any]] = []
         changed: dict[int, dict[str, Any]] = {}
-        for word, key, before in zip(words, keys, retried, strict=True):
+        for word, key, before in asked:
             if before is not None:
                 again = Word(0, word.prediction_id, before["verdict"], bool(before["joined"]), True)
                 taken.append((again, {"id": before["feedback_id"]}))
@@ -297,7 +299,7 @@ def _is_same(before: Values, word: Feedback) -> bool:
 
 def _retried(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[Values | None]:
     """The words that requests of the same idempotency keys said."""
-    if keys[0] is None:
+    if None in keys:
         return [None] * len(keys)
     return _retry.first(connection, [{"key": key} for key in keys])
 

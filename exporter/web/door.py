@@ -168,7 +168,7 @@ class FrontDoor(Site):
     def _at_once(self, call: Call, body: bytes) -> Reply | None:
         """The answer to what takes no time; None for what a thread is asked."""
         path, fields = call.path, call.fields
-        encoding = fields.get(b"content-encoding", b"identity")
+        encoding = fields.get(b"content-encoding", b"identity").lower()
         if body and encoding != b"identity" and not (encoding == b"gzip" and path in COMPRESSED):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if path == "/v1/predictions" and call.method == "POST":

@@ -116,7 +116,7 @@ class Wire:
         good: list[Prediction] = []
         bad: list[Rejected] = []
         try:
-            if encoding == "gzip":
+            if encoding.lower() == "gzip":
                 body = decompressed(body, MAX_BODY)
             with self._turn(body):
                 for found in read_records(body, signal, protobuf):
