@@ -133,7 +133,7 @@ def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (request("GET / HTTP/1.1", "X: " + "y" * 100_000), 431),
         (request("GET / HTTP/1.1", "Host: y"), 400),
-        (b"GET /-/healthy HTTP/1.1\r\n\r\n", 400),
+        (b"GET /-/healthy HTTP/1.1\r\n\r\n", 200),
         (b"GET /-/healthy HTTP/1.0\r\n\r\n", 200),
         (request("POST /v1/predictions HTTP/1.1", "Content-Encoding: Identity", "Content-Length: 2") + b"{}", 400),
         (request("POST /v1/predictions HTTP/1.1", "Content-Encoding: GZIP", "Content-Length: 2") + b"{}", 415),

@@ -111,7 +111,7 @@ class Reader:
             self._front.malformed(501, "expected no transfer coding but chunked, and that in HTTP/1.1")
         elif method == b"CONNECT":
             self._front.malformed(501, "CONNECT is for proxies that lead anywhere, and this one does not")
-        elif not (old or b"host" in known) or b"," in known.get(b"host", b""):
+        elif b"," in known.get(b"host", b""):  # without one it is whoever typed it by hand: nothing here goes by it
             self._front.malformed(400, "the request is no HTTP/1.1: expected one Host field")
         else:
             self._due = request.length
