@@ -376,3 +376,29 @@ def test_nobody_fills_the_room_for_bodies_before_it_is_known(
         exporter.close()
     assert seen[0] < 4 * SLICE
     assert answers[0].startswith(b"HTTP/1.1 400 ")
+
+
+class Crowded(Simple):
+    """One on which too much waits to be worked on."""
+
+    crowded = True
+
+
+@pytest.mark.parametrize(("site", "slowed"), [(Simple, False), (Crowded, True)])
+def test_a_crowded_site_reads_less_of_each_client(
+    monkeypatch: pytest.MonkeyPatch, site: Callable[[int], Site], slowed: bool
+) -> None:
+    """While too much waits, nothing more is read of a client for a while; all it sends is answered nevertheless."""
+    monkeypatch.setattr(fronts, "CROWDED_SECONDS", 0.2)
+    took: list[float] = []
+
+    def clients(port: int, _: Site) -> None:
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            begun = time.monotonic()
+            for _turn in range(4):
+                client.sendall(GET)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+            took.append(time.monotonic() - begun)
+
+    served(lambda: site(10), clients)
+    assert (took[0] > 0.5) is slowed

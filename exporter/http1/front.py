@@ -22,6 +22,8 @@ HEAD_SECONDS = 15.0
 """What a head may take to come."""
 IDLE_SECONDS = 75.0
 """How long a connection may rest."""
+CROWDED_SECONDS = 0.005
+"""How long nothing more is read from a client that has just sent something, while too much waits to be worked on."""
 LINGER_SECONDS = 2.0
 """How long a client that still sends is listened to, so that it gets to read why nobody wants it."""
 SLICE = 16 * 1024
@@ -93,7 +95,10 @@ class Front(Connection, asyncio.BufferedProtocol):
         if self.deaf:
             return
         data = bytes(_received[:count])
-        if count == SLICE:  # there may be more, but others come first
+        if self._site.crowded:  # whoever works on what has come needs the processor more
+            self._sated = True
+            self.loop.call_later(CROWDED_SECONDS, self._go_on)
+        elif count == SLICE:  # there may be more, but others come first
             self._sated = True
             self.loop.call_soon(self._go_on)
         if self._rest:

@@ -95,6 +95,11 @@ class Site(ABC):
         self.draining = False
         self.unread = 0
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits to be worked on that clients should be slowed down."""
+        return False
+
     @abstractmethod
     def exchange(self, front: Front, request: Request) -> Exchange:
         """What answers a request with such a head."""

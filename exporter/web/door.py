@@ -92,6 +92,11 @@ class FrontDoor(Site):
         self._streams = 0
         self._tick()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the queue is more than half full; see `exporter.http1.site.Site`."""
+        return self._exporter.pipeline.crowded
+
     def exchange(self, front: Front, request: Request) -> Call:
         """What answers a request; see `exporter.http1.site.Site`."""
         return Call(self, front, request)
