@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from exporter.errors import QueueFullError
 from exporter.http1.front import Front
-from exporter.http1.heads import CONTINUE, Field, Request, chunk, connection, phrase
+from exporter.http1.heads import CONTINUE, Field, Request, chunk, connection, phrase, response
 from exporter.http1.site import Exchange
 from exporter.tokens import Caller
 from exporter.web.ingest import MAX_BODY, ONE_ACCEPTED
@@ -296,11 +296,11 @@ def head(status: int, kind: str, headers: Sequence[tuple[str, str]], date: bytes
     date, ends
         Lines that say when it is, and how it and its connection end.
     """
-    lines = [b"HTTP/1.1 %d %b\r\n" % (status, phrase(status)), date]
+    lines = [date]
     if kind:
         lines.append(f"content-type: {kind}\r\n".encode("latin-1"))
     for name, value in headers:
         if "\r" in value or "\n" in value:
             raise ValueError(f"a line break in {name}")
         lines.append(f"{name.lower()}: {value}\r\n".encode("latin-1"))
-    return b"".join([*lines, ends, b"\r\n"])
+    return response(status, phrase(status), lines, ends)
