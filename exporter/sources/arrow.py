@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
 from exporter.inference import Column
-from exporter.sources.base import ROWS, Batch
+from exporter.sources.base import ROWS, Batch, Table
 from exporter.validation import shown
 
 
-class Parquet:
-    """A Parquet file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    types
-        Types of input that somebody chose, by column.
-    block
-        Bytes that make a batch.
-    """
-
-    def __init__(self, path: Path, types: Mapping[str, str], block: int) -> None:
-        self._path, self._types, self._block = path, types, block
+class Parquet(Table):
+    """A Parquet file."""
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -63,6 +65,35 @@ class Source:
         An array is the caller's until the next one comes, which may lie in the same place.
         """
         raise NotImplementedError
+
+
+class Table(ABC):
+    """A file that knows its columns and how many rows it has.
+
+    Parameters
+    ----------
+    path
+        The file.
+    types
+        Types of input that somebody chose, by column.
+    block
+        Bytes that make a batch.
+    """
+
+    def __init__(self, path: Path, types: Mapping[str, str], block: int) -> None:
+        self._path, self._types, self._block = path, types, block
+
+    @abstractmethod
+    def columns(self) -> tuple[dict[str, bool], int]:
+        """See `Source.columns`; and how many rows there are."""
+
+    @abstractmethod
+    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.whole`."""
+
+    @abstractmethod
+    def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
+        """See `Source.batches`."""
 
 
 def by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

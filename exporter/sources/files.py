@@ -15,7 +15,7 @@ from exporter.errors import ProfileError
 from exporter.extract import clean, integer
 from exporter.inference import Column
 from exporter.sources.arrow import Parquet, as_arrays, refuse_twice
-from exporter.sources.base import Batch, Source, by_name
+from exporter.sources.base import Batch, Source, Table, by_name
 from exporter.sources.cells import Cells
 from exporter.sources.npz import Npz
 from exporter.validation import listed, shown
@@ -196,7 +196,7 @@ class FileSource(Source):
     def _columnar(self, names: Collection[str] | None) -> Iterator[Batch]:
         return self._table().batches(names)
 
-    def _table(self) -> Parquet | Npz:
+    def _table(self) -> Table:
         return _TABLES[self._kind](self._path, self._types, self._block)
 
     def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
@@ -234,7 +234,7 @@ def _decoded(name: str, column: Any) -> Any:
         raise ValueError(f"the column {shown(name)} is not UTF-8") from None
 
 
-_TABLES: dict[str, type[Parquet | Npz]] = {"parquet": Parquet, "npz": Npz}
+_TABLES: dict[str, type[Table]] = {"parquet": Parquet, "npz": Npz}
 _READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
     ".parquet": FileSource._columnar,

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 import numpy as np
 
 from exporter.inference import Column
-from exporter.sources.base import ROWS, Batch
+from exporter.sources.base import ROWS, Batch, Table
 
 
-class Npz:
-    """An NPZ file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    types
-        Types of input that somebody chose, by column.
-    block
-        Bytes that make a batch.
-    """
-
-    def __init__(self, path: Path, types: Mapping[str, str], block: int) -> None:
-        self._path, self._types, self._block = path, types, block
+class Npz(Table):
+    """An NPZ file."""
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[dict[str, _Array], int]]:
