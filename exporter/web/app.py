@@ -15,7 +15,7 @@ from exporter.web import api, corrections, dataset, drift, openapi, operations, 
 from exporter.web.access import CALLER, SECURITY_HEADERS, forbidden, foreign, scope
 from exporter.web.inbox import Inbox
 from exporter.web.ingest import MAX_BODY, Ingest
-from exporter.web.problems import problem
+from exporter.web.problems import WRONG, problem
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +57,13 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         refused = forbidden(caller, scope(request.method, request.url_rule.rule))
         return refused.flask() if refused else None
 
-    @app.errorhandler(HTTPException)
-    def _http_error(error: HTTPException) -> Response:
-        return http_error(error)
+    app.register_error_handler(HTTPException, http_error)
 
     @app.errorhandler(Exception)
     def _unexpected(error: Exception) -> Response:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         log.error("%s in %s:%s", type(error).__name__, frame.filename, frame.lineno, exc_info=True)
-        return http_error(InternalServerError("something went wrong here; the exporter's log says what"))
+        return http_error(InternalServerError(WRONG))
 
     @app.after_request
     def _secure(response: Response) -> Response:

@@ -44,7 +44,7 @@ from exporter.web.call import SMALL_BODY, Call, head
 from exporter.web.groups import Groups
 from exporter.web.ingest import MAX_BODY, NDJSON, ONE_ACCEPTED, Ingest
 from exporter.web.probes import Probes
-from exporter.web.problems import CONTENT_TYPE, Reply, problem
+from exporter.web.problems import CONTENT_TYPE, WRONG, Reply, problem
 from exporter.web.streaming import STREAMS, Streamed
 from exporter.webconfig import WebConfig
 
@@ -242,7 +242,7 @@ class FrontDoor(Site):
         if isinstance(error, QueueFullError):
             return self.full(call, error)
         log.error("%s %s", call.method, call.path, exc_info=error)
-        return problem(500, "something went wrong here; the exporter's log says what")
+        return problem(500, WRONG)
 
     def full(self, call: Call, error: QueueFullError) -> Reply:
         """The answer to a request for which there is no room."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flask import Response
 
 CONTENT_TYPE = "application/problem+json"
+WRONG = "something went wrong here; the exporter's log says what"
+"""What is said of a fault that nobody foresaw."""
 MAX_ERRORS = 1000
 """Errors that one answer names: a body of a million wrong events must not be answered with a gigabyte."""
 
