@@ -12,7 +12,7 @@ RUN pip install --require-hashes --only-binary :all: --requirement requirements.
 
 COPY pyproject.toml README.md ./
 COPY exporter/ exporter/
-# exporter/web/runbooks is a link to them.
+# exporter/server/runbooks is a link to them.
 COPY docs/runbooks/ docs/runbooks/
 RUN pip install --no-deps --no-build-isolation . \
     && pip uninstall --yes setuptools pip

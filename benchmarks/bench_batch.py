@@ -10,11 +10,11 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 from timing import median_seconds, profile, report
 
-from exporter.batch.counting import NOW, WINDOW, chosen, count_table, profiled
-from exporter.batch.tables import Refused, Roles, Table, cell_types
-from exporter.monitor import Monitor
-from exporter.profile import NumericFeature, save
-from exporter.sources import FileSource
+from exporter.commands.ingest.local import NOW, WINDOW, chosen, count_table, profiled
+from exporter.commands.ingest.table import Refused, Roles, Table, cell_types
+from exporter.monitoring.model_monitor import Monitor
+from exporter.profiles.profile import NumericFeature, save
+from exporter.profiles.readers import FileSource
 
 ROWS = 1_000_000
 FEATURES = 30

@@ -18,10 +18,11 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "tests")]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "bundle")]
 
-import recorded  # noqa: E402
-from conftest import ask  # noqa: E402
+from support import recorded  # noqa: E402
+from support.servers import ask  # noqa: E402
 from test_dashboards import ALL, Chosen, names  # noqa: E402
 
 DAYS = 30

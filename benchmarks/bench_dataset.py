@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from timing import free_port, report, serving
 
-from exporter.dataset import FORMATS
+from exporter.datasets import FORMATS
 
 EXAMPLES = 100_000
 COLUMNS = (

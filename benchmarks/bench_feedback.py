@@ -27,7 +27,7 @@ from timing import report
 
 from exporter.config import StoreConfig
 from exporter.events import Feedback, Prediction
-from exporter.store import Store, prediction_rows
+from exporter.storage import Store, prediction_rows
 
 ROUNDS = 400
 MANY, CLIENTS = 1000, 50

@@ -7,13 +7,13 @@ import numpy as np
 from scipy.special import rel_entr
 from timing import median_seconds, profile, report
 
-from exporter.binning import Layout
-from exporter.copula import correlations
-from exporter.drift import Reference
-from exporter.kinds.embedding import EmbeddingLearner
-from exporter.kinds.text import TextLearner
-from exporter.profile import NumericFeature
-from exporter.window import Ring
+from exporter.features.embedding import EmbeddingLearner
+from exporter.features.text import TextLearner
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.window import Ring
+from exporter.profiles.correlation import correlations
+from exporter.profiles.profile import NumericFeature
+from exporter.stats.divergence import Reference
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ import pyarrow as pa
 from pyarrow import parquet
 from timing import report
 
-from exporter.freezing import numeric_feature
-from exporter.processor import sort_fast
-from exporter.training import build_file
+from exporter.commands.cpu import sort_fast
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.builder import build_file
 
 FEATURES = 30
 

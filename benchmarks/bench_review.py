@@ -32,9 +32,9 @@ from timing import report
 
 from exporter.config import StoreConfig
 from exporter.events import Feedback, Prediction
-from exporter.store import Store, prediction_rows
-from exporter.store.engine import open_engine
-from exporter.store.schema import feedback
+from exporter.storage import Store, prediction_rows
+from exporter.storage.engine import open_engine
+from exporter.storage.schema import feedback
 
 DAYS = 28.0
 BATCH = 1000

@@ -18,12 +18,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from timing import exporter, free_port, median_seconds, profile, report, serving
 
-from exporter.binning import Layout
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
 from exporter.metrics import Exposition
-from exporter.monitors import Monitors
-from exporter.store import Store
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.registry import Monitors
+from exporter.storage import Store
 
 
 def peer(series: int) -> CollectorRegistry:

@@ -25,13 +25,13 @@ import sqlalchemy as sa
 from timing import profile, report
 
 from exporter.config import StoreConfig
-from exporter.profile import save
-from exporter.runtime import Exporter
-from exporter.store.engine import open_engine
-from exporter.store.migrations import migrate
-from exporter.store.rows import COLUMNS
-from exporter.store.schema import predictions
-from exporter.web.ingest import Ingest
+from exporter.profiles.profile import save
+from exporter.server.application import Exporter
+from exporter.server.ingest import Ingest
+from exporter.storage.engine import open_engine
+from exporter.storage.migrations import migrate
+from exporter.storage.prediction_rows import COLUMNS
+from exporter.storage.schema import predictions
 
 FEATURES, BATCH, ROUNDS, GROUP = 10, 1000, 5, 2000
 NAMES = ", ".join(COLUMNS)

@@ -19,9 +19,9 @@ import numpy as np
 from drift_peers import ORIGIN, PEERS, Floats, peer_scores
 from scipy.signal import lfilter
 
-from exporter.drift import Reference
-from exporter.freezing import categorical_feature, numeric_feature
-from exporter.profile import NumericFeature
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import NumericFeature
+from exporter.stats.divergence import Reference
 
 DOCS = Path(__file__).parents[1] / "docs"
 THRESHOLD = 0.3

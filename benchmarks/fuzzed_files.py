@@ -11,9 +11,11 @@ import bcrypt
 import msgspec
 from hostile import as_yaml, mutated, text
 
-from exporter import profile, runtime, tokens, webconfig
-from exporter.binning import Layout
 from exporter.errors import ConfigError
+from exporter.monitoring import loading
+from exporter.monitoring.binner import Layout
+from exporter.profiles import profile
+from exporter.server import tokens, web_config
 
 CONFIG: Any = {
     "store": {"url": "sqlite:///data/x.db", "retention": "30d", "inputs": "sampled:0.1"},
@@ -71,11 +73,11 @@ class Files:
         start = time.process_time()
         try:
             if kind == "config":
-                runtime.read(path)
+                loading.load_monitors(path)
             elif kind == "profile":
                 Layout(profile.load(path), frozenset({"name"}))
             elif kind == "web":
-                webconfig.load(path)
+                web_config.load(path)
             else:
                 tokens.load(path)
         except ConfigError as error:

@@ -18,16 +18,16 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from timing import median_seconds
 
-from exporter.binning import Layout
 from exporter.config import ModelConfig, StoreConfig
-from exporter.copula import correlations
 from exporter.events import Prediction
-from exporter.freezing import numeric_feature
 from exporter.metrics import Exposition
-from exporter.monitor import Monitor
-from exporter.monitors import Monitors
-from exporter.profile import Profile
-from exporter.store import Store
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.registry import Monitors
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.correlation import correlations
+from exporter.profiles.profile import Profile
+from exporter.storage import Store
 
 BATCH = 100
 Series = dict[str, list[tuple[int, float]]]

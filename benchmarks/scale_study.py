@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from timing import free_port, profile, serving
 
-from exporter.profile import save
+from exporter.profiles.profile import save
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 75

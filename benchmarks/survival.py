@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from timing import free_port
 
 from exporter.config import StoreConfig
-from exporter.store.engine import open_engine
-from exporter.store.schema import feedback, history, predictions
+from exporter.storage.engine import open_engine
+from exporter.storage.schema import feedback, history, predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from postgres import Postgres, running
+from support.postgres import Postgres, running
 
 __all__ = ["Books", "Clients", "Exporter", "Postgres", "database"]
 

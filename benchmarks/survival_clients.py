@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import psutil
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from conftest import Served, write_config
+from support.servers import Served, write_config
 
 SECONDS = 8.0
 """How long a scenario lasts."""

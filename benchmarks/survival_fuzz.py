@@ -26,9 +26,9 @@ from typing import Any
 import psutil
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from conftest import Served, write_config
 from fuzzed_files import Files
 from hostile import Request, broken, request
+from support.servers import Served, write_config
 
 SECONDS = 10.0
 """What takes longer hangs."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.freezing import numeric_feature
-from exporter.profile import Profile, save
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.profile import Profile, save
 
 
 def median_seconds(call: Callable[[], object], runs: int = 7) -> float:

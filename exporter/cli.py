@@ -12,20 +12,23 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from exporter.commands import address
+from exporter.commands.cpu import sort_fast
 from exporter.errors import ExporterError
-from exporter.processor import sort_fast
+from exporter.server.sockets import address
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 _COMMANDS = {
-    "profile": ("exporter.profiling", "freeze the training data's distributions into a profile"),
-    "proxy": ("exporter.proxy.command", "stand in front of a model server, and record what passes"),
-    "ingest": ("exporter.batch.command", "the rows of a batch job: their drift, or to an exporter"),
-    "token": ("exporter.tokens", "make a bearer token, and its entry for the tokens file"),
-    "compare": ("exporter.compare.command", "two versions of a model, from Prometheus: is the new one better?"),
-    "dataset": ("exporter.datasets", "training data out of reviewed corrections"),
-    "up": ("exporter.stack.command", "the whole stack on this machine"),
-    "demo": ("exporter.demo.command", "a real model service, its traffic and its incidents"),
+    "profile": ("exporter.commands.profile", "freeze the training data's distributions into a profile"),
+    "proxy": ("exporter.commands.proxy.command", "stand in front of a model server, and record what passes"),
+    "ingest": ("exporter.commands.ingest.command", "the rows of a batch job: their drift, or to an exporter"),
+    "token": ("exporter.commands.token", "make a bearer token, and its entry for the tokens file"),
+    "compare": (
+        "exporter.commands.compare.command",
+        "two versions of a model, from Prometheus: is the new one better?",
+    ),
+    "dataset": ("exporter.commands.dataset", "training data out of reviewed corrections"),
+    "up": ("exporter.commands.up.command", "the whole stack on this machine"),
+    "demo": ("exporter.commands.demo.command", "a real model service, its traffic and its incidents"),
 }
 """Modules with ``add_arguments`` and ``run``, and what the command does."""
 
@@ -97,14 +100,15 @@ def _config_argument(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     gc.disable()  # what is made until the exporter serves stays: there is nothing to collect
-    from exporter import logs, webconfig
-    from exporter.runtime import Exporter
-    from exporter.web.server import serve
+    from exporter.commands import logs
+    from exporter.server import web_config
+    from exporter.server.application import Exporter
+    from exporter.server.serve import serve
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload asked for before there is anything to reload
     logs.configure(options.level, options.format)
     host, port = options.address
-    web = webconfig.load(options.web, options.tokens, options.open)
+    web = web_config.load(options.web, options.tokens, options.open)
     exporter = Exporter(options.config_file or Path("exporter.yml"))
     exporter.reloaders.append(lambda: web.reload(options.web, options.tokens))
     try:
@@ -115,12 +119,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from exporter import webconfig
-    from exporter.runtime import read
+    from exporter.monitoring.loading import load_monitors
+    from exporter.server import web_config
 
     path = options.config or options.config_file or Path("exporter.yml")
-    config, monitors = read(path)
-    webconfig.load(options.web, options.tokens)
+    config, monitors = load_monitors(path)
+    web_config.load(options.web, options.tokens)
     for model in config.models:
         layout = monitors.nearest(model.name)
         inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"

@@ -13,10 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from exporter.documents import convert, load_yaml
 from exporter.errors import ConfigError
-from exporter.validation import Path as KeyPath
-from exporter.validation import dotted, shown, suggestion
+from exporter.validation import KeyPath, convert, dotted, load_yaml, shown, suggestion
 
 FEATURE_ALERTS = ("ModelFeatureChanged", "ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")
 """Alerts whose threshold a feature may set for itself."""

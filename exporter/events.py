@@ -7,9 +7,12 @@ one event at a time, to say what was wrong with it.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
+import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -17,8 +20,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.extract import clean, integer
+from exporter.features.lenient_json import clean, integer
 from exporter.validation import explain, pointer, shown, suggestion
+
+_serial = itertools.count()
+_process = os.urandom(5).hex()
 
 MAX_ID, MAX_LABEL = 128, 100_000
 """Characters of an identifier, and of a prediction or a label."""
@@ -264,3 +270,8 @@ def check_models(models: Collection[str], events: Iterable[Prediction]) -> None:
     """Refuse predictions of a model that the configuration does not name, see `check_model`."""
     for model in {event.model for event in events}.difference(models):
         check_model(models, model)
+
+
+def make_id() -> str:
+    """An identifier that nobody else makes, later ones greater."""
+    return f"{time.time_ns() // 1_000_000:011x}-{_process}-{next(_serial):08x}"

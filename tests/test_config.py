@@ -6,12 +6,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import DATA
 
 from exporter import config
 from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, duration, load, sampled
 from exporter.errors import ConfigError
 
-BAD = sorted((Path(__file__).parent / "bad_configs").glob("*.yml"))
+BAD = sorted((DATA / "bad_configs").glob("*.yml"))
 
 EVERYTHING = """
 store:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
 from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, check_models
-from exporter.pipeline import decode_inputs
+from exporter.features.lenient_json import decode_inputs
 
 PREDICTIONS = Decoder(Prediction, lambda events: check_models(["digits", "credit"], events))
 FEEDBACK = Decoder(Feedback, lambda _: None)

@@ -8,42 +8,21 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import ROOT
 
 from exporter.validation import dotted, listed, pointer, shown, suggestion
 
-MODULES = (
-    "binning",
-    "commands",
-    "compare.api",
-    "compare.counts",
-    "compare.words",
-    "config",
-    "copula",
-    "differences",
-    "distances",
-    "drift",
-    "events",
-    "extract",
-    "kinds.timestamp",
-    "counters",
-    "profile",
-    "segments",
-    "training",
-    "validation",
-    "web.cards",
-    "web.choice",
-    "web.glance",
-    "web.images",
-    "web.pages",
-    "web.unusual",
-    "window",
-)
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "exporter").rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_in_docstrings_are_true(module):
     """Every example that a docstring shows gives what it says."""
-    assert doctest.testmod(importlib.import_module(f"exporter.{module}")).failed == 0
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
 @given(st.lists(st.text() | st.integers(0, 99), max_size=5))

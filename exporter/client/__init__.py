@@ -7,6 +7,6 @@
     monitor.feedback(prediction_id, "corrected", label="1", user="teacher-4")
 """
 
-from exporter.client.monitor import Monitor
+from exporter.client.client import Monitor
 
 __all__ = ["Monitor"]

@@ -1,4 +1,4 @@
-"""ASGI, as `exporter.client.middleware` is WSGI; apart from it, since asyncio takes long to import."""
+"""ASGI, as `exporter.client.wsgi` is WSGI; apart from it, since asyncio takes long to import."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from exporter.client.calls import Call, current
-from exporter.client.middleware import KEY, Middleware, finish, harmless, named
+from exporter.client.request_context import Call, current
+from exporter.client.wsgi import KEY, Middleware, finish, harmless, named
 
 _HEADER = b"x-request-id"
 _FLUSH_SECONDS = 2.0

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from exporter.client import ids
-from exporter.client.target import FAILURES, Kept, Target, accepted, final, new_key, reason, retry_after
-from exporter.client.values import said
+from exporter.client.encoding import said
+from exporter.client.transport import FAILURES, Kept, Target, accepted, final, new_key, reason, retry_after
 from exporter.errors import ExporterError
 
 _log = logging.getLogger("exporter.client")

@@ -13,9 +13,9 @@ from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.models import ModelsCollector, Sample, review
-from exporter.monitors import Monitors
-from exporter.store import Store
-from exporter.system import Collector
+from exporter.metrics.system import Collector
+from exporter.monitoring.registry import Monitors
+from exporter.storage import Store
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from exporter.drift import Floats
+from exporter.stats.divergence import Floats
 
 
 class Family(NamedTuple):

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
-from exporter.accuracy import reviewed_accuracy
-from exporter.binning import Layout
 from exporter.config import ModelConfig
-from exporter.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, Texts, lines, series
-from exporter.monitor import Monitor
-from exporter.monitors import Monitors
-from exporter.store import Store
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
+from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.registry import Monitors
+from exporter.stats.accuracy import reviewed_accuracy
+from exporter.storage import Store
 
 Sample = tuple[Family, bytes]
 """Lines of one family."""

@@ -1,0 +1,1 @@
+"""The commands other than `serve`, one module or package each."""

@@ -1,0 +1,141 @@
+"""What can go wrong in the service, and the one thing that goes wrong now."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from exporter.commands.demo.model import Images
+
+ERROR_SHARE = 0.05
+SLOW_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One thing that can go wrong.
+
+    Attributes
+    ----------
+    seconds
+        How long it must last for its alert to fire.
+    happens
+        What happens, for the person who watches.
+    look
+        What to look for, and which alert fires when.
+    """
+
+    seconds: float
+    happens: str
+    look: str
+
+
+INCIDENTS = {
+    "errors": Incident(
+        150,
+        "a dependency of the service breaks, and about 5 % of the requests answer 503",
+        "the error ratio rises to 5 %; ModelErrorRatioHigh (above 1 %) is pending at once and fires after 1 to 2 "
+        "minutes, ModelErrorBudgetBurn some 3 to 4 minutes after the beginning",
+    ),
+    "dark": Incident(
+        480,
+        "the camera goes dark: the lower half of each image keeps a tenth of its light",
+        "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
+        "corrections rise; ModelFeatureChanged fires after about 3 minutes, ModelFeatureDrift, "
+        "ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) after 5 to 8, "
+        "ModelConfidenceDrift after 9",
+    ),
+    "slow": Incident(
+        480,
+        "the machine is overloaded, and 3 of 10 requests take 0.6 to 1.2 seconds",
+        "p95 latency rises above 0.5 s; ModelLatencyHigh fires after about 6 minutes",
+    ),
+    "noise": Incident(
+        480,
+        "the camera's sensor overheats, and every pixel is noisy",
+        "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeatureChanged fires after about "
+        "3 minutes, ModelFeatureDrift and ModelFeatureMeanShift after 6 to 8",
+    ),
+    "shifted": Incident(
+        600,
+        "the paper feed slips, and every digit sits one column to the right",
+        "every input gauge stays as it was, and yet confidence falls and corrections rise: the answers and the users "
+        "tell what the inputs do not; ModelCorrectionRatioHigh fires after 6 to 8 minutes, ModelConfidenceDrift "
+        "after 9, ModelPredictionDrift after 10",
+    ),
+}
+
+
+class Happening(NamedTuple):
+    """What goes wrong now (None: nothing), for how many more seconds, and whether it was begun by hand."""
+
+    name: str | None
+    seconds_left: float
+    by_hand: bool
+
+
+NOTHING = Happening(None, 0.0, by_hand=False)
+
+
+class Incidents:
+    """What goes wrong now, if anything; safe to use from many threads."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._lock = threading.Lock()
+        self._name: str | None = None
+        self._until = 0.0
+        self._by_hand = False
+        self._random = random.Random(seed)  # noqa: S311 (a demo's dice)
+        self._numpy = np.random.default_rng(seed)
+
+    def begin(self, name: str | None, seconds: float, *, by_hand: bool = True) -> Happening:
+        """Let ``name`` happen for some seconds; None ends what happens.
+
+        Returns
+        -------
+        Happening
+            What it takes the place of. What was begun by hand yields to a hand alone.
+        """
+        with self._lock:
+            before = self._now()
+            if by_hand or not before.by_hand:
+                self._name, self._until, self._by_hand = name, time.monotonic() + seconds, by_hand
+            return before
+
+    def current(self) -> Happening:
+        """What happens now."""
+        with self._lock:
+            return self._now()
+
+    def _now(self) -> Happening:
+        left = self._until - time.monotonic()
+        return Happening(self._name, left, self._by_hand) if self._name and left > 0 else NOTHING
+
+    def fails(self) -> bool:
+        """Whether the dependency fails this request."""
+        return self.current().name == "errors" and self._random.random() < ERROR_SHARE
+
+    def delay(self) -> float:
+        """Seconds that this request waits for a busy machine."""
+        if self.current().name != "slow" or self._random.random() >= SLOW_SHARE:
+            return 0.0
+        return self._random.uniform(0.6, 1.2)
+
+    def seen(self, image: Images) -> Images:
+        """An image of shape ``(8, 8)`` as the camera hands it on."""
+        name = self.current().name
+        if name == "dark":
+            light = np.where(np.arange(8) < 4, 1.0, 0.1)
+            return np.round(image * light[:, None])
+        if name == "noise":
+            with self._lock:  # numpy's generators are not for many threads
+                noise = self._numpy.normal(0, 6, image.shape)
+            return np.round((image + noise).clip(0, 16))
+        if name == "shifted":
+            return np.pad(image, ((0, 0), (1, 0)))[:, :8]
+        return image

@@ -1,0 +1,182 @@
+"""The model service: a Flask application in a process of its own, recorded by `exporter.client`.
+
+Served by Werkzeug's threaded server: one process, so that an incident and the monitor have one
+state and one signal stops everything, and for some 20 requests a second a thread each is plenty.
+A service that earns money runs a production server instead; its monitoring is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flask import Flask, Response, abort, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from exporter.client import Monitor
+from exporter.commands.demo import model
+from exporter.commands.demo.incidents import INCIDENTS, Happening, Incidents
+from exporter.commands.demo.versions import Versions
+from exporter.errors import StackError
+from exporter.server.sockets import Address
+
+
+def create_app(versions: Versions, incidents: Incidents) -> Flask:
+    """The service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /versions``."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+
+    @app.before_request
+    def start() -> None:
+        g.started = time.perf_counter()
+        g.event = {"id": str(uuid.uuid4())}
+        g.served = versions.pick()
+
+    @app.after_request
+    def record(response: Response) -> Response:
+        if request.endpoint == "predict":
+            took = time.perf_counter() - g.started
+            g.served.monitor.record(**g.event, duration_seconds=took, code=response.status_code)
+        return response
+
+    @app.post("/predict")
+    def predict() -> dict[str, Any]:
+        body = request.get_json()
+        pixels = body.get("image") if isinstance(body, dict) else None
+        g.event["inputs"] = {"image": pixels}
+        image = incidents.seen(_image(pixels))
+        g.event["inputs"] = {"image": image}
+        time.sleep(incidents.delay())
+        if incidents.fails():
+            abort(503, "the archive that keeps the images does not answer")
+        classifier = g.served.classifier
+        probabilities = classifier.predict_proba(model.rows(image[None]))[0]
+        digit = str(classifier.classes_[probabilities.argmax()])
+        confidence = float(probabilities.max())
+        g.event |= {"prediction": digit, "confidence": confidence}
+        return {"id": g.event["id"], "digit": digit, "confidence": confidence}
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, Any]:
+        return {"status": "ok", "model": model.NAME, "versions": [one.version for one in versions.served]}
+
+    @app.post("/versions")
+    def deploy() -> dict[str, Any]:
+        body = request.get_json()
+        version = body.get("version") if isinstance(body, dict) else None
+        try:
+            versions.deploy(version if isinstance(version, str) else "")
+        except StackError as error:
+            abort(400, str(error))
+        return healthz()
+
+    @app.get("/incident")
+    def incident() -> dict[str, Any]:
+        return _spelt(incidents.current()) | {"known": sorted(INCIDENTS)}
+
+    @app.post("/incident")
+    def begin() -> dict[str, Any]:
+        body = request.get_json()
+        if not isinstance(body, dict):
+            abort(400, 'expected an object such as {"name": "dark", "seconds": 480}')
+        name = body.get("name")
+        if name is not None and (not isinstance(name, str) or name not in INCIDENTS):
+            abort(400, f"name: expected one of {', '.join(sorted(INCIDENTS))}, or null to end it")
+        seconds = body.get("seconds", INCIDENTS[name].seconds if name else 0)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
+            abort(400, "seconds: expected a number from 0 to 86400")
+        by_hand = body.get("by_hand", True)
+        if not isinstance(by_hand, bool):
+            abort(400, "by_hand: expected true or false")
+        before = incidents.begin(name, seconds, by_hand=by_hand)
+        return incident() | {"before": _spelt(before)}
+
+    @app.errorhandler(HTTPException)
+    def problem(error: HTTPException) -> tuple[dict[str, str | None], int]:
+        return {"error": error.description}, error.code or 500
+
+    return app
+
+
+def _spelt(now: Happening) -> dict[str, Any]:
+    return {"name": now.name, "seconds_left": round(now.seconds_left, 1), "by_hand": now.by_hand}
+
+
+def _image(pixels: object) -> model.Images:
+    try:
+        image = np.array(pixels, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        image = np.empty(0)
+    if image.shape != (8, 8) or not ((image >= 0) & (image <= 16)).all():
+        abort(400, "image: expected 8 rows of 8 numbers from 0 (black) to 16 (white)")
+    return image
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """The exporter counts requests; a line for each would hide what matters."""
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens, to hand to the service's process.
+
+    Raises
+    ------
+    StackError
+        When the port is busy or the host is none of this machine.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(128)
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        raise StackError(
+            f"the model service cannot listen on {address}: {error}; "
+            "stop what listens there, or choose another --listen-address HOST:PORT"
+        ) from None
+    return listener
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve on an inherited socket until SIGINT or SIGTERM, or until standard input ends: the parent is gone."""
+    parser = argparse.ArgumentParser(prog="python -m exporter.commands.demo.service")
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--exporter", required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    options = parser.parse_args(arguments)
+
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    threading.Thread(target=_await_end, args=(stopping,), daemon=True).start()
+    versions = Versions(options.directory, lambda version: Monitor(options.exporter, model.NAME, version))
+    app = create_app(versions, Incidents())
+    server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    stopping.wait()
+    server.shutdown()
+    server.server_close()
+    versions.close()
+    return 0
+
+
+def _await_end(stopping: threading.Event) -> None:
+    while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
+        pass
+    stopping.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What is told at the end of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from exporter.commands.ingest.local import NOW, WINDOW
+from exporter.commands.ingest.table import Refused
+from exporter.monitoring.drift_report import changes
+from exporter.monitoring.model_monitor import Monitor
+
+SHOWN = 10
+"""Features in the table, the worst first."""
+_WORDS = {
+    "drifted": "drifted",
+    "slight": "above its noise",
+    "few": "too few rows to say",
+    "same": "",
+    "empty": "no value",
+}
+
+
+def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
+    """How many rows there were, and what was wrong with the first bad ones."""
+    yield f"{where}: {_number(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
+    yield from (f"  {reason}" for reason in refused.first)
+    if refused.count > len(refused.first):
+        yield f"  and {refused.count - len(refused.first):,} more"
+
+
+def drift(monitor: Monitor) -> Iterator[str]:
+    """A table of a run's features, the worst first."""
+    reading = monitor.read(NOW)[WINDOW]
+    found = changes(monitor, reading)
+    profile = monitor.layout.profile.name if monitor.layout else ""
+    yield f"{monitor.config.name} version {monitor.version} against the profile {profile}, divergences in nats:"
+    table = [("feature", "divergence", "noise", "threshold", "")]
+    table += [
+        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _WORDS[change.status])
+        for change in found[:SHOWN]
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for name, *numbers, word in table:
+        cells = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:4], strict=True))]
+        yield f"  {'  '.join([*cells, word])}".rstrip()
+    if len(found) > SHOWN:
+        yield f"  and {_number(len(found) - SHOWN, 'feature')} below these"
+    score, noise = reading.together.tolist()
+    if score > noise:
+        yield f"  the features go together differently than in training: {score:.3g}, above a noise of {noise:.3g}"
+
+
+def drifted(monitor: Monitor) -> list[str]:
+    """Names of what has drifted: the alerts ModelFeatureDrift, ModelPredictionDrift and so on would fire."""
+    reading = monitor.read(NOW)[WINDOW]
+    names = [change.name for change in changes(monitor, reading) if change.status == "drifted"]
+    return names + (["(together)"] if reading.together[0] > reading.together[1] else [])
+
+
+def _score(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

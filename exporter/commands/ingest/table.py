@@ -1,0 +1,254 @@
+"""Rows of a table, in columns: which are features, which are what the model gave, and what is wrong with a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.errors import BatchError
+from exporter.events import MAX_ID, MAX_LABEL
+from exporter.features.extract import as_list, numeric_column, spelt
+from exporter.features.timestamp import unix_seconds
+from exporter.monitoring.model_monitor import chosen_of
+from exporter.profiles.profile import CategoricalFeature, Feature, Profile
+from exporter.profiles.readers import Source
+from exporter.stats.divergence import Floats
+from exporter.validation import shown, suggestion
+
+TOLD = 10
+"""Rows that are named when they are refused."""
+_GIVEN = {"numeric", "boolean", "timestamp"}
+
+
+class Roles(NamedTuple):
+    """Names of the columns that are no features; see the command's flags."""
+
+    prediction: str | None = None
+    confidence: str | None = None
+    id: str | None = None
+    time: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    def named(self) -> list[str]:
+        """All of them."""
+        return [*filter(None, self[:4]), *self.ignored]
+
+
+class Rows(NamedTuple):
+    """Some good rows.
+
+    Attributes
+    ----------
+    numbers
+        Of each row in the file, the first is 1; shape ``(n,)``.
+    last
+        The last row of the file that was looked at, good or not.
+    inputs
+        Columns by name.
+    predictions
+        None, or NaN in an array, where a row has none; or empty.
+    confidences
+        NaN where a row has none; or empty.
+    ids
+        Texts, None where a row has none; or empty.
+    moments
+        When a row arrived in Unix seconds, NaN where it does not say; or None.
+    done
+        Share of the file that was read.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    last: int
+    inputs: Mapping[str, Any]
+    predictions: Any
+    confidences: Floats
+    ids: Sequence[str | None]
+    moments: Floats | None
+    done: float
+
+
+class Refused:
+    """Rows that were refused: how many, and why the first of them were.
+
+    Parameters
+    ----------
+    after
+        Rows up to this one were told of before.
+    """
+
+    def __init__(self, after: int = 0) -> None:
+        self._after = after
+        self.count = 0
+        self.first: list[str] = []
+
+    def add(self, row: int, column: str, detail: str) -> None:
+        """One row."""
+        if row <= self._after:
+            return
+        self.count += 1
+        if len(self.first) < TOLD:
+            self.first.append(f"row {row}{f', {column}' if column else ''}: {detail}")
+
+
+class Table:
+    """The good rows of a source.
+
+    Parameters
+    ----------
+    source
+        Where they come from.
+    roles
+        Which columns are no features.
+    refused
+        Told of bad rows.
+
+    Attributes
+    ----------
+    seen
+        Columns that could be features.
+    """
+
+    def __init__(self, source: Source, roles: Roles, refused: Refused) -> None:
+        self._source = source
+        self._roles = roles
+        self._refused = refused
+        self.seen: dict[str, None] = {}
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[Rows]:
+        for batch in self._source.batches():
+            if not self.rows:
+                self._check(batch.columns)
+            numbers = np.arange(self.rows + 1, self.rows + 1 + batch.rows)
+            self.rows += batch.rows
+            inputs = {name: values for name, values in batch.columns.items() if name not in self._roles.named()}
+            self.seen |= dict.fromkeys(inputs)
+            yield self._checked(numbers, inputs, batch.columns, batch.done)
+
+    def _check(self, columns: Collection[str]) -> None:
+        for name in self._roles.named():
+            if name not in columns:
+                raise BatchError(f"{self._source.where}: has no column {shown(name)}; {suggestion(name, columns)}")
+
+    def _checked(
+        self, numbers: npt.NDArray[np.int64], inputs: dict[str, Any], columns: Mapping[str, Any], done: float
+    ) -> Rows:
+        """The rows with what is wrong taken out."""
+        size = len(numbers)
+        bad: dict[int, tuple[str, str]] = {}  # the first thing that is wrong with a row, by its place
+        outputs: dict[str, Any] = {}
+        for role, check in (("prediction", _predictions), ("confidence", _confidences), ("id", _ids), ("time", _times)):
+            name = getattr(self._roles, role)
+            if name is not None:
+                outputs[role], wrong = check(columns.get(name, [None] * size))
+                for place, detail in wrong.items():
+                    bad.setdefault(place, (name, detail))
+        for place in sorted(bad):
+            self._refused.add(int(numbers[place]), *bad[place])
+        last = int(numbers[-1]) if size else self.rows
+        if bad:
+            good = np.ones(size, dtype=np.bool_)
+            good[list(bad)] = False
+            numbers = numbers[good]
+            inputs = {name: chosen_of(values, good) for name, values in inputs.items()}
+            outputs = {role: chosen_of(values, good) for role, values in outputs.items()}
+        return Rows(
+            numbers,
+            last,
+            inputs,
+            outputs.get("prediction", ()),
+            outputs.get("confidence", np.empty(0)),
+            outputs.get("id", ()),
+            outputs.get("time"),
+            done,
+        )
+
+
+def _predictions(values: Any) -> tuple[Any, dict[int, str]]:
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        wrong = np.flatnonzero(np.isinf(values)) if values.dtype.kind == "f" else ()
+        return values, {int(place): "expected a finite number" for place in wrong}
+    listed = as_list(values)
+    types = set(map(type, listed)) - {type(None)}
+    if types <= {bool, int} or (types == {str} and max(map(len, filter(None, listed)), default=0) <= MAX_LABEL):
+        return listed, {}
+    listed = [None if isinstance(value, float) and math.isnan(value) else value for value in listed]
+    bad = {}
+    for place, value in enumerate(listed):
+        if isinstance(value, float) and math.isinf(value):
+            bad[place] = "expected a finite number"
+        elif isinstance(value, str) and len(value) > MAX_LABEL:
+            bad[place] = f"expected at most {MAX_LABEL} characters, got {len(value)}"
+        elif not isinstance(value, str | int | float | None):
+            bad[place] = f"expected a string, a number or a truth value, got {shown(value)}"
+    return listed, bad
+
+
+def _confidences(values: Any) -> tuple[Floats, dict[int, str]]:
+    numbers = np.asarray(values, np.float64) if isinstance(values, np.ndarray) else numeric_column(values)
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero((numbers < 0) | (numbers > 1))
+    detail = "expected a number from 0 to 1, got "
+    return numbers, {int(place): detail + shown(as_list(values[place : place + 1])[0]) for place in wrong}
+
+
+def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
+    listed = as_list(values)
+    types = set(map(type, listed))
+    if types == {str} and min(map(len, listed)) > 0 and max(map(len, listed)) <= MAX_ID:
+        return listed, {}
+    if types == {int}:
+        return list(map(str, listed)), {}
+    texts: list[str | None] = []
+    bad = {}
+    for place, value in enumerate(listed):
+        empty = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+        texts.append(None if empty else spelt(value))
+        if not empty and not 0 < len(spelt(value)) <= MAX_ID:
+            bad[place] = f"expected a string of at most {MAX_ID} characters, got {shown(value)}"
+    return texts, bad
+
+
+def _times(values: Any) -> tuple[Floats, dict[int, str]]:
+    listed = as_list(values)
+    moments = np.array([unix_seconds(value) for value in listed], dtype=np.float64)
+    detail = 'expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got '
+    return moments, {place: detail + shown(listed[place]) for place in np.flatnonzero(np.isinf(moments)).tolist()}
+
+
+def cell_types(profile: Profile, roles: Roles) -> dict[str, str]:
+    """How cells of a CSV file are to be read so that they compare with the training values."""
+    types = {name: _cell_type(kind, profile.features.get(name)) for name, kind in profile.inputs.items()}
+    if roles.prediction:
+        numeric = profile.prediction is not None and not isinstance(profile.prediction, CategoricalFeature)
+        types[roles.prediction] = _cell_type("numeric" if numeric else "categorical", profile.prediction)
+    return types | output_types(roles)
+
+
+def output_types(roles: Roles) -> dict[str, str]:
+    """Types of the columns that are no features, whatever the model is."""
+    known = {roles.confidence: "numeric", roles.id: "categorical", roles.time: "timestamp"}
+    types = {name: kind for name, kind in known.items() if name is not None}
+    return types | {name: "text" for name in roles.ignored if name not in types}
+
+
+def _cell_type(kind: str, feature: Feature | None) -> str:
+    """Numbers and truth values that are categories are read as what they are, so that 1.0 and 1 stay one category."""
+    known = feature.categories if isinstance(feature, CategoricalFeature) else ()
+    if kind == "categorical" and known:
+        if all(_is_number(name) for name in known):
+            return "numeric"
+        if set(known) <= {"true", "false"}:
+            return "boolean"
+    return kind if kind in _GIVEN else "text"
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return spelt(float(name)) == name
+    except (ValueError, OverflowError):
+        return False

@@ -1,0 +1,141 @@
+"""The command ``proxy``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from exporter.client.transport import Target
+from exporter.commands import logs
+from exporter.commands.proxy import upstream
+from exporter.commands.proxy.handler import Site
+from exporter.commands.proxy.metrics import Status
+from exporter.commands.proxy.recorder import MAX_COPY, Recorder
+from exporter.commands.proxy.upstream import Pool
+from exporter.errors import ExporterError
+from exporter.server.http1.connection import Front
+from exporter.server.sockets import Address, address
+
+DRAIN_SECONDS = 25.0
+"""What requests under way get to end in, of the 30 s that Kubernetes gives."""
+SEND_SECONDS = 3.0
+"""What records get to leave in, after that."""
+_SWITCH_SECONDS = 0.0005  # so long may the sender's thread keep the interpreter while a request waits
+_log = logging.getLogger("exporter.commands.proxy")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add = parser.add_argument
+    add("--upstream", required=True, metavar="URL", help="the model server, such as http://127.0.0.1:8080")
+    add("--listen-address", dest="listen", type=address, default="127.0.0.1:9880", metavar="HOST:PORT")
+    add(
+        "--web.listen-address", dest="web", type=address, default="127.0.0.1:9881", metavar="HOST:PORT",
+        help="where the proxy's own /metrics and /-/healthy are",
+    )  # fmt: skip
+    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="http://, https:// or unix:///")
+    add("--exporter.token-file", dest="token_file", type=Path, metavar="FILE", help="the exporter's bearer token")
+    add("--model", help="of everything recorded, whatever the path says")
+    add("--version", help="of everything recorded, whatever path and answer say")
+    add(
+        "--record.path", dest="paths", action="append", default=[], metavar="PATTERN",
+        help="record these POSTs in place of the known ones; * is anything; may be repeated",
+    )  # fmt: skip
+    add("--record.body-limit", dest="limit", type=_bytes, default=2**20, metavar="BYTES", help="default: 1048576")
+    add("--upstream.host", dest="host", type=_host, metavar="HOST", help="the Host to ask for; default: the client's")
+    add("--upstream.ca-file", dest="ca_file", metavar="FILE", help="certificates to trust instead of the system's")
+    add("--upstream.timeout", dest="timeout", type=_seconds, default=60.0, metavar="SECONDS", help="default: 60")
+    add("--upstream.connect-timeout", dest="connect", type=_seconds, default=5.0, metavar="SECONDS", help="default: 5")
+    add("--upstream.idle", dest="idle", type=_idle, default=1.0, metavar="SECONDS", help="default: 1")
+    add("--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"))
+    add("--log.format", dest="format", default="logfmt", choices=("logfmt", "json"))
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) <= 86_400:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 86400, got {text!r}")
+
+
+def _idle(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
+def _bytes(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= MAX_COPY:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected 0 to {MAX_COPY} bytes, got {text!r}")
+
+
+def _host(text: str) -> bytes:
+    if text and text.isascii() and text.isprintable() and " " not in text:
+        return text.encode()
+    raise argparse.ArgumentTypeError(f"expected a host such as models.example.com, got {text!r}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pass on and record until a signal says to stop."""
+    logs.configure(options.level, options.format)
+    if options.paths and not options.model:
+        raise ExporterError("--record.path: needs a --model, which such paths do not name")
+    to = upstream.address(options.upstream, options.ca_file)
+    target = Target(options.exporter, 5.0, options.token_file)
+    recorder = Recorder(target, options.model, options.version, options.paths, options.limit)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        uvloop.run(_serve(options, to, recorder))
+    finally:
+        recorder.sender.close(SEND_SECONDS)
+        _log.info("stopped: %d records sent, %d dropped", recorder.sender.sent, recorder.sender.dropped)
+    return 0
+
+
+def _most() -> int:
+    """Connections of clients: each may need another one to the model server."""
+    return max(16, min(8192, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 2))
+
+
+async def _serve(options: argparse.Namespace, to: upstream.Address, recorder: Recorder) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    pool = Pool(to, options.connect, options.idle)
+    site = Site(pool, recorder, options.host, _most(), timeout=options.timeout)
+    own = Site(pool, most=64, local=Status(site).answer)
+    servers = [await _listen(site, options.listen), await _listen(own, options.web)]
+    for server, what in zip(servers, (f"a proxy to {to.netloc.decode()}", "metrics and probes"), strict=True):
+        _log.info("%s on http://%s", what, Address(*server.sockets[0].getsockname()[:2]))
+    sweeping = [loop.create_task(one.sweeping()) for one in (site, own)]
+    try:
+        await stop.wait()
+        _log.info("stopping: %d requests under way", site.in_flight)
+        servers[0].close()
+        await site.drain(DRAIN_SECONDS)
+    finally:
+        for one in (site, own):
+            one.cut()
+        pool.close()
+        for server in servers:
+            server.close()
+        for task in sweeping:
+            task.cancel()
+    await asyncio.sleep(0)  # for what was cut to be counted and recorded
+
+
+async def _listen(site: Site, where: Address) -> asyncio.Server:
+    try:
+        return await asyncio.get_running_loop().create_server(
+            lambda: Front(site), where.host or None, where.port, backlog=2048
+        )
+    except OSError as error:
+        raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None

@@ -1,0 +1,187 @@
+"""What is kept of a request and its response, and sent to the exporter in the background."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from exporter.client.encoding import rfc3339
+from exporter.client.sender import Sender
+from exporter.client.transport import Target
+from exporter.commands.proxy.headers import Head
+
+MAX_COPY = 4 * 2**20
+"""Bytes of a body at most: two of them fit into what the exporter takes in one request."""
+MAX_HELD = 64 * 2**20
+"""Bytes of the copies of all requests under way; as many wait for the exporter at most."""
+_NAME = r"(?P<model>[^/:]{1,384})"
+_PATHS = [
+    re.compile(pattern)
+    for pattern in (
+        rf"/v2/models/{_NAME}(?:/versions/(?P<version>[^/]+))?/infer$",
+        rf"/v1/models/{_NAME}(?:/versions/(?P<version>[^/:]+)|/labels/[^/:]+)?:predict$",
+        rf"/predictions/{_NAME}(?:/(?P<version>[^/]+))?$",
+        rf"/seldon/[^/]+/{_NAME}/api/v[01]\.[01]/predictions$",
+        r"/api/v[01]\.[01]/predictions$",
+        r"/invocations$",
+    )
+]
+_BATCH_BYTES = 128 * 1024  # so many have hardly more rows than the exporter takes in one request
+_UNREAD = (b"audio/", b"image/", b"multipart/", b"text/event-stream", b"text/html", b"video/")
+_OVERHEAD = 1024  # bytes of what waits beside its bodies
+
+
+class Record(NamedTuple):
+    """An exchange that waits for the exporter; its size comes first, as the sender has it."""
+
+    size: int
+    model: str
+    version: str | None
+    id: str
+    time: int
+    seconds: float
+    code: int
+    request: bytes | None
+    response: bytes | None
+
+
+class Copy:
+    """A body as it passes, up to a bound."""
+
+    __slots__ = ("_body", "_recorder", "whole")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._body = bytearray()  # and no list of parts: a byte each would take forty times the bound
+        self.whole = True
+
+    def add(self, part: bytes) -> None:
+        """Keep a part, or nothing any more where the body is too large."""
+        if self.whole:
+            self._recorder.held += len(part)
+            self._body += part
+            if len(self._body) > self._recorder.limit:
+                self.leave("too_large")
+            elif self._recorder.held > MAX_HELD:
+                self.leave("no_room")
+
+    def leave(self, why: str) -> None:
+        """Do without this body."""
+        self.take()
+        self.whole = False
+        self._recorder.left_out[why] += 1
+
+    def take(self) -> bytes | None:
+        """The body, which is kept here no longer; None where it is not known whole, or empty."""
+        body, self._body = self._body, bytearray()
+        self._recorder.held -= len(body)
+        return bytes(body) if body and self.whole else None
+
+
+class Recorder:
+    """Decides what is recorded, and hands it to the client's sender.
+
+    Parameters
+    ----------
+    target
+        The exporter.
+    model, version
+        What everything recorded is of, whatever paths and bodies say.
+    paths
+        Patterns of the paths to record in place of the known ones.
+    limit
+        Bytes of a body that are kept at most.
+    """
+
+    def __init__(
+        self, target: Target, model: str | None, version: str | None, paths: Sequence[str] = (), limit: int = 2**20
+    ) -> None:
+        self._model = model
+        self._version = version
+        self._paths = paths
+        self.limit = limit
+        self.held = 0
+        self.records = 0
+        self.unnamed = 0
+        self.left_out = dict.fromkeys(("encoding", "no_room", "too_large", "type"), 0)
+        self.sender = Sender(
+            target,
+            line,
+            "proxy",
+            capacity=50_000,
+            capacity_bytes=MAX_HELD,
+            batch_size=500,
+            interval=1.0,
+            give_up=300.0,
+            path="/v1/exchanges",
+            batch_bytes=_BATCH_BYTES,
+        )
+
+    def named(self, method: bytes, target: bytes) -> tuple[str, str | None] | None:
+        """Model and version of a request; None where it is not recorded."""
+        if method != b"POST":
+            return None
+        path = target.partition(b"?")[0].decode("latin-1")
+        if self._paths:
+            if not any(fnmatchcase(path, pattern) for pattern in self._paths):
+                return None
+            groups: dict[str, str | None] = {}
+        else:
+            found = next((found for known in _PATHS if (found := known.search(path))), None)
+            if found is None:
+                return None
+            groups = found.groupdict()
+        given, version = groups.get("model"), groups.get("version")
+        model = self._model or (unquote(given) if given else None)
+        if model is None:
+            self.unnamed += 1
+            return None
+        return model, self._version or (unquote(version)[:128] if version else None)
+
+    def copy(self, head: Head) -> Copy:
+        """A copy of a body that is about to pass; of one that the exporter could not read nothing is kept."""
+        copy = Copy(self)
+        kind = head.known.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind.startswith(_UNREAD):
+            copy.leave("type")
+        elif head.known.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b"gzip"}:
+            copy.leave("encoding")
+        return copy
+
+    def record(
+        self,
+        named: tuple[str, str | None],
+        name: str,
+        times: tuple[int, float],
+        code: int,
+        copies: tuple[Copy, Copy | None],
+    ) -> None:
+        """Hand on an exchange: its model and version, identifier, time and duration, code, request and response."""
+        request, response = copies[0].take(), copies[1].take() if copies[1] else None
+        if code == 404 and self._model is None:
+            return  # a model that is not there: anybody may ask for any name
+        self.records += 1
+        size = _OVERHEAD + len(request or b"") + len(response or b"")
+        self.sender.put(Record(size, *named, name, *times, code, request, response))
+
+
+def line(record: Record) -> bytes:
+    """A record as ``POST /v1/exchanges`` takes it; bodies are spliced in, for base64 needs no quoting."""
+    document = {
+        "model": record.model,
+        "version": record.version,
+        "id": record.id,
+        "time": rfc3339(record.time // 1000 / 1e6),
+        "duration_seconds": record.seconds,
+        "code": record.code,
+    }
+    text = json.dumps(document).encode()[:-1]
+    for member, body in (("request", record.request), ("response", record.response)):
+        if body is not None:
+            text += b', "%b": "%b"' % (member.encode(), base64.b64encode(body))
+    return text + b"}"

@@ -1,0 +1,30 @@
+"""The command `token`: make a bearer token."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+
+from exporter.server.tokens import SCOPES, check, digest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``token``."""
+    parser.add_argument("name", metavar="NAME", help="the program or person that will have it")
+    parser.add_argument(
+        "--scope", dest="scopes", action="append", required=True, choices=SCOPES, help="what it may do; repeatable"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make a token: the entry of the tokens file on standard output, the token itself on standard error."""
+    token = f"mex_{secrets.token_urlsafe(32)}"
+    entry = {"name": options.name, "sha256": digest(token).hex(), "scopes": list(dict.fromkeys(options.scopes))}
+    check([entry], "token")
+    for key, value in entry.items():
+        print("- " if key == "name" else "  ", key, ": ", json.dumps(value, ensure_ascii=False), sep="")
+    sys.stdout.flush()
+    print(f"The token, shown this once: {token}", file=sys.stderr)
+    return 0

@@ -1,0 +1,237 @@
+"""What runs: the files in the stack's folder, and each program with its command line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.commands.demo import model
+from exporter.commands.up import receivers
+from exporter.commands.up.process import Program
+from exporter.errors import StackError
+from exporter.server.sockets import address
+
+ADDRESSES = {
+    "exporter": "127.0.0.1:9877",
+    "prometheus": "127.0.0.1:9090",
+    "alertmanager": "127.0.0.1:9093",
+    "grafana": "127.0.0.1:3000",
+    "service": "127.0.0.1:8000",
+}
+"""Where each listens by default; ``service`` is the demo's model service. ``prometheus/targets/`` says the same."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stack to be started.
+
+    Parameters
+    ----------
+    directory
+        State, configuration and logs.
+    source
+        Folder that holds ``prometheus/``, ``alertmanager/`` and ``grafana/``.
+    addresses
+        As `ADDRESSES`.
+    smarthost
+        ``HOST:PORT`` that takes e-mail; None when there is none.
+    """
+
+    directory: Path
+    source: Path
+    addresses: dict[str, str]
+    smarthost: str | None = None
+
+    def check(self) -> None:
+        """Refuse a source that is no checkout.
+
+        Raises
+        ------
+        StackError
+            Names the file that is missing.
+        """
+        for name in ("prometheus/prometheus.yml", "alertmanager/alertmanager.yml"):
+            if not (self.source / name).is_file():
+                raise StackError(
+                    f"{self.source / name} is not there: install this package from a checkout of the project "
+                    "with 'make install'; Prometheus and Alertmanager run on the files of the checkout"
+                )
+
+    def clear(self) -> bool:
+        """Delete what an earlier run measured and stored, so that a story begins well; whether there was any.
+
+        Raises
+        ------
+        StackError
+            When something cannot be deleted.
+        """
+        found = [
+            folder for name in ("prometheus", "alertmanager") if (folder := self.directory / name / "data").exists()
+        ]
+        databases = list((self.directory / "demo").glob("model-exporter.db*"))
+        try:
+            for folder in found:
+                shutil.rmtree(folder)
+            for file in databases:
+                file.unlink()
+            model.forget(self.directory / "demo")
+        except OSError as error:
+            raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
+        return bool(found or databases)
+
+    def write(self, say: Callable[[str], None]) -> None:
+        """Write what the programs read.
+
+        Raises
+        ------
+        ExporterError
+            When something cannot be read or written.
+        """
+        if not model.prepared(self.directory / "demo"):
+            say(f"Training the demo's model into {self.directory / 'demo'} ...")
+            model.prepare(self.directory / "demo")
+        try:
+            self._write_alertmanager(say)
+            self._write_prometheus()
+        except OSError as error:
+            raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
+
+    def _write_alertmanager(self, say: Callable[[str], None]) -> None:
+        target = self.directory / "alertmanager" / "alertmanager.yml"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        inbox = f"http://{self.addresses['exporter']}/v1/notifications"
+        source = self.source / "alertmanager" / "alertmanager.yml"
+        for line in receivers.write(source, target, inbox=inbox, smarthost=self.smarthost):
+            say(f"Alertmanager: {line}")
+
+    def _write_prometheus(self) -> None:
+        """Links to the checkout's files, so that an edit and a reload suffice, beside this stack's targets."""
+        folder = self.directory / "prometheus"
+        (folder / "targets").mkdir(parents=True, exist_ok=True)
+        for name in ("prometheus.yml", "rules"):
+            link = folder / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.source / "prometheus" / name)
+        moved = {ADDRESSES[name]: address for name, address in self.addresses.items()}
+        pattern = re.compile("|".join(re.escape(address) + r"(?!\d)" for address in moved))
+        for file in (self.source / "prometheus" / "targets").glob("*.yml"):
+            text = pattern.sub(lambda match: moved[match[0]], file.read_text(encoding="utf-8"))
+            (folder / "targets" / file.name).write_text(text, encoding="utf-8")
+
+    def programs(
+        self, prometheus: str, alertmanager: str, grafana: str | None, demo: list[str] | None
+    ) -> list[Program]:
+        """The programs in the order in which they start.
+
+        Parameters
+        ----------
+        prometheus, alertmanager, grafana
+            Paths of the binaries.
+        demo
+            Further arguments of the demo; None for no demo.
+        """
+        at = self.addresses
+        python = (sys.executable, "-m", "exporter.cli")
+        config = self.directory / "demo" / model.CONFIG_FILE
+        programs = [
+            Program(
+                "exporter",
+                "The exporter",
+                (*python, "serve", f"--config.file={config}", f"--web.listen-address={at['exporter']}"),
+                at["exporter"],
+                "--exporter-address",
+                "/-/ready",
+            ),
+            Program(
+                "alertmanager",
+                "Alertmanager",
+                (
+                    alertmanager,
+                    f"--config.file={self.directory / 'alertmanager' / 'alertmanager.yml'}",
+                    f"--storage.path={self.directory / 'alertmanager' / 'data'}",
+                    f"--web.listen-address={at['alertmanager']}",
+                    f"--web.external-url=http://{at['alertmanager']}",
+                    "--cluster.listen-address=",
+                ),
+                at["alertmanager"],
+                "--alertmanager-address",
+                "/-/ready",
+            ),
+            Program(
+                "prometheus",
+                "Prometheus",
+                (
+                    prometheus,
+                    f"--config.file={self.directory / 'prometheus' / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={self.directory / 'prometheus' / 'data'}",
+                    f"--web.listen-address={at['prometheus']}",
+                    f"--web.external-url=http://{at['prometheus']}",
+                    "--web.enable-lifecycle",
+                ),
+                at["prometheus"],
+                "--prometheus-address",
+                "/-/ready",
+            ),
+        ]
+        if grafana:
+            programs.append(self._grafana(grafana))
+        if demo is not None:
+            command = (
+                *python,
+                "demo",
+                f"--directory={self.directory / 'demo'}",
+                f"--exporter=http://{at['exporter']}",
+                f"--prometheus=http://{at['prometheus']}",
+                f"--listen-address={at['service']}",
+                *demo,
+            )
+            programs.append(Program("demo", "The demo", command, at["service"], "--service-address", "/healthz"))
+        return programs
+
+    def _grafana(self, binary: str) -> Program:
+        at = self.addresses
+        host, port = address(at["grafana"])
+        folder = self.directory / "grafana"
+        dashboards = self.source / "grafana" / "dashboards"
+        folder.mkdir(exist_ok=True)
+        # A package keeps its pages under share, an archive beside bin/.
+        homes = (Path(binary).resolve().parents[1], Path("/usr/share/grafana"))
+        home = next((path for path in homes if (path / "conf" / "defaults.ini").is_file()), homes[0])
+        server = ("server",) if Path(binary).name == "grafana" else ()
+        environment = {
+            "PROMETHEUS_URL": f"http://{at['prometheus']}",
+            "DASHBOARDS_FOLDER": str(dashboards),
+            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(dashboards / "model-overview.json"),
+            "GF_PATHS_PROVISIONING": str(self.source / "grafana" / "provisioning"),
+            "GF_PATHS_DATA": str(folder / "data"),
+            "GF_PATHS_LOGS": str(folder / "logs"),
+            "GF_PATHS_PLUGINS": str(folder / "plugins"),
+            "GF_LOG_MODE": "console",
+            "GF_SERVER_HTTP_ADDR": host,
+            "GF_SERVER_HTTP_PORT": str(port),
+            "GF_SERVER_ROOT_URL": f"http://{at['grafana']}/",
+            "GF_AUTH_ANONYMOUS_ENABLED": "true",
+            "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
+            "GF_ANALYTICS_REPORTING_ENABLED": "false",
+            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+            "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+            "GF_PLUGINS_PREINSTALL_DISABLED": "true",
+        }
+        return Program(
+            "grafana",
+            "Grafana",
+            (binary, *server, f"--homepath={home}"),
+            at["grafana"],
+            "--grafana-address",
+            "/api/health",
+            environment,
+        )
+
+
+def find_grafana() -> str | None:
+    """Path of Grafana's binary, if one is on the PATH."""
+    return shutil.which("grafana") or shutil.which("grafana-server")

@@ -1,0 +1,126 @@
+"""Alertmanager's configuration made fit for the place where it runs.
+
+One ``alertmanager.yml`` serves production, ``make up`` and containers. A receiver whose secret is
+missing would fail with every notification, so it is left out and people are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exporter.errors import ConfigError
+from exporter.validation import load_yaml
+
+_INBOX = "/v1/notifications"  # a webhook with this path is the exporter's inbox
+# What people call an integration, and how the global settings begin that it falls back on.
+_KINDS = {"email_configs": ("E-mail", "smtp_"), "slack_configs": ("Slack", "slack_")}
+
+
+def _files(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every key ``…_file`` that names a file, at any depth."""
+    for key, value in list(node.items()) if isinstance(node, dict) else []:
+        if key.endswith("_file") and isinstance(value, str):
+            yield node, key
+        yield from _files(value)
+    for value in node if isinstance(node, list) else []:
+        yield from _files(value)
+
+
+def _missing(kind: str, integration: dict[str, Any], shared: dict[str, Any], folder: Path) -> str | None:
+    prefix = _KINDS.get(kind, ("", "http_"))[1]
+    for node, key in _files([integration, {key: value for key, value in shared.items() if key.startswith(prefix)}]):
+        if not (folder / node[key]).is_file():
+            return f"there is no file {folder / node[key]}"
+    if kind == "email_configs" and not (integration.get("smarthost") or shared.get("smtp_smarthost")):
+        return "no mail server is set (smtp_smarthost)"
+    return None
+
+
+def usable(
+    config: dict[str, Any], folder: Path, *, inbox: str, smarthost: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """A configuration without what cannot work here, and a sentence for each kind of message that is off.
+
+    Parameters
+    ----------
+    config
+        A parsed ``alertmanager.yml``; it is not changed.
+    folder
+        What its relative paths are relative to.
+    inbox
+        URL of the exporter's inbox here.
+    smarthost
+        ``host:port`` of a mail catcher without TLS and password, instead of the file's mail server.
+    """
+    config = copy.deepcopy(config)
+    shared = config["global"] = config.get("global") or {}
+    if smarthost:
+        mail = {key: value for key, value in shared.items() if not key.startswith("smtp_auth_")}
+        shared = config["global"] = {**mail, "smtp_smarthost": smarthost, "smtp_require_tls": False}
+    off: dict[tuple[str, str], list[str]] = {}
+    for receiver in config.get("receivers") or []:
+        for kind in [key for key in receiver if key.endswith("_configs")]:
+            for integration in receiver.pop(kind) or []:
+                if str(integration.get("url", "")).endswith(_INBOX):
+                    integration["url"] = inbox
+                if reason := _missing(kind, integration, shared, folder):
+                    name = _KINDS.get(kind, (kind.removesuffix("_configs").capitalize(), ""))[0]
+                    off.setdefault((name, reason), []).append(receiver["name"])
+                else:
+                    receiver.setdefault(kind, []).append(integration)
+    return config, [f"{name} to {', '.join(who)} is off: {reason}." for (name, reason), who in off.items()]
+
+
+def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[str]:
+    """Write a usable copy of a configuration with absolute paths; what is off, in sentences.
+
+    Raises
+    ------
+    ConfigError
+        When ``source`` cannot be read or is no mapping, or ``target`` cannot be written.
+    """
+    document = load_yaml(source)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{source}: expected keys such as route: and receivers:")
+    folder = source.resolve().parent
+    config, off = usable(document, folder, inbox=inbox, smarthost=smarthost)
+    for node, key in _files(config):
+        node[key] = str(folder / node[key])
+    config["templates"] = [str(folder / pattern) for pattern in config.get("templates") or []]
+    try:
+        target.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from None
+    return off
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m exporter.commands.up.receivers``; the exit status: 0 written, 1 failed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter.commands.up.receivers",
+        description="Alertmanager's configuration without the receivers that cannot work here.",
+    )
+    parser.add_argument("source", type=Path, help="alertmanager.yml")
+    parser.add_argument("target", type=Path, help="the copy")
+    parser.add_argument("--inbox", required=True, metavar="URL", help="the exporter's inbox")
+    parser.add_argument("--smarthost", metavar="HOST:PORT", help="a mail catcher without TLS and password")
+    options = parser.parse_args(arguments)
+    try:
+        off = write(options.source, options.target, inbox=options.inbox, smarthost=options.smarthost)
+    except ConfigError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    for sentence in off:
+        print(sentence)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

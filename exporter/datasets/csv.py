@@ -1,0 +1,58 @@
+"""CSV: one row an example, one column an input, and nothing that a spreadsheet would run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from exporter.datasets.examples import Pages
+from exporter.datasets.formats import FIELDS, OTHER, Columns, Format
+
+_fields = operator.attrgetter(*FIELDS)
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]").match
+
+
+def cell(value: Any) -> Any:
+    """A value as it stands in a cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, and so does text
+    that looks like it then: whoever takes one away from text that begins with apostrophes and one
+    of ``= + - @``, tab or a line's end has what it was. Numbers stay numbers; what is nested is JSON text.
+
+    >>> [cell(value) for value in ("=1+1", "'=1", "-", -1, True, None, [1, 2], "it's")]
+    ["'=1+1", "''=1", "'-", -1, 'true', None, '[1,2]', "it's"]
+    """
+    if isinstance(value, str):
+        return f"'{value}" if _FORMULA(value) else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
+
+
+def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
+    columns = Columns(pages, types)
+    heads = [*FIELDS, *(f"inputs.{name}" for name in columns.names), *([OTHER] if columns.more else [])]
+    yield _rows([heads])
+    for page in pages():
+        rows = []
+        for one in page:
+            inputs = one.inputs or {}
+            rest = columns.rest(inputs)
+            values = (*_fields(one), *map(inputs.get, columns.names), *([rest] if columns.more else []))
+            rows.append([*map(cell, values)])
+        yield _rows(rows)
+
+
+def _rows(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+FORMAT = Format("csv", "csv", "text/csv; charset=utf-8; header=present", _write)

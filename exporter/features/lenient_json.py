@@ -1,0 +1,72 @@
+"""Decode inputs that need not be valid: what cannot be read is counted as invalid, never refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+_list_decoder = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+def decode_inputs(raw: Sequence[bytes]) -> dict[int, dict[str, Any]]:
+    """The inputs of those events that have any, by their place.
+
+    Parameters
+    ----------
+    raw
+        The JSON of each event's inputs; empty or ``null`` for none.
+    """
+    there = [place for place, text in enumerate(raw) if text not in (b"", b"null")]
+    try:
+        values = _list_decoder.decode(b"[" + b",".join([raw[place] for place in there]) + b"]")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        values = [_decode_one(raw[place]) for place in there]
+    return dict(zip(there, values, strict=True))
+
+
+def _decode_one(text: bytes) -> dict[str, Any]:
+    try:
+        return _decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return lenient_inputs(text)
+
+
+def lenient_inputs(raw: bytes) -> dict[str, Any]:
+    """An event's ``inputs`` that the strict decoder would not take: what can be read of them.
+
+    Python's ``NaN`` becomes null; an infinity, or a number that no float holds, becomes its own
+    text, and so an invalid value; broken UTF-8 is replaced.
+    """
+    try:
+        document = json.loads(raw.decode("utf-8", "replace"), parse_int=integer)
+    except (ValueError, RecursionError):
+        return {}
+    cleaned = clean(document)
+    return cleaned if isinstance(cleaned, dict) else {}
+
+
+def integer(text: str) -> int | str:
+    """A JSON integer; one that no float holds stays text."""
+    return int(text) if len(text) < 300 else text
+
+
+def clean(value: Any, depth: int = 64) -> Any:
+    """A decoded document as plain JSON can carry it, see `lenient_inputs`; empty below ``depth`` levels."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return float(value)
+    if isinstance(value, list):
+        return [clean(item, depth - 1) for item in value] if depth else []
+    if isinstance(value, dict):
+        return {clean(key): clean(item, depth - 1) for key, item in value.items()} if depth else {}
+    return value

@@ -1,0 +1,25 @@
+"""Numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.features.base import Kind
+from exporter.features.extract import as_list, numeric_column
+from exporter.stats.divergence import Floats
+
+
+class Numeric(Kind):
+    """A number is its own feature."""
+
+    type = "numeric"
+    noun = "a number"
+
+    def columns(self, values: Sequence[Any] | Floats, now: float | Floats) -> Floats:  # noqa: ARG002
+        """See `Kind.columns`."""
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
+            return values.astype(np.float64)[None, :]
+        return numeric_column(as_list(values))[None, :]

@@ -1,0 +1,70 @@
+"""What only ever grows: requests, attempts, confidences, by segment too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.stats.divergence import Floats, Ints
+
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+DELAY_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0, 1209600.0, 2592000.0)
+VERDICTS = ("accepted", "corrected")
+
+
+class Histogram:
+    """Counts under upper bounds, as Prometheus has them.
+
+    >>> histogram = Histogram((0.1, 1.0))
+    >>> histogram.observe([0.1, 0.5, 3.0])
+    >>> histogram.cumulative().tolist(), histogram.sum
+    ([1.0, 2.0, 3.0], 3.6)
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self._bounds = np.array(bounds)
+        self.counts = np.zeros(len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, values: Sequence[float] | Floats) -> None:
+        """Add values."""
+        column = np.array(values, dtype=np.float64)
+        self.counts += np.bincount(self._bounds.searchsorted(column), minlength=len(self.counts))
+        self.sum += float(column.sum())
+
+    def cumulative(self) -> Floats:
+        """Values at or below each bound, the last one without a bound, shape ``(bounds + 1,)``."""
+        return np.cumsum(self.counts)
+
+
+@dataclass
+class Counters:
+    """What only ever grows."""
+
+    requests: Counter[int] = field(default_factory=Counter)
+    attempts: int = 0
+    confident: int = 0
+    corrections: int = 0
+    feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
+    events: dict[str, float] = field(default_factory=dict)
+
+
+class SegmentCounters:
+    """What only ever grows, by segment, shape ``(S,)`` each."""
+
+    def __init__(self, segments: int) -> None:
+        self.attempts, self.confident, self.corrections = np.zeros((3, segments))
+
+    def observe(self, segments: Sequence[int] | Ints, confident: Sequence[bool] | npt.NDArray[Any]) -> None:
+        """Count a batch: the place of each event's segment, and whether it is confident."""
+        if len(self.attempts) and len(segments):
+            size = len(self.attempts)
+            self.attempts += np.bincount(segments, minlength=size)
+            self.confident += np.bincount(segments, weights=confident, minlength=size)

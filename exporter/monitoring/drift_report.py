@@ -1,0 +1,169 @@
+"""What the pages and the commands know of a model version: its targets beside training, worst first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.config import ModelConfig
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.window_stats import WindowReading
+from exporter.profiles.profile import Feature
+from exporter.stats.divergence import Floats
+
+DEFAULT_THRESHOLD = 0.3
+"""Of the three alerts below, in nats, where the configuration sets none; the rules have the same."""
+FEATURE_ALERT = "ModelFeatureDrift"
+PREDICTION_ALERT = "ModelPredictionDrift"
+CONFIDENCE_ALERT = "ModelConfidenceDrift"
+PREDICTION, CONFIDENCE = "(prediction)", "(confidence)"
+"""Stand for what the model gave where a feature is named."""
+OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
+_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One target in one window, beside its training.
+
+    Attributes
+    ----------
+    name
+        The feature, `PREDICTION` or `CONFIDENCE`.
+    trained, live
+        Values in each bin, shape ``(K,)``.
+    weight
+        Each bin's part of the difference, shape ``(K,)``: ``(p − q)·ln(p/q)`` of the smoothed shares.
+    score, noise, threshold
+        KL(live ‖ training), its noise floor and the alert's threshold, in nats; the first two are NaN
+        without values.
+    observations
+        Values in the window.
+    """
+
+    name: str
+    place: int
+    alert: str
+    target: Feature
+    trained: Floats
+    live: Floats
+    weight: Floats
+    score: float
+    noise: float
+    threshold: float
+    observations: int
+    mean: float
+    stddev: float
+    shift: float
+    trained_mean: float
+    trained_stddev: float
+    min: float
+    max: float
+    unseen: float
+
+    @property
+    def badness(self) -> float:
+        """How far above what an alert needs; above 1 it has drifted, below 0 nothing is known."""
+        return float(_badness(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
+
+    @property
+    def unvaried(self) -> bool:
+        """Whether all values lie in the one bin of training: a constant has no noise, so any score is above it."""
+        return bool(np.count_nonzero(self.trained) == 1 and self.live[self.trained > 0].sum() == self.live.sum())
+
+    @property
+    def status(self) -> str:
+        """``empty``, ``few`` (values), ``drifted``, ``slight`` (below the threshold) or ``same``."""
+        if not self.observations:
+            return "empty"
+        if self.badness > 1:
+            return "drifted"
+        if self.noise >= self.threshold:
+            return "few"
+        if self.unvaried:
+            return "same"
+        return "slight" if self.score > self.noise else "same"
+
+
+def threshold(model: ModelConfig, name: str) -> float:
+    """The threshold of a feature: its own, its image's, the model's or the default, as the metrics have it."""
+    own = model.features.get(name)
+    if own is None:
+        own = next((f for source, f in model.features.items() if name.startswith(f"{source}.")), None)
+    alerts = model.alerts if own is None or FEATURE_ALERT not in own.alerts else own.alerts
+    return alerts.get(FEATURE_ALERT, DEFAULT_THRESHOLD)
+
+
+def targets(layout: Layout) -> list[str]:
+    """Names of the targets, the prediction and the confidence last."""
+    outputs = ((PREDICTION, layout.prediction), (CONFIDENCE, layout.confidence))
+    return [*layout.names, *(name for name, place in outputs if place is not None)]
+
+
+def thresholds(model: ModelConfig, names: list[str]) -> Floats:
+    """Thresholds of the targets in nats, shape ``(T,)``."""
+    outputs = {name: model.alerts.get(alert, DEFAULT_THRESHOLD) for name, alert in _ALERTS.items()}
+    return np.array([outputs[name] if name in outputs else threshold(model, name) for name in names])
+
+
+def _badness(score: Floats, noise: Floats, limits: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = score / np.maximum(limits, noise)
+    return np.where(np.isnan(score), -1.0, np.nan_to_num(ratio, nan=0.0))
+
+
+def worst(monitor: Monitor, now: float) -> tuple[str, Change] | None:
+    """The target that has drifted most, and in which window; None before anything came."""
+    found, most = None, -1.0
+    layout = monitor.layout
+    if layout is None:
+        return None
+    limits = thresholds(monitor.config, targets(layout))
+    for window, reading in monitor.read(now).items():
+        badness = _badness(reading.kl, reading.noise, limits)
+        if len(badness) and badness.max() > most:
+            most, place = float(badness.max()), int(badness.argmax())
+            found = (window, _change(layout, reading, place, limits))
+    return found
+
+
+def changes(monitor: Monitor, reading: WindowReading) -> list[Change]:
+    """The targets of a model version in one window, the worst first."""
+    if monitor.layout is None:
+        return []
+    names = targets(monitor.layout)
+    limits = thresholds(monitor.config, names)
+    found = [_change(monitor.layout, reading, place, limits) for place in range(len(names))]
+    return sorted(found, key=lambda change: (-change.badness, change.place))
+
+
+def _change(layout: Layout, reading: WindowReading, place: int, limits: Floats) -> Change:
+    names, target = targets(layout), layout.targets[place]
+    start = int(layout.starts[place])
+    trained, live = np.array(target.counts, dtype=np.float64), reading.counts[start : start + len(target.counts)]
+    q = layout.reference.probability[start : start + len(live)]
+    prior = float(layout.reference.prior[place])
+    p = (live + prior * q) / (live.sum() + prior)
+    return Change(
+        name=names[place],
+        place=place,
+        alert=_ALERTS.get(names[place], FEATURE_ALERT),
+        target=target,
+        trained=trained,
+        live=live,
+        weight=(p - q) * np.log(p / q),
+        score=float(reading.kl[place]),
+        noise=float(reading.noise[place]),
+        threshold=float(limits[place]),
+        observations=int(live.sum()),
+        mean=float(reading.mean[place]),
+        stddev=float(reading.stddev[place]),
+        shift=float(reading.shift[place]),
+        min=float(reading.min[place]),
+        max=float(reading.max[place]),
+        unseen=float(reading.unseen[place]),
+        trained_mean=float(layout.mean[place]),
+        trained_stddev=float(layout.stddev[place]),
+    )

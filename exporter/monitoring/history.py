@@ -1,0 +1,75 @@
+"""How the scores of the last hour went: a few samples in memory, for the page that draws them.
+
+What a year looked like is in Prometheus; this is what is there without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.monitoring.model_monitor import Monitor
+from exporter.stats.divergence import Floats
+
+STEP = 30.0
+"""Seconds between two samples, at least."""
+POINTS = 120
+"""Samples that are kept; older ones make room."""
+
+
+class _Ring:
+    def __init__(self, windows: int, targets: int) -> None:
+        self.times = np.full(POINTS, -np.inf)
+        self.scores = np.full((POINTS, windows, targets), np.nan, dtype=np.float32)
+        self.next = 0
+
+
+class Trends:
+    """The scores of every model version over the last hour; safe between threads.
+
+    Costs ``4 · POINTS`` bytes for each target in each window of each version, and ends with its version.
+    """
+
+    def __init__(self) -> None:
+        self._rings: WeakKeyDictionary[Monitor, _Ring] = WeakKeyDictionary()
+        self._last = -np.inf
+        self._lock = threading.Lock()
+
+    def sample(self, monitors: Iterable[Monitor], now: float) -> None:
+        """Take a sample at the monotonic time ``now`` in seconds, unless the last one is younger than `STEP`."""
+        with self._lock:
+            if now - self._last < STEP:
+                return
+            self._last = now
+            for monitor in monitors:
+                readings = list(monitor.read(now).values())
+                if not readings:
+                    continue
+                ring = self._rings.get(monitor)
+                if ring is None:
+                    ring = self._rings[monitor] = _Ring(len(readings), len(readings[0].kl))
+                ring.times[ring.next] = now
+                ring.scores[ring.next] = [reading.kl for reading in readings]
+                ring.next = (ring.next + 1) % POINTS
+
+    def of(self, monitor: Monitor, window: str, now: float) -> tuple[Floats, npt.NDArray[np.float32]]:
+        """The samples of a window, oldest first.
+
+        Returns
+        -------
+        tuple
+            Their ages in seconds, shape ``(n,)``, and the scores, shape ``(n, T)``; NaN where the
+            window held nothing.
+        """
+        place = list(monitor.windows).index(window)
+        with self._lock:
+            ring = self._rings.get(monitor)
+            if ring is None:
+                return np.empty(0), np.empty((0, 0), dtype=np.float32)
+            order = (ring.next + np.arange(POINTS)) % POINTS
+            order = order[now - ring.times[order] <= STEP * POINTS]
+            return now - ring.times[order], ring.scores[order, place]

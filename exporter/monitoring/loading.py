@@ -1,0 +1,97 @@
+"""Load the configuration and the profiles that it names."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from exporter import config as configuration
+from exporter.config import Config, ModelConfig
+from exporter.errors import ConfigError, ProfileError, StoreError
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.registry import Monitors
+from exporter.profiles.profile import CategoricalFeature, Profile
+from exporter.profiles.profile import load as load_profile
+from exporter.storage.engine import check_store
+from exporter.validation import shown, suggestion
+
+log = logging.getLogger(__name__)
+
+
+def load_monitors(path: Path) -> tuple[Config, Monitors]:
+    """Read the configuration and the profiles that it names.
+
+    Raises
+    ------
+    ConfigError
+        When any of them is wrong.
+    """
+    config = configuration.load(path)
+    try:
+        check_store(config.store)
+    except StoreError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    layouts: dict[str, Layout] = {}
+    of_versions: dict[tuple[str, str], Layout] = {}
+    for index, model in enumerate(config.models):
+        place = f"{path}: models[{index}]"
+        profiles = _profiles(place, model)
+        if not profiles:
+            if model.segment_by is not None:
+                raise ConfigError(f"{place}.segment_by: needs a profile, which knows the categories")
+            continue
+        _check_features(place, model, profiles)
+        for version, (file, profile) in profiles.items():
+            _check_segments(f"{place}.segment_by", model, profile, file)
+            if version is None:
+                layouts[model.name] = Layout(profile, model.redact)
+            else:
+                of_versions[model.name, version] = Layout(profile, model.redact)
+    return config, Monitors({model.name: model for model in config.models}, layouts, of_versions)
+
+
+def _profiles(place: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:
+    """The file and the profile of each version that has its own, and under None those of all other versions."""
+    files: list[tuple[str | None, str, str]] = [(v, f"profiles.{v}", file) for v, file in model.profiles.items()]
+    if model.profile is not None:
+        files.insert(0, (None, "profile", model.profile))
+    found: dict[str | None, tuple[str, Profile]] = {}
+    for version, key, file in files:
+        try:
+            found[version] = file, load_profile(Path(file))
+        except ProfileError as error:
+            raise ConfigError(f"{place}.{key}: {error}") from None
+    return found
+
+
+def _check_features(place: str, model: ModelConfig, profiles: dict[str | None, tuple[str, Profile]]) -> None:
+    """Refuse settings of features that no profile knows, or knows as something else."""
+    files = ", ".join(file for file, _ in profiles.values())
+    known = {name for _, profile in profiles.values() for name in (*profile.inputs, *profile.features)}
+    features = {name for _, profile in profiles.values() for name in profile.features}
+    for name, feature in model.features.items():
+        here = f"{place}.features.{name}"
+        if name not in known:
+            raise ConfigError(f"{here}: is not in the profile {files}; {suggestion(name, known)}")
+        for _, profile in profiles.values():
+            found = profile.inputs.get(name)
+            if feature.type and found and feature.type != found:
+                raise ConfigError(
+                    f"{here}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
+                )
+        if feature.alerts and not {name, *(key for key in features if key.startswith(f"{name}."))} & features:
+            raise ConfigError(f"{here}.alerts: the profile has no statistics of it")
+    for name in sorted(model.redact.difference(*(profile.inputs for _, profile in profiles.values()))):
+        log.warning("%s.redact: the profile knows no input %r", place, name)
+
+
+def _check_segments(place: str, model: ModelConfig, profile: Profile, file: str) -> None:
+    name = model.segment_by
+    if name is None:
+        return
+    categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
+    if name not in categorical:
+        known = suggestion(name, categorical)
+        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {file}; {known}")
+    if name in model.redact:
+        raise ConfigError(f"{place}: {shown(name)} is redacted: it must be in no metric")

@@ -1,0 +1,105 @@
+"""A window read out: one row of sums to what the gauges say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.config import DISTANCES
+from exporter.monitoring.binner import Layout, Sums
+from exporter.stats.divergence import Floats, Reference, ratio
+
+
+@dataclass(frozen=True)
+class WindowReading:
+    """One window of the targets, arrays of shape ``(T,)``; NaN where there is nothing to say.
+
+    Attributes
+    ----------
+    counts
+        Observations in each bin, shape ``(B,)``.
+    kl, noise
+        Against training.
+    recent_kl, recent_noise
+        Against the longest window before this one.
+    js, ks, psi, wasserstein
+        Against training, where the configuration asks for them; see `exporter.stats.distances`.
+    together
+        How differently features go together, and the noise floor of that, shape ``(2,)``.
+    """
+
+    counts: Floats
+    observations: Floats
+    mean: Floats
+    stddev: Floats
+    min: Floats
+    max: Floats
+    missing: Floats
+    invalid: Floats
+    unseen: Floats
+    shift: Floats
+    kl: Floats
+    noise: Floats
+    recent_kl: Floats
+    recent_noise: Floats
+    js: Floats
+    ks: Floats
+    psi: Floats
+    wasserstein: Floats
+    together: Floats
+
+
+def read_window(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowReading:
+    """What the gauges say of a window.
+
+    Parameters
+    ----------
+    layout
+        Where the sums lie.
+    wanted
+        The distances that the configuration asks for.
+    row, lows
+        Sums and minima of the window.
+    earlier
+        Sums of the longest window before it.
+    """
+    sums: Sums = layout.split(row)
+    observations = np.add.reduceat(sums.counts, layout.starts) if layout.bins else np.empty(0)
+    there = observations > 0
+    smallest, largest = lows[: len(there)], -lows[len(there) :]
+    offset = ratio(sums.first, sums.valid)
+    variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
+    with np.errstate(over="ignore"):
+        mean, stddev = layout.centre + offset * layout.scale, np.sqrt(variance) * layout.scale
+    before = layout.split(earlier).counts
+    recent = Reference.of(before, layout.sizes)
+    known = there & (recent.rows > 0)
+    smallest = np.where(np.isfinite(smallest), smallest, np.nan)
+    largest = np.where(np.isfinite(largest), largest, np.nan)
+    distances = dict.fromkeys(DISTANCES, np.full(len(there), np.nan))
+    for name in wanted:
+        if name == "wasserstein":
+            distance = layout.distances.wasserstein(sums.counts, offset, smallest, largest)
+            distances[name] = np.where(layout.stddev > 0, distance, np.nan)
+        else:
+            distances[name] = np.where(there, getattr(layout.distances, name)(sums.counts), np.nan)
+    return WindowReading(
+        counts=sums.counts,
+        observations=np.where(there, observations, np.nan),
+        mean=mean,
+        stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
+        min=smallest,
+        max=largest,
+        missing=ratio(sums.counts[layout.missing], observations),
+        invalid=ratio(sums.counts[layout.invalid], observations),
+        unseen=ratio(sums.unseen, observations),
+        shift=np.where(layout.stddev > 0, offset, np.nan),
+        kl=np.where(there, layout.reference.kl_divergence(sums.counts), np.nan),
+        noise=np.where(there, layout.reference.noise(observations), np.nan),
+        recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
+        recent_noise=np.where(known, recent.noise(observations), np.nan),
+        **distances,
+        together=np.array(layout.drift_together(row)),
+    )

@@ -1,0 +1,1 @@
+"""Training data to a frozen reference profile: readers, sketches, bins and the file format."""

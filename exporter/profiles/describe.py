@@ -1,0 +1,121 @@
+"""A profile in words and little histograms, for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+
+from exporter.features.embedding import EmbeddingState
+from exporter.features.text import TextState
+from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
+from exporter.stats.divergence import Floats
+
+_WIDTH = 80
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_CELLS = 48
+_SHOWN = 8
+"""Categories that get a bar."""
+
+
+def notes(feature: Feature) -> list[str]:
+    """What is odd about a feature: constant, without values, missing or invalid values."""
+    rows = sum(feature.counts)
+    missing, invalid = feature.counts[-2:]
+    odd = []
+    if missing + invalid == rows:
+        odd.append("no value at all")
+    elif isinstance(feature, NumericFeature):
+        odd += [f"always {feature.min:.6g}"] if feature.min == feature.max else []
+    elif len(feature.categories) == 1 and not feature.counts[1]:
+        odd.append(f"always {cut(feature.categories[0], 20)}")
+    odd += [f"{_share(missing, rows)} missing"] if missing else []
+    odd += [f"{_share(invalid, rows)} invalid"] if invalid else []
+    return odd
+
+
+def lines(profile: Profile) -> Iterator[str]:
+    """The profile, line by line."""
+    made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
+    yield cut(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", _WIDTH)
+    for name, kind in profile.kinds().items():
+        state = (profile.learned or {}).get(name)
+        if isinstance(state, TextState):
+            yield from ("", cut(f"{name}  text, {len(state.words):,} words known", _WIDTH))
+        elif isinstance(state, EmbeddingState):
+            yield from ("", cut(f"{name}  embedding of {len(state.centroid)} numbers", _WIDTH))
+        for feature in kind.features(name):
+            yield from _feature(feature, kind.type, profile.features[feature])
+    if profile.prediction:
+        yield from _feature("(prediction)", "", profile.prediction)
+    if profile.confidence:
+        yield from _feature("(confidence)", "", profile.confidence)
+
+
+def _feature(name: str, kind: str, feature: Feature) -> Iterator[str]:
+    said = [kind] if kind else []
+    if isinstance(feature, NumericFeature) and feature.edges and feature.min != feature.max:
+        said.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
+    yield ""
+    yield cut(f"{cut(name, 32)}  {'; '.join(said + notes(feature))}".rstrip(), _WIDTH)
+    if isinstance(feature, CategoricalFeature):
+        yield from _bars(feature)
+    elif feature.edges and feature.min != feature.max:
+        yield _histogram(feature)
+
+
+def _histogram(feature: NumericFeature) -> str:
+    """One line: the range in cells of one width, and how much lies in each."""
+    edges = np.array(feature.edges)
+    inner = np.array(feature.counts[1:-2], dtype=np.float64)[: len(edges) - 1]  # all but what lies outside
+    below = np.concatenate(([0.0], np.cumsum(inner)))
+    # A long tail would press all else into one cell: then only the middle 98 % are drawn.
+    low, high = (float(np.interp(share * below[-1], below, edges)) for share in (0.01, 0.99))
+    if edges[-1] / 4 - edges[0] / 4 <= high / 2 - low / 2:
+        low, high = float(edges[0]), float(edges[-1])
+    grid = np.interp(np.linspace(0, 1, _CELLS + 1), [0, 1], [low / 2, high / 2]) * 2
+    grid[-1] = high
+    place = np.clip(edges.searchsorted(grid, side="right") - 1, 0, len(edges) - 2)
+    left, right = edges[place] / 2, edges[place + 1] / 2
+    part = np.clip((grid / 2 - left) / np.maximum(right - left, 5e-324), 0, 1)
+    masses: Floats = np.diff(below[place] + part * inner[place])
+    heights = np.ceil(masses / max(masses.max(), 1e-300) * (len(_LEVELS) - 1)).astype(int)
+    return f"  {low:>11.4g} {''.join(_LEVELS[height] for height in heights)} {high:.4g}"
+
+
+def _bars(feature: CategoricalFeature) -> Iterator[str]:
+    rows = max(sum(feature.counts), 1)
+    size = len(feature.categories)
+    shown = list(zip(feature.categories, feature.counts, strict=False))[:_SHOWN]
+    rest = sum(feature.counts[_SHOWN : size + 1]) if size > _SHOWN else feature.counts[size]
+    if rest:
+        further = size - len(shown) + len(feature.rare)
+        shown.append((f"{further:,} others" if further > 1 else "other", rest))
+    most = max((count for _, count in shown), default=1)
+    for name, count in shown:
+        bar = "█" * round(30 * count / most) or "▏"
+        yield f"  {_padded(cut(name, 30), 30)} {bar} {_share(count, rows)}"
+
+
+def _share(part: int, whole: int) -> str:
+    percent = 100 * part / max(whole, 1)
+    return f"{percent:.1f} %" if percent >= 0.05 else f"{part:,} of {whole:,}"
+
+
+def _columns(character: str) -> int:
+    return 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "FW")
+
+
+def cut(text: str, width: int) -> str:
+    """A text in at most so many columns of a terminal, without control characters."""
+    printable = "".join(character if character.isprintable() else "�" for character in text[: width + 1])
+    if sum(map(_columns, printable)) <= width:
+        return printable
+    while sum(map(_columns, printable)) > width - 1:
+        printable = printable[:-1]
+    return f"{printable}…"
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - sum(map(_columns, text)))

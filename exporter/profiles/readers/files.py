@@ -1,0 +1,244 @@
+"""Training files in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from exporter.errors import ProfileError
+from exporter.features.lenient_json import clean, integer
+from exporter.profiles.readers.base import Batch, Source, Table, by_name
+from exporter.profiles.readers.csv_cells import Cells
+from exporter.profiles.readers.npz import Npz
+from exporter.profiles.readers.parquet import Parquet, as_arrays, refuse_twice
+from exporter.profiles.type_inference import Column
+from exporter.validation import listed, shown
+
+# What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RecursionError,
+    zipfile.BadZipFile,
+    msgspec.MsgspecError,
+)
+
+
+class FileSource(Source):
+    """A CSV, Parquet, NPZ or JSON lines file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    types
+        Types of input that somebody chose, by column: they decide how the cells of a CSV file are read, and which
+        arrays of an NPZ file may have two dimensions, a vector a row.
+    block
+        Bytes that make a batch.
+    kind
+        ``csv``, ``parquet``, ``npz`` or ``jsonl``; what the file's name ends in when None.
+    where
+        What messages call it; its path when None.
+    others
+        The type of all columns that are not in ``types``, where somebody chose that, too.
+
+    Raises
+    ------
+    ProfileError
+        When there is no such file or it ends in something else; while reading, when it is not what its name says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        types: Mapping[str, str] | None = None,
+        block: int = 8 * 2**20,
+        *,
+        kind: str | None = None,
+        where: str | None = None,
+        others: str | None = None,
+    ) -> None:
+        self.where, self.name, self.remarks = where or str(path), path.stem, {}
+        self._path = path
+        self._kind = kind or path.suffix[1:].lower()
+        self.alone = self._kind in _TABLES
+        reader = _READERS.get(f".{self._kind}")
+        if reader is None:
+            raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
+        if not path.is_file():
+            raise ProfileError(f"{path}: cannot be read: there is no such file")
+        self._types = types or {}
+        self._others = others
+        self._block = block
+        self._read = reader
+        self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
+        self._cells: dict[str, Cells] | None = None
+
+    def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        with self._told():
+            yield from self._read(self, names)
+
+    def columns(self) -> dict[str, bool]:
+        """See `Source.columns`."""
+        with self._told():
+            found: dict[str, bool] = {}
+            if self.alone:
+                found, self.rows = self._table().columns()
+            elif self._kind == "csv":
+                cells = self._inferred()
+                found = {name: own.plain for name, own in cells.items()} if self.rows else {}
+            return found
+
+    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.whole`."""
+        with self._told():
+            yield from self._table().whole(names)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what is wrong with the file in one message."""
+        try:
+            yield
+        except OSError as error:
+            raise ProfileError(f"{self.where}: cannot be read: {error.strerror or error}") from None
+        except _MALFORMED as error:
+            raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
+
+    def _csv(self, names: Collection[str] | None) -> Iterator[Batch]:
+        found = self._inferred()
+        for table, done in self._csv_texts(names):
+            columns = {
+                name: as_arrays(found[name].read(column.combine_chunks()))
+                for name, column in zip(table.column_names, table.columns, strict=True)
+                if names is None or name in names
+            }
+            yield Batch(columns, table.num_rows, done)
+
+    def _inferred(self) -> dict[str, Cells]:
+        if self._cells is None:
+            self._cells = self._csv_given() or self._csv_inferred()
+            self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
+        return self._cells
+
+    def _csv_given(self) -> dict[str, Cells]:
+        """What the columns hold where somebody chose the types of them all."""
+        names: list[str] = (
+            next((table.column_names for table, _ in self._csv_texts()), []) if self._types or self._others else []
+        )
+        types = {name: self._types.get(name, self._others) for name in names}
+        return {} if None in types.values() else {name: Cells(kind) for name, kind in types.items()}
+
+    def _csv_inferred(self) -> dict[str, Cells]:
+        """What the columns hold: only the last row tells whether all are numbers."""
+        cells: dict[str, Cells] = {}
+        self.rows = 0
+        for table, _ in self._csv_texts():
+            self.rows += table.num_rows
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
+        return cells
+
+    def _csv_texts(self, names: Collection[str] | None = None) -> Iterator[tuple[Any, float]]:
+        """Tables of strings, or of numbers where columns are known to hold nothing else, and the share read."""
+        given = 0
+        while True:
+            before = 0
+            try:
+                for table, done in self._csv_blocks(names):
+                    before += table.num_rows
+                    if before > given:
+                        yield table.slice(max(given - before + table.num_rows, 0)), done
+                        given = before
+            except ValueError as error:
+                if "straddl" not in str(error) or self._csv_block >= 2**30:
+                    raise
+                self._csv_block *= 8  # a row was longer than a block: once more, without what was given
+            else:
+                return
+
+    def _csv_blocks(self, wanted: Collection[str] | None) -> Iterator[tuple[Any, float]]:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        size = self._path.stat().st_size
+        options = {
+            "read_options": csv.ReadOptions(block_size=self._csv_block),
+            "parse_options": csv.ParseOptions(newlines_in_values=True),
+        }
+        with csv.open_csv(self._path, **options) as reader:
+            names = reader.schema.names
+        refuse_twice(names)
+        chosen = [name for name in names if wanted is None or name in wanted] or names[:1]  # one tells the rows
+        plain = {name for name, cells in (self._cells or {}).items() if cells.plain}
+        convert = csv.ConvertOptions(
+            strings_can_be_null=True,
+            null_values=[""],
+            include_columns=chosen,
+            column_types={name: pa.float64() if name in plain else pa.binary() for name in names},
+        )
+        with self._path.open("rb") as file, csv.open_csv(file, convert_options=convert, **options) as reader:
+            for batch in reader:
+                read = zip(chosen, batch.columns, strict=True)
+                columns = [column if name in plain else _decoded(name, column) for name, column in read]
+                yield pa.table(columns, names=chosen), min(file.tell() / size, 1.0)
+
+    def _columnar(self, names: Collection[str] | None) -> Iterator[Batch]:
+        return self._table().batches(names)
+
+    def _table(self) -> Table:
+        return _TABLES[self._kind](self._path, self._types, self._block)
+
+    def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
+        decoder = msgspec.json.Decoder(dict[str, Any])
+        size = self._path.stat().st_size
+        before = 0
+        with self._path.open("rb") as file:
+            while lines := file.readlines(self._block):
+                try:
+                    rows = decoder.decode_lines(b"".join(lines))
+                except msgspec.MsgspecError:
+                    rows = [_row(line, before + place) for place, line in enumerate(filter(bytes.strip, lines), 1)]
+                before += len(rows)
+                if rows:
+                    yield Batch(by_name(rows), len(rows), file.tell() / size)
+
+
+def _row(line: bytes, number: int) -> dict[str, Any]:
+    """One line that is JSON, or what Python writes for it: NaN is a missing value, an infinity its own text."""
+    try:
+        document = clean(json.loads(line, parse_int=integer))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"row {number}: {error}") from None
+    if not isinstance(document, dict):
+        raise TypeError(f"row {number}: expected an object")
+    return document
+
+
+def _decoded(name: str, column: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        raise ValueError(f"the column {shown(name)} is not UTF-8") from None
+
+
+_TABLES: dict[str, type[Table]] = {"parquet": Parquet, "npz": Npz}
+_READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
+    ".csv": FileSource._csv,
+    ".parquet": FileSource._columnar,
+    ".npz": FileSource._columnar,
+    ".jsonl": FileSource._jsonl,
+    ".ndjson": FileSource._jsonl,
+}

@@ -1,0 +1,116 @@
+"""Parquet files, by rows and by columns; and Arrow's columns as numpy and Python have them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from exporter.profiles.readers.base import ROWS, Batch, Table
+from exporter.profiles.type_inference import Column
+from exporter.validation import shown
+
+
+class Parquet(Table):
+    """A Parquet file."""
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self._path, buffer_size=2**18, pre_buffer=False) as file:
+            refuse_twice(file.schema_arrow.names)
+            yield file
+
+    def columns(self) -> tuple[dict[str, bool], int]:
+        """See `Source.columns`; and how many rows there are."""
+        with self._opened() as file:
+            fields = file.schema_arrow
+            found = {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in fields}
+            return found, file.metadata.num_rows
+
+    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.whole`."""
+        with self._opened() as file:
+            room = np.empty(file.metadata.num_rows)
+            for name in names:
+                read = 0
+                for batch in file.iter_batches(batch_size=ROWS, columns=[name], use_threads=False):
+                    values = as_arrays(batch.column(name))
+                    if values.dtype != room.dtype:
+                        room = np.empty(len(room), values.dtype)
+                    room[read : read + len(values)] = values
+                    read += len(values)
+                yield name, room
+
+    def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        with self._opened() as file:
+            meta = file.metadata
+            fields = [field for field in file.schema_arrow if names is None or field.name in names]
+            size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+            rows = min(max(self._block * meta.num_rows // max(size, 1), 1), ROWS)
+            read = 0
+            for batch in file.iter_batches(
+                batch_size=rows, columns=[field.name for field in fields], use_threads=False
+            ):
+                read += batch.num_rows
+                columns = {
+                    field.name: batch.column(field.name).to_pylist()
+                    if self._keeps_digits(field)
+                    else as_arrays(batch.column(field.name))
+                    for field in fields
+                }
+                yield Batch(columns, batch.num_rows, read / meta.num_rows)
+
+    def _keeps_digits(self, field: Any) -> bool:
+        """Whether a column is of whole numbers that are said to be categories."""
+        from pyarrow import types
+
+        return self._types.get(field.name) == "categorical" and bool(types.is_integer(field.type))
+
+
+def refuse_twice(names: list[str]) -> None:
+    """Raise ValueError where two columns have one name."""
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the column {shown(twice[0])} stands twice")
+
+
+def as_arrays(column: Any) -> Column:
+    """An Arrow array as numpy numbers where it holds numbers, else as Python values; a list as it is."""
+    import pyarrow as pa
+
+    if isinstance(column, list):
+        return column
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        return _as_array(column.cast(pa.float64(), safe=False))
+    if _is_number(kind):
+        return _as_array(column)
+    values: Column = (column.cast(pa.string()) if pa.types.is_temporal(kind) else column).to_pylist()
+    return values
+
+
+def _is_number(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def _as_array(column: Any) -> np.ndarray[tuple[int], np.dtype[np.floating[Any]]]:
+    """Arrow's numbers as floats, NaN where there is none: by its own way there pandas is imported, a second of work.
+
+    Those of 32 bits and fewer stay what they are: live values are compared in their precision.
+    """
+    size, start = len(column), column.offset
+    valid, values = column.buffers()
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    numbers = np.frombuffer(values or b"", dtype)[start : start + size]
+    if dtype.kind != "f":
+        numbers = numbers.astype(np.float64)
+    if not column.null_count:
+        return numbers
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[start : start + size]
+    return np.where(bits, numbers, np.nan)

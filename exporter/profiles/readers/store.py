@@ -1,0 +1,96 @@
+"""What production sent, from the store, in batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
+from exporter.features.lenient_json import lenient_inputs
+from exporter.profiles.readers.base import Batch, Source, by_name
+from exporter.profiles.type_inference import Column
+from exporter.storage.engine import check_url, is_shared, open_engine, reason, shown_url
+from exporter.storage.schema import predictions
+
+PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
+"""Columns of a `StoreSource` beside the inputs."""
+PASS_SECONDS = 3600.0
+"""How long the database may take to count what there is."""
+
+
+class StoreSource(Source):
+    """Stored predictions of one model whose inputs were kept.
+
+    Parameters
+    ----------
+    store
+        The database.
+    model, version
+        Whose; of any version when None.
+    since
+        Unix time in seconds from which on they were received.
+
+    Raises
+    ------
+    StoreError
+        When the database is not there or cannot be read.
+    """
+
+    def __init__(self, store: StoreConfig, model: str, version: str | None, since: float) -> None:
+        self.name = model
+        self.where = f"{shown_url(store.url)}: {model}{f' version {version}' if version else ''}"
+        address = check_url(store.url)
+        if not is_shared(address) and not Path(address.database or "").is_file():
+            raise StoreError(f"store.url: there is no database {store.url}")
+        self._engine = open_engine(store, PASS_SECONDS)
+        table = predictions.c
+        self._chosen = (
+            (table.day >= int(since // 86400))
+            & (table.received >= since)
+            & (table.model == model)
+            & table.inputs.is_not(None)
+        )
+        if version:
+            self._chosen &= table.version == version
+        with self._reading() as connection:
+            last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
+            self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, while new ones come
+            self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"{self.where}: cannot be read: {reason(error)}") from None
+        finally:
+            self._engine.dispose()
+
+    def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:  # noqa: ARG002
+        """See `Source.batches`."""
+        table = predictions.c
+        query = sa.select(table.inputs, table.prediction, table.confidence, table.received).where(self._chosen)
+        read = 0
+        with self._reading() as connection:
+            result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
+            for part in result.partitions():
+                read += len(part)
+                columns: dict[str, Column] = dict(by_name([_inputs(row.inputs) for row in part]))
+                columns[PREDICTION] = [row.prediction and msgspec.json.decode(row.prediction) for row in part]
+                columns[CONFIDENCE] = [row.confidence for row in part]
+                columns[TIME] = [row.received for row in part]
+                yield Batch(columns, len(part), read / max(self._rows, 1))
+
+
+def _inputs(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return lenient_inputs(text.encode())

@@ -1,0 +1,51 @@
+"""``/v1``: what services and clients POST."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from exporter.errors import EventError
+from exporter.server.application import Exporter
+from exporter.server.ingest import NDJSON, Ingest
+from exporter.server.notifications import Inbox
+from exporter.server.problem import Reply, whole
+
+
+def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
+    """The routes under ``/v1``."""
+    routes = Blueprint("api", __name__, url_prefix="/v1")
+
+    @routes.post("/predictions")
+    def predictions() -> Response:
+        lines = request.mimetype in NDJSON
+        return ingest.predictions(request.get_data(), lines, asked_key(), request.args.get("ids") == "1").flask()
+
+    @routes.post("/feedback")
+    def feedback() -> Response:
+        return ingest.feedback(request.get_data(), asked_key()).flask()
+
+    @routes.post("/events")
+    def events() -> Response:
+        return ingest.events(request.get_data(), asked_key()).flask()
+
+    @routes.post("/notifications")
+    def notifications() -> Response:
+        body = request.get_data()
+        return ingest.retries.once("notifications", asked_key(), lambda: notified(body)).flask()
+
+    def notified(body: bytes) -> Reply:
+        try:
+            alerts = inbox.take(body)
+        except EventError as error:
+            exporter.health.rejected.labels(error.reason).inc()
+            return whole(error)
+        for alert in alerts:
+            exporter.health.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
+        return Reply(200, b"{}")
+
+    return routes
+
+
+def asked_key() -> str | None:
+    """The request's ``Idempotency-Key``."""
+    return request.headers.get("Idempotency-Key")

@@ -1,0 +1,154 @@
+"""One exporter: its configuration, state and threads, from start to end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from exporter.config import Config
+from exporter.errors import ConfigError
+from exporter.features.lenient_json import decode_inputs
+from exporter.metrics import Exposition, system
+from exporter.metrics.exporter import Health
+from exporter.monitoring.history import Trends
+from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.snapshots import Keeper, restore
+from exporter.profiles.profile import image_inputs
+from exporter.server.integrations.pairing import Pairs
+from exporter.server.pipeline import Pipeline
+from exporter.server.stored_inputs import as_stored
+from exporter.storage import Store, Verdict
+from exporter.storage.engine import check_url, is_shared
+
+log = logging.getLogger(__name__)
+
+
+class Exporter:
+    """Everything that lives as long as the process.
+
+    Parameters
+    ----------
+    path
+        ``exporter.yml``.
+
+    Attributes
+    ----------
+    last_scrape : float or None
+        When `metrics` was asked last, by the monotonic clock in seconds; None: never.
+
+    Raises
+    ------
+    ConfigError
+        When the configuration or a profile is wrong.
+    StoreError
+        When the database cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reloading = threading.Lock()
+        config, monitors = load_monitors(path)
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.health = Health(self.registry)
+        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.snapshot)
+        self.health.damaged.set_function(lambda: self.store.damaged)
+        restore(self.store, monitors, time.monotonic(), time.time())
+        self.pipeline = Pipeline(config, monitors, self.store, self.health)
+        self.exposition = Exposition(
+            self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
+        )
+        self.trends = Trends()
+        self.pairs = Pairs()
+        self.registry.register(self.pairs)
+        self._keeper = Keeper(self.store, lambda: self.pipeline.monitors)
+        self._keeper.start()
+        self.health.reload_successful.set(1)
+        self.health.reload_time.set(time.time())
+        self.ready = True
+        self.last_scrape: float | None = None
+        self.reloaders: list[Callable[[], None]] = []
+        for model in config.models:
+            if not monitors.layouts_of(model.name):
+                log.warning("model %r has no profile: its inputs are not watched", model.name)
+
+    @property
+    def config(self) -> Config:
+        """The configuration now."""
+        return self.pipeline.config
+
+    def reload(self) -> None:
+        """Read the configuration again; the old one stays where the new one is wrong.
+
+        Models that did not change keep their counters and windows. The store is opened once:
+        a changed ``store`` needs a restart.
+
+        Raises
+        ------
+        ConfigError
+            What is wrong with the new one.
+        """
+        with self._reloading:
+            try:
+                config, monitors = load_monitors(self._path)
+                if config.store != self.config.store:
+                    raise ConfigError(f"{self._path}: store: a change needs a restart")
+                for reloader in self.reloaders:
+                    reloader()
+            except Exception as error:  # whatever it was: the metric must not go on saying that all is well
+                self.health.reload_successful.set(0)
+                log.error("reload: %s", error)
+                raise
+            monitors.adopt(self.pipeline.monitors)
+            self.pipeline.reconfigure(config, monitors)
+            self.health.reload_successful.set(1)
+            self.health.reload_time.set(time.time())
+            log.info("configuration reloaded from %s", self._path)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads that everything depends on live."""
+        return self.pipeline.alive and self.store.alive
+
+    def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
+        """The exposition, what was acknowledged before included but under overload; see `Exposition.render`."""
+        if not self.pipeline.crowded:
+            self.pipeline.settle(0.5)
+        self.last_scrape = time.monotonic()
+        self.trends.sample(self.pipeline.monitors, self.last_scrape)
+        return self.exposition.render(accept, names)
+
+    def close(self) -> None:
+        """Count and write what waits, within bounds, and end the threads."""
+        self.ready = False
+        self.pipeline.close()
+        self._keeper.close()
+        if not self.store.close():
+            log.error("%d predictions that waited for the database are lost", self.store.waiting)
+
+    def snapshot(self, name: str, inputs: str | None) -> str | None:
+        """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
+        monitors = self.pipeline.monitors
+        model, layout = monitors.models.get(name), monitors.nearest(name)
+        if not inputs or model is None:
+            return inputs
+        images = image_inputs(model, layout.profile if layout else None)
+        raw = [inputs.encode()]
+        return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
+
+    def _count_verdict(self, verdict: Verdict) -> None:
+        monitors = self.pipeline.monitors
+        if verdict.model in monitors.models:
+            monitor = monitors.get(verdict.model, verdict.version, time.monotonic())
+            monitor.count_feedback(verdict.verdict, verdict.correction, verdict.segment, verdict.delay)
+
+
+def _disks(config: Config) -> list[Path]:
+    database = check_url(config.store.url)
+    if is_shared(database) or not (database.database or "").startswith("/"):
+        return [Path("/")]
+    return [Path("/"), Path(database.database or "/")]

@@ -1,0 +1,101 @@
+"""The Flask application."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
+
+from exporter.server.api import (
+    corrections,
+    openapi,
+    operations,
+)
+from exporter.server.api import (
+    datasets as dataset,
+)
+from exporter.server.api import (
+    ingest as api,
+)
+from exporter.server.api import (
+    integrations as wire,
+)
+from exporter.server.application import Exporter
+from exporter.server.authorization import CALLER, SECURITY_HEADERS, forbidden, foreign, scope
+from exporter.server.ingest import MAX_BODY, Ingest
+from exporter.server.notifications import Inbox
+from exporter.server.pages import drift, home, review
+from exporter.server.problem import WRONG, problem
+from exporter.server.tokens import Caller
+from exporter.validation import listed, shown
+
+log = logging.getLogger(__name__)
+
+
+def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
+    """The application of one exporter. Whoever asks is let in: users and tokens are the front door's.
+
+    Parameters
+    ----------
+    exporter
+        Its state.
+    ingest
+        Shared with the fast door; one of its own where there is none.
+    """
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    inbox = Inbox()
+    ingest = ingest or Ingest(exporter)
+    app.register_blueprint(api.blueprint(exporter, ingest, inbox))
+    app.register_blueprint(wire.blueprint(exporter, ingest))
+    app.register_blueprint(corrections.blueprint(exporter, ingest.retries))
+    app.register_blueprint(dataset.blueprint(exporter))
+    app.register_blueprint(operations.blueprint(exporter))
+    app.register_blueprint(home.blueprint(exporter, inbox))
+    app.register_blueprint(drift.blueprint(exporter))
+    app.register_blueprint(review.blueprint(exporter))
+    app.register_blueprint(openapi.blueprint())
+
+    @app.before_request
+    def _permit() -> Response | None:
+        """Check a request's origin, and its scope where the caller is known, whose name is ``flask.g.user``."""
+        if page := foreign(request.method, request.headers.get):  # the door has asked that; other servers have not
+            return page.flask()
+        caller: Caller | None = request.environ.get(CALLER)
+        g.user = caller.name if caller else None
+        if caller is None or request.url_rule is None:
+            return None
+        refused = forbidden(caller, scope(request.method, request.url_rule.rule))
+        return refused.flask() if refused else None
+
+    app.register_error_handler(HTTPException, http_error)
+
+    @app.errorhandler(Exception)
+    def _unexpected(error: Exception) -> Response:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s in %s:%s", type(error).__name__, frame.filename, frame.lineno, exc_info=True)
+        return http_error(InternalServerError(WRONG))
+
+    @app.after_request
+    def _secure(response: Response) -> Response:
+        response.headers.extend(SECURITY_HEADERS)
+        return response
+
+    return app
+
+
+def http_error(error: HTTPException) -> Response:
+    """Flask's handler of every HTTP error."""
+    detail = error.description or ""
+    if isinstance(error, NotFound) and detail == NotFound.description:
+        detail = f"there is nothing at {shown(request.path)}; /openapi.json lists what there is"
+    if isinstance(error, MethodNotAllowed):
+        detail = f"{shown(request.path)} takes {listed(sorted(error.valid_methods or ()))}, not {shown(request.method)}"
+    response = problem(error.code or 500, detail).flask()
+    for name, value in error.get_headers():
+        if name not in {"Content-Type", "Content-Length"}:
+            response.headers[name] = value
+    return response

@@ -1,0 +1,1 @@
+"""The pages for people: home, drift and review."""

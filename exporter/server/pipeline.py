@@ -1,0 +1,216 @@
+"""From the web threads to the monitors and the store: a bounded queue and one aggregator."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from operator import attrgetter
+
+from exporter.config import Config
+from exporter.errors import QueueFullError
+from exporter.events import Prediction, make_id
+from exporter.features.lenient_json import decode_inputs
+from exporter.metrics.exporter import Health
+from exporter.monitoring.model_monitor import Monitor, are_confident
+from exporter.monitoring.registry import Monitors
+from exporter.profiles.profile import image_inputs
+from exporter.server.stored_inputs import as_stored
+from exporter.storage import InputsPolicy, Store, prediction_rows
+
+log = logging.getLogger(__name__)
+
+QUEUE_BYTES = 256 * 2**20
+"""Bytes of request bodies that may wait to be counted."""
+PACKED_BYTES = 1024
+"""JSON of inputs from which on the images in it are stored as PNG: that of smaller ones would take no less room."""
+_CHUNK = 1000
+_BATCH = 5000
+_GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
+
+_MODEL_AND_VERSION = attrgetter("model", "version")
+
+
+class Pipeline:
+    """A bounded queue and the thread that empties it.
+
+    Parameters
+    ----------
+    config
+        The configuration; `reconfigure` replaces it.
+    monitors
+        Where events are counted.
+    store
+        Where they are kept.
+    health
+        Where losses are counted.
+    """
+
+    def __init__(self, config: Config, monitors: Monitors, store: Store, health: Health) -> None:
+        self._state = (config, monitors)
+        self._store = store
+        self._health = health
+        self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
+        self._lock = threading.Lock()
+        self._submitted = self._counted = 0
+        self._bytes_in = self._bytes_out = 0
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._closing = False
+        health.queue_length.set_function(lambda: self._submitted - self._counted)
+        health.queue_capacity.set_function(lambda: self._state[0].queue.capacity)
+        self._thread = threading.Thread(target=self._run, name="aggregator", daemon=True)
+        self._thread.start()
+
+    @property
+    def monitors(self) -> Monitors:
+        """Where events are counted now."""
+        return self._state[1]
+
+    @property
+    def config(self) -> Config:
+        """The configuration now."""
+        return self._state[0]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the aggregator lives."""
+        return self._thread.is_alive()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that a moment will not do to count it."""
+        return self._submitted - self._counted > self._state[0].queue.capacity // 2
+
+    def reconfigure(self, config: Config, monitors: Monitors) -> None:
+        """Count with another configuration from the next batch on."""
+        self._state = (config, monitors)
+
+    def check_room(self) -> None:
+        """Say that the queue is full before a body is even decoded.
+
+        Raises
+        ------
+        QueueFullError
+            When it is.
+        """
+        full = self._submitted - self._counted >= self._state[0].queue.capacity
+        if full or self._bytes_in - self._bytes_out >= QUEUE_BYTES or self._closing:
+            raise QueueFullError("the queue is full")
+
+    def submit(self, events: Sequence[Prediction], size: int) -> None:
+        """Queue checked predictions.
+
+        Parameters
+        ----------
+        events
+            The predictions.
+        size
+            Bytes they came in.
+
+        Raises
+        ------
+        QueueFullError
+            When no room was left before these came.
+        """
+        with self._lock:
+            self.check_room()
+            self._queue.append((events, size))
+            self._submitted += len(events)
+            self._bytes_in += size
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until what was submitted before is counted; whether it is, after ``timeout`` seconds at most."""
+        target, deadline = self._submitted, time.monotonic() + timeout
+        while self._counted < target and time.monotonic() < deadline:
+            self._hurry.set()
+            time.sleep(0.001)
+        return self._counted >= target
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuse what comes, count what waits within ``timeout`` seconds, and end."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout)
+        if lost := self._submitted - self._counted:
+            self._health.dropped.inc(lost)
+            log.error("%d events were accepted but not counted before the end", lost)
+
+    def _run(self) -> None:
+        while not (self._closing and not self._queue):
+            self._wake.wait()
+            self._wake.clear()
+            if not self._closing:
+                self._hurry.wait(_GATHER_SECONDS)
+                self._hurry.clear()
+            while self._queue:
+                self._count_some()
+
+    def _count_some(self) -> None:
+        batch: list[Prediction] = []
+        size = 0
+        while self._queue and len(batch) < _BATCH:
+            events, length = self._queue.popleft()
+            batch += events
+            size += length
+        try:
+            for start in range(0, len(batch), _BATCH):
+                self._count(batch[start : start + _BATCH])
+        except Exception:  # without this thread nothing is ever counted again
+            self._health.dropped.inc(len(batch))
+            log.exception("events were lost")
+        finally:
+            self._counted += len(batch)
+            self._bytes_out += size
+
+    def _count(self, events: Sequence[Prediction]) -> None:
+        config, monitors = self._state
+        groups: dict[tuple[str, str | None], list[Prediction]] = {}
+        for key, run in itertools.groupby(events, _MODEL_AND_VERSION):
+            groups.setdefault(key, []).extend(run)
+        for (name, version), group in groups.items():
+            model = monitors.models.get(name)
+            if model is None:  # taken out of the configuration while it waited
+                self._health.dropped.inc(len(group))
+                continue
+            monitor = monitors.get(name, version, time.monotonic())
+            try:
+                self._count_group(config, monitors, monitor, group)
+            except Exception:  # one event that nobody foresaw must not cost the others
+                log.exception("events of %r are counted one by one after an error", name)
+                for event in group:
+                    try:
+                        self._count_group(config, monitors, monitor, [event])
+                    except Exception:
+                        self._health.dropped.inc()
+
+    def _count_group(self, config: Config, monitors: Monitors, monitor: Monitor, group: Sequence[Prediction]) -> None:
+        """Count and store predictions of one model and version; what raises here has counted nothing."""
+        model, policy = monitor.config, InputsPolicy(config.store.inputs)
+        now, received = time.monotonic(), time.time()
+        raw: Sequence[bytes] = [bytes(event.inputs) for event in group]
+        images = image_inputs(model, monitor.layout.profile if monitor.layout else None)
+        segments, layout = monitor.segments, monitor.layout
+        one_by_one = model.redact or images or segments
+        columns = layout.read(raw) if layout and not one_by_one else None
+        decoded = decode_inputs(raw) if one_by_one or (layout and columns is None) else {}
+        for event in group:
+            if not event.id:
+                event.id = make_id()
+        confident = are_confident(group, model.confidence_threshold)
+        kept = policy.kept(group, confident, raw)
+        if model.redact or images:
+            kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
+        places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
+        names = [segments.names[place] for place in places] if segments else None
+        rows = prediction_rows(group, confident, kept, received, names)
+        monitors.unknown_features[model.name] += monitor.observe(
+            group, columns or list(decoded.values()), now, places, confident
+        )
+        for part in rows.parts(_CHUNK):
+            self._health.dropped.inc(self._store.add(part))

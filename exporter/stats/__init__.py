@@ -1,0 +1,1 @@
+"""Statistics in numpy: divergences and their noise, distances, intervals and tests. No input or output."""

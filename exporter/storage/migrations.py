@@ -1,0 +1,124 @@
+"""Versions of the schema: a new database gets the newest, an older one is brought up to it at the start.
+
+A migration runs in one transaction and in one exporter at a time. What it says is what was true then:
+it names tables and columns itself, and does not follow later changes of `exporter.storage.schema`, but for
+tables that are new and empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
+from exporter.storage.engine import is_shared, open_engine, write_alone
+from exporter.storage.schema import metadata, schema_table
+
+log = logging.getLogger(__name__)
+
+MIGRATION_SECONDS = 3600.0
+"""How long one statement of a migration may take."""
+
+
+def _two(connection: sa.Connection) -> None:
+    """Snapshots of windows belong to a replica, and have an age; feedback may be of a sample, and is found faster."""
+    for statement in (
+        "ALTER TABLE windows RENAME TO windows_of_one",
+        "CREATE TABLE windows (replica TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, "
+        "saved FLOAT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (replica, model, version))",
+        "INSERT INTO windows (replica, model, version, saved, data) "
+        "SELECT '', model, version, CAST(strftime('%s', 'now') AS FLOAT), data FROM windows_of_one",
+        "DROP TABLE windows_of_one",
+        "ALTER TABLE feedback ADD COLUMN sampled BOOLEAN DEFAULT 0 NOT NULL",
+        "CREATE INDEX feedback_queue ON feedback (verdict, joined, status, model, created, id)",
+        "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
+        "CREATE INDEX feedback_surest ON feedback (verdict, joined, status, model, coalesce(confidence, -1.0), id)",
+        "CREATE INDEX feedback_known ON feedback (model, version, confident, verdict, status, created, predicted)",
+        "CREATE INDEX feedback_relabelled ON feedback (model, version, confident, status, verdict) "
+        "WHERE reviewed_label IS NOT NULL",
+        "DROP INDEX feedback_review",
+        "DROP INDEX feedback_waiting",
+        "CREATE INDEX feedback_waiting ON feedback (updated, prediction_id) WHERE joined = 0",
+        "CREATE INDEX feedback_dataset ON feedback (model, id) WHERE status = 'accepted'",
+        "DROP INDEX feedback_released",
+        "CREATE INDEX feedback_released ON feedback (model) WHERE released = 1",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def _three(connection: sa.Connection) -> None:
+    """The word that stands is in its feedback alone, with its key; what a word writes is half as much."""
+    for statement in (
+        "ALTER TABLE feedback ADD COLUMN idempotency_key TEXT",
+        "UPDATE feedback SET idempotency_key = (SELECT idempotency_key FROM feedback_history "
+        "WHERE feedback_id = feedback.id ORDER BY id DESC LIMIT 1) WHERE verdict <> 'sampled'",
+        "DELETE FROM feedback_history WHERE verdict <> 'sampled' AND id IN "
+        "(SELECT max(id) FROM feedback_history GROUP BY feedback_id)",
+        "CREATE UNIQUE INDEX feedback_key ON feedback (idempotency_key) WHERE idempotency_key IS NOT NULL",
+        "DROP INDEX feedback_newest",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+# Version 1 was on SQLite alone: what leads to 2 may speak SQLite's dialect, what follows speaks both.
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _two, 3: _three}
+"""What makes the schema of each version out of the one before."""
+SCHEMA_VERSION = max(MIGRATIONS)
+
+
+def migrate(config: StoreConfig) -> None:
+    """Make the tables, or bring those of an older version up to date.
+
+    Raises
+    ------
+    StoreError
+        When a newer version of the exporter made the database, or it cannot be opened.
+    sqlalchemy.exc.SQLAlchemyError
+        When it cannot be read or written.
+    """
+    engine = open_engine(config, MIGRATION_SECONDS)
+    try:
+        with _alone(engine) as connection:
+            if is_shared(connection):
+                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+                if encoding != "UTF8":
+                    raise StoreError(f"store.url: expected a database with the encoding UTF8, got {encoding}")
+            there = sa.inspect(connection).has_table(schema_table.name)
+            found = connection.execute(sa.select(sa.func.max(schema_table.c.version))).scalar() if there else None
+            if found is not None and found > SCHEMA_VERSION:
+                raise StoreError(
+                    f"store.url: the database has schema {found}, newer than this version understands; "
+                    f"it knows {SCHEMA_VERSION}: use the newer exporter"
+                )
+            for version in range((found or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
+                log.info("the database goes from schema %d to %d", version - 1, version)
+                MIGRATIONS[version](connection)
+            if found != SCHEMA_VERSION:
+                metadata.create_all(connection)
+                connection.execute(schema_table.delete())
+                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other exporter's comes before the end of, its changes of tables included."""
+    if is_shared(engine):
+        with engine.begin() as connection:
+            write_alone(connection)
+            yield connection
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        # Python's driver begins no transaction before CREATE or ALTER.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")

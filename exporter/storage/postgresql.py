@@ -1,0 +1,107 @@
+"""Connections to PostgreSQL; imported only where the configuration names such a database."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.types.string import StrDumper
+
+from exporter.errors import StoreError
+from exporter.storage.password import read_password
+from exporter.storage.schema import storable, storage_options
+from exporter.storage.timeout import PATIENCE_SECONDS, patience_left
+
+CONNECT_SECONDS = 3
+"""How long a connection to PostgreSQL may take."""
+LOCK_SECONDS = 5
+"""How long one exporter waits for another one's transaction."""
+
+_T = TypeVar("_T")
+
+
+class _Text(StrDumper):
+    """PostgreSQL takes no NUL in a text, and what was only looked for must not be an error."""
+
+    def dump(self, obj: str) -> Any:
+        """See `psycopg.abc.Dumper.dump`."""
+        return super().dump(storable(obj))
+
+
+class _Connection(psycopg.Connection[Any]):
+    """One that gives up on a server that says nothing, and is closed then."""
+
+    patience = PATIENCE_SECONDS
+
+    def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
+        """See `psycopg.Connection.wait`."""
+        return super().wait(self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
+        seconds = min(self.patience, patience_left() or self.patience)
+        deadline = time.monotonic() + seconds
+        try:
+            state = next(gen)
+            while True:
+                ready = yield state
+                state = gen.send(ready)
+                if not ready and time.monotonic() > deadline:
+                    self.close()
+                    raise psycopg.OperationalError(f"the database did not answer within {seconds:g} s")
+        except StopIteration as end:
+            answer: _T = end.value
+            return answer
+
+
+def open_postgresql(address: sa.URL, password_file: str | None, seconds: float) -> sa.Engine:
+    """Prepare connections; the server is not asked before the first use.
+
+    Parameters
+    ----------
+    address
+        Where it is.
+    password_file
+        Holds the password, if the address does not.
+    seconds
+        How long one statement may take.
+    """
+    storage_options()
+    settings = {
+        "statement_timeout": f"{seconds:.0f}s",
+        "lock_timeout": f"{LOCK_SECONDS}s",
+        # An exporter's machine that is gone leaves its locks no longer than a minute.
+        "tcp_keepalives_idle": 30,
+        "tcp_keepalives_interval": 10,
+        "tcp_keepalives_count": 3,
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    # What the URL's query says wins.
+    query = {"application_name": "model-exporter", "connect_timeout": str(CONNECT_SECONDS), **address.query}
+    query["options"] = f"{options} {query.get('options', '')}".strip()
+    engine = sa.create_engine(
+        address.set(query=query),
+        pool_pre_ping=True,
+        pool_size=5,
+        max_overflow=10,
+        pool_timeout=CONNECT_SECONDS,
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(_: Any, __: Any, args: Any, options: dict[str, Any]) -> _Connection:
+        if password_file is not None:  # read anew each time: passwords are changed while programs run
+            try:
+                options["password"] = read_password(password_file)
+            except StoreError as error:
+                raise psycopg.OperationalError(str(error)) from None
+        if (allowed := patience_left()) is not None:
+            options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(allowed))
+        connection = _Connection.connect(*args, **options)
+        connection.patience = seconds
+        connection.adapters.register_dumper(str, _Text)
+        return connection
+
+    return engine

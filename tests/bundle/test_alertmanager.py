@@ -1,0 +1,547 @@
+"""Alertmanager's configuration and templates, read and rendered by a real Alertmanager with real receivers."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import json
+import re
+import shutil
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.paths import ROOT
+from support.servers import ask, eventually, free_port
+
+from exporter.commands.up.receivers import usable, write
+from exporter.errors import ConfigError
+
+SOURCE = ROOT / "alertmanager" / "alertmanager.yml"
+INBOX = "http://127.0.0.1:9877/v1/notifications"
+SECRETS = ("smtp_password", "slack_url", "webhook_url", "watchdog_url")
+PROGRAM = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager") or "alertmanager"
+
+
+# ---- receivers: an HTTP server for the webhooks and Slack, a small mail server
+
+
+class Received:
+    """What arrived, by the path it was posted to, and the mails with their recipients."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, Any]] = []
+        self.mails: list[tuple[str, EmailMessage]] = []
+        self.http = self.smtp = 0  # ports
+
+    def at(self, path: str) -> list[Any]:
+        return [body for where, body in self.posts if where == path]
+
+    def mailed(self, to: str) -> list[EmailMessage]:
+        return [mail for who, mail in self.mails if who == to]
+
+
+@contextmanager
+def receiving() -> Iterator[Received]:
+    received = Received()
+
+    class Web(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            received.posts.append((self.path, body))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    class Mail(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            to = ""
+            self.wfile.write(b"220 sink\r\n")
+            while line := self.rfile.readline():
+                verb = line[:4].upper()
+                if verb == b"RCPT":
+                    to = line.decode().split("<")[1].split(">")[0]
+                if verb == b"DATA":
+                    self.wfile.write(b"354 go on\r\n")
+                    lines = iter(self.rfile.readline, b".\r\n")
+                    data = b"".join(line.removeprefix(b".") for line in lines)
+                    mail = email.message_from_bytes(data, policy=email.policy.default)
+                    assert isinstance(mail, EmailMessage)
+                    received.mails.append((to, mail))
+                self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
+                if verb == b"QUIT":
+                    return
+
+    class MailServer(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as web, MailServer(("127.0.0.1", 0), Mail) as mail:
+        received.http, received.smtp = web.server_address[1], mail.server_address[1]
+        threads = [threading.Thread(target=server.serve_forever, args=(0.05,)) for server in (web, mail)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield received
+        finally:
+            web.shutdown()
+            mail.shutdown()
+            for thread in threads:
+                thread.join()
+
+
+def copied(folder: Path, **secrets: str) -> Path:
+    """The configuration in a folder of its own, with these secret files."""
+    shutil.copytree(SOURCE.parent, folder, ignore=shutil.ignore_patterns(*SECRETS))
+    for name, value in secrets.items():
+        (folder / "secrets" / name).write_text(value)
+    return folder / SOURCE.name
+
+
+def quickened(route: dict[str, Any]) -> None:
+    """Seconds for the minutes of a route; what is sent together stays the same."""
+    route |= {"group_wait": "300ms", "group_interval": "1s"}
+    for child in route.get("routes", []):
+        quickened(child)
+
+
+class Running:
+    """An Alertmanager that runs, and what it sent."""
+
+    def __init__(self, url: str, received: Received, log: Path) -> None:
+        self.url = url
+        self.received = received
+        self.log = log
+
+    def post(self, *alerts: dict[str, Any]) -> None:
+        answer = ask(f"{self.url}/api/v2/alerts", list(alerts))
+        assert answer.status == 200, answer.text
+
+    def alerts(self) -> dict[str, str]:
+        """State by alert name."""
+        found = ask(f"{self.url}/api/v2/alerts").json
+        return {alert["labels"]["alertname"]: alert["status"]["state"] for alert in found}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A real Alertmanager on the adapted configuration, every receiver on and pointing at the test."""
+    with receiving() as received:
+        here = f"http://127.0.0.1:{received.http}"
+        source = copied(
+            tmp_path / "alertmanager",
+            slack_url=f"{here}/slack",
+            webhook_url=f"{here}/pager",
+            watchdog_url=f"{here}/watchdog",
+        )
+        target = tmp_path / "adapted.yml"
+        off = write(source, target, inbox=f"{here}/v1/notifications", smarthost=f"127.0.0.1:{received.smtp}")
+        assert off == []
+        config = yaml.safe_load(target.read_text())
+        quickened(config["route"])
+        target.write_text(yaml.safe_dump(config))
+        port = free_port()
+        log = tmp_path / "log"
+        (tmp_path / "elsewhere").mkdir()
+        flags = [
+            f"--config.file={target}",
+            f"--storage.path={tmp_path / 'storage'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--web.external-url=http://127.0.0.1:9093",
+            "--cluster.listen-address=",
+        ]
+        with log.open("wb") as out:
+            process = subprocess.Popen([PROGRAM, *flags], stdout=out, stderr=out, cwd=tmp_path / "elsewhere")
+        server = Running(f"http://127.0.0.1:{port}", received, log)
+
+        def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                return ask(f"{server.url}/-/ready").status == 200
+            except OSError:
+                return False
+
+        try:
+            eventually(ready)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+    assert "level=error" not in log.read_text().lower()
+
+
+# ---- alerts as Prometheus sends them
+
+START = "2024-11-26T10:00:00Z"
+END = "2024-11-26T10:12:30Z"
+
+
+def alert(name: str, severity: str, layer: str, summary: str = "", description: str = "", **labels: str) -> Any:
+    model = labels.get("model", "")
+    return {
+        "labels": {"alertname": name, "severity": severity, "layer": layer, **labels},
+        "annotations": {
+            "summary": summary or f"{name} of {model}",
+            "description": description,
+            "runbook_url": f"http://127.0.0.1:9877/runbooks/{name}",
+            "dashboard_url": f"http://127.0.0.1:3000/d/model-{layer}?var-model={model}&var-version=3",
+        },
+        "generatorURL": f"http://127.0.0.1:9090/graph?g0.expr={name.lower()}&g0.tab=1",
+    }
+
+
+ERRORS = alert(
+    "ModelErrorRatioHigh",
+    "critical",
+    "system",
+    "digits version 3 answers with errors",
+    "4.2% of the requests to digits version 3 failed with a 5xx code in the last minute, above 1%.",
+    model="digits",
+    version="3",
+)
+DRIFT = alert(
+    "ModelFeatureDrift",
+    "warning",
+    "data",
+    "image.intensity_mean of digits version 3 has drifted from training",
+    "The live values of image.intensity_mean of digits version 3 are 1.72 nats (KL divergence) away from training,"
+    " above their noise and above 0.3.",
+    model="digits",
+    version="3",
+    feature="image.intensity_mean",
+)
+
+
+def part(mail: EmailMessage, kind: str) -> str:
+    body = mail.get_body((kind,))
+    assert body is not None
+    return str(body.get_content()).replace("\r\n", "\n")
+
+
+# ---- the configuration
+
+
+def amtool(*arguments: str | Path) -> str:
+    done = subprocess.run(["amtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_source_is_valid() -> None:
+    """amtool accepts the committed configuration with its templates."""
+    assert "1 templates" in amtool("check-config", SOURCE)
+
+
+@pytest.mark.parametrize("secrets", [(), SECRETS, ("slack_url",)], ids=["none", "all", "slack"])
+@pytest.mark.parametrize("smarthost", [None, "mail:1025"])
+def test_adapted_is_valid(tmp_path: Path, secrets: tuple[str, ...], smarthost: str | None) -> None:
+    """amtool accepts every adapted form, wherever it is written."""
+    source = copied(tmp_path / "alertmanager", **dict.fromkeys(secrets, "http://127.0.0.1/"))
+    write(source, tmp_path / "out.yml", inbox=INBOX, smarthost=smarthost)
+    assert "1 templates" in amtool("check-config", tmp_path / "out.yml")
+
+
+@pytest.mark.parametrize(
+    ("severity", "layer", "receivers"),
+    [
+        ("critical", "system", "inbox,pager,team"),
+        ("critical", "business", "inbox,pager,stakeholders,team"),
+        ("warning", "system", "inbox,team"),
+        ("warning", "data", "inbox,team"),
+        ("warning", "business", "inbox,stakeholders,team"),
+        ("warning", "exporter", "inbox,team"),
+        ("info", "business", "inbox,stakeholders,team-info"),
+        ("info", "data", "inbox,team-info"),
+        ("none", "exporter", "watchdog"),
+    ],
+)
+def test_routes(severity: str, layer: str, receivers: str) -> None:
+    """Severity and layer decide who is told; the watchdog reaches nobody but the dead man's switch."""
+    labels = [f"severity={severity}", f"layer={layer}", "alertname=A", "model=digits"]
+    assert amtool("config", "routes", "test", f"--config.file={SOURCE}", *labels).strip() == receivers
+
+
+def routes(route: dict[str, Any], inherited: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every route with what it inherits."""
+    whole = {key: value for key, value in (inherited | route).items() if key != "routes"}
+    yield whole
+    for child in route.get("routes", []):
+        yield from routes(child, whole)
+
+
+def test_times() -> None:
+    """The first message comes within 15 s, info repeats least, and nothing is repeated after it was forgotten."""
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def long(text: str) -> int:
+        return int(text[:-1]) * seconds[text[-1]]
+
+    found = list(routes(yaml.safe_load(SOURCE.read_text())["route"], {}))
+    assert all(long(route["group_wait"]) <= 10 for route in found)
+    assert all(long(route["repeat_interval"]) < long("5d") for route in found)
+    info = [route for route in found if route.get("matchers") == ['severity="info"']]
+    others = [route for route in found if route not in info]
+    assert len(info) == 2
+    slowest = max(long(route["repeat_interval"]) for route in others)
+    assert all(long(route["repeat_interval"]) > slowest for route in info)
+
+
+# ---- adapting it
+
+
+def test_what_is_off_is_said(tmp_path: Path) -> None:
+    """Without secrets all but the inbox is off, each with its reason in a sentence."""
+    source = copied(tmp_path / "am")
+    target = tmp_path / "out.yml"
+    missing = f"is off: there is no file {tmp_path}/am/secrets"
+    assert write(source, target, inbox="http://exporter:9877/v1/notifications") == [
+        f"E-mail to team, team-info, stakeholders {missing}/smtp_password.",
+        f"Slack to team {missing}/slack_url.",
+        f"Webhook to pager {missing}/webhook_url.",
+        f"Webhook to watchdog {missing}/watchdog_url.",
+    ]
+    receivers = {receiver.pop("name"): receiver for receiver in yaml.safe_load(target.read_text())["receivers"]}
+    inbox = {"url": "http://exporter:9877/v1/notifications", "send_resolved": True}
+    assert receivers.pop("inbox") == {"webhook_configs": [inbox]}
+    assert set(map(str, receivers.values())) == {"{}"}
+
+
+def test_a_secret_turns_its_receiver_on(tmp_path: Path) -> None:
+    """With a receiver's file there, it stays, and the path is absolute."""
+    source = copied(tmp_path / "am", slack_url="http://127.0.0.1/", smtp_password="x")
+    off = write(source, tmp_path / "out.yml", inbox=INBOX)
+    assert [line.split(" is off")[0] for line in off] == ["Webhook to pager", "Webhook to watchdog"]
+    config = yaml.safe_load((tmp_path / "out.yml").read_text())
+    team = next(receiver for receiver in config["receivers"] if receiver["name"] == "team")
+    assert team["slack_configs"][0]["api_url_file"] == f"{tmp_path}/am/secrets/slack_url"
+    assert team["email_configs"][0]["to"] == "ml-team@example.com"
+    assert config["global"]["smtp_auth_password_file"] == f"{tmp_path}/am/secrets/smtp_password"
+    assert config["templates"] == [f"{tmp_path}/am/templates/*.tmpl"]
+
+
+def test_mail_catcher(tmp_path: Path) -> None:
+    """A smarthost given turns e-mail on without password and TLS, and the source stays as it was."""
+    config = yaml.safe_load(SOURCE.read_text())
+    before = json.dumps(config)
+    adapted, off = usable(config, tmp_path, inbox=INBOX, smarthost="mail:1025")
+    assert not any("E-mail" in line for line in off)
+    assert adapted["global"] == {
+        "smtp_from": "model-exporter@example.com",
+        "smtp_smarthost": "mail:1025",
+        "smtp_require_tls": False,
+    }
+    assert json.dumps(config) == before
+
+
+def test_no_mail_server(tmp_path: Path) -> None:
+    """E-mail is off when no mail server is set anywhere."""
+    config = {"receivers": [{"name": "a", "email_configs": [{"to": "a@example.com"}]}]}
+    assert usable(config, tmp_path, inbox=INBOX, smarthost=None) == (
+        {"global": {}, "receivers": [{"name": "a"}]},
+        ["E-mail to a is off: no mail server is set (smtp_smarthost)."],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "{source}: cannot be read: No such file or directory"),
+        ("- a", "{source}: expected keys such as route: and receivers:"),
+        ("a: [", "{source}:1:5: is not YAML"),
+    ],
+)
+def test_bad_source(tmp_path: Path, text: str | None, message: str) -> None:
+    """A configuration that cannot be read is named with its mistake."""
+    source = tmp_path / "alertmanager.yml"
+    if text is not None:
+        source.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message.format(source=source))):
+        write(source, tmp_path / "out.yml", inbox=INBOX)
+
+
+def test_target_that_cannot_be_written(tmp_path: Path) -> None:
+    """A target that cannot be written is named."""
+    with pytest.raises(ConfigError, match=r"out\.yml: cannot be written: No such file or directory"):
+        write(SOURCE, tmp_path / "missing" / "out.yml", inbox=INBOX)
+
+
+def test_secrets_are_ignored_and_described() -> None:
+    """Git ignores every secret, and the folder's README names each file that the configuration asks for."""
+    folder = SOURCE.parent / "secrets"
+    assert (folder / ".gitignore").read_text().splitlines() == ["*", "!.gitignore", "!README.md"]
+    asked = set(re.findall(r"_file: secrets/(\w+)", SOURCE.read_text()))
+    assert asked == set(SECRETS) == set(re.findall(r"^\| `(\w+)`", (folder / "README.md").read_text(), re.MULTILINE))
+    assert not re.search(r"hooks\.slack|password: |api_url: ", SOURCE.read_text())
+
+
+# ---- messages
+
+
+def example(name: str) -> str:
+    """A rendered example of docs/notifications.md."""
+    text = (ROOT / "docs" / "notifications.md").read_text()
+    found = re.search(rf"<!-- example: {name} -->\n+```\w+\n(.*?)\n```\n", text, re.DOTALL)
+    assert found, f"docs/notifications.md has no example {name}"
+    return found[1]
+
+
+def as_text(mail: EmailMessage) -> str:
+    lines = [f"{name}: {mail[name]}" for name in ("From", "To", "Subject")]
+    return "\n".join(lines) + "\n\n" + part(mail, "plain").rstrip()
+
+
+def as_slack(message: Any) -> str:
+    (attachment,) = message["attachments"]
+    return f"{attachment['title']}\n\n{attachment['text'].rstrip()}"
+
+
+def test_every_message(running: Running) -> None:
+    """An incident of one model, firing and over, reaches each receiver in the words that the documentation shows."""
+    received = running.received
+    # The second joins the group of the first: what a bad deployment breaks is one message.
+    running.post(ERRORS | {"startsAt": START})
+    eventually(lambda: received.mailed("ml-team@example.com") and received.at("/slack"))
+    running.post(ERRORS | {"startsAt": START}, DRIFT | {"startsAt": "2024-11-26T10:02:00Z"})
+    eventually(lambda: len(received.mailed("ml-team@example.com")) == 2 and len(received.at("/slack")) == 2)
+    eventually(lambda: [len(post["alerts"]) for post in received.at("/v1/notifications")] == [1, 2])
+    ends = {"endsAt": END}
+    running.post(ERRORS | {"startsAt": START} | ends, DRIFT | {"startsAt": "2024-11-26T10:02:00Z"} | ends)
+    eventually(lambda: len(received.mailed("ml-team@example.com")) == 3 and len(received.at("/slack")) == 3)
+
+    _, firing, over = received.mailed("ml-team@example.com")
+    assert as_text(firing) == example("mail-firing")
+    assert as_text(over) == example("mail-over")
+    for mail, links in ((firing, 7), (over, 6)):  # HTML says what the text says, and links what it links
+        html = part(mail, "html")
+        for line in filter(None, part(mail, "plain").splitlines()):
+            assert line.split(": ", 1)[-1].replace("&", "&amp;") in html
+        assert html.count("<a href=") == links
+        assert "width=device-width" in html
+
+    _, firing, over = received.at("/slack")
+    assert as_slack(firing) == example("slack-firing")
+    assert as_slack(over) == example("slack-over")
+    assert [post["attachments"][0]["color"] for post in received.at("/slack")] == ["danger", "danger", "good"]
+
+    paged = eventually(lambda: len(received.at("/pager")) == 2 and received.at("/pager"))
+    assert json.dumps(paged[0], indent=2) == example("webhook-firing")
+    assert [page["status"] for page in paged] == ["firing", "resolved"]
+    assert {entry["labels"]["alertname"] for page in paged for entry in page["alerts"]} == {"ModelErrorRatioHigh"}
+    assert eventually(lambda: received.at("/v1/notifications")[2:])[0]["status"] == "resolved"
+    assert not received.mailed("model-owners@example.com")
+
+
+def test_business_reaches_its_owners(running: Running) -> None:
+    """An alert of the business layer is mailed to stakeholders too; one of severity info is in nobody's Slack."""
+    running.post(alert("ModelReviewBacklog", "info", "business", model="digits"))
+    running.post(alert("ModelAttemptsDrop", "warning", "business", model="loans"))
+    received = running.received
+    eventually(lambda: len(received.mailed("model-owners@example.com")) == 2)
+    eventually(lambda: len(received.mailed("ml-team@example.com")) == 2 and received.at("/slack"))
+    subjects = {str(mail["Subject"]) for mail in received.mailed("ml-team@example.com")}
+    assert subjects == {"[info] ModelReviewBacklog of digits", "[warning] ModelAttemptsDrop of loans"}
+    assert {str(mail["Subject"]) for mail in received.mailed("model-owners@example.com")} == subjects
+    assert [post["attachments"][0]["title"] for post in received.at("/slack")] == [
+        "[warning] ModelAttemptsDrop of loans"
+    ]
+
+
+def test_watchdog_disturbs_nobody(running: Running) -> None:
+    """The watchdog reaches the dead man's switch and no person."""
+    received = running.received
+    running.post(alert("Watchdog", "none", "exporter"), alert("ModelEventsDropped", "warning", "exporter"))
+    eventually(lambda: received.at("/watchdog"))
+    eventually(lambda: received.mails and received.at("/slack") and received.at("/v1/notifications"))
+    others = [body for path, body in received.posts if path != "/watchdog"]
+    assert "Watchdog" not in json.dumps(others) + "".join(map(str, received.mails))
+
+
+def test_exporter_down_silences_models(running: Running) -> None:
+    """A down exporter silences all that it would have measured, and nothing of the exporter layer."""
+    running.post(
+        alert("ModelExporterDown", "critical", "system", instance="127.0.0.1:9877"),
+        ERRORS,
+        DRIFT,
+        alert("ModelFeedbackMissing", "info", "business", model="loans"),
+        alert("ModelHostDiskHigh", "warning", "system", path="/"),
+        alert("ModelConfigReloadFailed", "warning", "exporter"),
+    )
+    received = running.received
+    eventually(lambda: received.at("/v1/notifications") and received.at("/pager") and received.mails)
+    told = [entry["labels"]["alertname"] for post in received.at("/v1/notifications") for entry in post["alerts"]]
+    assert sorted(told) == ["ModelConfigReloadFailed", "ModelExporterDown"]
+    states = running.alerts()
+    assert {name for name, state in states.items() if state == "active"} == set(told)
+    assert len(states) == 6
+
+
+def test_critical_silences_its_warning(running: Running) -> None:
+    """A critical alert silences warnings of its layer, model and version, and no other."""
+    running.post(
+        ERRORS,
+        alert("ModelLatencyHigh", "warning", "system", model="digits", version="3"),
+        alert("OtherVersion", "warning", "system", model="digits", version="2"),
+        alert("OtherModel", "warning", "system", model="loans", version="3"),
+        alert("OtherLayer", "warning", "data", model="digits", version="3"),
+        alert("NoModel", "warning", "system"),
+        alert("CriticalWithoutModel", "critical", "system"),
+    )
+    states = eventually(lambda: len(found := running.alerts()) == 7 and "suppressed" in found.values() and found)
+    assert [name for name, state in states.items() if state == "suppressed"] == ["ModelLatencyHigh"]
+    posts = eventually(lambda: len(found := running.received.at("/v1/notifications")) == 3 and found)
+    told = {entry["labels"]["alertname"] for post in posts for entry in post["alerts"]}
+    assert told == set(states) - {"ModelLatencyHigh"}
+
+
+def test_foreign_text_is_escaped(running: Running) -> None:
+    """Markup in labels and annotations arrives as text in the mail and in Slack, and a script is no link."""
+    evil = '<script>alert("1")</script> & <!channel>\r\nBcc: x@example.com'
+    sent = alert("Odd", "warning", "data", f"summary {evil}", f"description {evil}", model=evil, feature="a|b>c")
+    sent["annotations"]["runbook_url"] = "javascript:alert(1)"
+    sent["annotations"]["dashboard_url"] = "http://127.0.0.1:3000/d/x?a=1&b=<2>|3"
+    running.post(sent)
+    received = running.received
+    eventually(lambda: received.mails and received.at("/slack"))
+    mail = received.mails[0][1]
+    assert mail["Bcc"] is None
+    html = part(mail, "html")
+    assert "<script" not in html
+    assert "<!channel" not in html
+    assert html.count("&lt;script&gt;") >= 4  # title, heading, summary, description, label
+    assert "javascript:" not in html
+    attachment = received.at("/slack")[0]["attachments"][0]
+    for text in (attachment["title"], attachment["fallback"], attachment["text"]):
+        assert '&lt;script&gt;alert("1")&lt;/script&gt; &amp; &lt;!channel&gt;' in text
+        assert "<script" not in text
+    assert "<http://127.0.0.1:3000/d/x?a=1&amp;b=&lt;2&gt;%7C3|Dashboard>" in attachment["text"]
+    assert "feature a|b&gt;c" in attachment["text"]
+
+
+def test_bare_and_many(running: Running) -> None:
+    """An alert without annotations is told; of many Slack shows ten and says how many there are, the critical first."""
+    received = running.received
+    running.post({"labels": {"alertname": "Bare", "severity": "warning"}})
+    features = [alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)]
+    running.post(*features, alert("Zenith", "critical", "system", model="wide"))
+    found = eventually(lambda: len(posts := received.at("/slack")) == 2 and posts)
+    bare, many = sorted((post["attachments"][0] for post in found), key=lambda one: len(one["text"]))
+    assert bare["title"] == "[warning] Bare"
+    assert many["title"] == many["fallback"] == "[critical] Zenith of wide, and 30 more"
+    assert many["text"].startswith("*CRITICAL: Zenith of wide*") and many["text"].count("*WARNING: ") == 9
+    assert many["text"].rstrip().endswith("Shown are the first 10; there are 31 that fire and 0 that are over.")
+    mails = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
+    assert {part(mail, "plain").count("WARNING: ") for mail in mails} == {1, 30}
+    (mail,) = (mail for mail in mails if mail["Subject"] == many["title"])
+    assert part(mail, "plain").startswith("CRITICAL: Zenith of wide")
+    assert part(mail, "html").index("Zenith</p>") < part(mail, "html").index("ModelFeatureDrift</p>")

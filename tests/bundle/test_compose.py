@@ -1,0 +1,275 @@
+"""docker-compose.yml and the Dockerfile: what can be checked without an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+import yaml
+from support.paths import ROOT
+from support.servers import Served, write_config
+
+from exporter.commands.up.plan import ADDRESSES
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+# Ports inside the containers that configuration files and commands may name.
+PORTS = {
+    "exporter": 9877,
+    "demo": 8000,
+    "prometheus": 9090,
+    "alertmanager": 9093,
+    "grafana": 3000,
+    "mail": 8025,
+}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """The project as docker compose itself reads it."""
+    command = ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def services(project: dict[str, Any]) -> dict[str, Any]:
+    return project["services"]
+
+
+def test_the_services_are_those_of_the_documents(services: dict[str, Any]) -> None:
+    """Six services stay, and one prepares their files."""
+    assert set(services) == {*PORTS, "prepare"}
+
+
+def test_every_port_is_published_on_this_machine_only_and_under_its_own_number(services: dict[str, Any]) -> None:
+    """Nothing listens on the network, and an address is the same inside and outside."""
+    published = {
+        name: [(port["host_ip"], int(port["published"]), port["target"]) for port in service.get("ports", [])]
+        for name, service in services.items()
+    }
+    assert published == {"prepare": [], **{name: [("127.0.0.1", port, port)] for name, port in PORTS.items()}}
+
+
+def test_ports_are_the_ones_of_the_stack_on_one_machine() -> None:
+    """An address in a document or a link is right for `make up` and for the containers."""
+    names = {"demo": "service"}
+    for name, port in PORTS.items():
+        if name != "mail":
+            assert ADDRESSES[names.get(name, name)] == f"127.0.0.1:{port}"
+
+
+def test_every_image_is_pinned(services: dict[str, Any]) -> None:
+    """An image is named with its version to the patch level, and ours with the version of the package."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for service in services.values():
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
+    assert {service["image"] for service in services.values() if "build" in service} == {f"model-exporter:{version}"}
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(set(bases)) == 1
+    assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+", bases[0])
+
+
+def test_every_mounted_path_is_in_the_checkout_and_read_only(services: dict[str, Any]) -> None:
+    """An engine would make an empty folder of a path that is not there."""
+    mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
+    binds = [mount for mount in mounts if mount["type"] == "bind"]
+    assert len(binds) >= 6
+    for mount in binds:
+        assert Path(mount["source"]).exists(), mount["source"]
+        assert Path(mount["source"]).is_relative_to(ROOT)
+        assert mount["read_only"]
+
+
+def test_every_volume_is_declared_and_used(project: dict[str, Any]) -> None:
+    """No volume is left over, none is missing."""
+    mounts = [mount for service in project["services"].values() for mount in service.get("volumes", [])]
+    assert {mount["source"] for mount in mounts if mount["type"] == "volume"} == set(project["volumes"])
+
+
+def test_containers_have_no_rights_that_they_do_not_need(services: dict[str, Any]) -> None:
+    """Each runs on a read-only file system, without capabilities, and cannot gain any."""
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged")
+
+
+def test_dependencies_wait_for_health_or_for_the_end_of_the_preparation(services: dict[str, Any]) -> None:
+    """A service starts when what it needs is healthy, and what it needs can be healthy."""
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            ready = "service_completed_successfully" if needed == "prepare" else "service_healthy"
+            assert how["condition"] == ready, f"{name} needs {needed}"
+            if needed not in {"prepare", "exporter"}:  # the exporter's check is the image's
+                assert services[needed]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_host_names_in_commands_and_variables_are_services(services: dict[str, Any]) -> None:
+    """Whatever is addressed inside the network exists there, at a port it listens on."""
+    known = {f"{name}:{port}" for name, port in PORTS.items()} | {"mail:1025"}
+    for service in services.values():
+        texts = [*(service.get("command") or []), *(service.get("environment") or {}).values()]
+        for host in re.findall(r"(?:https?://|=)([a-z][a-z.]*:\d+)", " ".join(texts)):
+            assert host in known
+        for local in re.findall(r"http://127\.0\.0\.1:(\d+)", " ".join(texts)):
+            assert int(local) in PORTS.values()
+
+
+def test_prometheus_scrapes_the_services(services: dict[str, Any]) -> None:
+    """The targets for containers are the services, and there is one file for each file of the machine's targets."""
+    folder = ROOT / "prometheus" / "targets-compose"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (ROOT / "prometheus/targets").iterdir())
+    targets = {
+        t for file in folder.glob("*.yml") for group in yaml.safe_load(file.read_text()) for t in group["targets"]
+    }
+    assert targets == {f"{name}:{PORTS[name]}" for name in ("exporter", "prometheus", "alertmanager")}
+    mounts = {mount["target"]: mount["source"] for mount in services["prometheus"]["volumes"]}
+    assert mounts["/etc/prometheus/targets"] == str(folder)
+    config = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text())
+    for job in config["scrape_configs"]:
+        for discovery in job["file_sd_configs"]:
+            assert all((ROOT / "prometheus" / name).is_file() for name in discovery["files"])
+    assert config["rule_files"] == ["rules/*.yml"]
+    assert "/etc/prometheus/rules" in mounts
+
+
+def test_the_preparation_runs_as_it_stands(services: dict[str, Any], tmp_path: Path) -> None:
+    """`prepare` writes the demo's files, and an alertmanager.yml for the mail catcher and the exporter's inbox."""
+    (script,) = services["prepare"]["command"]
+    for path in ("/etc/alertmanager/", "/data/alertmanager/", "/data/demo"):
+        assert path in script
+    source = ROOT / "alertmanager"
+    shutil.copytree(source, tmp_path / "etc" / "alertmanager", ignore=lambda folder, names: {"secrets"} & {*names})
+    (tmp_path / "data" / "alertmanager").mkdir(parents=True)
+    script = re.sub(r"/(etc|data)/", lambda match: str(tmp_path) + match[0], script)
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*services["prepare"]["entrypoint"], script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Slack to team is off: there is no file" in done.stdout
+    assert (tmp_path / "data" / "demo" / "exporter.yml").is_file()
+    config = yaml.safe_load((tmp_path / "data" / "alertmanager" / "alertmanager.yml").read_text())
+    assert config["global"]["smtp_smarthost"] == "mail:1025"
+    assert config["global"]["smtp_require_tls"] is False
+    urls = [hook.get("url") for receiver in config["receivers"] for hook in receiver.get("webhook_configs", [])]
+    assert f"http://exporter:{PORTS['exporter']}/v1/notifications" in urls
+    assert any("email_configs" in receiver for receiver in config["receivers"])
+
+
+def test_a_preparation_that_fails_says_so(tmp_path: Path) -> None:
+    """Without a source the command ends with a sentence and a status that compose heeds."""
+    command = [
+        sys.executable,
+        "-m",
+        "exporter.commands.up.receivers",
+        "no.yml",
+        str(tmp_path / "a.yml"),
+        "--inbox=http://a/",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("python -m exporter.commands.up.receivers: no.yml: ")
+
+
+def test_alertmanager_finds_what_was_prepared_where_it_was_prepared(services: dict[str, Any]) -> None:
+    """Paths of templates in the prepared file are right in Alertmanager's container, and the file is its own."""
+    for source, target in (("/etc/alertmanager", ROOT / "alertmanager"), ("/data/alertmanager", "alertmanager-config")):
+        for name in ("prepare", "alertmanager"):
+            mounts = {mount["target"]: mount["source"] for mount in services[name]["volumes"]}
+            assert mounts[source] == str(target)
+    written = re.search(r"receivers /etc/alertmanager/alertmanager.yml (\S+)", services["prepare"]["command"][0])
+    assert written
+    assert f"--config.file={written[1]}" in services["alertmanager"]["command"]
+
+
+def test_exporter_and_demo_use_what_was_prepared(services: dict[str, Any]) -> None:
+    """All three have the demo's volume at the same place; the demo writes its next version there."""
+    for name in ("prepare", "exporter", "demo"):
+        mount = next(m for m in services[name]["volumes"] if m["source"] == "demo")
+        assert mount["target"] == "/data/demo"
+        assert mount.get("read_only", False) is False
+    assert "--config.file=/data/demo/exporter.yml" in services["exporter"]["command"]
+
+
+def test_commands_of_our_image_are_right_usage(services: dict[str, Any]) -> None:
+    """Options in the compose file and the Dockerfile are options of the program."""
+    from exporter.cli import _parser
+
+    default = json.loads(re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
+    prepare = services["prepare"]["command"][0].splitlines()[0].split()
+    assert prepare.pop(0) == "model-exporter"
+    for arguments in (services["exporter"]["command"], services["demo"]["command"], default, prepare):
+        _parser(arguments).parse_args(arguments)
+    for arguments in (services["exporter"]["command"], default):
+        assert f"--web.listen-address=0.0.0.0:{PORTS['exporter']}" in arguments
+    assert re.search(rf"^EXPOSE {PORTS['exporter']}$", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_image_is_healthy_with_users_too(tmp_path: Path) -> None:
+    """The image's health check is content with an exporter that wants a password, and not with none."""
+    write_config(tmp_path)
+    hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
+    (tmp_path / "web.yml").write_text(json.dumps({"basic_auth_users": {"ada": hashed}}))
+    served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
+    (check,) = re.findall(r"^    CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    _, *arguments = json.loads(check.replace(f", {PORTS['exporter']},", f", {served.port},"))
+    try:
+        assert subprocess.run([sys.executable, *arguments], check=False).returncode == 0
+    finally:
+        served.stop()
+    assert subprocess.run([sys.executable, *arguments], capture_output=True, check=False).returncode == 1
+
+
+def test_grafana_is_provisioned_by_variables_that_are_set(services: dict[str, Any]) -> None:
+    """Data source and dashboards come from the mounted folder, through variables that the service sets."""
+    grafana = services["grafana"]
+    assert {mount["target"]: mount["source"] for mount in grafana["volumes"]}["/srv/grafana"] == str(ROOT / "grafana")
+    folder = ROOT / "grafana" / "provisioning"
+    assert grafana["environment"]["GF_PATHS_PROVISIONING"] == "/srv/grafana/provisioning"
+    used = {name for file in folder.rglob("*.yml") for name in re.findall(r"\$\{(\w+)\}", file.read_text())}
+    assert used == {"PROMETHEUS_URL", "DASHBOARDS_FOLDER"}
+    assert used <= set(grafana["environment"])
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert (source["uid"], source["type"], source["url"]) == ("prometheus", "prometheus", "${PROMETHEUS_URL}")
+    assert grafana["environment"]["PROMETHEUS_URL"] == f"http://prometheus:{PORTS['prometheus']}"
+
+
+def test_what_runs_is_locked_as_it_was_tested() -> None:
+    """Each package of requirements.lock stands in requirements-dev.lock, with the same version and the same hashes."""
+    run, tested = (
+        re.findall(r"^[a-z].*(?:\n    .*)*", re.sub(r" (;.*)?\\\n", "\n", (ROOT / name).read_text()), re.MULTILINE)
+        for name in ("requirements.lock", "requirements-dev.lock")
+    )
+    assert {"httptools", "scikit-learn", "setuptools"} <= {entry.partition("==")[0] for entry in run}
+    assert set(run) <= set(tested)
+
+
+def test_the_image_runs_without_root_on_the_locked_packages() -> None:
+    """The last stage ends as a numbered user; packages come from the lock file with their hashes."""
+    last = DOCKERFILE.split("\nFROM ")[-1]
+    assert re.findall(r"^USER (.*)$", last, re.MULTILINE) == ["10001:10001"]
+    assert "--require-hashes" in DOCKERFILE
+    assert "curl" not in DOCKERFILE
+    for path in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):
+        for name in path.split():
+            assert (ROOT / name).exists()
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text().splitlines()

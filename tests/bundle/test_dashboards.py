@@ -1,0 +1,518 @@
+"""The dashboards: their form, and each of their expressions in a real Prometheus over a recorded hour."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import yaml
+from support import recorded
+from support.paths import ROOT
+from support.servers import ask, eventually
+
+from exporter.commands.up.plan import ADDRESSES, Plan
+from grafana.__main__ import files
+from grafana.style import NEUTRAL
+
+FOLDER = ROOT / "grafana" / "dashboards"
+BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+EVERY = {
+    uid: board["panels"] + [p for row in board["panels"] for p in row.get("panels", [])]
+    for uid, board in BOARDS.items()
+}
+"""All panels, those in folded rows, too."""
+PANELS = [(uid, panel) for uid, panels in EVERY.items() for panel in panels if panel["type"] != "row"]
+NAMES = [f"{uid}/{panel['id']}" for uid, panel in PANELS]
+TYPES = {"timeseries", "stat", "state-timeline", "table", "barchart", "bargauge", "row"}
+TRANSFORMATIONS = {"filterFieldsByName", "timeSeriesTable", "merge", "organize", "joinByField", "sortBy"}
+UIDS = ["model-business", "model-data", "model-exporter", "model-overview", "model-release", "model-system"]
+STATE_COLOURS = {"green", "blue", "orange", "red"}
+
+QUIET = {
+    "model_system_gpu_utilization_ratio": "the machine of the tests need not have a GPU",
+    "model_system_gpu_memory_used_bytes": "the machine of the tests need not have a GPU",
+    "model_system_gpu_memory_limit_bytes": "the machine of the tests need not have a GPU",
+    "model_feature_recent_kl_divergence": "it is absent until an exporter has watched for more than its longest window",
+}
+"""What may find nothing in the recorded hour, and why that is right."""
+
+OF_PROMETHEUS = {"ALERTS", "ALERTS_FOR_STATE", "up", "scrape_duration_seconds", "scrape_samples_scraped"}
+"""What Prometheus itself exports."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is chosen in a dashboard's variables."""
+
+    model: str = "credit"
+    version: str = "3"
+    feature: str = "age"
+    window: str = "1h"
+    before: str = "4"
+    after: str = "3"
+    earlier: str = "1ms"
+    instance: str = "127.0.0.1:9877"
+    exporter_url: str = "http://127.0.0.1:9877"
+    everything: frozenset[str] = field(default=frozenset())
+
+    def into(self, text: str, interval: int = 15) -> str:
+        """An expression as Grafana sends it."""
+
+        def value(match: re.Match[str]) -> str:
+            name, form = match["name"], match["form"]
+            if name in self.everything:
+                return ".+"
+            found = str(getattr(self, name))
+            return re.sub(r"[-/\\^$*+?.()|\[\]{}]", r"\\\g<0>", found) if form == "regex" else found
+
+        text = re.sub(r"\$\{(?P<name>\w+):(?P<form>regex|raw)\}", value, text)
+        for name, spelt in (
+            ("__rate_interval", "60s"),
+            ("__interval_ms", str(1000 * interval)),
+            ("__interval", f"{interval}s"),
+            ("__range", f"{recorded.HOUR}s"),
+        ):
+            text = text.replace(f"${name}", spelt)
+        assert not re.search(r"\$\{|\$[a-z_]", text), f"what Grafana would not replace as expected: {text}"
+        return text
+
+
+ALL_VERSIONS = Chosen(everything=frozenset({"version"}))
+
+
+def targets(panel: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(panel.get("targets", []))
+
+
+def expressions(board: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """Where it stands, the expression, and whether it is asked for a moment and not for a range."""
+    found = [
+        (f"{board['uid']}/{panel['id']}", target["expr"], target["instant"])
+        for panel in EVERY[board["uid"]]
+        for target in targets(panel)
+    ]
+    return found + [(f"{board['uid']} {note['name']}", note["expr"], False) for note in board["annotations"]["list"]]
+
+
+ALL = [one for board in BOARDS.values() for one in expressions(board)]
+
+
+# ---- form
+
+
+def test_the_files_are_what_the_source_says() -> None:
+    """``make dashboards`` would change nothing, byte for byte, and no file is left over."""
+    written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
+    assert written == files()
+    assert sorted(BOARDS) == UIDS
+
+
+def test_another_address_of_the_exporter_goes_into_every_dashboard(tmp_path: Path) -> None:
+    """``--exporter-url`` replaces the address in all files, those for Kubernetes too; an old file is taken away."""
+    (tmp_path / "grafana" / "dashboards").mkdir(parents=True)
+    (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
+    command = [sys.executable, "-m", "grafana", "--exporter-url=https://me.example/", f"--output={tmp_path}"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stem for path in written} == {*UIDS, "dashboards", "rules"}
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        assert path.stem == "rules" or ('"https://me.example"' in text and "127.0.0.1:9877" not in text)
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_panels_are_numbered_and_lie_side_by_side(uid: str) -> None:
+    """Panel ids are unique, panels fit the grid, and none lies over another."""
+    panels = EVERY[uid]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    assert all(place["x"] >= 0 and place["x"] + place["w"] <= 24 and place["h"] > 0 for place in places)
+    for one, other in combinations(places, 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        assert beside or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"], (one, other)
+
+
+def test_the_overview_fits_one_screen() -> None:
+    """On 768 pixels of height 640 are left below Grafana's bars; a row of the grid takes 38."""
+    assert (
+        max(place["y"] + place["h"] for place in (panel["gridPos"] for panel in BOARDS["model-overview"]["panels"]))
+        * 38
+        <= 640
+    )
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
+    """It has a title, a description, a unit and words for no data; its names stay short; it asks the chosen source."""
+    defaults = panel["fieldConfig"]["defaults"]
+    named = panel["title"] or (panel["type"] == "stat" and targets(panel)[0]["legendFormat"])
+    assert named and len(panel["description"]) > 15 and panel["description"].endswith(".")
+    assert defaults["unit"] and defaults["noValue"]
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["datasource"] == chosen and all(target["datasource"] == chosen for target in targets(panel))
+    assert targets(panel)
+    if panel["type"] != "table":
+        assert all(target["legendFormat"] != "__auto" for target in targets(panel))
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+def test_a_panel_is_of_a_living_type(uid: str, panel: dict[str, Any]) -> None:
+    """No panel needs Angular, and no field or transformation is one that Grafana has replaced by another."""
+    assert panel["type"] in TYPES
+    assert {one["id"] for one in panel.get("transformations") or []} <= TRANSFORMATIONS
+    text = json.dumps(panel)
+    for old in (
+        'displayMode": "color',
+        "nullPointMode",
+        "seriesOverrides",
+        "aliasColors",
+        "xaxis",
+        "footer",
+        "valueName",
+    ):
+        assert old not in text
+
+
+def test_a_sparkline_is_drawn_from_a_query_over_time() -> None:
+    """Grafana makes the column ``Trend #`` and a query's letter of what that query answers over time."""
+    (panel,) = (panel for _, panel in PANELS if "sparkline" in json.dumps(panel))
+    steps = {one["id"]: one["options"] for one in panel["transformations"]}
+    ((ref, options),) = steps["timeSeriesTable"].items()
+    (target,) = (target for target in targets(panel) if target["refId"] == ref)
+    assert target["range"] and target["format"] == "time_series" and options["timeField"] == "Time"
+    column = steps["organize"]["renameByName"][f"Trend #{ref}"]
+    (override,) = (one for one in panel["fieldConfig"]["overrides"] if one["matcher"]["options"] == column)
+    cell = {setting["id"]: setting["value"] for setting in override["properties"]}["custom.cellOptions"]
+    assert cell["type"] == "sparkline"
+    others = panel["transformations"][0]["filter"]["options"]
+    assert [one["refId"] for one in targets(panel) if not re.fullmatch(others.strip("/"), one["refId"])] == [ref]
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+def test_a_threshold_is_a_series(uid: str, panel: dict[str, Any]) -> None:
+    """No panel holds a number to judge by, and what it calls a threshold comes from a rule or is a noise floor."""
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert [step["value"] for step in steps] == [None]
+    assert "thresholdsStyle" not in json.dumps(panel)
+    for target in targets(panel):
+        if "threshold" in target["legendFormat"]:
+            assert re.search(r"model(_version|_feature)?:threshold:Model\w+", target["expr"])
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
+    """A colour of state is used for states and for thresholds; all else is neutral."""
+    config = panel["fieldConfig"]
+    assert config["defaults"]["color"].get("fixedColor", NEUTRAL) == NEUTRAL
+    assert config["defaults"]["color"]["mode"] in ("shades", "fixed", "thresholds")
+    for override in config["overrides"]:
+        for setting in override["properties"]:
+            if setting["id"] == "color" and setting["value"].get("fixedColor") in STATE_COLOURS:
+                place = "ABCDEFGHIJ".index(override["matcher"]["options"])
+                assert targets(panel)[place]["legendFormat"].startswith(("threshold", "lowest threshold", "noise"))
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+def test_settings_are_of_fields_that_are_there(uid: str, panel: dict[str, Any]) -> None:
+    """A setting for a column, or for the series of a query, names one that the panel has."""
+    columns = {"bin"}
+    for transformation in panel.get("transformations", []):
+        columns |= set(transformation["options"].get("renameByName", {}).values())
+    refs = {target["refId"] for target in targets(panel)}
+    for override in panel["fieldConfig"]["overrides"]:
+        matcher = override["matcher"]
+        assert matcher["options"] in {"byName": columns, "byFrameRefID": refs}[matcher["id"]]
+
+
+TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_a_dashboard_has_its_frame(uid: str) -> None:
+    """Data source and exporter are variables, the others a click away, with variables and time; changes are marked."""
+    board = BOARDS[uid]
+    variables = {one["name"]: one for one in board["templating"]["list"]}
+    assert {"datasource", "exporter_url"} <= set(variables)
+    assert variables["exporter_url"]["type"] == "constant"
+    others = board["links"][0]
+    assert others["type"] == "dashboards" and others["includeVars"] and others["keepTime"]
+    if uid != "model-exporter":
+        assert [note["name"] for note in board["annotations"]["list"]] == ["Deployments", "Alerts", "Dataset releases"]
+        version = "version=${after:percentencode}" if uid == "model-release" else "${version:queryparam}"
+        # The drift page shows the windows of now: a time that it ignores would mislead.
+        for (page, time), link in zip((("drift", ""), ("review", f"&{TIME}")), board["links"][1:], strict=True):
+            assert link["url"] == f"${{exporter_url:raw}}/{page}?model=${{model:percentencode}}&{version}{time}"
+
+
+def test_every_link_of_a_panel_carries_what_is_chosen() -> None:
+    """A link from a panel or a value takes the model, the version, and where there is a choice of it the time along."""
+    urls = {
+        (uid, panel["id"], url)
+        for uid, panel in PANELS
+        for url in re.findall(r'"url": "([^"]+)"', json.dumps(panel, ensure_ascii=False))
+    }
+    assert {re.sub(r"\?.*|/Model\$.*", "", url) for _, _, url in urls} == {
+        *(f"/d/{uid}" for uid in ("model-overview", "model-system", "model-data", "model-business")),
+        *(f"${{exporter_url:raw}}/{page}" for page in ("drift", "review", "runbooks")),
+    }
+    for uid, panel, url in urls:
+        if "/runbooks/" in url:
+            continue
+        assert re.search(r"[?&](var-)?model=\$|__all_variables", url), url
+        assert ("__url_time_range" in url or url.endswith(f"&{TIME}")) != ("/drift?" in url), url
+        # A model in the timeline of all models, and a model's backlog, are of no version.
+        assert re.search(r"version|__all_variables", url) or (uid, panel) in {
+            ("model-overview", 1),
+            ("model-business", 7),
+        }
+
+
+def test_alerts_lead_to_dashboards_that_exist() -> None:
+    """Every ``dashboard_url`` in the rules names a dashboard, and only variables that it has."""
+    text = "".join(path.read_text(encoding="utf-8") for path in recorded.RULES.glob("*.yml"))
+    found = set(re.findall(r"dashboard_url: \S+/d/([\w-]+)(?:\?(.*))?", text))
+    assert found
+    for uid, query in found:
+        names = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}
+        assert set(re.findall(r"var-(\w+)=", query)) <= names
+
+
+def test_runbooks_name_panels_that_exist() -> None:
+    """Each runbook but the watchdog's says where to look, in words that stand on the dashboard."""
+    titles = {board["title"].removeprefix("Models / "): uid for uid, board in BOARDS.items()}
+    for path in (ROOT / "docs" / "runbooks").glob("Model*.md"):
+        (shown,) = re.findall(
+            r'^In Grafana: (".+") of \[(.+)\]\(http://127.0.0.1:3000/d/([\w-]+)\)', path.read_text("utf-8"), re.M
+        )
+        quoted, title, uid = shown
+        assert titles[title] == uid
+        panels = {panel["title"].removeprefix("$feature: ") for panel in EVERY[uid]}
+        assert set(re.findall(r'"([^"]+)"', quoted)) <= panels, path.name
+
+
+def test_grafana_is_started_with_a_home_that_is_there(tmp_path: Path) -> None:
+    """``up`` sets what the provisioning files ask for, and Overview is the home page; so does the compose file."""
+    plan = Plan(tmp_path, ROOT, dict(ADDRESSES))
+    (program,) = (one for one in plan.programs("p", "a", "/usr/bin/grafana", None) if one.name == "grafana")
+    asked = {
+        name
+        for path in (ROOT / "grafana/provisioning").rglob("*.yml")
+        for name in re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8"))
+    }
+    assert asked <= set(program.environment)
+    home = program.environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert json.loads(Path(home).read_text(encoding="utf-8"))["uid"] == "model-overview"
+    assert Path(home).is_relative_to(program.environment["DASHBOARDS_FOLDER"])
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    settings = services["grafana"]["environment"]
+    assert settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{settings['DASHBOARDS_FOLDER']}/{Path(home).name}"
+
+
+# ---- every expression lives
+
+
+NOW: list[float] = []
+"""When the hour had just ended: on a slow machine the last test comes when its data are stale."""
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prometheus that holds the recorded hour, which has just ended, and goes on applying the rules."""
+    folder = tmp_path_factory.mktemp("recorded")
+    recorded.record(folder)
+    with recorded.prometheus(folder, rules=True) as url:
+        for layer, severity in (("system", "critical"), ("data", "warning"), ("business", "critical")):
+            firing = f'ALERTS{{alertstate="firing",layer="{layer}",model="credit",severity="{severity}"}}'
+            eventually(lambda firing=firing: answer(url, firing, instant=True), 60, 0.3)
+        NOW.append(time.time())
+        yield url
+        NOW.clear()
+
+
+def answer(url: str, expr: str, *, instant: bool, ago: int = 0) -> list[Any]:
+    """What Prometheus answers for this moment, or for the hour before it; fails on an error."""
+    at = (NOW[0] if NOW else time.time()) - ago
+    span = {"time": at} if instant else {"start": at - recorded.HOUR, "end": at, "step": recorded.STEP}
+    said = ask(f"{url}/api/v1/{'query' if instant else 'query_range'}?{urlencode({'query': expr, **span})}")
+    assert said.status == 200, f"{expr}: {said.text}"
+    result: list[Any] = said.json["data"]["result"]
+    return result
+
+
+@pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
+def test_an_expression_finds_something(prometheus: str, where: str, expr: str, instant: bool) -> None:
+    """Every panel and every annotation finds something in an hour in which a model goes wrong.
+
+    With one version chosen; or with all, since that one is either the last or one of those before it.
+    """
+    metrics, _ = names(Chosen().into(expr))
+    found = any(answer(prometheus, chosen.into(expr), instant=instant) for chosen in (Chosen(), ALL_VERSIONS))
+    assert found or set(metrics) <= set(QUIET), expr
+
+
+@pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
+def test_an_expression_asks_for_what_is_exported(prometheus: str, where: str, expr: str, instant: bool) -> None:
+    """Each metric is the exporter's, a rule's or Prometheus' own, and each label is one that its series have."""
+    metrics, used = names(Chosen().into(expr))
+    assert metrics
+    assert set(metrics) <= EXPORTED | RECORDED | OF_PROMETHEUS
+    labels = {metric: recorded.labels(prometheus, metric) for metric in metrics}
+    for metric, selected in metrics.items():
+        assert selected <= labels[metric] or metric in QUIET, f"{metric} has no {selected - labels[metric]}"
+    assert used <= set().union(*labels.values()) or set(metrics) <= set(QUIET), expr
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_variables_have_values(prometheus: str, uid: str) -> None:
+    """The variables offer what was exported in the time range: a version that has vanished, too."""
+    for variable in BOARDS[uid]["templating"]["list"]:
+        if variable["type"] == "query":
+            values = offered(prometheus, variable["query"]["query"], Chosen())
+            assert values, variable["name"]
+            if variable["name"] in {"version", "before", "after"}:
+                assert set(values) == {"2", "3", "4"}
+            if variable["name"] == "model":
+                assert set(values) == {"credit", recorded.ODD}
+
+
+def offered(url: str, text: str, chosen: Chosen) -> list[str]:
+    """The values of a variable whose query is ``label_values(selector, label)``."""
+    match = re.fullmatch(r"label_values\((.+), (\w+)\)", chosen.into(text))
+    assert match, text
+    span = {"start": time.time() - recorded.HOUR, "end": time.time(), "match[]": match[1]}
+    values: list[str] = ask(f"{url}/api/v1/label/{match[2]}/values?{urlencode(span)}").json["data"]
+    return values
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, feature="", window="10m", after=recorded.ODD_VERSION),
+        Chosen(version="2", before="2", after="2"),
+        Chosen(model="", version="", feature="", window="", before="", after="", instance=""),
+        Chosen(everything=frozenset({"model", "version", "instance"})),
+        Chosen(model=".*+?{}()[]|^$\\-/", version='"quoted" \\ 版', feature="the \u00e4 'feature'"),
+    ],
+    ids=["no profile", "vanished version", "nothing chosen", "everything chosen", "any characters"],
+)
+def test_no_choice_is_an_error(prometheus: str, chosen: Chosen) -> None:
+    """Whatever a model, a version or a feature is called, and whatever of it is missing, no panel shows an error."""
+    for _, expr, instant in ALL:
+        answer(prometheus, chosen.into(expr), instant=instant)
+
+
+def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
+    """It shows its requests, and nothing at all of what needs a profile: no zero that nobody measured."""
+    odd = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, feature="", window="10m")
+    panels = BOARDS["model-overview"]["panels"]
+    overview = {panel["title"] or targets(panel)[0]["legendFormat"]: panel for panel in panels}
+    shown = {
+        title: answer(prometheus, odd.into(targets(panel)[0]["expr"]), instant=True)
+        for title, panel in overview.items()
+    }
+    assert shown["Requests"] and shown["Confident"] and shown["System"] and shown["Business"]
+    assert not shown["Data"], "it would be OK though nobody watches it"
+    assert not shown["Worst drift"] and not shown["Worst mean shift"] and not shown["Worst missing"]
+
+
+def test_a_vanished_version_shows_its_past_and_no_present(prometheus: str) -> None:
+    """What it was is still there; what it is now is nothing, and no zero."""
+    (expr,) = (
+        targets(panel)[0]["expr"]
+        for panel in BOARDS["model-system"]["panels"]
+        if panel["title"] == "Error ratio by version"
+    )
+    gone = Chosen(version="2")
+    assert not answer(prometheus, gone.into(expr), instant=True)
+
+
+def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
+    """Of the versions in use it is the bright one; when the hour had begun two came at once, and both were."""
+    (panel,) = (panel for panel in BOARDS["model-system"]["panels"] if panel["title"] == "Requests by version")
+    last, older = (ALL_VERSIONS.into(target["expr"]) for target in targets(panel)[:2])
+
+    def shown(expr: str, ago: int) -> set[str]:
+        return {one["metric"]["version"] for one in answer(prometheus, expr, instant=False, ago=ago)}
+
+    assert shown(last, 0) == {"4"} and "3" in shown(older, 0)
+    assert shown(last, 3000) == {"2", "3"} and not shown(older, 3000)
+
+
+def test_an_hour_without_scrapes_is_neither_well_nor_ill(prometheus: str) -> None:
+    """No panel shows an error, and none shows a state: a model that nobody watched was not OK."""
+    for where, expr, instant in ALL:
+        found = answer(prometheus, Chosen().into(expr), instant=instant, ago=12 * recorded.HOUR)
+        assert not found, f"{where}: {expr}"
+
+
+def test_the_state_is_the_worst_severity(prometheus: str) -> None:
+    """The model that went wrong is critical in the layers where it did; the other one is well."""
+    panels = {
+        panel["title"] or targets(panel)[0]["legendFormat"]: targets(panel)[0]["expr"]
+        for panel in BOARDS["model-overview"]["panels"]
+    }
+    assert answer(prometheus, Chosen().into(panels["Business"]), instant=True)[0]["value"][1] == "3"
+    assert answer(prometheus, Chosen().into(panels["Data"]), instant=True)[0]["value"][1] == "2"
+    states = {one["metric"]["model"]: one["value"][1] for one in answer(prometheus, panels["Models"], instant=True)}
+    assert states == {"credit": "3", recorded.ODD: "0"}
+
+
+def test_shares_of_bins_are_shares(prometheus: str) -> None:
+    """The live and the training histogram of a feature each add up to one."""
+    (panel,) = (panel for panel in BOARDS["model-data"]["panels"] if panel["type"] == "barchart")
+    for target in targets(panel):
+        found = answer(prometheus, Chosen().into(target["expr"]), instant=True)
+        assert sum(float(one["value"][1]) for one in found) == pytest.approx(1, abs=1e-6)
+
+
+# ---- what an expression names
+
+
+FUNCTIONS = set(
+    re.findall(
+        r"\w+",
+        "abs and avg avg_over_time bool clamp_min count_over_time end group histogram_quantile increase label_join"
+        " label_replace last_over_time max max_over_time min or rate round sqrt sum time topk unless",
+    )
+)
+EXPORTED = {
+    name + suffix
+    for name in re.findall(r"^\| `((?:model|process|python)_\w+)`", (ROOT / "docs/metrics.md").read_text("utf-8"), re.M)
+    for suffix in ("", "_bucket", "_sum", "_count")
+}
+"""What the exporter exports; other tests hold the page against the exporter."""
+RECORDED = {rule["record"] for layer in recorded.layers(recorded.RULES) for rule in layer}
+
+
+def names(expr: str) -> tuple[dict[str, set[str]], set[str]]:
+    """The metrics of an expression, each with the labels that its selectors name; and the labels of all the rest.
+
+    >>> names('sum by (b) (increase(m_total{a="x{",c=~`y`}[1h])) / on (d) n:o')
+    ({'m_total': {'a', 'c'}, 'n:o': set()}, {'b', 'd'})
+    """
+    made = set(re.findall(r'"(\w+)", "(?:\$1| |[123])"', expr))
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"|`[^`]*`', "''", expr)
+    used: set[str] = set()
+    for group in re.findall(r"\b(?:by|on|ignoring|without|group_left|group_right) ?\(([^)]*)\)", bare):
+        used |= set(re.findall(r"\w+", group))
+    bare = re.sub(r"\b(?:by|on|ignoring|without|group_left|group_right) ?(?:\([^)]*\))?", " ", bare)
+    bare = re.sub(r"\[[^\]]*\]|offset \w+", " ", bare)
+    metrics: dict[str, set[str]] = {}
+    for name, selector in re.findall(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?", bare):
+        if name in FUNCTIONS and not selector:
+            continue
+        metrics.setdefault(name, set()).update(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
+    return metrics, used - made

@@ -1,0 +1,223 @@
+"""The rules, their promtool tests and their runbooks, held against the policy they are to implement."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from support.paths import ROOT
+
+from exporter.config import FEATURE_ALERTS, MODEL_ALERTS
+
+PROMETHEUS = ROOT / "prometheus"
+RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
+RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+RUNBOOKS = ROOT / "docs" / "runbooks"
+
+
+class Alert(NamedTuple):
+    """One line of the policy."""
+
+    name: str
+    for_: str
+    severity: str
+    layer: str
+
+
+POLICY = (
+    Alert("ModelExporterDown", "1m", "critical", "system"),
+    Alert("ModelErrorRatioHigh", "1m", "critical", "system"),
+    Alert("ModelLatencyHigh", "5m", "warning", "system"),
+    Alert("ModelTrafficMissing", "0m", "warning", "system"),
+    Alert("ModelErrorBudgetBurn", "2m", "critical", "system"),
+    Alert("ModelHostCpuHigh", "5m", "warning", "system"),
+    Alert("ModelHostMemoryHigh", "5m", "warning", "system"),
+    Alert("ModelHostDiskHigh", "5m", "warning", "system"),
+    Alert("ModelFeatureDrift", "5m", "warning", "data"),
+    Alert("ModelPredictionDrift", "5m", "warning", "data"),
+    Alert("ModelConfidenceDrift", "5m", "warning", "data"),
+    Alert("ModelFeatureChanged", "2m", "warning", "data"),
+    Alert("ModelMultivariateDrift", "15m", "warning", "data"),
+    Alert("ModelFeatureMeanShift", "5m", "warning", "data"),
+    Alert("ModelFeatureMissing", "5m", "warning", "data"),
+    Alert("ModelConfidentRatioLow", "15m", "warning", "business"),
+    Alert("ModelCorrectionRatioHigh", "5m", "critical", "business"),
+    Alert("ModelAttemptsDrop", "30m", "warning", "business"),
+    Alert("ModelFeedbackMissing", "0m", "info", "business"),
+    Alert("ModelReviewBacklog", "0m", "info", "business"),
+    Alert("ModelEventsDropped", "5m", "warning", "exporter"),
+    Alert("ModelEventsRejected", "5m", "warning", "exporter"),
+    Alert("ModelStoreFailing", "5m", "warning", "exporter"),
+    Alert("ModelConfigReloadFailed", "5m", "warning", "exporter"),
+    Alert("Watchdog", "0m", "none", "exporter"),
+)
+RECORDED = {
+    "model_version:requests:rate1m",
+    "model_version:request_error_ratio:rate1m",
+    "model_version:request_duration_seconds:p50_rate5m",
+    "model_version:request_duration_seconds:p95_rate5m",
+    "model_version:request_duration_seconds:p99_rate5m",
+    "model_version:confident_ratio:rate1h",
+    "model_version:correction_ratio:rate1h",
+    "model_version_feature:kl_divergence:increase1h",
+    *(f"model_feature:threshold:{name}" for name in FEATURE_ALERTS),
+    *(f"model:threshold:{name}" for name in MODEL_ALERTS if name not in FEATURE_ALERTS),
+}
+SECTIONS = ("Meaning", "See it", "Likely causes", "What to do", "Tune it", "Silence it")
+
+
+def promtool(*args: str | Path) -> str:
+    """Output of promtool, which must succeed."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.fail("promtool is not on the PATH; on Debian and Ubuntu it comes with: apt-get install prometheus")
+    done = subprocess.run([program, *map(str, args)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rules(kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every rule that has the key ``kind`` (``alert``, ``record``), with the stem of its file."""
+    return [
+        (path.stem, rule)
+        for path in RULES
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        for rule in group["rules"]
+        if kind in rule
+    ]
+
+
+def test_promtool_accepts_the_rules() -> None:
+    """Promtool finds nothing to complain of in any rule file, duplicates and bad names included."""
+    promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+@pytest.mark.parametrize("targets", ["targets", "targets-compose"])
+def test_promtool_accepts_the_configuration(targets: str, tmp_path: Path) -> None:
+    """The configuration is valid with the targets of one machine and with those of the containers."""
+    shutil.copy(PROMETHEUS / "prometheus.yml", tmp_path)
+    shutil.copytree(PROMETHEUS / "rules", tmp_path / "rules")
+    shutil.copytree(PROMETHEUS / targets, tmp_path / "targets")
+    output = promtool("check", "config", "--lint-fatal", tmp_path / "prometheus.yml")
+    assert f"{len(RULES)} rule files found" in output
+
+
+def test_both_target_folders_serve_every_job() -> None:
+    """Each file that the configuration names is in both target folders, on the same port."""
+    text = (PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"targets/([\w-]+\.yml)", text))
+    ports = {}
+    for folder in ("targets", "targets-compose"):
+        files = {
+            path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (PROMETHEUS / folder).iterdir()
+        }
+        assert set(files) == named
+        ports[folder] = {
+            name: [t.rpartition(":")[2] for g in file for t in g["targets"]] for name, file in files.items()
+        }
+    assert ports["targets"] == ports["targets-compose"]
+
+
+@pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
+def test_promtool_tests_pass(path: Path) -> None:
+    """The scenarios of the file behave as they say."""
+    promtool("test", "rules", path)
+
+
+def test_alerts_are_the_policy() -> None:
+    """The rule files hold exactly the alerts of the policy, each in its layer's file, with its time and labels."""
+    found = {
+        (Alert(rule["alert"], rule["for"], rule["labels"]["severity"], rule["labels"]["layer"]), file)
+        for file, rule in rules("alert")
+    }
+    assert found == {(alert, alert.layer) for alert in POLICY}
+    assert len(rules("alert")) == len(POLICY)
+    assert all(set(rule["labels"]) == {"severity", "layer"} for _, rule in rules("alert"))
+
+
+def test_recording_rules_are_there() -> None:
+    """Every recorded name that others build on exists, and each exists once."""
+    names = [rule["record"] for _, rule in rules("record")]
+    assert set(names) >= RECORDED
+    assert len(names) == len(set(names))
+
+
+def test_thresholds_are_used_by_their_alert() -> None:
+    """An alert whose threshold the config may set compares with the recorded threshold and names it to people."""
+    alerts = {rule["alert"]: rule for _, rule in rules("alert")}
+    for recorded in (name for name in RECORDED if ":threshold:" in name):
+        rule = alerts[recorded.rpartition(":")[2]]
+        assert recorded in rule["expr"]
+        assert recorded in rule["annotations"]["description"]
+
+
+@pytest.mark.parametrize("alert", POLICY, ids=lambda alert: alert.name)
+def test_annotations(alert: Alert) -> None:
+    """An alert says what happened and with which value, and links its runbook and a dashboard: that of its layer."""
+    (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == alert.name]
+    notes = rule["annotations"]
+    reviewed = {"review_url"} if alert.name in {"ModelCorrectionRatioHigh", "ModelReviewBacklog"} else set()
+    assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"} | reviewed
+    assert "$value" in notes["description"]
+    assert notes["runbook_url"] == f"http://127.0.0.1:9877/runbooks/{alert.name}"
+    layer = "exporter" if alert.name == "ModelExporterDown" else alert.layer  # whose own says more of it
+    assert notes["dashboard_url"].partition("?")[0] == f"http://127.0.0.1:3000/d/model-{layer}"
+    for label in ("model", "version", "feature"):
+        used = f"$labels.{label} " in notes["summary"]
+        assert (f"var-{label}={{{{ $labels.{label} | urlquery }}}}" in notes["dashboard_url"]) is used
+
+
+@pytest.mark.parametrize("alert", POLICY, ids=lambda alert: alert.name)
+def test_runbook(alert: Alert) -> None:
+    """An alert's runbook has its name, says something in each section, and shows it in PromQL."""
+    text = (RUNBOOKS / f"{alert.name}.md").read_text(encoding="utf-8")
+    title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
+    assert title.startswith(f"# {alert.name}\n")
+    sections = {name: body.strip() for name, _, body in (part.partition("\n") for part in parts)}
+    assert tuple(sections) == SECTIONS
+    assert all(len(body) >= 60 for body in sections.values())
+    assert "```promql" in sections["See it"]
+
+
+def test_dropping_is_not_refusing() -> None:
+    """A full queue refuses and drops nothing: neither the alert nor its runbook names it as the cause."""
+    (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == "ModelEventsDropped"]
+    assert "queue" not in rule["annotations"]["description"]
+    text = (RUNBOOKS / "ModelEventsDropped.md").read_text(encoding="utf-8")
+    assert "queue" not in text.partition("## Likely causes")[2].partition("## What to do")[0]
+
+
+def test_runbooks_are_of_alerts() -> None:
+    """No runbook speaks of an alert that does not exist."""
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} == {alert.name for alert in POLICY}
+
+
+def test_runbook_queries_parse(tmp_path: Path) -> None:
+    """Every PromQL expression in the runbooks is valid, and every recorded name in it exists."""
+    names = {rule["record"] for _, rule in rules("record")}
+    queries = []
+    for path in RUNBOOKS.glob("*.md"):
+        for block in re.findall(r"```promql\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
+            queries += [line for line in block.splitlines() if line.strip()]
+            assert set(re.findall(r"\bmodel\w*:\w+:\w+", block)) <= names, path.name
+    assert queries
+    group = {"name": "runbooks", "rules": [{"record": f"query_{i}", "expr": q} for i, q in enumerate(queries)]}
+    (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [group]}), encoding="utf-8")
+    promtool("check", "rules", tmp_path / "queries.yml")
+
+
+def test_every_alert_is_tested_silent_and_firing() -> None:
+    """Each alert is asserted both silent and firing by promtool; the watchdog is never silent."""
+    silent, firing = set(), set()
+    for path in RULE_TESTS:
+        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
+            for case in test.get("alert_rule_test", []):
+                (firing if case["exp_alerts"] else silent).add(case["alertname"])
+    names = {alert.name for alert in POLICY}
+    assert firing == names
+    assert silent == names - {"Watchdog"}

@@ -1,0 +1,648 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.fake_exporter import Exporter, eventually, nobody
+from support.paths import ROOT
+from support.servers import Served, write_config
+
+from exporter import client
+from exporter.client import Monitor
+from exporter.errors import ExporterError
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    server = Exporter()
+    yield server
+    server.close()
+
+
+@contextlib.contextmanager
+def monitoring(url: str, **options: object) -> Iterator[Monitor]:
+    monitor = Monitor(url, "digits", "3", **{"interval": 0.01, **options})
+    try:
+        yield monitor
+    finally:
+        monitor.close(timeout=0)
+
+
+def test_public_surface() -> None:
+    """One name is public."""
+    assert client.__all__ == ["Monitor"]
+
+
+def test_standard_library_only() -> None:
+    """A service that imports the client gets nothing else of this package's dependencies."""
+    _python(
+        "import sys; before = set(sys.modules); import exporter.client\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "assert new <= sys.stdlib_module_names | {'exporter'}, new"
+    )
+
+
+def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
+    """Every field of the contract arrives, in the order recorded, and is counted as sent."""
+    with monitoring(exporter.url) as monitor:
+        at = dt.datetime(2026, 11, 24, 11, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+        image = [[0, 12], [3, 16]]
+        first = monitor.record(
+            id="r-17", inputs={"image": image}, prediction="7", confidence=0.93, duration_seconds=0.012, time=at
+        )
+        image[0][0] = 99  # what is recorded is what was there at the call
+        second = monitor.record(code=503, time=1.5)
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (2, 0)
+    assert first == "r-17"
+    assert exporter.events() == [
+        {
+            "id": "r-17",
+            "model": "digits",
+            "version": "3",
+            "time": "2026-11-24T10:00:00Z",
+            "inputs": {"image": [[0, 12], [3, 16]]},
+            "prediction": "7",
+            "confidence": 0.93,
+            "duration_seconds": 0.012,
+            "code": 200,
+        },
+        {"id": second, "model": "digits", "version": "3", "time": "1970-01-01T00:00:01.500000Z", "code": 503},
+    ]
+
+
+def test_ids_follow_time() -> None:
+    """Identifiers that the client makes are distinct and sort by the time they were made."""
+    with monitoring(nobody()) as monitor:
+        ids = []
+        for _ in range(50):
+            ids.append(monitor.record())
+            time.sleep(0.00001)
+    assert ids == sorted(set(ids))
+
+
+def test_batches_over_one_connection(exporter: Exporter) -> None:
+    """Events travel in batches of the given size, all over one kept connection, each with its own key."""
+    with monitoring(exporter.url, batch_size=10) as monitor:
+        for _ in range(25):
+            monitor.record()
+        assert monitor.flush()
+        monitor.record()
+        assert monitor.flush()
+        assert monitor.sent == 26
+    assert max(len(request["events"]) for request in exporter.requests) == 10
+    assert len({request["peer"] for request in exporter.requests}) == 1
+    assert len({request["headers"]["Idempotency-Key"] for request in exporter.requests}) == len(exporter.requests)
+    assert {request["headers"]["Content-Type"] for request in exporter.requests} == {"application/x-ndjson"}
+
+
+def test_waits_for_others_to_travel_with(exporter: Exporter) -> None:
+    """A lone event waits for the interval, a full batch leaves at once."""
+    with monitoring(exporter.url, interval=30, batch_size=5) as monitor:
+        monitor.record()
+        time.sleep(0.1)
+        assert exporter.requests == []
+        for _ in range(4):
+            monitor.record()
+        assert eventually(lambda: monitor.sent == 5)
+    assert [len(request["events"]) for request in exporter.requests] == [5]
+
+
+def test_retries_with_the_same_key(exporter: Exporter) -> None:
+    """A batch whose answer is lost or an error is sent again with its Idempotency-Key, and counted once."""
+    exporter.answers = [(500, {}, {}), None, (429, {}, {}), (202, {}, {"accepted": 1, "rejected": []})]
+    with monitoring(exporter.url) as monitor:
+        monitor.record()
+        assert monitor.flush(10)
+        assert (monitor.sent, monitor.dropped) == (1, 0)
+    assert len(exporter.requests) >= 4
+    assert len({request["headers"]["Idempotency-Key"] for request in exporter.requests}) == 1
+
+
+def test_honours_retry_after(exporter: Exporter) -> None:
+    """A full queue's Retry-After is waited for, though the first retry would be sooner."""
+    exporter.answers = [(503, {"Retry-After": "1"}, {})]
+    with monitoring(exporter.url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+    first, second = exporter.requests
+    assert 1.0 <= second["at"] - first["at"] < 2.5
+
+
+def test_idle_connection_closed_by_the_server(exporter: Exporter) -> None:
+    """A kept connection that the server has closed costs nothing: the batch goes out on a new one at once."""
+    exporter.hang_up_after_each = True
+    with monitoring(exporter.url) as monitor:
+        for _ in range(3):
+            monitor.record()
+            started = time.monotonic()
+            assert monitor.flush()
+            assert time.monotonic() - started < 0.9
+        assert monitor.sent == 3
+
+
+def test_exporter_away_never_hurts_the_service(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an exporter records are quick, memory is bounded, the newest are kept, and one warning is logged."""
+    with monitoring(nobody(), capacity=100, interval=60) as monitor:
+        started = time.monotonic()
+        for _ in range(10_000):
+            monitor.record(inputs={"age": 41}, prediction="7", confidence=0.9)
+        assert time.monotonic() - started < 2
+        assert monitor.dropped == 9_900
+        assert monitor.flush(0.1) is False
+    assert monitor.dropped == 10_000
+    assert monitor.sent == 0
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert isinstance(monitor.record(), str)
+    assert monitor.dropped == 10_001
+
+
+def test_memory_is_bounded_in_bytes() -> None:
+    """Large inputs push out older ones before they fill the memory."""
+    with monitoring(nobody(), capacity_bytes=100_000, interval=60) as monitor:
+        for _ in range(20):
+            monitor.record(inputs={"text": "x" * 20_000})
+        assert monitor.dropped == 16
+
+
+def test_delivers_when_the_exporter_comes_back(exporter: Exporter) -> None:
+    """What was recorded during an outage arrives after it."""
+    exporter.close()
+    with monitoring(exporter.url) as monitor:
+        for number in range(3):
+            monitor.record(id=f"r-{number}")
+        assert monitor.flush(0.1) is False
+        again = Exporter(exporter.server.server_port)
+        assert monitor.flush(10)
+        again.close()
+    assert [event["id"] for event in again.events()] == ["r-0", "r-1", "r-2"]
+
+
+def test_gives_up_on_a_batch_that_cannot_be_taken(exporter: Exporter) -> None:
+    """A batch that the exporter fails on for too long makes room for the next."""
+    exporter.answers = [(500, {}, {})] * 2
+    with monitoring(exporter.url, give_up=0.25) as monitor:
+        monitor.record(id="poison")
+        assert monitor.flush()
+        exporter.answers = []
+        monitor.record(id="good")
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 1)
+    assert [event["id"] for event in exporter.events()] == ["good"]
+
+
+def test_refused_events_count_as_dropped(exporter: Exporter) -> None:
+    """What the exporter refuses, in part or in whole, is dropped and not sent again."""
+    exporter.answers = [
+        (202, {}, {"accepted": 1, "rejected": [{"index": 1, "pointer": "/confidence", "detail": "…"}]}),
+        (400, {}, {"title": "Bad Request", "status": 400, "detail": "no event was good"}),
+    ]
+    with monitoring(exporter.url, interval=0.1) as monitor:
+        monitor.record()
+        monitor.record(confidence=1.7)
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 1)
+        monitor.record(confidence=1.7)
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 2)
+    assert len(exporter.requests) == 2
+
+
+def test_values_that_json_does_not_know(exporter: Exporter) -> None:
+    """Numpy is taken, NaN is missing, an infinity or a foreign object arrives as text, which counts as invalid."""
+    with monitoring(exporter.url) as monitor:
+        monitor.record(
+            inputs={"image": np.eye(2), "age": np.int64(41), "height": np.float32("nan"), "width": float("inf")},
+            prediction=np.str_("7"),
+            confidence=np.float64(0.5),
+        )
+        monitor.record(inputs={"when": dt.date(2026, 11, 24), "scores": [float("nan"), 1.0]}, confidence=float("nan"))
+        assert monitor.flush()
+    first, second = exporter.events()
+    assert first["inputs"] == {"image": [[1, 0], [0, 1]], "age": 41, "height": None, "width": "inf"}
+    assert (first["prediction"], first["confidence"]) == ("7", 0.5)
+    assert second["inputs"] == {"when": "2026-11-24", "scores": [None, 1.0]}
+    assert second["confidence"] is None
+
+
+def test_what_cannot_be_encoded_is_dropped() -> None:
+    """A value that refers to itself, or a time that is none, is counted and raises nothing."""
+    with monitoring(nobody()) as monitor:
+        circle: dict = {}
+        circle["circle"] = circle
+        assert monitor.record(id="a", inputs=circle) == "a"
+        assert monitor.record(id="b", time="noon") == "b"  # type: ignore[arg-type]
+        assert monitor.dropped == 2
+
+
+def test_an_identifier_without_a_text_is_dropped() -> None:
+    """An object that cannot be made a string, nor its error, is counted and raises nothing."""
+
+    class Mute:
+        def __repr__(self) -> str:
+            raise ValueError(self)
+
+    with monitoring(nobody()) as monitor:
+        got = None
+        with contextlib.suppress(ValueError):  # nobody could show it, pytest neither
+            got = monitor.record(id=Mute())  # type: ignore[arg-type]
+        assert (got, monitor.dropped) == ("", 1)
+
+
+@pytest.mark.parametrize("status", [202, 400])
+def test_an_answer_that_breaks_the_reader_ends_nothing(exporter: Exporter, status: int) -> None:
+    """A batch whose answer cannot be read counts as dropped, and the next one is sent."""
+    exporter.answers = [(status, {}, b"[" * 200_000)]
+    with monitoring(exporter.url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (0, 1)
+        monitor.record(id="good")
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1, 1)
+    assert [event["id"] for event in exporter.events()] == ["good"]
+
+
+def test_close_sends_what_is_there(exporter: Exporter) -> None:
+    """close() delivers, may be called twice, and ends the thread."""
+    monitor = Monitor(exporter.url, "digits", interval=60)
+    monitor.record()
+    monitor.close()
+    monitor.close()
+    assert (monitor.sent, monitor.dropped) == (1, 0)
+    assert "version" not in exporter.events()[0]
+    assert eventually(lambda: not any(thread.name == "monitor digits" for thread in threading.enumerate()))
+
+
+def _python(code: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
+
+
+def test_end_of_the_process_sends_what_is_left(exporter: Exporter) -> None:
+    """A process that ends without close() still delivers."""
+    _python(
+        "import sys; from exporter.client import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60); monitor.record(id='last')",
+        exporter.url,
+    )
+    assert [event["id"] for event in exporter.events()] == ["last"]
+
+
+def test_end_of_the_process_is_not_held_up() -> None:
+    """A process whose exporter is away ends after the moment that it gives."""
+    started = time.monotonic()
+    _python(
+        "import sys; from exporter.client import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits'); monitor.record(id='last')",
+        nobody(),
+    )
+    assert time.monotonic() - started < 10
+
+
+def test_fork_starts_empty(exporter: Exporter) -> None:
+    """After a fork the child sends its own events over its own connection, and the parent's only once."""
+    _python(
+        "import os, sys, warnings; from exporter.client import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60)\n"
+        "monitor.record(id='before'); monitor.flush(); monitor.record(id='parent')\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    assert (monitor.sent, monitor.dropped) == (0, 0)\n"
+        "    monitor.record(id='child'); monitor.close(); os._exit(monitor.sent != 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+        "monitor.close(); assert monitor.sent == 2",
+        exporter.url,
+    )
+    assert sorted(event["id"] for event in exporter.events()) == ["before", "child", "parent"]
+    peers = {event["id"]: request["peer"] for request in exporter.requests for event in request["events"]}
+    assert peers["before"] == peers["parent"] != peers["child"]
+
+
+def test_many_threads(exporter: Exporter) -> None:
+    """Events from many threads arrive, each once."""
+    with monitoring(exporter.url) as monitor:
+        threads = [
+            threading.Thread(target=lambda: [monitor.record(prediction="7") for _ in range(200)]) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert monitor.flush()
+        assert (monitor.sent, monitor.dropped) == (1600, 0)
+    assert len({event["id"] for event in exporter.events()}) == 1600
+
+
+def test_feedback_returns_what_the_exporter_says(exporter: Exporter) -> None:
+    """Feedback is one POST with a key, and its answer comes back."""
+    with monitoring(exporter.url) as monitor:
+        assert monitor.feedback("r-17", "corrected", label=np.int64(1), user="teacher-4") == {"id": "f-1"}
+    request = exporter.requests[0]
+    assert request["path"] == "/v1/feedback"
+    assert request["headers"]["Idempotency-Key"]
+    assert request["events"] == [
+        {"prediction_id": "r-17", "verdict": "corrected", "label": 1, "user": "teacher-4"},
+    ]
+
+
+def test_feedback_raises_when_it_is_not_kept(exporter: Exporter) -> None:
+    """A user is never told that a word was kept when it was not; the error says why."""
+    problem = {"detail": "the body is wrong", "errors": [{"pointer": "/verdict", "detail": "is not possible"}]}
+    exporter.answers = [(400, {}, problem), (503, {"Retry-After": "1"}, {}), None, (200, {}, {"id": "f-1"})]
+    with monitoring(exporter.url) as monitor:
+        with pytest.raises(ExporterError, match="400 the body is wrong; /verdict: is not possible"):
+            monitor.feedback("r-17", "corected")
+        with pytest.raises(ExporterError, match="503"):
+            monitor.feedback("r-17", "corrected")
+        with pytest.raises(ExporterError, match="not delivered"):
+            monitor.feedback("r-17", "corrected")
+        assert monitor.feedback("r-17", "corrected") == {"id": "f-1"}
+    with monitoring(nobody()) as monitor, pytest.raises(ExporterError, match="not delivered"):
+        monitor.feedback("r-17", "corrected")
+
+
+def test_prefix_and_basic_authentication(exporter: Exporter) -> None:
+    """A path in the URL is a prefix, user and password become basic authentication and are not shown."""
+    url = exporter.url.replace("//", "//ada:l%40ce@") + "/monitoring/"
+    with monitoring(url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        exporter.answers = [(401, {}, {"detail": "who are you?"})]
+        with pytest.raises(ExporterError) as caught:
+            monitor.feedback("r-17", "accepted")
+    assert exporter.requests[0]["path"] == "/monitoring/v1/predictions"
+    assert exporter.requests[0]["headers"]["Authorization"] == "Basic " + base64.b64encode(b"ada:l@ce").decode()
+    assert "l@ce" not in str(caught.value)
+    assert "l%40ce" not in str(caught.value)
+
+
+def test_a_token_from_a_file(exporter: Exporter, tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    """The token in the file goes with every request, a new one from the next request on, and none into a log."""
+    file = tmp_path / "token"
+    file.write_text("mex_first\n")
+    with monitoring(exporter.url, token_file=file, give_up=0.5) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        file.write_text("mex_second=")
+        monitor.feedback("r-17", "accepted")
+        sent = [request["headers"]["Authorization"] for request in exporter.requests]
+        assert sent == ["Bearer mex_first", "Bearer mex_second="]
+        file.write_bytes(b"mex_half\xff and\nmore")
+        monitor.record()
+        assert eventually(lambda: monitor.dropped == 1 and "expected one bearer token" in caplog.text)
+        with pytest.raises(ExporterError, match="expected one bearer token and nothing else") as caught:
+            monitor.feedback("r-17", "accepted")
+    assert "mex_" not in caplog.text + str(caught.value)
+
+
+def test_a_token_from_the_environment(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MODEL_EXPORTER_TOKEN is the token where neither a file nor a user is given."""
+    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "mex_of-here")
+    for url in (exporter.url, exporter.url.replace("//", "//ada:love@")):
+        with monitoring(url) as monitor:
+            monitor.feedback("r-17", "accepted")
+    sent = [request["headers"]["Authorization"] for request in exporter.requests]
+    assert sent == ["Bearer mex_of-here", "Basic " + base64.b64encode(b"ada:love").decode()]
+
+
+def test_a_wrong_token_is_refused_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there or holds no token is refused where it is named, and so are two ways at once."""
+    (tmp_path / "empty").touch()
+    for url, file in (("http://h", "none"), ("http://h", "empty"), ("http://ada:love@h", "empty")):
+        with pytest.raises(ExporterError, match="token"):
+            Monitor(url, "digits", token_file=tmp_path / file)
+    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "two words")
+    with pytest.raises(ExporterError, match="MODEL_EXPORTER_TOKEN") as caught:
+        Monitor("http://h", "digits")
+    assert "two words" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:9877", "ftp://127.0.0.1", "http://", "http://h:port", "http://h:99999"])
+def test_wrong_url(url: str) -> None:
+    """A URL that cannot work is refused where it is written, not in a thread later."""
+    with pytest.raises(ExporterError):
+        Monitor(url, "digits")
+
+
+def test_https(exporter: Exporter, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An https exporter is verified against the certificates that the system trusts."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *request.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    exporter.server.socket = context.wrap_socket(exporter.server.socket, server_side=True)
+    url = exporter.url.replace("http:", "https:")
+    with monitoring(url) as monitor, pytest.raises(ExporterError, match="CERTIFICATE_VERIFY_FAILED"):
+        monitor.feedback("r-17", "accepted")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with monitoring(url) as monitor:
+        monitor.record()
+        assert monitor.flush()
+        assert monitor.feedback("r-17", "accepted") == {"id": "f-1"}
+
+
+def test_a_unix_socket(tmp_path) -> None:
+    """unix:///… reaches an exporter that listens on a socket in the file system, with a token as over HTTP."""
+
+    class Local(ThreadingHTTPServer):
+        address_family = socket.AF_UNIX
+
+        def server_bind(self) -> None:
+            self.socket.bind(self.server_address)
+            self.server_name, self.server_port = "local", 0
+
+        def get_request(self):
+            return self.socket.accept()[0], ("local", 0)
+
+    exporter = Exporter()
+    path = str(tmp_path / "exporter.sock")
+    server = Local(path, exporter.server.RequestHandlerClass)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    (tmp_path / "token").write_text("mex_local")
+    with monitoring(f"unix://{path}", token_file=tmp_path / "token") as monitor:
+        monitor.record(id="r-1")
+        assert monitor.flush()
+        assert monitor.feedback("r-1", "accepted") == {"id": "f-1"}
+    server.shutdown()
+    server.server_close()
+    exporter.close()
+    assert [request["path"] for request in exporter.requests] == ["/v1/predictions", "/v1/feedback"]
+    assert exporter.requests[0]["headers"]["Authorization"] == "Bearer mex_local"
+    with monitoring(f"unix://{tmp_path}/nobody") as monitor, pytest.raises(ExporterError, match="not delivered"):
+        monitor.feedback("r-1", "accepted")
+
+
+def test_a_process_that_forks_and_leaves_has_sent(exporter: Exporter) -> None:
+    """What was recorded before a fork is sent although the parent ends without a word, as daemons' do."""
+    _python(
+        "import os, sys, warnings; from exporter import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60); monitor.record(id='parent')\n"
+        "if os.fork(): os._exit(0)\n"
+        "monitor.record(id='child')",
+        exporter.url,
+    )
+    assert eventually(lambda: len(exporter.events()) == 2)
+    assert sorted(event["id"] for event in exporter.events()) == ["child", "parent"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing(exporter: Exporter, method: str, tmp_path) -> None:
+    """A worker sends what it recorded before it ends, however it was started, though such processes skip atexit."""
+    (tmp_path / "work.py").write_text(
+        "import multiprocessing, sys, warnings\n"
+        "from exporter import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60)\n"
+        "def work(number):\n"
+        "    for _ in range(10): monitor.record(id=f'{number}-{_}')\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context(sys.argv[2])\n"
+        "    workers = [context.Process(target=work, args=(n,)) for n in range(3)]\n"
+        "    for one in workers: one.start()\n"
+        "    for one in workers: one.join()\n"
+    )
+    subprocess.run([sys.executable, tmp_path / "work.py", exporter.url, method], check=True, timeout=60)
+    assert sorted(event["id"] for event in exporter.events()) == sorted(f"{n}-{i}" for n in range(3) for i in range(10))
+
+
+def test_a_request_of_the_parent_is_none_of_the_child(exporter: Exporter) -> None:
+    """A fork in the middle of a watched call doubles nothing: the child's own records leave at once."""
+    _python(
+        "import os, sys, warnings; from exporter import Monitor\n"
+        "warnings.simplefilter('ignore')\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=60)\n"
+        "@monitor.watch\n"
+        "def work():\n"
+        "    monitor.record(id='parent')\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        assert monitor.prediction_id is None\n"
+        "        monitor.record(id='child')\n"
+        "    else: os.waitpid(child, 0)\n"
+        "work()",
+        exporter.url,
+    )
+    assert sorted(event["id"] for event in exporter.events()) == ["child", "parent"]
+
+
+def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
+    """A signal's handler may record in the middle of a record: nothing hangs, nothing is lost."""
+    _python(
+        "import signal, sys; from exporter import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01, capacity=50_000)\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGALRM, lambda *_: seen.append(monitor.record()))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.02)\n"  # not so often that handlers nest without end
+        "own = [monitor.record() for _ in range(20_000)]\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "assert monitor.flush(20) and seen\n"
+        "assert monitor.sent == len(own) + len(seen) == len({*own, *seen}), (monitor.sent, len(own), len(seen))",
+        exporter.url,
+    )
+
+
+def test_the_package_exports_the_monitor() -> None:
+    """`from exporter import Monitor` is all a service needs, and nothing else is public there."""
+    import exporter as package
+
+    assert package.__all__ == ["Monitor"]
+    assert package.Monitor is Monitor
+
+
+def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
+    """Installed without any dependency the client works, and the command says what the server needs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
+    python = tmp_path / "bare" / "bin" / "python"
+    bare = {"PYTHONPATH": str(Path(client.__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+    code = "import sys; from exporter import Monitor; m = Monitor(sys.argv[1], 'digits'); m.record(id='bare')"
+    subprocess.run([python, "-W", "error", "-c", code, exporter.url], check=True, timeout=30, env=bare)
+    assert [event["id"] for event in exporter.events()] == ["bare"]
+    (metadata,) = (tmp_path / "bare" / "lib").glob("*/site-packages")
+    (metadata / "model_exporter-0.dist-info").mkdir()
+    (metadata / "model_exporter-0.dist-info" / "METADATA").write_text("Name: model-exporter\nVersion: 0\n")
+    for command in (["serve"], ["check-config"], ["profile", "x.csv"], ["up"]):
+        line = [python, "-W", "error", "-m", "exporter.cli", *command]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
+        assert done.returncode == 1, command
+        assert re.fullmatch(
+            r'model-exporter: \w+ is not installed: in its checkout, pip install "\.\[server\]"\n', done.stderr
+        ), done.stderr
+
+
+def test_the_page_of_the_client(exporter: Exporter) -> None:
+    """The Python of docs/client.md runs in order against an exporter."""
+    page = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    _python("\n".join(blocks).replace("http://127.0.0.1:9877", exporter.url))
+    events = exporter.events()
+    assert [event["inputs"] for event in events] == [
+        {"age": 41, "country": "NL"},
+        {"age": 41, "country": "NL"},
+        {"age": 41, "income": 2500},
+    ]
+    assert all(event["prediction"] in {"yes", "no"} and event["confidence"] > 0.5 for event in events)
+
+
+def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
+    """`--web.unix-socket` takes events and words as the port does, and is nobody else's file."""
+    write_config(tmp_path)
+    path = tmp_path / "exporter.sock"
+    served = Served(tmp_path, f"--web.unix-socket={path}").start()
+    monitor = Monitor(f"unix://{path}", "credit", "3")
+    monitor.record(id="r-1", inputs={"age": 41}, prediction="yes", confidence=0.9)
+    assert monitor.flush()
+    assert monitor.sent == 1
+    assert monitor.feedback("r-1", "corrected", label="no")["verdict"] == "corrected"
+    monitor.close()
+    assert eventually(lambda: served.samples("model_requests_total"))
+    assert served.samples("model_requests_total") == {'model_requests_total{model="credit",version="3",code="200"}': 1}
+    second = Served(tmp_path, f"--web.unix-socket={path}")
+    second.launch()
+    assert second.process.wait(20) == 1
+    assert "somebody else does" in second.log.read_text()
+    assert served.stop(signal.SIGKILL) != 0
+    assert served.start().stop() == 0  # what is left of a socket is in nobody's way
+    assert not path.exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    third = Served(tmp_path, f"--web.unix-socket={tmp_path / 'notes.txt'}")
+    third.launch()
+    assert third.process.wait(20) == 1
+    assert "no socket" in third.log.read_text()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_fork_meets_no_thread(exporter: Exporter) -> None:
+    """The sender's thread has ended when its process forks, and comes back with the next event."""
+    _python(
+        "import os, sys, threading; from exporter import Monitor\n"
+        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+        "seen = []\n"
+        "os.register_at_fork(after_in_parent=lambda: seen.append(threading.active_count()))\n"
+        "for number in range(20):\n"
+        "    monitor.record(id=str(number))\n"
+        "    child = os.fork()\n"
+        "    if not child: os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "monitor.record(id='last'); assert monitor.flush()\n"
+        "assert set(seen) == {1} and monitor.sent == 21, (seen, monitor.sent)",
+        exporter.url,
+    )
+    assert len({request["peer"] for request in exporter.requests}) == 1

@@ -1,0 +1,193 @@
+"""Values as services have them: numpy, pandas, PIL and tensors, through the client to the exporter's eyes."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import enum
+import json
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from exporter.client.encoding import encoded, frozen, share, single, snapshot
+from exporter.features.image import decode_image
+
+
+def arrives(value: Any) -> Any:
+    """What a value is in the JSON that leaves."""
+    inputs, _ = frozen({"value": value})
+    return json.loads(encoded({"inputs": inputs}))["inputs"]["value"]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(7), 7),
+        (np.bool_(True), True),
+        (np.str_("NL"), "NL"),
+        (np.array([[1, 2], [3, 4]], np.uint8), [[1, 2], [3, 4]]),
+        (np.array(5), 5),
+        (np.array(["a", None], object), ["a", None]),
+        (np.array([1.5, np.nan, np.inf]), [1.5, None, "inf"]),
+        (np.datetime64("2026-11-24T10:00:00.5", "ns"), "2026-11-24T10:00:00.500000000"),
+        (np.ma.masked_array([1, 2], [False, True]), [1, None]),
+        (pd.Timestamp("2026-11-24T10:00:00Z"), "2026-11-24T10:00:00+00:00"),
+        (pd.Timedelta(seconds=90), 90.0),
+        (pd.NaT, None),
+        (pd.NA, None),
+        (pd.Series([1, 2]), [1, 2]),
+        (pd.Series(["a", "b"]), ["a", "b"]),
+        (pd.Categorical(["a", "b"]), ["a", "b"]),
+        (dt.date(2026, 11, 24), "2026-11-24"),
+        (decimal.Decimal("1.25"), 1.25),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Colour.RED, "red"),
+        ({1: {2}}, {"1": [2]}),
+        ((1, [np.float64(2.0), "x"]), [1, [2.0, "x"]]),
+        (10**400, 10**400),
+        (b"not an image", "b'not an image'"),
+    ],
+)
+def test_values_are_taken_as_they_are(value: Any, expected: Any) -> None:
+    """Each arrives as the JSON that says the same."""
+    assert arrives(value) == expected
+
+
+def test_texts_numbers_and_missing_values() -> None:
+    """The everyday event arrives as it is, whichever way it is copied."""
+    for inputs in ({"a": 1, "b": 2.5, "c": True}, {"a": "x", "b": None, "c": 1}, {"a": [1], "b": "x"}, {}):
+        copy, size = frozen(inputs)
+        assert copy == inputs
+        assert copy is not inputs
+        assert size >= 64 * len(inputs)
+
+
+def test_later_changes_do_not_arrive() -> None:
+    """What the service does to its values afterwards changes nothing, however deep they lie."""
+    array, nested, frame = np.zeros(3), {"a": [{"b": [1]}]}, pd.DataFrame({"x": [1.0]})
+    picture = Image.new("L", (2, 2))
+    inputs = {"array": array, "nested": nested, "series": frame["x"], "picture": picture}
+    copy, _ = frozen(inputs)
+    array += 1
+    nested["a"][0]["b"].append(2)
+    frame.loc[0, "x"] = 9.0
+    picture.putpixel((0, 0), 255)
+    inputs["more"] = 1
+    left = json.loads(encoded({"inputs": copy}))["inputs"]
+    assert (left["array"], left["nested"], left["series"]) == ([0, 0, 0], {"a": [{"b": [1]}]}, [1.0])
+    assert decode_image(left["picture"]).max() == 0
+    assert "more" not in left
+
+
+def test_a_row_of_a_frame_is_the_inputs() -> None:
+    """A pandas row, or a frame of one, gives a value a column; more rows than one are refused with the way out."""
+    frame = pd.DataFrame({"age": [41, 7], "country": ["NL", None]})
+    for row in (frame.iloc[0], frame.head(1)):
+        assert json.loads(encoded({"inputs": frozen(row)[0]})) == {"inputs": {"age": 41, "country": "NL"}}
+    with pytest.raises(TypeError, match="expected one row, got 2"):
+        frozen(frame)
+    with pytest.raises(TypeError, match="by the feature's name"):
+        frozen([1, 2])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I", "F", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode(mode: str) -> None:
+    """A picture of PIL arrives as one that the exporter reads, grey values and all."""
+    picture = Image.linear_gradient("L").resize((16, 8)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        picture = picture.convert("I").convert("I;16")
+    seen = decode_image(arrives(picture))
+    kept = picture if mode in {"I", "F", "I;16"} else picture.convert("RGB").convert("L")
+    assert seen.shape == (8, 16)
+    assert np.abs(seen - np.asarray(kept, float)).max() <= 2
+
+
+def test_image_files_are_taken_as_bytes() -> None:
+    """The bytes of an image file become base64, which the exporter decodes."""
+    data = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    )
+    assert decode_image(arrives(data)).tolist() == [[0]]
+
+
+def test_large_arrays_arrive_whole() -> None:
+    """An array that is encoded a row at a time reads the same, in three dimensions and beside other values."""
+    array = np.arange(3 * 50 * 40, dtype=np.float32).reshape(50, 40, 3)
+    inputs, size = frozen({"image": array, 'a "name"': "x", "age": 1})
+    assert size >= array.nbytes
+    document = json.loads(encoded({"id": "r", "inputs": inputs, "version": None}))
+    assert document == {"id": "r", "inputs": {"image": array.tolist(), 'a "name"': "x", "age": 1}}
+    assert arrives(np.full((3, 5000), np.nan)) == [[None] * 5000] * 3
+
+
+class Tensor:
+    """As much of torch's as the client asks for."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def detach(self) -> Tensor:
+        return self
+
+    def clone(self) -> Tensor:
+        return Tensor(list(self.values))
+
+    def element_size(self) -> int:
+        return 4
+
+    def nelement(self) -> int:
+        return len(self.values)
+
+    def tolist(self) -> list[float]:
+        return self.values
+
+
+class Eager:
+    """A tensor that only knows the way to numpy."""
+
+    def numpy(self) -> np.ndarray:
+        return np.array([1.0, 2.0])
+
+
+def test_tensors() -> None:
+    """What has torch's methods is copied by them, what has only numpy() by way of numpy."""
+    tensor = Tensor([1.0, 2.0])
+    copy, size = snapshot(tensor)
+    tensor.values[0] = 9.0
+    assert (copy.tolist(), size) == ([1.0, 2.0], 72)
+    assert arrives(Eager()) == [1.0, 2.0]
+    assert single(Tensor([3.0])) == 3.0
+
+
+def test_what_a_model_returns_for_one_row() -> None:
+    """An array of one is its value, a share that rounding took past 1 is 1, and a wrong one stays wrong."""
+    assert single(np.array(["7"])) == "7"
+    assert single([[2.5]]) == 2.5
+    assert single([1, 2]) == [1, 2]
+    assert share(np.float32([1.0000001])) == 1.0
+    assert share(-1e-9) == 0.0
+    assert share(1.5) == 1.5
+
+
+def test_nothing_is_imported_for_it() -> None:
+    """Values of numpy are taken without the client importing what it was not given."""
+    code = (
+        "import sys, exporter.client\n"
+        "from exporter.client.encoding import encoded, frozen\n"
+        "encoded({'inputs': frozen({'a': [1], 'b': 'x'})[0]})\n"
+        "assert not {'numpy', 'pandas', 'PIL', 'torch', 'flask', 'asyncio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -1,0 +1,385 @@
+"""The client around real frameworks on real servers: one event a request, with its duration, code and identifier."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import flask
+import pytest
+import uvicorn
+from fastapi import BackgroundTasks, FastAPI, Request
+from fastapi.responses import StreamingResponse
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from support.fake_exporter import Exporter, eventually
+from werkzeug.serving import make_server
+
+from exporter import Monitor
+
+
+@pytest.fixture
+def taker() -> Iterator[Exporter]:
+    """A server that takes events and keeps them."""
+    server = Exporter()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def monitor(taker: Exporter) -> Iterator[Monitor]:
+    monitor = Monitor(taker.url, "loans", "3", interval=0.01)
+    yield monitor
+    monitor.close(0)
+
+
+@contextlib.contextmanager
+def wsgi_server(app: Any) -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def asgi_server(app: Any) -> Iterator[int]:
+    config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None, lifespan="on", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert eventually(lambda: server.started)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def ask(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+
+def flask_app(monitor: Monitor) -> Any:
+    app = flask.Flask("service")
+
+    @app.get("/predict")
+    def predict() -> dict[str, Any]:
+        time.sleep(0.02)
+        given = monitor.record(inputs={"age": 41}, prediction="yes", confidence=0.9)
+        assert given == monitor.prediction_id == flask.request.environ["exporter.prediction_id"]
+        return {"id": given}
+
+    @app.get("/own")
+    def own() -> dict[str, Any]:
+        monitor.record(id="mine", prediction="no", duration_seconds=7.0, code=207)
+        return {"id": "mine"}
+
+    @app.get("/several")
+    def several() -> dict[str, Any]:
+        return {"id": [monitor.record(prediction=label) for label in ("a", "b", "c")]}
+
+    @app.get("/plain")
+    def plain() -> dict[str, Any]:
+        return {"id": monitor.prediction_id}
+
+    @app.get("/broken")
+    def broken() -> dict[str, Any]:
+        monitor.record(inputs={"age": 1})
+        raise KeyError("model")
+
+    @app.get("/stream")
+    def stream() -> Any:
+        def parts() -> Iterator[str]:
+            for part in range(3):
+                time.sleep(0.05)
+                yield str(part)
+            monitor.record(prediction="streamed")
+
+        return parts(), {"Content-Type": "text/plain"}
+
+    return app
+
+
+def fast_app(monitor: Monitor) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/predict")
+    def predict(request: Request) -> dict[str, Any]:
+        time.sleep(0.02)
+        given = monitor.record(inputs={"age": 41}, prediction="yes", confidence=0.9)
+        assert given == monitor.prediction_id == request.state.prediction_id
+        return {"id": given}
+
+    @app.get("/own")
+    async def own() -> dict[str, Any]:
+        monitor.record(id="mine", prediction="no", duration_seconds=7.0, code=207)
+        return {"id": "mine"}
+
+    @app.get("/several")
+    async def several() -> dict[str, Any]:
+        return {"id": [monitor.record(prediction=label) for label in ("a", "b", "c")]}
+
+    @app.get("/plain")
+    async def plain() -> dict[str, Any]:
+        return {"id": monitor.prediction_id}
+
+    @app.get("/broken")
+    async def broken() -> dict[str, Any]:
+        monitor.record(inputs={"age": 1})
+        raise KeyError("model")
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            for part in range(3):
+                await asyncio.sleep(0.05)
+                yield str(part)
+            monitor.record(prediction="streamed")
+
+        return StreamingResponse(parts(), media_type="text/plain")
+
+    @app.get("/later")
+    async def later(tasks: BackgroundTasks) -> dict[str, Any]:
+        def note() -> None:
+            time.sleep(0.2)
+            monitor.record(prediction="later")
+
+        tasks.add_task(note)
+        return {}
+
+    return app
+
+
+@pytest.fixture(params=["flask", "fastapi"])
+def port(request: pytest.FixtureRequest, monitor: Monitor) -> Iterator[int]:
+    """The same service by either framework, monitored."""
+    logging.getLogger("service").disabled = True
+    if request.param == "flask":
+        app = flask_app(monitor)
+        app.wsgi_app = monitor.wsgi(app.wsgi_app)
+        with wsgi_server(app) as port:
+            yield port
+    else:
+        app = fast_app(monitor)
+        app.add_middleware(monitor.asgi)
+        with asgi_server(app) as port:
+            yield port
+
+
+def only(taker: Exporter, monitor: Monitor) -> dict[str, Any]:
+    assert eventually(lambda: monitor.sent)
+    (event,) = taker.events()
+    return event
+
+
+def test_a_recorded_prediction_is_one_event(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """What the handler records gets the request's identifier, duration and code, and the answer's header agrees."""
+    status, headers, body = ask(port, "/predict", X_Request_ID="req-7")
+    assert (status, headers["x-request-id"], json.loads(body)) == (200, "req-7", {"id": "req-7"})
+    event = only(taker, monitor)
+    assert event["id"] == "req-7"
+    assert (event["prediction"], event["code"], event["inputs"]) == ("yes", 200, {"age": 41})
+    assert 0.02 <= event["duration_seconds"] < 2
+
+
+def test_a_request_without_an_id_gets_one(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """Without the header, or with one that is no identifier, the request gets its own; every answer names it."""
+    seen = set()
+    for given in ({}, {"X_Request_ID": "x" * 129}, {"X_Request_ID": "two words"}):
+        _, headers, body = ask(port, "/plain", **given)
+        assert headers["x-request-id"] == json.loads(body)["id"]
+        seen.add(headers["x-request-id"])
+    assert eventually(lambda: monitor.sent == 3)
+    assert {event["id"] for event in taker.events()} == seen
+    assert max(map(len, seen)) == 36
+
+
+def test_own_words_go_first(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """An identifier, duration and code that the handler gives itself stay, and the header follows the identifier."""
+    _, headers, _ = ask(port, "/own", X_Request_ID="req-7")
+    event = only(taker, monitor)
+    assert headers["x-request-id"] == event["id"] == "mine"
+    assert (event["duration_seconds"], event["code"]) == (7.0, 207)
+
+
+def test_several_predictions_of_one_request(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """Each is an event with the request's duration; the first has its identifier, the others their own."""
+    _, headers, body = ask(port, "/several")
+    assert eventually(lambda: monitor.sent == 3)
+    events = taker.events()
+    assert [event["id"] for event in events] == json.loads(body)["id"]
+    assert headers["x-request-id"] == events[0]["id"]
+    assert len({event["id"] for event in events}) == 3
+    assert len({event["duration_seconds"] for event in events}) == 1
+
+
+def test_a_request_that_records_nothing_is_counted(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """It is an event with duration and code alone, a page that is not there included."""
+    assert ask(port, "/plain")[0] == 200
+    assert ask(port, "/nowhere")[0] == 404
+    assert eventually(lambda: monitor.sent == 2)
+    assert sorted(event["code"] for event in taker.events()) == [200, 404]
+    assert all(event["duration_seconds"] > 0 and "prediction" not in event for event in taker.events())
+
+
+def test_an_error_is_an_error(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """A handler that raises answers 500 as before, and what it had recorded counts as the model's error."""
+    assert ask(port, "/broken")[0] == 500
+    event = only(taker, monitor)
+    assert (event["code"], event["inputs"]) == (500, {"age": 1})
+
+
+def test_a_stream_is_timed_to_its_end(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """The duration is that of the last byte, and what is recorded on the way belongs to the request."""
+    _, headers, body = ask(port, "/stream")
+    assert body == b"012"
+    event = only(taker, monitor)
+    assert 0.15 <= event["duration_seconds"] < 2
+    assert (event["prediction"], event["id"]) == ("streamed", headers["x-request-id"])
+
+
+def test_many_requests_at_once_stay_apart(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """Concurrent requests keep their own identifiers."""
+    threads = [
+        threading.Thread(target=ask, args=(port, "/predict"), kwargs={"X_Request_ID": f"r-{number}"})
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert eventually(lambda: monitor.sent == 20)
+    assert {event["id"] for event in taker.events()} == {f"r-{number}" for number in range(20)}
+
+
+def test_an_exporter_that_is_away_is_not_felt(taker: Exporter, monitor: Monitor, port: int) -> None:
+    """The service answers as before while nobody takes its events."""
+    taker.close()
+    started = time.monotonic()
+    assert [ask(port, "/predict")[0] for _ in range(10)] == [200] * 10
+    assert time.monotonic() - started < 2
+
+
+def test_an_error_of_the_middleware_is_not_felt(
+    monitor: Monitor, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What goes wrong in the middleware is logged; the answer is the service's own."""
+    monkeypatch.setattr(monitor.sender, "put", None)
+    assert ask(port, "/plain")[0] == 200
+    assert eventually(lambda: "a request could not be recorded" in caplog.text)
+
+
+def test_background_tasks_belong_to_the_request(taker: Exporter, monitor: Monitor) -> None:
+    """What a task records after the answer is the request's event, whose duration ends with the answer."""
+    app = fast_app(monitor)
+    app.add_middleware(monitor.asgi)
+    with asgi_server(app) as port:
+        ask(port, "/later", X_Request_ID="req-7")
+        event = only(taker, monitor)
+    assert (event["id"], event["prediction"]) == ("req-7", "later")
+    assert event["duration_seconds"] < 0.2
+
+
+def test_only_the_paths_of_the_model(taker: Exporter, monitor: Monitor) -> None:
+    """Given paths, other requests pass by untouched, and untrusted identifiers are replaced where so asked."""
+    app = flask_app(monitor)
+    app.wsgi_app = monitor.wsgi(app.wsgi_app, paths=["/pre*"], trust_ids=False)
+    with wsgi_server(app) as port:
+        assert "x-request-id" not in ask(port, "/plain")[1]
+        assert ask(port, "/predict", X_Request_ID="req-7")[1]["x-request-id"] != "req-7"
+        assert only(taker, monitor)["prediction"] == "yes"
+
+
+def test_around_one_another(taker: Exporter, monitor: Monitor) -> None:
+    """Two layers of middleware make one event."""
+    app = flask_app(monitor)
+    app.wsgi_app = monitor.wsgi(monitor.wsgi(app.wsgi_app))
+    with wsgi_server(app) as port:
+        ask(port, "/plain")
+        only(taker, monitor)
+
+
+def test_a_header_of_the_service_stays(taker: Exporter, monitor: Monitor) -> None:
+    """A service that names its requests itself is followed."""
+
+    async def answer(_: Request) -> JSONResponse:
+        return JSONResponse({}, headers={"X-Request-ID": "ours"})
+
+    app = monitor.asgi(Starlette(routes=[Route("/", answer)]))
+    with asgi_server(app) as port:
+        assert ask(port, "/", X_Request_ID="theirs")[1]["x-request-id"] == "ours"
+        assert only(taker, monitor)["id"] == "ours"
+
+
+def test_the_end_of_the_lifespan_sends_what_waits(taker: Exporter) -> None:
+    """An ASGI server that is about to end by a signal has sent its events before."""
+    monitor = Monitor(taker.url, "loans", interval=60)
+    app = fast_app(monitor)
+    app.add_middleware(monitor.asgi)
+    with asgi_server(app) as port:
+        ask(port, "/predict")
+        assert taker.events() == []
+    assert [event["prediction"] for event in taker.events()] == ["yes"]
+    monitor.close(0)
+
+
+def test_django(taker: Exporter, monitor: Monitor) -> None:
+    """Django is a WSGI application like any other."""
+    import django
+    from django.conf import settings
+    from django.core.wsgi import get_wsgi_application
+    from django.http import HttpRequest, JsonResponse
+    from django.urls import path
+
+    def predict(request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"id": monitor.record(prediction="yes"), "same": request.META["exporter.prediction_id"]})
+
+    urls = type("urls", (), {"urlpatterns": [path("predict", predict)]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="of the test", LOGGING_CONFIG=None)
+        django.setup()
+    with wsgi_server(monitor.wsgi(get_wsgi_application())) as port:
+        _, headers, body = ask(port, "/predict")
+    assert {headers["x-request-id"]} == set(json.loads(body).values())
+    assert only(taker, monitor)["id"] == headers["x-request-id"]
+
+
+def test_a_client_that_leaves(taker: Exporter, monitor: Monitor) -> None:
+    """A stream whose reader is gone is an event with the code that was answered, and the server goes on."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    async def gone(_: Any) -> None:
+        pass
+
+    async def nothing() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "path": "/", "headers": [(b"x-request-id", b"r-1")]}
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(monitor.asgi(app)(scope, nothing, gone))
+    event = only(taker, monitor)
+    assert (event["id"], event["code"]) == ("r-1", 200)

@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import base64
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+from support.programs import running
+from support.servers import Served, ask, eventually, free_port, write_config
+
+from exporter.commands.compare.counts import Counts, Feature, moment
+from exporter.commands.compare.measures import compare
+from exporter.monitoring.counters import DURATION_BUCKETS
+from exporter.stats.intervals import (
+    apart,
+    between,
+    bucket_quantile,
+    divergence,
+    excludes_zero,
+    largest,
+    quantile,
+    share,
+)
+
+# --- the statistics --------------------------------------------------------------------------
+
+
+@given(st.integers(0, 200), st.integers(1, 200), st.integers(0, 200), st.integers(1, 200))
+def test_the_chance_agrees_with_the_interval(a: int, n: int, b: int, m: int) -> None:
+    """A difference's interval leaves out zero exactly where chance makes it with less than 5 %; either way round."""
+    before, after = share(min(a, n), n), share(min(b, m), m)
+    for method in (between, apart):
+        found, back = method(before, after), method(after, before)
+        assert found.interval.low - 1e-9 <= found.value <= found.interval.high + 1e-9
+        assert (found.chance < 0.05) == excludes_zero(found.interval)
+        assert found.chance == pytest.approx(back.chance, abs=1e-9)
+        assert found.interval == pytest.approx((-back.interval.high, -back.interval.low))
+
+
+def test_the_interval_of_a_difference_of_shares_holds_what_it_promises() -> None:
+    """Over all outcomes of two small samples, weighted exactly, the true difference is inside 95 % of the time."""
+    n, m = 60, 90
+    for p, q in ((0.02, 0.05), (0.1, 0.1), (0.3, 0.5)):
+        inside = sum(
+            binom.pmf(a, n, p) * binom.pmf(b, m, q)
+            for a in range(n + 1)
+            for b in range(m + 1)
+            if binom.pmf(a, n, p) * binom.pmf(b, m, q) > 1e-9
+            and (found := between(share(a, n), share(b, m)).interval).low <= q - p <= found.high
+        )
+        assert 0.93 < inside < 0.99
+
+
+def test_the_interval_of_a_quantile_holds_the_true_one() -> None:
+    """The 95th percentile of exponential times lies within the interval in 95 % of samples at least."""
+    rng = np.random.default_rng(3)
+    bounds = [*np.linspace(0.1, 5, 50), math.inf]
+    truth, inside = -math.log(0.05), 0
+    for _ in range(400):
+        times = rng.exponential(1, 300)
+        counts = [int((times <= bound).sum()) for bound in bounds]
+        low, high = bucket_quantile(bounds, counts, 0.95).interval()
+        inside += low <= truth <= high
+    assert inside >= 380
+
+
+@pytest.mark.parametrize(("shift", "least"), [(0.0, 0.95), (0.2, 0.93), (1.0, 0.93)])
+def test_the_interval_of_a_divergence_holds_the_true_one(shift: float, least: float) -> None:
+    """Without drift, with a little and with much, at 2,000 observations, the interval holds what the prior leaves."""
+    rng = np.random.default_rng(5)
+    bins, n = 20, 2000
+    training = np.full(bins, 1 / bins)
+    live = training * np.exp(shift * np.linspace(-1, 1, bins))
+    live /= live.sum()
+    blend = (n * live + bins / 2 * training) / (n + bins / 2)
+    truth = max(float((blend * np.log(blend / training)).sum()), 0.0)
+    inside = 0
+    for _ in range(400):
+        low, high = divergence(rng.multinomial(n, live).astype(float), training).interval()
+        inside += low <= truth <= high
+    assert inside >= least * 400 - 4
+
+
+def test_the_worst_of_many_is_held_to_more() -> None:
+    """The interval of the largest of ten is that of Bonferroni, so it is wider than each alone."""
+    alone = [share(30 + k, 300) for k in range(10)]
+    low, high = largest(alone).interval()
+    strict = [one.interval(1 - 0.05 / 10) for one in alone]
+    assert low == pytest.approx(max(one.low for one in strict))
+    assert high == pytest.approx(max(one.high for one in strict))
+    assert low < alone[-1].interval().low
+    assert quantile(0.95) == pytest.approx(1.959964, abs=1e-6)
+
+
+def drawn(rng: np.random.Generator, n: int, corrected: float) -> Counts:
+    """A version's requests by chance: 1 % errors, 80 % confident, and four features that have drifted a little."""
+    confident = int(rng.binomial(n, 0.8))
+    times, bounds = rng.exponential(0.1, n), (*DURATION_BUCKETS, math.inf)
+    training = np.full(24, 1 / 24)
+    live = training * np.exp(0.1 * np.linspace(-1, 1, 24))
+    features = {
+        name: Feature(rng.multinomial(n, live / live.sum()).astype(float), training) for name in ("a", "b", "c", "d")
+    }
+    return Counts(
+        requests=n,
+        errors=int(rng.binomial(n, 0.01)),
+        attempts=n,
+        confident=confident,
+        corrections=int(rng.binomial(confident, corrected)),
+        feedback=1,
+        bounds=bounds,
+        durations=tuple(float((times <= bound).sum()) for bound in bounds),
+        features=features,
+        unclear=(),
+    )
+
+
+def test_five_verdicts_together_are_rarely_fooled() -> None:
+    """Two versions that are alike get a verdict in at most 5 % of comparisons; one that is better is found."""
+    rng = np.random.default_rng(1)
+    alike = [compare(drawn(rng, 300, 0.01), drawn(rng, 1000, 0.01)) for _ in range(200)]
+    assert sum(any(measure.real for measure in measures) for measures in alike) <= 10
+    better = [compare(drawn(rng, 1000, 0.03), drawn(rng, 1000, 0.005)) for _ in range(50)]
+    assert sum(measures[3].verdict == "better" for measures in better) >= 40
+    assert all(measure.verdict != "worse" for measures in better for measure in measures[3:4])
+
+
+# --- a real Prometheus with a past of known counts -------------------------------------------
+
+STEP = 15
+BEGIN = int(time.time()) // 3600 * 3600 - 6 * 3600
+"""Six hours ago; the past is three hours long."""
+MIDDLE = BEGIN + 3600
+
+
+def past() -> str:
+    """Two versions that share the traffic of the second hour; version 1 was there before, 3 only at the end."""
+    series: dict[str, list[tuple[int, float]]] = {}
+
+    def add(name: str, labels: str, values: list[tuple[int, float]]) -> None:
+        series[f"{name}{{{labels}}}"] = values
+
+    def line(start: int, end: int, each: float, first: float = 0.0) -> list[tuple[int, float]]:
+        return [(at, first + each * (at - start) / STEP) for at in range(start, end + 1, STEP)]
+
+    for version, start in (("1", BEGIN), ("2", MIDDLE + STEP)):
+        labels = f'model="digits",version="{version}"'
+        end = BEGIN + 2 * 3600
+        add("model_info", f'{labels},profile="p"', [(at, 1.0) for at in range(start, end + 1, STEP)])
+        # The series of version 2 begin at their first values: after 240 scrapes 2,400 requests, none of them lost.
+        first = {"1": 0.0, "2": 1.0}[version]
+        for name, each in (("model_attempts_total", 10), ("model_confident_predictions_total", 8)):
+            add(name, labels, line(start, end, each, first * each))
+        add("model_requests_total", f'{labels},code="200"', line(start, end, 9.5, first * 9.5))
+        # Version 2 fails only half as often; its errors begin on a replica of their own, with one value.
+        errors = line(start, end, 0.5) if version == "1" else [(at, 60.0) for at in range(MIDDLE + 1800, end + 1, STEP)]
+        add("model_requests_total", f'{labels},code="503",instance="b"', errors)
+        add("model_feedback_total", f'{labels},verdict="corrected"', line(start, end, 0.25, first * 0.25))
+        add("model_corrections_total", labels, line(start, end, {"1": 0.25, "2": 0.025}[version], first * 0.025))
+        for le, each in (("0.1", 9), ("0.25", 9.4), ("0.5", {"1": 9.8, "2": 10}[version]), ("+Inf", 10)):
+            add("model_request_duration_seconds_bucket", f'{labels},le="{le}"', line(start, end, each, first * each))
+        for bin_, q, each in (("00 a", 0.5, {"1": 8, "2": 5}[version]), ("01 b", 0.5, {"1": 2, "2": 5}[version])):
+            where = f'{labels},feature="age",bin="{bin_}"'
+            add("model_feature_reference_probability", where, [(at, q) for at in range(start, end + 1, STEP)])
+            add("model_feature_observations_total", where, line(start, end, each, first * each))
+    # One model of one version, whose exporter is restarted in the middle of the second hour: 1,200 and 1,200.
+    for name in ("model_requests_total", "model_attempts_total"):
+        code = ',code="200"' if name == "model_requests_total" else ""
+        halves = line(BEGIN, MIDDLE + 1800, 10) + line(MIDDLE + 1800 + STEP, BEGIN + 2 * 3600, 10, 10)
+        add(name, f'model="reset",version="1"{code}', halves)
+    # Its profile changed with the restart: two kinds of bins, which do not go together.
+    for bin_ in ("00 a", "01 b", "00 c", "01 d"):
+        where = f'model="reset",version="1",feature="age",bin="{bin_}"'
+        add("model_feature_reference_probability", where, [(at, 0.5) for at in range(BEGIN, MIDDLE + 3600, STEP)])
+        add("model_feature_observations_total", where, line(BEGIN, MIDDLE + 3600, 5))
+    add("model_info", 'model="reset",version="1",profile="none"', [(at, 1.0) for at in range(BEGIN, MIDDLE, STEP)])
+    # Many series of one family stand together, as OpenMetrics wants it.
+    lines, family = [], ""
+    for name in sorted(series):
+        stem = name.partition("{")[0]
+        kind = "counter" if stem.endswith("_total") else "gauge"
+        if stem != family:
+            lines.append(f"# TYPE {stem.removesuffix('_total')} {kind}")
+            family = stem
+        lines += [f"{name} {value} {at}" for at, value in series[name]]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "past.txt").write_text(past())
+    blocks = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "past.txt"), str(folder / "tsdb")]
+    subprocess.run(blocks, check=True, capture_output=True)
+    (folder / "prometheus.yml").write_text("{}\n")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    with running(folder, "prometheus", [*command, f"--web.listen-address={url.removeprefix('http://')}"], url):
+        yield url
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "exporter.cli", "compare", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def compared(prometheus: str, *arguments: str, status: int = 0) -> dict[str, Any]:
+    code, out, err = run(f"--prometheus={prometheus}", "--format=json", *arguments)
+    assert (code, err) == (status, "")
+    found: dict[str, Any] = json.loads(out)
+    return found | {"measures": {measure["name"]: measure for measure in found["measures"]}}
+
+
+HOUR_TWO = (f"--from={moment(MIDDLE)}", f"--to={moment(BEGIN + 2 * 3600)}")
+
+
+def test_two_versions_are_compared_by_their_whole_counts(prometheus: str) -> None:
+    """Counts are exact, first values of new series included, and the numbers are those worked out by hand."""
+    found = compared(prometheus, "--model=digits", *HOUR_TWO)
+    names = ("version", "requests", "errors", "attempts", "confident", "corrections")
+    assert [found["before"][name] for name in names] == ["1", 2400, 120, 2400, 1920, 60]
+    assert [found["after"][name] for name in names] == ["2", 2340, 60, 2400, 1920, 6]
+    errors = found["measures"]["error_ratio"]
+    assert errors["before"] == pytest.approx({"value": 0.05, "low": 0.041977, "high": 0.059461}, abs=1e-6)
+    assert errors["after"]["value"] == pytest.approx(60 / 2340)
+    # Newcombe by hand: d = -0.024359, and the arms 0.059461 - 0.05 and 0.025641 - 0.019972, and so on.
+    assert errors["difference"] == pytest.approx({"value": -0.024359, "low": -0.035388, "high": -0.013563}, abs=1e-6)
+    corrections = found["measures"]["correction_ratio"]
+    assert corrections["before"]["value"] == pytest.approx(60 / 1920)
+    assert corrections["after"]["value"] == pytest.approx(6 / 1920)
+    assert corrections["verdict"] == errors["verdict"] == "better"
+    assert corrections["sentence"] == (
+        "Version 2 is corrected less often: 0.31 % of confident predictions against 3.1 %; "
+        "the difference of 2.8 points (2.0 to 3.7) is more than chance explains."
+    )
+    assert found["measures"]["confident_ratio"]["verdict"] == "same"
+    # 94 % are at or below 0.25 s; to within chance so may be 95 %, but 90 % may not.
+    latency = found["measures"]["latency_p95_seconds"]
+    assert latency["before"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.4, "low": 0.25, "high": 0.5})
+    assert latency["after"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.6, "low": 0.25, "high": 0.5})
+    assert latency["difference"] == pytest.approx({"value": -1 / 48, "low": -0.25, "high": 0.25})
+    assert latency["verdict"] == "same"
+    drift = found["measures"]["worst_drift_nats"]
+    plain = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
+    assert drift["before"]["value"] == pytest.approx(plain, abs=0.002)
+    assert drift["after"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 1.96 * math.sqrt(0.5) / 2400}, abs=1e-5)
+    assert drift["features"] == ["age", "age"]
+    assert drift["verdict"] == "better"
+
+
+def test_versions_are_chosen_by_when_they_appeared(prometheus: str) -> None:
+    """Without names it is the last two, in their order; with one name the other is its neighbour or the newest."""
+    assert compared(prometheus, "--model=digits", *HOUR_TWO)["before"]["version"] == "1"
+    turned = compared(prometheus, "--model=digits", "--before=2", *HOUR_TWO)
+    assert (turned["before"]["version"], turned["after"]["version"]) == ("2", "1")
+    assert turned["measures"]["error_ratio"]["verdict"] == "worse"
+
+
+def test_both_versions_have_lived_through_the_same(prometheus: str) -> None:
+    """Without a length the period begins when the younger version appeared; with one it is what was asked for."""
+    end = moment(MIDDLE + 1200)
+    short = compared(prometheus, "--model=digits", f"--to={end}")
+    assert short["before"]["from"] == moment(MIDDLE + STEP - 1)
+    assert (short["before"]["requests"], short["after"]["attempts"]) == (800, 800)
+    assert compared(prometheus, "--model=digits", f"--to={end}", "--last=1h")["before"]["requests"] == 2400
+
+
+def test_two_periods_of_one_version_are_compared(prometheus: str) -> None:
+    """The later period against the earlier, each with its own counts."""
+    begins = (f"--before-from={moment(BEGIN)}", f"--after-from={moment(MIDDLE)}")
+    found = compared(prometheus, "--model=digits", "--after=1", *begins, "--last=30m")
+    assert [found[side]["requests"] for side in ("before", "after")] == [1200, 1200]
+    assert {measure["verdict"] for measure in found["measures"].values()} == {"same"}
+    assert "The period from" not in found["measures"]["error_ratio"]["sentence"]  # nothing is real, so nobody is named
+
+
+def test_a_restart_loses_little_and_adds_nothing_made_up(prometheus: str) -> None:
+    """A counter that was reset is estimated, to within a scrape or two."""
+    begins = (f"--before-from={moment(BEGIN)}", f"--after-from={moment(MIDDLE)}")
+    found = compared(prometheus, "--model=reset", *begins)
+    assert found["before"]["requests"] == 2400
+    assert found["after"]["requests"] == pytest.approx(2400, abs=25)
+    assert found["measures"]["correction_ratio"]["before"] is None
+    assert "nobody gave feedback" in found["measures"]["correction_ratio"]["sentence"]
+    assert "without duration_seconds" in found["measures"]["latency_p95_seconds"]["sentence"]
+    assert found["measures"]["worst_drift_nats"]["verdict"] == "unknown"
+    assert "the training profile changed meanwhile" in found["measures"]["worst_drift_nats"]["sentence"]
+
+
+def test_a_pipeline_stops_at_what_is_worse(prometheus: str) -> None:
+    """``--fail-if-worse`` ends with 3 where a measure is really worse, else with 0."""
+    code, out, _ = run(f"--prometheus={prometheus}", "--model=digits", "--fail-if-worse", *HOUR_TWO)
+    assert code == 0
+    assert "correction ratio" in out
+    assert "better" in out
+    turned = ("--model=digits", "--before=2", "--after=1", *HOUR_TWO)
+    assert run(f"--prometheus={prometheus}", "--fail-if-worse", *turned)[0] == 3
+    assert run(f"--prometheus={prometheus}", *turned)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model=digit",), "knows no versions of a model 'digit'; did you mean \"digits\"?"),
+        ((), "choose one with --model; Prometheus knows: digits, reset"),
+        (
+            ("--model=reset",),
+            "there is no other version of 'reset' to compare with, Prometheus knows of: 1; compare two",
+        ),
+        (("--model=digits", "--after=7", *HOUR_TWO), "there is no other version"),
+        (("--model=digits", "--before=1", "--after=7", *HOUR_TWO), "version '7' of 'digits' has no data from"),
+        (("--model=digits", "--before=1", "--after=7", *HOUR_TWO), "Prometheus knows of: 1, 2"),
+        (("--model=digits", "--before=1", "--after=1"), "are the same version"),
+        (("--model=digits",), "has no data"),
+        (("--model=digits", f"--from={moment(MIDDLE)}", f"--to={moment(BEGIN)}"), "its end must be later"),
+        (("--model=digits", f"--before-from={moment(MIDDLE)}"), "go together"),
+        (("--model=digits", f"--from={moment(MIDDLE)}", "--last=1h"), "exclude one another"),
+        (("--bearer-token-file=/nowhere/there",), "--bearer-token-file: /nowhere/there cannot be read: No such file"),
+        (("--user=me",), "--password-file: is required beside --user"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(prometheus: str, arguments: tuple[str, ...], message: str) -> None:
+    """Each mistake has a sentence that says what would be right, and exit status 1."""
+    code, out, err = run(f"--prometheus={prometheus}", *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+
+
+def test_a_prometheus_that_is_away_or_none(prometheus: str) -> None:
+    """An address where nobody answers, something else does, or that is no address, is said."""
+    code, _, err = run(f"--prometheus=http://127.0.0.1:{free_port()}", "--model=digits")
+    assert code == 1
+    assert "Prometheus cannot be reached" in err
+    assert "expected a URL" in run("--prometheus=localhost:9090", "--model=digits")[2]
+    assert "--password-file" in run("--prometheus=http://me:secret@127.0.0.1:9", "--model=digits")[2]
+    assert "the query failed (404)" in run(f"--prometheus={prometheus}/elsewhere", "--model=digits")[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sent"),
+    [
+        (("--user=me", "--password-file"), "Basic " + base64.b64encode(b"me:t-0k3n").decode()),
+        (("--bearer-token-file",), "Bearer t-0k3n"),
+    ],
+)
+def test_credentials_come_from_a_file_and_are_not_shown(tmp_path: Path, flags: tuple[str, ...], sent: str) -> None:
+    """The file's line goes to Prometheus as a password or as a token, and into no message."""
+    seen: list[str | None] = []
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    (tmp_path / "secret").write_text("t-0k3n\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        code, out, err = run(f"--prometheus={url}", *flags[:-1], f"{flags[-1]}={tmp_path / 'secret'}")
+        server.shutdown()
+    assert (code, seen) == (1, [sent])
+    assert "refuses (401): say who asks with --user" in err
+    assert "t-0k3n" not in out + err
+
+
+# --- the whole way: a real exporter ----------------------------------------------------------
+
+
+def like_training(rng: np.random.Generator, youngest: int) -> dict[str, Any]:
+    """Inputs as the profile of `write_config` has them, but for the age."""
+    country = rng.choice(["NL", "DE", "FR"], p=[0.6, 0.3, 0.1])
+    photo = rng.integers(0, 17, (8, 8)).tolist()
+    return {"age": int(rng.integers(youngest, 90)), "income": rng.lognormal(10, 1), "country": country, "photo": photo}
+
+
+def test_what_the_exporter_counts_is_what_is_compared(tmp_path: Path) -> None:
+    """Two versions served by a real exporter and scraped by a real Prometheus have their counts, drift included."""
+    write_config(tmp_path)
+    with ExitStack() as stack:
+        exporter = Served(tmp_path).start()
+        stack.callback(exporter.stop)
+        jobs = [{"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}]
+        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        url = f"http://127.0.0.1:{free_port()}"
+        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}"]
+        command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address={url.removeprefix('http://')}"]
+        stack.enter_context(running(tmp_path, "prometheus", command, url))
+        rng = np.random.default_rng(2)
+        for version, youngest, failing in (("1", 18, 30), ("2", 70, 3)):
+            events = [
+                {"id": f"{version}-{n}", "model": "credit", "version": version, "inputs": like_training(rng, youngest)}
+                | {
+                    "prediction": "yes",
+                    "confidence": 0.9,
+                    "duration_seconds": 0.02,
+                    "code": 503 if n < failing else 200,
+                }
+                for n in range(600)
+            ]
+            assert exporter.post("/v1/predictions", events).status == 202
+            words = [
+                {"prediction_id": f"{version}-{n + 100}", "verdict": "corrected", "label": "no"} for n in range(failing)
+            ]
+            assert exporter.post("/v1/feedback", words).status == 201
+        query = f"{url}/api/v1/query?query=sum(model_requests_total)%2Bsum(model_corrections_total)"
+
+        def scraped() -> bool:
+            found = ask(query).json["data"]["result"]
+            return bool(found) and float(found[0]["value"][1]) == 1233
+
+        eventually(scraped, 30)
+        found = compared(url, "--model=credit")
+        assert [found[side]["requests"] for side in ("before", "after")] == [600, 600]
+        assert [found[side]["errors"] for side in ("before", "after")] == [30, 3]
+        assert [found[side]["corrections"] for side in ("before", "after")] == [30, 3]
+        assert found["measures"]["latency_p95_seconds"]["before"]["high"] == 0.025
+        drift = found["measures"]["worst_drift_nats"]
+        assert drift["features"][1] == "age"
+        assert drift["verdict"] == "worse"
+        verdicts = [found["measures"][name]["verdict"] for name in ("error_ratio", "correction_ratio")]
+        assert verdicts == ["better", "better"]

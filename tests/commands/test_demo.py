@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.fake_exporter import Exporter, eventually, nobody
+
+from exporter import config
+from exporter.client import Monitor as Client
+from exporter.commands.demo import model, scenario, service
+from exporter.commands.demo.incidents import INCIDENTS, NOTHING, Incidents
+from exporter.commands.demo.traffic import Traffic
+from exporter.commands.demo.versions import Versions
+from exporter.errors import StackError
+from exporter.events import Prediction
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.model_monitor import Monitor
+from exporter.profiles import profile
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo")
+    model.prepare(path)
+    return path
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    server = Exporter()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def running(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
+    """The service on a real port: its URL, its incidents and its client."""
+    versions, incidents = Versions(directory, lambda v: Client(exporter.url, "digits", v, interval=0.01)), Incidents(1)
+    app = service.create_app(versions, incidents)
+    server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}", incidents, versions.served[0].monitor
+    server.shutdown()
+    server.server_close()
+    versions.close()
+
+
+def ask(url: str, document: object = None, data: bytes | None = None) -> tuple[int, dict]:
+    body = json.dumps(document).encode() if document is not None else data
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[str, float]]:
+    """Share of confident answers, share of wrong ones among them, and KL divergence by target."""
+    images, labels = model.held_out(directory)
+    incidents = Incidents(seed=1)
+    incidents.begin(incident, 60)
+    seen = np.array([incidents.seen(image) for image in images])
+    classifier = model.load(directory)
+    probabilities = classifier.predict_proba(model.rows(seen))
+    digits, confidence = classifier.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
+    settings = config.load(directory / "exporter.yml").models[0]
+    layout = Layout(profile.load(Path(settings.profile)))
+    monitor = Monitor(settings, "1", layout)
+    events = [
+        Prediction("digits", prediction=str(d), confidence=float(c)) for d, c in zip(digits, confidence, strict=True)
+    ]
+    monitor.observe(events, [{"image": image.tolist()} for image in seen], 100.0)
+    reading = monitor.read(101.0)["5m"]
+    confident = confidence >= settings.confidence_threshold
+    wrong = (digits != labels)[confident].mean()
+    return (
+        confident.mean(),
+        wrong,
+        dict(zip([*layout.names, "prediction", "confidence"], reading.kl.tolist(), strict=True)),
+    )
+
+
+def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
+    """The configuration loads, its profile is of the training part alone, and the two parts are all digits."""
+    settings = config.load(directory / "exporter.yml")
+    (digits,) = settings.models
+    trained = profile.load(Path(digits.profile))
+    held_images, held_labels = model.held_out(directory)
+    with np.load(directory / "training.npz") as training:
+        assert sorted(training) == ["confidence", "image", "label", "prediction"]
+        assert len(training["image"]) + len(held_images) == 1797
+        assert trained.rows == len(training["image"])
+        # honest: the model's answers on images it was not trained on, so that some are wrong
+        assert 0.93 < (training["prediction"] == training["label"]).mean() < 0.99
+    assert trained.name == digits.name == "digits"
+    assert trained.inputs == {"image": "image"}
+    assert trained.prediction is not None
+    assert trained.confidence
+    assert len(held_labels) == len(held_images)
+    assert settings.store.url == f"sqlite:///{directory}/model-exporter.db"
+    assert model.prepared(directory)
+    assert not model.prepared(directory / "elsewhere")
+
+
+def test_prepare_is_deterministic(directory: Path, tmp_path: Path) -> None:
+    """The same model and the same bins come out each time."""
+    model.prepare(tmp_path)
+    again, first = (profile.load(path / "digits.json") for path in (tmp_path, directory))
+    assert again.features == first.features
+    images, _ = model.held_out(tmp_path)
+    rows = model.rows(images)
+    assert np.array_equal(model.load(tmp_path).predict_proba(rows), model.load(directory).predict_proba(rows))
+
+
+def test_healthy_traffic_keeps_every_alert_silent(directory: Path) -> None:
+    """Without an incident few confident answers are wrong and nothing drifts."""
+    confident, wrong, divergence = judged(directory, None)
+    assert confident > 0.75
+    assert wrong < 0.005
+    assert max(divergence.values()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("incident", "drifting"),
+    [
+        ("dark", {"image.intensity_mean", "image.intensity_stddev", "image.sharpness", "prediction", "confidence"}),
+        ("noise", {"image.intensity_mean", "image.sharpness", "confidence"}),
+        ("shifted", {"prediction", "confidence"}),
+    ],
+)
+def test_incidents_move_what_they_promise(directory: Path, incident: str, drifting: set[str]) -> None:
+    """An incident brings drift where its text says so, less confidence, and wrong confident answers to correct."""
+    confident, wrong, divergence = judged(directory, incident)
+    assert {name for name, score in divergence.items() if score > 0.3} == drifting
+    assert 0.25 < confident < 0.5
+    assert wrong > (0.02 if incident == "noise" else 0.3)
+
+
+def test_service_answers_and_records(
+    directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]
+) -> None:
+    """A digit is recognised, and the exporter learns of it what the user was told."""
+    url, _, monitor = running
+    images, labels = model.held_out(directory)
+    status, answer = ask(f"{url}/predict", {"image": images[0].tolist()})
+    assert status == 200
+    assert answer["digit"] == str(labels[0])
+    assert monitor.flush()
+    (event,) = exporter.events()
+    assert (event["model"], event["version"], event["code"]) == ("digits", "1", 200)
+    assert (event["id"], event["prediction"], event["confidence"]) == (
+        answer["id"],
+        answer["digit"],
+        answer["confidence"],
+    )
+    assert event["inputs"] == {"image": images[0].tolist()}
+    assert 0 < event["duration_seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'"7"', b"{}", b'{"image": null}', b'{"image": [[1, 2]]}', b'{"image": "x"}']
+    + [json.dumps({"image": [[value] * 8] * 8}).encode() for value in (17, -1, float("nan"), "a", 10**400)],
+)
+def test_service_refuses_what_is_no_image(
+    exporter: Exporter, running: tuple[str, Incidents, Client], body: bytes
+) -> None:
+    """A wrong request is answered 400 with the reason, and recorded as such."""
+    url, _, monitor = running
+    status, answer = ask(f"{url}/predict", data=body)
+    assert status == 400
+    assert answer["error"]
+    assert monitor.flush()
+    (event,) = exporter.events()
+    assert event["code"] == 400
+    assert "prediction" not in event
+
+
+def test_service_refuses_a_large_body(exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
+    """A body that can be no digit is not read."""
+    url, _, monitor = running
+    assert ask(f"{url}/predict", data=b" " * 100_000)[0] == 413
+    assert monitor.flush()
+    assert [event["code"] for event in exporter.events()] == [413]
+
+
+def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
+    """An incident is begun, read and ended over HTTP; a dark camera is what the exporter sees."""
+    url, _, monitor = running
+    image = model.held_out(directory)[0][0]
+    nothing = {"name": None, "seconds_left": 0.0, "by_hand": False}
+    assert ask(f"{url}/incident") == (200, {**nothing, "known": sorted(INCIDENTS)})
+    status, answer = ask(f"{url}/incident", {"name": "dark"})
+    assert (status, answer["name"], answer["by_hand"], answer["before"]) == (200, "dark", True, nothing)
+    assert answer["seconds_left"] > INCIDENTS["dark"].seconds - 5
+    ask(f"{url}/predict", {"image": image.tolist()})
+    scenario.trigger(url, None, 0)
+    assert ask(f"{url}/incident")[1]["name"] is None
+    ask(f"{url}/predict", {"image": image.tolist()})
+    assert monitor.flush()
+    dark, light = (np.array(event["inputs"]["image"]) for event in exporter.events())
+    assert dark.mean() < 0.8 * light.mean()
+    for wrong in (
+        {"name": "drak"},
+        {"name": "dark", "seconds": -1},
+        {"name": "dark", "seconds": True},
+        ["dark"],
+        {"by_hand": 1},
+    ):
+        assert ask(f"{url}/incident", wrong)[0] == 400
+    with pytest.raises(StackError, match="expected one of dark"):
+        scenario.trigger(url, "drak", 1)
+
+
+def test_errors_and_slowness(directory: Path, running: tuple[str, Incidents, Client]) -> None:
+    """A broken dependency fails about 5 % of requests with 503; a busy machine delays about a third."""
+    url, incidents, _ = running
+    body = {"image": model.held_out(directory)[0][0].tolist()}
+    incidents.begin("errors", 60)
+    codes = [ask(f"{url}/predict", body)[0] for _ in range(300)]
+    assert set(codes) == {200, 503}
+    assert 0.02 < codes.count(503) / 300 < 0.1
+    assert incidents.delay() == 0
+    incidents.begin("slow", 60)
+    delays = [incidents.delay() for _ in range(300)]
+    assert all(delay == 0 or delay > 0.5 for delay in delays)
+    assert 0.2 < sum(delay > 0.5 for delay in delays) / 300 < 0.4
+    incidents.begin("slow", 0)
+    assert incidents.current() == NOTHING
+
+
+def test_users_correct_what_is_wrong(
+    directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]
+) -> None:
+    """Users send images at the rate asked for, correct wrong confident answers with the true digit, and confirm few."""
+    url, incidents, monitor = running
+    incidents.begin("dark", 60)
+    images, labels = model.held_out(directory)
+    truths = {image.tobytes(): str(label) for image, label in zip(images, labels, strict=True)}
+    traffic = Traffic(url, monitor, images, labels, rate=100, delay=(0.1, 0.2), seed=1)
+    started = time.monotonic()
+    traffic.start()
+    assert eventually(lambda: traffic.counts["corrected"] >= 10, 15)
+    traffic.stop()
+    took = time.monotonic() - started
+    assert traffic.counts["requests"] == pytest.approx(100 * took, rel=0.3)
+    assert traffic.counts["failed"] == traffic.counts["undelivered"] == 0
+    assert monitor.flush()
+    predictions = {event["id"]: event for event in exporter.events()}
+    feedback = exporter.events("/v1/feedback")
+    corrections = [word for word in feedback if word["verdict"] == "corrected"]
+    assert len(corrections) == traffic.counts["corrected"]
+    for word in corrections:
+        assert predictions[word["prediction_id"]]["confidence"] >= 0.8
+        assert predictions[word["prediction_id"]]["prediction"] != word["label"]
+        assert word["label"] in set(truths.values())
+        assert word["user"].startswith("teacher-")
+    assert len(feedback) - len(corrections) < len(corrections)
+
+
+def test_only_some_teachers_pupils_come(directory: Path) -> None:
+    """Each image is of one teacher's pupil, and images of others can be kept away, from one request to the next."""
+    client = Client(nobody(), "digits")
+    traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
+    places = traffic._places()
+    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+    traffic.only(model.HELD_BACK)
+    assert {model.teacher(next(places)) for _ in range(1000)} == model.HELD_BACK
+    traffic.only()
+    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+
+
+def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
+    """Requests to a service that is away count as failed, and lost feedback is said once, not each time."""
+    said: list[str] = []
+    client = Client(nobody(), "digits")
+    traffic = Traffic(nobody(), client, *model.held_out(directory), rate=200, say=said.append)
+    traffic.start()
+    assert eventually(lambda: traffic.counts["failed"] > 20)
+    traffic.stop()
+    assert traffic.counts["failed"] == traffic.counts["requests"]
+    traffic._tell("r-1", "accepted", None, "teacher-1")
+    traffic._tell("r-2", "accepted", None, "teacher-2")
+    assert traffic.counts["undelivered"] == 2
+    assert len(said) == 1
+    assert "lost" in said[0]
+
+
+def test_default_story_lets_each_alert_fire() -> None:
+    """The default story has both incidents, each as long as its alerts need, and health before and after."""
+    phases = scenario.parse(scenario.DEFAULT)
+    first = ["healthy", "errors", "healthy", "dark", "healthy"]
+    assert [phase.name for phase in phases] == [*first, "retrain", "dark", "compare"]
+    for phase in phases:
+        if phase.name in INCIDENTS:
+            assert phase.seconds >= INCIDENTS[phase.name].seconds
+
+
+def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, Client]) -> None:
+    """The story never cuts short what was begun by hand; its start and end are told, and then the story goes on."""
+    url, incidents, _ = running
+    said: list[str] = []
+    begun: list[tuple[str | None, bool]] = []
+    incidents.begin("slow", 1.2)
+
+    def wait(seconds: float) -> bool:
+        begun.append(incidents.current()[::2])
+        time.sleep(seconds)
+        if len(begun) == 2:
+            incidents.begin("noise", 1.2)
+        return "the story is told" in said[-1]
+
+    teller = scenario.Story(url, Counter(), wait, said.append)
+    teller.tell(scenario.parse("dark=2s,healthy=1s"))
+    assert [line.split(":")[0].strip() for line in said if "look for" not in line] == [
+        "dark for 2s",
+        "slow by hand for 1s",
+        "slow by hand is over.",
+        "noise by hand for 1s",
+        "noise by hand is over, and the story goes on.",
+        "dark is over",
+        "healthy for 1s",
+        "healthy is over",
+        said[-1].split(":")[0],
+    ]
+    assert begun.count(("dark", False)) == 2
+    assert incidents.begin("dark", 60).name is None
+    assert scenario.trigger(url, "errors", 5, by_hand=False) == ("dark", pytest.approx(60, abs=2), True)
+    assert incidents.current().name == "dark"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("helthy=3m", "'helthy' is no phase; did you mean \"healthy\"?"),
+        ("dark", "dark: expected a duration such as 5m or 1h"),
+        ("dark=0s", "dark: expected a duration"),
+        ("", "'' is no phase"),
+        ("retrain=3m", "retrain: takes the time it needs; expected no length"),
+    ],
+)
+def test_wrong_phases(text: str, message: str) -> None:
+    """A phase that is none is refused with what would be right."""
+    with pytest.raises(ValueError) as caught:
+        scenario.parse(text)
+    assert message in str(caught.value)
+
+
+class Demo:
+    """The command as a process."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "exporter.cli", "demo", *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def end(self, number: int | None = None) -> tuple[int, str, str]:
+        if number:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
+
+    def child(self) -> psutil.Process:
+        process = psutil.Process(self.process.pid)
+        assert eventually(lambda: len(process.children()) == 1, 20)
+        return process.children()[0]
+
+
+def address() -> str:
+    return nobody().removeprefix("http://")
+
+
+def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
+    """The story is told line by line while predictions arrive, an incident can be added, and SIGTERM leaves nothing."""
+    listen = address()
+    demo = Demo(
+        *("--directory", directory, "--exporter", exporter.url, "--listen-address", listen),
+        *("--rate", 50, "--phases", "healthy=1s,dark=2s"),
+    )
+    child = demo.child()
+    lines = [demo.process.stdout.readline() for _ in range(8)]
+    assert "healthy for 1s: the service is well." in lines[1]
+    assert "dark for 2s: the camera goes dark" in lines[4]
+    assert "ModelCorrectionRatioHigh" in lines[5]
+    assert "dark is over:" in lines[6]
+    assert "the service stays well" in lines[7]
+    by_hand = ("--listen-address", listen, "--seconds", 90, "--incident")
+    code, out, err = Demo(*by_hand, "errors").end()
+    assert (code, err) == (0, "")
+    assert out.startswith("For 1m30s a dependency of the service breaks")
+    assert "demo --incident=none" in out
+    assert ask(f"http://{listen}/incident")[1]["name"] == "errors"
+    assert "errors by hand for 1m" in demo.process.stdout.readline()
+    assert "look for:" in demo.process.stdout.readline()
+    assert "It takes the place of errors begun by hand" in Demo(*by_hand, "dark").end()[1]
+    assert "Ended dark begun by hand, which had" in Demo(*by_hand, "none").end()[1]
+    assert "nothing to end" in Demo(*by_hand, "none").end()[1]
+    sent = len(exporter.events())
+    code, out, err = demo.end(signal.SIGTERM)
+    assert (code, err) == (0, "")
+    assert out.endswith("stopping\n")
+    assert not child.is_running()
+    assert len(exporter.events()) > sent  # what was recorded last was flushed
+    brightness = [np.mean(event["inputs"]["image"]) for event in exporter.events() if event["code"] == 200]
+    assert np.mean(brightness[:30]) > 4.5
+    assert min(np.mean(brightness[start : start + 30]) for start in range(len(brightness) - 30)) < 3
+    with (
+        pytest.raises(ConnectionRefusedError),
+        socket.create_connection((listen.split(":")[0], int(listen.split(":")[1]))),
+    ):
+        pass
+
+
+def test_killed_demo_takes_its_service_along(directory: Path, exporter: Exporter) -> None:
+    """Even SIGKILL leaves no service behind."""
+    demo = Demo("--directory", directory, "--exporter", exporter.url, "--listen-address", address())
+    child = demo.child()
+    demo.process.stdout.readline()
+    demo.end(signal.SIGKILL)
+    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+
+
+def test_killed_service_ends_the_demo(directory: Path, exporter: Exporter) -> None:
+    """A service that dies is said, and the demo ends with an error."""
+    demo = Demo("--directory", directory, "--exporter", exporter.url, "--listen-address", address())
+    child = demo.child()
+    demo.process.stdout.readline()
+    os.kill(child.pid, signal.SIGKILL)
+    code, _, err = demo.end()
+    assert code == 1
+    assert err == "model-exporter: the model service ended by itself, with status -9\n"
+
+
+def test_busy_port(directory: Path, exporter: Exporter) -> None:
+    """A busy port is named, and nothing keeps running."""
+    busy = exporter.url.removeprefix("http://")
+    code, _, err = Demo("--directory", directory, "--exporter", exporter.url, "--listen-address", busy).end()
+    assert code == 1
+    assert f"cannot listen on {busy}" in err
+    assert "--listen-address" in err
+
+
+def test_incident_without_service() -> None:
+    """An incident that nothing can have says how to start a service."""
+    code, out, err = Demo("--incident", "dark", "--service", nobody()).end()
+    assert (code, out) == (1, "")
+    assert "no model service answers there" in err
+
+
+def test_unreachable_exporter(directory: Path) -> None:
+    """An exporter that does not answer is named, with the command that starts one."""
+    code, _, err = Demo("--directory", directory, "--exporter", nobody()).end()
+    assert code == 1
+    assert f"model-exporter serve --config.file={directory}/exporter.yml" in err
+
+
+def test_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    """A directory that is a file is named, with what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match="choose another --directory"):
+        model.prepare(tmp_path / "file")

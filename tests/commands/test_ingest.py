@@ -1,0 +1,723 @@
+"""``model-exporter ingest``: rows of a batch job, counted here or sent to an exporter that runs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from pyarrow import csv, parquet
+from support.paths import ROOT
+from support.servers import Served, ask, eventually, free_port
+
+from exporter.cli import main
+from exporter.commands.ingest.checkpoint import State
+from exporter.commands.ingest.command import DRIFTED
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
+
+OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
+ALERTS = quote('ALERTS{version=~"dark|well"}')
+PUSHGATEWAY = shutil.which("prometheus-pushgateway") or "pushgateway"
+
+
+def scores(rows: int, shift: float = 0.0, seed: int = 5) -> pa.Table:
+    """What a model scored tonight; ``shift`` moves the income by so many standard deviations."""
+    rng = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "id": [f"r-{number}" for number in range(rows)],
+            "age": rng.integers(18, 90, rows),
+            "income": rng.normal(3000 + 1000 * shift, 1000, rows),
+            "country": rng.choice(["NL", "BE", "DE"], rows, p=[0.6, 0.3, 0.1]),
+            "prediction": rng.choice(["yes", "no"], rows),
+            "confidence": rng.beta(4, 1, rows),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile, a configuration, and tonight's scores in each format."""
+    folder = tmp_path_factory.mktemp("batch")
+    parquet.write_table(scores(3000, seed=1), folder / "training.parquet")
+    outputs = {"prediction_column": "prediction", "confidence_column": "confidence", "ignore": ["id"]}
+    save(build_file(folder / "training.parquet", name="loans", **outputs), folder / "loans.json")
+    model = {"name": "loans", "profile": "loans.json", "segment_by": "country", "segments": ["NL", "BE"]}
+    (folder / "exporter.yml").write_text(yaml.safe_dump({"models": [model, {"name": "bare"}]}))
+    write_all(folder, "tonight", scores(2500, shift=2.0))
+    write_all(folder, "well", scores(2500))
+    return folder
+
+
+def write_all(folder: Path, name: str, table: pa.Table) -> None:
+    parquet.write_table(table, folder / f"{name}.parquet")
+    csv.write_csv(table, folder / f"{name}.csv")
+    rows = table.to_pylist()
+    (folder / f"{name}.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
+    with gzip.open(folder / f"{name}.csv.gz", "wb") as file:
+        file.write((folder / f"{name}.csv").read_bytes())
+    np.savez(folder / f"{name}.npz", **{c: np.array(table[c].to_pylist()) for c in table.column_names})
+    events = [prediction(row) for row in rows]
+    (folder / f"{name}.predictions.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, events)))
+
+
+def prediction(row: dict[str, Any]) -> dict[str, Any]:
+    """A row in the wire format."""
+    inputs = {name: row[name] for name in ("age", "income", "country")}
+    outputs = {name: row[name] for name in ("id", "prediction", "confidence")}
+    return {"model": "loans", "version": "3", "inputs": inputs, **outputs}
+
+
+def ingest(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of the command."""
+    capsys.readouterr()
+    status = main(["ingest", *map(str, arguments)])
+    return (status, *capsys.readouterr())
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Values by name and labels, model and version left out."""
+    return {
+        (s.name, tuple((k, v) for k, v in s.labels.items() if k not in {"model", "version"})): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+
+
+# --- counted here ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "csv.gz", "npz", "predictions.jsonl"])
+def test_every_format_gives_the_same_window(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """The gauges of a run are those of its rows, whatever file they came in."""
+    columns = () if "predictions" in ending else (*OUTPUTS, "--model=loans", "--version=3")
+    config = f"--config.file={folder / 'exporter.yml'}"
+    target = tmp_path / "out.prom"
+    status, out, err = ingest(
+        capsys, folder / f"tonight.{ending}", *columns, config, f"--textfile={target}", "--fail-on-drift"
+    )
+    assert (status, err) == (DRIFTED, "")
+    assert "2,500 rows, 2,500 accepted, 0 rejected" in out
+    assert re.search(r"^  income +\d\.\d+ +0\.\d+ +0\.3  drifted$", out, re.M)
+    text = target.read_text()
+    assert text.count('model="loans",version="3"') == sum("{" in line for line in text.splitlines())
+    found = samples(text)
+    table = scores(2500, shift=2.0)
+    income = (("feature", "income"), ("window", "run"))
+    assert found["model_feature_mean", income] == pytest.approx(np.mean(table["income"].to_numpy()))
+    assert found["model_feature_window_observations", income] == 2500
+    assert found["model_feature_kl_divergence", income] > 1 > found["model_feature_kl_divergence_noise", income]
+    assert found["model_prediction_kl_divergence", (("window", "run"),)] < 0.01
+    assert found["model_confidence_kl_divergence", (("window", "run"),)] < 0.1
+    assert found["model_multivariate_drift", (("window", "run"),)] < 0.1
+    assert found["model_segment_kl_divergence", (("segment", "BE"), ("feature", "income"))] > 1
+    assert found["model_batch_rows", ()] == 2500
+    assert found["model_batch_rejected_rows", ()] == 0
+    confidences = table["confidence"].to_numpy()
+    assert found["model_batch_confident_ratio", ()] == pytest.approx(np.mean(confidences >= 0.8))
+    assert time.time() - found["model_batch_last_success_timestamp_seconds", ()] < 60
+    names = {name for name, _ in found}
+    assert not any(name.endswith("_total") or "recent" in name for name in names)
+
+
+def test_standard_input_is_read(folder: Path) -> None:
+    """A pipe is taken with its format, and without one the command says what it needs."""
+    command = [sys.executable, "-m", "exporter.cli", "ingest", "-", f"--profile={folder / 'loans.json'}"]
+    data = (folder / "well.parquet").read_bytes()
+    done = subprocess.run([*command, "--format=parquet", *OUTPUTS], input=data, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"standard input: 2,500 rows, 2,500 accepted" in done.stdout
+    assert b"loans version unknown against the profile loans" in done.stdout
+    assert done.stderr == b""  # no bar where nobody looks
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in done.stderr
+
+
+def test_nothing_drifted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows like those of training pass."""
+    profile = f"--profile={folder / 'loans.json'}"
+    status, out, err = ingest(capsys, folder / "well.csv", profile, *OUTPUTS, "--fail-on-drift")
+    assert (status, err) == (0, "")
+    assert "drifted" not in out
+
+
+def test_bad_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the exporter would refuse is refused, the other rows are counted; bad values of features are counted."""
+    lines = ["id,age,income,country,prediction,confidence,when"]
+    lines += [f"r-{n},41,3000,NL,yes,0.9,2026-11-24T10:00:00Z" for n in range(20)]
+    lines[3] = "r-2,41,3000,NL,yes,1.5,2026-11-24T10:00:00Z"
+    lines[5] = f"{'x' * 200},41,3000,NL,yes,0.9,2026-11-24T10:00:00Z"
+    lines[7] = "r-6,41,3000,NL,yes,sure,2026-11-24T10:00:00Z"
+    lines[9] = "r-8,old,,NL,yes,,2026-11-24T10:00:00Z"
+    lines[11] = "r-10,41,3000,NL,yes,0.9,yesterday"
+    (tmp_path / "s.csv").write_text("\n".join(lines) + "\n")
+    target = tmp_path / "out.prom"
+    flags = (f"--profile={folder / 'loans.json'}", *OUTPUTS, "--time-column=when", f"--textfile={target}")
+    status, out, _ = ingest(capsys, tmp_path / "s.csv", *flags)
+    assert status == 0
+    assert out.splitlines()[:5] == [
+        *[line for line in out.splitlines()[:1] if "20 rows, 16 accepted, 4 rejected" in line],
+        "  row 3, confidence: expected a number from 0 to 1, got 1.5",
+        f'  row 5, id: expected a string of at most 128 characters, got "{"x" * 58}…',
+        '  row 7, confidence: expected a number from 0 to 1, got "sure"',
+        '  row 11, when: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "yesterday"',
+    ]
+    found = samples(target.read_text())
+    assert found["model_feature_window_observations", (("feature", "age"), ("window", "run"))] == 16
+    assert found["model_feature_invalid_ratio", (("feature", "age"), ("window", "run"))] == 1 / 16
+    assert found["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1 / 16
+    assert found["model_batch_rejected_rows", ()] == 4
+
+
+def test_bad_predictions_are_refused_and_named(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of the wire format are checked as the exporter checks them, and blank ones are none."""
+    good = json.dumps(prediction(scores(1).to_pylist()[0]))
+    other = good.replace('"loans"', '"loan"')
+    lines = [good, "", other, "{", good, good.replace("{", '{"code": 999, ', 1), good]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    config = f"--config.file={folder / 'exporter.yml'}"
+    status, out, _ = ingest(capsys, tmp_path / "log.jsonl", config)
+    assert status == 0
+    first, *reasons = out.splitlines()
+    assert "6 rows, 3 accepted, 3 rejected" in first
+    assert reasons[0] == '  row 2, model: no model "loan" is configured; did you mean "loans"?'
+    assert reasons[1].startswith("  row 3: the body is not JSON")
+    assert reasons[2] == "  row 5, code: expected a whole number of at most 599, got 999"
+
+
+@pytest.mark.parametrize("wire", [True, False])
+def test_what_python_writes_for_json_is_read(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], wire: bool
+) -> None:
+    """``NaN`` is a missing value and an infinity an invalid one, in predictions and in tables alike."""
+    rows = [{"age": float("nan"), "income": 1.0}, {"age": 41, "income": float("inf")}, {"age": 41, "income": 2}]
+    events = [{"model": "loans", "inputs": row} for row in rows] if wire else rows
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    target = tmp_path / "out.prom"
+    flags = (f"--profile={folder / 'loans.json'}", f"--textfile={target}")
+    assert ingest(capsys, tmp_path / "log.jsonl", *flags)[0] == 0
+    found = samples(target.read_text())
+    assert found["model_feature_missing_ratio", (("feature", "age"), ("window", "run"))] == 1 / 3
+    assert found["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
+
+
+def test_a_pipe_is_read(folder: Path) -> None:
+    """What a shell hands over in place of a file is read as standard input is."""
+    command = (
+        f"{sys.executable} -m exporter.cli ingest <(cat {folder}/well.csv) --format=csv --profile={folder}/loans.json"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2,500 rows, 2,500 accepted" in done.stdout
+
+
+def test_columns_that_differ_from_the_profile_are_named(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing column counts as missing, a foreign one does not count, and both are said; none at all is a mistake."""
+    flags = (f"--profile={folder / 'loans.json'}", "--prediction-column=prediction")
+    (tmp_path / "s.csv").write_text("age,Income,prediction\n41,3000,yes\n")
+    target = tmp_path / "o.prom"
+    status, _, err = ingest(capsys, tmp_path / "s.csv", *flags, f"--textfile={target}")
+    assert status == 0
+    assert 'has no column "income": it counts as missing' in err
+    assert 'the profile does not know "Income": not counted' in err
+    found = samples(target.read_text())
+    assert found["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1
+    (tmp_path / "s.csv").write_text("Alter,prediction\n41,yes\n")
+    status, _, err = ingest(capsys, tmp_path / "s.csv", *flags)
+    assert status == 1
+    assert (
+        's.csv: has no column of the model\'s profile, but "Alter"; known are: "age", "country", "income"'
+        in err.replace("known are: age, country, income", 'known are: "age", "country", "income"')
+    )
+    status, _, err = ingest(capsys, tmp_path / "s.csv", flags[0], "--prediction-column=predicted")
+    assert status == 1
+    assert 's.csv: has no column "predicted"; did you mean "prediction"?' in err
+
+
+def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
+    """Commands that fail, and what each says."""
+    whole = (folder / "well.csv.gz").read_bytes()
+    (tmp_path / "half.csv.gz").write_bytes(whole[: len(whole) // 2])
+    yield [tmp_path / "half.csv.gz"], "half.csv.gz: is not whole gzip: "
+    (tmp_path / "half.parquet").write_bytes((folder / "well.parquet").read_bytes()[:5000])
+    yield [tmp_path / "half.parquet"], "half.parquet: is not PARQUET: "
+    (tmp_path / "empty.csv").write_text("")
+    yield [tmp_path / "empty.csv"], "empty.csv: is not CSV: Empty CSV file"
+    (tmp_path / "none.csv").write_text("age,income\n")
+    yield [tmp_path / "none.csv"], "none.csv: has no rows"
+    (tmp_path / "none.jsonl").write_text("\n\n")
+    yield [tmp_path / "none.jsonl"], "none.jsonl: has no rows"
+    (tmp_path / "ragged.csv").write_text("age,income\n1,2\n3\n")
+    yield [tmp_path / "ragged.csv"], "ragged.csv: is not CSV: "
+    cut = (folder / "well.predictions.jsonl").read_bytes()[:-20]
+    (tmp_path / "cut.jsonl").write_bytes(cut)
+    config = f"--config.file={folder / 'exporter.yml'}"
+    yield [tmp_path / "cut.jsonl", config], "cut.jsonl: ends in the middle of row 2500: is it still written?"
+    (tmp_path / "all.csv").write_text("age,confidence\n1,2\n3,4\n")
+    yield (
+        [tmp_path / "all.csv", "--confidence-column=confidence"],
+        ("all.csv: none of its 2 rows was good; row 1, confidence: expected a number from 0 to 1, got 2.0"),
+    )
+    yield [tmp_path / "gone.csv"], "gone.csv: cannot be read: there is no such file"
+    yield [tmp_path], "expected a file that ends in .csv, .parquet, .npz, .jsonl or .ndjson, or --format"
+    yield [tmp_path, "--format=csv"], "cannot be read: Is a directory"
+    yield [folder / "well.csv", config, "--model=bare"], '--model: "bare" has no profile'
+    yield [folder / "well.csv", config], "--model: expected loans or bare"
+    yield [folder / "well.csv", config, "--model=loan"], 'no model "loan" is configured; did you mean "loans"?'
+    yield [folder / "well.predictions.jsonl", config, "--model=loans"], "which say for themselves what the model"
+    yield [folder / "well.csv", "--type=age"], "--type: expected NAME=TYPE"
+    yield [folder / "well.csv", "--textfile=out.txt"], "expected a name that ends in .prom"
+    yield [folder / "well.csv", f"--textfile={tmp_path}/no/out.prom"], "cannot be written: No such file or directory"
+    for address in ("localhost:9091", "http://h:port", "http://[::1"):
+        yield [folder / "well.csv", f"--push={address}"], "--push: expected the address of a Pushgateway"
+    yield [folder / "well.csv", "--exporter=http://[::1", "--model=m"], "the exporter's address: Invalid IPv6 URL"
+    yield [folder / "well.csv", f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
+    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1"], "--model: is required beside --exporter"
+    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1", "--push=x"], "--push: has no meaning beside --exporter"
+    yield [folder / "well.csv", "--exporter=9877", "--model=m"], "9877: expected the exporter's address"
+
+
+def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each mistake ends with status 1 and a message that names it; nothing is counted."""
+    for arguments, message in broken(folder, tmp_path):
+        known = any("--config.file" in str(flag) or "--exporter" in str(flag) for flag in arguments)
+        flags = [] if known else [f"--profile={folder / 'loans.json'}"]
+        status, _, err = ingest(capsys, *arguments, *flags)
+        assert status == 1, arguments
+        assert message in err.splitlines()[-1], arguments
+
+
+def test_neither_a_profile_nor_a_configuration(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder without exporter.yml the command says what it needs."""
+    monkeypatch.chdir(tmp_path)
+    status, _, err = ingest(capsys, folder / "well.csv")
+    assert status == 1
+    assert "expected --profile, --config.file, or an exporter.yml in this folder" in err
+
+
+def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Path) -> None:
+    """Rows that another program appends while they are read make the run fail: nobody knows what it counted."""
+    log = tmp_path / "log.jsonl"
+    log.write_bytes((folder / "well.predictions.jsonl").read_bytes() + b"\n")
+    command = [sys.executable, "-c", GROWING, "ingest", str(log), f"--config.file={folder / 'exporter.yml'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "log.jsonl: changed while it was read, from" in done.stderr
+
+
+GROWING = """
+import sys
+from pathlib import Path
+from exporter.batch import lines
+whole = lines._bounded
+def growing(file):
+    for number, line in enumerate(whole(file)):
+        if number == 100:
+            with open(sys.argv[2], "ab") as log: log.write(line)
+        yield line
+lines._bounded = growing
+from exporter.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_packed_file_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    """What was unpacked is gone with the command, even when it is killed; a folder without room is named."""
+    command = [sys.executable, "-m", "exporter.cli", "ingest", str(folder / "well.csv.gz"), *OUTPUTS]
+    command.append(f"--profile={folder / 'loans.json'}")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    environment = os.environ | {"TMPDIR": str(kept)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    assert child.stdout
+    child.stdout.read(1)
+    assert list(kept.iterdir()) == []
+    child.kill()
+    child.communicate()
+    limited = ["bash", "-c", "ulimit -f 16; trap '' XFSZ; exec \"$@\"", "bash", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert f"well.csv.gz: cannot be kept in {kept} (TMPDIR names another folder): File too large" in done.stderr
+
+
+# --- pushed ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[None]:
+    """A server until the block ends, ready at its start."""
+    with (folder / f"{name}.log").open("wb") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            eventually(lambda: child.poll() is not None or answers(f"{url}/-/ready"), 30)
+            assert child.poll() is None, (folder / f"{name}.log").read_text()
+            yield
+        finally:
+            child.terminate()
+            child.wait(20)
+
+
+def answers(url: str) -> bool:
+    try:
+        return ask(url).status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Pushgateway."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    # Debian's keeps what it has in a file, and would start with what another run left there.
+    command = [PUSHGATEWAY, f"--web.listen-address=127.0.0.1:{port}", "--persistence.file="]
+    with running(tmp_path_factory.mktemp("gateway"), "pushgateway", command, url):
+        yield url
+
+
+def test_a_run_replaces_the_run_before(folder: Path, gateway: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Pushgateway has one group a job, model and version, with nothing left of the run before."""
+    profile, push = f"--profile={folder / 'loans.json'}", f"--push={gateway}"
+    flags = (profile, push, "--model=a/b c", "--job=nightly")
+    assert ingest(capsys, folder / "tonight.csv", *flags, *OUTPUTS)[0] == 0
+    name = 'model_confidence_kl_divergence{instance="",job="nightly"'
+    assert name in ask(f"{gateway}/metrics").text
+    status, out, _ = ingest(capsys, folder / "well.csv", *flags)
+    assert status == 0
+    assert f"metrics pushed to {gateway}" in out
+    text = ask(f"{gateway}/metrics").text
+    assert name not in text
+    rows = re.findall(r"^model_batch_rows\{(.*nightly.*)\} 2500$", text, re.M)
+    assert rows == ['instance="",job="nightly",model="a/b c",version="unknown"']
+
+
+def test_a_pushgateway_that_is_away_or_refuses_is_said(
+    folder: Path, gateway: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails with the reason, and the password in the address is not shown."""
+    monkeypatch.setattr("exporter.commands.ingest.pushgateway.TRIES", 1)
+    arguments = (folder / "well.csv", f"--profile={folder / 'loans.json'}")
+    address = f"127.0.0.1:{free_port()}"
+    status, _, err = ingest(capsys, *arguments, f"--push=http://me:secret@{address}")
+    assert status == 1
+    assert f"--push: http://{address} did not take the metrics: " in err
+    assert "refused" in err
+    assert "secret" not in err
+    status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere")
+    assert status == 1
+    assert "did not take the metrics: 404" in err
+
+
+def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path) -> None:
+    """Pushed gauges of a drifted run reach the rules as they are shipped; those of a run that is well are silent."""
+    document = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    (scrape,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```$", document, re.M | re.S)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    config = yaml.safe_load(scrape.replace("127.0.0.1:9091", gateway.removeprefix("http://")))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(tmp_path / "rules" / "*.yml")]
+    (tmp_path / "rules").mkdir()
+    for file in ("data.yml", "business.yml", "system.yml"):
+        rules = yaml.safe_load((ROOT / "prometheus" / "rules" / file).read_text())
+        for group in rules["groups"]:
+            group["interval"] = "1s"
+        (tmp_path / "rules" / file).write_text(yaml.safe_dump(rules))
+    (missing,) = re.findall(r"^```yaml\n(groups:.*?)^```$", document, re.M | re.S)
+    (tmp_path / "rules" / "batch.yml").write_text(missing)
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    dark = scores(2500, shift=2.0).set_column(1, "age", pa.array([None] * 2500, pa.int64()))
+    parquet.write_table(dark, tmp_path / "dark.parquet")
+    for version, file in (("dark", tmp_path / "dark.parquet"), ("well", folder / "well.parquet")):
+        flags = (f"--profile={folder / 'loans.json'}", f"--version={version}", f"--push={gateway}", *OUTPUTS)
+        assert main(["ingest", str(file), *flags]) == 0
+
+    def seen() -> set[tuple[str, str]]:
+        found = ask(f"{url}/api/v1/query?query={ALERTS}").json["data"]["result"]
+        return {(one["metric"]["alertname"], one["metric"]["version"]) for one in found}
+
+    expected = {(name, "dark") for name in ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")}
+    flags = [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+    command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", *flags]
+    with running(tmp_path, "prometheus", command, url):
+        eventually(lambda: seen() >= expected, 30)
+        assert seen() == expected
+        rules = ask(f"{url}/api/v1/rules").json["data"]["groups"]
+        assert [rule["lastError"] for group in rules for rule in group["rules"] if rule["health"] == "err"] == []
+
+
+def test_the_page_leads_to_a_drift_curve(gateway: str, exporter: Served, tmp_path: Path) -> None:
+    """The commands of docs/batch.md, run as they stand, print what stands there, and end with drift to be seen."""
+    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    first, push, send = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
+    parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
+    install, *commands = first.splitlines(keepends=True)
+    assert install.startswith("pip install")
+    output = shell("".join(commands), tmp_path)
+    (promised,) = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    seconds = r"in \d+\.\d s"
+    assert re.sub(seconds, "", output).endswith(re.sub(seconds, "", promised))
+    output = shell(push.replace("http://127.0.0.1:9091", gateway), tmp_path)
+    (line,) = [line for line in output.splitlines() if 'version="3"' in line and line.startswith("model_feature_kl")]
+    assert float(line.rpartition(" ")[2]) > 1
+    shell(send.replace("http://127.0.0.1:9877", exporter.url), tmp_path)
+    assert attempts(exporter, "3") == 2500
+
+
+def shell(script: str, folder: Path) -> str:
+    """What a script prints."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- sent to an exporter ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exporter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter with the model of the profile."""
+    home = tmp_path_factory.mktemp("exporter")
+    for name in ("exporter.yml", "loans.json"):
+        shutil.copy(folder / name, home)
+    server = Served(home).start()
+    yield server
+    server.stop()
+
+
+def attempts(exporter: Served, version: str) -> float:
+    """Predictions of a version that were counted, once none waits any more."""
+    eventually(lambda: exporter.samples("model_exporter_queue_length")["model_exporter_queue_length"] == 0, 30)
+    return exporter.samples("model_attempts_total").get(f'model_attempts_total{{model="loans",version="{version}"}}', 0)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "npz"])
+def test_an_exporter_counts_what_is_sent(
+    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """Its window is that which the command counts by itself; sent once more, nothing is counted twice."""
+    file = tmp_path / f"tonight.{ending}"
+    shutil.copy(folder / file.name, file)
+    flags = (f"--exporter={exporter.url}", "--model=loans", f"--version={ending}", *OUTPUTS)
+    status, out, err = ingest(capsys, file, *flags)
+    assert (status, err) == (0, "")
+    assert "2,500 rows, 2,500 accepted, 0 rejected" in out
+    assert ingest(capsys, folder / f"tonight.{ending}", f"--profile={folder / 'loans.json'}", *OUTPUTS,
+                  f"--textfile={tmp_path / 'o.prom'}")[0] == 0  # fmt: skip
+    here = samples((tmp_path / "o.prom").read_text())
+    there = exporter.samples("model_feature_kl_divergence", "model_prediction_kl_divergence", "model_feature_mean")
+    labels = f'model="loans",version="{ending}"'
+    for feature in ("age", "income", "country"):
+        series = f'model_feature_kl_divergence{{{labels},feature="{feature}",window="5m"}}'
+        known = here["model_feature_kl_divergence", (("feature", feature), ("window", "run"))]
+        assert there[series] == pytest.approx(known)
+    series = f'model_prediction_kl_divergence{{{labels},window="5m"}}'
+    assert there[series] == pytest.approx(here["model_prediction_kl_divergence", (("window", "run"),)])
+    assert attempts(exporter, ending) == 2500
+    status, out, _ = ingest(capsys, file, *flags)
+    assert status == 0
+    assert f"nothing to send: the first 2,500 rows were sent before ({file}.ingest.json)" in out
+    assert attempts(exporter, ending) == 2500
+
+
+def test_rows_that_the_exporter_refuses_are_named(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused by this side or by the other: the row in the file, what was wrong, and the others count."""
+    lines = [json.dumps(prediction(row) | {"version": "refused"}) for row in scores(30).to_pylist()]
+    lines[4] = lines[4].replace('"version": "refused"', '"version": 7')
+    lines[12] = "[]"
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    status, out, _ = ingest(capsys, tmp_path / "log.jsonl", f"--exporter={exporter.url}", "--batch-size=10")
+    assert status == 0
+    first, *reasons = out.splitlines()
+    assert "30 rows, 28 accepted, 2 rejected" in first
+    assert reasons[0] == "  row 5, version: expected a string, got 7"
+    assert reasons[1].startswith("  row 13: expected an object such as")
+    assert attempts(exporter, "refused") == 28
+    (tmp_path / "bad.csv").write_text("age,confidence\n1,0.5\n3,4\n")
+    flags = ("--model=loan", "--confidence-column=confidence", f"--exporter={exporter.url}")
+    status, _, err = ingest(capsys, tmp_path / "bad.csv", *flags)
+    assert status == 1
+    assert "bad.csv: none of its 2 rows was good; row 2, confidence: expected a number from 0 to 1, got 4.0" in err
+
+
+@pytest.mark.parametrize("ending", ["parquet", "predictions.jsonl"])
+def test_killed_again_and_again_nothing_is_lost_or_counted_twice(
+    folder: Path, exporter: Served, tmp_path: Path, ending: str
+) -> None:
+    """After each SIGKILL the same command goes on, until all rows are counted once."""
+    write_all(tmp_path, "many", scores(6000))
+    file = tmp_path / f"many.{ending}"
+    if ending == "parquet":
+        version = "killed"
+        flags = ["--model=loans", f"--version={version}", *OUTPUTS]
+    else:
+        version = "killed as lines"
+        file.write_text(file.read_text().replace('"version":"3"', f'"version":"{version}"'))
+        flags = []
+    command = [sys.executable, "-m", "exporter.cli", "ingest", str(file), f"--exporter={exporter.url}"]
+    state = Path(f"{file}.ingest.json")
+    kills = 0
+    for least in (400, 1300, 2500, 2520, 6001):
+        with (tmp_path / "log").open("w") as log:
+            child = subprocess.Popen([*command, "--batch-size=20", *flags], stdout=log, stderr=log)
+            while child.poll() is None and sent(state) < least:
+                time.sleep(0.0005)
+            kills += child.poll() is None
+            child.kill()
+            child.wait(60)
+    assert kills >= 3
+    assert child.returncode == 0, (tmp_path / "log").read_text()
+    assert "6,000 rows, 6,000 accepted" in (tmp_path / "log").read_text()
+    assert attempts(exporter, version) == 6000
+
+
+def sent(state: Path) -> int:
+    return msgspec.json.decode(state.read_bytes(), type=State).rows if state.exists() else 0
+
+
+def test_a_log_that_has_grown_is_gone_on_with(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines that were appended are sent, those before are not sent again; another file under the name is sent whole."""
+    log = tmp_path / "log.jsonl"
+    rows = [json.dumps(prediction(row) | {"version": "grown"}) + "\n" for row in scores(700).to_pylist()]
+    log.write_text("".join(rows[:300]))
+    to = f"--exporter={exporter.url}"
+    assert ingest(capsys, log, to)[0] == 0
+    with log.open("a") as file:
+        file.writelines(rows[300:])
+    status, out, err = ingest(capsys, log, to)
+    assert status == 0
+    assert "the first 300 rows were sent before" in err
+    assert "700 rows, 700 accepted" in out
+    assert attempts(exporter, "grown") == 700
+    log.write_text("".join(rows[100:200]))
+    status, out, err = ingest(capsys, log, to)
+    assert (status, err) == (0, "")
+    assert attempts(exporter, "grown") == 800
+
+
+def test_a_batch_that_was_cut_by_the_end_of_the_file_is_sent_again_as_it_was(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after the last, short batch was counted but not yet noted, then grown: its rows count once."""
+    log = tmp_path / "log.jsonl"
+    rows = [json.dumps(prediction(row) | {"version": "cut"}) + "\n" for row in scores(500).to_pylist()]
+    log.write_text("".join(rows[:130]))
+    to = f"--exporter={exporter.url}"
+    assert ingest(capsys, log, to, "--batch-size=100")[0] == 0
+    path = Path(f"{log}.ingest.json")
+    state = msgspec.json.decode(path.read_bytes(), type=State)
+    state.rows, state.accepted, state.sending, state.done = 100, 100, 130, False
+    path.write_bytes(msgspec.json.encode(state))
+    with log.open("a") as file:
+        file.writelines(rows[130:])
+    status, out, _ = ingest(capsys, log, to)
+    assert status == 0
+    assert "500 rows, 500 accepted" in out
+    assert attempts(exporter, "cut") == 500
+
+
+def test_an_unfinished_run_to_somewhere_else_is_not_mixed_up(
+    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half sent to one version, the rest is not sent to another; a state that is none is refused."""
+    file = tmp_path / "s.csv"
+    shutil.copy(folder / "well.csv", file)
+    flags = (f"--exporter={exporter.url}", "--model=loans", *OUTPUTS)
+    assert ingest(capsys, file, *flags, "--version=a")[0] == 0
+    path = Path(f"{file}.ingest.json")
+    state = msgspec.json.decode(path.read_bytes(), type=State)
+    state.rows, state.done = 1000, False
+    path.write_bytes(msgspec.json.encode(state))
+    status, _, err = ingest(capsys, file, *flags, "--version=b")
+    assert status == 1
+    assert f"its first 1,000 rows were sent to {exporter.url} model loans version a: finish it there, or remove" in err
+    path.write_text("{}")
+    status, _, err = ingest(capsys, file, *flags)
+    assert status == 1
+    assert f"{path}: is no state of an ingest" in err
+
+
+def test_an_exporter_that_is_away_or_foreign_is_said(
+    folder: Path, exporter: Served, gateway: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command gives up in time, and at once where asking again is of no use."""
+    file = tmp_path / "s.csv"
+    shutil.copy(folder / "well.csv", file)
+    address = f"http://127.0.0.1:{free_port()}"
+    flags = ("--model=loans", *OUTPUTS)
+    status, _, err = ingest(capsys, file, f"--exporter={address}", *flags, "--give-up=1s", f"--state={tmp_path / 'a'}")
+    assert status == 1
+    assert f"{address}: Connection refused, for 1 s; 0 rows are through" in err
+    status, _, err = ingest(capsys, file, f"--exporter={gateway}", *flags, f"--state={tmp_path / 'b'}")
+    assert status == 1
+    assert f"{gateway}: 404" in err
+
+
+def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batches that find no room come again when the exporter says so, and none is lost or counted twice."""
+    config = {"models": [{"name": "loans", "profile": "loans.json"}], "queue": {"capacity": 1}}
+    (tmp_path / "exporter.yml").write_text(yaml.safe_dump(config))
+    shutil.copy(folder / "loans.json", tmp_path)
+    shutil.copy(folder / "well.parquet", tmp_path)
+    server = Served(tmp_path).start()
+    try:
+        flags = (f"--exporter={server.url}", "--model=loans", "--version=full", *OUTPUTS)
+        status, out, err = ingest(capsys, tmp_path / "well.parquet", *flags)
+        assert (status, err) == (0, "")
+        assert "2,500 rows, 2,500 accepted, 0 rejected" in out
+        assert attempts(server, "full") == 2500
+    finally:
+        server.stop()
+
+
+def test_a_state_file_that_cannot_be_written_stops_the_run(
+    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a place to note what was sent, nothing is sent; a disk that fills up stops it where it is."""
+    file = tmp_path / "s.csv"
+    shutil.copy(folder / "well.csv", file)
+    flags = (f"--exporter={exporter.url}", "--model=loans", "--version=unnoted", *OUTPUTS)
+    state = tmp_path / "no" / "state"
+    status, _, err = ingest(capsys, file, *flags, f"--state={state}")
+    assert status == 1
+    assert f"the state file {state} cannot be written: No such file or directory; --state names another place" in err
+    assert attempts(exporter, "unnoted") == 0
+    (tmp_path / "full.partial").symlink_to("/dev/full")
+    status, _, err = ingest(capsys, file, *flags, f"--state={tmp_path / 'full'}")
+    assert status == 1
+    assert "cannot be written: No space left on device" in err
+    assert attempts(exporter, "unnoted") == 0

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.rows import training
+from support.servers import Served, eventually, write_config
+
+from exporter.cli import main
+from exporter.commands.cpu import sort_fast
+from exporter.commands.progress import Progress
+from exporter.monitoring.binner import Layout
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.describe import lines
+from exporter.profiles.profile import Profile, load
+
+EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter whose model has an input of every type, and its training file ``shop.jsonl``."""
+    folder = tmp_path_factory.mktemp("shop")
+    rows = [row | {"sells": n % 2 == 0, "sure": n % 100 / 100} for n, row in enumerate(training(600))]
+    (folder / "shop.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["profile", str(folder / "shop.jsonl"), "--prediction-column=sells", "--confidence-column=sure"]
+    assert main(command) == 0
+    write_config(folder, EVERYTHING)
+    server = Served(folder).start()
+    yield server
+    server.stop()
+
+
+def events(rows: list[dict[str, object]], **fields: object) -> list[dict[str, object]]:
+    return [
+        {"model": "shop", "version": "1", "inputs": row, "prediction": True, "confidence": 0.5} | fields for row in rows
+    ]
+
+
+def test_every_type_is_watched_from_end_to_end(shop):
+    """A served model has the metrics of every feature of every type, and bad values are counted, not refused."""
+    bad = {
+        "review": 7,
+        "vector": [1.0],
+        "photo": "x" * 1_000_000,
+        "ordered": "soon",
+        "member": "yes",
+        "country": "x" * 10**6,
+    }
+    answer = shop.post("/v1/predictions", events([*training(40, seed=9), bad]))
+    assert (answer.status, answer.json) == (202, {"accepted": 41, "rejected": []})
+    # The first image brings its library: on a busy machine a scrape does not wait so long.
+    eventually(lambda: shop.samples("model_attempts_total"))
+    samples = shop.samples("model_feature_kl_divergence", "model_feature_invalid_ratio")
+
+    def sample(name: str, feature: str) -> float:
+        return samples[f'{name}{{model="shop",version="1",feature="{feature}",window="5m"}}']
+
+    for feature in load(shop.folder / "shop.json").features:
+        assert np.isfinite(sample("model_feature_kl_divergence", feature))
+    for feature in ("review.words", "vector.component_1", "photo.contrast", "ordered.hour", "member"):
+        assert sample("model_feature_invalid_ratio", feature) == pytest.approx(1 / 41)
+
+
+def test_production_becomes_a_profile(shop, capsys):
+    """What was stored of a version is profiled, predictions and confidence too; wrong values in it are invalid."""
+    shop.post("/v1/predictions", events([{"amount": 1, "review": 7}], version="10"))
+    shop.post("/v1/predictions", events([{}], model="other"))
+    shop.post("/v1/predictions", events(training(50, seed=1), version="9", prediction="sold"))
+    output = shop.folder / "production.json"
+    options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", f"--output={output}"]
+
+    def made() -> Profile | None:
+        done = main(["profile", *options, "--version=9", "--last=1h"]) == 0
+        return load(output) if done and load(output).rows == 50 else None
+
+    profile = eventually(made)
+    assert "50 rows profiled into" in capsys.readouterr().out
+    trained = load(shop.folder / "shop.json")
+    assert profile.name == "shop"
+    assert profile.inputs == trained.inputs
+    assert profile.prediction.categories == ("sold",)
+    assert profile.confidence.counts[1] == 50
+    assert profile.features["ordered.age_seconds"].min > 0
+    sums = Layout(profile).split(Layout(profile).count(training(50, seed=1), ["sold"] * 50)[0])
+    assert sums.counts[Layout(profile).missing].sum() == sums.counts[Layout(profile).invalid].sum() == 0
+    assert main(["profile", *options]) == 0
+    everything = load(output)
+    assert everything.inputs == trained.inputs
+    assert everything.features["review.words"].counts[-1] >= 1
+    assert everything.rows > 50
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], 'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
+        (["a.csv", "--from-store"], 'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
+        (["--from-store"], "--model: expected shop or other"),
+        (["--from-store", "--model=shopp"], '--model: is not in exporter.yml; did you mean "shop"?'),
+        (["--from-store", "--model=shop", "--last=1x"], '--last: expected a duration such as 5m or 1h, got "1x"'),
+        (["--from-store", "--model=shop"], "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
+        (["--from-store", "--model=shop", "--prediction-column=p"],
+         "--from-store: the database knows prediction, confidence and time; name no column of them"),
+        (["--describe=a.json"], "a.json: cannot be read: No such file or directory"),
+        (["a.csv", "--type=age"], "--type: expected NAME=TYPE such as zip=categorical, got age"),
+    ],
+)  # fmt: skip
+def test_a_wrong_use_says_what_would_be_right(tmp_path, monkeypatch, capsys, options, message):
+    """Each mistake on the command line is one line with what would be right, and nothing is written."""
+    (tmp_path / "exporter.yml").write_text(json.dumps({"models": [{"name": "shop"}, {"name": "other"}]}))
+    monkeypatch.chdir(tmp_path)
+    assert main(["profile", *options]) == 1
+    said = capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
+    assert said == f"model-exporter: {message}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["exporter.yml"]
+
+
+def test_a_store_without_such_predictions_says_so(shop, capsys):
+    """Nothing stored of a version is nothing to profile."""
+    options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", "--version=none"]
+    assert main(["profile", *options]) == 1
+    assert capsys.readouterr().err.endswith("model-exporter.db: shop version none: has no rows to profile\n")
+
+
+def test_what_is_odd_is_said(tmp_path, capsys):
+    """The command names constant and empty columns, shares of missing and invalid values, and where ages begin."""
+    rows = [{"a": 3, "b": None, "c": "x", "d": n if n else None, "e": n, "t": "2026-01-01"} for n in range(100)]
+    rows[5]["e"] = "five"
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["profile", str(tmp_path / "a.jsonl"), "--type=e=numeric"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "a: numeric, 5 bins; always 3",
+        "b: numeric, 3 bins; no value at all; 100.0 % missing",
+        "c: categorical, 1 categories; always x",
+        "d: numeric, 24 bins; 1.0 % missing",
+        "e: numeric, 24 bins; 1.0 % invalid",
+        next(line for line in out.splitlines() if line.startswith("t.age_seconds: timestamp, 5 bins; always ")),
+        "t.hour: timestamp, 5 bins; always 0",
+        f"100 rows profiled into {tmp_path / 'a.json'}",
+    ]
+    assert err == "model-exporter: ages are measured from now; --time-column NAME says when rows arrived\n"
+
+
+def test_how_cells_of_csv_were_read_is_said_where_it_may_surprise(tmp_path, capsys):
+    """Codes that look like numbers and words that may mean nothing are named, unless the type was given."""
+    path = tmp_path / "a.csv"
+    path.write_text("zip,country,n\n01234,NL,1\n99999,NA,NA\n")
+    said = [
+        "zip: categorical, 2 categories; digits that begin with 0 are no numbers, unless --type says so",
+        "country: categorical, 2 categories; NA and the like are texts here, only an empty field is missing",
+        "n: numeric, 5 bins; always 1; 50.0 % missing",
+    ]
+    assert main(["profile", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == said
+    assert main(["profile", str(path), "--type=zip=categorical", "--type=country=categorical"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [*(line.partition(";")[0] for line in said[:2]), said[2]]
+
+
+# --- the picture -----------------------------------------------------------------------------
+
+
+def columns(line: str) -> int:
+    return sum(1 + (unicodedata.east_asian_width(character) in "FW") for character in line)
+
+
+def test_a_profile_is_described_in_eighty_columns(shop, capsys):
+    """The description has a line of the numbers and a histogram for each feature, none wider than a terminal."""
+    assert main(["profile", "--describe", str(shop.folder / "shop.json")]) == 0
+    out = capsys.readouterr().out
+    assert max(map(columns, out.splitlines())) <= 80
+    for name in [*load(shop.folder / "shop.json").features, "(prediction)", "(confidence)"]:
+        assert f"\n{name[:31]}" in out
+    assert "\nmember  boolean\n  false " in out
+    assert "embedding of 6 numbers" in out
+
+
+def test_a_histogram_has_the_shape_of_the_data():
+    """Heights follow the density: one hill, a step, a lone value beside a spread."""
+
+    def drawn(values: np.ndarray) -> str:
+        described = list(lines(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(values)})))
+        return described[-1].split()[1] if len(described[-1].split()) == 3 else described[-1]
+
+    rng = np.random.default_rng(0)
+    hill = drawn(rng.normal(size=20_000))
+    assert "█" in hill[18:30]
+    assert hill[0] == hill[-1] == "▁"
+    step = drawn(np.concatenate((rng.random(30_000), 1 + rng.random(10_000))))
+    assert set(step[:22]) <= {"█", "▇"}
+    assert set(step[26:]) <= {"▂", "▃"}
+    zeros = drawn(np.where(rng.random(10_000) < 0.7, 0, rng.random(10_000)))
+    assert zeros[0] == "█"
+    assert set(zeros[1:]) == {"▁"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(), min_size=1, max_size=60),
+    st.dictionaries(st.text(max_size=60), st.integers(1, 10**9), max_size=12),
+    st.text(min_size=1, max_size=90),
+)
+def test_any_profile_can_be_described(numbers, categories, name):
+    """Whatever numbers, names and categories a profile holds, each line fits and holds no control character."""
+    inputs = {name: "numeric", f"{name}2": "categorical"}
+    features = {name: numeric_feature(np.array(numbers)), f"{name}2": categorical_feature(categories, 1, 1, top=5)}
+    for line in lines(Profile(name, len(numbers), inputs, features)):
+        assert line.isprintable()
+        assert columns(line) <= 80
+
+
+# --- progress --------------------------------------------------------------------------------
+
+
+def told(progress: Progress) -> None:
+    progress._shown = -1e9
+    progress("values", 0.5, 1_200_000)
+    progress("values", 0.51, 1_200_001)  # too soon
+    progress.clear()
+
+
+def test_progress_is_a_bar_on_a_terminal():
+    """On a terminal a bar is drawn in place, and taken away at the end."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        told(Progress(terminal))
+        shown = os.read(ours, 10_000).decode()
+        while shown.count("\r\x1b[K") < 2:  # a terminal may hand over what was written in parts
+            shown += os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert shown.count("\r\x1b[K") == 2
+    assert "values" in shown
+    assert "█" * 15 + "░" * 15 in shown
+    assert "50%     1,200,000 rows" in shown
+
+
+def test_progress_is_plain_lines_elsewhere():
+    """Where no terminal is, there are lines, and no control characters."""
+    stream = io.StringIO()
+    told(Progress(stream))
+    assert stream.getvalue() == "values: 50%, 1,200,000 rows\n"
+
+
+def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
+    """A small file is profiled before there is anything to say."""
+    (tmp_path / "a.csv").write_text("x\n1\n2\n")
+    assert main(["profile", str(tmp_path / "a.csv")]) == 0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: sse2 avx2 avx512f avx512dq\n", "X86_V4"),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: sse2 avx2\n", None),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t\t: avx2 avx512f\n", None),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nflags\t\t: avx2 avx512f\n", None),
+        ("CPU architecture: 8\nFeatures\t: asimd sve\n", None),
+        (None, None),
+    ],
+)
+def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, described, said):
+    """Only a processor that compresses vectors slowly is kept from it, and not where somebody decided."""
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "")
+    monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES")
+    path = tmp_path / "cpuinfo"
+    if described is not None:
+        path.write_text(f"processor\t: 0\n{described}\nprocessor\t: 1\n{described}")
+    sort_fast(path)
+    assert os.environ.get("NPY_DISABLE_CPU_FEATURES") == said
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512_SPR")
+    sort_fast(path)
+    assert os.environ["NPY_DISABLE_CPU_FEATURES"] == "AVX512_SPR"

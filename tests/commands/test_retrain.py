@@ -1,0 +1,202 @@
+"""The loop closed for real: a service, an exporter, corrections, a release, the next version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.servers import Served, ask, eventually
+
+from exporter import config
+from exporter.client import Monitor
+from exporter.commands.demo import flywheel, model, scenario, service
+from exporter.commands.demo.incidents import Incidents
+from exporter.commands.demo.retrain import judged, learnable, retrain
+from exporter.commands.demo.versions import Versions
+from exporter.errors import StackError
+from exporter.profiles import profile
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo")
+    model.prepare(path)
+    return path
+
+
+class Demo:
+    """The demo's files, its exporter and its service."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.exporter = Served(folder).start()
+        self.incidents = Incidents(1)
+        self.versions = Versions(folder, lambda v: Monitor(self.exporter.url, model.NAME, v, interval=0.01))
+        app = service.create_app(self.versions, self.incidents)
+        self._server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self.versions.close()
+        self.exporter.stop()
+
+    def mistakes(self) -> tuple[int, int]:
+        """Send each held-out image; users correct the confident mistakes, each tenth of them wrongly."""
+        corrections = slips = 0
+        for place, (image, truth) in enumerate(zip(*model.held_out(self.folder), strict=True)):
+            answer = ask(f"{self.url}/predict", {"image": image.tolist()}).json
+            if answer["confidence"] >= 0.8 and answer["digit"] != str(truth):
+                corrections += 1
+                wrong = str((int(answer["digit"]) + 1) % 10) if corrections % 10 == 0 else str(truth)
+                slips += wrong != str(truth)
+                word = {"prediction_id": answer["id"], "verdict": "corrected", "label": wrong}
+                word["user"] = model.teacher(place)
+                assert self.exporter.post("/v1/feedback", word).status == 201
+        for one in self.versions.served:
+            assert one.monitor.flush()
+        return corrections, slips
+
+    def pending(self) -> int:
+        found = self.exporter.get("/v1/corrections?model=digits&status=pending&limit=1000").json["corrections"]
+        return sum(one["inputs"] is not None for one in found)
+
+
+@pytest.fixture
+def demo(prepared: Path, tmp_path: Path) -> Iterator[Demo]:
+    folder = tmp_path / "demo"
+    shutil.copytree(prepared, folder)
+    running = Demo(folder)
+    yield running
+    running.close()
+
+
+def test_the_dark_camera_is_learnt(demo: Demo) -> None:
+    """Right corrections become the next version: served, judged by its own profile, better in the dark."""
+    demo.incidents.begin("dark", 3600)
+    corrections, slips = demo.mistakes()
+    assert corrections > 100
+    assert slips > 5
+    eventually(lambda: demo.pending() == corrections)
+    said: list[str] = []
+    assert retrain(demo.folder, demo.exporter.url, demo.url, said.append) == "2"
+
+    statuses = Counter(one["status"] for one in demo.exporter.get("/v1/corrections?limit=1000").json["corrections"])
+    assert statuses == {"accepted": corrections - slips, "rejected": slips}
+    assert f"{corrections - slips} corrections accepted, {slips} rejected" in said[0]
+
+    # What is held back is in no training set: neither its corrections nor its images, dark or not.
+    images, _ = model.held_out(demo.folder)
+    dark = {demo.incidents.seen(image).tobytes(): model.teacher(place) for place, image in enumerate(images)}
+    with np.load(demo.folder / "training-2.npz") as training, np.load(demo.folder / "training.npz") as first:
+        assert np.array_equal(training["image"][: len(first["image"])], first["image"])
+        learnt = [dark[image.tobytes()] for image in training["image"][len(first["image"]) :]]
+    assert len(learnt) > 50
+    assert set(learnt) == set(model.TEACHERS) - model.HELD_BACK
+
+    def right(version: str, incident: str | None) -> float:
+        demo.incidents.begin(incident, 3600)
+        held = [place for place in range(len(images)) if model.teacher(place) in model.HELD_BACK]
+        classifier, labels = model.load(demo.folder, version), model.held_out(demo.folder)[1]
+        seen = model.rows(np.array([demo.incidents.seen(images[place]) for place in held]))
+        return float((classifier.classes_[classifier.predict_proba(seen).argmax(1)] == labels[held]).mean())
+
+    assert right("1", "dark") < 0.4 < 0.6 < right("2", "dark")
+    assert right("2", None) > 0.95
+    assert f"version 1 {right('1', 'dark'):.1%}" in said[3]
+    assert f"version 2 {right('2', 'dark'):.1%}" in said[3]
+
+    assert ask(f"{demo.url}/healthz").json["versions"] == ["1", "2"]
+    demo.incidents.begin(None, 0)
+    before = demo.exporter.samples("model_attempts_total")['model_attempts_total{model="digits",version="1"}']
+    assert before == len(images)  # the reload kept what version 1 had counted
+    demo.mistakes()
+    info = demo.exporter.samples("model_info")
+    for version in ("1", "2"):
+        trained = profile.load(demo.folder / model.files_of(version).profile)
+        assert f'model_info{{model="digits",version="{version}",profile="{trained.hash[:12]}"}}' in info
+    after = demo.exporter.samples("model_attempts_total")
+    shares = [after[f'model_attempts_total{{model="digits",version="{version}"}}'] for version in ("1", "2")]
+    assert sum(shares) == 2 * len(images)
+    assert abs(shares[1] / len(images) - 0.5) < 0.1
+
+
+def test_nothing_to_learn_from_changes_nothing(demo: Demo) -> None:
+    """Without an accepted correction no version comes, and the reason is said."""
+    with pytest.raises(StackError, match="nothing of digits is accepted"):
+        retrain(demo.folder, demo.exporter.url, demo.url, lambda _: None)
+    assert model.versions(demo.folder) == ["1"]
+    with pytest.raises(StackError, match="no answer"):
+        flywheel.review("http://127.0.0.1:9", demo.folder)
+
+
+def test_only_images_of_others_are_learnt_and_each_once() -> None:
+    """A release's repetitions count once; what is no digit's image, and whoever is held back, is left out."""
+    image = np.arange(64.0).reshape(8, 8) % 17
+    good = {"inputs": {"image": image.tolist()}, "label": "7", "user": "teacher-1"}
+    held = {"inputs": {"image": (image + 1).tolist()}, "label": "7", "user": "teacher-5"}
+    odd = [{**good, "inputs": None}, {**good, "label": "seven", "inputs": {"image": (image + 2).tolist()}}]
+    images, labels = learnable([good, good, held, *odd, {**good, "inputs": {"image": [[1, 2]]}}])
+    assert images.tolist() == [image.tolist()]
+    assert labels.tolist() == [7]
+    assert learnable([])[0].shape == (0, 8, 8)
+
+
+def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: Path) -> None:
+    """The configuration names each later version's profile, and keeps what a user wrote, until they are forgotten."""
+    folder = tmp_path / "demo"
+    shutil.copytree(prepared, folder)
+    path = folder / "exporter.yml"
+    mine = path.read_text().replace("windows: [5m, 1h]", "windows: [5m, 2h]  # mine")
+    path.write_text(mine)
+    images, labels = model.held_out(folder)
+    for version in ("2", "10"):
+        model.train(folder, version, images[:200], labels[:200])
+        model.configure(folder)
+    assert model.versions(folder) == ["1", "2", "10"]
+    (digits,) = config.load(path).models
+    assert digits.profiles == {v: str(folder / f"digits-{v}.json") for v in ("2", "10")}
+    assert digits.windows == ("5m", "2h")
+    versions = Versions(folder, lambda v: Monitor("http://127.0.0.1:9", "digits", v))
+    assert [one.version for one in versions.served] == ["2", "10"]
+    with pytest.raises(StackError, match="expected one of 1, 2, 10"):
+        versions.deploy("11")
+    versions.deploy("1")
+    assert [one.version for one in versions.served] == ["10", "1"]
+    versions.close()
+    assert len(judged(folder, "1", "2")) == 2
+    model.forget(folder)
+    assert path.read_text() == mine
+    assert sorted(file.name for file in folder.iterdir()) == sorted(model.FILES)
+    path.write_text("models: [{name: digits}]")
+    with pytest.raises(StackError, match="expected one line"):
+        model.configure(folder)
+
+
+def test_a_step_that_fails_is_told_and_the_story_goes_on() -> None:
+    """The story takes its steps in their turn; one that cannot be done does not end it."""
+    said: list[str] = []
+
+    def broken() -> None:
+        raise StackError("no corrections")
+
+    steps = {"retrain": broken, "compare": lambda: said.append("compared")}
+    teller = scenario.Story("http://127.0.0.1:9", Counter(), lambda _: "story is told" in said[-1], said.append, steps)
+    teller.tell(scenario.parse("retrain,compare"))
+    assert said[:4] == ["retrain:", "  it failed: no corrections", "compare:", "compared"]
+
+
+def test_the_service_refuses_versions_that_are_none(demo: Demo) -> None:
+    """A version that was not trained, or is no text, is answered 400, and nothing is loaded."""
+    for wrong in ({"version": "7"}, {"version": "../../x"}, {"version": 2}, {}, []):
+        answer = ask(f"{demo.url}/versions", wrong)
+        assert answer.status == 400
+        assert "expected one of 1" in json.loads(answer.body)["error"]

@@ -1,0 +1,400 @@
+"""`model-exporter up` with the real programs, on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.servers import ask, eventually, free_port
+
+from exporter.commands.demo import model
+from exporter.commands.up import display as screen
+from exporter.commands.up import pidfile as state
+from exporter.commands.up import status as snapshot
+from exporter.commands.up.plan import ADDRESSES
+from exporter.errors import StackError
+
+NAMES = ("exporter", "alertmanager", "prometheus", "demo")
+
+
+class Stack:
+    """A stack in a folder and on ports of its own."""
+
+    def __init__(self, folder: Path, prepared: Path) -> None:
+        self.directory = folder / "run"
+        shutil.copytree(prepared, self.directory / "demo")
+        self.ports = {name: free_port() for name in ADDRESSES}
+        self.output = folder / "output"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self, *flags: str) -> list[str]:
+        addresses = [f"--{name}-address=127.0.0.1:{port}" for name, port in self.ports.items()]
+        command = [sys.executable, "-m", "exporter.cli", "up", f"--directory={self.directory}", "--no-grafana"]
+        return [*command, *addresses, *flags]
+
+    def run(self, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        env = os.environ | environment
+        return subprocess.run(self.command(*flags), capture_output=True, text=True, timeout=60, check=False, env=env)
+
+    def start(self, *flags: str) -> Stack:
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(self.command(*flags), stdout=output, stderr=output)
+        return self
+
+    def says(self, text: str, seconds: float = 30) -> str:
+        """The output, once a text is in it."""
+
+        def said() -> bool:
+            assert self.process is None or self.process.poll() is None or text in self.said, self.said
+            return text in self.said
+
+        eventually(said, seconds)
+        return self.said
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def pids(self) -> dict[str, int]:
+        return {name: pid for name, (pid, _) in state.State(self.directory).read().items()}
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+    def left(self) -> list[str]:
+        """Processes of this stack that still run, its ports that are taken, its files that should be gone."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            command = " ".join(process.info["cmdline"] or [])
+            if str(self.directory) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(command)
+        for name, port in self.ports.items():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    found.append(f"{name} port {port}")
+        if (self.directory / "stack.json").exists():
+            found.append("stack.json")
+        return found
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    model.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def stack(tmp_path: Path, prepared: Path) -> Iterator[Stack]:
+    """A stack that is not started yet; whatever a test leaves is ended."""
+    stack = Stack(tmp_path, prepared)
+    yield stack
+    if stack.process is not None:
+        stack.end()
+    state.down(stack.directory)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Iterator[Stack]:
+    """One whole stack for tests that leave it well."""
+    stack = Stack(tmp_path_factory.mktemp("running"), prepared).start()
+    stack.says("The demo is ready")
+    yield stack
+    assert stack.end() == 0
+    assert eventually(lambda: not stack.left(), 5)
+
+
+def test_all_programs_become_ready_and_the_lines_tell_of_targets_layers_and_story(running: Stack) -> None:
+    """Without a terminal, the output is plain lines: readiness, targets, the three layers, the demo's words."""
+    for target in ("model-exporter", "prometheus", "alertmanager"):
+        port = running.ports["exporter" if target == "model-exporter" else target]
+        running.says(f"target {target} 127.0.0.1:{port} is up")
+    said = running.says("business: ")
+    assert re.search(r"system: .* requests/s, .* errors, p95 .* s, CPU \d+%, memory \d+%", said)
+    assert re.search(r"data: worst KL ", said)
+    assert "demo: healthy for 3m: the service is well" in said
+    assert "\x1b" not in said
+
+
+def test_prometheus_has_the_rules_and_knows_alertmanager(running: Stack) -> None:
+    """The checkout's rules are loaded, and alerts go to the Alertmanager of the same stack."""
+    url = f"http://127.0.0.1:{running.ports['prometheus']}/api/v1"
+    names = {rule["name"] for group in ask(f"{url}/rules").json["data"]["groups"] for rule in group["rules"]}
+    assert {"ModelErrorRatioHigh", "ModelFeatureDrift", "ModelCorrectionRatioHigh", "Watchdog"} <= names
+    found = eventually(lambda: ask(f"{url}/alertmanagers").json["data"]["activeAlertmanagers"])
+    assert found == [{"url": f"http://127.0.0.1:{running.ports['alertmanager']}/api/v2/alerts"}]
+
+
+def test_the_inbox_of_alertmanager_is_the_exporter_of_the_same_stack(running: Stack) -> None:
+    """The adapted configuration sends notifications to this stack's exporter."""
+    status = ask(f"http://127.0.0.1:{running.ports['alertmanager']}/api/v2/status").json
+    assert "receivers:\n- name: inbox" in status["config"]["original"]
+    text = (running.directory / "alertmanager" / "alertmanager.yml").read_text()
+    assert f"http://127.0.0.1:{running.ports['exporter']}/v1/notifications" in text
+
+
+def test_an_alert_names_the_receivers_that_tell_somebody(running: Stack) -> None:
+    """A receiver without a secret is routed to but sends nothing, so the status does not name it."""
+    servers = [f"http://127.0.0.1:{running.ports[name]}" for name in ("prometheus", "alertmanager")]
+    labels = {"alertname": "ModelHostDiskHigh", "severity": "critical", "layer": "system", "model": "digits"}
+    assert ask(f"{servers[1]}/api/v2/alerts", [{"labels": labels}]).status == 200
+    (alert,) = [a for a in ask(f"{servers[1]}/api/v2/alerts").json if a["labels"] == labels]
+    assert len(alert["receivers"]) > 1
+    now = snapshot.Snapshot(alerts=[snapshot.Alert("ModelHostDiskHigh", "firing", "critical", "digits", 0.0)])
+    snapshot.ask_alertmanager(servers[1], now)
+    assert now.alerts[0].notified == ("inbox",)
+
+
+def test_a_second_start_is_refused_and_the_first_goes_on(running: Stack) -> None:
+    """A second stack in the same folder is refused, with the process of the first."""
+    before = running.pids()
+    second = running.run()
+    assert second.returncode == 1
+    assert f"a stack runs already in {running.directory} (process {before['stack']})" in second.stderr
+    assert running.pids() == before
+
+
+@pytest.mark.parametrize(("name", "title"), [("exporter", "The exporter"), ("prometheus", "Prometheus")])
+def test_a_busy_port_names_who_needs_it_and_who_holds_it(
+    running: Stack, tmp_path: Path, prepared: Path, name: str, title: str
+) -> None:
+    """A taken port is said before anything starts, with the program that needs it, its holder and the way out."""
+    other = Stack(tmp_path, prepared)
+    other.ports[name] = running.ports[name]
+    failed = other.run()
+    assert failed.returncode == 1
+    assert f"{title} needs 127.0.0.1:{running.ports[name]}" in failed.stderr
+    assert f"(process {running.pids()[name]}:" in failed.stderr
+    assert f"--{name}-address HOST:PORT" in failed.stderr
+    assert not (other.directory / "stack.json").exists()
+    assert not (other.directory / "logs").exists()
+
+
+def test_a_program_that_keeps_dying_is_restarted_three_times_and_then_all_stops(stack: Stack) -> None:
+    """A killed program is told with its last lines and restarted with backoff; after three restarts all stops."""
+    stack.start("--no-demo").says("Prometheus is ready")
+    for count in (1, 2, 3):
+        os.kill(stack.pids()["alertmanager"], signal.SIGKILL)
+        eventually(lambda n=count: stack.said.count("Alertmanager is started again") == n, 20)
+    os.kill(stack.pids()["alertmanager"], signal.SIGKILL)
+    assert stack.process is not None
+    assert stack.process.wait(timeout=20) == 1
+    assert "Alertmanager was ended by SIGKILL; starting it again in 1 s. The end of " in stack.said
+    assert "starting it again in 4 s" in stack.said
+    assert "Alertmanager was ended by SIGKILL after 3 restarts: everything stops" in stack.said
+    assert not stack.left()
+
+
+def test_ctrl_c_on_a_terminal_ends_the_screen_and_everything(stack: Stack) -> None:
+    """On a terminal of 80x24 the state is one screen that fits, and Ctrl-C stops all within ten seconds."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm"
+        os.environ.pop("NO_COLOR", None)
+        os.execv(sys.executable, stack.command("--no-demo"))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    seen = b""
+    deadline = time.monotonic() + 60
+    while seen.count(b"\x1b[H") < 2 or b"3 up" not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([terminal], [], [], 1)[0]:
+            seen += os.read(terminal, 65536)
+    os.write(terminal, b"\x03")
+    pressed = time.monotonic()
+    while True:
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError:  # Linux says so when the other side is gone
+            break
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert time.monotonic() - pressed < 10
+    assert seen.rstrip().endswith(b"Everything has stopped.")
+    rows = re.sub(r"\x1b\[[0-9;]*[mKJH]", "", seen.split(b"\x1b[H")[2].split(b"\x1b[J")[0].decode()).splitlines()
+    assert len(rows) <= 24
+    assert max(map(len, rows)) <= 80
+    assert rows[0].startswith("model-exporter up")
+    assert not stack.left()
+
+
+def test_children_do_not_outlive_a_killed_supervisor(stack: Stack) -> None:
+    """After SIGKILL the children end by themselves, and `--down` removes what is left."""
+    stack.start().says("The demo is ready")
+    stack.end(signal.SIGKILL)
+    eventually(lambda: stack.left() == ["stack.json"], 20)
+    assert "Nothing of" in stack.run("--down").stdout
+    assert not stack.left()
+
+
+def test_a_child_that_cannot_end_is_ended_by_the_next_start_or_down(stack: Stack) -> None:
+    """A stopped child that survived a crash is ended by `--down`, which names it."""
+    stack.start("--no-demo").says("Prometheus is ready")
+    os.kill(stack.pids()["prometheus"], signal.SIGSTOP)
+    stack.end(signal.SIGKILL)
+    ended = stack.run("--down")
+    assert ended.returncode == 0
+    assert re.search(r"Stopped .*prometheus", ended.stdout)
+    assert not stack.left()
+
+
+def test_down_stops_a_running_stack(stack: Stack) -> None:
+    """`--down` from another terminal stops a running stack in order, and a second one finds nothing."""
+    stack.start("--no-demo").says("Prometheus is ready")
+    assert "Stopped stack, exporter, alertmanager, prometheus." in stack.run("--down").stdout
+    assert stack.process is not None
+    assert stack.process.wait(timeout=5) == 0
+    assert "Everything has stopped." in stack.said
+    assert not stack.left()
+    assert "Nothing of" in stack.run("--down").stdout
+
+
+def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
+    """What the run before measured and stored is gone, unless `--keep` is given; so are versions but the first."""
+    trained = (stack.directory / "demo" / "exporter.yml").stat()
+    marks = [stack.directory / name / "data" / "mark" for name in ("prometheus", "alertmanager")]
+    database = stack.directory / "demo" / "model-exporter.db"
+    for mark in marks:
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+    with contextlib.closing(sqlite3.connect(database)) as before:
+        before.execute("CREATE TABLE mark (n)")
+    stack.start("--keep").says("Prometheus is ready")
+    assert stack.end() == 0
+    assert all(mark.exists() for mark in marks)
+    later = stack.directory / "demo" / "model-2.joblib"
+    later.touch()
+    stack.start().says("Prometheus is ready")
+    assert "Begins without the data of the run before; --keep" in stack.said
+    assert stack.end() == 0
+    assert not any(mark.exists() for mark in (later, *marks))
+    with contextlib.closing(sqlite3.connect(database)) as after:
+        assert not after.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
+    assert (stack.directory / "demo" / "exporter.yml").stat().st_mtime_ns == trained.st_mtime_ns
+
+
+def test_a_warning_that_is_pending_is_told_after_a_minute() -> None:
+    """Plain lines tell a critical or firing alert at once, and no warning that was pending for a moment only."""
+    at = time.time()
+
+    def alert(name: str, state: str, severity: str, seconds: float) -> snapshot.Alert:
+        return snapshot.Alert(name, state, severity, "", at - seconds)
+
+    display = screen.Display({})
+    alerts = [
+        alert("A", "pending", "warning", 59),
+        alert("B", "pending", "critical", 11),
+        alert("C", "firing", "warning", 1),
+        alert("D", "pending", "warning", 60),
+    ]
+    lines = display.changes(snapshot.Snapshot(at=at, alerts=alerts))
+    assert [line.split()[2] for line in lines] == ["B", "C", "D"]
+    over = display.changes(snapshot.Snapshot(at=at))
+    assert [line.split()[2] for line in over] == ["B", "C", "D"]
+
+
+def test_down_spares_a_process_that_only_has_the_same_id(tmp_path: Path) -> None:
+    """A process id in a left-over file that belongs to somebody else by now is not ended."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        started = psutil.Process(stranger.pid).create_time()
+        (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started - 3600]}))
+        assert state.down(tmp_path) == []
+        assert stranger.poll() is None
+        assert not (tmp_path / "stack.json").exists()
+        (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started]}))
+        assert state.down(tmp_path) == ["prometheus"]
+
+
+def test_a_damaged_state_file_is_no_obstacle(tmp_path: Path) -> None:
+    """A file that was cut off in the middle is cleaned up as well."""
+    (tmp_path / "stack.json").write_text('{"stack": [12')
+    assert state.down(tmp_path) == []
+    assert not (tmp_path / "stack.json").exists()
+
+
+def test_a_program_that_does_not_start_is_told_with_its_last_words(stack: Stack, tmp_path: Path) -> None:
+    """When a program ends before it is ready, its last lines are shown and nothing is left."""
+    broken = tmp_path / "bin" / "prometheus"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho cannot open storage >&2\nexit 3\n")
+    broken.chmod(0o755)
+    failed = stack.run("--no-demo", PATH=f"{broken.parent}:{os.environ['PATH']}")
+    assert failed.returncode == 1
+    assert "Prometheus did not start: it ended with status 3." in failed.stderr
+    assert "cannot open storage" in failed.stderr
+    assert not stack.left()
+
+
+def test_missing_programs_are_named_with_what_to_install(stack: Stack, tmp_path: Path) -> None:
+    """Without the programs, and without a way to install them, the message says what to do."""
+    failed = stack.run(PATH=str(tmp_path))
+    assert failed.returncode == 1
+    assert "prometheus and alertmanager not found on the PATH: install" in failed.stderr
+    assert not stack.left()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    """The folder being a file is one clear sentence."""
+    (tmp_path / "run").write_text("")
+    with pytest.raises(StackError, match="choose another --directory"):
+        state.State(tmp_path / "run").acquire()
+
+
+@pytest.mark.parametrize("address", ["9090", "127.0.0.1:0", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
+def test_an_address_must_be_host_and_port(stack: Stack, address: str) -> None:
+    """An address that is none is refused as wrong usage."""
+    wrong = stack.run(f"--prometheus-address={address}")
+    assert wrong.returncode == 2
+    assert "expected HOST:PORT" in wrong.stderr
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 16), (200, 50)])
+def test_the_screen_fits_the_terminal_whatever_there_is_to_show(size: tuple[int, int]) -> None:
+    """Many alerts, long names and a long story are cut to the terminal, and Ctrl-C is still explained."""
+    now = snapshot.Snapshot(
+        targets={f"model-exporter 10.0.0.{n}:9877": "down" for n in range(20)},
+        alerts=[
+            snapshot.Alert(f"Model{'Feature' * 6}Drift{n}", "firing", "warning", "digits " * 9, time.time())
+            for n in range(40)
+        ],
+        story=["10:00:00 " + "words " * 60, "10:00:00   look for: " + "more " * 60],
+    )
+    text = screen.draw(now, dict.fromkeys(NAMES, "http://127.0.0.1:9090"), ["Prometheus ended"] * 5, size)
+    rows = re.sub(r"\x1b\[[0-9;]*[mKJH]", "", text).splitlines()
+    assert len(rows) <= size[1] - 1
+    assert max(map(len, rows)) <= size[0]
+    assert rows[-1].startswith("Ctrl-C stops everything")
+    assert any(re.match(r"  and \d+ more", row) for row in rows)
+
+
+def test_servers_that_do_not_answer_leave_their_part_empty() -> None:
+    """A snapshot without servers says which do not answer, and can be drawn."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    now = snapshot.take(nobody, nobody, None)
+    assert now.silent == ["Prometheus", "Alertmanager"]
+    text = screen.draw(now, {}, [], (80, 24))
+    assert "Prometheus does not answer" in text
+    assert "- requests/s, - errors" in text

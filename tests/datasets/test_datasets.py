@@ -1,0 +1,619 @@
+"""Datasets of reviewed corrections: formats, streams, releases, and the way through Label Studio."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import http.client
+import io
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.servers import Answer, Served, ask, eventually, write_config
+
+EXAMPLE = {
+    "id", "prediction_id", "model", "version", "inputs", "label", "prediction", "confidence", "user_label", "user",
+    "reviewer", "reviewed", "predicted", "source", "revision",
+}  # fmt: skip
+
+
+def fill(served: Served, rows: int, status: str = "accepted", inputs: str = '{{"age": {n}, "country": "NL"}}') -> None:
+    """Put reviewed corrections into the database: reviewing so many over HTTP would take too long."""
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+        database.executemany(
+            "INSERT INTO feedback (prediction_id, joined, model, version, predicted, prediction, confidence, confident,"
+            " inputs, verdict, label, user, created, updated, counted, status, revision, reviewer, reviewed, released)"
+            " VALUES (?, 1, 'credit', ?, ?, '\"yes\"', .9, 1, ?, 'corrected', ?, 'clerk', ?, 1, 1, ?, 2, 'ada', 2, 0)",
+            (
+                (
+                    f"f-{n}",
+                    str(3 + n % 2),
+                    1.7e9 + n,
+                    inputs.format(n=n),
+                    '"no"' if n % 3 else '"maybe"',
+                    1.7e9 + n,
+                    status,
+                )
+                for n in range(rows)
+            ),
+        )
+
+
+def correct(served: Served, *corrections: dict[str, Any], accept: bool = True) -> list[str]:
+    """Predictions of the model credit, their corrections, all accepted; identifiers in the same order."""
+    events = [
+        {
+            "id": f"d-{n}",
+            "model": "credit",
+            "version": "3",
+            "prediction": "yes",
+            "confidence": 0.9,
+            **one.get("event", {}),
+        }
+        for n, one in enumerate(corrections)
+    ]
+    assert served.post("/v1/predictions", events).status == 202
+    words = [
+        {"prediction_id": f"d-{n}", "verdict": "corrected", "label": "no", **one.get("word", {})}
+        for n, one in enumerate(corrections)
+    ]
+    eventually(lambda: all(word["joined"] for word in served.post("/v1/feedback", words).json["feedback"]))
+    found = {one["prediction_id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
+    places = [found[f"d-{n}"]["id"] for n in range(len(corrections))]
+    for place in places if accept else ():
+        assert ask(f"{served.url}/v1/corrections/{place}", {"status": "accepted", "revision": 1}, "PATCH").status == 200
+    return places
+
+
+def lines(answer: Answer) -> list[dict[str, Any]]:
+    assert answer.status == 200, answer.text
+    return [json.loads(line) for line in answer.body.splitlines()]
+
+
+# --- formats ---------------------------------------------------------------------------------
+
+
+def test_json_lines_hold_what_was_accepted(served: Served) -> None:
+    """Each accepted correction is one line with its inputs and the label that counts, without the redacted input."""
+    inputs = {"age": 41, "country": "NL", "name": "Ada", "photo": [[0, 12], [3, 16]]}
+    first, second = correct(served, {"event": {"inputs": inputs}, "word": {"user": "clerk"}}, {}, {}, accept=False)[:2]
+    ask(f"{served.url}/v1/corrections/{first}", {"status": "accepted", "revision": 1, "label": "never seen"}, "PATCH")
+    ask(f"{served.url}/v1/corrections/{second}", {"status": "rejected", "revision": 1}, "PATCH")
+    answer = served.get("/v1/dataset?model=credit")
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="credit-dataset.jsonl"'
+    (one,) = lines(answer)
+    assert one.keys() == EXAMPLE
+    assert one["inputs"] == {name: value for name, value in inputs.items() if name != "name"}
+    assert (one["id"], one["label"], one["user_label"], one["prediction"]) == (first, "never seen", "no", "yes")
+    assert (one["version"], one["confidence"], one["user"], one["source"]) == ("3", 0.9, "clerk", "user")
+
+
+def test_a_stream_is_longer_than_one_page(served: Served) -> None:
+    """Two thousand examples come in order, each once, in every format."""
+    fill(served, 2000)
+    found = lines(served.get("/v1/dataset?model=credit"))
+    assert [one["inputs"]["age"] for one in found] == list(range(2000))
+    rows = list(csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline="")))
+    assert [int(row["inputs.age"]) for row in rows] == list(range(2000))
+    table = pq.read_table(io.BytesIO(served.get("/v1/dataset?model=credit&format=parquet").body))
+    assert table["inputs.age"].to_pylist() == list(range(2000))
+    tasks = served.get("/v1/dataset?model=credit&format=label-studio").json
+    assert [task["data"]["age"] for task in tasks] == list(range(2000))
+
+
+@pytest.mark.parametrize(
+    ("query", "many"),
+    [
+        ("version=4", 50),
+        ("label=maybe", 34),
+        ("label=%22no%22", 66),
+        ("label=7", 0),
+        ("since=2023-11-14T22:13:30Z", 90),
+        ("until=2023-11-14T22:13:30Z&version=3", 5),
+    ],
+)
+def test_examples_are_chosen(hundred: Served, query: str, many: int) -> None:
+    """Version, label and time choose examples."""
+    assert len(lines(hundred.get(f"/v1/dataset?model=credit&{query}"))) == many
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter with a hundred examples."""
+    folder = tmp_path_factory.mktemp("hundred")
+    write_config(folder)
+    server = Served(folder).start()
+    fill(server, 100)
+    yield server
+    server.stop()
+
+
+def test_csv_has_columns_and_no_formulas(served: Served) -> None:
+    """Text that a spreadsheet would run gets an apostrophe, numbers stay numbers, what is nested is JSON."""
+    bad = '=HYPERLINK("http://x","<b>hi</b>")'
+    correct(
+        served,
+        {
+            "event": {"inputs": {"age": -5, "country": bad, "photo": [[1]], "own": True}},
+            "word": {"label": "+1", "user": "@me"},
+        },
+        {"event": {"inputs": {"age": 2.5, "country": "'=x", "extra": 'line\nbreak, "quoted"'}}, "word": {"label": "-"}},
+    )
+    text = served.get("/v1/dataset?model=credit&format=csv").text
+    first, second = csv.DictReader(io.StringIO(text, newline=""))
+    assert (first["inputs.age"], first["inputs.country"], first["inputs.photo"]) == ("-5", f"'{bad}", "[[1]]")
+    assert (first["label"], first["user"], first["inputs.own"], first["inputs.extra"]) == ("'+1", "'@me", "true", "")
+    assert (second["inputs.country"], second["label"]) == ("''=x", "'-")
+    assert second["inputs.extra"] == 'line\nbreak, "quoted"'
+    assert "inputs.name" not in first
+    assert list(first)[:4] == ["id", "prediction_id", "model", "version"]
+
+
+def test_parquet_has_types(served: Served) -> None:
+    """Columns have the type of their values; mixed and nested ones hold JSON text."""
+    correct(
+        served,
+        {"event": {"inputs": {"age": 1, "mixed": 1, "photo": [[1]], "flag": True}}, "word": {"label": "no"}},
+        {"event": {"inputs": {"age": 2**60 + 1, "mixed": "x", "huge": 10**30}}, "word": {"label": 3}},
+        {"event": {"inputs": {"age": 2.5}}, "word": {"label": "no"}},
+    )
+    table = pq.read_table(io.BytesIO(served.get("/v1/dataset?model=credit&format=parquet").body))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert (types["inputs.age"], types["inputs.mixed"], types["inputs.flag"]) == ("double", "string", "bool")
+    assert (types["reviewed"], types["confidence"]) == ("timestamp[us, tz=UTC]", "double")
+    assert table["inputs.mixed"].to_pylist() == ["1", '"x"', None]
+    assert table["inputs.photo"].to_pylist() == ["[[1]]", None, None]
+    assert table["label"].to_pylist() == ['"no"', "3", '"no"']
+    assert table.schema.field("label").metadata == {b"content": b"application/json"}
+    assert json.loads(table["inputs.huge"][1].as_py()) == 10**30
+
+
+def test_label_studio_shows_images(served: Served) -> None:
+    """A task has the image as a PNG, the model's answer as prediction and the label as ground truth."""
+    png = io.BytesIO()
+    Image.new("L", (2, 2)).save(png, "PNG")
+    encoded = base64.b64encode(png.getvalue()).decode()
+    place, _ = correct(
+        served,
+        {"event": {"inputs": {"photo": [[0, 4], [8, 16]], "age": 3}}, "word": {"label": "<script>"}},
+        {"event": {"inputs": {"photo": encoded}}},
+    )
+    one, other = served.get("/v1/dataset?model=credit&format=label-studio").json
+    data = one["data"]
+    assert (data["correction_id"], data["correction_revision"], data["age"]) == (place, 2, 3)
+    with Image.open(io.BytesIO(base64.b64decode(data["photo"].removeprefix("data:image/png;base64,")))) as image:
+        assert image.size == (128, 128)
+        assert [image.getpixel(at) for at in ((0, 0), (127, 0), (0, 127), (127, 127))] == [0, 64, 128, 255]
+    assert other["data"]["photo"] == f"data:image/png;base64,{encoded}"
+    value = {"type": "choices", "from_name": "label", "to_name": "photo"}
+    assert one["predictions"][0]["model_version"] == "3"
+    assert one["predictions"][0]["score"] == 0.9
+    assert one["predictions"][0]["result"][0].items() >= {**value, "value": {"choices": ["yes"]}}.items()
+    assert one["annotations"][0]["ground_truth"] is True
+    assert one["annotations"][0]["result"][0].items() >= {**value, "value": {"choices": ["<script>"]}}.items()
+
+
+@pytest.mark.parametrize(
+    ("form", "body"),
+    [("jsonl", b""), ("label-studio", b"[]\n"), ("csv", None), ("parquet", None)],
+)
+def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes | None) -> None:
+    """Without an accepted correction the file is empty, and can be read."""
+    answer = shared.get(f"/v1/dataset?model=credit&format={form}")
+    assert answer.status == 200
+    if form == "csv":
+        assert list(csv.DictReader(io.StringIO(answer.text, newline=""))) == []
+    elif form == "parquet":
+        assert pq.read_table(io.BytesIO(answer.body)).num_rows == 0
+    else:
+        assert answer.body == body
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "model: is required; known are: bare"),
+        ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
+        ("model=credit&format=xml", 'format: "xml" is none; known are: jsonl, csv, parquet, label-studio'),
+        ("model=credit&since=yesterday", "since: expected an RFC 3339 time with a zone"),
+        ("model=credit&formatt=csv", 'the parameter "formatt" is not known; did you mean "format"?'),
+    ],
+)
+def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, said: str) -> None:
+    """Parameters are checked, each with its own sentence."""
+    answer = shared.get(f"/v1/dataset?{query}")
+    assert answer.status == 400
+    assert said in answer.json["detail"]
+
+
+def test_more_inputs_than_columns_go_into_one(served: Served) -> None:
+    """Names of inputs are the clients': past a thousand columns the rest is one column of JSON."""
+    fill(served, 1, inputs="{{" + ", ".join(f'"x{n}": {n}' for n in range(1500)) + "}}")
+    (row,) = csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline=""))
+    columns = [name for name in row if name.startswith("inputs.")]
+    assert len(columns) == 1000
+    kept = {name.removeprefix("inputs.") for name in columns}
+    assert json.loads(row["other_inputs"]) == {f"x{n}": n for n in range(1500) if f"x{n}" not in kept}
+
+
+# --- streams ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", path)
+        yield connection.getresponse()
+
+
+def test_a_large_dataset_takes_little_memory(served: Served) -> None:
+    """Fifty thousand examples, and a release of them, grow the process by far less than they take."""
+    fill(served, 50_000, inputs='{{"age": {n}, "country": "NL", "words": "' + "word " * 200 + '"}}')
+    process = psutil.Process(served.process.pid)
+    served.get("/v1/dataset?model=credit&until=2023-11-14T22:13:30Z&format=parquet")  # imports pyarrow
+    before, grown, sizes = process.memory_info().rss, 0, {}
+    for form in ("jsonl", "parquet"):
+        sizes[form] = 0
+        with reading(served.port, f"/v1/dataset?model=credit&format={form}") as body:
+            while data := body.read(2**20):
+                sizes[form] += len(data)
+                grown = max(grown, process.memory_info().rss - before)
+        assert grown < {"jsonl": 30, "parquet": 80}[form] * 2**20
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
+        connection.request("POST", "/v1/dataset/releases", b'{"model": "credit"}')
+        assert json.load(connection.getresponse())["examples"] == 50_000
+    assert process.memory_info().rss - before < grown + 30 * 2**20
+    assert sizes["jsonl"] > 60 * 2**20  # as Python's values several times that
+
+
+def test_a_slow_client_makes_the_export_wait(served: Served) -> None:
+    """What a client does not read is not made: it waits in no memory."""
+    fill(served, 20_000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    process = psutil.Process(served.process.pid)
+    lines(served.get("/v1/dataset?model=credit&label=7"))
+    before = process.memory_info().rss
+    with closing(socket.create_connection(("127.0.0.1", served.port))) as client:
+        client.sendall(b"GET /v1/dataset?model=credit HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(100)
+        time.sleep(1.0)
+        assert process.memory_info().rss - before < 40 * 2**20
+        assert served.get("/v1/corrections").status == 200
+
+
+def test_a_client_that_goes_away_ends_the_export(served: Served) -> None:
+    """Nothing is made for nobody, and the places of streams are free again."""
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    for _ in range(10):
+        with closing(socket.create_connection(("127.0.0.1", served.port))) as client:
+            client.sendall(b"GET /v1/dataset?model=credit HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+    eventually(lambda: served.log.read_text().count("the client went away") == 10)
+    assert len(lines(served.get("/v1/dataset?model=credit"))) == 5000
+
+
+def test_too_many_exports_at_once_are_refused(served: Served) -> None:
+    """Past eight streams the answer is a 503 that says when to come back."""
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    with ExitStack() as stack:
+        open_ones = [stack.enter_context(reading(served.port, "/v1/dataset?model=credit")) for _ in range(8)]
+        refused = served.get("/v1/dataset?model=credit")
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+        for one in open_ones:
+            assert len(one.read().splitlines()) == 5000
+    assert served.get("/v1/dataset?model=credit").status == 200
+
+
+def test_an_error_half_way_breaks_the_connection(served: Served) -> None:
+    """A file that is not whole does not look whole; the log says why."""
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    with reading(served.port, "/v1/dataset?model=credit") as body:
+        body.read(1000)
+        with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+            database.execute("ALTER TABLE feedback RENAME TO gone")
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            body.read()
+    eventually(lambda: "/v1/dataset: the answer broke off" in served.log.read_text())
+    early = served.get("/v1/dataset?model=credit")
+    assert (early.status, early.headers["Retry-After"]) == (503, "5")
+
+
+class Hurried(Served):
+    """An exporter that gives a client one second."""
+
+    def launch(self) -> None:
+        program = (
+            "import sys; from exporter import cli; from exporter.server import call; "
+            "call.SEND_SECONDS = 1.0; sys.exit(cli.main())"
+        )
+        flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
+        flags += self._flags
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stdout=log, stderr=log)
+
+
+def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
+    """A client that stops to read loses its connection, and nobody waits for it at the end."""
+    write_config(tmp_path)
+    served = Hurried(tmp_path).start()
+    try:
+        fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+        with reading(served.port, "/v1/dataset?model=credit") as body:
+            body.read(1000)
+            eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                body.read()
+    finally:
+        served.stop()
+
+
+def test_half_an_export_does_not_look_whole_on_a_unix_socket(tmp_path: Path) -> None:
+    """A client there that stops to read loses its connection, too, and hears of what goes wrong before."""
+    write_config(tmp_path)
+    path = tmp_path / "socket"
+    served = Hurried(tmp_path, f"--web.unix-socket={path}").start()
+
+    @contextmanager
+    def export() -> Iterator[http.client.HTTPResponse]:
+        with closing(http.client.HTTPConnection("x")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(path))
+            connection.request("GET", "/v1/dataset?model=credit")
+            with connection.getresponse() as answer:
+                yield answer
+
+    try:
+        fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+        with export() as body:
+            assert len(body.read().splitlines()) == 5000
+        with export() as body:
+            body.read(1000)
+            eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                body.read()
+        with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+            database.execute("ALTER TABLE feedback RENAME TO gone")
+        with export() as body:
+            assert (body.status, body.headers["Retry-After"]) == (503, "5")
+        assert "Traceback" not in served.log.read_text()
+    finally:
+        served.stop()
+
+
+def test_a_stop_does_not_wait_for_an_export(served: Served) -> None:
+    """A stop ends what is being sent, and what was sent does not look whole."""
+    fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+    with reading(served.port, "/v1/dataset?model=credit") as body:
+        body.read(1000)
+        assert served.stop() == 0
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            body.read()
+
+
+def test_head_says_what_get_would(hundred: Served) -> None:
+    """HEAD has the headers and no body, of a stream and of a release."""
+    made = hundred.post("/v1/dataset/releases", {"model": "credit"}).json
+    stream = ask(f"{hundred.url}/v1/dataset?model=credit&format=csv", method="HEAD")
+    assert (stream.status, stream.body, stream.headers["Content-Type"][:8]) == (200, b"", "text/csv")
+    frozen = ask(f"{hundred.url}/v1/dataset/releases/{made['id']}", method="HEAD")
+    assert (frozen.status, frozen.body, frozen.headers["ETag"]) == (200, b"", f'"{made["sha256"]}"')
+    assert frozen.headers["Content-Length"] == str(made["bytes"])
+    assert stream.headers["Content-Length"] is None
+
+
+# --- releases --------------------------------------------------------------------------------
+
+
+def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
+    """Its bytes have its hash, and stay what they are whatever is decided later; each example counts once."""
+    fill(served, 1500)
+    answer = served.post("/v1/dataset/releases", {"model": "credit", "name": "first"})
+    made = answer.json
+    assert answer.status == 201
+    assert answer.headers["Location"].endswith(f"/v1/dataset/releases/{made['id']}")
+    bytes_ = served.get(f"/v1/dataset/releases/{made['id']}")
+    assert hashlib.sha256(bytes_.body).hexdigest() == made["sha256"]
+    assert (bytes_.headers["ETag"], bytes_.headers["Content-Length"]) == (f'"{made["sha256"]}"', str(made["bytes"]))
+    assert bytes_.headers["Content-Disposition"] == 'attachment; filename="first.jsonl"'
+    assert bytes_.body == served.get("/v1/dataset?model=credit").body
+    assert (made["id"], made["name"], made["examples"], made["by"]) == (made["sha256"][:12], "first", 1500, None)
+    assert made["lineage"] == {
+        "versions": {"3": 750, "4": 750},
+        "labels": {"maybe": 500, "no": 1000},
+        "reviewers": {"ada": 1500},
+        "from": "2023-11-14T22:13:20Z",
+        "to": "2023-11-14T22:38:19Z",
+    }
+    examples = 'model_dataset_examples_total{model="credit"}'
+    assert served.samples("model_dataset_examples_total")[examples] == 1500
+    for n in (1, 2):
+        ask(f"{served.url}/v1/corrections/{n}", {"status": "rejected", "revision": 2}, "PATCH")
+    assert served.get("/v1/dataset/releases/first").body == bytes_.body
+    second = served.post("/v1/dataset/releases", {"model": "credit", "name": "second"}).json
+    assert second["examples"] == 1498
+    assert served.samples("model_dataset_examples_total")[examples] == 1500
+    listed = served.get("/v1/dataset/releases?model=credit").json
+    assert listed == {"releases": [second, made], "next": None}
+    page = served.get("/v1/dataset/releases?limit=1").json
+    assert page["releases"] == [second]
+    assert served.get(page["next"].removeprefix(served.url)).json["releases"] == [made]
+    assert served.get("/v1/dataset/releases/first", Accept="application/json").json == made
+    rows = list(csv.DictReader(io.StringIO(served.get("/v1/dataset/releases/first?format=csv").text, newline="")))
+    assert [row["inputs.age"] for row in rows] == [str(n) for n in range(1500)]
+
+
+def test_the_same_release_twice_is_one(served: Served) -> None:
+    """The same content under the same name is the same release; anything else in conflict is a 409 that says so."""
+    fill(served, 10)
+    first = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
+    again = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
+    nameless = served.post("/v1/dataset/releases", {"model": "credit"})
+    assert (first.status, again.status, nameless.status) == (201, 200, 200)
+    assert first.json == again.json == nameless.json
+    renamed = served.post("/v1/dataset/releases", {"model": "credit", "name": "two"})
+    assert (renamed.status, renamed.json["release"]) == (409, first.json)
+    assert renamed.json["detail"].startswith("there is a release one of the same examples already")
+    ask(f"{served.url}/v1/corrections/1", {"status": "rejected", "revision": 2}, "PATCH")
+    changed = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
+    assert changed.status == 409
+    assert changed.json["detail"].startswith("there is a release one of other examples already")
+    cached = served.get("/v1/dataset/releases/one", If_None_Match=f'"{first.json["sha256"]}"')
+    assert (cached.status, cached.body) == (304, b"")
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
+        assert database.execute("SELECT count(*) FROM release_chunks").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"model": "credit"}, 409, "nothing of credit is accepted: review its corrections first"),
+        ({"model": "credits"}, 400, "did you mean"),
+        ({}, 400, "is required"),
+        ({"model": "credit", "name": "../etc"}, 400, "expected 1 to 100 letters"),
+        ({"model": "credit", "name": "0123456789ab"}, 400, "no identifier of a release"),
+        ({"model": "credit", "nam": "x"}, 400, "is not known"),
+        (b"[", 400, "the body is not JSON"),
+    ],
+)
+def test_a_wrong_release_is_refused(shared: Served, body: Any, status: int, said: str) -> None:
+    """A release with nothing in it, of no model, or with a bad name says what is wrong."""
+    answer = shared.post("/v1/dataset/releases", body)
+    assert answer.status == status
+    assert said in answer.json["detail"]
+    assert shared.get("/v1/dataset/releases").json == {"releases": [], "next": None}
+    assert shared.get("/v1/dataset/releases/none").status == 404
+
+
+def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(served: Served) -> None:
+    """Chunks without a release are deleted later; a release that was published is marked to the end."""
+    fill(served, 10)
+    made = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).json
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+        database.executemany(
+            "INSERT INTO release_chunks (build, number, created, data) VALUES (?, ?, ?, ?)",
+            [(build, n, at, b"x") for build, at in (("old", 1.0), ("new", time.time())) for n in range(20)],
+        )
+        database.execute("UPDATE releases SET marked = 0")
+        database.execute("UPDATE feedback SET released = 0 WHERE id < 5")
+    assert served.get("/v1/dataset/releases").json["releases"] == [made]
+    assert served.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).status == 200
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
+        counts = database.execute("SELECT build, count(*) FROM release_chunks GROUP BY build").fetchall()
+        assert sorted(many for _, many in counts) == [1, 20]
+        assert dict(counts)["new"] == 20
+        assert database.execute("SELECT sum(released), sum(marked) FROM feedback, releases").fetchone() == (10, 10)
+
+
+# --- command line ----------------------------------------------------------------------------
+
+
+def command(served: Served, *arguments: str, status: int = 0, **environment: str) -> str:
+    """What ``model-exporter dataset`` prints, its errors included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter.cli", "dataset", *arguments, f"--url={served.url}"],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
+    """Made, listed and written to a file whose hash is right; a failure leaves no file and says why."""
+    fill(served, 700)
+    assert "700 examples  autumn" in command(served, "release", "--model=credit", "--name=autumn")
+    (listed,) = served.get("/v1/dataset/releases").json["releases"]
+    assert command(served, "list", "--model=credit").startswith(f"{listed['id']}  ")
+    output = tmp_path / "autumn.jsonl"
+    command(served, "export", "autumn", "-o", str(output))
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == listed["sha256"]
+    command(served, "export", listed["id"], "-o", str(tmp_path / "autumn.parquet"), "--format=parquet")
+    assert pq.read_table(tmp_path / "autumn.parquet").num_rows == 700
+    command(served, "export", "--model=credit", "--label=maybe", "-o", str(tmp_path / "maybe.csv"), "--format=csv")
+    assert (tmp_path / "maybe.csv").read_text().count("\n") == 1 + 234
+    missing = command(served, "export", "spring", "-o", str(tmp_path / "spring"), status=1)
+    assert 'there is no release "spring"' in missing
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+        database.execute("UPDATE release_chunks SET data = ?", (zlib.compress(output.read_bytes()[:-2] + b" \n"),))
+    assert "SHA-256" in command(served, "export", "autumn", "-o", str(tmp_path / "broken"), status=1)
+    assert "expected RELEASE, or --model" in command(served, "export", "-o", str(tmp_path / "broken"), status=1)
+    assert sorted(path.name for path in tmp_path.iterdir() if "broken" in path.name or "spring" in path.name) == []
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    """A user's password is read from a file, and nowhere shown."""
+    write_config(tmp_path)
+    hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
+    (tmp_path / "web.yml").write_text(f"basic_auth_users: {{ada: '{hashed}'}}\n")
+    (tmp_path / "password").write_text("s3cret\n")
+    served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
+    try:
+        assert "a user with a password is needed" in command(served, "list", status=1)
+        assert command(served, "list", "--user=ada", f"--password-file={tmp_path / 'password'}") == ""
+        named = {"MODEL_EXPORTER_USER": "ada", "MODEL_EXPORTER_PASSWORD_FILE": str(tmp_path / "password")}
+        assert command(served, "list", **named) == ""
+        said = command(served, "list", "--url=http://ada:s3cret@127.0.0.1", status=1)
+        assert "s3cret" not in said
+    finally:
+        served.stop()
+
+
+def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path) -> None:
+    """What annotators chose becomes the label, under their names; what is unclear is told and not taken."""
+    numbers = [{"event": {"prediction": 7}, "word": {"label": 1}} for _ in range(3)]
+    places = correct(served, *numbers, *({} for _ in range(5)))
+    exported = {task["data"]["correction_id"]: task for task in served.get(
+        "/v1/dataset?model=credit&format=label-studio").json}  # fmt: skip
+    tasks = [exported[place] for place in places]
+
+    def annotate(task: dict[str, Any], choice: str, by: Any, **members: Any) -> None:
+        result = [{"id": "x", "type": "choices", "from_name": "label", "to_name": "t", "value": {"choices": [choice]}}]
+        task["annotations"].append({"result": result, "completed_by": by, "ground_truth": False, **members})
+
+    annotate(tasks[0], "9", {"id": 4, "email": "bea@example.org"})
+    annotate(tasks[1], "7", 12)
+    annotate(tasks[2], "1", 12)
+    annotate(tasks[3], "yes", 12)
+    annotate(tasks[3], "maybe", 13)
+    annotate(tasks[4], "yes", 12, was_cancelled=True)
+    annotate(tasks[5], "yes", 12)
+    tasks[6]["annotations"] = []
+    annotate(tasks[7], "yes", 12)
+    tasks[7]["data"]["correction_id"] = "9999"
+    ask(f"{served.url}/v1/corrections/{places[5]}", {"status": "rejected", "revision": 2}, "PATCH")
+    (tmp_path / "export.json").write_text(json.dumps([*tasks, {"data": {"text": "other"}, "annotations": []}]))
+    told = command(served, "import", str(tmp_path / "export.json"))
+    assert "2 taken, 2 already so, 1 conflicts, 1 unknown, 1 annotators disagree, 1 without one answer, 1 not" in told
+    assert f'correction {places[3]}: 12 says "yes", 13 says "maybe"' in told
+    assert f"conflicts: correction {places[5]}: another reviewer was first: it is rejected" in told
+    found = {one["id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
+    first, second = found[places[0]], found[places[1]]
+    assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")
+    assert (second["label"], second["reviewer"]) == (7, "label-studio:12")
+    assert (found[places[3]]["label"], found[places[5]]["status"]) == ("no", "rejected")
+    assert "0 taken, 4 already so" in command(served, "import", str(tmp_path / "export.json"))
+    (tmp_path / "export.json").write_text("{}")
+    assert "is no export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
+
+
+def test_nobody_is_called_like_an_annotator(served: Served) -> None:
+    """A decision names no reviewer but one of Label Studio."""
+    (place,) = correct(served, {}, accept=False)
+    body = {"status": "accepted", "revision": 1, "reviewer": "ada"}
+    answer = ask(f"{served.url}/v1/corrections/{place}", body, "PATCH")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/reviewer")

@@ -1,0 +1,406 @@
+"""What is not documented does not exist, and what is documented does."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from support.paths import ROOT
+
+from exporter import config
+from exporter.errors import REASONS
+from exporter.metrics.families import FAMILIES
+from exporter.server import authorization, tokens, web_config
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.storage import writer
+
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+COMMAND = Path(sys.executable).with_name("model-exporter")
+ADDRESS = "http://127.0.0.1:9877"
+
+
+def document(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Rows of a text's tables by the code that stands in their first cell."""
+    rows = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and (code := re.match(r"`([^`]+)`", cells[0])):
+            rows[code[1]] = cells[1:]
+    return rows
+
+
+def section(name: str, heading: str) -> str:
+    """A document's text below a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", document(name), re.M | re.S)
+    assert found, f"{name}: no heading {heading}"
+    return found[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+def keys(kind: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key below a struct with its default, spelt as configuration.md spells it."""
+    for field in msgspec.structs.fields(kind):
+        name = f"{path}{field.encode_name}"
+        yield name, field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        info: Any = msgspec.inspect.type_info(field.type)
+        inner, below = info, f"{name}."
+        if isinstance(info, msgspec.inspect.VarTupleType):
+            inner, below = info.item_type, f"{name}[]."
+        elif isinstance(info, msgspec.inspect.DictType):
+            inner, below = info.value_type, f"{name}.<name>."
+        if isinstance(inner, msgspec.inspect.StructType):
+            yield from keys(inner.cls, below)
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    """Each key of exporter.yml has a row, its default in it, and no row is about a key that does not exist."""
+    rows = table(document("configuration.md"))
+    known = dict(keys(config.Config))
+    for key, default in known.items():
+        assert key in rows, f"configuration.md: {key} is missing"
+        shown = rows[key][1].strip("`")
+        if isinstance(default, msgspec.Struct):
+            continue
+        if default is msgspec.NODEFAULT or default is None:
+            assert shown == ("none" if default is None else "required"), key
+        else:
+            plain = msgspec.json.decode(msgspec.json.encode(default))
+            assert yaml.safe_load(shown) == plain, f"configuration.md: the default of {key} is {plain}"
+    stale = {row for row in rows if re.match(r"(models|store|queue|links)\b", row)} - known.keys()
+    assert not stale
+
+
+def test_every_key_of_the_web_configuration_is_documented() -> None:
+    """The keys of the web configuration file and of the tokens file have their rows."""
+    known = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(web_config.TlsConfig)}
+    known |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(tokens._Token)}
+    rows = table(document("configuration.md"))
+    assert {row for row in rows if row.startswith(("tls_server_config.", "[]."))} == known
+
+
+def test_every_scope_is_documented_with_its_routes() -> None:
+    """Each route that changes something stands in the row of the scope it needs, and nowhere else."""
+    rows = {name: cells for name, *cells in re.findall(r"^\| `?([\w ]+)`? \| (.*) \|$", section(
+        "configuration.md", "Who may do what"), re.M)}  # fmt: skip
+    documented = {
+        route: tokens.USER if name == "none of them" else name
+        for name, (text,) in rows.items()
+        for route in re.findall(r"`((?:POST|PUT|PATCH|DELETE) [^`]*)`", text)
+    }
+    assert documented == authorization.UNSAFE
+    assert set(tokens.SCOPES) <= rows.keys()
+
+
+def test_the_mapping_in_the_integrations_is_a_configuration(tmp_path: Path) -> None:
+    """The example of a mapping can be loaded, and says what the text around it says."""
+    (tmp_path / "exporter.yml").write_text(blocks(document("integrations.md"), "yaml")[0])
+    (model,) = config.load(tmp_path / "exporter.yml").models
+    assert model.mapping.inputs == {"INPUT__0": ("age", "income"), "INPUT__1": "country", "max_tokens": None}
+    assert model.mapping.labels == ("no", "yes")
+
+
+def test_every_threshold_is_documented() -> None:
+    """The alerts whose threshold can be set are listed, and which of them a feature may set."""
+    rows = {name: cells[0] for name, cells in table(document("configuration.md")).items() if name.startswith("Model")}
+    assert rows == {name: "yes" if name in config.FEATURE_ALERTS else "no" for name in config.MODEL_ALERTS}
+
+
+# --- a real exporter -------------------------------------------------------------------------
+
+
+def write_training(folder: Path) -> None:
+    rows = [f"{20 + n % 50},{'NL' if n % 3 else 'BE'},{'yes' if n % 2 else 'no'}\n" for n in range(300)]
+    (folder / "training.csv").write_text("age,country,prediction\n" + "".join(rows))
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of an exporter that serves the folder's exporter.yml on a free port."""
+    with (folder / "log").open("w") as log:
+        command = [str(COMMAND), "serve", "--web.listen-address=127.0.0.1:0"]
+        process = subprocess.Popen(command, cwd=folder, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            text = (folder / "log").read_text()
+            assert process.poll() is None, text
+            assert time.monotonic() < deadline, text
+            if address := re.search(r"http://[0-9.:]+", text):
+                with contextlib.suppress(OSError):
+                    read(f"{address[0]}/-/ready")
+                    break
+            time.sleep(0.05)
+        yield address[0]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def shell(script: str, folder: Path, curl: str = "") -> str:
+    """What a script prints; ``curl`` are further options of each curl in it."""
+    function = f"curl() {{ command curl --noproxy '*' -sS {curl} \"$@\"; }}\n"
+    command = ["bash", "-ec", function + script]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def read(url: str) -> str:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as response:
+        return str(response.read().decode())
+
+
+def stored(address: str, folder: Path) -> str:
+    """The metrics, once every accepted prediction is on disk: feedback on it is then joined at once."""
+    metrics = read(f"{address}/metrics")
+    accepted = re.search(r'^model_exporter_events_total\{source="predictions"\} (\S+)$', metrics, re.M)
+    deadline = time.monotonic() + 20
+    with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as database:
+        while database.execute("SELECT count(*) FROM predictions").fetchone()[0] < float(accepted[1]):  # type: ignore[index]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example of configuration.md and the profile that it names, made as profiles.md says."""
+    folder = tmp_path_factory.mktemp("documented")
+    write_training(folder)
+    shell(f"{COMMAND} profile training.csv --prediction-column prediction -o loans.json", folder)
+    (folder / "exporter.yml").write_text(blocks(document("configuration.md"), "yaml")[0])
+    return folder
+
+
+@pytest.fixture
+def exporter(folder: Path) -> Iterator[Exporter]:
+    exporter = Exporter(folder / "exporter.yml")
+    yield exporter
+    exporter.close()
+
+
+# --- routes and flags ------------------------------------------------------------------------
+
+
+def test_every_route_is_documented(exporter: Exporter) -> None:
+    """Each route has a section of its own in api.md, and each section a route."""
+    routes = {
+        f"{method} {rule.rule}"
+        for rule in create_app(exporter).url_map.iter_rules()
+        for method in rule.methods or ()
+        if method not in {"HEAD", "OPTIONS"} and rule.endpoint != "static"
+    }
+    assert set(re.findall(r"^## `(.*)`$", document("api.md"), re.M)) == routes
+
+
+def helped(*arguments: str) -> str:
+    return subprocess.run([COMMAND, *arguments, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+def test_every_command_and_flag_is_documented() -> None:
+    """Each command and each of its flags has a row, and no row is about a flag that does not exist."""
+    commands = set(re.findall(r"^ {4}(\S+)(?: {2,}|$)", helped(), re.M)) - {"COMMAND"}
+    assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
+    for command in commands:
+        inner = re.findall(r"^ {4}(\w+) {2,}", helped(command), re.M) if command == "dataset" else ()
+        helps = [helped(command, one) for one in inner] or [helped(command)]
+        flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
+        flags -= {"--help"}
+        if command in {"profile", "proxy"}:
+            text = document("profiles.md") if command == "profile" else section("proxy.md", "Options")
+        else:
+            text = section("configuration.md", f"`{command}`")
+        assert {row for row in table(text) if row.startswith("--")} == flags, command
+
+
+# --- metrics ---------------------------------------------------------------------------------
+
+
+class Example(NamedTuple):
+    script: str
+    promised: tuple[int, str]
+    given: tuple[int, str]
+
+
+@pytest.fixture(scope="module")
+def examples(folder: Path) -> tuple[list[Example], str]:
+    """The examples of api.md, run in order, with the statuses and answers; and the metrics after the last."""
+    pattern = r"^```sh\n(.*?)^```\n\nAnswers `(\d+)`:\n\n```\w+\n(.*?)^```$"
+    ran = []
+    with served(folder) as address:
+        for script, status, answer in re.findall(pattern, document("api.md"), re.M | re.S):
+            shown = shell(script.replace(ADDRESS, address), folder, "-w '\\n%{http_code}'")
+            got, _, code = shown.rpartition("\n")
+            ran.append(Example(script, (int(status), answer.strip()), (int(code), got.strip())))
+            metrics = stored(address, folder)
+    return ran, metrics
+
+
+def test_the_examples_of_the_api_answer_as_documented(examples: tuple[list[Example], str]) -> None:
+    """Each example of api.md, run against a real exporter in the documented order, answers what stands there."""
+    assert len(examples[0]) == len(blocks(document("api.md"), "sh"))
+    for example in examples[0]:
+        assert example.given == example.promised, example.script
+
+
+def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None:
+    """Each metric has a row with its type and its labels, and each row is about a metric that exists."""
+    rows = table(document("metrics.md"))
+    types = {family.name: family.kind for family in FAMILIES}
+    types |= dict(re.findall(r"^# TYPE (\S+) (\S+)$", examples[1], re.M))
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(examples[1]):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels[name] = {label for sample in family.samples for label in sample.labels}
+    gpu = re.findall(r"_PREFIX\}(gpu_\w+)", (ROOT / "exporter" / "system.py").read_text())
+    types |= {f"model_system_{name}": "gauge" for name in gpu}  # not on every machine
+    assert {name for name in rows if re.match(r"(model|process|python)_", name)} == types.keys()
+    for name, kind in types.items():
+        assert rows[name][0] == kind, name
+        if name in labels:
+            assert labels[name] == set(filter(None, rows[name][1].split(", "))), name
+    listed = set(re.findall(r"`(\w+)`", rows["model_exporter_events_rejected_total"][3]))
+    assert listed == set(REASONS)
+
+
+@pytest.mark.parametrize("path", [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
+def test_documents_name_only_metrics_that_exist(path: Path) -> None:
+    """A document outside metrics.md, too, speaks of no metric that neither metrics.md nor proxy.md has."""
+    named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
+    known = table(document("metrics.md")).keys() | {"model_name", "model_version"}  # members of inference protocols
+    known |= table(section("proxy.md", "Its own metrics")).keys()
+    assert named <= known, named - known
+
+
+# --- readers ---------------------------------------------------------------------------------
+
+
+def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
+    """The five lines of the README lead from training data to a released correction."""
+    text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
+    profile, serve, loop = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
+    shell(profile, tmp_path)
+    (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
+    start, _, rest = serve.partition("\n")
+    assert start == f"{COMMAND} serve &"
+    with served(tmp_path) as address:
+        output = shell(rest.replace(ADDRESS, address), tmp_path)
+        python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
+        subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
+        stored(address, tmp_path)
+        shell(re.sub(r"(dataset \w+)", rf"\1 --url {address}", loop).replace(ADDRESS, address), tmp_path)
+    examples = [json.loads(line) for line in (tmp_path / "autumn.jsonl").read_text().splitlines()]
+    assert [(e["prediction_id"], e["prediction"], e["label"]) for e in examples] == [
+        (f"r-{number}", "yes", "no") for number in (17, 18)
+    ]
+    assert '{"accepted":1,"rejected":[]}' in output
+    assert json.loads(re.search(r'\{"id":"1".*?\}', output)[0])["verdict"] == "corrected"  # type: ignore[index]
+    assert output.count("model_") == 1
+    assert output.endswith('model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0\n')
+
+
+def pages(path: Path) -> set[str]:
+    """Pages of the exporter that a document sends people to."""
+    return set(re.findall(rf"{ADDRESS}(/[\w/-]*)", path.read_text(encoding="utf-8")))
+
+
+def test_runbooks_send_nobody_to_a_page_that_is_not_there(exporter: Exporter) -> None:
+    """Each address of the exporter in a runbook is a route."""
+    adapter = create_app(exporter).url_map.bind("127.0.0.1")
+    found = {page for path in (DOCS / "runbooks").glob("*.md") for page in pages(path)}
+    assert {"/-/reload", "/drift"} <= found
+    for page in found:
+        adapter.match(page, method=adapter.allowed_methods(page)[0])
+
+
+def test_queries_of_the_store_in_the_runbooks_answer(exporter: Exporter, folder: Path) -> None:
+    """The SQL in the runbooks fits the tables of the store."""
+    texts = [path.read_text(encoding="utf-8") for path in (DOCS / "runbooks").glob("*.md")]
+    queries = [query for text in texts for query in re.findall(r'"(SELECT [^"]*)"', text)]
+    assert queries
+    with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as store:
+        for query in queries:
+            store.execute(query)
+
+
+def rooms() -> list[str]:
+    return re.findall(r"^\| `(\w+)` ", section("architecture.md", "Rooms"), re.M)
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    """The table of rooms in architecture.md has each module of the package, and nothing else."""
+    folder = ROOT / "exporter"
+    modules = {
+        path.stem for path in (*folder.glob("[!_]*.py"), *(init.parent for init in folder.glob("*/__init__.py")))
+    }
+    assert set(rooms()) == modules
+
+
+def test_rooms_import_only_from_below() -> None:
+    """No room imports from one that stands above it in the table of architecture.md."""
+    places = {room: place for place, room in enumerate(rooms())}
+    for path in (ROOT / "exporter").rglob("[!_]*.py"):
+        room = path.relative_to(ROOT / "exporter").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exporter":
+                _, *inner = node.module.split(".")  # type: ignore[union-attr]
+                for name in inner[:1] or [alias.name for alias in node.names]:
+                    assert places[name] >= places[room], f"{room} imports {name}"
+
+
+def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
+    """architecture.md gives the buffer of the store's writer as the code has it."""
+    bound = f"{writer.BUFFER:,} rows, {writer.BUFFER_BYTES >> 20} MiB of inputs"
+    assert bound in document("architecture.md")
+
+
+def test_links_lead_somewhere() -> None:
+    """Relative links between the documents point to files and headings that exist."""
+    for path in (README, ROOT / "SECURITY.md", *DOCS.glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
+            file, _, anchor = target.partition("#")
+            there = path.parent / file if file else path
+            assert there.exists(), f"{path.name}: {target}"
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.M) if anchor else []
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in slugs, f"{path.name}: {target}"
+
+
+def test_what_shows_a_promise_exists() -> None:
+    """Each test and script that reliability.md names is there."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    tests = {
+        name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 20
+    assert named <= tests
+    for script in re.findall(r"`((?:survival|test)_\w+\.py)`|benchmarks/(\w+\.py)", text):
+        name = "".join(script)
+        assert (ROOT / "tests" / name).exists() or (ROOT / "benchmarks" / name).exists(), name

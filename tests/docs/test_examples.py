@@ -1,0 +1,98 @@
+"""The examples, run as docs/examples.md runs them, on ports that are free."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+from support.servers import Served, eventually, free_port
+
+TEXT = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.*?)\n.*?^```sh\n(.*?)^```", TEXT, re.M | re.S))
+REQUESTS = {
+    "Flask": ("flask", 52),
+    "FastAPI": ("fastapi", 51),
+    "gunicorn": ("gunicorn", 51),
+    "A batch job": ("batch", 2000),
+    "Texts": ("1", 50),
+    "Segments": ("segments", 600),
+    "KServe's logger, replayed": ("kserve", 200),
+}
+"""Each example's version, and how many requests its commands make."""
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+def run(script: str, folder: Path) -> str:
+    """What a script prints; what it left in the background is stopped, each with its children."""
+    stop = "trap 'for group in $(jobs -p); do kill -TERM -- -$group; done; wait' EXIT\n"
+    done = subprocess.run(
+        ["bash", "-c", f"set -em\n{stop}{script}"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter in a copy of the examples, prepared as the page says."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(ROOT / "examples", folder, dirs_exist_ok=True)
+    install, change, *prepare, serve = re.search(r"^```sh\n(.*?)^```", TEXT, re.M | re.S)[1].splitlines()  # type: ignore[index]
+    assert (install.split()[:2], change, serve) == (["pip", "install"], "cd examples", "model-exporter serve &")
+    run("\n".join(prepare), folder)
+    server = Served(folder)
+    for file in folder.glob("*.py"):
+        file.write_text(file.read_text().replace("http://127.0.0.1:9877", server.url))
+    yield server.start()
+    server.stop()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_example_leads_to_a_drift_curve(served: Served, name: str) -> None:
+    """Its commands end with the divergence of what drifted, far from training; each of its requests counts once."""
+    script = SECTIONS[name].replace("http://127.0.0.1:9877", served.url).replace("8000", str(free_port()))
+    output = run(script, served.folder)
+    (line,) = [line for line in output.splitlines() if "_kl_divergence{" in line]
+    assert float(line.rpartition(" ")[2]) > 0.3
+    version, requests = REQUESTS[name]
+    counted = served.samples("model_requests_total").items()
+    assert [value for series, value in counted if f'version="{version}",code="200"' in series] == [requests]
+
+
+def test_every_example_has_its_section() -> None:
+    """Each file that monitors stands on the page, and is short."""
+    files = [path for path in (ROOT / "examples").glob("*.py") if "127.0.0.1:9877" in path.read_text()]
+    assert len(files) == len(SECTIONS) == 7
+    for file in files:
+        assert f"`{file.name}`" in TEXT
+        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        assert len(lines) < 20, file.name
+
+
+def test_a_segment_that_did_not_drift_is_silent(served: Served) -> None:
+    """The Dutch, whose incomes are those of training, are below the threshold."""
+    run("python segments.py", served.folder)
+    of_the_dutch = 'version="segments",segment="NL",feature="income"'
+
+    def values() -> list[float]:
+        found = served.samples("model_segment_kl_divergence").items()
+        return [value for series, value in found if of_the_dutch in series]
+
+    assert max(eventually(values)) < 0.3

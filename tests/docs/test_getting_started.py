@@ -1,0 +1,65 @@
+"""docs/getting-started.md, run as it stands with a real exporter, Prometheus and Alertmanager, on free ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+from support.servers import free_port
+
+TEXT = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+STEPS = re.findall(r"^```(sh|text)\n(.*?)^```$", TEXT, re.M | re.S)
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "SOURCE": str(ROOT),
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+def pattern(shown: str) -> str:
+    """What output looks like that stands in the page, where ``…`` is anything."""
+    return r"\n*".join(".*?".join(map(re.escape, line.split("…"))) for line in shown.strip().splitlines())
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus on this machine")
+def test_a_newcomer_gets_from_an_empty_folder_to_a_release(tmp_path: Path) -> None:
+    """The commands of each step, one after the other in one shell, print what the page says."""
+    (kind, install), *steps = STEPS
+    assert kind == "sh"
+    assert "venv" in install
+    script, promised = "set -em\ntrap 'for job in $(jobs -p); do kill -KILL -- -$job 2>/dev/null || :; done' EXIT\n", {}
+    for number, (kind, text) in enumerate(steps):
+        if kind == "sh":
+            script += f"echo '=== {number}'\n{text}"
+        else:
+            promised[number - 1] = text
+    script = script.replace("model-exporter serve", "model-exporter serve --web.listen-address=127.0.0.1:9877")
+    script = re.sub(r"(model-exporter dataset \w+)", r"\1 --url=http://127.0.0.1:9877", script)
+    for port in ("9877", "9090", "9093"):
+        own = str(free_port())
+        script = script.replace(f":{port}", f":{own}")
+        promised = {number: text.replace(f":{port}", f":{own}") for number, text in promised.items()}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    logs = "".join(path.read_text()[-2000:] for path in tmp_path.glob("*.log"))
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{logs}"
+    printed = {
+        int(number): text for number, text in re.findall(r"^=== (\d+)\n(.*?)(?=^===|\Z)", done.stdout, re.M | re.S)
+    }
+    assert len(promised) >= 8
+    for number, text in promised.items():
+        assert re.search(pattern(text), printed[number], re.S), f"{text}\n{printed[number]}"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".jsonl") == ["first.jsonl"]

@@ -1,0 +1,225 @@
+"""An incident pushed through the real chain: exporter, Prometheus with the shipped rules, Alertmanager, receiver.
+
+Only time is scaled, by configuration: rules are evaluated every second and the alerts' ``for`` is one second.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import yaml
+from support.paths import ROOT
+from support.programs import Program, quickened_routes, quickened_rules, running
+from support.servers import Served, ask, eventually, free_port, write_config
+
+from exporter.commands.up import receivers
+
+ALERTMANAGER = shutil.which("prometheus-alertmanager") or "alertmanager"
+
+
+@contextmanager
+def pager() -> Iterator[tuple[str, list[Any]]]:
+    """A real HTTP receiver, and what it got."""
+    received: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", received
+        server.shutdown()
+        thread.join()
+
+
+class Chain:
+    """The servers of the chain."""
+
+    def __init__(self, exporter: Served, prometheus: str, program: Program, paged: list[Any]) -> None:
+        self.exporter = exporter
+        self.program = program
+        self.prometheus = prometheus
+        self.paged = paged
+
+    def query(self, text: str) -> list[Any]:
+        found: list[Any] = ask(f"{self.prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
+        return found
+
+    def firing(self) -> set[str]:
+        alerts = ask(f"{self.prometheus}/api/v1/alerts").json["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    folder = tmp_path_factory.mktemp("chain")
+    write_config(folder)
+    with ExitStack() as stack:
+        exporter = Served(folder).start()
+        stack.callback(exporter.stop)
+        url, paged = stack.enter_context(pager())
+        ports = free_port(), free_port()
+        prometheus, alertmanager = (f"http://127.0.0.1:{port}" for port in ports)
+
+        shutil.copytree(ROOT / "alertmanager", folder / "alertmanager")
+        (folder / "alertmanager/secrets/webhook_url").write_text(url)
+        target = folder / "alertmanager.yml"
+        receivers.write(folder / "alertmanager/alertmanager.yml", target, inbox=f"{exporter.url}/v1/notifications")
+        config = yaml.safe_load(target.read_text())
+        quickened_routes(config["route"])
+        target.write_text(yaml.safe_dump(config))
+        stack.enter_context(
+            running(
+                folder,
+                "alertmanager-log",
+                [
+                    ALERTMANAGER,
+                    f"--config.file={target}",
+                    f"--storage.path={folder / 'am'}",
+                    f"--web.listen-address=127.0.0.1:{ports[1]}",
+                    "--cluster.listen-address=",
+                ],
+                alertmanager,
+            )
+        )
+        quickened_rules(ROOT / "prometheus/rules", folder / "rules")
+        config = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ports[1]}"]}]}]}
+        jobs = [{"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}]
+        config["scrape_configs"] = jobs
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        program = stack.enter_context(
+            running(
+                folder,
+                "prometheus",
+                [
+                    "prometheus",
+                    f"--config.file={folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={folder / 'tsdb'}",
+                    f"--web.listen-address=127.0.0.1:{ports[0]}",
+                ],
+                prometheus,
+            )
+        )
+        yield Chain(exporter, prometheus, program, paged)
+
+
+def traffic(chain: Chain, dark: bool, broken: bool) -> None:
+    """A tenth of a second's users: photos, dark ones in an incident, and now and then an error."""
+    rng = np.random.default_rng()
+    events = []
+    for number in range(40):
+        photo = rng.integers(0, 17, (8, 8)) // (8 if dark else 1)
+        inputs = {"photo": photo.tolist(), "age": 40, "income": 20000.0, "country": "NL"}
+        event = {"model": "credit", "version": "7", "inputs": inputs, "prediction": "yes", "confidence": 0.9}
+        events.append({**event, "code": 503 if broken and number == 0 else 200, "duration_seconds": 0.02})
+    assert chain.exporter.post("/v1/predictions", events).status == 202
+
+
+def test_an_incident_travels_from_the_service_to_the_pager_and_back(chain: Chain) -> None:
+    """Healthy traffic is silent; an incident fires, is notified with value and threshold, shown, and resolved."""
+    labels = 'model="credit",version="7"'
+
+    def healthy() -> bool:
+        traffic(chain, dark=False, broken=False)
+        return bool(chain.query(f"model_version:requests:rate1m{{{labels}}} > 0"))
+
+    eventually(healthy, 30, 0.1)
+    assert not chain.firing() & {"ModelErrorRatioHigh", "ModelExporterDown"}
+
+    def photo_drifts() -> list[Any]:
+        text = f'ALERTS{{alertname="ModelFeatureDrift",alertstate="firing",feature="photo.intensity_mean",{labels}}}'
+        return chain.query(text)
+
+    assert not photo_drifts()
+
+    def broken_and_dark() -> bool:
+        traffic(chain, dark=True, broken=True)
+        return "ModelErrorRatioHigh" in chain.firing() and bool(photo_drifts())
+
+    eventually(broken_and_dark, 60, 0.1)
+    paged = eventually(lambda: [a for a in chain.paged if a["labels"]["alertname"] == "ModelErrorRatioHigh"], 20)[0]
+    assert paged["status"] == "firing"
+    assert paged["labels"]["version"] == "7"
+    assert "1" in paged["annotations"]["description"]
+    assert paged["annotations"]["runbook_url"].endswith("/runbooks/ModelErrorRatioHigh")
+    eventually(lambda: "/runbooks/ModelErrorRatioHigh" in chain.exporter.get("/").text)
+    assert chain.exporter.samples("model_exporter_notifications_total")[
+        'model_exporter_notifications_total{status="firing"}'
+    ]
+
+    def recovered() -> bool:
+        traffic(chain, dark=False, broken=False)
+        traffic(chain, dark=False, broken=False)
+        return any(a["status"] == "resolved" and a["labels"]["alertname"] == "ModelErrorRatioHigh" for a in chain.paged)
+
+    eventually(recovered, 100, 0.1)
+
+
+def test_the_recorded_divergence_is_that_of_the_gauge(chain: Chain) -> None:
+    """With one replica, PromQL over the additive counters says what the exporter itself says."""
+    selector = '{model="credit",version="7",feature="photo.intensity_mean"}'
+
+    def agree() -> bool:
+        recorded = chain.query(f"model_version_feature:kl_divergence:increase1h{selector}")
+        series = 'model_feature_kl_divergence{model="credit",version="7",feature="photo.intensity_mean",window="1h"}'
+        gauge = chain.exporter.samples("model_feature_kl_divergence")[series]
+        return bool(recorded) and abs(float(recorded[0]["value"][1]) / gauge - 1) < 0.05
+
+    eventually(agree, 30)
+
+
+def test_every_alert_and_recording_rule_is_loaded_and_healthy(chain: Chain) -> None:
+    """No rule of the shipped files fails over real data."""
+    groups = ask(f"{chain.prometheus}/api/v1/rules").json["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 40
+    assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
+
+
+def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
+    """After kill -9 it knows what was before, the alert fires on and is not called off; the exporter took no notice."""
+
+    def broken() -> bool:
+        traffic(chain, dark=False, broken=True)
+        return "ModelErrorRatioHigh" in chain.firing()
+
+    eventually(broken, 60, 0.1)
+    moment, told = time.time(), len(chain.paged)
+    chain.program.kill()
+    for _ in range(20):
+        traffic(chain, dark=False, broken=True)
+    assert chain.exporter.get("/metrics").status == 200
+    chain.program.start()
+    assert chain.query(f'count_over_time(up{{job="model-exporter"}}[10s] @ {moment})')
+    eventually(broken, 60, 0.1)
+    eventually(lambda: chain.query("model_version:requests:rate1m"), 30)
+    assert not [alert for alert in chain.paged[told:] if alert["labels"]["alertname"] == "ModelExporterDown"]
+    assert "resolved" not in {
+        alert["status"] for alert in chain.paged[told:] if alert["labels"]["alertname"] == "ModelErrorRatioHigh"
+    }
+
+
+def test_a_dead_exporter_is_an_alert(chain: Chain) -> None:
+    """When the exporter is gone, ModelExporterDown fires, and speaks for it."""
+    chain.exporter.stop()
+    eventually(lambda: "ModelExporterDown" in chain.firing(), 30)
+    eventually(lambda: any(a["labels"]["alertname"] == "ModelExporterDown" for a in chain.paged), 20)

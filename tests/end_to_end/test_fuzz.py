@@ -1,0 +1,120 @@
+"""Hostile inputs: whatever comes over HTTP or stands in a file, the answer says what is wrong, and nothing breaks.
+
+``benchmarks/survival_fuzz.py`` does the same with as many inputs as there is time for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from support.paths import ROOT
+from support.servers import Served, write_config
+
+sys.path.append(str(ROOT / "benchmarks"))
+from fuzzed_files import Files
+from hostile import WORDS, text, value
+from survival_fuzz import Connection, Faults, ask_one, operations
+
+SEEDS = st.integers(0, 2**63)
+FREE = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+class Doors:
+    """A server with what its document says, and a connection to it."""
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self.document = json.loads(server.get("/openapi.json").body)
+        self.routes = operations(self.document)
+        self.connection = Connection(server.port)
+
+    def sound(self) -> None:
+        """The log has no traceback; Prometheus can read the scrape, in which is no series that a client made."""
+        assert "Traceback" not in self.server.log.read_text()
+        scrape = self.server.get("/metrics", Accept="application/openmetrics-text; version=1.0.0").text
+        families = list(text_string_to_metric_families(scrape))
+        assert not [family.name for family in families if not family.name.startswith(("model_", "process_", "python_"))]
+        assert "model_forged" not in {family.name for family in families}
+
+
+@pytest.fixture(scope="module")
+def doors(shared: Served) -> Iterator[Doors]:
+    doors = Doors(shared)
+    yield doors
+    doors.connection.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    write_config(folder)
+    return Files(folder)
+
+
+def test_no_request_is_a_fault(doors: Doors) -> None:
+    """Requests of every route, right or nearly so, get an answer below 500 within seconds, or a 503 that says when."""
+
+    @settings(FREE, max_examples=1500)
+    @given(SEEDS)
+    def check(seed: int) -> None:
+        faults = Faults()
+        ask_one(doors.connection, seed, doors.document, doors.routes, faults)
+        assert not faults.counts
+
+    check()
+    doors.sound()
+
+
+def test_no_event_is_a_fault(doors: Doors) -> None:
+    """Any JSON, or nearly JSON, in place of an event or of its inputs is taken or refused."""
+
+    @settings(FREE, max_examples=1000)
+    @given(SEEDS)
+    def check(seed: int) -> None:
+        rng = Random(seed)
+        event: Any = {"model": "credit", "version": rng.choice(WORDS), "inputs": value(rng), "prediction": value(rng)}
+        body = text(rng, rng.choice((event, [event, value(rng)], value(rng))))
+        for path in ("/v1/predictions", "/v1/feedback"):
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            status, _, answer = doors.connection.ask(head + body, False)
+            assert 200 <= status < 500
+            json.loads(answer)
+
+    check()
+    doors.sound()
+
+
+def test_no_file_is_a_fault(files: Files) -> None:
+    """A configuration, a profile, users or tokens, changed at random: taken, or refused with a message."""
+
+    @settings(FREE, max_examples=250)
+    @given(SEEDS)
+    def check(seed: int) -> None:
+        assert files.read(*files.one(Random(seed)))[1] < 10
+
+    check()
+
+
+def test_faults_are_found(doors: Doors, files: Files) -> None:
+    """The search would see a 500, an answer that does not come, and a file that raises."""
+    faults = Faults()
+
+    class Broken(Connection):
+        answers = iter([(500, b"HTTP/1.1 500 X", b""), (503, b"HTTP/1.1 503 X", b""), (0, b"", b""), (200, b"", b"")])
+
+        def ask(self, data: bytes, head: bool) -> tuple[int, bytes, bytes]:
+            return next(self.answers)
+
+    for _ in range(4):
+        ask_one(Broken(doors.server.port), 7, doors.document, doors.routes, faults)
+    assert dict(faults.counts) == {"status 500": 1, "status 503": 1, "no answer": 1}
+    with pytest.raises(TypeError):
+        files.read("profile", None)  # type: ignore[arg-type]

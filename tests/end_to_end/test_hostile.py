@@ -1,0 +1,100 @@
+"""Slow and hostile clients: memory stays bounded, and the others are served meanwhile.
+
+``benchmarks/survival_clients.py`` does the same for longer, with thousands of connections.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+
+import pytest
+from support.paths import ROOT
+from support.servers import Served, eventually
+
+sys.path.append(str(ROOT / "benchmarks"))
+from survival_clients import GROWTH, SCENARIOS, Scenario, run
+
+BODY = json.dumps({"model": "credit", "version": "cut"}).encode()
+POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+def test_the_others_are_served(shared: Served, scenario: Scenario) -> None:
+    """Scrapes, predictions and feedback are answered, and well, whatever other clients do; nothing is a fault here."""
+    outcome = run(shared, scenario._replace(clients=min(scenario.clients, 300)), 1.0)
+    assert not outcome.bad
+    assert max(outcome.longest.values()) < 5  # one second on a machine that does nothing else
+    assert outcome.most - outcome.before < GROWTH
+    assert "Traceback" not in shared.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Length: 1000\r\n\r\n" + BODY,
+        b"Content-Length: 1000000\r\n\r\n" + BODY,
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(BODY), BODY),
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\nzz\r\n" % (len(BODY), BODY),
+    ],
+    ids=["announced", "announced and large", "chunked", "chunked and wrong"],
+)
+def test_half_a_body_is_not_taken_for_the_whole(shared: Served, sent: bytes) -> None:
+    """A body that breaks off is refused, even where what came is a whole event: its sender will send it again."""
+    with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
+        client.sendall(POST + sent)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert 'version="cut"' not in shared.get("/metrics").text
+
+
+@pytest.mark.parametrize("target", ["/drift?model=\u05ae", "/\u05ae", "/runbooks/\u05ae?\u05ae"])
+def test_an_address_in_plain_utf8_is_read(shared: Served, target: str) -> None:
+    """Characters that should have been percent-encoded are taken as if they were, and are no fault."""
+    with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert "/drift" not in target or "\u05ae" in answer.decode()
+
+
+def test_bodies_that_are_only_announced_take_no_room(shared: Served) -> None:
+    """A hundred clients announce 16 MiB each and send nothing; the room for bodies is there for those that do."""
+    idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(100)]
+    try:
+        for client in idle:
+            client.sendall(POST + b"Content-Length: 16777216\r\n\r\n{")
+        large = json.dumps({"model": "credit", "inputs": {"text": "x" * 10_000_000}}).encode()
+        assert shared.post("/v1/predictions", large).status == 202
+    finally:
+        for client in idle:
+            client.close()
+
+
+def test_what_arrives_has_a_bound(shared: Served) -> None:
+    """Large bodies that do not end take up to 256 MiB together; then more are a 503 until some have gone."""
+    idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(300)]
+    large = json.dumps({"model": "credit", "inputs": {"text": "x" * 3_000_000}}).encode()
+    try:
+        for client in idle:
+            client.sendall(POST + b"Content-Length: 1000001\r\n\r\n" + b" " * 1_000_000)
+        answer = eventually(lambda: (a := shared.post("/v1/predictions", large)).status == 503 and a)
+        assert answer.headers["Retry-After"] == "1"
+        assert shared.post("/v1/predictions", {"model": "credit"}).status == 202
+    finally:
+        for client in idle:
+            client.close()
+    eventually(lambda: shared.post("/v1/predictions", large).status == 202)
+
+
+def test_a_client_that_goes_away_leaves_no_trace(shared: Served) -> None:
+    """It is no fault of the exporter, and a hostile one must not fill the disk with the log."""
+    before = shared.log.stat().st_size
+    for number in range(100):
+        with socket.create_connection(("127.0.0.1", shared.port)) as client:
+            client.sendall(POST + b"Content-Length: %d\r\n\r\n{" % (1000 if number % 2 else 1_000_000))
+    time.sleep(0.2)
+    assert shared.get("/-/healthy").status == 200
+    assert shared.log.stat().st_size == before

@@ -1,0 +1,89 @@
+"""Three exporters behind a balancer, one real Prometheus: their counters add up to the pooled data's divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import yaml
+from support.paths import ROOT
+from support.programs import quickened_rules, running
+from support.servers import Served, ask, eventually, free_port, write_config
+
+from exporter.monitoring.binner import Layout
+from exporter.profiles.profile import load
+
+FEATURE = 'model="credit",version="3",feature="age"'
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[tuple[list[Served], str]]:
+    """Three exporters, and the Prometheus that scrapes them."""
+    with ExitStack() as stack:
+        servers = []
+        for name in ("a", "b", "c"):
+            (tmp_path / name).mkdir()
+            write_config(tmp_path / name)
+            servers.append(Served(tmp_path / name).start())
+            stack.callback(servers[-1].stop)
+        quickened_rules(ROOT / "prometheus/rules", tmp_path / "rules")
+        jobs = [
+            {"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{s.port}" for s in servers]}]}
+        ]
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["rules/*.yml"],
+            "scrape_configs": jobs,
+        }
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        port = free_port()
+        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}"]
+        command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+        stack.enter_context(running(tmp_path, "prometheus", command, f"http://127.0.0.1:{port}"))
+        yield servers, f"http://127.0.0.1:{port}"
+
+
+def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list[Served], str]) -> None:
+    """However the traffic is spread, and though one replica restarts and one serves a newer version besides."""
+    servers, prometheus = replicas
+    layout = Layout(load(servers[0].folder / "credit.json"))
+    rng = np.random.default_rng(11)
+    pooled: list[float] = []
+
+    def send(server: Served, count: int, mean: float, version: str = "3") -> None:
+        ages = rng.normal(mean, 8, count).round().tolist()
+        events = [{"model": "credit", "version": version, "inputs": {"age": age}} for age in ages]
+        assert server.post("/v1/predictions", events).status == 202
+        if version == "3":
+            pooled.extend(ages)
+
+    def recorded() -> float | None:
+        text = f"model_version_feature:kl_divergence:increase1h{{{FEATURE}}}"
+        found: list[Any] = ask(f"{prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
+        return float(found[0]["value"][1]) if found else None
+
+    def expected() -> float:
+        row, _, _ = layout.count([{"age": age} for age in pooled], [])
+        return float(layout.reference.kl_divergence(layout.split(row).counts)[layout.names.index("age")])
+
+    def agrees() -> bool:
+        value = recorded()
+        return value is not None and abs(value / expected() - 1) < 0.05
+
+    send(servers[0], 10, 40)
+    eventually(recorded, 30)
+    for server, count, mean in zip(servers, (1500, 300, 60), (40, 60, 75), strict=True):
+        send(server, count, mean)  # the counters of the last two begin with this: a first value is not lost
+    send(servers[2], 2000, 30, version="4")  # a replica that is a version ahead
+    eventually(agrees, 30)
+    alone = servers[2].samples("model_feature_kl_divergence")[f'model_feature_kl_divergence{{{FEATURE},window="1h"}}']
+    assert abs(alone / expected() - 1) > 0.2  # each replica by itself tells another story
+    servers[0].stop()
+    servers[0].start()
+    send(servers[0], 800, 25)
+    eventually(agrees, 30)

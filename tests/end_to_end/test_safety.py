@@ -1,0 +1,124 @@
+"""What SECURITY.md says of pages, paths and SQL, on every route that there is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import socket
+
+import pytest
+from support.paths import ROOT
+from support.servers import Served, ask, write_config
+
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+
+PACKAGE = ROOT / "exporter"
+VALUES = {"filename": "style.css", "model": "credit", "version": "3", "key": "none", "name": "ModelExporterDown"}
+ELSEWHERE = re.compile(
+    r"""(?:src|srcset|action|formaction|poster|data)\s*=\s*["']?\s*(?:https?:)?//"""
+    r"""|<(?:link|base)[^>]*//|url\(\s*["']?\s*(?:https?:)?//|\bimport\b[^;]*["'](?:https?:)?//|@import"""
+    r"""|<meta[^>]*refresh[^>]*//"""
+)
+INLINE = re.compile(r"""<script(?![^>]*\bsrc=)|<style|\sstyle\s*=|\son[a-z]+\s*=\s*["']|javascript:""", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Method and address of every route of the application, and of some that are none."""
+    exporter = Exporter(write_config(tmp_path_factory.mktemp("rules")))
+    try:
+        rules = list(create_app(exporter).url_map.iter_rules())
+    finally:
+        exporter.close()
+    found = [("GET", "/nowhere"), ("DELETE", "/"), ("GET", "/static/nothing.js"), ("GET", "/drift?model=nobody")]
+    for rule in rules:
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: VALUES.get(match[1], "1"), rule.rule)
+        found += [(method, path) for method in sorted(rule.methods or ()) if method in {"GET", "POST", "PATCH"}]
+    return found
+
+
+def test_every_answer_has_the_security_headers(shared: Served, addresses: list[tuple[str, str]]) -> None:
+    """Whatever the route and the status: scripts and styles from here alone, none inline, no frame, no guesses."""
+    assert len(addresses) > 30
+    for method, path in addresses:
+        if (method, path) == ("POST", "/v1/predictions"):
+            continue  # answered before Flask, never with HTML
+        answer = ask(shared.url + path, None if method == "GET" else b"{}", method)
+        assert answer.status < 500 or path == "/-/reload", path
+        policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+        assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'", path
+        assert {value for name, value in policy.items() if value != "'none'"} == {"'self'"}, path
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+        assert answer.headers["Referrer-Policy"] == "same-origin", path
+
+
+def test_no_page_asks_another_host_for_anything(shared: Served, addresses: list[tuple[str, str]]) -> None:
+    """Neither a page nor what it loads names another origin but in links to follow, nor has it anything inline."""
+    shared.post("/v1/predictions", {"id": "s-1", "model": "credit", "prediction": "yes", "inputs": {"photo": [[0, 9]]}})
+    shared.post("/v1/feedback", {"prediction_id": "s-1", "verdict": "corrected", "label": "no"})
+    pages = 0
+    for method, path in addresses:
+        answer = shared.get(path) if method == "GET" else None
+        if answer and answer.headers["Content-Type"].startswith("text/html"):
+            pages += 1
+            assert not ELSEWHERE.search(answer.text), path
+            assert not INLINE.search(answer.text), path
+    assert pages >= 5
+    for file in (PACKAGE / "server" / "static").iterdir():
+        if file.suffix in {".js", ".css"}:
+            text = file.read_text()
+            assert not ELSEWHERE.search(text), file
+            assert not re.search(
+                r"""(?:fetch|open|EventSource|WebSocket|sendBeacon)\(\s*["'`](?:https?:|wss?:)?//""", text
+            )
+    assert ELSEWHERE.search('<img src="//evil.example/x">')
+    assert ELSEWHERE.search("a { background: url(https://evil.example/x) }")
+    assert INLINE.search('<p onclick="x()">')
+    assert INLINE.search("<script>")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/runbooks/..%2f..%2f..%2fpyproject",
+        "/runbooks/../../pyproject.toml",
+        "/runbooks/%2e%2e%2fapi",
+        "/static/../app.py",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/%2e%2e/cli.py",
+        "/static//etc/passwd",
+        "/static/%00style.css",
+        "/v1/corrections/1/inputs/..%2f..%2fphoto.png",
+        "/v1/dataset/releases/..%2f..%2fexporter.yml",
+        "/v1/dataset/releases/%2fetc%2fpasswd?format=jsonl",
+    ],
+)
+def test_no_path_of_a_request_leads_out_of_a_folder(shared: Served, target: str) -> None:
+    """Names in an address are looked up, never opened."""
+    with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith((b"HTTP/1.1 404 ", b"HTTP/1.1 308 ")), answer[:200]
+    assert not any(text in answer for text in (b"root:", b"import ", b"models:", b"[project]"))
+
+
+def test_sql_is_made_of_constants_and_parameters() -> None:
+    """No statement is put together as text, but from names that are written in the code itself."""
+    allowed = {
+        ("storage/engine.py", "PRAGMA {pragma}"),
+        ("storage/engine.py", "SELECT txid_current(), {frozen}, {function}({_WRITER})"),
+        ("storage/retention.py", "PRAGMA {name}"),
+    }
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            statement = node.args[0]
+            if name in {"text", "exec_driver_sql", "execute", "executemany"} and isinstance(
+                statement, ast.JoinedStr | ast.BinOp
+            ):
+                found.add((str(file.relative_to(PACKAGE)), ast.unparse(statement)[2:-1]))
+    assert found == allowed

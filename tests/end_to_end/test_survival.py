@@ -1,0 +1,250 @@
+"""What docs/reliability.md promises and no other test shows: disks, damaged files, clocks, memory that stays."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sqlite3
+import subprocess
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import CONFIG, Served, eventually, write_config
+
+from exporter.config import StoreConfig
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.storage import quarantine, retention
+from exporter.storage.retention import HOLD_SECONDS, Retention
+
+WORD = {"prediction_id": "p-1", "verdict": "corrected", "label": "no"}
+PREDICTION = {"id": "p-1", "model": "credit", "version": "3", "inputs": {"age": 41}, "prediction": "yes"}
+DAMAGED = "model_exporter_store_damaged_files"
+
+
+def test_versions_that_are_gone_take_no_memory(tmp_path: Path) -> None:
+    """However often models change, and are scraped and drawn meanwhile, only what lives is held."""
+    write_config(tmp_path)
+    exporter = Exporter(tmp_path / "exporter.yml")
+    page = create_app(exporter).test_client()
+    seen = []
+    try:
+        for number in range(5):
+            name = f"model-{number}"
+            write_config(tmp_path, {"models": [{"name": name, "profile": "credit.json"}]})
+            exporter.reload()
+            assert page.post("/v1/predictions", json={"model": name, "version": "1"}).status_code == 202
+            exporter.pipeline.settle(5)
+            seen += [weakref.ref(monitor) for monitor in exporter.pipeline.monitors]
+            exporter.metrics("", [])
+            for path in ("/", "/drift", f"/drift?model={name}"):
+                assert page.get(path).status_code == 200
+        gc.collect()
+        assert [one() is not None for one in seen] == [False, False, False, False, True]
+    finally:
+        exporter.close()
+
+
+# --- damaged files ---------------------------------------------------------------------------
+
+
+def _no_database(whole: bytes) -> bytes:
+    return b"garbage" * 5000
+
+
+def _header_gone(whole: bytes) -> bytes:
+    return b"\0" * 100 + whole[100:]
+
+
+def _page_overwritten(whole: bytes) -> bytes:
+    return whole[:8192] + os.urandom(4096 * 4) + whole[8192 + 4096 * 4 :]
+
+
+def _cut(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+@pytest.mark.parametrize("spoil", [_no_database, _header_gone, _page_overwritten, _cut], ids=lambda one: one.__name__)
+def test_a_damaged_database_is_set_aside_and_said(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    """The exporter starts with an empty one, says so in log and metric, and the damaged one stays as it was."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    server = Served(tmp_path).start()
+    server.post("/v1/predictions", [{**PREDICTION, "id": f"p-{number}"} for number in range(200)])
+    assert server.post("/v1/feedback", WORD).status == 201
+    assert server.samples(DAMAGED) == {DAMAGED: 0}
+    assert server.stop() == 0
+    path = tmp_path / "store.db"
+    spoilt = spoil(path.read_bytes())
+    path.write_bytes(spoilt)
+    server.start()
+    try:
+        (aside,) = tmp_path.glob("store.db.damaged-*")
+        assert aside.read_bytes() == spoilt
+        assert f"it was set aside as {aside}" in server.log.read_text()
+        assert server.samples(DAMAGED) == {DAMAGED: 1}
+        assert server.post("/v1/feedback", WORD).status == 201
+        aside.unlink()
+        assert server.samples(DAMAGED) == {DAMAGED: 0}
+    finally:
+        server.stop()
+
+
+def test_a_database_that_is_only_unclosed_stays(tmp_path: Path) -> None:
+    """After kill -9 the file and its log are taken over as they are, and so is an empty file; nothing is set aside."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    (tmp_path / "store.db").touch()
+    server = Served(tmp_path).start()
+    try:
+        assert server.post("/v1/feedback", WORD).status == 201
+        server.stop(signal.SIGKILL)
+        assert (tmp_path / "store.db-wal").stat().st_size
+        server.start()
+        assert server.post("/v1/feedback", WORD).status == 200
+        assert server.samples(DAMAGED) == {DAMAGED: 0}
+    finally:
+        server.stop()
+
+
+def test_the_look_for_damage_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is too large to be read through at the start is taken as it is, and so is one in use."""
+    path = tmp_path / "large.db"
+    with sqlite3.connect(path) as connection:
+        many = "pragma_function_list a, pragma_function_list b LIMIT 9999"
+        connection.execute(f"CREATE TABLE t AS SELECT hex(randomblob(500)) FROM {many}")
+    config = StoreConfig(url=f"sqlite:///{path}")
+    monkeypatch.setattr(quarantine, "CHECK_SECONDS", 0.0)
+    quarantine.set_aside(config)
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        quarantine.set_aside(config)
+    assert [file.name for file in tmp_path.iterdir()] == ["large.db"]
+
+
+# --- disks -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk: Path) -> None:
+    """Feedback is refused with the reason, scrapes go on, what waits is written later, and all goes on by itself."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{disk}/store.db"}})
+    server = Served(tmp_path).start()
+    word = {**WORD, "label": "x" * 90_000}
+
+    def refused(reason: str) -> None:
+        answer = server.post("/v1/feedback", word, Idempotency_Key="k")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+        assert reason in answer.json["detail"]
+        assert server.samples("model_exporter_store_errors_total")["model_exporter_store_errors_total"] > 0
+
+    try:
+        assert server.post("/v1/feedback", {**WORD, "prediction_id": "first"}).status == 201
+        filler = disk / "filler"
+        with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                os.write(file.fileno(), bytes(4096))
+        refused("database or disk is full")
+        assert server.post("/v1/predictions", PREDICTION).status == 202
+        assert any("attempts_total" in series for series in server.samples("model_attempts_total"))
+        filler.unlink()
+        assert server.post("/v1/feedback", word, Idempotency_Key="k").status == 201
+        server.stop()
+        server.start()
+        assert server.post("/v1/feedback", word, Idempotency_Key="k").json["joined"] is True
+        server.stop()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        server.launch()
+        assert server.process.wait(20) == 1
+        assert "store.url: cannot open" in server.log.read_text().splitlines()[-1]
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        server.start()
+        assert server.post("/v1/feedback", {**WORD, "prediction_id": "last"}).status == 201
+    finally:
+        server.stop()
+
+
+# --- clocks ----------------------------------------------------------------------------------
+
+
+class Clock:
+    """Wall clock and monotonic clock that stand until they are moved."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_800_000_000.0, 1000.0
+
+    def pass_(self, seconds: float) -> None:
+        """Let time pass on both."""
+        self.wall += seconds
+        self.steady += seconds
+
+
+@pytest.mark.parametrize("jump", [86400.0 * 365, -86400.0 * 365, 61.0, -61.0])
+def test_a_clock_that_jumps_deletes_nothing_for_an_hour(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """What is too old by a clock that jumped stays until it had an hour to be put right; else age decides at once."""
+    clock = Clock()
+    monkeypatch.setattr(retention.time, "time", lambda: clock.wall)
+    monkeypatch.setattr(retention.time, "monotonic", lambda: clock.steady)
+    kept = Retention(StoreConfig(retention="1d"))
+    clock.pass_(86400.0)
+    assert kept._before() == clock.wall - 86400.0
+    clock.wall += jump
+    assert kept._before() == -float("inf")
+    clock.pass_(HOLD_SECONDS / 2)
+    assert kept._before() == -float("inf")
+    clock.pass_(HOLD_SECONDS / 2)
+    assert kept._before() == clock.wall - 86400.0
+    clock.wall += 30
+    assert kept._before() == clock.wall - 86400.0
+
+
+def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real exporter whose wall clock goes back by 400 days and on by 800: windows, store and feedback go on."""
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    now = tmp_path / "now"
+    now.write_text("+0")
+    for name, value in {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": now,
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db", "max_size": "1GB"}})
+    server = Served(tmp_path).start()
+    monkeypatch.undo()
+    window = 'model_feature_window_observations{model="credit",version="3",feature="age",window="5m"}'
+
+    def predict(name: str) -> dict[str, Any]:
+        assert server.post("/v1/predictions", {**PREDICTION, "id": name}).status == 202
+        return {**WORD, "prediction_id": name}
+
+    try:
+        words = [predict("before")]
+        for place, offset in enumerate(("-400d", "+400d")):
+            (tmp_path / "next").write_text(offset)
+            (tmp_path / "next").replace(now)  # at once: the library must not read half of it
+            stamp = "model_system_memory_used_bytes"
+            assert server.samples(stamp)
+            words.append(predict(offset))
+            assert server.samples()[window] == place + 2
+            assert server.post("/v1/feedback", {**WORD, "prediction_id": f"late-{offset}"}).status == 201
+        eventually(lambda: "the clock jumped by" in server.log.read_text(), 15)
+        for word in words:
+            assert server.post("/v1/feedback", word).json["joined"] is True
+        assert server.post("/v1/feedback", words[0]).status == 200
+    finally:
+        assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.features.json_columns import MAX_ORDERS
+from exporter.monitoring.binner import Layout
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import Profile
+
+NAMES = ("age", "height", "country")
+
+
+def layout_of(numbers: tuple[str, ...] = NAMES[:2], categories: tuple[str, ...] = NAMES[2:]) -> Layout:
+    features: dict[str, Any] = {name: numeric_feature(np.arange(100.0)) for name in numbers}
+    features |= {name: categorical_feature({"NL": 5, "BE": 3}, 0, 0) for name in categories}
+    return Layout(
+        Profile("p", 100, dict.fromkeys(numbers, "numeric") | dict.fromkeys(categories, "categorical"), features)
+    )
+
+
+def texts(events: list[dict[str, Any]]) -> list[bytes]:
+    return [json.dumps(event).encode() for event in events]
+
+
+def check_alike(layout: Layout, events: list[dict[str, Any]]) -> bool:
+    """Whether the events are read straight from JSON; what is counted is the same in any case."""
+    read = layout.read(texts(events))
+    if read is None:
+        return False
+    for one, other in zip((*layout.count_columns(*read, []), 0), layout.count(events, []), strict=True):
+        np.testing.assert_array_equal(one, other)
+    return True
+
+
+NUMBER = st.integers(-5, 200) | st.floats(-1e300, 1e300) | st.integers(-(10**30), 10**30)
+EXPECTED = st.fixed_dictionaries(
+    {}, optional={"age": NUMBER | st.none(), "height": NUMBER, "country": st.sampled_from(["NL", "FR", None, 3, True])}
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(EXPECTED, max_size=20))
+def test_straight_from_json_counts_as_mappings_do(events: list[dict[str, Any]]) -> None:
+    """Numbers of any size, null and absent values are read straight from JSON, and count as decoded ones do."""
+    assert check_alike(layout_of(), events)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from([*NAMES, "more"]), st.none() | st.booleans() | NUMBER | st.text(max_size=3))
+    )
+)
+def test_what_is_read_is_never_wrong(events: list[dict[str, Any]]) -> None:
+    """Whatever comes is counted alike, or left to the long way."""
+    check_alike(layout_of(), events)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"age": true}', '{"age": "3"}', '{"age": [1]}', '{"age": 1e999}', '{"more": 1}', "[1]", '{"age": NaN}', "{"],
+)
+def test_the_long_way(text: str) -> None:
+    """One event that is not as expected, be it the first or not, leaves the batch to what counts bad data."""
+    layout = layout_of()
+    assert layout.read([text.encode()]) is None
+    assert layout.read([b'{"age": 1}', text.encode()]) is None
+    assert layout.read([b'{"age": 1}']) is not None
+
+
+def test_events_without_inputs() -> None:
+    """Events without inputs are no rows."""
+    read = layout_of().read([b"", b'{"age": 3}', b"null"])
+    assert read is not None
+    assert read.rows == 1
+    nothing = layout_of().read([b"", b"null"])
+    assert nothing is not None
+    assert not layout_of().count_columns(*nothing, [])[0].any()
+
+
+def test_orders_of_members() -> None:
+    """Each order is learnt, one that only lacks members is no new one, and of so many orders none more is."""
+    names = tuple(f"f{number}" for number in range(MAX_ORDERS + 3))
+    layout = layout_of(names, ())
+    event = {name: float(number) for number, name in enumerate(names)}
+    turned = [dict(list(event.items())[turn:] + list(event.items())[:turn]) for turn in range(len(names))]
+    found = [check_alike(layout, [turn]) for turn in turned]
+    assert found == [turn < MAX_ORDERS for turn in range(len(names))]
+    assert check_alike(layout, [dict.fromkeys(names[2:5], 1.0)])
+    # Within a batch any order is right.
+    assert check_alike(layout, turned)
+
+
+def test_names_that_are_no_identifiers() -> None:
+    """Any name is one of a member; those that JSON has to escape take the long way."""
+    for name, straight in (("größe in m", True), ("", True), ("f0", True), ('a"b', False), ("a\\b", False)):
+        assert check_alike(layout_of((name, "f1"), ()), [{"f1": 1, name: 3.5}, {name: None}]) == straight
+
+
+def test_escaped_names() -> None:
+    """A name that a client writes in escapes is the same name."""
+    read = layout_of().read([b'{"\\u0061ge": 3}'])
+    assert read is not None
+    assert read.columns["age"].tolist() == [3.0]
+    assert msgspec.json.decode(b'{"\\u0061ge": 3}') == {"age": 3}

@@ -1,0 +1,125 @@
+"""Stored images: PNG where that says the same, number for number."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from base64 import b64decode, b64encode
+from contextlib import closing
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from support.servers import Served, eventually
+
+from exporter.features.image import Image as ImageKind
+from exporter.features.png_codec import DENSEST, PREFIX, pack_inputs, packed, unpack_json, unpacked
+from exporter.profiles.type_inference import Seen
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
+    lambda size: st.sampled_from([size, (*size, 3), (*size, 4)])
+)
+
+
+@given(SHAPES.flatmap(lambda shape: hnp.arrays(np.uint8, shape)))
+def test_what_is_packed_comes_back_number_for_number(pixels: Any) -> None:
+    """Grey, RGB and RGBA of any size; other programs read the file, and its statistics are the same."""
+    value = pixels.tolist()
+    text = packed(value)
+    if text is None:  # next to nothing in it
+        assert pixels.size > DENSEST * len(PREFIX)
+        return
+    assert unpacked(text) == value
+    inputs = f'{{"a": 1.50, "b": "{text}"}}'
+    assert json.loads(unpack_json(inputs)) == {"a": 1.5, "b": value}
+    with Image.open(io.BytesIO(b64decode(text.removeprefix(PREFIX)))) as image:
+        assert np.array_equal(np.asarray(image), pixels)
+    kind = ImageKind()
+    assert np.array_equal(kind.columns([text], 0.0), kind.columns([value], 0.0))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[0, 256]],
+        [[-1, 0]],
+        [[0.5, 1]],
+        [[1e300, 1]],
+        [[2**70, 1]],
+        [[1, 2], [3]],
+        [[1, "2"]],
+        [[True, False]],
+        [[1, None]],
+        [],
+        [[]],
+        [1, 2],
+        [[[1], [2]]],
+        [[[1, 2], [3, 4]]],
+        [[[[1]]]],
+        "iVBORw0KGgo=",
+        None,
+        7,
+    ],
+)
+def test_what_would_not_come_back_is_left_alone(value: Any) -> None:
+    """Another scale, another shape, or no image at all: it is stored as it came."""
+    assert packed(value) is None
+    assert pack_inputs([{"image": value, "age": 4}], {"image"}) == [{"image": value, "age": 4}]
+    assert unpacked(value) == value
+
+
+def test_images_of_many_events_are_packed_each_for_itself() -> None:
+    """Sizes that differ, images that cannot be packed and inputs that are missing do not disturb each other."""
+    rng = np.random.default_rng(3)
+    inputs: list[dict[str, Any]] = [{"image": rng.integers(0, 17, (8, 8)).tolist(), "age": n} for n in range(200)]
+    inputs[3] = {"age": 3}
+    inputs[70]["image"] = [[0.5]]
+    inputs[150]["image"] = [[1, 2, 3]]
+    found = pack_inputs(inputs, {"image", "photo"})
+    assert [{k: unpacked(v) for k, v in each.items()} for each in found] == inputs
+    assert sum(isinstance(each.get("image"), str) for each in found) == 198
+
+
+def test_stored_images_are_inferred_as_images() -> None:
+    """A profile of what production sent knows them again."""
+    inference = Seen()
+    inference.add([packed([[1, 2]]), [[1, 2.5]], None])
+    assert inference.type() == "image"
+
+
+def test_what_is_read_is_bounded_by_what_is_stored() -> None:
+    """A black image of a million pixels stays an array, and a client's file that looks like a stored one a text."""
+    black = np.zeros((1000, 1000), np.uint8)
+    assert packed(black.tolist()) is None
+    file = io.BytesIO()
+    Image.fromarray(black).save(file, "PNG")
+    text = f'{{"image": "{PREFIX}{b64encode(file.getvalue()).decode()}", "note": "{PREFIX}AAAA"}}'
+    assert json.loads(unpack_json(text)) == json.loads(text)
+
+
+@pytest.mark.parametrize("side", [3, 40])
+def test_an_image_is_stored_as_png(served: Served, side: int) -> None:
+    """With feedback always, with a prediction where that takes less room; the values are what they were."""
+    photo = np.random.default_rng(1).integers(0, 17, (side, side)).tolist()
+    event = {"id": "i", "model": "credit", "prediction": "yes", "inputs": {"photo": photo, "age": 1.50, "name": "Ada"}}
+    assert served.post("/v1/predictions", event).status == 202
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
+        (text,) = eventually(lambda: database.execute("SELECT inputs FROM predictions").fetchone())
+    stored = msgspec.json.decode(text)
+    assert (stored.keys(), stored["age"], unpacked(stored["photo"])) == ({"photo", "age"}, 1.5, photo)
+    assert isinstance(stored["photo"], str) == (side > 3)
+    word = {"model": "credit", "label": "no", "prediction": "yes", "inputs": {"photo": photo}}
+    served.post("/v1/feedback", [{"prediction_id": "i", "verdict": "corrected", "label": "no"}, word])
+    found = served.get("/v1/corrections").json["corrections"]
+    assert [one["inputs"]["photo"] for one in found] == [photo, photo]
+    assert all("name" not in one["inputs"] for one in found)
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
+        kept = [msgspec.json.decode(text)["photo"] for (text,) in database.execute("SELECT inputs FROM feedback")]
+    assert len(kept) == 2
+    assert all(photo.startswith(PREFIX) for photo in kept)

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from support.rows import training
+
+from exporter.features import INPUT_TYPES, LEARNERS, kind_of
+from exporter.features.embedding import MAX_DIMENSION, EmbeddingLearner
+from exporter.features.text import MAX_CHARACTERS, MAX_WORDS, TextLearner, words
+from exporter.features.timestamp import unix_seconds
+from exporter.monitoring.binner import Layout
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import load, save
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    folder = tmp_path_factory.mktemp("kinds")
+    (folder / "all.jsonl").write_text("\n".join(map(json.dumps, training())))
+    save(build_file(folder / "all.jsonl"), folder / "all.json")
+    return Layout(load(folder / "all.json"))
+
+
+def scores(layout: Layout, rows: list[dict[str, object]]) -> dict[str, float]:
+    """By how much each feature's divergence exceeds the larger of its noise and the default threshold."""
+    sums = layout.split(layout.count(rows, [])[0])
+    floor = np.maximum(layout.reference.noise(np.full(len(layout.names), float(len(rows)))), 0.3)
+    return dict(zip(layout.names, layout.reference.kl_divergence(sums.counts) - floor, strict=True))
+
+
+def test_every_type_is_inferred(layout):
+    """JSON lines with an input of each type give a profile with just these types."""
+    assert layout.profile.inputs == {
+        "amount": "numeric", "country": "categorical", "member": "boolean", "ordered": "timestamp", "photo": "image",
+        "review": "text", "vector": "embedding",
+    }  # fmt: skip
+    assert set(layout.profile.inputs.values()) == set(INPUT_TYPES)
+
+
+def test_new_data_of_the_same_kind_is_no_drift(layout):
+    """Rows that training did not see, but that are drawn alike, alarm in no feature."""
+    assert max(scores(layout, training(500, seed=6)).values()) < 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "noticed"),
+    [
+        ("member", True, {"member"}),
+        ("ordered", "2020-01-01T03:00:00Z", {"ordered.age_seconds", "ordered.hour"}),
+        (
+            "review",
+            "完全不同的语言没有人见过",
+            {"review.unseen_word_ratio", "review.length", "review.punctuation_ratio"},
+        ),
+        ("review", "12345 6789 1 2 3 4 5 6 7 8 9 10", {"review.digit_ratio", "review.letter_ratio"}),
+        ("vector", [2.0] * 6, {"vector.centroid_distance", "vector.component_1"}),
+        ("vector", [30.0, 2, 2, 2, 2, 2], {"vector.norm", "vector.component_1"}),
+    ],
+)
+def test_a_change_is_noticed_where_it_is(layout, name, value, noticed):
+    """Each type's statistics rise above noise and threshold when what they measure changes."""
+    found = scores(layout, [row | {name: value} for row in training(200, seed=7)])
+    assert noticed <= {feature for feature, score in found.items() if score > 0}
+    assert all(feature.partition(".")[0] == name for feature, score in found.items() if score > 0)
+
+
+WRONG = [
+    3, -0.5, "x", "", True, [], {}, [1.0], [[1]], [[[[]]]], "x" * 1_000_000, "字" * 500_000, [0.5] * 100_000,
+    [1e308] * 6, ["1"] * 6, [[1]] * 6, 10**400, [10**400] * 6, {"a": [1]}, "2026-02-30T00:00:00Z", "9999-99-99", 1e300,
+    "iVBORw0KGgo", "\ud800", [None] * 6, [[[0] * 3] * 3] * 3,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", WRONG, ids=range(len(WRONG)))
+def test_any_value_is_counted_once_in_each_feature(layout, value):
+    """Whatever comes for an input is counted in one bin of each of its features, quickly, and raises nothing."""
+    begun = time.monotonic()
+    row, _, unknown = layout.count([dict.fromkeys(layout.inputs, value)] * 3, [])
+    assert time.monotonic() - begun < 5
+    sums = layout.split(row)
+    assert np.add.reduceat(sums.counts, layout.starts).tolist() == [3] * len(layout.names)
+    assert np.isfinite(row).all()
+    assert unknown == 0
+
+
+def test_null_and_absence_are_missing_in_every_type(layout):
+    """A null and an input that does not come count as missing in each feature."""
+    row, _, _ = layout.count([dict.fromkeys(layout.inputs), {}], [])
+    assert layout.split(row).counts[layout.missing].tolist() == [2] * len(layout.names)
+
+
+def test_one_wrong_value_spoils_no_other(layout):
+    """A batch with a wrong value gives the others the counts that they have without it."""
+    good = training(20, seed=8)
+    alone = layout.split(layout.count(good, [], NOW)[0]).counts
+    for value in (3, "x", [1.0], None, [1e308] * 6, ["1"] * 6):
+        with_it = layout.split(layout.count([*good, dict.fromkeys(layout.inputs, value)], [], NOW)[0]).counts
+        single = layout.split(layout.count([dict.fromkeys(layout.inputs, value)], [], NOW)[0]).counts
+        assert (with_it - single).tolist() == alone.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.none() | st.text(max_size=40) | st.lists(st.floats(), max_size=7) | st.integers(), max_size=8))
+def test_columns_do_not_depend_on_how_a_batch_is_cut(layout, values):
+    """The features of a value are the same whether it comes alone or among others."""
+    for kind in layout.inputs.values():
+        if not kind.categorical and kind.type != "image":
+            whole = kind.columns(values, NOW)
+            parts = [kind.columns([value], NOW) for value in values]
+            assert whole.shape == (len(kind.features("x")), len(values))
+            assert np.allclose(whole, np.concatenate([whole[:, :0], *parts], axis=1), equal_nan=True, rtol=1e-9)
+
+
+def test_booleans_are_true_or_false_and_nothing_else(layout):
+    """Words and numbers that mean a truth value are values of another type: invalid."""
+    place = layout.names.index("member")
+    row, _, _ = layout.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
+    assert layout.split(row).counts[layout.invalid[place]] == 5
+
+
+def test_timestamps():
+    """RFC 3339 in all its spellings and Unix seconds say the same moment; what is no moment is invalid."""
+    same = ["2026-11-24T10:30:00Z", "2026-11-24t12:30:00.000+02:00", "2026-11-24 10:30:00", 1795516200, 1795516200.0]
+    assert {unix_seconds(value) for value in same} == {1795516200.0}
+    columns = kind_of("timestamp").columns([*same, "2026-11-24", None, "now", True, 1e300], 1795516260.0)
+    assert columns[0, :5].tolist() == [60.0] * 5
+    assert columns[1, :6].tolist() == [10.0] * 5 + [0.0]
+    assert np.isnan(columns[:, 6]).all()
+    assert np.isinf(columns[:, 7:]).all()
+
+
+def test_webp_images_are_measured():
+    """A WebP file has the statistics of its pixels."""
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    pixels[:, 4:] = 200
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", lossless=True)
+    columns = kind_of("image").columns([base64.b64encode(file.getvalue()).decode()], NOW)
+    assert columns[0, 0] == pytest.approx(100, abs=1)
+
+
+def measured(text: str, known: list[str]) -> dict[str, float]:
+    learner = TextLearner()
+    learner.learn([*known, *known])
+    kind = learner.kind()
+    return dict(zip(kind.statistics, kind.columns([text], NOW)[:, 0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "expected"),
+    [
+        ("The CAT, the dog!", ["the cat"], {"length": 17, "words": 4, "letter_ratio": 12 / 14,
+                                            "punctuation_ratio": 2 / 14, "unseen_word_ratio": 0.25}),
+        ("room 101", [], {"words": 2, "digit_ratio": 3 / 7, "unseen_word_ratio": 1}),
+        ("今天天气很好", ["今天很好"], {"words": 5, "letter_ratio": 1, "unseen_word_ratio": 3 / 5}),
+        ("हिन्दी में", ["हिन्दी"], {"words": 2, "letter_ratio": 1, "unseen_word_ratio": 0.5}),
+        ("Straße STRASSE", ["strasse"], {"words": 2, "unseen_word_ratio": 0}),
+        ("", ["a"], {"length": 0, "words": 0, "letter_ratio": 0, "unseen_word_ratio": 0}),
+        ("👍 $5", [], {"length": 4, "words": 1, "punctuation_ratio": 2 / 3, "digit_ratio": 1 / 3}),
+        ("字", [], {"words": 1}),
+    ],
+)  # fmt: skip
+def test_texts_of_any_language(text, known, expected):
+    """Words, classes of characters and unseen words by Unicode alone; scripts without spaces by pairs of characters."""
+    found = measured(text, known)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@given(st.lists(st.sampled_from(["ab", "Abc", "é1", "x", "ж", "ab1"]), max_size=9))
+def test_a_word_has_one_hash_wherever_it_stands(parts):
+    """Words hash alike wherever they stand, and unlike when they differ."""
+    hashes = words([" ".join(parts)]).hashes.tolist() if parts else []
+    alone = {part: words([part]).hashes.tolist()[0] for part in parts}
+    assert hashes == [alone[part] for part in parts]
+    assert len(set(hashes)) == len({part.casefold() for part in parts})
+
+
+def test_a_long_text_is_cut_but_its_length_is_not():
+    """Of a text of a megabyte the first characters are measured, and its whole length."""
+    found = measured("ab " * 400_000, [])
+    assert found["length"] == 1_200_000
+    assert found["words"] == math.ceil(MAX_CHARACTERS / 3)
+
+
+def test_the_words_that_a_profile_remembers_are_bounded():
+    """Of more words than it may remember a profile keeps those of the most texts."""
+    learner = TextLearner()
+    for start in range(0, 3 * MAX_WORDS, 1000):
+        learner.learn([f"common w{number}" for number in range(start, start + 1000)])
+    kept = learner.state().words
+    assert len(kept) == MAX_WORDS
+    assert words(["common"]).hashes[0] in kept
+    assert list(kept) == sorted(kept)
+
+
+def test_embeddings_are_measured_along_the_training_sets_directions():
+    """Norm, distance and components are those of numpy's decomposition of the training vectors."""
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(400, 5)) * [9, 4, 2, 1, 0.5] + [1e6, 0, 0, 0, 3]
+    learner = EmbeddingLearner()
+    for part in np.split(matrix, 4):
+        learner.learn(part.tolist())
+    columns = learner.kind().columns(matrix.tolist(), NOW)
+    centred = matrix - matrix.mean(axis=0)
+    assert columns[0] == pytest.approx(np.linalg.norm(matrix, axis=1))
+    assert columns[1] == pytest.approx(np.linalg.norm(centred, axis=1), rel=1e-3)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    for number in range(4):
+        component = columns[2 + number]
+        assert np.sqrt((component**2).sum()) == pytest.approx(singular[number], rel=1e-3)
+        assert abs(np.corrcoef(component, centred @ axes[number])[0, 1]) > 0.999
+
+
+def test_the_commonest_length_is_the_embeddings():
+    """One vector of another length in training is invalid, first though it is; too long ones are all."""
+    learner = EmbeddingLearner()
+    learner.learn([[1.0], *[[1.0, 2.0]] * 5, [1.0, 3.0], "x", None])
+    kind = learner.kind()
+    assert kind.features("v") == ["v.norm", "v.centroid_distance", "v.component_1", "v.component_2"]
+    assert np.isfinite(kind.columns([[1.0], [1.0, 2.0], []], NOW)[0]).tolist() == [False, True, False]
+    learner = EmbeddingLearner()
+    learner.learn([[1.0] * (MAX_DIMENSION + 1)] * 2)
+    assert not np.isfinite(learner.kind().columns([[1.0] * (MAX_DIMENSION + 1), []], NOW)).any()
+
+
+@pytest.mark.parametrize("kind", [*LEARNERS, "video"])
+def test_a_type_without_what_it_learned_is_refused(kind):
+    """A type that learns cannot work without its state, and an unknown one not at all."""
+    with pytest.raises(ValueError, match="nothing was learned"):
+        kind_of(kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        ("amount", "12.5", "invalid"),
+        ("amount", True, "invalid"),
+        ("country", 31, "invalid"),
+        ("country", "N" * 1_000_000, "other"),
+        ("member", "true", "invalid"),
+        ("ordered", "soon", "invalid"),
+        ("photo", [[8] * 1000] * 700, "inside"),
+        ("photo", [8] * 16, "invalid"),
+        ("review", 12, "invalid"),
+        ("vector", [2.0] * 5, "invalid"),
+        ("vector", [2.0] * 7, "invalid"),
+        ("vector", [2.0] * 6, "inside"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_what_changed_in_production_is_in_the_bin_for_it(layout, name, value, where):
+    """Another type or length is invalid in all features of the input, a huge category is other, any size is fine."""
+    row, _, _ = layout.count([{name: value}], [])
+    sums = layout.split(row)
+    own = [place for place, feature in enumerate(layout.names) if feature.partition(".")[0] == name]
+    invalid = sums.counts[layout.invalid[own]].tolist()
+    assert invalid == [float(where == "invalid")] * len(own)
+    assert not sums.counts[layout.missing[own]].any()
+    if where == "other":
+        assert sums.counts[layout.missing[own[0]] - 1] == sums.unseen[own[0]] == 1
+    assert max(len(label) for target in layout.targets for label in target.labels()) < 80

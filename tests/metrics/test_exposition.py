@@ -1,0 +1,115 @@
+"""The whole exposition: linted by promtool, compared with a golden file, escaped, fast to read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support.paths import DATA
+from support.servers import Served
+
+GOLDEN = DATA / "golden_metrics.txt"
+# What differs from machine to machine and from moment to moment.
+VOLATILE = re.compile(
+    r"^((?:process|python|model_system|model_exporter_(?:build_info|collector_duration|config_last_reload_success_time"
+    r"|store_errors)|model_corrections_oldest|model_feedback_delay_seconds_sum)\S*?(?:\{.*\})?) \S+$",
+    re.M,
+)
+EVENTS = [
+    {
+        "model": "credit",
+        "version": "3",
+        "id": f"g-{number}",
+        "inputs": {
+            "age": 20 + number,
+            "income": 1000.0 * (number + 1),
+            "country": ("NL", "DE", "XX", None)[number % 4],
+            "photo": [[number, 0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10]],
+            "surprise": 1,
+        },
+        "prediction": ("yes", "no")[number % 2],
+        "confidence": number / 20,
+        "duration_seconds": number / 100,
+        "code": 500 if number == 19 else 200,
+    }
+    for number in range(20)
+]
+
+
+@pytest.fixture(scope="module")
+def busy(shared: Served) -> Served:
+    """An exporter that has seen a little of everything."""
+    shared.post("/v1/predictions", EVENTS)
+    shared.post("/v1/predictions", {"model": 'bare "model"\\ 模型', "version": "line\nbreak", "confidence": 2})
+    shared.post("/v1/predictions", {"model": 'bare "model"\\ 模型', "version": "line\nbreak"})
+    word = {"prediction_id": "g-18", "verdict": "corrected", "label": "no"}
+    while not shared.post("/v1/feedback", word).json["joined"]:
+        pass
+    shared.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"})
+    return shared
+
+
+def test_promtool_finds_nothing_to_complain_about(busy: Served) -> None:
+    """``promtool check metrics`` is silent on the whole exposition."""
+    text = busy.get("/metrics").body
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    complaints = [
+        line
+        for line in (done.stdout + done.stderr).decode().splitlines()
+        if not line.startswith(("process_", "python_"))  # the standard collectors' own
+    ]
+    assert complaints == []
+
+
+def test_the_exposition_is_the_golden_one(busy: Served) -> None:
+    """Nothing in the exposition changes unnoticed; after a wanted change, delete the file and run again."""
+    text = "\n".join(line for line in busy.get("/metrics").text.splitlines() if "python_gc" not in line)
+    text = VOLATILE.sub(r"\1 …", text)
+    text = re.sub(r" (\S+e-\d+|-?\d+\.\d{9,})$", lambda m: f" {float(m[1]):.6g}", text, flags=re.M)  # last digits vary
+    text = re.sub(r"^(python_info|model_exporter_build_info)\{.*\}", r"\1{…}", text, flags=re.M) + "\n"
+    if not GOLDEN.exists():
+        GOLDEN.write_text(text)
+        pytest.fail(f"{GOLDEN.name} did not exist and was written: read it, and commit it")
+    assert text == GOLDEN.read_text()
+
+
+def test_both_formats_say_the_same(busy: Served) -> None:
+    """prometheus_client's own parsers read both formats, and find the same samples in them."""
+    text = busy.get("/metrics").text
+    openmetrics = busy.get("/metrics", Accept="application/openmetrics-text; version=1.0.0").text
+    ours = re.compile(r"model_(?!exporter|system|corrections_oldest)")
+
+    def samples(families: object) -> set[tuple[object, ...]]:
+        return {
+            (sample.name, tuple(sorted(sample.labels.items())), sample.value)
+            for family in families
+            for sample in family.samples
+            if ours.match(sample.name)
+        }
+
+    found = samples(parse_text(text))
+    assert len(found) > 300
+    assert found == samples(parse_openmetrics(openmetrics))
+
+
+def test_hostile_names_are_escaped(busy: Served) -> None:
+    """Quotes, backslashes, line breaks and other scripts in names arrive as they were."""
+    labels = [sample.labels for family in parse_text(busy.get("/metrics").text) for sample in family.samples]
+    assert {"model": 'bare "model"\\ 模型', "version": "line\nbreak"} in labels
+
+
+def test_every_family_has_help_and_type_once_and_in_one_piece(busy: Served) -> None:
+    """A family's lines stand together under one HELP and one TYPE."""
+    seen: list[str] = []
+    for line in busy.get("/metrics").text.splitlines():
+        if line.startswith("# TYPE "):
+            name = line.split()[2]
+            assert name not in seen, name
+            seen.append(name)
+        elif not line.startswith("#"):
+            sample = re.match(r"\w+", line)
+            assert sample is not None
+            assert sample[0].startswith(seen[-1]), line

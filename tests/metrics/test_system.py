@@ -1,0 +1,339 @@
+"""The machine's gauges and the control group's, read from files as the kernel writes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.samples import Sample
+
+from exporter.metrics.system import Cgroup, Collector, CpuCollector, DiskCollector, MemoryCollector, collectors
+
+MIB = 2**20
+V2 = "30 23 0:26 {inside} /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate"
+V1 = "3{n} 31 0:3{n} {inside} /sys/fs/cgroup/{folder} rw,nosuid shared:1{n} - cgroup cgroup rw,{controllers}"
+NO_LIMIT_V1 = 9223372036854771712
+
+
+def write(root: Path, files: dict[str, object]) -> Path:
+    """A tree of files; what is a dict becomes lines of ``key value``."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (f"{key} {value}" for key, value in content.items()) if isinstance(content, dict) else [str(content)]
+        path.write_text("\n".join(lines) + "\n")
+    return root
+
+
+def v2(root: Path, group: str, groups: dict[str, dict[str, object]], inside: str = "/") -> Path:
+    """A machine with version 2 alone, this process in ``group``, the files of each group by its folder."""
+    mounts = f"22 27 0:21 / /proc rw - proc proc rw\n{V2.format(inside=inside)}\n28 27 0:40 / /empty rw - tmpfs  rw"
+    write(root, {"proc/self/cgroup": f"0::{group}", "proc/self/mountinfo": mounts})
+    (root / "sys/fs/cgroup").mkdir(parents=True)
+    for folder, files in groups.items():
+        write(root / "sys/fs/cgroup" / folder, files)
+    return root
+
+
+def v1(root: Path, group: str, groups: dict[str, dict[str, object]], inside: str = "/", hybrid: bool = False) -> Path:
+    """The same with version 1, its cpu controllers mounted together; version 2 beside it without controllers."""
+    lines = [f"4:memory:{group}", f"2:cpu,cpuacct:{group}", "1:name=systemd:/user.slice"]
+    controllers = {"memory": "memory", "cpu,cpuacct": "cpu,cpuacct", "systemd": "xattr,name=systemd"}
+    mounts = [
+        V1.format(n=number, inside=inside, folder=folder, controllers=names)
+        for number, (folder, names) in enumerate(controllers.items())
+    ]
+    if hybrid:
+        lines.append("0::/user.slice")
+        mounts.insert(0, V2.format(inside="/").replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified"))
+        write(root / "sys/fs/cgroup/unified/user.slice", {"cpu.stat": {"usage_usec": 999_000_000}})
+    write(root, {"proc/self/cgroup": "\n".join(lines), "proc/self/mountinfo": "\n".join(mounts)})
+    for folder, files in groups.items():
+        write(
+            root / "sys/fs/cgroup",
+            {f"{'memory' if 'mem' in n else 'cpu,cpuacct'}/{folder}/{n}": files[n] for n in files},
+        )
+    return root
+
+
+def v2_memory(used: int, limit: int | str, inactive: int = 0) -> dict[str, object]:
+    stat = {"anon": used, "inactive_file": inactive, "workingset_refault_file": 0}
+    return {"memory.current": used, "memory.max": limit, "memory.stat": stat}
+
+
+def v1_memory(used: int, limit: int, inactive: int = 0) -> dict[str, object]:
+    stat = {"inactive_file": 0, "hierarchical_memory_limit": limit, "total_inactive_file": inactive}
+    return {"memory.usage_in_bytes": used, "memory.limit_in_bytes": limit, "memory.stat": stat}
+
+
+def v2_cpu(quota: str, usage_usec: int) -> dict[str, object]:
+    return {"cpu.max": quota, "cpu.stat": {"usage_usec": usage_usec, "user_usec": 1}}
+
+
+def v1_cpu(quota_us: int, usage_ns: int) -> dict[str, object]:
+    return {"cpu.cfs_quota_us": quota_us, "cpu.cfs_period_us": 100_000, "cpuacct.usage": usage_ns}
+
+
+def samples(collector: Collector) -> list[Sample]:
+    return [sample for family in collector.collect() for sample in family.samples]
+
+
+def memory(root: Path) -> dict[str, float]:
+    found = {
+        sample.name.removeprefix("model_system_memory_"): sample.value for sample in samples(collectors([], root)[1])
+    }
+    assert found["utilization_ratio"] == pytest.approx(found["used_bytes"] / found["limit_bytes"])
+    return found
+
+
+def is_the_machines(found: dict[str, float]) -> bool:
+    return found["limit_bytes"] == psutil.virtual_memory().total
+
+
+def test_memory_v2(tmp_path: Path) -> None:
+    """A group's memory counts without the file pages that the kernel can drop at once."""
+    found = memory(v2(tmp_path, "/app.scope", {"app.scope": v2_memory(200 * MIB, 256 * MIB, 72 * MIB)}))
+    assert found == {"used_bytes": 128 * MIB, "limit_bytes": 256 * MIB, "utilization_ratio": 0.5}
+
+
+def test_memory_v2_tightest_limit_counts(tmp_path: Path) -> None:
+    """Of nested limits the tightest counts, with the memory of the group that has it."""
+    groups = {
+        "pod/app": v2_memory(50 * MIB, "max"),
+        "pod": v2_memory(90 * MIB, 100 * MIB),
+        "": v2_memory(95 * MIB, 300 * MIB),
+        "other": v2_memory(1 * MIB, 2 * MIB),
+    }
+    found = memory(v2(tmp_path, "/pod/app", groups))
+    assert found == {"used_bytes": 90 * MIB, "limit_bytes": 100 * MIB, "utilization_ratio": 0.9}
+
+
+@pytest.mark.parametrize("group", ["/", "/..", "/../other", "/not/mounted/here"])
+def test_memory_v2_in_a_namespace(tmp_path: Path, group: str) -> None:
+    """Where the path does not lead into the mount, the mount's root is the group."""
+    found = memory(v2(tmp_path, group, {"": v2_memory(3 * MIB, 4 * MIB)}))
+    assert found["limit_bytes"] == 4 * MIB
+
+
+def test_memory_v2_outside_the_mount(tmp_path: Path) -> None:
+    """A path that leaves the mount is not followed."""
+    root = v2(tmp_path, "/..", {"": v2_memory(3 * MIB, 4 * MIB), "..": v2_memory(1 * MIB, 2 * MIB)}, inside="/pod")
+    assert memory(root)["limit_bytes"] == 4 * MIB
+
+
+def test_memory_v2_mount_of_a_part(tmp_path: Path) -> None:
+    """A mount that shows only the container's part of the tree is that part's root."""
+    groups = {"": v2_memory(30 * MIB, 40 * MIB), "app": v2_memory(3 * MIB, 8 * MIB)}
+    found = memory(v2(tmp_path, "/docker/abc/app", groups, inside="/docker/abc"))
+    assert found["limit_bytes"] == 8 * MIB
+
+
+def test_memory_v2_foreign_mount(tmp_path: Path) -> None:
+    """A mount of somebody else's part of the tree says nothing about this process."""
+    root = v2(tmp_path, "/app", {"app": v2_memory(3 * MIB, 8 * MIB)})
+    write(root / "foreign", v2_memory(1 * MIB, 2 * MIB))
+    mounts = root / "proc/self/mountinfo"
+    foreign = V2.format(inside="/app-of-another").replace("/sys/fs/cgroup", "/foreign")
+    mounts.write_text(f"{foreign}\n{mounts.read_text()}")
+    assert memory(root)["limit_bytes"] == 8 * MIB
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
+def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
+    """Version 1 is read the same way, beside a version 2 without controllers too; its huge number is no limit."""
+    groups = {
+        "docker/abc": v1_memory(48 * MIB, NO_LIMIT_V1),
+        "docker": v1_memory(50 * MIB, 64 * MIB, 18 * MIB),
+        "": v1_memory(900 * MIB, NO_LIMIT_V1),
+    }
+    found = memory(v1(tmp_path, "/docker/abc", groups, hybrid=hybrid))
+    assert found == {"used_bytes": 32 * MIB, "limit_bytes": 64 * MIB, "utilization_ratio": 0.5}
+
+
+def test_memory_v1_in_a_container(tmp_path: Path) -> None:
+    """The host's path of a container leads to the root of its mount."""
+    root = v1(tmp_path, "/docker/abc", {"": v1_memory(5 * MIB, 8 * MIB)}, inside="/docker/abc")
+    assert memory(root)["limit_bytes"] == 8 * MIB
+
+
+@pytest.mark.parametrize("limit", ["max", 2**50])
+def test_memory_without_limit(tmp_path: Path, limit: object) -> None:
+    """Without a limit, or with one above what the machine has, the machine's memory counts."""
+    assert is_the_machines(memory(v2(tmp_path, "/app", {"app": v2_memory(5 * MIB, limit)})))
+
+
+def test_memory_without_cgroups(tmp_path: Path) -> None:
+    """Where there are no control groups the machine's memory counts."""
+    found = memory(tmp_path)
+    assert is_the_machines(found)
+    assert 0 < found["utilization_ratio"] < 1
+
+
+def test_memory_follows_the_limit(tmp_path: Path) -> None:
+    """A limit that changes while the process runs is seen by the next collection."""
+    root = v2(tmp_path, "/app", {"app": v2_memory(5 * MIB, 8 * MIB)})
+    collector = MemoryCollector(Cgroup(root))
+    before = samples(collector)[1].value
+    (root / "sys/fs/cgroup/app/memory.max").write_text(f"{16 * MIB}\n")
+    assert [before, samples(collector)[1].value] == [8 * MIB, 16 * MIB]
+
+
+def cpu(collector: Collector) -> float | None:
+    return next((sample.value for sample in samples(collector)), None)
+
+
+def between(collector: CpuCollector, started: tuple[float, float], seconds: float, processors: float) -> None:
+    """Asserts the share that ``seconds`` of processor time are since the collector was started."""
+    first = time.monotonic()
+    value = cpu(collector)
+    last = time.monotonic()
+    assert value is not None
+    assert seconds / (last - started[0]) <= value * processors * 1.000001
+    assert value * processors <= seconds / (first - started[1]) * 1.000001
+
+
+def start(root: Path) -> tuple[CpuCollector, tuple[float, float]]:
+    before = time.monotonic()
+    collector = CpuCollector(Cgroup(root))
+    return collector, (before, time.monotonic())
+
+
+def test_cpu_v2(tmp_path: Path) -> None:
+    """Processor time is a share of the quota."""
+    root = v2(tmp_path, "/app", {"app": v2_cpu("25000 100000", 7_000_000)})
+    collector, started = start(root)
+    time.sleep(0.1)
+    write(root / "sys/fs/cgroup/app", v2_cpu("25000 100000", 7_010_000))
+    between(collector, started, 0.01, 0.25)
+
+
+def test_cpu_v2_nested(tmp_path: Path) -> None:
+    """Of nested quotas the tightest counts, with the time of all in the group that has it."""
+    groups = {"pod/app": v2_cpu("90000 100000", 1_000_000), "pod": v2_cpu("50000 100000", 5_000_000)}
+    root = v2(tmp_path, "/pod/app", {**groups, "": {"cpu.stat": {"usage_usec": 90_000_000}}})
+    collector, started = start(root)
+    time.sleep(0.1)
+    write(root / "sys/fs/cgroup/pod", v2_cpu("50000 100000", 5_020_000))
+    between(collector, started, 0.02, 0.5)
+
+
+@pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
+def test_cpu_v1(tmp_path: Path, hybrid: bool) -> None:
+    """Version 1 is read the same way, beside a version 2 without controllers too."""
+    groups = {"docker/abc": v1_cpu(-1, 1_000_000_000), "docker": v1_cpu(50_000, 8_000_000_000)}
+    root = v1(tmp_path, "/docker/abc", groups, hybrid=hybrid)
+    collector, started = start(root)
+    time.sleep(0.1)
+    write(root / "sys/fs/cgroup/cpu,cpuacct/docker", v1_cpu(50_000, 8_020_000_000))
+    between(collector, started, 0.02, 0.5)
+
+
+@pytest.mark.parametrize(("usage", "share"), [(60_000_000, 1.0), (1_000, 0.0)], ids=["ahead", "back"])
+def test_cpu_stays_a_share(tmp_path: Path, usage: int, share: float) -> None:
+    """A burst above the quota is 1, a counter that went back is 0."""
+    root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 7_000_000)})
+    collector, _ = start(root)
+    time.sleep(0.06)
+    write(root / "sys/fs/cgroup/app", v2_cpu("50000 100000", usage))
+    assert cpu(collector) == share
+
+
+def test_cpu_scrapers_close_together(tmp_path: Path) -> None:
+    """A second scraper within a second is told what the first was, and takes no time from the next."""
+    root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 0)})
+    collector, (begun, _) = start(root)
+    assert cpu(collector) is None or time.monotonic() - begun >= 0.05  # too early for a first value
+    time.sleep(0.06)
+    write(root / "sys/fs/cgroup/app", v2_cpu("50000 100000", 10_000))
+    first, started = cpu(collector), time.monotonic()
+    write(root / "sys/fs/cgroup/app", v2_cpu("50000 100000", 60_010_000))
+    assert first is not None
+    assert 0 < first < 1
+    assert cpu(collector) == first
+    time.sleep(max(1.01 - (time.monotonic() - started), 0))
+    assert cpu(collector) == 1.0
+
+
+def test_cpu_quota_changes(tmp_path: Path) -> None:
+    """A quota that is lowered while the process runs counts at once."""
+    root = v2(tmp_path, "/app", {"app": v2_cpu("80000 100000", 0)})
+    collector, started = start(root)
+    time.sleep(0.06)
+    write(root / "sys/fs/cgroup/app", v2_cpu("10000 100000", 2_000))
+    between(collector, started, 0.002, 0.1)
+
+
+def test_cpu_quota_is_lifted(tmp_path: Path) -> None:
+    """Where the machine takes the group's place, its time counts from then on."""
+    root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 0)})
+    collector, _ = start(root)
+    time.sleep(0.06)
+    write(root / "sys/fs/cgroup/app", v2_cpu("max 100000", 9_000_000))
+    assert cpu(collector) is None
+    time.sleep(0.06)
+    assert cpu(collector) is not None
+
+
+@pytest.mark.parametrize("quota", ["max 100000", "99900000 100000"], ids=["none", "more than there is"])
+def test_cpu_without_quota(tmp_path: Path, quota: str) -> None:
+    """Without a quota, or with one above what the machine has, the machine's processors count."""
+    root = v2(tmp_path, "/app", {"app": v2_cpu(quota, 0)})
+    collector, _ = start(root)
+    before, deadline = psutil.cpu_times(), time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        pass
+    value, after = cpu(collector), psutil.cpu_times()
+    assert value is not None
+    assert value == pytest.approx(1 - (after.idle - before.idle) / (sum(after) - sum(before)), abs=0.25)
+    assert value > 0.2 / (psutil.cpu_count() or 1)
+
+
+def test_disk_as_df(tmp_path: Path) -> None:
+    """The share is what is used of what an ordinary user may use, as df has it."""
+    (sample,) = samples(DiskCollector([tmp_path]))
+    disk = os.statvfs(tmp_path)
+    used = disk.f_blocks - disk.f_bfree
+    assert sample.labels == {"path": str(tmp_path)}
+    assert sample.value == pytest.approx(used / (used + disk.f_bavail), abs=0.01)
+
+
+def test_disk_once_a_device(tmp_path: Path) -> None:
+    """Two paths of one file system are one series; one that is not there yet stands for its nearest parent."""
+    shared_memory = Path("/dev/shm")
+    missing = tmp_path / "not" / "yet"
+    paths = [sample.labels["path"] for sample in samples(DiskCollector([missing, tmp_path, shared_memory]))]
+    distinct = shared_memory.exists() and shared_memory.stat().st_dev != tmp_path.stat().st_dev
+    assert paths == [str(missing), str(shared_memory)] if distinct else [str(missing)]
+
+
+def test_disk_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is one of the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (sample,) = samples(DiskCollector([Path("data/store.db")]))
+    assert sample.labels == {"path": "data/store.db"}
+
+
+def test_collectors_of_this_machine() -> None:
+    """On the machine of the test each collector reads what is there, registered nowhere."""
+    registry = CollectorRegistry()
+    found = collectors([Path("/")])
+    time.sleep(0.06)
+    for collector in found:
+        registry.register(collector)
+    assert [collector.name for collector in found][:3] == ["cpu", "memory", "disk"]
+    for name in ("cpu", "memory"):
+        value = registry.get_sample_value(f"model_system_{name}_utilization_ratio")
+        assert value is not None
+        assert 0 <= value <= 1
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has the driver")
+def test_gpu_without_the_library(tmp_path: Path) -> None:
+    """A device without the driver's library, as in some containers, is no GPU and no error."""
+    write(tmp_path, {"dev/nvidiactl": ""})
+    assert [collector.name for collector in collectors([], tmp_path)] == ["cpu", "memory", "disk"]

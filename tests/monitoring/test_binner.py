@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.monitoring.binner import Layout
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import NumericFeature, Profile
+from exporter.stats.digitize import padded, places_among
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+COLUMN = st.lists(st.integers(-5, 5).map(float) | FINITE, min_size=1, max_size=200)
+EDGE_CASES = [
+    [3.0] * 50,
+    [0.0, 1.0] * 30,
+    [-0.0, 0.0, 5e-324, -5e-324],
+    [1e-300 * n for n in range(100)],
+    [1e300 * n for n in range(100)],
+    [1.7976931348623157e308, -1.7976931348623157e308, 0.0],
+    [float(2**53 + n) for n in range(40)],
+    [float(2**63 + n * 2**12) for n in range(40)],
+    [1e9 + n / 1000 for n in range(500)],
+    [7.0],
+]
+
+
+def layout_of(**columns: list[float]) -> Layout:
+    features = {name: numeric_feature(np.array(values, dtype=float)) for name, values in columns.items()}
+    return Layout(Profile("p", 1, dict.fromkeys(columns, "numeric"), features))
+
+
+def place_of(layout: Layout, value: object) -> int:
+    """The bin that one value of the input ``x`` falls into."""
+    row, _, _ = layout.count([{"x": value}], [])
+    (places,) = np.nonzero(layout.split(row).counts)
+    assert len(places) == 1
+    return int(places[0])
+
+
+def check_frozen(values: list[float]) -> None:
+    feature = numeric_feature(np.array(values))
+    edges = feature.edges
+    assert sum(feature.counts) == len(values)
+    assert len(feature.counts) == len(edges) + 3
+    assert all(low < high for low, high in itertools.pairwise(edges))
+    assert all(math.isfinite(edge) for edge in edges)
+    assert feature.counts[0] == feature.counts[-1] == feature.counts[-2] == 0
+    assert feature.min == min(values)
+    assert feature.max == max(values)
+    assert feature.labels() == sorted(feature.labels())
+    assert len(set(feature.labels())) == len(feature.counts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(COLUMN.map(lambda values: [value for value in values if abs(value) < 1e308] or [0.0]))
+def test_every_training_value_lies_in_one_inner_bin(values):
+    """Counts add up, edges increase, nothing of the training data is below, above, missing or invalid."""
+    check_frozen(values)
+
+
+@pytest.mark.parametrize(
+    "values", [case for case in EDGE_CASES if max(case) < 1e308], ids=lambda values: f"{values[:2]}"
+)
+def test_odd_columns_are_binned(values):
+    """Constants, two values, tiny and huge scales, and integers beyond 2^53 are frozen like all others."""
+    check_frozen(values)
+
+
+def test_the_largest_float_has_no_edge_above_it():
+    """A profile holds no infinite edge, even where training holds the largest number there is."""
+    feature = numeric_feature(np.array(EDGE_CASES[5]))
+    assert all(math.isfinite(edge) for edge in feature.edges)
+    assert sum(feature.counts) == 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(COLUMN, st.lists(FINITE, min_size=1, max_size=50))
+def test_every_finite_value_falls_into_exactly_one_bin(training, live):
+    """Live counts add up to the number of values, and each lies between the edges of its bin."""
+    layout = layout_of(x=training)
+    edges = [-math.inf, *layout.targets[0].edges, math.inf]
+    for value in live:
+        place = place_of(layout, value)
+        assert edges[place] <= value < edges[place + 1]
+    row, lows, _ = layout.count([{"x": value} for value in live], [])
+    assert layout.split(row).counts.sum() == len(live)
+    assert (lows[0], -lows[1]) == (min(live), max(live))
+
+
+@pytest.mark.parametrize(
+    "values", [case for case in EDGE_CASES if max(case) < 1e308], ids=lambda values: f"{values[:2]}"
+)
+def test_the_training_range_is_inside_and_its_neighbours_outside(values):
+    """The training minimum and maximum are inside; the floats next to them are below and above, and unseen."""
+    layout = layout_of(x=values)
+    top = len(layout.targets[0].edges)
+    assert place_of(layout, min(values)) == 1
+    assert 1 <= place_of(layout, max(values)) < top
+    assert place_of(layout, float(np.nextafter(min(values), -np.inf))) == 0
+    assert place_of(layout, float(np.nextafter(max(values), np.inf))) == top
+    outside = [{"x": float(np.nextafter(max(values), np.inf))}, {"x": float(np.nextafter(min(values), -np.inf))}]
+    row, _, _ = layout.count([*outside, {"x": min(values)}], [])
+    assert layout.split(row).unseen.tolist() == [2]
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
+def test_continuous_data_has_twenty_bins_of_equal_share_and_four(scale):
+    """Twenty inner bins of 5 % each, below, above, missing and invalid, whatever the scale."""
+    feature = numeric_feature(np.random.default_rng(5).random(10_000) * scale)
+    assert len(feature.counts) == 24
+    assert set(feature.counts[1:-3]) == {500}
+    assert feature.mean == pytest.approx(scale / 2, rel=0.02)
+    assert feature.stddev == pytest.approx(scale / math.sqrt(12), rel=0.02)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(FINITE, min_size=1, max_size=100), st.sampled_from([0.0, -3.5, 1e-300, 1e300, 2.0**53]))
+def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
+    """A value that half of the training data shares has a bin that holds it and nothing else."""
+    edges = numeric_feature(np.array([*others, *[atom] * len(others)])).edges
+    place = edges.index(atom)
+    assert place + 1 == len(edges) or edges[place + 1] == np.nextafter(atom, np.inf)
+
+
+@pytest.mark.parametrize(("zeros", "alone"), [(50, False), (51, True)])
+def test_a_bins_share_is_the_limit(zeros, alone):
+    """Of 1,000 values in 20 bins, 51 alike are alone, and 50 are not."""
+    edges = numeric_feature(np.array([*[0.0] * zeros, *np.linspace(1, 2, 1000 - zeros)])).edges
+    assert (edges[1] == np.nextafter(0, 1)) == alone
+
+
+def test_sixty_percent_of_zeros():
+    """Zeros stand alone, and the rest is shared out in equal parts."""
+    feature = numeric_feature(np.concatenate([np.zeros(6000), np.random.default_rng(6).uniform(1, 2, 4000)]))
+    assert feature.counts[1] == 6000
+    assert set(feature.counts[2:-3]) == {500}
+    assert feature.labels()[:3] == ["00 below 0", "01 0", f"02 (0, {feature.edges[2]:.6g})"]
+    assert feature.labels()[-4].startswith("09 [")
+    assert feature.labels()[-3:] == [f"10 above {feature.max:.6g}", "11 missing", "12 invalid"]
+
+
+def test_labels_of_two_values():
+    """Two values have a bin each, and what lies between them another."""
+    assert numeric_feature(np.array([0.0, 1.0] * 5)).labels() == [
+        "00 below 0", "01 0", "02 (0, 1)", "03 1", "04 above 1", "05 missing", "06 invalid",
+    ]  # fmt: skip
+
+
+def test_a_column_without_numbers_has_one_bin_for_any():
+    """An all-missing column is profiled, and a number that comes later is counted, not unseen."""
+    feature = numeric_feature(np.array([np.nan, np.nan, np.inf]))
+    assert feature == NumericFeature((), (0, 2, 1))
+    assert feature.labels() == ["00 any", "01 missing", "02 invalid"]
+    layout = Layout(Profile("p", 3, {"x": "numeric"}, {"x": feature}))
+    row, lows, _ = layout.count([{"x": 5}, {"x": None}, {"x": "a"}], [])
+    sums = layout.split(row)
+    assert sums.counts.tolist() == [1, 1, 1]
+    assert sums.unseen.tolist() == [0]
+    assert lows.tolist() == [5, -5]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(COLUMN, COLUMN), min_size=1, max_size=5), st.booleans())
+def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
+    """The places of many numbers at once are those of searching each, however many edges; numpy's buffer stays."""
+    size = min(len(values) for values, _ in features)
+    matrix = np.array([values[:size] for values, _ in features])
+    edges = [np.unique([*edges, *np.linspace(-9, 9, 200)] if more else edges) for _, edges in features]
+    searched = [own.searchsorted(row, side="right").tolist() for own, row in zip(edges, matrix, strict=True)]
+    assert places_among(padded(edges), matrix).tolist() == searched
+    wide = np.tile(matrix, 40_000 // size)  # more than one block
+    before = np.getbufsize()
+    assert places_among(padded(edges), wide)[:, :size].tolist() == searched
+    assert np.getbufsize() == before
+
+
+def test_categories_are_the_most_frequent_in_order():
+    """The most frequent categories have bins, ties in the order of their names; others are remembered as rare."""
+    feature = categorical_feature({"b": 5, "a": 5, "c": 9, "d": 1, "e": 1}, missing=2, invalid=3, top=3)
+    assert feature.categories == ("c", "a", "b")
+    assert feature.counts == (9, 5, 5, 2, 2, 3)
+    assert feature.rare == {"d", "e"}
+    assert feature.labels() == ["00 c", "01 a", "02 b", "03 other", "04 missing", "05 invalid"]
+
+
+def test_labels_sort_beyond_a_hundred_bins_and_are_short():
+    """With more than a hundred bins places have three digits, and a long category is cut to 64 characters."""
+    labels = categorical_feature({f"{n:03d}" + "x" * 100: 1 for n in range(120)}, 0, 0, top=120).labels()
+    assert labels == sorted(labels)
+    assert labels[7] == "007 007" + "x" * 60 + "…"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "age": st.none() | st.integers() | FINITE | st.text() | st.booleans() | st.lists(st.integers()),
+                "country": st.none() | st.sampled_from(["NL", "DE", "XX"]) | st.integers(0, 3) | st.lists(st.none()),
+                "photo": st.none() | st.text() | st.just([[1, 2], [3, 4]]) | st.just([[]]) | st.just([[1], [2, 3]]),
+                "new": st.integers(),
+                "secret": st.text(),
+            },
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.lists(st.sampled_from(["yes", "no", "?", 3, True]), max_size=8),
+    st.integers(1, 8),
+)
+def test_any_inputs_are_counted_once_a_target(inputs, predictions, cut):
+    """Each target's counts add up to its events, whatever came, and batches add up to the whole."""
+    layout = mixed_layout()
+    row, _, unknown = layout.count(inputs, predictions)
+    counts = np.add.reduceat(layout.split(row).counts, layout.starts)
+    assert counts.tolist() == [len(inputs)] * len(layout.names) + [len(predictions)]
+    assert unknown == sum("new" in event for event in inputs)
+    parts = sum(layout.count(inputs[at : at + cut], [])[0] for at in range(0, len(inputs), cut))
+    parts += layout.count([], predictions)[0]
+    assert parts == pytest.approx(row, rel=1e-9, abs=1e-9)
+
+
+def mixed_layout() -> Layout:
+    features = {"age": numeric_feature(np.arange(100.0)), "country": categorical_feature({"NL": 9, "DE": 5}, 0, 0)}
+    for statistic in ("intensity_mean", "intensity_stddev", "contrast", "sharpness"):
+        features[f"photo.{statistic}"] = numeric_feature(np.arange(50.0))
+    inputs = {"age": "numeric", "country": "categorical", "photo": "image", "secret": "categorical"}
+    features["secret"] = categorical_feature({"a": 1}, 0, 0)
+    return Layout(Profile("p", 100, inputs, features, categorical_feature({"yes": 3, "no": 5}, 0, 0)), {"secret"})
+
+
+def test_a_redacted_input_has_no_target_and_is_not_unknown():
+    """A redacted input is counted nowhere, not even among the unknown ones."""
+    layout = mixed_layout()
+    assert layout.names == [
+        "age",
+        "country",
+        *(f"photo.{s}" for s in ("intensity_mean", "intensity_stddev", "contrast", "sharpness")),
+    ]
+    assert layout.count([{"secret": "a", "age": 3, "country": "NL", "photo": None}], [])[2] == 0
+
+
+def test_thousands_of_unknown_features_are_a_number():
+    """Unknown features are counted, and nothing is kept of them."""
+    layout = mixed_layout()
+    row, _, unknown = layout.count([{f"f{n}": n for n in range(5000)}, {"age": 4}], [])
+    assert unknown == 5000
+    assert len(row) == layout.width
+
+
+def test_a_profile_without_targets_counts_nothing():
+    """Where everything is redacted there is nothing to count, and no error."""
+    profile = Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))})
+    layout = Layout(profile, {"x"})
+    row, lows, unknown = layout.count([{"x": 3}], ["a"])
+    assert (row.shape, lows.shape, unknown) == ((0,), (0,), 0)
+
+
+def test_predictions_of_a_regression_are_counted_as_numbers():
+    """A numeric prediction has bins, moments and a range."""
+    profile = Profile("p", 1, {}, {}, numeric_feature(np.arange(100.0)))
+    layout = Layout(profile)
+    row, lows, _ = layout.count([], [5, 7.5, -1, "x", math.pi])
+    sums = layout.split(row)
+    assert sums.counts[0] == 1
+    assert sums.counts[-1] == 1
+    assert sums.valid.tolist() == [4]
+    assert lows.tolist() == [-1, -7.5]

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.counters import Histogram
+from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.registry import IDLE_SECONDS, Monitors
+from exporter.monitoring.window_stats import WindowReading
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import Profile
+from exporter.stats.divergence import Reference
+
+FINITE = st.floats(-1e12, 1e12)
+
+
+def layout_of(**columns: object) -> Layout:
+    """Numeric features with the given training values; a dict is a categorical one's counts."""
+    inputs = {name: "categorical" if isinstance(values, dict) else "numeric" for name, values in columns.items()}
+    features = {
+        name: categorical_feature(values, 0, 0)
+        if isinstance(values, dict)
+        else numeric_feature(np.array(values, float))
+        for name, values in columns.items()
+    }
+    return Layout(Profile("p", 1, inputs, features))
+
+
+def monitor_of(windows: tuple[str, ...] = ("5m", "1h"), threshold: float = 0.8, **columns: object) -> Monitor:
+    config = ModelConfig("m", windows=windows, confidence_threshold=threshold)
+    return Monitor(config, "1", layout_of(**columns) if columns else None)
+
+
+def feed(monitor: Monitor, inputs: list[dict], now: float) -> int:
+    return monitor.observe([Prediction("m")] * len(inputs), inputs, now)
+
+
+def first(reading: WindowReading) -> dict[str, float]:
+    """What a window says of the first feature."""
+    return {name: float(values[0]) for name, values in vars(reading).items() if name != "counts"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(FINITE, min_size=2, max_size=50),
+    st.lists(st.tuples(st.floats(0, 500), st.lists(FINITE, min_size=1, max_size=20)), min_size=1, max_size=10),
+)
+def test_moments_are_those_of_the_values_in_the_window(training, batches):
+    """Mean, deviation, minimum and maximum agree with numpy on the raw values of the last 300 s."""
+    monitor = monitor_of(("5m",), x=training)
+    now = 1000.0
+    for age, values in sorted(batches, reverse=True):
+        feed(monitor, [{"x": value} for value in values], now - age)
+    young = [value for age, values in batches for value in values if age <= 295]
+    border = any(295 < age <= 300 for age, _ in batches)
+    said = first(monitor.read(now)["5m"])
+    if border:
+        return
+    if not young:
+        assert np.isnan([said["mean"], said["stddev"], said["min"], said["max"], said["kl"]]).all()
+        return
+    spread = max(np.std(training), *(abs(value - np.mean(training)) for value in young), 1e-9)
+    assert said["observations"] == len(young)
+    assert (said["min"], said["max"]) == (min(young), max(young))
+    if 0 < np.ptp(training) * 1e144 < spread:  # cut at 1e145 deviations, so that sums of squares stay finite
+        return
+    assert said["mean"] == pytest.approx(np.mean(young), rel=1e-9, abs=1e-9 * spread)
+    assert said["stddev"] == pytest.approx(np.std(young), rel=1e-5, abs=1e-6 * spread)
+
+
+@pytest.mark.parametrize(
+    ("mean", "stddev"), [(1e9, 1), (0, 1), (-1e9, 1e-3), (1e-300, 1e-301), (1e300, 1e299), (5, 1e-9)]
+)
+def test_moments_keep_their_digits_on_any_scale(mean, stddev):
+    """Far from zero, tiny or huge: the moments of live values agree with numpy's to six digits."""
+    rng = np.random.default_rng(8)
+    monitor = monitor_of(x=rng.normal(mean, stddev, 1000))
+    live = rng.normal(mean + stddev, 2 * stddev, 1000)
+    for part in np.split(live, 10):
+        feed(monitor, [{"x": value} for value in part.tolist()], 5000.0)
+    said = first(monitor.read(5000.0)["1h"])
+    scale = abs(live).max()
+    assert said["mean"] == pytest.approx((live / scale).mean() * scale, rel=1e-12, abs=1e-9 * stddev)
+    assert said["stddev"] == pytest.approx((live / scale).std() * scale, rel=1e-5)
+    training = monitor.layout.targets[0]
+    limit = 1e-15 * abs(mean) / stddev  # of the floats themselves
+    assert said["shift"] == pytest.approx((said["mean"] - training.mean) / training.stddev, rel=1e-6, abs=limit)
+
+
+def test_a_stuck_value_has_a_deviation_of_exactly_zero():
+    """A sensor that is stuck far from training shows a deviation of 0, not of rounding."""
+    monitor = monitor_of(x=np.random.default_rng(9).normal(0, 1, 100))
+    for step in range(20):
+        value, now = 1000.1 + step / 7, step * 1000.0
+        feed(monitor, [{"x": value}] * 77, now)
+        said = first(monitor.read(now)["5m"])
+        assert said["stddev"] == 0
+        assert said["mean"] == pytest.approx(value)
+
+
+def test_the_largest_numbers_take_no_other_value_down():
+    """The largest floats are counted; what can be said of them is said, without a warning."""
+    huge = 1.7976931348623157e308
+    monitor = monitor_of(x=[1.0, 2, 3], y=[1.0, 2, 3], z=[huge, -huge, 0])
+    feed(monitor, [{"x": huge, "y": 2, "z": -huge}, {"x": -huge, "y": 2, "z": huge}], 0.0)
+    reading = monitor.read(0.0)["5m"]
+    assert reading.max[0] == huge
+    assert reading.min[2] == -huge
+    assert reading.mean[1] == 2
+    assert reading.unseen[0] == 1
+
+
+def test_a_constant_training_feature_has_no_shift():
+    """Without a training deviation a shift in deviations is not said; the mean is."""
+    monitor = monitor_of(x=[5.0] * 9)
+    feed(monitor, [{"x": 5}, {"x": 7}], 0.0)
+    said = first(monitor.read(0.0)["5m"])
+    assert said["mean"] == 6
+    assert said["stddev"] == 1
+    assert np.isnan(said["shift"])
+
+
+def test_shares_are_of_all_observations():
+    """Missing, invalid and unseen are shares of all that came, an absent feature among them."""
+    monitor = monitor_of(x=np.arange(100.0), country={"NL": 3, "DE": 1})
+    inputs = [
+        {"x": 1, "country": "NL"},
+        {"x": None, "country": "XX"},
+        {},
+        {"x": "one", "country": 7},
+        {"x": 500, "country": None},
+    ]
+    feed(monitor, inputs, 0.0)
+    reading = monitor.read(0.0)["5m"]
+    assert reading.observations.tolist() == [5, 5]
+    assert reading.missing.tolist() == [0.4, 0.4]
+    assert reading.invalid.tolist() == [0.2, 0.2]
+    assert reading.unseen.tolist() == [0.2, 0.2]
+    assert reading.mean[0] == 250.5
+    assert np.isnan(reading.mean[1])
+    assert np.isnan(reading.stddev[1])
+
+
+def test_what_holds_no_observation_says_nothing():
+    """An empty window is all NaN, and so are moments where every value is missing."""
+    monitor = monitor_of(x=np.arange(100.0))
+    assert all(np.isnan(value) for value in first(monitor.read(0.0)["5m"]).values())
+    feed(monitor, [{"x": None}], 0.0)
+    said = first(monitor.read(0.0)["5m"])
+    assert (said["observations"], said["missing"]) == (1, 1)
+    assert np.isnan([said["mean"], said["stddev"], said["min"], said["max"], said["shift"]]).all()
+    assert said["kl"] > 0
+
+
+def test_windows_leave_and_the_total_stays():
+    """The short window forgets, the long one still holds, and the additive counts never fall."""
+    monitor = monitor_of(x=np.arange(100.0))
+    feed(monitor, [{"x": 1}] * 4, 0.0)
+    feed(monitor, [{"x": 2}], 400.0)
+    windows = monitor.read(400.0)
+    assert (first(windows["5m"])["observations"], first(windows["1h"])["observations"]) == (1, 5)
+    assert all(np.isnan(first(reading)["observations"]) for reading in monitor.read(90_000.0).values())
+    assert monitor.observed.sum() == 5
+
+
+def test_the_score_is_that_of_the_windows_counts():
+    """KL and noise are the divergence's for the counts in the window."""
+    monitor = monitor_of(x=np.arange(100.0))
+    feed(monitor, [{"x": value} for value in range(50)], 0.0)
+    said = first(monitor.read(0.0)["5m"])
+    reference = monitor.layout.reference
+    assert said["kl"] == reference.kl_divergence(monitor.observed)[0]
+    assert said["noise"] == reference.noise(np.array([50.0]))[0]
+
+
+def test_the_recent_divergence_needs_an_earlier_window():
+    """Recent KL is absent until values are older than the window, and then judges against those alone."""
+    monitor = monitor_of(x=np.arange(100.0))
+    feed(monitor, [{"x": value % 10} for value in range(200)], 0.0)
+    assert np.isnan(first(monitor.read(0.0)["5m"])["recent_kl"])
+    feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 500.0)
+    said = monitor.read(500.0)
+    assert first(said["5m"])["recent_kl"] > 2
+    assert first(said["5m"])["recent_kl"] > first(said["5m"])["recent_noise"] > 0
+    assert np.isnan(first(said["1h"])["recent_kl"])
+    feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 1000.0)
+    later = first(monitor.read(1000.0)["5m"])
+    old, new = (monitor.layout.count([{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
+    assert later["recent_kl"] == pytest.approx(Reference.of(old + new, [24]).kl_divergence(new)[0], rel=1e-12)
+
+
+def test_the_longest_window_is_compared_with_the_one_before_it():
+    """What left the longest window is its past, for one more length of it."""
+    monitor = monitor_of(("5m", "1h"), x=np.arange(100.0))
+    feed(monitor, [{"x": 1}] * 50, 0.0)
+    feed(monitor, [{"x": 99}] * 50, 4000.0)
+    assert first(monitor.read(4000.0)["1h"])["recent_kl"] > 1
+    feed(monitor, [{"x": 99}] * 50, 7300.0)
+    assert np.isnan(first(monitor.read(7300.0)["1h"])["recent_kl"])
+
+
+def test_requests_are_counted_by_code_and_confidence():
+    """An event without a code is a 200; confident is at or above the threshold, and no error."""
+    monitor = monitor_of(threshold=0.8)
+    events = [
+        Prediction("m", confidence=0.8), Prediction("m", confidence=0.79), Prediction("m", confidence=0.9, code=503),
+        Prediction("m", confidence=0.9, code=404), Prediction("m", confidence=1.0, code=302), Prediction("m", code=200),
+        Prediction("m", confidence=0.0, duration_seconds=0.3),
+    ]  # fmt: skip
+    assert monitor.observe(events, [], 0.0) == 0
+    assert monitor.counters.attempts == 7
+    assert monitor.counters.requests == {200: 4, 503: 1, 404: 1, 302: 1}
+    assert monitor.counters.confident == 2
+    assert monitor.confidences.cumulative()[-1] == 6
+    assert monitor.durations.cumulative().tolist() == [0.0] * 6 + [1.0] * 7
+    assert monitor.read(0.0) == {}
+
+
+def test_a_threshold_of_zero_needs_a_confidence_all_the_same():
+    """Where every confidence counts as confident, an event without one does not."""
+    monitor = monitor_of(threshold=0.0)
+    monitor.observe([Prediction("m"), Prediction("m", confidence=0.0)], [], 0.0)
+    assert monitor.counters.confident == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 20), max_size=10), max_size=5))
+def test_a_histogram_counts_at_or_below_its_bounds(batches):
+    """Cumulative counts are those of counting by hand, a value on a bound included."""
+    histogram = Histogram((0.5, 1.0, 10.0))
+    for batch in batches:
+        histogram.observe(batch)
+    values = [value for batch in batches for value in batch]
+    expected = [sum(value <= bound for value in values) for bound in (0.5, 1.0, 10.0, np.inf)]
+    assert histogram.cumulative().tolist() == expected
+    assert histogram.sum == pytest.approx(sum(values))
+
+
+def test_feedback_and_business_events_are_counted():
+    """Verdicts start at zero; a correction is counted apart; a business event adds its value."""
+    monitor = monitor_of()
+    monitor.count_feedback("corrected", True)
+    monitor.count_feedback("corrected", False)
+    monitor.count_event("orders", 2.5)
+    monitor.count_event("orders", 1)
+    assert monitor.counters.feedback == {"accepted": 0, "corrected": 2}
+    assert monitor.counters.corrections == 1
+    assert monitor.counters.events == {"orders": 3.5}
+
+
+def monitors_of(max_versions: int, **layouts: Layout) -> Monitors:
+    return Monitors({"m": ModelConfig("m", max_versions=max_versions)}, layouts)
+
+
+def test_versions_past_the_cap_are_other():
+    """Past the cap a new version is counted as other, an old one still as itself, and without a version as unknown."""
+    monitors = monitors_of(3)
+    assert [monitors.get("m", version, 0.0).version for version in ("1", None, "", "3", "4", "5", "1", "other")] == [
+        "1", "unknown", "unknown", "3", "other", "other", "1", "other",
+    ]  # fmt: skip
+    assert len(list(monitors)) == 4
+
+
+def test_ten_thousand_versions_are_one_series():
+    """However many versions come, the cap and other are all that is kept."""
+    monitors = monitors_of(20)
+    for number in range(10_000):
+        monitors.get("m", f"v{number}", number / 1000)
+    assert len(list(monitors)) == 21
+
+
+def test_a_version_unused_for_a_day_makes_room():
+    """After a day the version that rested longest leaves, one that was used does not."""
+    monitors = monitors_of(2)
+    monitors.get("m", "1", 0.0)
+    monitors.get("m", "2", 0.0)
+    monitors.get("m", "1", 50_000.0)
+    assert monitors.get("m", "3", IDLE_SECONDS).version == "other"
+    assert monitors.get("m", "3", IDLE_SECONDS + 1).version == "3"
+    assert sorted(monitor.version for monitor in monitors) == ["1", "3", "other"]
+
+
+def test_a_version_that_only_users_speak_of_is_in_use():
+    """Feedback and business events keep a version as requests do."""
+    monitors = monitors_of(1)
+    for hour in range(48):
+        monitors.get("m", "1", hour * 3600.0).count_event("orders", 1)
+    assert monitors.get("m", "2", 48 * 3600.0).version == "other"
+    assert monitors.get("m", "1", 48 * 3600.0).counters.events == {"orders": 48}
+
+
+def test_a_reload_keeps_what_did_not_change():
+    """State survives a reload of the same model and profile, and starts anew when either changed."""
+    layout, other = layout_of(x=[1.0, 2]), layout_of(x=[1.0, 3])
+    older = monitors_of(5, m=layout)
+    older.get("m", "1", 0.0).count_event("orders", 1)
+    older.unknown_features["m"] += 7
+    same, changed, moved = monitors_of(5, m=layout), monitors_of(6, m=layout), monitors_of(5, m=other)
+    for newer in (same, changed, moved):
+        newer.adopt(older)
+        assert newer.unknown_features["m"] == 7
+    assert same.get("m", "1", 1.0).counters.events == {"orders": 1}
+    assert changed.get("m", "1", 1.0).counters.events == {"orders": 1}  # only the cap of versions changed
+
+
+def test_confidences_are_scored_against_those_of_training():
+    """The confidence is the last target: its score is that of the confidences that came, whatever came beside them."""
+    rng = np.random.default_rng(3)
+    trained = numeric_feature(rng.beta(8, 2, 2000))
+    sides = {"x": numeric_feature(np.arange(100.0))}
+    predicted = categorical_feature({"a": 50, "b": 50}, 0, 0)
+    for prediction in (predicted, None):
+        layout = Layout(Profile("p", 1, {"x": "numeric"}, sides, prediction, confidence=trained))
+        assert layout.confidence == len(layout.targets) - 1
+        assert (layout.prediction is None) == (prediction is None)
+        monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", layout)
+        live = rng.beta(2, 2, 300)
+        events = [Prediction("m", prediction="a", confidence=float(sure)) for sure in live]
+        monitor.observe([*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
+        said = monitor.read(101.0)["5m"]
+        assert said.observations.tolist() == [7.0, *([301.0] if prediction else []), 300.0]
+        counts = np.histogram(live, [-np.inf, *trained.edges, np.inf])[0]
+        alone = Reference.of(np.array(trained.counts, float), [len(trained.counts)])
+        assert said.kl[-1] == pytest.approx(alone.kl_divergence(np.array([*counts, 0.0, 0.0]))[0], rel=1e-12)
+        assert said.kl[-1] > 0.3 > said.noise[-1] == alone.noise(np.array([300.0]))[0]
+
+
+def test_a_profile_without_a_confidence_watches_none():
+    """Without training confidences live ones are counted in the histogram alone."""
+    monitor = monitor_of(x=[1.0, 2.0, 3.0])
+    monitor.observe([Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
+    assert monitor.layout.confidence is None
+    assert len(monitor.read(0.0)["5m"].kl) == 1
+
+
+def test_a_version_may_have_a_profile_of_its_own():
+    """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
+    layout, own, newer = (layout_of(x=[1.0, last]) for last in (2, 3, 4))
+    models = {"m": ModelConfig("m")}
+    older = Monitors(models, {"m": layout}, {("m", "2"): own})
+    for version in ("1", "2", "3"):
+        older.get("m", version, 0.0).count_event("orders", 1)
+    assert [older.get("m", version, 0.0).layout for version in ("1", "2", "3")] == [layout, own, layout]
+    reloaded = Monitors(models, {"m": layout}, {("m", "2"): newer, ("m", "4"): own})
+    reloaded.adopt(older)
+    counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
+    assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
+    assert (counted["2"].layout, counted["4"].layout) == (newer, own)
+    assert Monitors(models, {}, {("m", "2"): own}).get("m", "1", 0.0).layout is None

@@ -1,0 +1,162 @@
+"""Segments: who is watched apart, what is counted of them, and that it survives a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.servers import CONFIG, Served, eventually, write_config
+
+from exporter.config import ModelConfig
+from exporter.errors import ConfigError
+from exporter.events import Prediction
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
+from exporter.monitoring.window import SLOTS
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import Profile
+
+COUNTRIES = {"NL": 60, "DE": 30, "other": 20, "x" * 200: 15, "": 12} | {f"c{number}": 1 for number in range(30)}
+PROFILE = Profile(
+    "p",
+    1,
+    {"age": "numeric", "country": "categorical"},
+    {
+        "age": numeric_feature(np.random.default_rng(1).normal(40, 10, 3000)),
+        "country": categorical_feature(COUNTRIES, 0, 0),
+    },
+)
+
+
+def monitor_of(**settings: Any) -> Monitor:
+    return Monitor(ModelConfig("m", segment_by="country", **settings), "1", Layout(PROFILE))
+
+
+def feed(monitor: Monitor, inputs: list[dict[str, Any]], now: float = 0.0, **fields: Any) -> None:
+    assert monitor.segments is not None
+    places = [monitor.segments.place(event) for event in inputs]
+    monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, places)
+
+
+def test_without_names_the_most_frequent_categories_are_watched() -> None:
+    """The default is the profile's most frequent few, but none that is empty, overlong or called other."""
+    segments = Segments.of(ModelConfig("m", segment_by="country"), PROFILE)
+    assert segments is not None
+    assert len(segments.names) == DEFAULT_SEGMENTS + 1
+    assert segments.names[:3] == ("NL", "DE", "c0")
+    assert segments.names[-1] == "other"
+    assert Segments.of(ModelConfig("m"), PROFILE) is None
+
+
+def test_a_new_segment_is_seen_although_the_whole_looks_fine() -> None:
+    """Forty users of a new country, all of an age of their own, among two thousand others."""
+    monitor = monitor_of(segments=("NL", "NO"))
+    rng = np.random.default_rng(2)
+    feed(monitor, [{"age": age, "country": "NL"} for age in rng.normal(40, 10, 2000).tolist()])
+    feed(monitor, [{"age": age, "country": "NO"} for age in rng.normal(62, 5, 40).tolist()])
+    whole = monitor.read(0.0)["1h"]
+    assert whole.kl[0] < 0.1
+    (same, new, rest), noise = (values[:, 0] for values in monitor.read_segments(0.0))
+    assert same < noise[0]
+    assert new > max(0.3, noise[1])
+    assert np.isnan(rest)
+
+
+def test_the_whole_is_the_same_with_and_without_segments() -> None:
+    """Counting by segment changes nothing of the windows of all events together."""
+    rng = np.random.default_rng(3)
+    inputs = [
+        {"age": age, "country": country, "more": 1}
+        for age, country in zip(rng.normal(40, 10, 300).tolist(), rng.choice(["NL", "DE", "XX"], 300), strict=True)
+    ]
+    inputs += [{}, {"age": None, "country": 7}, {"age": "old", "country": ["NL"]}]
+    cut, plain = monitor_of(), Monitor(ModelConfig("m"), "1", Layout(PROFILE))
+    feed(cut, inputs)
+    plain.observe([Prediction("m")] * len(inputs), inputs, 0.0)
+    for field, values in vars(plain.read(0.0)["1h"]).items():
+        np.testing.assert_allclose(getattr(cut.read(0.0)["1h"], field), values, rtol=1e-12)
+    assert (cut.observed == plain.observed).all()
+
+
+def test_segments_forget_and_stay_within_their_memory() -> None:
+    """A segment's divergence is that of the longest window; its ring has 61 rows of a count a segment and bin."""
+    monitor = monitor_of(segments=("NL",))
+    assert monitor.layout is not None
+    for hour in range(30):
+        feed(monitor, [{"age": 90, "country": f"free text {hour}"}], hour * 600.0)
+    assert not np.isnan(monitor.read_segments(29 * 600.0)[0][1]).any()
+    assert np.isnan(monitor.read_segments(99 * 3600.0)[0]).all()
+    assert monitor._segment_ring._sums.shape == (SLOTS + 1, 2 * monitor.layout.bins)
+
+
+def test_counters_by_segment_add_up() -> None:
+    """Attempts, confident predictions and corrections land in the event's segment, the rest in other."""
+    monitor = monitor_of(segments=("NL", "DE"))
+    feed(monitor, [{"country": "NL"}, {"country": "DE"}, {"country": "DE"}, {"country": "XX"}, {}], confidence=0.9)
+    feed(monitor, [{"country": "NL"}], confidence=0.1)
+    for segment, correction in (("NL", True), ("NL", False), ("FR", True), (None, True)):
+        monitor.count_feedback("corrected", correction, segment)
+    counters = monitor.segment_counters
+    assert counters.attempts.tolist() == [2, 2, 2]
+    assert counters.confident.tolist() == [1, 2, 2]
+    assert counters.corrections.tolist() == [1, 0, 2]
+
+
+def config_with(**settings: Any) -> dict[str, Any]:
+    return {"models": [{"name": "credit", "profile": "credit.json", **settings}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"segment_by": "age"}, '"age" is no categorical input of the profile'),
+        ({"segment_by": "contry"}, 'did you mean "country"?'),
+        ({"segment_by": "name", "redact": ["name"]}, '"name" is redacted: it must be in no metric'),
+        ({"segment_by": "country", "profile": None}, "needs a profile, which knows the categories"),
+    ],
+)
+def test_segments_of_what_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    """Only a categorical input of the profile that may be shown has segments; the message says what is wrong."""
+    with pytest.raises(ConfigError) as error:
+        load_monitors(write_config(tmp_path, config_with(**settings)))
+    assert "models[0].segment_by: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_correction_finds_its_segment_after_a_restart(tmp_path: Path) -> None:
+    """A prediction says its segment on disk, even where inputs are not kept; a late correction counts for it."""
+    config = {**CONFIG, "store": {"inputs": "none"}}
+    write_config(tmp_path, config)
+    server = Served(tmp_path).start()
+    try:
+        places = ["NL", "DE", "Free text, from a request", None]
+        events = [
+            {"model": "credit", "version": "3", "id": f"s-{n}", "inputs": {"country": place}, "confidence": 0.9}
+            for n, place in enumerate(places)
+        ]
+        early = {"prediction_id": "s-late", "verdict": "corrected", "label": "no"}
+        assert not server.post("/v1/feedback", early).json["joined"]
+        server.post("/v1/predictions", events)
+        counted = server.samples("model_segment_attempts_total")
+        label = 'model_segment_attempts_total{{model="credit",version="3",segment="{}"}}'
+        assert {key: value for key, value in counted.items() if "credit" in key} == {
+            label.format("NL"): 1,
+            label.format("DE"): 1,
+            label.format("other"): 2,
+        }
+        assert "Free text" not in server.get("/metrics").text
+        server.stop()
+        server.start()
+        for number in (1, 2):
+            assert server.post("/v1/feedback", {**early, "prediction_id": f"s-{number}"}).json["joined"]
+        server.post("/v1/predictions", {**events[0], "id": "s-late"})
+        name = "model_segment_corrections_total"
+        label = label.replace("attempts", "corrections")
+        expected = {label.format("NL"): 1, label.format("DE"): 1, label.format("other"): 1}
+        eventually(lambda: server.samples(name) == expected)
+    finally:
+        server.stop()

@@ -1,0 +1,311 @@
+"""Windows over a restart: nothing lost, nothing made up, whatever the clocks did."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.servers import Served, eventually, write_config
+
+from exporter.config import ModelConfig, StoreConfig
+from exporter.events import Prediction
+from exporter.monitoring import snapshots
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.registry import Monitors
+from exporter.monitoring.snapshots import Keeper, pack, restore, unpack
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.correlation import correlations
+from exporter.profiles.profile import Profile
+from exporter.storage import Store
+from exporter.storage.schema import windows
+
+WALL = 1_764_028_790.0  # ten seconds before a midnight in UTC
+RNG = np.random.default_rng(20)
+COLUMNS = {"x": RNG.normal(size=900), "y": RNG.normal(size=900)}
+
+
+def layout_of(bins: int = 20) -> Layout:
+    features: dict[str, Any] = {name: numeric_feature(values, bins) for name, values in COLUMNS.items()}
+    together = correlations(COLUMNS, features) or msgspec.UNSET
+    features["c"] = categorical_feature({"NL": 5, "DE": 4}, 0, 0)
+    inputs = {"x": "numeric", "y": "numeric", "c": "categorical"}
+    return Layout(Profile("p", 900, inputs, features, correlation=together))
+
+
+LAYOUT = layout_of()
+
+
+def monitors_of(layout: Layout = LAYOUT, **settings: Any) -> Monitors:
+    chosen = {"windows": ("5m", "1h"), "segment_by": "c"} | settings
+    return Monitors({"m": ModelConfig("m", **chosen)}, {"m": layout})
+
+
+def feed(monitors: Monitors, version: str, now: float, x: float = 0.1, times: int = 1) -> None:
+    monitor = monitors.get("m", version, now)
+    rows = [{"x": x + step / 9, "y": -x, "c": "DE"} for step in range(times)]
+    monitor.observe([Prediction("m")] * times, rows, now, [0] * times)
+
+
+def counted(monitors: Monitors, now: float) -> dict[str, dict[str, float]]:
+    """Observations by version and window; those of windows that hold nothing are left out."""
+    said = {m.version: {w: float(r.observations[0]) for w, r in m.read(now).items()} for m in monitors}
+    return {version: {w: n for w, n in held.items() if n > 0} for version, held in said.items()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'kept.db'}"), lambda _: None)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def any_store(database: str) -> Iterator[Store]:
+    store = Store(StoreConfig(url=database), lambda _: None)
+    yield store
+    store.close()
+
+
+def kept(store: Store) -> list[tuple[str, str]]:
+    with store.reading() as connection:
+        return sorted(map(tuple, connection.execute(sa.select(windows.c.model, windows.c.version)).all()))
+
+
+def test_a_deploy_does_not_blind_the_monitor(any_store: Store) -> None:
+    """Every gauge of every window is the same before and after, on a machine with another uptime."""
+    before = monitors_of()
+    for second in range(0, 5000, 250):
+        feed(before, "1", 9000.0 + second, x=second / 2000, times=7)
+    Keeper(any_store, lambda: before).save(13_750.0, WALL)
+    after = monitors_of()
+    restore(any_store, after, 3.0, WALL)
+    old, new = before.get("m", "1", 13_750.0), after.get("m", "1", 3.0)
+    for window, reading in old.read(13_750.0).items():
+        for field, values in vars(reading).items():
+            np.testing.assert_array_equal(getattr(new.read(3.0)[window], field), values, err_msg=f"{window} {field}")
+    for values, again in zip(old.read_segments(13_750.0), new.read_segments(3.0), strict=True):
+        np.testing.assert_array_equal(again, values)
+    assert np.isfinite(new.read(3.0)["1h"].recent_kl[0])
+    assert np.isfinite(new.read(3.0)["1h"].together).all()
+    assert new.counters.attempts == new.observed.sum() == 0  # counters start at zero
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 2000), st.booleans(), st.floats(-3000, 3000)), min_size=1, max_size=12),
+    st.floats(0, 1e6),
+)
+def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, float]], start: float) -> None:
+    """Idle hours, midnights, restarts and stepped clocks: a window holds what its own time says."""
+    now, wall, own = start, WALL, 0.0  # own: time as the windows see it
+    monitors, times = monitors_of(windows=("5m", "1h", "24h")), []
+    feed(monitors, "1", now)
+    times.append(own)
+    for pause, again, step in steps:
+        if again:  # a process ends; the clock steps; the next one starts on another monotonic clock
+            monitor = monitors.get("m", "1", now)
+            data = pack(monitor, now, wall)
+            wall += pause + step
+            own += max(pause + step, 0.0)
+            now = start / 2 + pause
+            fresh = Monitor(monitor.config, "1", LAYOUT)
+            snapshots._resume(fresh, unpack(data), now, wall)
+            monitors = monitors_of(windows=("5m", "1h", "24h"))
+            monitors.put(fresh)
+        else:  # it goes on; a step of the wall clock does nothing
+            now, own, wall = now + pause, own + pause, wall + pause + step
+        feed(monitors, "1", now)
+        times.append(own)
+        for window, held in counted(monitors, now)["1"].items():
+            length = {"5m": 300, "1h": 3600, "24h": 86400}[window]
+            ages = [own - time for time in times]
+            assert (
+                sum(age < length * 59 / 60 - 1e-3 for age in ages) <= held <= sum(age < length + 1e-3 for age in ages)
+            )
+
+
+def test_a_clock_that_went_back_resurrects_nothing(store: Store) -> None:
+    """Saved at nine, restarted when the clock says eight: the values are as old as at nine, and age from there on."""
+    before = monitors_of()
+    feed(before, "1", 100.0, times=5)
+    Keeper(store, lambda: before).save(200.0, WALL)
+    after = monitors_of()
+    restore(store, after, 50.0, WALL - 3600)
+    assert counted(after, 50.0) == {"1": {"5m": 5, "1h": 5}}
+    assert counted(after, 50.0 + 201) == {"1": {"1h": 5}}
+    feed(after, "1", 260.0)
+    assert counted(after, 260.0) == {"1": {"5m": 1, "1h": 6}}
+    assert counted(after, 50.0 + 3600) == {"1": {"1h": 1}}
+
+
+def test_what_grew_old_while_the_process_was_away_is_gone(store: Store) -> None:
+    """After half an hour the short window is empty, after days the version is not made at all."""
+    before = monitors_of()
+    feed(before, "1", 100.0, times=5)
+    Keeper(store, lambda: before).save(100.0, WALL)
+    after, later = monitors_of(), monitors_of()
+    restore(store, after, 9.0, WALL + 1800)
+    assert counted(after, 9.0) == {"1": {"1h": 5}}
+    restore(store, later, 9.0, WALL + 7200)
+    assert counted(later, 9.0) == {}
+
+
+def test_a_new_version_starts_empty_and_old_ones_keep_their_place(store: Store) -> None:
+    """Past the cap the last used are restored, other among them; a new version has no past."""
+    before = monitors_of(max_versions=3)
+    for number in range(5):
+        feed(before, f"v{number}", 100.0 + number)
+    Keeper(store, lambda: before).save(110.0, WALL)
+    after = monitors_of(max_versions=2)
+    restore(store, after, 5.0, WALL)
+    assert sorted(counted(after, 5.0)) == ["other", "v1", "v2"]
+    assert counted(after, 5.0)["other"] == {"5m": 2, "1h": 2}
+    feed(monitors := monitors_of(), "new", 5.0)
+    assert counted(monitors, 5.0) == {"new": {"5m": 1, "1h": 1}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        monitors_of(layout_of(bins=10)),
+        monitors_of(windows=("5m", "2h")),
+        monitors_of(windows=("5m", "60m")),
+        monitors_of(segments=("DE",)),
+        monitors_of(segment_by=None),
+        Monitors({"m": ModelConfig("m")}, {}),
+        Monitors({"n": ModelConfig("n")}, {"n": LAYOUT}),
+    ],
+    ids=["profile", "length", "spelling", "segments", "no segments", "no profile", "another model"],
+)
+def test_windows_of_another_profile_or_other_lengths_start_empty(store: Store, other: Monitors) -> None:
+    """What does not mean the same is not taken over."""
+    before = monitors_of()
+    feed(before, "1", 100.0)
+    Keeper(store, lambda: before).save(100.0, WALL)
+    restore(store, other, 5.0, WALL)
+    assert list(other) == []
+
+
+def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
+    """Only what decides the meaning of a count matters."""
+    before, after = monitors_of(), monitors_of(alerts={"ModelLatencyHigh": 2.0}, max_versions=3)
+    feed(before, "1", 100.0)
+    Keeper(store, lambda: before).save(100.0, WALL)
+    restore(store, after, 5.0, WALL)
+    assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
+
+
+def damaged() -> dict[str, bytes]:
+    monitors = monitors_of()
+    feed(monitors, "1", 100.0)
+    good = pack(monitors.get("m", "1", 100.0), 100.0, WALL)
+    snapshot = unpack(good)
+
+    def packed(**changes: Any) -> bytes:
+        return snapshots.zlib.compress(msgspec.msgpack.encode(msgspec.structs.replace(snapshot, **changes)))
+
+    ticks, sums, lows = snapshot.rings[0]
+    rest = snapshot.rings[1:]
+    return {
+        "empty": b"",
+        "cut": good[: len(good) // 2],
+        "noise": b"\x78\x9c" + bytes(range(256)),
+        "another document": snapshots.zlib.compress(msgspec.msgpack.encode({"a": 1})),
+        "a ring missing": packed(rings=snapshot.rings[1:]),
+        "a wide ring": packed(rings=[(ticks, sums + sums, lows), *rest]),
+        "odd bytes": packed(rings=[(ticks[:-1], sums, lows), *rest]),
+        "no numbers": packed(rings=[(ticks, np.full(len(sums) // 8, np.nan).tobytes(), lows), *rest]),
+        "the future": packed(rings=[((np.frombuffer(ticks, np.int64) + 5).tobytes(), sums, lows), *rest]),
+        "a time that is none": packed(time=float("nan")),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged())
+def test_a_damaged_snapshot_is_a_line_in_the_log(store: Store, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """Whatever is wrong with it, the version starts empty, the others do not, and the log says so."""
+    before = monitors_of()
+    feed(before, "good", 100.0)
+    Keeper(store, lambda: before).save(100.0, WALL)
+    data = damaged()[kind]
+    row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
+    store.write(lambda connection, _: connection.execute(windows.insert().values(row)))
+    after = monitors_of()
+    with caplog.at_level(logging.WARNING):
+        restore(store, after, 5.0, WALL)
+    assert list(counted(after, 5.0)) == ["good"]
+    assert "windows of model 'm' version '1' begin empty: the snapshot is damaged: " in caplog.text
+
+
+def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:
+    """Only versions that changed are written again; those that are no more are deleted; a huge one is not kept."""
+    monitors = monitors_of()
+    feed(monitors, "1", 100.0)
+    feed(monitors, "2", 100.0)
+    own = Keeper(any_store, lambda: monitors)
+    own.save(100.0, WALL)
+    assert kept(any_store) == [("m", "1"), ("m", "2")]
+    with any_store.reading() as connection:
+        first = dict(connection.execute(sa.select(windows.c.version, windows.c.data)).all())
+    feed(monitors, "2", 200.0)
+    own.save(200.0, WALL + 100)
+    with any_store.reading() as connection:
+        second = dict(connection.execute(sa.select(windows.c.version, windows.c.data)).all())
+    assert second["1"] == first["1"]
+    assert second["2"] != first["2"]
+    monitors = monitors_of()
+    feed(monitors, "3", 300.0)
+    own.save(300.0, WALL + 200)
+    assert kept(any_store) == [("m", "3")]
+
+
+def test_a_snapshot_is_small() -> None:
+    """A full day of windows of 500 features takes a few megabytes, compressed."""
+    features: dict[str, Any] = {f"f{number}": numeric_feature(COLUMNS["x"]) for number in range(500)}
+    layout = Layout(Profile("p", 900, dict.fromkeys(features, "numeric"), features))
+    monitor = Monitor(ModelConfig("m", windows=("1h", "24h")), "1", layout)
+    for hour in range(48):
+        rows = [dict.fromkeys(features, value) for value in RNG.normal(size=20).tolist()]
+        monitor.observe([Prediction("m")] * 20, rows, hour * 3600.0)
+    assert len(pack(monitor, 48 * 3600.0, WALL)) < 8 * 2**20
+
+
+def test_windows_are_kept_while_the_process_lives(store: Store) -> None:
+    """What a killed process leaves is not older than the time between two snapshots."""
+    monitors = monitors_of()
+    feed(monitors, "1", 100.0)
+    own = Keeper(store, lambda: monitors, seconds=0.02)
+    own.start()
+    eventually(lambda: kept(store) == [("m", "1")])
+    feed(monitors, "2", 100.0)
+    own.close()
+    assert kept(store) == [("m", "1"), ("m", "2")]
+
+
+def test_a_restarted_exporter_goes_on(tmp_path: Path) -> None:
+    """The gauges are there at the first scrape after a restart, before any event; counters begin at zero."""
+    write_config(tmp_path)
+    server = Served(tmp_path).start()
+    try:
+        events = [{"model": "credit", "version": "3", "inputs": {"age": 40 + n, "country": "NL"}} for n in range(30)]
+        server.post("/v1/predictions", events)
+        names = ("model_feature_kl_divergence", "model_feature_mean", "model_segment_kl_divergence")
+        before = server.samples(*names)
+        assert before
+        server.stop()
+        server.start()
+        assert server.samples(*names) == pytest.approx(before)
+        assert server.samples("model_attempts_total")['model_attempts_total{model="credit",version="3"}'] == 0
+        server.post("/v1/predictions", events)
+        held = 'model_feature_window_observations{model="credit",version="3",feature="age",window="1h"}'
+        eventually(lambda: server.samples("model_feature_window_observations")[held] == 60)
+    finally:
+        server.stop()

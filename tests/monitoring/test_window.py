@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.monitoring.window import SLOTS, Ring
+
+ONE = np.array([1.0])
+
+
+def total(ring: Ring, now: float, skip: float = 0.0) -> float:
+    return float(ring.total(now, skip)[0])
+
+
+def test_a_window_forgets_what_is_older_than_itself():
+    """A value counts until between 59/60 and 60/60 of the window have passed."""
+    ring = Ring(300, 1)
+    ring.add(1000.0, ONE)
+    assert total(ring, 1000.0) == 1
+    assert total(ring, 1294.9) == 1
+    assert total(ring, 1300.0) == 0
+
+
+def test_the_boundary_of_a_sub_window_belongs_to_the_later_one():
+    """At the very boundary of a sub-window the row is a new one, and leaves one step later."""
+    ring = Ring(60, 1)
+    ring.add(9.999, ONE)
+    ring.add(10.0, ONE * 10)
+    assert total(ring, 68.9) == 11
+    assert total(ring, 69.0) == 10
+    assert total(ring, 70.0) == 0
+
+
+def test_idle_hours_need_no_clearing():
+    """After a pause of many windows, nothing old is counted, and what comes is."""
+    ring = Ring(60, 1, lows=1)
+    ring.add(5.0, ONE * 7, np.array([-3.0]))
+    assert total(ring, 5.0 + 86400 * 30) == 0
+    ring.add(5.0 + 61 * 60, ONE, np.array([2.0]))  # the very row that held the old sums
+    assert total(ring, 5.0 + 61 * 60) == 1
+    assert ring.lows(5.0 + 61 * 60).tolist() == [2.0]
+
+
+def test_many_laps_hold_a_steady_sum():
+    """One value a sub-window is always 60 in a full window, over many laps of the ring."""
+    ring = Ring(60, 1)
+    for second in range(1000):
+        ring.add(second + 0.5, ONE)
+        assert total(ring, second + 0.5) == min(second + 1, SLOTS)
+
+
+def test_minima_leave_with_their_window():
+    """The minimum is that of the values in the window, infinite when there are none."""
+    ring = Ring(60, 1, lows=2)
+    assert ring.lows(0.0).tolist() == [np.inf, np.inf]
+    ring.add(0.0, ONE, np.array([-5.0, np.inf]))
+    ring.add(30.0, ONE, np.array([3.0, 4.0]))
+    ring.add(30.5, ONE, np.array([2.0, 9.0]))
+    ring.add(30.6, ONE)  # a batch without a number lowers nothing
+    assert ring.lows(30.0).tolist() == [-5.0, 4.0]
+    assert ring.lows(61.0).tolist() == [2.0, 4.0]
+    assert ring.lows(90.0).tolist() == [np.inf, np.inf]
+
+
+def test_a_ring_starts_at_any_monotonic_time():
+    """Neither an uptime of zero nor one of years matters."""
+    for start in (0.0, 1e-3, 1e9):
+        ring = Ring(10, 1)
+        assert total(ring, start) == 0
+        ring.add(start, ONE)
+        assert total(ring, start + 1) == 1
+        assert total(ring, start + 10) == 0
+
+
+def test_the_window_before_is_next_to_the_window():
+    """With a reach of two, what leaves the window is in the one before it, then in none."""
+    ring = Ring(60, 1, reach=2)
+    ring.add(1000.2, ONE)
+    places = [(total(ring, now), total(ring, now, skip=60)) for now in (1000.2, 1059.9, 1060.0, 1119.9, 1120.0)]
+    assert places == [(1, 0), (1, 0), (0, 1), (0, 1), (0, 0)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([(300, 3600), (420, 3600), (10, 3600), (3600, 3600), (10, 10), (77, 3601), (3600, 86400)]),
+    st.floats(0, 1e6),
+    st.lists(st.floats(0, 2), min_size=1, max_size=20),
+)
+def test_the_window_before_shares_nothing_with_the_window(lengths, start, times):
+    """No value is both in a window and in the longest window before it, and a full one lies there."""
+    short, longest = lengths
+    near, far = Ring(short, 1), Ring(longest, 1, reach=2)
+    now = start + 3 * longest
+    for age in sorted((time * longest for time in times), reverse=True):
+        near.add(now - age, ONE)
+        far.add(now - age, ONE)
+    inside = sum(age * longest < short * 58 / 60 for age in times)
+    assert total(near, now) >= inside
+    old = [age * longest for age in times if age * longest >= short]
+    assert total(far, now, skip=short) <= len(old) + sum(short * 59 / 60 <= age * longest < short for age in times)
+    surely = sum(short + longest / SLOTS < age < short + longest - 3 * longest / SLOTS for age in old)
+    assert total(far, now, skip=short) >= surely
+
+
+@pytest.mark.parametrize(("seconds", "reach"), [(300, 1), (3600, 2)])
+def test_memory_does_not_grow(seconds, reach):
+    """A ring has 60 rows a window and one more, whatever the traffic."""
+    ring = Ring(seconds, 5, 2, reach)
+    for second in range(0, 5 * seconds, 7):
+        ring.add(float(second), np.ones(5), np.ones(2))
+    assert ring._sums.shape == (SLOTS * reach + 1, 5)

@@ -1,0 +1,216 @@
+"""Features that go together differently: seen, and only that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.config import ModelConfig
+from exporter.errors import ProfileError
+from exporter.events import Prediction
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.model_monitor import Monitor
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.correlation import MAX_FEATURES, CorrelationBuilder, correlations
+from exporter.profiles.profile import Correlation, Profile, load, save
+
+Columns = dict[str, npt.NDArray[np.float64]]
+NAMES = ("a", "b", "c", "d")
+MIX = np.linalg.cholesky(np.array([[1, 0.8, 0.3, 0], [0.8, 1, 0.4, 0], [0.3, 0.4, 1, 0], [0, 0, 0, 1.0]]))
+SHAPES = {
+    "normal": lambda x: x,
+    "log-normal": np.exp,
+    "whole numbers": lambda x: np.floor(3 * x),
+    "zero-heavy": lambda x: np.maximum(x - 0.3, 0),
+}
+
+
+def draw(rng: np.random.Generator, rows: int, shape: str = "normal") -> Columns:
+    return dict(zip(NAMES, SHAPES[shape](MIX @ rng.normal(size=(4, rows))), strict=True))
+
+
+def profile_of(columns: Columns) -> Profile:
+    features: dict[str, Any] = {name: numeric_feature(values) for name, values in columns.items()}
+    together = correlations(columns, features) or msgspec.UNSET
+    inputs = dict.fromkeys(columns, "numeric")
+    return Profile("p", len(columns["a"]), inputs, features, correlation=together)
+
+
+def drift(layout: Layout, columns: Columns) -> tuple[float, float]:
+    assert layout.copula is not None
+    assert isinstance(layout.profile.correlation, Correlation)
+    known = [name for name in layout.profile.correlation.features if name in layout.names]
+    return layout.copula.drift(layout.copula.sums(np.array([columns[name] for name in known])))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [30, 300])
+def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str, rows: int) -> None:
+    """Of 600 windows without drift at most 18 pass: 3 %, where 1 % is aimed at."""
+    rng = np.random.default_rng(10)
+    passed = 0
+    for _ in range(6):
+        layout = Layout(profile_of(draw(rng, 2000, shape)))
+        scores = [drift(layout, draw(rng, rows, shape)) for _ in range(100)]
+        passed += sum(score > noise for score, noise in scores)
+    assert passed <= 18
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(shape: str) -> None:
+    """One column in another order: every window of 200 shows it, in the gauges of a monitor too."""
+    rng = np.random.default_rng(11)
+    layout = Layout(profile_of(draw(rng, 3000, shape)))
+    for _ in range(20):
+        columns = draw(rng, 200, shape)
+        columns["a"] = rng.permutation(columns["a"])
+        monitor = Monitor(ModelConfig("m"), "1", layout)
+        rows = [dict(zip(NAMES, row, strict=True)) for row in np.array(list(columns.values())).T.tolist()]
+        monitor.observe([Prediction("m")] * 200, rows, 0.0)
+        reading = monitor.read(0.0)["1h"]
+        assert reading.together[0] > 2 * reading.together[1]
+        assert (reading.kl < 0.3).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, _: x + x.std(),
+        lambda x, _: x - 3 * x.std(),
+        lambda x, _: 3.28 * x,
+        lambda x, place: np.full(len(x), 0.5) if place == 0 else x,
+        lambda x, _: np.where(np.arange(len(x)) % 3, x, np.nan),
+    ],
+    ids=["shifted", "far down", "feet", "one stuck", "a third missing"],
+)
+def test_features_that_drift_alone_do_not_go_together_differently(change: Any) -> None:
+    """A move, another unit, a stuck sensor, missing values: at most 2 of 40 windows of 300 pass the floor."""
+    rng = np.random.default_rng(12)
+    layout = Layout(profile_of(draw(rng, 3000)))
+    passed = 0
+    for _ in range(40):
+        columns = {name: change(values, place) for place, (name, values) in enumerate(draw(rng, 300).items())}
+        score, noise = drift(layout, columns)
+        passed += score > noise
+    assert passed <= 2
+
+
+def test_features_that_copy_each_other_disturb_nothing() -> None:
+    """Exact copies have no inverse correlation; the score stays small, and falls out when a copy breaks."""
+    rng = np.random.default_rng(13)
+
+    def copied(rows: int) -> Columns:
+        columns = draw(rng, rows)
+        return {**columns, "metres": columns["a"] * 1000, "log": np.exp(columns["b"])}
+
+    layout = Layout(profile_of(copied(2000)))
+    columns = copied(200)
+    score, noise = drift(layout, columns)
+    assert 0 <= score < noise
+    score, noise = drift(layout, {**columns, "metres": columns["metres"][::-1]})
+    assert score > 5 * noise
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
+def test_how_data_are_cut_does_not_matter(sizes: list[int], seed: int) -> None:
+    """Training in chunks, and a window in batches, give what the whole gives."""
+    rng = np.random.default_rng(seed)
+    columns = draw(rng, 400 + sum(sizes), "log-normal")
+    profile = profile_of(columns)
+    builder, start = CorrelationBuilder(profile.features), 0
+    for size in [*sizes, 400]:
+        builder.add({name: values[start : start + size] for name, values in columns.items()})
+        start += size
+    found, whole = builder.done(), profile.correlation
+    assert isinstance(found, Correlation)
+    assert isinstance(whole, Correlation)
+    assert found.rows == whole.rows
+    np.testing.assert_allclose(found.values, whole.values, atol=2e-6)
+    assert found.scale == pytest.approx(whole.scale, abs=2e-4)
+
+
+def test_what_cannot_be_compared_is_left_out() -> None:
+    """Constant, empty, often missing and nearly constant columns are not compared; at most 32 are; one is none."""
+    rng = np.random.default_rng(14)
+    columns = draw(rng, 1000)
+    extra = {
+        "constant": np.full(1000, 3.0),
+        "empty": np.full(1000, np.nan),
+        "gaps": np.where(rng.random(1000) < 0.1, np.nan, rng.normal(size=1000)),
+        "rare": np.where(rng.random(1000) < 0.03, 1.0, 0.0),
+    }
+    found = profile_of(columns | extra).correlation
+    assert isinstance(found, Correlation)
+    assert found.features == NAMES
+    many = {f"f{number}": rng.normal(size=500) for number in range(40)} | {"a": columns["a"][:500]}
+    found = profile_of(many).correlation
+    assert isinstance(found, Correlation)
+    assert len(found.features) == MAX_FEATURES
+    assert profile_of({"a": columns["a"]}).correlation is msgspec.UNSET
+    assert profile_of({"a": columns["a"][:3], "b": columns["b"][:3]}).correlation is msgspec.UNSET
+    layout = Layout(profile_of({"a": columns["a"]}))
+    assert layout.copula is None
+
+
+def test_a_redacted_feature_is_not_compared() -> None:
+    """Without it the others are compared as before."""
+    rng = np.random.default_rng(15)
+    profile = profile_of(draw(rng, 2000))
+    layout = Layout(profile, ["b"])
+    score, noise = drift(layout, draw(rng, 300))
+    assert score < 2 * noise
+    columns = draw(rng, 300)
+    assert drift(layout, {**columns, "d": columns["a"]})[0] > 5 * noise
+    assert Layout(profile, ["a", "b", "c"]).copula is None
+
+
+def test_wild_values_are_bounded_and_few_rows_say_nothing() -> None:
+    """The largest floats, infinities and a window of one row make no warning and no nonsense."""
+    rng = np.random.default_rng(16)
+    layout = Layout(profile_of(draw(rng, 500)))
+    columns = draw(rng, 50)
+    for value in (1.7e308, -1.7e308, np.inf, np.nan, 5e-324):
+        columns["a"][:2] = value
+        assert np.isfinite(drift(layout, columns)).all()
+    assert np.isnan(drift(layout, {name: values[:1] for name, values in columns.items()})).all()
+    assert np.isnan(drift(layout, {name: values[:0] for name, values in columns.items()})).all()
+
+
+def test_a_profile_keeps_what_goes_together(tmp_path: Path) -> None:
+    """Saved and read again it is the same; one without it is as before, its hash too."""
+    profile = profile_of(draw(np.random.default_rng(17), 300))
+    save(profile, tmp_path / "p.json")
+    assert load(tmp_path / "p.json").correlation == profile.correlation
+    bare = msgspec.structs.replace(profile, correlation=msgspec.UNSET)
+    assert b"correlation" not in msgspec.json.encode(bare)
+    save(bare, tmp_path / "p.json")
+    assert load(tmp_path / "p.json").correlation is msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": ("a", "z", "c", "d")}, 'correlation.features: "z" is no number that the profile has'),
+        ({"features": ("a", "a", "c", "d")}, "expected 6 numbers for 4 different features, got 6"),
+        ({"values": (0.1,)}, "correlation.values: expected 6 numbers for 4 different features, got 1"),
+        ({"values": (1.5,) * 6}, "correlation: expected two features or more, rows, and numbers from -1 to 1"),
+        ({"features": ("a",), "values": ()}, "correlation: expected two features or more"),
+    ],
+)
+def test_a_correlation_that_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    """A profile that does not agree with itself is refused with what is wrong."""
+    profile = profile_of(draw(np.random.default_rng(18), 300))
+    assert isinstance(profile.correlation, Correlation)
+    wrong = msgspec.structs.replace(profile.correlation, **change)
+    save(msgspec.structs.replace(profile, correlation=wrong), tmp_path / "p.json")
+    with pytest.raises(ProfileError) as error:
+        load(tmp_path / "p.json")
+    assert message in str(error.value)

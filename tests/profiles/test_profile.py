@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from exporter.errors import ProfileError
+from exporter.features import kind_of
+from exporter.features.embedding import EmbeddingState
+from exporter.features.text import TextState
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import NumericFeature, Profile, load, save
+
+
+def example() -> Profile:
+    features = {
+        "age": numeric_feature(np.array([*range(100), np.nan, np.inf], dtype=float)),
+        "country": categorical_feature({"NL": 60, "DE": 30, 'a "quoted" 名': 1}, 2, 1, top=2),
+        **{f"photo.{s}": numeric_feature(np.array([0.1, 0.2, 1e-300, 1e300]))
+           for s in ("intensity_mean", "intensity_stddev", "contrast", "sharpness")},
+        "empty": numeric_feature(np.array([np.nan])),
+    }  # fmt: skip
+    inputs = {"age": "numeric", "country": "categorical", "photo": "image", "empty": "numeric"}
+    return Profile("credit", 102, inputs, features, categorical_feature({"yes": 3, "no": 7}, 0, 0))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    save(example(), tmp_path / "deep" / "credit.json")
+    return tmp_path / "deep" / "credit.json"
+
+
+def edit(path: Path, old: str, new: str, keep_hash: bool = True) -> None:
+    text = path.read_text()
+    assert old in text
+    text = text.replace(old, new, 1)
+    path.write_text(text if keep_hash else re.sub(r'"hash": "\w+"', '"hash": ""', text))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ProfileError) as error:
+        load(path)
+    return str(error.value).replace(str(path), "FILE")
+
+
+def test_a_saved_profile_is_read_as_it_was(path):
+    """Everything comes back to the last bit, with the time of its making and its hash; no partial file stays."""
+    loaded = load(path)
+    made = example()
+    assert (loaded.inputs, loaded.features, loaded.prediction) == (made.inputs, made.features, made.prediction)
+    assert (loaded.name, loaded.rows) == ("credit", 102)
+    assert loaded.created is not None
+    assert loaded.hash == loaded.digest()
+    assert [file.name for file in path.parent.iterdir()] == ["credit.json"]
+
+
+def test_a_profile_is_readable_json(path):
+    """The file is indented JSON, and names its format."""
+    document = json.loads(path.read_text())
+    assert document["format"] == "model-exporter-profile/1"
+    assert document["features"]["age"]["min"] == 0
+    assert path.read_text().count("\n") > 50
+    assert len(document["hash"]) == len(hashlib.sha256().hexdigest())
+
+
+def test_whitespace_is_no_change(path):
+    """A profile that was only indented otherwise is the same profile."""
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert load(path).name == "credit"
+
+
+def test_a_changed_profile_is_refused(path):
+    """One changed count is found by the hash, and the message says what to do."""
+    edit(path, '"rows": 102', '"rows": 103')
+    assert refusal(path) == "FILE: was changed after it was made: its hash differs; make it again, or drop the hash"
+
+
+def test_a_profile_whose_hash_was_dropped_is_read(path):
+    """Who changes a profile on purpose drops its hash."""
+    edit(path, '"rows": 102', '"rows": 103', keep_hash=False)
+    assert load(path).rows == 103
+
+
+def test_a_missing_profile(tmp_path):
+    """A file that is not there is named."""
+    assert refusal(tmp_path / "no.json") == "FILE: cannot be read: No such file or directory"
+    assert refusal(tmp_path) == "FILE: cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize("content", [b"", b"name,age\na,3\n", b"{", b'"\xff"', b"[" * 5000, b'{"format": NaN}'])
+def test_what_is_not_json_is_no_profile(tmp_path, content):
+    """A file that is something else is refused with the command that would make the right one."""
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    assert refusal(path) == "FILE: is not a profile: expected the JSON that 'model-exporter profile' writes"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("{}", "it has no format"),
+        ("[1, 2]", "it has no format"),
+        ('{"format": "model-exporter-profile/2"}', 'its format is "model-exporter-profile/2"'),
+        ('{"format": 7}', "its format is 7"),
+    ],
+)
+def test_a_foreign_file_or_another_version_is_refused(tmp_path, content, found):
+    """JSON without our format, or of another version of it, is refused with both."""
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    message = f'FILE: is not a profile that can be read here: {found}, expected "model-exporter-profile/1"'
+    assert refusal(path) == message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"rows": 102', '"rows": "many"', 'FILE: rows: expected a whole number, got "many"'),
+        ('"rows": 102', '"raws": 102', "FILE: raws: is not known; none is known"),
+        (
+            '"categories": [\n    "NL",', '"categories": [\n    "NL", "XX",',
+            "FILE: features.country.counts: expected 6 counts of at least 0 for 3 categories, got 5",
+        ),
+        (
+            '"edges": [\n    0.0,', '"edges": [\n    7.0,',
+            "FILE: features.age.edges: expected increasing numbers",
+        ),
+        (
+            '"photo": "image"', '"photo": "video"',
+            'FILE: inputs.photo: "video" is no type; known are: '
+            "boolean, categorical, embedding, image, numeric, text, timestamp",
+        ),
+        (
+            '"photo": "image"', '"photo": "numeric"',
+            'FILE: features.photo: expected bins of the numeric input "photo"',
+        ),
+        (
+            '"age": "numeric"', '"age": "categorical"',
+            'FILE: features.age: expected bins of the categorical input "age"',
+        ),
+    ],
+)  # fmt: skip
+def test_a_profile_that_does_not_agree_with_itself_is_refused(path, old, new, message):
+    """A hand-made mistake in a profile without a hash is found when it is read, not when a request comes."""
+    edit(path, old, new, keep_hash=False)
+    assert refusal(path) == message
+
+
+def test_negative_counts_are_refused(path):
+    """No bin can hold fewer than no values."""
+    document = json.loads(path.read_text())
+    document["prediction"]["counts"][0] = -1
+    path.write_text(json.dumps({**document, "hash": ""}))
+    assert (
+        refusal(path) == "FILE: features.(prediction).counts: expected 5 counts of at least 0 for 2 categories, got 5"
+    )
+
+
+def test_counts_beyond_reason_are_refused(path):
+    """More values than a float can count would leave no share between 0 and 1."""
+    document = json.loads(path.read_text())
+    document["prediction"]["counts"][0] = 10**400
+    path.write_text(json.dumps({**document, "hash": ""}))
+    assert refusal(path) == "FILE: features.(prediction).counts: expected at most 1e+15 values together"
+
+
+def test_moments_are_those_of_the_finite_values():
+    """Mean and population deviation leave out what is missing or invalid."""
+    values = np.random.default_rng(2).normal(1e9, 1, 5000)
+    feature = numeric_feature(np.concatenate([values, [np.nan, np.inf]]))
+    assert feature.mean == pytest.approx(values.mean(), rel=1e-15)
+    assert feature.stddev == pytest.approx(values.std(), rel=1e-6)
+    assert feature.counts[-2:] == (1, 1)
+    assert numeric_feature(np.array([0.1] * 7)).stddev == 0
+
+
+def test_training_zeros_have_no_sign():
+    """A negative zero is a zero: the label says 0."""
+    assert numeric_feature(np.array([-0.0, -0.0])).labels()[:2] == ["00 below 0", "01 0"]
+
+
+LEARNED = {
+    "t": TextState((1, 2)),
+    "v": EmbeddingState((0.5, 1.0), ((1.0, 0.0), (0.0, 1.0))),
+}
+
+
+def learned_profile(**changes: object) -> Profile:
+    inputs = {"t": "text", "v": "embedding"}
+    one = numeric_feature(np.array([1.0, 2.0]))
+    kinds = [kind_of("text", LEARNED["t"]), kind_of("embedding", LEARNED["v"])]
+    features = {name: one for kind, source in zip(kinds, inputs, strict=True) for name in kind.features(source)}
+    made = Profile("p", 2, inputs, features, learned=LEARNED, confidence=one)
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_what_was_learned_is_kept(tmp_path):
+    """Word hashes, centroid, directions and the confidence come back as they were, and are under the hash."""
+    save(learned_profile(), tmp_path / "p.json")
+    loaded = load(tmp_path / "p.json")
+    assert (loaded.learned, loaded.confidence) == (LEARNED, learned_profile().confidence)
+    assert loaded.digest() != msgspec.structs.replace(loaded, learned=msgspec.UNSET).digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learned": {}}, 'FILE: learned.t: is not what the text input "t" learns in training'),
+        ({"learned": {"t": LEARNED["v"], "v": LEARNED["v"]}},
+         'FILE: learned.t: is not what the text input "t" learns in training'),
+        ({"learned": LEARNED | {"v": EmbeddingState((0.5,), ((1.0, 0.0),))}},
+         'FILE: learned.v: is not what the embedding input "v" learns in training'),
+        ({"learned": LEARNED | {"v": EmbeddingState((), ())}},
+         'FILE: learned.v: is not what the embedding input "v" learns in training'),
+        ({"learned": LEARNED | {"v": EmbeddingState((0.5, 1.0), ((1.0, 0.0),) * 3)}},
+         'FILE: features.v.component_3: expected bins of the embedding input "v"'),
+        ({"confidence": NumericFeature((1.0,), (1,))},
+         "FILE: features.(confidence).counts: expected 4 counts of at least 0 for 1 edges, got 1"),
+    ],
+)  # fmt: skip
+def test_what_was_learned_must_fit(tmp_path, changes, message):
+    """A profile whose learned part belongs to another input is refused when it is read, not when a request comes."""
+    save(learned_profile(**changes), tmp_path / "p.json")
+    assert refusal(tmp_path / "p.json") == message
+
+
+def test_a_profile_without_the_newer_fields_keeps_its_hash():
+    """Fields that a profile does not use are not in its file: profiles made before they existed stay valid."""
+    text = msgspec.json.encode(example())
+    assert b"confidence" not in text
+    assert b"learned" not in text

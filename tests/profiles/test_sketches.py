@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.sketches import MAX_CATEGORY, CategoryTally, NumericTally, Sketch
+
+RNG = np.random.default_rng(2)
+STREAMS = {
+    "normal": RNG.normal(size=60_000),
+    "log-normal": RNG.lognormal(0, 3, 60_000),
+    "ascending": np.sort(RNG.normal(size=60_000)),
+    "descending": -np.sort(RNG.normal(size=60_000)),
+    "zero-heavy": np.where(RNG.random(60_000) < 0.7, 0.0, RNG.exponential(size=60_000)),
+    "atoms": np.where(RNG.random(60_000) < 0.06, 0.25, RNG.random(60_000)),
+    "integers": RNG.integers(0, 30_000, 60_000).astype(float),
+    "huge": RNG.normal(size=60_000) * 1e307,
+    "tiny": RNG.random(60_000) * 1e-300,
+    "far": 1e9 + RNG.normal(size=60_000),
+    "extremes": np.concatenate((RNG.normal(size=59_998), [1.7e308, -1.7e308])),
+}
+
+
+def tallied(values: np.ndarray, most: int, parts: int = 13, bins: int = 20) -> NumericTally:
+    tally = NumericTally(bins, most)
+    for part in np.array_split(values, parts):
+        tally.add(part)
+    if not tally.exact:
+        tally.again()
+        for part in np.array_split(values, parts):
+            tally.count(part)
+    return tally
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(-3, 3).map(float) | st.floats(width=32), max_size=100),
+    st.integers(1, 7),
+)
+def test_what_fits_gives_the_bins_of_the_whole_column(values, parts):
+    """A column in any number of parts gives the very bins, counts and moments that it gives at once."""
+    column = np.array(values, dtype=float)
+    assert tallied(column, 1000, parts).feature() == numeric_feature(column)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("bins", [2, 20, 500])
+def test_distinct_values_and_values_in_order_give_the_same_bins(name, bins):
+    """Counting the distinct values of a stream and sorting all of a column freeze the very same feature."""
+    values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
+    assert tallied(values, len(values), bins=bins).feature() == numeric_feature(values, bins)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_column_that_does_not_fit_has_exact_counts_and_bins_of_nearly_equal_frequency(name):
+    """Past the bound, counts in the bins, extremes and moments are exact, and bins hold what they should."""
+    values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
+    tally = tallied(values, 1000)
+    assert not tally.exact
+    feature, whole = tally.feature(), numeric_feature(values)
+    edges = np.array(feature.edges)
+    finite = np.sort(values[np.isfinite(values)])
+    assert np.diff(finite.searchsorted(edges)).tolist() == list(feature.counts[1 : len(edges)])
+    assert sum(feature.counts) == len(values)
+    assert (feature.counts[0], feature.counts[-2:]) == (0, (1, 2))
+    assert (feature.min, feature.max) == (whole.min, whole.max)
+    assert feature.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-9 * whole.stddev)
+    assert feature.stddev == pytest.approx(whole.stddev, rel=1e-6)
+    assert abs(len(feature.counts) - len(whole.counts)) <= 1
+    share = len(finite) / 20
+    single = edges[1:] == np.nextafter(edges[:-1], np.inf)
+    inner = np.array(feature.counts[1 : len(edges)])
+    assert inner[~single].max() < 1.25 * share
+    heavy = {value for value, times in Counter(finite.tolist()).items() if times > share}
+    assert set(edges[:-1][single].tolist()) == heavy
+
+
+def test_a_sketch_knows_ranks_to_its_bound():
+    """Of a quarter of a million values, whatever their order, ranks are right to n·log₂(n/size)/size."""
+    count, size = 250_000, 1024
+    bound = math.log2(count / size) / size
+    for values in (np.arange(count), np.arange(count)[::-1], np.random.default_rng(3).permutation(count)):
+        sketch = Sketch(size)
+        for part in np.array_split(values.astype(float), 77):
+            sketch.add(part)
+        shares = np.arange(1, 100) / 100
+        assert np.abs(sketch.quantiles(shares) / count - shares).max() < bound
+        assert sum(map(len, sketch._levels)) <= size * (math.log2(count / size) + 2)
+
+
+def test_the_same_data_give_the_same_profile():
+    """No chance is in the sketch: twice the same stream gives twice the same bins."""
+    assert tallied(STREAMS["normal"], 100).feature() == tallied(STREAMS["normal"], 100).feature()
+
+
+def test_many_categories_are_counted_exactly_where_it_matters():
+    """Past the bound the frequent categories are found among many rare ones, and their counts are exact."""
+    rng = np.random.default_rng(4)
+    labels = [f"c{n}" if n < 30 else f"rare{rng.integers(10**6)}" for n in rng.integers(0, 60, 20_000)]
+    tally = CategoryTally(20, most=500)
+    parts = [labels[start : start + 777] for start in range(0, len(labels), 777)]
+    for part in parts:
+        tally.add(part)
+    assert not tally.exact
+    tally.again()
+    for part in parts:
+        tally.count(part)
+    feature, truth = tally.feature(), Counter(labels)
+    assert {name: truth[name] for name in feature.categories} == dict(
+        zip(feature.categories, feature.counts, strict=False)
+    )
+    assert set(feature.categories) == {name for name, _ in truth.most_common(20)}
+    assert sum(feature.counts) == len(labels)
+    assert len(feature.rare) < 500
+
+
+def test_categories_in_parts_are_those_of_the_whole():
+    """Scalars are spelt as JSON spells them; null and NaN are missing, what is no scalar is invalid."""
+    tally = CategoryTally(50)
+    tally.add(["a", 1, True, None])
+    tally.add(["a", 1.0, math.nan, [1], {}])
+    assert tally.feature() == categorical_feature({"a": 2, "1": 2, "true": 1}, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts", "missing", "invalid"),
+    [
+        (["a", "b", "a", None], {"a": 2, "b": 1}, 1, 0),
+        ([0.0, -0.0, math.nan, math.inf, 2.5, None, float("nan")], {"0": 2, "inf": 1, "2.5": 1}, 3, 0),
+        ([True, False, True], {"true": 2, "false": 1}, 0, 0),
+        ([1, 10**400, 1], {"1": 2, str(10**400): 1}, 0, 0),
+        ([1, True, 1.0, "1", "true"], {"1": 3, "true": 2}, 0, 0),
+        ([None, None], {}, 2, 0),
+        ([[1], [1], None], {}, 1, 2),
+        ([{}, "a", (), None], {"a": 1}, 1, 2),
+    ],
+)
+def test_categories_of_one_type_are_those_of_several(labels, counts, missing, invalid):
+    """Values of one type are counted before they are spelt, those of several types after."""
+    tally = CategoryTally(50)
+    tally.add(labels)
+    assert tally.feature() == categorical_feature(counts, missing, invalid)
+
+
+def test_a_category_of_a_megabyte_is_other():
+    """A category too long for a profile counts in ``other``, and its text is not kept."""
+    tally = CategoryTally(50)
+    tally.add(["x" * 1_000_000, "y" * MAX_CATEGORY])
+    feature = tally.feature()
+    assert feature.categories == ("y" * MAX_CATEGORY,)
+    assert feature.counts == (1, 1, 0, 0)

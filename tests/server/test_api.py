@@ -1,0 +1,723 @@
+"""The HTTP contract, asked of an exporter in its own process."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+import io
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from support.paths import ROOT
+from support.servers import CONFIG, Served, ask, eventually, write_config
+
+from exporter.errors import StackError
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.server.sockets import listen
+
+GOOD = {
+    "id": "r-17",
+    "model": "credit",
+    "version": "3",
+    "time": "2026-11-24T10:00:00Z",
+    "inputs": {"age": 41, "income": 30000.5, "country": "NL", "photo": [[0, 12], [3, 16]], "name": "Ada"},
+    "prediction": "yes",
+    "confidence": 0.93,
+    "duration_seconds": 0.012,
+    "code": 200,
+}
+LABELS = 'model="credit",version="3"'
+
+
+def test_predictions_count_once_acknowledged(served: Served) -> None:
+    """A scrape after the acknowledgement sees the prediction on all three layers."""
+    answer = served.post("/v1/predictions", GOOD)
+    assert (answer.status, answer.json) == (202, {"accepted": 1, "rejected": []})
+    samples = served.samples()
+    assert samples[f'model_requests_total{{{LABELS},code="200"}}'] == 1
+    assert samples[f"model_request_duration_seconds_sum{{{LABELS}}}"] == 0.012
+    assert samples[f'model_request_duration_seconds_bucket{{{LABELS},le="0.025"}}'] == 1
+    assert samples[f'model_feature_mean{{{LABELS},feature="age",window="5m"}}'] == 41
+    assert samples[f'model_feature_mean{{{LABELS},feature="photo.intensity_mean",window="1h"}}'] == 7.75
+    assert samples[f"model_attempts_total{{{LABELS}}}"] == 1
+    assert samples[f"model_confident_predictions_total{{{LABELS}}}"] == 1
+    assert not [series for series in samples if "Ada" in series or 'feature="name"' in series]
+
+
+@pytest.mark.parametrize("kind", ["array", "ndjson"])
+def test_batches_take_the_good_and_name_the_bad(served: Served, kind: str) -> None:
+    """One bad event among good ones is refused by itself, with its index and pointer."""
+    events = [{"model": "credit", "version": "b"}, {"model": "credit", "version": "b", "confidence": 1.7}, 3]
+    if kind == "array":
+        answer = served.post("/v1/predictions", events)
+    else:
+        body = "\n".join(map(json.dumps, events)).encode()
+        answer = served.post("/v1/predictions", body, Content_Type="application/x-ndjson")
+    assert answer.status == 202
+    assert answer.json["accepted"] == 1
+    assert [(one["index"], one["pointer"]) for one in answer.json["rejected"]] == [(1, "/confidence"), (2, "")]
+    samples = served.samples("model_attempts_total", "model_exporter_events_rejected_total")
+    assert samples['model_attempts_total{model="credit",version="b"}'] == 1
+    assert samples['model_exporter_events_rejected_total{reason="out_of_range"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        (b"nonsense", "", "is not JSON"),
+        (b"", "", "is empty"),
+        (b"[]", "", "no event"),
+        (b"3", "", "expected an object"),
+        (b"{}", "/model", "is required"),
+        (b'{"model": "nobody"}', "/model", 'no model "nobody" is configured'),
+        (b'{"model": 5}', "/model", "expected a string, got 5"),
+        (b'{"model": "credit", "confidence": 1.7}', "/confidence", "at most 1, got 1.7"),
+        (b'{"model": "credit", "confidence": NaN}', "/confidence", "expected a number"),
+        (b'{"model": "credit", "confidence": "high"}', "/confidence", 'expected a number, got "high"'),
+        (b'{"model": "credit", "duration_seconds": -1}', "/duration_seconds", "at least 0, got -1"),
+        (b'{"model": "credit", "code": 99}', "/code", "at least 100, got 99"),
+        (b'{"model": "credit", "code": 600}', "/code", "at most 599, got 600"),
+        (b'{"model": "credit", "time": "yesterday"}', "/time", "RFC 3339"),
+        (b'{"model": "credit", "time": "2026-11-24T10:00:00"}', "/time", "RFC 3339"),
+        (b'{"model": "credit", "inputs": [1]}', "/inputs", "expected an object"),
+        (b'{"model": "credit", "prediction": ["yes"]}', "/prediction", "expected true or false"),
+        (b'{"model": "credit", "version": "' + b"9" * 10_000 + b'"}', "/version", "at most 128 characters, got 10000"),
+        (b'{"model": "credit", "id": "' + b"9" * 129 + b'"}', "/id", "at most 128 characters, got 129"),
+        (b"[" * 100_000, "", "nested too deeply"),
+        (b'{"model": "credit", "inputs": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001, "", "nested too deeply"),
+    ],
+)
+def test_bad_predictions_get_a_problem_that_says_what_would_be_right(
+    shared: Served, body: bytes, pointer: str, detail: str
+) -> None:
+    """A body without a good event is a 400 with a pointer to the field and what was wrong with it."""
+    answer = shared.post("/v1/predictions", body)
+    assert answer.status == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json["status"] == 400
+    assert answer.json["title"] == "Bad Request"
+    assert answer.json["errors"][0]["pointer"] == pointer
+    assert detail in answer.json["errors"][0]["detail"]
+
+
+def test_wrong_values_among_the_inputs_are_counted_not_refused(served: Served) -> None:
+    """Bad data is what is being watched: it is counted as invalid or missing."""
+    inputs = [
+        b'{"age": "old", "income": NaN, "country": 5, "photo": "no image"}',
+        b'{"age": Infinity, "income": null, "country": ["NL"], "photo": [[1, 2], [3]]}',
+        b'{"age": 1e999, "country": "XX", "photo": "\xff", "' + b"x" * 1_000_000 + b'": {"deep": [1]}}',
+        b'{"age": ' + b"1" * 5000 + b', "country": "NL"}',
+    ]
+    for one in inputs:
+        assert (
+            served.post("/v1/predictions", b'{"model": "credit", "version": "3", "inputs": ' + one + b"}").status == 202
+        )
+    many = {f"unknown {number}": number for number in range(5000)}
+    assert served.post("/v1/predictions", {"model": "credit", "version": "3", "inputs": many}).status == 202
+    samples = served.samples()
+    window = f'{LABELS},feature="%s",window="5m"'
+    assert samples[f"model_feature_window_observations{{{window % 'age'}}}"] == 5
+    assert samples[f"model_feature_invalid_ratio{{{window % 'age'}}}"] == 4 / 5
+    assert samples[f"model_feature_missing_ratio{{{window % 'income'}}}"] == 1
+    assert samples[f"model_feature_invalid_ratio{{{window % 'country'}}}"] == 2 / 5
+    assert samples[f"model_feature_unseen_ratio{{{window % 'country'}}}"] == 1 / 5
+    assert samples[f"model_feature_invalid_ratio{{{window % 'photo.contrast'}}}"] == 3 / 5
+    assert samples['model_exporter_unknown_features_total{model="credit"}'] == 5001
+    assert f"model_feature_mean{{{window % 'income'}}}" not in samples
+
+
+def test_a_profile_of_another_model_is_seen_at_once(served: Served) -> None:
+    """Its features are all missing, what comes is unknown to it, both are counted, and every prediction is taken."""
+    config = yaml.safe_load((served.folder / "exporter.yml").read_text())
+    config["models"] = [{"name": "loans", "profile": "credit.json"}]
+    write_config(served.folder, config)
+    assert served.post("/-/reload", b"").status == 200
+    event = {"model": "loans", "version": "1", "inputs": {"sqm": 80, "rooms": 3}, "prediction": 310_000.0}
+    assert served.post("/v1/predictions", [event] * 60).json == {"accepted": 60, "rejected": []}
+    samples = served.samples()
+    assert samples['model_exporter_unknown_features_total{model="loans"}'] == 120
+    of = 'model="loans",version="1"'
+    missing = [value for series, value in samples.items() if series.startswith(f"model_feature_missing_ratio{{{of}")]
+    assert missing
+    assert set(missing) == {1.0}
+    scores = [samples[f'model_{what}kl_divergence{{{of},{feature}window="5m"}}'] for what, feature in (
+        ("feature_", 'feature="age",'), ("prediction_", ""),
+    )]  # fmt: skip
+    assert min(scores) > 0.3
+
+
+def test_encoded_images_are_images(served: Served) -> None:
+    """A base64 PNG counts like the nested array of its pixels."""
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    text = base64.b64encode(png.getvalue()).decode()
+    for version, value in (("n", pixels.tolist()), ("p", text), ("u", f"data:image/png;base64,{text}")):
+        assert (
+            served.post("/v1/predictions", {"model": "credit", "version": version, "inputs": {"photo": value}}).status
+            == 202
+        )
+    samples = served.samples("model_feature_mean")
+    names = ("intensity_mean", "intensity_stddev", "contrast", "sharpness")
+    for name in names:
+        series = f'model_feature_mean{{model="credit",version="%s",feature="photo.{name}",window="5m"}}'
+        assert samples[series % "n"] == samples[series % "p"] == samples[series % "u"]
+
+
+def test_ids_are_made_and_returned_on_request(shared: Served) -> None:
+    """``?ids=1`` names the identifiers, the client's own and those that were made."""
+    answer = shared.post("/v1/predictions?ids=1", [{"model": "credit", "id": "mine"}, {"model": "credit"}])
+    assert answer.json["ids"][0] == "mine"
+    assert len(answer.json["ids"][1]) > 10
+
+
+def test_idempotency_key_makes_a_retry_count_once(served: Served) -> None:
+    """The second POST of a key gets the first one's answer and counts nothing."""
+    first, second = (served.post("/v1/predictions", GOOD, Idempotency_Key="k-1") for _ in range(2))
+    assert first.json == second.json
+    assert served.samples("model_attempts_total") == {f"model_attempts_total{{{LABELS}}}": 1}
+    assert served.post("/v1/predictions", GOOD, Idempotency_Key="k" * 300).status == 400
+
+
+INFERRED = {
+    "request": {"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "data": [40]}]},
+    "response": {"outputs": [{"name": "y", "shape": [1], "datatype": "BYTES", "data": ["yes"]}]},
+}
+NOTICE = {"version": "4", "status": "firing", "alerts": [{"status": "firing", "labels": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "metric"),
+    [
+        ("/v1/events", {"event": "contracts", "model": "credit"}, "model_business_events_total"),
+        ("/v1/notifications", NOTICE, "model_exporter_notifications_total"),
+        ("/v2/models/credit/infer", INFERRED, "model_attempts_total"),
+        ("/v1/logs", {"resourceLogs": []}, "model_exporter_events_total"),
+    ],
+)
+def test_every_route_that_counts_takes_an_idempotency_key(served: Served, path: str, body: Any, metric: str) -> None:
+    """A retry is told what the first POST was, and counts nothing; a request that was refused may come again."""
+    assert served.post(path, b"no", Idempotency_Key="k").status == 400
+    before = sum(served.samples(metric).values())
+    first = served.post(path, body, Idempotency_Key="k")
+    once = sum(served.samples(metric).values())
+    again = served.post(path, body, Idempotency_Key="k")
+    assert first.status == again.status < 300
+    assert first.body == again.body
+    assert sum(served.samples(metric).values()) == once
+    assert once == before + (path != "/v1/logs")
+    assert served.post(path, body, Idempotency_Key="k" * 300).status == 400
+
+
+def test_a_retried_draw_draws_once(served: Served) -> None:
+    """``POST /v1/corrections/samples`` with a key that came before draws nothing more."""
+    served.post("/v1/predictions", [{**GOOD, "id": f"d{number}", "confidence": 0.99} for number in range(4)])
+    eventually(lambda: served.post("/v1/corrections/samples", {"model": "credit", "count": 1}).json["drawn"])
+    wish = {"model": "credit", "count": 1}
+    first, again = (served.post("/v1/corrections/samples", wish, Idempotency_Key="k") for _ in range(2))
+    assert (first.status, first.json, again.json) == (201, {"drawn": 1}, {"drawn": 1})
+    assert len(served.get("/v1/corrections?source=sample").json["corrections"]) == 2
+
+
+def test_versions_are_capped(tmp_path: object, served: Served) -> None:
+    """Past twenty versions, new ones are counted together as ``other``."""
+    served.post("/v1/predictions", [{"model": "credit", "version": f"v{number}"} for number in range(30)])
+    samples = served.samples("model_attempts_total")
+    assert len(samples) == 21
+    assert samples['model_attempts_total{model="credit",version="other"}'] == 10
+
+
+def test_too_large_bodies_are_refused(shared: Served) -> None:
+    """A body above 16 MiB is a 413, announced or not; one below is taken."""
+    assert shared.post("/v1/predictions", b" " * (16 * 2**20 + 1)).status == 413
+    large = json.dumps({"model": "credit", "inputs": {"comment": "x" * 10_000_000}}).encode()
+    assert shared.post("/v1/predictions", large).status == 202
+
+
+def test_chunked_bodies_are_bounded_too(shared: Served) -> None:
+    """A body without an announced length is read, up to the same bound."""
+    with socket.create_connection(("127.0.0.1", shared.port)) as client:
+        head = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head + b'13\r\n{"model": "credit"}\r\n0\r\n\r\n')
+        assert client.recv(1000).startswith(b"HTTP/1.1 202")
+        chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+        client.sendall(head)
+        try:
+            for _ in range(20):
+                client.sendall(chunk)
+            client.sendall(b"0\r\n\r\n")
+        except ConnectionError:
+            pass  # it does not read on for ever once it has refused
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_slow_client_holds_nobody_up(shared: Served) -> None:
+    """Fifty clients that never finish their bodies leave the others unharmed."""
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    slow = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(50)]
+    try:
+        for number, client in enumerate(slow):
+            client.sendall(head % (b"/v1/predictions", b"/v1/feedback", b"/v1/events")[number % 3])
+        start = time.monotonic()
+        assert shared.post("/v1/predictions", {"model": "credit"}).status == 202
+        assert shared.get("/metrics").status == 200
+        assert time.monotonic() - start < 5
+    finally:
+        for client in slow:
+            client.close()
+
+
+def test_feedback_counts_each_prediction_once(served: Served) -> None:
+    """A correction counts on the version that predicted, a repeat not again, a second word not twice."""
+    served.post("/v1/predictions", GOOD)
+    word = {"prediction_id": "r-17", "verdict": "corrected", "label": "no", "user": "teacher-4", "comment": "<b>"}
+    first = served.post("/v1/feedback", word)
+    assert (first.status, first.json["verdict"]) == (201, "corrected")
+    assert served.post("/v1/feedback", word).status == 200
+    assert served.post("/v1/feedback", {**word, "label": "maybe"}).status == 201
+    eventually(lambda: served.samples("model_corrections_total")[f"model_corrections_total{{{LABELS}}}"] == 1)
+    samples = served.samples()
+    assert samples[f'model_feedback_total{{{LABELS},verdict="corrected"}}'] == 2
+    assert served.post("/v1/feedback", {**word, "verdict": "accepted"}).status == 201
+    assert served.samples("model_corrections_total") == {f"model_corrections_total{{{LABELS}}}": 1}
+    served.post("/v1/feedback", word)
+    samples = served.samples()
+    assert samples[f"model_corrections_total{{{LABELS}}}"] == 1
+    assert samples['model_corrections_pending{model="credit"}'] == 1
+    assert 0 <= samples['model_corrections_oldest_pending_seconds{model="credit"}'] < 60
+
+
+def test_feedback_may_come_before_its_prediction(served: Served) -> None:
+    """A word on a prediction that nobody has seen is kept, and joined when the prediction comes."""
+    early = served.post("/v1/feedback", {"prediction_id": "r-17", "verdict": "corrected", "label": "no"})
+    assert (early.status, early.json["joined"]) == (201, False)
+    assert not served.samples("model_feedback_total")
+    served.post("/v1/predictions", GOOD)
+    eventually(lambda: served.samples("model_corrections_total").get(f"model_corrections_total{{{LABELS}}}") == 1)
+
+
+def test_feedback_without_a_logged_prediction(served: Served) -> None:
+    """Model, inputs, prediction and label stand in for a prediction; the verdict follows from the labels."""
+    word = {"model": "credit", "version": "3", "inputs": {"age": 3, "name": "Ada"}, "prediction": "yes", "label": "no"}
+    assert served.post("/v1/feedback", word).json["verdict"] == "corrected"
+    assert served.post("/v1/feedback", {**word, "label": "yes"}, Idempotency_Key="f-1").status == 201
+    assert served.post("/v1/feedback", {**word, "label": "yes"}, Idempotency_Key="f-1").status == 200
+    samples = served.samples("model_feedback_total")
+    assert samples[f'model_feedback_total{{{LABELS},verdict="corrected"}}'] == 1
+    assert samples[f'model_feedback_total{{{LABELS},verdict="accepted"}}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "pointer"),
+    [
+        ({"verdict": "corrected"}, "/prediction_id"),
+        ({"prediction_id": "a"}, "/verdict"),
+        ({"prediction_id": "a", "verdict": "wrong"}, "/verdict"),
+        ({"prediction_id": "a" * 129, "verdict": "accepted"}, "/prediction_id"),
+        ({"model": "credit"}, "/label"),
+        ({"model": "nobody", "label": "a"}, "/model"),
+        ({"prediction_id": "a", "verdict": "corrected", "label": "x" * 1_000_000}, "/label"),
+    ],
+)
+def test_bad_feedback_names_its_field(shared: Served, word: object, pointer: str) -> None:
+    """Feedback that cannot be taken is a 400 with the pointer to the field."""
+    answer = shared.post("/v1/feedback", word)
+    assert answer.status == 400
+    assert answer.json["errors"][0]["pointer"] == pointer
+
+
+def test_acknowledged_feedback_survives_a_kill(served: Served) -> None:
+    """What was answered with 201 is there after SIGKILL and a restart."""
+    ids = [f"k-{number}" for number in range(20)]
+    for name in ids:
+        assert served.post("/v1/feedback", {"prediction_id": name, "verdict": "corrected", "label": "b"}).status == 201
+    served.stop(signal.SIGKILL)
+    served.start()
+    repeats = [
+        served.post("/v1/feedback", {"prediction_id": n, "verdict": "corrected", "label": "b"}).status for n in ids
+    ]
+    assert repeats == [200] * 20
+
+
+def test_business_events_are_declared_counters(served: Served) -> None:
+    """Declared events add up, undeclared ones are refused."""
+    for value in ({}, {"value": 2.5}):
+        assert (
+            served.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3", **value}).status == 202
+        )
+    series = f'model_business_events_total{{{LABELS},event="contracts"}}'
+    assert served.samples("model_business_events_total")[series] == 3.5
+    assert served.post("/v1/events", {"event": "visits", "model": "credit"}).json["errors"][0]["pointer"] == "/event"
+    assert served.post("/v1/events", {"event": "contracts", "model": "credit", "value": -1}).status == 400
+
+
+def test_health_and_readiness_as_prometheus_has_them(shared: Served) -> None:
+    """``/-/healthy`` and ``/-/ready`` are plain 200s; reload is a POST."""
+    assert shared.get("/-/healthy").status == 200
+    assert shared.get("/-/ready").status == 200
+    assert ask(f"{shared.url}/-/reload").status == 405
+
+
+def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Served) -> None:
+    """A bad reload says what is wrong, shows in a metric, and changes nothing; a good one keeps the counts."""
+    served.post("/v1/predictions", GOOD)
+    good = (served.folder / "exporter.yml").read_text()
+    (served.folder / "exporter.yml").write_text(good.replace("redact", "retract"))
+    answer = served.post("/-/reload", b"")
+    assert answer.status == 500
+    assert 'models[0].retract: is not known; did you mean "redact"?' in answer.json["detail"]
+    name = "model_exporter_config_last_reload_successful"
+    assert served.samples(name) == {name: 0}
+    (served.folder / "exporter.yml").write_text(
+        good.replace("- contracts", "- contracts\n  - visits").replace("bare", "bald")
+    )
+    served.process.send_signal(signal.SIGHUP)
+    eventually(lambda: served.samples(name) == {name: 1})
+    assert served.post("/v1/predictions", {"model": 'bald "model"\\ 模型'}).status == 202
+    write_config(served.folder)
+    assert served.post("/-/reload", b"").status == 200
+
+
+def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> None:
+    """Whatever goes wrong, the metric does not go on saying that the last reload succeeded."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        exporter.reloaders.append((tmp_path / "gone").unlink)
+        with pytest.raises(FileNotFoundError):
+            exporter.reload()
+        assert exporter.registry.get_sample_value("model_exporter_config_last_reload_successful") == 0
+    finally:
+        exporter.close()
+
+
+def test_what_is_not_there_is_said(shared: Served) -> None:
+    """A wrong path, or a wrong method, is told what would be right."""
+    missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
+    assert (missing.status, wrong.status) == (404, 405)
+    assert set(wrong.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+    assert missing.json["detail"] == 'there is nothing at "/v1/prediction"; /openapi.json lists what there is'
+    assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
+
+
+def test_reloads_under_load_lose_nothing(served: Served) -> None:
+    """While the configuration is read again, well and badly, each prediction is taken, counted and in the windows."""
+    good = (served.folder / "exporter.yml").read_text()
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def send() -> None:
+        while not stop.is_set():
+            statuses.append(served.post("/v1/predictions", {**GOOD, "id": f"l-{len(statuses)}"}).status)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        for number in range(6):
+            changed = good.replace("- contracts", f"- contracts\n  - visits{number}")
+            (served.folder / "exporter.yml").write_text(changed if number % 2 else "models: [")
+            assert served.post("/-/reload", b"").status == (200 if number % 2 else 500)
+    finally:
+        stop.set()
+        thread.join()
+    assert set(statuses) == {202}
+    samples = served.samples()
+    assert samples[f"model_attempts_total{{{LABELS}}}"] == len(statuses)
+    window = f'model_feature_window_observations{{{LABELS},feature="age",window="5m"}}'
+    assert samples[window] == len(statuses)
+    assert samples["model_exporter_config_last_reload_successful"] == 1
+
+
+def test_a_new_version_brings_its_own_profile_without_a_restart(served: Served) -> None:
+    """After a reload the new version is judged by its own training data, and the old ones keep their counts."""
+    served.post("/v1/predictions", GOOD)
+    halves = {"country": np.repeat(["NL", "BE"], 20), "predicted": np.repeat(["yes", "no"], 20)}
+    rows = {"age": np.arange(40.0), **halves}
+    np.savez(served.folder / "new.npz", **rows)
+    trained = build_file(served.folder / "new.npz", name="credit", prediction_column="predicted")
+    save(trained, served.folder / "new.json")
+    config = copy.deepcopy(CONFIG)
+    config["models"][0]["profiles"] = {"9": "new.json"}
+    write_config(served.folder, config)
+    assert served.post("/-/reload", b"").status == 200
+    served.post("/v1/predictions", {**GOOD, "id": "new", "version": "9"})
+    served.post("/v1/predictions", {**GOOD, "id": "old"})
+    profiles = {re.search(r'version="(.*?)".*profile="(.*?)"', name).groups() for name in served.samples("model_info")}  # type: ignore[union-attr]
+    assert len(dict(profiles)) == 2
+    assert len({profile for _, profile in profiles}) == 2
+    attempts = served.samples("model_attempts_total")
+    assert list(attempts.values()) == [2, 1]
+    reference = served.samples("model_feature_reference_mean")
+    assert reference['model_feature_reference_mean{model="credit",version="9",feature="age"}'] == 19.5
+    write_config(served.folder, {"models": [{"name": "credit", "profiles": {"9": "gone.json"}}]})
+    answer = served.post("/-/reload", b"")
+    assert (answer.status, "models[0].profiles.9:" in answer.json["detail"]) == (500, True)
+    write_config(served.folder, {"models": [{"name": "credit", "profiles": {"9": "new.json"}, "segment_by": "age"}]})
+    assert "no categorical input of the profile" in served.post("/-/reload", b"").json["detail"]
+
+
+def test_metrics_speak_both_formats_compressed_and_filtered(shared: Served) -> None:
+    """Accept decides the format, Accept-Encoding the compression, name[] what is in it."""
+    shared.post("/v1/predictions", GOOD)
+    plain = shared.get("/metrics")
+    assert plain.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    packed = shared.get("/metrics", Accept_Encoding="gzip")
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert b"model_attempts_total" in gzip.decompress(packed.body)
+    openmetrics = shared.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert openmetrics.text.endswith("# EOF\n")
+    assert "# TYPE model_attempts counter" in openmetrics.text
+    names = {line.split("{")[0] for line in shared.get("/metrics?name[]=model_info").text.splitlines()[2:]}
+    assert names == {"model_info"}
+
+
+def test_unknown_routes_and_methods_are_problems(shared: Served) -> None:
+    """What does not exist is a problem document with the right status."""
+    assert shared.get("/nothing").json["status"] == 404
+    answer = ask(f"{shared.url}/v1/predictions")
+    assert (answer.status, answer.json["title"]) == (405, "Method Not Allowed")
+    assert "POST" in answer.headers["Allow"]
+
+
+def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
+    """Alertmanager's webhook fills the inbox; what users wrote is text, never markup."""
+    served.post("/v1/predictions", GOOD)
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "ModelFeatureDrift", "severity": "warning", "layer": "data", "model": "credit"},
+        "annotations": {"summary": "<script>alert(1)</script> drifted", "description": "0.5 is above 0.3"},
+        "startsAt": "2026-11-24T10:00:00Z",
+        "endsAt": "2026-11-24T10:07:00Z",
+        "fingerprint": "f1",
+    }
+    assert served.post("/v1/notifications", {"version": "4", "status": "firing", "alerts": [alert]}).status == 200
+    page = served.get("/")
+    assert "1 alert firing" in page.text
+    assert "&lt;script&gt;" in page.text
+    assert "<script>" not in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "<b>System</b>" in page.text
+    assert "<b>Exporter</b>" not in page.text
+    own = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
+    served.post("/v1/notifications", {"status": "firing", "alerts": [{"status": "firing", "labels": own}]})
+    assert '<li class="warning"><b>Exporter</b>' in served.get("/").text
+    served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": own}]})
+    served.post("/v1/notifications", {"status": "resolved", "alerts": [{**alert, "status": "resolved"}]})
+    assert "No alert is firing" in served.get("/").text
+    assert served.samples("model_exporter_notifications_total") == {
+        'model_exporter_notifications_total{status="firing"}': 2,
+        'model_exporter_notifications_total{status="resolved"}': 2,
+    }
+    assert served.post("/v1/notifications", b"[]").status == 400
+    wrong = served.post("/v1/notifications", {"status": 1, "alerts": []})
+    assert (wrong.status, wrong.json["errors"][0]["pointer"]) == (400, "/status")
+    for broken in (
+        b'{"status": 1, garbage',
+        b'{"status": 1, "alerts": "\xff"}',
+        b'{"status": 1, "alerts":' + b"[" * 9999,
+    ):
+        assert served.post("/v1/notifications", broken).json["errors"][0]["pointer"] == ""
+    assert served.get("/runbooks/ModelFeatureDrift").status == 200
+    assert served.get("/runbooks/../../pyproject.toml").status == 404
+
+
+def test_nothing_is_green_while_nobody_scrapes(served: Served) -> None:
+    """Before the first scrape the layers are grey and say why; the home page itself counts as none."""
+    for _ in range(2):
+        page = served.get("/").text
+        assert page.count('<li class="unwatched">') == 3
+        assert page.count("not watched: no scrape yet") == 3
+    served.samples()
+    page = served.get("/").text
+    assert page.count('<li class="ok">') == 3
+    assert page.count("<span>no alert</span>") == 3
+
+
+def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> None:
+    """When scrapes stop the layers say since when, and only an alert that fires keeps its colour."""
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    client = create_app(exporter).test_client()
+    alert = {"status": "firing", "labels": {"alertname": "A", "severity": "critical", "layer": "data"}}
+    client.post("/v1/notifications", json={"status": "firing", "alerts": [alert]})
+    exporter.last_scrape = time.monotonic() - 119
+    assert "unwatched" not in client.get("/").text
+    exporter.last_scrape = time.monotonic() - 185
+    page = client.get("/").text
+    assert page.count("no scrape for 3 minutes") == page.count('<li class="unwatched">') == 2
+    assert page.count('<li class="critical">') == 1
+    exporter.close()
+
+
+def test_all_runbooks_are_listed(shared: Served) -> None:
+    """The list has each runbook once, with the sentence that it begins with; each page leads there."""
+    page = shared.get("/runbooks/").text
+    names = sorted(path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md"))
+    assert re.findall(r'<h2><a href="/runbooks/(\w+)">', page) == names
+    assert "more than 0.3 nats (KL divergence) away from training, above their noise, for five minutes." in page
+    assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
+
+
+def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
+    """Each other alert that a runbook names in its text is a link to a runbook that is there."""
+    page = shared.get("/runbooks/ModelFeatureDrift").text
+    links = set(re.findall(r'<a href="(/runbooks/\w+)">', page))
+    assert {"/runbooks/ModelFeatureMissing", "/runbooks/ModelCorrectionRatioHigh"} <= links
+    assert "/runbooks/ModelFeatureDrift" not in links
+    assert all(shared.get(link).status == 200 for link in links)
+    assert not re.search(r"<code[^>]*>[^<]*<a ", page)
+
+
+def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served) -> None:
+    """When events come faster than they can be counted, the rest is refused, and nothing accepted is lost."""
+    served.stop()
+    config = {"queue": {"capacity": 1}, "models": [{"name": "credit"}]}
+    write_config(served.folder, config)
+    served.start()
+    body = json.dumps([{"model": "credit"}] * 20_000).encode()
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(served.post("/v1/predictions", body))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [answer for answer in answers if answer.status == 503]
+    assert refused
+    assert refused[0].headers["Retry-After"] == "1"
+    overloaded = 'model_exporter_events_rejected_total{reason="overloaded"}'
+    assert served.samples()[overloaded] == len(refused)
+    taken = sum(answer.json["accepted"] for answer in answers if answer.status == 202)
+    eventually(lambda: sum(served.samples("model_attempts_total").values()) == taken)
+
+
+def test_sigterm_counts_and_stores_what_was_accepted(served: Served) -> None:
+    """A stop writes what was acknowledged: feedback joins it after the restart."""
+    served.post("/v1/predictions", [{**GOOD, "id": f"s-{number}"} for number in range(500)])
+    assert served.stop() == 0
+    served.start()
+    answer = served.post("/v1/feedback", {"prediction_id": "s-499", "verdict": "accepted"})
+    assert answer.json["joined"] is True
+
+
+def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
+    """A second exporter on the same address ends with a sentence, not a traceback."""
+    second = Served(shared.folder)
+    second.port = shared.port
+    second.log = tmp_path / "log"
+    second.launch()
+    assert second.process.wait(15) == 1
+    assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
+    assert "Traceback" not in second.log.read_text()
+
+
+def test_each_address_of_a_machine_has_ports_of_its_own() -> None:
+    """Two exporters may have one port at two addresses, and not at one."""
+    with listen("127.0.0.1", 0) as one, listen("127.0.0.2", one.getsockname()[1]) as other:
+        assert other.getsockname() == ("127.0.0.2", one.getsockname()[1])
+        with pytest.raises(StackError, match="Address already in use"):
+            listen("127.0.0.1", one.getsockname()[1])
+
+
+@pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])
+def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
+    """What is not HOST:PORT is refused with the flag and what would be right."""
+    command = [sys.executable, "-m", "exporter.cli", "serve", f"--web.listen-address={address}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--web.listen-address: expected HOST:PORT such as 127.0.0.1:9877, got" in done.stderr
+
+
+def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> None:
+    """Past a thousand refused events the rest of a request is not looked at; others are answered meanwhile."""
+    hostile = b"[" + b"1," * 4_000_000 + b"1]"
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(shared.post("/v1/predictions", hostile)))
+    thread.start()
+    start = time.monotonic()
+    while thread.is_alive():
+        assert shared.get("/-/healthy").status == 200
+    assert time.monotonic() - start < 5
+    thread.join()
+    assert answers[0].status == 400
+    assert answers[0].json["detail"].startswith("none of the 1001 events was good")
+
+
+def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:
+    """A key that comes again with another word is refused, and no store error hurts anybody."""
+    first = {"prediction_id": "w1", "verdict": "corrected", "label": "a"}
+    assert served.post("/v1/feedback", first).status == 201
+    assert served.post("/v1/feedback", {**first, "prediction_id": "w2"}, Idempotency_Key="k").status == 201
+    assert served.post("/v1/feedback", {**first, "label": "b"}, Idempotency_Key="k").status == 422
+    several = [{**first, "label": "b"}, {**first, "prediction_id": "w3"}]
+    assert served.post("/v1/feedback", several, Idempotency_Key="k").status == 422
+    assert served.post("/v1/feedback", {**first, "prediction_id": "w3"}).status == 201  # nothing of it was taken
+    late = {**first, "label": "c"}
+    assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 201
+    assert served.post("/v1/feedback", {**first, "label": "d"}, Idempotency_Key="m").status == 201
+    assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 200  # a late retry replaces nothing
+    assert served.samples("model_exporter_store_errors_total") == {"model_exporter_store_errors_total": 0}
+
+
+def test_feedback_names_its_model_where_identifiers_are_not_unique(served: Served) -> None:
+    """Two models that both count from 1 keep their corrections apart."""
+    other = 'bare "model"\\ 模型'
+    served.post(
+        "/v1/predictions", [{**GOOD, "id": "1"}, {"model": other, "version": "9", "id": "1", "confidence": 0.9}]
+    )
+    word = {"prediction_id": "1", "model": other, "verdict": "corrected", "label": "x"}
+    assert served.post("/v1/feedback", word).status == 201
+    assert served.post("/v1/feedback", {**word, "model": "credit"}).status == 201
+    assert served.post("/v1/feedback", {**word, "model": "nobody"}).json["errors"][0]["pointer"] == "/model"
+
+    def counted() -> bool:
+        found = served.samples("model_corrections_total")
+        return sorted(found.values()) == [1, 1]
+
+    eventually(counted)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", b"GET / HTT"]
+)
+def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> None:
+    """Neither half a head nor half a body keeps the exporter from ending in time, with everything written."""
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.sendall(sent)
+        served.post("/v1/predictions", {**GOOD, "id": "last"})
+        start = time.monotonic()
+        assert served.stop() == 0
+        assert time.monotonic() - start < 8
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert not sent.startswith(b"POST") or b"retry-after: 1\r\n" in answer
+    assert "still open" not in served.log.read_text()
+    served.start()
+    assert served.post("/v1/feedback", {"prediction_id": "last", "verdict": "accepted"}).json["joined"] is True
+
+
+def test_paths_of_any_bytes_are_only_not_found(shared: Served) -> None:
+    """A path that is no UTF-8, or not ASCII, is a 404."""
+    for path in ("/%ff", "/%E2%82%AC", "/runbooks/%00"):
+        assert shared.get(path).status == 404
+
+
+def test_names_are_listened_on(tmp_path: Path) -> None:
+    """``localhost`` is as good an address as its number."""
+    write_config(tmp_path)
+    server = Served(tmp_path, "--web.listen-address=localhost:0")
+    server._flags = (f"--web.listen-address=localhost:{server.port}",)
+    assert server.start().stop() == 0

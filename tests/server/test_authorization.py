@@ -1,0 +1,357 @@
+"""Who may do what: users, tokens and their scopes, and pages of other sites, against a real server."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.server
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+import yaml
+from playwright.sync_api import Page, sync_playwright
+from support.servers import Answer, Served, ask, eventually, write_config
+
+from exporter.server import authorization as access
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.server.tokens import SCOPES, USER
+
+PASSWORD = "a password"
+ALICE = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
+PREDICTION = {"id": "r-1", "model": "credit", "version": "3", "prediction": "yes", "confidence": 0.9}
+WORD = {"prediction_id": "r-1", "verdict": "corrected", "label": "no", "user": "u"}
+HOOK = {"version": "4", "status": "firing", "alerts": []}
+
+
+def bearer(token: str) -> str:
+    return f"Bearer {token}"
+
+
+def entry(name: str, *scopes: str) -> dict[str, Any]:
+    """The entry of a token that is its name backwards."""
+    return {"name": name, "sha256": hashlib.sha256(name[::-1].encode()).hexdigest(), "scopes": list(scopes)}
+
+
+def guarded(folder: Path, *flags: str) -> Served:
+    """An exporter with the user alice and one token for each scope, named like it."""
+    write_config(folder)
+    users = {"basic_auth_users": {"alice": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}}
+    (folder / "web.yml").write_text(yaml.safe_dump(users))
+    (folder / "tokens.yml").write_text(yaml.safe_dump([entry(f"{scope}er", scope) for scope in SCOPES]))
+    files = [f"--web.config.file={folder / 'web.yml'}", f"--web.tokens.file={folder / 'tokens.yml'}"]
+    return Served(folder, *files, *flags)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    server = guarded(tmp_path_factory.mktemp("guarded")).start()
+    yield server
+    server.stop()
+
+
+def token(scope: str) -> str:
+    return bearer(f"{scope}er"[::-1])
+
+
+QUESTIONS: list[tuple[str, str, Any, str | None]] = [
+    ("POST", "/v1/predictions", PREDICTION, "ingest"),
+    ("POST", "/v1/predictions?ids=1", PREDICTION, "ingest"),
+    ("POST", "/v1/events", {"event": "contracts", "model": "credit"}, "ingest"),
+    ("POST", "/v1/notifications", HOOK, "ingest"),
+    ("POST", "/v1/feedback", WORD, "feedback"),
+    ("PATCH", "/v1/corrections/99", {"status": "accepted", "revision": 1}, "review"),
+    ("GET", "/v1/corrections", None, "read"),
+    ("GET", "/", None, "read"),
+    ("HEAD", "/", None, "read"),
+    ("GET", "/drift", None, "read"),
+    ("GET", "/metrics", None, "read"),
+    ("GET", "/static/style.css", None, "read"),
+    ("GET", "/-/healthy", None, None),
+    ("GET", "/-/ready", None, None),
+    ("POST", "/-/reload", b"", USER),
+    ("PUT", "/-/reload", b"", USER),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "scope"), QUESTIONS)
+def test_each_route_wants_its_scope(server: Served, method: str, path: str, body: Any, scope: str | None) -> None:
+    """A user may everything, a token what its scope says; the answer names the missing scope; nobody else is let in."""
+
+    def asked(**headers: str) -> Answer:
+        return ask(server.url + path, body, method, **headers)
+
+    assert asked(Authorization=ALICE).status not in {401, 403, 405, 500}
+    for other in SCOPES:
+        answer = asked(Authorization=token(other))
+        if scope in {None, other}:
+            assert answer.status not in {401, 403, 500}
+            continue
+        assert (answer.status, answer.headers["Content-Type"]) == (403, "application/problem+json")
+        if scope == USER:
+            assert method == "HEAD" or answer.json["detail"].startswith("only a user with a password may do this")
+        elif method != "HEAD":
+            assert answer.json["scope"] == scope
+            assert answer.json["detail"] == f'the token "{other}er" lacks the scope {scope}; it has {other}'
+            assert f'error="insufficient_scope", scope="{scope}"' in answer.headers["WWW-Authenticate"]
+    assert asked().status == 401
+
+
+def test_a_caller_is_told_how_to_say_who_it_is(server: Served) -> None:
+    """A 401 offers both schemes, and says what is missing."""
+    answer = server.post("/v1/predictions", PREDICTION, Authorization=bearer("wrong"))
+    assert (answer.status, answer.headers["Content-Type"]) == (401, "application/problem+json")
+    challenges = answer.headers.get_all("WWW-Authenticate")  # type: ignore[attr-defined]
+    assert challenges == ['Basic realm="model-exporter"', 'Bearer realm="model-exporter"']
+    assert answer.json["detail"] == "a user with a password or a bearer token is needed"
+
+
+def test_every_route_that_changes_something_has_a_scope(tmp_path: Path) -> None:
+    """A new route needs a line in the table of scopes, and a line is about a route that exists."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        rules = list(create_app(exporter).url_map.iter_rules())
+    finally:
+        exporter.close()
+    unsafe = {f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - access.SAFE}
+    assert access.UNSAFE.keys() == unsafe
+    assert set(access.UNSAFE.values()) <= {*SCOPES, USER}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"Bearer", b"Bearer ", b"Bearer \xff\xfe", b"Basic \xff", b"B", b"\xc3\xa9 x", b"Bearer " + b"x" * 9000],
+    ids=lambda header: repr(header[:12]),
+)
+def test_nonsense_is_nobody(server: Served, header: bytes) -> None:
+    """Whatever an Authorization header holds, the answer is a 401 and no fault."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        head = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n"
+        connection.sendall(head + b"Authorization: " + header + b"\r\n\r\n{}")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_decision_has_the_name_of_who_made_it(server: Served) -> None:
+    """The reviewer is the user or the token that asked, whatever else the request says."""
+    word = {"model": "credit", "prediction": "yes", "label": "no"}
+    place = server.post("/v1/feedback", word, Authorization=token("feedback")).json["id"]
+
+    def decided(revision: int, authorization: str) -> Any:
+        body = {"status": "rejected", "revision": revision}
+        return ask(f"{server.url}/v1/corrections/{place}", body, "PATCH", Authorization=authorization).json["reviewer"]
+
+    assert decided(1, token("review")) == "reviewer"
+    assert decided(2, ALICE) == "alice"
+
+
+def test_without_users_nobody_is_named(shared: Served) -> None:
+    """An open exporter lets everybody decide, and takes no name from a header that it did not check."""
+    place = shared.post("/v1/feedback", {"model": "credit", "prediction": "yes", "label": "no"}).json["id"]
+    body = {"status": "rejected", "revision": 1}
+    answer = ask(f"{shared.url}/v1/corrections/{place}", body, "PATCH", Authorization=ALICE)
+    assert (answer.status, answer.json["reviewer"]) == (200, None)
+
+
+def test_metrics_can_stay_open(tmp_path: Path) -> None:
+    """With --web.open-metrics scrapes and probes need no name, and everything else does."""
+    server = guarded(tmp_path, "--web.open-metrics").start()
+    try:
+        assert {server.get(path).status for path in ("/metrics", "/metrics?name[]=x", "/-/healthy", "/-/ready")} == {
+            200
+        }
+        assert server.get("/metrics", Authorization=bearer("old")).status == 200
+        closed = ["/", "/v1/corrections", "/-/healthy/", "//metrics", "/-/reload"]
+        assert [server.get(path).status for path in closed] == [401] * 5
+        assert server.post("/metrics", b"").status == server.post("/-/reload", b"").status == 401
+    finally:
+        server.stop()
+
+
+def test_tokens_come_and_go_with_a_reload(tmp_path: Path) -> None:
+    """SIGHUP and /-/reload read the tokens again; a file that is wrong changes nothing."""
+    server = guarded(tmp_path).start()
+    path = tmp_path / "tokens.yml"
+    new = bearer("newcomer"[::-1])
+    try:
+        assert server.get("/metrics", Authorization=token("read")).status == 200
+        path.write_text(yaml.safe_dump([entry("newcomer", "read", "ingest")]))
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: server.get("/metrics", Authorization=new).status == 200)
+        assert server.get("/metrics", Authorization=token("read")).status == 401
+        path.write_text(yaml.safe_dump([entry("newcomer", "reed")]))
+        answer = server.post("/-/reload", b"", Authorization=ALICE)
+        assert answer.status == 500
+        assert answer.json["detail"].endswith('tokens.yml: [0].scopes[0]: "reed" is no scope; did you mean "read"?')
+        assert server.post("/v1/predictions", PREDICTION, Authorization=new).status == 202
+        path.write_text("")
+        assert server.post("/-/reload", b"", Authorization=ALICE).status == 200
+        assert server.get("/metrics", Authorization=new).status == 401
+        assert not any(word in server.log.read_text() for word in ("remocwen", PASSWORD))
+    finally:
+        server.stop()
+
+
+def test_a_token_may_have_a_rate(tmp_path: Path) -> None:
+    """What a token sends beyond its rate is a 429 that says when to come back, is counted, and hinders nobody else."""
+    write_config(tmp_path)
+    path = tmp_path / "tokens.yml"
+    path.write_text(yaml.safe_dump([entry("free", "ingest", "read"), {**entry("slow", "ingest", "read"), "rate": 0.1}]))
+    server = Served(tmp_path, f"--web.tokens.file={path}").start()
+    slow, free = bearer("slow"[::-1]), bearer("free"[::-1])
+    try:
+        assert server.post("/v1/predictions", PREDICTION, Authorization=slow).status == 202
+        refused = [server.post("/v1/predictions", PREDICTION, Authorization=slow), server.get("/", Authorization=slow)]
+        assert [answer.status for answer in refused] == [429, 429]
+        assert refused[0].json["detail"] == 'the token "slow" may send 0.1 requests a second'
+        assert 1 <= int(refused[0].headers["Retry-After"]) <= 10
+        assert [server.post("/v1/predictions", PREDICTION, Authorization=free).status for _ in range(20)] == [202] * 20
+        metrics = server.get("/metrics", Authorization=free).text
+        assert 'model_exporter_events_rejected_total{reason="rate_limited"} 2.0' in metrics
+    finally:
+        server.stop()
+
+
+def test_the_command_makes_a_token(tmp_path: Path) -> None:
+    """Its entry goes into the tokens file, its token to the terminal, and the two belong together."""
+    write_config(tmp_path)
+    path = tmp_path / "tokens.yml"
+    said = []
+    for name, scope in (('bäd: "name" #1', "ingest"), ("prometheus", "read")):
+        with path.open("a") as file:
+            command = [sys.executable, "-m", "exporter.cli", "token", name, f"--scope={scope}"]
+            said.append(subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, check=True).stderr)
+    scorer, prometheus = (bearer(line.rsplit(maxsplit=1)[1]) for line in said)
+    assert scorer.split()[1] not in path.read_text()
+    server = Served(tmp_path, f"--web.tokens.file={path}").start()
+    try:
+        assert server.post("/v1/predictions", PREDICTION, Authorization=scorer).status == 202
+        assert server.get("/metrics", Authorization=prometheus).status == 200
+        refused = server.get("/metrics", Authorization=scorer)
+        assert (refused.status, refused.json["scope"]) == (403, "read")
+        assert server.get("/").headers["WWW-Authenticate"] == 'Bearer realm="model-exporter"'
+    finally:
+        server.stop()
+
+
+# --- pages of other sites ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://HOST"}, True),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://public.example"}, True),  # a proxy changed Host
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Origin": "http://HOST"}, True),
+        ({"Origin": "https://HOST"}, True),  # TLS ended at a proxy
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://HOST"}, False),
+        ({"Sec-Fetch-Site": ""}, False),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "http://127.0.0.1"}, False),
+        ({"Origin": "http://HOST.evil.example"}, False),
+        ({"Origin": "http://HOST@evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": ""}, False),
+        ({"Origin": "http://evil.example", "X-Forwarded-Host": "evil.example"}, False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/predictions", "/v1/feedback", "/-/reload", "/nothing"])
+def test_a_foreign_page_changes_nothing(shared: Served, path: str, headers: dict[str, str], taken: bool) -> None:
+    """What a browser sends for another site's page is refused on every route, whatever the content type."""
+    body = {"/v1/predictions": PREDICTION, "/v1/feedback": WORD}.get(path, b"")
+    own = {name: value.replace("HOST", f"127.0.0.1:{shared.port}") for name, value in headers.items()}
+    answer = shared.post(path, body, **{"Content-Type": "text/plain", **own})
+    if taken:
+        assert answer.status in {200, 201, 202, 404}
+    else:
+        assert answer.status == 403
+        assert "a page of another origin (" in answer.json["detail"]
+
+
+def test_a_foreign_page_may_lead_here(server: Served) -> None:
+    """Links from elsewhere work: what only reads is answered wherever it comes from, if the caller may."""
+    headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    assert server.get("/drift", Authorization=ALICE, **headers).status == 200
+    assert server.post("/v1/feedback", WORD, Authorization=ALICE, **headers).status == 403
+    assert server.post("/v1/feedback", WORD, **headers).status == 403  # not 401: no window asks for a password
+
+
+def test_the_application_alone_refuses_foreign_pages_too(tmp_path: Path) -> None:
+    """Another server in front of it needs no code for that."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        client = create_app(exporter).test_client()
+        assert client.post("/v1/predictions", json=PREDICTION).status_code == 202
+        answer = client.post("/v1/predictions", json=PREDICTION, headers={"Origin": "http://evil.example"})
+        assert (answer.status_code, answer.content_type) == (403, "application/problem+json")
+    finally:
+        exporter.close()
+
+
+FORM = """() => {
+  const form = document.createElement("form");
+  form.method = "post"; form.enctype = "text/plain"; form.action = ACTION;
+  const field = document.createElement("input");
+  field.name = '{"model": "credit", "prediction": "yes", "comment": "'; field.value = '", "label": "no"}';
+  form.append(field); document.body.append(form); form.submit();
+}"""
+
+
+@contextlib.contextmanager
+def site() -> Iterator[int]:
+    """The port of a site with an empty page."""
+
+    class Empty(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>A site</title>")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Empty) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        try:
+            yield listening.server_port
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def submitted(page: Page, target: str) -> int:
+    """The status that a browser gets for a form of feedback, sent from the page it shows."""
+    with page.expect_navigation() as navigation:
+        page.evaluate(FORM.replace("ACTION", f'"{target}/v1/feedback"'))
+    return int(navigation.value.status)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "exporter.test"])
+def test_a_real_browser_tells_a_foreign_form_from_our_own(served: Served, name: str) -> None:
+    """Chromium's form is taken from our page, not from another: with Sec-Fetch-Site (this machine) and without."""
+    own = f"http://{name}:{served.port}"
+    options = ["--no-sandbox", "--host-resolver-rules=MAP *.test 127.0.0.1"]
+    with site() as port, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        page = browser.new_page()
+        page.goto(f"http://evil.test:{port}/")
+        assert submitted(page, own) == 403
+        assert served.get("/v1/corrections").json["corrections"] == []
+        page.goto(own)
+        assert submitted(page, own) == 201
+        assert len(served.get("/v1/corrections").json["corrections"]) == 1
+        browser.close()

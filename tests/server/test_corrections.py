@@ -1,0 +1,289 @@
+"""The review queue over HTTP: pages, filters, decisions, and two reviewers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
+
+LABELS = 'model="credit",version="3"'
+
+
+def wrong(number: int) -> dict[str, Any]:
+    return {"id": f"c-{number}", "model": "credit", "version": "3", "inputs": {"age": number, "name": "Ada"},
+            "prediction": "yes", "confidence": 0.9}  # fmt: skip
+
+
+@pytest.fixture
+def corrected(tmp_path: Path, database: str) -> Iterator[Served]:
+    """An exporter with five corrections."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database}})
+    served = Served(tmp_path).start()
+    served.post("/v1/predictions", [wrong(number) for number in range(5)])
+    words = [{"prediction_id": f"c-{n}", "verdict": "corrected", "label": "no", "user": f"u{n}"} for n in range(5)]
+    served.post("/v1/feedback", words)
+    eventually(lambda: served.samples("model_corrections_total") == {f"model_corrections_total{{{LABELS}}}": 5})
+    yield served
+    served.stop()
+
+
+def patch(server: Served, place: str, **body: Any) -> Answer:
+    return ask(f"{server.url}/v1/corrections/{place}", body, "PATCH")
+
+
+def test_the_queue_comes_in_pages_newest_first(corrected: Served) -> None:
+    """Following next gives each correction once; inputs are there, redacted ones are not."""
+    found, path = [], "/v1/corrections?model=credit&limit=2"
+    while path:
+        page = corrected.get(path).json
+        found += page["corrections"]
+        path = page["next"] and page["next"].removeprefix(corrected.url)
+    assert len({one["id"] for one in found}) == len(found) == 5
+    assert [one["created"] for one in found] == sorted((one["created"] for one in found), reverse=True)
+    assert {one["inputs"]["age"] for one in found} == set(range(5))
+    assert all("name" not in one["inputs"] for one in found)
+    assert found[0] | {"status": "pending", "prediction": "yes", "label": "no", "revision": 1} == found[0]
+
+
+def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -> None:
+    """Accepted, relabelled, rejected and taken back: each shows in the queue and in the metric."""
+    one, two, three, *_ = corrected.get("/v1/corrections").json["corrections"]
+    assert patch(corrected, one["id"], status="accepted", revision=1).json["status"] == "accepted"
+    relabelled = patch(corrected, two["id"], status="accepted", revision=1, label="maybe").json
+    assert (relabelled["label"], relabelled["user_label"], relabelled["revision"]) == ("maybe", "no", 2)
+    patch(corrected, three["id"], status="rejected", revision=1)
+    assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 2
+    assert len(corrected.get("/v1/corrections?status=accepted").json["corrections"]) == 2
+    assert patch(corrected, three["id"], status="pending", revision=2).status == 200
+    assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 3
+
+
+def test_the_second_reviewer_is_told_what_the_first_decided(corrected: Served) -> None:
+    """A decision on an old revision is a 409 with the correction as it stands, and changes nothing."""
+    place = corrected.get("/v1/corrections").json["corrections"][0]["id"]
+    assert patch(corrected, place, status="accepted", revision=1).status == 200
+    late = patch(corrected, place, status="rejected", revision=1)
+    assert (late.status, late.json["correction"]["status"], late.json["correction"]["revision"]) == (409, "accepted", 2)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
+        ("status=done", 'status: expected accepted, pending or rejected, got "done"'),
+        ("limit=0", 'limit: expected a whole number from 1 to 1000, got "0"'),
+        ("limit=x", 'limit: expected a whole number from 1 to 1000, got "x"'),
+        ("cursor=%ff", "cursor: expected what the page before calls next"),
+        ("cursor=Y29uZmlkZW50LDAuOSwx", "cursor: it is of a page in the order confident, not newest"),
+        ("cursor=bmV3ZXN0LG5hbiwx", "cursor: expected what the page before calls next"),
+        ("order=oldest", 'order: expected confident or newest, got "oldest"'),
+        ("source=model", 'source: expected all, sample or user, got "model"'),
+        ("since=yesterday", 'since: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "yesterday"'),
+        (
+            "until=2026-11-24T10:00:00",
+            'until: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "2026-11-24T10:00:00"',
+        ),
+        ("confidence_from=2", 'confidence_from: expected a number from 0 to 1, got "2"'),
+        ("confidence_to=nan", 'confidence_to: expected a number from 0 to 1, got "nan"'),
+        ("q=a%00", "q: expected text without the character NUL"),
+        (f"q={'x' * 300}", "q: expected at most 256 characters, got 300"),
+        ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),
+    ],
+)
+def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, said: str) -> None:
+    """Parameters are checked, each with its own sentence."""
+    answer = shared.get(f"/v1/corrections?{query}")
+    assert (answer.status, answer.json["detail"]) == (400, said)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"revision": 1}, "/status"),
+        ({"status": "done", "revision": 1}, "/status"),
+        ({"status": "accepted"}, "/revision"),
+        ({"status": "accepted", "revision": 1, "labl": "x"}, "/labl"),
+        (b"nonsense", ""),
+    ],
+)
+def test_a_wrong_decision_names_its_field(shared: Served, body: Any, pointer: str) -> None:
+    """A decision that cannot be read is a 400 with the pointer; one on nothing is a 404."""
+    answer = ask(f"{shared.url}/v1/corrections/1", body, "PATCH")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
+    assert patch(shared, "999", status="accepted", revision=1).status == 404
+
+
+def test_filters_are_parameters(corrected: Served) -> None:
+    """A label is JSON as the correction shows it, or plain text; whatever is asked, the answer is one."""
+
+    def found(query: str) -> int:
+        answer = corrected.get(f"/v1/corrections?{query}")
+        assert answer.status == 200, query
+        return len(answer.json["corrections"])
+
+    assert (found("label=no"), found("label=%22no%22"), found("label=yes"), found("predicted=yes")) == (5, 5, 0, 5)
+    assert (found("q=U3"), found("q=%25"), found("confidence_from=0.95"), found("segment=other")) == (1, 0, 0, 5)
+    assert (found("since=2020-01-01T00:00:00Z"), found("until=2020-01-01T00:00:00%2B01:00")) == (5, 0)
+    assert (found("since=0001-01-01T00:00:00%2B23:00"), found("source=sample"), found("source=all")) == (5, 0, 5)
+    for odd in (f"label={'9' * 400}", "label=1e999", "label=%ff", "label=%5B", "label=", "q=", "version=%F0%9F%98%80"):
+        found(odd)
+
+
+def test_the_next_page_keeps_filters_and_order(corrected: Served) -> None:
+    """Following next gives each correction once in the other order, too."""
+    found, path = [], "/v1/corrections?order=confident&label=no&limit=2"
+    while path:
+        page = corrected.get(path).json
+        found += [one["id"] for one in page["corrections"]]
+        path = page["next"] and page["next"].removeprefix(corrected.url)
+    assert found == sorted(found, key=int, reverse=True)
+    assert len(set(found)) == 5
+
+
+def test_a_correction_has_its_history(corrected: Served) -> None:
+    """Users' words and reviewers' decisions, the earliest first; 404 for what is not there."""
+    place = corrected.get("/v1/corrections?q=u2").json["corrections"][0]["id"]
+    patch(corrected, place, status="rejected", revision=1)
+    patch(corrected, place, status="accepted", revision=2, label="maybe")
+    corrected.post("/v1/feedback", {"prediction_id": "c-2", "verdict": "corrected", "label": "no", "user": "u9"})
+    one = corrected.get(f"/v1/corrections/{place}").json
+    assert [step.get("verdict") or step["status"] for step in one["history"]] == [
+        "corrected", "rejected", "accepted", "corrected"
+    ]  # fmt: skip
+    assert [step["label"] for step in one["history"]] == ["no", None, "maybe", "no"]
+    assert (one["status"], one["user"], one["revision"], one["label"]) == ("pending", "u9", 4, "no")
+    for place in ("999", "9" * 30):
+        assert corrected.get(f"/v1/corrections/{place}").status == 404
+        assert patch(corrected, place, status="accepted", revision=1).status == 404
+
+
+def test_a_label_that_the_model_never_had_is_accepted_and_marked(corrected: Served) -> None:
+    """``new_label`` says so, by the profile's predictions."""
+    one = corrected.get("/v1/corrections").json["corrections"][0]
+    assert one["new_label"] is False
+    assert patch(corrected, one["id"], status="accepted", revision=1, label="maybe").json["new_label"] is True
+    assert corrected.get("/v1/corrections?label=maybe").json["corrections"][0]["new_label"] is True
+    big = "x" * 100_000
+    assert patch(corrected, one["id"], status="accepted", revision=2, label=big).json["label"] == big
+    too_big = patch(corrected, one["id"], status="accepted", revision=3, label=big + "x")
+    assert (too_big.status, too_big.json["errors"][0]["pointer"]) == (400, "/label")
+
+
+def test_several_are_decided_in_one_request(corrected: Served) -> None:
+    """Each with its own result: taken, another reviewer was first, or not there."""
+    places = [one["id"] for one in corrected.get("/v1/corrections").json["corrections"]]
+    patch(corrected, places[0], status="rejected", revision=1)
+    body = [{"id": place, "status": "accepted", "revision": 1} for place in [*places, places[1], "999"]]
+    body[2] |= {"id": int(places[2]), "label": "maybe"}
+    answer = ask(f"{corrected.url}/v1/corrections", body, "PATCH")
+    results = answer.json["results"]
+    assert answer.status == 200
+    assert [(one["id"], one["taken"], one["status"]) for one in results] == [
+        (places[0], False, 409), *((place, True, 200) for place in places[1:]), (places[1], False, 409),
+        ("999", False, 404),
+    ]  # fmt: skip
+    assert (results[0]["correction"]["status"], results[2]["correction"]["label"]) == ("rejected", "maybe")
+    assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"id": "1", "status": "accepted", "revision": 1}, ""),
+        ([], ""),
+        ([{"id": "1", "status": "accepted", "revision": 1}] * 1001, ""),
+        ([{"id": "1", "status": "accepted", "revision": 1}, 7], "/1"),
+        ([{"id": "x", "status": "accepted", "revision": 1}], "/0/id"),
+        ([{"id": "1", "status": "accepted", "revision": 1}, {"id": "1", "status": "done", "revision": 1}], "/1/status"),
+        ([{"status": "accepted", "revision": 1}], "/0/id"),
+        ([{"id": "1", "status": "accepted", "revision": 2**80}], "/0/revision"),
+    ],
+)
+def test_wrong_decisions_change_nothing(corrected: Served, body: Any, pointer: str) -> None:
+    """One that cannot be read refuses the request, and names its place."""
+    answer = ask(f"{corrected.url}/v1/corrections", body, "PATCH")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
+    assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 5
+
+
+def test_a_sample_shows_how_right_the_model_is(corrected: Served) -> None:
+    """Drawn, decided, and in the metrics with its interval; the corrections' own counts stay."""
+    more = [{**wrong(number), "id": f"s-{number}"} for number in range(15)]
+    corrected.post("/v1/predictions", more)
+    drawn = eventually(
+        lambda: corrected.post("/v1/corrections/samples", {"model": "credit", "count": 100}).json["drawn"]
+    )
+    while more := corrected.post("/v1/corrections/samples", {"model": "credit", "count": 100}).json["drawn"]:
+        drawn += more
+    eventually(lambda: len(corrected.get("/v1/corrections?source=sample").json["corrections"]) == drawn)
+    assert corrected.samples("model_reviewed_accuracy") == {}
+    page = corrected.get("/v1/corrections?source=sample&order=confident").json["corrections"]
+    assert {one["source"] for one in page} == {"sample"}
+    assert all("name" not in one["inputs"] for one in page)
+    body = [{"id": one["id"], "status": "accepted", "revision": 1} for one in page]
+    body[0]["label"] = "no"
+    ask(f"{corrected.url}/v1/corrections", body, "PATCH")
+    names = ("model_reviewed_accuracy", "model_reviewed_accuracy_lower", "model_reviewed_accuracy_upper")
+    found = corrected.samples(*names)
+    value, lower, upper = (found[f"{name}{{{LABELS}}}"] for name in names)
+    assert lower < value < upper
+    assert value == pytest.approx(drawn * (1 - 1 / drawn) / (drawn + 5))
+    reviewed = corrected.samples("model_reviewed_predictions", "model_corrections_pending", "model_corrections_total")
+    assert reviewed[f"model_reviewed_predictions{{{LABELS}}}"] == drawn
+    assert reviewed['model_corrections_pending{model="credit"}'] == 5
+    assert reviewed[f"model_corrections_total{{{LABELS}}}"] == 5
+    delays = corrected.samples("model_feedback_delay_seconds_count")
+    assert delays[f"model_feedback_delay_seconds_count{{{LABELS}}}"] == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"count": 5}, "/model"),
+        ({"model": "credits", "count": 5}, "/model"),
+        ({"model": "credit"}, "/count"),
+        ({"model": "credit", "count": 0}, "/count"),
+        ({"model": "credit", "count": 1001}, "/count"),
+        ({"model": "credit", "count": 5, "versoin": "3"}, "/versoin"),
+        ({"model": "credit", "count": 5, "version": "a\0"}, "/version"),
+        ([], ""),
+    ],
+)
+def test_a_wrong_wish_for_a_sample_names_its_field(shared: Served, body: Any, pointer: str) -> None:
+    """A draw that cannot be read is a 400 with the pointer."""
+    answer = shared.post("/v1/corrections/samples", body)
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
+
+
+def test_who_corrects_far_more_than_others_is_seen(served: Served) -> None:
+    """Each user's corrections and what became of them; one above ten times the median is suspicious, nobody few."""
+    word = {"model": "credit", "prediction": "yes", "label": "no"}
+    crowd = [{**word, "user": f"u{number % 9}"} for number in range(18)]
+    served.post("/v1/feedback", [*crowd, *({**word, "user": "poisoner"} for _ in range(25)), word])
+    answer = served.get("/v1/corrections/users?model=credit").json
+    first, *others, nobody = answer["users"]
+    assert (answer["total"], answer["median"], len(others)) == (44, 2, 9)
+    undecided = {"accepted": 0, "pending": 25, "rejected": 0}
+    assert first == {"user": "poisoner", "corrections": 25, "share": 25 / 44, **undecided, "suspicious": True}
+    assert (nobody["user"], nobody["corrections"]) == (None, 1)
+    assert not any(one["suspicious"] for one in (*others, nobody))
+    every = served.get("/v1/corrections?limit=1000").json["corrections"]
+    decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in every]
+    assert ask(f"{served.url}/v1/corrections", decisions, "PATCH").status == 200
+    whole = served.post("/v1/dataset/releases", {"model": "credit", "name": "whole"}).json
+    held = served.post("/v1/dataset/releases", {"model": "credit", "name": "held", "hold_back": True}).json
+    assert (whole["examples"], held["examples"], held["lineage"]["held_back"]) == (44, 19, {"poisoner": 25})
+    assert "held_back" not in whole["lineage"]
+    assert "poisoner" not in served.get("/v1/dataset/releases/held").text
+    wrong = served.post("/v1/dataset/releases", {"model": "credit", "hold_back": "yes"})
+    assert (wrong.status, wrong.json["errors"][0]["pointer"]) == (400, "/hold_back")
+    mine = served.get("/v1/corrections?q=poisoner&limit=1000").json["corrections"]
+    decisions = [{"id": one["id"], "revision": one["revision"], "status": "rejected"} for one in mine]
+    assert ask(f"{served.url}/v1/corrections", decisions, "PATCH").status == 200
+    assert served.get("/v1/corrections/users?model=credit").json["users"][0]["rejected"] == 25
+    for query in ("", "?model=nobody", "?model=credit&x=1"):
+        assert served.get(f"/v1/corrections/users{query}").status == 400
+    assert served.get("/v1/corrections/users?model=bare%20%22model%22%5C%20%E6%A8%A1%E5%9E%8B").json["users"] == []

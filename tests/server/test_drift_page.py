@@ -1,0 +1,312 @@
+"""The drift page, asked of an exporter in its own process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import yaml
+from support.pages import Page
+from support.paths import ROOT
+from support.servers import Served, write_config
+
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitoring import history
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.drift_report import (
+    CONFIDENCE_ALERT,
+    DEFAULT_THRESHOLD,
+    FEATURE_ALERT,
+    PREDICTION_ALERT,
+    changes,
+    threshold,
+)
+from exporter.monitoring.model_monitor import Monitor
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
+from exporter.server.application import Exporter
+from exporter.server.pages.drift_text import sentence
+
+STRANGE = 'a "model"\\ 模型 <i>'
+ROWS = 2000
+INPUTS = ("amount", "steady", "temperature", "sensor", "weight", "country")
+OUTPUTS = ("predicted", "sure")
+
+
+def drift(server: Served, **query: str) -> Page:
+    return Page(server.get(f"/drift?{urlencode(query)}"))
+
+
+def columns(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "amount": rng.uniform(0, 16, ROWS),
+        "steady": rng.normal(0, 1, ROWS),
+        "temperature": rng.normal(20, 3, ROWS),
+        "sensor": rng.normal(5, 1, ROWS),
+        "weight": rng.normal(70, 10, ROWS),
+        "country": rng.choice(["NL", "DE", "<b>bold</b>"], ROWS, p=[0.6, 0.3, 0.1]),
+        "predicted": rng.choice(["yes", "no"], ROWS, p=[0.3, 0.7]),
+        "sure": rng.beta(4, 1, ROWS),
+    }
+
+
+def send(server: Served, count: int, model: str = "loans", version: str = "3", **changed: Any) -> None:
+    """Send predictions like training, but for the inputs of ``changed``: functions of the place."""
+    rng = np.random.default_rng(11)
+    known = columns(rng)
+    events = []
+    for place in range(count):
+        inputs = {name: known[name][place].tolist() for name in known if name not in OUTPUTS}
+        inputs |= {name: change(place) for name, change in changed.items() if name not in OUTPUTS}
+        prediction = changed.get("predicted", lambda place: str(known["predicted"][place]))(place)
+        sure = changed.get("sure", lambda place: float(known["sure"][place]))(place)
+        event = {"model": model, "version": version, "inputs": inputs, "prediction": prediction}
+        events.append(event if sure is None else {**event, "confidence": sure})
+    assert server.post("/v1/predictions", events).status == 202
+
+
+def configured(folder: Path) -> Path:
+    rng = np.random.default_rng(5)
+    np.savez(folder / "training.npz", **columns(rng))
+    outputs = {"prediction_column": "predicted", "confidence_column": "sure"}
+    save(build_file(folder / "training.npz", name="loans", **outputs), folder / "loans.json")
+    np.savez(folder / "many.npz", **{f"signal {place:03d}": rng.normal(0, 1, 200) for place in range(300)})
+    save(build_file(folder / "many.npz", name="many"), folder / "many.json")
+    models = [
+        {"name": "loans", "profile": "loans.json", "features": {"weight": {"alerts": {"ModelFeatureDrift": 5}}}},
+        {"name": "many", "profile": "many.json"},
+        {"name": STRANGE, "profile": "loans.json"},
+        {"name": "bare"},
+        {"name": "silent", "profile": "loans.json"},
+    ]
+    return write_config(folder, {"models": models})
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An exporter whose version 3 of loans has drifted in several ways."""
+    folder = tmp_path_factory.mktemp("drifting")
+    configured(folder)
+    server = Served(folder).start()
+    send(
+        server,
+        500,
+        amount=lambda place: 17.5 if place % 25 < 3 else place % 16,
+        temperature=lambda place: None if place % 50 < 17 else 15 + place % 10,
+        sensor=lambda place: 5.25,
+        weight=lambda place: 40 + place % 24,
+        country=lambda place: ("NL", "DE", "DE", "DE", "XX <i>")[place % 5],
+        predicted=lambda place: "yes" if place % 10 < 9 else "no",
+        sure=lambda place: None if place % 5 == 4 else 0.3 + place % 40 / 100,
+    )
+    send(server, 12, model=STRANGE, version='1 "β" <b>/版&x=1')
+    assert server.post("/v1/predictions", {"model": "bare", "version": "1"}).status == 202
+    yield server
+    server.stop()
+
+
+def test_the_worst_stand_first(drifting: Served) -> None:
+    """Rows are sorted by score over threshold and noise, not by score alone; the worst is the enlarged one."""
+    page = drift(drifting, model="loans", version="3", window="1h")
+    assert page.status == 200
+    rows = page.rows()
+    assert sorted(rows) == sorted([*INPUTS, "(prediction)", "(confidence)"])
+    assert rows[0] == "sensor"
+    assert rows[-1] == "steady"
+    assert rows.index("weight") == len(rows) - 2, "its score is high, but so is its own threshold"
+    assert "6 of 8 have drifted" in page.text
+    assert "Every value is 5.25; in training they ranged from" in page.text
+    samples = drifting.samples("model_feature_kl_divergence")
+    score = samples['model_feature_kl_divergence{model="loans",version="3",feature="sensor",window="1h"}']
+    assert f"<dt>KL divergence</dt><dd>{score:.3g}</dd>" in page.source
+
+
+@pytest.mark.parametrize(
+    ("feature", "words"),
+    [
+        ("amount", r"Values above 16 never occurred in training and are now 12 %"),
+        ("temperature", r"34 % of the values are missing; in training none were"),
+        ("country", r"Categories that training never saw are now 20 %; the share of NL fell from (59|6\d) % to 20 %"),
+        ("weight", r"A little: the mean moved down by 1\.\d+ training standard deviations, from 70\.?\d* to 51\.\d"),
+        ("steady", r"No more change than sampling explains"),
+        ("(prediction)", r"The share of yes rose from 3\d % to 90 %\.$"),
+        ("(confidence)", r"The mean moved down by 1\.\d+ training standard deviations, from 0\.\d+ to 0\.4\d+"),
+    ],
+)
+def test_a_sentence_says_what_changed(drifting: Served, feature: str, words: str) -> None:
+    """The chosen feature's sentence names the change that explains most of its score."""
+    page = drift(drifting, model="loans", version="3", window="1h", feature=feature)
+    said = re.search(r'<p class="said">(.*?)</p>', page.source)
+    assert said
+    assert re.search(words, said[1].replace("\N{NO-BREAK SPACE}", " "), re.I), said[1]
+
+
+def test_a_prediction_without_a_confidence_is_not_counted_among_them(drifting: Served) -> None:
+    """The confidence's count is that of the predictions that named one, and its runbook is its own."""
+    page = drift(drifting, model="loans", version="3", window="1h", feature="(confidence)")
+    assert "The confidence drifted" in page.text
+    assert "<dt>Values</dt><dd>400</dd>" in page.source
+    assert 'href="/runbooks/ModelConfidenceDrift"' in page.source
+    samples = drifting.samples("model_confidence_kl_divergence", "model_confidence_kl_divergence_noise")
+    labels = '{model="loans",version="3",window="1h"}'
+    score, noise = (samples[f"model_confidence_kl_divergence{name}{labels}"] for name in ("", "_noise"))
+    assert score > 0.3 > noise > 0
+    assert f"<dt>KL divergence</dt><dd>{score:.3g}</dd>" in page.source
+    assert not [series for series in samples if 'model="many"' in series or 'model="bare"' in series]
+
+
+def test_every_chart_has_words_and_nothing_needs_a_script_or_inline_style(drifting: Served) -> None:
+    """Images are named by the title inside them, and the security policy holds back nothing that is there."""
+    page = drift(drifting, model="loans", version="3")
+    assert page.source.count('role="img"') == 8 * 2 + 2
+    assert len(re.findall(r'<svg role="img"[^>]*>\s*<title[ >]', page.source)) == 8 * 2 + 2
+    assert not [attrs for tag, attrs in page.tags if tag in {"script", "style"} or "style" in attrs]
+    identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(identifiers) == len(set(identifiers))
+    headings = [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert headings == ["h1", "h2", "h2"]
+    named = {name for _, attrs in page.tags for name in (attrs.get("aria-labelledby") or "").split()}
+    assert named <= set(identifiers)
+
+
+def test_what_users_sent_is_text(drifting: Served) -> None:
+    """Quotes, ampersands, Chinese characters and markup in names and categories come out as they went in."""
+    page = drift(drifting, model=STRANGE)
+    assert page.status == 200
+    assert f'Drift of {STRANGE}, version 1 "β" <b>/版&x=1' in page.text
+    assert "12 values are too few to say: sampling alone explains" in page.text
+    chosen = drift(drifting, model=STRANGE, version='1 "β" <b>/版&x=1', feature="country")
+    assert "<b>bold</b>" in chosen.text
+    assert not [tag for tag, _ in chosen.tags if tag in {"i", "b"}]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"model": "lones"}, 'No model "lones" is configured; did you mean "loans"?'),
+        (
+            {"model": "loans", "version": "9"},
+            'No version "9" of loans has sent a prediction since the exporter started',
+        ),
+        ({"model": "loans", "window": "2h"}, 'No window "2h" of loans is configured'),
+        ({"model": "loans", "feature": "ammount"}, 'did you mean "amount"?'),
+        ({"model": "<script>alert(1)</script>"}, 'No model "<script>alert(1)</script>" is configured'),
+    ],
+)
+def test_what_is_not_there_is_a_page_that_says_so(drifting: Served, query: dict[str, str], words: str) -> None:
+    """An address that names something unknown is a 404 for people."""
+    answer = drifting.get(f"/drift?{urlencode(query)}")
+    assert answer.headers["Content-Type"].startswith("text/html")
+    page = Page(answer)
+    assert page.status == 404
+    assert words in page.text
+
+
+def test_a_model_without_profile_or_traffic_says_what_is_missing(drifting: Served) -> None:
+    """There is something to read before there is something to see."""
+    bare, silent = drift(drifting, model="bare"), drift(drifting, model="silent")
+    assert (bare.status, silent.status) == (200, 200)
+    assert "bare has no profile" in bare.text
+    assert "No prediction of silent has come since the exporter started" in silent.text
+    assert drift(drifting).status == 200
+
+
+def test_an_exporter_without_traffic_has_a_page(served: Served) -> None:
+    """The page is there before the first prediction."""
+    page = drift(served)
+    assert page.status == 200
+    assert "No prediction of credit has come" in page.text
+
+
+def test_three_hundred_features_are_listed(drifting: Served) -> None:
+    """All of them are there, the first forty open."""
+    inputs = {f"signal {place:03d}": (place % 7) / 7 for place in range(300)}
+    assert drifting.post("/v1/predictions", [{"model": "many", "inputs": inputs}] * 50).status == 202
+    page = drift(drifting, model="many")
+    assert len(page.rows()) == 300
+    assert "260 more" in page.text
+    assert len(page.source) < 1_500_000
+
+
+def test_the_home_page_leads_to_the_most_drifted(drifting: Served) -> None:
+    """Its cell links to that very feature, its navigation to the page, and an alert on data to what it is about."""
+    labels = {"alertname": "ModelFeatureDrift", "layer": "data", "model": "loans", "version": "3", "feature": "amount"}
+    output = {"alertname": "ModelPredictionDrift", "layer": "data", "model": "loans", "version": "3"}
+    alerts = [{"status": "firing", "labels": {**one, "severity": "warning"}} for one in (labels, output)]
+    assert drifting.post("/v1/notifications", {"status": "firing", "alerts": alerts}).status == 200
+    page = Page(drifting.get("/"))
+    links = [attrs["href"] or "" for tag, attrs in page.tags if tag == "a"]
+    assert "/drift" in links
+    assert any("version=3" in link and "feature=sensor" in link for link in links)
+    assert any("feature=amount" in link for link in links)
+    assert any("feature=(prediction)" in link for link in links)
+    for link in links:
+        if link.startswith("/drift"):
+            assert drifting.get(link).status == 200, link
+
+
+def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> None:
+    """Samples come at most every 30 s, the oldest make room, gaps stay gaps, and a version's end is theirs."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        monitors = exporter.pipeline.monitors
+        monitor = monitors.get("credit", "3", 0.0)
+        trends = history.Trends()
+        for second in range(0, 3 * 3600, 10):
+            trends.sample(monitors, float(second))
+            if second == 9000:
+                monitor.observe([], [{"age": 20}] * 50, float(second))
+        ages, scores = trends.of(monitor, "5m", float(second))
+        assert len(ages) == history.POINTS
+        assert np.diff(ages).tolist() == [-history.STEP] * (history.POINTS - 1)
+        assert ages[-1] < history.STEP
+        age = scores[:, monitor.layout.names.index("age")] if monitor.layout else scores
+        assert 9 <= np.isfinite(age).sum() <= 10, "a window of five minutes held the values for five minutes"
+        assert scores.dtype == np.float32
+        other = monitors.get('bare "model"\\ 模型', None, 0.0)
+        assert len(trends.of(other, "10m", 0.0)[0]) == 0
+    finally:
+        exporter.close()
+
+
+def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
+    """The page's default is the rules' default, and what the configuration sets is what the metrics say."""
+    rules = yaml.safe_load((ROOT / "prometheus" / "rules" / "data.yml").read_text())
+    texts = {rule.get("record"): rule["expr"] for group in rules["groups"] for rule in group["rules"]}
+    for name in (
+        f"model_feature:threshold:{FEATURE_ALERT}",
+        *(f"model:threshold:{name}" for name in (PREDICTION_ALERT, CONFIDENCE_ALERT)),
+    ):
+        assert float(re.findall(r"or ([\d.]+) \*", texts[name])[0]) == DEFAULT_THRESHOLD
+    features = {"photo": {"alerts": {"ModelFeatureDrift": 0.7}}, "photo.contrast": {"alerts": {}}, "age": {}}
+    model = {"name": "credit", "profile": "credit.json", "alerts": {"ModelFeatureDrift": 0.4}, "features": features}
+    exporter = Exporter(write_config(tmp_path, {"models": [model]}))
+    try:
+        config = exporter.config.models[0]
+        found = {name: threshold(config, name) for name in ("photo.sharpness", "photo.contrast", "age", "income")}
+        assert found == {"photo.sharpness": 0.7, "photo.contrast": 0.4, "age": 0.4, "income": 0.4}
+    finally:
+        exporter.close()
+
+
+def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> None:
+    """One bin holds all of training, so chance moves nothing: the same again is no change, anything else is one."""
+    constant = {"x": np.full(50, 3.0), "c": np.full(50, "NL"), "none": np.full(50, np.nan)}
+    np.savez(tmp_path / "a.npz", **constant)
+    monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", Layout(build_file(tmp_path / "a.npz")))
+
+    def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)
+        said = changes(monitor, monitor.read(100.0)["5m"])
+        return {change.name: (change.status, sentence(change)) for change in said}
+
+    same = ("same", "Always the same, as in training.")
+    assert found(*[{"x": 3, "c": "NL", "none": None}] * 400) == {"x": same, "c": same, "none": same}
+    moved = found({"x": 4, "c": "DE", "none": 1})
+    assert {status for status, _ in moved.values()} == {"slight"}
+    assert moved["x"][1].startswith("A little: values above 3 never occurred in training and are now")

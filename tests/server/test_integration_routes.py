@@ -1,0 +1,357 @@
+"""What other servers log, sent to an exporter in its own process as they send it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.paths import DATA
+from support.servers import CONFIG, Answer, Served, eventually, write_config
+
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.server.ingest import MAX_BODY
+
+FOLDER = DATA / "payloads"
+PROTOBUF = "application/x-protobuf"
+
+
+def recorded(name: str) -> bytes:
+    return (FOLDER / name).read_bytes()
+
+
+def log(server: Served, side: str, name: str, body: bytes, **attributes: str) -> Answer:
+    """One half, as KServe's logger sends it."""
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": name,
+        "ce-source": "http://localhost:9081/",
+        "ce-type": f"org.kubeflow.serving.inference.{side}",
+        "ce-time": "2026-11-24T10:00:00Z" if side == "request" else "2026-11-24T10:00:00.25Z",
+        "ce-inferenceservicename": "credit",
+        "ce-namespace": "default",
+        **{f"ce-{key}": value for key, value in attributes.items()},
+    }
+    return server.post("/v1/kserve", body, **headers)
+
+
+def corrections(server: Served) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.get("/v1/corrections").json["corrections"]
+    return found
+
+
+def test_kserves_logger_without_a_line_of_code(served: Served) -> None:
+    """Halves in any order are counted with their duration, and feedback finds the rows by the event's id."""
+    halves = {side: recorded(f"kserve_{side}.bin") for side in ("request", "response")}
+    for number in range(20):
+        for side in ("request", "response") if number % 2 else ("response", "request"):
+            answer = log(served, side, f"r-{number}", halves[side])
+            assert answer.status == 202
+        assert answer.json == {"accepted": 2, "rejected": []}
+    samples = served.samples()
+    labels = 'model="credit",version="3"'
+    assert samples['model_exporter_events_total{source="kserve"}'] == 40
+    assert samples[f'model_requests_total{{{labels},code="200"}}'] == 40
+    assert samples[f"model_request_duration_seconds_sum{{{labels}}}"] == 10
+    assert samples[f'model_feature_mean{{{labels},feature="age",window="5m"}}'] == 45.75
+    assert samples["model_exporter_pairs_waiting"] == 0
+    word = {"prediction_id": "r-7-0", "verdict": "corrected", "label": "no"}
+    assert served.post("/v1/feedback", word).status == 201
+    (correction,) = eventually(lambda: corrections(served))
+    assert (correction["prediction"], correction["confidence"]) == ("yes", 0.75)
+    assert correction["inputs"] == {"age": 41.5, "country": "NL"}
+
+
+def test_the_only_row_bears_the_events_id(served: Served) -> None:
+    """A request of one row is found by the id of its events; a structured batch brings both halves at once."""
+    events = [
+        {
+            "specversion": "1.0",
+            "id": "one",
+            "source": "s",
+            "type": f"org.kubeflow.serving.inference.{side}",
+            "inferenceservicename": "credit",
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+        for side, data in (("request", {"instances": [{"age": 41}]}), ("response", {"predictions": ["yes"]}))
+    ]
+    kind = "application/cloudevents-batch+json"
+    assert served.post("/v1/kserve", events, Content_Type=kind).json == {"accepted": 1, "rejected": []}
+    served.post("/v1/feedback", {"prediction_id": "one", "verdict": "corrected", "label": "no"})
+    assert eventually(lambda: corrections(served))[0]["prediction_id"] == "one"
+
+
+def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
+    """Seldon's halves have ids of their own, and a request in common; each model of a graph has its own pair."""
+    kind = "io.seldon.serving.inference"
+    graph = {"inferenceservicename": "graph", "requestid": "q", "endpoint": "default"}
+    for number, (side, model, body) in enumerate(
+        [
+            ("request", "credit", b'{"data": {"names": ["age"], "ndarray": [[41]]}}'),
+            ("request", "other", b'{"data": {"ndarray": [[1]]}}'),
+            ("response", "credit", gzip.compress(b'{"strData": "yes"}')),
+        ]
+    ):
+        answer = log(served, "", f"own-{number}", body, type=f"{kind}.{side}", modelid=model, **graph)
+    assert answer.json == {"accepted": 1, "rejected": []}
+    assert served.samples()["model_exporter_pairs_waiting"] == 1
+    served.post("/v1/feedback", {"prediction_id": "q", "verdict": "corrected", "label": "no"})
+    assert eventually(lambda: corrections(served))[0]["prediction"] == "yes"
+
+
+def test_halves_without_the_other_wait_and_are_no_predictions(served: Served) -> None:
+    """A half alone is acknowledged and waits; of an unknown model it is refused with its other half."""
+    assert log(served, "request", "a", b'{"instances": [1]}').json == {"accepted": 0, "rejected": []}
+    assert log(served, "request", "b", b'{"instances": [1]}', inferenceservicename="other").status == 202
+    answer = log(served, "response", "b", b'{"predictions": [1]}', inferenceservicename="other")
+    assert answer.status == 400
+    assert answer.json["errors"][0]["pointer"] == "/model"
+    samples = served.samples()
+    assert samples["model_exporter_pairs_waiting"] == 1
+    assert samples['model_exporter_events_rejected_total{reason="unknown_model"}'] == 1
+    assert samples['model_exporter_events_total{source="kserve"}'] == 0
+
+
+@pytest.mark.parametrize("server", ["mlserver", "seldon"])
+def test_payload_pairs(served: Served, server: str) -> None:
+    """A request and its response in one object, as another server's own package writes them."""
+    pair = {side: json.loads(recorded(f"{server}_{side}.json")) for side in ("request", "response")}
+    answer = served.post("/v2/models/credit/versions/9/infer?ids=1", {**pair, "duration_seconds": 0.5})
+    assert (answer.status, answer.json["accepted"]) == (202, 2)
+    assert answer.json["ids"] == ["s-1-0", "s-1-1"] if server == "seldon" else ["m-1-0", "m-1-1"]
+    samples = served.samples()
+    assert samples['model_feature_mean{model="credit",version="9",feature="age",window="5m"}'] == 45.5
+    assert samples['model_prediction_kl_divergence{model="credit",version="9",window="5m"}'] >= 0
+    assert samples['model_request_duration_seconds_count{model="credit",version="9"}'] == 2
+
+
+def test_lines_of_pairs_take_the_good_and_name_the_bad(served: Served) -> None:
+    """One bad line among good ones is refused by itself, with its place."""
+    tensor = {"name": "age", "shape": [1], "datatype": "FP32", "data": [41]}
+    good = {"id": "a", "inputs": [tensor], "outputs": [{**tensor, "name": "y"}]}
+    lies = {**good, "inputs": [{**tensor, "shape": [2]}]}
+    lines = [json.dumps(good), "nonsense", json.dumps(lies), json.dumps({"inputs": [tensor]}), json.dumps(good)]
+    answer = served.post("/v2/models/credit/infer", "\n".join(lines).encode(), Content_Type="application/x-ndjson")
+    assert (answer.status, answer.json["accepted"]) == (202, 2)
+    rejected = [(one["index"], one["pointer"]) for one in answer.json["rejected"]]
+    assert rejected == [(1, ""), (2, "/inputs/0/data"), (3, "/outputs")]
+    samples = served.samples("model_exporter_events_rejected_total")
+    assert samples['model_exporter_events_rejected_total{reason="malformed"}'] == 2
+
+
+def test_seldons_feedback_corrects_what_its_logger_sent(served: Served) -> None:
+    """Predictions with a puid, logged by events, are corrected by Seldon's feedback message."""
+    for side in ("request", "response"):
+        log(served, side, "x", recorded(f"seldon_{side}.json"))
+    eventually(lambda: served.samples()['model_exporter_events_total{source="kserve"}'] == 2)
+    answer = served.post("/v1/seldon/feedback?model=credit", recorded("seldon_feedback.json"))
+    assert answer.status == 201
+    verdicts = [(word["prediction_id"], word["verdict"]) for word in answer.json["feedback"]]
+    assert verdicts == [("s-1-0", "accepted"), ("s-1-1", "corrected")]
+    (correction,) = eventually(lambda: corrections(served))
+    assert (correction["prediction"], correction["label"], correction["inputs"]["age"]) == ("no", "yes", 50)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+def test_spans_by_protobuf(served: Served, packed: bool) -> None:
+    """A collector's export counts, and the answer says in protobuf how many spans were refused."""
+    body = recorded("otlp_traces.pb")
+    headers = {"Content_Type": PROTOBUF, **({"Content_Encoding": "GZip"} if packed else {})}
+    answer = served.post("/v1/traces", gzip.compress(body) if packed else body, **headers)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, PROTOBUF)
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+    partial = ExportTraceServiceResponse.FromString(answer.body).partial_success
+    assert partial.rejected_spans == 1
+    assert 'no model "credits" is configured' in partial.error_message
+    samples = served.samples()
+    assert samples['model_exporter_events_total{source="traces"}'] == 3
+    assert samples['model_requests_total{model="credit",version="7",code="500"}'] == 1
+
+
+def test_log_records_by_json_and_protobuf(served: Served) -> None:
+    """Log records count in both encodings; a full success is an empty answer."""
+    answer = served.post("/v1/logs", recorded("otlp_logs.pb"), Content_Type=PROTOBUF)
+    assert (answer.status, answer.body) == (200, b"")
+    attributes = [{"key": "model.name", "value": {"stringValue": "credit"}}]
+    records = [{"timeUnixNano": "1764000000000000000", "attributes": attributes}, {"attributes": []}]
+    answer = served.post("/v1/logs", {"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]})
+    assert (answer.status, answer.json) == (200, {})
+    assert served.samples()['model_exporter_events_total{source="logs"}'] == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"nonsense", {}, 400),
+        (b"\xff\xff", {"Content_Type": PROTOBUF}, 400),
+        (b"{}", {"Content_Encoding": "gzip"}, 400),
+        (gzip.compress(b" " * (MAX_BODY + 1)), {"Content_Encoding": "gzip"}, 413),
+        (b"{}", {"Content_Encoding": "zstd"}, 415),
+    ],
+    ids=["no JSON", "no protobuf", "no gzip", "a bomb", "another compression"],
+)
+def test_bad_exports_are_refused(shared: Served, body: bytes, headers: dict[str, str], status: int) -> None:
+    """A body that is no export request is refused in its own encoding; a small one that unpacks to a huge one, too."""
+    answer = shared.post("/v1/logs", body, **headers)
+    assert answer.status == status
+    if status != 415:
+        kind = headers.get("Content_Type", "application/json")
+        assert answer.headers["Content-Type"] == kind
+        assert b"body" in answer.body
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer", "detail"),
+    [
+        ("/v1/kserve", b"{}", "/id", "ce-id"),
+        ("/v2/models/credits/infer", b"{}", "/model", 'did you mean "credit"'),
+        ("/v2/models/credit/infer", b"{}", "/inputs", "is required"),
+        ("/v2/models/credit/infer", b'{"request": {"instances": [1]}}', "/response", "is required"),
+        ("/v2/models/credit/infer", b"[" * 100_000, "", "nested too deeply"),
+        ("/v2/models/credit/infer", b"[{}]", "/0/inputs", "is required"),
+        ("/v1/seldon/feedback", b"{}", "/truth", "or a reward"),
+        ("/v1/seldon/feedback", b'{"reward": 1}', "/response/meta/puid", "is required"),
+        ("/v1/seldon/feedback?model=x", b'{"reward": 1}', "/model", 'no model "x"'),
+        ("/v1/seldon/feedback", b"\xff", "", "is not JSON"),
+    ],
+)
+def test_bad_bodies_get_a_problem(shared: Served, path: str, body: bytes, pointer: str, detail: str) -> None:
+    """A body without anything good is a 400 with a pointer and what would be right."""
+    answer = shared.post(path, body)
+    assert (answer.status, answer.headers["Content-Type"]) == (400, "application/problem+json")
+    assert answer.json["errors"][0]["pointer"] == pointer
+    assert detail in answer.json["errors"][0]["detail"]
+
+
+def test_many_small_arrays_are_refused_before_they_are_decoded(shared: Served) -> None:
+    """A body of millions of empty arrays would take gigabytes decoded: it is a 413."""
+    answer = shared.post("/v2/models/credit/infer", b"[" + b"[]," * 2_500_000 + b"[]]")
+    assert answer.status == 413
+
+
+def test_a_full_queue_refuses_and_forgets_nothing(tmp_path: Path) -> None:
+    """503 on every route while nothing is taken; the half that waited still waits for the sender's next attempt."""
+    exporter = Exporter(write_config(tmp_path))
+    client = create_app(exporter).test_client()
+    headers = {"ce-id": "a", "ce-inferenceservicename": "credit"}
+    kind = "org.kubeflow.serving.inference."
+    assert client.post("/v1/kserve", data=b"[1]", headers={**headers, "ce-type": f"{kind}request"}).status_code == 202
+    exporter.pipeline.close()
+    answers = [
+        client.post("/v1/kserve", data=b"[1]", headers={**headers, "ce-type": f"{kind}response"}),
+        client.post("/v2/models/credit/infer", json={"request": {"instances": [1]}, "response": [1]}),
+        client.post("/v1/traces", json={}),
+        client.post("/v1/logs", data=b"", content_type=PROTOBUF),
+    ]
+    assert [(answer.status_code, answer.headers["Retry-After"]) for answer in answers] == [(503, "1")] * 4
+    assert "model_exporter_pairs_waiting 1.0" in exporter.metrics("", [])[0].decode()
+    exporter.close()
+
+
+def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
+    """A service of another name with tensors of other names is understood by the model's mapping."""
+    mapping = {"names": ["default/credit-isvc"], "inputs": {"INPUT__0": ["age", "income"]}, "labels": ["no", "yes"]}
+    models = [{**CONFIG["models"][0], "mapping": mapping}]
+    write_config(tmp_path, {"models": models})
+    server = Served(tmp_path).start()
+    try:
+        tensor = {"name": "INPUT__0", "shape": [1, 2], "datatype": "FP32", "data": [41, 1000]}
+        log(server, "request", "r", json.dumps({"inputs": [tensor]}).encode(), inferenceservicename="credit-isvc")
+        said = {"outputs": [{**tensor, "name": "OUTPUT__0", "shape": [1, 1], "data": [0.9]}]}
+        log(server, "response", "r", json.dumps(said).encode(), inferenceservicename="credit-isvc")
+        labels = 'model="credit",version="unknown"'
+        samples = server.samples()
+        assert samples[f'model_feature_mean{{{labels},feature="income",window="5m"}}'] == 1000
+        assert samples[f"model_confident_predictions_total{{{labels}}}"] == 1
+    finally:
+        server.stop()
+
+
+def test_a_version_with_a_profile_of_its_own(tmp_path: Path) -> None:
+    """Unnamed tensors of such a version go to the inputs of its own profile."""
+    columns = {"age": np.arange(100.0), "income": np.arange(100.0)}
+    np.savez(tmp_path / "two.npz", **columns)
+    save(build_file(tmp_path / "two.npz", name="credit"), tmp_path / "two.json")
+    path = write_config(
+        tmp_path, {"models": [{"name": "credit", "profile": "credit.json", "profiles": {"2": "two.json"}}]}
+    )
+    exporter = Exporter(path)
+    client = create_app(exporter).test_client()
+    for version in ("1", "2"):
+        pair = {"request": {"instances": [[41, 1000]]}, "response": [1], "model_version": version}
+        assert client.post("/v2/models/credit/infer", json=pair).status_code == 202
+    metrics = exporter.metrics("", [])[0].decode()
+    exporter.close()
+    assert 'model_feature_mean{model="credit",version="2",feature="income",window="5m"} 1000.0' in metrics
+    assert 'model_exporter_unknown_features_total{model="credit"} 1.0' in metrics
+
+
+PARTS = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**65) | st.floats() | st.sampled_from(["credit", "yes", "a", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "value", "key"]), inner, max_size=2)
+    ),
+    max_leaves=8,
+)
+TENSORS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["age", "country", "y"]),
+            "shape": st.lists(st.integers(0, 3), max_size=2),
+            "datatype": st.sampled_from(["FP32", "BYTES", "BOOL"]),
+            "data": PARTS,
+        }
+    ),
+    max_size=2,
+)
+HALVES = st.dictionaries(
+    st.sampled_from(["instances", "predictions", "data", "strData", "error", "model_name"]), PARTS, max_size=2
+) | st.fixed_dictionaries({"inputs": TENSORS, "outputs": TENSORS})
+SENT = st.fixed_dictionaries(
+    {},
+    optional={
+        "request": HALVES | PARTS,
+        "response": HALVES | PARTS,
+        "truth": HALVES | PARTS,
+        "reward": PARTS,
+        "id": PARTS,
+        "code": PARTS,
+        "confidence": PARTS,
+        "resourceSpans": PARTS,
+        "resourceLogs": PARTS,
+        "type": st.sampled_from(["inference.request", "inference.response"]),
+        "inferenceservicename": st.just("credit"),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    exporter = Exporter(write_config(tmp_path_factory.mktemp("application")))
+    yield create_app(exporter).test_client()
+    exporter.close()
+
+
+@settings(max_examples=300, deadline=2000)
+@given(
+    path=st.sampled_from(["/v1/kserve", "/v1/seldon/feedback", "/v2/models/credit/infer", "/v1/logs", "/v1/traces"]),
+    body=SENT | st.lists(SENT, max_size=3),
+    kind=st.sampled_from(["", "-batch"]),
+)
+def test_no_body_is_a_fault_of_the_exporter(application: FlaskClient, path: str, body: Any, kind: str) -> None:
+    """Whatever is sent is taken or refused as the client's mistake, never a 500."""
+    kind = f"application/cloudevents{kind}+json" if path == "/v1/kserve" else "application/json"
+    answer = application.post(path, data=json.dumps(body).encode(), content_type=kind)
+    assert answer.status_code in {200, 201, 202, 400, 413}, answer.get_data()

@@ -1,0 +1,165 @@
+"""The OpenAPI document says what the exporter does: no route more, none less, and answers as described."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.servers import Served, ask, eventually, write_config
+
+from exporter.server import authorization
+from exporter.server.api.openapi import document
+from exporter.server.api.operations_table import OPERATIONS
+from exporter.server.api.schemas import Problem
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.server.tokens import SCOPES, USER
+
+METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
+
+
+@pytest.fixture(scope="module")
+def described(shared: Served) -> Any:
+    answer = shared.get("/openapi.json")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    return answer.json
+
+
+def found(document: Any, key: str) -> Iterator[Any]:
+    """All values of a key, however deep."""
+    if isinstance(document, dict):
+        for name, value in document.items():
+            if name == key:
+                yield value
+            yield from found(value, key)
+    elif isinstance(document, list):
+        for value in document:
+            yield from found(value, key)
+
+
+def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
+    """A new route needs an entry in the table of operations, and an entry is about a route that exists."""
+    exporter = Exporter(write_config(tmp_path))
+    try:
+        rules = list(create_app(exporter).url_map.iter_rules())
+    finally:
+        exporter.close()
+    routes = {
+        f"{method} {rule.rule}"
+        for rule in rules
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint != "static"
+    }
+    assert OPERATIONS.keys() == routes
+
+
+def test_the_document_is_openapi(described: Any) -> None:
+    """It has what OpenAPI 3.1 requires: references that lead somewhere, each path's parameters, answers."""
+    assert described["openapi"] == "3.1.0"
+    assert {"title", "version"} <= described["info"].keys()
+    for reference in found(described, "$ref"):
+        there = described
+        for step in reference.removeprefix("#/").split("/"):
+            there = there[step]
+    used = {reference.rsplit("/", 1)[1] for reference in found(described, "$ref")}
+    assert used == described["components"]["schemas"].keys() | described["components"]["responses"].keys()
+    for path, methods in described["paths"].items():
+        assert re.fullmatch(r"(/[\w.-]*|/\{\w+\}[\w.]*)+", path)
+        assert methods.keys() <= METHODS
+        for operation in methods.values():
+            parameters = operation.get("parameters", [])
+            assert len({(one["in"], one["name"]) for one in parameters}) == len(parameters)
+            in_path = {one["name"] for one in parameters if one["in"] == "path" and one["required"]}
+            assert in_path == set(re.findall(r"\{(\w+)\}", path))
+            assert all(one["schema"] for one in parameters)
+            assert operation["summary"].endswith(".")
+            assert "default" in operation["responses"]
+            assert all(answer.get("description") or "$ref" in answer for answer in operation["responses"].values())
+
+
+def test_each_operation_names_the_scope_that_is_asked_for(described: Any) -> None:
+    """What stands beside bearer is the scope of the table that the doors go by."""
+    spelt = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route): scope for route, scope in authorization.UNSAFE.items()}
+    assert set(SCOPES) < {*spelt.values(), "read"}
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            if method == "get":
+                wanted: str | None = None if path in {"/-/healthy", "/-/ready"} else "read"
+            else:
+                wanted = spelt[f"{method.upper()} {path}"]
+            bearer: list[dict[str, list[str]]] = [{"bearer": [wanted] if wanted else []}]
+            assert operation["security"] == [{"basic": []}, *([] if wanted == USER else bearer)]
+
+
+QUESTIONS: list[tuple[str, str, Any]] = [
+    ("POST /v1/predictions", "/v1/predictions?ids=1", [{"model": "credit", "id": "o-1", "prediction": "yes"}, {}]),
+    ("POST /v1/predictions", "/v1/predictions", {"model": "credit", "prediction": "yes", "confidence": 0.9}),
+    ("POST /v1/feedback", "/v1/feedback", {"model": "credit", "prediction": "yes", "label": "no", "inputs": {"a": 1}}),
+    ("POST /v1/feedback", "/v1/feedback", [{"prediction_id": "o-2", "verdict": "accepted"}, {"label": 3}]),
+    ("POST /v1/events", "/v1/events", {"event": "contracts", "model": "credit"}),
+    ("POST /v1/notifications", "/v1/notifications", {"status": "firing", "alerts": []}),
+    ("GET /v1/corrections", "/v1/corrections", None),
+    ("GET /v1/corrections", "/v1/corrections?limit=1&source=all&since=2020-01-01T00:00:00Z", None),
+    ("GET /v1/corrections/<int:place>", "/v1/corrections/1", None),
+    ("PATCH /v1/corrections/<int:place>", "/v1/corrections/1", {"status": "accepted", "revision": 1}),
+    ("PATCH /v1/corrections/<int:place>", "/v1/corrections/1", {"status": "accepted", "revision": 1}),
+    ("PATCH /v1/corrections", "/v1/corrections", [{"id": "1", "status": "accepted", "revision": 2}]),
+    ("PATCH /v1/corrections", "/v1/corrections", [{"id": i, "status": "accepted", "revision": 2} for i in (1, 99)]),
+    ("GET /v1/corrections/<int:place>", "/v1/corrections/1", None),
+    ("GET /v1/corrections/<int:place>", "/v1/corrections/99", None),
+    ("POST /v1/corrections/samples", "/v1/corrections/samples", {"model": "credit", "count": 3}),
+    ("POST /v1/dataset/releases", "/v1/dataset/releases", {"model": "credit", "name": "one"}),
+    ("POST /v1/dataset/releases", "/v1/dataset/releases", {"model": "credit", "name": "two"}),
+    ("GET /v1/dataset/releases", "/v1/dataset/releases", None),
+    ("GET /v1/dataset/releases/<key>", "/v1/dataset/releases/one", None),
+    ("GET /v1/corrections/users", "/v1/corrections/users?model=credit", None),
+    ("GET /openapi.json", "/openapi.json", None),
+]
+
+
+def test_answers_are_as_described(served: Served) -> None:
+    """Each answer is of a documented status, and of its type without a member more; errors are problems."""
+    asked = set()
+    statuses = set()
+    for route, path, body in QUESTIONS:
+        method, operation = route.split()[0], OPERATIONS[route]
+        answer = ask(served.url + path, body, method, Accept="application/json")
+        statuses.add(answer.status)
+        if answer.status in operation.answers:
+            kind = operation.answers[answer.status]
+            asked.add(route)
+        else:
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert msgspec.convert(answer.json, Problem).status == answer.status
+            continue
+        kind = kind["application/json"] if isinstance(kind, dict) else kind
+        assert any(fits(answer.json, one) for one in alternatives(kind)), (route, answer.json)
+        eventually(lambda: served.samples()["model_exporter_queue_length"] == 0)
+    assert asked == {route for route, _, _ in QUESTIONS}
+    assert {200, 201, 202, 404, 409} <= statuses
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    return kind.__args__ if "|" in str(kind) else (kind,)
+
+
+def fits(document: Any, kind: Any) -> bool:
+    """Whether a document is of a type, and has no member that the type does not name."""
+    try:
+        return json.loads(msgspec.json.encode(msgspec.convert(document, kind))) == document
+    except msgspec.ValidationError:
+        return False
+
+
+def test_the_document_is_small_and_the_same_each_time(shared: Served) -> None:
+    """It holds nothing of this exporter's models or data, and does not change while the exporter runs."""
+    first = shared.get("/openapi.json").body
+    shared.post("/v1/predictions", {"model": "credit", "version": "secret-version"})
+    assert shared.get("/openapi.json").body == first
+    assert b"credit" not in first
+    assert json.loads(first) == json.loads(msgspec.json.encode(document()))

@@ -1,0 +1,442 @@
+"""The web configuration file: what is refused, who is let in, and a real server with it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import bcrypt
+import pytest
+from support.servers import Served, eventually, write_config
+
+from exporter.errors import ConfigError
+from exporter.server import tokens, web_config
+from exporter.server.tokens import Caller
+from exporter.server.web_config import WebConfig
+
+PASSWORD = "pässword: with a colon"
+
+
+def hashed(password: str, cost: int = 4) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+
+
+def basic(user: str, password: str, scheme: str = "Basic") -> str:
+    return f"{scheme} {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
+
+
+def certificate(folder: Path, name: str, *more: str | Path) -> None:
+    """``NAME.crt`` and ``NAME.key``, signed by themselves unless ``more`` names an authority."""
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
+    openssl("req", "-x509", *new, *names, *files, *more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with keys and certificates, good ones and others."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in ("server", "other", "authority"):
+        certificate(folder, name)
+    signed = ["-CA", folder / "authority.crt", "-CAkey", folder / "authority.key"]
+    certificate(folder, "client", *signed, "-addext", "basicConstraints=critical,CA:FALSE")
+    locked = ["-aes128", "-passout", "pass:secret", "-out", folder / "locked.key"]
+    openssl("ec", "-in", folder / "server.key", *locked)
+    (folder / "text").write_text("neither key nor certificate\n")
+    return folder
+
+
+def load(folder: Path, text: str) -> WebConfig:
+    path = folder / "web.yml"
+    path.write_text(text)
+    return web_config.load(path)
+
+
+GOOD = "cert_file: server.crt, key_file: server.key"
+BAD = [
+    ("basic_auth_user: {}", 'basic_auth_user: is not known; did you mean "basic_auth_users"?'),
+    ("[]\n# a list", "the document: expected an object"),
+    ("basic_auth_users: [alice]", "basic_auth_users: expected an object"),
+    (
+        "basic_auth_users: {alice: hunter2}",
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{bob: '{hashed('x')}', alice: 12345}}",
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{alice: $2b$99${'a' * 21}.{'a' * 31}}}",
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{alice: $2b$10${'a' * 53}}}",  # ends in bits that no salt has
+        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
+    ),
+    (
+        f"basic_auth_users: {{17: '{hashed('x')}'}}",
+        'basic_auth_users.17: expected a string as the user\'s name; write it in quotes: "17"',
+    ),
+    (
+        "http_server_config: {http2: true}",
+        "http_server_config: is not supported here; the server speaks HTTP/1.1 and sets its headers itself",
+    ),
+    ("rate_limit: {interval: 1s, burst: 1}", "rate_limit: is not supported here; the queue refuses what is too much"),
+    (
+        "tls_server_config: {cert: PEM, key: PEM}",
+        "tls_server_config.cert: is not supported here; name a cert_file instead",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, cipher_suites: []}}",
+        "tls_server_config.cipher_suites: is not supported here; the server chooses safe ones",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, min_versoin: TLS13}}",
+        'tls_server_config.min_versoin: is not known; did you mean "min_version"?',
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, min_version: TLS10}}",
+        'tls_server_config.min_version: expected TLS12 or TLS13, got "TLS10"',
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequestClientCert}}",
+        "tls_server_config.client_auth_type: expected NoClientCert or RequireAndVerifyClientCert, "
+        'got "RequestClientCert"',
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert}}",
+        "tls_server_config.client_ca_file: is required to verify clients",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_ca_file: authority.crt}}",
+        "tls_server_config.client_auth_type: is required beside client_ca_file: RequireAndVerifyClientCert",
+    ),
+    ("tls_server_config: {cert_file: server.crt}", "tls_server_config.key_file: is required"),
+    (
+        "tls_server_config: {cert_file: none.crt, key_file: server.key}",
+        "tls_server_config.cert_file: FOLDER/none.crt: cannot be read: No such file or directory",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: .}",
+        "tls_server_config.key_file: FOLDER: cannot be read: Is a directory",
+    ),
+    (
+        "tls_server_config: {cert_file: server.key, key_file: server.key}",
+        "tls_server_config.cert_file: FOLDER/server.key: is not a certificate in PEM",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: text}",
+        "tls_server_config.key_file: FOLDER/text: is not a key in PEM without a password",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: locked.key}",
+        "tls_server_config.key_file: FOLDER/locked.key: is not a key in PEM without a password",
+    ),
+    (
+        "tls_server_config: {cert_file: server.crt, key_file: other.key}",
+        "tls_server_config.key_file: FOLDER/other.key: is not the key of cert_file",
+    ),
+    (
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: text}}",
+        "tls_server_config.client_ca_file: FOLDER/text: is not a certificate in PEM",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), BAD, ids=[message.split(":")[0] + f"-{n}" for n, (_, message) in enumerate(BAD)]
+)
+def test_refused(folder: Path, text: str, message: str) -> None:
+    """A mistake is refused with the file, the key, what is wrong and what would be right; no password is shown."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    assert str(caught.value) == f"{folder / 'web.yml'}: {message.replace('FOLDER', str(folder))}"
+
+
+def test_paths_are_relative_to_the_file(folder: Path, tmp_path: Path) -> None:
+    """Paths are relative to the folder that the file is named in, also where it is a link to elsewhere."""
+    (tmp_path / "real.yml").write_text(f"tls_server_config: {{{GOOD}, min_version: TLS13}}")
+    (folder / "link.yml").symlink_to(tmp_path / "real.yml")
+    tls = web_config.load(folder / "link.yml").tls
+    assert tls is not None
+    assert (tls.cert_file, tls.key_file) == (str(folder / "server.crt"), str(folder / "server.key"))
+
+
+@pytest.mark.parametrize("text", ["", "basic_auth_users:", "basic_auth_users: {}\ntls_server_config:"])
+def test_empty_is_open(folder: Path, text: str) -> None:
+    """Without users everybody is let in, without certificates the server speaks plain HTTP."""
+    web = load(folder, text)
+    assert not web.guarded
+    assert web.context() is None
+
+
+@pytest.fixture(scope="module")
+def web(folder: Path) -> WebConfig:
+    return load(folder, f"basic_auth_users: {{alice: {hashed(PASSWORD)}, bob: {hashed('b').replace('$2b$', '$2y$')}}}")
+
+
+@pytest.mark.parametrize(
+    ("header", "right"),
+    [
+        (basic("alice", PASSWORD), True),
+        (basic("alice", PASSWORD, "bASIC"), True),
+        (basic("bob", "b"), True),
+        (basic("alice", "b"), False),
+        (basic("alice", ""), False),
+        (basic("Alice", PASSWORD), False),
+        (basic("", PASSWORD), False),
+        (basic("nobody", "."), False),
+        (basic("bob", "b" + "\0"), False),
+        (basic("alice", "x" * 100), False),
+        (basic("alice", PASSWORD, "Bearer"), False),
+        ("Basic " + base64.b64encode(b"alice").decode(), False),
+        ("Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(), False),
+        (basic("alice", PASSWORD).replace(" ", " *"), False),
+        ("Basic !!!", False),
+        ("Basic é", False),
+        ("Basic YWxpY2U", False),
+        ("Basic", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_authenticated(web: WebConfig, header: str | None, right: bool) -> None:
+    """A known user with the right password is let in by name, every time; anything else is not, and is no error."""
+    found = [web.authenticated(header), web.authenticated(header)]
+    assert [one is not None for one in found] == [right, right]
+    assert {one.name for one in found if one} <= {"alice", "bob"}
+
+
+def test_an_unknown_user_costs_what_a_known_one_does() -> None:
+    """The hash that stands in for an unknown user's has the cost of the users' own."""
+    web = WebConfig(users={"alice": hashed("a", 10)})
+    assert web._nobody.split(b"$")[2] == b"10"
+    assert not web.remembered(basic("alice", "a"))
+    assert web.authenticated(basic("alice", "a"))
+    assert web.remembered(basic("alice", "a"))
+    assert not web.remembered(basic("alice", "a", "Bearer"))
+
+
+def test_remembered_credentials_are_bounded() -> None:
+    """However many credentials were right, only some are remembered."""
+    users = {f"user-{number}": hashed("p") for number in range(150)}
+    web = WebConfig(users=users)
+    assert all(web.authenticated(basic(user, "p")) for user in users)
+    assert len(web._good) == 100
+    assert all(web.authenticated(basic(user, "p")) for user in users)
+
+
+HASH = hashlib.sha256(b"secret").hexdigest()
+BAD_TOKENS = [
+    ("tokens: []", "the document: expected an array"),
+    ("[hunter2]", "[0]: expected an object"),
+    (f"- {{sha256: {HASH}, scopes: [read]}}", "[0].name: is required"),
+    (f"- {{name: '', sha256: {HASH}, scopes: [read]}}", "[0].name: expected at least 1 character"),
+    (f"- {{name: a, sha256: {HASH}}}", "[0].scopes: is required"),
+    (f"- {{name: a, sha256: {HASH}, scopes: []}}", "[0].scopes: expected at least 1 entry"),
+    (f"- {{name: a, sha256: {HASH}, scopes: read}}", "[0].scopes: expected an array"),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [read, injest]}}",
+        '[0].scopes[1]: "injest" is no scope; did you mean "ingest"?',
+    ),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [user]}}",
+        '[0].scopes[0]: "user" is no scope; known are: feedback, ingest, read, review',
+    ),
+    (f"- {{name: a, sha265: {HASH}, scopes: [read]}}", '[0].sha265: is not known; did you mean "sha256"?'),
+    (
+        "- {name: a, sha256: hunter2, scopes: [read]}",
+        "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them; "
+        "got 7 characters",
+    ),
+    (
+        "- {name: a, sha256: 12345678, scopes: [read]}",
+        "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them",
+    ),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: a, sha256: {'0' * 63}a, scopes: [read]}}",
+        '[1].name: "a" is also the name of [0]; the history needs a name for each',
+    ),
+    (
+        f"- {{name: alice, sha256: {HASH}, scopes: [read]}}",
+        '[0].name: "alice" is also a user of the web configuration; the history needs a name for each',
+    ),
+    (
+        f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: b, sha256: {HASH.upper()}, scopes: [read]}}",
+        "[1].sha256: is that of [0]; each name needs a token of its own",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_TOKENS, ids=[f"{n}" for n in range(len(BAD_TOKENS))])
+def test_wrong_tokens_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A mistake in the tokens file is refused like one in the other; what may be a secret is not shown."""
+    path = tmp_path / "tokens.yml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        tokens.load(path, {"alice": ""})
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_a_file_without_tokens_lets_nobody_in(tmp_path: Path) -> None:
+    """A tokens file that is named guards, even when its last token was taken out."""
+    (tmp_path / "tokens.yml").write_text("# none yet\n")
+    empty = web_config.load(None, tmp_path / "tokens.yml")
+    assert empty.guarded
+    assert empty.authenticated(None) is empty.authenticated("Bearer ") is empty.authenticated(basic("a", "b")) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("Bearer secret", "scorer"),
+        ("bearer  secret ", "scorer"),
+        ("Bearer Secret", None),
+        ("Bearer secret2", None),
+        (f"Bearer {HASH}", None),
+        ("Basic secret", None),
+        ("secret", None),
+        ("Bearer", None),
+    ],
+)
+def test_a_token_is_known_by_its_hash(header: str, name: str | None) -> None:
+    """The token of an entry is let in under the entry's name; its hash, or another scheme, is not."""
+    known = {bytes.fromhex(HASH): Caller("scorer", frozenset({"ingest"}))}
+    caller = WebConfig(users={"alice": hashed("a")}, tokens=known).authenticated(header)
+    assert (caller and caller.name) == name
+
+
+@pytest.fixture
+def secured(folder: Path, tmp_path: Path) -> Iterator[Served]:
+    """An exporter with TLS, that wants a client's certificate and a user."""
+    write_config(tmp_path)
+    (folder / "secured.yml").write_text(
+        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: authority.crt}}\n"
+        f"basic_auth_users: {{alice: {hashed(PASSWORD)}}}\n"
+    )
+    server = Served(tmp_path)
+    flags = [f"--web.listen-address=127.0.0.1:{server.port}", f"--web.config.file={folder / 'secured.yml'}"]
+    command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={tmp_path / 'exporter.yml'}", *flags]
+    with server.log.open("ab") as log:
+        server.process = subprocess.Popen(command, stdout=log, stderr=log)
+    yield server
+    server.stop(signal.SIGTERM)
+
+
+def test_served(folder: Path, secured: Served) -> None:
+    """A real server lets in who has a certificate of the authority and the password, and nobody else."""
+
+    def status(name: str | None, header: str | None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> int | None:
+        """The status, None where there was no connection."""
+        context = ssl.create_default_context(cafile=folder / "server.crt")
+        context.maximum_version = newest
+        if name:
+            context.load_cert_chain(folder / f"{name}.crt", folder / f"{name}.key")
+        headers = {"Authorization": header} if header else {}
+        request = urllib.request.Request(f"https://127.0.0.1:{secured.port}/metrics", headers=headers)
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            assert error.headers["WWW-Authenticate"].startswith("Basic")
+            return error.code
+        except OSError:
+            return None
+
+    alice = basic("alice", PASSWORD)
+    eventually(lambda: status("client", alice), 15)
+    assert status("client", alice) == 200
+    assert status("client", alice, ssl.TLSVersion.TLSv1_2) == 200
+    assert status("client", basic("alice", "wrong")) == 401
+    assert status("client", None) == 401
+    assert status("other", alice) is None
+    assert status(None, alice) is None
+
+
+def presented(port: int) -> bytes:
+    """The certificate that a server shows."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 10) as plain, context.wrap_socket(plain) as connection:
+        connection.sendall(b"GET /-/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        return connection.getpeercert(binary_form=True) or b""
+
+
+def test_tls_ends_with_a_word(tmp_path: Path) -> None:
+    """An answer without a length, or the end of what the server does not take, is told from one that was cut."""
+    write_config(tmp_path)
+    certificate(tmp_path, "server")
+    (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
+    server = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}")
+    server.launch()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    event = b'{"model": "credit"}'
+
+    def said(sent: bytes) -> bytes:
+        raw = socket.create_connection(("127.0.0.1", server.port), 10)
+        with context.wrap_socket(raw, suppress_ragged_eofs=False) as client:
+            client.sendall(sent)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+    try:
+        eventually(lambda: "listening on https" in server.log.read_text())
+        assert said(b"GET /v1/dataset?model=credit HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        fields = b"Host: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(event)
+        posted = b"POST /v1/predictions HTTP/1.1\r\n" + fields
+        assert said(posted + event + posted).count(b"HTTP/1.1 202 ") == 1
+        assert (
+            said(posted.replace(b"\r\n", b"\r\nOrigin: http://y\r\n", 1)[:-4] + b"00000\r\n\r\n").count(b" 403 ") == 1
+        )
+        assert said(b"\x00").startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(("127.0.0.1", server.port), 10) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert plain.recv(100) == b""
+        assert "error" not in server.log.read_text()
+    finally:
+        server.stop()
+
+
+def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
+    """SIGHUP swaps the certificate without a request refused; a key of another one leaves what there was."""
+    write_config(tmp_path)
+    certificate(tmp_path, "server")
+    (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
+    server = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}")
+    server.launch()
+    try:
+        eventually(lambda: "listening on https" in server.log.read_text())
+        seen = {presented(server.port)}
+        for _ in range(2):
+            certificate(tmp_path, "server")
+            server.process.send_signal(signal.SIGHUP)
+            seen.add(eventually(lambda: (shown := presented(server.port)) not in seen and shown))
+        certificate(tmp_path, "other")
+        (tmp_path / "other.key").rename(tmp_path / "server.key")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "is not the key of cert_file" in server.log.read_text())
+        assert presented(server.port) in seen
+        with socket.create_connection(("127.0.0.1", server.port)):  # one that never says anything holds up no stop
+            start = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - start < 10
+        assert "Traceback" not in server.log.read_text()
+    finally:
+        server.stop()

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2, entropy
+
+from exporter.monitoring.binner import Layout
+from exporter.monitoring.window import Ring
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.profile import Profile
+from exporter.stats.divergence import Reference, chi2_quantile, ratio
+
+COUNT = st.integers(0, 10**9)
+
+
+@st.composite
+def features(draw: st.DrawFn) -> list[tuple[list[int], list[int]]]:
+    """Training and live counts of one to four features."""
+    sizes = draw(st.lists(st.integers(3, 30), min_size=1, max_size=4))
+    counts = [(st.lists(COUNT, min_size=size, max_size=size)) for size in sizes]
+    return [(draw(one), draw(one)) for one in counts]
+
+
+def flat(parts: list[list[int]]) -> np.ndarray:
+    return np.array([count for part in parts for count in part], dtype=np.float64)
+
+
+def reference_of(training: list[list[int]]) -> Reference:
+    return Reference.of(flat(training), [len(part) for part in training])
+
+
+@settings(max_examples=80, deadline=None)
+@given(features())
+def test_the_divergence_is_the_entropy_of_the_smoothed_shares(pairs):
+    """Each feature's score is scipy's relative entropy of p to q to 1e-12, and never negative."""
+    score = reference_of([r for r, _ in pairs]).kl_divergence(flat([c for _, c in pairs]))
+    assert (score >= 0).all()
+    for place, (r, c) in enumerate(pairs):
+        bins, rows, n = len(r), sum(r), sum(c)
+        q = (np.array(r) + 0.5) / (rows + bins / 2)
+        p = (np.array(c) + bins / 2 * q) / (n + bins / 2)
+        assert score[place] == pytest.approx(entropy(p, q), rel=1e-12, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(COUNT, min_size=3, max_size=30), st.integers(0, 10**6))
+def test_the_divergence_of_the_training_shares_is_zero(training, n):
+    """Live counts in the smoothed training proportions score 0, however many there are; none at all score 0."""
+    reference = reference_of([training])
+    assert reference.kl_divergence(reference.probability * n)[0] == pytest.approx(0, abs=1e-13)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(COUNT, min_size=3, max_size=30).filter(any))
+def test_the_training_counts_themselves_score_next_to_nothing(training):
+    """Both sides are smoothed, so the counts of training score at most K/(2N), and nothing where they are many."""
+    rows, prior = sum(training), len(training) / 2
+    score = reference_of([training]).kl_divergence(flat([training]))[0]
+    assert 0 <= score <= prior / (rows + prior)
+    many = [count * 10**6 for count in training]
+    assert reference_of([many]).kl_divergence(flat([many]))[0] < 2e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=200), st.randoms(), st.integers(1, 20))
+def test_neither_order_nor_batches_matter(stream, random, batch):
+    """The score of a stream does not depend on its order, nor on how it is cut into batches."""
+    reference = reference_of([[5, 9, 2, 0, 7, 11, 3, 1, 30, 4]])
+    whole = np.bincount(stream, minlength=10).astype(float)
+    random.shuffle(stream)
+    parts = sum(np.bincount(stream[at : at + batch], minlength=10).astype(float) for at in range(0, len(stream), batch))
+    assert reference.kl_divergence(parts).tolist() == reference.kl_divergence(whole).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.one_of(st.floats(-5, 5), st.none(), st.just("?")), min_size=1, max_size=120),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=20),
+)
+def test_neither_batches_nor_replicas_matter(values, cuts):
+    """Values cut into batches and dealt out to three replicas add up to the counts, score and floor of one stream."""
+    training = numeric_feature(np.random.default_rng(5).normal(size=500))
+    layout = Layout(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
+    events = [{"x": value} for value in values]
+    replicas = [Ring(3600, layout.width) for _ in range(3)]
+    start = turn = 0
+    while start < len(events):
+        size, replica = cuts[turn % len(cuts)]
+        replicas[replica].add(10.0 * turn, layout.count(events[start : start + size], [])[0])
+        start, turn = start + size, turn + 1
+    pooled = layout.split(np.sum([ring.total(10.0 * turn) for ring in replicas], axis=0)).counts
+    whole = layout.split(layout.count(events, [])[0]).counts
+    assert pooled.tolist() == whole.tolist()
+    assert whole.sum() == len(values)
+    assert layout.reference.kl_divergence(pooled).tolist() == layout.reference.kl_divergence(whole).tolist()
+
+
+WEIGHTS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(WEIGHTS)
+def test_many_values_make_the_smoothing_vanish(weights):
+    """At 100,000 training and live values the score is the plain divergence of their shares to 1 %."""
+    r, c = (np.round(100_000 * side / max(side.sum(), 1)) for side in np.array(weights, dtype=float).T)
+    assume(c.sum() > 0)
+    plain = entropy(c, r)
+    assume(plain > 0.02)
+    assert reference_of([r.tolist()]).kl_divergence(c)[0] == pytest.approx(plain, rel=0.01)
+
+
+def test_a_feature_scores_the_same_alone_and_among_others():
+    """The flat array changes nothing: a feature's score and noise do not depend on its neighbours."""
+    parts = [[50, 30, 20], [1, 0, 0, 9], [100, 100, 0, 0, 3]]
+    live = [[20, 30, 50], [4, 4, 1, 1], [0, 0, 7, 0, 0]]
+    together = reference_of(parts)
+    observed = np.array([sum(part) for part in live], dtype=float)
+    for place, (r, c) in enumerate(zip(parts, live, strict=True)):
+        alone = reference_of([r])
+        assert together.kl_divergence(flat(live))[place] == pytest.approx(alone.kl_divergence(flat([c]))[0], rel=1e-14)
+        assert together.noise(observed)[place] == alone.noise(observed[place : place + 1])[0]
+
+
+def test_windows_are_scored_at_once():
+    """Counts of shape (W, B) give scores of shape (W, F), row by row those of each window."""
+    reference = reference_of([[50, 30, 20], [10, 10, 10]])
+    windows = np.array([[1.0, 2, 3, 4, 5, 6], [0, 0, 0, 9, 0, 0]])
+    scores = reference.kl_divergence(windows)
+    assert scores.shape == (2, 2)
+    assert scores.tolist() == [reference.kl_divergence(row).tolist() for row in windows]
+
+
+def test_the_prior_keeps_few_values_near_no_drift():
+    """One value in a bin that training filled scores below 0.3, a hundred there far above."""
+    reference = reference_of([[500, 300, 200, 0, 0]])
+    for place in range(3):
+        one, many = (reference.kl_divergence(np.eye(5)[place] * n)[0] for n in (1, 100))
+        assert one < 0.3
+        assert many > 0.6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 10**6), min_size=3, max_size=60), st.integers(1, 10**6))
+def test_the_noise_floor_is_the_formula(training, n):
+    """(n/(n+m))² · χ²₀.₉₉(K′−1)/2 · (1/n + 1/N) with scipy's quantile, K′ the bins with training mass."""
+    rows, m = sum(training), len(training) / 2
+    noise = reference_of([training]).noise(np.array([float(n)]))[0]
+    filled = sum(count > 0 for count in training)
+    if rows == 0:
+        assert noise == 0
+    else:
+        quantile = chi2.ppf(0.99, filled - 1) if filled > 1 else 0.0
+        assert noise == pytest.approx((n / (n + m)) ** 2 * quantile / 2 * (1 / n + 1 / rows), rel=1e-9)
+
+
+def test_the_noise_of_nothing_is_zero():
+    """Without observations, or without training rows, there is no floor."""
+    assert reference_of([[5, 5, 5]]).noise(np.array([0.0])).tolist() == [0.0]
+    assert reference_of([[0, 0, 0]]).noise(np.array([7.0])).tolist() == [0.0]
+
+
+def test_sampling_alone_rarely_passes_the_floor():
+    """Windows without drift pass their noise floor in at most 3.5 %, a shift of one deviation nearly always."""
+    rng = np.random.default_rng(1)
+    edges = np.quantile(rng.normal(size=2000), np.arange(1, 20) / 20)
+    training = np.bincount(edges.searchsorted(rng.normal(size=2000)), minlength=20)
+    reference = reference_of([training.tolist()])
+
+    def passing(shift: float) -> float:
+        samples = edges.searchsorted(rng.normal(shift, size=(400, 100)))
+        counts = np.array([np.bincount(row, minlength=20) for row in samples], dtype=float)
+        return float((reference.kl_divergence(counts)[:, 0] > reference.noise(np.array([100.0]))[0]).mean())
+
+    assert passing(0) <= 0.035
+    assert passing(1) > 0.95
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.95, 0.99, 0.999])
+def test_the_quantile_is_that_of_scipy(probability):
+    """The χ² quantile agrees with scipy's from 1 to 5,000 degrees of freedom."""
+    for degrees in [*range(1, 60), 100, 333, 1000, 5000]:
+        assert chi2_quantile(probability, degrees) == pytest.approx(chi2.ppf(probability, degrees), rel=1e-9)
+    assert chi2_quantile(probability, 0) == 0
+
+
+def test_no_features_are_no_scores():
+    """A model whose profile has no target has scores of shape (0,)."""
+    reference = Reference.of(np.empty(0), [])
+    assert reference.kl_divergence(np.empty(0)).shape == (0,)
+    assert reference.noise(np.empty(0)).shape == (0,)
+
+
+def test_a_ratio_to_nothing_is_not_a_number():
+    """A share of no observations is NaN, not zero."""
+    assert np.array_equal(ratio(np.array([1, 0]), np.array([4, 0])), [0.25, np.nan], equal_nan=True)

@@ -1,0 +1,379 @@
+"""What stands behind the review page: filters, orders, the queue at a glance, samples and the accuracy they show."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support.servers import eventually
+
+from exporter.config import StoreConfig
+from exporter.events import Feedback, Prediction
+from exporter.stats.accuracy import reviewed_accuracy, wilson
+from exporter.storage import Store, Verdict, prediction_rows
+from exporter.storage.accepted_examples import Selection, accepted
+from exporter.storage.accuracy_counts import reviewed
+from exporter.storage.backlog import read_state
+from exporter.storage.correction_stats import overview
+from exporter.storage.corrections import Decision, Filter, corrections, decide, story
+from exporter.storage.feedback import Words
+from exporter.storage.review_samples import Draw, _spoken_of, draw
+from exporter.storage.schema import draws, feedback, predictions
+
+START = 1_790_000_000.0
+_ROW: dict[str, Any] = {
+    "joined": True, "model": "digits", "version": "1", "predicted": START, "prediction": '"1"', "confidence": 0.9,
+    "confident": True, "inputs": None, "segment": None, "verdict": "corrected", "label": '"7"', "user": None,
+    "comment": None, "created": START, "updated": START, "counted": True, "status": "pending", "revision": 1,
+    "reviewed_label": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def counted() -> list[Verdict]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, counted: list[Verdict]) -> Iterator[Store]:
+    """An empty store."""
+    store = Store(StoreConfig(url=f"sqlite:///{tmp_path}/store.db"), counted.append)
+    yield store
+    store.close()
+
+
+def put(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Corrections, identified from 1 on."""
+    full = [{"prediction_id": f"p-{place}", **_ROW, **row} for place, row in enumerate(rows, 1)]
+    store.write(lambda connection, _: connection.execute(feedback.insert(), full))
+
+
+def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
+    """Predictions, by default confident ones."""
+    plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
+             "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
+    full = [{**plain, "id": f"p-{place}", **row} for place, row in enumerate(rows, start)]
+    store.write(lambda connection, _: connection.execute(predictions.insert(), full))
+
+
+def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
+    """Identifiers of the corrections that a filter leaves."""
+    with store.reading() as connection:
+        return [int(one["id"]) for one in corrections(connection, Filter(**chosen), 1000, None, order)[0]]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        ({}, {1, 2, 3, 4, 5}),
+        ({"model": "loans"}, {2}),
+        ({"version": "2"}, {3}),
+        ({"status": "accepted"}, {3}),
+        ({"label": '"9"'}, {4}),
+        ({"label": "9"}, {3, 4}),
+        ({"predicted": '"4"'}, {4}),
+        ({"segment": "NL"}, {5}),
+        ({"source": "sample"}, {6}),
+        ({"source": "all"}, {1, 2, 3, 4, 5, 6}),
+        ({"since": START + 3}, {3, 4, 5}),
+        ({"until": START + 3}, {1, 2}),
+        ({"confidence_from": 0.95}, {4}),
+        ({"confidence_to": 0.9}, {1, 2, 3}),
+        ({"q": "ADA"}, {1, 3}),
+        ({"q": "100%_"}, {5}),
+        ({"q": "%"}, {5}),
+        ({"q": "_"}, {5}),
+        ({"q": "P-4"}, {4}),
+        ({"q": "teacher"}, {2}),
+        ({"model": "digits", "status": "pending", "since": START + 2, "q": "ada"}, set()),
+    ],
+)
+def test_each_filter_leaves_what_it_says(store: Store, chosen: dict[str, Any], found: set[int]) -> None:
+    """By everything that is known of a correction; text to search for is no pattern."""
+    put(
+        store,
+        [
+            {"created": START + 1, "comment": "says Ada"},
+            {"created": START + 2, "model": "loans", "user": "teacher-4"},
+            {"created": START + 3, "version": "2", "status": "accepted", "label": "9", "inputs": '{"name":"ada"}'},
+            {"created": START + 4, "prediction": '"4"', "reviewed_label": '"9"', "confidence": 0.97},
+            {"created": START + 5, "segment": "NL", "comment": "100%_", "confidence": None},
+            {"created": START + 6, "verdict": "sampled"},
+            {"created": START + 7, "verdict": "accepted"},
+            {"created": START + 8, "joined": False},
+        ],
+    )
+    assert set(pick(store, **chosen)) == found
+
+
+@pytest.mark.parametrize("order", ["newest", "confident"])
+def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> None:
+    """Over ties and missing confidences, and while others are decided between two pages."""
+    rng = random.Random(3)
+    rows = [{"created": START + rng.randrange(5), "confidence": rng.choice([None, 0.8, 0.9, 1.0])} for _ in range(57)]
+    put(store, rows)
+    found: list[int] = []
+    after = None
+    while True:
+        with store.reading() as connection:
+            page, after = corrections(connection, Filter(), 10, after, order)
+        found += [int(one["id"]) for one in page]
+        last = found[-1]
+        store.write(lambda connection, _, place=last: decide(connection, place, Decision("accepted", None, 1, None)))
+        if after is None:
+            break
+    name = "confidence" if order == "confident" else "created"
+    keys = [(-1.0 if rows[place - 1][name] is None else rows[place - 1][name], place) for place in found]
+    assert len(found) == 57
+    assert keys == sorted(keys, reverse=True)
+
+
+def test_every_page_is_found_in_an_index(store: Store) -> None:
+    """No page of a model's queue reads the whole table, or sorts more than what a page may hold, in either order."""
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        for after in (None, (START, 5)):
+            corrections(connection, Filter("digits", status="pending"), 100, after, "newest")
+            corrections(connection, Filter("digits", source="all"), 100, after, "newest")
+            corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
+            corrections(connection, Filter("digits"), 100, after, "confident")
+        for statement, values in statements.copy():
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            searches = [step for step, after in zip(plan, [*plan[1:], ""], strict=True) if "ORDER BY" not in after]
+            assert sum("SEARCH feedback USING" in step for step in searches) == statement.count("FROM feedback")
+            assert not any("SCAN feedback" in step for step in plan), plan
+
+
+def test_the_queue_at_a_glance(store: Store) -> None:
+    """What is taken for what, by the label that counts; how often over time; how many wait."""
+    put(
+        store,
+        [
+            *[{"created": START + 10 * n} for n in range(3)],
+            {"created": START + 3600, "label": '"4"', "reviewed_label": '"7"', "status": "accepted"},
+            {"created": START + 3600, "label": "true", "prediction": "3.5", "status": "rejected"},
+            {"created": START + 3600, "label": json.dumps("long" * 100)},
+        ],
+    )
+    with store.reading() as connection:
+        seen = overview(connection, Filter())
+        assert seen.pairs == [("1", "7", 4), (3.5, True, 1)]
+        assert [(start % 60, count) for start, count in seen.rates] == [(0, 3), (0, 3)]
+        assert seen.rates[1][0] - seen.rates[0][0] == 3600
+        assert seen.counts == {"accepted": 1, "pending": 4, "rejected": 1}
+        refused = overview(connection, Filter(status="rejected"))
+        assert (refused.pairs, refused.counts) == ([(3.5, True, 1)], seen.counts)
+        chosen = overview(connection, Filter(predicted="3.5", label="true"))
+        assert (chosen.pairs, chosen.counts["rejected"], sum(chosen.counts.values())) == (seen.pairs, 1, 1)
+        assert [count for _, count in chosen.rates] == [1]
+        nothing = overview(connection, Filter("loans"))
+        assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [])
+
+
+@pytest.mark.parametrize(("hours", "step"), [(0, 60), (1, 60), (4, 300), (48, 3600), (47 * 24 + 1, 86400)])
+def test_a_long_period_is_counted_in_long_steps(store: Store, hours: int, step: int) -> None:
+    """As many numbers come back for years as for an hour, each of a whole step, and none is lost."""
+    times = [START + 0.9 + hours * 3600 * n / 100 for n in range(101)]
+    put(store, [{"created": time} for time in times])
+    with store.reading() as connection:
+        seen = overview(connection, Filter())
+    assert seen.step == step
+    assert seen.rates == sorted(Counter(int(time // step) * step for time in times).items())
+
+
+def test_undoing_brings_the_users_label_back(store: Store) -> None:
+    """A correction that waits again has no reviewer's label, and its history has every step."""
+    put(store, [{}])
+
+    def decided(status: str, label: str | None, revision: int) -> dict[str, Any]:
+        return (
+            store.write(lambda connection, _: decide(connection, 1, Decision(status, label, revision, "ann")))[1] or {}
+        )
+
+    assert decided("accepted", '"8"', 1)["label"] == "8"
+    assert decided("pending", None, 2)["label"] == "7"
+    with store.reading() as connection:
+        steps = [(step["status"], step["label"], step["reviewer"]) for step in story(connection, 1)[1:]]
+    assert steps == [("accepted", "8", "ann"), ("pending", None, "ann")]
+
+
+def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
+    """Neither of its two queries looks at the rows of all corrections."""
+    predict(store, [{}])
+    draw(store, Draw("digits"), 1, None, redact)
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        reviewed(connection)
+        _, counts, turned = (
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in statements.copy()
+        )
+    assert counts == ["SEARCH feedback USING COVERING INDEX feedback_known (model=? AND version=? AND confident=?)"]
+    assert len(turned) == 1
+    assert "USING INDEX feedback_relabelled" in turned[0]
+
+
+def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
+    """What waits, what was released and what is training data is found without a look at any other word."""
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        read_state(connection)
+        list(accepted(connection, Selection("digits")))
+        Words(connection, redact)
+        _, released, _, examples, waiting = (
+            " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
+            for statement, values in statements.copy()
+        )
+    assert "feedback_released" in released
+    assert "USING INDEX feedback_dataset (model=? AND id>?)" in examples
+    assert "USING COVERING INDEX feedback_waiting" in waiting
+
+
+# --- samples ---------------------------------------------------------------------------------
+
+
+def redact(_: str, inputs: str | None) -> str | None:
+    return inputs and inputs.replace(',"name":"Ada"', "")
+
+
+def test_a_sample_holds_only_confident_predictions_that_nobody_spoke_of(store: Store) -> None:
+    """Not those of another model, without confidence, without a prediction, or with feedback, joined or not."""
+    predict(store, [{}, {}, {"confident": False}, {"prediction": None}, {"model": "loans"}, {"version": "2"}, {}])
+    put(store, [{}, {"model": None, "joined": False}])
+    assert draw(store, Draw("digits"), 1000, "ann", redact) == 2
+    with store.reading() as connection:
+        found, _ = corrections(connection, Filter(source="sample"), 10, None)
+        history = story(connection, int(found[0]["id"]))
+        sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
+    assert {one["prediction_id"] for one in found} == {"p-6", "p-7"}
+    assert bytes(found[0]["inputs"]) == b'{"age":1}'
+    assert (found[0]["label"], found[0]["user_label"], found[0]["source"]) == ("1", None, "sample")
+    assert [(step["verdict"], step["user"]) for step in history] == [("sampled", "ann")]
+    assert sizes == {"1": 3, "2": 1}
+    assert draw(store, Draw("digits"), 1000, "ann", redact) == 0
+    assert store.review_state().pending == {"digits": 1}
+
+
+def test_a_draw_looks_words_up_by_their_predictions(store: Store) -> None:
+    """However many words there are on the model: those on other predictions are not read."""
+    statements: list[tuple[str, Any]] = []
+    with store.reading() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+        assert _spoken_of(connection, "digits", ["p-1", "p-2"]) == set()
+        plan = [
+            row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statements[0][0]}", statements[0][1])
+        ]
+    assert plan == ["SEARCH feedback USING INDEX ix_feedback_prediction_id (prediction_id=?)"]
+
+
+def test_a_sample_of_one_version_and_of_those_whose_inputs_are_kept(store: Store) -> None:
+    """Version and kept inputs narrow the draw; an empty store has nothing to draw."""
+    assert draw(store, Draw("digits"), 5, None, redact) == 0
+    predict(store, [{"version": "2"}, {"inputs": None}, {}])
+    assert draw(store, Draw("digits", "2"), 5, None, redact) == 1
+    assert draw(store, Draw("digits", None, with_inputs=True), 5, None, redact) == 1
+    assert draw(store, Draw("digits"), 5, None, redact) == 1
+
+
+def test_each_prediction_has_the_same_chance(store: Store) -> None:
+    """Whatever gaps the retention left: the chi-square of 200 draws of 5 among 20 stays below its 99.99 % quantile."""
+    predict(store, [{} for _ in range(400)])
+    there = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
+    names = [f"p-{place}" for place in there]
+    store.write(lambda connection, _: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
+    found: Counter[str] = Counter()
+    for _ in range(200):
+        draw(store, Draw("digits"), 5, None, redact)
+        with store.reading() as connection:
+            found.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
+        store.write(lambda connection, _: connection.execute(feedback.delete()))
+    assert found.total() == 1000
+    assert sum((found[name] - 50) ** 2 / 50 for name in names) < 50
+
+
+def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(store: Store, counted: list[Verdict]) -> None:
+    """It is the first word on it, a correction once, and pending as such; the sample is one less."""
+    predict(store, [{}])
+    draw(store, Draw("digits"), 1, None, redact)
+    word = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
+    taken = store.feedback([word], None)[0]
+    assert (taken.id, taken.joined, taken.repeat) == (1, True, False)
+    assert store.feedback([word], None)[0].repeat
+    store.feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None)
+    assert [(one.correction, one.delay is not None) for one in counted] == [(True, True), (False, False)]
+    assert store.review_state().pending == {"digits": 1}
+    assert (pick(store), pick(store, source="sample")) == ([1], [])
+    with store.reading() as connection:
+        assert connection.execute(sa.select(feedback.c.sampled)).scalar() is True
+        assert [step["verdict"] for step in story(connection, 1)] == ["sampled", "corrected", "corrected"]
+
+
+def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(store: Store, counted: list[Verdict]) -> None:
+    """Only the first word has a delay, and never a negative one."""
+    for label in "78":
+        store.feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
+    event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
+    store.add(prediction_rows([event], [True], [b""], START))
+    eventually(lambda: len(counted) == 2)
+    assert [one.delay for one in counted] == [0.0, None]
+
+
+def test_accuracy_of_users_words_and_a_decided_sample(store: Store) -> None:
+    """Known ones by what was decided about them, the rest by the sample; later predictions are not among them."""
+    predict(store, [{} for _ in range(100)])
+    put(
+        store,
+        [
+            *[{} for _ in range(4)],  # wrong
+            {"status": "rejected"},  # the user was wrong
+            {"status": "accepted", "reviewed_label": '"1"'},  # and here, too
+            {"verdict": "accepted"},
+            {"verdict": "accepted", "predicted": 4e9},  # later than the draw
+            {"verdict": "accepted", "confident": False},
+        ],
+    )
+    assert store.review_state().reviewed == {}
+    assert draw(store, Draw("digits"), 50, None, redact) == 50
+    assert store.review_state().reviewed == {}
+    places = pick(store, source="sample")
+    for place in places[:30]:
+        store.write(lambda c, _, place=place: decide(c, place, Decision("accepted", '"1"', 1, None)))
+    for place in places[30:40]:
+        store.write(lambda c, _, place=place: decide(c, place, Decision("accepted", '"7"', 1, None)))
+    store.write(lambda c, _: decide(c, places[40], Decision("rejected", None, 1, None)))
+    one = store.review_state().reviewed["digits", "1"]
+    assert (one.population, one.known, one.known_right, one.decided, one.right) == (100, 7, 3, 40, 30)
+    estimate = reviewed_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
+    assert estimate.value == pytest.approx((3 + 93 * 0.75) / 100)
+
+
+def test_the_interval_covers_the_truth() -> None:
+    """Of 2,000 samples of 50 from a model that is right in 95 %, about as many hold the truth as they say."""
+    rng = random.Random(11)
+    population, known = 10_000, 100  # the users found 100 of the mistakes
+    wrong = 400
+    truth = 1 - (known + wrong) / population
+    hits = 0
+    for _ in range(2000):
+        right = sum(rng.random() >= wrong / (population - known) for _ in range(50))
+        estimate = reviewed_accuracy(population, known, 0, 50, right)
+        hits += estimate.lower <= truth <= estimate.upper
+    assert 0.92 < hits / 2000 < 0.99
+
+
+def test_the_interval_at_its_ends() -> None:
+    """All right or all wrong, a known part that is everything, and nothing known: no share leaves 0 to 1."""
+    assert wilson(10, 10).upper == pytest.approx(1.0)
+    assert wilson(0, 10).lower == pytest.approx(0.0)
+    assert reviewed_accuracy(5, 10, 7, 3, 3) == pytest.approx((0.7, 0.7, 0.7))
+    assert reviewed_accuracy(0, 0, 0, 4, 2)[0] == 0.5

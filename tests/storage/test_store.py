@@ -1,0 +1,727 @@
+"""The store on both databases: feedback, sizes, upgrades, and several exporters on one PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+import resource
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from support.postgres import GUARDED, PASSWORD, Postgres
+from support.servers import CONFIG, Served, eventually, write_config
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
+from exporter.events import Feedback, Prediction
+from exporter.features.png_codec import packed
+from exporter.monitoring.loading import load_monitors
+from exporter.profiles.readers.store import StoreSource
+from exporter.storage import Store, Verdict, migrations, prediction_rows
+from exporter.storage import store as database_module
+from exporter.storage.corrections import story
+from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
+from exporter.storage.migrations import SCHEMA_VERSION, migrate
+from exporter.storage.retention import Retention
+from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
+from exporter.storage.window_snapshots import forget_others, keep, kept
+
+
+class Exporter:
+    """A store, and what it counted."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.counted: list[Verdict] = []
+        self.store = Store(StoreConfig(url=url, **settings), self.counted.append)
+
+    def predict(self, *ids: str, inputs: bytes = b"{}", received: float | None = None) -> None:
+        """Hand over predictions of the model m."""
+        events = [Prediction("m", id=name, version="1", prediction="7", confidence=0.9) for name in ids]
+        rows = prediction_rows(events, [True] * len(ids), [inputs] * len(ids), received or time.time())
+        assert self.store.add(rows) == 0
+
+    def say(self, name: str, label: str = "1", key: str | None = None) -> Any:
+        """Correct a prediction."""
+        return self.store.feedback([Feedback(name, verdict="corrected", label=label)], key)[0]
+
+    def count(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:
+        """Rows of a table."""
+        with self.store.reading() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(table).where(*conditions)).scalar_one()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Exporter]]:
+    """Makes exporters' stores, and closes them at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def made(url: str, **settings: Any) -> Exporter:
+            exporter = Exporter(url, **settings)
+            stack.callback(exporter.store.close)
+            return exporter
+
+        yield made
+
+
+@pytest.fixture
+def pair(postgres: Postgres, start: Callable[..., Exporter]) -> tuple[Exporter, Exporter]:
+    """Two exporters on one PostgreSQL."""
+    url = postgres.url()
+    return start(url, replica="a"), start(url, replica="b")
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """The answers of calls that begin at the same time."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> Any:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+# --- one exporter ----------------------------------------------------------------------------
+
+
+def test_feedback_meets_its_prediction_in_either_order(database: str, start: Callable[..., Exporter]) -> None:
+    """Before or after, whatever the identifier's characters; each prediction is counted once."""
+    exporter = start(database)
+    names = ["late", "late \0 and \ud7ff模'%s\\"]
+    assert [exporter.say(name.replace("late", "early")).joined for name in names] == [False, False]
+    exporter.predict(*names, *(name.replace("late", "early") for name in names))
+    assert exporter.store.flush(5)
+    assert [exporter.say(name).joined for name in names] == [True, True]
+    assert all(exporter.say(name).repeat for name in names)
+    exporter.say("late", label="2")
+    assert sum(verdict.correction for verdict in exporter.counted) == 4
+    assert exporter.count(feedback, feedback.c.joined) == exporter.count(feedback) == 4
+    assert exporter.store.review_state().pending == {"m": 4}
+
+
+def test_predictions_are_stored_as_they_came(database: str, start: Callable[..., Exporter]) -> None:
+    """However many fill a statement, each with labels of its own, in the order of the index and not of their coming."""
+    exporter = start(database)
+    moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    labels = [1, 1.0, True, "1", None, -0.5, 'modèle "é"']
+    events = [
+        Prediction(
+            "m", f"{99 - n:02}\0", "2", moment if n % 2 else None, prediction=labels[n % 7], code=500, confidence=0.5
+        )
+        for n in range(75)
+    ]
+    inputs = [b"" if n % 3 else f'{{"n":{n}}}'.encode() for n in range(75)]
+    rows = prediction_rows(events, [bool(n % 2) for n in range(75)], inputs, 1e9, [f"s{n}" for n in range(75)])
+    assert rows.ids == sorted(rows.ids)
+    assert [len(part) for part in rows.parts(40)] == [40, 35]
+    for part in rows.parts(40):
+        assert exporter.store.add(part) == 0
+    assert exporter.store.flush(5)
+    chosen = [
+        predictions.c[name] for name in ("id", "time", "received", "prediction", "confident", "inputs", "segment")
+    ]
+    with exporter.store.reading() as connection:
+        stored = [tuple(row) for row in connection.execute(sa.select(*chosen).order_by(predictions.c.seq))]
+    spelt = ["1", "1.0", "true", '"1"', None, "-0.5", '"modèle \\"é\\""']
+    assert stored == [
+        (
+            f"{99 - n:02}\ufffd",
+            moment.timestamp() if n % 2 else 1e9,
+            1e9,
+            spelt[n % 7],
+            bool(n % 2),
+            None if n % 3 else f'{{"n":{n}}}',
+            f"s{n}",
+        )
+        for n in reversed(range(75))
+    ]
+
+
+def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> None:
+    """A retry says nothing new; the same key with another word is refused; a restart forgets neither."""
+    first = start(database)
+    first.predict("p")
+    first.store.flush(5)
+    assert not first.say("p", key="k").repeat
+    first.store.close()
+    again = start(database)
+    assert again.say("p", key="k").repeat
+    assert again.say("p", label="2", key="k").conflict
+    assert len(first.counted) == 1
+    assert not again.counted
+
+
+def test_a_request_whose_key_came_with_another_body_takes_nothing(
+    database: str, start: Callable[..., Exporter]
+) -> None:
+    """Not even what stands before the word that differs, where the first request had said nothing new there."""
+    exporter = start(database)
+    names = [f"p-{number}" for number in range(20)]
+    exporter.predict(*names, "new")
+    assert exporter.store.flush(5)
+    exporter.say(names[0])
+    words = [Feedback(name, verdict="corrected", label="1") for name in names]
+    assert [word.repeat for word in exporter.store.feedback(words, "k")] == [True] + [False] * 19
+    for other in (1, 19):
+        words = [Feedback(name, verdict="corrected", label="1") for name in ["new", *names[1:]]]
+        words[other].label = "2"
+        assert [word.conflict for word in exporter.store.feedback(words, "k")] == [True]
+    assert exporter.count(feedback) == len(exporter.counted) == 20
+
+
+def test_words_that_are_taken_together_know_each_other(database: str, start: Callable[..., Exporter]) -> None:
+    """Of several on one prediction in one request the last stands, each is in the history, and one is a correction."""
+    exporter = start(database)
+    exporter.predict("p", *(f"q-{number}" for number in range(40)))
+    assert exporter.store.flush(5)
+    said = [("p", "1"), ("p", "2"), ("p", "2"), ("early", "1"), ("early", "2"), *((f"q-{n}", "1") for n in range(40))]
+    words = [Feedback(name, verdict="corrected", label=label) for name, label in [*said, ("p", "3")]]
+    taken = exporter.store.feedback(words, "key")
+    assert [word.repeat for word in taken] == [False, False, True] + [False] * 43
+    assert [word.joined for word in taken] == [True] * 3 + [False] * 2 + [True] * 41
+    assert len({word.id for word in taken}) == exporter.count(feedback) == 42
+    assert [taken[0].id, taken[3].id] == [taken[-1].id, taken[4].id]
+    assert exporter.count(history) == 3  # what others replaced; the word that stands is in its feedback
+    assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
+    assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
+    assert sum(verdict.correction for verdict in exporter.counted) == 41
+    again = exporter.store.feedback(words[:2], "key")
+    assert [(word.id, word.repeat, word.conflict) for word in again] == [(taken[0].id, True, False)] * 2
+    assert exporter.count(feedback, feedback.c.label == '"3"') == 1
+
+
+def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Callable[..., Exporter]) -> None:
+    """What is older than the retention is deleted, its feedback with its inputs is not."""
+    exporter = start(database, retention="1h")
+    exporter.predict(*(f"old-{number}" for number in range(1500)), inputs=b'{"x":1}', received=time.time() - 7200)
+    exporter.predict("new")
+    exporter.store.flush(5)
+    exporter.say("old-3")
+    exporter.store._writer._sweep_at = 0.0
+    exporter.say("new")  # wakes the writer
+    eventually(lambda: exporter.count(predictions) == 1)
+    assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
+
+
+def test_words_whose_prediction_never_came_are_forgotten(database: str, start: Callable[..., Exporter]) -> None:
+    """After the retention neither the feedback nor its history is left, and its key is free again."""
+    exporter = start(database, retention="1s")
+    exporter.say("never", key="k")
+    time.sleep(1.1)
+    exporter.store._writer._sweep_at = 0.0
+    exporter.predict("new")  # wakes the writer
+    eventually(lambda: exporter.count(feedback) == exporter.count(history) == 0)
+    assert not exporter.say("never", key="k").repeat
+
+
+def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> None:
+    """Past max_size the oldest predictions go until the rest fits, and no more than that; feedback stays."""
+    exporter = start(database, max_size="4MiB")
+    for block in range(10):
+        noise = b'{"x":"' + bytes(str(block), "ascii") * 1000 + b'"}'
+        exporter.predict(*(f"p-{block}-{number}" for number in range(1000)), inputs=noise)
+        exporter.store.flush(10)
+        if block == 0:
+            exporter.say("p-0-0")
+    settled = [-1]
+
+    def steady() -> bool:
+        exporter.store._writer._sweep_at = 0.0
+        exporter.say("nobody", label=str(len(settled)))
+        settled.append(exporter.count(predictions))
+        return settled[-1] < 9000 and settled[-1] == settled[-2] == settled[-3]
+
+    eventually(steady, 20, 0.3)
+    assert settled[-1] > 1000
+    with exporter.store.reading() as connection:
+        assert connection.execute(sa.select(predictions.c.id).where(predictions.c.id == "p-9-999")).scalar()
+    assert exporter.count(feedback, feedback.c.inputs.like('{"x":"000%')) == 1
+
+
+def test_production_is_read_back_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
+    """Inputs of a model, images as PNG among them, in passes that agree; in the order of sequential identifiers."""
+    exporter = start(database)
+    images = [packed([[0, number % 256], [3, 16]]) for number in range(5000)]
+    for first in range(0, 5000, 1000):
+        for number in range(first, first + 1000):
+            exporter.predict(f"p-{number:04}", inputs=msgspec.json.encode({"n": number, "image": images[number]}))
+        exporter.store.flush(10)
+    source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
+    for _ in range(2):
+        batches = [batch.columns for batch in source.batches()]
+        assert [n for columns in batches for n in columns["n"]] == list(range(5000))
+        assert [image for columns in batches for image in columns["image"]] == images
+
+
+def test_a_database_that_cannot_be_read_says_so_without_its_password(postgres: Postgres) -> None:
+    """What the profile command says of a wrong address names the database, and no secret."""
+    url = postgres.url().replace("postgres@", f"{GUARDED}:secret@")
+    with pytest.raises(StoreError, match=r"^postgresql://guarded:\*\*\*@/test_\d+: m: cannot be read") as error:
+        StoreSource(StoreConfig(url=url), "m", None, 0.0)
+    assert "secret" not in str(error.value)
+
+
+# --- upgrades --------------------------------------------------------------------------------
+
+VERSION_1 = """
+CREATE TABLE schema (version INTEGER NOT NULL, PRIMARY KEY (version));
+CREATE TABLE predictions (seq INTEGER NOT NULL, day INTEGER NOT NULL, id TEXT NOT NULL, model TEXT NOT NULL,
+  version TEXT NOT NULL, time FLOAT NOT NULL, received FLOAT NOT NULL, prediction TEXT, confidence FLOAT,
+  code INTEGER NOT NULL, duration_seconds FLOAT, confident BOOLEAN NOT NULL, inputs TEXT, segment TEXT,
+  PRIMARY KEY (seq));
+CREATE INDEX predictions_day_id ON predictions (day, id);
+CREATE TABLE feedback (id INTEGER NOT NULL, prediction_id TEXT, joined BOOLEAN NOT NULL, model TEXT, version TEXT,
+  predicted FLOAT, prediction TEXT, confidence FLOAT, confident BOOLEAN, inputs TEXT, segment TEXT,
+  verdict TEXT NOT NULL, label TEXT, user TEXT, comment TEXT, created FLOAT NOT NULL, updated FLOAT NOT NULL,
+  counted BOOLEAN NOT NULL, status TEXT NOT NULL, revision INTEGER NOT NULL, reviewed_label TEXT, reviewer TEXT,
+  reviewed FLOAT, released BOOLEAN NOT NULL, PRIMARY KEY (id));
+CREATE INDEX ix_feedback_prediction_id ON feedback (prediction_id);
+CREATE INDEX feedback_review ON feedback (verdict, status, model, created);
+CREATE INDEX feedback_waiting ON feedback (joined, updated);
+CREATE INDEX feedback_released ON feedback (released, model);
+CREATE TABLE feedback_history (id INTEGER NOT NULL, feedback_id INTEGER NOT NULL, time FLOAT NOT NULL,
+  verdict TEXT NOT NULL, label TEXT, user TEXT, comment TEXT, idempotency_key TEXT, PRIMARY KEY (id),
+  UNIQUE (idempotency_key));
+CREATE INDEX ix_feedback_history_feedback_id ON feedback_history (feedback_id);
+CREATE TABLE decisions (id INTEGER NOT NULL, feedback_id INTEGER NOT NULL, time FLOAT NOT NULL, reviewer TEXT,
+  status TEXT NOT NULL, label TEXT, revision INTEGER NOT NULL, PRIMARY KEY (id));
+CREATE INDEX ix_decisions_feedback_id ON decisions (feedback_id);
+CREATE TABLE windows (model TEXT NOT NULL, version TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (model, version));
+INSERT INTO schema VALUES (1);
+INSERT INTO predictions VALUES
+  (1, 20417, 'p-1', 'm', '1', 1764028790.0, 1764028790.0, '"7"', 0.9, 200, 0.01, 1, '{"age":41}', NULL),
+  (2, 20417, 'p-2', 'm', '1', 1764028791.0, 1764028791.0, '"7"', 0.9, 200, 0.01, 1, NULL, 'NL');
+INSERT INTO feedback VALUES (1, 'p-1', 1, 'm', '1', 1764028790.0, '"7"', 0.9, 1, '{"age":41}', NULL, 'corrected',
+  '"1"', 'ada', NULL, 1764028800.0, 1764028800.0, 1, 'accepted', 2, '"2"', 'bob', 1764028900.0, 0),
+  (2, 'p-3', 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 'corrected', '"1"', NULL, NULL, 1764028800.0,
+  32503680000.0, 0, 'pending', 1, NULL, NULL, NULL, 0);
+INSERT INTO feedback_history VALUES (1, 1, 1764028800.0, 'corrected', '"1"', 'ada', NULL, 'k/0'),
+  (2, 2, 1764028800.0, 'corrected', '"1"', NULL, NULL, NULL);
+INSERT INTO decisions VALUES (1, 1, 1764028900.0, 'bob', 'accepted', '"2"', 2);
+INSERT INTO windows VALUES ('m', '1', x'0123');
+"""
+"""A database as version 1 made it; it does not change any more."""
+
+
+TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotency_key")
+of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
+"""Version 2 had the word that stands in the history, too."""
+TO_TWO = (
+    "DROP INDEX feedback_key",
+    "ALTER TABLE feedback DROP COLUMN idempotency_key",
+    "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
+    "UPDATE schema SET version = 2",
+)
+SAMPLE: dict[str, Any] = {
+    "joined": True, "model": "m", "verdict": "sampled", "created": 1.0, "updated": 1.0, "counted": False,
+    "status": "pending", "revision": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def first_version(tmp_path: Path) -> str:
+    """The URL of a database of version 1."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "one.db")) as database:
+        database.executescript(VERSION_1)
+    return f"sqlite:///{tmp_path / 'one.db'}"
+
+
+def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: Callable[..., Exporter]) -> None:
+    """Predictions, words, decisions and windows are there afterwards, and what waited is still joined."""
+    exporter = start(first_version, retention="10y")
+    assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
+    word = Feedback("p-1", verdict="corrected", label="1", user="ada")
+    assert [taken.repeat for taken in exporter.store.feedback([word], "k")] == [True]
+    assert exporter.say("p-1", label="3", key="k").conflict
+    with exporter.store.reading() as connection:
+        assert [(step.get("verdict"), step["label"]) for step in story(connection, 1)] == [
+            ("corrected", "1"),
+            (None, "2"),
+        ]
+    assert exporter.count(feedback, feedback.c.reviewed_label == '"2"', feedback.c.reviewer == "bob") == 1
+    assert kept(exporter.store) == [("m", "1", b"\x01\x23")]
+    exporter.predict("p-3")
+    eventually(lambda: [verdict.correction for verdict in exporter.counted] == [True])
+
+
+def test_words_of_the_second_version_keep_their_history_and_keys(database: str, start: Callable[..., Exporter]) -> None:
+    """The last word of each feedback leaves its history; a draw stays there, as its user is nowhere else."""
+    before = start(database)
+    before.say("p", "1", key="a")
+    before.say("p", "2", key="b")
+    before.say("q", "1")
+    before.store.write(
+        lambda connection, _: [
+            connection.execute(history.insert().from_select(TWO, of_all.where(feedback.c.verdict != "sampled"))),
+            connection.execute(feedback.insert().values({**SAMPLE, "prediction_id": "s"})),
+            connection.execute(history.insert().values(feedback_id=3, time=1.0, verdict="sampled", user="ann")),
+            *map(connection.exec_driver_sql, TO_TWO),
+        ]
+    )
+    before.store.close()
+    after = start(database)
+    assert after.count(history) == 2
+    assert [after.say("p", label, key=key).repeat for label, key in (("1", "a"), ("2", "b"))] == [True, True]
+    assert after.say("q", "3", key="b").conflict
+    with after.store.reading() as connection:
+        told = [[(step["verdict"], step["label"], step["user"]) for step in story(connection, n)] for n in (1, 2, 3)]
+    assert told == [
+        [("corrected", "1", None), ("corrected", "2", None)],
+        [("corrected", "1", None)],
+        [("sampled", None, "ann")],
+    ]
+
+
+def shape(url: str) -> dict[str, Any]:
+    """The columns, keys and indexes of a database's tables."""
+    engine = open_engine(StoreConfig(url=url))
+    inspector = sa.inspect(engine)
+    found = {}
+    for table in inspector.get_table_names():
+        columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)}
+        key = inspector.get_pk_constraint(table)["constrained_columns"]
+        found[table] = columns, key, _indexes(engine, table)
+    engine.dispose()
+    return found
+
+
+def _indexes(engine: sa.Engine, table: str) -> list[Any]:
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            query = sa.text("SELECT indexdef FROM pg_indexes WHERE tablename = :table ORDER BY 1")
+        else:  # reflection passes over indexes of expressions
+            query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = :table ORDER BY 1")
+        rows = connection.execute(query, {"table": table}).all()
+    return [tuple("".join(str(part).split()).lower() for part in row) for row in rows]
+
+
+def test_an_upgraded_database_is_like_a_new_one(first_version: str, tmp_path: Path) -> None:
+    """The migrations lead to the same tables, columns and indexes that a new database has."""
+    fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
+    for url in (first_version, fresh):
+        migrate(StoreConfig(url=url))
+    assert shape(first_version) == shape(fresh)
+    assert shape(fresh).keys() == metadata.tables.keys()
+
+
+def test_a_migration_happens_whole_or_not_at_all(
+    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fails in the middle leaves the tables as they were, and the database opens as before."""
+    start(database).store.close()
+
+    def failing(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE feedback ADD COLUMN half TEXT")
+        connection.exec_driver_sql("ALTER TABLE nothing ADD COLUMN half TEXT")
+
+    before = shape(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", {SCHEMA_VERSION + 1: failing})
+        patch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        with pytest.raises(StoreError, match="nothing"):
+            start(database)
+    assert shape(database) == before
+    assert not start(database).say("p").joined
+
+
+def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporter]) -> None:
+    """An exporter does not write into tables that it does not know."""
+    exporter = start(database)
+    exporter.store.write(lambda connection, _: connection.execute(schema_table.update().values(version=999)))
+    exporter.store.close()
+    with pytest.raises(StoreError, match="has schema 999, newer than this version understands"):
+        start(database)
+
+
+def test_exporters_that_start_together_migrate_once(
+    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several, one makes the tables and one runs the migration; the others find it done."""
+    assert len(at_once(*[lambda: migrate(StoreConfig(url=database))] * 4)) == 4
+    ran = []
+
+    def adding(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE feedback ADD COLUMN another TEXT")
+        ran.append(1)
+
+    monkeypatch.setattr(migrations, "MIGRATIONS", {SCHEMA_VERSION + 1: adding})
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    at_once(*[lambda: migrate(StoreConfig(url=database))] * 4)
+    assert ran == [1]
+    assert "another" in shape(database)["feedback"][0]
+
+
+# --- several exporters on one PostgreSQL -----------------------------------------------------
+
+
+def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> None:
+    """Words that race with their predictions through another exporter are all joined, each counted once."""
+    one, other = pair
+    names = [f"p-{number}" for number in range(300)]
+
+    def predict(exporter: Exporter, mine: list[str]) -> None:
+        for name in mine:
+            exporter.predict(name)
+            time.sleep(0.002)
+
+    at_once(
+        lambda: predict(one, names[::2]),
+        lambda: predict(other, names[1::2]),
+        lambda: [other.say(name) for name in names[::2]],
+        lambda: [one.say(name) for name in names[1::2]],
+    )
+    eventually(lambda: one.count(feedback, feedback.c.joined) == len(names))
+    eventually(lambda: sum(verdict.correction for verdict in one.counted + other.counted) == len(names))
+
+
+def test_a_prediction_is_corrected_once_whoever_takes_the_word(pair: tuple[Exporter, Exporter]) -> None:
+    """Two users at two exporters in the same moment: one feedback, two words, one correction."""
+    one, other = pair
+    names = [f"p-{number}" for number in range(40)]
+    one.predict(*names)
+    one.store.flush(5)
+    for name in names:
+        at_once(lambda name=name: one.say(name, "1"), lambda name=name: other.say(name, "2"))
+    assert sum(verdict.correction for verdict in one.counted + other.counted) == len(names)
+    assert (one.count(feedback), one.count(history)) == (len(names), len(names))
+
+
+def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter]) -> None:
+    """A request that a balancer sends twice says its word once."""
+    one, other = pair
+    for number in range(40):
+        answers = at_once(
+            lambda n=number: one.say(f"p-{n}", key=f"k-{n}"), lambda n=number: other.say(f"p-{n}", key=f"k-{n}")
+        )
+        assert sorted(word.repeat for word in answers) == [False, True]
+    assert (one.count(feedback), one.count(history)) == (40, 0)
+
+
+def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter, Exporter]) -> None:
+    """What waits is joined, and counted, by the first of them."""
+    one, other = pair
+    names = [f"p-{number}" for number in range(50)]
+    for name in names:
+        one.say(name)
+    for name in names:
+        at_once(lambda name=name: one.predict(name), lambda name=name: other.predict(name))
+    assert one.store.flush(10)
+    assert other.store.flush(10)
+    assert len(one.counted + other.counted) == len(names)
+
+
+def test_many_waiting_words_are_found(pair: tuple[Exporter, Exporter]) -> None:
+    """More words than are looked through one by one wait for predictions of another exporter."""
+    one, other = pair
+    names = [f"p-{number}" for number in range(1200)]
+    words = [Feedback(name, verdict="corrected", label="1") for name in names]
+    one.store.feedback(words[:700], None)
+    one.store.feedback(words[700:], None)
+    other.predict(*names)
+    eventually(lambda: len(other.counted) == len(names))
+
+
+def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> None:
+    """Snapshots of the same version by two exporters do not overwrite each other, nor does one delete the other's."""
+    for exporter, data in zip(pair, (b"a", b"b"), strict=True):
+        keep(exporter.store, "m", "1", data)
+    forget_others(pair[0].store, {("m", "1")})
+    assert [kept(exporter.store) for exporter in pair] == [[("m", "1", b"a")], [("m", "1", b"b")]]
+    forget_others(pair[1].store, set())
+    assert [kept(exporter.store) for exporter in pair] == [[("m", "1", b"a")], []]
+
+
+# --- addresses and passwords -----------------------------------------------------------------
+
+
+def test_a_password_comes_from_a_file_and_is_never_shown(
+    postgres: Postgres, start: Callable[..., Exporter], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file is read at each connection; neither a good nor a wrong password stands in any message."""
+    caplog.set_level(logging.DEBUG)
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD + "\n")
+    url = postgres.url().replace("postgres@", f"{GUARDED}@")
+    exporter = start(url, password_file=str(secret))
+    assert not exporter.say("p").joined
+    exporter.store._engine.dispose()
+    secret.write_text("wrong word")
+    with pytest.raises(StoreError, match="password authentication failed") as error:
+        exporter.say("q")
+    secret.unlink()
+    with pytest.raises(StoreError, match=r"password_file: .* cannot be read: No such file"):
+        exporter.say("q")
+    secret.write_text(PASSWORD)
+    assert not exporter.say("q").joined
+    with pytest.raises(StoreError, match="password authentication failed") as at_start:
+        start(url.replace(f"{GUARDED}@", f"{GUARDED}:wrong word@"))
+    assert "wrong" not in f"{error.value}{at_start.value}{caplog.text}"
+    assert PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://ada:secret@db/x?password=secret", "postgresql://ada:***@db/x"),
+        ("postgres://ada@db:5433/x", "postgresql://ada@db:5433/x"),
+        ("sqlite:////data/x.db", "sqlite:////data/x.db"),
+        ("mysql://ada:secret@db/x", "store.url"),
+    ],
+)
+def test_a_shown_address_has_no_secret(url: str, said: str) -> None:
+    """An address in a message names the server and the database."""
+    assert shown_url(url) == said
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ({"url": "mysql://ada:secret@db/x"}, "or postgresql://USER@HOST/DATABASE, got mysql://…"),
+        ({"url": "postgresql+psycopg2://ada:secret@db/x"}, "got postgresql+psycopg2://…"),
+        ({"url": "postgresql://ada:secret@db"}, "got no database"),
+        ({"url": "secret"}, "store.url: expected sqlite:///PATH or postgresql://USER@HOST/DATABASE"),
+        ({"url": "postgresql://a@db/x", "password_file": "no"}, "/no: cannot be read: No such file or directory"),
+        ({"url": "postgresql://a@db/x", "password_file": "empty"}, "/empty: is empty; expected the password"),
+        ({"url": "postgresql://a:secret@db/x", "password_file": "pw"}, "store.url has a password already"),
+        ({"password_file": "pw"}, "store.password_file: needs a postgresql:// URL"),
+    ],
+)
+def test_a_wrong_address_says_what_would_be_right(tmp_path: Path, store: dict[str, str], said: str) -> None:
+    """check-config names the key, and shows no password."""
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "pw").write_text("secret\n")
+    path = write_config(tmp_path, {"models": [{"name": "m"}], "store": store})
+    with pytest.raises(Exception, match="store") as error:
+        load_monitors(path)
+    assert said in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_database_of_another_encoding_is_refused(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+    """What clients send would not fit into it."""
+    with postgres.connect() as connection:
+        connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    with pytest.raises(StoreError, match="expected a database with the encoding UTF8, got LATIN1"):
+        start(re.sub(r"/test_\d+", "/latin", postgres.url()))
+
+
+# --- a database that fails -------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores wait for a server two seconds at most."""
+    monkeypatch.setattr(database_module, "open_engine", functools.partial(open_engine, seconds=2.0))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_hanging_database_holds_nobody_up(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+    """Words are refused and a scrape fails in time; predictions wait; all goes on when the server does."""
+    exporter = start(postgres.url())
+    exporter.say("before")
+    postgres.freeze()
+    try:
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            exporter.say("during")
+        assert time.monotonic() < begun + 6
+        exporter.predict("p")
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            exporter.store.review_state()
+        assert time.monotonic() < begun + 5
+    finally:
+        postgres.thaw()
+    eventually(lambda: exporter.count(predictions) == 1, 15)
+    assert exporter.say("p").joined
+
+
+def test_a_commit_that_nobody_answered_is_looked_up(postgres: Postgres) -> None:
+    """The server knows of each transaction whether it was committed, and says when it cannot know yet."""
+    engine = open_engine(StoreConfig(url=postgres.url()))
+    with engine.begin() as connection:
+        kept = write_beside(connection)
+        with engine.connect() as other, pytest.raises(StoreError, match="not ended yet"):
+            was_committed(other, kept)
+    with engine.connect() as connection:
+        undone = write_beside(connection)
+        connection.rollback()
+        assert (was_committed(connection, kept), was_committed(connection, undone)) == (True, False)
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_group_is_not_written_twice(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+    """A server that freezes in the middle of writing, again and again, stores each prediction once."""
+    exporter = start(postgres.url())
+    stop = threading.Event()
+    names = (f"p-{number}" for number in range(100_000))
+    sent = []
+
+    def load() -> None:
+        while not stop.is_set():
+            some = [next(names) for _ in range(10)]
+            exporter.predict(*some)
+            sent.extend(some)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    for pause in (0.31, 0.37, 0.43):
+        time.sleep(pause)
+        postgres.freeze()
+        time.sleep(3)  # longer than the exporter's patience
+        postgres.thaw()
+    stop.set()
+    thread.join()
+    assert exporter.store.flush(20)
+    with exporter.store.reading() as connection:
+        assert sorted(connection.execute(sa.select(predictions.c.id)).scalars()) == sorted(sent)
+
+
+def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
+    """Feedback is refused with what is wrong, losses are counted, and it goes on once there is room."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    server = Served(tmp_path).start()
+    try:
+        assert server.post("/v1/feedback", {"prediction_id": "a", "verdict": "corrected", "label": "x"}).status == 201
+        full = max(path.stat().st_size for path in tmp_path.glob("store.db*"))
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+        word = {"prediction_id": "b", "verdict": "corrected", "label": "x" * 90_000}
+        refused = server.post("/v1/feedback", word, Idempotency_Key="b")
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+        assert refused.json["detail"].startswith("the database did not take it: d")  # the disk, or the database
+        errors = "model_exporter_store_errors_total"
+        assert server.samples(errors)[errors] >= 1
+        event = {"model": "credit", "inputs": {"age": 41, "note": "x" * 1000}}
+        assert server.post("/v1/predictions", [event] * 1000).status == 202
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert server.post("/v1/feedback", word, Idempotency_Key="b").status == 201
+        with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as database:
+            eventually(lambda: database.execute("SELECT count(*) FROM predictions").fetchone() == (1000,), 15)
+        assert server.samples("model_exporter_events_dropped_total") == {"model_exporter_events_dropped_total": 0}
+    finally:
+        server.stop()
+
+
+def test_deletion_keeps_up_with_what_is_written(database: str, start: Callable[..., Exporter]) -> None:
+    """A busy machine makes steps short; one still deletes twice what was written since the step before."""
+    exporter = start(database, retention="1d")
+    exporter.predict(*(f"p-{number}" for number in range(3000)), received=time.time() - 2 * 86400)
+    assert exporter.store.flush(10)
+    retention = Retention(StoreConfig(url=database, retention="1d"))
+    retention._step = 10
+    assert retention.sweep(exporter.store._engine, 1000)
+    assert exporter.count(predictions) == 1000

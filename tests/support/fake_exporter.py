@@ -1,0 +1,90 @@
+"""An HTTP server that keeps what the client sends, for the tests of the client."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Exporter:
+    """A real HTTP server that keeps what it is sent and answers as it is told, then as an exporter does."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.requests: list[dict] = []
+        self.answers: list[tuple[int, dict, dict | bytes] | None] = []  # None: hang up without an answer
+        self.hang_up_after_each = False
+        exporter = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._reply(200, {}, {"status": "ok"})
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = exporter.answers.pop(0) if exporter.answers else ()
+                events = [json.loads(line) for line in body.splitlines()]
+                exporter.requests.append(
+                    {
+                        "path": self.path,
+                        "headers": dict(self.headers),
+                        "events": events,
+                        "peer": self.client_address,
+                        "at": time.monotonic(),
+                        "answered": answer == (),
+                    }
+                )
+                if answer is None:
+                    self.close_connection = True
+                elif answer:
+                    self._reply(*answer)
+                elif self.path.endswith("/v1/feedback"):
+                    self._reply(201, {}, {"id": "f-1"})
+                else:
+                    self._reply(202, {}, {"accepted": len(events), "rejected": []})
+                self.close_connection = self.close_connection or exporter.hang_up_after_each
+
+            def _reply(self, status: int, headers: dict, document: dict | bytes) -> None:
+                body = document if isinstance(document, bytes) else json.dumps(document).encode()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": len(body)}.items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    def events(self, path: str = "/v1/predictions") -> list[dict]:
+        """Everything that was accepted there."""
+        return [e for r in list(self.requests) if r["answered"] and r["path"] == path for e in r["events"]]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def nobody() -> str:
+    """A URL at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"

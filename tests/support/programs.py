@@ -1,0 +1,74 @@
+"""Prometheus and Alertmanager as processes, and their rules with shorter times."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support.servers import ask, eventually
+
+
+class Program:
+    """A server that can be killed and started again."""
+
+    def __init__(self, folder: Path, name: str, command: list[str], url: str) -> None:
+        self._log, self._command, self._url = folder / f"{name}.log", command, url
+        self._child: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(self._command, stdout=log, stderr=log)
+        eventually(lambda: self._child.poll() is not None or answers(f"{self._url}/-/ready"), 30)
+        assert self._child.poll() is None, self._log.read_text()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._child.kill()
+        self._child.wait(20)
+
+    def stop(self) -> None:
+        """End it."""
+        self._child.terminate()
+        self._child.wait(20)
+
+
+@contextmanager
+def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[Program]:
+    """A server until the block ends, ready at its start."""
+    program = Program(folder, name, command, url)
+    try:
+        program.start()
+        yield program
+    finally:
+        program.stop()
+
+
+def answers(url: str) -> bool:
+    try:
+        return ask(url).status == 200
+    except OSError:
+        return False
+
+
+def quickened_rules(source: Path, target: Path) -> None:
+    target.mkdir()
+    for file in source.glob("*.yml"):
+        document = yaml.safe_load(file.read_text())
+        for group in document["groups"]:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                if "for" in rule:
+                    rule["for"] = "1s"
+        (target / file.name).write_text(yaml.safe_dump(document))
+
+
+def quickened_routes(route: dict[str, Any]) -> None:
+    route |= {"group_wait": "200ms", "group_interval": "1s"}
+    for child in route.get("routes", []):
+        quickened_routes(child)

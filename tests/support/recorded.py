@@ -1,0 +1,200 @@
+"""A recorded hour: what an exporter exposes while a model goes wrong, in a real Prometheus, with all rules applied.
+
+The exporter is real, and so is its traffic; only the clock is not: its expositions are a few milliseconds apart and
+are written down as 15 seconds apart. The same again, shorter, a day and a week before. Recording rules are computed
+over that with promtool, one layer after the other, as each reads what the one before recorded.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from support.paths import ROOT
+from support.programs import quickened_rules, running
+from support.servers import Served, ask, free_port, write_config
+
+RULES = ROOT / "prometheus" / "rules"
+STEP = 15
+HOUR = 3600
+SCRAPES = HOUR // STEP
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+INSTANCE = 'instance="127.0.0.1:9877",job="model-exporter"'
+OF_A_SCRAPE = """\
+# TYPE up gauge
+up 1
+# TYPE scrape_duration_seconds gauge
+scrape_duration_seconds 0.01
+# TYPE scrape_samples_scraped gauge
+scrape_samples_scraped 900
+"""
+"""What Prometheus adds to each scrape."""
+ODD = 'bare "model"\\ 模型'
+"""The model without a profile."""
+ODD_VERSION = 'a "b" \\ 版'
+EVALUATIONS = 60
+"""Seconds from one evaluation of the rules to the next."""
+SEEN = "min_over_time((time() * group by (model, version) (model_info))[1h:15s])"
+REMEMBERED = {"model_version:deployed:timestamp_seconds": f"{SEEN} + (time() - {SEEN}) % {EVALUATIONS}"}
+"""A rule that reads itself, as promtool can compute it, which does not read what it writes: when it first found one."""
+
+
+def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
+    """Of a quarter of a minute: from the middle on, ages are wrong, requests fail and users correct much."""
+    wrong = turn > SCRAPES // 2
+    events: list[dict[str, Any]] = []
+    for number in range(10):
+        age = float(rng.integers(18, 90)) if not wrong else float(rng.integers(80, 120))
+        inputs = {
+            "age": age if rng.random() > 0.02 else None,
+            "income": float(rng.lognormal(10, 1)),
+            "country": str(rng.choice(["NL", "DE", "FR"], p=[0.6, 0.3, 0.1])),
+            "photo": rng.integers(0, 17, (8, 8)).tolist(),
+        }
+        events.append(
+            {
+                "id": f"{turn}-{number}",
+                "model": "credit",
+                "version": "4" if number % 3 == 0 and turn >= SCRAPES // 4 else "3",
+                "inputs": inputs,
+                "prediction": str(rng.choice(["yes", "no"])),
+                "confidence": 0.9 if number < 8 else 0.4,
+                "duration_seconds": float(rng.gamma(2, 0.03)) * (10 if wrong else 1),
+                "code": 500 if wrong and number == 9 else 200,
+            }
+        )
+    events.append({"model": ODD, "version": ODD_VERSION, "confidence": 0.9, "duration_seconds": 0.1})
+    if turn == 0:
+        events.append({"model": "credit", "version": "2", "inputs": {"age": 40.0}})  # that vanished soon
+    assert server.post("/v1/predictions", events).status == 202
+    words: list[dict[str, Any]] = [{"prediction_id": f"{turn}-1", "verdict": "accepted"}]
+    if turn % (3 if wrong else 60) == 0:
+        words.append({"prediction_id": f"{turn}-2", "verdict": "corrected", "label": "no"})
+        words.append({"prediction_id": f"{turn}-3", "verdict": "corrected", "label": "yes"})
+    assert server.post("/v1/feedback", words).status == 201
+    assert server.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"}).status == 202
+    if turn == SCRAPES // 2:
+        assert server.post("/v1/corrections/samples", {"model": "credit", "count": 20}).json["drawn"] == 20
+        waiting = server.get("/v1/corrections?model=credit&source=all&status=pending").json["corrections"]
+        decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in waiting]
+        assert ask(f"{server.url}/v1/corrections", decisions, "PATCH").status == 200
+        assert server.post("/v1/dataset/releases", {"model": "credit"}).status == 201
+
+
+def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Comments and samples of an exposition by family; samples are given the labels of a scrape."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    comments: list[str] = []
+    samples: list[str] = []
+    for line in exposition.splitlines():
+        if line.startswith("#"):
+            if line == "# EOF":
+                break
+            name = line.split(" ")[2]
+            comments, samples = found.setdefault(name, ([], []))
+            comments.append(line)
+        else:
+            series, value = line.rsplit(" ", 1)
+            if series.endswith("}"):
+                samples.append(f"{series[:-1]},{INSTANCE}}} {value}")
+            else:
+                samples.append(f"{series}{{{INSTANCE}}} {value}")
+    return found
+
+
+def openmetrics(scrapes: list[str], times: list[int]) -> str:
+    """One document of many expositions, each with its time; with what Prometheus adds to each."""
+    merged: dict[str, tuple[list[str], list[str]]] = {}
+    for scrape, at in zip(scrapes, times, strict=True):
+        for name, (comments, samples) in families(OF_A_SCRAPE + scrape).items():
+            _, all_samples = merged.setdefault(name, (comments, []))
+            all_samples += [f"{sample} {at}" for sample in samples]
+    lines = [line for comments, samples in merged.values() for line in (*comments, *samples)]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def layers(rules: Path) -> list[list[dict[str, str]]]:
+    """Recording rules by how many others they build on, one after the other."""
+    expressions: dict[str, str] = {}
+    for path in sorted(rules.glob("*.yml")):
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
+            expressions |= {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
+    expressions |= REMEMBERED
+    depths: dict[str, int] = {}
+
+    def depth(name: str) -> int:
+        if name not in depths:
+            used = [other for other in expressions if re.search(rf"(?<![\w:]){other}(?![\w:])", expressions[name])]
+            depths[name] = 1 + max(map(depth, used), default=-1)
+        return depths[name]
+
+    made: list[list[dict[str, str]]] = [[] for _ in range(1 + max(map(depth, expressions)))]
+    for name, expr in expressions.items():
+        made[depth(name)].append({"record": name, "expr": expr})
+    return made
+
+
+def promtool(*arguments: object) -> None:
+    """Run promtool, which must succeed."""
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def prometheus(folder: Path, *, rules: bool) -> Iterator[str]:
+    """A Prometheus over the blocks in ``folder``, with or without live rules."""
+    config: dict[str, Any] = {"global": {"evaluation_interval": "1s"}}
+    if rules:
+        config["rule_files"] = ["live/*.yml"]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=60d"]
+    with running(folder, "prometheus", command, url):
+        yield url
+
+
+def record(folder: Path) -> int:
+    """Write the blocks; returns the Unix time of the end of the hour."""
+    write_config(folder)
+    rng = np.random.default_rng(5)
+    server = Served(folder).start()
+    try:
+        scrapes = []
+        for turn in range(SCRAPES):
+            traffic(server, turn, rng)
+            scrapes.append(server.get("/metrics", Accept=OPENMETRICS).text)
+    finally:
+        server.stop()
+    end = int(time.time()) // STEP * STEP
+    times = [end - HOUR + STEP * (turn + 1) for turn in range(SCRAPES)]
+    spans = []
+    for ago, part in ((0, SCRAPES), (86400, 24), (7 * 86400, 24)):
+        shifted = [at - ago for at in times[-part:]]
+        (folder / "hour.txt").write_text(openmetrics(scrapes[:part], shifted))
+        promtool("tsdb", "create-blocks-from", "openmetrics", folder / "hour.txt", folder / "tsdb")
+        spans.append((shifted[0] + STEP, shifted[-1]))
+    for depth, layer in enumerate(layers(RULES)):
+        groups = [{"name": "layer", "rules": layer}]
+        (folder / "layer.yml").write_text(yaml.safe_dump({"groups": groups}))
+        with prometheus(folder, rules=False) as url:
+            for start, stop in spans if depth == 0 else spans[:-1]:  # of a week ago only what was counted is asked
+                flags = [f"--start={start}", f"--end={stop}", f"--url={url}", f"--eval-interval={EVALUATIONS}s"]
+                flags.append(f"--output-dir={folder / 'tsdb'}")
+                promtool("tsdb", "create-blocks-from", "rules", *flags, folder / "layer.yml")
+    quickened_rules(RULES, folder / "live")
+    return end
+
+
+def labels(url: str, metric: str) -> set[str]:
+    """The labels that a metric's series have."""
+    answer = ask(f"{url}/api/v1/labels?match[]={metric}").json
+    return set(answer["data"])

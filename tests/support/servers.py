@@ -1,0 +1,159 @@
+"""Real servers for the tests: an exporter in its own process, on a free port, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(check: Callable[[], Any], seconds: float = 10.0, every: float = 0.05) -> Any:
+    """The first truthy answer of ``check``; fails the test when none came in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := check()):
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s: {check}"
+        time.sleep(every)
+    return answer
+
+
+@dataclass
+class Answer:
+    """What a server said."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+def ask(url: str, body: Any = None, method: str | None = None, **headers: str) -> Answer:
+    """Ask a server; a body that is not bytes is sent as JSON."""
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **names}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return Answer(answer.status, answer.read(), answer.headers)
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.read(), error.headers)
+
+
+class Served:
+    """An exporter that serves."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "log"
+        self._flags = flags
+        self.process: subprocess.Popen[bytes]
+
+    def launch(self) -> None:
+        """Start the process, whatever becomes of it."""
+        command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={self.folder / 'exporter.yml'}"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, f"--web.listen-address=127.0.0.1:{self.port}", *self._flags], stdout=log, stderr=log
+            )
+
+    def start(self) -> Served:
+        """Start the process and wait until it is ready."""
+        self.launch()
+        deadline = time.monotonic() + 60  # a busy machine takes its time
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                ask(f"{self.url}/-/ready")
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.05)
+            else:
+                return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        return self.process.wait(timeout=20)
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return ask(self.url + path, **headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Answer:
+        return ask(self.url + path, body, **headers)
+
+    def samples(self, *names: str) -> dict[str, float]:
+        """Values of the last scrape by their series, those of ``names`` if any are given."""
+        query = "&".join(f"name[]={name}" for name in names)
+        lines = self.get(f"/metrics?{query}").text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {series: float(value) for series, value in pairs}
+
+
+CONFIG: dict[str, Any] = {
+    "models": [
+        {
+            "name": "credit",
+            "profile": "credit.json",
+            "redact": ["name"],
+            "segment_by": "country",
+            "segments": ["NL", "DE"],
+            "drift": ["js", "psi", "ks", "wasserstein"],
+            "alerts": {"ModelCorrectionRatioHigh": 0.02},
+            "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}},
+            "events": ["contracts"],
+        },
+        {"name": 'bare "model"\\ 模型', "windows": ["10m"]},
+    ]
+}
+
+
+def write_config(folder: Path, config: Any = None) -> Path:
+    """``exporter.yml`` in a folder, with the profile it names."""
+    if not (folder / "credit.json").exists():
+        rng = np.random.default_rng(7)
+        columns = {
+            "age": rng.integers(18, 90, 2000).astype(float),
+            "income": rng.lognormal(10, 1, 2000),
+            "country": rng.choice(["NL", "DE", "FR"], 2000, p=[0.6, 0.3, 0.1]),
+            "photo": rng.integers(0, 17, (2000, 8, 8)),
+            "name": rng.choice(["Ada", "Bob"], 2000),
+            "predicted": rng.choice(["yes", "no"], 2000),
+            "confidence": rng.beta(4, 1, 2000),
+        }
+        np.savez(folder / "training.npz", **columns)
+        outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
+        save(build_file(folder / "training.npz", name="credit", **outputs), folder / "credit.json")
+    path = folder / "exporter.yml"
+    path.write_text(yaml.safe_dump(CONFIG if config is None else config, allow_unicode=True))
+    return path
