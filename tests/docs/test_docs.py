@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -278,7 +279,7 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
     for family in text_string_to_metric_families(examples[1]):
         name = family.name + ("_total" if family.type == "counter" else "")
         labels[name] = {label for sample in family.samples for label in sample.labels}
-    gpu = re.findall(r"_PREFIX\}(gpu_\w+)", (ROOT / "exporter" / "system.py").read_text())
+    gpu = re.findall(r"_PREFIX\}(gpu_\w+)", (ROOT / "exporter" / "metrics" / "system.py").read_text())
     types |= {f"model_system_{name}": "gauge" for name in gpu}  # not on every machine
     assert {name for name in rows if re.match(r"(model|process|python)_", name)} == types.keys()
     for name, kind in types.items():
@@ -349,29 +350,50 @@ def test_queries_of_the_store_in_the_runbooks_answer(exporter: Exporter, folder:
             store.execute(query)
 
 
-def rooms() -> list[str]:
-    return re.findall(r"^\| `(\w+)` ", section("architecture.md", "Rooms"), re.M)
+def packages() -> list[str]:
+    """The packages of architecture.md, from the top."""
+    return re.findall(r"^\| `(\w+)` ", section("architecture.md", "Packages"), re.M)
 
 
-def test_every_room_is_in_the_architecture() -> None:
-    """The table of rooms in architecture.md has each module of the package, and nothing else."""
-    folder = ROOT / "exporter"
-    modules = {
-        path.stem for path in (*folder.glob("[!_]*.py"), *(init.parent for init in folder.glob("*/__init__.py")))
-    }
-    assert set(rooms()) == modules
-
-
-def test_rooms_import_only_from_below() -> None:
-    """No room imports from one that stands above it in the table of architecture.md."""
-    places = {room: place for place, room in enumerate(rooms())}
-    for path in (ROOT / "exporter").rglob("[!_]*.py"):
-        room = path.relative_to(ROOT / "exporter").parts[0].removesuffix(".py")
+def imports() -> Iterator[tuple[str, str]]:
+    """Each module below ``exporter`` and a module that it imports, for types alone or not."""
+    modules = {}
+    for path in (ROOT / "exporter").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for module, path in modules.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exporter":
-                _, *inner = node.module.split(".")  # type: ignore[union-attr]
-                for name in inner[:1] or [alias.name for alias in node.names]:
-                    assert places[name] >= places[room], f"{room} imports {name}"
+                assert node.module is not None
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield module, inner if inner in modules else node.module
+
+
+def test_every_package_is_in_the_architecture() -> None:
+    """The table of packages in architecture.md has each module and package of the first level, and nothing else."""
+    folder = ROOT / "exporter"
+    names = {path.stem for path in (*folder.glob("[!_]*.py"), *(init.parent for init in folder.glob("*/__init__.py")))}
+    assert set(packages()) == names
+
+
+def test_packages_import_only_from_below() -> None:
+    """No package imports from one that stands above it in the table of architecture.md."""
+    order = {name: index for index, name in enumerate(packages())}
+    for module, imported in imports():
+        if module != "exporter" and imported != "exporter":
+            above, below = module.split(".")[1], imported.split(".")[1]
+            assert order[below] >= order[above], f"{module} imports {imported}"
+
+
+@pytest.mark.xfail(reason="the HTTP server, the proxy and the client still import each other for types", strict=True)
+def test_no_two_modules_import_each_other() -> None:
+    """The imports between modules have no cycle, those for types alone included."""
+    graph: dict[str, set[str]] = {}
+    for module, imported in imports():
+        if not module.startswith(imported):  # a module may use what its own package's front hands on
+            graph.setdefault(module, set()).add(imported)
+    TopologicalSorter(graph).prepare()
 
 
 def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
@@ -396,11 +418,11 @@ def test_what_shows_a_promise_exists() -> None:
     """Each test and script that reliability.md names is there."""
     text = (ROOT / "docs" / "reliability.md").read_text()
     tests = {
-        name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
     }
     named = set(re.findall(r"`(test_\w+)`", text))
     assert len(named) > 20
     assert named <= tests
     for script in re.findall(r"`((?:survival|test)_\w+\.py)`|benchmarks/(\w+\.py)", text):
         name = "".join(script)
-        assert (ROOT / "tests" / name).exists() or (ROOT / "benchmarks" / name).exists(), name
+        assert list((ROOT / "tests").rglob(name)) or (ROOT / "benchmarks" / name).exists(), name
