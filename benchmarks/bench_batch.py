@@ -12,7 +12,7 @@ from timing import median_seconds, profile, report
 
 from exporter.commands.ingest.local import NOW, WINDOW, chosen, count_table, profiled
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import NumericFeature, save
 from exporter.profiles.readers import FileSource
 
@@ -55,7 +55,7 @@ def main() -> None:
             report("", took, "rows/s", "searchsorted + bincount alone", floor)
 
 
-def run(folder: Path, kind: str) -> Monitor:
+def run(folder: Path, kind: str) -> ModelMonitor:
     """Count a file as ``model-exporter ingest`` does, and read its window."""
     monitor = chosen(profiled(folder / "profile.json", None), None, None)
     assert monitor.layout

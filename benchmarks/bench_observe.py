@@ -9,7 +9,7 @@ from timing import median_seconds, profile, report
 
 from exporter.features.embedding import EmbeddingLearner
 from exporter.features.text import TextLearner
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.window import Ring
 from exporter.profiles.correlation import correlations
 from exporter.profiles.profile import NumericFeature
@@ -19,7 +19,7 @@ from exporter.stats.divergence import Reference
 def main() -> None:
     """Print the figures."""
     rng = np.random.default_rng(3)
-    layout = Layout(profile(30))
+    layout = Binner(profile(30))
     matrix = rng.normal(size=(1000, 30))
     rows = [{f"f{number}": value for number, value in enumerate(row)} for row in matrix.tolist()]
     edges = [np.array(t.edges) for t in layout.targets if isinstance(t, NumericFeature)]
@@ -32,7 +32,7 @@ def main() -> None:
     columns = dict(zip(layout.names, np.ascontiguousarray(matrix.T), strict=True))
     texts = [msgspec.json.encode(row) for row in rows]
     decoded = 1e3 * median_seconds(lambda: [msgspec.json.decode(text) for text in texts])
-    together = Layout(
+    together = Binner(
         msgspec.structs.replace(layout.profile, correlation=correlations(columns, layout.profile.features))
     )
 

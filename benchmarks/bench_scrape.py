@@ -21,8 +21,8 @@ from timing import exporter, free_port, median_seconds, profile, report, serving
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
 from exporter.metrics import Exposition
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store
 
 
@@ -38,7 +38,7 @@ def peer(series: int) -> CollectorRegistry:
 def measure(features: int) -> None:
     """Print the figures of one model with so many features."""
     rng = np.random.default_rng(2)
-    monitors = Monitors({"m": ModelConfig(name="m")}, {"m": Layout(profile(features, 2000))})
+    monitors = MonitorRegistry({"m": ModelConfig(name="m")}, {"m": Binner(profile(features, 2000))})
     rows = [{f"f{number}": value for number, value in enumerate(row)} for row in rng.normal(size=(50, features))]
     events = [Prediction(model="m", version="3", confidence=0.9)] * len(rows)
     monitor = monitors.get("m", "3", time.monotonic())

@@ -13,7 +13,7 @@ from hostile import as_yaml, mutated, text
 
 from exporter.errors import ConfigError
 from exporter.monitoring import loading
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles import profile
 from exporter.server import tokens, web_config
 
@@ -75,7 +75,7 @@ class Files:
             if kind == "config":
                 loading.load_monitors(path)
             elif kind == "profile":
-                Layout(profile.load(path), frozenset({"name"}))
+                Binner(profile.load(path), frozenset({"name"}))
             elif kind == "web":
                 web_config.load(path)
             else:

@@ -21,9 +21,9 @@ from timing import median_seconds
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
 from exporter.metrics import Exposition
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation import correlations
 from exporter.profiles.profile import Profile
@@ -34,24 +34,24 @@ Series = dict[str, list[tuple[int, float]]]
 """Milliseconds by what is measured, for each size."""
 
 
-def layout(features: int, bins: int = 20) -> Layout:
+def layout(features: int, bins: int = 20) -> Binner:
     """A profile of so many numbers, how they go together included."""
     rng = np.random.default_rng(1)
     columns = {f"f{number}": rng.normal(size=2000) for number in range(features)}
     made = {name: numeric_feature(column, bins) for name, column in columns.items()}
     together = correlations(columns, made) or msgspec.UNSET
-    return Layout(Profile("growth", 2000, dict.fromkeys(made, "numeric"), dict(made), correlation=together))
+    return Binner(Profile("growth", 2000, dict.fromkeys(made, "numeric"), dict(made), correlation=together))
 
 
-def monitor(place: Layout, windows: Sequence[str] = ("5m", "1h"), version: str = "3") -> Monitor:
+def monitor(place: Binner, windows: Sequence[str] = ("5m", "1h"), version: str = "3") -> ModelMonitor:
     """A version that has seen 60 sub-windows of its longest window."""
-    found = Monitor(ModelConfig(name="m", windows=tuple(windows)), version, place)
+    found = ModelMonitor(ModelConfig(name="m", windows=tuple(windows)), version, place)
     for tick in range(60):
         observe(found, place, tick * list(found.windows.values())[-1] / 60)
     return found
 
 
-def observe(found: Monitor, place: Layout, now: float) -> None:
+def observe(found: ModelMonitor, place: Binner, now: float) -> None:
     """A batch of events."""
     texts = [TEXTS[len(place.names)][number % 10] for number in range(BATCH)]
     read = place.read(texts)
@@ -73,7 +73,7 @@ def milliseconds(call: Callable[..., object], *arguments: object) -> float:
     return 1e3 * median_seconds(lambda: call(*arguments), 15)
 
 
-def both(found: Series, size: int, one: Monitor, place: Layout, now: float) -> None:
+def both(found: Series, size: int, one: ModelMonitor, place: Binner, now: float) -> None:
     """Counting a batch from JSON, and reading all gauges, at a size."""
     found.setdefault(f"count {BATCH} events", []).append((size, milliseconds(observe, one, place, now)))
     found.setdefault("read the gauges", []).append((size, milliseconds(one.read, now)))
@@ -108,7 +108,7 @@ def models(found: Series) -> None:
         store = Store(StoreConfig(url=f"sqlite:///{Path(folder) / 'growth.db'}"), lambda _: None)
         for count in (1, 3, 10, 30):
             names = [f"m{number}" for number in range(count)]
-            every = Monitors({n: ModelConfig(name=n) for n in names}, dict.fromkeys(names, place))
+            every = MonitorRegistry({n: ModelConfig(name=n) for n in names}, dict.fromkeys(names, place))
             for name in names:
                 observe(every.get(name, "3", 0.0), place, time.monotonic())
             exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda every=every: every, store)

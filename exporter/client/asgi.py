@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from exporter.client.request_context import Call, current
+from exporter.client.request_context import RequestContext, current
 from exporter.client.wsgi import KEY, Middleware, finish, harmless, named
 
 _HEADER = b"x-request-id"
@@ -30,7 +30,7 @@ class Asgi(Middleware):
         with harmless():
             if scope["type"] == "http" and KEY not in scope.get("state", ()) and self.watches(scope["path"]):
                 given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
-                call = Call(self._sender, given.decode("latin-1") if self._trust_ids else None)
+                call = RequestContext(self._sender, given.decode("latin-1") if self._trust_ids else None)
                 scope.setdefault("state", {})[KEY] = call.id
         if call is None:
             await self._app(scope, receive, send)
@@ -60,7 +60,7 @@ class Asgi(Middleware):
         return sending
 
 
-def _noting(send: Send, call: Call) -> Send:
+def _noting(send: Send, call: RequestContext) -> Send:
     async def sending(message: Any) -> None:
         last = False
         with harmless():
@@ -76,7 +76,7 @@ def _noting(send: Send, call: Call) -> Send:
     return sending
 
 
-def _named_bytes(headers: Iterable[tuple[bytes, bytes]], call: Call) -> list[tuple[bytes, bytes]]:
+def _named_bytes(headers: Iterable[tuple[bytes, bytes]], call: RequestContext) -> list[tuple[bytes, bytes]]:
     given = [(name, value) for name, value in headers]
     texts = named([(name.decode("latin-1"), value.decode("latin-1")) for name, value in given], call)
     return given + [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in texts[len(given) :]]

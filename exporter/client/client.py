@@ -9,11 +9,11 @@ import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from exporter.client.encoding import encoded, frozen, rfc3339, said, single, snapshot
+from exporter.client.encoding import describe_error, encoded, rfc3339, single, snapshot, snapshot_inputs
 from exporter.client.ids import time_ordered
 from exporter.client.request_context import EVENT_BYTES, current, document
 from exporter.client.sender import Sender
-from exporter.client.transport import Target
+from exporter.client.transport import Transport
 from exporter.client.wsgi import Wsgi
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Monitor:
         timeout: float = 5.0,
         give_up: float = 300.0,
     ) -> None:
-        self._target = Target(url, timeout, token_file)
+        self._target = Transport(url, timeout, token_file)
         self.sender = Sender(
             self._target,
             functools.partial(document, model=model, version=version),
@@ -152,7 +152,7 @@ class Monitor:
                 event_id = time_ordered(now)
             else:
                 event_id = call.id
-            copy, size = frozen(inputs)
+            copy, size = snapshot_inputs(inputs)
             if type(prediction) not in _PLAIN:
                 prediction, more = snapshot(prediction)
                 size += more
@@ -165,7 +165,7 @@ class Monitor:
             else:
                 call.hold(self.sender, event)
         except Exception as error:  # monitoring must not break what it monitors
-            self.sender.drop(1, f"an event could not be recorded: {said(error)}")
+            self.sender.drop(1, f"an event could not be recorded: {describe_error(error)}")
         return event_id
 
     def feedback(
@@ -281,9 +281,9 @@ class Monitor:
         timed
             Whether the duration of the call is that of each row.
         """
-        from exporter.client.sklearn import Wrapped
+        from exporter.client.sklearn import RecordedModel
 
-        return Wrapped(self, model, names, confidence, timed)
+        return RecordedModel(self, model, names, confidence, timed)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send what is there now, waiting at most ``timeout`` seconds.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from exporter.client.encoding import recordable, snapshot
-from exporter.client.request_context import Call, current
+from exporter.client.request_context import RequestContext, current
 
 if TYPE_CHECKING:
     from exporter.client.client import Monitor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("exporter.client")
 
 
-class Watched:
+class RecordedCall:
     """What one call of a watched function becomes; used as a context manager around the call."""
 
     def __init__(self, monitor: Monitor, inputs: Mapping[str, Any] | None) -> None:
@@ -25,10 +25,10 @@ class Watched:
         self._inputs = inputs
         outer = current.get()
         self._own = outer is None or outer.done
-        self._call = Call(monitor.sender) if outer is None or outer.done else outer
+        self._call = RequestContext(monitor.sender) if outer is None or outer.done else outer
         self._before = self._call.recorded
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> RecordedCall:
         self._token = current.set(self._call)
         return self
 
@@ -63,8 +63,8 @@ def watch(
     """See `Monitor.watch`."""
     names = _Arguments(function) if inputs else None
 
-    def begun(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Watched:
-        return Watched(monitor, names.of(args, kwargs) if names else None)
+    def begun(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecordedCall:
+        return RecordedCall(monitor, names.of(args, kwargs) if names else None)
 
     if inspect.iscoroutinefunction(function):
 

@@ -1,6 +1,6 @@
 """Values as a service has them, to JSON: numpy, pandas, PIL and torch without importing any of them.
 
-It happens in two steps. On the service's thread `frozen` takes a copy that the service cannot change any
+It happens in two steps. On the service's thread `snapshot_inputs` takes a copy that the service cannot change any
 more, which costs little; `encoded` makes JSON of it later, on the sender's thread.
 """
 
@@ -26,7 +26,7 @@ _FILES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 _ROUNDING = 1e-6
 
 
-def frozen(inputs: Any) -> tuple[Mapping[str, Any] | None, int]:
+def snapshot_inputs(inputs: Any) -> tuple[Mapping[str, Any] | None, int]:
     """A copy of an event's inputs, and about how many bytes it takes.
 
     Raises
@@ -232,7 +232,7 @@ def rfc3339(moment: dt.datetime | float) -> str:
     return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
-def said(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error for the log; what it holds of the caller's may not even have a text."""
     try:
         return repr(error)

@@ -18,7 +18,7 @@ HELD = 1000
 """Events that wait for the end of their request; what is recorded in it beyond that leaves without its duration."""
 _ID = re.compile(r"[!-~]{1,128}")
 
-current: ContextVar[Call | None] = ContextVar("model_exporter_call", default=None)
+current: ContextVar[RequestContext | None] = ContextVar("model_exporter_call", default=None)
 
 
 Event = tuple[int, str, int | str, Any, Any, Any, float | None, int | None]
@@ -45,7 +45,7 @@ def document(event: Event, model: str, version: str | None) -> bytes:
     )
 
 
-class Call:
+class RequestContext:
     """One request under way.
 
     Parameters

@@ -16,8 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from exporter.client import ids
-from exporter.client.encoding import said
-from exporter.client.transport import FAILURES, Kept, Target, accepted, final, new_key, reason, retry_after
+from exporter.client.encoding import describe_error
+from exporter.client.transport import (
+    FAILURES,
+    KeepAliveConnection,
+    Transport,
+    accepted,
+    final,
+    new_key,
+    reason,
+    retry_after,
+)
 from exporter.errors import ExporterError
 
 _log = logging.getLogger("exporter.client")
@@ -50,7 +59,7 @@ class Sender:
 
     def __init__(
         self,
-        target: Target,
+        target: Transport,
         encode: Callable[[Any], bytes],
         name: str,
         *,
@@ -87,7 +96,7 @@ class Sender:
         self._flushing = 0
         self._resting = self._starting = False
         self._thread: threading.Thread | None = None
-        self._kept = Kept(self._target)
+        self._kept = KeepAliveConnection(self._target)
         self._warned = False
         self._trouble = False
         self.sent = 0
@@ -189,7 +198,7 @@ class Sender:
                 try:
                     taken, why = self._deliver(lines)
                 except Exception as error:  # the next batch may fare better
-                    taken, why = 0, f"a batch could not be sent: {said(error)}"
+                    taken, why = 0, f"a batch could not be sent: {describe_error(error)}"
                     self.disconnect()
                 if not self._settle(len(lines), taken, why):
                     break
@@ -238,7 +247,7 @@ class Sender:
                 lines.append(self._encode(batch.pop()))
                 size += len(lines[-1])
             except Exception as error:
-                self._settle(1, 0, f"an event could not be encoded: {said(error)}")
+                self._settle(1, 0, f"an event could not be encoded: {describe_error(error)}")
             if lines and size >= self._batch_bytes:
                 yield lines
                 lines, size = [], 0

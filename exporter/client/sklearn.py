@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("exporter.client")
 
-_last: ContextVar[tuple[Wrapped, weakref.ref[Any], set[str]] | None] = ContextVar("model_exporter_rows", default=None)
+_last: ContextVar[tuple[RecordedModel, weakref.ref[Any], set[str]] | None] = ContextVar(
+    "model_exporter_rows", default=None
+)
 
 
-class Wrapped:
+class RecordedModel:
     """A model whose ``predict`` and ``predict_proba`` are recorded, a row an event; else the model itself.
 
     Parameters

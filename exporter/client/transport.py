@@ -23,7 +23,7 @@ _TRY_LATER = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
-class Target:
+class Transport:
     """The exporter's address, taken apart once.
 
     Parameters
@@ -111,7 +111,7 @@ class Target:
         return result if isinstance(result, dict) else {"result": result}
 
 
-class Kept:
+class KeepAliveConnection:
     """A connection to the exporter that is kept from one request to the next.
 
     Parameters
@@ -120,12 +120,12 @@ class Kept:
         The exporter.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Transport) -> None:
         self._target = target
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, path: str, body: bytes, kind: str, key: str) -> tuple[int, Mapping[str, str], bytes]:
-        """As `Target.post`; asked again where the server has closed an idle connection: that is no failure yet."""
+        """As `Transport.post`; asked again where the server has closed an idle connection: that is no failure yet."""
         kept = self._connection is not None
         try:
             self._connection = self._connection or self._target.connect()

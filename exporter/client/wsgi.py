@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from exporter.client.request_context import Call, current
+from exporter.client.request_context import RequestContext, current
 
 if TYPE_CHECKING:
     from exporter.client.sender import Sender
@@ -54,7 +54,7 @@ class Wsgi(Middleware):
         call = None
         with harmless():
             if _ENVIRON not in environ and self.watches(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")):
-                call = Call(self._sender, environ.get("HTTP_X_REQUEST_ID") if self._trust_ids else None)
+                call = RequestContext(self._sender, environ.get("HTTP_X_REQUEST_ID") if self._trust_ids else None)
                 environ[_ENVIRON] = call.id
                 current.set(call)
         if call is None:
@@ -74,7 +74,7 @@ class Wsgi(Middleware):
             raise
 
 
-def named(headers: list[tuple[str, str]], call: Call) -> list[tuple[str, str]]:
+def named(headers: list[tuple[str, str]], call: RequestContext) -> list[tuple[str, str]]:
     """The answer's headers with the identifier; the service's own word goes first."""
     own = next((value for name, value in headers if name.lower() == "x-request-id"), None)
     if own is None:
@@ -84,7 +84,7 @@ def named(headers: list[tuple[str, str]], call: Call) -> list[tuple[str, str]]:
     return headers
 
 
-def finish(call: Call) -> None:
+def finish(call: RequestContext) -> None:
     with harmless():
         if current.get() is call:
             current.set(None)
@@ -94,7 +94,7 @@ def finish(call: Call) -> None:
 class _Body:
     """An answer's body; the request is over when it is closed."""
 
-    def __init__(self, body: Iterable[bytes], call: Call) -> None:
+    def __init__(self, body: Iterable[bytes], call: RequestContext) -> None:
         self._body = body
         self._parts = iter(body)
         self._call = call

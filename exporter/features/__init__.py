@@ -6,7 +6,7 @@ Training and serving use the same code, so what differs between them is the data
 from __future__ import annotations
 
 from exporter.config import FEATURE_TYPES
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.features.categorical import Boolean, Categorical
 from exporter.features.embedding import Embedding, EmbeddingLearner, EmbeddingState
 from exporter.features.image import Image
@@ -22,7 +22,9 @@ State = EmbeddingState | TextState
 Learner = EmbeddingLearner | TextLearner
 LEARNERS: dict[str, type[Learner]] = {"embedding": EmbeddingLearner, "text": TextLearner}
 
-_STATELESS: dict[str, Kind] = {kind.type: kind for kind in (Boolean(), Categorical(), Image(), Numeric(), Timestamp())}
+_STATELESS: dict[str, InputType] = {
+    kind.type: kind for kind in (Boolean(), Categorical(), Image(), Numeric(), Timestamp())
+}
 
 
 def fits(name: str, state: State | None) -> bool:
@@ -33,7 +35,7 @@ def fits(name: str, state: State | None) -> bool:
     return (name == "text") if isinstance(state, TextState) else name not in LEARNERS
 
 
-def kind_of(name: str, state: State | None = None) -> Kind:
+def input_type(name: str, state: State | None = None) -> InputType:
     """The type of input of that name, with what it learned.
 
     Raises
@@ -48,4 +50,4 @@ def kind_of(name: str, state: State | None = None) -> Kind:
     return Embedding(state) if isinstance(state, EmbeddingState) else _STATELESS[name]
 
 
-__all__ = ["INPUT_TYPES", "LEARNERS", "Categorical", "Kind", "Learner", "State", "Timestamp", "fits", "kind_of"]
+__all__ = ["INPUT_TYPES", "LEARNERS", "Categorical", "InputType", "Learner", "State", "Timestamp", "fits", "input_type"]

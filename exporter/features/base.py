@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from exporter.stats.divergence import Floats
 
 
-class Kind:
+class InputType:
     """A type of input.
 
     Attributes

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.features.extract import as_list
 from exporter.stats.divergence import Floats
 
 _NOT_A_TRUTH = ()  # no scalar, and so invalid
 
 
-class Categorical(Kind):
+class Categorical(InputType):
     """A category is its own feature; see `exporter.features.extract.category_counts`."""
 
     type = "categorical"

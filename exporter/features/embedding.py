@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.features.image import are_numbers
 from exporter.stats.divergence import Floats, Ints
 
@@ -64,7 +64,7 @@ def _matrix(values: list[Any], dimension: int) -> Floats | None:
     return array if good else None
 
 
-class Embedding(Kind):
+class Embedding(InputType):
     """A vector: its length, its distance to the training centroid, its place along the principal directions."""
 
     type = "embedding"
@@ -77,7 +77,7 @@ class Embedding(Kind):
         self.statistics = ("norm", "centroid_distance", *components)
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
-        """See `Kind.columns`."""
+        """See `InputType.columns`."""
         columns = np.full((len(self.statistics), len(values)), np.inf)
         if not isinstance(values, np.ndarray):
             columns[:, [place for place, value in enumerate(values) if value is None]] = np.nan

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.stats.divergence import Floats
 
 IMAGE_STATISTICS = ("intensity_mean", "intensity_stddev", "contrast", "sharpness")
@@ -22,7 +22,7 @@ _WAITING_PIXELS = 4_000_000  # a small file can hold many pixels, and a batch ma
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
-class Image(Kind):
+class Image(InputType):
     """Nested arrays of pixels, or a PNG, JPEG or WebP file; of any size."""
 
     type = "image"
@@ -30,7 +30,7 @@ class Image(Kind):
     statistics = IMAGE_STATISTICS
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
-        """See `Kind.columns`."""
+        """See `InputType.columns`."""
         return image_columns(values)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from exporter.features import Kind
+from exporter.features import InputType
 from exporter.stats.divergence import Floats
 
 BLOCK = 500
@@ -37,7 +37,7 @@ class Reader:
         The inputs that are watched.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, kinds: Mapping[str, InputType]) -> None:
         self._types: dict[str, Any] = {n: float | None if kind.type == "numeric" else Any for n, kind in kinds.items()}
         self._numbers = [name for name, kind in kinds.items() if kind.type == "numeric"]
         self._decoders: list[tuple[list[str], Callable[[bytes], Any]]] = []

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.features.extract import as_list, numeric_column
 from exporter.stats.divergence import Floats
 
 
-class Numeric(Kind):
+class Numeric(InputType):
     """A number is its own feature."""
 
     type = "numeric"
     noun = "a number"
 
     def columns(self, values: Sequence[Any] | Floats, now: float | Floats) -> Floats:  # noqa: ARG002
-        """See `Kind.columns`."""
+        """See `InputType.columns`."""
         if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
             return values.astype(np.float64)[None, :]
         return numeric_column(as_list(values))[None, :]

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.stats.divergence import Floats, Ints
 
 Hashes = npt.NDArray[np.uint32]
@@ -106,7 +106,7 @@ def _grouped(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-class Text(Kind):
+class Text(InputType):
     """A string: its length, its words, and what it is made of.
 
     Parameters
@@ -124,7 +124,7 @@ class Text(Kind):
         _table()  # made now, and not while events wait
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
-        """See `Kind.columns`."""
+        """See `InputType.columns`."""
         columns = np.full((len(self.statistics), len(values)), np.inf)
         columns[:, [place for place, value in enumerate(values) if value is None]] = np.nan
         places = [place for place, value in enumerate(values) if isinstance(value, str)]

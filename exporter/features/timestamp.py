@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import Kind
+from exporter.features.base import InputType
 from exporter.stats.divergence import Floats
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
@@ -39,7 +39,7 @@ def unix_seconds(value: Any) -> float:
     return math.inf
 
 
-class Timestamp(Kind):
+class Timestamp(InputType):
     """An RFC 3339 string or Unix seconds: its age at arrival and its hour of the day (UTC)."""
 
     type = "timestamp"
@@ -47,7 +47,7 @@ class Timestamp(Kind):
     statistics = ("age_seconds", "hour")
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:
-        """See `Kind.columns`."""
+        """See `InputType.columns`."""
         if isinstance(values, np.ndarray):
             values = values.tolist()
         moments = np.array([unix_seconds(value) for value in values], dtype=np.float64)

@@ -13,7 +13,7 @@ SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "exchanges", 
 """The doors that events come in by: the last part of their routes."""
 
 
-class Health:
+class ExporterMetrics:
     """Counters and gauges under ``model_exporter_``.
 
     Parameters

@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.models import ModelsCollector, Sample, review
 from exporter.metrics.system import Collector
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Exposition:
         self,
         registry: CollectorRegistry,
         collectors: Iterable[Collector],
-        monitors: Callable[[], Monitors],
+        monitors: Callable[[], MonitorRegistry],
         store: Store,
     ) -> None:
         self._registry = registry

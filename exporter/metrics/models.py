@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 from exporter.config import ModelConfig
 from exporter.metrics import families as f
 from exporter.metrics.families import Family, Texts, lines, series
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.registry import Monitors
-from exporter.stats.accuracy import reviewed_accuracy
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.stats.accuracy import estimate_accuracy
 from exporter.storage import Store
 
 Sample = tuple[Family, bytes]
@@ -27,7 +27,7 @@ Sample = tuple[Family, bytes]
 class _Series:
     """The series of one monitor, which it must not hold: it would keep itself alive."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: ModelMonitor) -> None:
         self._layout, self._windows, self._segments = monitor.layout, list(monitor.windows), monitor.segments
         self.labels = {"model": monitor.config.name, "version": monitor.version}
         self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
@@ -102,9 +102,9 @@ class ModelsCollector:
     name = "models"
 
     def __init__(self) -> None:
-        self._series: WeakKeyDictionary[Monitor, _Series] = WeakKeyDictionary()
+        self._series: WeakKeyDictionary[ModelMonitor, _Series] = WeakKeyDictionary()
 
-    def collect(self, monitors: Monitors) -> Iterator[Sample]:
+    def collect(self, monitors: MonitorRegistry) -> Iterator[Sample]:
         """The samples of every model, families in no order."""
         now = time.monotonic()
         for model in monitors.models.values():
@@ -124,7 +124,7 @@ class ModelsCollector:
             yield from known.reference
 
 
-def gauges(monitor: Monitor, now: float) -> Iterator[Sample]:
+def gauges(monitor: ModelMonitor, now: float) -> Iterator[Sample]:
     """What is true of the windows of a monitor at a monotonic time, without what only ever grows."""
     known = _Series(monitor)
     yield _info(monitor, known)
@@ -134,7 +134,7 @@ def gauges(monitor: Monitor, now: float) -> Iterator[Sample]:
     yield from known.reference
 
 
-def _thresholds(model: ModelConfig, layouts: Sequence[Layout]) -> Iterator[Sample]:
+def _thresholds(model: ModelConfig, layouts: Sequence[Binner]) -> Iterator[Sample]:
     owners: list[tuple[dict[str, str], dict[str, float]]] = [({}, model.alerts)]
     names = list(dict.fromkeys(name for layout in layouts for name in layout.names))
     for name, feature in model.features.items():
@@ -147,12 +147,12 @@ def _thresholds(model: ModelConfig, layouts: Sequence[Layout]) -> Iterator[Sampl
             yield f.THRESHOLD, lines([text], [float(value)])
 
 
-def _info(monitor: Monitor, known: _Series) -> Sample:
+def _info(monitor: ModelMonitor, known: _Series) -> Sample:
     profile = monitor.layout.profile.hash[:12] if monitor.layout else "none"
     return f.INFO, lines([series(f.INFO.name, **known.labels, profile=profile)], [1.0])
 
 
-def _counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
+def _counters(monitor: ModelMonitor, known: _Series) -> Iterator[Sample]:
     labels, counters = known.labels, monitor.counters
     yield _info(monitor, known)
     for family, key, values in (
@@ -178,7 +178,7 @@ def _histogram(histogram: Histogram) -> list[float]:
     return [*cumulative, cumulative[-1], histogram.sum]
 
 
-def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+def _windows(monitor: ModelMonitor, known: _Series, now: float) -> Iterator[Sample]:
     if monitor.layout is None:
         return
     count = len(monitor.layout.names)
@@ -200,7 +200,7 @@ def _windows(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
                 yield family, lines([text], getattr(reading, field)[place : place + 1])
 
 
-def _segment_counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
+def _segment_counters(monitor: ModelMonitor, known: _Series) -> Iterator[Sample]:
     if monitor.layout is None or monitor.segments is None:
         return
     counters = monitor.segment_counters
@@ -212,7 +212,7 @@ def _segment_counters(monitor: Monitor, known: _Series) -> Iterator[Sample]:
         yield family, known.segments[family].filled(values)
 
 
-def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
+def _segments(monitor: ModelMonitor, known: _Series, now: float) -> Iterator[Sample]:
     if monitor.layout is None or monitor.segments is None:
         return
     names = monitor.layout.names
@@ -221,7 +221,7 @@ def _segments(monitor: Monitor, known: _Series, now: float) -> Iterator[Sample]:
         yield family, known.segments[family].filled(scores[:, others].ravel())
 
 
-def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
+def review(monitors: MonitorRegistry, store: Store) -> Iterator[Sample]:
     """What waits for review, what was released, and how right the model is by what was reviewed.
 
     Raises
@@ -238,11 +238,11 @@ def review(monitors: Monitors, store: Store) -> Iterator[Sample]:
             age = max(now - state.oldest[model], 0.0)
             yield f.OLDEST, lines([series(f.OLDEST.name, **labels)], [age])
         yield f.EXAMPLES, lines([series(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))])
-    for (model, version), one in state.reviewed.items():
+    for (model, version), one in state.accuracy_counts.items():
         if model not in monitors.models:
             continue
         labels = {"model": model, "version": version}
-        estimate = reviewed_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
+        estimate = estimate_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
         for family, value in zip(f.REVIEWED_ACCURACY, estimate, strict=True):
             yield family, lines([series(family.name, **labels)], [value])
         yield f.REVIEWED, lines([series(f.REVIEWED.name, **labels)], [float(one.decided)])

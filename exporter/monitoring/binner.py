@@ -20,7 +20,7 @@ from exporter.features.json_columns import Reader
 from exporter.features.numeric import Numeric
 from exporter.profiles.correlation import Copula, among
 from exporter.profiles.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile
-from exporter.stats.digitize import Places, padded, places_among
+from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
 
@@ -43,7 +43,7 @@ class Sums(NamedTuple):
     unseen: Floats
 
 
-class Layout:
+class Binner:
     """Where each target's bins and sums lie.
 
     Parameters
@@ -102,7 +102,7 @@ class Layout:
         self.centre = np.nan_to_num(self.mean)
         self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
         self._single = {place for place, n in enumerate(numbers) if n and n.precision == "single"}
-        self._edges = padded([n.edges if n else () for n in numbers])
+        self._edges = pad_edges([n.edges if n else () for n in numbers])
         self._above = self.starts + np.array([len(n.edges) if n else 0 for n in numbers], dtype=np.intp)
         self._known_categories = [
             {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
@@ -243,7 +243,7 @@ class Layout:
         sums.counts[start : start + len(counts)] += counts
         sums.unseen[place] += unseen
 
-    def _count_numbers(self, sums: Sums, lows: Floats, places: Ints, matrix: Floats) -> Places:
+    def _count_numbers(self, sums: Sums, lows: Floats, places: Ints, matrix: Floats) -> BinIndices:
         """Count rows of numbers; the bin of each among its target's, which says nothing where it is not finite."""
         if single := [row for row, place in enumerate(places.tolist()) if place in self._single]:
             with np.errstate(over="ignore"):
@@ -251,7 +251,7 @@ class Layout:
             matrix[single] = np.where(np.isinf(rounded), matrix[single], rounded)
         valid = np.isfinite(matrix)
         whole = bool(valid.all())
-        bins = places_among(self._edges[:, places], matrix)
+        bins = bin_indices(self._edges[:, places], matrix)
         starts = self.starts[places]
         every: Ints = bins + starts[:, None]
         if not whole:

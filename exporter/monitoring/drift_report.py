@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporter.config import ModelConfig
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.window_stats import WindowReading
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.profile import Feature
 from exporter.stats.divergence import Floats
 
@@ -25,7 +25,7 @@ _ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class TargetDrift:
     """One target in one window, beside its training.
 
     Attributes
@@ -96,7 +96,7 @@ def threshold(model: ModelConfig, name: str) -> float:
     return alerts.get(FEATURE_ALERT, DEFAULT_THRESHOLD)
 
 
-def targets(layout: Layout) -> list[str]:
+def targets(layout: Binner) -> list[str]:
     """Names of the targets, the prediction and the confidence last."""
     outputs = ((PREDICTION, layout.prediction), (CONFIDENCE, layout.confidence))
     return [*layout.names, *(name for name, place in outputs if place is not None)]
@@ -114,7 +114,7 @@ def _badness(score: Floats, noise: Floats, limits: Floats) -> Floats:
     return np.where(np.isnan(score), -1.0, np.nan_to_num(ratio, nan=0.0))
 
 
-def worst(monitor: Monitor, now: float) -> tuple[str, Change] | None:
+def worst(monitor: ModelMonitor, now: float) -> tuple[str, TargetDrift] | None:
     """The target that has drifted most, and in which window; None before anything came."""
     found, most = None, -1.0
     layout = monitor.layout
@@ -129,7 +129,7 @@ def worst(monitor: Monitor, now: float) -> tuple[str, Change] | None:
     return found
 
 
-def changes(monitor: Monitor, reading: WindowReading) -> list[Change]:
+def changes(monitor: ModelMonitor, reading: WindowStats) -> list[TargetDrift]:
     """The targets of a model version in one window, the worst first."""
     if monitor.layout is None:
         return []
@@ -139,14 +139,14 @@ def changes(monitor: Monitor, reading: WindowReading) -> list[Change]:
     return sorted(found, key=lambda change: (-change.badness, change.place))
 
 
-def _change(layout: Layout, reading: WindowReading, place: int, limits: Floats) -> Change:
+def _change(layout: Binner, reading: WindowStats, place: int, limits: Floats) -> TargetDrift:
     names, target = targets(layout), layout.targets[place]
     start = int(layout.starts[place])
     trained, live = np.array(target.counts, dtype=np.float64), reading.counts[start : start + len(target.counts)]
     q = layout.reference.probability[start : start + len(live)]
     prior = float(layout.reference.prior[place])
     p = (live + prior * q) / (live.sum() + prior)
-    return Change(
+    return TargetDrift(
         name=names[place],
         place=place,
         alert=_ALERTS.get(names[place], FEATURE_ALERT),

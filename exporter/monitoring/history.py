@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.stats.divergence import Floats
 
 STEP = 30.0
@@ -35,11 +35,11 @@ class Trends:
     """
 
     def __init__(self) -> None:
-        self._rings: WeakKeyDictionary[Monitor, _Ring] = WeakKeyDictionary()
+        self._rings: WeakKeyDictionary[ModelMonitor, _Ring] = WeakKeyDictionary()
         self._last = -np.inf
         self._lock = threading.Lock()
 
-    def sample(self, monitors: Iterable[Monitor], now: float) -> None:
+    def sample(self, monitors: Iterable[ModelMonitor], now: float) -> None:
         """Take a sample at the monotonic time ``now`` in seconds, unless the last one is younger than `STEP`."""
         with self._lock:
             if now - self._last < STEP:
@@ -56,7 +56,7 @@ class Trends:
                 ring.scores[ring.next] = [reading.kl for reading in readings]
                 ring.next = (ring.next + 1) % POINTS
 
-    def of(self, monitor: Monitor, window: str, now: float) -> tuple[Floats, npt.NDArray[np.float32]]:
+    def of(self, monitor: ModelMonitor, window: str, now: float) -> tuple[Floats, npt.NDArray[np.float32]]:
         """The samples of a window, oldest first.
 
         Returns

@@ -8,8 +8,8 @@ from pathlib import Path
 from exporter import config as configuration
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile import load as load_profile
 from exporter.storage.engine import check_store
@@ -18,7 +18,7 @@ from exporter.validation import shown, suggestion
 log = logging.getLogger(__name__)
 
 
-def load_monitors(path: Path) -> tuple[Config, Monitors]:
+def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
     """Read the configuration and the profiles that it names.
 
     Raises
@@ -31,8 +31,8 @@ def load_monitors(path: Path) -> tuple[Config, Monitors]:
         check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
-    layouts: dict[str, Layout] = {}
-    of_versions: dict[tuple[str, str], Layout] = {}
+    layouts: dict[str, Binner] = {}
+    of_versions: dict[tuple[str, str], Binner] = {}
     for index, model in enumerate(config.models):
         place = f"{path}: models[{index}]"
         profiles = _profiles(place, model)
@@ -44,10 +44,10 @@ def load_monitors(path: Path) -> tuple[Config, Monitors]:
         for version, (file, profile) in profiles.items():
             _check_segments(f"{place}.segment_by", model, profile, file)
             if version is None:
-                layouts[model.name] = Layout(profile, model.redact)
+                layouts[model.name] = Binner(profile, model.redact)
             else:
-                of_versions[model.name, version] = Layout(profile, model.redact)
-    return config, Monitors({model.name: model for model in config.models}, layouts, of_versions)
+                of_versions[model.name, version] = Binner(profile, model.redact)
+    return config, MonitorRegistry({model.name: model for model in config.models}, layouts, of_versions)
 
 
 def _profiles(place: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:

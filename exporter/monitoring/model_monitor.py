@@ -14,7 +14,7 @@ import numpy.typing as npt
 from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.features.json_columns import Table
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,
     DELAY_BUCKETS,
@@ -25,7 +25,7 @@ from exporter.monitoring.counters import (
 )
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.window import Ring, Ticks
-from exporter.monitoring.window_stats import WindowReading, read_window
+from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.stats.divergence import Floats, Ints
 
 
@@ -53,7 +53,7 @@ class Columns(NamedTuple):
     moments: float | Floats | None = None
 
 
-class Monitor:
+class ModelMonitor:
     """Counters, histograms and windows of one model version; safe between threads.
 
     Parameters
@@ -69,7 +69,7 @@ class Monitor:
     """
 
     def __init__(
-        self, config: ModelConfig, version: str, layout: Layout | None, windows: Mapping[str, float] | None = None
+        self, config: ModelConfig, version: str, layout: Binner | None, windows: Mapping[str, float] | None = None
     ) -> None:
         self.config = config
         self.version = version
@@ -109,7 +109,7 @@ class Monitor:
         events
             Predictions of this model and version.
         inputs
-            The decoded inputs of those among them that have any, or what `Layout.read` made of them where the
+            The decoded inputs of those among them that have any, or what `Binner.read` made of them where the
             model has no segments.
         now
             Monotonic time in seconds.
@@ -226,7 +226,7 @@ class Monitor:
         with self._lock:
             self.counters.events[event] = self.counters.events.get(event, 0.0) + value
 
-    def read(self, now: float) -> dict[str, WindowReading]:
+    def read(self, now: float) -> dict[str, WindowStats]:
         """The windows by their spelling, at the monotonic time ``now`` in seconds."""
         if not self.layout:
             return {}
@@ -237,7 +237,7 @@ class Monitor:
                 name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
-        return {name: read_window(self.layout, self.config.drift, *row) for name, row in rows.items()}
+        return {name: compute(self.layout, self.config.drift, *row) for name, row in rows.items()}
 
     def all_rings(self) -> list[Ring]:
         """Those of the windows, the shortest first, and that of the segments, if there are any."""
@@ -298,7 +298,7 @@ def are_confident(events: Sequence[Prediction], threshold: float) -> list[bool]:
 
 
 def _count_segments(
-    layout: Layout, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
+    layout: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
 ) -> tuple[int, Floats]:
     """Add a batch's inputs to its row and minima; how many are unknown, and counts by segment, shape ``(S · B,)``."""
     parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
@@ -316,7 +316,7 @@ def _count_segments(
     return unknown, by_segment.ravel()
 
 
-def _count_segments_of_columns(layout: Layout, size: int, places: Ints, batch: Columns) -> Floats:
+def _count_segments_of_columns(layout: Binner, size: int, places: Ints, batch: Columns) -> Floats:
     """Counts by segment, shape ``(S · B,)``."""
     by_segment = np.zeros((size, layout.bins))
     for place in np.unique(places):

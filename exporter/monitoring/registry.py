@@ -11,15 +11,15 @@ import msgspec
 
 from exporter.config import MappingConfig, ModelConfig
 from exporter.events import NO_VERSION
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
 
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0
 """A version unused for so long makes room for a new one."""
 
 
-class Monitors:
+class MonitorRegistry:
     """The monitors of every model and version, versions capped; safe between threads.
 
     Parameters
@@ -31,14 +31,14 @@ class Monitors:
     of_versions
         The layouts of versions that have a profile of their own, by model and version.
     windows
-        See `Monitor`.
+        See `ModelMonitor`.
     """
 
     def __init__(
         self,
         models: Mapping[str, ModelConfig],
-        layouts: Mapping[str, Layout],
-        of_versions: Mapping[tuple[str, str], Layout] = MappingProxyType({}),
+        layouts: Mapping[str, Binner],
+        of_versions: Mapping[tuple[str, str], Binner] = MappingProxyType({}),
         windows: Mapping[str, float] | None = None,
     ) -> None:
         self.models = models
@@ -46,23 +46,23 @@ class Monitors:
         self.of_versions = of_versions
         self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
-        self._monitors: dict[str, dict[str, Monitor]] = {name: {} for name in models}
+        self._monitors: dict[str, dict[str, ModelMonitor]] = {name: {} for name in models}
         self._lock = threading.Lock()
 
-    def layout(self, model: str, version: str) -> Layout | None:
+    def layout(self, model: str, version: str) -> Binner | None:
         """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
         return self.of_versions.get((model, version)) or self.layouts.get(model)
 
-    def nearest(self, model: str, version: str | None = None) -> Layout | None:
+    def nearest(self, model: str, version: str | None = None) -> Binner | None:
         """The layout of a version, or of another one where it has none: what inputs are, not how they are counted."""
         return self.layout(model, version or "") or next(iter(self.layouts_of(model)), None)
 
-    def layouts_of(self, model: str) -> list[Layout]:
+    def layouts_of(self, model: str) -> list[Binner]:
         """All layouts of a model, the one of most versions first."""
         own = [layout for (name, _), layout in self.of_versions.items() if name == model]
         return [*([self.layouts[model]] if model in self.layouts else []), *own]
 
-    def get(self, model: str, version: str | None, now: float) -> Monitor:
+    def get(self, model: str, version: str | None, now: float) -> ModelMonitor:
         """The monitor of a configured model's version, made on first use.
 
         Past the cap, a version unused for a day makes room; else what is new is counted as
@@ -82,12 +82,12 @@ class Monitors:
                 else:
                     name = OTHER_VERSION
             if name not in versions:
-                monitor = Monitor(self.models[model], name, self.layout(model, name), self._windows)
+                monitor = ModelMonitor(self.models[model], name, self.layout(model, name), self._windows)
                 monitor.last_used = now
                 versions[name] = monitor
             return versions[name]
 
-    def put(self, monitor: Monitor) -> None:
+    def put(self, monitor: ModelMonitor) -> None:
         """Take a monitor of a configured model that was made elsewhere, if its version is within the cap."""
         versions = self._monitors[monitor.config.name]
         with self._lock:
@@ -95,11 +95,11 @@ class Monitors:
             if monitor.version == OTHER_VERSION or len(named) < monitor.config.max_versions:
                 versions[monitor.version] = monitor
 
-    def __iter__(self) -> Iterator[Monitor]:
+    def __iter__(self) -> Iterator[ModelMonitor]:
         for versions in list(self._monitors.values()):
             yield from list(versions.values())
 
-    def adopt(self, older: Monitors) -> None:
+    def adopt(self, older: MonitorRegistry) -> None:
         """Keep the state of models that count as before; thresholds and events may have changed."""
         for name, model in self.models.items():
             before = older.models.get(name)
@@ -114,7 +114,7 @@ class Monitors:
                 self.unknown_features[name] = older.unknown_features[name]
 
 
-def _hash(layout: Layout | None) -> str | None:
+def _hash(layout: Binner | None) -> str | None:
     return (layout.profile.hash or layout.profile.digest()) if layout else None
 
 

@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 
 from exporter.errors import StoreError
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
-from exporter.storage.window_snapshots import forget_others, keep, kept
+from exporter.storage.window_snapshots import forget_others, load_snapshots, save_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     rings: list[tuple[bytes, bytes, bytes]]
 
 
-def fingerprint(monitor: Monitor) -> str:
+def fingerprint(monitor: ModelMonitor) -> str:
     """What decides the meaning of a monitor's rings, as SHA-256; empty without a profile."""
     layout, segments = monitor.layout, monitor.segments
     if layout is None:
@@ -68,7 +68,7 @@ def fingerprint(monitor: Monitor) -> str:
     ).hexdigest()
 
 
-def pack(monitor: Monitor, now: float, wall: float) -> bytes:
+def encode(monitor: ModelMonitor, now: float, wall: float) -> bytes:
     """A monitor's rings at the monotonic time ``now``, the Unix time ``wall``."""
     own, rings = monitor.saved(now)
     parts = [(ticks.tobytes(), sums.tobytes(), lows.tobytes()) for ticks, sums, lows in rings]
@@ -76,7 +76,7 @@ def pack(monitor: Monitor, now: float, wall: float) -> bytes:
     return zlib.compress(msgspec.msgpack.encode(snapshot), 1)
 
 
-def unpack(data: bytes) -> Snapshot:
+def decode(data: bytes) -> Snapshot:
     """A snapshot.
 
     Raises
@@ -93,7 +93,7 @@ def unpack(data: bytes) -> Snapshot:
     return snapshot
 
 
-class Keeper:
+class SnapshotSaver:
     """Keeps the windows of all versions in the store, from a thread of its own.
 
     Parameters
@@ -106,11 +106,11 @@ class Keeper:
         Time between two snapshots.
     """
 
-    def __init__(self, store: Store, monitors: Callable[[], Monitors], seconds: float = SECONDS) -> None:
+    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], seconds: float = SECONDS) -> None:
         self._store = store
         self._monitors = monitors
         self._seconds = seconds
-        self._kept: WeakKeyDictionary[Monitor, int] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[ModelMonitor, int] = WeakKeyDictionary()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
@@ -135,7 +135,7 @@ class Keeper:
             for monitor in monitors:
                 seen = monitor.counters.attempts
                 if self._kept.get(monitor, 0) != seen:
-                    self._keep(monitor.config.name, monitor.version, pack(monitor, now, wall))
+                    self._keep(monitor.config.name, monitor.version, encode(monitor, now, wall))
                     self._kept[monitor] = seen
             forget_others(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
         except StoreError as error:
@@ -147,10 +147,10 @@ class Keeper:
         if len(data) > MAX_BYTES:
             log.warning("windows of model %r version %r are not kept: %d bytes", model, version, len(data))
             return
-        keep(self._store, model, version, data)
+        save_snapshot(self._store, model, version, data)
 
 
-def restore(store: Store, monitors: Monitors, now: float, wall: float) -> None:
+def restore(store: Store, monitors: MonitorRegistry, now: float, wall: float) -> None:
     """Go on with the windows that the store holds, the last used first.
 
     A snapshot that cannot be read, or of another profile or other windows, is not used; nor is one
@@ -166,17 +166,17 @@ def restore(store: Store, monitors: Monitors, now: float, wall: float) -> None:
         Monotonic and Unix time in seconds.
     """
     try:
-        rows = kept(store)
+        rows = load_snapshots(store)
     except StoreError as error:
         log.warning("windows begin empty: %s", error)
         return
-    found: list[tuple[float, Monitor]] = []
+    found: list[tuple[float, ModelMonitor]] = []
     for model, version, data in rows:
         if model not in monitors.models:
             continue
-        monitor = Monitor(monitors.models[model], version, monitors.layout(model, version))
+        monitor = ModelMonitor(monitors.models[model], version, monitors.layout(model, version))
         try:
-            idle = _resume(monitor, unpack(data), now, wall)
+            idle = _resume(monitor, decode(data), now, wall)
         except ValueError as error:
             log.warning(
                 "windows of model %r version %r begin empty: the snapshot is damaged: %s", model, version, error
@@ -191,7 +191,7 @@ def restore(store: Store, monitors: Monitors, now: float, wall: float) -> None:
         monitors.put(monitor)
 
 
-def _resume(monitor: Monitor, snapshot: Snapshot, now: float, wall: float) -> float | None:
+def _resume(monitor: ModelMonitor, snapshot: Snapshot, now: float, wall: float) -> float | None:
     """Seconds since the version was last used; None when the snapshot is of other rings."""
     if fingerprint(monitor) != snapshot.fingerprint:
         return None

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporter.config import DISTANCES
-from exporter.monitoring.binner import Layout, Sums
+from exporter.monitoring.binner import Binner, Sums
 from exporter.stats.divergence import Floats, Reference, ratio
 
 
 @dataclass(frozen=True)
-class WindowReading:
+class WindowStats:
     """One window of the targets, arrays of shape ``(T,)``; NaN where there is nothing to say.
 
     Attributes
@@ -51,7 +51,7 @@ class WindowReading:
     together: Floats
 
 
-def read_window(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowReading:
+def compute(layout: Binner, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowStats:
     """What the gauges say of a window.
 
     Parameters
@@ -85,7 +85,7 @@ def read_window(layout: Layout, wanted: Sequence[str], row: Floats, lows: Floats
             distances[name] = np.where(layout.stddev > 0, distance, np.nan)
         else:
             distances[name] = np.where(there, getattr(layout.distances, name)(sums.counts), np.nan)
-    return WindowReading(
+    return WindowStats(
         counts=sums.counts,
         observations=np.where(there, observations, np.nan),
         mean=mean,

@@ -14,7 +14,7 @@ from exporter.stats.divergence import Floats, Ints
 _EXPANDED = 8_000_000  # values that are written out, so that their sum loses the fewest digits
 
 
-class Cells:
+class ValueCounts:
     """Training values of one column, counted in fine cells: distinct values, or small ranges of them.
 
     Parameters
@@ -52,9 +52,9 @@ class Cells:
 
         Examples
         --------
-        >>> Cells(np.arange(8.0), np.ones(8, np.intp)).edges(4)[:-1]
+        >>> ValueCounts(np.arange(8.0), np.ones(8, np.intp)).edges(4)[:-1]
         (0.0, 2.0, 4.0, 6.0)
-        >>> cells = Cells(np.array([0.0, 1, 2, 3, 4]), np.array([6, 1, 1, 1, 1]))
+        >>> cells = ValueCounts(np.array([0.0, 1, 2, 3, 4]), np.array([6, 1, 1, 1, 1]))
         >>> [float(round(edge, 6)) for edge in cells.edges(2)]
         [0.0, 0.0, 4.0]
         """
@@ -102,7 +102,7 @@ class Cells:
         return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self._counts)) * scale)
 
 
-class Ordered(Cells):
+class SortedValues(ValueCounts):
     """Training values in ascending order: cells of one value each, in which nothing needs to be counted."""
 
     def __init__(self, values: Floats) -> None:
@@ -111,22 +111,22 @@ class Ordered(Cells):
         self.total = len(values)
 
     def heavy(self, share: float) -> list[tuple[float, int, int]]:
-        """See `Cells.heavy`."""
+        """See `ValueCounts.heavy`."""
         found = np.unique(self.starts[:: max(int(share), 1)])  # whatever comes more often stands there
         first, after = self.starts.searchsorted(found), self.starts.searchsorted(found, side="right")
         often = after - first > share
         return list(zip(*(part[often].tolist() for part in (found, first, after)), strict=True))
 
     def cuts(self, ranks: Ints, limit: float) -> list[float]:
-        """See `Cells.cuts`."""
+        """See `ValueCounts.cuts`."""
         return self._starting(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
 
     def below(self, values: Sequence[float]) -> Ints:
-        """See `Cells.below`."""
+        """See `ValueCounts.below`."""
         return self.starts.searchsorted(values)
 
     def moments(self) -> tuple[float, float]:
-        """See `Cells.moments`; the values are used up."""
+        """See `ValueCounts.moments`; the values are used up."""
         return _moments(self.starts)
 
 
@@ -159,12 +159,12 @@ def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> Num
     finite = column if whole else column[valid]
     finite = np.add(finite, 0.0, out=finite if own else None)  # no negative zero
     finite.sort()
-    cells = Ordered(finite) if len(finite) <= _EXPANDED else Cells(*np.unique(finite, return_counts=True))
+    cells = SortedValues(finite) if len(finite) <= _EXPANDED else ValueCounts(*np.unique(finite, return_counts=True))
     return counted_feature(cells, missing, len(column) - missing - len(finite), bins)
 
 
 def counted_feature(
-    cells: Cells, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
+    cells: ValueCounts, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
 ) -> NumericFeature:
     """Freeze one column of numbers, counted in cells; their mean and deviation are given where cells are ranges."""
     edges = cells.edges(bins)

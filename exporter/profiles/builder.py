@@ -11,15 +11,15 @@ import msgspec
 import numpy as np
 
 from exporter.errors import ProfileError
-from exporter.features import INPUT_TYPES, LEARNERS, Categorical, Kind, Learner, State, kind_of
+from exporter.features import INPUT_TYPES, LEARNERS, Categorical, InputType, Learner, State, input_type
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation import CorrelationBuilder
 from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
 from exporter.profiles.readers import Batch, FileSource, Source
-from exporter.profiles.sketches import CategoryTally, NumericTally
-from exporter.profiles.type_inference import Column, Seen
+from exporter.profiles.sketches import CategorySketch, NumericSketch
+from exporter.profiles.type_inference import Column, ColumnTypeInference
 from exporter.validation import shown, suggestion
 
 Progress = Callable[[str, float, int], None]
@@ -101,21 +101,21 @@ class _Builder:
         self._options = options
         self._progress = progress
         self._now = time.time()
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, ColumnTypeInference] = {}
         self._rows = 0
         self._single: set[str] = set()  # numeric columns of 32-bit numbers
 
     def profile(self) -> Profile:
         options = self._options
         known = self._source.columns()
-        self._seen |= {name: Seen(numbers) for name, numbers in known.items()}
+        self._seen |= {name: ColumnTypeInference(numbers) for name, numbers in known.items()}
         unknown = {name for name, numbers in known.items() if not numbers or name == options.prediction_column}
         rows = self._source.rows if known and not unknown else None
         self._rows = rows or 0
         for batch in self._pass("types", unknown if known else None) if rows is None else ():
             self._rows += batch.rows
             for name, values in batch.columns.items():
-                self._seen.setdefault(name, Seen()).add(values)
+                self._seen.setdefault(name, ColumnTypeInference()).add(values)
         self._check()
         outputs = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
         given = {**options.expected, **options.types}
@@ -123,7 +123,7 @@ class _Builder:
         learners = self._learn(inputs)
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
-            name: learners[name].kind() if name in learners else kind_of(kind, None) for name, kind in inputs.items()
+            name: learners[name].kind() if name in learners else input_type(kind, None) for name, kind in inputs.items()
         }
         alone = {name for name, numbers in known.items() if numbers and self._source.alone}
         frozen = self._freeze(kinds, alone)
@@ -175,7 +175,7 @@ class _Builder:
                 learner.learn(batch.columns.get(name, ()))
         return learners
 
-    def _freeze(self, kinds: Mapping[str, Kind], alone: Collection[str]) -> dict[str, list[Feature]]:
+    def _freeze(self, kinds: Mapping[str, InputType], alone: Collection[str]) -> dict[str, list[Feature]]:
         """The bins of the features of each input, and of the outputs by their columns' names.
 
         Columns that can be read alone are, one at a time, where all of one may be held at once.
@@ -183,10 +183,10 @@ class _Builder:
         options = self._options
         watched = dict(kinds)
         if options.confidence_column:
-            watched[options.confidence_column] = kind_of("numeric")
+            watched[options.confidence_column] = input_type("numeric")
         if name := options.prediction_column:
             wanted = options.types.get(name) or self._seen[name].output_type()
-            watched[name] = kind_of(wanted if wanted == "numeric" else "categorical")
+            watched[name] = input_type(wanted if wanted == "numeric" else "categorical")
         whole = [n for n, kind in watched.items() if n in alone and kind.type == "numeric"]
         whole = whole if self._rows <= options.exact else []
         frozen: dict[str, list[Feature]] = {}
@@ -202,16 +202,16 @@ class _Builder:
         return frozen
 
     def _tally(
-        self, kinds: Mapping[str, Kind], watched: Mapping[str, Kind]
-    ) -> dict[str, list[NumericTally | CategoryTally]]:
+        self, kinds: Mapping[str, InputType], watched: Mapping[str, InputType]
+    ) -> dict[str, list[NumericSketch | CategorySketch]]:
         """Tallies of what must be read by rows, out of all that is watched."""
         options = self._options
         numbers = sum(len(kind.features(name)) for name, kind in watched.items() if not kind.categorical)
         most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
-        tallies: dict[str, list[NumericTally | CategoryTally]] = {
-            name: [CategoryTally(options.categories)]
+        tallies: dict[str, list[NumericSketch | CategorySketch]] = {
+            name: [CategorySketch(options.categories)]
             if kind.categorical
-            else [NumericTally(options.bins, most) for _ in kind.features(name)]
+            else [NumericSketch(options.bins, most) for _ in kind.features(name)]
             for name, kind in kinds.items()
         }
         needed = {*kinds, *filter(None, [options.time_column])}
@@ -229,7 +229,7 @@ class _Builder:
                         tally.count(column)
         return tallies
 
-    def _correlation(self, kinds: Mapping[str, Kind], features: Mapping[str, Feature]) -> Correlation | None:
+    def _correlation(self, kinds: Mapping[str, InputType], features: Mapping[str, Feature]) -> Correlation | None:
         builder = CorrelationBuilder(features)
         compared = {n: own for n, kind in kinds.items() if set(own := kind.features(n)) & set(builder.names)}
         needed = {*compared, *filter(None, [self._options.time_column])}
@@ -240,7 +240,7 @@ class _Builder:
             builder.add(columns)
         return builder.done()
 
-    def _columns(self, batch: Batch, name: str, kind: Kind) -> Sequence[Any]:
+    def _columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
         if kind.type != "numeric":
             values = as_list(values)

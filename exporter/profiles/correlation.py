@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
-from exporter.stats.digitize import Places, padded, places_among
+from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.divergence import NOISE_CONFIDENCE, Floats, chi2_quantile, ratio
 
 MAX_FEATURES = 32
@@ -43,10 +43,10 @@ class Copula:
     """
 
     def __init__(self, features: Sequence[NumericFeature], training: Correlation | None = None) -> None:
-        self._edges = padded([feature.edges for feature in features])
+        self._edges = pad_edges([feature.edges for feature in features])
         # By feature and bin, behind one another: where a score starts, from which, and how it rises.
         maps = [_score_map(feature) for feature in features]
-        self._low, self._base, self._slope = (padded([own[part] for own in maps]).T.ravel() for part in range(3))
+        self._low, self._base, self._slope = (pad_edges([own[part] for own in maps]).T.ravel() for part in range(3))
         self._starts = np.arange(0, len(self._base), len(self._edges) + 1)
         self._spread = np.array([_spread(feature) for feature in features])
         self._size = len(features)
@@ -59,7 +59,7 @@ class Copula:
             self._reference[lower] = self._reference[lower[::-1]] = training.values
         self._whitening: dict[bytes, Floats] = {}
 
-    def sums(self, matrix: Floats, bins: Places | None = None) -> Floats:
+    def sums(self, matrix: Floats, bins: BinIndices | None = None) -> Floats:
         """What a batch adds up to.
 
         Parameters
@@ -81,10 +81,10 @@ class Copula:
             bins = None if bins is None else bins[:, complete]
         return self.added(self.scores(matrix, bins))
 
-    def scores(self, matrix: Floats, bins: Places | None = None, features: slice = slice(None)) -> Floats:
+    def scores(self, matrix: Floats, bins: BinIndices | None = None, features: slice = slice(None)) -> Floats:
         """Normal scores of values of all or some features, shape ``(d, n)``; that of no finite number says nothing."""
         if bins is None:
-            bins = places_among(self._edges[:, features], matrix)
+            bins = bin_indices(self._edges[:, features], matrix)
         at = bins + self._starts[features, None]
         scores = self._low.take(at)
         with np.errstate(over="ignore", invalid="ignore"):

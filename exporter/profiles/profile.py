@@ -16,7 +16,7 @@ import msgspec
 
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
-from exporter.features import INPUT_TYPES, Kind, State, fits, kind_of
+from exporter.features import INPUT_TYPES, InputType, State, fits, input_type
 from exporter.validation import dotted, explain, shown
 
 FORMAT = "model-exporter-profile/1"
@@ -148,10 +148,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
     correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
 
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, InputType]:
         """The type of each input, with what it learned."""
         learned = self.learned or {}
-        return {name: kind_of(kind, learned.get(name)) for name, kind in self.inputs.items()}
+        return {name: input_type(kind, learned.get(name)) for name, kind in self.inputs.items()}
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of everything but the hash and the time: what decides the bins."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from exporter.features.extract import spelt
-from exporter.profiles.bin_edges import Cells, categorical_feature, counted_feature
+from exporter.profiles.bin_edges import ValueCounts, categorical_feature, counted_feature
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature, NumericFeature
 from exporter.stats.divergence import Floats, Ints
 
@@ -71,7 +71,7 @@ class Sketch:
         return found
 
 
-class NumericTally:
+class NumericSketch:
     """One column of numbers: NaN is a missing value, an infinity an invalid one.
 
     Parameters
@@ -157,18 +157,18 @@ class NumericTally:
         """The frozen bins."""
         if self.exact:
             self._merge()
-            return counted_feature(Cells(self._distinct, self._counts), self.missing, self.invalid, self._bins)
+            return counted_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
         single = np.append(self._distinct[1:] == np.nextafter(self._distinct[:-1], np.inf), False)
         offset = self._first / self.valid
         moments = (
             self._centre + offset * self._scale,
             math.sqrt(max(self._second / self.valid - offset**2, 0.0)) * self._scale,
         )
-        cells = Cells(self._distinct, self._counts, single, self._high)
+        cells = ValueCounts(self._distinct, self._counts, single, self._high)
         return counted_feature(cells, self.missing, self.invalid, self._bins, moments)
 
 
-class CategoryTally:
+class CategorySketch:
     """One column of categories.
 
     Parameters

@@ -20,7 +20,7 @@ _LABELS = 50
 """Class labels are few whole numbers, and categories few strings."""
 
 
-class Seen:
+class ColumnTypeInference:
     """What was seen of one column, of which it may be known that it holds nothing but numbers."""
 
     def __init__(self, numbers: bool = False) -> None:

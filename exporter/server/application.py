@@ -14,15 +14,15 @@ from exporter.config import Config
 from exporter.errors import ConfigError
 from exporter.features.lenient_json import decode_inputs
 from exporter.metrics import Exposition, system
-from exporter.metrics.exporter import Health
+from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.history import Trends
 from exporter.monitoring.loading import load_monitors
-from exporter.monitoring.snapshots import Keeper, restore
+from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
-from exporter.server.integrations.pairing import Pairs
+from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
 from exporter.server.stored_inputs import as_stored
-from exporter.storage import Store, Verdict
+from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Exporter:
         self._reloading = threading.Lock()
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
-        self.health = Health(self.registry)
+        self.health = ExporterMetrics(self.registry)
         self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.snapshot)
         self.health.damaged.set_function(lambda: self.store.damaged)
         restore(self.store, monitors, time.monotonic(), time.time())
@@ -63,9 +63,9 @@ class Exporter:
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
         self.trends = Trends()
-        self.pairs = Pairs()
+        self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
-        self._keeper = Keeper(self.store, lambda: self.pipeline.monitors)
+        self._keeper = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
         self._keeper.start()
         self.health.reload_successful.set(1)
         self.health.reload_time.set(time.time())
@@ -140,7 +140,7 @@ class Exporter:
         raw = [inputs.encode()]
         return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
 
-    def _count_verdict(self, verdict: Verdict) -> None:
+    def _count_verdict(self, verdict: CountedFeedback) -> None:
         monitors = self.pipeline.monitors
         if verdict.model in monitors.models:
             monitor = monitors.get(verdict.model, verdict.version, time.monotonic())

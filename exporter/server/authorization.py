@@ -57,7 +57,7 @@ def scope(method: str, rule: str) -> str | None:
     return None if rule in {"/-/healthy", "/-/ready"} else "read"
 
 
-def forbidden(caller: Caller, needed: str | None) -> Reply | None:
+def scope_error(caller: Caller, needed: str | None) -> Reply | None:
     """Why a caller may not; None when it may."""
     if needed is None or needed in caller.scopes:
         return None
@@ -70,7 +70,7 @@ def forbidden(caller: Caller, needed: str | None) -> Reply | None:
     return problem(403, detail, headers=(header,), scope=needed)
 
 
-def foreign(method: str, header: Callable[[str], str | None]) -> Reply | None:
+def cross_origin_error(method: str, header: Callable[[str], str | None]) -> Reply | None:
     """Why a request is refused that another site's page made a browser send; None for all others.
 
     ``header`` says the value of a field by its name in small letters.

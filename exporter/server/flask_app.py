@@ -23,7 +23,7 @@ from exporter.server.api import (
     integrations as wire,
 )
 from exporter.server.application import Exporter
-from exporter.server.authorization import CALLER, SECURITY_HEADERS, forbidden, foreign, scope
+from exporter.server.authorization import CALLER, SECURITY_HEADERS, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, review
@@ -62,13 +62,15 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     @app.before_request
     def _permit() -> Response | None:
         """Check a request's origin, and its scope where the caller is known, whose name is ``flask.g.user``."""
-        if page := foreign(request.method, request.headers.get):  # the door has asked that; other servers have not
+        if page := cross_origin_error(
+            request.method, request.headers.get
+        ):  # the door has asked that; other servers have not
             return page.flask()
         caller: Caller | None = request.environ.get(CALLER)
         g.user = caller.name if caller else None
         if caller is None or request.url_rule is None:
             return None
-        refused = forbidden(caller, scope(request.method, request.url_rule.rule))
+        refused = scope_error(caller, scope(request.method, request.url_rule.rule))
         return refused.flask() if refused else None
 
     app.register_error_handler(HTTPException, http_error)

@@ -30,9 +30,9 @@ from exporter.server.authorization import (
     SAFE,
     SECURITY_HEADERS,
     UNSAFE,
-    forbidden,
-    foreign,
+    cross_origin_error,
     scope,
+    scope_error,
 )
 from exporter.server.http1.connection import Front
 from exporter.server.http1.handler import Site
@@ -41,7 +41,7 @@ from exporter.server.ingest import MAX_BODY, NDJSON, ONE_ACCEPTED, Ingest
 from exporter.server.problem import CONTENT_TYPE, WRONG, Reply, problem
 from exporter.server.request import SMALL_BODY, Call, head
 from exporter.server.streaming import STREAMS, Streamed
-from exporter.server.thread_pools import Groups
+from exporter.server.thread_pools import ThreadPools
 from exporter.server.tokens import Caller
 from exporter.server.web_config import WebConfig
 from exporter.server.wsgi_bridge import call as call_app
@@ -87,7 +87,7 @@ class FrontDoor(Site):
         self._exporter = exporter
         self._app: Flask | None = None
         self._making = threading.Lock()
-        self.groups = Groups()
+        self.groups = ThreadPools()
         self._held = 0
         self._streams = 0
         self._tick()
@@ -129,7 +129,7 @@ class FrontDoor(Site):
 
     def greet(self, call: Call) -> None:
         """Ask who it is, before its body is read."""
-        if refused := foreign(call.method, call.header):
+        if refused := cross_origin_error(call.method, call.header):
             call.refuse(refused)
         elif not self._web.guarded or (self._web.open_metrics and call.path in OPEN and call.method in SAFE):
             call.admit(None)
@@ -177,7 +177,7 @@ class FrontDoor(Site):
         if body and encoding != b"identity" and not (encoding == b"gzip" and path in COMPRESSED):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if path == "/v1/predictions" and call.method == "POST":
-            if call.caller and (refused := forbidden(call.caller, UNSAFE[PREDICTIONS])):
+            if call.caller and (refused := scope_error(call.caller, UNSAFE[PREDICTIONS])):
                 return refused
             kind = fields.get(b"content-type", _JSON)
             lines = kind != _JSON and kind.partition(b";")[0].strip().lower().decode("latin-1") in NDJSON
@@ -187,7 +187,7 @@ class FrontDoor(Site):
                 return self._ingest.predictions(body, lines, key, ids)
             call.work(self.groups.large.run(lambda: self._ingest.predictions(body, lines, key, ids)))
         elif path == "/v1/feedback" and call.method == "POST":
-            if call.caller and (refused := forbidden(call.caller, UNSAFE[FEEDBACK])):
+            if call.caller and (refused := scope_error(call.caller, UNSAFE[FEEDBACK])):
                 return refused
             key = call.header("idempotency-key")
             if len(body) <= SMALL_BODY:
@@ -196,7 +196,7 @@ class FrontDoor(Site):
                 taking = self.groups.feedback.run(lambda: self._ingest.feedback(body, key))
             call.work(_secured(taking))
         elif path in OPEN and call.method in {"GET", "HEAD"}:
-            if call.caller and (refused := forbidden(call.caller, scope(call.method, path))):
+            if call.caller and (refused := scope_error(call.caller, scope(call.method, path))):
                 return refused
             call.work(_secured(self.groups.of(path).run(lambda: self._probe(call))))
         else:

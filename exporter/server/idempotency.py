@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from exporter.errors import EventError
-from exporter.metrics.exporter import Health
+from exporter.metrics.exporter import ExporterMetrics
 from exporter.server.problem import Reply, whole
 
 MAX_KEYS = 10_000
@@ -17,7 +17,7 @@ MAX_KEPT_BYTES = 16 * 2**20
 MAX_KEY_LENGTH = 255
 
 
-class Retries:
+class IdempotencyCache:
     """Good answers by route and key; safe between threads.
 
     Parameters
@@ -26,7 +26,7 @@ class Retries:
         Counts requests that are refused for their key.
     """
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: ExporterMetrics) -> None:
         self._health = health
         self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
         self._kept = 0

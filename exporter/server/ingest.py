@@ -16,10 +16,10 @@ from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Reject
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
-from exporter.server.idempotency import Retries, check_key
+from exporter.server.idempotency import IdempotencyCache, check_key
 from exporter.server.problem import MAX_ERRORS, Reply, problem, refused, whole
 from exporter.server.stored_inputs import as_stored
-from exporter.storage import Word
+from exporter.storage import FeedbackResult
 from exporter.storage.schema import spelling
 from exporter.storage.store import DISK_SECONDS, given_up
 from exporter.validation import shown, suggestion
@@ -57,7 +57,7 @@ class Ingest:
         self._feedback = Decoder(Feedback, self._check_feedback)
         self._events = Decoder(BusinessEvent, self._check_events)
         self._came = functools.cache(exporter.health.events.labels)
-        self.retries = Retries(exporter.health)
+        self.retries = IdempotencyCache(exporter.health)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """``POST /v1/predictions``.
@@ -174,7 +174,7 @@ class Ingest:
             future = self._exporter.store.ask_feedback(said.words, key)
             try:
                 async with asyncio.timeout(DISK_SECONDS):
-                    taken: list[Word] = await asyncio.wrap_future(future)
+                    taken: list[FeedbackResult] = await asyncio.wrap_future(future)
             except TimeoutError:
                 raise given_up(future) from None
         except StoreError as error:
@@ -199,7 +199,7 @@ class Ingest:
         self._redact(words)
         return _Said(words, rejected, many)
 
-    def _taken(self, said: _Said, taken: Sequence[Word]) -> Reply:
+    def _taken(self, said: _Said, taken: Sequence[FeedbackResult]) -> Reply:
         if any(word.conflict for word in taken):
             return problem(422, "this Idempotency-Key came before with another body: use a new one")
         fresh = sum(not word.repeat for word in taken)
@@ -304,5 +304,5 @@ def _shown(rejected: Sequence[Rejected]) -> list[dict[str, Any]]:
     return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
 
 
-def _word(word: Word) -> dict[str, Any]:
+def _word(word: FeedbackResult) -> dict[str, Any]:
     return {"id": str(word.id), "prediction_id": word.prediction_id, "verdict": word.verdict, "joined": word.joined}

@@ -14,9 +14,9 @@ from exporter.config import Config
 from exporter.errors import QueueFullError
 from exporter.events import Prediction, make_id
 from exporter.features.lenient_json import decode_inputs
-from exporter.metrics.exporter import Health
-from exporter.monitoring.model_monitor import Monitor, are_confident
-from exporter.monitoring.registry import Monitors
+from exporter.metrics.exporter import ExporterMetrics
+from exporter.monitoring.model_monitor import ModelMonitor, are_confident
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import as_stored
 from exporter.storage import InputsPolicy, Store, prediction_rows
@@ -49,7 +49,7 @@ class Pipeline:
         Where losses are counted.
     """
 
-    def __init__(self, config: Config, monitors: Monitors, store: Store, health: Health) -> None:
+    def __init__(self, config: Config, monitors: MonitorRegistry, store: Store, health: ExporterMetrics) -> None:
         self._state = (config, monitors)
         self._store = store
         self._health = health
@@ -66,7 +66,7 @@ class Pipeline:
         self._thread.start()
 
     @property
-    def monitors(self) -> Monitors:
+    def monitors(self) -> MonitorRegistry:
         """Where events are counted now."""
         return self._state[1]
 
@@ -85,7 +85,7 @@ class Pipeline:
         """Whether so much waits that a moment will not do to count it."""
         return self._submitted - self._counted > self._state[0].queue.capacity // 2
 
-    def reconfigure(self, config: Config, monitors: Monitors) -> None:
+    def reconfigure(self, config: Config, monitors: MonitorRegistry) -> None:
         """Count with another configuration from the next batch on."""
         self._state = (config, monitors)
 
@@ -189,7 +189,9 @@ class Pipeline:
                     except Exception:
                         self._health.dropped.inc()
 
-    def _count_group(self, config: Config, monitors: Monitors, monitor: Monitor, group: Sequence[Prediction]) -> None:
+    def _count_group(
+        self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, group: Sequence[Prediction]
+    ) -> None:
         """Count and store predictions of one model and version; what raises here has counted nothing."""
         model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()

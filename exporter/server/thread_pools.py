@@ -17,7 +17,7 @@ WAITING = 1000
 _Result = TypeVar("_Result")
 
 
-class Group:
+class ThreadPool:
     """Threads for one kind of requests, and a bound on what waits for them."""
 
     def __init__(self, name: str, threads: int) -> None:
@@ -53,19 +53,19 @@ class Group:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Groups:
+class ThreadPools:
     """All groups of the front door."""
 
     def __init__(self) -> None:
-        self._operations = Group("operations", 2)
-        self.feedback = Group("feedback", 32)
-        self._wire = Group("wire", 2)
-        self._rest = Group("pages", 4)
-        self.dataset = Group("dataset", 2)
-        self.passwords = Group("passwords", 1)
-        self.large = Group("large", 1)
+        self._operations = ThreadPool("operations", 2)
+        self.feedback = ThreadPool("feedback", 32)
+        self._wire = ThreadPool("wire", 2)
+        self._rest = ThreadPool("pages", 4)
+        self.dataset = ThreadPool("dataset", 2)
+        self.passwords = ThreadPool("passwords", 1)
+        self.large = ThreadPool("large", 1)
 
-    def of(self, path: str) -> Group:
+    def of(self, path: str) -> ThreadPool:
         """The group whose threads answer a path."""
         if path == "/metrics" or path.startswith("/-/"):
             return self._operations

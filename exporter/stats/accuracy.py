@@ -29,7 +29,7 @@ def wilson(right: int, decided: int) -> Estimate:
     return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
-def reviewed_accuracy(population: int, known: int, known_right: int, decided: int, right: int) -> Estimate:
+def estimate_accuracy(population: int, known: int, known_right: int, decided: int, right: int) -> Estimate:
     """Accuracy over all confident predictions, in two strata.
 
     Those with a user's word are known, one by one; the rest is estimated from a sample of it. With K
@@ -39,7 +39,7 @@ def reviewed_accuracy(population: int, known: int, known_right: int, decided: in
     Of 1000 predictions 20 have a user's word that they are wrong, and 45 of 50 sampled others are right:
     0.98 times 0.9 is 0.882.
 
-    >>> [round(number, 4) for number in reviewed_accuracy(1000, 20, 0, 50, 45)]
+    >>> [round(number, 4) for number in estimate_accuracy(1000, 20, 0, 50, 45)]
     [0.882, 0.7707, 0.9374]
 
     Parameters

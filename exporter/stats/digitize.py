@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from exporter.stats.divergence import Floats
 
-Places = npt.NDArray[np.int8] | npt.NDArray[np.int16]
+BinIndices = npt.NDArray[np.int8] | npt.NDArray[np.int16]
 
 _BLOCK = 32_768  # numbers that stay in the processor's cache while each edge is compared with them
 _BUFFER = 512  # numbers in numpy's buffer: longer rows are compared where they lie, shorter ones are copied first
 _SMALL = np.iinfo(np.int8).max
 
 
-def padded(edges: Sequence[Sequence[float] | Floats]) -> Floats:
+def pad_edges(edges: Sequence[Sequence[float] | Floats]) -> Floats:
     """Edges of ``P`` features as one array of shape ``(E, P)``: infinite where a feature has fewer."""
     found = np.full((max(map(len, edges), default=0), len(edges)), np.inf)
     for place, own in enumerate(edges):
@@ -24,7 +24,7 @@ def padded(edges: Sequence[Sequence[float] | Floats]) -> Floats:
     return found
 
 
-def places_among(edges: Floats, matrix: Floats) -> Places:
+def bin_indices(edges: Floats, matrix: Floats) -> BinIndices:
     """How many edges are at or below each number.
 
     Comparing every number with every edge beats any search: no branch depends on the data. Measured for 30 features of
@@ -33,7 +33,7 @@ def places_among(edges: Floats, matrix: Floats) -> Places:
     Parameters
     ----------
     edges
-        Ascending for each of ``P`` features, shape ``(E, P)``; see `padded`.
+        Ascending for each of ``P`` features, shape ``(E, P)``; see `pad_edges`.
     matrix
         Shape ``(P, n)``.
 
@@ -44,10 +44,10 @@ def places_among(edges: Floats, matrix: Floats) -> Places:
 
     Examples
     --------
-    >>> places_among(padded([[0.0, 1.0], [5.0]]), np.array([[-1.0, 0.0, 7.0], [4.0, np.nan, 5.0]])).tolist()
+    >>> bin_indices(pad_edges([[0.0, 1.0], [5.0]]), np.array([[-1.0, 0.0, 7.0], [4.0, np.nan, 5.0]])).tolist()
     [[0, 1, 2], [0, 0, 1]]
     """
-    found: Places = np.zeros(matrix.shape, dtype=np.int8 if len(edges) <= _SMALL else np.int16)
+    found: BinIndices = np.zeros(matrix.shape, dtype=np.int8 if len(edges) <= _SMALL else np.int16)
     step = max(_BLOCK // max(matrix.shape[1], 1), 1)
     before = np.setbufsize(_BUFFER) if matrix.shape[1] >= _BUFFER else 0
     for start in range(0, len(matrix), step):

@@ -101,7 +101,7 @@ def share(part: float, whole: float) -> Estimate:
     return Estimate(part / whole, lambda z: wilson(part, whole, z))
 
 
-def between(before: Estimate, after: Estimate) -> Difference:
+def difference(before: Estimate, after: Estimate) -> Difference:
     """The difference of two independent estimates by Newcombe's hybrid method.
 
     The two intervals' arms are added as errors are, by their squares (Newcombe 1998, method 10, for shares;
@@ -111,7 +111,7 @@ def between(before: Estimate, after: Estimate) -> Difference:
     --------
     Newcombe's own table, 56/70 against 48/80: 0.0524 to 0.3339.
 
-    >>> [round(end, 4) for end in between(share(48, 80), share(56, 70)).interval]
+    >>> [round(end, 4) for end in difference(share(48, 80), share(56, 70)).interval]
     [0.0524, 0.3339]
     """
 
@@ -125,13 +125,13 @@ def between(before: Estimate, after: Estimate) -> Difference:
     return _difference(after.value - before.value, within)
 
 
-def apart(before: Estimate, after: Estimate) -> Difference:
+def conservative_difference(before: Estimate, after: Estimate) -> Difference:
     """The difference of two estimates whose error is more than chance, such as the width of a bucket.
 
     The true difference lies anywhere between the far ends of the two intervals; so wide a statement is right
     more often than it claims.
 
-    >>> [round(end, 4) for end in apart(share(48, 80), share(56, 70)).interval]
+    >>> [round(end, 4) for end in conservative_difference(share(48, 80), share(56, 70)).interval]
     [-0.0085, 0.3865]
     """
 

@@ -14,8 +14,8 @@ LATEST = 20
 """Versions of a model that are estimated: those that were drawn from last."""
 
 
-class Reviewed(msgspec.Struct):
-    """Of one model version, see `exporter.stats.accuracy.reviewed_accuracy`."""
+class StratumCounts(msgspec.Struct):
+    """Of one model version, see `exporter.stats.accuracy.estimate_accuracy`."""
 
     population: int
     known: int = 0
@@ -24,9 +24,9 @@ class Reviewed(msgspec.Struct):
     right: int = 0
 
 
-def reviewed(connection: sa.Connection) -> dict[tuple[str, str], Reviewed]:
+def accuracy_counts(connection: sa.Connection) -> dict[tuple[str, str], StratumCounts]:
     """By model and version (the `LATEST` of a model), of those with a decided sample."""
-    found: dict[tuple[str, str], Reviewed] = {}
+    found: dict[tuple[str, str], StratumCounts] = {}
     seen: Counter[str] = Counter()
     for drawn in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
         seen[drawn.model] += 1
@@ -35,7 +35,7 @@ def reviewed(connection: sa.Connection) -> dict[tuple[str, str], Reviewed]:
     return found
 
 
-def _reviewed(connection: sa.Connection, drawn: Any) -> Reviewed:
+def _reviewed(connection: sa.Connection, drawn: Any) -> StratumCounts:
     # A word may come just before its prediction, and a prediction may be dated back.
     after = (feedback.c.created >= drawn.since) | (feedback.c.predicted >= drawn.since)
     words = after & (feedback.c.predicted <= drawn.time)
@@ -43,7 +43,7 @@ def _reviewed(connection: sa.Connection, drawn: Any) -> Reviewed:
     mine = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
     mine &= (feedback.c.verdict == "sampled") | words
     counts = sa.select(feedback.c.verdict, feedback.c.status, number).where(mine)
-    one = Reviewed(drawn.confident)
+    one = StratumCounts(drawn.confident)
     for row in connection.execute(counts.group_by(feedback.c.verdict, feedback.c.status)):
         if row.verdict != "sampled":
             one.known += row.number

@@ -10,9 +10,9 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
-from exporter.storage.accuracy_counts import Reviewed, reviewed
+from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.schema import feedback, released
-from exporter.storage.timeout import patience
+from exporter.storage.timeout import statement_timeout
 
 GLANCE_SECONDS = 2.0
 """How long a scrape waits for the database, and a reader when it did not answer a moment ago."""
@@ -25,13 +25,13 @@ REVIEW_RETRY_SECONDS = 10.0
 class ReviewState(msgspec.Struct, frozen=True):
     """By model: corrections that wait for review, the Unix time of the oldest, and released examples.
 
-    ``reviewed`` is by model and version.
+    ``accuracy_counts`` is by model and version.
     """
 
     pending: dict[str, int]
     oldest: dict[str, float]
     examples: dict[str, int]
-    reviewed: dict[tuple[str, str], Reviewed]
+    accuracy_counts: dict[tuple[str, str], StratumCounts]
 
 
 class Backlog:
@@ -72,7 +72,7 @@ class Backlog:
         if now < self._retry_at:
             raise StoreError("the database did not answer a moment ago")
         try:
-            with patience(GLANCE_SECONDS), self._reading() as connection:
+            with statement_timeout(GLANCE_SECONDS), self._reading() as connection:
                 generation = self._generation
                 found = read_state(connection)
         except StoreError:
@@ -96,5 +96,5 @@ def read_state(connection: sa.Connection) -> ReviewState:
         pending={model: count for model, count, _ in rows},
         oldest={model: created for model, _, created in rows},
         examples={model: int(total) for model, total in connection.execute(examples)},
-        reviewed=reviewed(connection),
+        accuracy_counts=accuracy_counts(connection),
     )

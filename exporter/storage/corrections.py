@@ -26,7 +26,7 @@ VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected",
 PAGE_CHARACTERS = 16 * 2**20
 """Of inputs in one page: where they are larger, it ends early, so that large inputs cannot fill the memory."""
 
-Place = tuple[float, int]
+Position = tuple[float, int]
 """Where a page ended: what it is ordered by, and the identifier."""
 label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
 """The label that counts: the reviewer's where there is one."""
@@ -64,8 +64,8 @@ class Filter(NamedTuple):
 
 
 def corrections(
-    connection: sa.Connection, chosen: Filter, limit: int, after: Place | None, order: str = "newest"
-) -> tuple[list[dict[str, Any]], Place | None]:
+    connection: sa.Connection, chosen: Filter, limit: int, after: Position | None, order: str = "newest"
+) -> tuple[list[dict[str, Any]], Position | None]:
     """A page of corrections.
 
     Parameters
@@ -207,7 +207,7 @@ def correction(connection: sa.Connection, place: int) -> dict[str, Any] | None:
     return None if row is None else document(row)
 
 
-def story(connection: sa.Connection, place: int) -> list[dict[str, Any]]:
+def correction_history(connection: sa.Connection, place: int) -> list[dict[str, Any]]:
     """What happened to a correction, the earliest first.
 
     Users' words have ``verdict``, ``label``, ``user`` and ``comment`` (of a draw for review the

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.storage.password import read_password
-from exporter.storage.timeout import PATIENCE_SECONDS
+from exporter.storage.timeout import STATEMENT_SECONDS
 
 LOCK_SECONDS = 10
 """How long another connection's transaction is waited for in SQLite."""
@@ -83,7 +83,7 @@ def shown_url(url: str) -> str:
     return address.set(drivername=address.get_backend_name(), query={}).render_as_string(hide_password=True)
 
 
-def open_engine(config: StoreConfig, seconds: float = PATIENCE_SECONDS) -> sa.Engine:
+def open_engine(config: StoreConfig, seconds: float = STATEMENT_SECONDS) -> sa.Engine:
     """Open the database; an SQLite file's folder is made. PostgreSQL is not asked before the first use.
 
     Parameters
@@ -174,7 +174,7 @@ def was_committed(connection: sa.Connection, transaction: int) -> bool:
     return status == "committed"
 
 
-def is_out(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether the database itself could not be reached, so that it makes no sense to try something else at once."""
     if not isinstance(error, sa.exc.DBAPIError):
         return isinstance(error, sa.exc.TimeoutError)
@@ -183,13 +183,13 @@ def is_out(error: BaseException) -> bool:
     return _state(error.orig) is None and any(kind.__name__ == "OperationalError" for kind in type(error.orig).__mro__)
 
 
-def is_chance(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether the same transaction would probably succeed now: two of them were in each other's way."""
     by_chance = {"40P01", "40001"}  # deadlock_detected, serialization_failure
     return isinstance(error, sa.exc.DBAPIError) and _state(error.orig) in by_chance
 
 
-def reason(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """What the driver said, without statement, parameters, and the values in details: these are users' data."""
     cause = getattr(error, "orig", None) or error
     said: str | None = getattr(getattr(cause, "diag", None), "message_primary", None)

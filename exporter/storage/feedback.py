@@ -26,7 +26,7 @@ Redact = Callable[[str, str | None], str | None]
 """Takes a model and the JSON of inputs; the JSON as feedback keeps it, without what must not be stored."""
 
 
-class Word(msgspec.Struct):
+class FeedbackResult(msgspec.Struct):
     """A user's word as it was taken.
 
     ``repeat`` says that nothing was new in it, ``joined`` that its prediction is known, ``conflict``
@@ -41,7 +41,7 @@ class Word(msgspec.Struct):
     conflict: bool = False
 
 
-class Verdict(msgspec.Struct):
+class CountedFeedback(msgspec.Struct):
     """A word that now counts: for a known prediction, or for one that was never logged."""
 
     model: str
@@ -53,7 +53,7 @@ class Verdict(msgspec.Struct):
     """Seconds from the prediction to this word, where it is the user's first on a logged prediction."""
 
 
-class Words:
+class FeedbackRecorder:
     """Takes words, and joins them with their predictions; used by the writer's thread alone.
 
     Parameters
@@ -74,8 +74,8 @@ class Words:
         self._all_known = not self._shared and len(self._waiting) <= MAX_WAITING
 
     def take(
-        self, connection: sa.Connection, words: Sequence[Feedback], key: str | None, verdicts: list[Verdict]
-    ) -> list[Word]:
+        self, connection: sa.Connection, words: Sequence[Feedback], key: str | None, verdicts: list[CountedFeedback]
+    ) -> list[FeedbackResult]:
         """Write users' words.
 
         Parameters
@@ -97,9 +97,13 @@ class Words:
         retried = _retried(connection, keys)
         for word, before in zip(words, retried, strict=True):
             if before is not None and not _is_same(before, word):  # the request is refused: nothing in it must count
-                return [Word(before["feedback_id"], word.prediction_id, before["verdict"], False, True, conflict=True)]
+                return [
+                    FeedbackResult(
+                        before["feedback_id"], word.prediction_id, before["verdict"], False, True, conflict=True
+                    )
+                ]
         days = days_of(connection)
-        taken: list[Word] = []
+        taken: list[FeedbackResult] = []
         asked = list(zip(words, keys, retried, strict=True))
         for start in range(0, len(asked), TOGETHER):
             taken += self._take(connection, asked[start : start + TOGETHER], verdicts, days)
@@ -109,9 +113,9 @@ class Words:
         self,
         connection: sa.Connection,
         asked: Sequence[tuple[Feedback, str | None, Values | None]],
-        verdicts: list[Verdict],
+        verdicts: list[CountedFeedback],
         days: Sequence[int],
-    ) -> list[Word]:
+    ) -> list[FeedbackResult]:
         """Take a few words, each with its key and what came with that before.
 
         All that is known of them is asked first, and all that is new is written at last.
@@ -125,19 +129,19 @@ class Words:
             if word.prediction_id is not None and _of(rows, word) is None
         ]
         found: dict[Any, Values | None] = dict(zip(unknown, find_predictions(connection, unknown, days), strict=True))
-        taken: list[tuple[Word, dict[str, Any]]] = []
+        taken: list[tuple[FeedbackResult, dict[str, Any]]] = []
         notes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         fresh: list[dict[str, Any]] = []
         changed: dict[int, dict[str, Any]] = {}
         for word, key, before in asked:
             if before is not None:
-                again = Word(0, word.prediction_id, before["verdict"], bool(before["joined"]), True)
+                again = FeedbackResult(0, word.prediction_id, before["verdict"], bool(before["joined"]), True)
                 taken.append((again, {"id": before["feedback_id"]}))
                 continue
             said = _said(word)
             row = _of(rows, word)
             if row is not None and all(row[k] == v for k, v in said.items()):
-                taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), True), row))
+                taken.append((FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), True), row))
                 continue
             first = word.prediction_id is not None and (row is None or row["verdict"] == "sampled")
             if row is None:
@@ -156,8 +160,8 @@ class Words:
                 row["counted"] = bool(row["counted"] or correction)
                 delay = max(now - row["predicted"], 0.0) if first else None
                 key_of = (row["model"], row["version"])
-                verdicts.append(Verdict(*key_of, row["verdict"], correction, row["segment"], delay))
-            taken.append((Word(0, row["prediction_id"], row["verdict"], bool(row["joined"]), False), row))
+                verdicts.append(CountedFeedback(*key_of, row["verdict"], correction, row["segment"], delay))
+            taken.append((FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), False), row))
         if self._shared:
             for row, made in zip(fresh, _insert_returning.first(connection, fresh), strict=True):
                 row["id"] = made and made["id"]
@@ -203,7 +207,7 @@ class Words:
         inputs = self._redact(prediction["model"], prediction["inputs"])
         return {**kept, "inputs": inputs, "predicted": prediction["time"], "joined": True}
 
-    def join(self, connection: sa.Connection, group: Sequence[Rows], verdicts: list[Verdict]) -> set[str]:
+    def join(self, connection: sa.Connection, group: Sequence[Rows], verdicts: list[CountedFeedback]) -> set[str]:
         """Join feedback that came before its prediction; the identifiers that nothing waits for any more."""
         came = {name for rows in group for name in rows.ids} if self._waiting or not self._all_known else set()
         found = came & self._waiting if self._all_known else _waiting(connection, came)
@@ -234,7 +238,7 @@ class Words:
                     correction = bool(verdict == "corrected" and values["confident"] and not counted)
                     counted = counted or correction
                     key = (values["model"], values["version"])
-                    verdicts.append(Verdict(*key, verdict, correction, values["segment"], delay))
+                    verdicts.append(CountedFeedback(*key, verdict, correction, values["segment"], delay))
                     delay = None
                 mine = feedback.c.id == known["id"]
                 connection.execute(feedback.update().where(mine).values(**values, counted=counted))

@@ -14,7 +14,7 @@ from psycopg.types.string import StrDumper
 from exporter.errors import StoreError
 from exporter.storage.password import read_password
 from exporter.storage.schema import storable, storage_options
-from exporter.storage.timeout import PATIENCE_SECONDS, patience_left
+from exporter.storage.timeout import STATEMENT_SECONDS, remaining_timeout
 
 CONNECT_SECONDS = 3
 """How long a connection to PostgreSQL may take."""
@@ -35,14 +35,14 @@ class _Text(StrDumper):
 class _Connection(psycopg.Connection[Any]):
     """One that gives up on a server that says nothing, and is closed then."""
 
-    patience = PATIENCE_SECONDS
+    patience = STATEMENT_SECONDS
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
         """See `psycopg.Connection.wait`."""
         return super().wait(self._bounded(gen), *args, **options)
 
     def _bounded(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
-        seconds = min(self.patience, patience_left() or self.patience)
+        seconds = min(self.patience, remaining_timeout() or self.patience)
         deadline = time.monotonic() + seconds
         try:
             state = next(gen)
@@ -97,7 +97,7 @@ def open_postgresql(address: sa.URL, password_file: str | None, seconds: float) 
                 options["password"] = read_password(password_file)
             except StoreError as error:
                 raise psycopg.OperationalError(str(error)) from None
-        if (allowed := patience_left()) is not None:
+        if (allowed := remaining_timeout()) is not None:
             options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(allowed))
         connection = _Connection.connect(*args, **options)
         connection.patience = seconds

@@ -25,7 +25,7 @@ def file_of(config: StoreConfig) -> Path | None:
     return None if is_shared(address) else Path(address.database or "")
 
 
-def set_aside(config: StoreConfig) -> None:
+def quarantine(config: StoreConfig) -> None:
     """Rename a damaged database, so that the next one to open it begins anew.
 
     Raises

@@ -36,7 +36,7 @@ class _Found(NamedTuple):
     since: float
 
 
-def draw(store: Store, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
+def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
     """Put predictions into the review queue.
 
     Rows are looked up at random places of the table, none twice, and those that do not belong are
@@ -55,7 +55,7 @@ def draw(store: Store, chosen: Draw, count: int, reviewer: str | None, redact: R
     reviewer
         Who draws.
     redact
-        See `exporter.storage.feedback.Words`.
+        See `exporter.storage.feedback.FeedbackRecorder`.
 
     Returns
     -------

@@ -21,13 +21,13 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback
 from exporter.storage.backlog import GLANCE_SECONDS, Backlog, ReviewState
-from exporter.storage.engine import is_shared, open_engine, reason, shown_url
-from exporter.storage.feedback import Redact, Verdict, Word, Words
+from exporter.storage.engine import error_message, is_shared, open_engine, shown_url
+from exporter.storage.feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
-from exporter.storage.quarantine import damaged, set_aside
+from exporter.storage.quarantine import damaged, quarantine
 from exporter.storage.retention import Retention
-from exporter.storage.timeout import patience
+from exporter.storage.timeout import statement_timeout
 from exporter.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Store:
     failed
         Called at each failed read or write.
     redact
-        See `Words`.
+        See `FeedbackRecorder`.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Store:
     def __init__(
         self,
         config: StoreConfig,
-        counted: Callable[[Verdict], None],
+        counted: Callable[[CountedFeedback], None],
         failed: Callable[[], None] = lambda: None,
         redact: Redact = lambda _, inputs: inputs,
     ) -> None:
@@ -74,17 +74,17 @@ class Store:
         self._failed = failed
         self._config = config
         try:
-            set_aside(config)
+            quarantine(config)
             migrate(config)
             self._engine = open_engine(config)
             self._shared = is_shared(self._engine)
             self._backlog = Backlog(self.reading, shared=self._shared)
             self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
-                self._words = Words(connection, redact)
+                self._words = FeedbackRecorder(connection, redact)
             self._writer = Writer(self._engine, Retention(config), self._words, self._settled, failed)
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {reason(error)}") from None
+            raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {error_message(error)}") from None
 
     def add(self, rows: Rows) -> int:
         """Hand over predictions.
@@ -102,7 +102,7 @@ class Store:
         """
         return self._writer.add(rows)
 
-    def ask(self, call: Callable[[sa.Connection, list[Verdict]], _T]) -> Future[_T]:
+    def ask(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> Future[_T]:
         """Have a call run in the writer's thread, in a transaction; what it says is on disk once it is there.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
@@ -126,7 +126,7 @@ class Store:
         """
         return self._writer.ask(call)
 
-    def write(self, call: Callable[[sa.Connection, list[Verdict]], _T]) -> _T:
+    def write(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> _T:
         """Wait for what `ask` asks.
 
         Raises
@@ -136,11 +136,11 @@ class Store:
         """
         return _waited_for(self.ask(call))
 
-    def ask_feedback(self, words: Sequence[Feedback], key: str | None) -> Future[list[Word]]:
+    def ask_feedback(self, words: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Have users' words taken, checked ones, of a request with an idempotency key; see `ask`."""
         return self.ask(lambda connection, verdicts: self._words.take(connection, words, key, verdicts))
 
-    def feedback(self, words: Sequence[Feedback], key: str | None) -> list[Word]:
+    def feedback(self, words: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
         """Wait for what `ask_feedback` asks; see `write`."""
         return _waited_for(self.ask_feedback(words, key))
 
@@ -160,12 +160,12 @@ class Store:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
             self._failed()
-            raise StoreError(reason(error)) from None
+            raise StoreError(error_message(error)) from None
 
     def _connected(self) -> sa.Connection:
         if not self._writer.out:
             return self._engine.connect()
-        with patience(GLANCE_SECONDS):
+        with statement_timeout(GLANCE_SECONDS):
             return self._engine.connect()
 
     def review_state(self) -> ReviewState:
@@ -206,7 +206,7 @@ class Store:
         self._engine.dispose()
         return not self.waiting
 
-    def _settled(self, verdicts: Iterable[Verdict]) -> None:
+    def _settled(self, verdicts: Iterable[CountedFeedback]) -> None:
         self._backlog.changed()
         for verdict in verdicts:
             try:

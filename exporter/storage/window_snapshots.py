@@ -14,7 +14,7 @@ FORGOTTEN_SECONDS = 62 * 86400.0
 """After twice the longest window a snapshot is of no use to anybody: its replica is no more."""
 
 
-def keep(store: Store, model: str, version: str, data: bytes) -> None:
+def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
     """Write a version's snapshot in place of the one before.
 
     Raises
@@ -31,7 +31,7 @@ def keep(store: Store, model: str, version: str, data: bytes) -> None:
     store.write(write)
 
 
-def kept(store: Store) -> list[tuple[str, str, bytes]]:
+def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
     """Models, versions and their snapshots, of this replica."""
     mine = windows.c.replica == store.replica
     with store.reading() as connection:

@@ -13,8 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
-from exporter.storage.engine import is_chance, is_out, is_shared, reason, was_committed, write_alone, write_beside
-from exporter.storage.feedback import Verdict, Words
+from exporter.storage.engine import (
+    error_message,
+    is_retryable,
+    is_shared,
+    is_unavailable,
+    was_committed,
+    write_alone,
+    write_beside,
+)
+from exporter.storage.feedback import CountedFeedback, FeedbackRecorder
 from exporter.storage.prediction_rows import Rows, insert_predictions
 from exporter.storage.retention import Retention
 
@@ -34,7 +42,7 @@ BUFFER_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk."""
 
 _T = TypeVar("_T")
-_Job = tuple[Callable[[sa.Connection, list[Verdict]], Any], Future[Any]]
+_Job = tuple[Callable[[sa.Connection, list[CountedFeedback]], Any], Future[Any]]
 
 
 class _Group(NamedTuple):
@@ -45,7 +53,7 @@ class _Group(NamedTuple):
     rows: int
     size: int
     joined: set[str]
-    verdicts: list[Verdict]
+    verdicts: list[CountedFeedback]
 
 
 class Writer:
@@ -74,8 +82,8 @@ class Writer:
         self,
         engine: sa.Engine,
         retention: Retention,
-        words: Words,
-        settled: Callable[[Iterable[Verdict]], None],
+        words: FeedbackRecorder,
+        settled: Callable[[Iterable[CountedFeedback]], None],
         failed: Callable[[], None],
     ) -> None:
         self._engine = engine
@@ -133,7 +141,7 @@ class Writer:
     def _has_room(self, rows: int, size: int) -> bool:
         return self._buffered + rows <= BUFFER and self._bytes + size <= BUFFER_BYTES
 
-    def ask(self, call: Callable[[sa.Connection, list[Verdict]], _T]) -> Future[_T]:
+    def ask(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> Future[_T]:
         """See `Store.ask`."""
         future: Future[_T] = Future()
         with self._wake:
@@ -185,7 +193,7 @@ class Writer:
 
     def _log(self, error: Exception, what: str) -> None:
         self._failed()
-        log.error("%s: %s", what, reason(error), exc_info=not isinstance(error, sa.exc.SQLAlchemyError))
+        log.error("%s: %s", what, error_message(error), exc_info=not isinstance(error, sa.exc.SQLAlchemyError))
 
     def _is_urgent(self) -> bool:
         return bool(self._jobs) or self._buffered >= GROUP or self._closing
@@ -196,21 +204,21 @@ class Writer:
         try:
             self._commit(live)
         except Exception as error:
-            if len(live) == 1 or is_out(error):
+            if len(live) == 1 or is_unavailable(error):
                 self._log(error, "a write failed")
                 for _, future in live:
-                    future.set_exception(StoreError(f"the database did not take it: {reason(error)}"))
+                    future.set_exception(StoreError(f"the database did not take it: {error_message(error)}"))
                 return
             for call, future in live:
                 try:
                     self._commit([(call, future)])
                 except Exception as own:
                     self._log(own, "a write failed")
-                    future.set_exception(StoreError(f"the database did not take it: {reason(own)}"))
+                    future.set_exception(StoreError(f"the database did not take it: {error_message(own)}"))
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
-        def run(connection: sa.Connection) -> tuple[list[Any], list[Verdict]]:
-            verdicts: list[Verdict] = []
+        def run(connection: sa.Connection) -> tuple[list[Any], list[CountedFeedback]]:
+            verdicts: list[CountedFeedback] = []
             write_alone(connection)
             return [call(connection, verdicts) for call, _ in jobs], verdicts
 
@@ -233,9 +241,9 @@ class Writer:
                     with self._kept.begin():
                         answer = call(self._kept)
             except Exception as error:
-                if tries and is_chance(error):
+                if tries and is_retryable(error):
                     continue
-                self.out = is_out(error)
+                self.out = is_unavailable(error)
                 raise
             self.out = False
             return answer
@@ -281,7 +289,7 @@ class Writer:
             size += length
 
         def insert(connection: sa.Connection) -> _Group:
-            verdicts: list[Verdict] = []
+            verdicts: list[CountedFeedback] = []
             self._doubt = None
             transaction = write_beside(connection)
             insert_predictions(connection, group)

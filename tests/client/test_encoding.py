@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from exporter.client.encoding import encoded, frozen, share, single, snapshot
+from exporter.client.encoding import encoded, share, single, snapshot, snapshot_inputs
 from exporter.features.image import decode_image
 
 
 def arrives(value: Any) -> Any:
     """What a value is in the JSON that leaves."""
-    inputs, _ = frozen({"value": value})
+    inputs, _ = snapshot_inputs({"value": value})
     return json.loads(encoded({"inputs": inputs}))["inputs"]["value"]
 
 
@@ -69,7 +69,7 @@ def test_values_are_taken_as_they_are(value: Any, expected: Any) -> None:
 def test_texts_numbers_and_missing_values() -> None:
     """The everyday event arrives as it is, whichever way it is copied."""
     for inputs in ({"a": 1, "b": 2.5, "c": True}, {"a": "x", "b": None, "c": 1}, {"a": [1], "b": "x"}, {}):
-        copy, size = frozen(inputs)
+        copy, size = snapshot_inputs(inputs)
         assert copy == inputs
         assert copy is not inputs
         assert size >= 64 * len(inputs)
@@ -80,7 +80,7 @@ def test_later_changes_do_not_arrive() -> None:
     array, nested, frame = np.zeros(3), {"a": [{"b": [1]}]}, pd.DataFrame({"x": [1.0]})
     picture = Image.new("L", (2, 2))
     inputs = {"array": array, "nested": nested, "series": frame["x"], "picture": picture}
-    copy, _ = frozen(inputs)
+    copy, _ = snapshot_inputs(inputs)
     array += 1
     nested["a"][0]["b"].append(2)
     frame.loc[0, "x"] = 9.0
@@ -96,11 +96,11 @@ def test_a_row_of_a_frame_is_the_inputs() -> None:
     """A pandas row, or a frame of one, gives a value a column; more rows than one are refused with the way out."""
     frame = pd.DataFrame({"age": [41, 7], "country": ["NL", None]})
     for row in (frame.iloc[0], frame.head(1)):
-        assert json.loads(encoded({"inputs": frozen(row)[0]})) == {"inputs": {"age": 41, "country": "NL"}}
+        assert json.loads(encoded({"inputs": snapshot_inputs(row)[0]})) == {"inputs": {"age": 41, "country": "NL"}}
     with pytest.raises(TypeError, match="expected one row, got 2"):
-        frozen(frame)
+        snapshot_inputs(frame)
     with pytest.raises(TypeError, match="by the feature's name"):
-        frozen([1, 2])
+        snapshot_inputs([1, 2])
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I", "F", "P", "RGB", "RGBA", "CMYK", "I;16"])
@@ -126,7 +126,7 @@ def test_image_files_are_taken_as_bytes() -> None:
 def test_large_arrays_arrive_whole() -> None:
     """An array that is encoded a row at a time reads the same, in three dimensions and beside other values."""
     array = np.arange(3 * 50 * 40, dtype=np.float32).reshape(50, 40, 3)
-    inputs, size = frozen({"image": array, 'a "name"': "x", "age": 1})
+    inputs, size = snapshot_inputs({"image": array, 'a "name"': "x", "age": 1})
     assert size >= array.nbytes
     document = json.loads(encoded({"id": "r", "inputs": inputs, "version": None}))
     assert document == {"id": "r", "inputs": {"image": array.tolist(), 'a "name"': "x", "age": 1}}
@@ -186,8 +186,8 @@ def test_nothing_is_imported_for_it() -> None:
     """Values of numpy are taken without the client importing what it was not given."""
     code = (
         "import sys, exporter.client\n"
-        "from exporter.client.encoding import encoded, frozen\n"
-        "encoded({'inputs': frozen({'a': [1], 'b': 'x'})[0]})\n"
+        "from exporter.client.encoding import encoded, snapshot_inputs\n"
+        "encoded({'inputs': snapshot_inputs({'a': [1], 'b': 'x'})[0]})\n"
         "assert not {'numpy', 'pandas', 'PIL', 'torch', 'flask', 'asyncio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -26,9 +26,9 @@ from exporter.commands.compare.counts import Counts, Feature, moment
 from exporter.commands.compare.measures import compare
 from exporter.monitoring.counters import DURATION_BUCKETS
 from exporter.stats.intervals import (
-    apart,
-    between,
     bucket_quantile,
+    conservative_difference,
+    difference,
     divergence,
     excludes_zero,
     largest,
@@ -43,7 +43,7 @@ from exporter.stats.intervals import (
 def test_the_chance_agrees_with_the_interval(a: int, n: int, b: int, m: int) -> None:
     """A difference's interval leaves out zero exactly where chance makes it with less than 5 %; either way round."""
     before, after = share(min(a, n), n), share(min(b, m), m)
-    for method in (between, apart):
+    for method in (difference, conservative_difference):
         found, back = method(before, after), method(after, before)
         assert found.interval.low - 1e-9 <= found.value <= found.interval.high + 1e-9
         assert (found.chance < 0.05) == excludes_zero(found.interval)
@@ -60,7 +60,7 @@ def test_the_interval_of_a_difference_of_shares_holds_what_it_promises() -> None
             for a in range(n + 1)
             for b in range(m + 1)
             if binom.pmf(a, n, p) * binom.pmf(b, m, q) > 1e-9
-            and (found := between(share(a, n), share(b, m)).interval).low <= q - p <= found.high
+            and (found := difference(share(a, n), share(b, m)).interval).low <= q - p <= found.high
         )
         assert 0.93 < inside < 0.99
 

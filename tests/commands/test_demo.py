@@ -27,8 +27,8 @@ from exporter.commands.demo.traffic import Traffic
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.events import Prediction
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles import profile
 
 
@@ -81,8 +81,8 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     probabilities = classifier.predict_proba(model.rows(seen))
     digits, confidence = classifier.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
     settings = config.load(directory / "exporter.yml").models[0]
-    layout = Layout(profile.load(Path(settings.profile)))
-    monitor = Monitor(settings, "1", layout)
+    layout = Binner(profile.load(Path(settings.profile)))
+    monitor = ModelMonitor(settings, "1", layout)
     events = [
         Prediction("digits", prediction=str(d), confidence=float(c)) for d, c in zip(digits, confidence, strict=True)
     ]
@@ -327,7 +327,7 @@ def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, 
             incidents.begin("noise", 1.2)
         return "the story is told" in said[-1]
 
-    teller = scenario.Story(url, Counter(), wait, said.append)
+    teller = scenario.Scenario(url, Counter(), wait, said.append)
     teller.tell(scenario.parse("dark=2s,healthy=1s"))
     assert [line.split(":")[0].strip() for line in said if "look for" not in line] == [
         "dark for 2s",

@@ -334,14 +334,14 @@ def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Pa
 GROWING = """
 import sys
 from pathlib import Path
-from exporter.batch import lines
-whole = lines._bounded
+from exporter.commands.ingest import json_lines
+whole = json_lines._bounded
 def growing(file):
     for number, line in enumerate(whole(file)):
         if number == 100:
             with open(sys.argv[2], "ab") as log: log.write(line)
         yield line
-lines._bounded = growing
+json_lines._bounded = growing
 from exporter.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -18,7 +18,7 @@ from support.servers import Served, eventually, write_config
 from exporter.cli import main
 from exporter.commands.cpu import sort_fast
 from exporter.commands.progress import Progress
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.describe import lines
 from exporter.profiles.profile import Profile, load
@@ -91,8 +91,8 @@ def test_production_becomes_a_profile(shop, capsys):
     assert profile.prediction.categories == ("sold",)
     assert profile.confidence.counts[1] == 50
     assert profile.features["ordered.age_seconds"].min > 0
-    sums = Layout(profile).split(Layout(profile).count(training(50, seed=1), ["sold"] * 50)[0])
-    assert sums.counts[Layout(profile).missing].sum() == sums.counts[Layout(profile).invalid].sum() == 0
+    sums = Binner(profile).split(Binner(profile).count(training(50, seed=1), ["sold"] * 50)[0])
+    assert sums.counts[Binner(profile).missing].sum() == sums.counts[Binner(profile).invalid].sum() == 0
     assert main(["profile", *options]) == 0
     everything = load(output)
     assert everything.inputs == trained.inputs

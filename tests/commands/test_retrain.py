@@ -189,7 +189,9 @@ def test_a_step_that_fails_is_told_and_the_story_goes_on() -> None:
         raise StackError("no corrections")
 
     steps = {"retrain": broken, "compare": lambda: said.append("compared")}
-    teller = scenario.Story("http://127.0.0.1:9", Counter(), lambda _: "story is told" in said[-1], said.append, steps)
+    teller = scenario.Scenario(
+        "http://127.0.0.1:9", Counter(), lambda _: "story is told" in said[-1], said.append, steps
+    )
     teller.tell(scenario.parse("retrain,compare"))
     assert said[:4] == ["retrain:", "  it failed: no corrections", "compare:", "compared"]
 

@@ -15,7 +15,7 @@ from support.paths import ROOT
 from support.programs import quickened_rules, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import load
 
 FEATURE = 'model="credit",version="3",feature="age"'
@@ -51,7 +51,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[list[Served], str]]:
 def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list[Served], str]) -> None:
     """However the traffic is spread, and though one replica restarts and one serves a newer version besides."""
     servers, prometheus = replicas
-    layout = Layout(load(servers[0].folder / "credit.json"))
+    layout = Binner(load(servers[0].folder / "credit.json"))
     rng = np.random.default_rng(11)
     pooled: list[float] = []
 

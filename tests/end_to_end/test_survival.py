@@ -117,10 +117,10 @@ def test_the_look_for_damage_has_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
         connection.execute(f"CREATE TABLE t AS SELECT hex(randomblob(500)) FROM {many}")
     config = StoreConfig(url=f"sqlite:///{path}")
     monkeypatch.setattr(quarantine, "CHECK_SECONDS", 0.0)
-    quarantine.set_aside(config)
+    quarantine.quarantine(config)
     with sqlite3.connect(path, isolation_level=None) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        quarantine.set_aside(config)
+        quarantine.quarantine(config)
     assert [file.name for file in tmp_path.iterdir()] == ["large.db"]
 
 

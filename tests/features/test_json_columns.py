@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.features.json_columns import MAX_ORDERS
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 
 NAMES = ("age", "height", "country")
 
 
-def layout_of(numbers: tuple[str, ...] = NAMES[:2], categories: tuple[str, ...] = NAMES[2:]) -> Layout:
+def layout_of(numbers: tuple[str, ...] = NAMES[:2], categories: tuple[str, ...] = NAMES[2:]) -> Binner:
     features: dict[str, Any] = {name: numeric_feature(np.arange(100.0)) for name in numbers}
     features |= {name: categorical_feature({"NL": 5, "BE": 3}, 0, 0) for name in categories}
-    return Layout(
+    return Binner(
         Profile("p", 100, dict.fromkeys(numbers, "numeric") | dict.fromkeys(categories, "categorical"), features)
     )
 
@@ -29,7 +29,7 @@ def texts(events: list[dict[str, Any]]) -> list[bytes]:
     return [json.dumps(event).encode() for event in events]
 
 
-def check_alike(layout: Layout, events: list[dict[str, Any]]) -> bool:
+def check_alike(layout: Binner, events: list[dict[str, Any]]) -> bool:
     """Whether the events are read straight from JSON; what is counted is the same in any case."""
     read = layout.read(texts(events))
     if read is None:

@@ -20,7 +20,7 @@ from support.servers import Served, eventually
 
 from exporter.features.image import Image as ImageKind
 from exporter.features.png_codec import DENSEST, PREFIX, pack_inputs, packed, unpack_json, unpacked
-from exporter.profiles.type_inference import Seen
+from exporter.profiles.type_inference import ColumnTypeInference
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda size: st.sampled_from([size, (*size, 3), (*size, 4)])
@@ -88,7 +88,7 @@ def test_images_of_many_events_are_packed_each_for_itself() -> None:
 
 def test_stored_images_are_inferred_as_images() -> None:
     """A profile of what production sent knows them again."""
-    inference = Seen()
+    inference = ColumnTypeInference()
     inference.add([packed([[1, 2]]), [[1, 2.5]], None])
     assert inference.type() == "image"
 

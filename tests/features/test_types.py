@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.rows import training
 
-from exporter.features import INPUT_TYPES, LEARNERS, kind_of
+from exporter.features import INPUT_TYPES, LEARNERS, input_type
 from exporter.features.embedding import MAX_DIMENSION, EmbeddingLearner
 from exporter.features.text import MAX_CHARACTERS, MAX_WORDS, TextLearner, words
 from exporter.features.timestamp import unix_seconds
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
 
@@ -25,14 +25,14 @@ NOW = 1_800_000_000.0
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Binner:
     folder = tmp_path_factory.mktemp("kinds")
     (folder / "all.jsonl").write_text("\n".join(map(json.dumps, training())))
     save(build_file(folder / "all.jsonl"), folder / "all.json")
-    return Layout(load(folder / "all.json"))
+    return Binner(load(folder / "all.json"))
 
 
-def scores(layout: Layout, rows: list[dict[str, object]]) -> dict[str, float]:
+def scores(layout: Binner, rows: list[dict[str, object]]) -> dict[str, float]:
     """By how much each feature's divergence exceeds the larger of its noise and the default threshold."""
     sums = layout.split(layout.count(rows, [])[0])
     floor = np.maximum(layout.reference.noise(np.full(len(layout.names), float(len(rows)))), 0.3)
@@ -133,7 +133,7 @@ def test_timestamps():
     """RFC 3339 in all its spellings and Unix seconds say the same moment; what is no moment is invalid."""
     same = ["2026-11-24T10:30:00Z", "2026-11-24t12:30:00.000+02:00", "2026-11-24 10:30:00", 1795516200, 1795516200.0]
     assert {unix_seconds(value) for value in same} == {1795516200.0}
-    columns = kind_of("timestamp").columns([*same, "2026-11-24", None, "now", True, 1e300], 1795516260.0)
+    columns = input_type("timestamp").columns([*same, "2026-11-24", None, "now", True, 1e300], 1795516260.0)
     assert columns[0, :5].tolist() == [60.0] * 5
     assert columns[1, :6].tolist() == [10.0] * 5 + [0.0]
     assert np.isnan(columns[:, 6]).all()
@@ -146,7 +146,7 @@ def test_webp_images_are_measured():
     pixels[:, 4:] = 200
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", lossless=True)
-    columns = kind_of("image").columns([base64.b64encode(file.getvalue()).decode()], NOW)
+    columns = input_type("image").columns([base64.b64encode(file.getvalue()).decode()], NOW)
     assert columns[0, 0] == pytest.approx(100, abs=1)
 
 
@@ -238,7 +238,7 @@ def test_the_commonest_length_is_the_embeddings():
 def test_a_type_without_what_it_learned_is_refused(kind):
     """A type that learns cannot work without its state, and an unknown one not at all."""
     with pytest.raises(ValueError, match="nothing was learned"):
-        kind_of(kind)
+        input_type(kind)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import NumericFeature, Profile
-from exporter.stats.digitize import padded, places_among
+from exporter.stats.digitize import bin_indices, pad_edges
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COLUMN = st.lists(st.integers(-5, 5).map(float) | FINITE, min_size=1, max_size=200)
@@ -29,12 +29,12 @@ EDGE_CASES = [
 ]
 
 
-def layout_of(**columns: list[float]) -> Layout:
+def layout_of(**columns: list[float]) -> Binner:
     features = {name: numeric_feature(np.array(values, dtype=float)) for name, values in columns.items()}
-    return Layout(Profile("p", 1, dict.fromkeys(columns, "numeric"), features))
+    return Binner(Profile("p", 1, dict.fromkeys(columns, "numeric"), features))
 
 
-def place_of(layout: Layout, value: object) -> int:
+def place_of(layout: Binner, value: object) -> int:
     """The bin that one value of the input ``x`` falls into."""
     row, _, _ = layout.count([{"x": value}], [])
     (places,) = np.nonzero(layout.split(row).counts)
@@ -156,7 +156,7 @@ def test_a_column_without_numbers_has_one_bin_for_any():
     feature = numeric_feature(np.array([np.nan, np.nan, np.inf]))
     assert feature == NumericFeature((), (0, 2, 1))
     assert feature.labels() == ["00 any", "01 missing", "02 invalid"]
-    layout = Layout(Profile("p", 3, {"x": "numeric"}, {"x": feature}))
+    layout = Binner(Profile("p", 3, {"x": "numeric"}, {"x": feature}))
     row, lows, _ = layout.count([{"x": 5}, {"x": None}, {"x": "a"}], [])
     sums = layout.split(row)
     assert sums.counts.tolist() == [1, 1, 1]
@@ -172,10 +172,10 @@ def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
     matrix = np.array([values[:size] for values, _ in features])
     edges = [np.unique([*edges, *np.linspace(-9, 9, 200)] if more else edges) for _, edges in features]
     searched = [own.searchsorted(row, side="right").tolist() for own, row in zip(edges, matrix, strict=True)]
-    assert places_among(padded(edges), matrix).tolist() == searched
+    assert bin_indices(pad_edges(edges), matrix).tolist() == searched
     wide = np.tile(matrix, 40_000 // size)  # more than one block
     before = np.getbufsize()
-    assert places_among(padded(edges), wide)[:, :size].tolist() == searched
+    assert bin_indices(pad_edges(edges), wide)[:, :size].tolist() == searched
     assert np.getbufsize() == before
 
 
@@ -226,13 +226,13 @@ def test_any_inputs_are_counted_once_a_target(inputs, predictions, cut):
     assert parts == pytest.approx(row, rel=1e-9, abs=1e-9)
 
 
-def mixed_layout() -> Layout:
+def mixed_layout() -> Binner:
     features = {"age": numeric_feature(np.arange(100.0)), "country": categorical_feature({"NL": 9, "DE": 5}, 0, 0)}
     for statistic in ("intensity_mean", "intensity_stddev", "contrast", "sharpness"):
         features[f"photo.{statistic}"] = numeric_feature(np.arange(50.0))
     inputs = {"age": "numeric", "country": "categorical", "photo": "image", "secret": "categorical"}
     features["secret"] = categorical_feature({"a": 1}, 0, 0)
-    return Layout(Profile("p", 100, inputs, features, categorical_feature({"yes": 3, "no": 5}, 0, 0)), {"secret"})
+    return Binner(Profile("p", 100, inputs, features, categorical_feature({"yes": 3, "no": 5}, 0, 0)), {"secret"})
 
 
 def test_a_redacted_input_has_no_target_and_is_not_unknown():
@@ -257,7 +257,7 @@ def test_thousands_of_unknown_features_are_a_number():
 def test_a_profile_without_targets_counts_nothing():
     """Where everything is redacted there is nothing to count, and no error."""
     profile = Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))})
-    layout = Layout(profile, {"x"})
+    layout = Binner(profile, {"x"})
     row, lows, unknown = layout.count([{"x": 3}], ["a"])
     assert (row.shape, lows.shape, unknown) == ((0,), (0,), 0)
 
@@ -265,7 +265,7 @@ def test_a_profile_without_targets_counts_nothing():
 def test_predictions_of_a_regression_are_counted_as_numbers():
     """A numeric prediction has bins, moments and a range."""
     profile = Profile("p", 1, {}, {}, numeric_feature(np.arange(100.0)))
-    layout = Layout(profile)
+    layout = Binner(profile)
     row, lows, _ = layout.count([], [5, 7.5, -1, "x", math.pi])
     sums = layout.split(row)
     assert sums.counts[0] == 1

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from exporter.config import ModelConfig
 from exporter.events import Prediction
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.registry import IDLE_SECONDS, Monitors
-from exporter.monitoring.window_stats import WindowReading
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
+from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Reference
@@ -19,7 +19,7 @@ from exporter.stats.divergence import Reference
 FINITE = st.floats(-1e12, 1e12)
 
 
-def layout_of(**columns: object) -> Layout:
+def layout_of(**columns: object) -> Binner:
     """Numeric features with the given training values; a dict is a categorical one's counts."""
     inputs = {name: "categorical" if isinstance(values, dict) else "numeric" for name, values in columns.items()}
     features = {
@@ -28,19 +28,19 @@ def layout_of(**columns: object) -> Layout:
         else numeric_feature(np.array(values, float))
         for name, values in columns.items()
     }
-    return Layout(Profile("p", 1, inputs, features))
+    return Binner(Profile("p", 1, inputs, features))
 
 
-def monitor_of(windows: tuple[str, ...] = ("5m", "1h"), threshold: float = 0.8, **columns: object) -> Monitor:
+def monitor_of(windows: tuple[str, ...] = ("5m", "1h"), threshold: float = 0.8, **columns: object) -> ModelMonitor:
     config = ModelConfig("m", windows=windows, confidence_threshold=threshold)
-    return Monitor(config, "1", layout_of(**columns) if columns else None)
+    return ModelMonitor(config, "1", layout_of(**columns) if columns else None)
 
 
-def feed(monitor: Monitor, inputs: list[dict], now: float) -> int:
+def feed(monitor: ModelMonitor, inputs: list[dict], now: float) -> int:
     return monitor.observe([Prediction("m")] * len(inputs), inputs, now)
 
 
-def first(reading: WindowReading) -> dict[str, float]:
+def first(reading: WindowStats) -> dict[str, float]:
     """What a window says of the first feature."""
     return {name: float(values[0]) for name, values in vars(reading).items() if name != "counts"}
 
@@ -253,8 +253,8 @@ def test_feedback_and_business_events_are_counted():
     assert monitor.counters.events == {"orders": 3.5}
 
 
-def monitors_of(max_versions: int, **layouts: Layout) -> Monitors:
-    return Monitors({"m": ModelConfig("m", max_versions=max_versions)}, layouts)
+def monitors_of(max_versions: int, **layouts: Binner) -> MonitorRegistry:
+    return MonitorRegistry({"m": ModelConfig("m", max_versions=max_versions)}, layouts)
 
 
 def test_versions_past_the_cap_are_other():
@@ -315,10 +315,10 @@ def test_confidences_are_scored_against_those_of_training():
     sides = {"x": numeric_feature(np.arange(100.0))}
     predicted = categorical_feature({"a": 50, "b": 50}, 0, 0)
     for prediction in (predicted, None):
-        layout = Layout(Profile("p", 1, {"x": "numeric"}, sides, prediction, confidence=trained))
+        layout = Binner(Profile("p", 1, {"x": "numeric"}, sides, prediction, confidence=trained))
         assert layout.confidence == len(layout.targets) - 1
         assert (layout.prediction is None) == (prediction is None)
-        monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", layout)
+        monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", layout)
         live = rng.beta(2, 2, 300)
         events = [Prediction("m", prediction="a", confidence=float(sure)) for sure in live]
         monitor.observe([*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
@@ -342,13 +342,13 @@ def test_a_version_may_have_a_profile_of_its_own():
     """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
     layout, own, newer = (layout_of(x=[1.0, last]) for last in (2, 3, 4))
     models = {"m": ModelConfig("m")}
-    older = Monitors(models, {"m": layout}, {("m", "2"): own})
+    older = MonitorRegistry(models, {"m": layout}, {("m", "2"): own})
     for version in ("1", "2", "3"):
         older.get("m", version, 0.0).count_event("orders", 1)
     assert [older.get("m", version, 0.0).layout for version in ("1", "2", "3")] == [layout, own, layout]
-    reloaded = Monitors(models, {"m": layout}, {("m", "2"): newer, ("m", "4"): own})
+    reloaded = MonitorRegistry(models, {"m": layout}, {("m", "2"): newer, ("m", "4"): own})
     reloaded.adopt(older)
     counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
     assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
     assert (counted["2"].layout, counted["4"].layout) == (newer, own)
-    assert Monitors(models, {}, {("m", "2"): own}).get("m", "1", 0.0).layout is None
+    assert MonitorRegistry(models, {}, {("m", "2"): own}).get("m", "1", 0.0).layout is None

@@ -12,9 +12,9 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.events import Prediction
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.loading import load_monitors
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
 from exporter.monitoring.window import SLOTS
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
@@ -32,11 +32,11 @@ PROFILE = Profile(
 )
 
 
-def monitor_of(**settings: Any) -> Monitor:
-    return Monitor(ModelConfig("m", segment_by="country", **settings), "1", Layout(PROFILE))
+def monitor_of(**settings: Any) -> ModelMonitor:
+    return ModelMonitor(ModelConfig("m", segment_by="country", **settings), "1", Binner(PROFILE))
 
 
-def feed(monitor: Monitor, inputs: list[dict[str, Any]], now: float = 0.0, **fields: Any) -> None:
+def feed(monitor: ModelMonitor, inputs: list[dict[str, Any]], now: float = 0.0, **fields: Any) -> None:
     assert monitor.segments is not None
     places = [monitor.segments.place(event) for event in inputs]
     monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, places)
@@ -74,7 +74,7 @@ def test_the_whole_is_the_same_with_and_without_segments() -> None:
         for age, country in zip(rng.normal(40, 10, 300).tolist(), rng.choice(["NL", "DE", "XX"], 300), strict=True)
     ]
     inputs += [{}, {"age": None, "country": 7}, {"age": "old", "country": ["NL"]}]
-    cut, plain = monitor_of(), Monitor(ModelConfig("m"), "1", Layout(PROFILE))
+    cut, plain = monitor_of(), ModelMonitor(ModelConfig("m"), "1", Binner(PROFILE))
     feed(cut, inputs)
     plain.observe([Prediction("m")] * len(inputs), inputs, 0.0)
     for field, values in vars(plain.read(0.0)["1h"]).items():

@@ -18,10 +18,10 @@ from support.servers import Served, eventually, write_config
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
 from exporter.monitoring import snapshots
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.registry import Monitors
-from exporter.monitoring.snapshots import Keeper, pack, restore, unpack
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.snapshots import SnapshotSaver, decode, encode, restore
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.correlation import correlations
 from exporter.profiles.profile import Profile
@@ -33,29 +33,29 @@ RNG = np.random.default_rng(20)
 COLUMNS = {"x": RNG.normal(size=900), "y": RNG.normal(size=900)}
 
 
-def layout_of(bins: int = 20) -> Layout:
+def layout_of(bins: int = 20) -> Binner:
     features: dict[str, Any] = {name: numeric_feature(values, bins) for name, values in COLUMNS.items()}
     together = correlations(COLUMNS, features) or msgspec.UNSET
     features["c"] = categorical_feature({"NL": 5, "DE": 4}, 0, 0)
     inputs = {"x": "numeric", "y": "numeric", "c": "categorical"}
-    return Layout(Profile("p", 900, inputs, features, correlation=together))
+    return Binner(Profile("p", 900, inputs, features, correlation=together))
 
 
 LAYOUT = layout_of()
 
 
-def monitors_of(layout: Layout = LAYOUT, **settings: Any) -> Monitors:
+def monitors_of(layout: Binner = LAYOUT, **settings: Any) -> MonitorRegistry:
     chosen = {"windows": ("5m", "1h"), "segment_by": "c"} | settings
-    return Monitors({"m": ModelConfig("m", **chosen)}, {"m": layout})
+    return MonitorRegistry({"m": ModelConfig("m", **chosen)}, {"m": layout})
 
 
-def feed(monitors: Monitors, version: str, now: float, x: float = 0.1, times: int = 1) -> None:
+def feed(monitors: MonitorRegistry, version: str, now: float, x: float = 0.1, times: int = 1) -> None:
     monitor = monitors.get("m", version, now)
     rows = [{"x": x + step / 9, "y": -x, "c": "DE"} for step in range(times)]
     monitor.observe([Prediction("m")] * times, rows, now, [0] * times)
 
 
-def counted(monitors: Monitors, now: float) -> dict[str, dict[str, float]]:
+def counted(monitors: MonitorRegistry, now: float) -> dict[str, dict[str, float]]:
     """Observations by version and window; those of windows that hold nothing are left out."""
     said = {m.version: {w: float(r.observations[0]) for w, r in m.read(now).items()} for m in monitors}
     return {version: {w: n for w, n in held.items() if n > 0} for version, held in said.items()}
@@ -85,7 +85,7 @@ def test_a_deploy_does_not_blind_the_monitor(any_store: Store) -> None:
     before = monitors_of()
     for second in range(0, 5000, 250):
         feed(before, "1", 9000.0 + second, x=second / 2000, times=7)
-    Keeper(any_store, lambda: before).save(13_750.0, WALL)
+    SnapshotSaver(any_store, lambda: before).save(13_750.0, WALL)
     after = monitors_of()
     restore(any_store, after, 3.0, WALL)
     old, new = before.get("m", "1", 13_750.0), after.get("m", "1", 3.0)
@@ -113,12 +113,12 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
     for pause, again, step in steps:
         if again:  # a process ends; the clock steps; the next one starts on another monotonic clock
             monitor = monitors.get("m", "1", now)
-            data = pack(monitor, now, wall)
+            data = encode(monitor, now, wall)
             wall += pause + step
             own += max(pause + step, 0.0)
             now = start / 2 + pause
-            fresh = Monitor(monitor.config, "1", LAYOUT)
-            snapshots._resume(fresh, unpack(data), now, wall)
+            fresh = ModelMonitor(monitor.config, "1", LAYOUT)
+            snapshots._resume(fresh, decode(data), now, wall)
             monitors = monitors_of(windows=("5m", "1h", "24h"))
             monitors.put(fresh)
         else:  # it goes on; a step of the wall clock does nothing
@@ -137,7 +137,7 @@ def test_a_clock_that_went_back_resurrects_nothing(store: Store) -> None:
     """Saved at nine, restarted when the clock says eight: the values are as old as at nine, and age from there on."""
     before = monitors_of()
     feed(before, "1", 100.0, times=5)
-    Keeper(store, lambda: before).save(200.0, WALL)
+    SnapshotSaver(store, lambda: before).save(200.0, WALL)
     after = monitors_of()
     restore(store, after, 50.0, WALL - 3600)
     assert counted(after, 50.0) == {"1": {"5m": 5, "1h": 5}}
@@ -151,7 +151,7 @@ def test_what_grew_old_while_the_process_was_away_is_gone(store: Store) -> None:
     """After half an hour the short window is empty, after days the version is not made at all."""
     before = monitors_of()
     feed(before, "1", 100.0, times=5)
-    Keeper(store, lambda: before).save(100.0, WALL)
+    SnapshotSaver(store, lambda: before).save(100.0, WALL)
     after, later = monitors_of(), monitors_of()
     restore(store, after, 9.0, WALL + 1800)
     assert counted(after, 9.0) == {"1": {"1h": 5}}
@@ -164,7 +164,7 @@ def test_a_new_version_starts_empty_and_old_ones_keep_their_place(store: Store) 
     before = monitors_of(max_versions=3)
     for number in range(5):
         feed(before, f"v{number}", 100.0 + number)
-    Keeper(store, lambda: before).save(110.0, WALL)
+    SnapshotSaver(store, lambda: before).save(110.0, WALL)
     after = monitors_of(max_versions=2)
     restore(store, after, 5.0, WALL)
     assert sorted(counted(after, 5.0)) == ["other", "v1", "v2"]
@@ -181,16 +181,16 @@ def test_a_new_version_starts_empty_and_old_ones_keep_their_place(store: Store) 
         monitors_of(windows=("5m", "60m")),
         monitors_of(segments=("DE",)),
         monitors_of(segment_by=None),
-        Monitors({"m": ModelConfig("m")}, {}),
-        Monitors({"n": ModelConfig("n")}, {"n": LAYOUT}),
+        MonitorRegistry({"m": ModelConfig("m")}, {}),
+        MonitorRegistry({"n": ModelConfig("n")}, {"n": LAYOUT}),
     ],
     ids=["profile", "length", "spelling", "segments", "no segments", "no profile", "another model"],
 )
-def test_windows_of_another_profile_or_other_lengths_start_empty(store: Store, other: Monitors) -> None:
+def test_windows_of_another_profile_or_other_lengths_start_empty(store: Store, other: MonitorRegistry) -> None:
     """What does not mean the same is not taken over."""
     before = monitors_of()
     feed(before, "1", 100.0)
-    Keeper(store, lambda: before).save(100.0, WALL)
+    SnapshotSaver(store, lambda: before).save(100.0, WALL)
     restore(store, other, 5.0, WALL)
     assert list(other) == []
 
@@ -199,7 +199,7 @@ def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
     """Only what decides the meaning of a count matters."""
     before, after = monitors_of(), monitors_of(alerts={"ModelLatencyHigh": 2.0}, max_versions=3)
     feed(before, "1", 100.0)
-    Keeper(store, lambda: before).save(100.0, WALL)
+    SnapshotSaver(store, lambda: before).save(100.0, WALL)
     restore(store, after, 5.0, WALL)
     assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
 
@@ -207,8 +207,8 @@ def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
 def damaged() -> dict[str, bytes]:
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
-    good = pack(monitors.get("m", "1", 100.0), 100.0, WALL)
-    snapshot = unpack(good)
+    good = encode(monitors.get("m", "1", 100.0), 100.0, WALL)
+    snapshot = decode(good)
 
     def packed(**changes: Any) -> bytes:
         return snapshots.zlib.compress(msgspec.msgpack.encode(msgspec.structs.replace(snapshot, **changes)))
@@ -234,7 +234,7 @@ def test_a_damaged_snapshot_is_a_line_in_the_log(store: Store, caplog: pytest.Lo
     """Whatever is wrong with it, the version starts empty, the others do not, and the log says so."""
     before = monitors_of()
     feed(before, "good", 100.0)
-    Keeper(store, lambda: before).save(100.0, WALL)
+    SnapshotSaver(store, lambda: before).save(100.0, WALL)
     data = damaged()[kind]
     row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
     store.write(lambda connection, _: connection.execute(windows.insert().values(row)))
@@ -250,7 +250,7 @@ def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
     feed(monitors, "2", 100.0)
-    own = Keeper(any_store, lambda: monitors)
+    own = SnapshotSaver(any_store, lambda: monitors)
     own.save(100.0, WALL)
     assert kept(any_store) == [("m", "1"), ("m", "2")]
     with any_store.reading() as connection:
@@ -270,19 +270,19 @@ def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:
 def test_a_snapshot_is_small() -> None:
     """A full day of windows of 500 features takes a few megabytes, compressed."""
     features: dict[str, Any] = {f"f{number}": numeric_feature(COLUMNS["x"]) for number in range(500)}
-    layout = Layout(Profile("p", 900, dict.fromkeys(features, "numeric"), features))
-    monitor = Monitor(ModelConfig("m", windows=("1h", "24h")), "1", layout)
+    layout = Binner(Profile("p", 900, dict.fromkeys(features, "numeric"), features))
+    monitor = ModelMonitor(ModelConfig("m", windows=("1h", "24h")), "1", layout)
     for hour in range(48):
         rows = [dict.fromkeys(features, value) for value in RNG.normal(size=20).tolist()]
         monitor.observe([Prediction("m")] * 20, rows, hour * 3600.0)
-    assert len(pack(monitor, 48 * 3600.0, WALL)) < 8 * 2**20
+    assert len(encode(monitor, 48 * 3600.0, WALL)) < 8 * 2**20
 
 
 def test_windows_are_kept_while_the_process_lives(store: Store) -> None:
     """What a killed process leaves is not older than the time between two snapshots."""
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
-    own = Keeper(store, lambda: monitors, seconds=0.02)
+    own = SnapshotSaver(store, lambda: monitors, seconds=0.02)
     own.start()
     eventually(lambda: kept(store) == [("m", "1")])
     feed(monitors, "2", 100.0)

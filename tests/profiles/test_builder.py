@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from exporter.errors import ProfileError
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.builder import Options, build, build_file
 from exporter.profiles.profile import load, save
@@ -87,7 +87,7 @@ def test_the_profile_is_that_of_the_data(tmp_path):
 def test_training_data_sent_as_requests_does_not_drift(tmp_path):
     """Rows of the training file, as a client would send them, score next to nothing and are never unseen."""
     path = write(tmp_path, "jsonl", photos=True)
-    layout = Layout(build_file(path, prediction_column="predicted"))
+    layout = Binner(build_file(path, prediction_column="predicted"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     row, _, unknown = layout.count(rows, [row.pop("predicted") for row in rows])
     sums = layout.split(row)
@@ -438,7 +438,7 @@ def test_single_precision_training_and_double_live_values_are_the_same(tmp_path)
     parquet.write_table(pa.table({"x": pa.array(values)}), tmp_path / "a.parquet")
     np.savez(tmp_path / "a.npz", x=values)
     for name in ("a.parquet", "a.npz"):
-        layout = Layout(build_file(tmp_path / name))
+        layout = Binner(build_file(tmp_path / name))
         for live in ([0.1, 0.2, 0.3, 0.7], [float(value) for value in values[:4]]):
             row, _, _ = layout.count([{"x": value} for value in live * 50], [])
             assert layout.reference.kl_divergence(layout.split(row).counts)[0] < 0.01

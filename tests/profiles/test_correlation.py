@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
 from exporter.events import Prediction
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation import MAX_FEATURES, CorrelationBuilder, correlations
 from exporter.profiles.profile import Correlation, Profile, load, save
@@ -43,7 +43,7 @@ def profile_of(columns: Columns) -> Profile:
     return Profile("p", len(columns["a"]), inputs, features, correlation=together)
 
 
-def drift(layout: Layout, columns: Columns) -> tuple[float, float]:
+def drift(layout: Binner, columns: Columns) -> tuple[float, float]:
     assert layout.copula is not None
     assert isinstance(layout.profile.correlation, Correlation)
     known = [name for name in layout.profile.correlation.features if name in layout.names]
@@ -57,7 +57,7 @@ def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str
     rng = np.random.default_rng(10)
     passed = 0
     for _ in range(6):
-        layout = Layout(profile_of(draw(rng, 2000, shape)))
+        layout = Binner(profile_of(draw(rng, 2000, shape)))
         scores = [drift(layout, draw(rng, rows, shape)) for _ in range(100)]
         passed += sum(score > noise for score, noise in scores)
     assert passed <= 18
@@ -67,11 +67,11 @@ def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str
 def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(shape: str) -> None:
     """One column in another order: every window of 200 shows it, in the gauges of a monitor too."""
     rng = np.random.default_rng(11)
-    layout = Layout(profile_of(draw(rng, 3000, shape)))
+    layout = Binner(profile_of(draw(rng, 3000, shape)))
     for _ in range(20):
         columns = draw(rng, 200, shape)
         columns["a"] = rng.permutation(columns["a"])
-        monitor = Monitor(ModelConfig("m"), "1", layout)
+        monitor = ModelMonitor(ModelConfig("m"), "1", layout)
         rows = [dict(zip(NAMES, row, strict=True)) for row in np.array(list(columns.values())).T.tolist()]
         monitor.observe([Prediction("m")] * 200, rows, 0.0)
         reading = monitor.read(0.0)["1h"]
@@ -93,7 +93,7 @@ def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(sh
 def test_features_that_drift_alone_do_not_go_together_differently(change: Any) -> None:
     """A move, another unit, a stuck sensor, missing values: at most 2 of 40 windows of 300 pass the floor."""
     rng = np.random.default_rng(12)
-    layout = Layout(profile_of(draw(rng, 3000)))
+    layout = Binner(profile_of(draw(rng, 3000)))
     passed = 0
     for _ in range(40):
         columns = {name: change(values, place) for place, (name, values) in enumerate(draw(rng, 300).items())}
@@ -110,7 +110,7 @@ def test_features_that_copy_each_other_disturb_nothing() -> None:
         columns = draw(rng, rows)
         return {**columns, "metres": columns["a"] * 1000, "log": np.exp(columns["b"])}
 
-    layout = Layout(profile_of(copied(2000)))
+    layout = Binner(profile_of(copied(2000)))
     columns = copied(200)
     score, noise = drift(layout, columns)
     assert 0 <= score < noise
@@ -156,7 +156,7 @@ def test_what_cannot_be_compared_is_left_out() -> None:
     assert len(found.features) == MAX_FEATURES
     assert profile_of({"a": columns["a"]}).correlation is msgspec.UNSET
     assert profile_of({"a": columns["a"][:3], "b": columns["b"][:3]}).correlation is msgspec.UNSET
-    layout = Layout(profile_of({"a": columns["a"]}))
+    layout = Binner(profile_of({"a": columns["a"]}))
     assert layout.copula is None
 
 
@@ -164,18 +164,18 @@ def test_a_redacted_feature_is_not_compared() -> None:
     """Without it the others are compared as before."""
     rng = np.random.default_rng(15)
     profile = profile_of(draw(rng, 2000))
-    layout = Layout(profile, ["b"])
+    layout = Binner(profile, ["b"])
     score, noise = drift(layout, draw(rng, 300))
     assert score < 2 * noise
     columns = draw(rng, 300)
     assert drift(layout, {**columns, "d": columns["a"]})[0] > 5 * noise
-    assert Layout(profile, ["a", "b", "c"]).copula is None
+    assert Binner(profile, ["a", "b", "c"]).copula is None
 
 
 def test_wild_values_are_bounded_and_few_rows_say_nothing() -> None:
     """The largest floats, infinities and a window of one row make no warning and no nonsense."""
     rng = np.random.default_rng(16)
-    layout = Layout(profile_of(draw(rng, 500)))
+    layout = Binner(profile_of(draw(rng, 500)))
     columns = draw(rng, 50)
     for value in (1.7e308, -1.7e308, np.inf, np.nan, 5e-324):
         columns["a"][:2] = value

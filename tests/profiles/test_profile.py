@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import ProfileError
-from exporter.features import kind_of
+from exporter.features import input_type
 from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
@@ -193,7 +193,7 @@ LEARNED = {
 def learned_profile(**changes: object) -> Profile:
     inputs = {"t": "text", "v": "embedding"}
     one = numeric_feature(np.array([1.0, 2.0]))
-    kinds = [kind_of("text", LEARNED["t"]), kind_of("embedding", LEARNED["v"])]
+    kinds = [input_type("text", LEARNED["t"]), input_type("embedding", LEARNED["v"])]
     features = {name: one for kind, source in zip(kinds, inputs, strict=True) for name in kind.features(source)}
     made = Profile("p", 2, inputs, features, learned=LEARNED, confidence=one)
     return msgspec.structs.replace(made, **changes)

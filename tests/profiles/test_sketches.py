@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.sketches import MAX_CATEGORY, CategoryTally, NumericTally, Sketch
+from exporter.profiles.sketches import MAX_CATEGORY, CategorySketch, NumericSketch, Sketch
 
 RNG = np.random.default_rng(2)
 STREAMS = {
@@ -27,8 +27,8 @@ STREAMS = {
 }
 
 
-def tallied(values: np.ndarray, most: int, parts: int = 13, bins: int = 20) -> NumericTally:
-    tally = NumericTally(bins, most)
+def tallied(values: np.ndarray, most: int, parts: int = 13, bins: int = 20) -> NumericSketch:
+    tally = NumericSketch(bins, most)
     for part in np.array_split(values, parts):
         tally.add(part)
     if not tally.exact:
@@ -103,7 +103,7 @@ def test_many_categories_are_counted_exactly_where_it_matters():
     """Past the bound the frequent categories are found among many rare ones, and their counts are exact."""
     rng = np.random.default_rng(4)
     labels = [f"c{n}" if n < 30 else f"rare{rng.integers(10**6)}" for n in rng.integers(0, 60, 20_000)]
-    tally = CategoryTally(20, most=500)
+    tally = CategorySketch(20, most=500)
     parts = [labels[start : start + 777] for start in range(0, len(labels), 777)]
     for part in parts:
         tally.add(part)
@@ -122,7 +122,7 @@ def test_many_categories_are_counted_exactly_where_it_matters():
 
 def test_categories_in_parts_are_those_of_the_whole():
     """Scalars are spelt as JSON spells them; null and NaN are missing, what is no scalar is invalid."""
-    tally = CategoryTally(50)
+    tally = CategorySketch(50)
     tally.add(["a", 1, True, None])
     tally.add(["a", 1.0, math.nan, [1], {}])
     assert tally.feature() == categorical_feature({"a": 2, "1": 2, "true": 1}, 2, 2)
@@ -143,14 +143,14 @@ def test_categories_in_parts_are_those_of_the_whole():
 )
 def test_categories_of_one_type_are_those_of_several(labels, counts, missing, invalid):
     """Values of one type are counted before they are spelt, those of several types after."""
-    tally = CategoryTally(50)
+    tally = CategorySketch(50)
     tally.add(labels)
     assert tally.feature() == categorical_feature(counts, missing, invalid)
 
 
 def test_a_category_of_a_megabyte_is_other():
     """A category too long for a profile counts in ``other``, and its text is not kept."""
-    tally = CategoryTally(50)
+    tally = CategorySketch(50)
     tally.add(["x" * 1_000_000, "y" * MAX_CATEGORY])
     feature = tally.feature()
     assert feature.categories == ("y" * MAX_CATEGORY,)

@@ -17,7 +17,7 @@ from support.servers import Served, write_config
 from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring import history
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import (
     CONFIDENCE_ALERT,
     DEFAULT_THRESHOLD,
@@ -26,7 +26,7 @@ from exporter.monitoring.drift_report import (
     changes,
     threshold,
 )
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
@@ -298,7 +298,7 @@ def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> N
     """One bin holds all of training, so chance moves nothing: the same again is no change, anything else is one."""
     constant = {"x": np.full(50, 3.0), "c": np.full(50, "NL"), "none": np.full(50, np.nan)}
     np.savez(tmp_path / "a.npz", **constant)
-    monitor = Monitor(ModelConfig("m", windows=("5m",)), "1", Layout(build_file(tmp_path / "a.npz")))
+    monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", Binner(build_file(tmp_path / "a.npz")))
 
     def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
         monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)

@@ -19,13 +19,13 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
-from exporter.server.integrations import Exchange, Known, predictions, resolve
-from exporter.server.integrations.cloudevents import Half, read
+from exporter.server.integrations import Known, PayloadPair, predictions, resolve
+from exporter.server.integrations.cloudevents import LoggedMessage, read
 from exporter.server.integrations.detect import request, response
 from exporter.server.integrations.mapping import MAX_COLUMNS
 from exporter.server.integrations.otlp import MAX_PROTOBUF, MAX_RECORDS
 from exporter.server.integrations.otlp import read as read_records
-from exporter.server.integrations.pairing import MAX_SECONDS, MAX_WAITING_BYTES, Pairs
+from exporter.server.integrations.pairing import MAX_SECONDS, MAX_WAITING_BYTES, RequestResponsePairer
 from exporter.server.integrations.payload import MAX_ROWS, Body, decompressed
 from exporter.server.integrations.payload_pairs import items
 from exporter.server.integrations.payload_pairs import read as read_pair
@@ -55,7 +55,7 @@ def known(inputs: dict[str, str], classes: tuple[str, ...] = (), /, **mapping: A
 
 def one(model: Known, asked: Any, said: Any) -> list[tuple[Any, Any, Any]]:
     """Inputs, prediction and confidence of each row."""
-    exchange = Exchange(request(json.dumps(asked).encode()), response(json.dumps(said).encode()))
+    exchange = PayloadPair(request(json.dumps(asked).encode()), response(json.dumps(said).encode()))
     good, bad = predictions(model, exchange)
     assert not bad
     decoded = [msgspec.json.decode(event.inputs) if bytes(memoryview(event.inputs)) else None for event in good]
@@ -366,14 +366,14 @@ def test_no_rows_are_no_predictions() -> None:
 
 def test_an_error_message_is_a_failed_request() -> None:
     """A response that is an error counts with code 500, its inputs seen."""
-    exchange = Exchange(request(b'{"instances": [[1], [2]]}'), response(b'{"error": "out of memory"}'), "r")
+    exchange = PayloadPair(request(b'{"instances": [[1], [2]]}'), response(b'{"error": "out of memory"}'), "r")
     good, _ = predictions(known({"x": "numeric"}), exchange)
     assert [(event.id, event.code, event.prediction) for event in good] == [("r-0", 500, None), ("r-1", 500, None)]
 
 
 def test_a_row_that_is_wrong_is_refused_by_itself() -> None:
     """A confidence that is none costs its row alone."""
-    exchange = Exchange(request(b'{"instances": [1, 2]}'), response(b'{"outputs": {"y": [1, 2], "c": [0.5, 7]}}'))
+    exchange = PayloadPair(request(b'{"instances": [1, 2]}'), response(b'{"outputs": {"y": [1, 2], "c": [0.5, 7]}}'))
     good, bad = predictions(known({"x": "numeric"}, confidence="c", prediction="y"), exchange)
     assert [event.confidence for event in good] == [0.5]
     assert [(row.index, row.pointer, row.reason) for row in bad] == [(1, "/confidence", "out_of_range")]
@@ -393,7 +393,7 @@ def test_models_have_other_names() -> None:
 def test_a_whole_number_that_no_float_holds() -> None:
     """Numbers of any size arrive as what can be counted."""
     asked = b'{"instances": [{"x": 123456789012345678901234567890, "y": 1e999}]}'
-    good, _ = predictions(known({"x": "numeric"}), Exchange(request(asked), response(b"[1]")))
+    good, _ = predictions(known({"x": "numeric"}), PayloadPair(request(asked), response(b"[1]")))
     assert json.loads(bytes(memoryview(good[0].inputs))) == {"x": 123456789012345678901234567890.0, "y": "inf"}
 
 
@@ -406,7 +406,7 @@ def test_events_of_the_cloudevents_package(mode: str) -> None:
     for side in ("request", "response"):
         event = json.loads(recorded(f"cloudevent_{side}_{mode}.json"))
         (half,) = read(event["headers"], event["body"].encode())
-        assert isinstance(half, Half)
+        assert isinstance(half, LoggedMessage)
         assert (half.side, half.id) == (side, "0009174a-24a8-4603-b098-09c8799950e9")
         assert half.names == ("default/sklearn-iris", "sklearn-iris", "")
         assert half.time
@@ -418,19 +418,19 @@ def test_a_batch_of_events_takes_the_good() -> None:
     good = {"id": "1", "type": "org.kubeflow.serving.inference.request", "data_base64": "e30="}
     body = json.dumps([good, {"id": "2"}, {**good, "type": "other"}, {**good, "data_base64": "%"}, 7]).encode()
     halves = read({"content-type": "application/cloudevents-batch+json"}, body)
-    assert isinstance(halves[0], Half)
+    assert isinstance(halves[0], LoggedMessage)
     assert halves[0].body == b"{}"
     errors = [half.pointer for half in halves[1:] if isinstance(half, EventError)]
     assert errors == ["/type", "/type", "/data_base64", ""]
 
 
-def half(side: str, name: str = "a", body: bytes = b"{}") -> Half:
-    return Half(side, ("ns", "svc", "", "", name), name, body)
+def half(side: str, name: str = "a", body: bytes = b"{}") -> LoggedMessage:
+    return LoggedMessage(side, ("ns", "svc", "", "", name), name, body)
 
 
 def test_halves_meet_in_either_order() -> None:
     """Whichever half comes first waits for the other; a half that is sent again replaces itself."""
-    pairs = Pairs()
+    pairs = RequestResponsePairer()
     for first, second in (("request", "response"), ("response", "request")):
         assert pairs.take(half(first)) is None
         assert pairs.take(half(first)) is None
@@ -438,7 +438,7 @@ def test_halves_meet_in_either_order() -> None:
     assert pairs.take(half("request")) is None
 
 
-def unpaired(pairs: Pairs) -> dict[str, float]:
+def unpaired(pairs: RequestResponsePairer) -> dict[str, float]:
     values = {f"{s.name} {s.labels.get('side', '')}".strip(): s.value for m in pairs.collect() for s in m.samples}
     return {name.removeprefix("model_exporter_"): value for name, value in values.items()}
 
@@ -446,7 +446,7 @@ def unpaired(pairs: Pairs) -> dict[str, float]:
 def test_an_hour_without_the_other_half_is_bounded_and_counted() -> None:
     """Halves whose other half never comes are forgotten in time, and counted by side, traffic or none."""
     now = 0.0
-    pairs = Pairs(lambda: now)
+    pairs = RequestResponsePairer(lambda: now)
     for second in range(3600):
         now = float(second)
         pairs.take(half("response", f"r-{second}"))
@@ -457,7 +457,7 @@ def test_an_hour_without_the_other_half_is_bounded_and_counted() -> None:
 
 def test_the_memory_of_halves_is_bounded() -> None:
     """Large bodies that wait push out the oldest."""
-    pairs = Pairs()
+    pairs = RequestResponsePairer()
     large = b" " * (MAX_WAITING_BYTES // 4)
     for number in range(10):
         pairs.take(half("request", str(number), large))
@@ -630,7 +630,7 @@ def bodies() -> st.SearchStrategy[bytes]:
 def test_any_exchange_is_taken_or_refused_clearly(asked: bytes, said: bytes, head: int | None, model: Known) -> None:
     """Whatever two bodies say, they become valid predictions or an error for people."""
     try:
-        good, bad = predictions(model, Exchange(request(asked, head), response(said)))
+        good, bad = predictions(model, PayloadPair(request(asked, head), response(said)))
     except EventError as error:
         assert error.detail
         return

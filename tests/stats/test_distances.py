@@ -11,16 +11,16 @@ from scipy.stats import ks_2samp, wasserstein_distance
 
 from exporter.config import ModelConfig
 from exporter.events import Prediction
-from exporter.monitoring.binner import Layout
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.window_stats import WindowReading
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 
 ALL = ("js", "ks", "psi", "wasserstein")
 
 
-def read(training: dict[str, object], live: list[dict[str, object]], bins: int = 20) -> WindowReading:
+def read(training: dict[str, object], live: list[dict[str, object]], bins: int = 20) -> WindowStats:
     """What a window of live events says, against numeric training values, or a category's counts."""
     inputs = {name: "categorical" if isinstance(values, dict) else "numeric" for name, values in training.items()}
     features = {
@@ -29,7 +29,7 @@ def read(training: dict[str, object], live: list[dict[str, object]], bins: int =
         else numeric_feature(np.array(values, float), bins)
         for name, values in training.items()
     }
-    monitor = Monitor(ModelConfig("m", windows=("1h",), drift=ALL), "1", Layout(Profile("p", 1, inputs, features)))
+    monitor = ModelMonitor(ModelConfig("m", windows=("1h",), drift=ALL), "1", Binner(Profile("p", 1, inputs, features)))
     monitor.observe([Prediction("m")] * len(live), live, 0.0)
     return monitor.read(0.0)["1h"]
 
@@ -130,8 +130,8 @@ def test_distances_of_extreme_numbers_are_finite() -> None:
 
 def test_distances_are_computed_on_request_only() -> None:
     """Without the configuration's word, every distance is absent."""
-    layout = Layout(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}))
-    monitor = Monitor(ModelConfig("m"), "1", layout)
+    layout = Binner(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}))
+    monitor = ModelMonitor(ModelConfig("m"), "1", layout)
     monitor.observe([Prediction("m")], [{"x": 3}], 0.0)
     reading = monitor.read(0.0)["5m"]
     assert all(np.isnan(getattr(reading, field)).all() for field in ALL)

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, entropy
 
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.window import Ring
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
@@ -82,7 +82,7 @@ def test_neither_order_nor_batches_matter(stream, random, batch):
 def test_neither_batches_nor_replicas_matter(values, cuts):
     """Values cut into batches and dealt out to three replicas add up to the counts, score and floor of one stream."""
     training = numeric_feature(np.random.default_rng(5).normal(size=500))
-    layout = Layout(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
+    layout = Binner(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
     events = [{"x": value} for value in values]
     replicas = [Ring(3600, layout.width) for _ in range(3)]
     start = turn = 0

@@ -16,15 +16,15 @@ from support.servers import eventually
 
 from exporter.config import StoreConfig
 from exporter.events import Feedback, Prediction
-from exporter.stats.accuracy import reviewed_accuracy, wilson
-from exporter.storage import Store, Verdict, prediction_rows
+from exporter.stats.accuracy import estimate_accuracy, wilson
+from exporter.storage import CountedFeedback, Store, prediction_rows
 from exporter.storage.accepted_examples import Selection, accepted
-from exporter.storage.accuracy_counts import reviewed
+from exporter.storage.accuracy_counts import accuracy_counts
 from exporter.storage.backlog import read_state
 from exporter.storage.correction_stats import overview
-from exporter.storage.corrections import Decision, Filter, corrections, decide, story
-from exporter.storage.feedback import Words
-from exporter.storage.review_samples import Draw, _spoken_of, draw
+from exporter.storage.corrections import Decision, Filter, correction_history, corrections, decide
+from exporter.storage.feedback import FeedbackRecorder
+from exporter.storage.review_samples import Draw, _spoken_of, sample_for_review
 from exporter.storage.schema import draws, feedback, predictions
 
 START = 1_790_000_000.0
@@ -37,12 +37,12 @@ _ROW: dict[str, Any] = {
 
 
 @pytest.fixture
-def counted() -> list[Verdict]:
+def counted() -> list[CountedFeedback]:
     return []
 
 
 @pytest.fixture
-def store(tmp_path: Path, counted: list[Verdict]) -> Iterator[Store]:
+def store(tmp_path: Path, counted: list[CountedFeedback]) -> Iterator[Store]:
     """An empty store."""
     store = Store(StoreConfig(url=f"sqlite:///{tmp_path}/store.db"), counted.append)
     yield store
@@ -201,18 +201,18 @@ def test_undoing_brings_the_users_label_back(store: Store) -> None:
     assert decided("accepted", '"8"', 1)["label"] == "8"
     assert decided("pending", None, 2)["label"] == "7"
     with store.reading() as connection:
-        steps = [(step["status"], step["label"], step["reviewer"]) for step in story(connection, 1)[1:]]
+        steps = [(step["status"], step["label"], step["reviewer"]) for step in correction_history(connection, 1)[1:]]
     assert steps == [("accepted", "8", "ann"), ("pending", None, "ann")]
 
 
 def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     """Neither of its two queries looks at the rows of all corrections."""
     predict(store, [{}])
-    draw(store, Draw("digits"), 1, None, redact)
+    sample_for_review(store, Draw("digits"), 1, None, redact)
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        reviewed(connection)
+        accuracy_counts(connection)
         _, counts, turned = (
             [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             for statement, values in statements.copy()
@@ -229,7 +229,7 @@ def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection)
         list(accepted(connection, Selection("digits")))
-        Words(connection, redact)
+        FeedbackRecorder(connection, redact)
         _, released, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
@@ -250,17 +250,17 @@ def test_a_sample_holds_only_confident_predictions_that_nobody_spoke_of(store: S
     """Not those of another model, without confidence, without a prediction, or with feedback, joined or not."""
     predict(store, [{}, {}, {"confident": False}, {"prediction": None}, {"model": "loans"}, {"version": "2"}, {}])
     put(store, [{}, {"model": None, "joined": False}])
-    assert draw(store, Draw("digits"), 1000, "ann", redact) == 2
+    assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 2
     with store.reading() as connection:
         found, _ = corrections(connection, Filter(source="sample"), 10, None)
-        history = story(connection, int(found[0]["id"]))
+        history = correction_history(connection, int(found[0]["id"]))
         sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
     assert {one["prediction_id"] for one in found} == {"p-6", "p-7"}
     assert bytes(found[0]["inputs"]) == b'{"age":1}'
     assert (found[0]["label"], found[0]["user_label"], found[0]["source"]) == ("1", None, "sample")
     assert [(step["verdict"], step["user"]) for step in history] == [("sampled", "ann")]
     assert sizes == {"1": 3, "2": 1}
-    assert draw(store, Draw("digits"), 1000, "ann", redact) == 0
+    assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 0
     assert store.review_state().pending == {"digits": 1}
 
 
@@ -278,11 +278,11 @@ def test_a_draw_looks_words_up_by_their_predictions(store: Store) -> None:
 
 def test_a_sample_of_one_version_and_of_those_whose_inputs_are_kept(store: Store) -> None:
     """Version and kept inputs narrow the draw; an empty store has nothing to draw."""
-    assert draw(store, Draw("digits"), 5, None, redact) == 0
+    assert sample_for_review(store, Draw("digits"), 5, None, redact) == 0
     predict(store, [{"version": "2"}, {"inputs": None}, {}])
-    assert draw(store, Draw("digits", "2"), 5, None, redact) == 1
-    assert draw(store, Draw("digits", None, with_inputs=True), 5, None, redact) == 1
-    assert draw(store, Draw("digits"), 5, None, redact) == 1
+    assert sample_for_review(store, Draw("digits", "2"), 5, None, redact) == 1
+    assert sample_for_review(store, Draw("digits", None, with_inputs=True), 5, None, redact) == 1
+    assert sample_for_review(store, Draw("digits"), 5, None, redact) == 1
 
 
 def test_each_prediction_has_the_same_chance(store: Store) -> None:
@@ -293,7 +293,7 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
     store.write(lambda connection, _: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
     found: Counter[str] = Counter()
     for _ in range(200):
-        draw(store, Draw("digits"), 5, None, redact)
+        sample_for_review(store, Draw("digits"), 5, None, redact)
         with store.reading() as connection:
             found.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
         store.write(lambda connection, _: connection.execute(feedback.delete()))
@@ -301,10 +301,12 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
     assert sum((found[name] - 50) ** 2 / 50 for name in names) < 50
 
 
-def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(store: Store, counted: list[Verdict]) -> None:
+def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(
+    store: Store, counted: list[CountedFeedback]
+) -> None:
     """It is the first word on it, a correction once, and pending as such; the sample is one less."""
     predict(store, [{}])
-    draw(store, Draw("digits"), 1, None, redact)
+    sample_for_review(store, Draw("digits"), 1, None, redact)
     word = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
     taken = store.feedback([word], None)[0]
     assert (taken.id, taken.joined, taken.repeat) == (1, True, False)
@@ -315,10 +317,12 @@ def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(store: Stor
     assert (pick(store), pick(store, source="sample")) == ([1], [])
     with store.reading() as connection:
         assert connection.execute(sa.select(feedback.c.sampled)).scalar() is True
-        assert [step["verdict"] for step in story(connection, 1)] == ["sampled", "corrected", "corrected"]
+        assert [step["verdict"] for step in correction_history(connection, 1)] == ["sampled", "corrected", "corrected"]
 
 
-def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(store: Store, counted: list[Verdict]) -> None:
+def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(
+    store: Store, counted: list[CountedFeedback]
+) -> None:
     """Only the first word has a delay, and never a negative one."""
     for label in "78":
         store.feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
@@ -342,18 +346,18 @@ def test_accuracy_of_users_words_and_a_decided_sample(store: Store) -> None:
             {"verdict": "accepted", "confident": False},
         ],
     )
-    assert store.review_state().reviewed == {}
-    assert draw(store, Draw("digits"), 50, None, redact) == 50
-    assert store.review_state().reviewed == {}
+    assert store.review_state().accuracy_counts == {}
+    assert sample_for_review(store, Draw("digits"), 50, None, redact) == 50
+    assert store.review_state().accuracy_counts == {}
     places = pick(store, source="sample")
     for place in places[:30]:
         store.write(lambda c, _, place=place: decide(c, place, Decision("accepted", '"1"', 1, None)))
     for place in places[30:40]:
         store.write(lambda c, _, place=place: decide(c, place, Decision("accepted", '"7"', 1, None)))
     store.write(lambda c, _: decide(c, places[40], Decision("rejected", None, 1, None)))
-    one = store.review_state().reviewed["digits", "1"]
+    one = store.review_state().accuracy_counts["digits", "1"]
     assert (one.population, one.known, one.known_right, one.decided, one.right) == (100, 7, 3, 40, 30)
-    estimate = reviewed_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
+    estimate = estimate_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
     assert estimate.value == pytest.approx((3 + 93 * 0.75) / 100)
 
 
@@ -366,7 +370,7 @@ def test_the_interval_covers_the_truth() -> None:
     hits = 0
     for _ in range(2000):
         right = sum(rng.random() >= wrong / (population - known) for _ in range(50))
-        estimate = reviewed_accuracy(population, known, 0, 50, right)
+        estimate = estimate_accuracy(population, known, 0, 50, right)
         hits += estimate.lower <= truth <= estimate.upper
     assert 0.92 < hits / 2000 < 0.99
 
@@ -375,5 +379,5 @@ def test_the_interval_at_its_ends() -> None:
     """All right or all wrong, a known part that is everything, and nothing known: no share leaves 0 to 1."""
     assert wilson(10, 10).upper == pytest.approx(1.0)
     assert wilson(0, 10).lower == pytest.approx(0.0)
-    assert reviewed_accuracy(5, 10, 7, 3, 3) == pytest.approx((0.7, 0.7, 0.7))
-    assert reviewed_accuracy(0, 0, 0, 4, 2)[0] == 0.5
+    assert estimate_accuracy(5, 10, 7, 3, 3) == pytest.approx((0.7, 0.7, 0.7))
+    assert estimate_accuracy(0, 0, 0, 4, 2)[0] == 0.5

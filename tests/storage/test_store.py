@@ -28,21 +28,21 @@ from exporter.events import Feedback, Prediction
 from exporter.features.png_codec import packed
 from exporter.monitoring.loading import load_monitors
 from exporter.profiles.readers.store import StoreSource
-from exporter.storage import Store, Verdict, migrations, prediction_rows
+from exporter.storage import CountedFeedback, Store, migrations, prediction_rows
 from exporter.storage import store as database_module
-from exporter.storage.corrections import story
+from exporter.storage.corrections import correction_history
 from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.storage.migrations import SCHEMA_VERSION, migrate
 from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
-from exporter.storage.window_snapshots import forget_others, keep, kept
+from exporter.storage.window_snapshots import forget_others, load_snapshots, save_snapshot
 
 
 class Exporter:
     """A store, and what it counted."""
 
     def __init__(self, url: str, **settings: Any) -> None:
-        self.counted: list[Verdict] = []
+        self.counted: list[CountedFeedback] = []
         self.store = Store(StoreConfig(url=url, **settings), self.counted.append)
 
     def predict(self, *ids: str, inputs: bytes = b"{}", received: float | None = None) -> None:
@@ -346,12 +346,12 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
     assert [taken.repeat for taken in exporter.store.feedback([word], "k")] == [True]
     assert exporter.say("p-1", label="3", key="k").conflict
     with exporter.store.reading() as connection:
-        assert [(step.get("verdict"), step["label"]) for step in story(connection, 1)] == [
+        assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)] == [
             ("corrected", "1"),
             (None, "2"),
         ]
     assert exporter.count(feedback, feedback.c.reviewed_label == '"2"', feedback.c.reviewer == "bob") == 1
-    assert kept(exporter.store) == [("m", "1", b"\x01\x23")]
+    assert load_snapshots(exporter.store) == [("m", "1", b"\x01\x23")]
     exporter.predict("p-3")
     eventually(lambda: [verdict.correction for verdict in exporter.counted] == [True])
 
@@ -376,7 +376,10 @@ def test_words_of_the_second_version_keep_their_history_and_keys(database: str, 
     assert [after.say("p", label, key=key).repeat for label, key in (("1", "a"), ("2", "b"))] == [True, True]
     assert after.say("q", "3", key="b").conflict
     with after.store.reading() as connection:
-        told = [[(step["verdict"], step["label"], step["user"]) for step in story(connection, n)] for n in (1, 2, 3)]
+        told = [
+            [(step["verdict"], step["label"], step["user"]) for step in correction_history(connection, n)]
+            for n in (1, 2, 3)
+        ]
     assert told == [
         [("corrected", "1", None), ("corrected", "2", None)],
         [("corrected", "1", None)],
@@ -536,11 +539,11 @@ def test_many_waiting_words_are_found(pair: tuple[Exporter, Exporter]) -> None:
 def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> None:
     """Snapshots of the same version by two exporters do not overwrite each other, nor does one delete the other's."""
     for exporter, data in zip(pair, (b"a", b"b"), strict=True):
-        keep(exporter.store, "m", "1", data)
+        save_snapshot(exporter.store, "m", "1", data)
     forget_others(pair[0].store, {("m", "1")})
-    assert [kept(exporter.store) for exporter in pair] == [[("m", "1", b"a")], [("m", "1", b"b")]]
+    assert [load_snapshots(exporter.store) for exporter in pair] == [[("m", "1", b"a")], [("m", "1", b"b")]]
     forget_others(pair[1].store, set())
-    assert [kept(exporter.store) for exporter in pair] == [[("m", "1", b"a")], []]
+    assert [load_snapshots(exporter.store) for exporter in pair] == [[("m", "1", b"a")], []]
 
 
 # --- addresses and passwords -----------------------------------------------------------------
@@ -652,13 +655,13 @@ def test_a_commit_that_nobody_answered_is_looked_up(postgres: Postgres) -> None:
     """The server knows of each transaction whether it was committed, and says when it cannot know yet."""
     engine = open_engine(StoreConfig(url=postgres.url()))
     with engine.begin() as connection:
-        kept = write_beside(connection)
+        committed = write_beside(connection)
         with engine.connect() as other, pytest.raises(StoreError, match="not ended yet"):
-            was_committed(other, kept)
+            was_committed(other, committed)
     with engine.connect() as connection:
         undone = write_beside(connection)
         connection.rollback()
-        assert (was_committed(connection, kept), was_committed(connection, undone)) == (True, False)
+        assert (was_committed(connection, committed), was_committed(connection, undone)) == (True, False)
     engine.dispose()
 
 

@@ -9,9 +9,9 @@ from exporter.commands.compare.counts import Counts
 from exporter.stats.intervals import (
     Difference,
     Estimate,
-    apart,
-    between,
     bucket_quantile,
+    conservative_difference,
+    difference,
     divergence,
     holm,
     largest,
@@ -73,22 +73,22 @@ def _drift(counts: Counts) -> Estimate | None:
 
 _Rule = tuple[str, int, Callable[[Counts], Estimate | None], Callable[[Estimate, Estimate], Difference]]
 RULES: tuple[_Rule, ...] = (
-    ("error_ratio", -1, lambda c: _share(c.errors, c.requests), between),
-    ("latency_p95_seconds", -1, _latency, apart),
-    ("confident_ratio", 1, lambda c: _share(c.confident, c.attempts), between),
-    ("correction_ratio", -1, lambda c: _share(c.corrections, c.confident), between),
-    ("worst_drift_nats", -1, _drift, between),
+    ("error_ratio", -1, lambda c: _share(c.errors, c.requests), difference),
+    ("latency_p95_seconds", -1, _latency, conservative_difference),
+    ("confident_ratio", 1, lambda c: _share(c.confident, c.attempts), difference),
+    ("correction_ratio", -1, lambda c: _share(c.corrections, c.confident), difference),
+    ("worst_drift_nats", -1, _drift, difference),
 )
 
 
 def compare(before: Counts, after: Counts) -> list[Measure]:
     """All measures of two sides; the verdicts are Holm's, over those that both sides have."""
     measures = []
-    for name, good, estimate, difference in RULES:
+    for name, good, estimate, compared in RULES:
         old, new = estimate(before), estimate(after)
         if name == "correction_ratio" and not before.feedback and not after.feedback:
             old = new = None  # nobody has a word: that is not agreement
-        both = difference(old, new) if old and new else None
+        both = compared(old, new) if old and new else None
         features = (worst(before), worst(after)) if name == "worst_drift_nats" and both else None
         measures.append(Measure(name, old, new, both, False, good, features))
     there = [place for place, measure in enumerate(measures) if measure.difference]

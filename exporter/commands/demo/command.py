@@ -140,7 +140,7 @@ def _demo(args: argparse.Namespace) -> None:
         if not stopping.is_set():
             steps = _Steps(args, url, traffic)
             told = {"retrain": steps.retrain, "compare": steps.compare}
-            scenario.Story(url, traffic.counts, wait, _say, told).tell(args.phases, repeat=args.repeat)
+            scenario.Scenario(url, traffic.counts, wait, _say, told).tell(args.phases, repeat=args.repeat)
         _say("stopping")
 
 

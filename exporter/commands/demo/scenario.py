@@ -131,7 +131,7 @@ def happening(service: str) -> Happening:
 
 
 @dataclass
-class Story:
+class Scenario:
     """Phases that are lived through, and what is said at each change.
 
     Parameters

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exporter import config
-from exporter.client.transport import Target
+from exporter.client.transport import Transport
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import begin
 from exporter.commands.ingest.input_file import FORMATS, Input, opened
@@ -22,8 +22,8 @@ from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, ou
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
 from exporter.features import INPUT_TYPES
-from exporter.monitoring.model_monitor import Monitor
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers import FileSource
 from exporter.validation import shown, suggestion
 
@@ -154,7 +154,7 @@ def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> 
     return DRIFTED if options.fail_on_drift and any(report.drifted(one.monitor) for one in runs) else 0
 
 
-def _table(given: Input, roles: Roles, types: dict[str, str], refused: Refused, monitor: Monitor | None) -> Table:
+def _table(given: Input, roles: Roles, types: dict[str, str], refused: Refused, monitor: ModelMonitor | None) -> Table:
     layout = monitor.layout if monitor else None
     known = cell_types(layout.profile, roles) if layout else output_types(roles)
     others = "text" if layout else None
@@ -179,7 +179,7 @@ def _some_good(given: Input, total: int, refused: Refused) -> None:
         raise BatchError(f"{given.where}: none of its {total:,} rows was good; {refused.first[0]}")
 
 
-def _remarks(table: Table, monitor: Monitor) -> list[str]:
+def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
     """What of the profile is not in a table, and what of the table is not in the profile."""
     layout = monitor.layout
     if layout is None:
@@ -202,7 +202,7 @@ def _send(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> i
         give_up = config.duration(options.give_up)
     except ValueError as error:
         raise BatchError(f"--give-up: {error}") from None
-    target = Target(options.exporter, TIMEOUT, options.bearer_token_file)
+    target = Transport(options.exporter, TIMEOUT, options.bearer_token_file)
     monitors = profiled(options.profile, options.model) if options.profile else None
     with opened(options.file, options.format) as given, _progress() as progress:
         lines = given.kind == "predictions"
@@ -245,5 +245,5 @@ def _send(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> i
     return 0
 
 
-def _only(monitors: Monitors | None) -> Monitor | None:
+def _only(monitors: MonitorRegistry | None) -> ModelMonitor | None:
     return None if monitors is None else chosen(monitors, None, None)

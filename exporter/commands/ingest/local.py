@@ -15,10 +15,10 @@ from exporter.config import ModelConfig
 from exporter.errors import BatchError
 from exporter.events import Decoder, Prediction, check_models
 from exporter.features.lenient_json import decode_inputs
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.loading import load_monitors
-from exporter.monitoring.model_monitor import Columns, Monitor
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.model_monitor import Columns, ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
 from exporter.validation import listed, shown, suggestion
 
@@ -30,7 +30,7 @@ NOW = 0.0
 """All of a run is one moment of its window."""
 
 
-def configured(config: Path) -> Monitors:
+def configured(config: Path) -> MonitorRegistry:
     """Monitors of one run of each model in a configuration.
 
     Raises
@@ -39,10 +39,10 @@ def configured(config: Path) -> Monitors:
         When it or a profile is wrong.
     """
     _, monitors = load_monitors(config)
-    return Monitors(monitors.models, monitors.layouts, monitors.of_versions, {WINDOW: 1.0})
+    return MonitorRegistry(monitors.models, monitors.layouts, monitors.of_versions, {WINDOW: 1.0})
 
 
-def profiled(profile: Path, model: str | None) -> Monitors:
+def profiled(profile: Path, model: str | None) -> MonitorRegistry:
     """Monitors of one run of a model that nothing but a profile is known of; its name is the profile's when None.
 
     Raises
@@ -52,10 +52,10 @@ def profiled(profile: Path, model: str | None) -> Monitors:
     """
     found = load(profile)
     name = model or found.name
-    return Monitors({name: ModelConfig(name)}, {name: Layout(found)}, {}, {WINDOW: 1.0})
+    return MonitorRegistry({name: ModelConfig(name)}, {name: Binner(found)}, {}, {WINDOW: 1.0})
 
 
-def chosen(monitors: Monitors, model: str | None, version: str | None) -> Monitor:
+def chosen(monitors: MonitorRegistry, model: str | None, version: str | None) -> ModelMonitor:
     """The monitor of the model that a table's rows are of.
 
     Raises
@@ -75,7 +75,7 @@ def chosen(monitors: Monitors, model: str | None, version: str | None) -> Monito
     return monitor
 
 
-def count_table(table: Table, monitor: Monitor, where: str, progress: Progress | None) -> None:
+def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress | None) -> None:
     """Count a table's rows.
 
     Raises
@@ -114,7 +114,7 @@ def _some(names: Any) -> str:
     return ", ".join(first) + (", …" if len(names) > len(first) else "")
 
 
-def count_lines(lines: Lines, monitors: Monitors, refused: Refused, progress: Progress | None) -> None:
+def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progress: Progress | None) -> None:
     """Count predictions as ``POST /v1/predictions`` takes them, of any models and versions."""
     decoder = Decoder(Prediction, lambda events: check_models(monitors.models, events))
     for chunk in lines:
@@ -134,7 +134,7 @@ def count_lines(lines: Lines, monitors: Monitors, refused: Refused, progress: Pr
             progress("rows", chunk.done, chunk.numbers[-1])
 
 
-def counted(monitors: Monitors) -> Iterator[tuple[Monitor, int]]:
+def counted(monitors: MonitorRegistry) -> Iterator[tuple[ModelMonitor, int]]:
     """The monitors that have counted rows, and how many."""
     for monitor in monitors:
         if monitor.counters.attempts:

@@ -23,7 +23,7 @@ from exporter.metrics import families as f
 from exporter.metrics.exposition import written
 from exporter.metrics.families import Family, lines, series
 from exporter.metrics.models import Sample, gauges
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 
 TIMEOUT = 30.0
 """Seconds that a Pushgateway may take to answer."""
@@ -34,7 +34,7 @@ TRIES = 4
 class Run(NamedTuple):
     """What is said of a run of one model version beside its window."""
 
-    monitor: Monitor
+    monitor: ModelMonitor
     rows: int
     rejected: int
     seconds: float

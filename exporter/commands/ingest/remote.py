@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from exporter.client.encoding import rfc3339
-from exporter.client.transport import FAILURES, Kept, Target, final, reason, retry_after
+from exporter.client.transport import FAILURES, KeepAliveConnection, Transport, final, reason, retry_after
 from exporter.commands.ingest.checkpoint import State, save
 from exporter.commands.ingest.json_lines import Chunk
 from exporter.commands.ingest.table import Refused, Rows, Table
@@ -46,13 +46,13 @@ class Sender:
         Seconds without an acknowledgement after which it is of no use to try again.
     """
 
-    def __init__(self, target: Target, state: State, path: Path | None, refused: Refused, give_up: float) -> None:
+    def __init__(self, target: Transport, state: State, path: Path | None, refused: Refused, give_up: float) -> None:
         self._target = target
         self.state = state
         self._path = path
         self._refused = refused
         self._give_up = give_up
-        self._kept = Kept(target)
+        self._kept = KeepAliveConnection(target)
 
     def send(self, chunks: Iterable[Chunk], told: Callable[[Chunk], None]) -> None:
         """Send batches and keep in the state what was acknowledged.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from exporter.commands.ingest.local import NOW, WINDOW
 from exporter.commands.ingest.table import Refused
 from exporter.monitoring.drift_report import changes
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 
 SHOWN = 10
 """Features in the table, the worst first."""
@@ -29,7 +29,7 @@ def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float
         yield f"  and {refused.count - len(refused.first):,} more"
 
 
-def drift(monitor: Monitor) -> Iterator[str]:
+def drift(monitor: ModelMonitor) -> Iterator[str]:
     """A table of a run's features, the worst first."""
     reading = monitor.read(NOW)[WINDOW]
     found = changes(monitor, reading)
@@ -51,7 +51,7 @@ def drift(monitor: Monitor) -> Iterator[str]:
         yield f"  the features go together differently than in training: {score:.3g}, above a noise of {noise:.3g}"
 
 
-def drifted(monitor: Monitor) -> list[str]:
+def drifted(monitor: ModelMonitor) -> list[str]:
     """Names of what has drifted: the alerts ModelFeatureDrift, ModelPredictionDrift and so on would fire."""
     reading = monitor.read(NOW)[WINDOW]
     names = [change.name for change in changes(monitor, reading) if change.status == "drifted"]

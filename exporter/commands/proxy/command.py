@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from exporter.client.transport import Target
+from exporter.client.transport import Transport
 from exporter.commands import logs
 from exporter.commands.proxy import upstream
 from exporter.commands.proxy.handler import Site
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     if options.paths and not options.model:
         raise ExporterError("--record.path: needs a --model, which such paths do not name")
     to = upstream.address(options.upstream, options.ca_file)
-    target = Target(options.exporter, 5.0, options.token_file)
+    target = Transport(options.exporter, 5.0, options.token_file)
     recorder = Recorder(target, options.model, options.version, options.paths, options.limit)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:

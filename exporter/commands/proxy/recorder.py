@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from exporter.client.encoding import rfc3339
 from exporter.client.sender import Sender
-from exporter.client.transport import Target
+from exporter.client.transport import Transport
 from exporter.commands.proxy.headers import Head
 
 MAX_COPY = 4 * 2**20
@@ -99,7 +99,7 @@ class Recorder:
     """
 
     def __init__(
-        self, target: Target, model: str | None, version: str | None, paths: Sequence[str] = (), limit: int = 2**20
+        self, target: Transport, model: str | None, version: str | None, paths: Sequence[str] = (), limit: int = 2**20
     ) -> None:
         self._model = model
         self._version = version

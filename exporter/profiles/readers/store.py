@@ -15,7 +15,7 @@ from exporter.errors import StoreError
 from exporter.features.lenient_json import lenient_inputs
 from exporter.profiles.readers.base import Batch, Source, by_name
 from exporter.profiles.type_inference import Column
-from exporter.storage.engine import check_url, is_shared, open_engine, reason, shown_url
+from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.schema import predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
@@ -69,7 +69,7 @@ class StoreSource(Source):
             with self._engine.connect() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            raise StoreError(f"{self.where}: cannot be read: {reason(error)}") from None
+            raise StoreError(f"{self.where}: cannot be read: {error_message(error)}") from None
         finally:
             self._engine.dispose()
 

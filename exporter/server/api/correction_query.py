@@ -12,10 +12,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.application import Exporter
-from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS, Filter, Place
+from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS, Filter, Position
 from exporter.storage.schema import spelling
 from exporter.validation import listed, shown, suggestion
 
@@ -28,16 +28,16 @@ MAX_PLACE = 2**31 - 1
 _PAGING = ("cursor", "limit", "order")
 
 
-class Asked(NamedTuple):
+class QueueQuery(NamedTuple):
     """A page of the queue."""
 
     chosen: Filter
     order: str
     limit: int
-    after: Place | None
+    after: Position | None
 
 
-def asked(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
+def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
     """The page that a query string asks for.
 
     Raises
@@ -50,7 +50,7 @@ def asked(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
     limit = arguments.get("limit", str(LIMIT))
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST):
         raise _wrong(f"limit: expected a whole number from 1 to {MOST}, got {shown(limit)}")
-    return Asked(chosen, order, int(limit), _place(order, arguments.get("cursor")))
+    return QueueQuery(chosen, order, int(limit), _place(order, arguments.get("cursor")))
 
 
 def filtered(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str, ...] = ()) -> Filter:
@@ -90,7 +90,7 @@ def filtered(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str
     )
 
 
-def cursor(order: str, place: Place) -> str:
+def cursor(order: str, place: Position) -> str:
     """Where a page ended, as the client gets it."""
     return base64.urlsafe_b64encode(f"{order},{place[0]!r},{place[1]}".encode()).decode()
 
@@ -101,7 +101,7 @@ def marked(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
     return {**correction, "new_label": is_new(layout, correction["label"])}
 
 
-def is_new(layout: Layout | None, label: str | float | bool | None) -> bool:
+def is_new(layout: Binner | None, label: str | float | bool | None) -> bool:
     """Whether a label is not among the profile's predictions; never where the profile cannot know."""
     feature = layout.profile.prediction if layout else None
     if label is None or not isinstance(feature, CategoricalFeature) or len(feature.rare) >= MAX_RARE:
@@ -152,7 +152,7 @@ def _share(name: str, text: str | None) -> float | None:
     return value
 
 
-def _place(order: str, text: str | None) -> Place | None:
+def _place(order: str, text: str | None) -> Position | None:
     if text is None:
         return None
     try:

@@ -11,13 +11,21 @@ from flask import Blueprint, Response, g, request
 from exporter.config import sampled
 from exporter.errors import EventError, StoreError
 from exporter.events import Label, check_model
-from exporter.server.api.correction_query import MAX_PLACE, MOST, asked, cursor, marked
-from exporter.server.api.ingest import asked_key
+from exporter.server.api.correction_query import MAX_PLACE, MOST, cursor, marked, parse_query
+from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
-from exporter.server.idempotency import Retries
+from exporter.server.idempotency import IdempotencyCache
 from exporter.server.problem import Reply, problem, whole
-from exporter.storage.corrections import STATUSES, Decision, correction, corrections, decide, decide_several, story
-from exporter.storage.review_samples import Draw, draw
+from exporter.storage.corrections import (
+    STATUSES,
+    Decision,
+    correction,
+    correction_history,
+    corrections,
+    decide,
+    decide_several,
+)
+from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import spelling
 from exporter.storage.user_stats import users
 from exporter.validation import explain, pointer
@@ -25,7 +33,7 @@ from exporter.validation import explain, pointer
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
 
 
-class Verdict(msgspec.Struct, forbid_unknown_fields=True):
+class ReviewDecision(msgspec.Struct, forbid_unknown_fields=True):
     """What a reviewer sends; a label that is absent, or null, stays what it was.
 
     ``reviewer`` names an annotator of Label Studio, which no user of the web configuration can be called.
@@ -37,13 +45,13 @@ class Verdict(msgspec.Struct, forbid_unknown_fields=True):
     reviewer: Annotated[str, msgspec.Meta(pattern="^label-studio:", max_length=200)] | None = None
 
 
-class VerdictOn(Verdict, forbid_unknown_fields=True, kw_only=True):
+class BatchDecision(ReviewDecision, forbid_unknown_fields=True, kw_only=True):
     """One of several."""
 
     id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")] | _Whole
 
 
-class Wish(msgspec.Struct, forbid_unknown_fields=True):
+class SampleRequest(msgspec.Struct, forbid_unknown_fields=True):
     """What a reviewer wants drawn."""
 
     model: str
@@ -51,7 +59,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
     version: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
-def blueprint(exporter: Exporter, retries: Retries) -> Blueprint:
+def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
     """The routes of the review queue."""
     routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
 
@@ -65,7 +73,7 @@ def blueprint(exporter: Exporter, retries: Retries) -> Blueprint:
 
     @routes.get("")
     def queue() -> Response:
-        page = asked(exporter, request.args)
+        page = parse_query(exporter, request.args)
         with exporter.store.reading() as connection:
             found, end = corrections(connection, page.chosen, page.limit, page.after, page.order)
         following = None
@@ -90,12 +98,12 @@ def blueprint(exporter: Exporter, retries: Retries) -> Blueprint:
             known = correction(connection, place) if place <= MAX_PLACE else None
             if known is None:
                 return _missing(place).flask()
-            events = story(connection, place)
+            events = correction_history(connection, place)
         return Reply(200, msgspec.json.encode({**marked(exporter, known), "history": events})).flask()
 
     @routes.patch("/<int:place>")
     def review(place: int) -> Response:
-        verdict = _decoded(Verdict, _document())
+        verdict = _decoded(ReviewDecision, _document())
         if place > MAX_PLACE:
             return _missing(place).flask()
         decision = _decision(verdict)
@@ -115,7 +123,7 @@ def blueprint(exporter: Exporter, retries: Retries) -> Blueprint:
         verdicts, errors = [], []
         for index, one in enumerate(document):
             try:
-                verdicts.append(_decoded(VerdictOn, one))
+                verdicts.append(_decoded(BatchDecision, one))
             except EventError as error:
                 errors.append({"pointer": f"/{index}{error.pointer}", "detail": error.detail})
         if errors:
@@ -136,17 +144,17 @@ def blueprint(exporter: Exporter, retries: Retries) -> Blueprint:
 
     @routes.post("/samples")
     def sample() -> Response:
-        wish = _decoded(Wish, _document())
+        wish = _decoded(SampleRequest, _document())
         check_model(exporter.pipeline.monitors.models, wish.model)
         if wish.version is not None and "\0" in wish.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
         chosen, reviewer = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None), g.user
 
         def drawn() -> Reply:
-            number = draw(exporter.store, chosen, wish.count, reviewer, exporter.snapshot)
+            number = sample_for_review(exporter.store, chosen, wish.count, reviewer, exporter.snapshot)
             return Reply(201, msgspec.json.encode({"drawn": number}))
 
-        return retries.once("samples", asked_key(), drawn).flask()
+        return retries.once("samples", idempotency_key(), drawn).flask()
 
     return routes
 
@@ -177,5 +185,5 @@ def _decoded(kind: type[Any], document: Any) -> Any:
         raise EventError(pointer(path), detail, reason) from None
 
 
-def _decision(verdict: Verdict) -> Decision:
+def _decision(verdict: ReviewDecision) -> Decision:
     return Decision(verdict.status, spelling(verdict.label), verdict.revision, verdict.reviewer or g.user)

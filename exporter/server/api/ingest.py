@@ -18,20 +18,20 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     @routes.post("/predictions")
     def predictions() -> Response:
         lines = request.mimetype in NDJSON
-        return ingest.predictions(request.get_data(), lines, asked_key(), request.args.get("ids") == "1").flask()
+        return ingest.predictions(request.get_data(), lines, idempotency_key(), request.args.get("ids") == "1").flask()
 
     @routes.post("/feedback")
     def feedback() -> Response:
-        return ingest.feedback(request.get_data(), asked_key()).flask()
+        return ingest.feedback(request.get_data(), idempotency_key()).flask()
 
     @routes.post("/events")
     def events() -> Response:
-        return ingest.events(request.get_data(), asked_key()).flask()
+        return ingest.events(request.get_data(), idempotency_key()).flask()
 
     @routes.post("/notifications")
     def notifications() -> Response:
         body = request.get_data()
-        return ingest.retries.once("notifications", asked_key(), lambda: notified(body)).flask()
+        return ingest.retries.once("notifications", idempotency_key(), lambda: notified(body)).flask()
 
     def notified(body: bytes) -> Reply:
         try:
@@ -46,6 +46,6 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     return routes
 
 
-def asked_key() -> str | None:
+def idempotency_key() -> str | None:
     """The request's ``Idempotency-Key``."""
     return request.headers.get("Idempotency-Key")

@@ -13,11 +13,11 @@ from flask import Blueprint, Response, request
 
 from exporter.errors import EventError
 from exporter.events import MAX_REJECTED, Prediction, Rejected
-from exporter.server.api.ingest import asked_key
+from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
 from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
-from exporter.server.integrations import Exchange, Known, predictions, resolve, seldon
-from exporter.server.integrations.cloudevents import BATCH, Half
+from exporter.server.integrations import Known, PayloadPair, predictions, resolve, seldon
+from exporter.server.integrations.cloudevents import BATCH, LoggedMessage
 from exporter.server.integrations.cloudevents import read as read_events
 from exporter.server.integrations.detect import request as read_request
 from exporter.server.integrations.detect import response as read_response
@@ -53,7 +53,7 @@ class Wire:
 
     def kserve(self, headers: dict[str, str], body: bytes) -> Reply:
         """``POST /v1/kserve``: halves are paired; predictions are those whose other half was there."""
-        pairs, waited = self._exporter.pairs, list[Half]()
+        pairs, waited = self._exporter.pairs, list[LoggedMessage]()
 
         def decode() -> Iterator[EventError | Callable[[], _Decoded]]:
             for half in read_events(headers, body):
@@ -167,7 +167,7 @@ class Wire:
         """Large bodies are decoded one after the other: decoded they take many times their size."""
         return self._large if len(body) > _LARGE else nullcontext()
 
-    def _paired(self, one: Half, two: Half) -> _Decoded:
+    def _paired(self, one: LoggedMessage, two: LoggedMessage) -> _Decoded:
         first, last = (one, two) if one.side == "request" else (two, one)
         seconds = (last.time - first.time).total_seconds() if first.time and last.time else -1.0
         inputs, outputs = (
@@ -176,7 +176,7 @@ class Wire:
         )
         known = self._known(outputs.model, *first.names, version=outputs.version)
         named = outputs.id if outputs.columns and outputs.columns[0].name in seldon.MEMBERS else None
-        exchange = Exchange(
+        exchange = PayloadPair(
             inputs, outputs, named or first.id, time=first.time, duration_seconds=seconds if seconds >= 0 else None
         )
         return predictions(known, exchange)
@@ -239,23 +239,23 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     @routes.post("/v1/kserve")
     def kserve() -> Response:
         headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
-        return ingest.retries.once("kserve", asked_key(), lambda: wire.kserve(headers, body)).flask()
+        return ingest.retries.once("kserve", idempotency_key(), lambda: wire.kserve(headers, body)).flask()
 
     @routes.post("/v2/models/<model>/infer")
     @routes.post("/v2/models/<model>/versions/<version>/infer")
     def infer(model: str, version: str | None = None) -> Response:
         body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        taken = ingest.retries.once("infer", asked_key(), lambda: wire.infer(model, version, body, lines, ids))
+        taken = ingest.retries.once("infer", idempotency_key(), lambda: wire.infer(model, version, body, lines, ids))
         return taken.flask()
 
     @routes.post("/v1/exchanges")
     def exchanges() -> Response:
         body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        return ingest.retries.once("exchanges", asked_key(), lambda: wire.exchanges(body, lines, ids)).flask()
+        return ingest.retries.once("exchanges", idempotency_key(), lambda: wire.exchanges(body, lines, ids)).flask()
 
     @routes.post("/v1/seldon/feedback")
     def seldon_feedback() -> Response:
-        return wire.seldon(request.get_data(), request.args.get("model"), asked_key()).flask()
+        return wire.seldon(request.get_data(), request.args.get("model"), idempotency_key()).flask()
 
     @routes.post("/v1/logs")
     def logs() -> Response:
@@ -268,6 +268,8 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     def records(signal: Signal) -> Response:
         body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
         protobuf = request.mimetype == PROTOBUF
-        return ingest.retries.once(signal, asked_key(), lambda: wire.records(signal, body, encoding, protobuf)).flask()
+        return ingest.retries.once(
+            signal, idempotency_key(), lambda: wire.records(signal, body, encoding, protobuf)
+        ).flask()
 
     return routes

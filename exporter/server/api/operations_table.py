@@ -11,7 +11,7 @@ from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, Prediction
 from exporter.server.api import correction_query
 from exporter.server.api import schemas as answers
-from exporter.server.api.corrections import Verdict, VerdictOn, Wish
+from exporter.server.api.corrections import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.api.datasets import MOST, Order
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import Recorded
@@ -137,10 +137,10 @@ OPERATIONS: dict[str, Operation] = {
     "GET /v1/corrections/<int:place>": Operation(
         "One correction with its history.", {200: answers.CorrectionWithHistory}
     ),
-    "PATCH /v1/corrections": Operation("Decide several corrections.", {200: answers.Results}, list[VerdictOn]),
-    "PATCH /v1/corrections/<int:place>": Operation("Decide a correction.", {200: answers.Correction}, Verdict),
+    "PATCH /v1/corrections": Operation("Decide several corrections.", {200: answers.Results}, list[BatchDecision]),
+    "PATCH /v1/corrections/<int:place>": Operation("Decide a correction.", {200: answers.Correction}, ReviewDecision),
     "POST /v1/corrections/samples": Operation(
-        "Draw confident predictions that nobody spoke about for review.", {201: answers.Drawn}, Wish, (_KEY,)
+        "Draw confident predictions that nobody spoke about for review.", {201: answers.Drawn}, SampleRequest, (_KEY,)
     ),
     "GET /v1/dataset": Operation(
         "Accepted corrections of a model as a file.",

@@ -20,7 +20,7 @@ BATCH = "application/cloudevents-batch+json"
 _SIDES = {"inference.request": "request", "inference.response": "response"}
 
 
-class Half(NamedTuple):
+class LoggedMessage(NamedTuple):
     """A request or a response that was logged.
 
     Attributes
@@ -58,7 +58,7 @@ class _Attributes(msgspec.Struct):
     endpoint: str = ""
 
 
-def read(headers: Mapping[str, str], body: bytes) -> list[Half | EventError]:
+def read(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage | EventError]:
     """The halves in a request, or why one is none.
 
     Parameters
@@ -84,7 +84,7 @@ def read(headers: Mapping[str, str], body: bytes) -> list[Half | EventError]:
     return [_caught(event) for event in events]
 
 
-def _caught(event: Any) -> Half | EventError:
+def _caught(event: Any) -> LoggedMessage | EventError:
     try:
         attributes = convert(event, dict[str, Any])
         return _half(attributes, _data(attributes), attributes.get("inferenceheadercontentlength"))
@@ -92,7 +92,7 @@ def _caught(event: Any) -> Half | EventError:
         return error
 
 
-def _half(attributes: Mapping[str, Any], body: bytes, head: Any) -> Half:
+def _half(attributes: Mapping[str, Any], body: bytes, head: Any) -> LoggedMessage:
     if "id" not in attributes:
         raise EventError("/id", f"is required: a header ce-id, or a body of {STRUCTURED}", "missing_field")
     found = convert(attributes, _Attributes)
@@ -107,7 +107,7 @@ def _half(attributes: Mapping[str, Any], body: bytes, head: Any) -> Half:
         raise EventError("/id", "expected identifiers of at most 2000 characters together", "too_long")
     time = found.time if found.time and found.time.tzinfo else None
     length = int(head) if head is not None and str(head).isdecimal() and len(str(head)) < 10 else None
-    return Half(side, key, name, body, time, (f"{found.namespace}/{service}", service, found.modelid), length)
+    return LoggedMessage(side, key, name, body, time, (f"{found.namespace}/{service}", service, found.modelid), length)
 
 
 def _data(attributes: Mapping[str, Any]) -> bytes:

@@ -24,7 +24,7 @@ MAX_COLUMNS = 10_000
 _CHANNELS = (1, 3, 4)
 
 
-class Exchange(NamedTuple):
+class PayloadPair(NamedTuple):
     """A request, its response, and what is known of both.
 
     Attributes
@@ -66,7 +66,7 @@ def resolve(models: Mapping[str, ModelConfig], names: Iterable[str | None]) -> M
     raise EventError("/model", detail, "unknown_model")
 
 
-def predictions(known: Known, exchange: Exchange) -> tuple[list[Prediction], list[Rejected]]:
+def predictions(known: Known, exchange: PayloadPair) -> tuple[list[Prediction], list[Rejected]]:
     """The predictions of an exchange, one a row; and the rows that are none.
 
     Raises

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.server.integrations.cloudevents import Half
+from exporter.server.integrations.cloudevents import LoggedMessage
 
 MAX_WAITING = 20_000
 """Halves that wait."""
@@ -22,7 +22,7 @@ _OVERHEAD = 500  # bytes of a half beside its body
 _OTHER = {"request": "response", "response": "request"}
 
 
-class Pairs(Collector):
+class RequestResponsePairer(Collector):
     """Pairs halves by their key, whichever comes first; safe between threads.
 
     Parameters
@@ -33,12 +33,12 @@ class Pairs(Collector):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: OrderedDict[tuple[str, tuple[str, ...]], tuple[float, Half]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[str, tuple[str, ...]], tuple[float, LoggedMessage]] = OrderedDict()
         self._bytes = 0
         self._unpaired = dict.fromkeys(_OTHER, 0)
         self._lock = threading.Lock()
 
-    def take(self, half: Half) -> Half | None:
+    def take(self, half: LoggedMessage) -> LoggedMessage | None:
         """The other half, which waits no longer; None where it is this one that waits now."""
         with self._lock:
             self._expire()
@@ -51,7 +51,7 @@ class Pairs(Collector):
                 self._lose()
             return None
 
-    def _remove(self, place: tuple[str, tuple[str, ...]]) -> Half | None:
+    def _remove(self, place: tuple[str, tuple[str, ...]]) -> LoggedMessage | None:
         if (found := self._waiting.pop(place, None)) is None:
             return None
         self._bytes -= _size(found[1])
@@ -83,5 +83,5 @@ class Pairs(Collector):
         )
 
 
-def _size(half: Half) -> int:
+def _size(half: LoggedMessage) -> int:
     return len(half.body) + sum(map(len, half.key)) + _OVERHEAD

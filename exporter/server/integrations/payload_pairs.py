@@ -11,7 +11,7 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.server.integrations.detect import read_request, read_response
-from exporter.server.integrations.mapping import Exchange
+from exporter.server.integrations.mapping import PayloadPair
 from exporter.server.integrations.payload import convert, document
 
 
@@ -60,7 +60,7 @@ def _document(part: bytes) -> Any:
     return found
 
 
-def read(item: Any, version: str | None = None) -> Exchange:
+def read(item: Any, version: str | None = None) -> PayloadPair:
     """One pair.
 
     Parameters
@@ -86,7 +86,7 @@ def read(item: Any, version: str | None = None) -> Exchange:
     for member, half in (("request", pair.request), ("response", pair.response)):
         if half is None or half is msgspec.UNSET:
             raise EventError(f"/{member}", "is required beside its counterpart", "missing_field")
-    return Exchange(
+    return PayloadPair(
         read_request(pair.request),
         read_response(pair.response),
         duration_seconds=pair.duration_seconds,

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.server.integrations.detect import request, response
-from exporter.server.integrations.mapping import Exchange
+from exporter.server.integrations.mapping import PayloadPair
 from exporter.server.integrations.payload import Body, convert, unpacked
 
 
@@ -25,9 +25,9 @@ class Recorded(msgspec.Struct):
     request: bytes | None = None
     response: bytes | None = None
 
-    def alone(self) -> Exchange:
+    def alone(self) -> PayloadPair:
         """What is known without a look into the bodies: one request, and how it ended."""
-        return Exchange(
+        return PayloadPair(
             Body([]),
             Body([], failed=True),
             self.id,
@@ -37,7 +37,7 @@ class Recorded(msgspec.Struct):
             code=self.code,
         )
 
-    def read(self, most: int) -> Exchange:
+    def read(self, most: int) -> PayloadPair:
         """The same with what the bodies say; a response that is no success says nothing of the model's.
 
         Parameters

@@ -9,8 +9,8 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
-from exporter.monitoring.drift_report import OUTPUTS, Change, changes
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, changes
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
 from exporter.server.pages.drift_text import sentence, share
@@ -54,7 +54,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     return routes
 
 
-def _chosen(exporter: Exporter, monitors: list[Monitor], now: float) -> dict[str, Any]:
+def _chosen(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dict[str, Any]:
     """What the page shows of the model, version, window and feature that the address names, or of the best ones."""
     model, version, window, feature = map(parameters(request.args).get, ("model", "version", "window", "feature"))
     configured = {one.name: one for one in exporter.config.models}
@@ -105,7 +105,7 @@ def _check(what: str, word: str, known: Iterable[str], where: str) -> None:
         raise _UnknownError(f"No {what} {shown(word)} {where}; {suggestion(word, known)}")
 
 
-def _row(change: Change, ages: Any, scores: Any, apart: float) -> dict[str, Any]:
+def _row(change: TargetDrift, ages: Any, scores: Any, apart: float) -> dict[str, Any]:
     way = scores[:, change.place] if len(ages) else ages
     return {
         "change": change,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from exporter.monitoring.drift_report import Change
+from exporter.monitoring.drift_report import TargetDrift
 from exporter.monitoring.history import POINTS, STEP
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
 from exporter.server.pages.drift_text import number
@@ -47,13 +47,13 @@ class Chart:
     up: list[tuple[float, str]]
 
 
-def table(change: Change) -> list[Bar]:
+def table(change: TargetDrift) -> list[Bar]:
     """Every bin of a target."""
     names = [label.partition(" ")[2] for label in change.target.labels()]
     return [Bar(*row) for row in zip(names, *_shares(change), strict=True)]
 
 
-def distribution(change: Change, apart: float = APART) -> Chart:
+def distribution(change: TargetDrift, apart: float = APART) -> Chart:
     """The chart of a target."""
     bars = _placed(_bars(change), apart)
     top = max(max(bar.trained, bar.live) for bar in bars) * 1.05 or 1.0
@@ -66,12 +66,12 @@ def distribution(change: Change, apart: float = APART) -> Chart:
     )
 
 
-def _shares(change: Change) -> tuple[list[float], list[float]]:
+def _shares(change: TargetDrift) -> tuple[list[float], list[float]]:
     trained, live = change.trained, change.live
     return (trained / max(trained.sum(), 1.0)).tolist(), (live / max(live.sum(), 1.0)).tolist()
 
 
-def _bars(change: Change) -> list[Bar]:
+def _bars(change: TargetDrift) -> list[Bar]:
     bars, target = table(change), change.target
     missing, invalid = bars[-2:]
     ends = [Bar(bar.name, bar.trained, bar.live, apart=bar.name) for bar in (missing, invalid)]
@@ -141,7 +141,7 @@ class Line:
     words: str
 
 
-def trend(ages: Floats, scores: npt.NDArray[np.floating], change: Change) -> Line:
+def trend(ages: Floats, scores: npt.NDArray[np.floating], change: TargetDrift) -> Line:
     """The score over the last hour, up to now; gaps where a window held nothing."""
     ages, scores = np.append(ages, 0.0), np.append(scores, change.score)
     known: list[float] = scores[~np.isnan(scores)].tolist()

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from exporter.monitoring.drift_report import Change
+from exporter.monitoring.drift_report import TargetDrift
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.stats.divergence import Floats
 
@@ -53,7 +53,7 @@ def quoted(name: str) -> str:
     return short if short.isalnum() else f"“{short}”"
 
 
-def sentence(change: Change) -> str:
+def sentence(change: TargetDrift) -> str:
     """What happened to a target, in one sentence."""
     if not change.observations:
         return "No value came in this window."
@@ -74,7 +74,7 @@ def sentence(change: Change) -> str:
     return f"{told[0].upper()}{told[1:]}."
 
 
-def _clauses(change: Change) -> Iterator[Clause]:
+def _clauses(change: TargetDrift) -> Iterator[Clause]:
     """What can be said, each with the part of the difference that it explains."""
     trained, live = change.trained / change.trained.sum(), change.live / change.observations
     for place, what in ((-2, "missing"), (-1, "of the wrong type")):
@@ -101,7 +101,7 @@ def _moved(before: float, after: float) -> str:
     return f"{'rose' if after > before else 'fell'} from {share(before)} to {share(after)}"
 
 
-def _categories(change: Change, target: CategoricalFeature, trained: Floats, live: Floats) -> Iterator[Clause]:
+def _categories(change: TargetDrift, target: CategoricalFeature, trained: Floats, live: Floats) -> Iterator[Clause]:
     count = len(target.categories)
     moved = np.abs(live - trained)[: count + 1].round(9)
     # Readers go by how much moved, not by how much it weighs; what training never saw weighs all the same.
@@ -116,7 +116,7 @@ def _categories(change: Change, target: CategoricalFeature, trained: Floats, liv
         yield weight[count], f"the share of rare categories {_moved(trained[count], live[count])}"
 
 
-def _numbers(change: Change, target: NumericFeature, trained: Floats, live: Floats) -> Iterator[Clause]:
+def _numbers(change: TargetDrift, target: NumericFeature, trained: Floats, live: Floats) -> Iterator[Clause]:
     edges = target.edges
     inside, last = slice(1, len(edges)), len(edges)
     if change.min == change.max and change.trained_stddev > 0 and change.observations > 1:

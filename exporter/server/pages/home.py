@@ -21,7 +21,7 @@ from exporter.monitoring.drift_report import (
     PREDICTION_ALERT,
     worst,
 )
-from exporter.monitoring.model_monitor import Monitor
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.notifications import Alert, Inbox, is_shown, words
 from exporter.server.pages.drift_text import number
@@ -78,7 +78,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     return routes
 
 
-def summary(monitor: Monitor, now: float) -> dict[str, Any]:
+def summary(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     """The three layers of one model version, in the numbers that tell most."""
     counters = monitor.counters
     requests = sum(counters.requests.values())
@@ -99,7 +99,7 @@ def summary(monitor: Monitor, now: float) -> dict[str, Any]:
     }
 
 
-def _quantile(monitor: Monitor, share: float) -> float:
+def _quantile(monitor: ModelMonitor, share: float) -> float:
     """The upper bound of the bucket that holds a quantile of the latency since the start, in seconds."""
     counts = monitor.durations.cumulative()
     if not counts[-1]:

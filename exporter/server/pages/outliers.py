@@ -10,7 +10,7 @@ import numpy as np
 
 from exporter.features import Categorical
 from exporter.features.extract import spelt
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.pages.drift_text import number, share
 from exporter.stats.divergence import Floats
@@ -19,7 +19,7 @@ RARE = 0.01
 """A value whose bin had less of the training values is worth a look."""
 
 
-def unusual(layout: Layout, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
+def unusual(layout: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
     """What training hardly saw in the inputs of some predictions.
 
     Parameters

@@ -15,18 +15,18 @@ from werkzeug.wrappers import Response as Answer
 
 from exporter.config import sampled
 from exporter.errors import EventError, StoreError
-from exporter.monitoring.binner import Layout
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.correction_query import MAX_PLACE, MOST, cursor
 from exporter.server.application import Exporter
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.review_filters import PAGE, Choice, choice, parameters
-from exporter.stats.accuracy import Estimate, reviewed_accuracy
-from exporter.storage.accuracy_counts import Reviewed, reviewed
+from exporter.stats.accuracy import Estimate, estimate_accuracy
+from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.correction_stats import overview
 from exporter.storage.corrections import STATUSES, Decision, Filter, correction, corrections, decide
-from exporter.storage.review_samples import Draw, draw
+from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import spelling
 
 KNOWN_LABELS = 1000
@@ -81,7 +81,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MOST):
             abort(400, f"expected model as one that is configured, and count as a number from 1 to {MOST}")
         chosen = Draw(model, version or None, sampled(exporter.config.store.inputs) is not None)
-        drawn = draw(exporter.store, chosen, int(count), g.user, exporter.snapshot)
+        drawn = sample_for_review(exporter.store, chosen, int(count), g.user, exporter.snapshot)
         back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
         if not drawn:
             return _page(
@@ -165,11 +165,11 @@ def _page(
     )
 
 
-def _accuracy(connection: sa.Connection, asked: Choice) -> list[tuple[str, str, Estimate, Reviewed]]:
+def _accuracy(connection: sa.Connection, asked: Choice) -> list[tuple[str, str, Estimate, StratumCounts]]:
     """What reviewed samples say, by model and version, of those that are chosen."""
     return [
-        (model, version, reviewed_accuracy(*msgspec.structs.astuple(found)), found)
-        for (model, version), found in reviewed(connection).items()
+        (model, version, estimate_accuracy(*msgspec.structs.astuple(found)), found)
+        for (model, version), found in accuracy_counts(connection).items()
         if asked.filter.model in {None, model} and asked.filter.version in {None, version}
     ]
 
@@ -183,7 +183,7 @@ def _options(values: list[Any], chosen: str | None) -> list[tuple[str, str]]:
     return sorted(found.items(), key=lambda one: (len(one[1]), one[1]))[:KNOWN_LABELS]
 
 
-def _offered(layouts: list[Layout], pairs: list[tuple[Any, Any, int]]) -> list[str]:
+def _offered(layouts: list[Binner], pairs: list[tuple[Any, Any, int]]) -> list[str]:
     trained = [layout.profile.prediction for layout in layouts]
     names = dict.fromkeys(name for one in trained if isinstance(one, CategoricalFeature) for name in one.categories)
     names |= dict.fromkeys(review_cards.brief(label, SHORT) for _, label, _ in pairs if label is not None)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporter.features.lenient_json import decode_inputs
-from exporter.monitoring.registry import Monitors
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.api.correction_query import is_new
 from exporter.server.pages.image_png import is_image
 from exporter.server.pages.outliers import unusual
@@ -74,7 +74,7 @@ class Card:
         return [one for one in (*self.images, *self.texts, *self.values) if one.notes]
 
 
-def cards(documents: Sequence[Mapping[str, Any]], monitors: Monitors) -> list[Card]:
+def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
     """The cards of a page of corrections, each beside the training of its version."""
     inputs = [decoded(document["inputs"]) for document in documents]
     layouts = [monitors.layout(document["model"], document["version"]) for document in documents]
@@ -90,7 +90,7 @@ def cards(documents: Sequence[Mapping[str, Any]], monitors: Monitors) -> list[Ca
 
 
 def _card(
-    document: Mapping[str, Any], inputs: Mapping[str, Any], marks: Mapping[str, list[str]], monitors: Monitors
+    document: Mapping[str, Any], inputs: Mapping[str, Any], marks: Mapping[str, list[str]], monitors: MonitorRegistry
 ) -> Card:
     of = document["model"], document["version"]
     model, layout = monitors.models.get(of[0]), monitors.nearest(*of)

@@ -11,9 +11,9 @@ from werkzeug.datastructures import MultiDict
 
 from exporter.config import duration
 from exporter.errors import EventError
-from exporter.server.api.correction_query import asked
+from exporter.server.api.correction_query import parse_query
 from exporter.server.application import Exporter
-from exporter.storage.corrections import Filter, Place
+from exporter.storage.corrections import Filter, Position
 from exporter.validation import listed, shown
 
 VIEWS = ("cards", "table")
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     filter: Filter
     order: str
     view: str
-    after: Place | None
+    after: Position | None
     args: dict[str, str]
 
     def but(self, **changed: str | None) -> dict[str, str]:
@@ -76,7 +76,7 @@ def choice(exporter: Exporter, given: Mapping[str, str], now: float) -> Choice:
         raise EventError("", f"view: expected {listed(VIEWS)}, got {shown(view)}", "malformed")
     if query["status"] == "all":
         del query["status"]
-    page = asked(exporter, query)
+    page = parse_query(exporter, query)
     ordered = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
     return Choice(page.chosen, page.order, view, page.after, ordered)
 
