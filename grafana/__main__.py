@@ -1,4 +1,4 @@
-"""Write the dashboards, and what Kubernetes needs, from their source."""
+"""Write the dashboards and the PrometheusRule from their source."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def main() -> None:
     for old in (options.output / "grafana" / "dashboards").glob("*.json"):
         old.unlink()
     write(options.output / "grafana" / "dashboards", boards)
-    addresses = {EXPORTER_URL: options.exporter_url.rstrip("/"), GRAFANA_URL: options.grafana_url.rstrip("/")}
-    write(options.output / "deploy" / "kubernetes", kubernetes.files(boards, addresses))
+    urls = {EXPORTER_URL: options.exporter_url.rstrip("/"), GRAFANA_URL: options.grafana_url.rstrip("/")}
+    write(options.output / "deploy" / "kubernetes", {"rules.yaml": kubernetes.prometheus_rule(urls)})
 
 
 if __name__ == "__main__":

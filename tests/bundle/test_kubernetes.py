@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from support.paths import ROOT
 from support.servers import Served, write_config
 
 from grafana import kubernetes
-from grafana.__main__ import EXPORTER_URL, GRAFANA_URL, files
+from grafana.__main__ import EXPORTER_URL, GRAFANA_URL
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-DOCUMENTS = [
-    one for path in sorted(FOLDER.rglob("*.yaml")) for one in yaml.safe_load_all(path.read_text(encoding="utf-8"))
-]
+BUILT = subprocess.run(["kustomize", "build", FOLDER], check=True, capture_output=True, text=True).stdout
+"""What ``kubectl apply --kustomize`` sends to a cluster."""
+EXAMPLES = [path.read_text(encoding="utf-8") for path in sorted((FOLDER / "examples").glob("*.yaml"))]
+DOCUMENTS = [document for text in (BUILT, *EXAMPLES) for document in yaml.safe_load_all(text)]
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
@@ -32,10 +34,9 @@ def strings(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair)
 
 
-def test_the_files_are_what_the_source_says() -> None:
+def test_the_rules_are_generated() -> None:
     """``make kubernetes`` would change nothing, byte for byte."""
-    made = kubernetes.files(files())
-    assert {name: (FOLDER / name).read_text(encoding="utf-8") for name in made} == made
+    assert (FOLDER / "rules.yaml").read_text(encoding="utf-8") == kubernetes.prometheus_rule({})
 
 
 def of(kind: str) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def test_each_dashboard_is_a_config_map_for_the_sidecar() -> None:
         assert strings(one["data"]) and all(DATA_KEY.fullmatch(key) for key in one["data"])
         held |= one["data"]
     folder = ROOT / "grafana" / "dashboards"
-    assert held == {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    assert held == {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
     assert all(json.loads(text)["uid"] == name.removesuffix(".json") for name, text in held.items())
 
 
@@ -200,7 +201,7 @@ def test_kserve_logs_to_the_service() -> None:
 
 def test_alerts_link_to_other_addresses() -> None:
     """Runbooks and dashboards in the rules' annotations move with the exporter and Grafana; nothing else changes."""
-    made = kubernetes.files({}, {EXPORTER_URL: "https://e.example/x", GRAFANA_URL: "https://g.example"})["rules.yaml"]
+    made = kubernetes.prometheus_rule({EXPORTER_URL: "https://e.example/x", GRAFANA_URL: "https://g.example"})
     assert "https://e.example/x/runbooks/ModelFeatureDrift" in made and "https://g.example/d/" in made
     assert "127.0.0.1" not in made
     moved = made.replace("https://e.example/x", EXPORTER_URL).replace("https://g.example", GRAFANA_URL)
