@@ -30,8 +30,8 @@ def main() -> None:
         save(profile(FEATURES), folder / "profile.json")
         parquet.write_table(pa.table(columns), folder / "rows.parquet")
         csv.write_csv(pa.table(columns), folder / "rows.csv")
-        layout = run(folder, "parquet").layout
-        edges = [np.array(t.edges) for t in layout.targets if isinstance(t, NumericFeature)] if layout else []
+        binner = run(folder, "parquet").binner
+        edges = [np.array(t.edges) for t in binner.targets if isinstance(t, NumericFeature)] if binner else []
 
         def binned() -> None:
             for column, edge in zip(columns.values(), edges, strict=True):
@@ -58,8 +58,8 @@ def main() -> None:
 def run(folder: Path, kind: str) -> ModelMonitor:
     """Count a file as ``model-exporter ingest`` does, and read its window."""
     monitor = chosen(profiled(folder / "profile.json", None), None, None)
-    assert monitor.layout
-    types = cell_types(monitor.layout.profile, Roles())
+    assert monitor.binner
+    types = cell_types(monitor.binner.profile, Roles())
     table = Table(FileSource(folder / f"rows.{kind}", types, others="text"), Roles(), Refused())
     count_table(table, monitor, kind, None)
     assert monitor.read(NOW)[WINDOW].observations[0] == ROWS

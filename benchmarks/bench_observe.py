@@ -11,7 +11,7 @@ from exporter.features.embedding import EmbeddingLearner
 from exporter.features.text import TextLearner
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.window import Ring
-from exporter.profiles.correlation import correlations
+from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import NumericFeature
 from exporter.stats.divergence import Reference
 
@@ -19,33 +19,33 @@ from exporter.stats.divergence import Reference
 def main() -> None:
     """Print the figures."""
     rng = np.random.default_rng(3)
-    layout = Binner(profile(30))
+    binner = Binner(profile(30))
     matrix = rng.normal(size=(1000, 30))
     rows = [{f"f{number}": value for number, value in enumerate(row)} for row in matrix.tolist()]
-    edges = [np.array(t.edges) for t in layout.targets if isinstance(t, NumericFeature)]
+    edges = [np.array(t.edges) for t in binner.targets if isinstance(t, NumericFeature)]
 
     def plain() -> None:
         for column, edge in zip(matrix.T, edges, strict=True):
             np.bincount(edge.searchsorted(column, side="right"), minlength=len(edge) + 1)
 
     floor = 1e3 * median_seconds(plain)
-    columns = dict(zip(layout.names, np.ascontiguousarray(matrix.T), strict=True))
+    columns = dict(zip(binner.names, np.ascontiguousarray(matrix.T), strict=True))
     texts = [msgspec.json.encode(row) for row in rows]
     decoded = 1e3 * median_seconds(lambda: [msgspec.json.decode(text) for text in texts])
     together = Binner(
-        msgspec.structs.replace(layout.profile, correlation=correlations(columns, layout.profile.features))
+        msgspec.structs.replace(binner.profile, correlation=measure_correlation(columns, binner.profile.features))
     )
 
     def read() -> None:
-        table = layout.read(texts)
+        table = binner.read(texts)
         assert table
-        layout.count_columns(*table, [])
+        binner.count_columns(*table, [])
 
     for what, call, against, other in (
-        ("columns", lambda: layout.count_columns(columns, 1000, []), "searchsorted + bincount alone", floor),
+        ("columns", lambda: binner.count_columns(columns, 1000, []), "searchsorted + bincount alone", floor),
         ("columns, how they go together too", lambda: together.count_columns(columns, 1000, []), "the same", floor),
         ("JSON", read, "msgspec.json.decode alone", decoded),
-        ("decoded objects", lambda: layout.count(rows, []), "searchsorted + bincount alone", floor),
+        ("decoded objects", lambda: binner.count(rows, []), "searchsorted + bincount alone", floor),
     ):
         report(f"1,000 x 30 {what}", 1e3 * median_seconds(call), "us/row", against, other)
 

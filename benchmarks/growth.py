@@ -25,7 +25,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation import correlations
+from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
 
@@ -34,12 +34,12 @@ Series = dict[str, list[tuple[int, float]]]
 """Milliseconds by what is measured, for each size."""
 
 
-def layout(features: int, bins: int = 20) -> Binner:
+def binner(features: int, bins: int = 20) -> Binner:
     """A profile of so many numbers, how they go together included."""
     rng = np.random.default_rng(1)
     columns = {f"f{number}": rng.normal(size=2000) for number in range(features)}
     made = {name: numeric_feature(column, bins) for name, column in columns.items()}
-    together = correlations(columns, made) or msgspec.UNSET
+    together = measure_correlation(columns, made) or msgspec.UNSET
     return Binner(Profile("growth", 2000, dict.fromkeys(made, "numeric"), dict(made), correlation=together))
 
 
@@ -82,20 +82,20 @@ def both(found: Series, size: int, one: ModelMonitor, place: Binner, now: float)
 def features(found: Series) -> None:
     """By features."""
     for count in TEXTS:
-        place = layout(count)
+        place = binner(count)
         both(found, count, monitor(place), place, 3599.0)
 
 
 def bins(found: Series) -> None:
     """By bins of each of 30 features."""
     for count in (10, 20, 50, 100, 200):
-        place = layout(30, count)
+        place = binner(30, count)
         both(found, count, monitor(place), place, 3599.0)
 
 
 def windows(found: Series) -> None:
     """By windows, 100 features."""
-    place = layout(100)
+    place = binner(100)
     for count in (1, 2, 4, 8):
         one = monitor(place, [f"{2**n * 5}m" for n in range(count)])
         both(found, count, one, place, list(one.windows.values())[-1] - 1)
@@ -103,7 +103,7 @@ def windows(found: Series) -> None:
 
 def models(found: Series) -> None:
     """A scrape by versions, of as many models, 20 features each."""
-    place = layout(20)
+    place = binner(20)
     with TemporaryDirectory() as folder:
         store = Store(StoreConfig(url=f"sqlite:///{Path(folder) / 'growth.db'}"), lambda _: None)
         for count in (1, 3, 10, 30):

@@ -126,8 +126,8 @@ def _check_config(options: argparse.Namespace) -> int:
     config, monitors = load_monitors(path)
     web_config.load(options.web, options.tokens)
     for model in config.models:
-        layout = monitors.nearest(model.name)
-        inputs = f"{len(layout.names)} features in {len(layout.targets)} profiled targets" if layout else "no profile"
+        binner = monitors.nearest_binner(model.name)
+        inputs = f"{len(binner.names)} features in {len(binner.targets)} profiled targets" if binner else "no profile"
         inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
     print(f"{path} is right.")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from exporter.errors import ConfigError
-from exporter.validation import KeyPath, convert, dotted, load_yaml, shown, suggestion
+from exporter.validation import KeyPath, convert, format_path, load_yaml, preview, suggestion
 
 FEATURE_ALERTS = ("ModelFeatureChanged", "ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")
 """Alerts whose threshold a feature may set for itself."""
@@ -82,7 +82,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def window_seconds(self) -> dict[str, float]:
         """Window lengths in seconds by their spelling, shortest first."""
-        return dict(sorted(((w, duration(w)) for w in self.windows), key=lambda item: item[1]))
+        return dict(sorted(((w, parse_duration(w)) for w in self.windows), key=lambda item: item[1]))
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,10 +119,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: QueueConfig = QueueConfig()
 
 
-def duration(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Seconds in a duration as Prometheus spells it.
 
-    >>> duration("1h30m")
+    >>> parse_duration("1h30m")
     5400.0
 
     Raises
@@ -132,14 +132,14 @@ def duration(text: str) -> float:
     """
     parts = re.findall(r"(\d+)([smhdwy])", text)
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
-        raise ValueError(f"expected a duration such as 5m or 1h, got {shown(text)}")
+        raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
 
 
-def byte_size(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes in a size with its unit.
 
-    >>> byte_size("1.5GiB"), byte_size("200 MB")
+    >>> parse_size("1.5GiB"), parse_size("200 MB")
     (1610612736, 200000000)
 
     Raises
@@ -150,7 +150,7 @@ def byte_size(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B)", text)
     size = int(float(found[1]) * _BYTES[found[2]]) if found else 0
     if not size:
-        raise ValueError(f"expected a size such as 10GiB or 500MB, got {shown(text)}{_unit_hint(text)}")
+        raise ValueError(f"expected a size such as 10GiB or 500MB, got {preview(text)}{_unit_hint(text)}")
     return size
 
 
@@ -161,7 +161,7 @@ def _unit_hint(text: str) -> str:
     return f'; did you mean "{parts[1]}{parts[2].upper() or "G"}{parts[3] if parts[2] else "i"}B"?'
 
 
-def sampled(inputs: str) -> float | None:
+def sampled_share(inputs: str) -> float | None:
     """The share in ``sampled:0.1``; None when it is another policy.
 
     Raises
@@ -173,7 +173,7 @@ def sampled(inputs: str) -> float | None:
         return None
     share = re.fullmatch(r"sampled:(0?\.\d+|0|1|1\.0*)", inputs)
     if not share:
-        raise ValueError(f"expected all, confident, none or sampled:SHARE such as sampled:0.1, got {shown(inputs)}")
+        raise ValueError(f"expected all, confident, none or sampled:SHARE such as sampled:0.1, got {preview(inputs)}")
     return float(share[1])
 
 
@@ -181,21 +181,21 @@ def _alerts(model: KeyPath, alerts: Any, known: tuple[str, ...], where: str) -> 
     if not isinstance(alerts, dict):
         return  # convert() says so
     for name, value in alerts.items():
-        path = dotted((*model, "alerts", str(name)))
+        path = format_path((*model, "alerts", str(name)))
         if name not in known:
             raise ConfigError(f"{where}: {path}: is not an alert with a threshold here; {suggestion(str(name), known)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise ConfigError(f"{where}: {path}: expected a number of at least 0, got {shown(value)}")
+            raise ConfigError(f"{where}: {path}: expected a number of at least 0, got {preview(value)}")
 
 
 def _checked(document: Any, where: str) -> Any:
     """What msgspec cannot say by itself: keys inside maps, durations, names that stand twice."""
 
     def refuse(path: KeyPath, detail: str) -> None:
-        raise ConfigError(f"{where}: {dotted(path)}: {detail}")
+        raise ConfigError(f"{where}: {format_path(path)}: {detail}")
 
     if not isinstance(document, dict):
-        raise ConfigError(f"{where}: expected keys such as models: and store:, got {shown(document)}")
+        raise ConfigError(f"{where}: expected keys such as models: and store:, got {preview(document)}")
     models = document.get("models")
     names: set[str] = set()
     others: dict[str, str] = {}
@@ -205,16 +205,19 @@ def _checked(document: Any, where: str) -> Any:
         at: KeyPath = ("models", index)
         if isinstance(name := model.get("name"), str):
             if name in names:
-                refuse((*at, "name"), f"{shown(name)} stands twice; every model needs a name of its own")
+                refuse((*at, "name"), f"{preview(name)} stands twice; every model needs a name of its own")
             if "`" in name:
-                refuse((*at, "name"), f"{shown(name)} has a backtick, between which the dashboards' queries put names")
+                refuse(
+                    (*at, "name"),
+                    f"{preview(name)} has a backtick, between which the dashboards' queries put names",
+                )
             names.add(name)
         features = model.get("features")
         for feature, settings in (features if isinstance(features, dict) else {}).items():
             place = (*at, "features", str(feature))
             kinds = settings.get("type") if isinstance(settings, dict) else None
             if isinstance(kinds, str) and kinds not in FEATURE_TYPES:
-                refuse((*place, "type"), f"{shown(kinds)} is no feature type; {suggestion(kinds, FEATURE_TYPES)}")
+                refuse((*place, "type"), f"{preview(kinds)} is no feature type; {suggestion(kinds, FEATURE_TYPES)}")
             if isinstance(settings, dict):
                 _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
             convert(settings, FeatureConfig, where, place)
@@ -223,34 +226,37 @@ def _checked(document: Any, where: str) -> Any:
         called = mapping.get("names") if isinstance(mapping, dict) else None
         for number, other in enumerate(called if isinstance(called, list) else []):
             if isinstance(other, str) and other in others:
-                refuse((*at, "mapping", "names", number), f"{shown(other)} is {shown(others[other])} already")
+                refuse((*at, "mapping", "names", number), f"{preview(other)} is {preview(others[other])} already")
             others[str(other)] = str(name)
         for number, segment in enumerate(g if isinstance(g := model.get("segments"), list) else []):
             if segment == OTHER_SEGMENT:
-                refuse((*at, "segments", number), f"{shown(segment)} is the name of all other values' segment")
+                refuse((*at, "segments", number), f"{preview(segment)} is the name of all other values' segment")
             if segment in model["segments"][:number]:
-                refuse((*at, "segments", number), f"{shown(segment)} stands twice")
+                refuse((*at, "segments", number), f"{preview(segment)} stands twice")
         if model.get("segments") and model.get("segment_by") is None:
             refuse((*at, "segments"), "needs segment_by, the categorical input whose values these are")
         for number, distance in enumerate(d if isinstance(d := model.get("drift"), list) else []):
             if isinstance(distance, str) and distance not in DISTANCES:
-                refuse((*at, "drift", number), f"{shown(distance)} is no distance; {suggestion(distance, DISTANCES)}")
+                refuse(
+                    (*at, "drift", number),
+                    f"{preview(distance)} is no distance; {suggestion(distance, DISTANCES)}",
+                )
         for number, window in enumerate(w if isinstance(w := model.get("windows"), list) else []):
             try:
-                seconds = duration(window) if isinstance(window, str) else 0
+                seconds = parse_duration(window) if isinstance(window, str) else 0
             except ValueError as error:
                 refuse((*at, "windows", number), str(error))
             if isinstance(window, str) and not 10 <= seconds <= 31 * 86400:
-                refuse((*at, "windows", number), f"expected from 10s to 31d, got {shown(window)}")
+                refuse((*at, "windows", number), f"expected from 10s to 31d, got {preview(window)}")
             if window in model["windows"][:number]:
-                refuse((*at, "windows", number), f"{shown(window)} stands twice")
+                refuse((*at, "windows", number), f"{preview(window)} stands twice")
     for other, name in others.items():
         if other in names and other != name:
-            refuse(("models",), f"{shown(other)} is a model and among the mapping.names of {shown(name)}")
+            refuse(("models",), f"{preview(other)} is a model and among the mapping.names of {preview(name)}")
     store = document.get("store")
     if isinstance(store, dict):
         checks: tuple[tuple[str, Callable[[str], object]], ...]
-        checks = (("retention", duration), ("inputs", sampled), ("max_size", byte_size))
+        checks = (("retention", parse_duration), ("inputs", sampled_share), ("max_size", parse_size))
         for key, check in checks:
             if isinstance(value := store.get(key), str) or (key == "max_size" and type(value) is int):
                 try:

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.lenient_json import clean, integer
-from exporter.validation import explain, pointer, shown, suggestion
+from exporter.features.lenient_json import parse_integer, sanitize
+from exporter.validation import explain, json_pointer, preview, suggestion
 
 _serial = itertools.count()
 _process = os.urandom(5).hex()
@@ -85,12 +85,12 @@ class BusinessEvent(msgspec.Struct, gc=False):
 
 MAX_REJECTED = 1000
 """Refused events of one request that are explained; the rest of the request is not looked at."""
-_SCANNER = json.JSONDecoder(parse_int=integer)
+_SCANNER = json.JSONDecoder(parse_int=parse_integer)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _Event = TypeVar("_Event", bound=msgspec.Struct)
 
 
-class Rejected(msgspec.Struct, gc=False):
+class RejectedEvent(msgspec.Struct, gc=False):
     """An event that was refused, by its place in the request."""
 
     index: int
@@ -117,7 +117,7 @@ class Decoder(Generic[_Event]):
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
-    def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[Rejected]]:
+    def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[RejectedEvent]]:
         """The good events of a body, and what was wrong with the others.
 
         Parameters
@@ -154,20 +154,20 @@ class Decoder(Generic[_Event]):
                     raise EventError("/inputs", detail, "wrong_type")
         self._check(events)
 
-    def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[Rejected]]:
+    def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[RejectedEvent]]:
         good: list[_Event] = []
-        rejected: list[Rejected] = []
+        rejected: list[RejectedEvent] = []
         for index, part in enumerate(_lines(body) if lines else _items(body)):
             if len(rejected) == MAX_REJECTED:
                 detail = f"not looked at: {MAX_REJECTED} events before it were refused"
-                rejected.append(Rejected(index, "", detail, "malformed"))
+                rejected.append(RejectedEvent(index, "", detail, "malformed"))
                 break
             try:
                 event = self._single(part)
                 self._checked([event])
                 good.append(event)
             except EventError as error:
-                rejected.append(Rejected(index, error.pointer, error.detail, error.reason))
+                rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))
         return good, rejected
 
     def _single(self, text: bytes) -> _Event:
@@ -181,7 +181,7 @@ class Decoder(Generic[_Event]):
             raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document, ("accepted", "corrected"))
-            raise EventError(pointer(path), detail, reason) from None
+            raise EventError(json_pointer(path), detail, reason) from None
 
 
 def _kind(text: bytes) -> str:
@@ -229,7 +229,7 @@ def _lenient(text: bytes) -> Any:
     if not text.strip():
         raise EventError("", "the body is empty", "malformed")
     try:
-        return json.loads(text.decode("utf-8", "replace"), parse_int=integer)
+        return json.loads(text.decode("utf-8", "replace"), parse_int=parse_integer)
     except (ValueError, RecursionError) as error:
         raise _malformed(error) from None
 
@@ -245,7 +245,7 @@ def _plain(item: Any) -> Any:
     """An event as strict JSON can carry it: what is not finite is cleaned among the inputs, a string elsewhere."""
     if isinstance(item, dict):
         item = {key: value if key == "inputs" else _spelt(value) for key, value in item.items()}
-    return clean(item)
+    return sanitize(item)
 
 
 def _spelt(value: Any) -> Any:
@@ -262,7 +262,7 @@ def check_model(models: Iterable[str], model: str | None) -> None:
     """
     known = list(models)
     if model not in known:
-        detail = f"no model {shown(model)} is configured; {suggestion(str(model), known)}"
+        detail = f"no model {preview(model)} is configured; {suggestion(str(model), known)}"
         raise EventError("/model", detail, "unknown_model")
 
 

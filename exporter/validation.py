@@ -36,26 +36,26 @@ _KINDS = {
 }
 
 
-def pointer(path: KeyPath) -> str:
+def json_pointer(path: KeyPath) -> str:
     """JSON pointer (RFC 6901) of a path.
 
-    >>> pointer(("inputs", "a/b", 3))
+    >>> json_pointer(("inputs", "a/b", 3))
     '/inputs/a~1b/3'
     """
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def dotted(path: KeyPath) -> str:
+def format_path(path: KeyPath) -> str:
     """A path as people write it in YAML's company.
 
-    >>> dotted(("models", 0, "windows"))
+    >>> format_path(("models", 0, "windows"))
     'models[0].windows'
     """
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".")
 
 
-def shown(value: Any, limit: int = 60) -> str:
+def preview(value: Any, limit: int = 60) -> str:
     """A value as JSON, cut to ``limit`` characters."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
@@ -64,9 +64,9 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def listed(words: Iterable[str]) -> str:
+def any_of(words: Iterable[str]) -> str:
     """
-    >>> listed(["a", "b", "c"])
+    >>> any_of(["a", "b", "c"])
     'a, b or c'
     """
     *most, last = words
@@ -78,13 +78,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1) if len(word) <= _LONGEST else []
     if close:
-        return f"did you mean {shown(close[0])}?"
+        return f"did you mean {preview(close[0])}?"
     return f"known are: {', '.join(known[:20])}" if known else "none is known"
 
 
 def _kind(names: str) -> str:
     words = [_KINDS.get(name.strip(), name.strip()) for name in names.split("|")]
-    return listed(word for word in words if word != "null")
+    return any_of(word for word in words if word != "null")
 
 
 def _found(document: Any, path: KeyPath) -> tuple[bool, Any]:
@@ -126,7 +126,7 @@ def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] 
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
         return (*path, match[1]), f"is not known; {suggestion(match[1], known)}", "wrong_type"
     there, value = _found(document, path)
-    got = f", got {shown(value)}" if there else ""
+    got = f", got {preview(value)}" if there else ""
     if match := re.fullmatch(r"Expected `(?:str|array)` of length (<=|>=) (\d+)", text):
         size = f", got {len(value)}" if there else ""
         one, many = ("character", "characters") if isinstance(value, str) else ("entry", "entries")
@@ -232,7 +232,7 @@ def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quote
             detail = f"is not known; {suggestion(str(path[-1]), _keys(kind, path[:-1]))}"
         if not quoted:
             detail = detail.partition(", got ")[0]
-        raise ConfigError(f"{where}: {dotted(base + path) or 'the document'}: {detail}") from None
+        raise ConfigError(f"{where}: {format_path(base + path) or 'the document'}: {detail}") from None
 
 
 def _keys(kind: Any, path: KeyPath) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.paths import DATA
 
 from exporter import config
-from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, duration, load, sampled
+from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, load, parse_duration, sampled_share
 from exporter.errors import ConfigError
 
 BAD = sorted((DATA / "bad_configs").glob("*.yml"))
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
 def test_a_duration_is_seconds_or_refused(text):
     """Any text is a duration of more than nothing, or a ValueError."""
     try:
-        assert duration(text) > 0
+        assert parse_duration(text) > 0
     except ValueError as error:
         assert str(error).startswith("expected a duration such as 5m or 1h, got ")
 
@@ -145,13 +145,13 @@ def test_a_duration_is_seconds_or_refused(text):
 def test_durations_are_spelt_as_in_prometheus():
     """Units add up."""
     lengths = {"10s": 10, "5m": 300, "1h30m": 5400, "1d": 86400, "1w": 604800, "1w2d": 777600}
-    assert {text: duration(text) for text in lengths} == lengths
+    assert {text: parse_duration(text) for text in lengths} == lengths
 
 
 def test_the_share_of_sampled_inputs():
     """A sampled share is a number from 0 to 1, the other policies have none."""
     policies = {"all": None, "confident": None, "none": None, "sampled:0.1": 0.1, "sampled:.5": 0.5, "sampled:1": 1.0}
-    assert {policy: sampled(policy) for policy in policies} == policies
+    assert {policy: sampled_share(policy) for policy in policies} == policies
     for wrong in ("", "sampled", "sampled:", "sampled:1.1", "sampled:-0.1", "ALL", "sampled:nan"):
         with pytest.raises(ValueError, match="expected all, confident, none or sampled:SHARE"):
-            sampled(wrong)
+            sampled_share(wrong)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import ROOT
 
-from exporter.validation import dotted, listed, pointer, shown, suggestion
+from exporter.validation import any_of, format_path, json_pointer, preview, suggestion
 
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -28,22 +28,22 @@ def test_the_examples_in_docstrings_are_true(module):
 @given(st.lists(st.text() | st.integers(0, 99), max_size=5))
 def test_a_pointer_leads_back_to_its_path(path):
     """A pointer follows RFC 6901: read by its rules it gives the steps again."""
-    steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer(tuple(path)).split("/")[1:]]
+    steps = [step.replace("~1", "/").replace("~0", "~") for step in json_pointer(tuple(path)).split("/")[1:]]
     assert steps == [str(step) for step in path]
 
 
 def test_paths_are_written_as_in_yaml():
     """Keys have dots between them, places in lists have brackets, the whole has no name."""
-    assert dotted(()) == ""
-    assert dotted(("models", 0, "windows", 1)) == "models[0].windows[1]"
-    assert dotted((0, "name")) == "[0].name"
+    assert format_path(()) == ""
+    assert format_path(("models", 0, "windows", 1)) == "models[0].windows[1]"
+    assert format_path((0, "name")) == "[0].name"
 
 
 @settings(max_examples=50)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
 def test_a_value_is_shown_as_json_and_never_at_length(value):
     """A short value is shown as JSON, a long one is cut to 60 characters."""
-    text = shown(value)
+    text = preview(value)
     assert len(text) <= 60
     assert text.endswith("…") or json.loads(text) == value
 
@@ -55,7 +55,7 @@ def test_what_json_cannot_show_is_an_ellipsis():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert shown(endless) == shown(deep) == "…"
+    assert preview(endless) == preview(deep) == "…"
 
 
 def test_a_suggestion_is_the_nearest_word_or_all_of_them():
@@ -79,4 +79,4 @@ def test_a_word_of_any_length_is_answered_at_once():
 
 def test_words_are_listed_as_people_do():
     """One word, two, and more."""
-    assert [listed("a"), listed("ab"), listed("abc")] == ["a", "a or b", "a, b or c"]
+    assert [any_of("a"), any_of("ab"), any_of("abc")] == ["a", "a or b", "a, b or c"]

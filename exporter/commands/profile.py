@@ -13,10 +13,10 @@ from exporter.commands.progress import Progress
 from exporter.errors import ConfigError, ExporterError
 from exporter.features import INPUT_TYPES
 from exporter.profiles.builder import Options, build
-from exporter.profiles.describe import lines, notes
+from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
 from exporter.profiles.readers import CONFIDENCE, PREDICTION, TIME, FileSource, Source, StoreSource
-from exporter.validation import listed, suggestion
+from exporter.validation import any_of, suggestion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if sum((options.training_file is not None, options.describe is not None, options.from_store)) != 1:
         raise ExporterError("profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE")
     if options.describe:
-        for line in lines(load(options.describe)):
+        for line in describe_lines(load(options.describe)):
             print(line)
         return 0
     chosen = _chosen(options)
@@ -105,11 +105,11 @@ def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     models = {model.name: model for model in configured.models}
     name = options.model or (next(iter(models)) if len(models) == 1 else None)
     if name is None:
-        raise ExporterError(f"--model: expected {listed(models)}")
+        raise ExporterError(f"--model: expected {any_of(models)}")
     if name not in models:
         raise ExporterError(f"--model: is not in {options.config_file}; {suggestion(name, models)}")
     try:
-        seconds = config.duration(options.last)
+        seconds = config.parse_duration(options.last)
     except ValueError as error:
         raise ConfigError(f"--last: {error}") from None
     model = models[name]
@@ -120,7 +120,7 @@ def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
 
 
 def _report(profile: Profile, chosen: Options, remarks: Mapping[str, str]) -> None:
-    for name, kind in profile.kinds().items():
+    for name, kind in profile.input_types().items():
         remark = [remarks[name]] if name in remarks else []
         for scalar in kind.features(name):
             feature = profile.features[scalar]

@@ -15,7 +15,7 @@ from exporter.datasets.examples import Example, Pages
 from exporter.datasets.formats import Format
 from exporter.errors import ExporterError
 from exporter.events import Label
-from exporter.features.extract import spelt
+from exporter.features.extract import scalar_text
 from exporter.features.image import are_numbers, decode_image
 
 CHOICES = "label"
@@ -68,7 +68,7 @@ def task(one: Example, types: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _choice(name: str, shown: str, label: Any) -> dict[str, Any]:
-    value = {"choices": [spelt(label)]}
+    value = {"choices": [scalar_text(label)]}
     return {"id": name, "type": "choices", "from_name": CHOICES, "to_name": shown, "value": value}
 
 
@@ -157,7 +157,7 @@ class _Annotation(msgspec.Struct):
         who = self.completed_by
         if isinstance(who, dict):
             who = who.get("email") or who.get("id")
-        return f"label-studio:{spelt(who) or 'unknown'}"[:200]
+        return f"label-studio:{scalar_text(who) or 'unknown'}"[:200]
 
 
 class _Data(msgspec.Struct):
@@ -202,7 +202,7 @@ def decisions(export: bytes) -> Iterator[Decided | Left]:
 def _decision(found: _Task) -> Decided | Left:
     data, where = found.data, f"correction {found.data.correction_id}"
     said = [one for one in found.annotations if not one.was_cancelled and one.choice is not None]
-    own = "null" if data.correction_label is None else spelt(data.correction_label)
+    own = "null" if data.correction_label is None else scalar_text(data.correction_label)
     said = [one for one in said if not (one.ground_truth and one.choice == own)] or said
     choices = sorted({str(one.choice) for one in said})
     if not choices:
@@ -219,7 +219,7 @@ def _typed(choice: str, data: _Data) -> Any:
     """A choice, which is always text, as the label that it was: of the type of the model's answers."""
     known = [value for value in (data.correction_label, data.correction_prediction) if value is not None]
     for value in known:
-        if spelt(value) == choice:
+        if scalar_text(value) == choice:
             return value
     if known and not any(isinstance(value, str) for value in known):
         try:

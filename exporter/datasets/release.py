@@ -16,7 +16,7 @@ import msgspec
 
 from exporter.datasets.examples import Example, Page, Pages, Place, example, lines, read_lines
 from exporter.errors import StoreError
-from exporter.features.extract import spelt
+from exporter.features.extract import scalar_text
 from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted
 from exporter.storage.corrections import moment
@@ -210,7 +210,7 @@ class _Lineage:
         """Count an example."""
         self.examples += 1
         _count(self._versions, one.version)
-        _count(self._labels, "null" if one.label is None else spelt(one.label))
+        _count(self._labels, "null" if one.label is None else scalar_text(one.label))
         if one.reviewer is not None:
             _count(self._reviewers, one.reviewer)
         if predicted is not None:

@@ -109,15 +109,15 @@ def _tally(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
     if isinstance(values, np.ndarray):
         found, times = np.unique(values, return_counts=True)  # one NaN for all
         return Counter(
-            {(float, spelt(value)) if value == value else (Missing, ""): n  # noqa: PLR0124 (NaN is missing)
+            {(float, scalar_text(value)) if value == value else (Missing, ""): n  # noqa: PLR0124 (NaN is missing)
              for value, n in zip(found.tolist(), times.tolist(), strict=True)}
         )  # fmt: skip
     if set(map(type, values)) == {str}:
         return Counter({(str, value): times for value, times in Counter(values).items()})
-    return Counter((type(value), value if isinstance(value, str) else spelt(value)) for value in values)
+    return Counter((type(value), value if isinstance(value, str) else scalar_text(value)) for value in values)
 
 
-def spelt(value: Any) -> str:
+def scalar_text(value: Any) -> str:
     """A scalar as JSON spells it, the text of a string, and nothing for what is no scalar."""
     if isinstance(value, str):
         return value

@@ -21,14 +21,14 @@ MAX_ORDERS = 8
 """Orders of members that are read straight from JSON; clients that have no order of their own go the long way."""
 
 
-class Table(NamedTuple):
+class InputTable(NamedTuple):
     """Inputs of ``rows`` events by name: lists with None where nothing came, numbers as float64 with NaN."""
 
     columns: dict[str, Any]
     rows: int
 
 
-class Reader:
+class JsonColumnReader:
     """Reads JSON objects of inputs as the profile expects them, by types made for it.
 
     Parameters
@@ -42,7 +42,7 @@ class Reader:
         self._numbers = [name for name, kind in kinds.items() if kind.type == "numeric"]
         self._decoders: list[tuple[list[str], Callable[[bytes], Any]]] = []
 
-    def read(self, texts: Sequence[bytes]) -> Table | None:
+    def read(self, texts: Sequence[bytes]) -> InputTable | None:
         """The columns of those events that have inputs; None where any of these are not as expected.
 
         Parameters
@@ -52,7 +52,7 @@ class Reader:
         """
         there = [text for text in texts if text and text != b"null"]
         if not there:
-            return Table({}, 0)
+            return InputTable({}, 0)
         try:
             found = self._decoder(msgspec.json.decode(there[0], type=dict[str, msgspec.Raw]))
             if found is None:
@@ -69,7 +69,7 @@ class Reader:
                     columns[name] += values
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return Table(columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(there))
+        return InputTable(columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(there))
 
     def _decoder(self, first: Mapping[str, Any]) -> tuple[list[str], Callable[[bytes], Any]] | None:
         """What decodes objects with their members in the order of the first one; it looks for each behind the last."""

@@ -45,19 +45,19 @@ def lenient_inputs(raw: bytes) -> dict[str, Any]:
     text, and so an invalid value; broken UTF-8 is replaced.
     """
     try:
-        document = json.loads(raw.decode("utf-8", "replace"), parse_int=integer)
+        document = json.loads(raw.decode("utf-8", "replace"), parse_int=parse_integer)
     except (ValueError, RecursionError):
         return {}
-    cleaned = clean(document)
+    cleaned = sanitize(document)
     return cleaned if isinstance(cleaned, dict) else {}
 
 
-def integer(text: str) -> int | str:
+def parse_integer(text: str) -> int | str:
     """A JSON integer; one that no float holds stays text."""
     return int(text) if len(text) < 300 else text
 
 
-def clean(value: Any, depth: int = 64) -> Any:
+def sanitize(value: Any, depth: int = 64) -> Any:
     """A decoded document as plain JSON can carry it, see `lenient_inputs`; empty below ``depth`` levels."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
@@ -66,7 +66,7 @@ def clean(value: Any, depth: int = 64) -> Any:
     if isinstance(value, int) and abs(value) >= 2**63:
         return float(value)
     if isinstance(value, list):
-        return [clean(item, depth - 1) for item in value] if depth else []
+        return [sanitize(item, depth - 1) for item in value] if depth else []
     if isinstance(value, dict):
-        return {clean(key): clean(item, depth - 1) for key, item in value.items()} if depth else {}
+        return {sanitize(key): sanitize(item, depth - 1) for key, item in value.items()} if depth else {}
     return value

@@ -30,7 +30,7 @@ _COLOURS = {1: 0, 3: 2, 4: 6}  # channels to PNG's colour type: grey, RGB, RGB w
 Pixels = NDArray[np.uint8]
 
 
-def packed(value: Any) -> str | None:
+def pack_image(value: Any) -> str | None:
     """Nested arrays of whole numbers from 0 to 255 as the ``data:`` URL of a PNG; None for anything else, and
     for arrays that say next to nothing: see `DENSEST`.
 
@@ -42,7 +42,7 @@ def packed(value: Any) -> str | None:
 
     Examples
     --------
-    >>> unpacked(packed([[0, 12], [3, 16]]))
+    >>> unpack_image(pack_image([[0, 12], [3, 16]]))
     [[0, 12], [3, 16]]
     """
     return _packed_all([value])[0]
@@ -59,8 +59,8 @@ def pack_inputs(inputs: Sequence[dict[str, Any]], names: Collection[str]) -> lis
     return found
 
 
-def unpacked(value: Any) -> Any:
-    """The nested arrays of a PNG that `packed` wrote; anything else as it is."""
+def unpack_image(value: Any) -> Any:
+    """The nested arrays of a PNG that `pack_image` wrote; anything else as it is."""
     from PIL import Image  # only where images are in use
 
     if not isinstance(value, str) or not value.startswith(PREFIX):
@@ -78,12 +78,12 @@ def unpacked(value: Any) -> Any:
 def unpack_json(inputs: str) -> str:
     """The JSON of inputs as they came: the images in it as arrays again, nothing else touched.
 
-    >>> unpack_json('{"a": 1.50, "image": "' + (packed([[0, 12], [3, 16]]) or "") + '"}')
+    >>> unpack_json('{"a": 1.50, "image": "' + (pack_image([[0, 12], [3, 16]]) or "") + '"}')
     '{"a": 1.50, "image": [[0,12],[3,16]]}'
     """
     if PREFIX not in inputs:
         return inputs
-    return _STORED.sub(lambda found: msgspec.json.encode(unpacked(found[1])).decode(), inputs)
+    return _STORED.sub(lambda found: msgspec.json.encode(unpack_image(found[1])).decode(), inputs)
 
 
 def _packed_all(values: Sequence[Any]) -> list[str | None]:

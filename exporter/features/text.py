@@ -67,7 +67,7 @@ def _powers(base: int, size: int) -> npt.NDArray[np.uint64]:
     return np.cumprod(np.full(size, base, dtype=np.uint64), dtype=np.uint64)
 
 
-def words(texts: Sequence[str]) -> _Words:
+def split_words(texts: Sequence[str]) -> _Words:
     """Split texts into words.
 
     A word is a run of letters, marks and digits, letter case ignored. In scripts without spaces between words each pair
@@ -135,7 +135,7 @@ class Text(InputType):
         return columns
 
     def _measured(self, texts: Sequence[str]) -> Floats:
-        found = words(texts)
+        found = split_words(texts)
         unseen = self._known[self._known.searchsorted(found.hashes)] != found.hashes
         counts = np.bincount(found.texts, minlength=len(texts)).astype(np.float64)
         strange = np.bincount(found.texts, weights=unseen, minlength=len(texts))
@@ -156,7 +156,7 @@ class TextLearner:
     def learn(self, values: Sequence[Any]) -> None:
         """Take in some of the training values."""
         for texts in _grouped([value for value in values if isinstance(value, str)]):
-            found = words(texts)
+            found = split_words(texts)
             once = np.unique((found.texts.astype(np.uint64) << np.uint64(32)) | found.hashes)
             self._pending.append((once & np.uint64(0xFFFFFFFF)).astype(np.uint32))
             if sum(map(len, self._pending)) > _COUNTED_WORDS:

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
-from exporter.metrics.models import ModelsCollector, Sample, review
+from exporter.metrics.models import FamilyLines, ModelsCollector, review_lines
 from exporter.metrics.system import Collector
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store
@@ -93,13 +93,15 @@ class Exposition:
                 success.add_metric([name], 1)
             duration.add_metric([name], time.perf_counter() - start)
 
-        samples: list[Sample] = []
+        samples: list[FamilyLines] = []
         monitors = self._monitors()
         timed(self._models.name, lambda: self._models.collect(monitors), samples)
-        timed("store", lambda: review(monitors, self._store), samples)  # its own: the models must not fall with it
+        timed(
+            "store", lambda: review_lines(monitors, self._store), samples
+        )  # its own: the models must not fall with it
         for collector in self._collectors:
             timed(collector.name, collector.collect, system)
-        models = written(samples, openmetrics, names)
+        models = render_families(samples, openmetrics, names)
         own = encode(_Families(_only([*self._registry.collect(), *system, duration, success], names)))
         end = b"# EOF\n" if openmetrics else b""
         return b"".join((own.removesuffix(end), *models, end)), content_type
@@ -117,7 +119,9 @@ class Exposition:
         return found
 
 
-def written(samples: Iterable[Sample], openmetrics: bool = False, names: Collection[str] = ()) -> Iterator[bytes]:
+def render_families(
+    samples: Iterable[FamilyLines], openmetrics: bool = False, names: Collection[str] = ()
+) -> Iterator[bytes]:
     """Lines of samples, family by family; only those of ``names``, if any are given."""
     found: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
     for family, lines in samples:

@@ -24,17 +24,17 @@ class Family(NamedTuple):
         return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}\n".encode()
 
 
-class Texts:
+class LineTemplate:
     r"""The text before the values of some samples, made once.
 
     Parameters
     ----------
     texts
-        One for each sample, see `series`.
+        One for each sample, see `series_prefix`.
 
     Examples
     --------
-    >>> Texts([series("a", b="c"), series("d", e="f")]).filled([1, float("nan")])
+    >>> LineTemplate([series_prefix("a", b="c"), series_prefix("d", e="f")]).render([1, float("nan")])
     b'a{b="c"} 1.0\n'
     """
 
@@ -44,7 +44,7 @@ class Texts:
     def __len__(self) -> int:
         return len(self._parts) // 2
 
-    def filled(self, values: Floats | Sequence[float]) -> bytes:
+    def render(self, values: Floats | Sequence[float]) -> bytes:
         """The lines of the samples; NaN is an absent one."""
         if not self._parts:
             return b""
@@ -59,22 +59,22 @@ class Texts:
         return b"".join(parts)
 
 
-def lines(texts: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
+def render_lines(texts: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
     """The lines of samples whose texts are not kept."""
-    return Texts(texts).filled(values)
+    return LineTemplate(texts).render(values)
 
 
-def series(name: str, **labels: str) -> bytes:
+def series_prefix(name: str, **labels: str) -> bytes:
     r"""The text of a sample before its value.
 
-    >>> series("model_requests_total", model='a"b', code="200")
+    >>> series_prefix("model_requests_total", model='a"b', code="200")
     b'model_requests_total{model="a\\"b",code="200"} '
     """
-    inside = ",".join(f'{key}="{escaped(value)}"' for key, value in labels.items())
+    inside = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items())
     return f"{name}{{{inside}}} ".encode()
 
 
-def escaped(value: str) -> str:
+def escape_label(value: str) -> str:
     """A label's value as the text format wants it."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 

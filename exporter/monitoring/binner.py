@@ -16,9 +16,9 @@ import numpy as np
 
 from exporter.features import Categorical
 from exporter.features.extract import as_list, category_counts, numeric_columns
-from exporter.features.json_columns import Reader
+from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
-from exporter.profiles.correlation import Copula, among
+from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
@@ -76,13 +76,13 @@ class Binner:
     missing, invalid
         Index of these bins, shape ``(T,)``.
     read : callable
-        Reads inputs straight from JSON; see `exporter.features.json_columns.Reader.read`.
+        Reads inputs straight from JSON; see `exporter.features.json_columns.JsonColumnReader.read`.
     """
 
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
         self.profile = profile
-        self.inputs = {name: kind for name, kind in profile.kinds().items() if name not in redacted}
-        self.read = Reader(self.inputs).read
+        self.inputs = {name: kind for name, kind in profile.input_types().items() if name not in redacted}
+        self.read = JsonColumnReader(self.inputs).read
         self.known = {*profile.inputs, *redacted}
         self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
@@ -115,7 +115,7 @@ class Binner:
         measured = [p for source, kind in self._others.items() if not kind.categorical for p in self._places[source]]
         self._numbers: Ints = np.array([*plain, *measured], dtype=np.intp)
         whole = profile.correlation
-        together = among(whole, place) if isinstance(whole, Correlation) else None
+        together = restrict_correlation(whole, place) if isinstance(whole, Correlation) else None
         self.copula = (
             Copula([f for n in together.features if isinstance(f := profile.features[n], NumericFeature)], together)
             if together
@@ -142,7 +142,7 @@ class Binner:
         """The parts of a row of sums, as views."""
         return Sums(row[: self.bins], *row[self.bins : self._tail].reshape(4, len(self.targets)))
 
-    def drift_together(self, row: Floats) -> tuple[float, float]:
+    def multivariate_drift(self, row: Floats) -> tuple[float, float]:
         """How differently features go together in a row of sums, and its noise floor; see `Copula.drift`."""
         return self.copula.drift(row[self._tail :]) if self.copula else (np.nan, np.nan)
 

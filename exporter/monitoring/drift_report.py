@@ -64,12 +64,12 @@ class TargetDrift:
     unseen: float
 
     @property
-    def badness(self) -> float:
+    def severity(self) -> float:
         """How far above what an alert needs; above 1 it has drifted, below 0 nothing is known."""
-        return float(_badness(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
+        return float(_severity(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
 
     @property
-    def unvaried(self) -> bool:
+    def is_constant(self) -> bool:
         """Whether all values lie in the one bin of training: a constant has no noise, so any score is above it."""
         return bool(np.count_nonzero(self.trained) == 1 and self.live[self.trained > 0].sum() == self.live.sum())
 
@@ -78,11 +78,11 @@ class TargetDrift:
         """``empty``, ``few`` (values), ``drifted``, ``slight`` (below the threshold) or ``same``."""
         if not self.observations:
             return "empty"
-        if self.badness > 1:
+        if self.severity > 1:
             return "drifted"
         if self.noise >= self.threshold:
             return "few"
-        if self.unvaried:
+        if self.is_constant:
             return "same"
         return "slight" if self.score > self.noise else "same"
 
@@ -96,10 +96,10 @@ def threshold(model: ModelConfig, name: str) -> float:
     return alerts.get(FEATURE_ALERT, DEFAULT_THRESHOLD)
 
 
-def targets(layout: Binner) -> list[str]:
+def target_names(binner: Binner) -> list[str]:
     """Names of the targets, the prediction and the confidence last."""
-    outputs = ((PREDICTION, layout.prediction), (CONFIDENCE, layout.confidence))
-    return [*layout.names, *(name for name, place in outputs if place is not None)]
+    outputs = ((PREDICTION, binner.prediction), (CONFIDENCE, binner.confidence))
+    return [*binner.names, *(name for name, place in outputs if place is not None)]
 
 
 def thresholds(model: ModelConfig, names: list[str]) -> Floats:
@@ -108,7 +108,7 @@ def thresholds(model: ModelConfig, names: list[str]) -> Floats:
     return np.array([outputs[name] if name in outputs else threshold(model, name) for name in names])
 
 
-def _badness(score: Floats, noise: Floats, limits: Floats) -> Floats:
+def _severity(score: Floats, noise: Floats, limits: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = score / np.maximum(limits, noise)
     return np.where(np.isnan(score), -1.0, np.nan_to_num(ratio, nan=0.0))
@@ -117,34 +117,34 @@ def _badness(score: Floats, noise: Floats, limits: Floats) -> Floats:
 def worst(monitor: ModelMonitor, now: float) -> tuple[str, TargetDrift] | None:
     """The target that has drifted most, and in which window; None before anything came."""
     found, most = None, -1.0
-    layout = monitor.layout
-    if layout is None:
+    binner = monitor.binner
+    if binner is None:
         return None
-    limits = thresholds(monitor.config, targets(layout))
+    limits = thresholds(monitor.config, target_names(binner))
     for window, reading in monitor.read(now).items():
-        badness = _badness(reading.kl, reading.noise, limits)
-        if len(badness) and badness.max() > most:
-            most, place = float(badness.max()), int(badness.argmax())
-            found = (window, _change(layout, reading, place, limits))
+        severity = _severity(reading.kl, reading.noise, limits)
+        if len(severity) and severity.max() > most:
+            most, place = float(severity.max()), int(severity.argmax())
+            found = (window, _change(binner, reading, place, limits))
     return found
 
 
-def changes(monitor: ModelMonitor, reading: WindowStats) -> list[TargetDrift]:
+def target_drifts(monitor: ModelMonitor, reading: WindowStats) -> list[TargetDrift]:
     """The targets of a model version in one window, the worst first."""
-    if monitor.layout is None:
+    if monitor.binner is None:
         return []
-    names = targets(monitor.layout)
+    names = target_names(monitor.binner)
     limits = thresholds(monitor.config, names)
-    found = [_change(monitor.layout, reading, place, limits) for place in range(len(names))]
-    return sorted(found, key=lambda change: (-change.badness, change.place))
+    found = [_change(monitor.binner, reading, place, limits) for place in range(len(names))]
+    return sorted(found, key=lambda change: (-change.severity, change.place))
 
 
-def _change(layout: Binner, reading: WindowStats, place: int, limits: Floats) -> TargetDrift:
-    names, target = targets(layout), layout.targets[place]
-    start = int(layout.starts[place])
+def _change(binner: Binner, reading: WindowStats, place: int, limits: Floats) -> TargetDrift:
+    names, target = target_names(binner), binner.targets[place]
+    start = int(binner.starts[place])
     trained, live = np.array(target.counts, dtype=np.float64), reading.counts[start : start + len(target.counts)]
-    q = layout.reference.probability[start : start + len(live)]
-    prior = float(layout.reference.prior[place])
+    q = binner.reference.probability[start : start + len(live)]
+    prior = float(binner.reference.prior[place])
     p = (live + prior * q) / (live.sum() + prior)
     return TargetDrift(
         name=names[place],
@@ -164,6 +164,6 @@ def _change(layout: Binner, reading: WindowStats, place: int, limits: Floats) ->
         min=float(reading.min[place]),
         max=float(reading.max[place]),
         unseen=float(reading.unseen[place]),
-        trained_mean=float(layout.mean[place]),
-        trained_stddev=float(layout.stddev[place]),
+        trained_mean=float(binner.mean[place]),
+        trained_stddev=float(binner.stddev[place]),
     )

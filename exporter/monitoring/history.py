@@ -28,7 +28,7 @@ class _Ring:
         self.next = 0
 
 
-class Trends:
+class DriftHistory:
     """The scores of every model version over the last hour; safe between threads.
 
     Costs ``4 · POINTS`` bytes for each target in each window of each version, and ends with its version.

@@ -13,7 +13,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile import load as load_profile
 from exporter.storage.engine import check_store
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
         check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
-    layouts: dict[str, Binner] = {}
-    of_versions: dict[tuple[str, str], Binner] = {}
+    binners: dict[str, Binner] = {}
+    version_binners: dict[tuple[str, str], Binner] = {}
     for index, model in enumerate(config.models):
         place = f"{path}: models[{index}]"
         profiles = _profiles(place, model)
@@ -44,10 +44,10 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
         for version, (file, profile) in profiles.items():
             _check_segments(f"{place}.segment_by", model, profile, file)
             if version is None:
-                layouts[model.name] = Binner(profile, model.redact)
+                binners[model.name] = Binner(profile, model.redact)
             else:
-                of_versions[model.name, version] = Binner(profile, model.redact)
-    return config, MonitorRegistry({model.name: model for model in config.models}, layouts, of_versions)
+                version_binners[model.name, version] = Binner(profile, model.redact)
+    return config, MonitorRegistry({model.name: model for model in config.models}, binners, version_binners)
 
 
 def _profiles(place: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:
@@ -92,6 +92,6 @@ def _check_segments(place: str, model: ModelConfig, profile: Profile, file: str)
     categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
     if name not in categorical:
         known = suggestion(name, categorical)
-        raise ConfigError(f"{place}: {shown(name)} is no categorical input of the profile {file}; {known}")
+        raise ConfigError(f"{place}: {preview(name)} is no categorical input of the profile {file}; {known}")
     if name in model.redact:
-        raise ConfigError(f"{place}: {shown(name)} is redacted: it must be in no metric")
+        raise ConfigError(f"{place}: {preview(name)} is redacted: it must be in no metric")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from exporter.config import ModelConfig
 from exporter.events import Prediction
-from exporter.features.json_columns import Table
+from exporter.features.json_columns import InputTable
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,
@@ -29,7 +29,7 @@ from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.stats.divergence import Floats, Ints
 
 
-class Columns(NamedTuple):
+class PredictionColumns(NamedTuple):
     """Predictions of one model version in columns: lists, or arrays of numbers.
 
     Attributes
@@ -62,42 +62,42 @@ class ModelMonitor:
         The model.
     version
         Value of the ``version`` label.
-    layout
+    binner
         Where the profile's bins lie; None without a profile: then inputs are not watched.
     windows
         Lengths in seconds by spelling, in place of the model's.
     """
 
     def __init__(
-        self, config: ModelConfig, version: str, layout: Binner | None, windows: Mapping[str, float] | None = None
+        self, config: ModelConfig, version: str, binner: Binner | None, windows: Mapping[str, float] | None = None
     ) -> None:
         self.config = config
         self.version = version
-        self.layout = layout
+        self.binner = binner
         self.last_used = 0.0
         self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
         self.durations = Histogram(DURATION_BUCKETS)
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
         self.delays = Histogram(DELAY_BUCKETS)
         self.windows = dict(windows or config.window_seconds())
-        self.observed = np.zeros(layout.bins if layout else 0)
-        self.segments = Segments.of(config, layout.profile) if layout else None
+        self.observed = np.zeros(binner.bins if binner else 0)
+        self.segments = Segments.from_config(config, binner.profile) if binner else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
         self._shift = 0.0  # the rings' time less the monotonic one: they go on where an older process stopped
-        if layout:
+        if binner:
             longest = list(self.windows)[-1]
             for name, seconds in self.windows.items():
                 reach = 2 if name == longest else 1  # the longest is also what each is compared with
-                self._rings[name] = Ring(seconds, layout.width, 2 * len(layout.targets), reach)
+                self._rings[name] = Ring(seconds, binner.width, 2 * len(binner.targets), reach)
             if self.segments:
-                self._segment_ring = Ring(self.windows[longest], len(self.segments.names) * layout.bins)
+                self._segment_ring = Ring(self.windows[longest], len(self.segments.names) * binner.bins)
 
     def observe(
         self,
         events: Sequence[Prediction],
-        inputs: Sequence[Mapping[str, Any]] | Table,
+        inputs: Sequence[Mapping[str, Any]] | InputTable,
         now: float,
         segments: Sequence[int] = (),
         confident: Sequence[bool] | None = None,
@@ -130,15 +130,15 @@ class ModelMonitor:
             confident = are_confident(events, self.config.confidence_threshold)
         unknown = 0
         row = lows = by_segment = None
-        if self.layout:
+        if self.binner:
             predictions = [event.prediction for event in events if event.prediction is not None]
-            if isinstance(inputs, Table):
-                row, lows = self.layout.count_columns(*inputs, predictions, confidences=confidences)
+            if isinstance(inputs, InputTable):
+                row, lows = self.binner.count_columns(*inputs, predictions, confidences=confidences)
             else:
                 whole = [] if self.segments else inputs
-                row, lows, unknown = self.layout.count(whole, predictions, confidences=confidences)
+                row, lows, unknown = self.binner.count(whole, predictions, confidences=confidences)
                 if self.segments:
-                    unknown, by_segment = _count_segments(self.layout, self.segments, inputs, row, lows)
+                    unknown, by_segment = _count_segments(self.binner, self.segments, inputs, row, lows)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
@@ -152,7 +152,7 @@ class ModelMonitor:
                 self._add(now, row, lows, by_segment)
         return unknown
 
-    def observe_columns(self, batch: Columns, now: float) -> None:
+    def observe_columns(self, batch: PredictionColumns, now: float) -> None:
         """Count predictions that come in columns, each answered without an error.
 
         Parameters
@@ -167,11 +167,11 @@ class ModelMonitor:
         confident = sure >= self.config.confidence_threshold
         row = lows = by_segment = None
         places: Ints = np.empty(0, dtype=np.intp)
-        if self.layout:
-            row, lows = self.layout.count_columns(batch.inputs, batch.rows, batch.predictions, batch.moments, known)
+        if self.binner:
+            row, lows = self.binner.count_columns(batch.inputs, batch.rows, batch.predictions, batch.moments, known)
             if self.segments:
-                places = self.segments.places(batch.inputs.get(self.segments.source, [None] * batch.rows))
-                by_segment = _count_segments_of_columns(self.layout, len(self.segments.names), places, batch)
+                places = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
+                by_segment = _count_segments_of_columns(self.binner, len(self.segments.names), places, batch)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
@@ -219,7 +219,7 @@ class ModelMonitor:
             self.counters.feedback[verdict] += 1
             self.counters.corrections += correction
             if self.segments:
-                self.segment_counters.corrections[self.segments.named(segment)] += correction
+                self.segment_counters.corrections[self.segments.index_of_name(segment)] += correction
 
     def count_event(self, event: str, value: float) -> None:
         """Count a declared business event."""
@@ -228,7 +228,7 @@ class ModelMonitor:
 
     def read(self, now: float) -> dict[str, WindowStats]:
         """The windows by their spelling, at the monotonic time ``now`` in seconds."""
-        if not self.layout:
+        if not self.binner:
             return {}
         longest = self._rings[list(self.windows)[-1]]
         now += self._shift
@@ -237,11 +237,11 @@ class ModelMonitor:
                 name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
-        return {name: compute(self.layout, self.config.drift, *row) for name, row in rows.items()}
+        return {name: compute(self.binner, self.config.drift, *row) for name, row in rows.items()}
 
     def all_rings(self) -> list[Ring]:
         """Those of the windows, the shortest first, and that of the segments, if there are any."""
-        return [*self._rings.values(), *([self._segment_ring] if self.layout and self.segments else [])]
+        return [*self._rings.values(), *([self._segment_ring] if self.binner and self.segments else [])]
 
     def saved(self, now: float) -> tuple[float, list[tuple[Ticks, Floats, Floats]]]:
         """The rings' own time at the monotonic time ``now``, and what they hold; copies."""
@@ -278,12 +278,12 @@ class ModelMonitor:
         tuple
             Two arrays of shape ``(S, T)``, NaN where nothing was observed; ``(0, 0)`` without segments.
         """
-        if not self.layout or not self.segments:
+        if not self.binner or not self.segments:
             return np.empty((0, 0)), np.empty((0, 0))
         with self._lock:
             counts = self._segment_ring.total(now + self._shift)
-        counts = counts.reshape(len(self.segments.names), self.layout.bins)
-        reference = self.layout.reference
+        counts = counts.reshape(len(self.segments.names), self.binner.bins)
+        reference = self.binner.reference
         observations = np.add.reduceat(counts, reference.starts, axis=1)
         there = observations > 0
         return (
@@ -298,37 +298,37 @@ def are_confident(events: Sequence[Prediction], threshold: float) -> list[bool]:
 
 
 def _count_segments(
-    layout: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
+    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
 ) -> tuple[int, Floats]:
     """Add a batch's inputs to its row and minima; how many are unknown, and counts by segment, shape ``(S · B,)``."""
     parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
     for event in inputs:
-        parts[segments.place(event)].append(event)
+        parts[segments.index_of(event)].append(event)
     unknown = 0
-    by_segment = np.zeros((len(parts), layout.bins))
+    by_segment = np.zeros((len(parts), binner.bins))
     for place, part in enumerate(parts):
         if part:
-            own, own_lows, own_unknown = layout.count(part, [])
-            by_segment[place] = own[: layout.bins]
+            own, own_lows, own_unknown = binner.count(part, [])
+            by_segment[place] = own[: binner.bins]
             row += own
             np.minimum(lows, own_lows, out=lows)
             unknown += own_unknown
     return unknown, by_segment.ravel()
 
 
-def _count_segments_of_columns(layout: Binner, size: int, places: Ints, batch: Columns) -> Floats:
+def _count_segments_of_columns(binner: Binner, size: int, places: Ints, batch: PredictionColumns) -> Floats:
     """Counts by segment, shape ``(S · B,)``."""
-    by_segment = np.zeros((size, layout.bins))
+    by_segment = np.zeros((size, binner.bins))
     for place in np.unique(places):
         chosen = places == place
-        part = {name: chosen_of(batch.inputs[name], chosen) for name in layout.inputs if name in batch.inputs}
+        part = {name: select_rows(batch.inputs[name], chosen) for name in binner.inputs if name in batch.inputs}
         moments = batch.moments[chosen] if isinstance(batch.moments, np.ndarray) else batch.moments
-        row, _ = layout.count_columns(part, int(chosen.sum()), (), moments)
-        by_segment[place] = row[: layout.bins]
+        row, _ = binner.count_columns(part, int(chosen.sum()), (), moments)
+        by_segment[place] = row[: binner.bins]
     return by_segment.ravel()
 
 
-def chosen_of(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
+def select_rows(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
     """Those values of a column that are chosen, shape ``(n,)``."""
     if isinstance(column, np.ndarray):
         return column[chosen]

@@ -26,10 +26,10 @@ class MonitorRegistry:
     ----------
     models
         The configured models by name.
-    layouts
-        The layout of each model that has a profile.
-    of_versions
-        The layouts of versions that have a profile of their own, by model and version.
+    binners
+        The binner of each model that has a profile.
+    version_binners
+        The binners of versions that have a profile of their own, by model and version.
     windows
         See `ModelMonitor`.
     """
@@ -37,30 +37,30 @@ class MonitorRegistry:
     def __init__(
         self,
         models: Mapping[str, ModelConfig],
-        layouts: Mapping[str, Binner],
-        of_versions: Mapping[tuple[str, str], Binner] = MappingProxyType({}),
+        binners: Mapping[str, Binner],
+        version_binners: Mapping[tuple[str, str], Binner] = MappingProxyType({}),
         windows: Mapping[str, float] | None = None,
     ) -> None:
         self.models = models
-        self.layouts = layouts
-        self.of_versions = of_versions
+        self.binners = binners
+        self.version_binners = version_binners
         self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
         self._monitors: dict[str, dict[str, ModelMonitor]] = {name: {} for name in models}
         self._lock = threading.Lock()
 
-    def layout(self, model: str, version: str) -> Binner | None:
+    def binner(self, model: str, version: str) -> Binner | None:
         """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
-        return self.of_versions.get((model, version)) or self.layouts.get(model)
+        return self.version_binners.get((model, version)) or self.binners.get(model)
 
-    def nearest(self, model: str, version: str | None = None) -> Binner | None:
-        """The layout of a version, or of another one where it has none: what inputs are, not how they are counted."""
-        return self.layout(model, version or "") or next(iter(self.layouts_of(model)), None)
+    def nearest_binner(self, model: str, version: str | None = None) -> Binner | None:
+        """The binner of a version, or of another one where it has none: what inputs are, not how they are counted."""
+        return self.binner(model, version or "") or next(iter(self.binners_of(model)), None)
 
-    def layouts_of(self, model: str) -> list[Binner]:
-        """All layouts of a model, the one of most versions first."""
-        own = [layout for (name, _), layout in self.of_versions.items() if name == model]
-        return [*([self.layouts[model]] if model in self.layouts else []), *own]
+    def binners_of(self, model: str) -> list[Binner]:
+        """All binners of a model, the one of most versions first."""
+        own = [binner for (name, _), binner in self.version_binners.items() if name == model]
+        return [*([self.binners[model]] if model in self.binners else []), *own]
 
     def get(self, model: str, version: str | None, now: float) -> ModelMonitor:
         """The monitor of a configured model's version, made on first use.
@@ -82,7 +82,7 @@ class MonitorRegistry:
                 else:
                     name = OTHER_VERSION
             if name not in versions:
-                monitor = ModelMonitor(self.models[model], name, self.layout(model, name), self._windows)
+                monitor = ModelMonitor(self.models[model], name, self.binner(model, name), self._windows)
                 monitor.last_used = now
                 versions[name] = monitor
             return versions[name]
@@ -105,7 +105,7 @@ class MonitorRegistry:
             before = older.models.get(name)
             if before and _counts_alike(model, before):
                 monitors = older._monitors[name]
-                same = {v: m for v, m in list(monitors.items()) if _hash(m.layout) == _hash(self.layout(name, v))}
+                same = {v: m for v, m in list(monitors.items()) if _hash(m.binner) == _hash(self.binner(name, v))}
                 # Taken over as it is where all are: what the pipeline meanwhile adds to it is then not lost.
                 self._monitors[name] = monitors if len(same) == len(monitors) else same
                 for monitor in same.values():
@@ -114,8 +114,8 @@ class MonitorRegistry:
                 self.unknown_features[name] = older.unknown_features[name]
 
 
-def _hash(layout: Binner | None) -> str | None:
-    return (layout.profile.hash or layout.profile.digest()) if layout else None
+def _hash(binner: Binner | None) -> str | None:
+    return (binner.profile.hash or binner.profile.digest()) if binner else None
 
 
 def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:

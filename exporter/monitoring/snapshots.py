@@ -58,13 +58,13 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
 def fingerprint(monitor: ModelMonitor) -> str:
     """What decides the meaning of a monitor's rings, as SHA-256; empty without a profile."""
-    layout, segments = monitor.layout, monitor.segments
-    if layout is None:
+    binner, segments = monitor.binner, monitor.segments
+    if binner is None:
         return ""
-    profile = layout.profile.hash or layout.profile.digest()
+    profile = binner.profile.hash or binner.profile.digest()
     watched = [segments.source, *segments.names] if segments else []
     return hashlib.sha256(
-        msgspec.json.encode([profile, list(monitor.windows.items()), layout.names, layout.width, watched])
+        msgspec.json.encode([profile, list(monitor.windows.items()), binner.names, binner.width, watched])
     ).hexdigest()
 
 
@@ -130,7 +130,7 @@ class SnapshotSaver:
 
     def save(self, now: float, wall: float) -> None:
         """Keep what changed since the last time, and forget versions that are no more."""
-        monitors = [monitor for monitor in self._monitors() if monitor.layout]
+        monitors = [monitor for monitor in self._monitors() if monitor.binner]
         try:
             for monitor in monitors:
                 seen = monitor.counters.attempts
@@ -174,7 +174,7 @@ def restore(store: Store, monitors: MonitorRegistry, now: float, wall: float) ->
     for model, version, data in rows:
         if model not in monitors.models:
             continue
-        monitor = ModelMonitor(monitors.models[model], version, monitors.layout(model, version))
+        monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:
             idle = _resume(monitor, decode(data), now, wall)
         except ValueError as error:

@@ -48,15 +48,15 @@ class WindowStats:
     ks: Floats
     psi: Floats
     wasserstein: Floats
-    together: Floats
+    multivariate: Floats
 
 
-def compute(layout: Binner, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowStats:
+def compute(binner: Binner, wanted: Sequence[str], row: Floats, lows: Floats, earlier: Floats) -> WindowStats:
     """What the gauges say of a window.
 
     Parameters
     ----------
-    layout
+    binner
         Where the sums lie.
     wanted
         The distances that the configuration asks for.
@@ -65,26 +65,26 @@ def compute(layout: Binner, wanted: Sequence[str], row: Floats, lows: Floats, ea
     earlier
         Sums of the longest window before it.
     """
-    sums: Sums = layout.split(row)
-    observations = np.add.reduceat(sums.counts, layout.starts) if layout.bins else np.empty(0)
+    sums: Sums = binner.split(row)
+    observations = np.add.reduceat(sums.counts, binner.starts) if binner.bins else np.empty(0)
     there = observations > 0
     smallest, largest = lows[: len(there)], -lows[len(there) :]
     offset = ratio(sums.first, sums.valid)
     variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
     with np.errstate(over="ignore"):
-        mean, stddev = layout.centre + offset * layout.scale, np.sqrt(variance) * layout.scale
-    before = layout.split(earlier).counts
-    recent = Reference.of(before, layout.sizes)
+        mean, stddev = binner.centre + offset * binner.scale, np.sqrt(variance) * binner.scale
+    before = binner.split(earlier).counts
+    recent = Reference.of(before, binner.sizes)
     known = there & (recent.rows > 0)
     smallest = np.where(np.isfinite(smallest), smallest, np.nan)
     largest = np.where(np.isfinite(largest), largest, np.nan)
     distances = dict.fromkeys(DISTANCES, np.full(len(there), np.nan))
     for name in wanted:
         if name == "wasserstein":
-            distance = layout.distances.wasserstein(sums.counts, offset, smallest, largest)
-            distances[name] = np.where(layout.stddev > 0, distance, np.nan)
+            distance = binner.distances.wasserstein(sums.counts, offset, smallest, largest)
+            distances[name] = np.where(binner.stddev > 0, distance, np.nan)
         else:
-            distances[name] = np.where(there, getattr(layout.distances, name)(sums.counts), np.nan)
+            distances[name] = np.where(there, getattr(binner.distances, name)(sums.counts), np.nan)
     return WindowStats(
         counts=sums.counts,
         observations=np.where(there, observations, np.nan),
@@ -92,14 +92,14 @@ def compute(layout: Binner, wanted: Sequence[str], row: Floats, lows: Floats, ea
         stddev=np.where(smallest == largest, 0.0, stddev),  # exact for a value that is stuck
         min=smallest,
         max=largest,
-        missing=ratio(sums.counts[layout.missing], observations),
-        invalid=ratio(sums.counts[layout.invalid], observations),
+        missing=ratio(sums.counts[binner.missing], observations),
+        invalid=ratio(sums.counts[binner.invalid], observations),
         unseen=ratio(sums.unseen, observations),
-        shift=np.where(layout.stddev > 0, offset, np.nan),
-        kl=np.where(there, layout.reference.kl_divergence(sums.counts), np.nan),
-        noise=np.where(there, layout.reference.noise(observations), np.nan),
+        shift=np.where(binner.stddev > 0, offset, np.nan),
+        kl=np.where(there, binner.reference.kl_divergence(sums.counts), np.nan),
+        noise=np.where(there, binner.reference.noise(observations), np.nan),
         recent_kl=np.where(known, recent.kl_divergence(sums.counts), np.nan),
         recent_noise=np.where(known, recent.noise(observations), np.nan),
         **distances,
-        together=np.array(layout.drift_together(row)),
+        multivariate=np.array(binner.multivariate_drift(row)),
     )

@@ -160,10 +160,10 @@ def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> Num
     finite = np.add(finite, 0.0, out=finite if own else None)  # no negative zero
     finite.sort()
     cells = SortedValues(finite) if len(finite) <= _EXPANDED else ValueCounts(*np.unique(finite, return_counts=True))
-    return counted_feature(cells, missing, len(column) - missing - len(finite), bins)
+    return binned_feature(cells, missing, len(column) - missing - len(finite), bins)
 
 
-def counted_feature(
+def binned_feature(
     cells: ValueCounts, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
 ) -> NumericFeature:
     """Freeze one column of numbers, counted in cells; their mean and deviation are given where cells are ranges."""

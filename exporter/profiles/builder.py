@@ -20,7 +20,7 @@ from exporter.profiles.profile import Correlation, Feature, NumericFeature, Prof
 from exporter.profiles.readers import Batch, FileSource, Source
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 Progress = Callable[[str, float, int], None]
 """Called with the pass, the share of it that is done, and its rows so far."""
@@ -131,11 +131,11 @@ class _Builder:
         for name, kind in kinds.items():
             if twice := features.keys() & kind.features(name):
                 wanted = "rename or ignore a column"
-                raise ProfileError(f"{self._source.where}: two features are called {shown(min(twice))}; {wanted}")
+                raise ProfileError(f"{self._source.where}: two features are called {preview(min(twice))}; {wanted}")
             found = frozen[name]
             features |= zip(kind.features(name), found, strict=True)
             if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
-                raise ProfileError(f"{self._source.where}: no value of the column {shown(name)} is {kind.noun}")
+                raise ProfileError(f"{self._source.where}: no value of the column {preview(name)} is {kind.noun}")
         prediction, confidence = options.prediction_column, options.confidence_column
         sure = frozen[confidence][0] if confidence else None
         return Profile(
@@ -161,12 +161,12 @@ class _Builder:
         outputs = (options.prediction_column, options.confidence_column, options.time_column)
         for column in [*filter(None, outputs), *options.ignore, *options.types]:
             if column not in self._seen and (self._rows or self._seen):
-                raise ProfileError(f"{where}: has no column {shown(column)}; {suggestion(column, self._seen)}")
+                raise ProfileError(f"{where}: has no column {preview(column)}; {suggestion(column, self._seen)}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
         for kind in options.types.values():
             if kind not in INPUT_TYPES:
-                raise ProfileError(f"{where}: {shown(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
+                raise ProfileError(f"{where}: {preview(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
 
     def _learn(self, inputs: Mapping[str, str]) -> dict[str, Learner]:
         learners = {name: LEARNERS[kind]() for name, kind in inputs.items() if kind in LEARNERS}

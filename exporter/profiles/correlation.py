@@ -225,14 +225,14 @@ class CorrelationBuilder:
         return max(1.0, float(np.mean(excess))) if excess else 1.0
 
 
-def correlations(columns: Mapping[str, Floats], features: Mapping[str, Feature]) -> Correlation | None:
+def measure_correlation(columns: Mapping[str, Floats], features: Mapping[str, Feature]) -> Correlation | None:
     """How the features of a training set that is in memory go together; see `CorrelationBuilder`.
 
     >>> from exporter.profiles.bin_edges import numeric_feature
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=2000)
     >>> columns = {"x": x, "copy": np.exp(x), "alone": rng.normal(size=2000)}
-    >>> found = correlations(columns, {name: numeric_feature(column) for name, column in columns.items()})
+    >>> found = measure_correlation(columns, {name: numeric_feature(column) for name, column in columns.items()})
     >>> [abs(round(value, 1)) for value in found.values]
     [1.0, 0.0, 0.0]
     """
@@ -241,10 +241,10 @@ def correlations(columns: Mapping[str, Floats], features: Mapping[str, Feature])
     return builder.done()
 
 
-def among(whole: Correlation, known: Collection[str]) -> Correlation | None:
+def restrict_correlation(whole: Correlation, known: Collection[str]) -> Correlation | None:
     """The part of a correlation that is of features among ``known``; None for fewer than two.
 
-    >>> among(Correlation(("a", "b", "c"), 9, 1.0, (0.1, 0.2, 0.3)), {"c", "b"})
+    >>> restrict_correlation(Correlation(("a", "b", "c"), 9, 1.0, (0.1, 0.2, 0.3)), {"c", "b"})
     Correlation(features=('b', 'c'), rows=9, scale=1.0, values=(0.3,))
     """
     places = [place for place, name in enumerate(whole.features) if name in known]

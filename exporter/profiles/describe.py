@@ -29,22 +29,22 @@ def notes(feature: Feature) -> list[str]:
     elif isinstance(feature, NumericFeature):
         odd += [f"always {feature.min:.6g}"] if feature.min == feature.max else []
     elif len(feature.categories) == 1 and not feature.counts[1]:
-        odd.append(f"always {cut(feature.categories[0], 20)}")
+        odd.append(f"always {truncate(feature.categories[0], 20)}")
     odd += [f"{_share(missing, rows)} missing"] if missing else []
     odd += [f"{_share(invalid, rows)} invalid"] if invalid else []
     return odd
 
 
-def lines(profile: Profile) -> Iterator[str]:
+def describe_lines(profile: Profile) -> Iterator[str]:
     """The profile, line by line."""
     made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
-    yield cut(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", _WIDTH)
-    for name, kind in profile.kinds().items():
+    yield truncate(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", _WIDTH)
+    for name, kind in profile.input_types().items():
         state = (profile.learned or {}).get(name)
         if isinstance(state, TextState):
-            yield from ("", cut(f"{name}  text, {len(state.words):,} words known", _WIDTH))
+            yield from ("", truncate(f"{name}  text, {len(state.words):,} words known", _WIDTH))
         elif isinstance(state, EmbeddingState):
-            yield from ("", cut(f"{name}  embedding of {len(state.centroid)} numbers", _WIDTH))
+            yield from ("", truncate(f"{name}  embedding of {len(state.centroid)} numbers", _WIDTH))
         for feature in kind.features(name):
             yield from _feature(feature, kind.type, profile.features[feature])
     if profile.prediction:
@@ -58,7 +58,7 @@ def _feature(name: str, kind: str, feature: Feature) -> Iterator[str]:
     if isinstance(feature, NumericFeature) and feature.edges and feature.min != feature.max:
         said.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
     yield ""
-    yield cut(f"{cut(name, 32)}  {'; '.join(said + notes(feature))}".rstrip(), _WIDTH)
+    yield truncate(f"{truncate(name, 32)}  {'; '.join(said + notes(feature))}".rstrip(), _WIDTH)
     if isinstance(feature, CategoricalFeature):
         yield from _bars(feature)
     elif feature.edges and feature.min != feature.max:
@@ -95,7 +95,7 @@ def _bars(feature: CategoricalFeature) -> Iterator[str]:
     most = max((count for _, count in shown), default=1)
     for name, count in shown:
         bar = "█" * round(30 * count / most) or "▏"
-        yield f"  {_padded(cut(name, 30), 30)} {bar} {_share(count, rows)}"
+        yield f"  {_padded(truncate(name, 30), 30)} {bar} {_share(count, rows)}"
 
 
 def _share(part: int, whole: int) -> str:
@@ -107,7 +107,7 @@ def _columns(character: str) -> int:
     return 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "FW")
 
 
-def cut(text: str, width: int) -> str:
+def truncate(text: str, width: int) -> str:
     """A text in at most so many columns of a terminal, without control characters."""
     printable = "".join(character if character.isprintable() else "�" for character in text[: width + 1])
     if sum(map(_columns, printable)) <= width:

@@ -17,7 +17,7 @@ import msgspec
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
 from exporter.features import INPUT_TYPES, InputType, State, fits, input_type
-from exporter.validation import dotted, explain, shown
+from exporter.validation import explain, format_path, preview
 
 FORMAT = "model-exporter-profile/1"
 MAX_VALUES = 10**15
@@ -148,7 +148,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
     correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
 
-    def kinds(self) -> dict[str, InputType]:
+    def input_types(self) -> dict[str, InputType]:
         """The type of each input, with what it learned."""
         learned = self.learned or {}
         return {name: input_type(kind, learned.get(name)) for name, kind in self.inputs.items()}
@@ -193,13 +193,13 @@ def load(path: Path) -> Profile:
         ) from None
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        what = f"its format is {shown(found)}" if found else "it has no format"
-        raise ProfileError(f"{path}: is not a profile that can be read here: {what}, expected {shown(FORMAT)}")
+        what = f"its format is {preview(found)}" if found else "it has no format"
+        raise ProfileError(f"{path}: is not a profile that can be read here: {what}, expected {preview(FORMAT)}")
     try:
         profile = msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:
         place, detail, _ = explain(error, document)
-        raise ProfileError(f"{path}: {dotted(place)}: {detail}") from None
+        raise ProfileError(f"{path}: {format_path(place)}: {detail}") from None
     if profile.hash and profile.hash != profile.digest():
         raise ProfileError(f"{path}: was changed after it was made: its hash differs; make it again, or drop the hash")
     _agree(profile, path)
@@ -223,14 +223,18 @@ def _agree(profile: Profile, path: Path) -> None:
     learned = profile.learned or {}
     for name, kind in profile.inputs.items():
         if kind not in INPUT_TYPES:
-            raise ProfileError(f"{path}: inputs.{name}: {shown(kind)} is no type; known are: {', '.join(INPUT_TYPES)}")
+            raise ProfileError(
+                f"{path}: inputs.{name}: {preview(kind)} is no type; known are: {', '.join(INPUT_TYPES)}"
+            )
         if not fits(kind, learned.get(name)):
-            raise ProfileError(f"{path}: learned.{name}: is not what the {kind} input {shown(name)} learns in training")
-    for name, made in profile.kinds().items():
+            raise ProfileError(
+                f"{path}: learned.{name}: is not what the {kind} input {preview(name)} learns in training"
+            )
+    for name, made in profile.input_types().items():
         for scalar in made.features(name):
             wanted = CategoricalFeature if made.categorical else NumericFeature
             if not isinstance(profile.features.get(scalar), wanted):
-                raise ProfileError(f"{path}: features.{scalar}: expected bins of the {made.type} input {shown(name)}")
+                raise ProfileError(f"{path}: features.{scalar}: expected bins of the {made.type} input {preview(name)}")
 
 
 def _go_together(profile: Profile, path: Path) -> None:
@@ -241,7 +245,7 @@ def _go_together(profile: Profile, path: Path) -> None:
     for name in together.features:
         bins = profile.features.get(name)
         if not isinstance(bins, NumericFeature) or not bins.edges:
-            raise ProfileError(f"{path}: correlation.features: {shown(name)} is no number that the profile has")
+            raise ProfileError(f"{path}: correlation.features: {preview(name)} is no number that the profile has")
     if len(set(together.features)) < size or len(together.values) != size * (size - 1) // 2:
         expected = f"{size * (size - 1) // 2} numbers for {size} different features"
         raise ProfileError(f"{path}: correlation.values: expected {expected}, got {len(together.values)}")

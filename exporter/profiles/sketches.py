@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.extract import spelt
-from exporter.profiles.bin_edges import ValueCounts, categorical_feature, counted_feature
+from exporter.features.extract import scalar_text
+from exporter.profiles.bin_edges import ValueCounts, binned_feature, categorical_feature
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature, NumericFeature
 from exporter.stats.divergence import Floats, Ints
 
@@ -26,7 +26,7 @@ _SCALARS = frozenset({str, bool, int, float})
 _CELLS = 64  # cells for each bin, so that bins of whole cells are of nearly equal frequency
 
 
-class Sketch:
+class QuantileSketch:
     """Quantiles of a stream in bounded memory.
 
     Full buffers are sorted and every second value goes on with twice the weight, or of a long one every fourth with
@@ -95,7 +95,7 @@ class NumericSketch:
         self._counts: Ints = np.empty(0, dtype=np.intp)
         self._pending: list[Floats] = []
         self._waiting = 0
-        self._sketch: Sketch | None = None
+        self._sketch: QuantileSketch | None = None
         self._low, self._high = math.inf, -math.inf
         self._first = self._second = 0.0
         self._centre, self._scale = 0.0, 1.0
@@ -118,7 +118,7 @@ class NumericSketch:
         if self._waiting > max(self._most, len(self._distinct)):
             self._merge()
         if len(self._distinct) > self._most:
-            self.exact, self._sketch = False, Sketch()
+            self.exact, self._sketch = False, QuantileSketch()
             for level in range(int(self._counts.max()).bit_length()):  # a count is a sum of powers of two
                 self._sketch.add(self._distinct[(self._counts >> level) & 1 == 1], level)
             self._distinct, self._counts = np.empty(0), np.empty(0, dtype=np.intp)
@@ -157,7 +157,7 @@ class NumericSketch:
         """The frozen bins."""
         if self.exact:
             self._merge()
-            return counted_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
+            return binned_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
         single = np.append(self._distinct[1:] == np.nextafter(self._distinct[:-1], np.inf), False)
         offset = self._first / self.valid
         moments = (
@@ -165,7 +165,7 @@ class NumericSketch:
             math.sqrt(max(self._second / self.valid - offset**2, 0.0)) * self._scale,
         )
         cells = ValueCounts(self._distinct, self._counts, single, self._high)
-        return counted_feature(cells, self.missing, self.invalid, self._bins, moments)
+        return binned_feature(cells, self.missing, self.invalid, self._bins, moments)
 
 
 class CategorySketch:
@@ -230,7 +230,7 @@ def _tallied(labels: Sequence[Any]) -> tuple[Counter[str], int, int, int]:
     missing = invalid = 0
     for value, times in counted:
         if isinstance(value, str | bool | int | float) and value == value:  # noqa: PLR0124 (not NaN)
-            tally[spelt(value)] += times
+            tally[scalar_text(value)] += times
         elif value is None or isinstance(value, float):
             missing += times
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from exporter.features.extract import numeric_column
-from exporter.features.text import words
+from exporter.features.text import split_words
 from exporter.features.timestamp import unix_seconds
 from exporter.stats.divergence import Floats
 
@@ -88,7 +88,7 @@ class ColumnTypeInference:
             return False
         if max(map(len, strings)) < 10:
             return False
-        counts = np.bincount(words(strings).texts, minlength=len(strings))
+        counts = np.bincount(split_words(strings).texts, minlength=len(strings))
         spaced = np.array([len(value.split()) for value in strings])
         # Scripts without spaces have a word for each character: there it takes more of them.
         return bool(np.mean((spaced >= 4) | (counts >= np.maximum(10, 4 * spaced))) > 0.5)

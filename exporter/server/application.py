@@ -15,7 +15,7 @@ from exporter.errors import ConfigError
 from exporter.features.lenient_json import decode_inputs
 from exporter.metrics import Exposition, system
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.history import Trends
+from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
@@ -62,7 +62,7 @@ class Exporter:
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
-        self.trends = Trends()
+        self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
         self._keeper = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
@@ -73,7 +73,7 @@ class Exporter:
         self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
-            if not monitors.layouts_of(model.name):
+            if not monitors.binners_of(model.name):
                 log.warning("model %r has no profile: its inputs are not watched", model.name)
 
     @property
@@ -133,10 +133,10 @@ class Exporter:
     def snapshot(self, name: str, inputs: str | None) -> str | None:
         """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
         monitors = self.pipeline.monitors
-        model, layout = monitors.models.get(name), monitors.nearest(name)
+        model, binner = monitors.models.get(name), monitors.nearest_binner(name)
         if not inputs or model is None:
             return inputs
-        images = image_inputs(model, layout.profile if layout else None)
+        images = image_inputs(model, binner.profile if binner else None)
         raw = [inputs.encode()]
         return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from exporter.server.problem import Reply, problem
 from exporter.server.tokens import USER, Caller
-from exporter.validation import shown
+from exporter.validation import preview
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
@@ -63,9 +63,9 @@ def scope_error(caller: Caller, needed: str | None) -> Reply | None:
         return None
     has = ", ".join(sorted(caller.scopes))
     if needed == USER:
-        detail = f"only a user with a password may do this, not a token; {shown(caller.name)} is one"
+        detail = f"only a user with a password may do this, not a token; {preview(caller.name)} is one"
         return problem(403, detail)
-    detail = f"the token {shown(caller.name)} lacks the scope {needed}; it has {has}"
+    detail = f"the token {preview(caller.name)} lacks the scope {needed}; it has {has}"
     header = ("WWW-Authenticate", f'Bearer realm="model-exporter", error="insufficient_scope", scope="{needed}"')
     return problem(403, detail, headers=(header,), scope=needed)
 
@@ -90,6 +90,6 @@ def cross_origin_error(method: str, header: Callable[[str], str | None]) -> Repl
         return None
     return problem(
         403,
-        f"a page of another origin ({shown(origin or site)}) sent this, and only this exporter's own pages may; "
+        f"a page of another origin ({preview(origin or site)}) sent this, and only this exporter's own pages may; "
         "a program sends no Origin header, and a proxy passes the Host header on",
     )

@@ -29,7 +29,7 @@ from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, review
 from exporter.server.problem import WRONG, problem
 from exporter.server.tokens import Caller
-from exporter.validation import listed, shown
+from exporter.validation import any_of, preview
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,11 @@ def http_error(error: HTTPException) -> Response:
     """Flask's handler of every HTTP error."""
     detail = error.description or ""
     if isinstance(error, NotFound) and detail == NotFound.description:
-        detail = f"there is nothing at {shown(request.path)}; /openapi.json lists what there is"
+        detail = f"there is nothing at {preview(request.path)}; /openapi.json lists what there is"
     if isinstance(error, MethodNotAllowed):
-        detail = f"{shown(request.path)} takes {listed(sorted(error.valid_methods or ()))}, not {shown(request.method)}"
+        detail = (
+            f"{preview(request.path)} takes {any_of(sorted(error.valid_methods or ()))}, not {preview(request.method)}"
+        )
     response = problem(error.code or 500, detail).flask()
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:

@@ -46,7 +46,7 @@ from exporter.server.tokens import Caller
 from exporter.server.web_config import WebConfig
 from exporter.server.wsgi_bridge import call as call_app
 from exporter.server.wsgi_bridge import environment
-from exporter.validation import shown
+from exporter.validation import preview
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -156,7 +156,7 @@ class FrontDoor(Site):
     def _welcome_back(self, call: Call, caller: Caller) -> None:
         if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
             self._health.rejected.labels("rate_limited").inc()
-            detail = f"the token {shown(caller.name)} may send {caller.bucket.rate:g} requests a second"
+            detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} requests a second"
             call.refuse(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
         else:
             call.admit(caller)

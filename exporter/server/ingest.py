@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Rejected, check_model, check_models, make_id
+from exporter.events import (
+    BusinessEvent,
+    Decoder,
+    Feedback,
+    Prediction,
+    RejectedEvent,
+    check_model,
+    check_models,
+    make_id,
+)
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
@@ -22,7 +31,7 @@ from exporter.server.stored_inputs import as_stored
 from exporter.storage import FeedbackResult
 from exporter.storage.schema import spelling
 from exporter.storage.store import DISK_SECONDS, given_up
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 """Content types of one object a line."""
@@ -38,7 +47,7 @@ class _Said(NamedTuple):
     """The words of a request."""
 
     words: Sequence[Feedback]
-    rejected: Sequence[Rejected]
+    rejected: Sequence[RejectedEvent]
     many: bool
 
 
@@ -122,7 +131,7 @@ class Ingest:
         self,
         source: str,
         events: Sequence[Prediction],
-        rejected: Sequence[Rejected],
+        rejected: Sequence[RejectedEvent],
         size: int,
         *,
         many: bool,
@@ -233,7 +242,7 @@ class Ingest:
         self._exporter.health.events.labels("events").inc(len(events))
         return _accepted(202, events, rejected, False)
 
-    def count_rejected(self, rejected: Sequence[Rejected]) -> None:
+    def count_rejected(self, rejected: Sequence[RejectedEvent]) -> None:
         """Count refused events by their reason."""
         for reason, times in Counter(one.reason for one in rejected).items():
             self._exporter.health.rejected.labels(reason).inc(times)
@@ -245,8 +254,8 @@ class Ingest:
             if word.prediction_id is not None or config.store.inputs == "none":
                 word.inputs = msgspec.Raw()
             elif word.model is not None:
-                model, layout = monitors.models[word.model], monitors.nearest(word.model, word.version)
-                images = image_inputs(model, layout.profile if layout else None)
+                model, binner = monitors.models[word.model], monitors.nearest_binner(word.model, word.version)
+                images = image_inputs(model, binner.profile if binner else None)
                 if model.redact or images:
                     raw = [bytes(memoryview(word.inputs))]
                     word.inputs = msgspec.Raw(as_stored(raw, decode_inputs(raw), model.redact, images)[0])
@@ -277,7 +286,7 @@ class Ingest:
             declared = models[event.model].events
             if event.event not in declared:
                 hint = suggestion(event.event, declared)
-                detail = f"{shown(event.event)} is not among the model's events in the configuration; {hint}"
+                detail = f"{preview(event.event)} is not among the model's events in the configuration; {hint}"
                 raise EventError("/event", detail, "unknown_event")
 
 
@@ -285,13 +294,13 @@ def _not_taken(error: StoreError) -> Reply:
     return problem(503, str(error), headers=(("Retry-After", "5"),))
 
 
-def _nothing_good(rejected: list[Rejected], many: bool) -> Reply:
+def _nothing_good(rejected: list[RejectedEvent], many: bool) -> Reply:
     if not rejected:
         return whole(EventError("", "there is no event in the body", "malformed"))
     return refused(rejected, many)
 
 
-def _accepted(status: int, events: Sequence[Any], rejected: Sequence[Rejected], ids: bool) -> Reply:
+def _accepted(status: int, events: Sequence[Any], rejected: Sequence[RejectedEvent], ids: bool) -> Reply:
     if len(events) == 1 and not rejected and not ids:
         return ONE_ACCEPTED
     document: dict[str, Any] = {"accepted": len(events), "rejected": _shown(rejected)}
@@ -300,7 +309,7 @@ def _accepted(status: int, events: Sequence[Any], rejected: Sequence[Rejected], 
     return Reply(status, msgspec.json.encode(document))
 
 
-def _shown(rejected: Sequence[Rejected]) -> list[dict[str, Any]]:
+def _shown(rejected: Sequence[RejectedEvent]) -> list[dict[str, Any]]:
     return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.validation import explain, pointer
+from exporter.validation import explain, json_pointer
 
 KEPT = 100
 """Notifications, and firing alerts, that are remembered."""
@@ -61,7 +61,7 @@ class Inbox:
             notification = msgspec.convert(document, Notification)
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document)
-            raise EventError(pointer(path), detail, reason) from None
+            raise EventError(json_pointer(path), detail, reason) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             detail = "the body is not the JSON that Alertmanager's webhook sends"
             raise EventError("", detail, "malformed") from None

@@ -196,11 +196,11 @@ class Pipeline:
         model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()
         raw: Sequence[bytes] = [bytes(event.inputs) for event in group]
-        images = image_inputs(model, monitor.layout.profile if monitor.layout else None)
-        segments, layout = monitor.segments, monitor.layout
+        images = image_inputs(model, monitor.binner.profile if monitor.binner else None)
+        segments, binner = monitor.segments, monitor.binner
         one_by_one = model.redact or images or segments
-        columns = layout.read(raw) if layout and not one_by_one else None
-        decoded = decode_inputs(raw) if one_by_one or (layout and columns is None) else {}
+        columns = binner.read(raw) if binner and not one_by_one else None
+        decoded = decode_inputs(raw) if one_by_one or (binner and columns is None) else {}
         for event in group:
             if not event.id:
                 event.id = make_id()
@@ -208,7 +208,7 @@ class Pipeline:
         kept = policy.kept(group, confident, raw)
         if model.redact or images:
             kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
-        places = [segments.place(decoded.get(place)) for place in range(len(group))] if segments else []
+        places = [segments.index_of(decoded.get(place)) for place in range(len(group))] if segments else []
         names = [segments.names[place] for place in places] if segments else None
         rows = prediction_rows(group, confident, kept, received, names)
         monitors.unknown_features[model.name] += monitor.observe(

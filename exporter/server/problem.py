@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporter.errors import EventError
-from exporter.events import Rejected
+from exporter.events import RejectedEvent
 
 if TYPE_CHECKING:
     from flask import Response
@@ -55,7 +55,7 @@ def whole(error: EventError, status: int = 400) -> Reply:
     return problem(status, error.detail, [{"pointer": error.pointer, "detail": error.detail}])
 
 
-def refused(rejected: list[Rejected], many: bool) -> Reply:
+def refused(rejected: list[RejectedEvent], many: bool) -> Reply:
     """The problem of a body in which no event was good."""
     errors = [
         {"pointer": f"/{one.index}{one.pointer}" if many else one.pointer, "detail": one.detail}

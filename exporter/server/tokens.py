@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from exporter.errors import ConfigError
-from exporter.validation import convert, load_yaml, shown, suggestion
+from exporter.validation import convert, load_yaml, preview, suggestion
 
 SCOPES = ("feedback", "ingest", "read", "review")
 """What a token may be for."""
@@ -105,7 +105,7 @@ def check(document: Any, where: str, users: Iterable[str] = ()) -> Tokens:
     for index, token in enumerate(convert(document, tuple[_Token, ...], where, quoted=False)):
         place = f"{where}: [{index}]"
         if token.name in names:
-            detail = f"{shown(token.name)} is also {names[token.name]}; the history needs a name for each"
+            detail = f"{preview(token.name)} is also {names[token.name]}; the history needs a name for each"
             raise ConfigError(f"{place}.name: {detail}")
         if not isinstance(token.sha256, str) or not _SHA256.fullmatch(token.sha256):
             detail = "expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them"
@@ -116,7 +116,9 @@ def check(document: Any, where: str, users: Iterable[str] = ()) -> Tokens:
             raise ConfigError(f"{place}.sha256: is that of [{places[key]}]; each name needs a token of its own")
         for number, scope in enumerate(token.scopes):
             if scope not in SCOPES:
-                raise ConfigError(f"{place}.scopes[{number}]: {shown(scope)} is no scope; {suggestion(scope, SCOPES)}")
+                raise ConfigError(
+                    f"{place}.scopes[{number}]: {preview(scope)} is no scope; {suggestion(scope, SCOPES)}"
+                )
         names[token.name], places[key] = f"the name of [{index}]", index
         found[key] = Caller(token.name, frozenset(token.scopes), Bucket(token.rate) if token.rate else None)
     return found

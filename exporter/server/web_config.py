@@ -19,7 +19,7 @@ import msgspec
 from exporter.errors import ConfigError
 from exporter.server import tokens
 from exporter.server.tokens import Caller, Tokens
-from exporter.validation import convert, listed, load_yaml, shown
+from exporter.validation import any_of, convert, load_yaml, preview
 
 _CACHED = 100  # credentials that were right: bcrypt is slow on purpose, and each scrape would pay
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$([./A-Za-z0-9]{22})[./A-Za-z0-9]{31}")
@@ -247,7 +247,7 @@ def _tls(path: Path, document: dict[Any, Any]) -> TlsConfig:
 
     for key, choices in _CHOICES.items():
         if (value := getattr(tls, key)) not in choices:
-            refuse(key, f"expected {listed(choices)}, got {shown(value)}")
+            refuse(key, f"expected {any_of(choices)}, got {preview(value)}")
     if tls.client_ca_file and tls.client_auth_type == "NoClientCert":
         refuse("client_auth_type", "is required beside client_ca_file: RequireAndVerifyClientCert")
     if not tls.client_ca_file and tls.client_auth_type != "NoClientCert":

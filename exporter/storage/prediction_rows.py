@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from exporter.config import sampled
+from exporter.config import sampled_share
 from exporter.events import NO_VERSION, Label, Prediction
 from exporter.storage.schema import predictions, spelling, storable
 from exporter.storage.statements import driver_of
@@ -157,7 +157,7 @@ class InputsPolicy:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._share = sampled(text)
+        self._share = sampled_share(text)
 
     def kept(self, events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes]) -> Sequence[bytes]:
         """The inputs of each event that are stored, empty for none.

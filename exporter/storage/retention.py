@@ -9,7 +9,7 @@ import time
 
 import sqlalchemy as sa
 
-from exporter.config import StoreConfig, byte_size, duration
+from exporter.config import StoreConfig, parse_duration, parse_size
 from exporter.storage.engine import is_shared, write_alone
 from exporter.storage.schema import feedback, history, predictions
 
@@ -37,8 +37,8 @@ class Retention:
     """
 
     def __init__(self, config: StoreConfig) -> None:
-        self._seconds = duration(config.retention)
-        self._bytes = byte_size(config.max_size) if config.max_size else None
+        self._seconds = parse_duration(config.retention)
+        self._bytes = parse_size(config.max_size) if config.max_size else None
         self._step = STEP
         self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
         self.pause = SECONDS if self._bytes is None else SIZE_SECONDS

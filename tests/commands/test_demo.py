@@ -81,8 +81,8 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     probabilities = classifier.predict_proba(model.rows(seen))
     digits, confidence = classifier.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
     settings = config.load(directory / "exporter.yml").models[0]
-    layout = Binner(profile.load(Path(settings.profile)))
-    monitor = ModelMonitor(settings, "1", layout)
+    binner = Binner(profile.load(Path(settings.profile)))
+    monitor = ModelMonitor(settings, "1", binner)
     events = [
         Prediction("digits", prediction=str(d), confidence=float(c)) for d, c in zip(digits, confidence, strict=True)
     ]
@@ -93,7 +93,7 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     return (
         confident.mean(),
         wrong,
-        dict(zip([*layout.names, "prediction", "confidence"], reading.kl.tolist(), strict=True)),
+        dict(zip([*binner.names, "prediction", "confidence"], reading.kl.tolist(), strict=True)),
     )
 
 

@@ -20,7 +20,7 @@ from exporter.commands.cpu import sort_fast
 from exporter.commands.progress import Progress
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.describe import lines
+from exporter.profiles.describe import describe_lines
 from exporter.profiles.profile import Profile, load
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
@@ -189,7 +189,7 @@ def test_a_histogram_has_the_shape_of_the_data():
     """Heights follow the density: one hill, a step, a lone value beside a spread."""
 
     def drawn(values: np.ndarray) -> str:
-        described = list(lines(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(values)})))
+        described = list(describe_lines(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(values)})))
         return described[-1].split()[1] if len(described[-1].split()) == 3 else described[-1]
 
     rng = np.random.default_rng(0)
@@ -214,7 +214,7 @@ def test_any_profile_can_be_described(numbers, categories, name):
     """Whatever numbers, names and categories a profile holds, each line fits and holds no control character."""
     inputs = {name: "numeric", f"{name}2": "categorical"}
     features = {name: numeric_feature(np.array(numbers)), f"{name}2": categorical_feature(categories, 1, 1, top=5)}
-    for line in lines(Profile(name, len(numbers), inputs, features)):
+    for line in describe_lines(Profile(name, len(numbers), inputs, features)):
         assert line.isprintable()
         assert columns(line) <= 80
 

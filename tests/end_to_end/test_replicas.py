@@ -51,7 +51,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[list[Served], str]]:
 def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list[Served], str]) -> None:
     """However the traffic is spread, and though one replica restarts and one serves a newer version besides."""
     servers, prometheus = replicas
-    layout = Binner(load(servers[0].folder / "credit.json"))
+    binner = Binner(load(servers[0].folder / "credit.json"))
     rng = np.random.default_rng(11)
     pooled: list[float] = []
 
@@ -68,8 +68,8 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
         return float(found[0]["value"][1]) if found else None
 
     def expected() -> float:
-        row, _, _ = layout.count([{"age": age} for age in pooled], [])
-        return float(layout.reference.kl_divergence(layout.split(row).counts)[layout.names.index("age")])
+        row, _, _ = binner.count([{"age": age} for age in pooled], [])
+        return float(binner.reference.kl_divergence(binner.split(row).counts)[binner.names.index("age")])
 
     def agrees() -> bool:
         value = recorded()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exporter.features import image
-from exporter.features.extract import category_counts, numeric_column, spelt
+from exporter.features.extract import category_counts, numeric_column, scalar_text
 from exporter.features.image import MAX_PIXELS, decode_image, image_columns, image_statistics
-from exporter.features.lenient_json import clean, lenient_inputs
+from exporter.features.lenient_json import lenient_inputs, sanitize
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -215,7 +215,7 @@ def test_an_empty_text_is_a_category_and_a_list_is_not():
 
 def test_scalars_are_spelt_as_in_json():
     """Numbers and truth values are the categories that JSON spells alike; a whole float is a whole number."""
-    assert [spelt(value) for value in ("a", True, False, 3, 3.0, 3.5, None, [])] == [
+    assert [scalar_text(value) for value in ("a", True, False, 3, 3.0, 3.5, None, [])] == [
         "a", "true", "false", "3", "3", "3.5", "", "",
     ]  # fmt: skip
 
@@ -241,7 +241,7 @@ def test_any_bytes_are_inputs_or_none(raw):
     """Whatever the bytes, an object comes back, and strict JSON can carry it."""
     inputs = lenient_inputs(raw)
     assert isinstance(inputs, dict)
-    json.dumps(clean(inputs), allow_nan=False).encode()
+    json.dumps(sanitize(inputs), allow_nan=False).encode()
 
 
 def test_a_string_among_numbers_costs_no_memory_at_every_place():

@@ -17,7 +17,7 @@ from exporter.profiles.profile import Profile
 NAMES = ("age", "height", "country")
 
 
-def layout_of(numbers: tuple[str, ...] = NAMES[:2], categories: tuple[str, ...] = NAMES[2:]) -> Binner:
+def binner_of(numbers: tuple[str, ...] = NAMES[:2], categories: tuple[str, ...] = NAMES[2:]) -> Binner:
     features: dict[str, Any] = {name: numeric_feature(np.arange(100.0)) for name in numbers}
     features |= {name: categorical_feature({"NL": 5, "BE": 3}, 0, 0) for name in categories}
     return Binner(
@@ -29,12 +29,12 @@ def texts(events: list[dict[str, Any]]) -> list[bytes]:
     return [json.dumps(event).encode() for event in events]
 
 
-def check_alike(layout: Binner, events: list[dict[str, Any]]) -> bool:
+def check_alike(binner: Binner, events: list[dict[str, Any]]) -> bool:
     """Whether the events are read straight from JSON; what is counted is the same in any case."""
-    read = layout.read(texts(events))
+    read = binner.read(texts(events))
     if read is None:
         return False
-    for one, other in zip((*layout.count_columns(*read, []), 0), layout.count(events, []), strict=True):
+    for one, other in zip((*binner.count_columns(*read, []), 0), binner.count(events, []), strict=True):
         np.testing.assert_array_equal(one, other)
     return True
 
@@ -49,7 +49,7 @@ EXPECTED = st.fixed_dictionaries(
 @given(st.lists(EXPECTED, max_size=20))
 def test_straight_from_json_counts_as_mappings_do(events: list[dict[str, Any]]) -> None:
     """Numbers of any size, null and absent values are read straight from JSON, and count as decoded ones do."""
-    assert check_alike(layout_of(), events)
+    assert check_alike(binner_of(), events)
 
 
 @settings(max_examples=200, deadline=None)
@@ -60,7 +60,7 @@ def test_straight_from_json_counts_as_mappings_do(events: list[dict[str, Any]]) 
 )
 def test_what_is_read_is_never_wrong(events: list[dict[str, Any]]) -> None:
     """Whatever comes is counted alike, or left to the long way."""
-    check_alike(layout_of(), events)
+    check_alike(binner_of(), events)
 
 
 @pytest.mark.parametrize(
@@ -69,44 +69,44 @@ def test_what_is_read_is_never_wrong(events: list[dict[str, Any]]) -> None:
 )
 def test_the_long_way(text: str) -> None:
     """One event that is not as expected, be it the first or not, leaves the batch to what counts bad data."""
-    layout = layout_of()
-    assert layout.read([text.encode()]) is None
-    assert layout.read([b'{"age": 1}', text.encode()]) is None
-    assert layout.read([b'{"age": 1}']) is not None
+    binner = binner_of()
+    assert binner.read([text.encode()]) is None
+    assert binner.read([b'{"age": 1}', text.encode()]) is None
+    assert binner.read([b'{"age": 1}']) is not None
 
 
 def test_events_without_inputs() -> None:
     """Events without inputs are no rows."""
-    read = layout_of().read([b"", b'{"age": 3}', b"null"])
+    read = binner_of().read([b"", b'{"age": 3}', b"null"])
     assert read is not None
     assert read.rows == 1
-    nothing = layout_of().read([b"", b"null"])
+    nothing = binner_of().read([b"", b"null"])
     assert nothing is not None
-    assert not layout_of().count_columns(*nothing, [])[0].any()
+    assert not binner_of().count_columns(*nothing, [])[0].any()
 
 
 def test_orders_of_members() -> None:
     """Each order is learnt, one that only lacks members is no new one, and of so many orders none more is."""
     names = tuple(f"f{number}" for number in range(MAX_ORDERS + 3))
-    layout = layout_of(names, ())
+    binner = binner_of(names, ())
     event = {name: float(number) for number, name in enumerate(names)}
     turned = [dict(list(event.items())[turn:] + list(event.items())[:turn]) for turn in range(len(names))]
-    found = [check_alike(layout, [turn]) for turn in turned]
+    found = [check_alike(binner, [turn]) for turn in turned]
     assert found == [turn < MAX_ORDERS for turn in range(len(names))]
-    assert check_alike(layout, [dict.fromkeys(names[2:5], 1.0)])
+    assert check_alike(binner, [dict.fromkeys(names[2:5], 1.0)])
     # Within a batch any order is right.
-    assert check_alike(layout, turned)
+    assert check_alike(binner, turned)
 
 
 def test_names_that_are_no_identifiers() -> None:
     """Any name is one of a member; those that JSON has to escape take the long way."""
     for name, straight in (("größe in m", True), ("", True), ("f0", True), ('a"b', False), ("a\\b", False)):
-        assert check_alike(layout_of((name, "f1"), ()), [{"f1": 1, name: 3.5}, {name: None}]) == straight
+        assert check_alike(binner_of((name, "f1"), ()), [{"f1": 1, name: 3.5}, {name: None}]) == straight
 
 
 def test_escaped_names() -> None:
     """A name that a client writes in escapes is the same name."""
-    read = layout_of().read([b'{"\\u0061ge": 3}'])
+    read = binner_of().read([b'{"\\u0061ge": 3}'])
     assert read is not None
     assert read.columns["age"].tolist() == [3.0]
     assert msgspec.json.decode(b'{"\\u0061ge": 3}') == {"age": 3}

@@ -19,7 +19,7 @@ from PIL import Image
 from support.servers import Served, eventually
 
 from exporter.features.image import Image as ImageKind
-from exporter.features.png_codec import DENSEST, PREFIX, pack_inputs, packed, unpack_json, unpacked
+from exporter.features.png_codec import DENSEST, PREFIX, pack_image, pack_inputs, unpack_image, unpack_json
 from exporter.profiles.type_inference import ColumnTypeInference
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -31,11 +31,11 @@ SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
 def test_what_is_packed_comes_back_number_for_number(pixels: Any) -> None:
     """Grey, RGB and RGBA of any size; other programs read the file, and its statistics are the same."""
     value = pixels.tolist()
-    text = packed(value)
+    text = pack_image(value)
     if text is None:  # next to nothing in it
         assert pixels.size > DENSEST * len(PREFIX)
         return
-    assert unpacked(text) == value
+    assert unpack_image(text) == value
     inputs = f'{{"a": 1.50, "b": "{text}"}}'
     assert json.loads(unpack_json(inputs)) == {"a": 1.5, "b": value}
     with Image.open(io.BytesIO(b64decode(text.removeprefix(PREFIX)))) as image:
@@ -69,9 +69,9 @@ def test_what_is_packed_comes_back_number_for_number(pixels: Any) -> None:
 )
 def test_what_would_not_come_back_is_left_alone(value: Any) -> None:
     """Another scale, another shape, or no image at all: it is stored as it came."""
-    assert packed(value) is None
+    assert pack_image(value) is None
     assert pack_inputs([{"image": value, "age": 4}], {"image"}) == [{"image": value, "age": 4}]
-    assert unpacked(value) == value
+    assert unpack_image(value) == value
 
 
 def test_images_of_many_events_are_packed_each_for_itself() -> None:
@@ -82,21 +82,21 @@ def test_images_of_many_events_are_packed_each_for_itself() -> None:
     inputs[70]["image"] = [[0.5]]
     inputs[150]["image"] = [[1, 2, 3]]
     found = pack_inputs(inputs, {"image", "photo"})
-    assert [{k: unpacked(v) for k, v in each.items()} for each in found] == inputs
+    assert [{k: unpack_image(v) for k, v in each.items()} for each in found] == inputs
     assert sum(isinstance(each.get("image"), str) for each in found) == 198
 
 
 def test_stored_images_are_inferred_as_images() -> None:
     """A profile of what production sent knows them again."""
     inference = ColumnTypeInference()
-    inference.add([packed([[1, 2]]), [[1, 2.5]], None])
+    inference.add([pack_image([[1, 2]]), [[1, 2.5]], None])
     assert inference.type() == "image"
 
 
 def test_what_is_read_is_bounded_by_what_is_stored() -> None:
     """A black image of a million pixels stays an array, and a client's file that looks like a stored one a text."""
     black = np.zeros((1000, 1000), np.uint8)
-    assert packed(black.tolist()) is None
+    assert pack_image(black.tolist()) is None
     file = io.BytesIO()
     Image.fromarray(black).save(file, "PNG")
     text = f'{{"image": "{PREFIX}{b64encode(file.getvalue()).decode()}", "note": "{PREFIX}AAAA"}}'
@@ -112,7 +112,7 @@ def test_an_image_is_stored_as_png(served: Served, side: int) -> None:
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
         (text,) = eventually(lambda: database.execute("SELECT inputs FROM predictions").fetchone())
     stored = msgspec.json.decode(text)
-    assert (stored.keys(), stored["age"], unpacked(stored["photo"])) == ({"photo", "age"}, 1.5, photo)
+    assert (stored.keys(), stored["age"], unpack_image(stored["photo"])) == ({"photo", "age"}, 1.5, photo)
     assert isinstance(stored["photo"], str) == (side > 3)
     word = {"model": "credit", "label": "no", "prediction": "yes", "inputs": {"photo": photo}}
     served.post("/v1/feedback", [{"prediction_id": "i", "verdict": "corrected", "label": "no"}, word])

@@ -15,7 +15,7 @@ from support.rows import training
 
 from exporter.features import INPUT_TYPES, LEARNERS, input_type
 from exporter.features.embedding import MAX_DIMENSION, EmbeddingLearner
-from exporter.features.text import MAX_CHARACTERS, MAX_WORDS, TextLearner, words
+from exporter.features.text import MAX_CHARACTERS, MAX_WORDS, TextLearner, split_words
 from exporter.features.timestamp import unix_seconds
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
@@ -25,32 +25,32 @@ NOW = 1_800_000_000.0
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Binner:
+def binner(tmp_path_factory: pytest.TempPathFactory) -> Binner:
     folder = tmp_path_factory.mktemp("kinds")
     (folder / "all.jsonl").write_text("\n".join(map(json.dumps, training())))
     save(build_file(folder / "all.jsonl"), folder / "all.json")
     return Binner(load(folder / "all.json"))
 
 
-def scores(layout: Binner, rows: list[dict[str, object]]) -> dict[str, float]:
+def scores(binner: Binner, rows: list[dict[str, object]]) -> dict[str, float]:
     """By how much each feature's divergence exceeds the larger of its noise and the default threshold."""
-    sums = layout.split(layout.count(rows, [])[0])
-    floor = np.maximum(layout.reference.noise(np.full(len(layout.names), float(len(rows)))), 0.3)
-    return dict(zip(layout.names, layout.reference.kl_divergence(sums.counts) - floor, strict=True))
+    sums = binner.split(binner.count(rows, [])[0])
+    floor = np.maximum(binner.reference.noise(np.full(len(binner.names), float(len(rows)))), 0.3)
+    return dict(zip(binner.names, binner.reference.kl_divergence(sums.counts) - floor, strict=True))
 
 
-def test_every_type_is_inferred(layout):
+def test_every_type_is_inferred(binner):
     """JSON lines with an input of each type give a profile with just these types."""
-    assert layout.profile.inputs == {
+    assert binner.profile.inputs == {
         "amount": "numeric", "country": "categorical", "member": "boolean", "ordered": "timestamp", "photo": "image",
         "review": "text", "vector": "embedding",
     }  # fmt: skip
-    assert set(layout.profile.inputs.values()) == set(INPUT_TYPES)
+    assert set(binner.profile.inputs.values()) == set(INPUT_TYPES)
 
 
-def test_new_data_of_the_same_kind_is_no_drift(layout):
+def test_new_data_of_the_same_kind_is_no_drift(binner):
     """Rows that training did not see, but that are drawn alike, alarm in no feature."""
-    assert max(scores(layout, training(500, seed=6)).values()) < 0
+    assert max(scores(binner, training(500, seed=6)).values()) < 0
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_new_data_of_the_same_kind_is_no_drift(layout):
         ("vector", [30.0, 2, 2, 2, 2, 2], {"vector.norm", "vector.component_1"}),
     ],
 )
-def test_a_change_is_noticed_where_it_is(layout, name, value, noticed):
+def test_a_change_is_noticed_where_it_is(binner, name, value, noticed):
     """Each type's statistics rise above noise and threshold when what they measure changes."""
-    found = scores(layout, [row | {name: value} for row in training(200, seed=7)])
+    found = scores(binner, [row | {name: value} for row in training(200, seed=7)])
     assert noticed <= {feature for feature, score in found.items() if score > 0}
     assert all(feature.partition(".")[0] == name for feature, score in found.items() if score > 0)
 
@@ -83,38 +83,38 @@ WRONG = [
 
 
 @pytest.mark.parametrize("value", WRONG, ids=range(len(WRONG)))
-def test_any_value_is_counted_once_in_each_feature(layout, value):
+def test_any_value_is_counted_once_in_each_feature(binner, value):
     """Whatever comes for an input is counted in one bin of each of its features, quickly, and raises nothing."""
     begun = time.monotonic()
-    row, _, unknown = layout.count([dict.fromkeys(layout.inputs, value)] * 3, [])
+    row, _, unknown = binner.count([dict.fromkeys(binner.inputs, value)] * 3, [])
     assert time.monotonic() - begun < 5
-    sums = layout.split(row)
-    assert np.add.reduceat(sums.counts, layout.starts).tolist() == [3] * len(layout.names)
+    sums = binner.split(row)
+    assert np.add.reduceat(sums.counts, binner.starts).tolist() == [3] * len(binner.names)
     assert np.isfinite(row).all()
     assert unknown == 0
 
 
-def test_null_and_absence_are_missing_in_every_type(layout):
+def test_null_and_absence_are_missing_in_every_type(binner):
     """A null and an input that does not come count as missing in each feature."""
-    row, _, _ = layout.count([dict.fromkeys(layout.inputs), {}], [])
-    assert layout.split(row).counts[layout.missing].tolist() == [2] * len(layout.names)
+    row, _, _ = binner.count([dict.fromkeys(binner.inputs), {}], [])
+    assert binner.split(row).counts[binner.missing].tolist() == [2] * len(binner.names)
 
 
-def test_one_wrong_value_spoils_no_other(layout):
+def test_one_wrong_value_spoils_no_other(binner):
     """A batch with a wrong value gives the others the counts that they have without it."""
     good = training(20, seed=8)
-    alone = layout.split(layout.count(good, [], NOW)[0]).counts
+    alone = binner.split(binner.count(good, [], NOW)[0]).counts
     for value in (3, "x", [1.0], None, [1e308] * 6, ["1"] * 6):
-        with_it = layout.split(layout.count([*good, dict.fromkeys(layout.inputs, value)], [], NOW)[0]).counts
-        single = layout.split(layout.count([dict.fromkeys(layout.inputs, value)], [], NOW)[0]).counts
+        with_it = binner.split(binner.count([*good, dict.fromkeys(binner.inputs, value)], [], NOW)[0]).counts
+        single = binner.split(binner.count([dict.fromkeys(binner.inputs, value)], [], NOW)[0]).counts
         assert (with_it - single).tolist() == alone.tolist()
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.text(max_size=40) | st.lists(st.floats(), max_size=7) | st.integers(), max_size=8))
-def test_columns_do_not_depend_on_how_a_batch_is_cut(layout, values):
+def test_columns_do_not_depend_on_how_a_batch_is_cut(binner, values):
     """The features of a value are the same whether it comes alone or among others."""
-    for kind in layout.inputs.values():
+    for kind in binner.inputs.values():
         if not kind.categorical and kind.type != "image":
             whole = kind.columns(values, NOW)
             parts = [kind.columns([value], NOW) for value in values]
@@ -122,11 +122,11 @@ def test_columns_do_not_depend_on_how_a_batch_is_cut(layout, values):
             assert np.allclose(whole, np.concatenate([whole[:, :0], *parts], axis=1), equal_nan=True, rtol=1e-9)
 
 
-def test_booleans_are_true_or_false_and_nothing_else(layout):
+def test_booleans_are_true_or_false_and_nothing_else(binner):
     """Words and numbers that mean a truth value are values of another type: invalid."""
-    place = layout.names.index("member")
-    row, _, _ = layout.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
-    assert layout.split(row).counts[layout.invalid[place]] == 5
+    place = binner.names.index("member")
+    row, _, _ = binner.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
+    assert binner.split(row).counts[binner.invalid[place]] == 5
 
 
 def test_timestamps():
@@ -180,8 +180,8 @@ def test_texts_of_any_language(text, known, expected):
 @given(st.lists(st.sampled_from(["ab", "Abc", "é1", "x", "ж", "ab1"]), max_size=9))
 def test_a_word_has_one_hash_wherever_it_stands(parts):
     """Words hash alike wherever they stand, and unlike when they differ."""
-    hashes = words([" ".join(parts)]).hashes.tolist() if parts else []
-    alone = {part: words([part]).hashes.tolist()[0] for part in parts}
+    hashes = split_words([" ".join(parts)]).hashes.tolist() if parts else []
+    alone = {part: split_words([part]).hashes.tolist()[0] for part in parts}
     assert hashes == [alone[part] for part in parts]
     assert len(set(hashes)) == len({part.casefold() for part in parts})
 
@@ -200,7 +200,7 @@ def test_the_words_that_a_profile_remembers_are_bounded():
         learner.learn([f"common w{number}" for number in range(start, start + 1000)])
     kept = learner.state().words
     assert len(kept) == MAX_WORDS
-    assert words(["common"]).hashes[0] in kept
+    assert split_words(["common"]).hashes[0] in kept
     assert list(kept) == sorted(kept)
 
 
@@ -259,14 +259,14 @@ def test_a_type_without_what_it_learned_is_refused(kind):
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_what_changed_in_production_is_in_the_bin_for_it(layout, name, value, where):
+def test_what_changed_in_production_is_in_the_bin_for_it(binner, name, value, where):
     """Another type or length is invalid in all features of the input, a huge category is other, any size is fine."""
-    row, _, _ = layout.count([{name: value}], [])
-    sums = layout.split(row)
-    own = [place for place, feature in enumerate(layout.names) if feature.partition(".")[0] == name]
-    invalid = sums.counts[layout.invalid[own]].tolist()
+    row, _, _ = binner.count([{name: value}], [])
+    sums = binner.split(row)
+    own = [place for place, feature in enumerate(binner.names) if feature.partition(".")[0] == name]
+    invalid = sums.counts[binner.invalid[own]].tolist()
     assert invalid == [float(where == "invalid")] * len(own)
-    assert not sums.counts[layout.missing[own]].any()
+    assert not sums.counts[binner.missing[own]].any()
     if where == "other":
-        assert sums.counts[layout.missing[own[0]] - 1] == sums.unseen[own[0]] == 1
-    assert max(len(label) for target in layout.targets for label in target.labels()) < 80
+        assert sums.counts[binner.missing[own[0]] - 1] == sums.unseen[own[0]] == 1
+    assert max(len(label) for target in binner.targets for label in target.labels()) < 80

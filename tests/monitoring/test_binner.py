@@ -29,15 +29,15 @@ EDGE_CASES = [
 ]
 
 
-def layout_of(**columns: list[float]) -> Binner:
+def binner_of(**columns: list[float]) -> Binner:
     features = {name: numeric_feature(np.array(values, dtype=float)) for name, values in columns.items()}
     return Binner(Profile("p", 1, dict.fromkeys(columns, "numeric"), features))
 
 
-def place_of(layout: Binner, value: object) -> int:
+def place_of(binner: Binner, value: object) -> int:
     """The bin that one value of the input ``x`` falls into."""
-    row, _, _ = layout.count([{"x": value}], [])
-    (places,) = np.nonzero(layout.split(row).counts)
+    row, _, _ = binner.count([{"x": value}], [])
+    (places,) = np.nonzero(binner.split(row).counts)
     assert len(places) == 1
     return int(places[0])
 
@@ -82,13 +82,13 @@ def test_the_largest_float_has_no_edge_above_it():
 @given(COLUMN, st.lists(FINITE, min_size=1, max_size=50))
 def test_every_finite_value_falls_into_exactly_one_bin(training, live):
     """Live counts add up to the number of values, and each lies between the edges of its bin."""
-    layout = layout_of(x=training)
-    edges = [-math.inf, *layout.targets[0].edges, math.inf]
+    binner = binner_of(x=training)
+    edges = [-math.inf, *binner.targets[0].edges, math.inf]
     for value in live:
-        place = place_of(layout, value)
+        place = place_of(binner, value)
         assert edges[place] <= value < edges[place + 1]
-    row, lows, _ = layout.count([{"x": value} for value in live], [])
-    assert layout.split(row).counts.sum() == len(live)
+    row, lows, _ = binner.count([{"x": value} for value in live], [])
+    assert binner.split(row).counts.sum() == len(live)
     assert (lows[0], -lows[1]) == (min(live), max(live))
 
 
@@ -97,15 +97,15 @@ def test_every_finite_value_falls_into_exactly_one_bin(training, live):
 )
 def test_the_training_range_is_inside_and_its_neighbours_outside(values):
     """The training minimum and maximum are inside; the floats next to them are below and above, and unseen."""
-    layout = layout_of(x=values)
-    top = len(layout.targets[0].edges)
-    assert place_of(layout, min(values)) == 1
-    assert 1 <= place_of(layout, max(values)) < top
-    assert place_of(layout, float(np.nextafter(min(values), -np.inf))) == 0
-    assert place_of(layout, float(np.nextafter(max(values), np.inf))) == top
+    binner = binner_of(x=values)
+    top = len(binner.targets[0].edges)
+    assert place_of(binner, min(values)) == 1
+    assert 1 <= place_of(binner, max(values)) < top
+    assert place_of(binner, float(np.nextafter(min(values), -np.inf))) == 0
+    assert place_of(binner, float(np.nextafter(max(values), np.inf))) == top
     outside = [{"x": float(np.nextafter(max(values), np.inf))}, {"x": float(np.nextafter(min(values), -np.inf))}]
-    row, _, _ = layout.count([*outside, {"x": min(values)}], [])
-    assert layout.split(row).unseen.tolist() == [2]
+    row, _, _ = binner.count([*outside, {"x": min(values)}], [])
+    assert binner.split(row).unseen.tolist() == [2]
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
@@ -156,9 +156,9 @@ def test_a_column_without_numbers_has_one_bin_for_any():
     feature = numeric_feature(np.array([np.nan, np.nan, np.inf]))
     assert feature == NumericFeature((), (0, 2, 1))
     assert feature.labels() == ["00 any", "01 missing", "02 invalid"]
-    layout = Binner(Profile("p", 3, {"x": "numeric"}, {"x": feature}))
-    row, lows, _ = layout.count([{"x": 5}, {"x": None}, {"x": "a"}], [])
-    sums = layout.split(row)
+    binner = Binner(Profile("p", 3, {"x": "numeric"}, {"x": feature}))
+    row, lows, _ = binner.count([{"x": 5}, {"x": None}, {"x": "a"}], [])
+    sums = binner.split(row)
     assert sums.counts.tolist() == [1, 1, 1]
     assert sums.unseen.tolist() == [0]
     assert lows.tolist() == [5, -5]
@@ -216,17 +216,17 @@ def test_labels_sort_beyond_a_hundred_bins_and_are_short():
 )
 def test_any_inputs_are_counted_once_a_target(inputs, predictions, cut):
     """Each target's counts add up to its events, whatever came, and batches add up to the whole."""
-    layout = mixed_layout()
-    row, _, unknown = layout.count(inputs, predictions)
-    counts = np.add.reduceat(layout.split(row).counts, layout.starts)
-    assert counts.tolist() == [len(inputs)] * len(layout.names) + [len(predictions)]
+    binner = mixed_binner()
+    row, _, unknown = binner.count(inputs, predictions)
+    counts = np.add.reduceat(binner.split(row).counts, binner.starts)
+    assert counts.tolist() == [len(inputs)] * len(binner.names) + [len(predictions)]
     assert unknown == sum("new" in event for event in inputs)
-    parts = sum(layout.count(inputs[at : at + cut], [])[0] for at in range(0, len(inputs), cut))
-    parts += layout.count([], predictions)[0]
+    parts = sum(binner.count(inputs[at : at + cut], [])[0] for at in range(0, len(inputs), cut))
+    parts += binner.count([], predictions)[0]
     assert parts == pytest.approx(row, rel=1e-9, abs=1e-9)
 
 
-def mixed_layout() -> Binner:
+def mixed_binner() -> Binner:
     features = {"age": numeric_feature(np.arange(100.0)), "country": categorical_feature({"NL": 9, "DE": 5}, 0, 0)}
     for statistic in ("intensity_mean", "intensity_stddev", "contrast", "sharpness"):
         features[f"photo.{statistic}"] = numeric_feature(np.arange(50.0))
@@ -237,37 +237,37 @@ def mixed_layout() -> Binner:
 
 def test_a_redacted_input_has_no_target_and_is_not_unknown():
     """A redacted input is counted nowhere, not even among the unknown ones."""
-    layout = mixed_layout()
-    assert layout.names == [
+    binner = mixed_binner()
+    assert binner.names == [
         "age",
         "country",
         *(f"photo.{s}" for s in ("intensity_mean", "intensity_stddev", "contrast", "sharpness")),
     ]
-    assert layout.count([{"secret": "a", "age": 3, "country": "NL", "photo": None}], [])[2] == 0
+    assert binner.count([{"secret": "a", "age": 3, "country": "NL", "photo": None}], [])[2] == 0
 
 
 def test_thousands_of_unknown_features_are_a_number():
     """Unknown features are counted, and nothing is kept of them."""
-    layout = mixed_layout()
-    row, _, unknown = layout.count([{f"f{n}": n for n in range(5000)}, {"age": 4}], [])
+    binner = mixed_binner()
+    row, _, unknown = binner.count([{f"f{n}": n for n in range(5000)}, {"age": 4}], [])
     assert unknown == 5000
-    assert len(row) == layout.width
+    assert len(row) == binner.width
 
 
 def test_a_profile_without_targets_counts_nothing():
     """Where everything is redacted there is nothing to count, and no error."""
     profile = Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))})
-    layout = Binner(profile, {"x"})
-    row, lows, unknown = layout.count([{"x": 3}], ["a"])
+    binner = Binner(profile, {"x"})
+    row, lows, unknown = binner.count([{"x": 3}], ["a"])
     assert (row.shape, lows.shape, unknown) == ((0,), (0,), 0)
 
 
 def test_predictions_of_a_regression_are_counted_as_numbers():
     """A numeric prediction has bins, moments and a range."""
     profile = Profile("p", 1, {}, {}, numeric_feature(np.arange(100.0)))
-    layout = Binner(profile)
-    row, lows, _ = layout.count([], [5, 7.5, -1, "x", math.pi])
-    sums = layout.split(row)
+    binner = Binner(profile)
+    row, lows, _ = binner.count([], [5, 7.5, -1, "x", math.pi])
+    sums = binner.split(row)
     assert sums.counts[0] == 1
     assert sums.counts[-1] == 1
     assert sums.valid.tolist() == [4]

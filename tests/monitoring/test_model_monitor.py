@@ -19,7 +19,7 @@ from exporter.stats.divergence import Reference
 FINITE = st.floats(-1e12, 1e12)
 
 
-def layout_of(**columns: object) -> Binner:
+def binner_of(**columns: object) -> Binner:
     """Numeric features with the given training values; a dict is a categorical one's counts."""
     inputs = {name: "categorical" if isinstance(values, dict) else "numeric" for name, values in columns.items()}
     features = {
@@ -33,7 +33,7 @@ def layout_of(**columns: object) -> Binner:
 
 def monitor_of(windows: tuple[str, ...] = ("5m", "1h"), threshold: float = 0.8, **columns: object) -> ModelMonitor:
     config = ModelConfig("m", windows=windows, confidence_threshold=threshold)
-    return ModelMonitor(config, "1", layout_of(**columns) if columns else None)
+    return ModelMonitor(config, "1", binner_of(**columns) if columns else None)
 
 
 def feed(monitor: ModelMonitor, inputs: list[dict], now: float) -> int:
@@ -87,7 +87,7 @@ def test_moments_keep_their_digits_on_any_scale(mean, stddev):
     scale = abs(live).max()
     assert said["mean"] == pytest.approx((live / scale).mean() * scale, rel=1e-12, abs=1e-9 * stddev)
     assert said["stddev"] == pytest.approx((live / scale).std() * scale, rel=1e-5)
-    training = monitor.layout.targets[0]
+    training = monitor.binner.targets[0]
     limit = 1e-15 * abs(mean) / stddev  # of the floats themselves
     assert said["shift"] == pytest.approx((said["mean"] - training.mean) / training.stddev, rel=1e-6, abs=limit)
 
@@ -173,7 +173,7 @@ def test_the_score_is_that_of_the_windows_counts():
     monitor = monitor_of(x=np.arange(100.0))
     feed(monitor, [{"x": value} for value in range(50)], 0.0)
     said = first(monitor.read(0.0)["5m"])
-    reference = monitor.layout.reference
+    reference = monitor.binner.reference
     assert said["kl"] == reference.kl_divergence(monitor.observed)[0]
     assert said["noise"] == reference.noise(np.array([50.0]))[0]
 
@@ -190,7 +190,7 @@ def test_the_recent_divergence_needs_an_earlier_window():
     assert np.isnan(first(said["1h"])["recent_kl"])
     feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 1000.0)
     later = first(monitor.read(1000.0)["5m"])
-    old, new = (monitor.layout.count([{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
+    old, new = (monitor.binner.count([{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
     assert later["recent_kl"] == pytest.approx(Reference.of(old + new, [24]).kl_divergence(new)[0], rel=1e-12)
 
 
@@ -253,8 +253,8 @@ def test_feedback_and_business_events_are_counted():
     assert monitor.counters.events == {"orders": 3.5}
 
 
-def monitors_of(max_versions: int, **layouts: Binner) -> MonitorRegistry:
-    return MonitorRegistry({"m": ModelConfig("m", max_versions=max_versions)}, layouts)
+def monitors_of(max_versions: int, **binners: Binner) -> MonitorRegistry:
+    return MonitorRegistry({"m": ModelConfig("m", max_versions=max_versions)}, binners)
 
 
 def test_versions_past_the_cap_are_other():
@@ -296,11 +296,11 @@ def test_a_version_that_only_users_speak_of_is_in_use():
 
 def test_a_reload_keeps_what_did_not_change():
     """State survives a reload of the same model and profile, and starts anew when either changed."""
-    layout, other = layout_of(x=[1.0, 2]), layout_of(x=[1.0, 3])
-    older = monitors_of(5, m=layout)
+    binner, other = binner_of(x=[1.0, 2]), binner_of(x=[1.0, 3])
+    older = monitors_of(5, m=binner)
     older.get("m", "1", 0.0).count_event("orders", 1)
     older.unknown_features["m"] += 7
-    same, changed, moved = monitors_of(5, m=layout), monitors_of(6, m=layout), monitors_of(5, m=other)
+    same, changed, moved = monitors_of(5, m=binner), monitors_of(6, m=binner), monitors_of(5, m=other)
     for newer in (same, changed, moved):
         newer.adopt(older)
         assert newer.unknown_features["m"] == 7
@@ -315,10 +315,10 @@ def test_confidences_are_scored_against_those_of_training():
     sides = {"x": numeric_feature(np.arange(100.0))}
     predicted = categorical_feature({"a": 50, "b": 50}, 0, 0)
     for prediction in (predicted, None):
-        layout = Binner(Profile("p", 1, {"x": "numeric"}, sides, prediction, confidence=trained))
-        assert layout.confidence == len(layout.targets) - 1
-        assert (layout.prediction is None) == (prediction is None)
-        monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", layout)
+        binner = Binner(Profile("p", 1, {"x": "numeric"}, sides, prediction, confidence=trained))
+        assert binner.confidence == len(binner.targets) - 1
+        assert (binner.prediction is None) == (prediction is None)
+        monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", binner)
         live = rng.beta(2, 2, 300)
         events = [Prediction("m", prediction="a", confidence=float(sure)) for sure in live]
         monitor.observe([*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
@@ -334,21 +334,21 @@ def test_a_profile_without_a_confidence_watches_none():
     """Without training confidences live ones are counted in the histogram alone."""
     monitor = monitor_of(x=[1.0, 2.0, 3.0])
     monitor.observe([Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
-    assert monitor.layout.confidence is None
+    assert monitor.binner.confidence is None
     assert len(monitor.read(0.0)["5m"].kl) == 1
 
 
 def test_a_version_may_have_a_profile_of_its_own():
     """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
-    layout, own, newer = (layout_of(x=[1.0, last]) for last in (2, 3, 4))
+    binner, own, newer = (binner_of(x=[1.0, last]) for last in (2, 3, 4))
     models = {"m": ModelConfig("m")}
-    older = MonitorRegistry(models, {"m": layout}, {("m", "2"): own})
+    older = MonitorRegistry(models, {"m": binner}, {("m", "2"): own})
     for version in ("1", "2", "3"):
         older.get("m", version, 0.0).count_event("orders", 1)
-    assert [older.get("m", version, 0.0).layout for version in ("1", "2", "3")] == [layout, own, layout]
-    reloaded = MonitorRegistry(models, {"m": layout}, {("m", "2"): newer, ("m", "4"): own})
+    assert [older.get("m", version, 0.0).binner for version in ("1", "2", "3")] == [binner, own, binner]
+    reloaded = MonitorRegistry(models, {"m": binner}, {("m", "2"): newer, ("m", "4"): own})
     reloaded.adopt(older)
     counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
     assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
-    assert (counted["2"].layout, counted["4"].layout) == (newer, own)
-    assert MonitorRegistry(models, {}, {("m", "2"): own}).get("m", "1", 0.0).layout is None
+    assert (counted["2"].binner, counted["4"].binner) == (newer, own)
+    assert MonitorRegistry(models, {}, {("m", "2"): own}).get("m", "1", 0.0).binner is None

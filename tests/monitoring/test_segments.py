@@ -38,18 +38,18 @@ def monitor_of(**settings: Any) -> ModelMonitor:
 
 def feed(monitor: ModelMonitor, inputs: list[dict[str, Any]], now: float = 0.0, **fields: Any) -> None:
     assert monitor.segments is not None
-    places = [monitor.segments.place(event) for event in inputs]
+    places = [monitor.segments.index_of(event) for event in inputs]
     monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, places)
 
 
 def test_without_names_the_most_frequent_categories_are_watched() -> None:
     """The default is the profile's most frequent few, but none that is empty, overlong or called other."""
-    segments = Segments.of(ModelConfig("m", segment_by="country"), PROFILE)
+    segments = Segments.from_config(ModelConfig("m", segment_by="country"), PROFILE)
     assert segments is not None
     assert len(segments.names) == DEFAULT_SEGMENTS + 1
     assert segments.names[:3] == ("NL", "DE", "c0")
     assert segments.names[-1] == "other"
-    assert Segments.of(ModelConfig("m"), PROFILE) is None
+    assert Segments.from_config(ModelConfig("m"), PROFILE) is None
 
 
 def test_a_new_segment_is_seen_although_the_whole_looks_fine() -> None:
@@ -85,12 +85,12 @@ def test_the_whole_is_the_same_with_and_without_segments() -> None:
 def test_segments_forget_and_stay_within_their_memory() -> None:
     """A segment's divergence is that of the longest window; its ring has 61 rows of a count a segment and bin."""
     monitor = monitor_of(segments=("NL",))
-    assert monitor.layout is not None
+    assert monitor.binner is not None
     for hour in range(30):
         feed(monitor, [{"age": 90, "country": f"free text {hour}"}], hour * 600.0)
     assert not np.isnan(monitor.read_segments(29 * 600.0)[0][1]).any()
     assert np.isnan(monitor.read_segments(99 * 3600.0)[0]).all()
-    assert monitor._segment_ring._sums.shape == (SLOTS + 1, 2 * monitor.layout.bins)
+    assert monitor._segment_ring._sums.shape == (SLOTS + 1, 2 * monitor.binner.bins)
 
 
 def test_counters_by_segment_add_up() -> None:

@@ -23,7 +23,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import SnapshotSaver, decode, encode, restore
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.correlation import correlations
+from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
 from exporter.storage.schema import windows
@@ -33,20 +33,20 @@ RNG = np.random.default_rng(20)
 COLUMNS = {"x": RNG.normal(size=900), "y": RNG.normal(size=900)}
 
 
-def layout_of(bins: int = 20) -> Binner:
+def binner_of(bins: int = 20) -> Binner:
     features: dict[str, Any] = {name: numeric_feature(values, bins) for name, values in COLUMNS.items()}
-    together = correlations(COLUMNS, features) or msgspec.UNSET
+    together = measure_correlation(COLUMNS, features) or msgspec.UNSET
     features["c"] = categorical_feature({"NL": 5, "DE": 4}, 0, 0)
     inputs = {"x": "numeric", "y": "numeric", "c": "categorical"}
     return Binner(Profile("p", 900, inputs, features, correlation=together))
 
 
-LAYOUT = layout_of()
+BINNER = binner_of()
 
 
-def monitors_of(layout: Binner = LAYOUT, **settings: Any) -> MonitorRegistry:
+def monitors_of(binner: Binner = BINNER, **settings: Any) -> MonitorRegistry:
     chosen = {"windows": ("5m", "1h"), "segment_by": "c"} | settings
-    return MonitorRegistry({"m": ModelConfig("m", **chosen)}, {"m": layout})
+    return MonitorRegistry({"m": ModelConfig("m", **chosen)}, {"m": binner})
 
 
 def feed(monitors: MonitorRegistry, version: str, now: float, x: float = 0.1, times: int = 1) -> None:
@@ -95,7 +95,7 @@ def test_a_deploy_does_not_blind_the_monitor(any_store: Store) -> None:
     for values, again in zip(old.read_segments(13_750.0), new.read_segments(3.0), strict=True):
         np.testing.assert_array_equal(again, values)
     assert np.isfinite(new.read(3.0)["1h"].recent_kl[0])
-    assert np.isfinite(new.read(3.0)["1h"].together).all()
+    assert np.isfinite(new.read(3.0)["1h"].multivariate).all()
     assert new.counters.attempts == new.observed.sum() == 0  # counters start at zero
 
 
@@ -117,7 +117,7 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
             wall += pause + step
             own += max(pause + step, 0.0)
             now = start / 2 + pause
-            fresh = ModelMonitor(monitor.config, "1", LAYOUT)
+            fresh = ModelMonitor(monitor.config, "1", BINNER)
             snapshots._resume(fresh, decode(data), now, wall)
             monitors = monitors_of(windows=("5m", "1h", "24h"))
             monitors.put(fresh)
@@ -176,13 +176,13 @@ def test_a_new_version_starts_empty_and_old_ones_keep_their_place(store: Store) 
 @pytest.mark.parametrize(
     "other",
     [
-        monitors_of(layout_of(bins=10)),
+        monitors_of(binner_of(bins=10)),
         monitors_of(windows=("5m", "2h")),
         monitors_of(windows=("5m", "60m")),
         monitors_of(segments=("DE",)),
         monitors_of(segment_by=None),
         MonitorRegistry({"m": ModelConfig("m")}, {}),
-        MonitorRegistry({"n": ModelConfig("n")}, {"n": LAYOUT}),
+        MonitorRegistry({"n": ModelConfig("n")}, {"n": BINNER}),
     ],
     ids=["profile", "length", "spelling", "segments", "no segments", "no profile", "another model"],
 )
@@ -270,8 +270,8 @@ def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:
 def test_a_snapshot_is_small() -> None:
     """A full day of windows of 500 features takes a few megabytes, compressed."""
     features: dict[str, Any] = {f"f{number}": numeric_feature(COLUMNS["x"]) for number in range(500)}
-    layout = Binner(Profile("p", 900, dict.fromkeys(features, "numeric"), features))
-    monitor = ModelMonitor(ModelConfig("m", windows=("1h", "24h")), "1", layout)
+    binner = Binner(Profile("p", 900, dict.fromkeys(features, "numeric"), features))
+    monitor = ModelMonitor(ModelConfig("m", windows=("1h", "24h")), "1", binner)
     for hour in range(48):
         rows = [dict.fromkeys(features, value) for value in RNG.normal(size=20).tolist()]
         monitor.observe([Prediction("m")] * 20, rows, hour * 3600.0)

@@ -87,12 +87,12 @@ def test_the_profile_is_that_of_the_data(tmp_path):
 def test_training_data_sent_as_requests_does_not_drift(tmp_path):
     """Rows of the training file, as a client would send them, score next to nothing and are never unseen."""
     path = write(tmp_path, "jsonl", photos=True)
-    layout = Binner(build_file(path, prediction_column="predicted"))
+    binner = Binner(build_file(path, prediction_column="predicted"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    row, _, unknown = layout.count(rows, [row.pop("predicted") for row in rows])
-    sums = layout.split(row)
-    assert sums.counts.tolist() == [count for target in layout.targets for count in target.counts]
-    assert layout.reference.kl_divergence(sums.counts).max() < 0.01
+    row, _, unknown = binner.count(rows, [row.pop("predicted") for row in rows])
+    sums = binner.split(row)
+    assert sums.counts.tolist() == [count for target in binner.targets for count in target.counts]
+    assert binner.reference.kl_divergence(sums.counts).max() < 0.01
     assert not sums.unseen.any()
     assert unknown == 0
 
@@ -438,11 +438,11 @@ def test_single_precision_training_and_double_live_values_are_the_same(tmp_path)
     parquet.write_table(pa.table({"x": pa.array(values)}), tmp_path / "a.parquet")
     np.savez(tmp_path / "a.npz", x=values)
     for name in ("a.parquet", "a.npz"):
-        layout = Binner(build_file(tmp_path / name))
+        binner = Binner(build_file(tmp_path / name))
         for live in ([0.1, 0.2, 0.3, 0.7], [float(value) for value in values[:4]]):
-            row, _, _ = layout.count([{"x": value} for value in live * 50], [])
-            assert layout.reference.kl_divergence(layout.split(row).counts)[0] < 0.01
-            assert layout.split(row).unseen[0] == 0
+            row, _, _ = binner.count([{"x": value} for value in live * 50], [])
+            assert binner.reference.kl_divergence(binner.split(row).counts)[0] < 0.01
+            assert binner.split(row).unseen[0] == 0
 
 
 def test_two_features_of_one_name_are_refused(tmp_path):

@@ -18,7 +18,7 @@ from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation import MAX_FEATURES, CorrelationBuilder, correlations
+from exporter.profiles.correlation import MAX_FEATURES, CorrelationBuilder, measure_correlation
 from exporter.profiles.profile import Correlation, Profile, load, save
 
 Columns = dict[str, npt.NDArray[np.float64]]
@@ -38,16 +38,16 @@ def draw(rng: np.random.Generator, rows: int, shape: str = "normal") -> Columns:
 
 def profile_of(columns: Columns) -> Profile:
     features: dict[str, Any] = {name: numeric_feature(values) for name, values in columns.items()}
-    together = correlations(columns, features) or msgspec.UNSET
+    together = measure_correlation(columns, features) or msgspec.UNSET
     inputs = dict.fromkeys(columns, "numeric")
     return Profile("p", len(columns["a"]), inputs, features, correlation=together)
 
 
-def drift(layout: Binner, columns: Columns) -> tuple[float, float]:
-    assert layout.copula is not None
-    assert isinstance(layout.profile.correlation, Correlation)
-    known = [name for name in layout.profile.correlation.features if name in layout.names]
-    return layout.copula.drift(layout.copula.sums(np.array([columns[name] for name in known])))
+def drift(binner: Binner, columns: Columns) -> tuple[float, float]:
+    assert binner.copula is not None
+    assert isinstance(binner.profile.correlation, Correlation)
+    known = [name for name in binner.profile.correlation.features if name in binner.names]
+    return binner.copula.drift(binner.copula.sums(np.array([columns[name] for name in known])))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -57,8 +57,8 @@ def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str
     rng = np.random.default_rng(10)
     passed = 0
     for _ in range(6):
-        layout = Binner(profile_of(draw(rng, 2000, shape)))
-        scores = [drift(layout, draw(rng, rows, shape)) for _ in range(100)]
+        binner = Binner(profile_of(draw(rng, 2000, shape)))
+        scores = [drift(binner, draw(rng, rows, shape)) for _ in range(100)]
         passed += sum(score > noise for score, noise in scores)
     assert passed <= 18
 
@@ -67,15 +67,15 @@ def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str
 def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(shape: str) -> None:
     """One column in another order: every window of 200 shows it, in the gauges of a monitor too."""
     rng = np.random.default_rng(11)
-    layout = Binner(profile_of(draw(rng, 3000, shape)))
+    binner = Binner(profile_of(draw(rng, 3000, shape)))
     for _ in range(20):
         columns = draw(rng, 200, shape)
         columns["a"] = rng.permutation(columns["a"])
-        monitor = ModelMonitor(ModelConfig("m"), "1", layout)
+        monitor = ModelMonitor(ModelConfig("m"), "1", binner)
         rows = [dict(zip(NAMES, row, strict=True)) for row in np.array(list(columns.values())).T.tolist()]
         monitor.observe([Prediction("m")] * 200, rows, 0.0)
         reading = monitor.read(0.0)["1h"]
-        assert reading.together[0] > 2 * reading.together[1]
+        assert reading.multivariate[0] > 2 * reading.multivariate[1]
         assert (reading.kl < 0.3).all()
 
 
@@ -93,11 +93,11 @@ def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(sh
 def test_features_that_drift_alone_do_not_go_together_differently(change: Any) -> None:
     """A move, another unit, a stuck sensor, missing values: at most 2 of 40 windows of 300 pass the floor."""
     rng = np.random.default_rng(12)
-    layout = Binner(profile_of(draw(rng, 3000)))
+    binner = Binner(profile_of(draw(rng, 3000)))
     passed = 0
     for _ in range(40):
         columns = {name: change(values, place) for place, (name, values) in enumerate(draw(rng, 300).items())}
-        score, noise = drift(layout, columns)
+        score, noise = drift(binner, columns)
         passed += score > noise
     assert passed <= 2
 
@@ -110,11 +110,11 @@ def test_features_that_copy_each_other_disturb_nothing() -> None:
         columns = draw(rng, rows)
         return {**columns, "metres": columns["a"] * 1000, "log": np.exp(columns["b"])}
 
-    layout = Binner(profile_of(copied(2000)))
+    binner = Binner(profile_of(copied(2000)))
     columns = copied(200)
-    score, noise = drift(layout, columns)
+    score, noise = drift(binner, columns)
     assert 0 <= score < noise
-    score, noise = drift(layout, {**columns, "metres": columns["metres"][::-1]})
+    score, noise = drift(binner, {**columns, "metres": columns["metres"][::-1]})
     assert score > 5 * noise
 
 
@@ -156,32 +156,32 @@ def test_what_cannot_be_compared_is_left_out() -> None:
     assert len(found.features) == MAX_FEATURES
     assert profile_of({"a": columns["a"]}).correlation is msgspec.UNSET
     assert profile_of({"a": columns["a"][:3], "b": columns["b"][:3]}).correlation is msgspec.UNSET
-    layout = Binner(profile_of({"a": columns["a"]}))
-    assert layout.copula is None
+    binner = Binner(profile_of({"a": columns["a"]}))
+    assert binner.copula is None
 
 
 def test_a_redacted_feature_is_not_compared() -> None:
     """Without it the others are compared as before."""
     rng = np.random.default_rng(15)
     profile = profile_of(draw(rng, 2000))
-    layout = Binner(profile, ["b"])
-    score, noise = drift(layout, draw(rng, 300))
+    binner = Binner(profile, ["b"])
+    score, noise = drift(binner, draw(rng, 300))
     assert score < 2 * noise
     columns = draw(rng, 300)
-    assert drift(layout, {**columns, "d": columns["a"]})[0] > 5 * noise
+    assert drift(binner, {**columns, "d": columns["a"]})[0] > 5 * noise
     assert Binner(profile, ["a", "b", "c"]).copula is None
 
 
 def test_wild_values_are_bounded_and_few_rows_say_nothing() -> None:
     """The largest floats, infinities and a window of one row make no warning and no nonsense."""
     rng = np.random.default_rng(16)
-    layout = Binner(profile_of(draw(rng, 500)))
+    binner = Binner(profile_of(draw(rng, 500)))
     columns = draw(rng, 50)
     for value in (1.7e308, -1.7e308, np.inf, np.nan, 5e-324):
         columns["a"][:2] = value
-        assert np.isfinite(drift(layout, columns)).all()
-    assert np.isnan(drift(layout, {name: values[:1] for name, values in columns.items()})).all()
-    assert np.isnan(drift(layout, {name: values[:0] for name, values in columns.items()})).all()
+        assert np.isfinite(drift(binner, columns)).all()
+    assert np.isnan(drift(binner, {name: values[:1] for name, values in columns.items()})).all()
+    assert np.isnan(drift(binner, {name: values[:0] for name, values in columns.items()})).all()
 
 
 def test_a_profile_keeps_what_goes_together(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.sketches import MAX_CATEGORY, CategorySketch, NumericSketch, Sketch
+from exporter.profiles.sketches import MAX_CATEGORY, CategorySketch, NumericSketch, QuantileSketch
 
 RNG = np.random.default_rng(2)
 STREAMS = {
@@ -86,7 +86,7 @@ def test_a_sketch_knows_ranks_to_its_bound():
     count, size = 250_000, 1024
     bound = math.log2(count / size) / size
     for values in (np.arange(count), np.arange(count)[::-1], np.random.default_rng(3).permutation(count)):
-        sketch = Sketch(size)
+        sketch = QuantileSketch(size)
         for part in np.array_split(values.astype(float), 77):
             sketch.add(part)
         shares = np.arange(1, 100) / 100

@@ -23,7 +23,7 @@ from exporter.monitoring.drift_report import (
     DEFAULT_THRESHOLD,
     FEATURE_ALERT,
     PREDICTION_ALERT,
-    changes,
+    target_drifts,
     threshold,
 )
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -256,7 +256,7 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
     try:
         monitors = exporter.pipeline.monitors
         monitor = monitors.get("credit", "3", 0.0)
-        trends = history.Trends()
+        trends = history.DriftHistory()
         for second in range(0, 3 * 3600, 10):
             trends.sample(monitors, float(second))
             if second == 9000:
@@ -265,7 +265,7 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
         assert len(ages) == history.POINTS
         assert np.diff(ages).tolist() == [-history.STEP] * (history.POINTS - 1)
         assert ages[-1] < history.STEP
-        age = scores[:, monitor.layout.names.index("age")] if monitor.layout else scores
+        age = scores[:, monitor.binner.names.index("age")] if monitor.binner else scores
         assert 9 <= np.isfinite(age).sum() <= 10, "a window of five minutes held the values for five minutes"
         assert scores.dtype == np.float32
         other = monitors.get('bare "model"\\ 模型', None, 0.0)
@@ -302,7 +302,7 @@ def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> N
 
     def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
         monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)
-        said = changes(monitor, monitor.read(100.0)["5m"])
+        said = target_drifts(monitor, monitor.read(100.0)["5m"])
         return {change.name: (change.status, sentence(change)) for change in said}
 
     same = ("same", "Always the same, as in training.")

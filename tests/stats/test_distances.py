@@ -130,8 +130,8 @@ def test_distances_of_extreme_numbers_are_finite() -> None:
 
 def test_distances_are_computed_on_request_only() -> None:
     """Without the configuration's word, every distance is absent."""
-    layout = Binner(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}))
-    monitor = ModelMonitor(ModelConfig("m"), "1", layout)
+    binner = Binner(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}))
+    monitor = ModelMonitor(ModelConfig("m"), "1", binner)
     monitor.observe([Prediction("m")], [{"x": 3}], 0.0)
     reading = monitor.read(0.0)["5m"]
     assert all(np.isnan(getattr(reading, field)).all() for field in ALL)

@@ -82,19 +82,19 @@ def test_neither_order_nor_batches_matter(stream, random, batch):
 def test_neither_batches_nor_replicas_matter(values, cuts):
     """Values cut into batches and dealt out to three replicas add up to the counts, score and floor of one stream."""
     training = numeric_feature(np.random.default_rng(5).normal(size=500))
-    layout = Binner(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
+    binner = Binner(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
     events = [{"x": value} for value in values]
-    replicas = [Ring(3600, layout.width) for _ in range(3)]
+    replicas = [Ring(3600, binner.width) for _ in range(3)]
     start = turn = 0
     while start < len(events):
         size, replica = cuts[turn % len(cuts)]
-        replicas[replica].add(10.0 * turn, layout.count(events[start : start + size], [])[0])
+        replicas[replica].add(10.0 * turn, binner.count(events[start : start + size], [])[0])
         start, turn = start + size, turn + 1
-    pooled = layout.split(np.sum([ring.total(10.0 * turn) for ring in replicas], axis=0)).counts
-    whole = layout.split(layout.count(events, [])[0]).counts
+    pooled = binner.split(np.sum([ring.total(10.0 * turn) for ring in replicas], axis=0)).counts
+    whole = binner.split(binner.count(events, [])[0]).counts
     assert pooled.tolist() == whole.tolist()
     assert whole.sum() == len(values)
-    assert layout.reference.kl_divergence(pooled).tolist() == layout.reference.kl_divergence(whole).tolist()
+    assert binner.reference.kl_divergence(pooled).tolist() == binner.reference.kl_divergence(whole).tolist()
 
 
 WEIGHTS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2, max_size=30)

@@ -57,9 +57,9 @@ def test_the_study_bins_as_the_exporter_does(study):
     """The study's counts of a window are the exporter's, missing values and values out of range included."""
     rng = np.random.default_rng(7)
     training, live = rng.normal(size=800), np.append(rng.normal(2, 2, size=300), [np.nan, np.nan])
-    layout = Binner(Profile(name="m", rows=800, inputs={"x": "numeric"}, features={"x": numeric_feature(training)}))
+    binner = Binner(Profile(name="m", rows=800, inputs={"x": "numeric"}, features={"x": numeric_feature(training)}))
     events = [{"x": None if np.isnan(value) else value} for value in live.tolist()]
-    counts = layout.split(layout.count(events, [])[0]).counts
+    counts = binner.split(binner.count(events, [])[0]).counts
     assert study.Bins(training, study.CASES["normal"]).counts(live[None, :])[0].tolist() == counts.tolist()
 
 

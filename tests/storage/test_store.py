@@ -25,7 +25,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
-from exporter.features.png_codec import packed
+from exporter.features.png_codec import pack_image
 from exporter.monitoring.loading import load_monitors
 from exporter.profiles.readers.store import StoreSource
 from exporter.storage import CountedFeedback, Store, migrations, prediction_rows
@@ -253,7 +253,7 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
 def test_production_is_read_back_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
     """Inputs of a model, images as PNG among them, in passes that agree; in the order of sequential identifiers."""
     exporter = start(database)
-    images = [packed([[0, number % 256], [3, 16]]) for number in range(5000)]
+    images = [pack_image([[0, number % 256], [3, 16]]) for number in range(5000)]
     for first in range(0, 5000, 1000):
         for number in range(first, first + 1000):
             exporter.predict(f"p-{number:04}", inputs=msgspec.json.encode({"n": number, "image": images[number]}))

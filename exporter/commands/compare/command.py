@@ -12,7 +12,7 @@ from exporter.commands.compare.counts import Period, appeared, count, known_mode
 from exporter.commands.compare.measures import compare
 from exporter.commands.compare.prometheus import Prometheus
 from exporter.commands.compare.report import Comparison, Side, document, table
-from exporter.config import duration
+from exporter.config import parse_duration
 from exporter.errors import CompareError
 
 WORSE = 3
@@ -142,7 +142,7 @@ def _versions(prometheus: Prometheus, model: str, before: str | None, after: str
 
 def _duration(text: str) -> float:
     try:
-        return duration(text)
+        return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from exporter.commands.common import DIRECT
 from exporter.commands.demo.incidents import INCIDENTS, NOTHING, Happening
-from exporter.config import duration
+from exporter.config import parse_duration
 from exporter.errors import ExporterError, StackError
 from exporter.validation import suggestion
 
@@ -67,7 +67,7 @@ def parse(text: str) -> tuple[Phase, ...]:
         if name != HEALTHY and name not in INCIDENTS:
             raise ValueError(f"{name!r} is no phase; {suggestion(name, [HEALTHY, *INCIDENTS, *STEPS])}")
         try:
-            phases.append(Phase(name, duration(length)))
+            phases.append(Phase(name, parse_duration(length)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return tuple(phases)

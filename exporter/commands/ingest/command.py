@@ -25,7 +25,7 @@ from exporter.features import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers import FileSource
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 TIMEOUT = 60.0
 """Seconds that one request to an exporter may take."""
@@ -90,7 +90,7 @@ def _type(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise BatchError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
     if kind not in INPUT_TYPES:
-        raise BatchError(f"--type: {shown(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
+        raise BatchError(f"--type: {preview(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
     return name, kind
 
 
@@ -142,7 +142,7 @@ def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> 
     for text in remarks:
         print(f"model-exporter: {given.where}: {text}", file=sys.stderr)
     for one in runs:
-        if one.monitor.layout:
+        if one.monitor.binner:
             print("\n".join(report.drift(one.monitor)))
     if options.textfile:
         write(options.textfile, runs)
@@ -155,9 +155,9 @@ def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> 
 
 
 def _table(given: Input, roles: Roles, types: dict[str, str], refused: Refused, monitor: ModelMonitor | None) -> Table:
-    layout = monitor.layout if monitor else None
-    known = cell_types(layout.profile, roles) if layout else output_types(roles)
-    others = "text" if layout else None
+    binner = monitor.binner if monitor else None
+    known = cell_types(binner.profile, roles) if binner else output_types(roles)
+    others = "text" if binner else None
     source = FileSource(given.path, known | types, kind=given.kind, where=given.where, others=others)
     return Table(source, roles, refused)
 
@@ -181,14 +181,14 @@ def _some_good(given: Input, total: int, refused: Refused) -> None:
 
 def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
     """What of the profile is not in a table, and what of the table is not in the profile."""
-    layout = monitor.layout
-    if layout is None:
+    binner = monitor.binner
+    if binner is None:
         return []
-    missing = [name for name in layout.inputs if name not in table.seen]
-    unknown = [name for name in table.seen if name not in layout.known]
-    remarks = [f"has no column {shown(name)}: it counts as missing" for name in missing]
+    missing = [name for name in binner.inputs if name not in table.seen]
+    unknown = [name for name in table.seen if name not in binner.known]
+    remarks = [f"has no column {preview(name)}: it counts as missing" for name in missing]
     if unknown:
-        remarks.append(f"the profile does not know {', '.join(map(shown, unknown[:10]))}: not counted")
+        remarks.append(f"the profile does not know {', '.join(map(preview, unknown[:10]))}: not counted")
     return remarks
 
 
@@ -199,7 +199,7 @@ def _send(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> i
         if getattr(options, flag):
             raise BatchError(f"--{flag.replace('_', '-')}: has no meaning beside --exporter, which counts the rows")
     try:
-        give_up = config.duration(options.give_up)
+        give_up = config.parse_duration(options.give_up)
     except ValueError as error:
         raise BatchError(f"--give-up: {error}") from None
     target = Transport(options.exporter, TIMEOUT, options.bearer_token_file)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.errors import BatchError
-from exporter.validation import listed
+from exporter.validation import any_of
 
 FORMATS = ("csv", "parquet", "npz", "jsonl", "predictions")
 """The last is JSON lines, too: of predictions as ``POST /v1/predictions`` takes them."""
@@ -68,7 +68,7 @@ def opened(name: str, kind: str | None) -> Iterator[Input]:
     """
     if name == "-":
         if kind is None:
-            raise BatchError(f"--format: is required for standard input: {listed(FORMATS)}")
+            raise BatchError(f"--format: is required for standard input: {any_of(FORMATS)}")
         with _plain(_stdin(), "standard input") as path:
             yield Input(path, "standard input", _kind(path, kind), None)
         return
@@ -76,7 +76,7 @@ def opened(name: str, kind: str | None) -> Iterator[Input]:
     plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
     kind = kind or _SUFFIXES.get(plain.suffix.lower())
     if kind is None:
-        raise BatchError(f"{file}: expected a file that ends in {listed(_SUFFIXES)}, or --format to say what it is")
+        raise BatchError(f"{file}: expected a file that ends in {any_of(_SUFFIXES)}, or --format to say what it is")
     try:
         stream = file.open("rb")
         before = os.fstat(stream.fileno())

@@ -17,10 +17,10 @@ from exporter.events import Decoder, Prediction, check_models
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.loading import load_monitors
-from exporter.monitoring.model_monitor import Columns, ModelMonitor
+from exporter.monitoring.model_monitor import ModelMonitor, PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
-from exporter.validation import listed, shown, suggestion
+from exporter.validation import any_of, preview, suggestion
 
 WINDOW = "run"
 """The value of the ``window`` label."""
@@ -39,7 +39,7 @@ def configured(config: Path) -> MonitorRegistry:
         When it or a profile is wrong.
     """
     _, monitors = load_monitors(config)
-    return MonitorRegistry(monitors.models, monitors.layouts, monitors.of_versions, {WINDOW: 1.0})
+    return MonitorRegistry(monitors.models, monitors.binners, monitors.version_binners, {WINDOW: 1.0})
 
 
 def profiled(profile: Path, model: str | None) -> MonitorRegistry:
@@ -66,12 +66,12 @@ def chosen(monitors: MonitorRegistry, model: str | None, version: str | None) ->
     known = list(monitors.models)
     name = model or (known[0] if len(known) == 1 else None)
     if name is None:
-        raise BatchError(f"--model: expected {listed(known)}")
+        raise BatchError(f"--model: expected {any_of(known)}")
     if name not in known:
-        raise BatchError(f"--model: no model {shown(name)} is configured; {suggestion(name, known)}")
+        raise BatchError(f"--model: no model {preview(name)} is configured; {suggestion(name, known)}")
     monitor = monitors.get(name, version, NOW)
-    if monitor.layout is None:
-        raise BatchError(f"--model: {shown(name)} has no profile: there is nothing to compare its rows with")
+    if monitor.binner is None:
+        raise BatchError(f"--model: {preview(name)} has no profile: there is nothing to compare its rows with")
     return monitor
 
 
@@ -83,7 +83,7 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
     BatchError
         When no column of it is an input of the model.
     """
-    inputs = set(monitor.layout.inputs) if monitor.layout else set()
+    inputs = set(monitor.binner.inputs) if monitor.binner else set()
     for rows in table:
         if table.seen and not inputs & table.seen.keys():
             known = suggestion(next(iter(table.seen)), inputs)
@@ -94,13 +94,13 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
             progress("rows", rows.done, table.rows)
 
 
-def _columns(rows: Rows, part: slice) -> Columns:
+def _columns(rows: Rows, part: slice) -> PredictionColumns:
     predictions: Any = rows.predictions[part]
     if isinstance(predictions, np.ndarray):
         predictions = predictions[~np.isnan(predictions)]
     elif None in predictions:
         predictions = [value for value in predictions if value is not None]
-    return Columns(
+    return PredictionColumns(
         len(rows.numbers[part]),
         {name: values[part] for name, values in rows.inputs.items()},
         predictions,
@@ -110,7 +110,7 @@ def _columns(rows: Rows, part: slice) -> Columns:
 
 
 def _some(names: Any) -> str:
-    first = [shown(name) for name in list(names)[:5]]
+    first = [preview(name) for name in list(names)[:5]]
     return ", ".join(first) + (", …" if len(names) > len(first) else "")
 
 
@@ -128,7 +128,7 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
             monitor = monitors.get(model, version, NOW)
             inputs = decode_inputs([bytes(memoryview(event.inputs)) for event in group])
             segments = monitor.segments
-            places = [segments.place(inputs.get(place)) for place in range(len(group))] if segments else []
+            places = [segments.index_of(inputs.get(place)) for place in range(len(group))] if segments else []
             monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, places)
         if progress:
             progress("rows", chunk.done, chunk.numbers[-1])

@@ -20,9 +20,9 @@ from exporter.commands.common import DIRECT
 from exporter.commands.ingest.local import NOW
 from exporter.errors import BatchError
 from exporter.metrics import families as f
-from exporter.metrics.exposition import written
-from exporter.metrics.families import Family, lines, series
-from exporter.metrics.models import Sample, gauges
+from exporter.metrics.exposition import render_families
+from exporter.metrics.families import Family, render_lines, series_prefix
+from exporter.metrics.models import FamilyLines, window_lines
 from exporter.monitoring.model_monitor import ModelMonitor
 
 TIMEOUT = 30.0
@@ -43,11 +43,11 @@ class Run(NamedTuple):
 
 def exposition(runs: Sequence[Run]) -> bytes:
     """The text format of what a run found."""
-    samples = [sample for run in runs for sample in (*gauges(run.monitor, NOW), *_about(run))]
-    return b"".join(line + b"\n" for line in written(samples))
+    samples = [sample for run in runs for sample in (*window_lines(run.monitor, NOW), *_about(run))]
+    return b"".join(line + b"\n" for line in render_families(samples))
 
 
-def _about(run: Run) -> Iterator[Sample]:
+def _about(run: Run) -> Iterator[FamilyLines]:
     monitor = run.monitor
     sure = monitor.confidences.counts.sum() > 0
     values: dict[Family, float] = {
@@ -58,7 +58,10 @@ def _about(run: Run) -> Iterator[Sample]:
         f.BATCH_SUCCESS: run.end,
     }
     for family, value in values.items():
-        yield family, lines([series(family.name, model=monitor.config.name, version=monitor.version)], [value])
+        yield (
+            family,
+            render_lines([series_prefix(family.name, model=monitor.config.name, version=monitor.version)], [value]),
+        )
 
 
 class Gateway:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from exporter.commands.ingest.local import NOW, WINDOW
 from exporter.commands.ingest.table import Refused
-from exporter.monitoring.drift_report import changes
+from exporter.monitoring.drift_report import target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 
 SHOWN = 10
@@ -32,8 +32,8 @@ def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float
 def drift(monitor: ModelMonitor) -> Iterator[str]:
     """A table of a run's features, the worst first."""
     reading = monitor.read(NOW)[WINDOW]
-    found = changes(monitor, reading)
-    profile = monitor.layout.profile.name if monitor.layout else ""
+    found = target_drifts(monitor, reading)
+    profile = monitor.binner.profile.name if monitor.binner else ""
     yield f"{monitor.config.name} version {monitor.version} against the profile {profile}, divergences in nats:"
     table = [("feature", "divergence", "noise", "threshold", "")]
     table += [
@@ -46,7 +46,7 @@ def drift(monitor: ModelMonitor) -> Iterator[str]:
         yield f"  {'  '.join([*cells, word])}".rstrip()
     if len(found) > SHOWN:
         yield f"  and {_number(len(found) - SHOWN, 'feature')} below these"
-    score, noise = reading.together.tolist()
+    score, noise = reading.multivariate.tolist()
     if score > noise:
         yield f"  the features go together differently than in training: {score:.3g}, above a noise of {noise:.3g}"
 
@@ -54,8 +54,8 @@ def drift(monitor: ModelMonitor) -> Iterator[str]:
 def drifted(monitor: ModelMonitor) -> list[str]:
     """Names of what has drifted: the alerts ModelFeatureDrift, ModelPredictionDrift and so on would fire."""
     reading = monitor.read(NOW)[WINDOW]
-    names = [change.name for change in changes(monitor, reading) if change.status == "drifted"]
-    return names + (["(together)"] if reading.together[0] > reading.together[1] else [])
+    names = [change.name for change in target_drifts(monitor, reading) if change.status == "drifted"]
+    return names + (["(together)"] if reading.multivariate[0] > reading.multivariate[1] else [])
 
 
 def _score(value: float) -> str:

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from exporter.errors import BatchError
 from exporter.events import MAX_ID, MAX_LABEL
-from exporter.features.extract import as_list, numeric_column, spelt
+from exporter.features.extract import as_list, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
-from exporter.monitoring.model_monitor import chosen_of
+from exporter.monitoring.model_monitor import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.readers import Source
 from exporter.stats.divergence import Floats
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 TOLD = 10
 """Rows that are named when they are refused."""
@@ -132,7 +132,7 @@ class Table:
     def _check(self, columns: Collection[str]) -> None:
         for name in self._roles.named():
             if name not in columns:
-                raise BatchError(f"{self._source.where}: has no column {shown(name)}; {suggestion(name, columns)}")
+                raise BatchError(f"{self._source.where}: has no column {preview(name)}; {suggestion(name, columns)}")
 
     def _checked(
         self, numbers: npt.NDArray[np.int64], inputs: dict[str, Any], columns: Mapping[str, Any], done: float
@@ -154,8 +154,8 @@ class Table:
             good = np.ones(size, dtype=np.bool_)
             good[list(bad)] = False
             numbers = numbers[good]
-            inputs = {name: chosen_of(values, good) for name, values in inputs.items()}
-            outputs = {role: chosen_of(values, good) for role, values in outputs.items()}
+            inputs = {name: select_rows(values, good) for name, values in inputs.items()}
+            outputs = {role: select_rows(values, good) for role, values in outputs.items()}
         return Rows(
             numbers,
             last,
@@ -184,7 +184,7 @@ def _predictions(values: Any) -> tuple[Any, dict[int, str]]:
         elif isinstance(value, str) and len(value) > MAX_LABEL:
             bad[place] = f"expected at most {MAX_LABEL} characters, got {len(value)}"
         elif not isinstance(value, str | int | float | None):
-            bad[place] = f"expected a string, a number or a truth value, got {shown(value)}"
+            bad[place] = f"expected a string, a number or a truth value, got {preview(value)}"
     return listed, bad
 
 
@@ -193,7 +193,7 @@ def _confidences(values: Any) -> tuple[Floats, dict[int, str]]:
     with np.errstate(invalid="ignore"):
         wrong = np.flatnonzero((numbers < 0) | (numbers > 1))
     detail = "expected a number from 0 to 1, got "
-    return numbers, {int(place): detail + shown(as_list(values[place : place + 1])[0]) for place in wrong}
+    return numbers, {int(place): detail + preview(as_list(values[place : place + 1])[0]) for place in wrong}
 
 
 def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
@@ -207,9 +207,9 @@ def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
     bad = {}
     for place, value in enumerate(listed):
         empty = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-        texts.append(None if empty else spelt(value))
-        if not empty and not 0 < len(spelt(value)) <= MAX_ID:
-            bad[place] = f"expected a string of at most {MAX_ID} characters, got {shown(value)}"
+        texts.append(None if empty else scalar_text(value))
+        if not empty and not 0 < len(scalar_text(value)) <= MAX_ID:
+            bad[place] = f"expected a string of at most {MAX_ID} characters, got {preview(value)}"
     return texts, bad
 
 
@@ -217,7 +217,7 @@ def _times(values: Any) -> tuple[Floats, dict[int, str]]:
     listed = as_list(values)
     moments = np.array([unix_seconds(value) for value in listed], dtype=np.float64)
     detail = 'expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got '
-    return moments, {place: detail + shown(listed[place]) for place in np.flatnonzero(np.isinf(moments)).tolist()}
+    return moments, {place: detail + preview(listed[place]) for place in np.flatnonzero(np.isinf(moments)).tolist()}
 
 
 def cell_types(profile: Profile, roles: Roles) -> dict[str, str]:
@@ -249,6 +249,6 @@ def _cell_type(kind: str, feature: Feature | None) -> str:
 
 def _is_number(name: str) -> bool:
     try:
-        return spelt(float(name)) == name
+        return scalar_text(float(name)) == name
     except (ValueError, OverflowError):
         return False

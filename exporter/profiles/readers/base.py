@@ -67,7 +67,7 @@ class Source:
         raise NotImplementedError
 
 
-class Table(ABC):
+class ColumnarFile(ABC):
     """A file that knows its columns and how many rows it has.
 
     Parameters
@@ -96,7 +96,7 @@ class Table(ABC):
         """See `Source.batches`."""
 
 
-def by_name(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def to_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Rows as columns; what a row does not have is None."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

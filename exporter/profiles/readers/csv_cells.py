@@ -20,7 +20,7 @@ _MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
-class Cells:
+class CsvColumn:
     """One column: the narrowest of number, truth value, moment and text that all its cells can be.
 
     Parameters

@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from exporter.errors import ProfileError
-from exporter.features.lenient_json import clean, integer
-from exporter.profiles.readers.base import Batch, Source, Table, by_name
-from exporter.profiles.readers.csv_cells import Cells
+from exporter.features.lenient_json import parse_integer, sanitize
+from exporter.profiles.readers.base import Batch, ColumnarFile, Source, to_columns
+from exporter.profiles.readers.csv_cells import CsvColumn
 from exporter.profiles.readers.npz import Npz
-from exporter.profiles.readers.parquet import Parquet, as_arrays, refuse_twice
+from exporter.profiles.readers.parquet import Parquet, as_arrays, check_unique_names
 from exporter.profiles.type_inference import Column
-from exporter.validation import listed, shown
+from exporter.validation import any_of, preview
 
 # What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
 _MALFORMED = (
@@ -74,7 +74,7 @@ class FileSource(Source):
         self.alone = self._kind in _TABLES
         reader = _READERS.get(f".{self._kind}")
         if reader is None:
-            raise ProfileError(f"{path}: expected a file that ends in {listed(_READERS)}")
+            raise ProfileError(f"{path}: expected a file that ends in {any_of(_READERS)}")
         if not path.is_file():
             raise ProfileError(f"{path}: cannot be read: there is no such file")
         self._types = types or {}
@@ -82,7 +82,7 @@ class FileSource(Source):
         self._block = block
         self._read = reader
         self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
-        self._cells: dict[str, Cells] | None = None
+        self._cells: dict[str, CsvColumn] | None = None
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """See `Source.batches`."""
@@ -125,28 +125,28 @@ class FileSource(Source):
             }
             yield Batch(columns, table.num_rows, done)
 
-    def _inferred(self) -> dict[str, Cells]:
+    def _inferred(self) -> dict[str, CsvColumn]:
         if self._cells is None:
             self._cells = self._csv_given() or self._csv_inferred()
             self.remarks = {name: cells.remark for name, cells in self._cells.items() if cells.remark}
         return self._cells
 
-    def _csv_given(self) -> dict[str, Cells]:
+    def _csv_given(self) -> dict[str, CsvColumn]:
         """What the columns hold where somebody chose the types of them all."""
         names: list[str] = (
             next((table.column_names for table, _ in self._csv_texts()), []) if self._types or self._others else []
         )
         types = {name: self._types.get(name, self._others) for name in names}
-        return {} if None in types.values() else {name: Cells(kind) for name, kind in types.items()}
+        return {} if None in types.values() else {name: CsvColumn(kind) for name, kind in types.items()}
 
-    def _csv_inferred(self) -> dict[str, Cells]:
+    def _csv_inferred(self) -> dict[str, CsvColumn]:
         """What the columns hold: only the last row tells whether all are numbers."""
-        cells: dict[str, Cells] = {}
+        cells: dict[str, CsvColumn] = {}
         self.rows = 0
         for table, _ in self._csv_texts():
             self.rows += table.num_rows
             for name, column in zip(table.column_names, table.columns, strict=True):
-                cells.setdefault(name, Cells(self._types.get(name))).add(column.combine_chunks())
+                cells.setdefault(name, CsvColumn(self._types.get(name))).add(column.combine_chunks())
         return cells
 
     def _csv_texts(self, names: Collection[str] | None = None) -> Iterator[tuple[Any, float]]:
@@ -178,7 +178,7 @@ class FileSource(Source):
         }
         with csv.open_csv(self._path, **options) as reader:
             names = reader.schema.names
-        refuse_twice(names)
+        check_unique_names(names)
         chosen = [name for name in names if wanted is None or name in wanted] or names[:1]  # one tells the rows
         plain = {name for name, cells in (self._cells or {}).items() if cells.plain}
         convert = csv.ConvertOptions(
@@ -196,7 +196,7 @@ class FileSource(Source):
     def _columnar(self, names: Collection[str] | None) -> Iterator[Batch]:
         return self._table().batches(names)
 
-    def _table(self) -> Table:
+    def _table(self) -> ColumnarFile:
         return _TABLES[self._kind](self._path, self._types, self._block)
 
     def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
@@ -211,13 +211,13 @@ class FileSource(Source):
                     rows = [_row(line, before + place) for place, line in enumerate(filter(bytes.strip, lines), 1)]
                 before += len(rows)
                 if rows:
-                    yield Batch(by_name(rows), len(rows), file.tell() / size)
+                    yield Batch(to_columns(rows), len(rows), file.tell() / size)
 
 
 def _row(line: bytes, number: int) -> dict[str, Any]:
     """One line that is JSON, or what Python writes for it: NaN is a missing value, an infinity its own text."""
     try:
-        document = clean(json.loads(line, parse_int=integer))
+        document = sanitize(json.loads(line, parse_int=parse_integer))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"row {number}: {error}") from None
     if not isinstance(document, dict):
@@ -231,10 +231,10 @@ def _decoded(name: str, column: Any) -> Any:
     try:
         return column.cast(pa.string())
     except pa.ArrowInvalid:
-        raise ValueError(f"the column {shown(name)} is not UTF-8") from None
+        raise ValueError(f"the column {preview(name)} is not UTF-8") from None
 
 
-_TABLES: dict[str, type[Table]] = {"parquet": Parquet, "npz": Npz}
+_TABLES: dict[str, type[ColumnarFile]] = {"parquet": Parquet, "npz": Npz}
 _READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
     ".parquet": FileSource._columnar,

@@ -9,11 +9,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from exporter.profiles.readers.base import ROWS, Batch, Table
+from exporter.profiles.readers.base import ROWS, Batch, ColumnarFile
 from exporter.profiles.type_inference import Column
 
 
-class Npz(Table):
+class Npz(ColumnarFile):
     """An NPZ file."""
 
     @contextlib.contextmanager

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from exporter.profiles.readers.base import ROWS, Batch, Table
+from exporter.profiles.readers.base import ROWS, Batch, ColumnarFile
 from exporter.profiles.type_inference import Column
-from exporter.validation import shown
+from exporter.validation import preview
 
 
-class Parquet(Table):
+class Parquet(ColumnarFile):
     """A Parquet file."""
 
     @contextlib.contextmanager
@@ -21,7 +21,7 @@ class Parquet(Table):
         from pyarrow import parquet
 
         with parquet.ParquetFile(self._path, buffer_size=2**18, pre_buffer=False) as file:
-            refuse_twice(file.schema_arrow.names)
+            check_unique_names(file.schema_arrow.names)
             yield file
 
     def columns(self) -> tuple[dict[str, bool], int]:
@@ -72,10 +72,10 @@ class Parquet(Table):
         return self._types.get(field.name) == "categorical" and bool(types.is_integer(field.type))
 
 
-def refuse_twice(names: list[str]) -> None:
+def check_unique_names(names: list[str]) -> None:
     """Raise ValueError where two columns have one name."""
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"the column {shown(twice[0])} stands twice")
+        raise ValueError(f"the column {preview(twice[0])} stands twice")
 
 
 def as_arrays(column: Any) -> Column:

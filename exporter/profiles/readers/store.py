@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.lenient_json import lenient_inputs
-from exporter.profiles.readers.base import Batch, Source, by_name
+from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.schema import predictions
@@ -82,7 +82,7 @@ class StoreSource(Source):
             result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
             for part in result.partitions():
                 read += len(part)
-                columns: dict[str, Column] = dict(by_name([_inputs(row.inputs) for row in part]))
+                columns: dict[str, Column] = dict(to_columns([_inputs(row.inputs) for row in part]))
                 columns[PREDICTION] = [row.prediction and msgspec.json.decode(row.prediction) for row in part]
                 columns[CONFIDENCE] = [row.confidence for row in part]
                 columns[TIME] = [row.received for row in part]

@@ -17,7 +17,7 @@ from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.application import Exporter
 from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS, Filter, Position
 from exporter.storage.schema import spelling
-from exporter.validation import listed, shown, suggestion
+from exporter.validation import any_of, preview, suggestion
 
 LIMIT, MOST = 100, 1000
 """Corrections on a page when the client does not say, and at the most."""
@@ -49,7 +49,7 @@ def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
     limit = arguments.get("limit", str(LIMIT))
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST):
-        raise _wrong(f"limit: expected a whole number from 1 to {MOST}, got {shown(limit)}")
+        raise _wrong(f"limit: expected a whole number from 1 to {MOST}, got {preview(limit)}")
     return QueueQuery(chosen, order, int(limit), _place(order, arguments.get("cursor")))
 
 
@@ -64,13 +64,13 @@ def filtered(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str
     known = (*Filter._fields, *others)
     for name, text in arguments.items():
         if name not in known:
-            raise _wrong(f"the parameter {shown(name)} is not known; {suggestion(name, known)}")
+            raise _wrong(f"the parameter {preview(name)} is not known; {suggestion(name, known)}")
         if "\0" in text:
             raise _wrong(f"{name}: expected text without the character NUL")
     model, q = arguments.get("model"), arguments.get("q")
     if model is not None and model not in exporter.pipeline.monitors.models:
         hint = suggestion(model, exporter.pipeline.monitors.models)
-        raise EventError("", f"no model {shown(model)} is configured; {hint}", "unknown_model")
+        raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     if q is not None and len(q) > LONGEST_SEARCH:
         raise _wrong(f"q: expected at most {LONGEST_SEARCH} characters, got {len(q)}")
     status = arguments.get("status")
@@ -97,13 +97,13 @@ def cursor(order: str, place: Position) -> str:
 
 def marked(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
     """A correction's document with ``new_label``: whether training never saw such a prediction."""
-    layout = exporter.pipeline.monitors.layout(correction["model"], correction["version"])
-    return {**correction, "new_label": is_new(layout, correction["label"])}
+    binner = exporter.pipeline.monitors.binner(correction["model"], correction["version"])
+    return {**correction, "new_label": is_new(binner, correction["label"])}
 
 
-def is_new(layout: Binner | None, label: str | float | bool | None) -> bool:
+def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
     """Whether a label is not among the profile's predictions; never where the profile cannot know."""
-    feature = layout.profile.prediction if layout else None
+    feature = binner.profile.prediction if binner else None
     if label is None or not isinstance(feature, CategoricalFeature) or len(feature.rare) >= MAX_RARE:
         return False
     name = label if isinstance(label, str) else spelling(label)
@@ -116,7 +116,7 @@ def _wrong(detail: str) -> EventError:
 
 def _one_of(name: str, text: str, known: tuple[str, ...] | Mapping[str, Any]) -> str:
     if text not in known:
-        raise _wrong(f"{name}: expected {listed(sorted(known))}, got {shown(text)}")
+        raise _wrong(f"{name}: expected {any_of(sorted(known))}, got {preview(text)}")
     return text
 
 
@@ -136,7 +136,7 @@ def _time(name: str, text: str | None) -> float | None:
     try:
         moment: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
     except msgspec.ValidationError:
-        raise _wrong(f'{name}: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got {shown(text)}') from None
+        raise _wrong(f'{name}: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got {preview(text)}') from None
     return moment.timestamp()
 
 
@@ -148,7 +148,7 @@ def _share(name: str, text: str | None) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise _wrong(f"{name}: expected a number from 0 to 1, got {shown(text)}")
+        raise _wrong(f"{name}: expected a number from 0 to 1, got {preview(text)}")
     return value
 
 

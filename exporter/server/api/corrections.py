@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from exporter.config import sampled
+from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.events import Label, check_model
 from exporter.server.api.correction_query import MAX_PLACE, MOST, cursor, marked, parse_query
@@ -28,7 +28,7 @@ from exporter.storage.corrections import (
 from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import spelling
 from exporter.storage.user_stats import users
-from exporter.validation import explain, pointer
+from exporter.validation import explain, json_pointer
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
 
@@ -148,7 +148,10 @@ def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
         check_model(exporter.pipeline.monitors.models, wish.model)
         if wish.version is not None and "\0" in wish.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
-        chosen, reviewer = Draw(wish.model, wish.version, sampled(exporter.config.store.inputs) is not None), g.user
+        chosen, reviewer = (
+            Draw(wish.model, wish.version, sampled_share(exporter.config.store.inputs) is not None),
+            g.user,
+        )
 
         def drawn() -> Reply:
             number = sample_for_review(exporter.store, chosen, wish.count, reviewer, exporter.snapshot)
@@ -182,7 +185,7 @@ def _decoded(kind: type[Any], document: Any) -> Any:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         path, detail, reason = explain(error, document, (*STATUSES, *kind.__struct_fields__))
-        raise EventError(pointer(path), detail, reason) from None
+        raise EventError(json_pointer(path), detail, reason) from None
 
 
 def _decision(verdict: ReviewDecision) -> Decision:

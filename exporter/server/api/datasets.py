@@ -20,7 +20,7 @@ from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
 from exporter.storage.schema import spelling
-from exporter.validation import explain, pointer, shown, suggestion
+from exporter.validation import explain, json_pointer, preview, suggestion
 
 LIMIT = 100
 """Releases on a page when the client does not say."""
@@ -99,7 +99,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         with exporter.store.reading() as connection:
             row = releases.find(connection, key)
         if row is None:
-            return problem(404, f"there is no release {shown(key)}").flask()
+            return problem(404, f"there is no release {preview(key)}").flask()
         wanted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and wanted == "application/json":
             return Reply(200, msgspec.json.encode(release.document(row)), (("Vary", "Accept"),)).flask()
@@ -119,8 +119,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
 def _written(exporter: Exporter, form: Format, pages: Pages, model: str, name: str) -> Response:
     monitors = exporter.pipeline.monitors
-    layout, settings = monitors.nearest(model), monitors.models.get(model)
-    types = dict(layout.profile.inputs) if layout else {}
+    binner, settings = monitors.nearest_binner(model), monitors.models.get(model)
+    types = dict(binner.profile.inputs) if binner else {}
     if settings:
         types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
         types = {name: kind for name, kind in types.items() if name not in settings.redact}
@@ -138,13 +138,13 @@ def _order(body: bytes) -> Order:
         order = msgspec.convert(document, Order)
     except msgspec.ValidationError as error:
         path, detail, reason = explain(error, document, ("model", "name", "hold_back"))
-        raise EventError(pointer(path), detail, reason) from None
+        raise EventError(json_pointer(path), detail, reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EventError("", "the body is not JSON", "malformed") from None
     if order.name is not None and not release.NAME.fullmatch(order.name):
         wanted = "1 to 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
         raise EventError(
-            "/name", f"expected {wanted}, and no identifier of a release, got {shown(order.name)}", "malformed"
+            "/name", f"expected {wanted}, and no identifier of a release, got {preview(order.name)}", "malformed"
         )
     return order
 
@@ -160,7 +160,7 @@ def _model(exporter: Exporter, name: str | None) -> str:
 def _format() -> Format:
     name = request.args.get("format", "jsonl")
     if name not in FORMATS:
-        raise EventError("", f"format: {shown(name)} is none; known are: {', '.join(FORMATS)}", "malformed")
+        raise EventError("", f"format: {preview(name)} is none; known are: {', '.join(FORMATS)}", "malformed")
     return FORMATS[name]
 
 
@@ -188,7 +188,7 @@ def _time(name: str) -> float | None:
         moment = None
     if moment is None or moment.tzinfo is None:
         wanted = "an RFC 3339 time with a zone such as 2026-11-24T10:00:00Z"
-        raise EventError("", f"{name}: expected {wanted}, got {shown(text)}", "malformed")
+        raise EventError("", f"{name}: expected {wanted}, got {preview(text)}", "malformed")
     return moment.timestamp()
 
 
@@ -197,14 +197,14 @@ def _whole(name: str, most: int) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= most):
-        raise EventError("", f"{name}: expected a whole number from 1 to {most}, got {shown(text)}", "malformed")
+        raise EventError("", f"{name}: expected a whole number from 1 to {most}, got {preview(text)}", "malformed")
     return int(text)
 
 
 def _check_parameters(*known: str) -> None:
     for name in request.args:
         if name not in known:
-            raise EventError("", f"the parameter {shown(name)} is not known; {suggestion(name, known)}", "malformed")
+            raise EventError("", f"the parameter {preview(name)} is not known; {suggestion(name, known)}", "malformed")
 
 
 def _streamed(chunks: Iterator[bytes], content_type: str, headers: dict[str, str]) -> Response:

@@ -12,7 +12,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from exporter.errors import EventError
-from exporter.events import MAX_REJECTED, Prediction, Rejected
+from exporter.events import MAX_REJECTED, Prediction, RejectedEvent
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
 from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
@@ -32,7 +32,7 @@ from exporter.server.problem import Reply, whole
 
 _LARGE = 2**20
 _GRPC = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
-_Decoded = tuple[list[Prediction], list[Rejected]]
+_Decoded = tuple[list[Prediction], list[RejectedEvent]]
 
 
 class Wire:
@@ -113,7 +113,7 @@ class Wire:
         if full := self._ingest.full():
             return full, 0, ""
         good: list[Prediction] = []
-        bad: list[Rejected] = []
+        bad: list[RejectedEvent] = []
         try:
             if encoding.lower() == "gzip":
                 body = decompressed(body, MAX_BODY)
@@ -125,7 +125,7 @@ class Wire:
                         models = self._exporter.pipeline.monitors.models
                         events, rejected = found.of(resolve(models, found.names).name)
                     except EventError as error:
-                        events, rejected = [], [Rejected(0, error.pointer, error.detail, error.reason)]
+                        events, rejected = [], [RejectedEvent(0, error.pointer, error.detail, error.reason)]
                     good += events
                     bad += rejected
                     _check_count(good)
@@ -147,13 +147,13 @@ class Wire:
         if full := self._ingest.full():
             return full
         good: list[Prediction] = []
-        bad: list[Rejected] = []
+        bad: list[RejectedEvent] = []
         try:
             with self._turn(body):
                 for place, one in enumerate(decode()):
                     if len(bad) >= MAX_REJECTED:
                         detail = f"not looked at: {MAX_REJECTED} before were refused"
-                        bad.append(Rejected(place, "", detail, "malformed"))
+                        bad.append(RejectedEvent(place, "", detail, "malformed"))
                         break
                     events, rejected = _decoded(one, place)
                     good += events
@@ -192,7 +192,7 @@ class Wire:
         try:
             events, rejected = predictions(known, exchange.read(MAX_BODY))
         except EventError as error:
-            events, rejected = [], [Rejected(0, error.pointer, error.detail, error.reason)]
+            events, rejected = [], [RejectedEvent(0, error.pointer, error.detail, error.reason)]
         if not events:
             events, refused_too = predictions(known, exchange.alone())
             rejected += refused_too
@@ -201,8 +201,8 @@ class Wire:
     def _known(self, *names: str | None, version: str | None = None) -> Known:
         monitors = self._exporter.pipeline.monitors
         config = resolve(monitors.models, names)
-        layout = monitors.nearest(config.name, version)
-        return Known(config, layout.profile if layout else None)
+        binner = monitors.nearest_binner(config.name, version)
+        return Known(config, binner.profile if binner else None)
 
     def _only(self) -> Known | None:
         """The one configured model."""
@@ -225,7 +225,7 @@ def _decoded(one: EventError | Callable[[], _Decoded], place: int) -> _Decoded:
             raise one
         events, rejected = one()
     except EventError as error:
-        return [], [Rejected(place, error.pointer, error.detail, error.reason)]
+        return [], [RejectedEvent(place, error.pointer, error.detail, error.reason)]
     return events, [
         msgspec.structs.replace(row, index=place, detail=f"row {row.index}: {row.detail}") for row in rejected
     ]

@@ -13,7 +13,7 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.server.integrations.payload import convert, document
-from exporter.validation import shown
+from exporter.validation import preview
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -98,7 +98,7 @@ def _half(attributes: Mapping[str, Any], body: bytes, head: Any) -> LoggedMessag
     found = convert(attributes, _Attributes)
     side = next((side for end, side in _SIDES.items() if found.type.endswith(end)), None)
     if side is None:
-        detail = f"expected …{' or …'.join(_SIDES)}, got {shown(found.type)}"
+        detail = f"expected …{' or …'.join(_SIDES)}, got {preview(found.type)}"
         raise EventError("/type", detail, "wrong_type")
     name = found.requestid or found.id
     service = found.inferenceservicename

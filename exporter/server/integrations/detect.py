@@ -8,7 +8,7 @@ from typing import Any
 from exporter.errors import EventError
 from exporter.server.integrations import open_inference, seldon
 from exporter.server.integrations.payload import Body, Column, columnar, convert, document, rows, table
-from exporter.validation import shown
+from exporter.validation import preview
 
 
 def request(body: bytes, head: int | None = None) -> Body:
@@ -102,6 +102,6 @@ def _split(value: Any) -> Column:
     cells = convert(frame.get("data"), list[list[Any]], (at, "data"))
     for place, row in enumerate(cells):
         if names and len(row) != len(names):
-            detail = f"expected the {len(names)} values of {shown(names)}, got {len(row)}"
+            detail = f"expected the {len(names)} values of {preview(names)}, got {len(row)}"
             raise EventError(f"/{at}/data/{place}", detail, "malformed")
     return Column(at, cells, names)

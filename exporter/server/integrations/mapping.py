@@ -12,12 +12,12 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.events import Prediction, Rejected
+from exporter.events import Prediction, RejectedEvent
 from exporter.features.image import are_numbers
-from exporter.features.lenient_json import clean
+from exporter.features.lenient_json import sanitize
 from exporter.server.integrations.outputs import Answer, Known, alone, answers, batch
 from exporter.server.integrations.payload import Body, Column
-from exporter.validation import explain, pointer, shown, suggestion
+from exporter.validation import explain, json_pointer, preview, suggestion
 
 MAX_COLUMNS = 10_000
 """Tensors or columns of a request."""
@@ -61,12 +61,12 @@ def resolve(models: Mapping[str, ModelConfig], names: Iterable[str | None]) -> M
         raise EventError("/model", "is nowhere named", "missing_field")
     known = [*models, *(name for model in models.values() for name in model.mapping.names)]
     detail = (
-        f"no model {shown(called[0])} is configured, nor among the names of a mapping; {suggestion(called[0], known)}"
+        f"no model {preview(called[0])} is configured, nor among the names of a mapping; {suggestion(called[0], known)}"
     )
     raise EventError("/model", detail, "unknown_model")
 
 
-def predictions(known: Known, exchange: PayloadPair) -> tuple[list[Prediction], list[Rejected]]:
+def predictions(known: Known, exchange: PayloadPair) -> tuple[list[Prediction], list[RejectedEvent]]:
     """The predictions of an exchange, one a row; and the rows that are none.
 
     Raises
@@ -105,7 +105,7 @@ def predictions(known: Known, exchange: PayloadPair) -> tuple[list[Prediction], 
     return checked(documents)
 
 
-def checked(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[Rejected]]:
+def checked(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[RejectedEvent]]:
     """Predictions of the fields given, as strictly as those that come by ``POST /v1/predictions``."""
     try:
         return msgspec.convert(documents, list[Prediction]), []
@@ -117,7 +117,7 @@ def checked(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list
             good.append(msgspec.convert(document, Prediction))
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document)
-            rejected.append(Rejected(place, pointer(path), detail, reason))
+            rejected.append(RejectedEvent(place, json_pointer(path), detail, reason))
     return good, rejected
 
 
@@ -126,7 +126,7 @@ def encoded(row: Mapping[str, Any]) -> msgspec.Raw:
     try:
         return msgspec.Raw(msgspec.json.encode(row))
     except (OverflowError, UnicodeEncodeError):  # a whole number of more than 64 bits
-        return msgspec.Raw(msgspec.json.encode(clean(dict(row))))
+        return msgspec.Raw(msgspec.json.encode(sanitize(dict(row))))
 
 
 def inputs(known: Known, columns: Sequence[Column]) -> list[dict[str, Any]] | None:
@@ -146,7 +146,7 @@ def inputs(known: Known, columns: Sequence[Column]) -> list[dict[str, Any]] | No
         raise EventError("/inputs", f"expected at most {MAX_COLUMNS} columns, got {len(columns)}", "too_large")
     if len({len(column.values) for column in columns}) > 1:
         sizes = {column.name: len(column.values) for column in columns}
-        raise EventError("/inputs", f"expected as many rows of each, got {shown(sizes)}", "malformed")
+        raise EventError("/inputs", f"expected as many rows of each, got {preview(sizes)}", "malformed")
     found: dict[str, Sequence[Any]] = {}
     left = []
     for column in columns:
@@ -197,7 +197,7 @@ def _spread(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
     values = [value if isinstance(value, list) else [value] for value in column.values]
     for value in values:
         if len(value) != len(names):
-            detail = f"expected {len(names)} values a row, for {shown(names)}, got {len(value)}"
+            detail = f"expected {len(names)} values a row, for {preview(names)}, got {len(value)}"
             raise EventError(f"/{column.name}", detail, "malformed")
     return {name: [value[place] for value in values] for place, name in enumerate(names)}
 

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from exporter.errors import EventError
-from exporter.features.lenient_json import clean
+from exporter.features.lenient_json import sanitize
 from exporter.server.integrations.payload import Body, Column, convert, nested
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 _DTYPES = {
     "BOOL": "<u1",
@@ -35,7 +35,7 @@ _DTYPES = {
 DATATYPES = (*_DTYPES, "BYTES")
 """What a tensor may be of."""
 _DIMENSIONS = 16
-_INFINITE = {"inf", "-inf"}  # as `clean` spells what JSON cannot
+_INFINITE = {"inf", "-inf"}  # as `sanitize` spells what JSON cannot
 
 
 class Tensor(msgspec.Struct):
@@ -73,7 +73,7 @@ def read(document: Mapping[str, Any], member: str, rest: bytes = b"") -> Body:
             columns.append(Column(tensor.name, _written(tensor, at)))
             continue
         if type(size) is not int or not 0 <= size <= len(rest):
-            detail = f"expected the size of bytes that follow, at most {len(rest)}, got {shown(size)}"
+            detail = f"expected the size of bytes that follow, at most {len(rest)}, got {preview(size)}"
             raise EventError(f"{at}/parameters/binary_data_size", detail, "malformed")
         columns.append(Column(tensor.name, _binary(tensor, rest[:size], at)))
         rest = rest[size:]
@@ -82,7 +82,7 @@ def read(document: Mapping[str, Any], member: str, rest: bytes = b"") -> Body:
     names = {key: value for key in ("id", "model_name", "model_version") if (value := document.get(key)) is not None}
     for key, value in names.items():
         if not isinstance(value, str):
-            raise EventError(f"/{key}", f"expected a string, got {shown(value)}", "wrong_type")
+            raise EventError(f"/{key}", f"expected a string, got {preview(value)}", "wrong_type")
     return Body(columns, names.get("id") or None, names.get("model_name"), names.get("model_version"))
 
 
@@ -90,10 +90,10 @@ def _count(tensor: Tensor, at: str) -> int:
     """How many values the shape promises."""
     shape = tensor.shape
     if tensor.datatype not in DATATYPES:
-        detail = f"{shown(tensor.datatype)} is no datatype; {suggestion(tensor.datatype, DATATYPES)}"
+        detail = f"{preview(tensor.datatype)} is no datatype; {suggestion(tensor.datatype, DATATYPES)}"
         raise EventError(f"{at}/datatype", detail, "wrong_type")
     if len(shape) > _DIMENSIONS or any(size < 0 for size in shape) or 0 in shape[1:]:
-        detail = f"expected at most {_DIMENSIONS} sizes, the first from 0, others from 1, got {shown(shape)}"
+        detail = f"expected at most {_DIMENSIONS} sizes, the first from 0, others from 1, got {preview(shape)}"
         raise EventError(f"{at}/shape", detail, "out_of_range")
     return math.prod(shape)
 
@@ -134,7 +134,7 @@ def _written(tensor: Tensor, at: str) -> list[Any]:
 
 def _lie(tensor: Tensor, at: str, got: str = "") -> EventError:
     return EventError(
-        at, f"expected the {math.prod(tensor.shape)} values of shape {shown(tensor.shape)}{got}", "malformed"
+        at, f"expected the {math.prod(tensor.shape)} values of shape {preview(tensor.shape)}{got}", "malformed"
     )
 
 
@@ -150,7 +150,7 @@ def _binary(tensor: Tensor, raw: bytes, at: str) -> list[Any]:
         return nested(_strings(raw, count, at), tensor.shape)
     dtype = np.dtype(_DTYPES[kind])
     if len(raw) != count * dtype.itemsize:
-        detail = f"{kind} of shape {shown(tensor.shape)} takes {count * dtype.itemsize} bytes, got {len(raw)}"
+        detail = f"{kind} of shape {preview(tensor.shape)} takes {count * dtype.itemsize} bytes, got {len(raw)}"
         raise EventError(f"{at}/parameters/binary_data_size", detail, "malformed")
     values = np.frombuffer(raw, dtype)
     if kind == "BOOL":
@@ -159,7 +159,7 @@ def _binary(tensor: Tensor, raw: bytes, at: str) -> list[Any]:
         values = (values.astype("<u4") << 16).view("<f4")
     finite = values.dtype.kind != "f" or np.isfinite(values).all()
     flat = values.tolist()
-    return nested(flat if finite else clean(flat), tensor.shape)
+    return nested(flat if finite else sanitize(flat), tensor.shape)
 
 
 def _strings(raw: bytes, count: int, at: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.lenient_json import clean
+from exporter.features.lenient_json import sanitize
 from exporter.server.integrations.mapping import checked, encoded
 from exporter.server.integrations.payload import check_size
 
@@ -176,7 +176,7 @@ def _value(value: Any, depth: int = _MAX_DEPTH) -> Any:
         return [_value(item, depth - 1) for item in found.values]
     if kind == "kvlist_value":
         return {item.key: _value(item.value, depth - 1) for item in found.values}
-    return base64.b64encode(found).decode() if kind == "bytes_value" else clean(found)
+    return base64.b64encode(found).decode() if kind == "bytes_value" else sanitize(found)
 
 
 def _value_of_json(value: Any, depth: int) -> Any:
@@ -192,7 +192,7 @@ def _value_of_json(value: Any, depth: int) -> Any:
             return int(found) if found.lstrip("-").isdecimal() and len(found) < 21 else None
         if kind == "doubleValue" and isinstance(found, str):
             return {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get(found, found)
-        return clean(found)
+        return sanitize(found)
     return None
 
 

@@ -12,7 +12,7 @@ from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.server.integrations.payload import MAX_ROWS, Column
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 CONFIDENCES = frozenset(
     ["confidence", "output_probability", "predict_proba", "proba", "probabilities", "probability", "score", "scores"]
@@ -54,7 +54,7 @@ def answers(known: Known, columns: Sequence[Column]) -> list[Answer]:
     if not sure:
         return said
     if len(sure[0].values) != len(said):
-        detail = f"expected {len(said)} rows as {shown(main.name)} has, got {len(sure[0].values)}"
+        detail = f"expected {len(said)} rows as {preview(main.name)} has, got {len(sure[0].values)}"
         raise EventError(f"/outputs/{sure[0].name}", detail, "malformed")
     own = known.config.mapping.confidence is not None
     return [
@@ -95,7 +95,7 @@ def _named(by_name: Mapping[str, Column], name: str, key: str) -> Column:
     if name in by_name:
         return by_name[name]
     known = [other[:128] for other in islice(by_name, 20)]
-    raise EventError("/outputs", f"mapping.{key} is {shown(name)}; {suggestion(name, known)}", "missing_field")
+    raise EventError("/outputs", f"mapping.{key} is {preview(name)}; {suggestion(name, known)}", "missing_field")
 
 
 def _confidence(value: Any, own: bool) -> Any:

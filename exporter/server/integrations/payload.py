@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.lenient_json import clean, integer
-from exporter.validation import explain, pointer
+from exporter.features.lenient_json import parse_integer, sanitize
+from exporter.validation import explain, json_pointer
 
 MAX_ROWS = 50_000
 """Predictions of one body."""
@@ -21,7 +21,7 @@ MAX_CELLS = 5_000_000
 """Values of a table that is written as objects, each with members of its own."""
 
 _GZIP = b"\x1f\x8b"
-_SCANNER = json.JSONDecoder(parse_int=integer)
+_SCANNER = json.JSONDecoder(parse_int=parse_integer)
 _T = TypeVar("_T")
 
 
@@ -98,7 +98,7 @@ def document(body: bytes, head: int | None = None) -> tuple[Any, bytes]:
     after = string[end:].encode("utf-8", "surrogateescape")
     if head is not None and after.strip():
         raise EventError("", "the JSON ends before Inference-Header-Content-Length", "malformed")
-    return clean(found), rest if head is not None else after if after.strip() else b""
+    return sanitize(found), rest if head is not None else after if after.strip() else b""
 
 
 def decompressed(body: bytes, most: int) -> bytes:
@@ -150,7 +150,7 @@ def convert(value: Any, kind: type[_T], at: tuple[str | int, ...] = ()) -> _T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         path, detail, reason = explain(error, value)
-        raise EventError(pointer((*at, *path)), detail, reason) from None
+        raise EventError(json_pointer((*at, *path)), detail, reason) from None
 
 
 def table(items: Sequence[Any], name: str) -> list[Column]:

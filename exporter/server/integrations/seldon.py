@@ -10,7 +10,7 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.server.integrations.payload import Body, Column, convert, nested, rows, table
-from exporter.validation import shown
+from exporter.validation import preview
 
 MEMBERS = ("data", "strData", "jsonData", "binData")
 """Of which a message has one."""
@@ -97,6 +97,6 @@ def _column(data: _Data, at: tuple[str | int, ...]) -> Column:
     shape, values = data.tensor.shape, data.tensor.values
     if any(size < 0 for size in shape) or 0 in shape[1:] or math.prod(shape) != len(values) or len(shape) > 16:
         where = "/".join(map(str, (*at, "tensor", "values")))
-        detail = f"expected the {math.prod(shape[:16])} values of shape {shown(shape)}, got {len(values)}"
+        detail = f"expected the {math.prod(shape[:16])} values of shape {preview(shape)}, got {len(values)}"
         raise EventError(f"/{where}", detail, "malformed")
     return Column("data", nested(values, shape), names)

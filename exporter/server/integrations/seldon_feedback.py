@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.features.extract import spelt
+from exporter.features.extract import scalar_text
 from exporter.server.integrations.mapping import inputs
 from exporter.server.integrations.outputs import Answer, Known, answers, classes_of
 from exporter.server.integrations.payload import MAX_ROWS, Body, Column
@@ -57,7 +57,7 @@ def words(said: Feedback, known: Known | None) -> list[dict[str, Any]]:
     found = []
     for place, label in enumerate(right):
         answer = predicted[place] if predicted else Answer(None)
-        right_already = spelt(label) == spelt(answer.prediction) if predicted else (said.reward or 0) > 0
+        right_already = scalar_text(label) == scalar_text(answer.prediction) if predicted else (said.reward or 0) > 0
         found.append(
             _word(
                 puid if puid is None or len(right) == 1 else f"{puid}-{place}",

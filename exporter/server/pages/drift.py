@@ -9,13 +9,13 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
-from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, changes
+from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
 from exporter.server.pages.drift_text import sentence, share
 from exporter.server.pages.review_filters import parameters
-from exporter.validation import shown, suggestion
+from exporter.validation import preview, suggestion
 
 SHOWN = 40
 """Rows that stand open; those below are a click away."""
@@ -67,9 +67,9 @@ def _chosen(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dic
         _check("version", version, versions, f"of {context['model']} has sent a prediction since the exporter started")
         monitors = [monitor for monitor in monitors if monitor.version == version]
     if not monitors:
-        profiled = bool(exporter.pipeline.monitors.layouts_of(context["model"]))
+        profiled = bool(exporter.pipeline.monitors.binners_of(context["model"]))
         return {**context, "silent": True, "profiled": profiled}
-    monitor = max(monitors, key=lambda one: (one.layout is not None, one.last_used))
+    monitor = max(monitors, key=lambda one: (one.binner is not None, one.last_used))
     context |= {"monitor": monitor, "model": monitor.config.name, "version": monitor.version}
     context["versions"] = sorted(
         other.version for other in exporter.pipeline.monitors if other.config.name == monitor.config.name
@@ -79,9 +79,9 @@ def _chosen(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dic
         _check("window", window, windows, f"of {monitor.config.name} is configured")
     window = window or windows[-1]
     context |= {"window": window, "windows": windows}
-    if monitor.layout is None:
+    if monitor.binner is None:
         return context
-    found = changes(monitor, monitor.read(now)[window])
+    found = target_drifts(monitor, monitor.read(now)[window])
     by_name = {change.name: change for change in found}
     if feature is not None:
         _check("feature", feature, by_name, f"is in the profile of {monitor.config.name}")
@@ -102,7 +102,7 @@ def _chosen(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dic
 
 def _check(what: str, word: str, known: Iterable[str], where: str) -> None:
     if word not in known:
-        raise _UnknownError(f"No {what} {shown(word)} {where}; {suggestion(word, known)}")
+        raise _UnknownError(f"No {what} {preview(word)} {where}; {suggestion(word, known)}")
 
 
 def _row(change: TargetDrift, ages: Any, scores: Any, apart: float) -> dict[str, Any]:

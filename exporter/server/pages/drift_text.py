@@ -62,7 +62,7 @@ def sentence(change: TargetDrift) -> str:
     if change.status == "few":
         many = "1 value is" if change.observations == 1 else f"{change.observations:,} values are"
         return f"{many} too few to say: sampling alone explains {number(change.noise)}."
-    if change.unvaried:
+    if change.is_constant:
         return "Always the same, as in training."
     if change.status == "same":
         return "No more change than sampling explains."

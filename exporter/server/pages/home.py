@@ -92,7 +92,7 @@ def summary(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "latency": _quantile(monitor, 0.95),
         "window": window,
         "worst": change,
-        "profiled": monitor.layout is not None,
+        "profiled": monitor.binner is not None,
         "attempts": counters.attempts,
         "confident": counters.confident / counters.attempts if counters.attempts else math.nan,
         "corrections": counters.corrections / counters.confident if counters.confident else math.nan,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from exporter.features import Categorical
-from exporter.features.extract import spelt
+from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.pages.drift_text import number, share
@@ -19,12 +19,12 @@ RARE = 0.01
 """A value whose bin had less of the training values is worth a look."""
 
 
-def unusual(layout: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
+def unusual(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
     """What training hardly saw in the inputs of some predictions.
 
     Parameters
     ----------
-    layout
+    binner
         The training side.
     inputs
         Decoded inputs of ``n`` predictions.
@@ -37,10 +37,10 @@ def unusual(layout: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) 
         For each prediction, sentences by input; an input that is usual is absent.
     """
     found: list[dict[str, list[str]]] = [{} for _ in inputs]
-    for name, kind in layout.inputs.items():
+    for name, kind in binner.inputs.items():
         values = [one.get(name) for one in inputs]
         if isinstance(kind, Categorical):
-            target = layout.profile.features[name]
+            target = binner.profile.features[name]
             if isinstance(target, CategoricalFeature):
                 for place, value in enumerate(kind.labels(values)):
                     if said := category(target, value, kind.noun):
@@ -48,7 +48,7 @@ def unusual(layout: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) 
             continue
         columns = kind.columns(values, times) if values else ()
         for scalar, column in zip(kind.features(name), columns, strict=False):
-            target = layout.profile.features[scalar]
+            target = binner.profile.features[scalar]
             if not isinstance(target, NumericFeature):
                 continue
             _, _, statistic = scalar.partition(f"{name}.") if scalar != name else ("", "", "")
@@ -95,7 +95,7 @@ def category(target: CategoricalFeature, value: Any, noun: str = "a category") -
     total = max(sum(target.counts), 1)
     if value is None:
         return _few("missing", target.counts[-2], total)
-    name = spelt(value)
+    name = scalar_text(value)
     if name in target.categories:
         part = target.counts[target.categories.index(name)] / total
         return f"only {_thin(part)} of the training values were this" if part < RARE else None

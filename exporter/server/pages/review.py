@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Blueprint, Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as Answer
 
-from exporter.config import sampled
+from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
@@ -80,7 +80,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
         if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MOST):
             abort(400, f"expected model as one that is configured, and count as a number from 1 to {MOST}")
-        chosen = Draw(model, version or None, sampled(exporter.config.store.inputs) is not None)
+        chosen = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
         drawn = sample_for_review(exporter.store, chosen, int(count), g.user, exporter.snapshot)
         back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
         if not drawn:
@@ -97,8 +97,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
             abort(404, f"there is no correction {place}")
         model = exporter.pipeline.monitors.models.get(known["model"])
         value = review_cards.decoded(known["inputs"]).get(name) if not (model and name in model.redact) else None
-        layout = exporter.pipeline.monitors.nearest(known["model"], known["version"])
-        file = None if value is None else image_png.png(value, name, layout.profile if layout else None)
+        binner = exporter.pipeline.monitors.nearest_binner(known["model"], known["version"])
+        file = None if value is None else image_png.png(value, name, binner.profile if binner else None)
         if file is None:
             abort(404, f"correction {place} has no image {name}")
         response = Response(file, content_type="image/png")
@@ -143,13 +143,13 @@ def _page(
                 "predicted": _options([pair[0] for pair in pairs], asked.filter.predicted),
                 "labels": _options([pair[1] for pair in pairs], asked.filter.label),
                 "accuracy": _accuracy(connection, asked),
-                "offered": {name: _offered(monitors.layouts_of(name), pairs) for name in models},
+                "offered": {name: _offered(monitors.binners_of(name), pairs) for name in models},
             }
     found = review_cards.cards(documents, monitors)
     versions = {monitor.version for monitor in monitors if asked.filter.model in {None, monitor.config.name}}
     model = asked.filter.model
-    layout = monitors.nearest(model) if model else None
-    segments = Segments.of(models[model], layout.profile) if model and layout else None
+    binner = monitors.nearest_binner(model) if model else None
+    segments = Segments.from_config(models[model], binner.profile) if model and binner else None
     return (
         render_template(
             "review.html",
@@ -183,8 +183,8 @@ def _options(values: list[Any], chosen: str | None) -> list[tuple[str, str]]:
     return sorted(found.items(), key=lambda one: (len(one[1]), one[1]))[:KNOWN_LABELS]
 
 
-def _offered(layouts: list[Binner], pairs: list[tuple[Any, Any, int]]) -> list[str]:
-    trained = [layout.profile.prediction for layout in layouts]
+def _offered(binners: list[Binner], pairs: list[tuple[Any, Any, int]]) -> list[str]:
+    trained = [binner.profile.prediction for binner in binners]
     names = dict.fromkeys(name for one in trained if isinstance(one, CategoricalFeature) for name in one.categories)
     names |= dict.fromkeys(review_cards.brief(label, SHORT) for _, label, _ in pairs if label is not None)
     return [name for name in names if len(name) <= SHORT][:KNOWN_LABELS]

@@ -77,12 +77,12 @@ class Card:
 def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
     """The cards of a page of corrections, each beside the training of its version."""
     inputs = [decoded(document["inputs"]) for document in documents]
-    layouts = [monitors.layout(document["model"], document["version"]) for document in documents]
+    binners = [monitors.binner(document["model"], document["version"]) for document in documents]
     marks: list[dict[str, list[str]]] = [{} for _ in documents]
-    for layout in dict.fromkeys(filter(None, layouts)):
-        mine = [place for place, own in enumerate(layouts) if own is layout and inputs[place]]
+    for binner in dict.fromkeys(filter(None, binners)):
+        mine = [place for place, own in enumerate(binners) if own is binner and inputs[place]]
         times = np.array([seconds(documents[place]["predicted"]) for place in mine])
-        for place, said in zip(mine, unusual(layout, [inputs[place] for place in mine], times), strict=True):
+        for place, said in zip(mine, unusual(binner, [inputs[place] for place in mine], times), strict=True):
             marks[place] = said
     return [
         _card(document, values, said, monitors) for document, values, said in zip(documents, inputs, marks, strict=True)
@@ -93,13 +93,13 @@ def _card(
     document: Mapping[str, Any], inputs: Mapping[str, Any], marks: Mapping[str, list[str]], monitors: MonitorRegistry
 ) -> Card:
     of = document["model"], document["version"]
-    model, layout = monitors.models.get(of[0]), monitors.nearest(*of)
+    model, binner = monitors.models.get(of[0]), monitors.nearest_binner(*of)
     redact = model.redact if model else frozenset()
     types: dict[str, str] = (
         {name: settings.type for name, settings in model.features.items() if settings.type} if model else {}
     )
-    if layout:
-        types |= layout.profile.inputs
+    if binner:
+        types |= binner.profile.inputs
     absent = [name for name in marks if name not in inputs]
     images, texts, values = [], [], []
     for name in sorted([name for name in inputs if name not in redact] + absent, key=lambda name: name not in marks):
@@ -118,12 +118,12 @@ def _card(
         label=brief(document["label"]),
         prediction=brief(document["prediction"]),
         like=like(document["label"] if document["prediction"] is None else document["prediction"]),
-        new=is_new(monitors.layout(*of), document["label"]),
+        new=is_new(monitors.binner(*of), document["label"]),
         images=images,
         texts=texts,
         values=values[:ROWS],
         hidden=max(len(values) - ROWS, 0),
-        redacted=sorted(redact & layout.profile.inputs.keys() if layout else redact),
+        redacted=sorted(redact & binner.profile.inputs.keys() if binner else redact),
     )
 
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from werkzeug.datastructures import MultiDict
 
-from exporter.config import duration
+from exporter.config import parse_duration
 from exporter.errors import EventError
 from exporter.server.api.correction_query import parse_query
 from exporter.server.application import Exporter
 from exporter.storage.corrections import Filter, Position
-from exporter.validation import listed, shown
+from exporter.validation import any_of, preview
 
 VIEWS = ("cards", "table")
 DEFAULTS = {"status": "pending", "source": "user", "order": "newest", "view": "cards"}
@@ -73,7 +73,7 @@ def choice(exporter: Exporter, given: Mapping[str, str], now: float) -> Choice:
     query = DEFAULTS | args | {"limit": str(PAGE)}
     view = query.pop("view")
     if view not in VIEWS:
-        raise EventError("", f"view: expected {listed(VIEWS)}, got {shown(view)}", "malformed")
+        raise EventError("", f"view: expected {any_of(VIEWS)}, got {preview(view)}", "malformed")
     if query["status"] == "all":
         del query["status"]
     page = parse_query(exporter, query)
@@ -110,7 +110,7 @@ def moment(name: str, text: str, now: float) -> str:
     try:
         if re.fullmatch(r"(now-)?(\d+[smhdwy])+|now", text):
             before = text.removeprefix("now").removeprefix("-")
-            return stamp(now - duration(before) if before else now)
+            return stamp(now - parse_duration(before) if before else now)
         if re.fullmatch(r"\d{1,15}", text):
             number = float(text)
             return stamp(number / 1000 if number >= 1e11 else number)
@@ -118,7 +118,7 @@ def moment(name: str, text: str, now: float) -> str:
         return stamp((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         right = "a time such as 2026-11-24T10:00:00Z, milliseconds since 1970, or how long ago such as 1h"
-        raise EventError("", f"{name}: expected {right}, got {shown(text)}", "malformed") from None
+        raise EventError("", f"{name}: expected {right}, got {preview(text)}", "malformed") from None
 
 
 def stamp(seconds: float) -> str:
