@@ -252,7 +252,7 @@ class Example(NamedTuple):
 @pytest.fixture(scope="module")
 def examples(folder: Path) -> tuple[list[Example], str]:
     """The examples of api.md, run in order, with the statuses and answers; and the metrics after the last."""
-    pattern = r"^```sh\n(.*?)^```\n\nAnswers `(\d+)`:\n\n```\w+\n(.*?)^```$"
+    pattern = r"^```sh\n(.*?)^```\n\nResponse `(\d+)`:\n\n```\w+\n(.*?)^```$"
     ran = []
     with served(folder) as address:
         for script, status, answer in re.findall(pattern, document("api.md"), re.M | re.S):
