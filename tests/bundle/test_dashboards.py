@@ -292,7 +292,9 @@ def test_runbooks_name_panels_that_exist() -> None:
     titles = {board["title"].removeprefix("Models / "): uid for uid, board in BOARDS.items()}
     for path in (ROOT / "docs" / "runbooks").glob("Model*.md"):
         (shown,) = re.findall(
-            r'^In Grafana: (".+") of \[(.+)\]\(http://127.0.0.1:3000/d/([\w-]+)\)', path.read_text("utf-8"), re.M
+            r'^1\. In Grafana, open (".+") on \[(.+)\]\(http://127.0.0.1:3000/d/([\w-]+)\)',
+            path.read_text("utf-8"),
+            re.M,
         )
         quoted, title, uid = shown
         assert titles[title] == uid

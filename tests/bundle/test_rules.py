@@ -68,7 +68,7 @@ RECORDED = {
     *(f"model_feature:threshold:{name}" for name in FEATURE_ALERTS),
     *(f"model:threshold:{name}" for name in MODEL_ALERTS if name not in FEATURE_ALERTS),
 }
-SECTIONS = ("Meaning", "See it", "Likely causes", "What to do", "Tune it", "Silence it")
+SECTIONS = ("What users notice", "First checks", "Likely causes", "Change the threshold or silence the alert")
 
 
 def promtool(*args: str | Path) -> str:
@@ -180,8 +180,8 @@ def test_runbook(alert: Alert) -> None:
     assert title.startswith(f"# {alert.name}\n")
     sections = {name: body.strip() for name, _, body in (part.partition("\n") for part in parts)}
     assert tuple(sections) == SECTIONS
-    assert all(len(body) >= 60 for body in sections.values())
-    assert "```promql" in sections["See it"]
+    assert all(len(body) >= 60 for body in (title, *sections.values()))
+    assert "```promql" in sections["First checks"]
 
 
 def test_dropping_is_not_refusing() -> None:
@@ -189,7 +189,7 @@ def test_dropping_is_not_refusing() -> None:
     (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == "ModelEventsDropped"]
     assert "queue" not in rule["annotations"]["description"]
     text = (RUNBOOKS / "ModelEventsDropped.md").read_text(encoding="utf-8")
-    assert "queue" not in text.partition("## Likely causes")[2].partition("## What to do")[0]
+    assert "queue" not in text.partition("## Likely causes")[2].partition("\n## ")[0]
 
 
 def test_runbooks_are_of_alerts() -> None:

@@ -568,7 +568,7 @@ def test_all_runbooks_are_listed(shared: Served) -> None:
     page = shared.get("/runbooks/").text
     names = sorted(path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md"))
     assert re.findall(r'<h2><a href="/runbooks/(\w+)">', page) == names
-    assert "more than 0.3 nats (KL divergence) away from training, above their noise, for five minutes." in page
+    assert "more than 0.3 nats (KL divergence) away from training, and above the noise floor, for five minutes." in page
     assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
 
 
