@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 
 from exporter.server.api import (
     corrections,
+    integrations,
     openapi,
     operations,
 )
@@ -18,9 +19,6 @@ from exporter.server.api import (
 )
 from exporter.server.api import (
     ingest as api,
-)
-from exporter.server.api import (
-    integrations as wire,
 )
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, SECURITY_HEADERS, cross_origin_error, scope, scope_error
@@ -50,7 +48,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     inbox = Inbox()
     ingest = ingest or Ingest(exporter)
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))
-    app.register_blueprint(wire.blueprint(exporter, ingest))
+    app.register_blueprint(integrations.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter, ingest.retries))
     app.register_blueprint(dataset.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))

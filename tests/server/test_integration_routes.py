@@ -1,4 +1,4 @@
-"""What other servers log, sent to an exporter in its own process as they send it."""
+"""Payload logs of other servers, sent to an exporter as these servers send them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def recorded(name: str) -> bytes:
 
 
 def log(server: Served, side: str, name: str, body: bytes, **attributes: str) -> Answer:
-    """One half, as KServe's logger sends it."""
+    """Send one message as KServe's logger does."""
     headers = {
         "ce-specversion": "1.0",
         "ce-id": name,
@@ -51,11 +51,11 @@ def corrections(server: Served) -> list[dict[str, Any]]:
 
 
 def test_kserves_logger_without_a_line_of_code(served: Served) -> None:
-    """Halves in any order are counted with their duration, and feedback finds the rows by the event's id."""
-    halves = {side: recorded(f"kserve_{side}.bin") for side in ("request", "response")}
+    """Messages in any order are counted with their duration, and feedback finds the rows by the event's id."""
+    messages = {side: recorded(f"kserve_{side}.bin") for side in ("request", "response")}
     for number in range(20):
         for side in ("request", "response") if number % 2 else ("response", "request"):
-            answer = log(served, side, f"r-{number}", halves[side])
+            answer = log(served, side, f"r-{number}", messages[side])
             assert answer.status == 202
         assert answer.json == {"accepted": 2, "rejected": []}
     samples = served.samples()
@@ -65,15 +65,15 @@ def test_kserves_logger_without_a_line_of_code(served: Served) -> None:
     assert samples[f"model_request_duration_seconds_sum{{{labels}}}"] == 10
     assert samples[f'model_feature_mean{{{labels},feature="age",window="5m"}}'] == 45.75
     assert samples["model_exporter_pairs_waiting"] == 0
-    word = {"prediction_id": "r-7-0", "verdict": "corrected", "label": "no"}
-    assert served.post("/v1/feedback", word).status == 201
+    feedback = {"prediction_id": "r-7-0", "verdict": "corrected", "label": "no"}
+    assert served.post("/v1/feedback", feedback).status == 201
     (correction,) = eventually(lambda: corrections(served))
     assert (correction["prediction"], correction["confidence"]) == ("yes", 0.75)
     assert correction["inputs"] == {"age": 41.5, "country": "NL"}
 
 
 def test_the_only_row_bears_the_events_id(served: Served) -> None:
-    """A request of one row is found by the id of its events; a structured batch brings both halves at once."""
+    """A request of one row is found by the id of its events; a structured batch has request and response at once."""
     events = [
         {
             "specversion": "1.0",
@@ -93,7 +93,7 @@ def test_the_only_row_bears_the_events_id(served: Served) -> None:
 
 
 def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
-    """Seldon's halves have ids of their own, and a request in common; each model of a graph has its own pair."""
+    """Seldon's messages have ids of their own and a request id in common; each model of a graph has its own pair."""
     kind = "io.seldon.serving.inference"
     graph = {"inferenceservicename": "graph", "requestid": "q", "endpoint": "default"}
     for number, (side, model, body) in enumerate(
@@ -110,8 +110,8 @@ def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
     assert eventually(lambda: corrections(served))[0]["prediction"] == "yes"
 
 
-def test_halves_without_the_other_wait_and_are_no_predictions(served: Served) -> None:
-    """A half alone is acknowledged and waits; of an unknown model it is refused with its other half."""
+def test_messages_without_counterpart_wait_and_are_no_predictions(served: Served) -> None:
+    """A message without its counterpart is acknowledged and waits; for an unknown model the pair is refused."""
     assert log(served, "request", "a", b'{"instances": [1]}').json == {"accepted": 0, "rejected": []}
     assert log(served, "request", "b", b'{"instances": [1]}', inferenceservicename="other").status == 202
     answer = log(served, "response", "b", b'{"predictions": [1]}', inferenceservicename="other")
@@ -157,7 +157,7 @@ def test_seldons_feedback_corrects_what_its_logger_sent(served: Served) -> None:
     eventually(lambda: served.samples()['model_exporter_events_total{source="kserve"}'] == 2)
     answer = served.post("/v1/seldon/feedback?model=credit", recorded("seldon_feedback.json"))
     assert answer.status == 201
-    verdicts = [(word["prediction_id"], word["verdict"]) for word in answer.json["feedback"]]
+    verdicts = [(row["prediction_id"], row["verdict"]) for row in answer.json["feedback"]]
     assert verdicts == [("s-1-0", "accepted"), ("s-1-1", "corrected")]
     (correction,) = eventually(lambda: corrections(served))
     assert (correction["prediction"], correction["label"], correction["inputs"]["age"]) == ("no", "yes", 50)
@@ -203,7 +203,7 @@ def test_log_records_by_json_and_protobuf(served: Served) -> None:
     ids=["no JSON", "no protobuf", "no gzip", "a bomb", "another compression"],
 )
 def test_bad_exports_are_refused(shared: Served, body: bytes, headers: dict[str, str], status: int) -> None:
-    """A body that is no export request is refused in its own encoding; a small one that unpacks to a huge one, too."""
+    """A body that is not an export request is refused in its own encoding, as is one that inflates to a huge one."""
     answer = shared.post("/v1/logs", body, **headers)
     assert answer.status == status
     if status != 415:
@@ -242,7 +242,7 @@ def test_many_small_arrays_are_refused_before_they_are_decoded(shared: Served) -
 
 
 def test_a_full_queue_refuses_and_forgets_nothing(tmp_path: Path) -> None:
-    """503 on every route while nothing is taken; the half that waited still waits for the sender's next attempt."""
+    """503 on every route while the queue is full; a message that waited still waits for the sender's next attempt."""
     exporter = Exporter(write_config(tmp_path))
     client = create_app(exporter).test_client()
     headers = {"ce-id": "a", "ce-inferenceservicename": "credit"}

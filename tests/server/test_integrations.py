@@ -1,4 +1,4 @@
-"""Other servers' formats, decoded and mapped: the bytes in ``tests/wire`` are those of their own client packages."""
+"""Payload formats of other servers: the files in ``tests/data/payloads`` are recorded from their own clients."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
-from exporter.server.integrations import Known, PayloadPair, predictions, resolve
-from exporter.server.integrations.cloudevents import LoggedMessage, read
-from exporter.server.integrations.detect import request, response
+from exporter.server.integrations import ConfiguredModel, PayloadPair, resolve_model, to_predictions
+from exporter.server.integrations.cloudevents import LoggedMessage, read_events
+from exporter.server.integrations.detect import decode_request, decode_response
 from exporter.server.integrations.mapping import MAX_COLUMNS
-from exporter.server.integrations.otlp import MAX_PROTOBUF, MAX_RECORDS
-from exporter.server.integrations.otlp import read as read_records
+from exporter.server.integrations.otlp import MAX_PROTOBUF, MAX_RECORDS, read_records
 from exporter.server.integrations.pairing import MAX_SECONDS, MAX_WAITING_BYTES, RequestResponsePairer
-from exporter.server.integrations.payload import MAX_ROWS, Body, decompressed
-from exporter.server.integrations.payload_pairs import items
-from exporter.server.integrations.payload_pairs import read as read_pair
-from exporter.server.integrations.seldon import feedback
-from exporter.server.integrations.seldon_feedback import words
+from exporter.server.integrations.payload import MAX_ROWS, Payload, decompress
+from exporter.server.integrations.payload_pairs import read_pair, split_pairs
+from exporter.server.integrations.seldon import decode_feedback
+from exporter.server.integrations.seldon_feedback import feedback_documents
 
 FOLDER = DATA / "payloads"
 
@@ -39,24 +37,24 @@ def recorded(name: str) -> bytes:
     return (FOLDER / name).read_bytes()
 
 
-def columns(body: Body) -> dict[str, Any]:
+def columns(body: Payload) -> dict[str, Any]:
     return {column.name: list(column.values) for column in body.columns}
 
 
-def known(inputs: dict[str, str], classes: tuple[str, ...] = (), /, **mapping: Any) -> Known:
-    """A model whose profile has these inputs, and these predictions in the order of their frequency."""
+def model_with(inputs: dict[str, str], classes: tuple[str, ...] = (), /, **mapping: Any) -> ConfiguredModel:
+    """Return a model whose profile has these inputs, and these predictions in the order of their frequency."""
     column = numeric_feature(np.arange(10.0))
-    features = {name: column for name, kind in inputs.items() if kind == "numeric"}
-    counts = {label: place for place, label in enumerate(classes, 1)}
+    features = {name: column for name, input_type in inputs.items() if input_type == "numeric"}
+    counts = {label: index for index, label in enumerate(classes, 1)}
     target = categorical_feature(counts, 0, 0)
     profile = Profile("m", 10, inputs, features, target if classes else None)
-    return Known(ModelConfig("m", mapping=msgspec.convert(mapping, MappingConfig)), profile)
+    return ConfiguredModel(ModelConfig("m", mapping=msgspec.convert(mapping, MappingConfig)), profile)
 
 
-def one(model: Known, asked: Any, said: Any) -> list[tuple[Any, Any, Any]]:
-    """Inputs, prediction and confidence of each row."""
-    exchange = PayloadPair(request(json.dumps(asked).encode()), response(json.dumps(said).encode()))
-    good, bad = predictions(model, exchange)
+def map_pair(model: ConfiguredModel, request: Any, response: Any) -> list[tuple[Any, Any, Any]]:
+    """Return inputs, prediction and confidence of each row."""
+    exchange = PayloadPair(decode_request(json.dumps(request).encode()), decode_response(json.dumps(response).encode()))
+    good, bad = to_predictions(model, exchange)
     assert not bad
     decoded = [msgspec.json.decode(event.inputs) if bytes(memoryview(event.inputs)) else None for event in good]
     return [(inputs, event.prediction, event.confidence) for inputs, event in zip(decoded, good, strict=True)]
@@ -69,38 +67,38 @@ def v2(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
 # --- tensors ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["header length told", "header length found"])
-def test_tritons_binary_tensors(told: bool) -> None:
+@pytest.mark.parametrize("declared", [True, False], ids=["declared length", "detected length"])
+def test_tritons_binary_tensors(declared: bool) -> None:
     """A request of Triton's client with binary data is read, whether or not the logger kept the JSON's length."""
-    head = json.loads(recorded("heads.json"))["triton_binary.bin"] if told else None
-    found = request(recorded("triton_binary.bin"), head)
-    assert columns(found) == {
+    head = json.loads(recorded("heads.json"))["triton_binary.bin"] if declared else None
+    result = decode_request(recorded("triton_binary.bin"), head)
+    assert columns(result) == {
         "age": [[41.0], [50.0], [23.0]],
         "income": [[30000.5], [None], [10.0]],
         "country": [["NL"], ["DE"], ["Køln"]],
     }
-    assert found.id == "t-1"
+    assert result.id == "t-1"
 
 
 def test_small_floats_and_truth_values() -> None:
     """FP16, BF16 and BOOL come out of their bytes."""
-    found = columns(request(recorded("triton_small_floats.bin")))
-    assert found["features"] == [[1.5, 2, -3], [4, 5, 65504]]
-    assert found["flag"] == [True, False]
-    np.testing.assert_allclose(found["brain"], [[1.5, -2], [3e38, 0.1]], rtol=1 / 128)
+    result = columns(decode_request(recorded("triton_small_floats.bin")))
+    assert result["features"] == [[1.5, 2, -3], [4, 5, 65504]]
+    assert result["flag"] == [True, False]
+    np.testing.assert_allclose(result["brain"], [[1.5, -2], [3e38, 0.1]], rtol=1 / 128)
 
 
 def test_tritons_json() -> None:
     """A request of Triton's client in JSON is read; the outputs that it asks for are no inputs."""
-    found = columns(request(recorded("triton_json.json")))
-    assert found == {"age": [[41.0], [50.0], [23.0]], "country": [["NL"], ["DE"], ["Køln"]]}
+    result = columns(decode_request(recorded("triton_json.json")))
+    assert result == {"age": [[41.0], [50.0], [23.0]], "country": [["NL"], ["DE"], ["Køln"]]}
 
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]], ids=["flat", "nested"])
 def test_data_are_row_major(data: Any) -> None:
     """Flat and nested data of the same shape are the same rows."""
     body = json.dumps({"inputs": [v2("x", "INT32", [2, 3], data)]}).encode()
-    assert columns(request(body)) == {"x": [[1, 2, 3], [4, 5, 6]]}
+    assert columns(decode_request(body)) == {"x": [[1, 2, 3], [4, 5, 6]]}
 
 
 def test_bytes_that_are_no_text_are_base64() -> None:
@@ -109,7 +107,7 @@ def test_bytes_that_are_no_text_are_base64() -> None:
     head = json.dumps({"inputs": [{**v2("image", "BYTES", [1], 0), "parameters": {"binary_data_size": 9}}]})
     head = head.replace(', "data": 0', "")
     body = head.encode() + struct.pack("<I", len(raw)) + raw
-    assert columns(request(body)) == {"image": ["iVBOR/8="]}
+    assert columns(decode_request(body)) == {"image": ["iVBOR/8="]}
 
 
 LIES = {
@@ -122,14 +120,14 @@ LIES = {
     "negative": ([-1, 2], "FP32", [1, 2], "/inputs/0/shape: expected at most 16 sizes"),
     "empty rows": ([5, 0], "FP32", [], "/inputs/0/shape: expected at most 16 sizes"),
     "many sizes": ([1] * 17, "FP32", [1], "/inputs/0/shape: expected at most 16 sizes"),
-    "text": ([1], "FP32", ["a"], "/inputs/0/data: expected numbers alone"),
-    "fraction": ([1], "INT8", [1.5], "/inputs/0/data: expected whole numbers alone"),
-    "truth": ([1], "INT8", [True], "/inputs/0/data: expected whole numbers alone"),
+    "text": ([1], "FP32", ["a"], "/inputs/0/data: expected only numbers"),
+    "fraction": ([1], "INT8", [1.5], "/inputs/0/data: expected only whole numbers"),
+    "truth": ([1], "INT8", [True], "/inputs/0/data: expected only whole numbers"),
     "too great": ([1], "INT8", [300], "/inputs/0/data: expected INT8, from -128 to 127"),
-    "no truth": ([2], "BOOL", [0, 2], "/inputs/0/data: expected true and false alone"),
-    "number": ([1], "BYTES", [1], "/inputs/0/data: expected strings alone"),
+    "no truth": ([2], "BOOL", [0, 2], "/inputs/0/data: expected only true and false"),
+    "number": ([1], "BYTES", [1], "/inputs/0/data: expected only strings"),
     "nothing": ([1], "FP32", None, "/inputs/0/data: is required, an array"),
-    "no datatype": ([1], "FP23", [1], '/inputs/0/datatype: "FP23" is no datatype; did you mean "FP32"?'),
+    "no datatype": ([1], "FP23", [1], '/inputs/0/datatype: "FP23" is not a valid datatype; did you mean "FP32"?'),
 }
 
 
@@ -138,15 +136,15 @@ def test_tensors_that_lie_are_refused(lie: str) -> None:
     """A shape or a datatype that is not that of the data is refused with what was expected."""
     shape, datatype, data, text = LIES[lie]
     with pytest.raises(EventError) as error:
-        request(json.dumps({"inputs": [v2("x", datatype, shape, data)]}).encode())
+        decode_request(json.dumps({"inputs": [v2("x", datatype, shape, data)]}).encode())
     assert str(error.value).startswith(text)
 
 
 BINARY_LIES = {
-    "too few": ("FP32", [2], 8, b"\0" * 4, "expected the size of bytes that follow, at most 4, got 8"),
-    "too many": ("FP32", [1], 4, b"\0" * 8, "4 bytes follow that belong to no tensor"),
+    "too few": ("FP32", [2], 8, b"\0" * 4, "expected a size of at most the 4 bytes that follow, got 8"),
+    "too many": ("FP32", [1], 4, b"\0" * 8, "the last 4 bytes do not belong to any tensor"),
     "other shape": ("FP16", [3], 4, b"\0" * 4, "FP16 of shape [3] takes 6 bytes, got 4"),
-    "string beyond": ("BYTES", [1], 5, b"\xff\0\0\0a", "expected 1 strings, each behind its length in four bytes"),
+    "string beyond": ("BYTES", [1], 5, b"\xff\0\0\0a", "expected 1 strings, each after its length in four bytes"),
     "strings missing": ("BYTES", [2], 5, b"\x01\0\0\0a", "expected 2 strings"),
     "half a length": ("BYTES", [1], 2, b"\x01\0", "expected 1 strings"),
 }
@@ -159,7 +157,7 @@ def test_binary_tensors_that_lie_are_refused(lie: str) -> None:
     tensor = {"name": "x", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
     head = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(EventError, match=text.replace("[", r"\[")):
-        request(head + raw, len(head))
+        decode_request(head + raw, len(head))
 
 
 # --- other formats ---------------------------------------------------------------------------
@@ -182,8 +180,8 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_named_columns_need_no_mapping(name: str) -> None:
     """A format that names its columns is understood without a word in the configuration."""
-    model = known({"age": "numeric", "country": "categorical"})
-    assert one(model, ROWS[name], {"predictions": ["yes", "no"]}) == [
+    model = model_with({"age": "numeric", "country": "categorical"})
+    assert map_pair(model, ROWS[name], {"predictions": ["yes", "no"]}) == [
         ({"age": 41, "country": "NL"}, "yes", None),
         ({"age": None, "country": "DE"}, "no", None),
     ]
@@ -207,12 +205,12 @@ OUTPUTS = {
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_probabilities_become_a_label_and_a_confidence(name: str) -> None:
     """The likeliest class, spelt as the profile's in sorted order, and its probability."""
-    model = known({"x": "numeric"}, ("yes", "no"))
-    assert [row[1:] for row in one(model, {"instances": [1, 2]}, OUTPUTS[name])] == [("yes", 0.9), ("no", 0.75)]
+    model = model_with({"x": "numeric"}, ("yes", "no"))
+    assert [row[1:] for row in map_pair(model, {"instances": [1, 2]}, OUTPUTS[name])] == [("yes", 0.9), ("no", 0.75)]
 
 
 @pytest.mark.parametrize(
-    ("said", "labels", "expected"),
+    ("response", "labels", "expected"),
     [
         ([0.1, 0.2, 0.7], (), (2, 0.7)),
         ([3.5, -1.0], (), (None, None)),
@@ -233,14 +231,14 @@ def test_probabilities_become_a_label_and_a_confidence(name: str) -> None:
         (["some", "texts"], (), (None, None)),
     ],
 )
-def test_what_an_output_says(said: Any, labels: tuple[str, ...], expected: Any) -> None:
+def test_what_an_output_says(response: Any, labels: tuple[str, ...], expected: Any) -> None:
     """Scalars, probabilities and scores to a prediction and a confidence, with and without labels."""
-    model = Known(ModelConfig("m", mapping=MappingConfig(labels=labels)))
-    assert one(model, {"inputs": {"x": [1]}}, {"outputs": {"y": [said]}})[0][1:] == expected
+    model = ConfiguredModel(ModelConfig("m", mapping=MappingConfig(labels=labels)))
+    assert map_pair(model, {"inputs": {"x": [1]}}, {"outputs": {"y": [response]}})[0][1:] == expected
 
 
 @pytest.mark.parametrize(
-    ("classes", "said", "expected"),
+    ("classes", "response", "expected"),
     [
         (("yes", "no"), 1, ("yes", None)),
         (("yes", "no"), 0.25, ("no", 0.75)),
@@ -251,29 +249,32 @@ def test_what_an_output_says(said: Any, labels: tuple[str, ...], expected: Any) 
         (("10", "9"), [0, 1], ("10", 1)),
     ],
 )
-def test_places_of_the_training_predictions(classes: tuple[str, ...], said: Any, expected: Any) -> None:
+def test_places_of_the_training_predictions(classes: tuple[str, ...], response: Any, expected: Any) -> None:
     """Classes are those of training in sorted order; a number stays one where training predicted numbers."""
-    assert one(known({"x": "numeric"}, classes), [1], [said])[0][1:] == expected
+    assert map_pair(model_with({"x": "numeric"}, classes), [1], [response])[0][1:] == expected
 
 
 def test_what_may_hold_a_redacted_input_is_not_kept() -> None:
     """A tensor of unknown meaning is counted, but its values go nowhere, where an input must leave no trace."""
-    bare = known({"age": "numeric", "name": "categorical"})
+    bare = model_with({"age": "numeric", "name": "categorical"})
     model = bare._replace(config=msgspec.structs.replace(bare.config, redact=frozenset({"name"})))
-    assert one(model, {"instances": [[41, "Ada", 3]]}, [0])[0][0] == {"instances": None}
-    assert one(model, {"instances": [[41, "Ada"]]}, [0])[0][0] == {"age": 41, "name": "Ada"}  # redacted later, by name
+    assert map_pair(model, {"instances": [[41, "Ada", 3]]}, [0])[0][0] == {"instances": None}
+    assert map_pair(model, {"instances": [[41, "Ada"]]}, [0])[0][0] == {
+        "age": 41,
+        "name": "Ada",
+    }  # redacted later, by name
 
 
 def test_a_request_of_ignored_columns_alone() -> None:
     """A request whose columns are all left out is predictions without inputs."""
-    model = known({"x": "numeric"}, inputs={"a": None})
-    asked = {"dataframe_split": {"columns": ["a"], "data": [[1], [2]]}}
-    assert one(model, asked, ["yes", "no"]) == [(None, "yes", None), (None, "no", None)]
+    model = model_with({"x": "numeric"}, inputs={"a": None})
+    request = {"dataframe_split": {"columns": ["a"], "data": [[1], [2]]}}
+    assert map_pair(model, request, ["yes", "no"]) == [(None, "yes", None), (None, "no", None)]
 
 
 def test_torchserves_labels_with_scores() -> None:
     """TorchServe's classifiers answer with an object of labels; the best one counts."""
-    assert one(known({"x": "numeric"}), [1], {"tabby": 0.46, "tiger cat": 0.47})[0][1:] == ("tiger cat", 0.47)
+    assert map_pair(model_with({"x": "numeric"}), [1], {"tabby": 0.46, "tiger cat": 0.47})[0][1:] == ("tiger cat", 0.47)
 
 
 @pytest.mark.parametrize(
@@ -294,26 +295,26 @@ def test_torchserves_labels_with_scores() -> None:
 )
 def test_the_common_case_is_guessed(inputs: dict[str, str], instance: Any, expected: Any) -> None:
     """One unnamed tensor goes to the profile's inputs: by its width, or to the only input there is."""
-    assert one(known(inputs), {"instances": [instance]}, [0])[0][0] == expected
+    assert map_pair(model_with(inputs), {"instances": [instance]}, [0])[0][0] == expected
 
 
 def test_the_configuration_maps_tensors() -> None:
     """Tensors go to the inputs that the configuration names; null leaves one out."""
-    model = known(
+    model = model_with(
         {},
         inputs={"INPUT__0": ["age", "income"], "INPUT__1": "country", "max_tokens": None},
         prediction="OUTPUT__1",
         confidence="OUTPUT__0",
     )
-    asked = {
+    request = {
         "inputs": [
             v2("INPUT__0", "FP32", [2, 2], [41, 1, 50, 2]),
             v2("INPUT__1", "BYTES", [2, 1], ["NL", "DE"]),
             v2("max_tokens", "INT32", [1], [7]),
         ]
     }
-    said = {"outputs": [v2("OUTPUT__0", "FP32", [2, 1], [0.5, 0.25]), v2("OUTPUT__1", "BYTES", [2], ["yes", "no"])]}
-    assert one(model, asked, said) == [
+    response = {"outputs": [v2("OUTPUT__0", "FP32", [2, 1], [0.5, 0.25]), v2("OUTPUT__1", "BYTES", [2], ["yes", "no"])]}
+    assert map_pair(model, request, response) == [
         ({"age": 41, "income": 1, "country": "NL"}, "yes", 0.5),
         ({"age": 50, "income": 2, "country": "DE"}, "no", 0.25),
     ]
@@ -321,19 +322,19 @@ def test_the_configuration_maps_tensors() -> None:
 
 def test_tensors_without_a_batch_axis() -> None:
     """With batched: false a tensor is one row as a whole."""
-    model = known({"image": "image"}, batched=False)
-    asked = {"inputs": [v2("pixels", "UINT8", [2, 2], [1, 2, 3, 4])]}
-    said = {"outputs": [v2("scores", "FP32", [2], [0.25, 0.75])]}
-    assert one(model, asked, said) == [({"image": [[1, 2], [3, 4]]}, 1, 0.75)]
+    model = model_with({"image": "image"}, batched=False)
+    request = {"inputs": [v2("pixels", "UINT8", [2, 2], [1, 2, 3, 4])]}
+    response = {"outputs": [v2("scores", "FP32", [2], [0.25, 0.75])]}
+    assert map_pair(model, request, response) == [({"image": [[1, 2], [3, 4]]}, 1, 0.75)]
 
 
 MISFITS = {
-    "rows": ({}, [1, 2, 3], [1], "the request has 3 rows, the response 1; mapping.batched"),
+    "rows": ({}, [1, 2, 3], [1], "the request has 3 rows, the response 1; without rows, set mapping.batched"),
     "width": (
         {"inputs": {"instances": ["a", "b"]}},
         [[1, 2, 3]],
         [1],
-        'expected 2 values a row, for ["a", "b"], got 3',
+        'expected 2 values per row, for ["a", "b"], got 3',
     ),
     "output": (
         {"prediction": "prediction"},
@@ -341,7 +342,7 @@ MISFITS = {
         [1],
         'mapping.prediction is "prediction"; did you mean "predictions"?',
     ),
-    "labels": ({"labels": ["a"]}, [1], [[0.5, 0.5]], "mapping.labels has 1, the output 2 scores a row"),
+    "labels": ({"labels": ["a"]}, [1], [[0.5, 0.5]], "mapping.labels names 1 classes, the output has 2 scores per row"),
     "columns": ({}, [dict.fromkeys(map(str, range(MAX_COLUMNS + 1)))], [1], f"expected at most {MAX_COLUMNS} columns"),
     "cells": ({}, [{str(n): n} for n in range(3000)], [1], "3000 objects with 3000 different members"),
     "many": ({}, [1] * (MAX_ROWS + 1), [1] * (MAX_ROWS + 1), f"expected at most {MAX_ROWS} rows, got {MAX_ROWS + 1}"),
@@ -350,31 +351,35 @@ MISFITS = {
 
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_does_not_fit_is_refused(name: str) -> None:
-    """Halves that do not go together, or with the configuration, are refused with what was expected."""
-    mapping, asked, said, text = MISFITS[name]
+    """A request and a response that do not match, or not the configuration, are refused with what was expected."""
+    mapping, request, response, text = MISFITS[name]
     with pytest.raises(EventError) as error:
-        one(known({"x": "numeric"}, **mapping), {"instances": asked}, said)
+        map_pair(model_with({"x": "numeric"}, **mapping), {"instances": request}, response)
     assert text in error.value.detail
 
 
 def test_no_rows_are_no_predictions() -> None:
     """A batch of zero rows is no error, and no event."""
-    asked = {"inputs": [v2("x", "FP32", [0, 3], [])]}
-    assert one(known({"x": "numeric"}), asked, {"outputs": [v2("y", "FP32", [0], [])]}) == []
-    assert one(known({"x": "numeric"}), {"instances": []}, {"predictions": []}) == []
+    request = {"inputs": [v2("x", "FP32", [0, 3], [])]}
+    assert map_pair(model_with({"x": "numeric"}), request, {"outputs": [v2("y", "FP32", [0], [])]}) == []
+    assert map_pair(model_with({"x": "numeric"}), {"instances": []}, {"predictions": []}) == []
 
 
 def test_an_error_message_is_a_failed_request() -> None:
     """A response that is an error counts with code 500, its inputs seen."""
-    exchange = PayloadPair(request(b'{"instances": [[1], [2]]}'), response(b'{"error": "out of memory"}'), "r")
-    good, _ = predictions(known({"x": "numeric"}), exchange)
+    exchange = PayloadPair(
+        decode_request(b'{"instances": [[1], [2]]}'), decode_response(b'{"error": "out of memory"}'), "r"
+    )
+    good, _ = to_predictions(model_with({"x": "numeric"}), exchange)
     assert [(event.id, event.code, event.prediction) for event in good] == [("r-0", 500, None), ("r-1", 500, None)]
 
 
 def test_a_row_that_is_wrong_is_refused_by_itself() -> None:
     """A confidence that is none costs its row alone."""
-    exchange = PayloadPair(request(b'{"instances": [1, 2]}'), response(b'{"outputs": {"y": [1, 2], "c": [0.5, 7]}}'))
-    good, bad = predictions(known({"x": "numeric"}, confidence="c", prediction="y"), exchange)
+    exchange = PayloadPair(
+        decode_request(b'{"instances": [1, 2]}'), decode_response(b'{"outputs": {"y": [1, 2], "c": [0.5, 7]}}')
+    )
+    good, bad = to_predictions(model_with({"x": "numeric"}, confidence="c", prediction="y"), exchange)
     assert [event.confidence for event in good] == [0.5]
     assert [(row.index, row.pointer, row.reason) for row in bad] == [(1, "/confidence", "out_of_range")]
 
@@ -382,18 +387,20 @@ def test_a_row_that_is_wrong_is_refused_by_itself() -> None:
 def test_models_have_other_names() -> None:
     """A name of the mapping finds its model; the first that is known counts; an unknown one is refused."""
     models = {"loans": ModelConfig("loans", mapping=MappingConfig(names=("loans-predictor",))), "x": ModelConfig("x")}
-    assert resolve(models, (None, "nobody", "loans-predictor", "x")).name == "loans"
+    assert resolve_model(models, (None, "nobody", "loans-predictor", "x")).name == "loans"
     with pytest.raises(EventError, match=r'no model "lones" is configured.*did you mean "loans"') as error:
-        resolve(models, (None, "lones"))
+        resolve_model(models, (None, "lones"))
     assert error.value.reason == "unknown_model"
-    with pytest.raises(EventError, match="nowhere named"):
-        resolve(models, (None, ""))
+    with pytest.raises(EventError, match="does not name a model"):
+        resolve_model(models, (None, ""))
 
 
 def test_a_whole_number_that_no_float_holds() -> None:
     """Numbers of any size arrive as what can be counted."""
-    asked = b'{"instances": [{"x": 123456789012345678901234567890, "y": 1e999}]}'
-    good, _ = predictions(known({"x": "numeric"}), PayloadPair(request(asked), response(b"[1]")))
+    request = b'{"instances": [{"x": 123456789012345678901234567890, "y": 1e999}]}'
+    good, _ = to_predictions(
+        model_with({"x": "numeric"}), PayloadPair(decode_request(request), decode_response(b"[1]"))
+    )
     assert json.loads(bytes(memoryview(good[0].inputs))) == {"x": 123456789012345678901234567890.0, "y": "inf"}
 
 
@@ -405,37 +412,37 @@ def test_events_of_the_cloudevents_package(mode: str) -> None:
     """Both content modes say the same."""
     for side in ("request", "response"):
         event = json.loads(recorded(f"cloudevent_{side}_{mode}.json"))
-        (half,) = read(event["headers"], event["body"].encode())
-        assert isinstance(half, LoggedMessage)
-        assert (half.side, half.id) == (side, "0009174a-24a8-4603-b098-09c8799950e9")
-        assert half.names == ("default/sklearn-iris", "sklearn-iris", "")
-        assert half.time
-        assert json.loads(half.body) == json.loads(event["body"]).get("data", json.loads(event["body"]))
+        (message,) = read_events(event["headers"], event["body"].encode())
+        assert isinstance(message, LoggedMessage)
+        assert (message.side, message.id) == (side, "0009174a-24a8-4603-b098-09c8799950e9")
+        assert message.names == ("default/sklearn-iris", "sklearn-iris", "")
+        assert message.time
+        assert json.loads(message.body) == json.loads(event["body"]).get("data", json.loads(event["body"]))
 
 
 def test_a_batch_of_events_takes_the_good() -> None:
     """A wrong event in a batch is refused by itself."""
     good = {"id": "1", "type": "org.kubeflow.serving.inference.request", "data_base64": "e30="}
     body = json.dumps([good, {"id": "2"}, {**good, "type": "other"}, {**good, "data_base64": "%"}, 7]).encode()
-    halves = read({"content-type": "application/cloudevents-batch+json"}, body)
+    halves = read_events({"content-type": "application/cloudevents-batch+json"}, body)
     assert isinstance(halves[0], LoggedMessage)
     assert halves[0].body == b"{}"
-    errors = [half.pointer for half in halves[1:] if isinstance(half, EventError)]
+    errors = [message.pointer for message in halves[1:] if isinstance(message, EventError)]
     assert errors == ["/type", "/type", "/data_base64", ""]
 
 
-def half(side: str, name: str = "a", body: bytes = b"{}") -> LoggedMessage:
+def message(side: str, name: str = "a", body: bytes = b"{}") -> LoggedMessage:
     return LoggedMessage(side, ("ns", "svc", "", "", name), name, body)
 
 
-def test_halves_meet_in_either_order() -> None:
-    """Whichever half comes first waits for the other; a half that is sent again replaces itself."""
+def test_messages_are_paired_in_either_order() -> None:
+    """Whichever message comes first waits for its counterpart; a message that is sent again replaces the first."""
     pairs = RequestResponsePairer()
     for first, second in (("request", "response"), ("response", "request")):
-        assert pairs.take(half(first)) is None
-        assert pairs.take(half(first)) is None
-        assert pairs.take(half(second)) == half(first)
-    assert pairs.take(half("request")) is None
+        assert pairs.pair(message(first)) is None
+        assert pairs.pair(message(first)) is None
+        assert pairs.pair(message(second)) == message(first)
+    assert pairs.pair(message("request")) is None
 
 
 def unpaired(pairs: RequestResponsePairer) -> dict[str, float]:
@@ -443,26 +450,26 @@ def unpaired(pairs: RequestResponsePairer) -> dict[str, float]:
     return {name.removeprefix("model_exporter_"): value for name, value in values.items()}
 
 
-def test_an_hour_without_the_other_half_is_bounded_and_counted() -> None:
-    """Halves whose other half never comes are forgotten in time, and counted by side, traffic or none."""
+def test_an_hour_without_counterparts_is_bounded_and_counted() -> None:
+    """Messages without counterpart are dropped after a time, and counted by side, with or without traffic."""
     now = 0.0
     pairs = RequestResponsePairer(lambda: now)
     for second in range(3600):
         now = float(second)
-        pairs.take(half("response", f"r-{second}"))
+        pairs.pair(message("response", f"r-{second}"))
         assert unpaired(pairs)["pairs_waiting"] <= MAX_SECONDS
     now += MAX_SECONDS
     assert unpaired(pairs) == {"unpaired_total request": 0, "unpaired_total response": 3600, "pairs_waiting": 0}
 
 
-def test_the_memory_of_halves_is_bounded() -> None:
+def test_the_memory_of_waiting_messages_is_bounded() -> None:
     """Large bodies that wait push out the oldest."""
     pairs = RequestResponsePairer()
     large = b" " * (MAX_WAITING_BYTES // 4)
     for number in range(10):
-        pairs.take(half("request", str(number), large))
+        pairs.pair(message("request", str(number), large))
     assert unpaired(pairs) == {"unpaired_total request": 7, "unpaired_total response": 0, "pairs_waiting": 3}
-    pairs.take(half("response", "9"))
+    pairs.pair(message("response", "9"))
     assert unpaired(pairs)["pairs_waiting"] == 2
 
 
@@ -486,27 +493,27 @@ SCORES = {"meta": {"puid": "p"}, "data": {"ndarray": [[0.25, 0.75]]}}
 )
 def test_seldons_feedback(message: Any, expected: Any) -> None:
     """The truth is compared with the response; without one the reward decides."""
-    (word,) = words(feedback(message), known({}, ("yes", "no")))
-    assert (word["prediction_id"], word["verdict"], word["label"]) == ("p", *expected)
+    (document,) = feedback_documents(decode_feedback(message), model_with({}, ("yes", "no")))
+    assert (document["prediction_id"], document["verdict"], document["label"]) == ("p", *expected)
 
 
 def test_seldons_feedback_of_a_batch() -> None:
-    """Each row of a batch is a word on its own prediction."""
+    """Each row of a batch is feedback on its own prediction."""
     both = {"data": {"ndarray": [["yes"], ["no"]]}}
     message = {"response": {**both, "meta": {"puid": "p"}}, "truth": {"data": {"ndarray": [["yes"], ["yes"]]}}}
-    found = words(feedback(message), None)
-    assert [(word["prediction_id"], word["verdict"]) for word in found] == [("p-0", "accepted"), ("p-1", "corrected")]
+    result = feedback_documents(decode_feedback(message), None)
+    assert [(row["prediction_id"], row["verdict"]) for row in result] == [("p-0", "accepted"), ("p-1", "corrected")]
 
 
 def test_seldons_feedback_without_an_identifier() -> None:
-    """Without meta.puid the word has the request's inputs; without a model it is refused."""
+    """Without meta.puid the feedback has the request's inputs; without a model it is refused."""
     message = {"request": {"data": {"names": ["age"], "ndarray": [[41]]}}, "truth": {"strData": "no"}, "reward": 0}
-    (word,) = words(feedback(message), known({"age": "numeric"}))
-    assert (word["model"], word["inputs"], word["label"]) == ("m", {"age": 41}, "no")
+    (document,) = feedback_documents(decode_feedback(message), model_with({"age": "numeric"}))
+    assert (document["model"], document["inputs"], document["label"]) == ("m", {"age": 41}, "no")
     with pytest.raises(EventError, match="puid"):
-        words(feedback(message), None)
+        feedback_documents(decode_feedback(message), None)
     with pytest.raises(EventError, match="or a reward"):
-        feedback({"response": {}})
+        decode_feedback({"response": {}})
 
 
 # --- OpenTelemetry ---------------------------------------------------------------------------
@@ -514,9 +521,9 @@ def test_seldons_feedback_without_an_identifier() -> None:
 
 def test_spans_of_the_sdk() -> None:
     """Spans about predictions become predictions; others are none, an agent's own span neither."""
-    found = list(read_records(recorded("otlp_traces.pb"), "traces", protobuf=True))
-    assert [record.names[0] or record.names[1] for record in found] == ["credit", "credit", "credit", "credits"]
-    chat, plain, failed, _ = (record.of("credit")[0][0] for record in found)
+    result = list(read_records(recorded("otlp_traces.pb"), "traces", protobuf=True))
+    assert [record.names[0] or record.names[1] for record in result] == ["credit", "credit", "credit", "credits"]
+    chat, plain, failed, _ = (record.validate("credit")[0][0] for record in result)
     assert (chat.id, chat.version, chat.prediction, chat.duration_seconds) == ("chatcmpl-1", "7", "stop", 1.5)
     assert json.loads(bytes(memoryview(chat.inputs))) == {"input_tokens": 12, "output_tokens": 34, "temperature": 0.7}
     assert (plain.id, plain.prediction, plain.confidence, plain.code) == ("o-1", "yes", 0.93, None)
@@ -529,10 +536,10 @@ def test_spans_of_the_sdk() -> None:
 def test_log_records_of_the_sdk() -> None:
     """Log records with the documented attributes become predictions."""
     first, second = read_records(recorded("otlp_logs.pb"), "logs", protobuf=True)
-    (event,), _ = first.of("credit")
+    (event,), _ = first.validate("credit")
     assert (event.id, event.version, event.prediction, event.confidence) == ("l-1", "3", "no", 0.5)
     assert (event.duration_seconds, event.time.timestamp()) == (0.02, 1764000000)
-    assert second.of("credit")[0][0].code == 500
+    assert second.validate("credit")[0][0].code == 500
 
 
 def test_the_json_encoding_of_otlp() -> None:
@@ -555,9 +562,9 @@ def test_the_json_encoding_of_otlp() -> None:
         "droppedAttributesCount": 0,
     }
     body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
-    (found,) = read_records(body, "traces", protobuf=False)
-    (event,), _ = found.of("credit")
-    assert found.names[0] == "null"
+    (result,) = read_records(body, "traces", protobuf=False)
+    (event,), _ = result.validate("credit")
+    assert result.names[0] == "null"
     assert event.id == "5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174"
     assert (event.duration_seconds, event.code) == (0.25, 500)
     inputs = {"a": 41, "b": None, "c": [1, True], "d": {"k": 0.5}, "e": None}
@@ -568,7 +575,7 @@ def test_the_json_encoding_of_otlp() -> None:
 def test_a_body_that_is_not_gzip(body: bytes) -> None:
     """What is not gzip, or ends too early, is refused."""
     with pytest.raises(EventError, match="gzip"):
-        decompressed(body, 100)
+        decompress(body, 100)
 
 
 @pytest.mark.parametrize("name", ["records", "protobuf"])
@@ -614,9 +621,9 @@ TENSOR = st.fixed_dictionaries(
     optional={"data": JSON, "parameters": st.dictionaries(st.just("binary_data_size"), st.integers(-1, 9))},
 )
 MODELS = [
-    known({"x": "numeric", "image": "image"}, ("a", "b")),
-    known({"x": "categorical"}, inputs={"x": ["p", "q"], "y": None}, labels=["a", "b", 3], batched=False),
-    Known(ModelConfig("bare")),
+    model_with({"x": "numeric", "image": "image"}, ("a", "b")),
+    model_with({"x": "categorical"}, inputs={"x": ["p", "q"], "y": None}, labels=["a", "b", 3], batched=False),
+    ConfiguredModel(ModelConfig("bare")),
 ]
 
 
@@ -626,11 +633,13 @@ def bodies() -> st.SearchStrategy[bytes]:
 
 
 @settings(max_examples=400, deadline=1000)
-@given(asked=bodies(), said=bodies(), head=st.none() | st.integers(-1, 300), model=st.sampled_from(MODELS))
-def test_any_exchange_is_taken_or_refused_clearly(asked: bytes, said: bytes, head: int | None, model: Known) -> None:
+@given(request=bodies(), response=bodies(), head=st.none() | st.integers(-1, 300), model=st.sampled_from(MODELS))
+def test_any_exchange_is_taken_or_refused_clearly(
+    request: bytes, response: bytes, head: int | None, model: ConfiguredModel
+) -> None:
     """Whatever two bodies say, they become valid predictions or an error for people."""
     try:
-        good, bad = predictions(model, PayloadPair(request(asked, head), response(said)))
+        good, bad = to_predictions(model, PayloadPair(decode_request(request, head), decode_response(response)))
     except EventError as error:
         assert error.detail
         return
@@ -642,28 +651,28 @@ def test_any_exchange_is_taken_or_refused_clearly(asked: bytes, said: bytes, hea
 
 @settings(max_examples=300, deadline=1000)
 @given(
-    body=bodies() | st.binary(), kind=st.sampled_from(["pair", "lines", "event", "batch", "feedback", "json", "proto"])
+    body=bodies() | st.binary(), route=st.sampled_from(["pair", "lines", "event", "batch", "feedback", "json", "proto"])
 )
-def test_any_body_is_taken_or_refused_clearly(body: bytes, kind: str) -> None:
+def test_any_body_is_taken_or_refused_clearly(body: bytes, route: str) -> None:
     """The decoders of every route refuse what they cannot read with an error for people."""
     try:
-        if kind in {"pair", "lines"}:
-            for item in items(body, kind == "lines"):
+        if route in {"pair", "lines"}:
+            for item in split_pairs(body, route == "lines"):
                 if not isinstance(item, EventError):
                     read_pair(item)
-        elif kind in {"event", "batch"}:
-            name = "cloudevents" if kind == "event" else "cloudevents-batch"
-            read({"content-type": f"application/{name}+json"}, body)
-        elif kind == "feedback":
-            words(feedback(msgspec.json.decode(body)), MODELS[0])
+        elif route in {"event", "batch"}:
+            name = "cloudevents" if route == "event" else "cloudevents-batch"
+            read_events({"content-type": f"application/{name}+json"}, body)
+        elif route == "feedback":
+            feedback_documents(decode_feedback(msgspec.json.decode(body)), MODELS[0])
         else:
-            for record in read_records(body, "traces", kind == "proto"):
+            for record in read_records(body, "traces", route == "proto"):
                 if not isinstance(record, EventError):
-                    record.of("m")
+                    record.validate("m")
     except EventError as error:
         assert error.detail
     except msgspec.DecodeError:
-        assert kind == "feedback"
+        assert route == "feedback"
 
 
 @settings(max_examples=300, deadline=1000)
@@ -674,15 +683,15 @@ def test_any_body_is_taken_or_refused_clearly(body: bytes, kind: str) -> None:
 def test_damaged_recordings_are_taken_or_refused_clearly(data: st.DataObject, name: str) -> None:
     """A real body with some bytes changed, or cut off, costs nobody an unforeseen error."""
     body = bytearray(recorded(name))
-    for place in data.draw(st.lists(st.integers(0, len(body) - 1), max_size=5)):
-        body[place] = data.draw(st.integers(0, 255))
+    for index in data.draw(st.lists(st.integers(0, len(body) - 1), max_size=5)):
+        body[index] = data.draw(st.integers(0, 255))
     raw = bytes(body[: data.draw(st.integers(0, len(body)))])
     try:
         if name.endswith("pb"):
             for record in read_records(raw, "traces" if "traces" in name else "logs", protobuf=True):
                 if not isinstance(record, EventError):
-                    record.of("m")
+                    record.validate("m")
         else:
-            request(raw)
+            decode_request(raw)
     except EventError as error:
         assert error.detail

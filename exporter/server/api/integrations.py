@@ -1,4 +1,4 @@
-"""Routes for other servers' formats: their logs come as they are, without a line in the model service."""
+"""Routes that accept other servers' payload logs as they send them."""
 
 from __future__ import annotations
 
@@ -16,260 +16,269 @@ from exporter.events import MAX_REJECTED, Prediction, RejectedEvent
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
 from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
-from exporter.server.integrations import Known, PayloadPair, predictions, resolve, seldon
-from exporter.server.integrations.cloudevents import BATCH, LoggedMessage
-from exporter.server.integrations.cloudevents import read as read_events
-from exporter.server.integrations.detect import request as read_request
-from exporter.server.integrations.detect import response as read_response
-from exporter.server.integrations.otlp import PROTOBUF, Signal, answer, refusal
-from exporter.server.integrations.otlp import read as read_records
-from exporter.server.integrations.payload import MAX_ROWS, decompressed, document, unpacked
-from exporter.server.integrations.payload_pairs import items
-from exporter.server.integrations.payload_pairs import read as read_pair
-from exporter.server.integrations.proxy_records import read as read_exchange
-from exporter.server.integrations.seldon_feedback import words
+from exporter.server.integrations import ConfiguredModel, PayloadPair, resolve_model, seldon, to_predictions
+from exporter.server.integrations.cloudevents import BATCH, LoggedMessage, read_events
+from exporter.server.integrations.detect import decode_request, decode_response
+from exporter.server.integrations.otlp import (
+    PROTOBUF,
+    PredictionRecord,
+    Signal,
+    error_status,
+    export_response,
+    read_records,
+)
+from exporter.server.integrations.payload import MAX_ROWS, decode_json, decompress, decompress_if_gzip
+from exporter.server.integrations.payload_pairs import read_pair, split_pairs
+from exporter.server.integrations.proxy_records import read_record
+from exporter.server.integrations.seldon_feedback import feedback_documents
 from exporter.server.problem import Reply, whole
 
 _LARGE = 2**20
-_GRPC = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
-_Decoded = tuple[list[Prediction], list[RejectedEvent]]
+_GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
+_INTERNAL = 13
+_Validated = tuple[list[Prediction], list[RejectedEvent]]
+_Item = EventError | Callable[[], _Validated]
+"""An error, or a function that decodes one item of a body."""
 
 
-class Wire:
-    """Takes what other servers log.
+class PayloadIngest:
+    """Decodes the payload logs of other servers and hands their predictions to the pipeline.
 
     Parameters
     ----------
     exporter
-        Whose models they are of.
+        Its configured models and profiles.
     ingest
-        The way into the pipeline.
+        Queues the predictions.
     """
 
     def __init__(self, exporter: Exporter, ingest: Ingest) -> None:
         self._exporter = exporter
         self._ingest = ingest
-        self._large = threading.Lock()
+        self._large_body = threading.Lock()
 
     def kserve(self, headers: dict[str, str], body: bytes) -> Reply:
-        """``POST /v1/kserve``: halves are paired; predictions are those whose other half was there."""
-        pairs, waited = self._exporter.pairs, list[LoggedMessage]()
+        """``POST /v1/kserve``: pair logged requests and responses, and take those that are complete."""
+        pairs, paired = self._exporter.pairs, list[LoggedMessage]()
 
-        def decode() -> Iterator[EventError | Callable[[], _Decoded]]:
-            for half in read_events(headers, body):
-                if isinstance(half, EventError):
-                    yield half
-                elif other := pairs.take(half):
-                    waited.append(other)
-                    yield partial(self._paired, half, other)
+        def decode() -> Iterator[_Item]:
+            for message in read_events(headers, body):
+                if isinstance(message, EventError):
+                    yield message
+                elif counterpart := pairs.pair(message):
+                    paired.append(counterpart)
+                    yield partial(self._logged, message, counterpart)
 
         reply = self._take("kserve", body, decode, many=headers.get("content-type", "").startswith(BATCH))
-        if reply.status == 503:  # the sender comes again with its half; the others must be there then
-            for half in waited:
-                pairs.take(half)
+        if reply.status == 503:  # the sender retries with its message, which must find its counterpart then
+            for message in paired:
+                pairs.pair(message)
         return reply
 
-    def infer(self, model: str, version: str | None, body: bytes, lines: bool, ids: bool) -> Reply:
-        """``POST /v2/models/<model>/infer``: requests with their responses."""
+    def infer(self, model: str, version: str | None, body: bytes, ndjson: bool, ids: bool) -> Reply:
+        """``POST /v2/models/<model>/infer``: take requests with their responses."""
 
-        def decode() -> Iterator[EventError | Callable[[], _Decoded]]:
-            self._known(model)
-            for item in items(body, lines):
-                yield item if isinstance(item, EventError) else partial(self._exchanged, model, item, version)
+        def decode() -> Iterator[_Item]:
+            self._model(model)
+            for item in split_pairs(body, ndjson):
+                yield item if isinstance(item, EventError) else partial(self._pair, model, item, version)
 
-        return self._take("infer", body, decode, lines or body.lstrip()[:1] == b"[", ids)
+        return self._take("infer", body, decode, ndjson or body.lstrip()[:1] == b"[", ids)
 
-    def exchanges(self, body: bytes, lines: bool, ids: bool) -> Reply:
-        """``POST /v1/exchanges``: what a proxy saw."""
+    def exchanges(self, body: bytes, ndjson: bool, ids: bool) -> Reply:
+        """``POST /v1/exchanges``: take the records of a proxy."""
 
-        def decode() -> Iterator[EventError | Callable[[], _Decoded]]:
-            for item in items(body, lines):
-                yield item if isinstance(item, EventError) else partial(self._recorded, item)
+        def decode() -> Iterator[_Item]:
+            for item in split_pairs(body, ndjson):
+                yield item if isinstance(item, EventError) else partial(self._proxy_record, item)
 
-        return self._take("exchanges", body, decode, lines or body.lstrip()[:1] == b"[", ids)
+        return self._take("exchanges", body, decode, ndjson or body.lstrip()[:1] == b"[", ids)
 
-    def seldon(self, body: bytes, model: str | None, key: str | None) -> Reply:
-        """``POST /v1/seldon/feedback``."""
+    def seldon_feedback(self, body: bytes, name: str | None, key: str | None) -> Reply:
+        """``POST /v1/seldon/feedback``: take a feedback message."""
         try:
-            found, _ = document(body)
-            known = self._known(model) if model else self._only()
-            said = words(seldon.feedback(found), known)
-            return self._ingest.feedback(msgspec.json.encode(said if len(said) > 1 else said[0]), key)
+            message, _ = decode_json(body)
+            model = self._model(name) if name else self._only_model()
+            documents = feedback_documents(seldon.decode_feedback(message), model)
+            return self._ingest.feedback(msgspec.json.encode(documents if len(documents) > 1 else documents[0]), key)
         except EventError as error:
             return self._refuse(error)
 
-    def records(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
-        """``POST /v1/logs`` and ``/v1/traces``, answered as OTLP has it."""
-        kind = PROTOBUF if protobuf else "application/json"
-        reply, rejected, first = self._records(signal, body, encoding, protobuf)
-        if reply:
-            message = str(msgspec.json.decode(reply.body)["detail"])
-            return Reply(
-                reply.status, refusal(protobuf, _GRPC.get(reply.status, 13), message), reply.headers, content_type=kind
-            )
-        return Reply(200, answer(signal, protobuf, rejected, first), content_type=kind)
+    def otlp(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
+        """``POST /v1/logs`` and ``/v1/traces``: take an export request, and answer as OTLP specifies."""
+        content_type = PROTOBUF if protobuf else "application/json"
+        problem, rejected = self._export(signal, body, encoding, protobuf)
+        if problem:
+            message = str(msgspec.json.decode(problem.body)["detail"])
+            status = error_status(protobuf, _GRPC_CODES.get(problem.status, _INTERNAL), message)
+            return Reply(problem.status, status, problem.headers, content_type=content_type)
+        first = f"{rejected[0].pointer}: {rejected[0].detail}" if rejected else ""
+        return Reply(200, export_response(signal, protobuf, len(rejected), first), content_type=content_type)
 
-    def _records(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> tuple[Reply | None, int, str]:
+    def _export(
+        self, signal: Signal, body: bytes, encoding: str, protobuf: bool
+    ) -> tuple[Reply | None, list[RejectedEvent]]:
+        """Take an export request: the problem that refuses it, or the rejected records."""
         if full := self._ingest.full():
-            return full, 0, ""
-        good: list[Prediction] = []
-        bad: list[RejectedEvent] = []
+            return full, []
         try:
             if encoding.lower() == "gzip":
-                body = decompressed(body, MAX_BODY)
-            with self._turn(body):
-                for found in read_records(body, signal, protobuf):
-                    try:
-                        if isinstance(found, EventError):
-                            raise found
-                        models = self._exporter.pipeline.monitors.models
-                        events, rejected = found.of(resolve(models, found.names).name)
-                    except EventError as error:
-                        events, rejected = [], [RejectedEvent(0, error.pointer, error.detail, error.reason)]
-                    good += events
-                    bad += rejected
-                    _check_count(good)
+                body = decompress(body, MAX_BODY)
+            with self._limit_memory(body):
+                items = (
+                    record if isinstance(record, EventError) else partial(self._otlp_record, record)
+                    for record in read_records(body, signal, protobuf)
+                )
+                accepted, rejected = _decode_all(items)
         except EventError as error:
-            return self._refuse(error), 0, ""
-        self._ingest.count_rejected(bad)
-        size = max(len(body), sum(len(memoryview(event.inputs)) for event in good))
-        full = self._ingest.queue(signal, good, size) if good else None
-        return full, len(bad), f"{bad[0].pointer}: {bad[0].detail}" if bad else ""
+            return self._refuse(error), []
+        self._ingest.count_rejected(rejected)
+        size = max(len(body), sum(len(memoryview(event.inputs)) for event in accepted))
+        return self._ingest.queue(signal, accepted, size) if accepted else None, rejected
 
     def _take(
-        self,
-        source: str,
-        body: bytes,
-        decode: Callable[[], Iterable[EventError | Callable[[], _Decoded]]],
-        many: bool,
-        ids: bool = False,
+        self, source: str, body: bytes, decode: Callable[[], Iterable[_Item]], many: bool, ids: bool = False
     ) -> Reply:
         if full := self._ingest.full():
             return full
-        good: list[Prediction] = []
-        bad: list[RejectedEvent] = []
         try:
-            with self._turn(body):
-                for place, one in enumerate(decode()):
-                    if len(bad) >= MAX_REJECTED:
-                        detail = f"not looked at: {MAX_REJECTED} before were refused"
-                        bad.append(RejectedEvent(place, "", detail, "malformed"))
-                        break
-                    events, rejected = _decoded(one, place)
-                    good += events
-                    bad += rejected
-                    _check_count(good)
+            with self._limit_memory(body):
+                accepted, rejected = _decode_all(decode(), MAX_REJECTED)
         except EventError as error:
             return self._refuse(error)
-        return self._ingest.decoded(source, good, bad, len(body), many=many, ids=ids)
+        return self._ingest.decoded(source, accepted, rejected, len(body), many=many, ids=ids)
 
-    def _turn(self, body: bytes) -> AbstractContextManager[Any]:
-        """Large bodies are decoded one after the other: decoded they take many times their size."""
-        return self._large if len(body) > _LARGE else nullcontext()
+    def _limit_memory(self, body: bytes) -> AbstractContextManager[Any]:
+        """Decode large bodies one at a time: decoded, they take many times their size."""
+        return self._large_body if len(body) > _LARGE else nullcontext()
 
-    def _paired(self, one: LoggedMessage, two: LoggedMessage) -> _Decoded:
-        first, last = (one, two) if one.side == "request" else (two, one)
-        seconds = (last.time - first.time).total_seconds() if first.time and last.time else -1.0
-        inputs, outputs = (
-            read_request(unpacked(first.body, MAX_BODY), first.head),
-            read_response(unpacked(last.body, MAX_BODY), last.head),
-        )
-        known = self._known(outputs.model, *first.names, version=outputs.version)
-        named = outputs.id if outputs.columns and outputs.columns[0].name in seldon.MEMBERS else None
-        exchange = PayloadPair(
-            inputs, outputs, named or first.id, time=first.time, duration_seconds=seconds if seconds >= 0 else None
-        )
-        return predictions(known, exchange)
+    def _logged(self, message: LoggedMessage, counterpart: LoggedMessage) -> _Validated:
+        request, response = (message, counterpart) if message.side == "request" else (counterpart, message)
+        seconds = (response.time - request.time).total_seconds() if request.time and response.time else -1.0
+        inputs = decode_request(decompress_if_gzip(request.body, MAX_BODY), request.json_length)
+        outputs = decode_response(decompress_if_gzip(response.body, MAX_BODY), response.json_length)
+        model = self._model(outputs.model, *request.names, version=outputs.version)
+        puid = outputs.id if outputs.columns and outputs.columns[0].name in seldon.MEMBERS else None
+        duration = seconds if seconds >= 0 else None
+        pair = PayloadPair(inputs, outputs, puid or request.id, time=request.time, duration_seconds=duration)
+        return to_predictions(model, pair)
 
-    def _exchanged(self, model: str, item: Any, version: str | None) -> _Decoded:
-        exchange = read_pair(item, version)
-        return predictions(self._known(model, version=exchange.version or exchange.response.version), exchange)
+    def _pair(self, name: str, document: Any, version: str | None) -> _Validated:
+        pair = read_pair(document, version)
+        return to_predictions(self._model(name, version=pair.version or pair.response.version), pair)
 
-    def _recorded(self, item: Any) -> _Decoded:
-        """A request counts even where its bodies are refused."""
-        exchange = read_exchange(item)
-        known = self._known(exchange.model, version=exchange.version)
+    def _proxy_record(self, document: Any) -> _Validated:
+        """Take a proxy's record; the request is counted even if its bodies cannot be read."""
+        record = read_record(document)
+        model = self._model(record.model, version=record.version)
         try:
-            events, rejected = predictions(known, exchange.read(MAX_BODY))
+            accepted, rejected = to_predictions(model, record.decode(MAX_BODY))
         except EventError as error:
-            events, rejected = [], [RejectedEvent(0, error.pointer, error.detail, error.reason)]
-        if not events:
-            events, refused_too = predictions(known, exchange.alone())
-            rejected += refused_too
-        return events, rejected
+            accepted, rejected = [], [_rejected(error)]
+        if not accepted:
+            accepted, more = to_predictions(model, record.without_bodies())
+            rejected += more
+        return accepted, rejected
 
-    def _known(self, *names: str | None, version: str | None = None) -> Known:
-        monitors = self._exporter.pipeline.monitors
-        config = resolve(monitors.models, names)
-        binner = monitors.nearest_binner(config.name, version)
-        return Known(config, binner.profile if binner else None)
-
-    def _only(self) -> Known | None:
-        """The one configured model."""
+    def _otlp_record(self, record: PredictionRecord) -> _Validated:
         models = self._exporter.pipeline.monitors.models
-        return self._known(*models) if len(models) == 1 else None
+        return record.validate(resolve_model(models, record.names).name)
+
+    def _model(self, *names: str | None, version: str | None = None) -> ConfiguredModel:
+        monitors = self._exporter.pipeline.monitors
+        config = resolve_model(monitors.models, names)
+        binner = monitors.nearest_binner(config.name, version)
+        return ConfiguredModel(config, binner.profile if binner else None)
+
+    def _only_model(self) -> ConfiguredModel | None:
+        """Return the model if only one is configured."""
+        models = self._exporter.pipeline.monitors.models
+        return self._model(*models) if len(models) == 1 else None
 
     def _refuse(self, error: EventError) -> Reply:
         self._exporter.health.rejected.labels(error.reason).inc()
         return whole(error, 413 if error.reason == "too_large" else 400)
 
 
-def _check_count(events: list[Prediction]) -> None:
-    if len(events) > MAX_ROWS:
-        raise EventError("", f"expected at most {MAX_ROWS} predictions: send them in several requests", "too_large")
+def _decode_all(items: Iterable[_Item], max_rejected: int | None = None) -> _Validated:
+    """Decode the items of a body, until ``max_rejected`` are rejected.
+
+    Raises
+    ------
+    EventError
+        When there are more than `MAX_ROWS` predictions.
+    """
+    accepted: list[Prediction] = []
+    rejected: list[RejectedEvent] = []
+    for index, item in enumerate(items):
+        if max_rejected is not None and len(rejected) >= max_rejected:
+            detail = f"not checked: {max_rejected} items before it are rejected"
+            rejected.append(RejectedEvent(index, "", detail, "malformed"))
+            break
+        good, bad = _decode(item, index)
+        accepted += good
+        rejected += bad
+        if len(accepted) > MAX_ROWS:
+            detail = f"expected at most {MAX_ROWS} predictions: send them in several requests"
+            raise EventError("", detail, "too_large")
+    return accepted, rejected
 
 
-def _decoded(one: EventError | Callable[[], _Decoded], place: int) -> _Decoded:
+def _decode(item: _Item, index: int) -> _Validated:
     try:
-        if isinstance(one, EventError):
-            raise one
-        events, rejected = one()
+        if isinstance(item, EventError):
+            raise item
+        accepted, rejected = item()
     except EventError as error:
-        return [], [RejectedEvent(place, error.pointer, error.detail, error.reason)]
-    return events, [
-        msgspec.structs.replace(row, index=place, detail=f"row {row.index}: {row.detail}") for row in rejected
-    ]
+        return [], [_rejected(error, index)]
+    return accepted, [msgspec.structs.replace(row, index=index) for row in rejected]
+
+
+def _rejected(error: EventError, index: int = 0) -> RejectedEvent:
+    return RejectedEvent(index, error.pointer, error.detail, error.reason)
 
 
 def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
-    """The routes."""
-    routes = Blueprint("wire", __name__)
-    wire = Wire(exporter, ingest)
+    """Return the routes of other servers' formats."""
+    routes = Blueprint("integrations", __name__)
+    payloads = PayloadIngest(exporter, ingest)
 
     @routes.post("/v1/kserve")
     def kserve() -> Response:
         headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
-        return ingest.retries.once("kserve", idempotency_key(), lambda: wire.kserve(headers, body)).flask()
+        return ingest.retries.once("kserve", idempotency_key(), lambda: payloads.kserve(headers, body)).flask()
 
     @routes.post("/v2/models/<model>/infer")
     @routes.post("/v2/models/<model>/versions/<version>/infer")
     def infer(model: str, version: str | None = None) -> Response:
-        body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        taken = ingest.retries.once("infer", idempotency_key(), lambda: wire.infer(model, version, body, lines, ids))
-        return taken.flask()
+        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
+        reply = ingest.retries.once(
+            "infer", idempotency_key(), lambda: payloads.infer(model, version, body, ndjson, ids)
+        )
+        return reply.flask()
 
     @routes.post("/v1/exchanges")
     def exchanges() -> Response:
-        body, lines, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        return ingest.retries.once("exchanges", idempotency_key(), lambda: wire.exchanges(body, lines, ids)).flask()
+        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
+        reply = ingest.retries.once("exchanges", idempotency_key(), lambda: payloads.exchanges(body, ndjson, ids))
+        return reply.flask()
 
     @routes.post("/v1/seldon/feedback")
     def seldon_feedback() -> Response:
-        return wire.seldon(request.get_data(), request.args.get("model"), idempotency_key()).flask()
+        return payloads.seldon_feedback(request.get_data(), request.args.get("model"), idempotency_key()).flask()
 
     @routes.post("/v1/logs")
     def logs() -> Response:
-        return records("logs")
+        return otlp("logs")
 
     @routes.post("/v1/traces")
     def traces() -> Response:
-        return records("traces")
+        return otlp("traces")
 
-    def records(signal: Signal) -> Response:
+    def otlp(signal: Signal) -> Response:
         body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
         protobuf = request.mimetype == PROTOBUF
-        return ingest.retries.once(
-            signal, idempotency_key(), lambda: wire.records(signal, body, encoding, protobuf)
-        ).flask()
+        reply = ingest.retries.once(signal, idempotency_key(), lambda: payloads.otlp(signal, body, encoding, protobuf))
+        return reply.flask()
 
     return routes

@@ -14,7 +14,7 @@ from exporter.server.api import schemas as answers
 from exporter.server.api.corrections import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.api.datasets import MOST, Order
 from exporter.server.integrations.otlp import PROTOBUF
-from exporter.server.integrations.proxy_records import Recorded
+from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification
 from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS
 
@@ -192,7 +192,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /v1/exchanges": Operation(
         "What a proxy saw: requests with their answers as they went over the wire.",
         {202: answers.Accepted},
-        {JSON: Recorded | list[Recorded], NDJSON: None},
+        {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
         (_KEY, _IDS),
     ),
     "POST /v1/kserve": Operation(

@@ -1,6 +1,6 @@
-"""Other servers' formats: bytes in, predictions out. One module a format; nothing here knows HTTP or state."""
+"""Payload formats of other servers: bytes in, predictions out. One module per format; no HTTP, no state."""
 
-from exporter.server.integrations.mapping import PayloadPair, predictions, resolve
-from exporter.server.integrations.outputs import Known
+from exporter.server.integrations.mapping import PayloadPair, resolve_model, to_predictions
+from exporter.server.integrations.outputs import ConfiguredModel
 
-__all__ = ["Known", "PayloadPair", "predictions", "resolve"]
+__all__ = ["ConfiguredModel", "PayloadPair", "resolve_model", "to_predictions"]

@@ -12,29 +12,31 @@ from urllib.parse import unquote
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.payload import convert, document
+from exporter.server.integrations.payload import convert, decode_json
 from exporter.validation import preview
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
+MAX_IDENTIFIERS = 2000
+"""Characters of all identifiers of a message together."""
 _SIDES = {"inference.request": "request", "inference.response": "response"}
 
 
 class LoggedMessage(NamedTuple):
-    """A request or a response that was logged.
+    """A logged request or response.
 
     Attributes
     ----------
     side
         ``request`` or ``response``.
     key
-        What both halves have in common.
+        What a request and its response have in common.
     id
-        Of the prediction.
+        The identifier of the prediction.
     names
-        What the inference service and its model are called, the best first.
-    head
-        The ``Inference-Header-Content-Length``, where it is known.
+        Names of the inference service and its model, the most specific first.
+    json_length
+        The ``Inference-Header-Content-Length``, if it is known.
     """
 
     side: str
@@ -43,14 +45,14 @@ class LoggedMessage(NamedTuple):
     body: bytes
     time: datetime | None = None
     names: tuple[str, ...] = ()
-    head: int | None = None
+    json_length: int | None = None
 
 
 class _Attributes(msgspec.Struct):
     id: str
     type: str
     time: datetime | None = None
-    requestid: str = ""  # Seldon's, and so is the next
+    requestid: str = ""  # requestid and modelid are Seldon's
     modelid: str = ""
     inferenceservicename: str = ""
     namespace: str = ""
@@ -58,56 +60,68 @@ class _Attributes(msgspec.Struct):
     endpoint: str = ""
 
 
-def read(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage | EventError]:
-    """The halves in a request, or why one is none.
+def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage | EventError]:
+    """Decode the messages of a request; an event that is wrong becomes an error in its place.
 
     Parameters
     ----------
     headers
-        By their names in small letters.
+        By their names in lower case.
     body
-        The data in binary mode, else one event, or a batch of them.
+        The data in binary mode, otherwise one event or a batch of them.
 
     Raises
     ------
     EventError
-        When the body as a whole is wrong.
+        When the body itself cannot be decoded.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in {STRUCTURED, BATCH}:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in {STRUCTURED, BATCH}:
         attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
-        return [_half(attributes, body, headers.get("inference-header-content-length"))]
-    found, rest = document(body)
+        return [_message(attributes, body, headers.get("inference-header-content-length"))]
+    document, rest = decode_json(body)
     if rest:
-        raise EventError("", "the body is not JSON: there is more behind it", "malformed")
-    events = convert(found, list[Any]) if kind == BATCH else [found]
-    return [_caught(event) for event in events]
+        raise EventError("", "the body is not JSON: data follows the first value", "malformed")
+    events = convert(document, list[Any]) if media_type == BATCH else [document]
+    return [_message_or_error(event) for event in events]
 
 
-def _caught(event: Any) -> LoggedMessage | EventError:
+def _message_or_error(event: Any) -> LoggedMessage | EventError:
     try:
         attributes = convert(event, dict[str, Any])
-        return _half(attributes, _data(attributes), attributes.get("inferenceheadercontentlength"))
+        return _message(attributes, _data(attributes), attributes.get("inferenceheadercontentlength"))
     except EventError as error:
         return error
 
 
-def _half(attributes: Mapping[str, Any], body: bytes, head: Any) -> LoggedMessage:
+def _message(attributes: Mapping[str, Any], body: bytes, json_length: Any) -> LoggedMessage:
     if "id" not in attributes:
         raise EventError("/id", f"is required: a header ce-id, or a body of {STRUCTURED}", "missing_field")
-    found = convert(attributes, _Attributes)
-    side = next((side for end, side in _SIDES.items() if found.type.endswith(end)), None)
+    event = convert(attributes, _Attributes)
+    side = next((side for suffix, side in _SIDES.items() if event.type.endswith(suffix)), None)
     if side is None:
-        detail = f"expected …{' or …'.join(_SIDES)}, got {preview(found.type)}"
+        detail = f"expected …{' or …'.join(_SIDES)}, got {preview(event.type)}"
         raise EventError("/type", detail, "wrong_type")
-    name = found.requestid or found.id
-    service = found.inferenceservicename
-    key = (found.namespace, service, found.component, found.endpoint, found.modelid, name)
-    if sum(map(len, key)) > 2000 or not name:
-        raise EventError("/id", "expected identifiers of at most 2000 characters together", "too_long")
-    time = found.time if found.time and found.time.tzinfo else None
-    length = int(head) if head is not None and str(head).isdecimal() and len(str(head)) < 10 else None
-    return LoggedMessage(side, key, name, body, time, (f"{found.namespace}/{service}", service, found.modelid), length)
+    request_id = event.requestid or event.id
+    service = event.inferenceservicename
+    key = (event.namespace, service, event.component, event.endpoint, event.modelid, request_id)
+    if sum(map(len, key)) > MAX_IDENTIFIERS or not request_id:
+        detail = f"expected identifiers of at most {MAX_IDENTIFIERS} characters together"
+        raise EventError("/id", detail, "too_long")
+    return LoggedMessage(
+        side,
+        key,
+        request_id,
+        body,
+        event.time if event.time and event.time.tzinfo else None,
+        (f"{event.namespace}/{service}", service, event.modelid),
+        _length(json_length),
+    )
+
+
+def _length(value: Any) -> int | None:
+    text = str(value)
+    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _data(attributes: Mapping[str, Any]) -> bytes:

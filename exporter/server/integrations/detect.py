@@ -1,4 +1,4 @@
-"""Which format a body is of: the Open Inference Protocol, version 2 or 1, MLflow's or Seldon's."""
+"""Detect the format of a payload: the Open Inference Protocol version 2 or 1, MLflow's or Seldon's, and decode it."""
 
 from __future__ import annotations
 
@@ -7,76 +7,93 @@ from typing import Any
 
 from exporter.errors import EventError
 from exporter.server.integrations import open_inference, seldon
-from exporter.server.integrations.payload import Body, Column, columnar, convert, document, rows, table
+from exporter.server.integrations.payload import (
+    Column,
+    Payload,
+    as_rows,
+    columns_of_rows,
+    convert,
+    decode_json,
+    named_columns,
+)
 from exporter.validation import preview
 
+_REQUEST_MEMBERS = "inputs, instances, dataframe_split, dataframe_records, data, strData, jsonData and binData"
+_RESPONSE_MEMBERS = "outputs, predictions, data, strData, jsonData, binData and error"
 
-def request(body: bytes, head: int | None = None) -> Body:
-    """The inputs of a request.
+
+def decode_request(body: bytes, json_length: int | None = None) -> Payload:
+    """Decode the inputs of a request.
 
     Parameters
     ----------
     body
-        As it went over the wire.
-    head
-        The ``Inference-Header-Content-Length``, where it is known.
+        As it was sent.
+    json_length
+        The ``Inference-Header-Content-Length``, if it is known.
 
     Raises
     ------
     EventError
-        When it is of no known format, or wrong.
+        When the format is unknown, or the body is not valid in its format.
     """
-    return read_request(*document(body, head))
+    return request_from_json(*decode_json(body, json_length))
 
 
-def response(body: bytes, head: int | None = None) -> Body:
-    """The outputs of a response; see `request`."""
-    return read_response(*document(body, head))
+def decode_response(body: bytes, json_length: int | None = None) -> Payload:
+    """Decode the outputs of a response; see `decode_request`."""
+    return response_from_json(*decode_json(body, json_length))
 
 
-def read_request(found: Any, rest: bytes = b"") -> Body:
-    """The same of decoded JSON and the bytes behind it."""
-    if isinstance(found, Mapping):
-        if _are_tensors(found.get("inputs")):
-            return open_inference.read(found, "inputs", rest)
-        _nothing_behind(rest)
-        if "instances" in found:
-            return Body(table(_list(found, "instances"), "instances"))
-        if "dataframe_split" in found:
-            return Body([_split(found["dataframe_split"])])
-        if "dataframe_records" in found:
-            return Body(table(_list(found, "dataframe_records"), "dataframe_records"))
-        if "inputs" in found:
-            return Body(columnar(found["inputs"], "inputs"))
-        if seldon.is_message(found):
-            return seldon.message(found)
-    elif isinstance(found, list):
-        _nothing_behind(rest)
-        return Body(table(found, "instances"))
-    known = "inputs, instances, dataframe_split, dataframe_records, data, strData, jsonData and binData"
-    raise EventError("", f"expected a request, an object with one of {known}", "missing_field")
+def request_from_json(document: Any, rest: bytes = b"") -> Payload:
+    """Read the inputs of a request from its decoded JSON and the bytes after it."""
+    if isinstance(document, Mapping) and _are_tensors(document.get("inputs")):
+        return open_inference.read(document, "inputs", rest)
+    _check_no_trailing_bytes(rest)
+    if isinstance(document, list):
+        return Payload(columns_of_rows(document, "instances"))
+    if isinstance(document, Mapping):
+        if (columns := _request_columns(document)) is not None:
+            return Payload(columns)
+        if seldon.is_message(document):
+            return seldon.decode_message(document)
+    raise EventError("", f"expected a request, an object with one of {_REQUEST_MEMBERS}", "missing_field")
 
 
-def read_response(found: Any, rest: bytes = b"") -> Body:
-    """The same of decoded JSON and the bytes behind it."""
-    if isinstance(found, Mapping) and _are_tensors(found.get("outputs")):
-        return open_inference.read(found, "outputs", rest)
-    _nothing_behind(rest)
-    if not isinstance(found, Mapping):
-        return Body(table(rows(found), "predictions"))
-    version = found.get("model_version")
+def _request_columns(document: Mapping[str, Any]) -> list[Column] | None:
+    """Read the columns of TensorFlow Serving's and MLflow's requests; None for any other document."""
+    if "instances" in document:
+        return _columns_of_member(document, "instances")
+    if "dataframe_split" in document:
+        return [_split_frame(document["dataframe_split"])]
+    if "dataframe_records" in document:
+        return _columns_of_member(document, "dataframe_records")
+    return named_columns(document["inputs"], "inputs") if "inputs" in document else None
+
+
+def _columns_of_member(document: Mapping[str, Any], member: str) -> list[Column]:
+    return columns_of_rows(convert(document[member], list[Any], (member,)), member)
+
+
+def response_from_json(document: Any, rest: bytes = b"") -> Payload:
+    """Read the outputs of a response from its decoded JSON and the bytes after it."""
+    if isinstance(document, Mapping) and _are_tensors(document.get("outputs")):
+        return open_inference.read(document, "outputs", rest)
+    _check_no_trailing_bytes(rest)
+    if not isinstance(document, Mapping):
+        return Payload(columns_of_rows(as_rows(document), "predictions"))
+    version = document.get("model_version")
     version = version if isinstance(version, str) else None
     for member in ("predictions", "outputs"):
-        if member in found:
-            return Body(columnar(found[member], member), version=version)
-    if seldon.is_message(found):
-        return seldon.message(found)
-    if found.get("error") is not None:
-        return Body([], failed=True)
-    if found and all(type(share) in {int, float} for share in found.values()):
-        return Body([Column("predictions", [list(found.values())], tuple(found))])  # TorchServe's labels with scores
-    known = "outputs, predictions, data, strData, jsonData, binData and error"
-    raise EventError("", f"expected a response, an object with one of {known}", "missing_field")
+        if member in document:
+            return Payload(named_columns(document[member], member), version=version)
+    if seldon.is_message(document):
+        return seldon.decode_message(document)
+    if document.get("error") is not None:
+        return Payload([], failed=True)
+    if document and all(type(score) in {int, float} for score in document.values()):  # TorchServe: scores by label
+        return Payload([Column("predictions", [list(document.values())], tuple(document))])
+    raise EventError("", f"expected a response, an object with one of {_RESPONSE_MEMBERS}", "missing_field")
 
 
 def _are_tensors(value: Any) -> bool:
@@ -85,23 +102,19 @@ def _are_tensors(value: Any) -> bool:
     return not value or (isinstance(value[0], Mapping) and "datatype" in value[0])
 
 
-def _nothing_behind(rest: bytes) -> None:
+def _check_no_trailing_bytes(rest: bytes) -> None:
     if rest:
-        raise EventError("", f"{len(rest)} bytes follow the JSON, which belong to no tensor", "malformed")
+        raise EventError("", f"the {len(rest)} bytes after the JSON do not belong to any tensor", "malformed")
 
 
-def _list(found: Mapping[str, Any], member: str) -> list[Any]:
-    return convert(found[member], list[Any], (member,))
-
-
-def _split(value: Any) -> Column:
-    """MLflow's ``dataframe_split``."""
-    at = "dataframe_split"
-    frame = convert(value, dict[str, Any], (at,))
-    names = tuple(str(name) for name in convert(frame.get("columns", []), list[str | int], (at, "columns")))
-    cells = convert(frame.get("data"), list[list[Any]], (at, "data"))
-    for place, row in enumerate(cells):
+def _split_frame(value: Any) -> Column:
+    """Read MLflow's ``dataframe_split``."""
+    member = "dataframe_split"
+    frame = convert(value, dict[str, Any], (member,))
+    names = tuple(str(name) for name in convert(frame.get("columns", []), list[str | int], (member, "columns")))
+    rows = convert(frame.get("data"), list[list[Any]], (member, "data"))
+    for index, row in enumerate(rows):
         if names and len(row) != len(names):
             detail = f"expected the {len(names)} values of {preview(names)}, got {len(row)}"
-            raise EventError(f"/{at}/data/{place}", detail, "malformed")
-    return Column(at, cells, names)
+            raise EventError(f"/{member}/data/{index}", detail, "malformed")
+    return Column(member, rows, names)

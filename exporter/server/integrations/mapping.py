@@ -1,4 +1,4 @@
-"""From tensors and columns to a model's inputs, prediction and confidence."""
+"""Map tensors and columns to the inputs, prediction and confidence of a model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from exporter.errors import EventError
 from exporter.events import Prediction, RejectedEvent
 from exporter.features.image import are_numbers
 from exporter.features.lenient_json import sanitize
-from exporter.server.integrations.outputs import Answer, Known, alone, answers, batch
-from exporter.server.integrations.payload import Body, Column
+from exporter.server.integrations.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
+from exporter.server.integrations.payload import Column, Payload
 from exporter.validation import explain, json_pointer, preview, suggestion
 
 MAX_COLUMNS = 10_000
@@ -25,16 +25,16 @@ _CHANNELS = (1, 3, 4)
 
 
 class PayloadPair(NamedTuple):
-    """A request, its response, and what is known of both.
+    """A request with its response, and what is known of both.
 
     Attributes
     ----------
     id
-        Of the one prediction, and the beginning of each one's where there are several.
+        The identifier of the prediction; of several, the prefix of each identifier.
     """
 
-    request: Body
-    response: Body
+    request: Payload
+    response: Payload
     id: str | None = None
     version: str | None = None
     time: datetime | None = None
@@ -42,179 +42,198 @@ class PayloadPair(NamedTuple):
     code: int | None = None
 
 
-def resolve(models: Mapping[str, ModelConfig], names: Iterable[str | None]) -> ModelConfig:
-    """The configured model that is meant by the first of the names that is known.
+def resolve_model(models: Mapping[str, ModelConfig], names: Iterable[str | None]) -> ModelConfig:
+    """Return the configured model of the first name that is known.
 
     Raises
     ------
     EventError
-        When none is.
+        When none of the names is known.
     """
-    called = [name for name in names if name]
-    for name in called:
+    given = [name for name in names if name]
+    for name in given:
         if name in models:
             return models[name]
         for model in models.values():
             if name in model.mapping.names:
                 return model
-    if not called:
-        raise EventError("/model", "is nowhere named", "missing_field")
-    known = [*models, *(name for model in models.values() for name in model.mapping.names)]
-    detail = (
-        f"no model {preview(called[0])} is configured, nor among the names of a mapping; {suggestion(called[0], known)}"
-    )
+    if not given:
+        raise EventError("/model", "is required: the request does not name a model", "missing_field")
+    valid = [*models, *(name for model in models.values() for name in model.mapping.names)]
+    hint = suggestion(given[0], valid)
+    detail = f"no model {preview(given[0])} is configured, and no mapping.names has it; {hint}"
     raise EventError("/model", detail, "unknown_model")
 
 
-def predictions(known: Known, exchange: PayloadPair) -> tuple[list[Prediction], list[RejectedEvent]]:
-    """The predictions of an exchange, one a row; and the rows that are none.
+def to_predictions(model: ConfiguredModel, pair: PayloadPair) -> tuple[list[Prediction], list[RejectedEvent]]:
+    """Return the predictions of a pair, one per row, and the rows that are rejected.
 
     Raises
     ------
     EventError
-        When request and response do not go together, or with the configuration.
+        When request and response do not match each other, or the configuration.
     """
-    said = answers(known, exchange.response.columns)
-    given = inputs(known, exchange.request.columns)
-    count = len(said) if given is None else len(given)
-    if exchange.response.failed:
-        count = 1 if given is None else count
-        said = [Answer(None)] * count
-    if len(said) != count:
-        detail = f"the request has {count} rows, the response {len(said)}; mapping.batched says whether there are rows"
+    outputs = read_outputs(model, pair.response.columns)
+    rows = map_inputs(model, pair.request.columns)
+    count = len(outputs) if rows is None else len(rows)
+    if pair.response.failed:
+        count = 1 if rows is None else count
+        outputs = [ModelOutput(None)] * count
+    if len(outputs) != count:
+        detail = (
+            f"the request has {count} rows, the response {len(outputs)}; without rows, set mapping.batched to false"
+        )
         raise EventError("", detail, "malformed")
-    code = exchange.code if exchange.code is not None else 500 if exchange.response.failed else None
-    base = exchange.id or exchange.response.id or exchange.request.id
-    shared = {
-        "model": known.config.name,
-        "version": exchange.version or exchange.response.version or exchange.request.version or None,
-        "time": exchange.time,
-        "duration_seconds": exchange.duration_seconds,
+    code = pair.code if pair.code is not None else 500 if pair.response.failed else None
+    base_id = pair.id or pair.response.id or pair.request.id
+    common = {
+        "model": model.config.name,
+        "version": pair.version or pair.response.version or pair.request.version or None,
+        "time": pair.time,
+        "duration_seconds": pair.duration_seconds,
         "code": code,
     }
     documents = [
         {
-            **shared,
-            "id": base if count == 1 or not base else f"{base}-{place}",
-            "inputs": encoded(given[place]) if given and given[place] else msgspec.Raw(),
-            "prediction": answer.prediction,
-            "confidence": answer.confidence,
+            **common,
+            "id": base_id if count == 1 or not base_id else f"{base_id}-{index}",
+            "inputs": encode_inputs(rows[index]) if rows and rows[index] else msgspec.Raw(),
+            "prediction": output.prediction,
+            "confidence": output.confidence,
         }
-        for place, answer in enumerate(said)
+        for index, output in enumerate(outputs)
     ]
-    return checked(documents)
+    accepted, rejected = validate(documents)
+    return accepted, [msgspec.structs.replace(row, detail=f"row {row.index}: {row.detail}") for row in rejected]
 
 
-def checked(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[RejectedEvent]]:
-    """Predictions of the fields given, as strictly as those that come by ``POST /v1/predictions``."""
+def validate(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[RejectedEvent]]:
+    """Validate predictions as strictly as those sent to ``POST /v1/predictions``."""
     try:
         return msgspec.convert(documents, list[Prediction]), []
     except msgspec.ValidationError:
         pass
-    good, rejected = [], []
-    for place, document in enumerate(documents):
+    accepted, rejected = [], []
+    for index, document in enumerate(documents):
         try:
-            good.append(msgspec.convert(document, Prediction))
+            accepted.append(msgspec.convert(document, Prediction))
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document)
-            rejected.append(RejectedEvent(place, json_pointer(path), detail, reason))
-    return good, rejected
+            rejected.append(RejectedEvent(index, json_pointer(path), detail, reason))
+    return accepted, rejected
 
 
-def encoded(row: Mapping[str, Any]) -> msgspec.Raw:
-    """A row's inputs as JSON."""
+def encode_inputs(row: Mapping[str, Any]) -> msgspec.Raw:
+    """Encode the inputs of a row as JSON."""
     try:
         return msgspec.Raw(msgspec.json.encode(row))
     except (OverflowError, UnicodeEncodeError):  # a whole number of more than 64 bits
         return msgspec.Raw(msgspec.json.encode(sanitize(dict(row))))
 
 
-def inputs(known: Known, columns: Sequence[Column]) -> list[dict[str, Any]] | None:
-    """The rows of a request by the names of the model's inputs; None without any column.
+def map_inputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[dict[str, Any]] | None:
+    """Return the rows of a request by the names of the model's inputs; None without columns.
 
     Raises
     ------
     EventError
-        When columns have different numbers of rows, or another width than their names.
+        When columns have different numbers of rows, or values of another length than their names.
     """
-    wanted = known.config.mapping.inputs
-    types = known.profile.inputs if known.profile else {}
-    columns = [batch(known, column) for column in columns if wanted.get(column.name, "") is not None]
+    mapping = model.config.mapping.inputs
+    columns = [as_batch(model, column) for column in columns if mapping.get(column.name, "") is not None]
     if not columns:
         return None
+    _check_columns(columns)
+    types = model.profile.inputs if model.profile else {}
+    inputs: dict[str, Sequence[Any]] = {}
+    unmapped = []
+    for column in columns:
+        mapped = _map_column(column, mapping, types)
+        if mapped is None:
+            unmapped.append(column)
+        else:
+            inputs |= mapped
+    for column in unmapped:
+        guess = _guess_input(column, types, inputs) if len(unmapped) == 1 else None
+        inputs |= guess or {column.name: _unknown_input(model, column.values)}
+    if not inputs:
+        return [{} for _ in columns[0].values]
+    return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+
+
+def _check_columns(columns: Sequence[Column]) -> None:
     if len(columns) > MAX_COLUMNS:
         raise EventError("/inputs", f"expected at most {MAX_COLUMNS} columns, got {len(columns)}", "too_large")
     if len({len(column.values) for column in columns}) > 1:
         sizes = {column.name: len(column.values) for column in columns}
-        raise EventError("/inputs", f"expected as many rows of each, got {preview(sizes)}", "malformed")
-    found: dict[str, Sequence[Any]] = {}
-    left = []
-    for column in columns:
-        target = wanted.get(column.name)
-        if isinstance(target, tuple):
-            found |= _spread(column, target)
-        elif target is not None:
-            found[target] = _single(column.values, types.get(target))
-        elif column.names:
-            places = _spread(column, column.names)
-            named = {name: wanted.get(name, name) for name in places}
-            found |= {goal: places[name] for name, goal in named.items() if isinstance(goal, str)}
-        elif column.name in types:
-            found[column.name] = _single(column.values, types[column.name])
-        else:
-            left.append(column)
-    for column in left:
-        guessed = _guess(column, types, found) if len(left) == 1 else None
-        found |= guessed or {column.name: _unknown(known, column.values)}
-    if not found:
-        return [{} for _ in columns[0].values]
-    names = tuple(found)
-    return [dict(zip(names, values, strict=True)) for values in zip(*found.values(), strict=True)]
+        raise EventError(
+            "/inputs", f"expected the same number of rows in each column, got {preview(sizes)}", "malformed"
+        )
 
 
-def _guess(column: Column, types: Mapping[str, str], found: Mapping[str, Any]) -> dict[str, Sequence[Any]] | None:
-    """The one column that nothing is said about, by what the profile expects; None where it fits nothing."""
-    free = {name: kind for name, kind in types.items() if name not in found}
-    images = [name for name, kind in free.items() if kind == "image"]
-    first = column.values[0] if column.values else None
-    if len(images) == 1 and isinstance(first, list) and first and isinstance(first[0], list):
-        return {images[0]: _single(column.values, "image")}
-    if len(free) == 1:
-        name, kind = next(iter(free.items()))
-        return {name: _single(column.values, kind)}
-    if free and isinstance(first, list) and len(first) == len(free):
-        return _spread(column, tuple(free))
+def _map_column(
+    column: Column, mapping: Mapping[str, str | tuple[str, ...] | None], types: Mapping[str, str]
+) -> dict[str, Sequence[Any]] | None:
+    """Return the inputs in a column, by the mapping, the names of its elements, or its own name; None without any."""
+    target = mapping.get(column.name)
+    if isinstance(target, tuple):
+        return _split_column(column, target)
+    if target is not None:
+        return {target: _convert_values(column.values, types.get(target))}
+    if column.names:
+        targets = {name: mapping.get(name, name) for name in column.names}
+        elements = _split_column(column, column.names)
+        return {goal: elements[name] for name, goal in targets.items() if isinstance(goal, str)}
+    if column.name in types:
+        return {column.name: _convert_values(column.values, types[column.name])}
     return None
 
 
-def _unknown(known: Known, values: Sequence[Any]) -> Sequence[Any]:
-    """Values of what is no input by name: missing ones where a redacted input may be among them."""
-    return [None] * len(values) if known.config.redact else _single(values, None)
+def _guess_input(
+    column: Column, types: Mapping[str, str], inputs: Mapping[str, Any]
+) -> dict[str, Sequence[Any]] | None:
+    """Return the inputs in the only column that is not mapped, by what the profile expects; None if nothing fits."""
+    free = {name: input_type for name, input_type in types.items() if name not in inputs}
+    images = [name for name, input_type in free.items() if input_type == "image"]
+    first = column.values[0] if column.values else None
+    if len(images) == 1 and isinstance(first, list) and first and isinstance(first[0], list):
+        return {images[0]: _convert_values(column.values, "image")}
+    if len(free) == 1:
+        name, input_type = next(iter(free.items()))
+        return {name: _convert_values(column.values, input_type)}
+    if free and isinstance(first, list) and len(first) == len(free):
+        return _split_column(column, tuple(free))
+    return None
 
 
-def _spread(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
-    """A column whose values have a place for each name."""
+def _unknown_input(model: ConfiguredModel, values: Sequence[Any]) -> Sequence[Any]:
+    """Return the values of an unknown input; as missing values if a redacted input may be among them."""
+    return [None] * len(values) if model.config.redact else _convert_values(values, None)
+
+
+def _split_column(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
+    """Split a column whose values have one element per name."""
     values = [value if isinstance(value, list) else [value] for value in column.values]
     for value in values:
         if len(value) != len(names):
-            detail = f"expected {len(names)} values a row, for {preview(names)}, got {len(value)}"
+            detail = f"expected {len(names)} values per row, for {preview(names)}, got {len(value)}"
             raise EventError(f"/{column.name}", detail, "malformed")
-    return {name: [value[place] for value in values] for place, name in enumerate(names)}
+    return {name: [value[index] for value in values] for index, name in enumerate(names)}
 
 
-def _single(values: Sequence[Any], kind: str | None) -> Sequence[Any]:
-    if kind == "image":
+def _convert_values(values: Sequence[Any], input_type: str | None) -> Sequence[Any]:
+    if input_type == "image":
         return [_image(value) for value in values]
-    return values if kind == "embedding" else [alone(value) for value in values]
+    return values if input_type == "embedding" else [unwrap(value) for value in values]
 
 
 def _image(value: Any) -> Any:
-    """An image with its channels last; pixels in a row are a square one."""
+    """Return an image with its channels last; a flat row of pixels is reshaped to a square."""
     if not isinstance(value, list) or not are_numbers(value):
-        return alone(value)
+        return unwrap(value)
     try:
         pixels = np.array(value)
-    except ValueError:  # ragged: no image, and counted as such
+    except ValueError:  # ragged: not an image, and counted as such
         return value
     side = math.isqrt(pixels.size)
     if pixels.ndim == 1 and side * side == pixels.size:

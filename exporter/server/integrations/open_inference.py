@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, with its binary extension."""
+"""Decode the Open Inference Protocol version 2, with its binary extension."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from exporter.errors import EventError
 from exporter.features.lenient_json import sanitize
-from exporter.server.integrations.payload import Body, Column, convert, nested
+from exporter.server.integrations.payload import Column, Payload, convert, reshape
 from exporter.validation import preview, suggestion
 
 _DTYPES = {
@@ -33,13 +33,13 @@ _DTYPES = {
     "FP64": "<f8",
 }
 DATATYPES = (*_DTYPES, "BYTES")
-"""What a tensor may be of."""
+"""Valid datatypes of a tensor."""
 _DIMENSIONS = 16
-_INFINITE = {"inf", "-inf"}  # as `sanitize` spells what JSON cannot
+_INFINITE = {"inf", "-inf"}  # how `sanitize` writes numbers that JSON does not have
 
 
 class Tensor(msgspec.Struct):
-    """An input or an output as it stands in the JSON."""
+    """An input or an output in the JSON."""
 
     name: str
     shape: list[int]
@@ -48,8 +48,8 @@ class Tensor(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-def read(document: Mapping[str, Any], member: str, rest: bytes = b"") -> Body:
-    """A request or a response.
+def read(document: Mapping[str, Any], member: str, rest: bytes = b"") -> Payload:
+    """Decode a request or a response.
 
     Parameters
     ----------
@@ -58,39 +58,39 @@ def read(document: Mapping[str, Any], member: str, rest: bytes = b"") -> Body:
     member
         ``inputs`` or ``outputs``.
     rest
-        Bytes behind the JSON: the tensors with a ``binary_data_size``, in order.
+        The bytes after the JSON: the data of the tensors with a ``binary_data_size``, in order.
 
     Raises
     ------
     EventError
-        When a tensor's data are not what it says about them.
+        When the data of a tensor do not match its shape or its datatype.
     """
     columns = []
-    for place, tensor in enumerate(convert(document[member], list[Tensor], (member,))):
-        at = f"/{member}/{place}"
+    for index, tensor in enumerate(convert(document[member], list[Tensor], (member,))):
+        at = f"/{member}/{index}"
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
-            columns.append(Column(tensor.name, _written(tensor, at)))
+            columns.append(Column(tensor.name, _decode_json_data(tensor, at)))
             continue
         if type(size) is not int or not 0 <= size <= len(rest):
-            detail = f"expected the size of bytes that follow, at most {len(rest)}, got {preview(size)}"
+            detail = f"expected a size of at most the {len(rest)} bytes that follow, got {preview(size)}"
             raise EventError(f"{at}/parameters/binary_data_size", detail, "malformed")
-        columns.append(Column(tensor.name, _binary(tensor, rest[:size], at)))
+        columns.append(Column(tensor.name, _decode_binary_data(tensor, rest[:size], at)))
         rest = rest[size:]
     if rest:
-        raise EventError("", f"{len(rest)} bytes follow that belong to no tensor", "malformed")
+        raise EventError("", f"the last {len(rest)} bytes do not belong to any tensor", "malformed")
     names = {key: value for key in ("id", "model_name", "model_version") if (value := document.get(key)) is not None}
     for key, value in names.items():
         if not isinstance(value, str):
             raise EventError(f"/{key}", f"expected a string, got {preview(value)}", "wrong_type")
-    return Body(columns, names.get("id") or None, names.get("model_name"), names.get("model_version"))
+    return Payload(columns, names.get("id") or None, names.get("model_name"), names.get("model_version"))
 
 
-def _count(tensor: Tensor, at: str) -> int:
-    """How many values the shape promises."""
+def _size(tensor: Tensor, at: str) -> int:
+    """Return the number of values in a tensor of this shape, after checking datatype and shape."""
     shape = tensor.shape
     if tensor.datatype not in DATATYPES:
-        detail = f"{preview(tensor.datatype)} is no datatype; {suggestion(tensor.datatype, DATATYPES)}"
+        detail = f"{preview(tensor.datatype)} is not a valid datatype; {suggestion(tensor.datatype, DATATYPES)}"
         raise EventError(f"{at}/datatype", detail, "wrong_type")
     if len(shape) > _DIMENSIONS or any(size < 0 for size in shape) or 0 in shape[1:]:
         detail = f"expected at most {_DIMENSIONS} sizes, the first from 0, others from 1, got {preview(shape)}"
@@ -98,85 +98,94 @@ def _count(tensor: Tensor, at: str) -> int:
     return math.prod(shape)
 
 
-def _written(tensor: Tensor, at: str) -> list[Any]:
-    """The rows of a tensor whose data are JSON, flat or nested."""
-    count, kind = _count(tensor, at), tensor.datatype
+def _decode_json_data(tensor: Tensor, at: str) -> list[Any]:
+    """Decode the rows of a tensor whose data are JSON, flat or nested."""
+    size = _size(tensor, at)
     at = f"{at}/data"
     if not isinstance(tensor.data, list):
         raise EventError(at, "is required, an array", "missing_field")
-    flat: list[Any] = tensor.data
+    values = _flatten(tensor, at)
+    if len(values) != size:
+        raise _shape_error(tensor, at, f", got {len(values)}")
+    _check_values(tensor.datatype, values, at)
+    if tensor.datatype == "BOOL":
+        values = [bool(value) for value in values]
+    return reshape(values, tensor.shape)
+
+
+def _flatten(tensor: Tensor, at: str) -> list[Any]:
+    values: list[Any] = tensor.data
     for depth, size in enumerate(tensor.shape[1:]):
-        if not flat or not isinstance(flat[0], list):
+        if not values or not isinstance(values[0], list):
             break
-        if set(map(type, flat)) != {list} or len(flat) != math.prod(tensor.shape[: depth + 1]):
-            raise _lie(tensor, at)
-        if set(map(len, flat)) != {size}:
-            raise _lie(tensor, at)
-        flat = list(itertools.chain.from_iterable(flat))
-    if len(flat) != count:
-        raise _lie(tensor, at, f", got {len(flat)}")
-    types = set(map(type, flat))
-    if kind == "BYTES":
+        if set(map(type, values)) != {list} or len(values) != math.prod(tensor.shape[: depth + 1]):
+            raise _shape_error(tensor, at)
+        if set(map(len, values)) != {size}:
+            raise _shape_error(tensor, at)
+        values = list(itertools.chain.from_iterable(values))
+    return values
+
+
+def _check_values(datatype: str, values: list[Any], at: str) -> None:
+    types = set(map(type, values))
+    if datatype == "BYTES":
         _expect(types <= {str}, at, "strings")
-    elif kind == "BOOL":
-        _expect(types <= {bool, int} and {0, 1} >= set(flat), at, "true and false")
-        flat = [bool(value) for value in flat]
-    elif kind[:2] in {"FP", "BF"}:
-        texts = {value for value in flat if type(value) is str} if str in types else set()
+    elif datatype == "BOOL":
+        _expect(types <= {bool, int} and {0, 1} >= set(values), at, "true and false")
+    elif datatype[:2] in {"FP", "BF"}:
+        texts = {value for value in values if type(value) is str} if str in types else set()
         _expect(types <= {int, float, str, type(None)} and texts <= _INFINITE, at, "numbers")
     else:
         _expect(types <= {int}, at, "whole numbers")
-        bounds = np.iinfo(_DTYPES[kind])
-        if flat and not bounds.min <= min(flat) <= max(flat) <= bounds.max:
-            raise EventError(at, f"expected {kind}, from {bounds.min} to {bounds.max}", "out_of_range")
-    return nested(flat, tensor.shape)
+        bounds = np.iinfo(_DTYPES[datatype])
+        if values and not bounds.min <= min(values) <= max(values) <= bounds.max:
+            raise EventError(at, f"expected {datatype}, from {bounds.min} to {bounds.max}", "out_of_range")
 
 
-def _lie(tensor: Tensor, at: str, got: str = "") -> EventError:
-    return EventError(
-        at, f"expected the {math.prod(tensor.shape)} values of shape {preview(tensor.shape)}{got}", "malformed"
-    )
+def _shape_error(tensor: Tensor, at: str, got: str = "") -> EventError:
+    detail = f"expected the {math.prod(tensor.shape)} values of shape {preview(tensor.shape)}{got}"
+    return EventError(at, detail, "malformed")
 
 
-def _expect(right: bool, at: str, what: str) -> None:
-    if not right:
-        raise EventError(at, f"expected {what} alone", "wrong_type")
+def _expect(condition: bool, at: str, what: str) -> None:
+    if not condition:
+        raise EventError(at, f"expected only {what}", "wrong_type")
 
 
-def _binary(tensor: Tensor, raw: bytes, at: str) -> list[Any]:
-    """The rows of a tensor whose data are bytes, little-endian."""
-    count, kind = _count(tensor, at), tensor.datatype
-    if kind == "BYTES":
-        return nested(_strings(raw, count, at), tensor.shape)
-    dtype = np.dtype(_DTYPES[kind])
-    if len(raw) != count * dtype.itemsize:
-        detail = f"{kind} of shape {preview(tensor.shape)} takes {count * dtype.itemsize} bytes, got {len(raw)}"
+def _decode_binary_data(tensor: Tensor, raw: bytes, at: str) -> list[Any]:
+    """Decode the rows of a tensor whose data are little-endian bytes."""
+    size, datatype = _size(tensor, at), tensor.datatype
+    if datatype == "BYTES":
+        return reshape(_decode_strings(raw, size, at), tensor.shape)
+    dtype = np.dtype(_DTYPES[datatype])
+    if len(raw) != size * dtype.itemsize:
+        detail = f"{datatype} of shape {preview(tensor.shape)} takes {size * dtype.itemsize} bytes, got {len(raw)}"
         raise EventError(f"{at}/parameters/binary_data_size", detail, "malformed")
-    values = np.frombuffer(raw, dtype)
-    if kind == "BOOL":
-        values = values != 0
-    elif kind == "BF16":  # the upper half of a 32-bit float
-        values = (values.astype("<u4") << 16).view("<f4")
-    finite = values.dtype.kind != "f" or np.isfinite(values).all()
-    flat = values.tolist()
-    return nested(flat if finite else sanitize(flat), tensor.shape)
+    array = np.frombuffer(raw, dtype)
+    if datatype == "BOOL":
+        array = array != 0
+    elif datatype == "BF16":  # the upper half of a 32-bit float
+        array = (array.astype("<u4") << 16).view("<f4")
+    finite = array.dtype.kind != "f" or np.isfinite(array).all()
+    values = array.tolist()
+    return reshape(values if finite else sanitize(values), tensor.shape)
 
 
-def _strings(raw: bytes, count: int, at: str) -> list[str]:
-    """Strings, each behind its length in four bytes; what is not UTF-8 as base64, as images come."""
+def _decode_strings(raw: bytes, count: int, at: str) -> list[str]:
+    """Decode strings, each after its length in four bytes; what is not UTF-8 becomes base64, as images are sent."""
     texts: list[str] = []
-    place = 0
-    while place < len(raw) and len(texts) < count:
-        (length,) = struct.unpack_from("<I", raw, place) if place + 4 <= len(raw) else (len(raw),)
-        place += 4 + length
-        if place > len(raw):
+    end = 0
+    while end < len(raw) and len(texts) < count:
+        (length,) = struct.unpack_from("<I", raw, end) if end + 4 <= len(raw) else (len(raw),)
+        end += 4 + length
+        if end > len(raw):
             break
-        item = raw[place - length : place]
+        item = raw[end - length : end]
         try:
             texts.append(item.decode())
         except UnicodeDecodeError:
             texts.append(base64.b64encode(item).decode())
-    if place != len(raw) or len(texts) != count:
-        detail = f"expected {count} strings, each behind its length in four bytes, in {len(raw)} bytes"
+    if end != len(raw) or len(texts) != count:
+        detail = f"expected {count} strings, each after its length in four bytes, in {len(raw)} bytes"
         raise EventError(f"{at}/parameters/binary_data_size", detail, "malformed")
     return texts

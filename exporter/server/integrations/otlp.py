@@ -1,4 +1,4 @@
-"""OpenTelemetry's logs and traces: records and spans that are predictions, over OTLP/HTTP."""
+"""Read predictions from OpenTelemetry's log records and spans, sent over OTLP/HTTP."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.features.lenient_json import sanitize
-from exporter.server.integrations.mapping import checked, encoded
+from exporter.server.integrations.mapping import encode_inputs, validate
 from exporter.server.integrations.payload import check_size
 
 Signal = Literal["logs", "traces"]
 PROTOBUF = "application/x-protobuf"
 GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completion"})
-"""Operations of the GenAI conventions that a model answers; others, such as an agent's, are made of these."""
+"""Operations of the GenAI conventions that call a model; other spans, such as an agent's, contain these."""
 MAX_PROTOBUF = 8 * 2**20
-"""Bytes of an export request in protobuf: an empty span of two bytes takes two hundred decoded."""
+"""Bytes of an export request in protobuf: an empty span of 2 bytes takes 200 decoded."""
 MAX_RECORDS = 200_000
 """Spans or log records of an export request, predictions or not."""
 _GENAI = "gen_ai."
 _ERROR_STATUS = 2
 _ERROR_SEVERITY = 17
-_SHARED = frozenset({"model.name", "model.version"})  # what a resource may say for its records
+_INHERITED = frozenset({"model.name", "model.version"})  # attributes that records inherit from their resource
 _MAX_DEPTH = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,7 +44,7 @@ class _Status(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class _Record(msgspec.Struct, rename="camel", gc=False):
-    """A log record or a span, as far as it is used."""
+    """The used fields of a log record or a span."""
 
     attributes: list[_Attribute] = []
     trace_id: str = ""
@@ -73,78 +73,91 @@ class _Request(msgspec.Struct, rename="camel", gc=False):
     resource_spans: list[_Group] = []
 
 
-class Found(NamedTuple):
-    """A record that is about a prediction.
+class PredictionRecord(NamedTuple):
+    """A record of a prediction.
 
     Attributes
     ----------
     names
-        What its model is called, the best first.
+        Names of the model, the most specific first.
     fields
-        Of the prediction, but for the model.
+        Fields of the prediction, without the model.
     """
 
     names: tuple[str | None, ...]
     fields: dict[str, Any]
 
-    def of(self, model: str) -> tuple[list[Any], list[Any]]:
-        """The prediction of a configured model, checked; see `exporter.server.integrations.mapping.checked`."""
-        return checked([{**self.fields, "model": model}])
+    def validate(self, model: str) -> tuple[list[Any], list[Any]]:
+        """Validate it as a prediction of a configured model; see `exporter.server.integrations.mapping.validate`."""
+        return validate([{**self.fields, "model": model}])
 
 
-def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[Found | EventError]:
-    """The records of an export request that are about predictions, or why one cannot be read.
+def read_records(body: bytes, signal: Signal, protobuf: bool) -> Iterator[PredictionRecord | EventError]:
+    """Yield the predictions in an export request; a record that is wrong becomes an error in its place.
 
     Raises
     ------
     EventError
-        At once, when the body is no export request.
+        At once, when the body is not an export request.
     """
-    request = _protobuf(body, signal) if protobuf else _json(body)
-    return _found(request, signal)
+    request = _decode_protobuf(body, signal) if protobuf else _decode_json(body)
+    return _predictions(request, signal)
 
 
-def _found(request: Any, signal: Signal) -> Iterator[Found | EventError]:
-    logs = signal == "logs"
+def _predictions(request: Any, signal: Signal) -> Iterator[PredictionRecord | EventError]:
+    is_log = signal == "logs"
+    current, inherited = None, dict[str, Any]()
+    for group, record in _records(request, signal):
+        if not record.attributes:
+            continue
+        attributes = _attributes(record.attributes)
+        if not is_prediction(attributes):
+            continue
+        if group is not current:
+            current = group
+            inherited = _attributes(item for item in group.resource.attributes if item.key in _INHERITED)
+        try:
+            yield _prediction({**inherited, **attributes}, record, is_log)
+        except EventError as error:
+            yield error
+
+
+def _records(request: Any, signal: Signal) -> Iterator[tuple[Any, Any]]:
+    """Yield all records with the group of their resource.
+
+    Raises
+    ------
+    EventError
+        After `MAX_RECORDS`.
+    """
     count = 0
-    for group in request.resource_logs if logs else request.resource_spans:
-        shared: dict[str, Any] | None = None
-        for scope in group.scope_logs if logs else group.scope_spans:
-            for record in scope.log_records if logs else scope.spans:
+    for group in request.resource_logs if signal == "logs" else request.resource_spans:
+        for scope in group.scope_logs if signal == "logs" else group.scope_spans:
+            for record in scope.log_records if signal == "logs" else scope.spans:
                 count += 1
                 if count > MAX_RECORDS:
                     raise EventError("", f"the body has more than {MAX_RECORDS} records", "too_large")
-                if not record.attributes:
-                    continue
-                own = _attributes(record.attributes)
-                if not is_prediction(own):
-                    continue
-                if shared is None:
-                    shared = _attributes(a for a in group.resource.attributes if a.key in _SHARED)
-                try:
-                    yield _prediction({**shared, **own}, record, logs)
-                except EventError as error:
-                    yield error
+                yield group, record
 
 
 def is_prediction(attributes: Mapping[str, Any]) -> bool:
-    """Whether a record's own attributes are about a prediction."""
+    """Return whether the attributes of a record are those of a prediction."""
     if f"{_GENAI}request.model" in attributes or f"{_GENAI}response.model" in attributes:
         return attributes.get(f"{_GENAI}operation.name", "chat") in GENERATED
     return any(key in {"model.name", "model.prediction"} or key.startswith("model.input.") for key in attributes)
 
 
-def _json(body: bytes) -> _Request:
-    """A request in JSON; 64-bit numbers come as strings."""
+def _decode_json(body: bytes) -> _Request:
+    """Decode a request in JSON, where 64-bit numbers are strings."""
     check_size(body)
     try:
         return msgspec.json.decode(body, type=_Request, strict=False)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise EventError("", f"the body is no export request in JSON: {error}", "malformed") from None
+        raise EventError("", f"the body is not an export request in JSON: {error}", "malformed") from None
 
 
-def _protobuf(body: bytes, signal: Signal) -> Any:
-    from google.protobuf.message import DecodeError  # only where a collector sends it
+def _decode_protobuf(body: bytes, signal: Signal) -> Any:
+    from google.protobuf.message import DecodeError  # imported only when a collector sends protobuf
 
     if len(body) > MAX_PROTOBUF:
         raise EventError("", f"the body has more than {MAX_PROTOBUF} bytes of protobuf", "too_large")
@@ -157,7 +170,7 @@ def _protobuf(body: bytes, signal: Signal) -> Any:
 
         return ExportTraceServiceRequest.FromString(body)
     except DecodeError:
-        raise EventError("", "the body is no export request in protobuf", "malformed") from None
+        raise EventError("", "the body is not an export request in protobuf", "malformed") from None
 
 
 def _attributes(attributes: Any) -> dict[str, Any]:
@@ -165,72 +178,77 @@ def _attributes(attributes: Any) -> dict[str, Any]:
 
 
 def _value(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """An attribute's value, of JSON or of protobuf, as plain JSON."""
+    """Convert an attribute's value, decoded from JSON or protobuf, to plain JSON."""
     if value is None or isinstance(value, dict):
         return _value_of_json(value, depth)
-    kind = value.WhichOneof("value")
-    if kind is None or depth == 0:
+    field = value.WhichOneof("value")
+    if field is None or depth == 0:
         return None
-    found = getattr(value, kind)
-    if kind == "array_value":
-        return [_value(item, depth - 1) for item in found.values]
-    if kind == "kvlist_value":
-        return {item.key: _value(item.value, depth - 1) for item in found.values}
-    return base64.b64encode(found).decode() if kind == "bytes_value" else sanitize(found)
+    content = getattr(value, field)
+    if field == "array_value":
+        return [_value(item, depth - 1) for item in content.values]
+    if field == "kvlist_value":
+        return {item.key: _value(item.value, depth - 1) for item in content.values}
+    return base64.b64encode(content).decode() if field == "bytes_value" else sanitize(content)
 
 
 def _value_of_json(value: Any, depth: int) -> Any:
-    if not isinstance(value, dict) or depth == 0:
+    if not isinstance(value, dict) or not value or depth == 0:
         return None
-    for kind, found in value.items():
-        if kind == "arrayValue":
-            return [_value_of_json(item, depth - 1) for item in _values(found)]
-        if kind == "kvlistValue":
-            pairs = [item for item in _values(found) if isinstance(item, dict)]
-            return {str(item.get("key")): _value_of_json(item.get("value"), depth - 1) for item in pairs}
-        if kind == "intValue" and isinstance(found, str):
-            return int(found) if found.lstrip("-").isdecimal() and len(found) < 21 else None
-        if kind == "doubleValue" and isinstance(found, str):
-            return {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get(found, found)
-        return sanitize(found)
-    return None
+    member, content = next(iter(value.items()))
+    if member == "arrayValue":
+        return [_value_of_json(item, depth - 1) for item in _values(content)]
+    if member == "kvlistValue":
+        pairs = [item for item in _values(content) if isinstance(item, dict)]
+        return {str(item.get("key")): _value_of_json(item.get("value"), depth - 1) for item in pairs}
+    return _number_of_text(member, content) if isinstance(content, str) else sanitize(content)
 
 
-def _values(found: Any) -> list[Any]:
-    values = found.get("values") if isinstance(found, dict) else None
+def _number_of_text(member: str, text: str) -> Any:
+    """Convert a scalar that JSON has as a string; other strings stay."""
+    if member == "intValue":
+        return int(text) if text.lstrip("-").isdecimal() and len(text) < 21 else None
+    if member == "doubleValue":
+        return {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get(text, text)
+    return sanitize(text)
+
+
+def _values(content: Any) -> list[Any]:
+    values = content.get("values") if isinstance(content, dict) else None
     return values if isinstance(values, list) else []
 
 
-def _prediction(attributes: Mapping[str, Any], record: Any, log: bool) -> Found:
+def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> PredictionRecord:
     names = tuple(_text(attributes, key) for key in ("model.name", "gen_ai.request.model", "gen_ai.response.model"))
-    model, asked, answered = names
+    model, request_model, response_model = names
     inputs = {key[len("model.input.") :]: value for key, value in attributes.items() if key.startswith("model.input.")}
-    inputs |= _measures(attributes)
+    inputs |= _genai_numbers(attributes)
     reasons = attributes.get("gen_ai.response.finish_reasons")
     reason = reasons[0] if isinstance(reasons, list) and reasons else None
+    version = response_model if response_model not in {model, request_model} else None
     fields = {
-        "version": _text(attributes, "model.version") or (answered if answered not in {model, asked} else None),
+        "version": _text(attributes, "model.version") or version,
         "id": _text(attributes, "model.prediction.id") or _text(attributes, "gen_ai.response.id"),
         "prediction": attributes.get("model.prediction", reason),
         "confidence": attributes.get("model.confidence"),
         "duration_seconds": attributes.get("model.duration_seconds"),
-        "inputs": encoded(inputs) if inputs else msgspec.Raw(),
-        "code": _code(attributes, record, log),
+        "inputs": encode_inputs(inputs) if inputs else msgspec.Raw(),
+        "code": _code(attributes, record, is_log),
     }
-    if log:
-        moment = record.time_unix_nano or record.observed_time_unix_nano
+    if is_log:
+        nanoseconds = record.time_unix_nano or record.observed_time_unix_nano
     else:
-        moment, end = record.start_time_unix_nano, record.end_time_unix_nano
-        if fields["duration_seconds"] is None and 0 < moment <= end:
-            fields["duration_seconds"] = (end - moment) / 1e9
-        fields["id"] = fields["id"] or _span(record)
-    if 0 < moment < 2**63:
-        fields["time"] = _EPOCH + timedelta(microseconds=moment // 1000)
-    return Found(names, fields)
+        nanoseconds, end = record.start_time_unix_nano, record.end_time_unix_nano
+        if fields["duration_seconds"] is None and 0 < nanoseconds <= end:
+            fields["duration_seconds"] = (end - nanoseconds) / 1e9
+        fields["id"] = fields["id"] or _span_id(record)
+    if 0 < nanoseconds < 2**63:
+        fields["time"] = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    return PredictionRecord(names, fields)
 
 
-def _measures(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of the GenAI conventions as inputs by the last part of their name."""
+def _genai_numbers(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of the GenAI conventions as inputs, by the last part of their name."""
     return {
         key.rpartition(".")[2]: value
         for key, value in attributes.items()
@@ -243,50 +261,45 @@ def _text(attributes: Mapping[str, Any], key: str) -> str | None:
     return str(value) if isinstance(value, str | int | float) and value != "" else None
 
 
-def _code(attributes: Mapping[str, Any], record: Any, log: bool) -> Any:
+def _code(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Any:
     for key in ("model.code", "http.response.status_code"):
         if key in attributes:
             return attributes[key]
-    failed = record.severity_number >= _ERROR_SEVERITY if log else record.status.code == _ERROR_STATUS
+    failed = record.severity_number >= _ERROR_SEVERITY if is_log else record.status.code == _ERROR_STATUS
     return 500 if failed or "error.type" in attributes else None
 
 
-def _span(record: Any) -> str | None:
-    """``<trace>-<span>`` in hexadecimal, as tools show them."""
+def _span_id(record: Any) -> str | None:
+    """Return ``<trace>-<span>`` in hexadecimal, as tools show them."""
     parts = [part.hex() if isinstance(part, bytes) else part for part in (record.trace_id, record.span_id)]
     return "-".join(parts) if all(parts) else None
 
 
-def answer(signal: Signal, protobuf: bool, rejected: int, message: str) -> bytes:
-    """The export response: how many of the records were refused, and why the first was."""
+def export_response(signal: Signal, protobuf: bool, rejected: int, message: str) -> bytes:
+    """Encode the export response: how many records were rejected, and the error of the first."""
     if not protobuf:
-        kind = "rejectedLogRecords" if signal == "logs" else "rejectedSpans"
-        partial = {kind: str(rejected), "errorMessage": message}
-        return msgspec.json.encode({"partialSuccess": partial} if rejected else {})
+        member = "rejectedLogRecords" if signal == "logs" else "rejectedSpans"
+        return msgspec.json.encode(
+            {"partialSuccess": {member: str(rejected), "errorMessage": message}} if rejected else {}
+        )
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-    response: Any
-    if signal == "logs":
-        response = ExportLogsServiceResponse()
-        if rejected:
-            response.partial_success.rejected_log_records = rejected
-    else:
-        response = ExportTraceServiceResponse()
-        if rejected:
-            response.partial_success.rejected_spans = rejected
+    response: Any = ExportLogsServiceResponse() if signal == "logs" else ExportTraceServiceResponse()
     if rejected:
+        field = "rejected_log_records" if signal == "logs" else "rejected_spans"
+        setattr(response.partial_success, field, rejected)
         response.partial_success.error_message = message
-    encoded_response: bytes = response.SerializeToString()
-    return encoded_response
+    encoded: bytes = response.SerializeToString()
+    return encoded
 
 
-def refusal(protobuf: bool, code: int, message: str) -> bytes:
-    """The ``google.rpc.Status`` of a request that is refused as a whole."""
+def error_status(protobuf: bool, code: int, message: str) -> bytes:
+    """Encode the ``google.rpc.Status`` of a request that is refused."""
     if not protobuf:
         return msgspec.json.encode({"code": code, "message": message})
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess
 
-    # On the wire a number in field 1 and a text in field 2, as in a Status.
+    # Encoded like a Status: a number in field 1 and a text in field 2.
     status: bytes = ExportLogsPartialSuccess(rejected_log_records=code, error_message=message).SerializeToString()
     return status

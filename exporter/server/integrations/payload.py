@@ -1,4 +1,4 @@
-"""What a request or a response says, whatever its format."""
+"""Decoded requests and responses of any format, and the helpers that decode them within bounds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from exporter.features.lenient_json import parse_integer, sanitize
 from exporter.validation import explain, json_pointer
 
 MAX_ROWS = 50_000
-"""Predictions of one body."""
+"""Predictions in one body."""
 MAX_CONTAINERS = 2_000_000
-"""Arrays and objects of one body: small ones take far more memory decoded than written."""
+"""Arrays and objects in one body: decoded, small ones take much more memory than their JSON."""
 MAX_CELLS = 5_000_000
-"""Values of a table that is written as objects, each with members of its own."""
+"""Values of a table whose rows are objects with different members."""
 
 _GZIP = b"\x1f\x8b"
 _SCANNER = json.JSONDecoder(parse_int=parse_integer)
@@ -31,11 +31,11 @@ class Column(NamedTuple):
     Attributes
     ----------
     name
-        The tensor's or the column's; that of the member of the body where it has none of its own.
+        The name of the tensor or column, or of the member of the body that holds it.
     values
-        One value a row: a scalar, or nested lists.
+        One value per row: a scalar, or nested lists.
     names
-        Names of the places of each value, where the format has them: columns, or classes.
+        Names of the elements of each value, if the format has them: columns or classes.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Column(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-class Body(NamedTuple):
+class Payload(NamedTuple):
     """A decoded request or response.
 
     Attributes
@@ -51,11 +51,11 @@ class Body(NamedTuple):
     columns
         Inputs of a request, outputs of a response.
     id
-        Its own identifier, if it has one.
+        The identifier in the payload.
     model, version
-        As the server calls them, where the format says it.
+        The server's names for them, if the format has them.
     failed
-        Whether it is an error message in place of outputs.
+        Whether the payload is an error message instead of outputs.
     """
 
     columns: Sequence[Column]
@@ -65,25 +65,25 @@ class Body(NamedTuple):
     failed: bool = False
 
 
-def document(body: bytes, head: int | None = None) -> tuple[Any, bytes]:
-    """The JSON of a body, and the bytes behind it.
+def decode_json(body: bytes, json_length: int | None = None) -> tuple[Any, bytes]:
+    """Decode the JSON at the beginning of a body, and return it with the bytes after it.
 
     Parameters
     ----------
     body
-        JSON, Python's ``NaN`` and ``Infinity`` allowed, and what the binary extension puts behind it.
-    head
-        Bytes of the JSON, if the sender said so; found out otherwise.
+        JSON, with Python's ``NaN`` and ``Infinity`` allowed, and the data of the binary extension after it.
+    json_length
+        Bytes of JSON, if the sender declared them; otherwise the end of the JSON is detected.
 
     Raises
     ------
     EventError
-        When there is no JSON at the beginning, or too much of it.
+        When the body does not begin with JSON, or the JSON is too large.
     """
-    if head is not None and not 0 < head <= len(body):
-        detail = f"Inference-Header-Content-Length is {head}, but the body has {len(body)} bytes"
+    if json_length is not None and not 0 < json_length <= len(body):
+        detail = f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes"
         raise EventError("", detail, "malformed")
-    text, rest = (body, b"") if head is None else (body[:head], body[head:])
+    text, rest = (body, b"") if json_length is None else (body[:json_length], body[json_length:])
     check_size(text)
     try:
         return msgspec.json.decode(text), rest
@@ -91,43 +91,45 @@ def document(body: bytes, head: int | None = None) -> tuple[Any, bytes]:
         pass
     try:
         string = text.decode("utf-8", "surrogateescape").lstrip()
-        found, end = _SCANNER.raw_decode(string)
+        value, end = _SCANNER.raw_decode(string)
     except (ValueError, RecursionError) as error:
         detail = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
         raise EventError("", f"the body {detail}", "malformed") from None
     after = string[end:].encode("utf-8", "surrogateescape")
-    if head is not None and after.strip():
+    if not after.strip():
+        return sanitize(value), rest
+    if json_length is not None:
         raise EventError("", "the JSON ends before Inference-Header-Content-Length", "malformed")
-    return sanitize(found), rest if head is not None else after if after.strip() else b""
+    return sanitize(value), after
 
 
-def decompressed(body: bytes, most: int) -> bytes:
-    """A gzip body, at most ``most`` bytes of it.
+def decompress(body: bytes, max_bytes: int) -> bytes:
+    """Decompress a gzip body of at most ``max_bytes``.
 
     Raises
     ------
     EventError
-        When it is more, or is not gzip.
+        When the body is larger, or not gzip.
     """
-    parts = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        found = parts.decompress(body, most + 1)
+        result = decompressor.decompress(body, max_bytes + 1)
     except zlib.error:
         raise EventError("", "the body is not gzip", "malformed") from None
-    if len(found) > most:
-        raise EventError("", f"the body has more than {most} bytes decompressed", "too_large")
-    if not parts.eof or parts.unused_data:
-        raise EventError("", "the body does not end where its gzip does", "malformed")
-    return found
+    if len(result) > max_bytes:
+        raise EventError("", f"the body has more than {max_bytes} bytes decompressed", "too_large")
+    if not decompressor.eof or decompressor.unused_data:
+        raise EventError("", "the body is truncated gzip, or has data after it", "malformed")
+    return result
 
 
-def unpacked(body: bytes, most: int) -> bytes:
-    """A body that may have been logged as it was compressed for its client; see `decompressed`."""
-    return decompressed(body, most) if body.startswith(_GZIP) else body
+def decompress_if_gzip(body: bytes, max_bytes: int) -> bytes:
+    """Decompress a body that was logged as it was compressed for its client; see `decompress`."""
+    return decompress(body, max_bytes) if body.startswith(_GZIP) else body
 
 
 def check_size(text: bytes) -> None:
-    """Refuse JSON that would take far more memory decoded than written.
+    """Refuse JSON that would take much more memory decoded than encoded.
 
     Raises
     ------
@@ -138,53 +140,53 @@ def check_size(text: bytes) -> None:
         raise EventError("", f"the body has more than {MAX_CONTAINERS} arrays and objects", "too_large")
 
 
-def convert(value: Any, kind: type[_T], at: tuple[str | int, ...] = ()) -> _T:
-    """A part of a document as a typed value.
+def convert(value: Any, expected: type[_T], at: tuple[str | int, ...] = ()) -> _T:
+    """Convert a part of a document to a typed value.
 
     Raises
     ------
     EventError
-        With the pointer to what was wrong below ``at``.
+        With a pointer to the wrong part below ``at``.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
         path, detail, reason = explain(error, value)
         raise EventError(json_pointer((*at, *path)), detail, reason) from None
 
 
-def table(items: Sequence[Any], name: str) -> list[Column]:
-    """Rows as columns: one for each member where the rows are objects, one of all otherwise."""
-    if not items or not all(isinstance(item, dict) for item in items):
-        return [Column(name, [plain(item) for item in items])]
-    if all(item.keys() == {"b64"} for item in items):
-        return [Column(name, [item["b64"] for item in items])]
-    names = dict.fromkeys(key for item in items for key in item)
-    if len(names) * len(items) > MAX_CELLS:
-        detail = f"{len(items)} objects with {len(names)} different members are more than {MAX_CELLS} values"
+def columns_of_rows(rows: Sequence[Any], name: str) -> list[Column]:
+    """Turn rows into columns: one per member when the rows are objects, otherwise a single one."""
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        return [Column(name, [unwrap_base64(row) for row in rows])]
+    if all(row.keys() == {"b64"} for row in rows):
+        return [Column(name, [row["b64"] for row in rows])]
+    members = dict.fromkeys(member for row in rows for member in row)
+    if len(members) * len(rows) > MAX_CELLS:
+        detail = f"{len(rows)} objects with {len(members)} different members are more than {MAX_CELLS} values"
         raise EventError(f"/{name}", detail, "too_large")
-    return [Column(key, [plain(item.get(key)) for item in items]) for key in names]
+    return [Column(member, [unwrap_base64(row.get(member)) for row in rows]) for member in members]
 
 
-def plain(value: Any) -> Any:
-    """A value, or the base64 in ``{"b64": …}``."""
+def unwrap_base64(value: Any) -> Any:
+    """Return the base64 in ``{"b64": …}``, and any other value unchanged."""
     return value["b64"] if isinstance(value, dict) and value.keys() == {"b64"} else value
 
 
-def columnar(value: Any, name: str) -> list[Column]:
-    """Columns of a TensorFlow Serving ``inputs`` or ``outputs``: an object of them, or a single one."""
+def named_columns(value: Any, name: str) -> list[Column]:
+    """Read TensorFlow Serving's ``inputs`` or ``outputs``: an object of columns, or a single column."""
     if isinstance(value, Mapping):
-        return [Column(key, rows(cells)) for key, cells in value.items()]
-    return table(rows(value), name)
+        return [Column(member, as_rows(cells)) for member, cells in value.items()]
+    return columns_of_rows(as_rows(value), name)
 
 
-def rows(value: Any) -> list[Any]:
-    """A list as it is, anything else as its only row."""
-    return [plain(item) for item in value] if isinstance(value, list) else [plain(value)]
+def as_rows(value: Any) -> list[Any]:
+    """Return the rows of a list; any other value is a single row."""
+    return [unwrap_base64(row) for row in value] if isinstance(value, list) else [unwrap_base64(value)]
 
 
-def nested(values: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-    """Flat values, row-major, in rows of the shape; a shape without dimensions is one row."""
+def reshape(values: Sequence[Any], shape: Sequence[int]) -> list[Any]:
+    """Reshape flat row-major values to nested rows; a shape without dimensions is one row."""
     for size in reversed(shape[1:]):
         values = [list(values[start : start + size]) for start in range(0, len(values), size)]
     return list(values)

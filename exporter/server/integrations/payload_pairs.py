@@ -1,4 +1,4 @@
-"""Payload pairs: a request and its response in one object, as logs of model servers are made into."""
+"""Payload pairs: a request and its response in one object, as log pipelines of model servers write them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.detect import read_request, read_response
+from exporter.server.integrations.detect import request_from_json, response_from_json
 from exporter.server.integrations.mapping import PayloadPair
-from exporter.server.integrations.payload import convert, document
+from exporter.server.integrations.payload import convert, decode_json
 
 
 class _Pair(msgspec.Struct):
-    """A pair; a request that has its outputs with it is one, too."""
+    """A request and its response, or one object with both ``inputs`` and ``outputs``."""
 
     request: dict[str, Any] | None = None
     response: Any = msgspec.UNSET
@@ -29,67 +29,68 @@ class _Pair(msgspec.Struct):
     code: int | None = None
 
 
-def items(body: bytes, lines: bool) -> Iterator[Any]:
-    """The pairs of a body, not looked at yet: one, an array of them, or with ``lines`` one a line.
+def split_pairs(body: bytes, ndjson: bool) -> Iterator[Any]:
+    """Yield the documents of the pairs in a body: one object, the entries of an array, or the lines of NDJSON.
 
-    A line that is no JSON is an `EventError` among them.
+    A line that is not JSON is yielded as an `EventError`.
 
     Raises
     ------
     EventError
         When the body is not JSON.
     """
-    if lines:
-        yield from (_line(part) for part in io.BytesIO(body) if part.strip())
+    if ndjson:
+        yield from (_decode_line(line) for line in io.BytesIO(body) if line.strip())
         return
-    found = _document(body)
-    yield from found if isinstance(found, list) else [found]
+    document = _decode(body)
+    yield from document if isinstance(document, list) else [document]
 
 
-def _line(part: bytes) -> Any:
+def _decode_line(line: bytes) -> Any:
     try:
-        return _document(part)
+        return _decode(line)
     except EventError as error:
         return error
 
 
-def _document(part: bytes) -> Any:
-    found, rest = document(part)
+def _decode(text: bytes) -> Any:
+    document, rest = decode_json(text)
     if rest:
-        raise EventError("", "the body is not JSON: there is more behind it", "malformed")
-    return found
+        raise EventError("", "the body is not JSON: data follows the first value", "malformed")
+    return document
 
 
-def read(item: Any, version: str | None = None) -> PayloadPair:
-    """One pair.
+def read_pair(document: Any, version: str | None = None) -> PayloadPair:
+    """Read a pair from its document.
 
     Parameters
     ----------
-    item
-        Its document.
+    document
+        Decoded JSON.
     version
-        Of the model, where the path says it.
+        The version of the model in the request's path.
 
     Raises
     ------
     EventError
         When a part of it is missing or wrong.
     """
-    pair = convert(item, _Pair)
-    known = {"id": pair.id, "version": version or pair.model_version, "time": pair.time}
+    pair = convert(document, _Pair)
     if pair.request is None and pair.response is msgspec.UNSET:
-        for member, there in (("inputs", pair.inputs), ("outputs", pair.outputs)):
-            if there is None:
-                detail = "is required beside its counterpart, or a request and a response in their stead"
+        for member, value in (("inputs", pair.inputs), ("outputs", pair.outputs)):
+            if value is None:
+                detail = "is required: send inputs and outputs, or request and response"
                 raise EventError(f"/{member}", detail, "missing_field")
-        pair.request = pair.response = item
-    for member, half in (("request", pair.request), ("response", pair.response)):
-        if half is None or half is msgspec.UNSET:
-            raise EventError(f"/{member}", "is required beside its counterpart", "missing_field")
+        pair.request = pair.response = document
+    for member, value in (("request", pair.request), ("response", pair.response)):
+        if value is None or value is msgspec.UNSET:
+            raise EventError(f"/{member}", "is required: send request and response together", "missing_field")
     return PayloadPair(
-        read_request(pair.request),
-        read_response(pair.response),
+        request_from_json(pair.request),
+        response_from_json(pair.response),
+        id=pair.id,
+        version=version or pair.model_version,
+        time=pair.time,
         duration_seconds=pair.duration_seconds,
         code=pair.code,
-        **known,  # type: ignore[arg-type]
     )

@@ -1,4 +1,4 @@
-"""Exchanges as a proxy saw them: bodies as they went over the wire, and how the request ended, whatever they say."""
+"""Records of a proxy: request and response bodies as they were sent, and the status code of the response."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.detect import request, response
+from exporter.server.integrations.detect import decode_request, decode_response
 from exporter.server.integrations.mapping import PayloadPair
-from exporter.server.integrations.payload import Body, convert, unpacked
+from exporter.server.integrations.payload import Payload, convert, decompress_if_gzip
 
 
-class Recorded(msgspec.Struct):
-    """One exchange; its bodies are base64, of JSON or what else was sent, gzip or not."""
+class ProxyRecord(msgspec.Struct):
+    """One request with its response; the bodies are base64, of any content, compressed by gzip or not."""
 
     model: str
     code: Annotated[int, msgspec.Meta(ge=100, le=599)]
@@ -25,11 +25,11 @@ class Recorded(msgspec.Struct):
     request: bytes | None = None
     response: bytes | None = None
 
-    def alone(self) -> PayloadPair:
-        """What is known without a look into the bodies: one request, and how it ended."""
+    def without_bodies(self) -> PayloadPair:
+        """Return one prediction without inputs and output: what is known when the bodies cannot be read."""
         return PayloadPair(
-            Body([]),
-            Body([], failed=True),
+            Payload([]),
+            Payload([], failed=True),
             self.id,
             version=self.version,
             time=self.time,
@@ -37,38 +37,38 @@ class Recorded(msgspec.Struct):
             code=self.code,
         )
 
-    def read(self, most: int) -> PayloadPair:
-        """The same with what the bodies say; a response that is no success says nothing of the model's.
+    def decode(self, max_bytes: int) -> PayloadPair:
+        """Decode the bodies; the body of an error response is ignored.
 
         Parameters
         ----------
-        most
-            Bytes of a body once unpacked.
+        max_bytes
+            Bytes of a decompressed body.
 
         Raises
         ------
         EventError
-            When a body is of no known format, or wrong.
+            When a body is of an unknown format, or not valid.
         """
-        exchange = self.alone()
+        pair = self.without_bodies()
         failed = not 200 <= self.code < 300
         if self.request is not None:
             try:
-                exchange = exchange._replace(request=request(unpacked(self.request, most)))
-            except EventError:  # what was refused may well be no request
-                if not failed:
+                pair = pair._replace(request=decode_request(decompress_if_gzip(self.request, max_bytes)))
+            except EventError:
+                if not failed:  # the server may have refused the request because it is not valid
                     raise
         if self.response is not None and not failed:
-            exchange = exchange._replace(response=response(unpacked(self.response, most)))
-        return exchange
+            pair = pair._replace(response=decode_response(decompress_if_gzip(self.response, max_bytes)))
+        return pair
 
 
-def read(item: Any) -> Recorded:
-    """One exchange from its document.
+def read_record(document: Any) -> ProxyRecord:
+    """Read a record from its document.
 
     Raises
     ------
     EventError
         When a member is missing or wrong.
     """
-    return convert(item, Recorded)
+    return convert(document, ProxyRecord)

@@ -1,4 +1,4 @@
-"""Seldon Core's messages, version 1: predictions and feedback."""
+"""Decode Seldon Core's messages, version 1: predictions and feedback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.payload import Body, Column, convert, nested, rows, table
+from exporter.server.integrations.payload import Column, Payload, as_rows, columns_of_rows, convert, reshape
 from exporter.validation import preview
 
 MEMBERS = ("data", "strData", "jsonData", "binData")
-"""Of which a message has one."""
+"""A message has one of these."""
 
 
 class _Meta(msgspec.Struct):
@@ -40,7 +40,7 @@ class _Message(msgspec.Struct):
 
 
 class Feedback(msgspec.Struct):
-    """What users say of a prediction."""
+    """Feedback on a prediction."""
 
     request: Any = None
     response: Any = None
@@ -49,43 +49,43 @@ class Feedback(msgspec.Struct):
 
 
 def is_message(document: Mapping[str, Any]) -> bool:
-    """Whether an object is one of Seldon's messages."""
+    """Return whether an object is one of Seldon's messages."""
     return any(member in document for member in MEMBERS)
 
 
-def message(document: Any, at: tuple[str | int, ...] = ()) -> Body:
-    """A message; its identifier is ``meta.puid``.
+def decode_message(document: Any, at: tuple[str | int, ...] = ()) -> Payload:
+    """Decode a message; its identifier is ``meta.puid``.
 
     Raises
     ------
     EventError
-        When it is none, or its tensor's shape is not that of its values.
+        When it is not a message, or its tensor has another shape than its values.
     """
-    found = convert(document, _Message, at)
-    puid = (found.meta and found.meta.puid) or None
-    if found.data is not None:
-        return Body([_column(found.data, (*at, "data"))], puid)
-    if found.str_data is not None:
-        return Body([Column("strData", [found.str_data])], puid)
-    if found.bin_data is not None:
-        return Body([Column("binData", [found.bin_data])], puid)
-    if found.json_data is not msgspec.UNSET:
-        return Body(table(rows(found.json_data), "jsonData"), puid)
-    return Body([], puid)
+    message = convert(document, _Message, at)
+    puid = (message.meta and message.meta.puid) or None
+    if message.data is not None:
+        return Payload([_column(message.data, (*at, "data"))], puid)
+    if message.str_data is not None:
+        return Payload([Column("strData", [message.str_data])], puid)
+    if message.bin_data is not None:
+        return Payload([Column("binData", [message.bin_data])], puid)
+    if message.json_data is not msgspec.UNSET:
+        return Payload(columns_of_rows(as_rows(message.json_data), "jsonData"), puid)
+    return Payload([], puid)
 
 
-def feedback(document: Any) -> Feedback:
-    """A feedback message, its parts not looked at yet.
+def decode_feedback(document: Any) -> Feedback:
+    """Decode a feedback message, without its parts.
 
     Raises
     ------
     EventError
-        When it is none.
+        When it is not a feedback message.
     """
-    found = convert(document, Feedback)
-    if found.reward is None and found.truth is None:
-        raise EventError("/truth", "is required, or a reward in its stead", "missing_field")
-    return found
+    message = convert(document, Feedback)
+    if message.reward is None and message.truth is None:
+        raise EventError("/truth", "is required, or a reward instead", "missing_field")
+    return message
 
 
 def _column(data: _Data, at: tuple[str | int, ...]) -> Column:
@@ -99,4 +99,4 @@ def _column(data: _Data, at: tuple[str | int, ...]) -> Column:
         where = "/".join(map(str, (*at, "tensor", "values")))
         detail = f"expected the {math.prod(shape[:16])} values of shape {preview(shape)}, got {len(values)}"
         raise EventError(f"/{where}", detail, "malformed")
-    return Column("data", nested(values, shape), names)
+    return Column("data", reshape(values, shape), names)

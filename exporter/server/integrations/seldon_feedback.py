@@ -1,4 +1,4 @@
-"""Seldon's feedback as the exporter's: a user's word on a prediction."""
+"""Convert Seldon's feedback messages to the exporter's feedback."""
 
 from __future__ import annotations
 
@@ -8,90 +8,98 @@ from typing import Any
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.features.extract import scalar_text
-from exporter.server.integrations.mapping import inputs
-from exporter.server.integrations.outputs import Answer, Known, answers, classes_of
-from exporter.server.integrations.payload import MAX_ROWS, Body, Column
-from exporter.server.integrations.seldon import Feedback, message
+from exporter.server.integrations.mapping import map_inputs
+from exporter.server.integrations.outputs import ConfiguredModel, ModelOutput, read_outputs, score_classes
+from exporter.server.integrations.payload import MAX_ROWS, Column, Payload
+from exporter.server.integrations.seldon import Feedback, decode_message
 
-_NOBODY = Known(ModelConfig("-"))
+_NO_MODEL = ConfiguredModel(ModelConfig("-"))
+_EMPTY = Payload([])
 
 
-def words(said: Feedback, known: Known | None) -> list[dict[str, Any]]:
-    """The words of a feedback message, one a row, as ``POST /v1/feedback`` takes them.
+def feedback_documents(feedback: Feedback, model: ConfiguredModel | None) -> list[dict[str, Any]]:
+    """Return the feedback in a message, one document per row, as ``POST /v1/feedback`` accepts it.
 
-    The truth, where there is one, is compared with the response; else a reward above zero accepts.
+    The truth is compared with the response; without a truth, a reward above zero accepts the prediction.
 
     Parameters
     ----------
-    said
+    feedback
         The message.
-    known
-        Its model, whose labels its scores are about; without one a word needs a ``meta.puid``.
+    model
+        The model, whose labels are the classes of its scores; without a model the message needs a ``meta.puid``.
 
     Raises
     ------
     EventError
-        When it is about no prediction, or its truth has other rows than its response.
+        When the message does not identify a prediction, or its truth has another number of rows than its response.
     """
-    parts = {name: message(part, (name,)) for name, part in _parts(said).items()}
-    empty = Body([])
-    response, truth = parts.get("response", empty), parts.get("truth", empty)
-    puid = next((part.id for part in (response, parts.get("request", empty), truth) if part.id), None)
-    if puid is None and known is None:
+    sent = {"request": feedback.request, "response": feedback.response, "truth": feedback.truth}
+    parts = {name: decode_message(part, (name,)) for name, part in sent.items() if part is not None}
+    request, response, truth = (parts.get(name, _EMPTY) for name in sent)
+    puid = response.id or request.id or truth.id
+    if puid is None and model is None:
         raise EventError("/response/meta/puid", "is required, or a model in the query: ?model=…", "missing_field")
-    predicted = answers(known or _NOBODY, response.columns)
-    classes = classes_of(known or _NOBODY, response.columns)
-    right = [
-        _class(answer.prediction, classes) for answer in answers(known or _NOBODY, _alike(truth, response.columns))
-    ]
-    if truth.columns and (not right or None in right):
-        raise EventError("/truth", "says no label; mapping.labels may say what its values mean", "wrong_type")
-    if not right:
-        verdict = "accepted" if (said.reward or 0) > 0 else "corrected"
-        return [_word(puid, known, verdict=verdict)]
-    if predicted and len(predicted) != len(right):
-        raise EventError("/truth", f"has {len(right)} rows, the response {len(predicted)}", "malformed")
-    if len(right) > MAX_ROWS:
-        raise EventError("/truth", f"expected at most {MAX_ROWS} rows, got {len(right)}", "too_large")
-    given = inputs(known or _NOBODY, parts.get("request", empty).columns) or []
-    found = []
-    for place, label in enumerate(right):
-        answer = predicted[place] if predicted else Answer(None)
-        right_already = scalar_text(label) == scalar_text(answer.prediction) if predicted else (said.reward or 0) > 0
-        found.append(
-            _word(
-                puid if puid is None or len(right) == 1 else f"{puid}-{place}",
-                known,
-                verdict="accepted" if right_already else "corrected",
+    mapping = model or _NO_MODEL
+    predicted = read_outputs(mapping, response.columns)
+    labels = _labels(mapping, truth, response.columns)
+    rewarded = (feedback.reward or 0) > 0
+    if not labels:
+        return [_document(puid, model, rewarded)]
+    if predicted and len(predicted) != len(labels):
+        raise EventError("/truth", f"has {len(labels)} rows, the response {len(predicted)}", "malformed")
+    if len(labels) > MAX_ROWS:
+        raise EventError("/truth", f"expected at most {MAX_ROWS} rows, got {len(labels)}", "too_large")
+    rows = map_inputs(mapping, request.columns) or []
+    documents = []
+    for index, label in enumerate(labels):
+        prediction = predicted[index].prediction if predicted else None
+        documents.append(
+            _document(
+                puid if puid is None or len(labels) == 1 else f"{puid}-{index}",
+                model,
+                accepted=scalar_text(label) == scalar_text(prediction) if predicted else rewarded,
                 label=label,
-                prediction=answer.prediction,
-                inputs=given[place] if len(given) == len(right) else {},
+                prediction=prediction,
+                inputs=rows[index] if len(rows) == len(labels) else {},
             )
         )
-    return found
+    return documents
 
 
-def _parts(said: Feedback) -> dict[str, Any]:
-    parts = {"request": said.request, "response": said.response, "truth": said.truth}
-    return {name: part for name, part in parts.items() if part is not None}
+def _labels(model: ConfiguredModel, truth: Payload, columns: Sequence[Column]) -> list[Any]:
+    """Return the labels in the truth; empty without a truth."""
+    classes = score_classes(model, columns)
+    outputs: list[ModelOutput] = read_outputs(model, _named_like(truth, columns))
+    labels = [_class_of_index(output.prediction, classes) for output in outputs]
+    if truth.columns and (not labels or None in labels):
+        raise EventError("/truth", "has no label; mapping.labels can name the classes of its values", "wrong_type")
+    return labels
 
 
-def _alike(truth: Body, columns: Sequence[Column]) -> list[Column]:
-    """The truth under the response's name, so that the configuration finds it."""
+def _named_like(truth: Payload, columns: Sequence[Column]) -> list[Column]:
+    """Give the truth the name of the response's output, so that the mapping applies to it."""
     return [
         column._replace(name=columns[0].name, names=column.names or columns[0].names) if columns else column
         for column in truth.columns
     ]
 
 
-def _class(label: Any, classes: Sequence[Any]) -> Any:
-    """The class that a truth means by its place."""
+def _class_of_index(label: Any, classes: Sequence[Any]) -> Any:
+    """Return the class whose index a truth is; any other label stays."""
     if type(label) in {int, float} and label not in classes and label == label // 1 and 0 <= label < len(classes):
         return classes[int(label)]
     return label
 
 
-def _word(puid: str | None, known: Known | None, **fields: Any) -> dict[str, Any]:
-    if puid is None and known:
-        return {"model": known.config.name, **fields}
-    return {"prediction_id": puid, "verdict": fields["verdict"], "label": fields.get("label")}
+def _document(
+    puid: str | None,
+    model: ConfiguredModel | None,
+    accepted: bool,
+    label: Any = None,
+    **prediction: Any,
+) -> dict[str, Any]:
+    verdict = "accepted" if accepted else "corrected"
+    if puid is not None or model is None:
+        return {"prediction_id": puid, "verdict": verdict, "label": label}
+    return {"model": model.config.name, "verdict": verdict, "label": label, **prediction}
