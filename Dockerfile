@@ -1,4 +1,4 @@
-# The exporter, and the demo's model service, as one small image without a root user.
+# One image for the exporter and the demo's model service. It does not run as root.
 FROM python:3.12.11-slim-bookworm AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -6,13 +6,13 @@ WORKDIR /src
 RUN python -m venv /opt/model-exporter
 ENV PATH=/opt/model-exporter/bin:$PATH
 
-# The dependencies change rarely: a layer of their own.
+# Dependencies change rarely, so they get their own layer.
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
 COPY pyproject.toml README.md ./
 COPY exporter/ exporter/
-# exporter/server/runbooks is a link to them.
+# exporter/server/runbooks is a symbolic link to this directory.
 COPY docs/runbooks/ docs/runbooks/
 RUN pip install --no-deps --no-build-isolation . \
     && pip uninstall --yes setuptools pip
@@ -23,7 +23,7 @@ ENV PATH=/opt/model-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-# State lives in /data, a volume; the rest of the image can be mounted read-only.
+# State is in the volume /data. The rest of the image can be mounted read-only.
 RUN groupadd --system --gid 10001 exporter \
     && useradd --system --uid 10001 --gid exporter --home-dir /data --no-create-home --shell /usr/sbin/nologin exporter \
     && install --directory --owner=exporter --group=exporter /data /data/demo /data/alertmanager
@@ -33,10 +33,10 @@ USER 10001:10001
 WORKDIR /data
 EXPOSE 9877
 
-# An exporter that asks who this is lives, too.
+# A 401 also means that the exporter is healthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9877, timeout=4); c.request('GET', '/-/healthy'); raise SystemExit(c.getresponse().status >= 500)"]
 
 ENTRYPOINT ["model-exporter"]
-# Mount your exporter.yml there, with `store: {url: "sqlite:////data/model-exporter.db"}`.
+# Mount your exporter.yml at this path, with `store: {url: "sqlite:////data/model-exporter.db"}`.
 CMD ["serve", "--config.file=/etc/model-exporter/exporter.yml", "--web.listen-address=0.0.0.0:9877"]
