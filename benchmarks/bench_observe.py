@@ -11,7 +11,7 @@ from exporter.features.embedding import EmbeddingLearner
 from exporter.features.text import TextLearner
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.window import Ring
-from exporter.profiles.correlation import measure_correlation
+from exporter.profiles.correlation_builder import measure_correlation
 from exporter.profiles.profile import NumericFeature
 from exporter.stats.divergence import Reference
 
@@ -74,7 +74,7 @@ def main() -> None:
     )
 
     counts = rng.poisson(50, 30_000).astype(float)
-    reference = Reference.of(rng.poisson(500, 30_000).astype(float), [30] * 1000)
+    reference = Reference.from_counts(rng.poisson(500, 30_000).astype(float), [30] * 1000)
 
     def scipy_entropy() -> None:
         p = counts.reshape(1000, 30)

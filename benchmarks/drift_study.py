@@ -21,6 +21,7 @@ from scipy.signal import lfilter
 
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import NumericFeature
+from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Reference
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -103,7 +104,8 @@ class Bins:
             else numeric_feature(training, bins)
         )
         self.size = len(feature.counts)
-        self.reference = Reference.of(np.array(feature.counts, dtype=np.float64), [self.size])
+        quantiles = quantile_array(chi2_quantiles(range(1, self.size)))
+        self.reference = Reference.from_counts(np.array(feature.counts, dtype=np.float64), [self.size], quantiles)
         self._feature = feature
 
     def places(self, values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:

@@ -1,7 +1,7 @@
-"""Batches of inputs to counts in a profile's frozen bins.
+"""Count batches of inputs in the frozen bins of a profile.
 
-All scalar features of a model, its prediction and its confidence are *targets*: they lie behind one another in
-flat arrays, so that a window is one row of sums and a score one vector operation.
+The scalar features of a model, its prediction and its confidence are its *targets*. The bins and sums of all targets
+are stored one after another in flat arrays: a window is one row of sums, and all scores are one vector operation.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from exporter.features.extract import as_list, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
 from exporter.profiles.correlation import Copula, restrict_correlation
-from exporter.profiles.profile import CategoricalFeature, Correlation, Feature, NumericFeature, Profile
+from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
 
 _NUMERIC = Numeric()
-_FAR = 1e145  # sums of its square stay finite
+_MAX_DEVIATION = 1e145  # in training standard deviations; sums of its square stay finite
 
 
 class Sums(NamedTuple):
-    """Views into one row of sums: what a window, or a batch, adds up to.
+    """Views into one row of sums, of a batch or of a window.
 
-    ``counts`` has shape ``(B,)``, the others ``(T,)``. ``first`` and ``second`` are the sums of
-    ``(x − centre)/scale`` and of its square over the ``valid`` values: so that the variance of
-    values far from zero keeps its digits, and no scale is too small or too large.
+    ``counts`` has shape ``(B,)``, the others ``(T,)``. ``first`` and ``second`` are the sums of ``(x − centre)/scale``
+    and of its square over the ``valid`` values. Centred and scaled, the variance of values far from zero keeps its
+    digits, and no value is too small or too large.
     """
 
     counts: Floats
@@ -44,37 +44,45 @@ class Sums(NamedTuple):
 
 
 class Binner:
-    """Where each target's bins and sums lie.
+    """Count batches of inputs and predictions in the bins of a profile.
 
     Parameters
     ----------
     profile
         The training profile.
     redacted
-        Inputs that must leave no trace: they have no target.
+        Inputs that are not recorded anywhere; they have no target.
 
     Attributes
     ----------
+    inputs
+        Type of each input that is counted.
     names
-        Names of the ``F`` features; the prediction and the confidence, if profiled, are targets after the last.
+        Names of the ``F`` features. The prediction and the confidence, where profiled, are further targets after them.
     prediction, confidence
-        Their places among the targets; None where the profile has none.
+        Their indices among the targets; None where the profile has none.
     targets
-        The frozen bins of each of the ``T`` targets.
+        Frozen bins of each of the ``T`` targets.
     sizes
-        Bins of each target.
+        Number of bins of each target.
+    bins
+        Number ``B`` of all bins.
+    quantiles
+        χ² quantiles of the noise floors, see `exporter.profiles.profile.Profile.quantile_array`.
     reference
-        The training side of the targets.
+        Training distribution of the targets.
+    starts, missing, invalid
+        Index of the first bin, the bin of missing values and the bin of invalid ones, shape ``(T,)``.
     mean, stddev
-        Of the training values, shape ``(T,)``; NaN for categories.
+        Statistics of the training values, shape ``(T,)``; NaN for categories.
     centre, scale
-        Training mean and standard deviation where there are any, of numbers; shape ``(T,)``.
+        The mean and standard deviation that values are centred and scaled by, shape ``(T,)``; always finite.
     copula
-        How numeric features go together; None where the profile does not say.
-    known
-        Inputs that the profile knows, or that are redacted.
-    missing, invalid
-        Index of these bins, shape ``(T,)``.
+        Correlation of the numeric features; None where the profile has none.
+    known_inputs
+        Inputs of the profile, and redacted ones.
+    width
+        Length of a row of sums.
     read : callable
         Reads inputs straight from JSON; see `exporter.features.json_columns.JsonColumnReader.read`.
     """
@@ -83,54 +91,77 @@ class Binner:
         self.profile = profile
         self.inputs = {name: kind for name, kind in profile.input_types().items() if name not in redacted}
         self.read = JsonColumnReader(self.inputs).read
-        self.known = {*profile.inputs, *redacted}
+        self.known_inputs = {*profile.inputs, *redacted}
         self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
-        self.prediction = self._output(profile.prediction)
-        self.confidence = self._output(profile.confidence or None)
-        self.sizes = sizes = [len(target.counts) for target in self.targets]
-        self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
-        self.bins = len(self._training)
-        self._tail = self.bins + 4 * len(self.targets)
-        self.reference = Reference.of(self._training, sizes)
-        self.starts: Ints = self.reference.starts
-        stops = self.starts + np.array(sizes, dtype=np.intp)
-        self.missing, self.invalid = stops - 2, stops - 1
-        numbers = [target if isinstance(target, NumericFeature) else None for target in self.targets]
-        self.mean = np.array([n.mean if n and n.mean is not None else np.nan for n in numbers])
-        self.stddev = np.array([n.stddev if n and n.stddev is not None else np.nan for n in numbers])
-        self.centre = np.nan_to_num(self.mean)
-        self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
-        self._single = {place for place, n in enumerate(numbers) if n and n.precision == "single"}
-        self._edges = pad_edges([n.edges if n else () for n in numbers])
-        self._above = self.starts + np.array([len(n.edges) if n else 0 for n in numbers], dtype=np.intp)
-        self._known_categories = [
-            {} if isinstance(t, NumericFeature) else {c: i for i, c in enumerate(t.categories)} for t in self.targets
-        ]
-        place = {name: place for place, name in enumerate(self.names)}
-        self._places = {source: [place[name] for name in kind.features(source)] for source, kind in self.inputs.items()}
-        # The rows of a batch's matrix: inputs that are numbers, then what is measured of the others.
-        self._others = {source: kind for source, kind in self.inputs.items() if kind.type != "numeric"}
-        plain = [place for source in self.inputs if source not in self._others for place in self._places[source]]
-        measured = [p for source, kind in self._others.items() if not kind.categorical for p in self._places[source]]
-        self._numbers: Ints = np.array([*plain, *measured], dtype=np.intp)
-        whole = profile.correlation
-        together = restrict_correlation(whole, place) if isinstance(whole, Correlation) else None
-        self.copula = (
-            Copula([f for n in together.features if isinstance(f := profile.features[n], NumericFeature)], together)
-            if together
-            else None
-        )
-        rows = {self.names[place]: row for row, place in enumerate(self._numbers)}
-        self._together = [rows[name] for name in together.features] if together else []
-        self.width = self._tail + (self.copula.width if self.copula else 0)
+        self.prediction = self._add_target(profile.prediction)
+        self.confidence = self._add_target(profile.confidence or None)
+        self.quantiles = profile.quantile_array()
+        self._index_bins()
+        self._index_rows()
+        self.copula = self._build_copula()
+        self.width = self._sums_width + (self.copula.width if self.copula else 0)
 
-    def _output(self, target: Feature | None) -> int | None:
-        """The place of what the model gave, as a further target."""
+    def _add_target(self, target: Feature | None) -> int | None:
+        """Add an output of the model to the targets, and return its index."""
         if target is None:
             return None
         self.targets.append(target)
         return len(self.targets) - 1
+
+    def _index_bins(self) -> None:
+        """Lay out the bins and training statistics of all targets."""
+        self.sizes = [len(target.counts) for target in self.targets]
+        self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
+        self.bins = len(self._training)
+        self._sums_width = self.bins + 4 * len(self.targets)
+        self.reference = Reference.from_counts(self._training, self.sizes, self.quantiles)
+        self.starts: Ints = self.reference.starts
+        stops = self.starts + np.array(self.sizes, dtype=np.intp)
+        self.missing, self.invalid = stops - 2, stops - 1
+        numeric = [target if isinstance(target, NumericFeature) else None for target in self.targets]
+        self.mean = np.array([np.nan if n is None or n.mean is None else n.mean for n in numeric])
+        self.stddev = np.array([np.nan if n is None or n.stddev is None else n.stddev for n in numeric])
+        self.centre = np.nan_to_num(self.mean)
+        self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
+        edges = [n.edges if n else () for n in numeric]
+        self._edges = pad_edges(edges)
+        self._above = self.starts + np.array([len(own) for own in edges], dtype=np.intp)
+        self._single_precision = {index for index, n in enumerate(numeric) if n and n.precision == "single"}
+        self._categories = [
+            {name: index for index, name in enumerate(target.categories)}
+            if isinstance(target, CategoricalFeature)
+            else {}
+            for target in self.targets
+        ]
+
+    def _index_rows(self) -> None:
+        """Order the rows of a batch's matrix: numeric inputs first, then what is measured of other inputs."""
+        indices = {name: index for index, name in enumerate(self.names)}
+        self._targets_of = {
+            source: [indices[name] for name in kind.features(source)] for source, kind in self.inputs.items()
+        }
+        self._measured = {source: kind for source, kind in self.inputs.items() if kind.type != "numeric"}
+        numeric = [
+            index for source in self.inputs if source not in self._measured for index in self._targets_of[source]
+        ]
+        measured = [
+            index
+            for source, kind in self._measured.items()
+            if not kind.categorical
+            for index in self._targets_of[source]
+        ]
+        self._row_targets: Ints = np.array([*numeric, *measured], dtype=np.intp)
+
+    def _build_copula(self) -> Copula | None:
+        correlation = restrict_correlation(self.profile.correlation, self.names) if self.profile.correlation else None
+        self._copula_rows: list[int] = []
+        if correlation is None:
+            return None
+        rows = {self.names[target]: row for row, target in enumerate(self._row_targets)}
+        self._copula_rows = [rows[name] for name in correlation.features]
+        bins = [self.profile.features[name] for name in correlation.features]
+        return Copula([f for f in bins if isinstance(f, NumericFeature)], correlation, self.quantiles)
 
     @cached_property
     def distances(self) -> Distances:
@@ -139,12 +170,12 @@ class Binner:
         return Distances(self.reference, self._training, edges, self.centre, self.scale)
 
     def split(self, row: Floats) -> Sums:
-        """The parts of a row of sums, as views."""
-        return Sums(row[: self.bins], *row[self.bins : self._tail].reshape(4, len(self.targets)))
+        """Return the parts of a row of sums, as views."""
+        return Sums(row[: self.bins], *row[self.bins : self._sums_width].reshape(4, len(self.targets)))
 
     def multivariate_drift(self, row: Floats) -> tuple[float, float]:
-        """How differently features go together in a row of sums, and its noise floor; see `Copula.drift`."""
-        return self.copula.drift(row[self._tail :]) if self.copula else (np.nan, np.nan)
+        """Return the drift of the correlation in a row of sums, and its noise floor; see `Copula.drift`."""
+        return self.copula.drift(row[self._sums_width :]) if self.copula else (np.nan, np.nan)
 
     def count(
         self,
@@ -153,7 +184,7 @@ class Binner:
         now: float | None = None,
         confidences: Sequence[float] = (),
     ) -> tuple[Floats, Floats, int]:
-        """Count a batch.
+        """Count a batch of events.
 
         Parameters
         ----------
@@ -169,8 +200,8 @@ class Binner:
         Returns
         -------
         tuple
-            The row of sums; the row of minima, shape ``(2·T,)``: of each target and of its
-            negative; and the number of features that came and that the profile does not know.
+            The row of sums; the row of minima, shape ``(2·T,)``: of each target and of its negative; and the number of
+            features received that the profile does not know.
         """
         columns: dict[str, Sequence[Any]] = {}
         absent = 0
@@ -180,11 +211,11 @@ class Binner:
             except KeyError:
                 columns[name] = values = [event.get(name) for event in inputs]
             absent += values.count(None)
-        row, lows = self.count_columns(columns, len(inputs), predictions, now, confidences)
+        row, minima = self.count_columns(columns, len(inputs), predictions, now, confidences)
         unknown = 0
         if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
-            unknown = sum(len(event.keys() - self.known) for event in inputs)
-        return row, lows, unknown
+            unknown = sum(len(event.keys() - self.known_inputs) for event in inputs)
+        return row, minima, unknown
 
     def count_columns(
         self,
@@ -194,7 +225,7 @@ class Binner:
         now: float | Floats | None = None,
         confidences: Sequence[float] | Floats = (),
     ) -> tuple[Floats, Floats]:
-        """Count a batch that comes in columns: lists, or arrays of numbers.
+        """Count a batch in columns: lists, or arrays of numbers.
 
         Parameters
         ----------
@@ -203,71 +234,83 @@ class Binner:
         predictions, confidences
             See `count`.
         now
-            As in `count`; or for each row when it arrived.
+            As in `count`; or the time at which each row arrived.
 
         Returns
         -------
         tuple
             The row of sums and the row of minima.
         """
-        now = time.time() if now is None else now
         row = np.zeros(self.width)
-        lows = np.full(2 * len(self.targets), np.inf)
+        minima = np.full(2 * len(self.targets), np.inf)
         sums = self.split(row)
         if rows:
-            came = {name: inputs[name] if name in inputs else [None] * rows for name in self.inputs}
-            columns = [numeric_columns([values for name, values in came.items() if name not in self._others])]
-            for name, kind in self._others.items():
-                if isinstance(kind, Categorical):
-                    self._count_categories(sums, self._places[name][0], kind.labels(came[name]))
-                else:
-                    columns.append(kind.columns(as_list(came[name]), now))
-            matrix = np.concatenate([part for part in columns if len(part)] or [np.empty((0, rows))])
-            bins = self._count_numbers(sums, lows, self._numbers, matrix)
+            columns = {name: inputs[name] if name in inputs else [None] * rows for name in self.inputs}
+            matrix = self._matrix(sums, columns, rows, time.time() if now is None else now)
+            bins = self._count_numbers(sums, minima, self._row_targets, matrix)
             if self.copula:
-                row[self._tail :] = self.copula.sums(matrix[self._together], bins[self._together])
-        for last, given in ((self.prediction, predictions), (self.confidence, confidences)):
-            if last is None or not len(given):
+                row[self._sums_width :] = self.copula.sums(matrix[self._copula_rows], bins[self._copula_rows])
+        for target, values in ((self.prediction, predictions), (self.confidence, confidences)):
+            if target is None or not len(values):
                 continue
-            if isinstance(self.targets[last], CategoricalFeature):
-                self._count_categories(sums, last, given)
+            if isinstance(self.targets[target], CategoricalFeature):
+                self._count_categories(sums, target, values)
             else:
-                self._count_numbers(sums, lows, np.array([last]), _NUMERIC.columns(given, 0.0))
-        return row, lows
+                self._count_numbers(sums, minima, np.array([target]), _NUMERIC.columns(values, 0.0))
+        return row, minima
 
-    def _count_categories(self, sums: Sums, place: int, values: Sequence[Any] | Floats) -> None:
-        target = self.targets[place]
-        rare = target.rare if isinstance(target, CategoricalFeature) else frozenset()
-        counts, unseen = category_counts(values, self._known_categories[place], rare)
-        start = self.starts[place]
+    def _matrix(self, sums: Sums, columns: Mapping[str, Any], rows: int, now: float | Floats) -> Floats:
+        """Return the numbers of a batch, a row for each numeric feature; count its categories on the way."""
+        parts = [numeric_columns([values for name, values in columns.items() if name not in self._measured])]
+        for name, kind in self._measured.items():
+            if isinstance(kind, Categorical):
+                self._count_categories(sums, self._targets_of[name][0], kind.labels(columns[name]))
+            else:
+                parts.append(kind.columns(as_list(columns[name]), now))
+        return np.concatenate([part for part in parts if len(part)] or [np.empty((0, rows))])
+
+    def _count_categories(self, sums: Sums, target: int, values: Sequence[Any] | Floats) -> None:
+        feature = self.targets[target]
+        rare = feature.rare if isinstance(feature, CategoricalFeature) else frozenset()
+        counts, unseen = category_counts(values, self._categories[target], rare)
+        start = self.starts[target]
         sums.counts[start : start + len(counts)] += counts
-        sums.unseen[place] += unseen
+        sums.unseen[target] += unseen
 
-    def _count_numbers(self, sums: Sums, lows: Floats, places: Ints, matrix: Floats) -> BinIndices:
-        """Count rows of numbers; the bin of each among its target's, which says nothing where it is not finite."""
-        if single := [row for row, place in enumerate(places.tolist()) if place in self._single]:
-            with np.errstate(over="ignore"):
-                rounded = matrix[single].astype(np.float32).astype(np.float64)
-            matrix[single] = np.where(np.isinf(rounded), matrix[single], rounded)
+    def _count_numbers(self, sums: Sums, minima: Floats, targets: Ints, matrix: Floats) -> BinIndices:
+        """Count rows of numbers, and return the index of each number's bin within its target.
+
+        The index of a number that is not finite has no meaning.
+        """
+        self._round_to_single_precision(targets, matrix)
         valid = np.isfinite(matrix)
-        whole = bool(valid.all())
-        bins = bin_indices(self._edges[:, places], matrix)
-        starts = self.starts[places]
-        every: Ints = bins + starts[:, None]
-        if not whole:
-            bad = np.where(np.isnan(matrix), self.missing[places, None], self.invalid[places, None])
-            every = np.where(valid, every, bad)
-        counts = np.bincount(every.ravel(), minlength=self.bins)
+        all_valid = bool(valid.all())
+        bins = bin_indices(self._edges[:, targets], matrix)
+        starts = self.starts[targets]
+        flat_bins: Ints = bins + starts[:, None]
+        if not all_valid:
+            bad = np.where(np.isnan(matrix), self.missing[targets, None], self.invalid[targets, None])
+            flat_bins = np.where(valid, flat_bins, bad)
+        counts = np.bincount(flat_bins.ravel(), minlength=self.bins)
         sums.counts[:] += counts
-        sums.valid[places] += valid.sum(axis=1)
-        sums.unseen[places] += np.where(self._above[places] > starts, counts[starts] + counts[self._above[places]], 0)
-        lows[places] = (matrix if whole else np.where(valid, matrix, np.inf)).min(axis=1)
-        lows[places + len(self.targets)] = -(matrix if whole else np.where(valid, matrix, -np.inf)).max(axis=1)
+        sums.valid[targets] += valid.sum(axis=1)
+        above = self._above[targets]
+        sums.unseen[targets] += np.where(above > starts, counts[starts] + counts[above], 0)
+        minima[targets] = (matrix if all_valid else np.where(valid, matrix, np.inf)).min(axis=1)
+        minima[targets + len(self.targets)] = -(matrix if all_valid else np.where(valid, matrix, -np.inf)).max(axis=1)
         with np.errstate(over="ignore"):
-            shifted = (matrix - self.centre[places, None]) / self.scale[places, None]
-        if not whole:
-            shifted[~valid] = 0.0
-        np.clip(shifted, -_FAR, _FAR, out=shifted)
-        sums.first[places] += shifted.sum(axis=1)
-        sums.second[places] += np.einsum("ij,ij->i", shifted, shifted)
+            scaled = (matrix - self.centre[targets, None]) / self.scale[targets, None]
+        if not all_valid:
+            scaled[~valid] = 0.0
+        np.clip(scaled, -_MAX_DEVIATION, _MAX_DEVIATION, out=scaled)
+        sums.first[targets] += scaled.sum(axis=1)
+        sums.second[targets] += np.einsum("ij,ij->i", scaled, scaled)
         return bins
+
+    def _round_to_single_precision(self, targets: Ints, matrix: Floats) -> None:
+        """Round the numbers of targets that were profiled in 32 bits, in place."""
+        rows = [row for row, target in enumerate(targets.tolist()) if target in self._single_precision]
+        if rows:
+            with np.errstate(over="ignore"):
+                rounded = matrix[rows].astype(np.float32).astype(np.float64)
+            matrix[rows] = np.where(np.isinf(rounded), matrix[rows], rounded)

@@ -74,7 +74,7 @@ def compute(binner: Binner, wanted: Sequence[str], row: Floats, lows: Floats, ea
     with np.errstate(over="ignore"):
         mean, stddev = binner.centre + offset * binner.scale, np.sqrt(variance) * binner.scale
     before = binner.split(earlier).counts
-    recent = Reference.of(before, binner.sizes)
+    recent = Reference.from_counts(before, binner.sizes, binner.quantiles)
     known = there & (recent.rows > 0)
     smallest = np.where(np.isfinite(smallest), smallest, np.nan)
     largest = np.where(np.isfinite(largest), largest, np.nan)

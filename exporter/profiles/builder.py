@@ -15,7 +15,7 @@ from exporter.features import INPUT_TYPES, LEARNERS, Categorical, InputType, Lea
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation import CorrelationBuilder
+from exporter.profiles.correlation_builder import CorrelationBuilder
 from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
 from exporter.profiles.readers import Batch, FileSource, Source
 from exporter.profiles.sketches import CategorySketch, NumericSketch
@@ -238,7 +238,7 @@ class _Builder:
             for name, own in compared.items():
                 columns |= zip(own, self._columns(batch, name, kinds[name]), strict=True)
             builder.add(columns)
-        return builder.done()
+        return builder.build()
 
     def _columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
         values: Column = batch.columns.get(name, (None,) * batch.rows)

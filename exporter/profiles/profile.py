@@ -1,7 +1,7 @@
-"""Training profiles: bins frozen on the training data, the training statistics, and the file of both.
+"""Training profiles: bins frozen on the training data, training statistics, and their file format.
 
-A profile is a readable JSON file. It decides how live values are binned, so a score never
-depends on the data that it judges.
+A profile is a readable JSON file. Live values are counted in its bins, so a score never depends on the data that it
+judges.
 """
 
 from __future__ import annotations
@@ -9,39 +9,41 @@ from __future__ import annotations
 import hashlib
 import math
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
 from exporter.features import INPUT_TYPES, InputType, State, fits, input_type
+from exporter.stats.chi2 import chi2_quantiles, quantile_array
+from exporter.stats.divergence import Floats
 from exporter.validation import explain, format_path, preview
 
 FORMAT = "model-exporter-profile/1"
 MAX_VALUES = 10**15
-"""Training values of a feature: so many that one more still changes a share."""
+"""Most training values of a feature: up to here, floating-point shares are exact enough to see one more value."""
 MAX_RARE = 10_000
-"""Rare categories a profile remembers; rarer ones count as unseen when they come."""
+"""Most rare categories that a profile keeps; categories beyond them count as unseen."""
 
 
 class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric"):
-    """Frozen bins of numbers.
+    """Frozen bins of a numeric feature.
 
     Attributes
     ----------
     edges
-        ``E`` increasing edges of half-open bins ``[e, next)``: the first is the training minimum,
-        the last just above the training maximum. A value with a bin of its own lies between an
-        edge and the next float above it.
+        ``E`` increasing edges of half-open bins ``[edge, next edge)``. The first is the training minimum, the last is
+        just above the training maximum. The bin of a single value reaches from an edge to the next float above it.
     counts
-        Training values in each of ``E + 3`` bins: below, between the edges, above, missing, invalid.
+        Number of training values in each of ``E + 3`` bins: below, between the edges, above, missing, invalid.
     mean, stddev, min, max
-        Of the finite training values; None without any. The deviation is the population's.
+        Statistics of the finite training values; None without any. ``stddev`` is that of the population.
     precision
-        ``"single"`` where training held 32-bit numbers: live ones are rounded alike before they are
-        binned, since 0.1 in JSON is not the 0.1 of 32 bits.
+        ``"single"`` where the training data are 32-bit numbers. Live values are then rounded to 32 bits before they
+        are binned, since 0.1 in JSON is not the 0.1 of 32 bits.
     """
 
     edges: tuple[float, ...]
@@ -53,7 +55,7 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
     precision: Literal["single"] | msgspec.UnsetType = msgspec.UNSET
 
     def labels(self) -> list[str]:
-        """Names of the bins, in order, as the ``bin`` label bears them."""
+        """Return the values of the ``bin`` label, in the order of the bins."""
         if not self.edges:
             return _numbered(["any", "missing", "invalid"])
         inner = []
@@ -62,23 +64,23 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
             if high == math.nextafter(low, math.inf):
                 inner.append(f"{low:.6g}")
                 continue
-            after_own = low == math.nextafter(before, math.inf)  # the value before has a bin of its own
-            left = f"({before:.6g}" if after_own else f"[{low:.6g}"
+            follows_single = low == math.nextafter(before, math.inf)  # the bin before holds a single value
+            left = f"({before:.6g}" if follows_single else f"[{low:.6g}"
             inner.append(f"{left}, {top:.6g}]" if high == self.edges[-1] else f"{left}, {high:.6g})")
         return _numbered([f"below {self.edges[0]:.6g}", *inner, f"above {top:.6g}", "missing", "invalid"])
 
 
 class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="categorical"):
-    """Frozen bins of categories.
+    """Frozen bins of a categorical feature.
 
     Attributes
     ----------
     categories
-        The ``C`` most frequent in training, most frequent first.
+        The ``C`` most frequent categories of the training data, most frequent first.
     counts
-        Training values in each of ``C + 3`` bins: the categories, other, missing, invalid.
+        Number of training values in each of ``C + 3`` bins: the categories, other, missing, invalid.
     rare
-        Categories that training saw too, counted in ``other``.
+        Further categories of the training data, counted in ``other``.
     """
 
     categories: tuple[str, ...]
@@ -86,27 +88,29 @@ class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="cat
     rare: frozenset[str] = frozenset()
 
     def labels(self) -> list[str]:
-        """Names of the bins, in order, as the ``bin`` label bears them."""
+        """Return the values of the ``bin`` label, in the order of the bins."""
         names = [name if len(name) <= 64 else f"{name[:63]}…" for name in self.categories]
         return _numbered([*names, "other", "missing", "invalid"])
 
 
 Feature = NumericFeature | CategoricalFeature
+_Degrees = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,8}$")]  # keys of JSON objects are strings
+_Quantile = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How numeric features went together in training; see `exporter.profiles.correlation`.
+    """Correlation of numeric features in training; see `exporter.profiles.correlation`.
 
     Attributes
     ----------
     features
-        Names of the ``d`` features that were compared.
+        Names of the ``d`` features.
     rows
-        Training rows that have all of them.
+        Number of training rows that have all of them.
     scale
-        How much further samples of the training data stray than those of a normal copula.
+        How much more samples of the training data vary than samples of a normal copula.
     values
-        Correlations of the normal scores, the lower triangle row by row.
+        Correlations of the normal scores: the lower triangle, row by row.
     """
 
     features: tuple[str, ...]
@@ -116,24 +120,26 @@ class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the training data looked like.
+    """Reference distributions of a model's training data.
 
     Attributes
     ----------
     inputs
         Type of each input as a client sends it.
     features
-        Frozen bins of each scalar feature; an image has several, named ``<input>.<statistic>``.
+        Frozen bins of each scalar feature. An image has several features, named ``<input>.<statistic>``.
     prediction
         Frozen bins of the model's predictions on its training data.
     hash
-        SHA-256 of all the rest but the time.
+        See `digest`.
     confidence
         Frozen bins of the model's confidence in these predictions.
     learned
-        What the types of some inputs learned from the training data, by input.
+        State that some input types learned from the training data, by input.
     correlation
-        How numeric features went together, where at least two of them vary.
+        Correlation of the numeric features, where at least two of them vary.
+    noise_quantiles
+        χ² quantiles of the noise floors by degrees of freedom, see `exporter.stats.chi2`.
     """
 
     name: str
@@ -144,30 +150,59 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: datetime | None = None
     format: str = FORMAT
     hash: str = ""
-    confidence: NumericFeature | msgspec.UnsetType = msgspec.UNSET  # unset ones leave older profiles' hashes alone
+    # Fields that are unset in older profiles are left out of the JSON, so that the hashes of those stay valid.
+    confidence: NumericFeature | msgspec.UnsetType = msgspec.UNSET
     learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
     correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
+    noise_quantiles: dict[_Degrees, _Quantile] | msgspec.UnsetType = msgspec.UNSET
 
     def input_types(self) -> dict[str, InputType]:
-        """The type of each input, with what it learned."""
+        """Return the type of each input, with the state that it learned."""
         learned = self.learned or {}
         return {name: input_type(kind, learned.get(name)) for name, kind in self.inputs.items()}
 
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of everything but the hash and the time: what decides the bins."""
-        body = msgspec.structs.replace(self, hash="", created=None)
+        """Return the SHA-256 of the profile's canonical JSON, which identifies the bins.
+
+        The hash itself and the time are left out, and so are the noise quantiles, which follow from the bins.
+        """
+        body = msgspec.structs.replace(self, hash="", created=None, noise_quantiles=msgspec.UNSET)
         return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+    def quantiles(self) -> dict[int, float]:
+        """Return all χ² quantiles that the noise floors may need; those the profile lacks are computed, with scipy.
+
+        Older profiles have none. A table in the code would not do for them, since the number of bins has no bound.
+        """
+        stored = {int(degrees): quantile for degrees, quantile in (self.noise_quantiles or {}).items()}
+        missing = self._noise_degrees() - stored.keys()
+        return stored | chi2_quantiles(missing) if missing else stored
+
+    def _noise_degrees(self) -> set[int]:
+        """Degrees of freedom: one less than the bins with values, and the pairs of the features that vary."""
+        outputs = (self.prediction, self.confidence or None)
+        most_bins = max((len(feature.counts) for feature in (*self.features.values(), *outputs) if feature), default=0)
+        correlated = len(self.correlation.features) if self.correlation else 0
+        return {*range(1, most_bins), *(size * (size - 1) // 2 for size in range(2, correlated + 1))}
+
+    def quantile_array(self) -> Floats:
+        """Return `quantiles` as an array indexed by degrees of freedom."""
+        return quantile_array(self.quantiles())
 
 
 def _numbered(names: list[str]) -> list[str]:
     width = max(2, len(str(len(names) - 1)))
-    return [f"{place:0{width}d} {name}" for place, name in enumerate(names)]
+    return [f"{index:0{width}d} {name}" for index, name in enumerate(names)]
 
 
 def save(profile: Profile, path: Path) -> None:
-    """Write a profile as indented JSON, stamped with the time and its hash, in one step."""
-    profile = msgspec.structs.replace(profile, created=datetime.now(UTC).replace(microsecond=0))
-    profile = msgspec.structs.replace(profile, hash=profile.digest())
+    """Write a profile as indented JSON, with the time, its hash and its noise quantiles; the file appears at once."""
+    profile = msgspec.structs.replace(
+        profile,
+        created=datetime.now(UTC).replace(microsecond=0),
+        hash=profile.digest(),
+        noise_quantiles={str(degrees): quantile for degrees, quantile in profile.quantiles().items()},
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n")
@@ -180,8 +215,8 @@ def load(path: Path) -> Profile:
     Raises
     ------
     ProfileError
-        When the file cannot be read, is something else, is of another format version, was
-        changed after it was made, or does not agree with itself.
+        When the file cannot be read, is not a profile, has another format version, was changed after it was written,
+        or contradicts itself.
     """
     try:
         document = msgspec.json.decode(path.read_bytes())
@@ -191,23 +226,28 @@ def load(path: Path) -> Profile:
         raise ProfileError(
             f"{path}: is not a profile: expected the JSON that 'model-exporter profile' writes"
         ) from None
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != FORMAT:
-        what = f"its format is {preview(found)}" if found else "it has no format"
-        raise ProfileError(f"{path}: is not a profile that can be read here: {what}, expected {preview(FORMAT)}")
+    version = document.get("format") if isinstance(document, dict) else None
+    if version != FORMAT:
+        detail = f"its format is {preview(version)}" if version else "it has no format"
+        raise ProfileError(f"{path}: is not a profile that this version reads: {detail}, expected {preview(FORMAT)}")
     try:
         profile = msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:
-        place, detail, _ = explain(error, document)
-        raise ProfileError(f"{path}: {format_path(place)}: {detail}") from None
+        key_path, detail, _ = explain(error, document)
+        raise ProfileError(f"{path}: {format_path(key_path)}: {detail}") from None
     if profile.hash and profile.hash != profile.digest():
         raise ProfileError(f"{path}: was changed after it was made: its hash differs; make it again, or drop the hash")
-    _agree(profile, path)
-    _go_together(profile, path)
+    try:
+        _check_features(profile)
+        _check_inputs(profile)
+        if profile.correlation:
+            _check_correlation(profile.correlation, profile.features)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
     return profile
 
 
-def _agree(profile: Profile, path: Path) -> None:
+def _check_features(profile: Profile) -> None:
     outputs = {"(prediction)": profile.prediction, "(confidence)": profile.confidence}
     features: dict[str, Feature] = {**profile.features, **{name: f for name, f in outputs.items() if f}}
     for name, feature in features.items():
@@ -215,46 +255,43 @@ def _agree(profile: Profile, path: Path) -> None:
         inner = len(feature.edges) if isinstance(feature, NumericFeature) else len(feature.categories)
         if len(feature.counts) != inner + 3 or min(feature.counts) < 0:
             expected = f"{inner + 3} counts of at least 0 for {inner} {'edges' if numeric else 'categories'}"
-            raise ProfileError(f"{path}: features.{name}.counts: expected {expected}, got {len(feature.counts)}")
+            raise ProfileError(f"features.{name}.counts: expected {expected}, got {len(feature.counts)}")
         if sum(feature.counts) > MAX_VALUES:
-            raise ProfileError(f"{path}: features.{name}.counts: expected at most {MAX_VALUES:g} values together")
-        if isinstance(feature, NumericFeature) and not all(a < b for a, b in zip(feature.edges, feature.edges[1:])):  # noqa: B905
-            raise ProfileError(f"{path}: features.{name}.edges: expected increasing numbers")
+            raise ProfileError(f"features.{name}.counts: expected at most {MAX_VALUES:g} values in total")
+        if isinstance(feature, NumericFeature) and not all(low < high for low, high in pairwise(feature.edges)):
+            raise ProfileError(f"features.{name}.edges: expected increasing numbers")
+
+
+def _check_inputs(profile: Profile) -> None:
     learned = profile.learned or {}
     for name, kind in profile.inputs.items():
         if kind not in INPUT_TYPES:
-            raise ProfileError(
-                f"{path}: inputs.{name}: {preview(kind)} is no type; known are: {', '.join(INPUT_TYPES)}"
-            )
+            valid = ", ".join(INPUT_TYPES)
+            raise ProfileError(f"inputs.{name}: {preview(kind)} is not a valid type; valid values: {valid}")
         if not fits(kind, learned.get(name)):
-            raise ProfileError(
-                f"{path}: learned.{name}: is not what the {kind} input {preview(name)} learns in training"
-            )
+            raise ProfileError(f"learned.{name}: is not what the {kind} input {preview(name)} learns in training")
     for name, made in profile.input_types().items():
-        for scalar in made.features(name):
-            wanted = CategoricalFeature if made.categorical else NumericFeature
-            if not isinstance(profile.features.get(scalar), wanted):
-                raise ProfileError(f"{path}: features.{scalar}: expected bins of the {made.type} input {preview(name)}")
+        expected = CategoricalFeature if made.categorical else NumericFeature
+        for feature in made.features(name):
+            if not isinstance(profile.features.get(feature), expected):
+                raise ProfileError(f"features.{feature}: expected bins of the {made.type} input {preview(name)}")
 
 
-def _go_together(profile: Profile, path: Path) -> None:
-    together = profile.correlation
-    if not isinstance(together, Correlation):
-        return
-    size = len(together.features)
-    for name in together.features:
-        bins = profile.features.get(name)
-        if not isinstance(bins, NumericFeature) or not bins.edges:
-            raise ProfileError(f"{path}: correlation.features: {preview(name)} is no number that the profile has")
-    if len(set(together.features)) < size or len(together.values) != size * (size - 1) // 2:
+def _check_correlation(correlation: Correlation, features: dict[str, Feature]) -> None:
+    size = len(correlation.features)
+    for name in correlation.features:
+        feature = features.get(name)
+        if not isinstance(feature, NumericFeature) or not feature.edges:
+            raise ProfileError(f"correlation.features: {preview(name)} is not a numeric feature of the profile")
+    if len(set(correlation.features)) < size or len(correlation.values) != size * (size - 1) // 2:
         expected = f"{size * (size - 1) // 2} numbers for {size} different features"
-        raise ProfileError(f"{path}: correlation.values: expected {expected}, got {len(together.values)}")
-    if size < 2 or together.rows < 1 or together.scale <= 0 or max(map(abs, together.values), default=0) > 1:
-        raise ProfileError(f"{path}: correlation: expected two features or more, rows, and numbers from -1 to 1")
+        raise ProfileError(f"correlation.values: expected {expected}, got {len(correlation.values)}")
+    if size < 2 or correlation.rows < 1 or correlation.scale <= 0 or max(map(abs, correlation.values)) > 1:
+        raise ProfileError("correlation: expected at least two features, rows, and numbers from -1 to 1")
 
 
 def image_inputs(model: ModelConfig, profile: Profile | None) -> frozenset[str]:
-    """The inputs of a model that are images: its profile or its configuration says so."""
-    known = profile.inputs if profile else {}
-    said = {name: feature.type for name, feature in model.features.items()}
-    return frozenset(name for name, kind in (*known.items(), *said.items()) if kind == "image")
+    """Return the names of a model's inputs that are images, by its profile or its configuration."""
+    profiled = profile.inputs if profile else {}
+    configured = {name: feature.type for name, feature in model.features.items()}
+    return frozenset(name for name, kind in (*profiled.items(), *configured.items()) if kind == "image")

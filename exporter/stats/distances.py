@@ -37,7 +37,8 @@ class Distances:
 
     >>> training = np.array([0.0, 50, 30, 20, 0, 0, 0])
     >>> live = np.array([0.0, 20, 30, 50, 0, 0, 0])
-    >>> one = Distances(Reference.of(training, [7]), training, [np.arange(4.0)], np.array([1.2]), np.array([1.0]))
+    >>> reference = Reference.from_counts(training, [7])
+    >>> one = Distances(reference, training, [np.arange(4.0)], np.array([1.2]), np.array([1.0]))
     >>> from scipy.spatial.distance import jensenshannon
     >>> from scipy.stats import wasserstein_distance
     >>> q, p = one.reference.probability, one.reference.smoothed(live)

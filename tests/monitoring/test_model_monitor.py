@@ -191,7 +191,7 @@ def test_the_recent_divergence_needs_an_earlier_window():
     feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 1000.0)
     later = first(monitor.read(1000.0)["5m"])
     old, new = (monitor.binner.count([{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
-    assert later["recent_kl"] == pytest.approx(Reference.of(old + new, [24]).kl_divergence(new)[0], rel=1e-12)
+    assert later["recent_kl"] == pytest.approx(Reference.from_counts(old + new, [24]).kl_divergence(new)[0], rel=1e-12)
 
 
 def test_the_longest_window_is_compared_with_the_one_before_it():
@@ -325,7 +325,7 @@ def test_confidences_are_scored_against_those_of_training():
         said = monitor.read(101.0)["5m"]
         assert said.observations.tolist() == [7.0, *([301.0] if prediction else []), 300.0]
         counts = np.histogram(live, [-np.inf, *trained.edges, np.inf])[0]
-        alone = Reference.of(np.array(trained.counts, float), [len(trained.counts)])
+        alone = Reference.from_counts(np.array(trained.counts, float), [len(trained.counts)], binner.quantiles)
         assert said.kl[-1] == pytest.approx(alone.kl_divergence(np.array([*counts, 0.0, 0.0]))[0], rel=1e-12)
         assert said.kl[-1] > 0.3 > said.noise[-1] == alone.noise(np.array([300.0]))[0]
 

@@ -18,7 +18,7 @@ from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation import MAX_FEATURES, CorrelationBuilder, measure_correlation
+from exporter.profiles.correlation_builder import MAX_FEATURES, CorrelationBuilder, measure_correlation
 from exporter.profiles.profile import Correlation, Profile, load, save
 
 Columns = dict[str, npt.NDArray[np.float64]]
@@ -129,7 +129,7 @@ def test_how_data_are_cut_does_not_matter(sizes: list[int], seed: int) -> None:
     for size in [*sizes, 400]:
         builder.add({name: values[start : start + size] for name, values in columns.items()})
         start += size
-    found, whole = builder.done(), profile.correlation
+    found, whole = builder.build(), profile.correlation
     assert isinstance(found, Correlation)
     assert isinstance(whole, Correlation)
     assert found.rows == whole.rows
@@ -198,11 +198,11 @@ def test_a_profile_keeps_what_goes_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": ("a", "z", "c", "d")}, 'correlation.features: "z" is no number that the profile has'),
+        ({"features": ("a", "z", "c", "d")}, 'correlation.features: "z" is not a numeric feature of the profile'),
         ({"features": ("a", "a", "c", "d")}, "expected 6 numbers for 4 different features, got 6"),
         ({"values": (0.1,)}, "correlation.values: expected 6 numbers for 4 different features, got 1"),
-        ({"values": (1.5,) * 6}, "correlation: expected two features or more, rows, and numbers from -1 to 1"),
-        ({"features": ("a",), "values": ()}, "correlation: expected two features or more"),
+        ({"values": (1.5,) * 6}, "correlation: expected at least two features, rows, and numbers from -1 to 1"),
+        ({"features": ("a",), "values": ()}, "correlation: expected at least two features"),
     ],
 )
 def test_a_correlation_that_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str) -> None:

@@ -113,7 +113,7 @@ def test_a_foreign_file_or_another_version_is_refused(tmp_path, content, found):
     """JSON without our format, or of another version of it, is refused with both."""
     path = tmp_path / "x.json"
     path.write_text(content)
-    message = f'FILE: is not a profile that can be read here: {found}, expected "model-exporter-profile/1"'
+    message = f'FILE: is not a profile that this version reads: {found}, expected "model-exporter-profile/1"'
     assert refusal(path) == message
 
 
@@ -132,7 +132,7 @@ def test_a_foreign_file_or_another_version_is_refused(tmp_path, content, found):
         ),
         (
             '"photo": "image"', '"photo": "video"',
-            'FILE: inputs.photo: "video" is no type; known are: '
+            'FILE: inputs.photo: "video" is not a valid type; valid values: '
             "boolean, categorical, embedding, image, numeric, text, timestamp",
         ),
         (
@@ -166,7 +166,7 @@ def test_counts_beyond_reason_are_refused(path):
     document = json.loads(path.read_text())
     document["prediction"]["counts"][0] = 10**400
     path.write_text(json.dumps({**document, "hash": ""}))
-    assert refusal(path) == "FILE: features.(prediction).counts: expected at most 1e+15 values together"
+    assert refusal(path) == "FILE: features.(prediction).counts: expected at most 1e+15 values in total"
 
 
 def test_moments_are_those_of_the_finite_values():

@@ -185,7 +185,7 @@ def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
     if binner is None:
         return []
     missing = [name for name in binner.inputs if name not in table.seen]
-    unknown = [name for name in table.seen if name not in binner.known]
+    unknown = [name for name in table.seen if name not in binner.known_inputs]
     remarks = [f"has no column {preview(name)}: it counts as missing" for name in missing]
     if unknown:
         remarks.append(f"the profile does not know {', '.join(map(preview, unknown[:10]))}: not counted")
