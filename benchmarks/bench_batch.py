@@ -1,4 +1,4 @@
-"""A million rows of 30 features counted as a batch job's, against what merely reads the file or bins its values."""
+"""Measure counting a file of a million rows of 30 features, against only reading it or only binning its values."""
 
 from __future__ import annotations
 

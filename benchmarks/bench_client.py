@@ -1,8 +1,8 @@
-"""What recording costs the thread that answers requests, beside appending the same values to a deque.
+"""Measure what recording costs the thread that answers requests, against appending the same values to a deque.
 
-The exporter is away and the buffer full: each event pushes out another. In processor time, and beside observing
-30 numbers with prometheus_client. The last figures are what a call of `record` takes on the clock while batches
-are encoded and sent.
+The exporter is unreachable and the buffer is full, so each event displaces another. Figures are processor time, also
+compared with observing 30 numbers with prometheus_client. The last figures are the elapsed time of a call of `record`
+while batches are encoded and sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NUMBERS = {f"feature_{place}": random.random() for place in range(30)}
 
 
 def microseconds(call: Callable[[], object], runs: int = 60) -> float:
-    """Median processor time of a call."""
+    """Return the median processor time of a call, in microseconds."""
     times = []
     for _ in range(runs):
         start = time.thread_time()
@@ -83,7 +83,7 @@ class _Taker(http.server.BaseHTTPRequestHandler):
 
 
 def stalls() -> None:
-    """How long recording takes while batches are encoded and sent, beside a thread that does not record."""
+    """Measure recording while batches are encoded and sent, against a thread that does not record."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Taker)
     exporter = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
     exporter.start()

@@ -1,9 +1,9 @@
-"""How long the dashboards' expressions take over 30 days of ten models with 50 features each.
+"""Measure the dashboards' expressions over 30 days of ten models with 50 features each.
 
-The series are those of the recorded hour that the tests use, multiplied: ten models, 50 features. Of one
-model, all that its dashboards ask over a range has a sample a minute (Prometheus' own default); all other series have
-one a day, so that the index is as large as it would be. Each expression is asked for 30 days as a screen of
-1,366 pixels asks for it, three times, and the fastest counts: the machine may be busy with other things.
+The series of the tests' recorded hour are multiplied to ten models and 50 features. For one model, every series that
+its dashboards query over a range has a sample a minute (Prometheus' default). All other series have one a day, so
+that the index has its real size. Each expression is queried three times for 30 days on a screen of 1,366 pixels. The
+fastest query counts, because the machine may be busy with other work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from test_dashboards import ALL, Chosen, names  # noqa: E402
 DAYS = 30
 COARSE_SECONDS = 86400
 PART_SECONDS = 54 * 3600
-"""What one block holds: a length that Prometheus itself makes of smaller ones."""
+"""Length of a block; Prometheus compacts smaller blocks to this length."""
 STEP_SECONDS = 1800
 GOAL_SECONDS = 2.0
 MODELS = [f"model-{number}" for number in range(10)]
@@ -39,27 +39,27 @@ Series = dict[str, str]
 
 
 def templates(folder: Path) -> list[Series]:
-    """The series of the recorded hour: of one model with one feature, and of none."""
+    """Return the series of the recorded hour: those of one model with one feature, and those of no model."""
     recorded.record(folder)
     with recorded.prometheus(folder, rules=True) as url:
-        time.sleep(5)  # for the rules
+        time.sleep(5)  # until the rules have been evaluated
         found: list[Series] = ask(f'{url}/api/v1/series?match[]={{__name__!="",model=~"credit|"}}').json["data"]
     return [one for one in found if one.get("feature", "age") == "age" and one.get("version") not in {"2", "other"}]
 
 
 def multiplied(found: list[Series]) -> Iterator[tuple[Series, bool]]:
-    """Each series, and whether it has a sample a minute."""
+    """Yield each series, and whether it has a sample a minute."""
     for one in found:
         for model in MODELS if "model" in one else [""]:
             for feature in FEATURES if "feature" in one else [""]:
                 name = one["__name__"]
-                wide = ":" in name or name == "model_feature_reference_mean"  # asked for all features together
+                wide = ":" in name or name == "model_feature_reference_mean"  # queried for all features together
                 fine = name in USED and model in {"", MODELS[0]} and (wide or feature in {"", FEATURES[0]})
                 yield one | ({"model": model} if model else {}) | ({"feature": feature} if feature else {}), fine
 
 
 def write(path: Path, series: list[tuple[Series, bool]], start: int, end: int) -> int:
-    """The samples of some days as OpenMetrics; how many they are."""
+    """Write the samples of some days as OpenMetrics, and return their number."""
     rng = np.random.default_rng(start)
     times = {True: range(start, end, 60), False: range(start, end, COARSE_SECONDS)}
     gauges = [[f"{value:.4g}" for value in rng.random(len(times[True]))] for _ in range(5)]
@@ -78,7 +78,7 @@ def write(path: Path, series: list[tuple[Series, bool]], start: int, end: int) -
 
 
 def seconds(url: str, expr: str, instant: bool, end: int) -> tuple[float, bool]:
-    """The fastest of three answers, and whether there was something in it."""
+    """Return the seconds of the fastest of three queries, and whether the result was not empty."""
     span = {"time": end} if instant else {"start": end - DAYS * 86400, "end": end, "step": STEP_SECONDS}
     text = CHOSEN.into(expr, STEP_SECONDS).replace(f"[{recorded.HOUR}s]", f"[{DAYS}d]").replace("[60s]", "[31m]")
     best, found = float("inf"), False
@@ -92,7 +92,7 @@ def seconds(url: str, expr: str, instant: bool, end: int) -> tuple[float, bool]:
 
 
 def main() -> None:
-    """Print the slowest expressions; fail when one of them misses the goal."""
+    """Print the slowest expressions, and fail if one misses the goal."""
     end = int(time.time()) // 60 * 60
     with tempfile.TemporaryDirectory() as hour, tempfile.TemporaryDirectory() as month:
         series = list(multiplied(templates(Path(hour))))

@@ -1,7 +1,7 @@
-"""A release of 100,000 examples, and exports of them: time and memory, against a bare query written as JSON lines.
+"""Measure a release of 100,000 examples and its exports in time and memory, against a bare query to JSON lines.
 
-The floor reads the same rows with sqlite3, and writes and hashes them as JSON lines in this process; it keeps none.
-Memory is how much the serving process grows at the most meanwhile, beside the size of the JSON lines.
+The floor reads the same rows with sqlite3, and writes and hashes them as JSON lines in this process without storing
+them. Memory is the largest growth of the serving process, compared with the size of the JSON lines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def fill(path: Path) -> None:
-    """Accepted corrections of a model of digits: an image of 8 × 8, and two more inputs."""
+    """Insert accepted corrections of a model of digits, each with an image of 8 × 8 and two more inputs."""
     rng = np.random.default_rng(3)
     images = rng.integers(0, 17, (1000, 8, 8)).tolist()
     rows = (
@@ -50,7 +50,7 @@ def fill(path: Path) -> None:
 
 
 def floor(path: Path) -> tuple[float, int]:
-    """Seconds of a bare query, its rows written as JSON lines and hashed; and the bytes of these."""
+    """Return the seconds of a bare query whose rows are written as JSON lines and hashed, and the number of bytes."""
     start = time.perf_counter()
     digest, size = hashlib.sha256(), 0
     names = COLUMNS.split(", ")
@@ -68,7 +68,7 @@ def floor(path: Path) -> tuple[float, int]:
 
 @contextlib.contextmanager
 def growth(process: psutil.Process) -> Iterator[list[float]]:
-    """By how many MiB the process grew at the most; put into the list at the end."""
+    """Append to the list by how many MiB the process grew at most."""
     before = most = process.memory_info().rss
     done = threading.Event()
     found: list[float] = []
@@ -89,7 +89,7 @@ def growth(process: psutil.Process) -> Iterator[list[float]]:
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> float:
-    """Seconds to the end of an answer."""
+    """Return the seconds to the end of a response."""
     start = time.perf_counter()
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=600)) as connection:
         connection.request(method, path, body)
@@ -101,14 +101,14 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> float:
     return time.perf_counter() - start
 
 
-def words(port: int, done: threading.Event, first: int) -> list[float]:
-    """Sorted seconds of words that users say one after the other, until it is done."""
+def corrections(port: int, done: threading.Event, first: int) -> list[float]:
+    """Send corrections one after the other until it is done, and return their sorted latencies in seconds."""
     found = []
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         while not done.is_set() or not found:
-            word = {"model": "m", "prediction": 1, "label": 2, "user": f"{first + len(found)}"}
+            correction = {"model": "m", "prediction": 1, "label": 2, "user": f"{first + len(found)}"}
             start = time.perf_counter()
-            connection.request("POST", "/v1/feedback", json.dumps(word))
+            connection.request("POST", "/v1/feedback", json.dumps(correction))
             connection.getresponse().read()
             found.append(time.perf_counter() - start)
             time.sleep(0.01)
@@ -116,15 +116,15 @@ def words(port: int, done: threading.Event, first: int) -> list[float]:
 
 
 def beside(port: int, call: Callable[[], float]) -> tuple[float, list[float], list[float]]:
-    """Seconds of a call, and those of users' words before and beside it."""
+    """Return the seconds of a call, and those of corrections before it and during it."""
     done = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        alone = pool.submit(words, port, done, 0)
+        alone = pool.submit(corrections, port, done, 0)
         time.sleep(3)
         done.set()
         before = alone.result()
         done.clear()
-        meanwhile = pool.submit(words, port, done, 10_000)
+        meanwhile = pool.submit(corrections, port, done, 10_000)
         seconds = call()
         done.set()
         return seconds, before, meanwhile.result()

@@ -1,8 +1,8 @@
-"""One durable correction, and a thousand at the same time: in process and over HTTP, on SQLite and PostgreSQL.
+"""Measure durable corrections, one by one and a thousand at once, in process and over HTTP, with SQLite and PostgreSQL.
 
-The floor in process is an append and `fdatasync` of as many bytes as SQLite's log grows by for one word; over HTTP it
-is the same server answering from memory, without a store. What was measured and its floor take turns: a disk that
-others use at the same time is as slow for both.
+The floor in process is an append and `fdatasync` of as many bytes as SQLite's log grows by for one correction. Over
+HTTP it is the same server answering from memory, without a store. Each measurement alternates with its floor, so that
+other work on the disk slows down both.
 
     python benchmarks/bench_feedback.py [sqlite|postgresql|all]
 """
@@ -36,7 +36,7 @@ INPUTS = json.dumps({"age": 41, "country": "NL", "amount": 12.5}).encode()
 
 
 def events() -> list[Prediction]:
-    """Predictions that are spoken about."""
+    """Return the predictions that get feedback."""
     made = [Prediction("m", f"p-{n}", prediction="7", confidence=0.9) for n in range(PREDICTIONS)]
     for event in made:
         event.version = "3"
@@ -44,7 +44,7 @@ def events() -> list[Prediction]:
 
 
 def fill(store: Store) -> None:
-    """Store them, as of two weeks."""
+    """Store the predictions, spread over two weeks."""
     found, now = events(), time.time()
     for first in range(0, PREDICTIONS, 1000):
         group = found[first : first + 1000]
@@ -55,19 +55,19 @@ def fill(store: Store) -> None:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
+    """Return the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def percentile(seconds: list[float], share: float) -> float:
-    """In milliseconds."""
+    """Return the median in milliseconds."""
     return 1e3 * sorted(seconds)[min(int(share * len(seconds)), len(seconds) - 1)]
 
 
 def log_bytes(store: Store, folder: Path) -> int:
-    """What SQLite's log grows by for one word, read from a log that has just begun anew."""
+    """Return the bytes that SQLite's log grows by for one correction, starting with an empty log."""
     with sqlite3.connect(folder / "store.db", timeout=10) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
@@ -77,7 +77,7 @@ def log_bytes(store: Store, folder: Path) -> int:
 
 
 def in_process(kind: str, url: str, folder: Path) -> None:
-    """One word after the other, each beside a write of the floor; then a thousand in threads."""
+    """Measure corrections one by one, each next to a write of the floor, then a thousand in threads."""
     counted: list[object] = []
     store = Store(StoreConfig(url=url), counted=counted.append)
     fill(store)
@@ -89,15 +89,15 @@ def in_process(kind: str, url: str, folder: Path) -> None:
         os.write(descriptor, data)
         os.fdatasync(descriptor)
 
-    words, floor = [], []
+    corrections, floor = [], []
     for number in range(10, 10 + ROUNDS):
         floor.append(timed(append))
-        word = Feedback(f"p-{number}", verdict="corrected", label="1", user="ada")
-        words.append(timed(lambda word=word: store.feedback([word], None)))  # type: ignore[misc]
+        correction = Feedback(f"p-{number}", verdict="corrected", label="1", user="ada")
+        corrections.append(timed(lambda correction=correction: store.feedback([correction], None)))  # type: ignore[misc]
     os.close(descriptor)
     for name, share in (("p10", 0.1), ("p50", 0.5)):
-        what = f"one word in process, {name}"
-        report(what, percentile(words, share), "ms", f"fdatasync of {size:,} bytes", percentile(floor, share))
+        what = f"one correction in process, {name}"
+        report(what, percentile(corrections, share), "ms", f"fdatasync of {size:,} bytes", percentile(floor, share))
 
     commits = [0]
     transact = store._writer._transact
@@ -113,30 +113,30 @@ def in_process(kind: str, url: str, folder: Path) -> None:
         begin.wait()
         found = []
         for number in range(client, MANY, CLIENTS):
-            word = Feedback(f"p-{number + 1000}", verdict="corrected", label="1", user=f"{client}")
-            found.append(timed(lambda word=word: store.feedback([word], None)))  # type: ignore[misc]
+            correction = Feedback(f"p-{number + 1000}", verdict="corrected", label="1", user=f"{client}")
+            found.append(timed(lambda correction=correction: store.feedback([correction], None)))  # type: ignore[misc]
         return found
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         start = time.perf_counter()
         many = [seconds for found in pool.map(say, range(CLIENTS)) for seconds in found]
         passed = time.perf_counter() - start
-    told(f"{MANY:,} words from {CLIENTS} threads", many, passed)
-    print(f"{'commits a word':52} {commits[0] / MANY:12,.3f}")
+    told(f"{MANY:,} corrections from {CLIENTS} threads", many, passed)
+    print(f"{'commits a correction':52} {commits[0] / MANY:12,.3f}")
     several = [Feedback(f"p-{number}", verdict="corrected", label="1") for number in range(5000, 5000 + MANY)]
-    print(f"{f'{MANY:,} words in one call':52} {1e3 * timed(lambda: store.feedback(several, None)):12,.4g} ms")
+    print(f"{f'{MANY:,} corrections in one call':52} {1e3 * timed(lambda: store.feedback(several, None)):12,.4g} ms")
     store.close()
 
 
 def told(what: str, seconds: list[float], passed: float) -> None:
-    """Latencies and throughput."""
+    """Print latencies and throughput."""
     print(f"{f'{what}, p50':52} {percentile(seconds, 0.5):12,.4g} ms")
     print(f"{f'{what}, p99':52} {percentile(seconds, 0.99):12,.4g} ms")
-    print(f"{f'{what}, rate':52} {len(seconds) / passed:12,.4g} words/s")
+    print(f"{f'{what}, rate':52} {len(seconds) / passed:12,.4g} corrections/s")
 
 
 def over_http(exporter: Exporter) -> None:
-    """The same over HTTP, on connections that stay; by a client that costs nothing, as answers come in one piece."""
+    """Measure the same over HTTP, on persistent connections, with a client that reads each response in one piece."""
 
     def connect() -> socket.socket:
         client = socket.create_connection(("127.0.0.1", exporter.port), timeout=60)
@@ -150,26 +150,26 @@ def over_http(exporter: Exporter) -> None:
         if answer[:12] not in {b"HTTP/1.1 201", b"HTTP/1.1 202"}:
             raise SystemExit(f"{path}: {answer!r}")
 
-    def word(number: int) -> bytes:
+    def correction(number: int) -> bytes:
         said = {"prediction_id": f"p-{number}", "verdict": "corrected", "label": "1", "user": "ada"}
         return json.dumps(said).encode()
 
     client = connect()
-    words, floor = [], []
+    corrections, floor = [], []
     for number in range(10_000, 10_000 + ROUNDS):
         floor.append(timed(lambda: ask(client, "/v1/predictions", b'{"model":"m"}')))
-        words.append(timed(lambda number=number: ask(client, "/v1/feedback", word(number))))  # type: ignore[misc]
+        corrections.append(timed(lambda number=number: ask(client, "/v1/feedback", correction(number))))  # type: ignore[misc]
     client.close()
     for name, share in (("p10", 0.1), ("p50", 0.5)):
-        what = f"one word over HTTP, {name}"
-        report(what, percentile(words, share), "ms", "a prediction, from memory", percentile(floor, share))
+        what = f"one correction over HTTP, {name}"
+        report(what, percentile(corrections, share), "ms", "a prediction, from memory", percentile(floor, share))
     begin = threading.Barrier(CLIENTS)
 
     def say(place: int) -> list[float]:
         own = connect()
         begin.wait()
         found = [
-            timed(lambda number=number: ask(own, "/v1/feedback", word(number + 12_000)))  # type: ignore[misc]
+            timed(lambda number=number: ask(own, "/v1/feedback", correction(number + 12_000)))  # type: ignore[misc]
             for number in range(place, MANY, CLIENTS)
         ]
         own.close()
@@ -179,7 +179,7 @@ def over_http(exporter: Exporter) -> None:
         start = time.perf_counter()
         many = [seconds for found in pool.map(say, range(CLIENTS)) for seconds in found]
         passed = time.perf_counter() - start
-    told(f"{MANY:,} words over {CLIENTS} connections", many, passed)
+    told(f"{MANY:,} corrections over {CLIENTS} connections", many, passed)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Events a second through POST /v1/predictions: decoded, counted, windowed and stored.
+"""Measure events a second through POST /v1/predictions: decoded, counted, windowed and stored.
 
-The floor is a server on the same parser and loop that does nothing but read a request and answer. One thread
-sends, on eight connections sixteen requests at a time, or on 64 connections one; latency is measured on a connection
-of its own while another one keeps the server busy.
+The floor is a server with the same parser and loop that only reads a request and responds. One thread sends, either
+sixteen requests at a time on eight connections or one at a time on 64. Latency is measured on a separate connection
+while another one keeps the server busy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from timing import exporter, free_port, report, serving
 
 SECONDS = 5.0
 LOAD = 5000.0
-"""Requests a second beside those whose latency is measured."""
+"""Requests a second that keep the server busy while latency is measured."""
 FLOOR = """
 import asyncio, httptools, uvloop
 
@@ -45,13 +45,13 @@ uvloop.run(main())
 
 
 def request(port: int, body: bytes) -> bytes:
-    """A POST as bytes."""
+    """Return a POST request as bytes."""
     head = f"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def throughput(port: int, body: bytes, events: int, connections: int, depth: int) -> tuple[float, float]:
-    """Events acknowledged a second, and the share of requests that were refused."""
+    """Return the events acknowledged a second, and the share of refused requests."""
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
     several = request(port, body) * depth
     good = bad = 0
@@ -73,7 +73,7 @@ def throughput(port: int, body: bytes, events: int, connections: int, depth: int
 
 
 def latencies(port: int, body: bytes, rate: float) -> list[float]:
-    """Sorted seconds of single requests while another connection sends ``rate`` a second."""
+    """Return the sorted latencies in seconds of single requests while another connection sends ``rate`` a second."""
     stop = threading.Event()
 
     def background() -> None:

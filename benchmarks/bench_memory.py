@@ -1,7 +1,7 @@
-"""Resident memory of a serving exporter, against a process that has imported prometheus_client alone.
+"""Measure the resident memory of a serving exporter, against a process that only imported prometheus_client.
 
-At the start; with 10 models of 3 versions and 50 features each; and after a day's worth of traffic, 10 events a second,
-sent as fast as they are taken.
+Measured at the start, with 10 models of 3 versions and 50 features each, and after the traffic of a day (10 events a
+second), sent as fast as the exporter accepts it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERSIONS = ("1", "2", "3")
 
 
 def bodies(models: Sequence[str], versions: Sequence[str]) -> list[bytes]:
-    """Arrays of 1,000 predictions, dealt to models and versions in turn."""
+    """Return arrays of 1,000 predictions, distributed over models and versions in turn."""
     rng = np.random.default_rng(3)
     found = []
     for start in range(0, 10_000, 1000):
@@ -44,7 +44,7 @@ def bodies(models: Sequence[str], versions: Sequence[str]) -> list[bytes]:
 
 
 def send(port: int, body: bytes) -> None:
-    """Post a body until it is taken."""
+    """Post a body until it is accepted."""
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("POST", "/v1/predictions", body)
@@ -56,7 +56,7 @@ def send(port: int, body: bytes) -> None:
 
 
 def resident(port: int, process: psutil.Process) -> float:
-    """MiB after a scrape, once nothing waits any more to be counted and written."""
+    """Return the MiB after a scrape, once everything has been counted and written."""
     while process.cpu_percent(0.5) > 20:
         pass
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

@@ -1,4 +1,4 @@
-"""Counting a batch and scoring drift, in process, against plain numpy and scipy on the same data."""
+"""Measure counting a batch and scoring drift, in process, against plain numpy and scipy on the same data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A profile of 1,000,000 rows of 30 numbers: in memory against sorting, from a Parquet file against reading it.
+"""Measure profiling 1,000,000 rows of 30 numbers: in memory against sorting, from a Parquet file against reading it.
 
-Each is measured in processes of its own, in seconds of all processors together, the fastest of five; the most memory
-is that of the whole process. The environment is the command's, and imports are not part of the time.
+Each figure comes from separate processes, in seconds of all processors together; the fastest of five counts. Peak
+memory is that of the whole process. The environment is that of the command, and the time excludes imports.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ FEATURES = 30
 
 
 def column(rows: int, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """One feature's training values."""
+    """Return the training values of one feature."""
     return np.random.default_rng(number).normal(size=rows)
 
 
 def columns(path: Path) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """All numbers of the file, in memory."""
+    """Return all numbers of the file, in memory."""
     return [column.to_numpy() for column in parquet.read_table(path).columns]
 
 
 def read(path: Path) -> None:
-    """Every number of a Parquet file as numpy has them, some rows at a time."""
+    """Read every number of a Parquet file into numpy, a batch of rows at a time."""
     with parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=50_000):
             for values in batch.columns:
@@ -47,7 +47,7 @@ def read(path: Path) -> None:
 
 
 def read_columns(path: Path) -> None:
-    """Every number of a Parquet file as numpy has them, a column at a time."""
+    """Read every number of a Parquet file into numpy, a column at a time."""
     with parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
         for name in file.schema_arrow.names:
             for batch in file.iter_batches(batch_size=50_000, columns=[name], use_threads=False):
@@ -55,17 +55,17 @@ def read_columns(path: Path) -> None:
 
 
 WAYS: dict[str, Callable[[Path], object]] = {"read": read, "read columns": read_columns, "build": build_file}
-"""Ways through the file."""
+"""What to measure with the file."""
 STEPS: dict[str, Callable[[np.ndarray[tuple[int], np.dtype[np.float64]]], object]] = {
     "freeze": numeric_feature,
     "sort": np.sort,
     "least": lambda values: (values.min(), values.max(), values.sum()),
 }
-"""What is done with each column in memory."""
+"""What to measure with each column in memory."""
 
 
 def child(what: str, path: Path) -> None:
-    """Print the seconds of a processor, those of the clock and the most MiB that something takes."""
+    """Print the processor seconds, the elapsed seconds and the peak MiB of a measurement."""
     held = columns(path) if what in STEPS else []
     spent, passed = time.process_time(), time.perf_counter()
     if what in WAYS:
@@ -78,7 +78,7 @@ def child(what: str, path: Path) -> None:
 
 
 def measured(what: str, path: Path) -> tuple[float, float, float]:
-    """What a child found, the fastest of five."""
+    """Return the figures of a child process, the fastest of five."""
     command = [sys.executable, __file__, "--child", what, str(path)]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(5)]
     seconds, clock, memory = min(tuple(map(float, run.split())) for run in runs)
@@ -94,7 +94,7 @@ def main() -> None:
     if options.child:
         child(options.child[0], Path(options.child[1]))
         return
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for the children, as the command has it
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for the child processes, as the command sets it
     sort_fast()
     size = f"{options.rows:,} x {FEATURES}"
     with tempfile.TemporaryDirectory() as folder:

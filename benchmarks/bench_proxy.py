@@ -1,8 +1,9 @@
-"""What the proxy adds to a request, beside a bare TCP relay (the floor) and nginx where it is installed.
+"""Measure what the proxy adds to a request, against a bare TCP relay (the floor) and nginx if it is installed.
 
-All are asked in turn, in rounds: one connection for latency, sixteen for throughput. The model server answers at once,
-or after five milliseconds as a model may. The exporter runs, and takes what is recorded. Processor time is the
-process's own, per request: it says more than the clock where machines are shared. Median of the rounds.
+All are measured in turn, in rounds: one connection for latency, sixteen for throughput. The model server responds at
+once, or after five milliseconds like a real model. The exporter runs and accepts what is recorded. Processor time is
+that of the measured process per request, which is more reliable than elapsed time on a shared machine. Figures are
+medians of the rounds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _ANSWER = json.dumps(
 
 
 class Model(asyncio.Protocol):
-    """A model server that has its answer ready, after a pause that the path may name in milliseconds."""
+    """A model server with a fixed response, after a pause in milliseconds that the path may set."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -63,7 +64,7 @@ class Model(asyncio.Protocol):
 
 
 class Relay(asyncio.Protocol):
-    """Bytes from one connection to another, as they come."""
+    """Forwards bytes from one connection to another as they arrive."""
 
     def __init__(self, port: int, other: asyncio.Transport | None = None) -> None:
         self._port, self._other = port, other
@@ -98,7 +99,7 @@ async def _listen(factory: Callable[[], asyncio.Protocol], port: int) -> None:
 
 
 class Client(asyncio.Protocol):
-    """Asks so often, each time when the answer before is whole."""
+    """Sends a number of requests, each after the previous response is complete."""
 
     def __init__(self, path: str, count: int) -> None:
         head = (
@@ -144,7 +145,7 @@ async def _ask(port: int, path: str, connections: int, count: int) -> tuple[list
 
 
 class Figures(NamedTuple):
-    """Of one way in one round: microseconds, requests a second, processor microseconds a request."""
+    """Figures of one server in one round: microseconds, requests a second, processor microseconds per request."""
 
     p50: float
     p99: float
@@ -155,7 +156,7 @@ class Figures(NamedTuple):
 
 
 def busy(pid: int) -> float:
-    """Processor seconds of a process and its children so far."""
+    """Return the processor seconds that a process and its children have used."""
     seconds = 0.0
     for one in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
         fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
@@ -164,7 +165,7 @@ def busy(pid: int) -> float:
 
 
 def measure(port: int, pid: int) -> Figures:
-    """Figures of whatever listens on a port."""
+    """Measure the server on a port."""
     path = "/v2/models/m/infer"
     uvloop.run(_ask(port, path, 1, 100))
     times, _ = uvloop.run(_ask(port, path, 1, REQUESTS))
@@ -179,7 +180,7 @@ def measure(port: int, pid: int) -> Figures:
 
 @contextlib.contextmanager
 def running(command: list[Any], port: int) -> Iterator[int]:
-    """A process that listens on a port: its identifier."""
+    """Run a process that listens on a port, and yield its process id."""
     child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(400):
@@ -236,7 +237,7 @@ def main() -> None:
 
 
 def show(medians: dict[str, Figures]) -> None:
-    """The table, and what is added to asking the model server itself."""
+    """Print the table, and what each adds to a direct request to the model server."""
     print(f"{'µs':8} {'p50':>8} {'p99':>8} {'of a 5 ms model':>8} {'p99':>8} {'requests/s':>12} {'processor':>10}")
     for name, found in medians.items():
         print(

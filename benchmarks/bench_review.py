@@ -1,11 +1,11 @@
-"""The review page over a million predictions and 100,000 words, on SQLite and PostgreSQL: what each thing takes.
+"""Measure the review page over a million predictions and 100,000 corrections, with SQLite and PostgreSQL.
 
-The store's own writer fills the database; one UPDATE then spreads the words over a month. A served exporter is asked
-over HTTP; beside each figure is the processor's time that the exporter took for it, which other work on the machine
-changes less. The floor is the same with a thousandth of the rows. What changes the queue is measured once, all else is
-the median of seven.
+The store's own writer fills the database; one UPDATE then spreads the corrections over a month. Requests go to a
+served exporter over HTTP. Next to each figure is the processor time of the exporter, which depends less on other work
+on the machine. The floor is the same with a thousandth of the rows. Actions that change the queue are measured once,
+all others are the median of seven.
 
-    python benchmarks/bench_review.py [sqlite|postgresql|all] [PREDICTIONS] [WORDS]
+    python benchmarks/bench_review.py [sqlite|postgresql|all] [PREDICTIONS] [CORRECTIONS]
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ COUNTRIES = ("NL", "BE", "FR", "DE", "IT", "ES", "PL", "PT")
 COMMENTS = (None, None, None, "wrong digit", "too dark to read", "this is upside down")
 
 
-def fill(url: str, many: int, words: int) -> None:
-    """Write predictions of the last four weeks, and words on a part of them, all through the store."""
+def fill(url: str, many: int, corrections: int) -> None:
+    """Write predictions of the last four weeks, and corrections of a part of them, all through the store."""
     rng = np.random.default_rng(3)
     store = Store(StoreConfig(url=url), counted=lambda _: None)
     now = time.time()
@@ -68,21 +68,21 @@ def fill(url: str, many: int, words: int) -> None:
         rows = prediction_rows(events, sure, inputs[:size], received, [COUNTRIES[n % 8] for n in range(size)])
         while store.add(rows):
             pass
-        if first % (many // max(words // BATCH, 1)) == 0 or size < BATCH:
-            spoken = min(BATCH, words, size)
+        if first % (many // max(corrections // BATCH, 1)) == 0 or size < BATCH:
+            corrected = min(BATCH, corrections, size)
             store.flush(600)
-            store.feedback([_word(event, rng) for event in events[:spoken]], None)
+            store.feedback([_correction(event, rng) for event in events[:corrected]], None)
     if not store.flush(600) or not store.close(600):
         raise SystemExit("not everything was written")
     print(f"{'filled through the store':52} {time.perf_counter() - start:12,.4g} s")
     engine = open_engine(StoreConfig(url=url), 600)
-    with engine.begin() as connection:  # as if they had come day by day
-        place = feedback.c.id * (DAYS * 86400 / max(words, 1))
+    with engine.begin() as connection:  # as if they had arrived day by day
+        place = feedback.c.id * (DAYS * 86400 / max(corrections, 1))
         connection.execute(feedback.update().values(created=now - DAYS * 86400 + place))
     engine.dispose()
 
 
-def _word(event: Prediction, rng: np.random.Generator) -> Feedback:
+def _correction(event: Prediction, rng: np.random.Generator) -> Feedback:
     right, user = rng.random() < 0.1, f"teacher-{int(rng.pareto(1) * 10) % 500}"
     label = event.prediction if right else str((int(str(event.prediction)) + int(rng.integers(1, 10))) % 10)
     verdict: Any = "accepted" if right else "corrected"
@@ -90,7 +90,7 @@ def _word(event: Prediction, rng: np.random.Generator) -> Feedback:
 
 
 class Asked:
-    """An exporter that is asked on one connection."""
+    """An exporter, with one connection to it."""
 
     def __init__(self, port: int, process: psutil.Process) -> None:
         self._process = process
@@ -98,12 +98,12 @@ class Asked:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
     def used(self) -> float:
-        """Processor's seconds of the exporter since its start."""
+        """Return the processor seconds of the exporter since its start."""
         times = self._process.cpu_times()
         return times.user + times.system
 
     def once(self, method: str, path: str, body: bytes | None = None) -> tuple[float, bytes]:
-        """Seconds to the whole answer, and the answer."""
+        """Return the seconds to the complete response, and the response."""
         self.asked += 1
         start = time.perf_counter()
         self._connection.request(method, path, body)
@@ -115,19 +115,19 @@ class Asked:
         return seconds, found
 
     def median(self, path: str) -> float:
-        """Median seconds of a GET, after one that does not count."""
+        """Return the median seconds of a GET, after one that is not counted."""
         self.once("GET", path)
         return statistics.median(self.once("GET", path)[0] for _ in range(RUNS))
 
     def queue(self, limit: int, **chosen: str) -> list[dict[str, Any]]:
-        """Corrections of a page."""
+        """Return the corrections of a page."""
         found = self.once("GET", f"/v1/corrections?{urlencode({'limit': limit, 'status': 'pending', **chosen})}")[1]
         corrections: list[dict[str, Any]] = json.loads(found)["corrections"]
         return corrections
 
 
 def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
-    """What a reviewer does, and how long it takes."""
+    """Measure what a reviewer does."""
 
     def page(what: str, path: str = "/review", **chosen: str) -> tuple[str, Callable[[], float]]:
         return what, lambda: asked.median(f"{path}?{urlencode(chosen)}")
@@ -161,13 +161,13 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
 
     def scrape() -> float:
         times = []
-        for number in range(RUNS):  # each after a word: what a scrape says of the queue is read anew
-            word = {"model": "m", "prediction": "1", "label": "1", "user": f"scrape-{number}"}
-            asked.once("POST", "/v1/feedback", json.dumps(word).encode())
+        for number in range(RUNS):  # each after a correction, so that the scrape has to read the queue again
+            correction = {"model": "m", "prediction": "1", "label": "1", "user": f"scrape-{number}"}
+            asked.once("POST", "/v1/feedback", json.dumps(correction).encode())
             times.append(asked.once("GET", "/metrics")[0])
         return statistics.median(times)
 
-    yield "a scrape right after a word", scrape
+    yield "a scrape right after a correction", scrape
     yield "a scrape", lambda: asked.median("/metrics")
 
     def decide(count: int) -> float:
@@ -188,7 +188,7 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
 
 
 def measured(url: str, folder: Path) -> tuple[dict[str, tuple[float, float]], float]:
-    """Seconds of each thing with the store at a URL, the processor's too, and the most MiB that its exporter took."""
+    """Return elapsed and processor seconds of each action with the store at a URL, and the exporter's peak MiB."""
     exporter = Exporter(folder, url)
     exporter.start()
     try:
@@ -209,18 +209,18 @@ def main() -> None:
     """Print the figures."""
     arguments = dict(enumerate(sys.argv[1:]))
     kinds = arguments.get(0, "all")
-    many, words = int(arguments.get(1, "1000000")), int(arguments.get(2, "100000"))
+    many, corrections = int(arguments.get(1, "1000000")), int(arguments.get(2, "100000"))
     for kind in ("sqlite", "postgresql") if kinds == "all" else (kinds,):
         if kind == "postgresql" and not shutil.which("psql"):
             print("postgresql: not on this machine")
             continue
-        print(f"-- {kind}: {many:,} predictions, {words:,} words")
+        print(f"-- {kind}: {many:,} predictions, {corrections:,} corrections")
         with contextlib.ExitStack() as stack:
             found = []
             for share in (1000, 1):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 url, _ = stack.enter_context(database(kind, folder))
-                fill(url, many // share, words // share)
+                fill(url, many // share, corrections // share)
                 found.append(measured(url, folder))
         (floor, least), (all_rows, peak) = found
         for what, (seconds, used) in all_rows.items():

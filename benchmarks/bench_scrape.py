@@ -1,6 +1,7 @@
-"""A scrape of 10,000 and 100,000 series, against prometheus_client's generate_latest of as many.
+"""Measure a scrape of 10,000 and 100,000 series, against prometheus_client's generate_latest of as many.
 
-And as a real Prometheus sees it each second, right after predictions, against the same text from memory.
+Also measure the scrape of a real Prometheus each second, right after predictions, against the same text served from
+memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from exporter.storage import Store
 
 
 def peer(series: int) -> CollectorRegistry:
-    """As many gauges of prometheus_client."""
+    """Return as many gauges of prometheus_client."""
     registry = CollectorRegistry()
     gauge = Gauge("model_feature_mean", "Mean.", ["model", "version", "feature", "window"], registry=registry)
     for number in range(series):
@@ -36,7 +37,7 @@ def peer(series: int) -> CollectorRegistry:
 
 
 def measure(features: int) -> None:
-    """Print the figures of one model with so many features."""
+    """Print the figures of one model with this number of features."""
     rng = np.random.default_rng(2)
     monitors = MonitorRegistry({"m": ModelConfig(name="m")}, {"m": Binner(profile(features, 2000))})
     rows = [{f"f{number}": value for number, value in enumerate(row)} for row in rng.normal(size=(50, features))]
@@ -60,14 +61,14 @@ def measure(features: int) -> None:
 
 
 class Memory(BaseHTTPRequestHandler):
-    """Answers what it was given."""
+    """Responds with a fixed text."""
 
     protocol_version = "HTTP/1.1"
     text = b""
     content_type = ""
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Respond."""
         self.send_response(200)
         self.send_header("Content-Type", self.content_type)
         self.send_header("Content-Encoding", "gzip")
@@ -76,11 +77,11 @@ class Memory(BaseHTTPRequestHandler):
         self.wfile.write(self.text)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def seen(features: int) -> None:
-    """Print what Prometheus says of a scrape of one model with so many features."""
+    """Print what Prometheus reports about a scrape of one model with this number of features."""
     rng = np.random.default_rng(2)
     with exporter(features) as (port, _), TemporaryDirectory() as folder:
 

@@ -1,7 +1,7 @@
-"""Events a second from a body's bytes to the disk, in process: decoded, checked, counted, windowed and stored.
+"""Measure events a second in process from a body to the disk: decoded, checked, counted, windowed and stored.
 
-Processor time is that of each thread on the way. The floor is `sqlite3.executemany` of the same rows into the same
-tables on the same disk, in groups as large, with identifiers that ascend; both take turns.
+Processor time is that of each thread involved. The floor is `sqlite3.executemany` of the same rows into the same
+tables on the same disk, in groups of the same size, with ascending identifiers. Both are measured in turn.
 
     python benchmarks/bench_store.py [events]
 """
@@ -38,7 +38,7 @@ NAMES = ", ".join(COLUMNS)
 
 
 def bodies(events: int, ordered: bool) -> list[bytes]:
-    """Requests' bodies; identifiers are random, or in the order of time as those that the client library makes."""
+    """Return request bodies. Identifiers are random, or ordered by time like those of the client library."""
     rng = random.Random(1)
     found: list[bytes] = []
     for first in range(0, events, BATCH):
@@ -60,17 +60,17 @@ def bodies(events: int, ordered: bool) -> list[bytes]:
 
 
 def processor(name: str) -> Callable[[], float]:
-    """Reads the seconds of processor time that the thread of that name has had."""
+    """Return a function that reads the processor seconds of the thread with that name."""
     (thread,) = (thread for thread in threading.enumerate() if thread.name == name)
     clock = time.pthread_getcpuclockid(thread.ident or 0)
     return lambda: time.clock_gettime(clock)
 
 
 def whole_way(folder: Path, texts: list[bytes], events: int) -> dict[str, float]:
-    """Seconds of the whole, and of each thread's processor time, for so many events."""
+    """Return the elapsed seconds and the processor seconds of each thread, for this number of events."""
     exporter = Exporter(folder / "exporter.yml")
     ingest = Ingest(exporter)
-    gc.freeze()  # as the server does, with its interval
+    gc.freeze()  # as in the server, with its interval
     sys.setswitchinterval(0.001)
     clocks = {name: processor(name) for name in ("aggregator", "store-writer")}
     before = {name: clock() for name, clock in clocks.items()}
@@ -96,7 +96,7 @@ def whole_way(folder: Path, texts: list[bytes], events: int) -> dict[str, float]
 
 
 def rows_of(path: Path) -> list[tuple[object, ...]]:
-    """What was stored, with identifiers that ascend."""
+    """Return the stored rows, with ascending identifiers."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         found = connection.execute(f"SELECT {NAMES} FROM predictions").fetchall()
     place = COLUMNS.index("id")
@@ -104,7 +104,7 @@ def rows_of(path: Path) -> list[tuple[object, ...]]:
 
 
 def floor(path: Path, rows: list[tuple[object, ...]]) -> dict[str, float]:
-    """Seconds of `executemany` alone, and of its processor time."""
+    """Return the elapsed and processor seconds of `executemany` alone."""
     config = StoreConfig(url=f"sqlite:///{path}")
     migrate(config)
     connection = open_engine(config).raw_connection()
@@ -119,7 +119,7 @@ def floor(path: Path, rows: list[tuple[object, ...]]) -> dict[str, float]:
 
 
 def middle(runs: list[dict[str, float]], part: str) -> float:
-    """The median of a part."""
+    """Return the median of a part."""
     return statistics.median(run[part] for run in runs)
 
 

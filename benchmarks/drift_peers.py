@@ -1,7 +1,7 @@
-"""How other drift monitors score a window, for the study: Evidently, NannyML, boxkite.
+"""Scores of other drift monitors for the study: Evidently, NannyML, boxkite.
 
-Each score is the peer's own code where the package can be imported, and otherwise its published
-formula, which is written out here. `ORIGIN` says which.
+Each score uses the monitor's own code if the package can be imported, and otherwise its published
+formula, which this module implements. `ORIGIN` records which.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 def _imported(module: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn of is their own affair
+            warnings.simplefilter("ignore")  # their warnings do not matter here
             return importlib.import_module(module)
     except ImportError:
         return None
@@ -38,11 +38,11 @@ ORIGIN = {
 
 
 class Peer(NamedTuple):
-    """A score of a window against training, and when it alarms as shipped.
+    """A score of a window against training, and the default threshold of its alarm.
 
-    ``scorer`` takes training values of shape ``(N,)`` and whether they are categories or few
-    whole numbers, and gives a function from a window's values to its score. ``threshold`` is
-    None where it is the mean and three standard deviations over chunks of the training data.
+    ``scorer`` takes training values of shape ``(N,)`` and whether they are categories or a few
+    integers, and returns a function from the values of a window to its score. ``threshold`` is
+    None if it is the mean plus three standard deviations over chunks of the training data.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Peer(NamedTuple):
 
 
 def evidently_scorer(which: str) -> Callable[[Floats, bool], Callable[[Floats], float]]:
-    """KL(reference ‖ live) or PSI over bins of both samples together (Sturges), zeros filled.
+    """Return KL(reference ‖ live) or PSI over bins of both samples together (Sturges), zeros filled.
 
     Formula after Evidently 0.7.23, ``stattests/utils.py`` (``get_binned_data``), ``kl_div.py`` and
-    ``psi.py``; its pipeline drops missing values before.
+    ``psi.py``; its pipeline drops missing values first.
     """
 
     def scorer(training: Floats, discrete: bool) -> Callable[[Floats], float]:
@@ -71,7 +71,7 @@ def evidently_scorer(which: str) -> Callable[[Floats, bool], Callable[[Floats], 
 
 
 def evidently_formula(which: str, training: Floats, live: Floats, discrete: bool) -> float:
-    """Evidently's score, written out."""
+    """Return a scorer with Evidently's formula."""
     if discrete:
         bins = np.unique(np.concatenate([training, live]))
         p, q = (np.bincount(bins.searchsorted(x), minlength=len(bins)) / len(x) for x in (training, live))
@@ -88,7 +88,7 @@ def evidently_formula(which: str, training: Floats, live: Floats, discrete: bool
 
 
 def nannyml_scorer(training: Floats, discrete: bool) -> Callable[[Floats], float]:
-    """Jensen-Shannon distance, base 2, over bins frozen on training (Doane).
+    """Return the Jensen-Shannon distance, base 2, over bins fixed on training (Doane).
 
     Formula after NannyML 0.13.1, ``drift/univariate/methods.py``; it drops missing values.
     """
@@ -102,7 +102,7 @@ def nannyml_scorer(training: Floats, discrete: bool) -> Callable[[Floats], float
 
 
 def nannyml_formula(training: Floats, discrete: bool) -> Callable[[Floats], float]:
-    """NannyML's score, written out."""
+    """Return a scorer with NannyML's formula."""
     if discrete:
         bins, counts = np.unique(training, return_counts=True)
     else:
@@ -127,12 +127,12 @@ def nannyml_formula(training: Floats, discrete: bool) -> Callable[[Floats], floa
 
 
 def boxkite_scorer(training: Floats, discrete: bool) -> Callable[[Floats], float]:
-    """KL(training ‖ live) + KL(live ‖ training), one added to every bin.
+    """Return a scorer for KL(training ‖ live) + KL(live ‖ training), with one added to every bin.
 
-    The PromQL of boxkite's dashboard (``examples/grafana-prometheus/metrics/dashboards/model.json``)
-    over the bins of ``utils/histogram.py``. The dashboard has it for discrete features alone and
-    a Kolmogorov-Smirnov statistic for others; here it is used for both. A bin that training has
-    not matches nothing in PromQL: it counts in the live total only.
+    This is the PromQL of boxkite's dashboard (``examples/grafana-prometheus/metrics/dashboards/model.json``)
+    over the bins of ``utils/histogram.py``. The dashboard uses it for discrete features only and
+    a Kolmogorov-Smirnov statistic for others; this study uses it for both. A bin that training does
+    not have matches nothing in PromQL and counts only in the live total.
     """
     if discrete:
         bins = np.unique(training)
@@ -158,7 +158,7 @@ def boxkite_scorer(training: Floats, discrete: bool) -> Callable[[Floats], float
 
 
 def boxkite_bins(training: Floats) -> Floats:
-    """boxkite's upper bounds: numpy's automatic bins, at most 50 of them around the quartiles."""
+    """Return boxkite's upper bounds: numpy's automatic bins, at most 50 of them around the quartiles."""
     edges = np.histogram_bin_edges(training, bins="auto")
     if len(edges) <= 50:
         return edges if len(edges) > 1 else np.array([training.min(), training.max()])
@@ -179,7 +179,7 @@ PEERS = (
 
 
 def peer_scores(peer: Peer, training: Floats, windows: Floats, discrete: bool) -> tuple[Floats, float]:
-    """Scores of windows of shape ``(W, n)``, and the threshold that they are held against."""
+    """Return the scores of windows of shape ``(W, n)``, and the threshold to compare them with."""
     score = peer.scorer(training, discrete)
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = np.array([score(window) for window in windows])

@@ -1,4 +1,4 @@
-"""The plots of the drift study."""
+"""Plots of the drift study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ mpl.use("svg")
 mpl.rcParams.update(
     {
         "svg.fonttype": "none",
-        "svg.hashsalt": "drift",  # the same data, the same file
+        "svg.hashsalt": "drift",  # makes the file depend on the data only
         "font.size": 9,
         "legend.fontsize": 7,
         "axes.grid": True,
@@ -29,7 +29,7 @@ COLOURS = dict(zip(MONITORS, ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#9999
 
 
 def draw(study: Study, folder: Path) -> None:
-    """Draw all plots into a folder."""
+    """Write all plots to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in (("noise-floor", _noise), ("false-alarms", _false), ("power", _power), ("delays", _delays)):
         figure = plot(study)
@@ -40,7 +40,7 @@ def draw(study: Study, folder: Path) -> None:
 
 
 def _noise(study: Study) -> Any:
-    """Scores without drift and with a shift, against the floor and the threshold."""
+    """Plot scores without drift and with a shift against the noise floor and the threshold."""
     figure, axes = plt.subplots(figsize=(6.4, 3.4))
     sizes, bands, floor = study.score_bands()
     for label, colour in (("no drift", "#999999"), ("mean + 0.5 sd", "#e69f00"), ("mean + 1 sd", "#0072b2")):

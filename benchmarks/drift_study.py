@@ -1,7 +1,7 @@
-"""How often the drift alert cries wolf and how often it sleeps, beside other monitors, on the same streams.
+"""Measure false alarms, power and delay of the drift alert, against other monitors on the same streams.
 
-``python benchmarks/drift_study.py`` takes some minutes, draws the plots into ``docs/images/`` and
-writes the tables between the marks of ``docs/drift.md``. ``--quick`` prints small tables in seconds.
+``python benchmarks/drift_study.py`` takes some minutes, writes the plots to ``docs/images/`` and the
+tables between the marks of ``docs/drift.md``. ``--quick`` prints small tables in seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Rng = np.random.Generator
 
 
 class Case(NamedTuple):
-    """A stream without drift: how windows of shape ``(W, n)`` are drawn."""
+    """A stream without drift, and how to draw windows of shape ``(W, n)`` from it."""
 
     draw: Callable[[Rng, int, int], Floats]
     discrete: bool = False
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 
 def autoregressive(phi: float) -> Callable[[Rng, int, int], Floats]:
-    """Standard normal values, each correlated with the one before by ``phi``."""
+    """Return a draw of standard normal values, each correlated with the one before by ``phi``."""
 
     def draw(rng: Rng, windows: int, size: int) -> Floats:
         values = rng.normal(size=(size, windows))
@@ -65,12 +65,12 @@ CASES = {
 
 
 def averaged(case: Case, together: int) -> Case:
-    """The stream of means of as many values in a row: one record a session, say."""
+    """Return the stream of means of ``size`` successive values, such as one record per session."""
     return case._replace(draw=lambda rng, w, n: case.draw(rng, w, n * together).reshape(w, n, together).mean(axis=-1))
 
 
 def replaced(share: float, value: float) -> Callable[[Rng, Floats], Floats]:
-    """A change that puts a value in the place of a share of them."""
+    """Return a change that replaces a share of the values by one value."""
     return lambda rng, x: np.where(rng.random(x.shape) < share, value, x)
 
 
@@ -95,7 +95,7 @@ CHANGES: dict[str, tuple[str, Callable[[Rng, Floats], Floats]]] = {
 
 
 class Bins:
-    """The exporter's bins of one training set, and its scores of windows."""
+    """The bins of one training set, and the scores of windows, as in the exporter."""
 
     def __init__(self, training: Floats, case: Case, bins: int = 20) -> None:
         feature = (
@@ -109,34 +109,34 @@ class Bins:
         self._feature = feature
 
     def places(self, values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
-        """Bin of each value."""
+        """Return the bin of each value."""
         if isinstance(self._feature, NumericFeature):
             found = np.array(self._feature.edges).searchsorted(values, side="right")
         else:
             names = [float(name) for name in self._feature.categories]
-            place = np.full(len(SHARES) + 1, len(names))  # the last is the category that training never saw
+            place = np.full(len(SHARES) + 1, len(names))  # the last is the category that training did not have
             place[np.array(names, dtype=int)] = np.arange(len(names))
             found = place[np.nan_to_num(values).astype(int)]
         return np.where(np.isnan(values), self.size - 2, found)
 
     def counts(self, windows: Floats) -> Floats:
-        """Counts of windows of shape ``(W, n)``, shape ``(W, K)``."""
+        """Return the counts, of shape ``(W, K)``, of windows of shape ``(W, n)``."""
         flat = self.places(windows) + self.size * np.arange(len(windows))[:, None]
         return np.bincount(flat.ravel(), minlength=self.size * len(windows)).reshape(-1, self.size).astype(float)
 
     def scores(self, counts: Floats) -> tuple[Floats, Floats]:
-        """Score and noise floor of each row of counts."""
+        """Return the score and the noise floor of each row of counts."""
         noise = self.reference.noise(counts.sum(axis=-1, keepdims=True))
         return self.reference.kl_divergence(counts)[..., 0], noise[..., 0]
 
     def alarms(self, counts: Floats, threshold: float = THRESHOLD) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Whether the score of each row passes the threshold and its floor."""
+        """Return whether the score of each row exceeds the threshold and its noise floor."""
         score, noise = self.scores(counts)
         return (score > threshold) & (score > noise)
 
 
 class Study:
-    """The study, at full or at small size."""
+    """The study, at full or small size."""
 
     def __init__(self, quick: bool) -> None:
         self.quick = quick
@@ -157,14 +157,14 @@ class Study:
         self.even_power: dict[tuple[str, str, int], float] = {}
         self.tables: dict[str, str] = {}
 
-    # ---- what is measured
+    # ---- measurements
 
     def training(self, rng: Rng, name: str, rows: int) -> Floats:
-        """A training set: one stretch of the stream."""
+        """Draw a training set from the stream."""
         return CASES[name].draw(rng, 1, rows)[0]
 
     def parts(self, total: int, size: int) -> Iterator[int]:
-        """Windows of each training set, cut so that they fit into memory."""
+        """Yield the windows of each training set, in parts that fit into memory."""
         left = total // self.trainings
         most = max(1, 2_000_000 // size)
         while left > 0:
@@ -172,7 +172,7 @@ class Study:
             left -= most
 
     def false_alarms(self) -> None:
-        """Share of windows without drift that alarm: of one feature, and above the floor alone."""
+        """Measure the share of windows without drift that alarm, and that exceed the noise floor."""
         for rows in self.rows:
             for name, case in CASES.items():
                 for size in self.sizes:
@@ -195,7 +195,7 @@ class Study:
         self.tables["false-alarms"] = "\n\n".join(blocks)
 
     def many_features(self) -> None:
-        """Share of windows in which any of many features alarms."""
+        """Measure the share of windows in which at least one of many features alarms."""
         sizes = [n for n in self.sizes if n <= 1000]
         features = [1, 10, 50, 200]
         alarms = {}
@@ -211,7 +211,7 @@ class Study:
         self.tables["many-features"] = table(["features", *(f"n = {number(n)}" for n in sizes)], body)
 
     def remedies(self) -> None:
-        """False alarms in the hard cases, and the power that is left, with other thresholds and bins."""
+        """Measure false alarms and remaining power in the hard cases, with other thresholds and bins."""
         settings = [(20, 0.3), (10, 0.3), (20, 0.5), (10, 0.5), (20, 1.0)]
         body = []
         for name, rows, size in (
@@ -236,7 +236,7 @@ class Study:
         self.tables["remedies"] = table(["false alarms, power", *(f"{b} bins, {t:g}" for b, t in settings)], body)
 
     def beside_peers(self) -> None:
-        """False alarms and power of every monitor on the same windows."""
+        """Measure false alarms and power of every monitor on the same windows."""
         for name, case in CASES.items():
             for size in self.sizes:
                 self._beside(("null", name, size), case, lambda _, x: x)
@@ -280,7 +280,7 @@ class Study:
                 self.even_power[who, what, size] = float((np.concatenate(values) > level).mean())
 
     def peer_tables(self) -> None:
-        """Tables of `beside_peers`, and where a peer is better on both axes."""
+        """Write the tables of `beside_peers`, and where a peer is better on both axes."""
         names = ["model-exporter", *(peer.name for peer in PEERS)]
         sizes = [n for n in self.sizes if ("boxkite", "categories", n) in self.peer_false]
         chosen = [n for n in (20, 50, 100, 1000, 10_000) if n in sizes]
@@ -304,7 +304,7 @@ class Study:
             self.tables[title] = table(["change", *names[1:]], rows) if rows else "None in any case."
 
     def _better(self, change: str, own: str) -> list[str]:
-        """For each peer the sizes at which it has no more false alarms and clearly more power."""
+        """Return for each peer the sizes at which it has no more false alarms and clearly more power."""
         name = CHANGES[change][0]
         found = []
         for peer in PEERS:
@@ -336,7 +336,7 @@ class Study:
         self.tables["running"] = "\n\n".join(blocks)
 
     def correlated(self) -> None:
-        """What helps the running alert against values that are correlated in time, and what it costs in minutes."""
+        """Measure what helps the running alert against values correlated in time, and the delay that it causes."""
         rates = [100] if self.quick else [20, 50, 100, 1000]
         plain = CASES["AR(1) 0.9"]
         body = []
@@ -372,7 +372,7 @@ class Study:
         lengths: tuple[int, ...] = (SHORT, LONG),
         threshold: float = THRESHOLD,
     ) -> float:
-        """Share of 5-minute stretches without drift in which the running alert fires."""
+        """Measure the share of 5-minute periods without drift in which the running alert fires."""
         windows = fired = 0
         for _ in range(max(1, self.days if rate <= 100 else self.days // 10)):
             bins = Bins(case.draw(rng, 1, rows)[0], case)
@@ -383,7 +383,7 @@ class Study:
         return fired / windows
 
     def delays(self) -> None:
-        """Minutes from the change to the alert."""
+        """Measure the minutes from the change to the alert."""
         rates = [50, 100] if self.quick else [5, 20, 50, 100, 1000]
         self.minutes: dict[tuple[str, int], Floats] = {}
         body = []
@@ -422,7 +422,7 @@ class Study:
         lengths: tuple[int, ...] = (SHORT, LONG),
         threshold: float = THRESHOLD,
     ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Whether the alert fires at each step of a stream of ``rate`` values in 5 minutes; it changes at ``onset``."""
+        """Return whether the alert fires at each step of ``rate`` values in 5 minutes that change at ``onset``."""
         arrivals = rng.poisson(rate / SHORT, steps)
         values = case.draw(rng, 1, int(arrivals.sum()))
         if onset is not None:
@@ -440,7 +440,7 @@ class Study:
         return np.asarray(np.arange(steps) - quiet > HOLD)
 
     def score_bands(self) -> tuple[list[int], dict[str, Floats], list[float]]:
-        """Window sizes, the 1 %, 50 % and 99 % quantiles of the score at each, and the noise floor."""
+        """Return window sizes, the 1 %, 50 % and 99 % quantiles of the score at each, and the noise floor."""
         sizes = [int(n) for n in np.geomspace(5, 10_000, 24).round()]
         found: dict[str, Floats] = {}
         for label, shift in (("no drift", 0.0), ("mean + 0.5 sd", 0.5), ("mean + 1 sd", 1.0)):
@@ -450,10 +450,10 @@ class Study:
             found[label] = np.quantile(scores, [0.01, 0.5, 0.99], axis=1).T
         return sizes, found, [float(bins.reference.noise(np.array([float(n)]))[0]) for n in sizes]
 
-    # ---- what is said
+    # ---- output
 
     def goals(self) -> None:
-        """The goals, and whether they were met."""
+        """Write the table of the goals, and whether they were met."""
         one = {k: v[0] for k, v in self.false.items()}
         rows = []
         for title, cells, goal in (
@@ -505,17 +505,17 @@ class Study:
 
 
 def seeded(*key: object) -> Rng:
-    """A generator of its own for each part, so that none depends on what ran before."""
+    """Return a separate generator for each part, so that no part depends on what ran before."""
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
 
 def number(value: int) -> str:
-    """A whole number as the documents write it."""
+    """Format an integer as in the documents."""
     return f"{value:,}"
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share in percent; what is not nothing never reads as zero, nor what is not all as 100."""
+    """Format a share in percent. Only an exact 0 or 1 is printed as 0 or 100 %."""
     least = 10.0**-digits
     if 0 < 100 * share < least:
         return f"< {least:g} %"
@@ -525,12 +525,12 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def late(minutes: float) -> str:
-    """A delay in minutes; within two hours, or not."""
+    """Format a delay in minutes, up to two hours."""
     return f"{minutes:.0f}" if np.isfinite(minutes) else "> 120"
 
 
 def table(head: list[str], body: list[list[str]]) -> str:
-    """A Markdown table, names to the left and figures to the right."""
+    """Return a Markdown table with names aligned left and figures right."""
     rule = ["---", *("---:" if re.match(r"[\d<>]", body[0][i]) else "---" for i in range(1, len(head)))]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
 

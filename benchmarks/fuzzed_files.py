@@ -1,4 +1,4 @@
-"""The files that a person writes or hands over, as fuzzing reads them: each with what reads it."""
+"""The files that users write or pass to the exporter, each with its reader, for fuzzing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TOKENS: Any = [{"name": "scorer", "sha256": "ab" * 32, "scopes": ["ingest", "rea
 
 
 class Files:
-    """Four kinds of files in a folder that has the good profile ``credit.json``."""
+    """Four kinds of files in a folder with the valid profile ``credit.json``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -53,7 +53,7 @@ class Files:
         self._config = {**CONFIG, "models": [{**CONFIG["models"][0], "profile": str(folder / "credit.json")}]}
 
     def one(self, rng: Random) -> tuple[str, bytes]:
-        """A kind of file, and its content."""
+        """Return a kind of file, and its content."""
         kind = rng.choice(("config", "profile", "web", "tokens"))
         if kind == "profile":
             return kind, text(rng, mutated(rng, self._profile))
@@ -61,12 +61,12 @@ class Files:
         return kind, as_yaml(rng, {"config": self._config, "web": web, "tokens": TOKENS}[kind])
 
     def read(self, kind: str, content: bytes) -> tuple[bool, float]:
-        """Whether the exporter takes the file, and how many seconds of a processor that took.
+        """Return whether the exporter accepts the file, and the processor seconds that it took.
 
         Raises
         ------
         Exception
-            Anything but a `ConfigError` is a fault, and so is one of many lines or pages.
+            Anything other than a `ConfigError` is a fault, and so is a message of several lines or of excessive length.
         """
         path = self._folder / f"fuzzed-{kind}"
         path.write_bytes(content)

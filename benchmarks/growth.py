@@ -1,7 +1,8 @@
-"""How cost grows with features, bins, windows, models and versions: a table, and a plot with ``--plot FILE``.
+"""Measure how cost grows with features, bins, windows, models and versions; ``--plot FILE`` writes a plot.
 
-Processor time of one thread, the median of several calls. The exponent is the slope in the plot from the middle to the
-largest: 1 is linear, less is better. The plot needs matplotlib, of the group ``study``.
+Figures are processor time of one thread, the median of several calls. The exponent is the slope in the plot from the
+middle to the largest size: 1 is linear, less is better. The plot needs matplotlib, from the dependency group
+``study``.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from exporter.storage import Store
 
 BATCH = 100
 Series = dict[str, list[tuple[int, float]]]
-"""Milliseconds by what is measured, for each size."""
+"""Milliseconds of each measurement, for each size."""
 
 
 def binner(features: int, bins: int = 20) -> Binner:
-    """A profile of so many numbers, how they go together included."""
+    """Return a profile of this number of numeric features, with their correlations."""
     rng = np.random.default_rng(1)
     columns = {f"f{number}": rng.normal(size=2000) for number in range(features)}
     made = {name: numeric_feature(column, bins) for name, column in columns.items()}
@@ -44,7 +45,7 @@ def binner(features: int, bins: int = 20) -> Binner:
 
 
 def monitor(place: Binner, windows: Sequence[str] = ("5m", "1h"), version: str = "3") -> ModelMonitor:
-    """A version that has seen 60 sub-windows of its longest window."""
+    """Return the monitor of a version that has filled the 60 sub-windows of its longest window."""
     found = ModelMonitor(ModelConfig(name="m", windows=tuple(windows)), version, place)
     for tick in range(60):
         observe(found, place, tick * list(found.windows.values())[-1] / 60)
@@ -52,7 +53,7 @@ def monitor(place: Binner, windows: Sequence[str] = ("5m", "1h"), version: str =
 
 
 def observe(found: ModelMonitor, place: Binner, now: float) -> None:
-    """A batch of events."""
+    """Return a batch of events."""
     texts = [TEXTS[len(place.names)][number % 10] for number in range(BATCH)]
     read = place.read(texts)
     assert read
@@ -69,32 +70,32 @@ TEXTS = {
 
 
 def milliseconds(call: Callable[..., object], *arguments: object) -> float:
-    """Median of a call."""
+    """Return the median milliseconds of a call."""
     return 1e3 * median_seconds(lambda: call(*arguments), 15)
 
 
 def both(found: Series, size: int, one: ModelMonitor, place: Binner, now: float) -> None:
-    """Counting a batch from JSON, and reading all gauges, at a size."""
+    """Measure counting a batch from JSON, and reading all gauges, at one size."""
     found.setdefault(f"count {BATCH} events", []).append((size, milliseconds(observe, one, place, now)))
     found.setdefault("read the gauges", []).append((size, milliseconds(one.read, now)))
 
 
 def features(found: Series) -> None:
-    """By features."""
+    """Measure by number of features."""
     for count in TEXTS:
         place = binner(count)
         both(found, count, monitor(place), place, 3599.0)
 
 
 def bins(found: Series) -> None:
-    """By bins of each of 30 features."""
+    """Measure by number of bins of 30 features."""
     for count in (10, 20, 50, 100, 200):
         place = binner(30, count)
         both(found, count, monitor(place), place, 3599.0)
 
 
 def windows(found: Series) -> None:
-    """By windows, 100 features."""
+    """Measure by number of windows, with 100 features."""
     place = binner(100)
     for count in (1, 2, 4, 8):
         one = monitor(place, [f"{2**n * 5}m" for n in range(count)])
@@ -102,7 +103,7 @@ def windows(found: Series) -> None:
 
 
 def models(found: Series) -> None:
-    """A scrape by versions, of as many models, 20 features each."""
+    """Measure a scrape by number of versions, each of its own model, with 20 features."""
     place = binner(20)
     with TemporaryDirectory() as folder:
         store = Store(StoreConfig(url=f"sqlite:///{Path(folder) / 'growth.db'}"), lambda _: None)
@@ -117,13 +118,13 @@ def models(found: Series) -> None:
 
 
 def exponent(points: Sequence[tuple[int, float]]) -> float:
-    """How steep a curve is from its middle on, in a plot of logarithms."""
+    """Return the slope of a curve from its middle on, in a log-log plot."""
     (size, spent), (larger, more) = points[len(points) // 2 - 1], points[-1]
     return math.log(more / spent) / math.log(larger / size)
 
 
 def draw(every: dict[str, Series], path: Path) -> None:
-    """One panel for what grows."""
+    """Draw one panel for each quantity that grows."""
     import matplotlib as mpl
 
     mpl.use("svg")

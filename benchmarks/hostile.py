@@ -1,6 +1,6 @@
-"""Hostile inputs from a seed: requests after an OpenAPI document, and files after good ones.
+"""Hostile inputs from a seed: requests derived from an OpenAPI document, and files derived from valid ones.
 
-Everything follows from the seed of the ``random.Random`` that is passed in, so whatever breaks can be made again.
+The seed of the ``random.Random`` that is passed in determines everything, so every failure can be reproduced.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ KNOWN = (
     "1h",
     "r-1",
 )
-"""Words that mean something to the exporter under test."""
+"""Strings that have a meaning for the exporter under test."""
 LIKELY: dict[str, tuple[Any, ...]] = {
     "model": ("credit",), "version": ("3", "4"), "event": ("contracts",), "prediction_id": ("r-1", "r-2", "r-3"),
     "id": ("r-1", "r-2", "r-3", "1", 2), "place": (1, 2, 3), "revision": (1, 2, 3), "key": ("one",),
     "name": ("one", "ModelFeatureDrift"), "feature": ("age", "country"), "window": ("5m",),
 }  # fmt: skip
-"""What members and parameters of these names hold mostly, so that enough is right to get far."""
+"""Usual values of members and parameters with these names, so that many requests pass the first checks."""
 NUMBERS = (
     0, 1, -1, 2, 0.5, -0.0, 1e-320, 1e308, -1e308, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1,
     10**30, 10**400, float("nan"), float("inf"), float("-inf"), 253402300800, -62135596801,
@@ -74,11 +74,11 @@ HEADERS = {
     "Expect": ("x",),
     "Host": ("evil.example", "", "[::1", "a b", "x:99999"),
 }  # fmt: skip
-"""What is tried in a request's head; what a client of HTTP sends otherwise is added by whoever sends it."""
+"""Headers to try; the sender adds those that every HTTP client sends."""
 
 
 class Request(NamedTuple):
-    """A request as it is sent; ``route`` is the operation that it was made from."""
+    """A request as it is sent; ``route`` is the operation that it is derived from."""
 
     route: str
     method: str
@@ -88,7 +88,7 @@ class Request(NamedTuple):
 
 
 def value(rng: Random, depth: int = 0) -> Any:
-    """A JSON value that nobody asked for."""
+    """Return an arbitrary JSON value."""
     kind = rng.randrange(12 if depth < 5 else 8)
     if kind < 3:
         return rng.choice(NUMBERS)
@@ -104,10 +104,10 @@ def value(rng: Random, depth: int = 0) -> Any:
 
 
 def text(rng: Random, document: Any) -> bytes:
-    """A document as JSON, sometimes not quite: escaped or raw surrogates, deep, cut, doubled, with a bit turned."""
+    """Return a document as JSON, sometimes broken: surrogates, too deep, truncated, duplicated, a bit flipped."""
     try:
         spelt = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
-    except ValueError:  # a whole number of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python prints
         spelt = b"1" * 5000
     if rng.random() < 0.01:
         deep = rng.choice((50, 500, 5000, 50_000))
@@ -117,7 +117,7 @@ def text(rng: Random, document: Any) -> bytes:
 
 
 def broken(rng: Random, data: bytes) -> bytes:
-    """Bytes with a few of them wrong."""
+    """Return the bytes with a few of them changed."""
     found = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5))):
         place = rng.randrange(len(found) + 1)
@@ -138,7 +138,7 @@ def broken(rng: Random, data: bytes) -> bytes:
 
 
 def after(rng: Random, schema: Any, components: Any, depth: int = 0) -> Any:
-    """A value after a JSON schema, mostly; sometimes anything."""
+    """Return a value that usually matches a JSON schema, and sometimes an arbitrary one."""
     if rng.random() < 0.08 or depth > 8:
         return value(rng, depth)
     if reference := schema.get("$ref"):
@@ -179,7 +179,7 @@ def _likely(rng: Random, name: str, schema: Any, components: Any, depth: int) ->
 
 
 def request(rng: Random, document: Any, routes: Sequence[tuple[str, str]]) -> Request:
-    """A request of one of the ``routes`` (path and method) of an OpenAPI document, right or nearly so."""
+    """Return a valid or nearly valid request for one of the ``routes`` (path and method) of an OpenAPI document."""
     path, method = rng.choice(routes)
     operation, components = document["paths"][path][method], document["components"]["schemas"]
     query = []
@@ -245,7 +245,7 @@ def _header(word: str) -> bytes:
 
 
 def mutated(rng: Random, document: Any) -> Any:
-    """A copy of a document with a few of its values, keys or entries changed."""
+    """Return a copy of a document with a few of its values, keys or entries changed."""
     found = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         places = list(_places(found))
@@ -286,11 +286,11 @@ YAMLS = (
 
 
 def as_yaml(rng: Random, document: Any) -> bytes:
-    """A YAML file: a document changed, its bytes broken, or something that only looks like YAML."""
+    """Return a YAML file: a changed document, broken bytes, or text that only looks like YAML."""
     if rng.random() < 0.05:
         return rng.choice(YAMLS).encode("utf-8", "surrogatepass")
     changed = mutated(rng, document)
-    if rng.random() < 0.5:  # JSON is YAML, too, and faster to write
+    if rng.random() < 0.5:  # JSON is valid YAML, and faster to write
         return text(rng, changed)
     try:
         spelt = yaml.safe_dump(changed, allow_unicode=rng.random() < 0.5).encode("utf-8", "surrogatepass")

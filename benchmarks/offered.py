@@ -1,4 +1,4 @@
-"""Load at a given rate from a process of its own, whatever the answers: what was sent, what came back, how late."""
+"""Send load at a given rate from a separate process, whatever the responses, and report them with their delays."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from typing import Any, NamedTuple
 
 FEATURES = 10
 STALE_SECONDS = 30.0
-"""A request that is not answered by then never will be."""
+"""Seconds after which a request counts as not answered."""
 
 WAITING = 150_000
-"""Predictions that are taken only to wait: by the exporter's queue and by its writer."""
+"""Predictions that the queue and the writer of the exporter accept before they are full."""
 
 
 def batch(version: str, events: int) -> bytes:
-    """The body of so many predictions of the model m."""
+    """Return a body with this number of predictions of the model m."""
     inputs = {f"f{number}": (number - 4.5) / 5 for number in range(FEATURES)}
     event = {"model": "m", "version": version, "inputs": inputs, "prediction": "7", "confidence": 0.9, "code": 200}
     return json.dumps([event] * events).encode()
 
 
 class Sent(NamedTuple):
-    """The books of a load: requests by status (0: none came), seconds until each answer, and what was missing."""
+    """Results of a load: requests by status (0: no response), seconds until each response, and requests not sent."""
 
     statuses: Counter[int]
     seconds: dict[int, Sequence[float]]
@@ -38,14 +38,14 @@ class Sent(NamedTuple):
 
 
 class Load:
-    """A load that goes on until it is told to stop.
+    """A load that continues until it is stopped.
 
     Parameters
     ----------
     port
-        Where to.
+        Port of the exporter.
     connections
-        Requests that may wait for their answers at a time; what is due while all wait is sent late.
+        Requests that may wait for their responses at a time. A request that is due while all wait is sent late.
     """
 
     def __init__(self, port: int, connections: int) -> None:
@@ -54,11 +54,11 @@ class Load:
         self._process.start()
 
     def offer(self, body: bytes, rate: float) -> None:
-        """From now on send a body so many times a second."""
+        """Start to send a body at this rate per second."""
         self._ours.send((body, rate))
 
     def stop(self) -> Sent:
-        """Wait for the answers that are still to come, and give the books of everything sent."""
+        """Wait for the outstanding responses, and return the results of everything sent."""
         self._ours.send(None)
         sent: Sent = self._ours.recv()
         self._process.join()
@@ -66,7 +66,7 @@ class Load:
 
 
 def capacity(port: int, events: int, seconds: float = 20.0) -> float:
-    """Predictions a second that are taken for as long as one likes, in requests of so many."""
+    """Measure the predictions a second that the exporter can accept without end, in requests of this size."""
     load = Load(port, 8)
     load.offer(batch("1", events), 1e5)
     time.sleep(seconds)
@@ -75,7 +75,7 @@ def capacity(port: int, events: int, seconds: float = 20.0) -> float:
 
 
 class _Wire:
-    """One connection, and the request on it."""
+    """A connection, and the request on it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -97,7 +97,7 @@ class _Wire:
                 self.rest = self.rest[self.socket.send(self.rest) :]
 
     def answer(self) -> bytes | None:
-        """The head of the answer once it is whole."""
+        """Return the head of the response once it is complete."""
         with contextlib.suppress(BlockingIOError):
             data = self.socket.recv(65536)
             if not data:
@@ -135,12 +135,12 @@ def _run(control: Connection, port: int, connections: int) -> None:
                 wire.open()
                 chosen.register(wire.socket, selectors.EVENT_READ, wire)
                 return
-            free.remove(wire)  # nobody listens any more
+            free.remove(wire)  # the server no longer listens
 
         while not (stopping and len(free) >= sum(wire.socket.fileno() >= 0 for wire in wires)):
             now = time.monotonic()
             due = int((now - start) * rate) - begun
-            if due > rate:  # a second late: that is not made up for
+            if due > rate:  # a second late: skip what is overdue
                 begun += due
                 due = 0
             while due > 0 and free and not stopping:
@@ -181,7 +181,7 @@ def _run(control: Connection, port: int, connections: int) -> None:
                     statuses[status] += 1
                     seconds.setdefault(status, array("f")).append(time.monotonic() - wire.begun)
                     without += status == 503 and b"retry-after: " not in answer.lower()
-                    if wire.rest:  # answered before it was sent: what is left would be taken for another request
+                    if wire.rest:  # answered early: the server would read the rest as another request
                         failed(wire)
                     free.append(wire)
             for wire in wires:

@@ -1,7 +1,7 @@
-"""What models cost a Prometheus: series, memory and the evaluation of the rules, by number of models.
+"""Measure what models cost Prometheus: series, memory and rule evaluation, by number of models.
 
-A real exporter and a real Prometheus with the shipped configuration and rules; each size runs for a
-bit more than a minute. The figures of ``docs/scale.md``.
+Runs a real exporter and a real Prometheus with the configuration and rules of this project, each size
+for a bit more than a minute. ``docs/scale.md`` has the figures.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from exporter.profiles.profile import save
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 75
-"""Time for the rules to be evaluated some ten times."""
+"""Time in which the rules are evaluated about ten times."""
 
 
 def ask(port: int, expression: str) -> float:
-    """The value of an expression in one series."""
+    """Return the value of an expression with one series."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={quote(expression)}") as answer:
         return float(json.load(answer)["data"]["result"][0]["value"][1])
 
 
 def send(port: int, models: int, features: int) -> None:
-    """A hundred predictions of each model."""
+    """Send a hundred predictions of each model."""
     rng = np.random.default_rng(3)
     for model in range(models):
         events = [
@@ -54,7 +54,7 @@ def send(port: int, models: int, features: int) -> None:
 
 
 def measure(models: int, features: int) -> None:
-    """One line: so many models of so many features."""
+    """Measure one size, and print its line."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save(profile(features), folder / "profile.json")

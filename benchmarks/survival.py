@@ -1,4 +1,4 @@
-"""What the survival benchmarks share: an exporter under load, clients that repeat until answered, and the books."""
+"""Shared by the survival benchmarks: an exporter under load, clients that retry, and the final comparison."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from exporter.storage.schema import feedback, history, predictions
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.postgres import Postgres, running
 
-__all__ = ["Books", "Clients", "Exporter", "Postgres", "database"]
+__all__ = ["Clients", "Comparison", "Exporter", "Postgres", "database"]
 
 
 @contextlib.contextmanager
 def database(kind: str, folder: Path) -> Iterator[tuple[str, Postgres | None]]:
-    """The URL of an empty database of a kind, and its server."""
+    """Yield the URL of an empty database of this kind, and its server."""
     if kind == "postgresql":
         with running() as server:
             yield server.url(), server
@@ -39,7 +39,7 @@ def database(kind: str, folder: Path) -> Iterator[tuple[str, Postgres | None]]:
 
 
 class Exporter:
-    """An exporter of the model m."""
+    """An exporter with the model m."""
 
     def __init__(self, folder: Path, url: str, name: str = "one") -> None:
         self.port = free_port()
@@ -68,7 +68,7 @@ class Exporter:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, http.client.HTTPMessage]:
-        """A request on a connection of its own."""
+        """Send a request on a new connection."""
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             client.request(method, path, body, headers or {})
@@ -78,13 +78,13 @@ class Exporter:
             client.close()
 
     def series(self) -> dict[str, float]:
-        """The exposition's samples by their series."""
+        """Return the samples of the exposition by their series."""
         lines = self.ask("GET", "/metrics")[1].decode().splitlines()
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {series: float(value) for series, _, value in pairs}
 
     def metrics(self) -> dict[str, float]:
-        """The exposition's samples, added up over labels."""
+        """Return the samples of the exposition, summed over labels."""
         found: Counter[str] = Counter()
         for series, value in self.series().items():
             found[series.partition("{")[0]] += value  # type: ignore[assignment]
@@ -92,21 +92,21 @@ class Exporter:
 
 
 class Clients:
-    """Services that send predictions, and users who correct them, until told to stop.
+    """Services that send predictions, and users who correct them, until they are stopped.
 
-    Every user repeats a request with the same key until it is answered, and now and then after that, too: as a
-    client does whose answer was lost.
+    Every user repeats a request with the same key until it is answered, and sometimes once more, like a
+    client whose response was lost.
 
     Parameters
     ----------
     exporters
-        Where to: any of them, each time anew.
+        The exporters; each request goes to a random one.
     users
-        How many at the same time.
+        Number of concurrent users.
     rate
         Predictions a second.
     kept
-        Whether half of the requests go over connections that are kept, as those of a client's pool.
+        Whether half of the requests use persistent connections, like those of a client's pool.
     """
 
     def __init__(self, exporters: Sequence[Exporter], users: int, rate: float, kept: bool = False) -> None:
@@ -127,12 +127,12 @@ class Clients:
         self.last_acknowledged = time.monotonic()
 
     def start(self) -> None:
-        """Begin."""
+        """Start."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Let every word be answered, and end."""
+        """Stop once every correction is answered."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -195,20 +195,20 @@ class Clients:
         while not self._stop.is_set():
             said += 1
             key, label = f"{number}-{said}", str(chance.randrange(10))
-            # Mostly what was predicted a moment ago, sometimes what comes next; a few are corrected again.
+            # Usually a recent prediction, sometimes the next one; a few are corrected again.
             name = f"p-{max(self._sent + chance.randrange(-200, 20), 1)}"
-            word = {"prediction_id": name, "verdict": "corrected", "label": label, "user": key}
+            correction = {"prediction_id": name, "verdict": "corrected", "label": label, "user": key}
             again = 1 + (chance.random() < 0.1)
             while again:
-                again -= self._say(key, word)
+                again -= self._send_feedback(key, correction)
             with self._lock:
                 self.acknowledged[key] = name, label
 
-    def _say(self, key: str, word: dict[str, Any]) -> bool:
+    def _send_feedback(self, key: str, correction: dict[str, Any]) -> bool:
         begun = time.monotonic()
         self.requests += 1
         try:
-            status, headers = self._ask("/v1/feedback", word, key)
+            status, headers = self._ask("/v1/feedback", correction, key)
         except OSError:
             time.sleep(0.02)
             return False
@@ -224,8 +224,8 @@ class Clients:
         return False
 
 
-class Books:
-    """What the database holds, beside what was acknowledged."""
+class Comparison:
+    """What the database holds, compared with what was acknowledged."""
 
     def __init__(self, url: str, clients: Clients) -> None:
         engine = open_engine(StoreConfig(url=url), 600)
@@ -234,7 +234,7 @@ class Books:
             earlier = sa.select(history.c.idempotency_key, history.c.label, feedback.c.prediction_id).join(
                 feedback, feedback.c.id == history.c.feedback_id
             )
-            words = connection.execute(sa.union_all(latest, earlier)).all()
+            corrections = connection.execute(sa.union_all(latest, earlier)).all()
             ids = connection.execute(sa.select(feedback.c.prediction_id)).scalars().all()
             stored, distinct = connection.execute(
                 sa.select(sa.func.count(), sa.func.count(sa.distinct(predictions.c.id)))
@@ -247,9 +247,9 @@ class Books:
                 sa.select(sa.func.count()).select_from(feedback).where(feedback.c.counted)
             ).scalar_one()
         engine.dispose()
-        keys = Counter(key.removesuffix("/0") for key, _, _ in words)
-        there = {key.removesuffix("/0"): (name, json.loads(label)) for key, label, name in words}
+        keys = Counter(key.removesuffix("/0") for key, _, _ in corrections)
+        there = {key.removesuffix("/0"): (name, json.loads(label)) for key, label, name in corrections}
         self.lost = sum(there.get(key) != said for key, said in clients.acknowledged.items())
-        self.said_twice = sum(times > 1 for times in keys.values())
+        self.accepted_twice = sum(times > 1 for times in keys.values())
         self.two_corrections = len(ids) - len(set(ids))
         self.stored, self.stored_twice = stored, stored - distinct

@@ -1,8 +1,8 @@
-"""Slow and hostile clients against a real exporter: its memory, and how long the others wait meanwhile.
+"""Run slow and hostile clients against a real exporter, and measure its memory and the latency of other clients.
 
-``python benchmarks/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds`` while three honest
-clients scrape, send predictions and send feedback, each on a new connection every time. A scenario fails where
-one of these got no good answer or waited a second, or where the exporter's memory grew by more than `GROWTH`.
+``python benchmarks/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds``. Meanwhile three honest
+clients scrape, send predictions and send feedback, each request on a new connection. A scenario fails if one of
+them gets no good response or waits a second, or if the exporter's memory grows by more than `GROWTH`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.servers import Served, write_config
 
 SECONDS = 8.0
-"""How long a scenario lasts."""
+"""Duration of a scenario."""
 MANY = 10_000
-"""Connections where it is about their number."""
+"""Connections in scenarios about their number."""
 LONGEST = 1.0
 """Seconds that an honest client may wait."""
 GROWTH = 400
-"""MiB that the exporter may grow by: 256 of bodies that arrive, and what handles them."""
+"""MiB that the exporter may grow by: 256 of arriving bodies, and the memory to handle them."""
 
 POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
 FEEDBACK = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\n"
@@ -44,40 +44,40 @@ MIB = b" " * 2**20
 
 
 def endless(piece: bytes) -> Iterator[bytes]:
-    """The same for ever."""
+    """Yield the same bytes for ever."""
     while True:
         yield piece
 
 
 def then(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """A beginning, and what follows."""
+    """Yield a beginning, then the rest."""
     yield head
     yield from rest
 
 
 def dripping(data: bytes) -> Iterator[bytes]:
-    """One byte a second: the sender waits after each empty piece."""
+    """Yield one byte a second; the sender waits after each empty piece."""
     for place in range(len(data)):
         yield data[place : place + 1]
         yield b""
 
 
 def lying(data: bytes) -> Iterator[bytes]:
-    """Something, a second's rest, and then the connection's end."""
+    """Yield some bytes, wait a second, then close the connection."""
     yield data
     yield b""
     raise ConnectionError
 
 
 def broken_off(data: bytes) -> Iterator[bytes]:
-    """Something, and then the connection's end."""
+    """Yield some bytes, then close the connection."""
     if data:
         yield data
     raise ConnectionError
 
 
 def announced(size: int, head: bytes = POST) -> bytes:
-    """The head of a body of a size."""
+    """Return the head of a request with a body of this size."""
     return head + b"Content-Length: %d\r\n\r\n" % size
 
 
@@ -109,7 +109,7 @@ LIES = (
     b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
 )
-"""What follows the first lines of a request and is not true."""
+"""Malformed continuations of a request's first lines."""
 FIRST = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -121,12 +121,12 @@ FIRST = (
     b"GET / HTTP/1.0\r\n\r\n",
     b"GET /\r\n\r\n",
 )
-"""What is no request of this server at all."""
+"""Bytes that are not an HTTP request to this server."""
 BOMB = gzip.compress(b" " * 200 * 2**20)
 
 
 class Scenario(NamedTuple):
-    """Clients of one kind: how many, what each sends, and whether it begins again when it is thrown out."""
+    """Clients of one kind: their number, what each sends, and whether they reconnect after being disconnected."""
 
     name: str
     clients: int
@@ -163,7 +163,7 @@ SCENARIOS = [
 
 
 class Hostile:
-    """All clients of a scenario in one thread, none of which may wait for another."""
+    """All clients of a scenario in one thread, without waiting for one another."""
 
     def __init__(self, port: int, scenario: Scenario) -> None:
         self._port, self._scenario = port, scenario
@@ -218,7 +218,7 @@ class Hostile:
             if events & selectors.EVENT_WRITE:
                 if not state[1]:
                     piece = next(state[0], None)
-                    if not piece:  # all is said, or a second's rest
+                    if not piece:  # everything is sent, or a pause of a second
                         chosen.modify(client, selectors.EVENT_READ, state)
                         if piece == b"":
                             asleep.append((time.monotonic() + 1, key))
@@ -235,7 +235,7 @@ class Hostile:
 
 
 class Honest:
-    """One client that asks the same again and again, on a new connection each time."""
+    """A client that repeats the same request, on a new connection each time."""
 
     def __init__(self, name: str, ask: Callable[[int], int], good: int, every: float = 0.1) -> None:
         self.name = name
@@ -261,16 +261,16 @@ class Honest:
             self.waits.append(time.monotonic() - start)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._stop.set()
         self._thread.join()
 
 
 def honest(server: Served) -> list[Honest]:
-    """A scraper, a service and a user."""
+    """Return a scraper, a service and a user."""
     started = time.time_ns()
 
-    def word(number: int) -> int:
+    def correction(number: int) -> int:
         body = {"prediction_id": f"{started}-{number}", "verdict": "corrected", "label": "no"}
         return server.post("/v1/feedback", body).status
 
@@ -281,12 +281,12 @@ def honest(server: Served) -> list[Honest]:
     return [
         Honest("scrape", lambda _: server.get("/metrics").status, 200, 0.3),
         Honest("prediction", prediction, 202),
-        Honest("feedback", word, 201),
+        Honest("feedback", correction, 201),
     ]
 
 
 class Outcome(NamedTuple):
-    """What became of a scenario."""
+    """The result of a scenario."""
 
     longest: dict[str, float]
     bad: list[str]
@@ -297,7 +297,7 @@ class Outcome(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """Whether nobody else was harmed, and memory stayed bounded."""
+        """Return whether the honest clients were served and memory stayed bounded."""
         return not self.bad and max(self.longest.values()) < LONGEST and self.most - self.before < GROWTH
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL frozen and stopped for a while under load: what waits, what is dropped, what comes back by itself.
+"""Freeze and stop PostgreSQL under load, and report what waits, what is dropped and what recovers.
 
 Usage: survival_database.py [SECONDS]
 """
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from survival import Books, Clients, Exporter, Postgres, database
+from survival import Clients, Comparison, Exporter, Postgres, database
 
 RATE = 3000.0
 """Predictions a second."""
 
 
 class Scraper:
-    """Asks for the metrics every second."""
+    """Scrapes the metrics every second."""
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
@@ -42,13 +42,13 @@ class Scraper:
             self.queue = max(self.queue, found["model_exporter_queue_length"])
 
     def stop(self) -> None:
-        """End."""
+        """Stop."""
         self._stop.set()
         self._thread.join()
 
 
 def outage(what: str, seconds: float, begin: Callable[[Postgres], None], end: Callable[[Postgres], None]) -> None:
-    """One outage, from a fresh exporter to its books."""
+    """Run one outage with a new exporter, and print the comparison."""
     with tempfile.TemporaryDirectory() as folder, database("postgresql", Path(folder)) as (url, server):
         assert server is not None
         exporter = Exporter(Path(folder), url)
@@ -71,21 +71,24 @@ def outage(what: str, seconds: float, begin: Callable[[Postgres], None], end: Ca
         found = exporter.metrics()
         exporter.process.terminate()
         exporter.process.wait()
-        books = Books(url, clients)
+        result = Comparison(url, clients)
         dropped = found["model_exporter_events_dropped_total"]
         print(f"{what} for {seconds:.0f} s")
         print(f"predictions accepted {clients.accepted:,}, refused with 503 {clients.refused:,}")
-        print(f"stored {books.stored:,}, dropped and counted {dropped:,.0f}, stored twice {books.stored_twice}")
-        print(f"accepted, but neither stored nor counted as dropped {clients.accepted - books.stored - dropped:,.0f}")
+        print(f"stored {result.stored:,}, dropped and counted {dropped:,.0f}, stored twice {result.stored_twice}")
+        print(f"accepted, but neither stored nor counted as dropped {clients.accepted - result.stored - dropped:,.0f}")
         print(f"feedback refused with 503 {refused:,}, of them without Retry-After {clients.without_retry_after}")
         print(f"slowest answer to feedback {clients.slowest:.1f} s; first one taken {again:.1f} s after the end")
         print(f"slowest scrape {scraper.slowest:.1f} s, failed {scraper.failed}")
-        print(f"acknowledged words {len(clients.acknowledged):,}, lost {books.lost}, taken twice {books.said_twice}")
-        print(f"words that were not joined although the prediction is there {books.unjoined}\n", flush=True)
+        print(
+            f"acknowledged corrections {len(clients.acknowledged):,}, lost {result.lost}, "
+            f"accepted twice {result.accepted_twice}"
+        )
+        print(f"corrections that were not joined although the prediction is there {result.unjoined}\n", flush=True)
 
 
 def main(seconds: str = "60") -> None:
-    """Print the books of both."""
+    """Run both outages."""
     outage("PostgreSQL frozen (SIGSTOP)", float(seconds), Postgres.freeze, Postgres.thaw)
     outage("PostgreSQL stopped", float(seconds), Postgres.stop, Postgres.start)
 

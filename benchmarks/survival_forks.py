@@ -1,11 +1,11 @@
-"""Two hundred forked workers and reloads under load: how many events are lost or doubled.
+"""Count the events lost or duplicated by two hundred forked workers and reloads under load.
 
     python benchmarks/survival_forks.py [WORKERS]
 
-gunicorn serves a model's requests with four workers while each worker is replaced after some requests, and the
-master is told to reload again and again. Every request that was answered must be one event with the identifier in
-its answer. Then the same with workers that are killed (SIGKILL), where what was not sent yet is lost: at most what a
-worker records in an `interval`.
+gunicorn serves the requests of a model with four workers. Each worker is replaced after some requests, and the master
+reloads repeatedly. Every answered request must be one event with the identifier in its response. Then the same runs
+with workers that are killed (SIGKILL). These may lose what they have not sent: at most what a worker records in an
+`interval`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def app(environ, start_response):
 
 
 class Taker(http.server.BaseHTTPRequestHandler):
-    """Takes events, once for each key; a tenth of its answers are lost after the events were taken."""
+    """Accepts events, once for each key. A tenth of its responses are lost after the events were accepted."""
 
     protocol_version = "HTTP/1.1"
     seen: ClassVar[Counter[str]] = Counter()
@@ -49,7 +49,7 @@ class Taker(http.server.BaseHTTPRequestHandler):
     asked = 0
 
     def do_POST(self) -> None:
-        """Take a batch."""
+        """Accept a batch."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with Taker.lock:
             Taker.asked += 1
@@ -66,18 +66,18 @@ class Taker(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Says nothing of workers that are gone before they are answered."""
+    """Ignores workers that disconnect before the response."""
 
     def handle_error(self, *_: object) -> None:
-        """Nothing."""
+        """Ignore the error."""
 
 
 def load(port: int, stop: threading.Event, answered: list[str], workers: dict[str, None]) -> None:
-    """Ask without pause; note the identifier of each answer that came."""
+    """Send requests without pause, and record the identifier in each response."""
     while not stop.is_set():
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
@@ -92,7 +92,7 @@ def load(port: int, stop: threading.Event, answered: list[str], workers: dict[st
 
 
 def survive(many: int, killed: bool, preload: bool) -> None:
-    """Serve until so many workers have come and gone; report."""
+    """Serve until this number of workers has been replaced, and report."""
     Taker.seen.clear()
     Taker.keys.clear()
     server = Server(("127.0.0.1", 0), Taker)
@@ -115,10 +115,10 @@ def survive(many: int, killed: bool, preload: bool) -> None:
         for client in clients:
             client.start()
         deadline, reloads, kills = time.monotonic() + 300, 0, 0
-        while not answered and time.monotonic() < deadline:  # a master that is not ready yet would end by the signal
+        while not answered and time.monotonic() < deadline:  # the signal would end a master that is not ready yet
             time.sleep(0.1)
         while (kills if killed else len(workers)) < many and time.monotonic() < deadline:
-            time.sleep(0.7 if killed else 1.5)  # a reload is over before the next one begins
+            time.sleep(0.7 if killed else 1.5)  # a reload ends before the next one starts
             if killed and workers:
                 try:
                     os.kill(int(list(workers)[-1]), signal.SIGKILL)

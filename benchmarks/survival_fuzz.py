@@ -1,8 +1,8 @@
-"""Hostile inputs, as many as are asked for, against a real exporter and the readers of its files.
+"""Send a number of hostile inputs to a real exporter and to the readers of its files.
 
-``python benchmarks/survival_fuzz.py 1000000`` counts faults: answers of 5xx (a 503 that says when to come
-back is none), requests without an answer, what takes longer than `SECONDS`, tracebacks in the log, and
-files that raise anything but a message. ``--seed`` begins with another one; each fault names its own.
+``python benchmarks/survival_fuzz.py 1000000`` counts faults: responses with 5xx (except a 503 with ``Retry-After``),
+requests without a response, inputs that take longer than `SECONDS`, tracebacks in the log, and files that raise
+anything other than a message. ``--seed`` sets the first seed; each fault prints its own.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ from hostile import Request, broken, request
 from support.servers import Served, write_config
 
 SECONDS = 10.0
-"""What takes longer hangs."""
+"""Seconds after which an input counts as hanging."""
 FILES = 0.2
 """Share of files among the inputs."""
 RARE = {
     ("/-/reload", "post"), ("/-/reload", "put"), ("/", "get"), ("/drift", "get"), ("/metrics", "get"),
     ("/v1/dataset/releases", "post"), ("/openapi.json", "get"),
 }  # fmt: skip
-"""Operations that are dear, or say little, and so come a tenth as often."""
+"""Operations that are slow or find little, and therefore run a tenth as often."""
 SHOWN = 5
-"""Faults of a kind that are printed."""
+"""Faults of each kind to print."""
 
 
 class Connection:
-    """A connection that is kept between requests, and opened again when the exporter ends it."""
+    """A persistent connection that reopens when the exporter closes it."""
 
     def __init__(self, port: int, timeout: float = SECONDS) -> None:
         self._port, self._timeout = port, timeout
         self._socket: socket.socket | None = None
 
     def ask(self, data: bytes, head: bool) -> tuple[int, bytes, bytes]:
-        """The status, the head and the body; status 0 where the connection ended without an answer."""
+        """Return the status, the head and the body; status 0 if the connection ended without a response."""
         kept = self._socket is not None
         found = self._once(data, head)
-        return found if found[0] or not kept else self._once(data, head)  # it may have been ended meanwhile
+        # The exporter may have closed a persistent connection in the meantime.
+        return found if found[0] or not kept else self._once(data, head)
 
     def _once(self, data: bytes, head: bool) -> tuple[int, bytes, bytes]:
         if self._socket is None:
@@ -92,14 +93,14 @@ class Connection:
         return received
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._socket:
             self._socket.close()
         self._socket = None
 
 
 def spelt(rng: Random, one: Request) -> tuple[bytes, bool]:
-    """A request's bytes, and whether they are HTTP for certain."""
+    """Return the bytes of a request, and whether they are certainly valid HTTP."""
     target = bytes(byte for byte in one.target if byte > 32 and byte != 127)
     names = {name.lower() for name, _ in one.headers}
     headers = [*one.headers]
@@ -115,7 +116,7 @@ def spelt(rng: Random, one: Request) -> tuple[bytes, bool]:
 
 
 class Faults:
-    """What went wrong, by kind; safe between threads."""
+    """Faults by kind; thread-safe."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -123,20 +124,20 @@ class Faults:
         self._lock = threading.Lock()
 
     def add(self, kind: str, seed: int, what: str) -> None:
-        """Count a fault, and print it unless many were."""
+        """Count a fault, and print it unless many of its kind were printed."""
         with self._lock:
             self.counts[kind] += 1
             if self.counts[kind] <= SHOWN:
                 print(f"FAULT {kind}, seed {seed}: {what}", flush=True)
 
     def answered(self, what: str) -> None:
-        """Count an answer."""
+        """Count a response."""
         with self._lock:
             self.seen[what] += 1
 
 
 def operations(document: Any) -> list[tuple[str, str]]:
-    """Paths and methods of an OpenAPI document, each as often as it is to come."""
+    """Return the paths and methods of an OpenAPI document, each repeated by its frequency."""
     found = [(path, method) for path, methods in document["paths"].items() for method in methods]
     return [one for one in found for _ in range(1 if one in RARE else 10)]
 
@@ -151,11 +152,11 @@ def ask_one(connection: Connection, seed: int, document: Any, routes: list[tuple
     try:
         status, head, body = connection.ask(data, one.method == "HEAD")
     except TimeoutError:
-        if good:  # what is not HTTP may be half a request, which is waited for
+        if good:  # bytes that are not HTTP may be half a request, for which the exporter waits
             faults.add("hang", seed, f"{one.route}: {data[:300]!r}")
         return
     if not good:
-        connection.close()  # what was left of it would be taken for another request
+        connection.close()  # the exporter would read the rest as another request
     faults.answered(f"{status // 100}xx" if status else "connection ended")
     if status >= 500 and not (status == 503 and b"retry-after:" in head.lower()) and not _reload(one, body):
         faults.add(f"status {status}", seed, f"{one.route}: {data[:300]!r} {body[:200]!r}")
@@ -164,7 +165,7 @@ def ask_one(connection: Connection, seed: int, document: Any, routes: list[tuple
 
 
 def _reload(one: Request, body: bytes) -> bool:
-    """Whether an answer is the documented 500 of a reload."""
+    """Return whether a response is the documented 500 of a reload."""
     return one.target.startswith(b"/-/reload") and b"the configuration before stays" in body
 
 
@@ -207,7 +208,7 @@ def _read_apart(folder: Path, seeds: range, results: Any) -> None:
 
 
 def main() -> None:
-    """Print what was sent, what came back, and the faults."""
+    """Print the numbers of requests and responses, and the faults."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("inputs", type=int, nargs="?", default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""kill -9 at random moments under load: is an acknowledged correction ever lost, or counted twice?
+"""Run kill -9 at random moments under load, and check that no acknowledged correction is lost or duplicated.
 
 Usage: survival_kill.py [sqlite|postgresql] [KILLS] [EXPORTERS]
 
-Several exporters share the PostgreSQL; a random one is killed each time, and every request goes to any of them.
+Several exporters share PostgreSQL. A random one is killed each time, and every request goes to a random one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import threading
 import time
 from pathlib import Path
 
-from survival import Books, Clients, Exporter, database
+from survival import Clients, Comparison, Exporter, database
 
 
 def main(kind: str = "sqlite", kills: str = "200", number: str = "1") -> None:
-    """Print the books."""
+    """Print the comparison."""
     chance = random.Random(1)
     shown = 0.0
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as (url, _):
@@ -49,15 +49,17 @@ def main(kind: str = "sqlite", kills: str = "200", number: str = "1") -> None:
             shown += exporter.metrics().get("model_corrections_total", 0)
             exporter.process.terminate()
             exporter.process.wait()
-        books = Books(url, clients)
+        result = Comparison(url, clients)
     print(f"{kind}, {number} exporters: {kills} kills in {passed:.0f} s")
-    print(f"predictions accepted {clients.accepted:,}, stored {books.stored:,}")
-    print(f"requests of feedback {clients.requests:,}, words acknowledged {len(clients.acknowledged):,}")
-    print(f"predictions corrected {books.corrected:,}, of them seen in model_corrections_total {shown:,.0f}")
-    print(f"acknowledged words lost {books.lost}")
-    print(f"words taken twice {books.said_twice}, predictions with two corrections {books.two_corrections}")
-    print(f"words that were not joined although the prediction is there {books.unjoined}")
-    print(f"corrections counted twice {max(shown - books.corrected, 0):.0f}")
+    print(f"predictions accepted {clients.accepted:,}, stored {result.stored:,}")
+    print(f"requests of feedback {clients.requests:,}, corrections acknowledged {len(clients.acknowledged):,}")
+    print(f"predictions corrected {result.corrected:,}, of them seen in model_corrections_total {shown:,.0f}")
+    print(f"acknowledged corrections lost {result.lost}")
+    print(
+        f"corrections accepted twice {result.accepted_twice}, predictions with two corrections {result.two_corrections}"
+    )
+    print(f"corrections that were not joined although the prediction is there {result.unjoined}")
+    print(f"corrections counted twice {max(shown - result.corrected, 0):.0f}")
 
 
 def _scrape(exporter: Exporter, counted: list[float]) -> None:

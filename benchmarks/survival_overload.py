@@ -1,10 +1,10 @@
-"""Ten times the load that the exporter can take: what is taken, what is refused, and how long everybody waits.
+"""Offer ten times the load that the exporter can accept, and count what it accepts, refuses and delays.
 
 Usage: survival_overload.py [SECONDS]
 
-What it can take is measured first. Then processes of their own offer ten times as much, or what the machine
-allows, and heed no ``Retry-After``; beside them Prometheus scrapes and users send feedback. The books of both
-sides are printed, and what was broken of the promise.
+First it measures the capacity. Then separate processes offer ten times as much, or as much as the machine allows, and
+ignore ``Retry-After``. Meanwhile Prometheus scrapes and users send feedback. At the end it compares the counts of both
+sides and prints every guarantee that was broken.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from exporter.profiles.profile import save
 EVENTS = 100
 """Predictions in a request."""
 TIMES = 10
-"""How many times too much."""
+"""Load as a multiple of the capacity."""
 PROCESSES, CONNECTIONS = 2, 32
-"""What offers it, and the connections of each."""
+"""Processes that send the load, and the connections of each."""
 LONGEST = 1.0
-"""Seconds that a scrape, a word of feedback or the 99th of 100 accepted requests may take."""
+"""Seconds that a scrape, feedback or the 99th percentile of accepted requests may take."""
 GROWTH = 10.0
 """MiB that memory may rise by from the second quarter to the last."""
 
 
 class Honest:
-    """Asks the same again and again, on a new connection each time."""
+    """Repeats the same request, on a new connection each time."""
 
     def __init__(self, every: float, ask: Callable[[int], int]) -> None:
         self.seconds: list[float] = []
@@ -61,20 +61,20 @@ class Honest:
             self.seconds.append(time.monotonic() - begun)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._stop.set()
         self._thread.join()
 
 
 def counted(exporter: Exporter) -> dict[str, float]:
-    """The samples once nothing waits to be counted any more."""
+    """Return the samples once everything has been counted."""
     while (found := exporter.series())["model_exporter_queue_length"]:
         time.sleep(0.2)
     return found
 
 
 def waits(seconds: object) -> str:
-    """The median, the 99th percentile and the longest, in milliseconds."""
+    """Format the median, the 99th percentile and the maximum, in milliseconds."""
     values = 1000 * np.asarray(seconds, dtype=float)
     if not len(values):
         return "none"
@@ -84,7 +84,7 @@ def waits(seconds: object) -> str:
 
 
 def main(seconds: str = "30") -> None:
-    """Print the books; the exit status says whether the promise held."""
+    """Print the comparison, and return the exit status: 0 if every guarantee held."""
     length = float(seconds)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "one"
@@ -101,7 +101,7 @@ def main(seconds: str = "30") -> None:
         print(f"it takes {able:,.0f} predictions a second, {EVENTS} a request", flush=True)
         before = counted(exporter)
 
-        def word(number: int) -> int:
+        def correction(number: int) -> int:
             body = {"prediction_id": f"w-{number}", "verdict": "corrected", "label": "1"}
             return exporter.ask("POST", "/v1/feedback", json.dumps(body).encode())[0]
 
@@ -110,23 +110,23 @@ def main(seconds: str = "30") -> None:
         for load in loads:
             load.offer(batch("1", EVENTS), TIMES * able / EVENTS / PROCESSES)
         scraper = Honest(1.0, lambda _: exporter.ask("GET", "/metrics")[0])
-        user = Honest(0.1, word)
+        user = Honest(0.1, correction)
         memory = []
         while (passed := time.monotonic() - begun) < length:
             memory.append(process.memory_info().rss / 2**20)
             if len(memory) % 30 == 1:
                 print(f"after {passed:4.0f} s {memory[-1]:.0f} MiB", flush=True)
             time.sleep(1)
-        books = [load.stop() for load in loads]
+        results = [load.stop() for load in loads]
         passed = time.monotonic() - begun
         scraper.stop()
         user.stop()
         after = counted(exporter)
         exporter.process.terminate()
         ended = exporter.process.wait()
-    statuses = sum((one.statuses for one in books), Counter[int]())
-    times = {status: np.concatenate([one.seconds.get(status, []) for one in books]) for status in (202, 503)}
-    without = sum(one.without_retry_after for one in books)
+    statuses = sum((one.statuses for one in results), Counter[int]())
+    times = {status: np.concatenate([one.seconds.get(status, []) for one in results]) for status in (202, 503)}
+    without = sum(one.without_retry_after for one in results)
     sent, taken, refused = sum(statuses.values()), statuses[202], statuses[503]
     quarter = max(len(memory) // 4, 1)
     growth = float(np.median(memory[-quarter:]) - np.median(memory[quarter : 2 * quarter] or memory))
@@ -143,7 +143,7 @@ def main(seconds: str = "30") -> None:
     others = {status: times for status, times in statuses.items() if status not in {202, 503}}
     print(f"accepted {taken:,}, {taken * EVENTS / passed:,.0f} predictions a second; refused with 503 {refused:,}, "
           f"of them without Retry-After {without}; other answers {others or 'none'}")  # fmt: skip
-    print(f"the exporter's books: {events:,.0f} predictions accepted ({events - taken * EVENTS:+,.0f}), "
+    print(f"counted by the exporter: {events:,.0f} predictions accepted ({events - taken * EVENTS:+,.0f}), "
           f"{attempts:,.0f} counted ({attempts - taken * EVENTS:+,.0f}), {overloaded:,.0f} requests refused "
           f"({overloaded - refused:+,.0f}), {dropped:,.0f} predictions not kept")  # fmt: skip
     print(f"answers of 202: {waits(times[202])}")
@@ -154,7 +154,7 @@ def main(seconds: str = "30") -> None:
           f"{growth:+.1f}")  # fmt: skip
     broken = {
         "an answer is missing, or another one": sent != taken + refused,
-        "the books differ": (events, attempts, overloaded) != (taken * EVENTS, taken * EVENTS, refused),
+        "the counts differ": (events, attempts, overloaded) != (taken * EVENTS, taken * EVENTS, refused),
         "Retry-After is missing": without > 0,
         "p99 of what was accepted": len(times[202]) > 0 and np.percentile(times[202], 99) > LONGEST,
         "a scrape": set(scraper.statuses) != {"200"} or max(scraper.seconds) > LONGEST,

@@ -1,10 +1,10 @@
-"""Restarts under load: does SIGTERM lose anything that was acknowledged?
+"""Restart exporters under load, and check that SIGTERM loses nothing that was acknowledged.
 
 Usage: survival_restart.py [RESTARTS]
 
-Three exporters that share a PostgreSQL are restarted in turn, one with SQLite restarts alone, and one is stopped in
-the middle of an overload. Services and users send all the time, half of them over kept connections, and repeat
-what was not answered with its ``Idempotency-Key``. The books of both sides are compared at the end.
+Three exporters that share PostgreSQL are restarted in turn, one with SQLite is restarted alone, and one is stopped
+during an overload. Services and users send all the time, half of them over persistent connections, and repeat
+unanswered requests with their ``Idempotency-Key``. At the end the counts of both sides are compared.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 
 from offered import Load, batch
-from survival import Books, Clients, Exporter, database
+from survival import Clients, Comparison, Exporter, database
 
 EVENTS = 100
 
 
 def stopped(exporter: Exporter) -> tuple[float, int]:
-    """Seconds from SIGTERM to the end, and the exit status."""
+    """Stop an exporter; return the seconds from SIGTERM to the end, and the exit status."""
     begun = time.monotonic()
     exporter.process.send_signal(signal.SIGTERM)
     status = exporter.process.wait()
@@ -35,7 +35,7 @@ def stopped(exporter: Exporter) -> tuple[float, int]:
 
 
 def rolling(kind: str, number: int, restarts: int) -> bool:
-    """Restart so many exporters of one database in turn; whether the promise held."""
+    """Restart the exporters of one database in turn, and return whether the guarantee held."""
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as (url, _):
         exporters = [Exporter(Path(name), url, f"exporter-{place}") for place in range(number)]
         for exporter in exporters:
@@ -54,24 +54,30 @@ def rolling(kind: str, number: int, restarts: int) -> bool:
             shown += exporter.metrics()["model_exporter_events_dropped_total"]
             stopped(exporter)
         log = "".join((Path(name) / f"exporter-{place}" / "log").read_text() for place in range(number))
-        books = Books(url, clients)
-    distinct = books.stored - books.stored_twice
+        result = Comparison(url, clients)
+    distinct = result.stored - result.stored_twice
     print(f"{kind}, {number} exporters, {restarts} restarts; a stop took {max(seconds):.1f} s at most, "
           f"exit statuses {sorted(set(statuses))}")  # fmt: skip
     print(f"requests without an answer {clients.unanswered:,} (repeated)")
     print(f"predictions accepted {clients.accepted:,}, stored {distinct:,}, dropped {shown:,.0f}, refused with 503 "
           f"{clients.refused:,}; accepted and not stored {max(clients.accepted - distinct, 0):,}, stored twice "
-          f"{books.stored_twice:,}")  # fmt: skip
-    print(f"requests of feedback {clients.requests:,}, words acknowledged {len(clients.acknowledged):,}; "
-          f"lost {books.lost}, taken twice {books.said_twice}, predictions corrected twice {books.two_corrections}, "
-          f"not joined {books.unjoined}")  # fmt: skip
+          f"{result.stored_twice:,}")  # fmt: skip
+    print(f"requests of feedback {clients.requests:,}, corrections acknowledged {len(clients.acknowledged):,}; "
+          f"lost {result.lost}, accepted twice {result.accepted_twice}, "
+          f"predictions corrected twice {result.two_corrections}, not joined {result.unjoined}")  # fmt: skip
     print(f"tracebacks in the logs {log.count('Traceback')}\n", flush=True)
-    lost = max(clients.accepted - distinct, 0) + books.lost + books.said_twice + books.two_corrections + books.unjoined
+    lost = (
+        max(clients.accepted - distinct, 0)
+        + result.lost
+        + result.accepted_twice
+        + result.two_corrections
+        + result.unjoined
+    )
     return not (lost or any(statuses) or "Traceback" in log)
 
 
 def overloaded() -> bool:
-    """Stop one exporter while more comes than it can take; whether each accepted prediction is accounted for."""
+    """Stop an overloaded exporter, and return whether each accepted prediction is accounted for."""
     with tempfile.TemporaryDirectory() as name:
         exporter = Exporter(Path(name), f"sqlite:///{name}/store.db")
         exporter.start()
@@ -93,7 +99,7 @@ def overloaded() -> bool:
 
 
 def hanging() -> bool:
-    """Stop one exporter while its database hangs; whether it ends in time, and says what is lost."""
+    """Stop an exporter while its database hangs, and return whether it ends in time and reports what is lost."""
     with tempfile.TemporaryDirectory() as name, database("postgresql", Path(name)) as (url, server):
         assert server is not None
         exporter = Exporter(Path(name), url)
@@ -113,17 +119,17 @@ def hanging() -> bool:
         clients.stop()
         stopped(exporter)
         log = (Path(name) / "one" / "log").read_text()
-        books = Books(url, clients)
+        result = Comparison(url, clients)
     said = sum(map(int, re.findall(r"(\d+) predictions that waited", log)))
-    lost = clients.accepted - (books.stored - books.stored_twice)
+    lost = clients.accepted - (result.stored - result.stored_twice)
     print(f"stopped while PostgreSQL hangs: {seconds:.1f} s; predictions accepted {clients.accepted:,}, not stored "
-          f"{lost:,}, said to be lost {said:,}; words acknowledged {len(clients.acknowledged):,}, lost {books.lost}, "
-          f"taken twice {books.said_twice}")  # fmt: skip
-    return not (books.lost or books.said_twice) and lost <= said
+          f"{lost:,}, said to be lost {said:,}; corrections acknowledged {len(clients.acknowledged):,}, "
+          f"lost {result.lost}, accepted twice {result.accepted_twice}")  # fmt: skip
+    return not (result.lost or result.accepted_twice) and lost <= said
 
 
 def main(restarts: str = "30") -> None:
-    """Print the books; the exit status says whether the promise held."""
+    """Print the comparison, and return the exit status: 0 if the guarantee held."""
     held = [rolling("postgresql", 3, int(restarts)), rolling("sqlite", 1, int(restarts)), overloaded(), hanging()]
     sys.exit(not all(held))
 

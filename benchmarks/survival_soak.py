@@ -1,10 +1,10 @@
-"""An hour at half load: does anything grow that should not?
+"""Run an hour at half load, and check that nothing grows that should not.
 
 Usage: survival_soak.py [MINUTES]
 
-What the exporter can take is measured first, and half of it offered. Meanwhile the configuration is read again,
-well and badly, versions and a model come and go, users correct and a reviewer decides, pages, exports and
-scrapes are asked for, and retention deletes by size; every tenth minute rests, and then by age.
+First it measures the capacity, then it offers half of it. Meanwhile it reloads valid and invalid configurations, adds
+and removes versions and a model, sends corrections and review decisions, and requests pages, exports and scrapes.
+Retention deletes by size and, in every tenth minute, which has no load, by age.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from exporter.profiles.profile import save
 EVENTS = 100
 """Predictions in a request."""
 REST = 10
-"""Of so many minutes the last one rests."""
+"""Every this many minutes, one minute has no load."""
 RETENTION = {"retention": "30s", "max_size": "100MB"}
 NAMES = ("memory, MiB", "threads", "files", "database, MiB", "log of it, MiB")
-WORDS = 5.0
+CORRECTIONS = 5.0
 """Corrections a second."""
 
 
 class Work:
-    """Everything beside the load: each thing again and again in a thread of its own."""
+    """Everything except the load; each action repeats in its own thread."""
 
     def __init__(self, exporter: Exporter, folder: Path) -> None:
         self._exporter, self._folder = exporter, folder
@@ -49,7 +49,7 @@ class Work:
         self.wrong: Counter[str] = Counter()
         self.generation = self.predictions = 0
         works: list[tuple[float, Callable[[int], None]]] = [
-            (1 / WORDS, self._correct), (20.0, self._reload), (5.0, self._scrape), (10.0, self._look),
+            (1 / CORRECTIONS, self._correct), (20.0, self._reload), (5.0, self._scrape), (10.0, self._look),
             (10.0, self._decide),
         ]  # fmt: skip
         self._threads = [threading.Thread(target=self._often, args=work, daemon=True) for work in works]
@@ -57,7 +57,7 @@ class Work:
             thread.start()
 
     def stop(self) -> None:
-        """End all of it."""
+        """Stop all actions."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -87,8 +87,13 @@ class Work:
         name = f"u-{number}"
         event = {"id": name, "model": "m", "version": "1", "inputs": {"f1": 0.1}, "prediction": "7", "confidence": 0.9}
         self._ask("POST", "/v1/predictions", event, 202, 503, key=name)
-        word = {"prediction_id": name, "verdict": "corrected", "label": str(number % 7), "user": f"user-{number % 50}"}
-        self._ask("POST", "/v1/feedback", word, 201, key=name)
+        correction = {
+            "prediction_id": name,
+            "verdict": "corrected",
+            "label": str(number % 7),
+            "user": f"user-{number % 50}",
+        }
+        self._ask("POST", "/v1/feedback", correction, 201, key=name)
 
     def _reload(self, number: int) -> None:
         path = self._folder / "exporter.yml"
@@ -131,7 +136,7 @@ class Work:
 
 
 def config(generation: int) -> dict[str, Any]:
-    """A configuration; each one has other versions with a profile of their own, and every second one another model."""
+    """Return a configuration. Each has other versions with their own profile, and every second one another model."""
     model = {
         "name": "m",
         "profile": "one.json",
@@ -144,18 +149,18 @@ def config(generation: int) -> dict[str, Any]:
 
 
 def look(process: psutil.Process, folder: Path) -> tuple[float, ...]:
-    """What must not grow, in the order of `NAMES`."""
+    """Return the quantities that must not grow, in the order of `NAMES`."""
     sizes = [(folder / name).stat().st_size / 2**20 for name in ("store.db", "store.db-wal")]
     return process.memory_info().rss / 2**20, process.num_threads(), process.num_fds(), *sizes
 
 
 def slope(minutes: list[float], values: list[float]) -> float:
-    """What a line through the values rises by in an hour."""
+    """Return how much a line fitted to the values rises in an hour."""
     return float(np.polyfit(minutes, values, 1)[0] * 60)
 
 
 def main(minutes: str = "60") -> None:
-    """Print the curve, its slopes, and the books."""
+    """Print the curve, its slopes, and the comparison."""
     length = float(minutes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "one"
@@ -178,7 +183,7 @@ def main(minutes: str = "60") -> None:
         while (passed := (time.monotonic() - begun) / 60) < length:
             if int(passed) > minute:
                 minute = int(passed)
-                # Two versions a minute, sooner or later more than the twenty that are told apart.
+                # Two versions a minute: eventually more than the twenty that the exporter distinguishes.
                 rests = minute % REST == REST - 1
                 load.offer(batch(f"{work.generation if minute % 2 else minute}", EVENTS), 0 if rests else rate / EVENTS)
             times.append(passed)
@@ -200,12 +205,13 @@ def main(minutes: str = "60") -> None:
         early, late = np.median(values[first : first + quarter]), np.median(values[-quarter:])
         print(f"{what}: median of the second quarter {early:.1f}, of the last {late:.1f}, most {max(values):.1f}; "
               f"{slope(times[first:], values[first:]):+.2f} an hour")  # fmt: skip
-    words = work.done["POST /v1/feedback"]
+    corrections = work.done["POST /v1/feedback"]
     counted = metrics["model_exporter_events_total"] - before
     print(f"requests of predictions {sum(sent.statuses.values()):,}: {dict(sent.statuses)}, {EVENTS} predictions each")
-    print(f"words {words:,}; asked beside: {dict(work.done)}; slowest, s: "
+    print(f"corrections {corrections:,}; other requests: {dict(work.done)}; slowest, s: "
           f"{ {what: round(seconds, 2) for what, seconds in work.slowest.items()} }")  # fmt: skip
-    print(f"taken {sent.statuses[202] * EVENTS + work.predictions + words:,}, counted by the exporter {counted:,.0f}, "
+    print(f"accepted {sent.statuses[202] * EVENTS + work.predictions + corrections:,}, "
+          f"counted by the exporter {counted:,.0f}, "
           f"dropped {metrics['model_exporter_events_dropped_total']:,.0f}")  # fmt: skip
     print(f"wrong: {dict(work.wrong) or 'nothing'}; exit status {status}; errors in the log {len(errors)}", *errors[:5])
 

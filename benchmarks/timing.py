@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians of several runs, a served exporter, and one line a figure."""
+"""Shared by the benchmarks: medians of several runs, a served exporter, and one line per figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exporter.profiles.profile import Profile, save
 
 
 def median_seconds(call: Callable[[], object], runs: int = 7) -> float:
-    """Median of a call after one that does not count, in processor time of this thread: so other work counts little."""
+    """Return the median processor seconds of a call in this thread, after one call that is not counted."""
     call()
     times = []
     for _ in range(runs):
@@ -31,19 +31,19 @@ def median_seconds(call: Callable[[], object], runs: int = 7) -> float:
 
 
 def report(what: str, value: float, unit: str, against: str, other: float) -> None:
-    """One figure, and its ratio to what was measured beside it."""
+    """Print a figure, and its ratio to the one that it is compared with."""
     print(f"{what:52} {value:12,.4g} {unit:9} {value / other:6.2f} x {against} ({other:,.4g})")
 
 
 def profile(features: int, rows: int = 10_000) -> Profile:
-    """A profile of so many normally distributed features, 24 bins each."""
+    """Return a profile of this number of normally distributed features, with 24 bins each."""
     rng = np.random.default_rng(1)
     made = {f"f{number}": numeric_feature(rng.normal(size=rows)) for number in range(features)}
     return Profile(name="benchmark", rows=rows, inputs=dict.fromkeys(made, "numeric"), features=dict(made))
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on a port, until the block ends."""
+    """Run a server on a port until the block ends."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(200):
@@ -67,7 +67,7 @@ def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def exporter(features: int, models: Sequence[str] = ("m",)) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """A served exporter of models with so many features each: its port and process."""
+    """Serve an exporter with this number of features per model; yield its port and process."""
     with tempfile.TemporaryDirectory() as folder:
         save(profile(features), Path(folder) / "profile.json")
         listed = ", ".join(f"{{name: {name}, profile: profile.json}}" for name in models)
