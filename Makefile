@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
+# Two workers for each processor: most tests wait for a server. A module's tests share its servers, so they stay together.
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope
+WORKERS := $(shell expr 2 \* $$(nproc))
+FAST := tests/stats tests/features tests/profiles tests/monitoring tests/metrics tests/test_*.py
 
 help:  ## this list
 	@sed -n 's/^\([a-z -]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -36,8 +40,14 @@ up: $(RUNS)  ## exporter, demo, Prometheus, Alertmanager, and Grafana if it is t
 down:  ## stop what `make up` started, crashed or not
 	@[ ! -x $(BIN)/model-exporter ] || $(BIN)/model-exporter up --down
 
-test: $(STAMP)  ## the tests, against real servers
-	$(BIN)/python -m pytest
+programs:  ## the servers and programs that the tests start: installed as root on Debian or Ubuntu, named elsewhere
+	@tests/programs.sh
+
+test: programs $(STAMP)  ## every test, against real servers
+	$(PYTEST) tests
+
+test-fast: $(STAMP)  ## the tests that start no server: under a minute
+	$(PYTEST) $(FAST)
 
 lint: $(STAMP)  ## style and types; rules and configurations are among the tests
 	$(BIN)/ruff format --check .
@@ -58,4 +68,4 @@ lock:  ## write both lock files anew from pyproject.toml: what the image holds, 
 	$(LOCK) --group build --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
-.PHONY: help install up down test lint bench dashboards kubernetes lock
+.PHONY: help install up down programs test test-fast lint bench dashboards kubernetes lock

@@ -113,7 +113,13 @@ class Served:
         return ask(self.url + path, body, **headers)
 
     def samples(self, *names: str) -> dict[str, float]:
-        """Values of the last scrape by their series, those of ``names`` if any are given."""
+        """Values by series, those of ``names`` if any are given, once all that was accepted is counted."""
+        deadline = time.monotonic() + 10
+        while any(self._scrape("model_exporter_queue_length").values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._scrape(*names)
+
+    def _scrape(self, *names: str) -> dict[str, float]:
         query = "&".join(f"name[]={name}" for name in names)
         lines = self.get(f"/metrics?{query}").text.splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
