@@ -72,14 +72,14 @@ def log_bytes(store: Store, folder: Path) -> int:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
     for number in range(10):
-        store.feedback([Feedback(f"p-{number}", verdict="corrected", label="1")], None)
+        store.record_feedback([Feedback(f"p-{number}", verdict="corrected", label="1")], None)
     return (folder / "store.db-wal").stat().st_size // 10
 
 
 def in_process(kind: str, url: str, folder: Path) -> None:
     """Measure corrections one by one, each next to a write of the floor, then a thousand in threads."""
     counted: list[object] = []
-    store = Store(StoreConfig(url=url), counted=counted.append)
+    store = Store(StoreConfig(url=url), on_counted=counted.append)
     fill(store)
     size = log_bytes(store, folder) if kind == "sqlite" else 4096
     data = os.urandom(size)
@@ -93,7 +93,7 @@ def in_process(kind: str, url: str, folder: Path) -> None:
     for number in range(10, 10 + ROUNDS):
         floor.append(timed(append))
         correction = Feedback(f"p-{number}", verdict="corrected", label="1", user="ada")
-        corrections.append(timed(lambda correction=correction: store.feedback([correction], None)))  # type: ignore[misc]
+        corrections.append(timed(lambda correction=correction: store.record_feedback([correction], None)))  # type: ignore[misc]
     os.close(descriptor)
     for name, share in (("p10", 0.1), ("p50", 0.5)):
         what = f"one correction in process, {name}"
@@ -114,7 +114,7 @@ def in_process(kind: str, url: str, folder: Path) -> None:
         found = []
         for number in range(client, MANY, CLIENTS):
             correction = Feedback(f"p-{number + 1000}", verdict="corrected", label="1", user=f"{client}")
-            found.append(timed(lambda correction=correction: store.feedback([correction], None)))  # type: ignore[misc]
+            found.append(timed(lambda correction=correction: store.record_feedback([correction], None)))  # type: ignore[misc]
         return found
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -124,7 +124,8 @@ def in_process(kind: str, url: str, folder: Path) -> None:
     told(f"{MANY:,} corrections from {CLIENTS} threads", many, passed)
     print(f"{'commits a correction':52} {commits[0] / MANY:12,.3f}")
     several = [Feedback(f"p-{number}", verdict="corrected", label="1") for number in range(5000, 5000 + MANY)]
-    print(f"{f'{MANY:,} corrections in one call':52} {1e3 * timed(lambda: store.feedback(several, None)):12,.4g} ms")
+    seconds = timed(lambda: store.record_feedback(several, None))
+    print(f"{f'{MANY:,} corrections in one call':52} {1e3 * seconds:12,.4g} ms")
     store.close()
 
 

@@ -46,7 +46,7 @@ COMMENTS = (None, None, None, "wrong digit", "too dark to read", "this is upside
 def fill(url: str, many: int, corrections: int) -> None:
     """Write predictions of the last four weeks, and corrections of a part of them, all through the store."""
     rng = np.random.default_rng(3)
-    store = Store(StoreConfig(url=url), counted=lambda _: None)
+    store = Store(StoreConfig(url=url), on_counted=lambda _: None)
     now = time.time()
     inputs = [
         json.dumps({"image": rng.integers(0, 17, (8, 8)).tolist(), "country": COUNTRIES[n % 8], "age": n % 80}).encode()
@@ -71,7 +71,7 @@ def fill(url: str, many: int, corrections: int) -> None:
         if first % (many // max(corrections // BATCH, 1)) == 0 or size < BATCH:
             corrected = min(BATCH, corrections, size)
             store.flush(600)
-            store.feedback([_correction(event, rng) for event in events[:corrected]], None)
+            store.record_feedback([_correction(event, rng) for event in events[:corrected]], None)
     if not store.flush(600) or not store.close(600):
         raise SystemExit("not everything was written")
     print(f"{'filled through the store':52} {time.perf_counter() - start:12,.4g} s")

@@ -28,9 +28,8 @@ from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache, check_key
 from exporter.server.problem import MAX_ERRORS, Reply, problem, refused, whole
 from exporter.server.stored_inputs import as_stored
-from exporter.storage import FeedbackResult
+from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.storage.schema import spelling
-from exporter.storage.store import DISK_SECONDS, given_up
 from exporter.validation import preview, suggestion
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -170,7 +169,7 @@ class Ingest:
         if isinstance(said, Reply):
             return said
         try:
-            return self._taken(said, self._exporter.store.feedback(said.words, key))
+            return self._taken(said, self._exporter.store.record_feedback(said.words, key))
         except StoreError as error:
             return _not_taken(error)
 
@@ -180,12 +179,12 @@ class Ingest:
         if isinstance(said, Reply):
             return said
         try:
-            future = self._exporter.store.ask_feedback(said.words, key)
+            future = self._exporter.store.submit_feedback(said.words, key)
             try:
-                async with asyncio.timeout(DISK_SECONDS):
+                async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
                     taken: list[FeedbackResult] = await asyncio.wrap_future(future)
             except TimeoutError:
-                raise given_up(future) from None
+                raise commit_timeout(future) from None
         except StoreError as error:
             return _not_taken(error)
         return self._taken(said, taken)

@@ -205,7 +205,7 @@ class Pipeline:
             if not event.id:
                 event.id = make_id()
         confident = are_confident(group, model.confidence_threshold)
-        kept = policy.kept(group, confident, raw)
+        kept = policy.select(group, confident, raw)
         if model.redact or images:
             kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
         places = [segments.index_of(decoded.get(place)) for place in range(len(group))] if segments else []

@@ -1,7 +1,16 @@
 """The only SQL: predictions, users' feedback, its review and the datasets released from it, on disk."""
 
-from exporter.storage.feedback import CountedFeedback, FeedbackResult
+from exporter.storage.feedback import FeedbackResult
+from exporter.storage.feedback_join import CountedFeedback
 from exporter.storage.prediction_rows import InputsPolicy, prediction_rows
-from exporter.storage.store import Store
+from exporter.storage.store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 
-__all__ = ["CountedFeedback", "FeedbackResult", "InputsPolicy", "Store", "prediction_rows"]
+__all__ = [
+    "COMMIT_TIMEOUT_SECONDS",
+    "CountedFeedback",
+    "FeedbackResult",
+    "InputsPolicy",
+    "Store",
+    "commit_timeout",
+    "prediction_rows",
+]

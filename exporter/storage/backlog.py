@@ -14,7 +14,7 @@ from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.schema import feedback, released
 from exporter.storage.timeout import statement_timeout
 
-GLANCE_SECONDS = 2.0
+SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and a reader when it did not answer a moment ago."""
 REVIEW_SECONDS = 5.0
 """How old what a scrape says of a shared database may be: others write into it, too."""
@@ -52,8 +52,8 @@ class Backlog:
         self._read_at = self._retry_at = 0.0
         self._generation = 0
 
-    def changed(self) -> None:
-        """A commit may have changed it: what is remembered holds no more."""
+    def invalidate(self) -> None:
+        """Read the state anew next time: a commit may have changed it."""
         self._generation += 1
         self._known = None
 
@@ -72,7 +72,7 @@ class Backlog:
         if now < self._retry_at:
             raise StoreError("the database did not answer a moment ago")
         try:
-            with statement_timeout(GLANCE_SECONDS), self._reading() as connection:
+            with statement_timeout(SCRAPE_TIMEOUT_SECONDS), self._reading() as connection:
                 generation = self._generation
                 found = read_state(connection)
         except StoreError:

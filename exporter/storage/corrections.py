@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from exporter.features.png_codec import DENSEST, PREFIX, unpack_json
 from exporter.storage.schema import decisions, feedback, history, spelling, sureness
-from exporter.storage.statements import Prepared
 
 STATUSES = ("accepted", "pending", "rejected")
 """What a correction can be: accepted corrections become training data."""
@@ -284,8 +283,7 @@ _change = (
     .where(feedback.c.id == sa.bindparam("place"), feedback.c.revision == sa.bindparam("seen"), _in_review)
     .values({name: sa.bindparam(f"new_{name}") for name in _decided})
 )
-_update = Prepared(_change)
-_relabel = Prepared(_change.values(reviewed_label=sa.bindparam("new_label")))
+_relabel = _change.values(reviewed_label=sa.bindparam("new_label"))
 
 
 def _take(connection: sa.Connection, place: int, decision: Decision, now: float) -> bool:
@@ -298,5 +296,5 @@ def _take(connection: sa.Connection, place: int, decision: Decision, now: float)
         "new_revision": decision.revision + 1,
     }
     if decision.label is None and decision.status != "pending":
-        return bool(_update(connection, values).rowcount)
-    return bool(_relabel(connection, {**values, "new_label": decision.label}).rowcount)
+        return bool(connection.execute(_change, values).rowcount)
+    return bool(connection.execute(_relabel, {**values, "new_label": decision.label}).rowcount)

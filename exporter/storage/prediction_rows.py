@@ -1,8 +1,7 @@
-"""Predictions on their way to the disk: rows as they wait for it, and how each database takes them fastest."""
+"""Predictions as rows, and their insertion with the fastest statement of each database."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import sys
@@ -17,31 +16,31 @@ import sqlalchemy as sa
 from exporter.config import sampled_share
 from exporter.events import NO_VERSION, Label, Prediction
 from exporter.storage.schema import predictions, spelling, storable
-from exporter.storage.statements import driver_of
+from exporter.storage.statements import driver_connection
 
 SHARED = ("day", "model", "version", "received")
-"""Columns that are the same in all rows that came together."""
-OWN = tuple(column.name for column in predictions.columns if column.name not in {"seq", *SHARED})
-"""Columns of each row's own, the identifier first."""
-COLUMNS = SHARED + OWN
-"""What a whole row holds, in order."""
-TOGETHER = 32
-"""Rows in one statement: each gives the interpreter up and waits to have it back, which costs more than a row."""
+"""Columns that have the same value in all rows of a request."""
+PER_ROW = tuple(column.name for column in predictions.columns if column.name not in {"seq", *SHARED})
+"""Columns with a value for each row, the identifier first."""
+COLUMNS = SHARED + PER_ROW
+"""All columns that are inserted, in order."""
+ROWS_PER_STATEMENT = 32
+"""For each statement SQLite releases the interpreter lock and waits to get it back, which costs more than a row."""
 
 _NAMES = ", ".join(COLUMNS)
 _COPY = f"COPY predictions ({_NAMES}) FROM STDIN"
-_WIDTH, _INPUTS = len(OWN), OWN.index("inputs")
+_WIDTH, _INPUTS = len(PER_ROW), PER_ROW.index("inputs")
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
-    """Predictions of one model and version that came together, in the order of the index.
+    """Predictions of one model and version that arrived together, ordered by identifier.
 
     Attributes
     ----------
     shared
         The values of `SHARED`.
     values
-        Those of `OWN`, one row behind the other: a list of its own for each would cost more than all that is in it.
+        The values of `PER_ROW`, one row after the other: a list for each row would take more memory than its values.
     """
 
     shared: tuple[Any, ...]
@@ -52,53 +51,53 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ids(self) -> list[str]:
-        """The identifier of each."""
+        """The identifiers of the predictions."""
         return self.values[::_WIDTH]
 
     @property
     def size(self) -> int:
-        """Bytes of memory that their inputs take."""
+        """Bytes of memory that the inputs take."""
         return sum(map(sys.getsizeof, filter(None, self.values[_INPUTS::_WIDTH])))
 
-    def row(self, place: int) -> tuple[Any, ...]:
-        """One of them, as values of `COLUMNS`."""
-        return (*self.shared, *self.values[place * _WIDTH : (place + 1) * _WIDTH])
+    def row(self, index: int) -> tuple[Any, ...]:
+        """Return one row, as values of `COLUMNS`."""
+        return (*self.shared, *self.values[index * _WIDTH : (index + 1) * _WIDTH])
 
-    def parts(self, most: int) -> Iterator[Rows]:
-        """All of them, so many at a time."""
-        for some in self._values(most):
-            yield Rows(self.shared, some)
-
-    def _values(self, most: int) -> Iterator[list[Any]]:
-        for start in range(0, len(self.values), most * _WIDTH):
-            yield self.values[start : start + most * _WIDTH]
-
-    def insert(self, cursor: Any) -> None:
-        """Write them with a cursor of SQLite's driver."""
-        for some in self._values(TOGETHER):
-            cursor.execute(insert_text(len(some) // _WIDTH), (*self.shared, *some))
-
-
-@functools.cache
-def insert_text(rows: int) -> str:
-    """A statement that writes so many rows: its parameters are the values of `SHARED`, then of `OWN` for each row."""
-    shared = ", ".join(f"?{number}" for number in range(1, len(SHARED) + 1))
-    values = ", ".join([f"({shared}, {', '.join('?' * _WIDTH)})"] * rows)
-    # Should it fail, its whole transaction is rolled back: SQLite need not remember how to take back it alone.
-    return f"INSERT OR FAIL INTO predictions ({_NAMES}) VALUES {values}"  # noqa: S608 (names of ours)
+    def parts(self, rows: int) -> Iterator[Rows]:
+        """Split into parts of at most this number of rows."""
+        for start in range(0, len(self.values), rows * _WIDTH):
+            yield Rows(self.shared, self.values[start : start + rows * _WIDTH])
 
 
 def insert_predictions(connection: sa.Connection, group: Sequence[Rows]) -> None:
-    """Write rows, the fast way of each database."""
-    with driver_of(connection, "INSERT INTO predictions") as driver, contextlib.closing(driver.cursor()) as cursor:
-        if connection.dialect.name == "sqlite":
-            for rows in group:
-                rows.insert(cursor)
-            return
-        with cursor.copy(_COPY) as copy:
-            for rows in group:
-                for place in range(len(rows)):
-                    copy.write_row(rows.row(place))
+    """Insert rows.
+
+    Both databases get SQL of their own: with ``predictions.insert()`` a row takes 16 µs of processor time instead of 4
+    on SQLite, and 34 µs (24 µs from arrays with ``unnest``) instead of 9 with COPY on PostgreSQL.
+    """
+    if connection.dialect.name == "sqlite":
+        for rows in group:
+            for part in rows.parts(ROWS_PER_STATEMENT):
+                connection.exec_driver_sql(_insert_text(len(part)), (*part.shared, *part.values))
+    else:
+        _copy(connection, group)
+
+
+@functools.cache
+def _insert_text(rows: int) -> str:
+    """Return the INSERT of this number of rows; its parameters are the shared values, then those of each row."""
+    shared = ", ".join(f"?{number}" for number in range(1, len(SHARED) + 1))
+    values = ", ".join([f"({shared}, {', '.join('?' * _WIDTH)})"] * rows)
+    # If it fails, its whole transaction is rolled back: SQLite need not prepare to undo this statement alone.
+    return f"INSERT OR FAIL INTO predictions ({_NAMES}) VALUES {values}"  # noqa: S608 (constant names)
+
+
+def _copy(connection: sa.Connection, group: Sequence[Rows]) -> None:
+    """Insert rows with COPY, which SQLAlchemy does not have."""
+    with driver_connection(connection, _COPY) as driver, driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        for rows in group:
+            for index in range(len(rows)):
+                copy.write_row(rows.row(index))
 
 
 def prediction_rows(
@@ -108,74 +107,76 @@ def prediction_rows(
     received: float,
     segments: Sequence[str | None] | None = None,
 ) -> Rows:
-    """Predictions of one model and version as rows.
+    """Return predictions of one model and version as rows.
 
     Parameters
     ----------
     events
         The predictions; they have identifiers.
     confident
-        Whether each counts as confident.
+        Whether each prediction counts as confident.
     inputs
-        The JSON of each one's inputs that is to be kept; empty for none.
+        The JSON of each prediction's inputs to store; empty for none.
     received
-        Unix time in seconds at which they came.
+        Unix time in seconds at which they arrived.
     segments
-        The name of each one's segment, where the model has segments.
+        The name of each prediction's segment, if the model has segments.
     """
     shared = (int(received // 86400), events[0].model, storable(events[0].version or NO_VERSION), received)
     ids = [event.id or "" for event in events]
     if "\0" in "".join(ids):
-        ids = [storable(name) for name in ids]
+        ids = [storable(id_) for id_ in ids]
     rows: Any = zip(
         ids,
         [event.time.timestamp() if event.time else received for event in events],
-        _spelt([event.prediction for event in events]),
+        _label_texts([event.prediction for event in events]),
         [event.confidence for event in events],
         [event.code or 200 for event in events],
         [event.duration_seconds for event in events],
         confident,
-        [kept.decode("utf-8", "replace") or None for kept in inputs],
+        [text.decode("utf-8", "replace") or None for text in inputs],
         segments or [None] * len(events),
         strict=True,
     )
-    if ids != sorted(ids):  # written in the order of the index, clients' random identifiers cost less
+    if ids != sorted(ids):  # random identifiers are inserted faster in the order of the index
         rows = sorted(rows, key=itemgetter(0))
     return Rows(shared, list(itertools.chain.from_iterable(rows)))
 
 
-def _spelt(labels: Sequence[Label]) -> list[str | None]:
-    """The spelling of each label; each different one is spelt once."""
-    if len(set(map(type, labels))) > 1:  # 1, 1.0 and true are the same to a mapping
+def _label_texts(labels: Sequence[Label]) -> list[str | None]:
+    """Return the JSON of each label; each distinct label is encoded once."""
+    if len(set(map(type, labels))) > 1:  # 1, 1.0 and true are the same key of a dict
         return [spelling(label) for label in labels]
-    known = {label: spelling(label) for label in set(labels)}
-    return [known[label] for label in labels]
+    texts = {label: spelling(label) for label in set(labels)}
+    return [texts[label] for label in labels]
 
 
 class InputsPolicy:
-    """Whose inputs are kept: ``store.inputs`` of the configuration."""
+    """Decides which predictions' inputs are stored: ``store.inputs`` of the configuration."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._share = sampled_share(text)
 
-    def kept(self, events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes]) -> Sequence[bytes]:
-        """The inputs of each event that are stored, empty for none.
+    def select(
+        self, events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes]
+    ) -> Sequence[bytes]:
+        """Return the inputs to store of each event, empty for none.
 
         Parameters
         ----------
         events
             The events; they have identifiers.
         confident
-            Whether each counts as confident.
+            Whether each event counts as confident.
         inputs
-            The JSON of each one's inputs.
+            The JSON of each event's inputs.
         """
-        if self._share is not None:  # by the identifier: the same choice wherever it is made
-            below = self._share * 2**32
-            keeps: Sequence[bool] = [zlib.crc32((event.id or "").encode()) < below for event in events]
+        if self._share is not None:  # by a hash of the identifier: every exporter chooses the same
+            limit = self._share * 2**32
+            selected: Sequence[bool] = [zlib.crc32((event.id or "").encode()) < limit for event in events]
         elif self._text == "confident":
-            keeps = confident
+            selected = confident
         else:
             return inputs if self._text == "all" else [b""] * len(inputs)
-        return [text if keep else b"" for text, keep in zip(inputs, keeps, strict=True)]
+        return [text if store else b"" for text, store in zip(inputs, selected, strict=True)]

@@ -48,7 +48,7 @@ def write_chunk(store: Store, build: str, number: int, data: bytes) -> None:
     Raises
     ------
     StoreError
-        See `Store.write`; so with all of these.
+        See `Store.execute`; so with all of these.
     """
     values = {"build": build, "number": number, "created": time.time(), "data": zlib.compress(data)}
 
@@ -57,7 +57,7 @@ def write_chunk(store: Store, build: str, number: int, data: bytes) -> None:
         if connection.execute(sa.select(release_chunks.c.number).where(mine)).first() is None:
             connection.execute(release_chunks.insert().values(values))
 
-    store.write(write)
+    store.execute(write)
 
 
 def publish(store: Store, values: Mapping[str, Any]) -> Taken:
@@ -84,7 +84,7 @@ def publish(store: Store, values: Mapping[str, Any]) -> Taken:
         made: Any = connection.execute(alike).mappings().one()
         return Taken(made, new=True)
 
-    return store.write(write)
+    return store.execute(write)
 
 
 def chunks(store: Store, build: str) -> Iterator[bytes]:
@@ -137,7 +137,7 @@ def marked(store: Store, place: int) -> None:
 
 
 def _change(store: Store, change: sa.Update) -> None:
-    store.write(lambda connection, _: connection.execute(change))
+    store.execute(lambda connection, _: connection.execute(change))
 
 
 def discard(store: Store, build: str) -> None:
@@ -145,7 +145,7 @@ def discard(store: Store, build: str) -> None:
     mine = release_chunks.c.build == build
     last = sa.select(release_chunks.c.number).where(mine).order_by(release_chunks.c.number.desc()).limit(8)
     step = release_chunks.delete().where(mine, release_chunks.c.number.in_(last))
-    while store.write(lambda connection, _: connection.execute(step).rowcount):
+    while store.execute(lambda connection, _: connection.execute(step).rowcount):
         pass
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
-from exporter.storage.feedback import Redact
+from exporter.storage.feedback_join import Redact
 from exporter.storage.schema import draws, feedback, history, predictions
 from exporter.storage.store import Store
 
@@ -65,11 +65,11 @@ def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | No
     Raises
     ------
     StoreError
-        See `Store.write`.
+        See `Store.execute`.
     """
     with store.reading() as connection:
         found = _find(connection, chosen, count, np.random.default_rng())
-    return store.write(lambda connection, _: _keep(connection, chosen.model, found, reviewer, redact))
+    return store.execute(lambda connection, _: _keep(connection, chosen.model, found, reviewer, redact))
 
 
 def _find(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> _Found:

@@ -1,4 +1,9 @@
-"""Statements that run for every word: compiled once, as SQLAlchemy takes longer for one than the database."""
+"""Statements that run for every feedback, compiled once and executed by the driver.
+
+`sqlalchemy.Connection.execute` takes 36 µs for a statement that takes 6 µs here, and recording a feedback takes four
+statements or more. With it, 1,000 feedback from 50 threads took 490 µs of the writer's processor time each on SQLite
+instead of 90, and 1,970 µs instead of 520 on PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -12,94 +17,86 @@ import sqlalchemy as sa
 Values = Mapping[str, Any]
 
 
-class Prepared:
-    """A statement as the text of each kind of database, made at its first use.
+class CompiledStatement:
+    """A statement whose SQL text is made once for each kind of database.
 
-    Values go to the driver, and come from it, as they are: SQLite's booleans are numbers.
+    Values go to the driver, and come from it, unconverted: SQLite's booleans are numbers.
 
     Parameters
     ----------
     statement
         Its parameters are ``bindparam``; an INSERT needs none.
     columns
-        Of an INSERT: what is written.
+        For an INSERT, the columns that it writes.
     """
 
     def __init__(self, statement: sa.sql.ClauseElement, columns: Collection[str] | None = None) -> None:
         self._statement = statement
         self._columns = columns
-        self._made: dict[str, tuple[str, Callable[[Values], Any]]] = {}
+        self._compiled: dict[str, tuple[str, Callable[[Values], Any]]] = {}
 
-    def __call__(self, connection: sa.Connection, values: Values) -> Any:
-        """Run it with values by name; the driver's cursor."""
-        text, given = self._text(connection.dialect)
-        driver: Any = connection.connection.dbapi_connection
-        try:
-            return driver.execute(text, given(values))
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise _failed(connection, text, error) from None
+    def execute(self, connection: sa.Connection, values: Values) -> Any:
+        """Execute it with values by name; return the driver's cursor."""
+        text, parameters = self._compile(connection.dialect)
+        with driver_connection(connection, text) as driver:
+            return driver.execute(text, parameters(values))
 
-    def many(self, connection: sa.Connection, several: Sequence[Values]) -> None:
-        """Run it with each of several values, in one go."""
-        text, given = self._text(connection.dialect)
-        if several:
-            with driver_of(connection, text) as driver, contextlib.closing(driver.cursor()) as cursor:
-                cursor.executemany(text, [given(values) for values in several])
+    def execute_many(self, connection: sa.Connection, rows: Sequence[Values]) -> None:
+        """Execute it with each of several values, in one round trip."""
+        text, parameters = self._compile(connection.dialect)
+        if rows:
+            with driver_connection(connection, text) as driver, contextlib.closing(driver.cursor()) as cursor:
+                cursor.executemany(text, [parameters(values) for values in rows])
 
-    def first(self, connection: sa.Connection, several: Sequence[Values]) -> list[Values | None]:
-        """The first row for each of several values; asked in one go, where each question is a way to a server."""
-        if len(several) < 2 or connection.dialect.name == "sqlite":
-            return [_first_of(self(connection, values)) for values in several]
-        text, given = self._text(connection.dialect)
-        with driver_of(connection, text) as driver, driver.cursor() as cursor:
-            cursor.executemany(text, [given(values) for values in several], returning=True)
-            found = [_named(cursor)]
+    def first_rows(self, connection: sa.Connection, rows: Sequence[Values]) -> list[Values | None]:
+        """Return the first result row for each of several values, in one round trip to a server."""
+        if len(rows) < 2 or connection.dialect.name == "sqlite":
+            return [self._first_row(connection, values) for values in rows]
+        text, parameters = self._compile(connection.dialect)
+        with driver_connection(connection, text) as driver, driver.cursor() as cursor:
+            cursor.executemany(text, [parameters(values) for values in rows], returning=True)
+            results = [_row(cursor)]
             while cursor.nextset():
-                found.append(_named(cursor))
-            return found
+                results.append(_row(cursor))
+            return results
 
-    def _text(self, dialect: sa.Dialect) -> tuple[str, Callable[[Values], Any]]:
-        """The statement, and what makes its parameters of values by name."""
-        if dialect.name not in self._made:
+    def _first_row(self, connection: sa.Connection, values: Values) -> Values | None:
+        with contextlib.closing(self.execute(connection, values)) as cursor:
+            return _row(cursor)
+
+    def _compile(self, dialect: sa.Dialect) -> tuple[str, Callable[[Values], Any]]:
+        """Return the SQL text, and a function that makes its parameters of values by name."""
+        if dialect.name not in self._compiled:
             columns = None if self._columns is None else list(self._columns)
-            made: Any = self._statement.compile(dialect=dialect, column_keys=columns)
-            fixed = {name: value for name, value in made.params.items() if value is not None}
-            self._made[dialect.name] = str(made), _given(made.positiontup if made.positional else None, fixed)
-        return self._made[dialect.name]
+            compiled: Any = self._statement.compile(dialect=dialect, column_keys=columns)
+            constants = {name: value for name, value in compiled.params.items() if value is not None}
+            names = compiled.positiontup if compiled.positional else None
+            self._compiled[dialect.name] = str(compiled), _parameters(names, constants)
+        return self._compiled[dialect.name]
 
 
-def _given(places: list[str] | None, fixed: dict[str, Any]) -> Callable[[Values], Any]:
-    if places is None:
-        return lambda values: {**fixed, **values}
-    if len(places) < 2:
-        return lambda values: [{**fixed, **values}[name] for name in places]
-    in_order = itemgetter(*places)
-    return (lambda values: in_order({**fixed, **values})) if fixed else in_order
+def _parameters(names: list[str] | None, constants: dict[str, Any]) -> Callable[[Values], Any]:
+    if names is None:
+        return lambda values: {**constants, **values}
+    if len(names) < 2:
+        return lambda values: [{**constants, **values}[name] for name in names]
+    in_order = itemgetter(*names)
+    return (lambda values: in_order({**constants, **values})) if constants else in_order
 
 
-def _first_of(cursor: Any) -> Values | None:
-    found = _named(cursor)
-    cursor.close()
-    return found
-
-
-def _named(cursor: Any) -> Values | None:
+def _row(cursor: Any) -> Values | None:
     row = cursor.fetchone()
     return row and dict(zip([column[0] for column in cursor.description], row, strict=True))
 
 
 @contextlib.contextmanager
-def driver_of(connection: sa.Connection, text: str) -> Iterator[Any]:
-    """The driver's own connection, for what SQLAlchemy has no word for; errors are SQLAlchemy's all the same."""
+def driver_connection(connection: sa.Connection, text: str) -> Iterator[Any]:
+    """Give the driver's own connection; errors of the driver become SQLAlchemy's."""
     driver: Any = connection.connection.dbapi_connection
     try:
         yield driver
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _failed(connection, text, error) from None
-
-
-def _failed(connection: sa.Connection, text: str, error: Exception) -> sa.exc.DBAPIError:
-    closed = bool(getattr(connection.connection.dbapi_connection, "closed", False))
-    if closed:
-        connection.invalidate(error)
-    return sa.exc.DBAPIError(text, None, error, connection_invalidated=closed)
+        closed = bool(getattr(driver, "closed", False))
+        if closed:
+            connection.invalidate(error)
+        raise sa.exc.DBAPIError(text, None, error, connection_invalidated=closed) from None

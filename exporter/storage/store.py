@@ -1,8 +1,7 @@
-"""The only SQL: predictions and users' feedback, on disk.
+"""The store: predictions and users' feedback in one database.
 
-One thread writes. Predictions wait in a bounded buffer and are committed in groups; a user's
-word is committed, and on disk, before it is acknowledged. Words that wait at the same time
-share a commit.
+One thread writes. Predictions wait in a bounded buffer and are committed in groups. Feedback is committed, and on disk,
+before it is acknowledged; feedback that waits at the same time shares a commit.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback
-from exporter.storage.backlog import GLANCE_SECONDS, Backlog, ReviewState
+from exporter.storage.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.storage.engine import error_message, is_shared, open_engine, shown_url
-from exporter.storage.feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact
+from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
+from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import damaged, quarantine
@@ -32,8 +32,8 @@ from exporter.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-DISK_SECONDS = 10.0
-"""How long one waits for a commit."""
+COMMIT_TIMEOUT_SECONDS = 10.0
+"""How long a caller waits for a commit."""
 
 _T = TypeVar("_T")
 
@@ -44,10 +44,10 @@ class Store:
     Parameters
     ----------
     config
-        Where, and how long.
-    counted
-        Called from the writer's thread with each word that counts, after its commit.
-    failed
+        The database's URL, and how long predictions are kept.
+    on_counted
+        Called from the writer's thread with each feedback that counts, after its commit.
+    on_failure
         Called at each failed read or write.
     redact
         See `FeedbackRecorder`.
@@ -55,7 +55,7 @@ class Store:
     Attributes
     ----------
     replica : str
-        Whose snapshots of windows are this exporter's: a shared database holds those of several.
+        The name under which this exporter saves snapshots: a shared database holds those of several exporters.
 
     Raises
     ------
@@ -66,12 +66,12 @@ class Store:
     def __init__(
         self,
         config: StoreConfig,
-        counted: Callable[[CountedFeedback], None],
-        failed: Callable[[], None] = lambda: None,
+        on_counted: Callable[[CountedFeedback], None],
+        on_failure: Callable[[], None] = lambda: None,
         redact: Redact = lambda _, inputs: inputs,
     ) -> None:
-        self._counted = counted
-        self._failed = failed
+        self._on_counted = on_counted
+        self._on_failure = on_failure
         self._config = config
         try:
             quarantine(config)
@@ -81,13 +81,14 @@ class Store:
             self._backlog = Backlog(self.reading, shared=self._shared)
             self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
-                self._words = FeedbackRecorder(connection, redact)
-            self._writer = Writer(self._engine, Retention(config), self._words, self._settled, failed)
+                unjoined = UnjoinedFeedback(connection, redact)
+            self._recorder = FeedbackRecorder(unjoined, redact)
+            self._writer = Writer(self._engine, Retention(config), unjoined, self._on_commit, on_failure)
         except (sa.exc.SQLAlchemyError, OSError) as error:
             raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {error_message(error)}") from None
 
     def add(self, rows: Rows) -> int:
-        """Hand over predictions.
+        """Queue predictions for the next commit.
 
         Parameters
         ----------
@@ -97,13 +98,13 @@ class Store:
         Returns
         -------
         int
-            How many were dropped. While the disk is only slow this waits for room, so that the queue
-            before it fills and clients hear 503; while the database fails, what finds no room is lost.
+            The number of dropped predictions. While the disk is only slow, this waits for room, so that the queue
+            before it fills and clients get 503. While the database fails, predictions that find no room are lost.
         """
         return self._writer.add(rows)
 
-    def ask(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> Future[_T]:
-        """Have a call run in the writer's thread, in a transaction; what it says is on disk once it is there.
+    def submit(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> Future[_T]:
+        """Run a call in the writer's thread, in a transaction; the future has its result once that is on disk.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
         another exporter's: what a call reads stays true until it is committed.
@@ -111,42 +112,42 @@ class Store:
         Parameters
         ----------
         call
-            Takes the connection, and a list for what counts once it is committed. It may run
-            twice: what shared its commit may have failed.
+            Takes the connection, and a list to which it adds feedback that counts once it is committed. It may run
+            twice: a call with which it shared a commit may have failed.
 
         Returns
         -------
         Future
-            Raises StoreError where nothing was written.
+            Raises StoreError when nothing was written.
 
         Raises
         ------
         StoreError
-            When it is known already that nothing will be.
+            When it is already known that nothing will be written.
         """
-        return self._writer.ask(call)
+        return self._writer.submit(call)
 
-    def write(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> _T:
-        """Wait for what `ask` asks.
+    def execute(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> _T:
+        """Run a call as `submit` does, and wait for its result.
 
         Raises
         ------
         StoreError
-            When nothing was written, or nobody knows yet whether it will be: repeat it.
+            When nothing was written, or it is not known yet whether it will be: repeat the call.
         """
-        return _waited_for(self.ask(call))
+        return _result(self.submit(call))
 
-    def ask_feedback(self, words: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
-        """Have users' words taken, checked ones, of a request with an idempotency key; see `ask`."""
-        return self.ask(lambda connection, verdicts: self._words.take(connection, words, key, verdicts))
+    def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
+        """Record the checked feedback of one request, with its idempotency key; see `submit`."""
+        return self.submit(lambda connection, counted: self._recorder.record(connection, items, key, counted))
 
-    def feedback(self, words: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
-        """Wait for what `ask_feedback` asks; see `write`."""
-        return _waited_for(self.ask_feedback(words, key))
+    def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
+        """Record feedback as `submit_feedback` does, and wait for the result; see `execute`."""
+        return _result(self.submit_feedback(items, key))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection that sees one state of the database, beside the writer.
+        """Open a connection that sees one state of the database, beside the writer.
 
         Raises
         ------
@@ -154,22 +155,22 @@ class Store:
             When the database cannot be read.
         """
         try:
-            with self._connected() as connection:
+            with self._connect() as connection:
                 if self._shared:
                     connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            self._failed()
+            self._on_failure()
             raise StoreError(error_message(error)) from None
 
-    def _connected(self) -> sa.Connection:
-        if not self._writer.out:
+    def _connect(self) -> sa.Connection:
+        if not self._writer.unavailable:
             return self._engine.connect()
-        with statement_timeout(GLANCE_SECONDS):
+        with statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
 
     def review_state(self) -> ReviewState:
-        """What waits for review and what was released.
+        """Return what waits for review and what was released.
 
         Raises
         ------
@@ -185,47 +186,50 @@ class Store:
 
     @property
     def damaged(self) -> int:
-        """Damaged databases that were set aside and still lie there."""
+        """The number of damaged databases beside the one in use."""
         return damaged(self._config)
 
     @property
     def waiting(self) -> int:
-        """Predictions that are not on disk yet."""
+        """The number of predictions that are not on disk yet."""
         return self._writer.waiting
 
     def flush(self, timeout: float) -> bool:
-        """Wait until what was handed over is on disk; whether it is, after ``timeout`` seconds at most."""
+        """Wait up to ``timeout`` seconds for all queued predictions to reach the disk; return whether they did."""
         deadline = time.monotonic() + timeout
         while self.waiting and time.monotonic() < deadline:
             time.sleep(0.005)
         return not self.waiting
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Write what waits, within ``timeout`` seconds, and end; whether all was written."""
+        """Write what waits, within ``timeout`` seconds, and stop; return whether everything was written."""
         self._writer.close(timeout)
         self._engine.dispose()
         return not self.waiting
 
-    def _settled(self, verdicts: Iterable[CountedFeedback]) -> None:
-        self._backlog.changed()
-        for verdict in verdicts:
+    def _on_commit(self, counted: Iterable[CountedFeedback]) -> None:
+        self._backlog.invalidate()
+        for item in counted:
             try:
-                self._counted(verdict)
+                self._on_counted(item)
             except Exception:
-                log.exception("a word was written and not counted")
+                log.exception("feedback was stored and not counted")
 
 
-def _waited_for(future: Future[_T]) -> _T:
+def _result(future: Future[_T]) -> _T:
     try:
-        return future.result(DISK_SECONDS)
+        return future.result(COMMIT_TIMEOUT_SECONDS)
     except TimeoutError:
-        raise given_up(future) from None
+        raise commit_timeout(future) from None
 
 
-def given_up(future: Future[Any]) -> StoreError:
-    """What is to be said where an answer did not come in `DISK_SECONDS`; it will not be written but if it just is."""
+def commit_timeout(future: Future[Any]) -> StoreError:
+    """Cancel a call that did not finish in `COMMIT_TIMEOUT_SECONDS`, and return the error for the client.
+
+    A call that is already running cannot be cancelled: then it is not known whether it will be committed.
+    """
     if future.cancel():
-        return StoreError("nothing was taken: the database did not answer in time")
+        return StoreError("nothing was stored: the database did not answer in time")
     return StoreError(
-        "the database is slow, and it is not known yet whether it was taken: repeat it, with an Idempotency-Key"
+        "the database is slow, and it is not known yet whether this was stored: repeat it, with an Idempotency-Key"
     )

@@ -20,7 +20,7 @@ def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
     Raises
     ------
     StoreError
-        See `Store.write`; so with all of these.
+        See `Store.execute`; so with all of these.
     """
     row = {"replica": store.replica, "model": model, "version": version, "saved": time.time(), "data": data}
 
@@ -28,7 +28,7 @@ def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
         connection.execute(windows.delete().where(_is(store, model, version)))
         connection.execute(windows.insert().values(row))
 
-    store.write(write)
+    store.execute(write)
 
 
 def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
@@ -48,7 +48,7 @@ def forget_others(store: Store, living: Collection[tuple[str, str]]) -> None:
         gone = [old] if connection.execute(sa.select(windows.c.model).where(old).limit(1)).first() else []
     gone += [_is(store, model, version) for model, version in rows if (model, version) not in living]
     if gone:
-        store.write(lambda connection, _: connection.execute(windows.delete().where(sa.or_(*gone[:500]))))
+        store.execute(lambda connection, _: connection.execute(windows.delete().where(sa.or_(*gone[:500]))))
 
 
 def _is(store: Store, model: str, version: str) -> sa.ColumnElement[bool]:

@@ -28,7 +28,7 @@ from exporter.metrics.families import FAMILIES
 from exporter.server import authorization, tokens, web_config
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.storage import writer
+from exporter.storage import prediction_buffer
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -398,7 +398,7 @@ def test_no_two_modules_import_each_other() -> None:
 
 def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
     """architecture.md gives the buffer of the store's writer as the code has it."""
-    bound = f"{writer.BUFFER:,} rows, {writer.BUFFER_BYTES >> 20} MiB of inputs"
+    bound = f"{prediction_buffer.MAX_ROWS:,} rows, {prediction_buffer.MAX_BYTES >> 20} MiB of inputs"
     assert bound in document("architecture.md")
 
 

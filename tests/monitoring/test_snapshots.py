@@ -237,7 +237,7 @@ def test_a_damaged_snapshot_is_a_line_in_the_log(store: Store, caplog: pytest.Lo
     SnapshotSaver(store, lambda: before).save(100.0, WALL)
     data = damaged()[kind]
     row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
-    store.write(lambda connection, _: connection.execute(windows.insert().values(row)))
+    store.execute(lambda connection, _: connection.execute(windows.insert().values(row)))
     after = monitors_of()
     with caplog.at_level(logging.WARNING):
         restore(store, after, 5.0, WALL)

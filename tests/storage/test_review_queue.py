@@ -23,7 +23,7 @@ from exporter.storage.accuracy_counts import accuracy_counts
 from exporter.storage.backlog import read_state
 from exporter.storage.correction_stats import overview
 from exporter.storage.corrections import Decision, Filter, correction_history, corrections, decide
-from exporter.storage.feedback import FeedbackRecorder
+from exporter.storage.feedback_join import UnjoinedFeedback
 from exporter.storage.review_samples import Draw, _spoken_of, sample_for_review
 from exporter.storage.schema import draws, feedback, predictions
 
@@ -52,7 +52,7 @@ def store(tmp_path: Path, counted: list[CountedFeedback]) -> Iterator[Store]:
 def put(store: Store, rows: list[dict[str, Any]]) -> None:
     """Corrections, identified from 1 on."""
     full = [{"prediction_id": f"p-{place}", **_ROW, **row} for place, row in enumerate(rows, 1)]
-    store.write(lambda connection, _: connection.execute(feedback.insert(), full))
+    store.execute(lambda connection, _: connection.execute(feedback.insert(), full))
 
 
 def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
@@ -60,7 +60,7 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
     plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
              "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
     full = [{**plain, "id": f"p-{place}", **row} for place, row in enumerate(rows, start)]
-    store.write(lambda connection, _: connection.execute(predictions.insert(), full))
+    store.execute(lambda connection, _: connection.execute(predictions.insert(), full))
 
 
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
@@ -126,7 +126,7 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
             page, after = corrections(connection, Filter(), 10, after, order)
         found += [int(one["id"]) for one in page]
         last = found[-1]
-        store.write(lambda connection, _, place=last: decide(connection, place, Decision("accepted", None, 1, None)))
+        store.execute(lambda connection, _, place=last: decide(connection, place, Decision("accepted", None, 1, None)))
         if after is None:
             break
     name = "confidence" if order == "confident" else "created"
@@ -195,7 +195,8 @@ def test_undoing_brings_the_users_label_back(store: Store) -> None:
 
     def decided(status: str, label: str | None, revision: int) -> dict[str, Any]:
         return (
-            store.write(lambda connection, _: decide(connection, 1, Decision(status, label, revision, "ann")))[1] or {}
+            store.execute(lambda connection, _: decide(connection, 1, Decision(status, label, revision, "ann")))[1]
+            or {}
         )
 
     assert decided("accepted", '"8"', 1)["label"] == "8"
@@ -229,7 +230,7 @@ def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection)
         list(accepted(connection, Selection("digits")))
-        FeedbackRecorder(connection, redact)
+        UnjoinedFeedback(connection, redact)
         _, released, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
@@ -290,13 +291,13 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
     predict(store, [{} for _ in range(400)])
     there = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
     names = [f"p-{place}" for place in there]
-    store.write(lambda connection, _: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
+    store.execute(lambda connection, _: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
     found: Counter[str] = Counter()
     for _ in range(200):
         sample_for_review(store, Draw("digits"), 5, None, redact)
         with store.reading() as connection:
             found.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
-        store.write(lambda connection, _: connection.execute(feedback.delete()))
+        store.execute(lambda connection, _: connection.execute(feedback.delete()))
     assert found.total() == 1000
     assert sum((found[name] - 50) ** 2 / 50 for name in names) < 50
 
@@ -308,10 +309,10 @@ def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(
     predict(store, [{}])
     sample_for_review(store, Draw("digits"), 1, None, redact)
     word = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
-    taken = store.feedback([word], None)[0]
+    taken = store.record_feedback([word], None)[0]
     assert (taken.id, taken.joined, taken.repeat) == (1, True, False)
-    assert store.feedback([word], None)[0].repeat
-    store.feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None)
+    assert store.record_feedback([word], None)[0].repeat
+    store.record_feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None)
     assert [(one.correction, one.delay is not None) for one in counted] == [(True, True), (False, False)]
     assert store.review_state().pending == {"digits": 1}
     assert (pick(store), pick(store, source="sample")) == ([1], [])
@@ -325,7 +326,7 @@ def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(
 ) -> None:
     """Only the first word has a delay, and never a negative one."""
     for label in "78":
-        store.feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
+        store.record_feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
     event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
     store.add(prediction_rows([event], [True], [b""], START))
     eventually(lambda: len(counted) == 2)
@@ -351,10 +352,10 @@ def test_accuracy_of_users_words_and_a_decided_sample(store: Store) -> None:
     assert store.review_state().accuracy_counts == {}
     places = pick(store, source="sample")
     for place in places[:30]:
-        store.write(lambda c, _, place=place: decide(c, place, Decision("accepted", '"1"', 1, None)))
+        store.execute(lambda c, _, place=place: decide(c, place, Decision("accepted", '"1"', 1, None)))
     for place in places[30:40]:
-        store.write(lambda c, _, place=place: decide(c, place, Decision("accepted", '"7"', 1, None)))
-    store.write(lambda c, _: decide(c, places[40], Decision("rejected", None, 1, None)))
+        store.execute(lambda c, _, place=place: decide(c, place, Decision("accepted", '"7"', 1, None)))
+    store.execute(lambda c, _: decide(c, places[40], Decision("rejected", None, 1, None)))
     one = store.review_state().accuracy_counts["digits", "1"]
     assert (one.population, one.known, one.known_right, one.decided, one.right) == (100, 7, 3, 40, 30)
     estimate = estimate_accuracy(one.population, one.known, one.known_right, one.decided, one.right)

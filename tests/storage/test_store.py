@@ -53,7 +53,7 @@ class Exporter:
 
     def say(self, name: str, label: str = "1", key: str | None = None) -> Any:
         """Correct a prediction."""
-        return self.store.feedback([Feedback(name, verdict="corrected", label=label)], key)[0]
+        return self.store.record_feedback([Feedback(name, verdict="corrected", label=label)], key)[0]
 
     def count(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:
         """Rows of a table."""
@@ -173,11 +173,11 @@ def test_a_request_whose_key_came_with_another_body_takes_nothing(
     assert exporter.store.flush(5)
     exporter.say(names[0])
     words = [Feedback(name, verdict="corrected", label="1") for name in names]
-    assert [word.repeat for word in exporter.store.feedback(words, "k")] == [True] + [False] * 19
+    assert [word.repeat for word in exporter.store.record_feedback(words, "k")] == [True] + [False] * 19
     for other in (1, 19):
         words = [Feedback(name, verdict="corrected", label="1") for name in ["new", *names[1:]]]
         words[other].label = "2"
-        assert [word.conflict for word in exporter.store.feedback(words, "k")] == [True]
+        assert [word.conflict for word in exporter.store.record_feedback(words, "k")] == [True]
     assert exporter.count(feedback) == len(exporter.counted) == 20
 
 
@@ -188,7 +188,7 @@ def test_words_that_are_taken_together_know_each_other(database: str, start: Cal
     assert exporter.store.flush(5)
     said = [("p", "1"), ("p", "2"), ("p", "2"), ("early", "1"), ("early", "2"), *((f"q-{n}", "1") for n in range(40))]
     words = [Feedback(name, verdict="corrected", label=label) for name, label in [*said, ("p", "3")]]
-    taken = exporter.store.feedback(words, "key")
+    taken = exporter.store.record_feedback(words, "key")
     assert [word.repeat for word in taken] == [False, False, True] + [False] * 43
     assert [word.joined for word in taken] == [True] * 3 + [False] * 2 + [True] * 41
     assert len({word.id for word in taken}) == exporter.count(feedback) == 42
@@ -197,7 +197,7 @@ def test_words_that_are_taken_together_know_each_other(database: str, start: Cal
     assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
     assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
     assert sum(verdict.correction for verdict in exporter.counted) == 41
-    again = exporter.store.feedback(words[:2], "key")
+    again = exporter.store.record_feedback(words[:2], "key")
     assert [(word.id, word.repeat, word.conflict) for word in again] == [(taken[0].id, True, False)] * 2
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
@@ -343,7 +343,7 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
     exporter = start(first_version, retention="10y")
     assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
     word = Feedback("p-1", verdict="corrected", label="1", user="ada")
-    assert [taken.repeat for taken in exporter.store.feedback([word], "k")] == [True]
+    assert [taken.repeat for taken in exporter.store.record_feedback([word], "k")] == [True]
     assert exporter.say("p-1", label="3", key="k").conflict
     with exporter.store.reading() as connection:
         assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)] == [
@@ -362,7 +362,7 @@ def test_words_of_the_second_version_keep_their_history_and_keys(database: str, 
     before.say("p", "1", key="a")
     before.say("p", "2", key="b")
     before.say("q", "1")
-    before.store.write(
+    before.store.execute(
         lambda connection, _: [
             connection.execute(history.insert().from_select(TWO, of_all.where(feedback.c.verdict != "sampled"))),
             connection.execute(feedback.insert().values({**SAMPLE, "prediction_id": "s"})),
@@ -442,7 +442,7 @@ def test_a_migration_happens_whole_or_not_at_all(
 def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporter]) -> None:
     """An exporter does not write into tables that it does not know."""
     exporter = start(database)
-    exporter.store.write(lambda connection, _: connection.execute(schema_table.update().values(version=999)))
+    exporter.store.execute(lambda connection, _: connection.execute(schema_table.update().values(version=999)))
     exporter.store.close()
     with pytest.raises(StoreError, match="has schema 999, newer than this version understands"):
         start(database)
@@ -530,8 +530,8 @@ def test_many_waiting_words_are_found(pair: tuple[Exporter, Exporter]) -> None:
     one, other = pair
     names = [f"p-{number}" for number in range(1200)]
     words = [Feedback(name, verdict="corrected", label="1") for name in names]
-    one.store.feedback(words[:700], None)
-    one.store.feedback(words[700:], None)
+    one.store.record_feedback(words[:700], None)
+    one.store.record_feedback(words[700:], None)
     other.predict(*names)
     eventually(lambda: len(other.counted) == len(names))
 
@@ -705,7 +705,7 @@ def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
         word = {"prediction_id": "b", "verdict": "corrected", "label": "x" * 90_000}
         refused = server.post("/v1/feedback", word, Idempotency_Key="b")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
-        assert refused.json["detail"].startswith("the database did not take it: d")  # the disk, or the database
+        assert refused.json["detail"].startswith("the database did not store it: d")  # the disk, or the database
         errors = "model_exporter_store_errors_total"
         assert server.samples(errors)[errors] >= 1
         event = {"model": "credit", "inputs": {"age": 41, "note": "x" * 1000}}

@@ -107,7 +107,7 @@ def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
         if place > MAX_PLACE:
             return _missing(place).flask()
         decision = _decision(verdict)
-        taken, known = exporter.store.write(lambda connection, _: decide(connection, place, decision))
+        taken, known = exporter.store.execute(lambda connection, _: decide(connection, place, decision))
         if known is None:
             return _missing(place).flask()
         known = marked(exporter, known)
@@ -130,7 +130,7 @@ def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             return problem(400, f"nothing was decided, {len(errors)} of them cannot be read: {first}", errors).flask()
         decisions = [(int(verdict.id), _decision(verdict)) for verdict in verdicts]
-        answers = exporter.store.write(lambda connection, _: decide_several(connection, decisions))
+        answers = exporter.store.execute(lambda connection, _: decide_several(connection, decisions))
         results: list[dict[str, Any]] = []
         for (place, _), (taken, known) in zip(decisions, answers, strict=True):
             result: dict[str, Any] = {"id": str(place), "taken": taken}

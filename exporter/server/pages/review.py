@@ -66,7 +66,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         typed, kind = form.get("label", "").strip(), form.get("like", "string")
         label = spelling(review_cards.typed(typed, kind)) if typed and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
-        taken, known = exporter.store.write(lambda connection, _: decide(connection, int(place), decision))
+        taken, known = exporter.store.execute(lambda connection, _: decide(connection, int(place), decision))
         if taken:
             return redirect(_address(back), 303)
         who = known and (known["reviewer"] or "Another reviewer")

@@ -1,0 +1,163 @@
+"""Join feedback with its prediction, and count it: each prediction is counted as corrected at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from exporter.storage.engine import is_shared
+from exporter.storage.prediction_rows import COLUMNS, Rows
+from exporter.storage.schema import feedback, history
+
+MAX_WAITING = 100_000
+"""Identifiers of unjoined feedback kept in memory; with more, the database is queried for each group of predictions."""
+SCANNED = 500
+"""Up to this number of unjoined feedback, all of it is read; with more, a group's own identifiers are looked up."""
+LOOKUP = 500
+"""Identifiers that are looked up in one statement."""
+Redact = Callable[[str, str | None], str | None]
+"""Takes a model and the JSON of inputs; returns the JSON without what must not be stored."""
+
+
+class CountedFeedback(msgspec.Struct):
+    """Feedback that counts now: its prediction is known, or was never logged."""
+
+    model: str
+    version: str
+    verdict: str
+    correction: bool
+    segment: str | None = None
+    delay: float | None = None
+    """Seconds from the prediction to its first feedback; None for later feedback and for unlogged predictions."""
+
+
+def prediction_snapshot(prediction: Mapping[Any, Any], redact: Redact) -> dict[str, Any]:
+    """Return the columns that feedback copies from its prediction, so that they outlive the prediction's retention."""
+    copied = {name: prediction[name] for name in ("model", "version", "prediction", "confidence", "segment")}
+    inputs = redact(prediction["model"], prediction["inputs"])
+    confident = bool(prediction["confident"])
+    return {**copied, "confident": confident, "inputs": inputs, "predicted": prediction["time"], "joined": True}
+
+
+def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | None) -> CountedFeedback:
+    """Return how a verdict on a joined row counts.
+
+    Parameters
+    ----------
+    row
+        A row of the table ``feedback``.
+    verdict
+        The user's verdict.
+    counted
+        Whether an earlier verdict on the prediction was counted as a correction.
+    delay
+        See `CountedFeedback`.
+    """
+    correction = bool(verdict == "corrected" and row["confident"] and not counted)
+    return CountedFeedback(row["model"], row["version"], verdict, correction, row["segment"], delay)
+
+
+class UnjoinedFeedback:
+    """Feedback whose prediction has not arrived; used by the writer's thread alone.
+
+    Parameters
+    ----------
+    connection
+        To read the identifiers for which feedback waits.
+    redact
+        Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    """
+
+    def __init__(self, connection: sa.Connection, redact: Redact) -> None:
+        self._redact = redact
+        self._shared = is_shared(connection)
+        query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(MAX_WAITING + 1)
+        # In a shared database other exporters add unjoined feedback, too: it is queried for each group.
+        self._ids = set() if self._shared else set(connection.execute(query).scalars())
+        self._complete = not self._shared and len(self._ids) <= MAX_WAITING
+
+    def add(self, prediction_id: str) -> None:
+        """Remember an identifier for which feedback waits now."""
+        if self._shared:
+            return
+        if len(self._ids) < MAX_WAITING:
+            self._ids.add(prediction_id)
+        else:
+            self._complete = False
+
+    def forget(self, ids: set[str]) -> None:
+        """Forget identifiers once their join is committed."""
+        self._ids -= ids
+
+    def join(self, connection: sa.Connection, group: Sequence[Rows], counted: list[CountedFeedback]) -> set[str]:
+        """Join the feedback that waits for these predictions.
+
+        Parameters
+        ----------
+        connection
+            In the transaction that writes the predictions.
+        group
+            The predictions.
+        counted
+            Feedback that counts once the transaction is committed; it is extended.
+
+        Returns
+        -------
+        set
+            Identifiers of predictions for which no feedback waits any more.
+        """
+        predictions = self._awaited(connection, group)
+        ids = list(predictions)
+        unmatched: set[str] = set()
+        for start in range(0, len(ids), LOOKUP):
+            chosen = feedback.c.prediction_id.in_(ids[start : start + LOOKUP]) & ~feedback.c.joined
+            # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
+            query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
+            for row in connection.execute(query).mappings().all():
+                candidates = predictions[row["prediction_id"]]
+                prediction = next((p for p in candidates if row["model"] in {None, p["model"]}), None)
+                if prediction is None:
+                    unmatched.add(row["prediction_id"])
+                else:
+                    counted += self._join_row(connection, row, prediction)
+        return predictions.keys() - unmatched
+
+    def _awaited(self, connection: sa.Connection, group: Sequence[Rows]) -> dict[str, list[dict[str, Any]]]:
+        """Return those of the predictions for which feedback may wait, by their identifiers."""
+        if self._complete and not self._ids:
+            return {}
+        ids = {prediction_id for rows in group for prediction_id in rows.ids}
+        awaited = ids & self._ids if self._complete else _waiting_among(connection, ids)
+        predictions: dict[str, list[dict[str, Any]]] = {}
+        for rows in group if awaited else ():
+            for index, prediction_id in enumerate(rows.ids):
+                if prediction_id in awaited:
+                    row = dict(zip(COLUMNS, rows.row(index), strict=True))
+                    predictions.setdefault(prediction_id, []).append(row)
+        return predictions
+
+    def _join_row(
+        self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]
+    ) -> Iterable[CountedFeedback]:
+        """Join one row, and return how its earlier verdicts and its current one count."""
+        snapshot = prediction_snapshot(prediction, self._redact)
+        earlier = sa.select(history.c.verdict).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        delay: float | None = max(row["created"] - snapshot["predicted"], 0.0)
+        corrected = False
+        for verdict in [*connection.execute(earlier).scalars(), row["verdict"]]:
+            result = count(snapshot, verdict, corrected, delay)
+            corrected = corrected or result.correction
+            delay = None
+            yield result
+        connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
+
+
+def _waiting_among(connection: sa.Connection, ids: set[str]) -> set[str]:
+    """Return those of the identifiers for which feedback may wait."""
+    # Usually little feedback waits, and one query finds all of it; else `join` looks the group's identifiers up.
+    query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(SCANNED + 1)
+    waiting = connection.execute(query).scalars().all()
+    return ids if len(waiting) > SCANNED else ids.intersection(waiting)
