@@ -1,13 +1,13 @@
-"""A model behind FastAPI, in as many workers of uvicorn as you like."""
+"""Serve a model with FastAPI, with any number of uvicorn workers."""
 
 import pandas as pd
 from fastapi import FastAPI
-from model import trained
+from model import train
 
 from exporter import Monitor
 
 monitor = Monitor("http://127.0.0.1:9877", "loans", "fastapi")
-model = monitor.wrap(trained())
+model = monitor.wrap(train())
 app = FastAPI()
 app.add_middleware(monitor.asgi, paths=["/predict"])
 

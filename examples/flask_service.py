@@ -1,13 +1,13 @@
-"""A model behind Flask; users' corrections, too."""
+"""Serve a model with Flask, and record the corrections of users."""
 
 import pandas as pd
 from flask import Flask, request
-from model import trained
+from model import train
 
 from exporter import Monitor
 
 monitor = Monitor("http://127.0.0.1:9877", "loans", "flask")
-model = monitor.wrap(trained())
+model = monitor.wrap(train())
 app = Flask(__name__)
 app.wsgi_app = monitor.wsgi(app.wsgi_app)
 

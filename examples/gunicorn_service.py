@@ -1,14 +1,14 @@
-"""A model loaded once and served by gunicorn's forked workers, without a framework."""
+"""Serve a model with gunicorn's forked workers, without a framework."""
 
 import json
 
 import pandas as pd
-from model import trained
+from model import train
 
 from exporter import Monitor
 
 monitor = Monitor("http://127.0.0.1:9877", "loans", "gunicorn")
-model = monitor.wrap(trained())
+model = monitor.wrap(train())
 
 
 @monitor.wsgi

@@ -1,4 +1,4 @@
-"""Sends again what KServe's logger once sent: lines with a CloudEvent each, as a topic of Kafka or a dump has them."""
+"""Send recorded CloudEvents of KServe's logger to the exporter, one from each line of standard input."""
 
 import sys
 from urllib.request import Request, urlopen

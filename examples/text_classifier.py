@@ -1,4 +1,4 @@
-"""Reviews, good or bad: the text's length, language and the like are watched."""
+"""Classify reviews as good or bad, and monitor statistics of their texts, such as length and unseen words."""
 
 import sys
 

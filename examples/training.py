@@ -1,4 +1,4 @@
-"""Training data of the examples: loans.csv and reviews.csv; and tonight.csv, loans of people who earn half as much."""
+"""Write the training data, loans.csv and reviews.csv, and tonight.csv: loans of people who earn half as much."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ rng = np.random.default_rng(7)
 
 
 def loans(rows: int, income: float) -> pd.DataFrame:
-    """People who ask for a loan, and whether they got one."""
+    """Return applicants, and whether they got a loan."""
     age, country = rng.integers(18, 80, rows), rng.choice(["NL", "BE", "DE"], rows)
     earned = rng.lognormal(np.log(income), 0.4, rows).round()
     return pd.DataFrame(
