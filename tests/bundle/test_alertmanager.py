@@ -205,7 +205,7 @@ ERRORS = alert(
     "ModelErrorRatioHigh",
     "critical",
     "system",
-    "digits version 3 answers with errors",
+    "digits version 3 returns errors",
     "4.2% of the requests to digits version 3 failed with a 5xx code in the last minute, above 1%.",
     model="digits",
     version="3",
@@ -216,7 +216,7 @@ DRIFT = alert(
     "data",
     "image.intensity_mean of digits version 3 has drifted from training",
     "The live values of image.intensity_mean of digits version 3 are 1.72 nats (KL divergence) away from training,"
-    " above their noise and above 0.3.",
+    " above the noise floor and above 0.3.",
     model="digits",
     version="3",
     feature="image.intensity_mean",
