@@ -187,7 +187,7 @@ class Study:
                             both += int(((score > noise) & (score > THRESHOLD)).sum())
                             done += part
                     self.false[rows, name, size] = both / done, floor / done
-        head = ["values a window", *map(number, self.sizes)]
+        head = ["values per window", *map(number, self.sizes)]
         blocks = []
         for rows in self.rows:
             body = [[name, *(percent(self.false[rows, name, n][0]) for n in self.sizes)] for name in CASES]
@@ -341,7 +341,7 @@ class Study:
         plain = CASES["AR(1) 0.9"]
         body = []
         for remedy, case, together, lengths, threshold in (
-            ("as shipped", plain, 1, (SHORT, LONG), THRESHOLD),
+            ("default", plain, 1, (SHORT, LONG), THRESHOLD),
             ("`windows: [1h]`", plain, 1, (LONG,), THRESHOLD),
             ("`ModelFeatureDrift: 1`", plain, 1, (SHORT, LONG), 1.0),
             ("`windows: [1h]`, `ModelFeatureDrift: 0.5`", plain, 1, (LONG,), 0.5),
@@ -458,9 +458,9 @@ class Study:
         rows = []
         for title, cells, goal in (
             ("windows of at least 50 values", {k: v for k, v in one.items() if k[2] >= 50}, 1 / 1000),
-            ("windows of fewer", {k: v for k, v in one.items() if k[2] < 50}, 1 / 100),
+            ("windows of fewer values", {k: v for k, v in one.items() if k[2] < 50}, 1 / 100),
             ("with `for: 5m`, at least 50 values", {k: v for k, v in self.paged.items() if k[2] >= 50}, 1 / 1000),
-            ("with `for: 5m`, fewer", {k: v for k, v in self.paged.items() if k[2] < 50}, 1 / 100),
+            ("with `for: 5m`, fewer values", {k: v for k, v in self.paged.items() if k[2] < 50}, 1 / 100),
         ):
             for kind, among in (
                 ("independent values", [k for k in cells if not k[1].startswith("AR")]),
@@ -483,7 +483,7 @@ class Study:
             rows.append(
                 [f"{change}, windows of 100", "at least 95 %", percent(power, 2), "met" if power >= 0.95 else "missed"]
             )
-        self.tables["goals"] = table(["goal", "wanted", "found, at worst", ""], rows)
+        self.tables["goals"] = table(["goal", "target", "worst result", "outcome"], rows)
 
     def run(self) -> None:
         """Measure everything."""
