@@ -539,7 +539,7 @@ def test_bare_and_many(running: Running) -> None:
     assert bare["title"] == "[warning] Bare"
     assert many["title"] == many["fallback"] == "[critical] Zenith of wide, and 30 more"
     assert many["text"].startswith("*CRITICAL: Zenith of wide*") and many["text"].count("*WARNING: ") == 9
-    assert many["text"].rstrip().endswith("Shown are the first 10; there are 31 that fire and 0 that are over.")
+    assert many["text"].rstrip().endswith("Only the first 10 are shown: 31 are firing and 0 are resolved.")
     mails = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     assert {part(mail, "plain").count("WARNING: ") for mail in mails} == {1, 30}
     (mail,) = (mail for mail in mails if mail["Subject"] == many["title"])
