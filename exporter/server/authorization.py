@@ -35,7 +35,7 @@ UNSAFE = {
     FEEDBACK: "feedback",
     "POST /v1/seldon/feedback": "feedback",
     "PATCH /v1/corrections": "review",
-    "PATCH /v1/corrections/<int:place>": "review",
+    "PATCH /v1/corrections/<int:correction_id>": "review",
     "POST /v1/corrections/samples": "review",
     "POST /v1/dataset/releases": "review",
     "POST /review/decide": "review",

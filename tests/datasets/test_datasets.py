@@ -231,7 +231,10 @@ def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes
     [
         ("", "model: is required; known are: bare"),
         ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
-        ("model=credit&format=xml", 'format: "xml" is none; known are: jsonl, csv, parquet, label-studio'),
+        (
+            "model=credit&format=xml",
+            'format: "xml" is not a valid format; valid values: jsonl, csv, parquet, label-studio',
+        ),
         ("model=credit&since=yesterday", "since: expected an RFC 3339 time with a zone"),
         ("model=credit&formatt=csv", 'the parameter "formatt" is not known; did you mean "format"?'),
     ],
@@ -468,11 +471,11 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
     assert first.json == again.json == nameless.json
     renamed = served.post("/v1/dataset/releases", {"model": "credit", "name": "two"})
     assert (renamed.status, renamed.json["release"]) == (409, first.json)
-    assert renamed.json["detail"].startswith("there is a release one of the same examples already")
+    assert renamed.json["detail"].startswith("there already is a release one of the same examples")
     ask(f"{served.url}/v1/corrections/1", {"status": "rejected", "revision": 2}, "PATCH")
     changed = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
     assert changed.status == 409
-    assert changed.json["detail"].startswith("there is a release one of other examples already")
+    assert changed.json["detail"].startswith("there already is a release one of other examples")
     cached = served.get("/v1/dataset/releases/one", If_None_Match=f'"{first.json["sha256"]}"')
     assert (cached.status, cached.body) == (304, b"")
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
@@ -486,7 +489,7 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
         ({"model": "credits"}, 400, "did you mean"),
         ({}, 400, "is required"),
         ({"model": "credit", "name": "../etc"}, 400, "expected 1 to 100 letters"),
-        ({"model": "credit", "name": "0123456789ab"}, 400, "no identifier of a release"),
+        ({"model": "credit", "name": "0123456789ab"}, 400, "not an identifier of a release"),
         ({"model": "credit", "nam": "x"}, 400, "is not known"),
         (b"[", 400, "the body is not JSON"),
     ],
@@ -600,7 +603,7 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     told = command(served, "import", str(tmp_path / "export.json"))
     assert "2 taken, 2 already so, 1 conflicts, 1 unknown, 1 annotators disagree, 1 without one answer, 1 not" in told
     assert f'correction {places[3]}: 12 says "yes", 13 says "maybe"' in told
-    assert f"conflicts: correction {places[5]}: another reviewer was first: it is rejected" in told
+    assert f"conflicts: correction {places[5]}: another reviewer decided first: it is rejected" in told
     found = {one["id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
     first, second = found[places[0]], found[places[1]]
     assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")

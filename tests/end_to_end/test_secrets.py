@@ -43,7 +43,11 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> N
         for way in ways:
             for route in OPERATIONS:
                 method, path = route.split()
-                path = path.replace("<int:place>", "1").replace("<key>", "x").replace("<name>", "ModelFeatureDrift")
+                path = (
+                    path.replace("<int:correction_id>", "1")
+                    .replace("<key>", "x")
+                    .replace("<name>", "ModelFeatureDrift")
+                )
                 if "reload" not in path:
                     answer = getattr(server, "get" if method == "GET" else "post")(
                         path, *([] if method == "GET" else [b"{"]), Authorization=way

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the exporter does: no route more, none less, and answers as described."""
+"""The OpenAPI document describes the exporter: all routes, no others, and responses of the documented types."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def described(shared: Served) -> Any:
     return answer.json
 
 
-def found(document: Any, key: str) -> Iterator[Any]:
-    """All values of a key, however deep."""
+def find(document: Any, key: str) -> Iterator[Any]:
+    """Yield all values of a key at any depth."""
     if isinstance(document, dict):
         for name, value in document.items():
             if name == key:
                 yield value
-            yield from found(value, key)
+            yield from find(value, key)
     elif isinstance(document, list):
         for value in document:
-            yield from found(value, key)
+            yield from find(value, key)
 
 
 def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
@@ -59,14 +59,14 @@ def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_document_is_openapi(described: Any) -> None:
-    """It has what OpenAPI 3.1 requires: references that lead somewhere, each path's parameters, answers."""
+    """It has what OpenAPI 3.1 requires: references that resolve, the parameters of each path, responses."""
     assert described["openapi"] == "3.1.0"
     assert {"title", "version"} <= described["info"].keys()
-    for reference in found(described, "$ref"):
-        there = described
+    for reference in find(described, "$ref"):
+        target = described
         for step in reference.removeprefix("#/").split("/"):
-            there = there[step]
-    used = {reference.rsplit("/", 1)[1] for reference in found(described, "$ref")}
+            target = target[step]
+    used = {reference.rsplit("/", 1)[1] for reference in find(described, "$ref")}
     assert used == described["components"]["schemas"].keys() | described["components"]["responses"].keys()
     for path, methods in described["paths"].items():
         assert re.fullmatch(r"(/[\w.-]*|/\{\w+\}[\w.]*)+", path)
@@ -83,15 +83,15 @@ def test_the_document_is_openapi(described: Any) -> None:
 
 
 def test_each_operation_names_the_scope_that_is_asked_for(described: Any) -> None:
-    """What stands beside bearer is the scope of the table that the doors go by."""
-    spelt = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route): scope for route, scope in authorization.UNSAFE.items()}
-    assert set(SCOPES) < {*spelt.values(), "read"}
+    """The scopes at bearer are those that authorization checks."""
+    scopes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route): scope for route, scope in authorization.UNSAFE.items()}
+    assert set(SCOPES) < {*scopes.values(), "read"}
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             if method == "get":
                 wanted: str | None = None if path in {"/-/healthy", "/-/ready"} else "read"
             else:
-                wanted = spelt[f"{method.upper()} {path}"]
+                wanted = scopes[f"{method.upper()} {path}"]
             bearer: list[dict[str, list[str]]] = [{"bearer": [wanted] if wanted else []}]
             assert operation["security"] == [{"basic": []}, *([] if wanted == USER else bearer)]
 
@@ -105,13 +105,13 @@ QUESTIONS: list[tuple[str, str, Any]] = [
     ("POST /v1/notifications", "/v1/notifications", {"status": "firing", "alerts": []}),
     ("GET /v1/corrections", "/v1/corrections", None),
     ("GET /v1/corrections", "/v1/corrections?limit=1&source=all&since=2020-01-01T00:00:00Z", None),
-    ("GET /v1/corrections/<int:place>", "/v1/corrections/1", None),
-    ("PATCH /v1/corrections/<int:place>", "/v1/corrections/1", {"status": "accepted", "revision": 1}),
-    ("PATCH /v1/corrections/<int:place>", "/v1/corrections/1", {"status": "accepted", "revision": 1}),
+    ("GET /v1/corrections/<int:correction_id>", "/v1/corrections/1", None),
+    ("PATCH /v1/corrections/<int:correction_id>", "/v1/corrections/1", {"status": "accepted", "revision": 1}),
+    ("PATCH /v1/corrections/<int:correction_id>", "/v1/corrections/1", {"status": "accepted", "revision": 1}),
     ("PATCH /v1/corrections", "/v1/corrections", [{"id": "1", "status": "accepted", "revision": 2}]),
     ("PATCH /v1/corrections", "/v1/corrections", [{"id": i, "status": "accepted", "revision": 2} for i in (1, 99)]),
-    ("GET /v1/corrections/<int:place>", "/v1/corrections/1", None),
-    ("GET /v1/corrections/<int:place>", "/v1/corrections/99", None),
+    ("GET /v1/corrections/<int:correction_id>", "/v1/corrections/1", None),
+    ("GET /v1/corrections/<int:correction_id>", "/v1/corrections/99", None),
     ("POST /v1/corrections/samples", "/v1/corrections/samples", {"model": "credit", "count": 3}),
     ("POST /v1/dataset/releases", "/v1/dataset/releases", {"model": "credit", "name": "one"}),
     ("POST /v1/dataset/releases", "/v1/dataset/releases", {"model": "credit", "name": "two"}),
@@ -122,17 +122,17 @@ QUESTIONS: list[tuple[str, str, Any]] = [
 ]
 
 
-def test_answers_are_as_described(served: Served) -> None:
-    """Each answer is of a documented status, and of its type without a member more; errors are problems."""
-    asked = set()
+def test_responses_are_as_described(served: Served) -> None:
+    """Each response has a documented status and exactly the members of its type; errors are problems."""
+    covered = set()
     statuses = set()
     for route, path, body in QUESTIONS:
         method, operation = route.split()[0], OPERATIONS[route]
         answer = ask(served.url + path, body, method, Accept="application/json")
         statuses.add(answer.status)
-        if answer.status in operation.answers:
-            kind = operation.answers[answer.status]
-            asked.add(route)
+        if answer.status in operation.responses:
+            kind = operation.responses[answer.status]
+            covered.add(route)
         else:
             assert answer.headers["Content-Type"] == "application/problem+json"
             assert msgspec.convert(answer.json, Problem).status == answer.status
@@ -140,7 +140,7 @@ def test_answers_are_as_described(served: Served) -> None:
         kind = kind["application/json"] if isinstance(kind, dict) else kind
         assert any(fits(answer.json, one) for one in alternatives(kind)), (route, answer.json)
         eventually(lambda: served.samples()["model_exporter_queue_length"] == 0)
-    assert asked == {route for route, _, _ in QUESTIONS}
+    assert covered == {route for route, _, _ in QUESTIONS}
     assert {200, 201, 202, 404, 409} <= statuses
 
 
@@ -157,7 +157,7 @@ def fits(document: Any, kind: Any) -> bool:
 
 
 def test_the_document_is_small_and_the_same_each_time(shared: Served) -> None:
-    """It holds nothing of this exporter's models or data, and does not change while the exporter runs."""
+    """It has nothing of this exporter's models or data, and does not change while the exporter runs."""
     first = shared.get("/openapi.json").body
     shared.post("/v1/predictions", {"model": "credit", "version": "secret-version"})
     assert shared.get("/openapi.json").body == first

@@ -198,7 +198,7 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], f
         ("confidence_from=2", "confidence_from: expected a number from 0 to 1"),
         ("view=list", "view: expected cards or table"),
         ("order=oldest", "order: expected confident or newest"),
-        ("cursor=x", "cursor: expected what the page before calls next"),
+        ("cursor=x", "cursor: expected the cursor in the URL next of the page before"),
         ("endpoint=x&version=&_external=1", 'the parameter "endpoint" is not known'),
         ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),
         ("q=" + "x" * 300, "q: expected at most 256 characters"),

@@ -1,4 +1,4 @@
-"""What a request asks of the review queue, and what it is told of a label."""
+"""Parse queries of the review queue, and mark labels that training did not have."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS, Filter, Pos
 from exporter.storage.schema import spelling
 from exporter.validation import any_of, preview, suggestion
 
-LIMIT, MOST = 100, 1000
-"""Corrections on a page when the client does not say, and at the most."""
-LONGEST_SEARCH = 256
-"""Characters of a text to search for."""
-MAX_PLACE = 2**31 - 1
-"""The greatest identifier or revision that every database can hold."""
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+"""Corrections on a page: unless the client asks for another number, and at most."""
+MAX_SEARCH = 256
+"""Characters of a search text."""
+MAX_ID = 2**31 - 1
+"""The greatest identifier or revision that every database can store."""
 _PAGING = ("cursor", "limit", "order")
 
 
 class QueueQuery(NamedTuple):
-    """A page of the queue."""
+    """The filter, order and position of a page of the queue."""
 
-    chosen: Filter
+    filter: Filter
     order: str
     limit: int
     after: Position | None
 
 
 def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
-    """The page that a query string asks for.
+    """Parse the query string of a page.
 
     Raises
     ------
     EventError
-        What is wrong with it.
+        When a parameter is not valid.
     """
-    chosen = filtered(exporter, arguments, _PAGING)
+    selected = parse_filter(exporter, arguments, _PAGING)
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
-    limit = arguments.get("limit", str(LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST):
-        raise _wrong(f"limit: expected a whole number from 1 to {MOST}, got {preview(limit)}")
-    return QueueQuery(chosen, order, int(limit), _place(order, arguments.get("cursor")))
+    limit = arguments.get("limit", str(DEFAULT_LIMIT))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LIMIT):
+        raise _malformed(f"limit: expected a whole number from 1 to {MAX_LIMIT}, got {preview(limit)}")
+    return QueueQuery(selected, order, int(limit), _decode_cursor(order, arguments.get("cursor")))
 
 
-def filtered(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str, ...] = ()) -> Filter:
-    """The filter of a query string, in which ``others`` may stand too.
+def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str, ...] = ()) -> Filter:
+    """Parse the filter of a query string that may also have the parameters ``others``.
 
     Raises
     ------
     EventError
-        What is wrong with it.
+        When a parameter is not valid.
     """
-    known = (*Filter._fields, *others)
+    names = (*Filter._fields, *others)
     for name, text in arguments.items():
-        if name not in known:
-            raise _wrong(f"the parameter {preview(name)} is not known; {suggestion(name, known)}")
+        if name not in names:
+            raise _malformed(f"the parameter {preview(name)} is not known; {suggestion(name, names)}")
         if "\0" in text:
-            raise _wrong(f"{name}: expected text without the character NUL")
+            raise _malformed(f"{name}: expected text without the character NUL")
     model, q = arguments.get("model"), arguments.get("q")
     if model is not None and model not in exporter.pipeline.monitors.models:
         hint = suggestion(model, exporter.pipeline.monitors.models)
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
-    if q is not None and len(q) > LONGEST_SEARCH:
-        raise _wrong(f"q: expected at most {LONGEST_SEARCH} characters, got {len(q)}")
+    if q is not None and len(q) > MAX_SEARCH:
+        raise _malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
     status = arguments.get("status")
     return Filter(
         model=model,
@@ -90,19 +90,19 @@ def filtered(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str
     )
 
 
-def cursor(order: str, place: Position) -> str:
-    """Where a page ended, as the client gets it."""
-    return base64.urlsafe_b64encode(f"{order},{place[0]!r},{place[1]}".encode()).decode()
+def encode_cursor(order: str, position: Position) -> str:
+    """Encode the position at which a page ended."""
+    return base64.urlsafe_b64encode(f"{order},{position[0]!r},{position[1]}".encode()).decode()
 
 
-def marked(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
-    """A correction's document with ``new_label``: whether training never saw such a prediction."""
+def with_new_label(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
+    """Return a correction's document with ``new_label``: whether its label is not among the training predictions."""
     binner = exporter.pipeline.monitors.binner(correction["model"], correction["version"])
     return {**correction, "new_label": is_new(binner, correction["label"])}
 
 
 def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
-    """Whether a label is not among the profile's predictions; never where the profile cannot know."""
+    """Return whether a label is not among the training predictions; false if the profile does not have them all."""
     feature = binner.profile.prediction if binner else None
     if label is None or not isinstance(feature, CategoricalFeature) or len(feature.rare) >= MAX_RARE:
         return False
@@ -110,18 +110,18 @@ def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
     return name not in feature.categories and name not in feature.rare
 
 
-def _wrong(detail: str) -> EventError:
+def _malformed(detail: str) -> EventError:
     return EventError("", detail, "malformed")
 
 
-def _one_of(name: str, text: str, known: tuple[str, ...] | Mapping[str, Any]) -> str:
-    if text not in known:
-        raise _wrong(f"{name}: expected {any_of(sorted(known))}, got {preview(text)}")
+def _one_of(name: str, text: str, values: tuple[str, ...] | Mapping[str, Any]) -> str:
+    if text not in values:
+        raise _malformed(f"{name}: expected {any_of(sorted(values))}, got {preview(text)}")
     return text
 
 
 def _label(text: str | None) -> str | None:
-    """A label as it is stored: JSON as it stands in a correction, anything else is a string."""
+    """Return the stored form of a label: JSON as in a correction, anything else is a string."""
     if text is None:
         return None
     try:
@@ -134,10 +134,12 @@ def _time(name: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        moment: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
     except msgspec.ValidationError:
-        raise _wrong(f'{name}: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got {preview(text)}') from None
-    return moment.timestamp()
+        raise _malformed(
+            f'{name}: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got {preview(text)}'
+        ) from None
+    return time.timestamp()
 
 
 def _share(name: str, text: str | None) -> float | None:
@@ -148,20 +150,20 @@ def _share(name: str, text: str | None) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise _wrong(f"{name}: expected a number from 0 to 1, got {preview(text)}")
+        raise _malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
     return value
 
 
-def _place(order: str, text: str | None) -> Position | None:
+def _decode_cursor(order: str, text: str | None) -> Position | None:
     if text is None:
         return None
     try:
-        of, key, place = base64.urlsafe_b64decode(text).decode().split(",")
-        found = float(key), int(place)
+        cursor_order, sort_key, correction_id = base64.urlsafe_b64decode(text).decode().split(",")
+        position = float(sort_key), int(correction_id)
     except (binascii.Error, ValueError):
-        of, found = "", (math.nan, 0)
-    if of in ORDERS and of != order:
-        raise _wrong(f"cursor: it is of a page in the order {of}, not {order}")
-    if of != order or not math.isfinite(found[0]) or not 0 <= found[1] <= MAX_PLACE:
-        raise _wrong("cursor: expected what the page before calls next")
-    return found
+        cursor_order, position = "", (math.nan, 0)
+    if cursor_order in ORDERS and cursor_order != order:
+        raise _malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
+    if cursor_order != order or not math.isfinite(position[0]) or not 0 <= position[1] <= MAX_ID:
+        raise _malformed("cursor: expected the cursor in the URL next of the page before")
+    return position

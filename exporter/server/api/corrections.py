@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g, request
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.events import Label, check_model
-from exporter.server.api.correction_query import MAX_PLACE, MOST, cursor, marked, parse_query
+from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor, parse_query, with_new_label
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
@@ -30,163 +30,205 @@ from exporter.storage.schema import spelling
 from exporter.storage.user_stats import users
 from exporter.validation import explain, json_pointer
 
-_Whole = Annotated[int, msgspec.Meta(ge=0, le=MAX_PLACE)]
+_Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 
 
 class ReviewDecision(msgspec.Struct, forbid_unknown_fields=True):
-    """What a reviewer sends; a label that is absent, or null, stays what it was.
+    """A reviewer's decision; without a label, or with null, the label stays the same.
 
-    ``reviewer`` names an annotator of Label Studio, which no user of the web configuration can be called.
+    ``reviewer`` names an annotator of Label Studio; a user of the web configuration cannot have such a name.
     """
 
     status: Literal["accepted", "pending", "rejected"]
-    revision: _Whole
+    revision: _Id
     label: Label = None
     reviewer: Annotated[str, msgspec.Meta(pattern="^label-studio:", max_length=200)] | None = None
 
 
 class BatchDecision(ReviewDecision, forbid_unknown_fields=True, kw_only=True):
-    """One of several."""
+    """A reviewer's decision on one of several corrections."""
 
-    id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")] | _Whole
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")] | _Id
 
 
 class SampleRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What a reviewer wants drawn."""
+    """How many predictions of a model to draw for review."""
 
     model: str
-    count: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
     version: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
-def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
-    """The routes of the review queue."""
-    routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
+class CorrectionsApi:
+    """The operations on the review queue.
 
-    @routes.errorhandler(StoreError)
-    def failed(error: StoreError) -> Response:
-        return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
+    Parameters
+    ----------
+    exporter
+        The store and the models.
+    retries
+        Answers retried requests.
+    """
 
-    @routes.errorhandler(EventError)
-    def wrong(error: EventError) -> Response:
-        return whole(error).flask()
+    def __init__(self, exporter: Exporter, retries: IdempotencyCache) -> None:
+        self._exporter = exporter
+        self._retries = retries
 
-    @routes.get("")
-    def queue() -> Response:
-        page = parse_query(exporter, request.args)
-        with exporter.store.reading() as connection:
-            found, end = corrections(connection, page.chosen, page.limit, page.after, page.order)
-        following = None
+    def list_corrections(self) -> Response:
+        """``GET /v1/corrections``: a page of the queue."""
+        query = parse_query(self._exporter, request.args)
+        with self._exporter.store.reading() as connection:
+            page, end = corrections(connection, query.filter, query.limit, query.after, query.order)
+        next_url = None
         if end:
-            query = urlencode({**request.args.to_dict(), "cursor": cursor(page.order, end)})
-            following = f"{request.base_url}?{query}"
-        documents = [marked(exporter, one) for one in found]
-        return Reply(200, msgspec.json.encode({"corrections": documents, "next": following})).flask()
+            arguments = urlencode({**request.args.to_dict(), "cursor": encode_cursor(query.order, end)})
+            next_url = f"{request.base_url}?{arguments}"
+        documents = [with_new_label(self._exporter, document) for document in page]
+        return _json({"corrections": documents, "next": next_url})
 
-    @routes.get("/users")
-    def by_user() -> Response:
+    def list_users(self) -> Response:
+        """``GET /v1/corrections/users``: how much each user corrected."""
         model = request.args.get("model")
         if set(request.args) != {"model"} or model is None:
             raise EventError("", "expected the parameter model, and no other", "missing_field")
-        check_model(exporter.pipeline.monitors.models, model)
-        with exporter.store.reading() as connection:
-            return Reply(200, msgspec.json.encode(users(connection, model))).flask()
+        check_model(self._exporter.pipeline.monitors.models, model)
+        with self._exporter.store.reading() as connection:
+            return _json(users(connection, model))
 
-    @routes.get("/<int:place>")
-    def single(place: int) -> Response:
-        with exporter.store.reading() as connection:
-            known = correction(connection, place) if place <= MAX_PLACE else None
-            if known is None:
-                return _missing(place).flask()
-            events = correction_history(connection, place)
-        return Reply(200, msgspec.json.encode({**marked(exporter, known), "history": events})).flask()
+    def show(self, correction_id: int) -> Response:
+        """``GET /v1/corrections/<id>``: a correction with its history."""
+        with self._exporter.store.reading() as connection:
+            document = correction(connection, correction_id) if correction_id <= MAX_ID else None
+            if document is None:
+                return _not_found(correction_id)
+            history = correction_history(connection, correction_id)
+        return _json({**with_new_label(self._exporter, document), "history": history})
 
-    @routes.patch("/<int:place>")
-    def review(place: int) -> Response:
-        verdict = _decoded(ReviewDecision, _document())
-        if place > MAX_PLACE:
-            return _missing(place).flask()
-        decision = _decision(verdict)
-        taken, known = exporter.store.execute(lambda connection, _: decide(connection, place, decision))
-        if known is None:
-            return _missing(place).flask()
-        known = marked(exporter, known)
-        if not taken:
-            return problem(409, _too_late(known), correction=known).flask()
-        return Reply(200, msgspec.json.encode(known)).flask()
+    def decide(self, correction_id: int) -> Response:
+        """``PATCH /v1/corrections/<id>``: decide a correction."""
+        decision = _decision(_convert(ReviewDecision, _json_body()))
+        if correction_id > MAX_ID:
+            return _not_found(correction_id)
+        store = self._exporter.store
+        stored, document = store.execute(lambda connection, _: decide(connection, correction_id, decision))
+        if document is None:
+            return _not_found(correction_id)
+        document = with_new_label(self._exporter, document)
+        if not stored:
+            return problem(409, _conflict(document), correction=document).flask()
+        return _json(document)
 
-    @routes.patch("")
-    def review_several() -> Response:
-        document = _document()
-        if not isinstance(document, list) or not 1 <= len(document) <= MOST:
-            raise EventError("", f"expected an array of 1 to {MOST} decisions", "wrong_type")
-        verdicts, errors = [], []
-        for index, one in enumerate(document):
-            try:
-                verdicts.append(_decoded(BatchDecision, one))
-            except EventError as error:
-                errors.append({"pointer": f"/{index}{error.pointer}", "detail": error.detail})
+    def decide_several(self) -> Response:
+        """``PATCH /v1/corrections``: decide several corrections."""
+        decisions, errors = _batch(_json_body())
         if errors:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
-            return problem(400, f"nothing was decided, {len(errors)} of them cannot be read: {first}", errors).flask()
-        decisions = [(int(verdict.id), _decision(verdict)) for verdict in verdicts]
-        answers = exporter.store.execute(lambda connection, _: decide_several(connection, decisions))
-        results: list[dict[str, Any]] = []
-        for (place, _), (taken, known) in zip(decisions, answers, strict=True):
-            result: dict[str, Any] = {"id": str(place), "taken": taken}
-            if known is None:
-                result |= {"status": 404, "detail": f"there is no correction {place}"}
-            else:
-                result |= {"status": 200} if taken else {"status": 409, "detail": _too_late(known)}
-                result["correction"] = marked(exporter, known)
-            results.append(result)
-        return Reply(200, msgspec.json.encode({"results": results})).flask()
+            detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
+            return problem(400, detail, errors).flask()
+        outcomes = self._exporter.store.execute(lambda connection, _: decide_several(connection, decisions))
+        results = [
+            self._result(correction_id, stored, document)
+            for (correction_id, _), (stored, document) in zip(decisions, outcomes, strict=True)
+        ]
+        return _json({"results": results})
 
-    @routes.post("/samples")
-    def sample() -> Response:
-        wish = _decoded(SampleRequest, _document())
-        check_model(exporter.pipeline.monitors.models, wish.model)
-        if wish.version is not None and "\0" in wish.version:
+    def _result(self, correction_id: int, stored: bool, document: dict[str, Any] | None) -> dict[str, Any]:
+        result: dict[str, Any] = {"id": str(correction_id), "taken": stored}
+        if document is None:
+            return result | {"status": 404, "detail": f"there is no correction {correction_id}"}
+        result |= {"status": 200} if stored else {"status": 409, "detail": _conflict(document)}
+        return result | {"correction": with_new_label(self._exporter, document)}
+
+    def draw_sample(self) -> Response:
+        """``POST /v1/corrections/samples``: draw predictions for review."""
+        sample = _convert(SampleRequest, _json_body())
+        check_model(self._exporter.pipeline.monitors.models, sample.model)
+        if sample.version is not None and "\0" in sample.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
-        chosen, reviewer = (
-            Draw(wish.model, wish.version, sampled_share(exporter.config.store.inputs) is not None),
-            g.user,
-        )
+        stored_in_part = sampled_share(self._exporter.config.store.inputs) is not None
+        draw, reviewer = Draw(sample.model, sample.version, stored_in_part), g.user
 
-        def drawn() -> Reply:
-            number = sample_for_review(exporter.store, chosen, wish.count, reviewer, exporter.snapshot)
-            return Reply(201, msgspec.json.encode({"drawn": number}))
+        def reply() -> Reply:
+            store, redact = self._exporter.store, self._exporter.snapshot
+            count = sample_for_review(store, draw, sample.count, reviewer, redact)
+            return Reply(201, msgspec.json.encode({"drawn": count}))
 
-        return retries.once("samples", idempotency_key(), drawn).flask()
+        return self._retries.once("samples", idempotency_key(), reply).flask()
 
+
+def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
+    """Return the routes of the review queue."""
+    routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
+    api = CorrectionsApi(exporter, retries)
+    routes.register_error_handler(StoreError, _store_error)
+    routes.register_error_handler(EventError, _event_error)
+    routes.get("")(api.list_corrections)
+    routes.get("/users")(api.list_users)
+    routes.get("/<int:correction_id>")(api.show)
+    routes.patch("/<int:correction_id>")(api.decide)
+    routes.patch("")(api.decide_several)
+    routes.post("/samples")(api.draw_sample)
     return routes
 
 
-def _missing(place: int) -> Reply:
-    return problem(404, f"there is no correction {place}")
+def _store_error(error: StoreError) -> Response:
+    return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
 
 
-def _too_late(known: dict[str, Any]) -> str:
+def _event_error(error: EventError) -> Response:
+    return whole(error).flask()
+
+
+def _json(document: Any) -> Response:
+    return Reply(200, msgspec.json.encode(document)).flask()
+
+
+def _not_found(correction_id: int) -> Response:
+    return problem(404, f"there is no correction {correction_id}").flask()
+
+
+def _conflict(document: dict[str, Any]) -> str:
     return (
-        f"another reviewer was first: it is {known['status']} since revision {known['revision']}; "
-        "look at it, and decide again on that revision"
+        f"another reviewer decided first: it is {document['status']} since revision {document['revision']}; "
+        "decide again on that revision to change it"
     )
 
 
-def _document() -> Any:
+def _json_body() -> Any:
     try:
         return msgspec.json.decode(request.get_data())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EventError("", "the body is not JSON", "malformed") from None
 
 
-def _decoded(kind: type[Any], document: Any) -> Any:
+def _convert(struct: type[Any], document: Any) -> Any:
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, struct)
     except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, (*STATUSES, *kind.__struct_fields__))
+        path, detail, reason = explain(error, document, (*STATUSES, *struct.__struct_fields__))
         raise EventError(json_pointer(path), detail, reason) from None
 
 
-def _decision(verdict: ReviewDecision) -> Decision:
-    return Decision(verdict.status, spelling(verdict.label), verdict.revision, verdict.reviewer or g.user)
+def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, str]]]:
+    """Return the decisions in a body by the correction's identifier, and the errors of those that are not valid.
+
+    Raises
+    ------
+    EventError
+        When the body is not an array of decisions.
+    """
+    if not isinstance(document, list) or not 1 <= len(document) <= MAX_LIMIT:
+        raise EventError("", f"expected an array of 1 to {MAX_LIMIT} decisions", "wrong_type")
+    decisions, errors = [], []
+    for index, item in enumerate(document):
+        try:
+            decision = _convert(BatchDecision, item)
+        except EventError as error:
+            errors.append({"pointer": f"/{index}{error.pointer}", "detail": error.detail})
+        else:
+            decisions.append((int(decision.id), _decision(decision)))
+    return decisions, errors
+
+
+def _decision(decision: ReviewDecision) -> Decision:
+    return Decision(decision.status, spelling(decision.label), decision.revision, decision.reviewer or g.user)

@@ -1,4 +1,4 @@
-"""``/v1/dataset``: reviewed examples as a stream, and releases of them."""
+"""``/v1/dataset``: accepted corrections as a stream, and releases of them."""
 
 from __future__ import annotations
 
@@ -22,160 +22,178 @@ from exporter.storage.accepted_examples import Selection
 from exporter.storage.schema import spelling
 from exporter.validation import explain, json_pointer, preview, suggestion
 
-LIMIT = 100
-"""Releases on a page when the client does not say."""
-MOST = 1000
+DEFAULT_LIMIT = 100
+"""Releases on a page, unless the client asks for another number."""
+MAX_LIMIT = 1000
 
 
-class Order(msgspec.Struct, forbid_unknown_fields=True):
-    """What a client sends for a release."""
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The release to make."""
 
     model: Annotated[str, msgspec.Meta(max_length=128)]
     name: str | None = None
     hold_back: bool = False
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """The routes of datasets."""
-    routes = Blueprint("dataset", __name__, url_prefix="/v1/dataset")
+class DatasetApi:
+    """The operations on datasets.
 
-    @routes.errorhandler(StoreError)
-    def failed(error: StoreError) -> Response:
-        return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
+    Parameters
+    ----------
+    exporter
+        The store and the models.
+    """
 
-    @routes.errorhandler(release.EmptyError)
-    def empty(error: release.EmptyError) -> Response:
-        return problem(409, str(error)).flask()
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
 
-    @routes.errorhandler(EventError)
-    def wrong(error: EventError) -> Response:
-        return whole(error).flask()
-
-    @routes.get("")
-    def stream() -> Response:
+    def stream(self) -> Response:
+        """``GET /v1/dataset``: the accepted corrections of a model."""
         _check_parameters("model", "version", "label", "since", "until", "format")
-        form, model = _format(), _model(exporter, request.args.get("model"))
-        chosen = Selection(
+        form, model = _format(), self._model(request.args.get("model"))
+        selection = Selection(
             model, request.args.get("version"), _labels(request.args.get("label")), _time("since"), _time("until")
         )
-        pages = stored_pages(exporter.store, chosen, exporter.pipeline.monitors.models[model].redact)
-        return _written(exporter, form, pages, model, f"{release.slug(model)}-dataset")
+        redacted = self._exporter.pipeline.monitors.models[model].redact
+        pages = stored_pages(self._exporter.store, selection, redacted)
+        return self._write(form, pages, model, f"{release.slug(model)}-dataset")
 
-    @routes.post("/releases")
-    def make() -> Response:
-        order = _order(request.get_data())
-        model = _model(exporter, order.model)
-        by = g.user
-        redacted = exporter.pipeline.monitors.models[model].redact
-        taken = release.make(exporter.store, model, order.name, by, redacted, hold_back=order.hold_back)
-        document = release.document(taken.row)
-        if taken.conflict:
-            same = {"name": "other examples", "content": "the same examples"}[taken.conflict]
-            detail = f"there is a release {taken.row['name']} of {same} already, and releases do not change"
+    def make_release(self) -> Response:
+        """``POST /v1/dataset/releases``: freeze the accepted corrections of a model."""
+        wanted = _release_request(request.get_data())
+        model = self._model(wanted.model)
+        redacted = self._exporter.pipeline.monitors.models[model].redact
+        result = release.make(self._exporter.store, model, wanted.name, g.user, redacted, hold_back=wanted.hold_back)
+        document = release.document(result.row)
+        if result.conflict:
+            same = {"name": "other examples", "content": "the same examples"}[result.conflict]
+            detail = f"there already is a release {result.row['name']} of {same}, and releases do not change"
             return problem(409, detail, release=document).flask()
-        place = (("Location", f"{request.base_url}/{document['id']}"),)
-        return Reply(201 if taken.new else 200, msgspec.json.encode(document), place).flask()
+        location = ("Location", f"{request.base_url}/{document['id']}")
+        return Reply(201 if result.new else 200, msgspec.json.encode(document), (location,)).flask()
 
-    @routes.get("/releases")
-    def listed() -> Response:
+    def list_releases(self) -> Response:
+        """``GET /v1/dataset/releases``: a page of the releases."""
         _check_parameters("model", "limit", "cursor")
         model = request.args.get("model")
         if model is not None:
-            check_model(exporter.pipeline.monitors.models, model)
-        limit = _whole("limit", MOST) or LIMIT
-        with exporter.store.reading() as connection:
-            rows = releases.listed(connection, model, limit + 1, _whole("cursor", 2**62))
-        following = None
+            check_model(self._exporter.pipeline.monitors.models, model)
+        limit = _integer("limit", MAX_LIMIT) or DEFAULT_LIMIT
+        with self._exporter.store.reading() as connection:
+            rows = releases.listed(connection, model, limit + 1, _integer("cursor", 2**62))
+        next_url = None
         if len(rows) > limit:
-            query = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
-            following = f"{request.base_url}?{query}"
+            arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
+            next_url = f"{request.base_url}?{arguments}"
         documents = [release.document(row) for row in rows[:limit]]
-        return Reply(200, msgspec.json.encode({"releases": documents, "next": following})).flask()
+        return Reply(200, msgspec.json.encode({"releases": documents, "next": next_url})).flask()
 
-    @routes.get("/releases/<key>")
-    def one(key: str) -> Response:
+    def download(self, key: str) -> Response:
+        """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
         _check_parameters("format")
         form = _format()
-        with exporter.store.reading() as connection:
+        with self._exporter.store.reading() as connection:
             row = releases.find(connection, key)
         if row is None:
             return problem(404, f"there is no release {preview(key)}").flask()
-        wanted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
-        if "format" not in request.args and wanted == "application/json":
+        accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
+        if "format" not in request.args and accepted == "application/json":
             return Reply(200, msgspec.json.encode(release.document(row)), (("Vary", "Accept"),)).flask()
         if form.name != "jsonl":
-            return _written(exporter, form, release.frozen_pages(exporter.store, row), row["model"], row["name"])
-        answer = _streamed(
-            releases.chunks(exporter.store, row["build"]), form.content_type, _headers(row["name"], form)
-        )
-        answer.content_length = row["bytes"]
-        answer.set_etag(row["sha256"])
-        answer.vary.add("Accept")
-        answer.make_conditional(request)
-        return answer
+            pages = release.frozen_pages(self._exporter.store, row)
+            return self._write(form, pages, row["model"], row["name"])
+        chunks = releases.chunks(self._exporter.store, row["build"])
+        response = _streamed(chunks, form.content_type, _headers(row["name"], form))
+        response.content_length = row["bytes"]
+        response.set_etag(row["sha256"])
+        response.vary.add("Accept")
+        response.make_conditional(request)
+        return response
 
+    def _write(self, form: Format, pages: Pages, model: str, name: str) -> Response:
+        monitors = self._exporter.pipeline.monitors
+        binner, settings = monitors.nearest_binner(model), monitors.models.get(model)
+        types = dict(binner.profile.inputs) if binner else {}
+        if settings:
+            types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
+            types = {name: type_name for name, type_name in types.items() if name not in settings.redact}
+        return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
+
+    def _model(self, name: str | None) -> str:
+        models = self._exporter.pipeline.monitors.models
+        if name is None:
+            raise EventError("", f"model: is required; {suggestion('', models)}", "missing_field")
+        check_model(models, name)
+        return name
+
+
+def blueprint(exporter: Exporter) -> Blueprint:
+    """Return the routes of datasets."""
+    routes = Blueprint("dataset", __name__, url_prefix="/v1/dataset")
+    api = DatasetApi(exporter)
+    routes.register_error_handler(StoreError, _store_error)
+    routes.register_error_handler(release.EmptyError, _empty_error)
+    routes.register_error_handler(EventError, _event_error)
+    routes.get("")(api.stream)
+    routes.post("/releases")(api.make_release)
+    routes.get("/releases")(api.list_releases)
+    routes.get("/releases/<key>")(api.download)
     return routes
 
 
-def _written(exporter: Exporter, form: Format, pages: Pages, model: str, name: str) -> Response:
-    monitors = exporter.pipeline.monitors
-    binner, settings = monitors.nearest_binner(model), monitors.models.get(model)
-    types = dict(binner.profile.inputs) if binner else {}
-    if settings:
-        types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
-        types = {name: kind for name, kind in types.items() if name not in settings.redact}
-    return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
+def _store_error(error: StoreError) -> Response:
+    return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
+
+
+def _empty_error(error: release.EmptyError) -> Response:
+    return problem(409, str(error)).flask()
+
+
+def _event_error(error: EventError) -> Response:
+    return whole(error).flask()
 
 
 def _headers(name: str, form: Format) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}.{form.suffix}"'}
 
 
-def _order(body: bytes) -> Order:
+def _release_request(body: bytes) -> ReleaseRequest:
     document: Any = None
     try:
         document = msgspec.json.decode(body)
-        order = msgspec.convert(document, Order)
+        wanted = msgspec.convert(document, ReleaseRequest)
     except msgspec.ValidationError as error:
         path, detail, reason = explain(error, document, ("model", "name", "hold_back"))
         raise EventError(json_pointer(path), detail, reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise EventError("", "the body is not JSON", "malformed") from None
-    if order.name is not None and not release.NAME.fullmatch(order.name):
-        wanted = "1 to 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
-        raise EventError(
-            "/name", f"expected {wanted}, and no identifier of a release, got {preview(order.name)}", "malformed"
-        )
-    return order
-
-
-def _model(exporter: Exporter, name: str | None) -> str:
-    models = exporter.pipeline.monitors.models
-    if name is None:
-        raise EventError("", f"model: is required; {suggestion('', models)}", "missing_field")
-    check_model(models, name)
-    return name
+    if wanted.name is not None and not release.NAME.fullmatch(wanted.name):
+        rule = "1 to 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
+        detail = f"expected {rule}, and not an identifier of a release, got {preview(wanted.name)}"
+        raise EventError("/name", detail, "malformed")
+    return wanted
 
 
 def _format() -> Format:
     name = request.args.get("format", "jsonl")
     if name not in FORMATS:
-        raise EventError("", f"format: {preview(name)} is none; known are: {', '.join(FORMATS)}", "malformed")
+        valid = ", ".join(FORMATS)
+        raise EventError("", f"format: {preview(name)} is not a valid format; valid values: {valid}", "malformed")
     return FORMATS[name]
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:
-    """The spellings of a label as people write it: ``7`` is the number, and the text."""
+    """Return the stored forms of a label in a query: ``7`` is both the number and the text."""
     if text is None:
         return None
-    found = [spelling(text)]
+    labels = [spelling(text)]
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         value = None
     if isinstance(value, str | bool | int | float):
-        found.append(spelling(value))
-    return tuple(one for one in found if one)
+        labels.append(spelling(value))
+    return tuple(label for label in labels if label)
 
 
 def _time(name: str) -> float | None:
@@ -183,31 +201,33 @@ def _time(name: str) -> float | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        wanted = "an RFC 3339 time with a zone such as 2026-11-24T10:00:00Z"
-        raise EventError("", f"{name}: expected {wanted}, got {preview(text)}", "malformed")
-    return moment.timestamp()
+        time = None
+    if time is None or time.tzinfo is None:
+        expected = "an RFC 3339 time with a zone such as 2026-11-24T10:00:00Z"
+        raise EventError("", f"{name}: expected {expected}, got {preview(text)}", "malformed")
+    return time.timestamp()
 
 
-def _whole(name: str, most: int) -> int | None:
+def _integer(name: str, maximum: int) -> int | None:
     text = request.args.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= most):
-        raise EventError("", f"{name}: expected a whole number from 1 to {most}, got {preview(text)}", "malformed")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= maximum):
+        detail = f"{name}: expected a whole number from 1 to {maximum}, got {preview(text)}"
+        raise EventError("", detail, "malformed")
     return int(text)
 
 
-def _check_parameters(*known: str) -> None:
+def _check_parameters(*names: str) -> None:
     for name in request.args:
-        if name not in known:
-            raise EventError("", f"the parameter {preview(name)} is not known; {suggestion(name, known)}", "malformed")
+        if name not in names:
+            detail = f"the parameter {preview(name)} is not known; {suggestion(name, names)}"
+            raise EventError("", detail, "malformed")
 
 
 def _streamed(chunks: Iterator[bytes], content_type: str, headers: dict[str, str]) -> Response:
-    """Flask's answer with a body that is not joined; its chunks are made in threads, outside the request."""
+    """Return a response whose body is not joined; its chunks are produced in threads, outside the request."""
     request.environ[STREAMED] = True
     return Response(chunks, 200, headers, content_type=content_type)

@@ -1,4 +1,4 @@
-"""``/openapi.json``: the HTTP API for programs (OpenAPI 3.1), from the wire types and the table of operations."""
+"""``/openapi.json``: the HTTP API as an OpenAPI 3.1 document, from its types and the table of operations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from exporter.server.tokens import USER
 _CONVERTER = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
 _OBJECT = dict[str, Any] | None
 _ABOUT = (
-    "Monitors deployed models and keeps what users corrected. "
-    "An exporter without users and tokens asks nobody who it is; one with them wants the scope that stands "
-    "beside bearer, or a user with a password."
+    "Monitors deployed models and manages users' corrections. "
+    "Without configured users and tokens no authentication is required. With them, each operation requires a token "
+    "with the scope listed at bearer, or a user with a password."
 )
 
 
 def blueprint() -> Blueprint:
-    """The route ``/openapi.json``."""
+    """Return the route ``/openapi.json``."""
     routes = Blueprint("openapi", __name__)
 
     @routes.get("/openapi.json")
@@ -45,27 +45,29 @@ def _encoded() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document of all `OPERATIONS`."""
+    """Build the OpenAPI document of all `OPERATIONS`."""
     components: dict[str, Any] = {}
 
-    def schema(kind: Any) -> dict[str, Any]:
-        """The JSON schema of a type; those of its structs go into the components."""
-        if isinstance(kind, UnionType) and any(_is_struct(one) for one in kind.__args__):
-            return {"anyOf": [schema(one) for one in kind.__args__]}
-        if get_origin(kind) is list and _is_struct(kind.__args__[0]):
-            return {"type": "array", "items": schema(kind.__args__[0])}
-        (found,), structs = msgspec.json.schema_components([_spelt(kind)], ref_template="#/components/schemas/{name}")
+    def schema(type_: Any) -> dict[str, Any]:
+        """Return the JSON schema of a type, and add those of its structs to the components."""
+        if isinstance(type_, UnionType) and any(map(_is_struct, type_.__args__)):
+            return {"anyOf": list(map(schema, type_.__args__))}
+        if get_origin(type_) is list and _is_struct(type_.__args__[0]):
+            return {"type": "array", "items": schema(type_.__args__[0])}
+        (result,), structs = msgspec.json.schema_components(
+            [_describable(type_)], ref_template="#/components/schemas/{name}"
+        )
         components.update(structs)
-        return dict(found)
+        return dict(result)
 
-    problem = {"description": "What was wrong.", "content": {problems.CONTENT_TYPE: {"schema": schema(Problem)}}}
+    problem = {"description": "The error.", "content": {problems.CONTENT_TYPE: {"schema": schema(Problem)}}}
     paths: dict[str, dict[str, Any]] = {}
     for route, operation in OPERATIONS.items():
         method, _, rule = route.partition(" ")
         path = paths.setdefault(_CONVERTER.sub(r"{\2}", rule), {})
         path[method.lower()] = _operation(method, rule, operation, schema)
     for component in components.values():
-        if "description" in component:  # the first line of a docstring: the rest is for whoever reads the code
+        if "description" in component:  # without the attributes, which are for readers of the code
             component["description"] = component["description"].partition("\n")[0].replace("``", "`")
     return {
         "openapi": "3.1.0",
@@ -95,19 +97,24 @@ def _operation(method: str, rule: str, operation: Operation, schema: _Schema) ->
         }
         for converter, name in _CONVERTER.findall(rule)
     ]
-    for one in operation.parameters:
-        described = {"name": one.name, "in": one.place, "required": one.required, "schema": schema(one.type)}
-        parameters.append({**described, "description": one.description} if one.description else described)
-    answers: dict[str, Any] = {
-        str(status): {"description": operation.summary, "content": _content(kind, schema)}
-        for status, kind in operation.answers.items()
+    for parameter in operation.parameters:
+        entry = {
+            "name": parameter.name,
+            "in": parameter.location,
+            "required": parameter.required,
+            "schema": schema(parameter.type),
+        }
+        parameters.append(entry | ({"description": parameter.description} if parameter.description else {}))
+    responses: dict[str, Any] = {
+        str(status): {"description": operation.summary, "content": _content(type_, schema)}
+        for status, type_ in operation.responses.items()
     }
-    found: dict[str, Any] = {"summary": operation.summary, "security": _security(authorization.scope(method, rule))}
+    result: dict[str, Any] = {"summary": operation.summary, "security": _security(authorization.scope(method, rule))}
     if parameters:
-        found["parameters"] = parameters
+        result["parameters"] = parameters
     if operation.body is not None:
-        found["requestBody"] = {"required": True, "content": _content(operation.body, schema)}
-    return {**found, "responses": {**answers, "default": {"$ref": "#/components/responses/Problem"}}}
+        result["requestBody"] = {"required": True, "content": _content(operation.body, schema)}
+    return {**result, "responses": {**responses, "default": {"$ref": "#/components/responses/Problem"}}}
 
 
 def _security(scope: str | None) -> list[dict[str, list[str]]]:
@@ -115,26 +122,26 @@ def _security(scope: str | None) -> list[dict[str, list[str]]]:
     return basic if scope == USER else [*basic, {"bearer": [] if scope is None else [scope]}]
 
 
-def _content(kind: Any, schema: _Schema) -> dict[str, Any]:
-    """Schemas by media type; a type alone is JSON's."""
-    media = kind if isinstance(kind, dict) else {JSON: kind}
-    return {name: {} if one is None else {"schema": schema(one)} for name, one in media.items()}
+def _content(type_: Any, schema: _Schema) -> dict[str, Any]:
+    """Return the schemas by media type; a type that is not a `Media` is JSON."""
+    media = type_ if isinstance(type_, dict) else {JSON: type_}
+    return {name: {} if item is None else {"schema": schema(item)} for name, item in media.items()}
 
 
-def _is_struct(kind: Any) -> bool:
-    return isinstance(get_origin(kind) or kind, type) and (
-        issubclass(kind, msgspec.Struct) if get_origin(kind) is None else _is_struct(kind.__args__[0])
+def _is_struct(type_: Any) -> bool:
+    return isinstance(get_origin(type_) or type_, type) and (
+        issubclass(type_, msgspec.Struct) if get_origin(type_) is None else _is_struct(type_.__args__[0])
     )
 
 
-def _spelt(kind: Any) -> Any:
-    """A wire type with what stays undecoded as the objects it holds, which alone can be described."""
-    if not _is_struct(kind) or all(field.type is not msgspec.Raw for field in msgspec.structs.fields(kind)):
-        return kind
+def _describable(type_: Any) -> Any:
+    """Return a type whose raw JSON members are objects, because a schema cannot describe raw JSON."""
+    if not _is_struct(type_) or all(field.type is not msgspec.Raw for field in msgspec.structs.fields(type_)):
+        return type_
     members = [
         (field.encode_name, _OBJECT, None)
         if field.type is msgspec.Raw
         else (field.encode_name, field.type, *(() if field.required else (field.default,)))
-        for field in msgspec.structs.fields(kind)
+        for field in msgspec.structs.fields(type_)
     ]
-    return msgspec.defstruct(kind.__name__, members, namespace={"__doc__": kind.__doc__}, kw_only=True)
+    return msgspec.defstruct(type_.__name__, members, namespace={"__doc__": type_.__doc__}, kw_only=True)

@@ -1,4 +1,4 @@
-"""Every route: what it is for, what it takes and what it returns; see `exporter.server.api.openapi`."""
+"""The table of all routes with their parameters, bodies and responses; see `exporter.server.api.openapi`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import msgspec
 
 from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, Prediction
-from exporter.server.api import correction_query
-from exporter.server.api import schemas as answers
+from exporter.server.api import correction_query, schemas
 from exporter.server.api.corrections import BatchDecision, ReviewDecision, SampleRequest
-from exporter.server.api.datasets import MOST, Order
+from exporter.server.api.datasets import MAX_LIMIT, ReleaseRequest
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification
@@ -21,7 +20,7 @@ from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
 OPENMETRICS, FORM, PNG = "application/openmetrics-text", "application/x-www-form-urlencoded", "image/png"
 Media = dict[str, Any]
-"""Types by media type; None is a text or a file that no type describes."""
+"""Types by media type; None for text and files, which no type describes."""
 
 
 class Parameter(NamedTuple):
@@ -31,7 +30,7 @@ class Parameter(NamedTuple):
     type: Any = str
     description: str = ""
     required: bool = False
-    place: str = "query"
+    location: str = "query"
 
 
 class Operation(NamedTuple):
@@ -40,70 +39,70 @@ class Operation(NamedTuple):
     Attributes
     ----------
     summary
-        What it does.
-    answers
-        Type of each good answer, or a `Media`; all others are problems.
+        What the operation does.
+    responses
+        Type of each successful response by its status, or a `Media`; all others are problems.
     body
-        Type of the request's body, or a `Media`; None where there is none.
+        Type of the request's body, or a `Media`; None without a body.
     """
 
     summary: str
-    answers: dict[int, Any]
+    responses: dict[int, Any]
     body: Any = None
     parameters: tuple[Parameter, ...] = ()
 
 
-def _choice(words: Any) -> Any:
-    return Literal[tuple(sorted(words))]
+def _one_of(values: Any) -> Any:
+    return Literal[tuple(sorted(values))]
 
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-_Page = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_Page = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 _KEY = Parameter(
     "Idempotency-Key",
     Annotated[str, msgspec.Meta(min_length=1, max_length=255)],
-    "Makes a retry count once.",
-    place="header",
+    "Makes a retried request count once.",
+    location="header",
 )
 _MODEL = Parameter("model", str, "A configured model.")
-_FORMAT = Parameter("format", _choice(FORMATS), "What is written; JSON lines when absent.")
+_FORMAT = Parameter("format", _one_of(FORMATS), "The format of the file; JSON lines by default.")
 _PERIOD = (
-    Parameter("since", _Moment, "The correction came then or later."),
-    Parameter("until", _Moment, "The correction came before."),
+    Parameter("since", _Time, "Corrections received at this time or later."),
+    Parameter("until", _Time, "Corrections received before this time."),
 )
 _PAGE = (
     Parameter("limit", _Page, "Entries on a page."),
-    Parameter("cursor", str, "As next has it."),
+    Parameter("cursor", str, "From the URL next of the page before."),
 )
-_VERSIONS = Parameter("var-version", list[str], "The version, as links of Grafana have it; of several, each.")
+_VERSIONS = Parameter("var-version", list[str], "The version, as Grafana links have it; repeated for several versions.")
 _QUEUE = (
     _MODEL,
     Parameter("version"),
     Parameter("segment"),
-    Parameter("status", _choice(STATUSES)),
-    Parameter("label", str, "The label that counts, as JSON or as plain text."),
-    Parameter("predicted", str, "The prediction, as JSON or as plain text."),
-    Parameter("source", _choice(VERDICTS), "Users' corrections when absent."),
+    Parameter("status", _one_of(STATUSES)),
+    Parameter("label", str, "The label of the review, or of the user without one, as JSON or plain text."),
+    Parameter("predicted", str, "The prediction, as JSON or plain text."),
+    Parameter("source", _one_of(VERDICTS), "Users' corrections by default."),
     *_PERIOD,
     Parameter("confidence_from", _Share),
     Parameter("confidence_to", _Share),
     Parameter(
         "q",
-        Annotated[str, msgspec.Meta(max_length=correction_query.LONGEST_SEARCH)],
+        Annotated[str, msgspec.Meta(max_length=correction_query.MAX_SEARCH)],
         "Text in the comment, the user, the prediction's identifier or the inputs.",
     ),
-    Parameter("order", _choice(ORDERS), "The newest first when absent."),
+    Parameter("order", _one_of(ORDERS), "The newest first by default."),
     *_PAGE,
 )
 _TASKS = list[dict[str, Any]]
 _FILES: Media = {form.content_type.partition(";")[0]: None for form in FORMATS.values()} | {JSON: _TASKS}
-_PAGE_FOR_PEOPLE: dict[int, Any] = {200: {HTML: None}}
+_HTML_PAGE: dict[int, Any] = {200: {HTML: None}}
 _PROBE: dict[int, Any] = {200: {TEXT: None}}
-_BACK: dict[int, Any] = {303: {HTML: None}, 200: {HTML: None}}
-_IDS = Parameter("ids", Literal["1"], "Asks for the identifiers of what was taken.")
+_REDIRECT: dict[int, Any] = {303: {HTML: None}, 200: {HTML: None}}
+_IDS = Parameter("ids", Literal["1"], "Returns the identifiers of the accepted predictions.")
 _INFER: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
-    {202: answers.Accepted},
+    {202: schemas.AcceptedEvents},
     {JSON: dict[str, Any] | list[dict[str, Any]], NDJSON: None},
     (_KEY, _IDS),
 )
@@ -115,98 +114,118 @@ _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
 
 OPERATIONS: dict[str, Operation] = {
     "POST /v1/predictions": Operation(
-        "Record what a model answered.",
-        {202: answers.Accepted},
+        "Record predictions.",
+        {202: schemas.AcceptedEvents},
         {JSON: Prediction | list[Prediction], NDJSON: None},
         (_KEY, _IDS),
     ),
     "POST /v1/feedback": Operation(
-        "Take users' words; they are on disk before the answer.",
-        {201: answers.Word | answers.Words, 200: answers.Word | answers.Words},
+        "Record users' feedback; it is on disk before the response.",
+        {201: schemas.FeedbackResult | schemas.FeedbackResults, 200: schemas.FeedbackResult | schemas.FeedbackResults},
         Feedback | list[Feedback],
         (_KEY,),
     ),
     "POST /v1/events": Operation(
-        "Count business events.", {202: answers.Accepted}, BusinessEvent | list[BusinessEvent], (_KEY,)
+        "Count business events.", {202: schemas.AcceptedEvents}, BusinessEvent | list[BusinessEvent], (_KEY,)
     ),
-    "POST /v1/notifications": Operation("Alertmanager's webhook.", {200: dict[str, Any]}, Notification, (_KEY,)),
-    "GET /v1/corrections": Operation("The review queue.", {200: answers.Corrections}, parameters=_QUEUE),
+    "POST /v1/notifications": Operation(
+        "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (_KEY,)
+    ),
+    "GET /v1/corrections": Operation(
+        "List corrections in the review queue.", {200: schemas.Corrections}, parameters=_QUEUE
+    ),
     "GET /v1/corrections/users": Operation(
-        "Who corrected a model how often.", {200: answers.Users}, parameters=(_MODEL._replace(required=True),)
+        "Count the corrections of each user.", {200: schemas.Users}, parameters=(_MODEL._replace(required=True),)
     ),
-    "GET /v1/corrections/<int:place>": Operation(
-        "One correction with its history.", {200: answers.CorrectionWithHistory}
+    "GET /v1/corrections/<int:correction_id>": Operation(
+        "Return a correction with its history.", {200: schemas.CorrectionWithHistory}
     ),
-    "PATCH /v1/corrections": Operation("Decide several corrections.", {200: answers.Results}, list[BatchDecision]),
-    "PATCH /v1/corrections/<int:place>": Operation("Decide a correction.", {200: answers.Correction}, ReviewDecision),
+    "PATCH /v1/corrections": Operation(
+        "Decide several corrections.", {200: schemas.DecisionResults}, list[BatchDecision]
+    ),
+    "PATCH /v1/corrections/<int:correction_id>": Operation(
+        "Decide a correction.", {200: schemas.Correction}, ReviewDecision
+    ),
     "POST /v1/corrections/samples": Operation(
-        "Draw confident predictions that nobody spoke about for review.", {201: answers.Drawn}, SampleRequest, (_KEY,)
+        "Draw confident predictions without feedback for review.",
+        {201: schemas.SampleResult},
+        SampleRequest,
+        (_KEY,),
     ),
     "GET /v1/dataset": Operation(
-        "Accepted corrections of a model as a file.",
+        "Download the accepted corrections of a model.",
         {200: _FILES},
         parameters=(
             _MODEL._replace(required=True),
             _FORMAT,
             Parameter("version"),
-            Parameter("label", str, "The label that counts."),
+            Parameter("label", str, "The label of the review, or of the user without one."),
             *_PERIOD,
         ),
     ),
     "POST /v1/dataset/releases": Operation(
-        "Freeze what is accepted of a model.", {201: answers.Release, 200: answers.Release}, Order
+        "Freeze the accepted corrections of a model in a release.",
+        {201: schemas.Release, 200: schemas.Release},
+        ReleaseRequest,
     ),
     "GET /v1/dataset/releases": Operation(
-        "The releases, the newest first.",
-        {200: answers.Releases},
+        "List the releases, the newest first.",
+        {200: schemas.Releases},
         parameters=(
             _MODEL,
             Parameter("limit", _Page, "Entries on a page."),
-            Parameter("cursor", int, "As next has it."),
+            Parameter("cursor", int, "From the URL next of the page before."),
         ),
     ),
     "GET /v1/dataset/releases/<key>": Operation(
-        "A release: its bytes, or its document.",
-        {200: _FILES | {JSON: answers.Release | _TASKS}},
+        "Download a release, or return its document.",
+        {200: _FILES | {JSON: schemas.Release | _TASKS}},
         parameters=(_FORMAT,),
     ),
     "GET /metrics": Operation(
-        "The metrics.",
+        "Return the metrics.",
         {200: {TEXT: None, OPENMETRICS: None}},
-        parameters=(Parameter("name[]", list[str], "Only these metrics."),),
+        parameters=(Parameter("name[]", list[str], "Return only these metrics."),),
     ),
-    "GET /-/healthy": Operation("Whether the process lives.", _PROBE),
-    "GET /-/ready": Operation("Whether events are taken.", _PROBE),
-    "POST /-/reload": Operation("Read the configuration again.", _PROBE),
-    "PUT /-/reload": Operation("Read the configuration again.", _PROBE),
-    "GET /": Operation("The home page.", _PAGE_FOR_PEOPLE),
+    "GET /-/healthy": Operation("Return whether the process runs.", _PROBE),
+    "GET /-/ready": Operation("Return whether events are accepted.", _PROBE),
+    "POST /-/reload": Operation("Reload the configuration.", _PROBE),
+    "PUT /-/reload": Operation("Reload the configuration.", _PROBE),
+    "GET /": Operation("The home page.", _HTML_PAGE),
     "GET /drift": Operation(
         "The drift page.",
-        _PAGE_FOR_PEOPLE,
+        _HTML_PAGE,
         parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /review": Operation("The review page.", _PAGE_FOR_PEOPLE, parameters=(*_QUEUE, _VERSIONS)),
-    "POST /review/decide": Operation("A decision of a form, back to its page.", _BACK, {FORM: dict[str, str]}),
-    "POST /review/samples": Operation("A draw of a form, on to what was drawn.", _BACK, {FORM: dict[str, str]}),
-    "GET /v1/corrections/<int:place>/inputs/<path:name>.png": Operation("An image input.", {200: {PNG: None}}),
+    "GET /review": Operation("The review page.", _HTML_PAGE, parameters=(*_QUEUE, _VERSIONS)),
+    "POST /review/decide": Operation(
+        "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}
+    ),
+    "POST /review/samples": Operation("Draw a sample from the review page's form.", _REDIRECT, {FORM: dict[str, str]}),
+    "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Operation(
+        "Return an image input as PNG.", {200: {PNG: None}}
+    ),
     "POST /v1/exchanges": Operation(
-        "What a proxy saw: requests with their answers as they went over the wire.",
-        {202: answers.Accepted},
+        "Record requests and responses that a proxy captured.",
+        {202: schemas.AcceptedEvents},
         {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
         (_KEY, _IDS),
     ),
     "POST /v1/kserve": Operation(
-        "What KServe's logger sends, as CloudEvents.", {202: dict[str, Any]}, {JSON: Any}, (_KEY,)
+        "Record requests and responses that KServe's logger sends as CloudEvents.",
+        {202: dict[str, Any]},
+        {JSON: Any},
+        (_KEY,),
     ),
-    "POST /v2/models/<model>/infer": Operation("A request with its response.", *_INFER),
-    "POST /v2/models/<model>/versions/<version>/infer": Operation("A request with its response.", *_INFER),
+    "POST /v2/models/<model>/infer": Operation("Record requests with their responses.", *_INFER),
+    "POST /v2/models/<model>/versions/<version>/infer": Operation("Record requests with their responses.", *_INFER),
     "POST /v1/seldon/feedback": Operation(
-        "Seldon's feedback message.", {201: dict[str, Any], 200: dict[str, Any]}, dict[str, Any], (_MODEL, _KEY)
+        "Record Seldon's feedback messages.", {201: dict[str, Any], 200: dict[str, Any]}, dict[str, Any], (_MODEL, _KEY)
     ),
-    "POST /v1/logs": Operation("OpenTelemetry's log records.", *_RECORDS),
-    "POST /v1/traces": Operation("OpenTelemetry's spans.", *_RECORDS),
-    "GET /runbooks/": Operation("The runbooks of all alerts.", _PAGE_FOR_PEOPLE),
-    "GET /runbooks/<name>": Operation("The runbook of an alert.", _PAGE_FOR_PEOPLE),
-    "GET /openapi.json": Operation("This document.", {200: dict[str, Any]}),
+    "POST /v1/logs": Operation("Record predictions in OpenTelemetry's log records.", *_RECORDS),
+    "POST /v1/traces": Operation("Record predictions in OpenTelemetry's spans.", *_RECORDS),
+    "GET /runbooks/": Operation("The runbooks of all alerts.", _HTML_PAGE),
+    "GET /runbooks/<name>": Operation("The runbook of an alert.", _HTML_PAGE),
+    "GET /openapi.json": Operation("Return this document.", {200: dict[str, Any]}),
 }
-"""By method and Flask's rule. A test compares it with the routes that there are."""
+"""By method and Flask's rule. A test compares the table with the routes of the application."""

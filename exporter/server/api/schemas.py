@@ -1,4 +1,4 @@
-"""What the routes answer, as types: for the OpenAPI document, which tests compare with what is really answered."""
+"""Types of the responses, for the OpenAPI document; a test compares them with real responses."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from msgspec import UNSET, UnsetType
 from exporter.events import Label
 
 
-class Refused(msgspec.Struct):
-    """An event that was not taken, by its place in the request."""
+class RejectedEvent(msgspec.Struct):
+    """An event that was rejected; `index` is its position in the request."""
 
     index: int
     pointer: str
     detail: str
 
 
-class Accepted(msgspec.Struct):
-    """How many events were taken; at most 1,000 of the others are explained."""
+class AcceptedEvents(msgspec.Struct):
+    """How many events were accepted; at most 1,000 rejected ones are listed."""
 
     accepted: int
-    rejected: list[Refused]
+    rejected: list[RejectedEvent]
     ids: list[str] | UnsetType = UNSET
 
 
-class Word(msgspec.Struct):
-    """A word of feedback that is on disk."""
+class FeedbackResult(msgspec.Struct):
+    """Feedback that is on disk."""
 
     id: str
     prediction_id: str | None
@@ -35,12 +35,12 @@ class Word(msgspec.Struct):
     joined: bool
 
 
-class Words(msgspec.Struct):
-    """Several words of feedback that are on disk."""
+class FeedbackResults(msgspec.Struct):
+    """Several items of feedback that are on disk."""
 
     accepted: int
-    rejected: list[Refused]
-    feedback: list[Word]
+    rejected: list[RejectedEvent]
+    feedback: list[FeedbackResult]
 
 
 class Correction(msgspec.Struct):
@@ -68,8 +68,8 @@ class Correction(msgspec.Struct):
     new_label: bool
 
 
-class Told(msgspec.Struct):
-    """Something that happened to a correction: a user's word, or a reviewer's decision."""
+class HistoryEntry(msgspec.Struct):
+    """An entry in the history of a correction: a user's feedback, or a reviewer's decision."""
 
     time: str
     label: Label
@@ -82,9 +82,9 @@ class Told(msgspec.Struct):
 
 
 class CorrectionWithHistory(Correction):
-    """A correction and what happened to it, the earliest first."""
+    """A correction with its history, the earliest entry first."""
 
-    history: list[Told]
+    history: list[HistoryEntry]
 
 
 class Corrections(msgspec.Struct):
@@ -94,8 +94,8 @@ class Corrections(msgspec.Struct):
     next: str | None
 
 
-class User(msgspec.Struct):
-    """How much one user corrected, and what became of it."""
+class UserCorrections(msgspec.Struct):
+    """The corrections of one user by their status."""
 
     user: str | None
     corrections: int
@@ -107,15 +107,15 @@ class User(msgspec.Struct):
 
 
 class Users(msgspec.Struct):
-    """Who corrected a model, the busiest first, and the median user's corrections."""
+    """The users who corrected a model, the most active first, and the median of their corrections."""
 
-    users: list[User]
+    users: list[UserCorrections]
     total: int
     median: int
 
 
-class Result(msgspec.Struct):
-    """What became of one of several decisions."""
+class DecisionResult(msgspec.Struct):
+    """The result of one of several decisions."""
 
     id: str
     taken: bool
@@ -124,20 +124,20 @@ class Result(msgspec.Struct):
     correction: Correction | UnsetType = UNSET
 
 
-class Results(msgspec.Struct):
-    """What became of several decisions, in their order."""
+class DecisionResults(msgspec.Struct):
+    """The results of several decisions, in their order."""
 
-    results: list[Result]
+    results: list[DecisionResult]
 
 
-class Drawn(msgspec.Struct):
+class SampleResult(msgspec.Struct):
     """How many predictions were drawn for review."""
 
     drawn: int
 
 
 class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
-    """Where a release's examples come from."""
+    """The origin of the examples in a release."""
 
     versions: dict[str, int]
     labels: dict[str, int]
@@ -168,17 +168,17 @@ class Releases(msgspec.Struct):
     next: str | None
 
 
-class Wrong(msgspec.Struct):
-    """A field of a body that is wrong."""
+class FieldError(msgspec.Struct):
+    """A field of the body that is not valid."""
 
     pointer: str
     detail: str
 
 
 class Problem(msgspec.Struct):
-    """An error (RFC 9457); some have further members, such as the correction as it stands."""
+    """An error (RFC 9457); some have further members, such as the current correction."""
 
     title: str
     status: int
     detail: str
-    errors: list[Wrong] | UnsetType = UNSET
+    errors: list[FieldError] | UnsetType = UNSET

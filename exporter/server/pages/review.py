@@ -18,7 +18,7 @@ from exporter.errors import EventError, StoreError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
-from exporter.server.api.correction_query import MAX_PLACE, MOST, cursor
+from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
 from exporter.server.application import Exporter
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.review_filters import PAGE, Choice, choice, parameters
@@ -78,8 +78,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
     @routes.post("/review/samples")
     def sample() -> tuple[str, int] | Answer:
         model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
-        if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MOST):
-            abort(400, f"expected model as one that is configured, and count as a number from 1 to {MOST}")
+        if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
+            abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
         chosen = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
         drawn = sample_for_review(exporter.store, chosen, int(count), g.user, exporter.snapshot)
         back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
@@ -89,18 +89,18 @@ def blueprint(exporter: Exporter) -> Blueprint:
             )
         return redirect(_address(back), 303)
 
-    @routes.get("/v1/corrections/<int:place>/inputs/<path:name>.png")
-    def picture(place: int, name: str) -> Answer:
+    @routes.get("/v1/corrections/<int:correction_id>/inputs/<path:name>.png")
+    def picture(correction_id: int, name: str) -> Answer:
         with exporter.store.reading() as connection:
-            known = correction(connection, place) if place <= MAX_PLACE else None
+            known = correction(connection, correction_id) if correction_id <= MAX_ID else None
         if known is None:
-            abort(404, f"there is no correction {place}")
+            abort(404, f"there is no correction {correction_id}")
         model = exporter.pipeline.monitors.models.get(known["model"])
         value = review_cards.decoded(known["inputs"]).get(name) if not (model and name in model.redact) else None
         binner = exporter.pipeline.monitors.nearest_binner(known["model"], known["version"])
         file = None if value is None else image_png.png(value, name, binner.profile if binner else None)
         if file is None:
-            abort(404, f"correction {place} has no image {name}")
+            abort(404, f"correction {correction_id} has no image {name}")
         response = Response(file, content_type="image/png")
         response.cache_control.private = True
         response.cache_control.max_age = _FOREVER if "v" in request.args else 0
@@ -116,7 +116,7 @@ def _address(args: Mapping[str, str]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text[:11]) <= MAX_PLACE
+    return text.isascii() and text.isdecimal() and int(text[:11]) <= MAX_ID
 
 
 def _page(
@@ -157,7 +157,7 @@ def _page(
             choice=asked,
             chips=_chips(asked),
             cards=found,
-            next=asked.but() | {"cursor": cursor(asked.order, end)} if end else None,
+            next=asked.but() | {"cursor": encode_cursor(asked.order, end)} if end else None,
             versions=sorted(versions),
             segments=segments.names if segments else (),
         ),
@@ -210,4 +210,4 @@ def _chips(asked: Choice) -> list[tuple[str, dict[str, str]]]:
 def _picture(card: review_cards.Card, name: str) -> str:
     """The address of an image input; it changes with the picture, so that browsers may keep it."""
     version = zlib.crc32(f"{card.known['prediction_id']} {card.known['predicted']}".encode())
-    return url_for("review.picture", place=card.known["id"], name=name, v=f"{version:08x}")
+    return url_for("review.picture", correction_id=card.known["id"], name=name, v=f"{version:08x}")

@@ -78,7 +78,7 @@ def choice(exporter: Exporter, given: Mapping[str, str], now: float) -> Choice:
         del query["status"]
     page = parse_query(exporter, query)
     ordered = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
-    return Choice(page.chosen, page.order, view, page.after, ordered)
+    return Choice(page.filter, page.order, view, page.after, ordered)
 
 
 def parameters(given: MultiDict[str, str]) -> dict[str, str]:
