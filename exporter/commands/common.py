@@ -1,12 +1,16 @@
-"""What the commands share: addresses, credentials, requests past any proxy, signals that stop."""
+"""What the commands share: help texts, credentials, requests past any proxy, signals that stop."""
 
 from __future__ import annotations
 
 import argparse
 import base64
 import contextlib
+import functools
 import os
+import re
 import signal
+import sys
+import textwrap
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -16,42 +20,84 @@ from exporter.errors import ExporterError
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens URLs of this machine and its neighbours, whatever proxy the environment names for the rest."""
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
-def add_credentials(parser: argparse.ArgumentParser, server: str) -> None:
-    """The options that say who asks a server; each has a default in the environment, which begins with ``server``."""
-    parser.add_argument("--user", default=os.environ.get(f"{server}_USER"), help=f"default: ${server}_USER")
-    for flag in ("password-file", "bearer-token-file"):
-        name = f"{server}_{flag.upper().replace('-', '_')}"
-        parser.add_argument(f"--{flag}", default=os.environ.get(name), metavar="FILE", help=f"default: ${name}")
+def set_help(parser: argparse.ArgumentParser, description: str, example: str, page: str) -> None:
+    """Describe a command: what it does, an example, and the page of the documentation."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.fill(description, 80)
+    parser.epilog = f"example:\n  {example}\n\ndocumentation: {page}"
+
+
+def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated: str | None = None) -> None:
+    """Add the options that hold the credentials for a server.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    server
+        Begins the names of the environment variables that hold the defaults.
+    deprecated
+        A variable that used to hold the token itself; it is still read, with a warning.
+    """
+    variable = f"{server}_USER"
+    parser.add_argument(
+        "--user", default=os.environ.get(variable), metavar="NAME", help=f"user for basic authentication (${variable})"
+    )
+    files = {"password-file": "file with the user's password", "bearer-token-file": "file with a bearer token"}
+    for flag, text in files.items():
+        variable = f"{server}_{flag.upper().replace('-', '_')}"
+        parser.add_argument(f"--{flag}", default=os.environ.get(variable), metavar="FILE", help=f"{text} (${variable})")
+    parser.set_defaults(deprecated_variable=deprecated)
 
 
 def authorization(options: argparse.Namespace) -> str | None:
-    """The ``Authorization`` header of what `add_credentials` added; None without any.
+    """Return the ``Authorization`` header for the options of `add_credentials`; None when none is set.
 
     Raises
     ------
     ExporterError
-        When a file cannot be read, or holds no line of text.
+        When a file cannot be read, or does not hold one line of text.
     """
     if options.bearer_token_file:
         return f"Bearer {_secret('--bearer-token-file', options.bearer_token_file)}"
-    if not options.user:
-        return None
-    if not options.password_file:
-        raise ExporterError("--password-file: is required beside --user")
-    pair = f"{options.user}:{_secret('--password-file', options.password_file)}"
-    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+    if options.user:
+        if not options.password_file:
+            raise ExporterError("--password-file: is required with --user")
+        return basic_authorization(options.user, _secret("--password-file", options.password_file))
+    if options.deprecated_variable and (token := os.environ.get(options.deprecated_variable)):
+        if not _TOKEN.fullmatch(token):
+            raise ExporterError(f"{options.deprecated_variable}: is not a bearer token")
+        warn_deprecated(f"${options.deprecated_variable}", "--bearer-token-file or $MODEL_EXPORTER_BEARER_TOKEN_FILE")
+        return f"Bearer {token}"
+    return None
 
 
-def _secret(flag: str, path: str) -> str:
+def _secret(option: str, path: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ExporterError(f"{flag}: {path} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from None
-    if not text or not text.isprintable():
-        raise ExporterError(f"{flag}: {path}: expected one line")
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ExporterError(f"{option}: {path} cannot be read: {reason}") from None
+    if not (_TOKEN.fullmatch(text) if option == "--bearer-token-file" else text and text.isprintable()):
+        raise ExporterError(f"{option}: {path}: expected one line with the secret and nothing else")
     return text
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """
+    >>> basic_authorization("Aladdin", "open sesame")
+    'Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=='
+    """
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+@functools.cache
+def warn_deprecated(old: str, new: str) -> None:
+    """Warn on standard error, once, that an option or a variable has another name now."""
+    print(f"model-exporter: {old} is deprecated; use {new}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -1,68 +1,101 @@
-"""The command ``model-exporter dataset``: releases and exports of a running exporter, and what annotators said."""
+"""The command ``model-exporter dataset``: releases and exports of a running exporter, and annotations to import."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
-import http.client
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from exporter.commands.common import add_credentials, authorization
+from exporter.commands.common import add_credentials, authorization, set_help
+from exporter.commands.http_client import WHEN_BUSY, Client, Response
+from exporter.commands.progress import download
 from exporter.datasets import FORMATS
 from exporter.datasets.label_studio import Decided, Left, decisions
 from exporter.errors import ExporterError
 
 DEFAULT_URL = "http://127.0.0.1:9877"
 TIMEOUT = 600.0
-"""Seconds that an answer may take: a release of many examples is made before it is answered."""
-RETRIES = 5
-"""Times that a busy exporter is asked again."""
-TOLD = 20
-"""Tasks that are named when they are not taken."""
-_WORDS = {
-    "taken": "taken",
-    "known": "already so",
-    "conflict": "conflicts",
+"""Seconds to wait for a response: a release of many examples is made before it is answered."""
+MAX_REPORTED = 20
+"""Tasks that are named when they are not accepted."""
+_OUTCOMES = {
+    "accepted": "accepted",
+    "unchanged": "unchanged",
+    "conflict": "conflicting",
     "unknown": "unknown",
-    "disagreed": "annotators disagree",
-    "unlabelled": "without one answer",
-    "foreign": "not from here",
+    "disagreed": "with disagreeing annotators",
+    "unlabelled": "without a single answer",
+    "foreign": "not from this exporter",
+}
+"""What becomes of a task, and how the summary says so."""
+_FILTERS = {
+    "version": "of this version of the model",
+    "label": "with this label",
+    "since": "from this time on, RFC 3339",
+    "until": "before this time, RFC 3339",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own commands to its parser."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    release = commands.add_parser("release", help="freeze the accepted corrections of a model so far")
-    release.add_argument("--model", required=True, metavar="NAME", help="whose corrections")
-    release.add_argument("--name", metavar="NAME", help="what it is called; default: by its model and content")
-    release.add_argument("--hold-back", action="store_true", help="without users who corrected far more than others")
+
+    release = commands.add_parser("release", help="freeze the accepted corrections of a model as a release")
+    set_help(
+        release,
+        "Freeze the accepted corrections of a model so far as a release, whose content never changes.",
+        "model-exporter dataset release --model=digits --name=2026-11",
+        "docs/dataset.md#releases",
+    )
+    release.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
+    release.add_argument("--name", metavar="NAME", help="name of the release; default: made from model and content")
+    release.add_argument("--hold-back", action="store_true", help="omit users who correct far more than others do")
     release.set_defaults(step=_release)
-    export = commands.add_parser("export", help="write a release, or all that is accepted, to a file")
+
+    export = commands.add_parser("export", help="write a release, or all accepted corrections, to a file")
+    set_help(
+        export,
+        "Write a release, or all accepted corrections of a model, to a file.",
+        "model-exporter dataset export 2026-11 -o corrections.parquet --format=parquet",
+        "docs/dataset.md",
+    )
     export.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
-    export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE")
-    export.add_argument("--format", default="jsonl", choices=tuple(FORMATS), help="default: jsonl")
-    export.add_argument("--model", metavar="NAME", help="whose accepted corrections, in place of a release")
-    for name in ("version", "label", "since", "until"):
-        export.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: see GET /v1/dataset?{name}=")
+    export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
+    export.add_argument("--format", default="jsonl", choices=tuple(FORMATS), help="format of the file (%(default)s)")
+    export.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
+    for name, text in _FILTERS.items():
+        export.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: only corrections {text}")
     export.set_defaults(step=_export)
-    taking = commands.add_parser("import", help="take the annotations in a JSON export of Label Studio")
-    taking.add_argument("file", type=Path, metavar="FILE")
-    taking.set_defaults(step=_import)
-    listing = commands.add_parser("list", help="the releases, the newest first")
-    listing.add_argument("--model", metavar="NAME", help="whose")
-    listing.set_defaults(step=_list)
-    for one in (release, export, taking, listing):
-        one.add_argument("--url", default=DEFAULT_URL, help=f"the exporter; default: {DEFAULT_URL}")
-        add_credentials(one, "MODEL_EXPORTER")
+
+    annotations = commands.add_parser("import", help="import annotations from Label Studio")
+    set_help(
+        annotations,
+        "Accept corrections with the labels that annotators chose in Label Studio.",
+        "model-exporter dataset import project-1.json",
+        "docs/dataset.md",
+    )
+    annotations.add_argument("file", type=Path, metavar="FILE", help="JSON export of Label Studio")
+    annotations.set_defaults(step=_import)
+
+    releases = commands.add_parser("list", help="list the releases, the newest first")
+    set_help(
+        releases,
+        "List the releases, the newest first.",
+        "model-exporter dataset list --model=digits",
+        "docs/dataset.md#releases",
+    )
+    releases.add_argument("--model", metavar="NAME", help="only releases of this model")
+    releases.set_defaults(step=_list)
+
+    for command in (release, export, annotations, releases):
+        command.add_argument("--url", default=DEFAULT_URL, help="URL of the exporter (%(default)s)")
+        add_credentials(command, "MODEL_EXPORTER")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,102 +104,35 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-class Client:
-    """One connection to an exporter, kept alive.
-
-    Parameters
-    ----------
-    url
-        Of the exporter.
-    authorization
-        The header, None for none.
-
-    Raises
-    ------
-    ExporterError
-        When the address is none, cannot be reached or refuses; so with all of its methods.
-    """
-
-    def __init__(self, url: str, authorization: str | None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
-            raise ExporterError(f"--url: expected http://HOST:PORT without a user, such as {DEFAULT_URL}")
-        self._where = f"{parts.scheme}://{parts.netloc}"
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.netloc, timeout=TIMEOUT)
-        self._path = parts.path.rstrip("/")
-        self._headers = {"Authorization": authorization} if authorization else {}
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def open(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
-        """An answer, whatever it is; asked again while the exporter is busy."""
-        data = None if body is None else json.dumps(body).encode()
-        for left in range(RETRIES, -1, -1):
-            answer = self._once(method, path, data, {**self._headers, **headers})
-            wait = answer.getheader("Retry-After", "")
-            if answer.status != 503 or not wait.isdigit() or not left:
-                break
-            answer.read()
-            time.sleep(min(int(wait), 30))
-        return answer
-
-    def _once(self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        for fresh in (self._connection.sock is None, True):
-            try:
-                self._connection.request(method, self._path + path, data, dict(headers))
-                return self._connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
-                self._connection.close()  # the next request opens it anew
-                if fresh:
-                    raise ExporterError(f"{self._where}: {error or type(error).__name__}") from None
-        raise AssertionError
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Status and document of an answer that is one, of success or of conflict."""
-        answer = self.open(method, path, body, **headers)
-        text = self.read(answer)
-        try:
-            document = json.loads(text)
-        except ValueError:
-            document = {"detail": f"{method} {path}: {answer.status} {answer.reason}, and no JSON"}
-            raise ExporterError(f"{self._where}: {document['detail']}") from None
-        return answer.status, document
-
-    def good(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The document of an answer of success."""
-        status, document = self.ask(method, path, body, **headers)
-        if status >= 400:
-            raise ExporterError(f"{self._where}: {document.get('detail') or status}")
-        return document
-
-    def read(self, answer: http.client.HTTPResponse, most: int | None = None) -> bytes:
-        """The answer's body, or the next bytes of it."""
-        try:
-            return answer.read(most)
-        except (OSError, http.client.HTTPException):
-            self._connection.close()
-            raise ExporterError(f"{self._where}: the answer broke off; the exporter's log says why") from None
+def _client(options: argparse.Namespace) -> Client:
+    return Client(
+        options.url, "--url", authorization=lambda: authorization(options), timeout=TIMEOUT, retries=WHEN_BUSY
+    )
 
 
-@contextlib.contextmanager
-def _client(options: argparse.Namespace) -> Iterator[Client]:
-    client = Client(options.url, authorization(options))
+def _request(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
+    """Return the document of a successful response."""
+    response = client.request(method, path, document=document, headers=headers)
+    if response.status >= 400:
+        raise ExporterError(f"{client.url}: {response.error_message()}")
+    return _document(client, response)
+
+
+def _document(client: Client, response: Response) -> Any:
     try:
-        yield client
-    finally:
-        client.close()
+        return json.loads(response.body)
+    except ValueError:
+        raise ExporterError(
+            f"{client.url}: expected a JSON document, got another response: is it an exporter?"
+        ) from None
 
 
 def _release(options: argparse.Namespace) -> int:
-    order = {"model": options.model} | ({"name": options.name} if options.name else {})
+    body = {"model": options.model} | ({"name": options.name} if options.name else {})
     if options.hold_back:
-        order["hold_back"] = True
+        body["hold_back"] = True
     with _client(options) as client:
-        document = client.good("POST", "/v1/dataset/releases", order)
-    _tell(document)
+        _print_release(_request(client, "POST", "/v1/dataset/releases", body))
     return 0
 
 
@@ -174,57 +140,50 @@ def _list(options: argparse.Namespace) -> int:
     path = "/v1/dataset/releases" + (f"?{urlencode({'model': options.model})}" if options.model else "")
     with _client(options) as client:
         while path:
-            page = client.good("GET", path)
-            for document in page["releases"]:
-                _tell(document)
-            following = urlsplit(page["next"] or "")
-            path = f"/v1/dataset/releases?{following.query}" if following.query else ""
+            page = _request(client, "GET", path)
+            for release in page["releases"]:
+                _print_release(release)
+            query = urlsplit(page["next"] or "").query
+            path = f"/v1/dataset/releases?{query}" if query else ""
     return 0
 
 
-def _tell(document: Mapping[str, Any]) -> None:
-    print(f"{document['id']}  {document['created'][:19]}Z  {document['examples']:>8} examples  {document['name']}")
+def _print_release(release: Mapping[str, Any]) -> None:
+    print(f"{release['id']}  {release['created'][:19]}Z  {release['examples']:>8} examples  {release['name']}")
 
 
 def _export(options: argparse.Namespace) -> int:
-    chosen = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    if bool(options.release) == ("model" in chosen) or (options.release and chosen):
-        raise ExporterError("dataset export: expected RELEASE, or --model NAME with what else chooses examples")
+    filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
+    filters = {name: value for name, value in filters.items() if value is not None}
+    if bool(options.release) == ("model" in filters) or (options.release and filters):
+        raise ExporterError("dataset export: expected RELEASE, or --model NAME and its filters")
     with _client(options) as client:
         if options.release:
             path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
-            document = client.good("GET", path, Accept="application/json")
-            frozen = options.format == "jsonl"
-            expected = document["sha256"] if frozen else None
-            size = _download(client, f"{path}?format={options.format}", options.output, expected)
+            release = _request(client, "GET", path, Accept="application/json")
+            sha256 = release["sha256"] if options.format == "jsonl" else None
+            size = _download(client, f"{path}?format={options.format}", options.output, sha256)
         else:
-            query = urlencode({**chosen, "format": options.format})
+            query = urlencode({**filters, "format": options.format})
             size = _download(client, f"/v1/dataset?{query}", options.output, None)
     print(f"{size} bytes written to {options.output}")
     return 0
 
 
 def _download(client: Client, path: str, output: Path, sha256: str | None) -> int:
-    """Write an answer to a file, all of it or nothing; how many bytes."""
-    answer = client.open("GET", path)
-    if answer.status != 200:
-        try:
-            detail = json.loads(answer.read(2**20)).get("detail")
-        except (ValueError, AttributeError):
-            detail = None
-        raise ExporterError(f"{path}: {detail or answer.status}")
+    """Write a response's body to a file, all of it or nothing, and return its size in bytes."""
     partial = output.with_name(output.name + ".partial")
-    size, digest, shown = 0, hashlib.sha256(), 0.0
+    size, digest = 0, hashlib.sha256()
     try:
-        with partial.open("wb") as file:
-            while data := client.read(answer, 2**18):
-                file.write(data)
-                digest.update(data)
-                size += len(data)
-                if sys.stderr.isatty() and time.monotonic() > shown + 0.2:
-                    shown = time.monotonic()
-                    print(f"\r\033[K{size / 2**20:,.1f} MiB", end="", file=sys.stderr, flush=True)
+        with client.stream("GET", path) as (response, pieces):
+            if response.status != 200:
+                raise ExporterError(f"{path}: {response.error_message()}")
+            with partial.open("wb") as file, download(output.name) as bar:
+                for piece in pieces:
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                    bar.update(bar.tasks[0].id, completed=size)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ExporterError(f"{path}: SHA-256 is {digest.hexdigest()}, not {sha256}: {output} is not written")
         partial.replace(output)
@@ -232,8 +191,6 @@ def _download(client: Client, path: str, output: Path, sha256: str | None) -> in
         raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
     return size
 
 
@@ -242,38 +199,46 @@ def _import(options: argparse.Namespace) -> int:
         export = options.file.read_bytes()
     except OSError as error:
         raise ExporterError(f"{options.file}: cannot be read: {error.strerror}") from None
-    counts: Counter[str] = Counter()
-    told = 0
+    outcomes: Counter[str] = Counter()
+    reported = 0
     with _client(options) as client:
         try:
-            for one in decisions(export):
-                result, detail = (one.why, one.detail) if isinstance(one, Left) else _decide(client, one)
-                counts[result] += 1
-                if detail and result != "unlabelled" and (told := told + 1) <= TOLD:
-                    print(f"{_WORDS[result]}: {detail}", file=sys.stderr)
+            for decision in decisions(export):
+                outcome, detail = _submit(client, decision)
+                outcomes[outcome] += 1
+                if detail and outcome != "unlabelled" and (reported := reported + 1) <= MAX_REPORTED:
+                    print(f"{_OUTCOMES[outcome]}: {detail}", file=sys.stderr)
         except ExporterError as error:
-            done = f" ({counts['taken']} were taken before)" if counts["taken"] else ""
+            done = f" ({outcomes['accepted']} were accepted before)" if outcomes["accepted"] else ""
             raise ExporterError(f"{options.file}: {error}{done}") from None
-    print(", ".join(f"{counts[word]} {text}" for word, text in _WORDS.items() if counts[word] or word == "taken"))
+    summary = [f"{outcomes[name]} {text}" for name, text in _OUTCOMES.items() if outcomes[name] or name == "accepted"]
+    print(", ".join(summary))
     return 0
 
 
-def _decide(client: Client, one: Decided) -> tuple[str, str]:
-    """What became of a decision, and what to say of it."""
-    if one.known:
-        return "known", ""
-    if not one.correction.isascii() or not one.correction.isdigit():
-        return "unknown", f"correction {one.correction}"
-    body = {"status": "accepted", "revision": one.revision, "label": one.label, "reviewer": one.reviewer}
-    path = f"/v1/corrections/{one.correction}"
-    status, document = client.ask("PATCH", path, body)
-    if status == 409:
-        stands = document.get("correction", {})
-        if stands.get("status") == "accepted" and stands.get("label") == one.label:
-            return "known", ""
-        return "conflict", f"correction {one.correction}: {document.get('detail')}"
-    if status == 404:
-        return "unknown", f"correction {one.correction}"
-    if status >= 400:
-        raise ExporterError(f"correction {one.correction}: {document.get('detail') or status}")
-    return "taken", ""
+def _submit(client: Client, decision: Decided | Left) -> tuple[str, str]:
+    """Send what annotators decided on a task; return one of `_OUTCOMES` and what to report of it."""
+    if isinstance(decision, Left):
+        return decision.why, decision.detail
+    if decision.known:
+        return "unchanged", ""
+    where = f"correction {decision.correction}"
+    if not decision.correction.isascii() or not decision.correction.isdigit():
+        return "unknown", where
+    body = {"status": "accepted", "revision": decision.revision, "label": decision.label, "reviewer": decision.reviewer}
+    response = client.request("PATCH", f"/v1/corrections/{decision.correction}", document=body)
+    if response.status == 409:
+        return _conflict(_document(client, response), decision)
+    if response.status == 404:
+        return "unknown", where
+    if response.status >= 400:
+        raise ExporterError(f"{where}: {response.error_message()}")
+    return "accepted", ""
+
+
+def _conflict(problem: Mapping[str, Any], decision: Decided) -> tuple[str, str]:
+    """Return the outcome when the correction was decided meanwhile: `unchanged` if in the same way."""
+    current = problem.get("correction", {})
+    if current.get("status") == "accepted" and current.get("label") == decision.label:
+        return "unchanged", ""
+    return "conflict", f"correction {decision.correction}: {problem.get('detail')}"

@@ -62,11 +62,8 @@ def run(options: argparse.Namespace) -> int:
         chosen = chosen._replace(expected=expected)
     else:
         source = FileSource(options.training_file, chosen.given())
-    progress = Progress(sys.stderr)
-    try:
+    with Progress(log=True) as progress:
         profile = build(source, chosen, progress)
-    finally:
-        progress.clear()
     output = options.output or (Path(f"{source.name}.json") if options.from_store else None)
     output = output or options.training_file.with_suffix(".json")
     save(profile, output)

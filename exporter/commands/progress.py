@@ -1,43 +1,57 @@
-"""How far a command that reads a file is."""
+"""How far a command is, on standard error: a bar on a terminal, which is removed at the end."""
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import TextIO
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, ProgressColumn, TaskProgressColumn, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+LOG_SECONDS = 10.0
+"""Seconds between two lines of progress in a log."""
+
+
+def _bar(*columns: ProgressColumn) -> Bar:
+    console = Console(file=sys.stderr)
+    return Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 class Progress:
-    """How far it is: a bar on a terminal, else a line every ten seconds.
+    """How much of a file is read; a context manager.
 
     Parameters
     ----------
-    stream
-        Where it is shown.
+    log
+        Whether to write a line every `LOG_SECONDS` where standard error is not a terminal.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._shown = time.monotonic()
-        self._drawn = False
+    def __init__(self, *, log: bool = False) -> None:
+        rows = TextColumn("{task.fields[rows]:>13,} rows")
+        self._bar = _bar(TextColumn("{task.description:<17}"), BarColumn(), TaskProgressColumn(), rows)
+        self._task = self._bar.add_task("", total=1.0, rows=0)
+        self._log = log and self._bar.disable
+        self._logged = time.monotonic()
 
-    def __call__(self, what: str, done: float, rows: int) -> None:
-        """Show it, if the last time is long enough ago."""
-        now = time.monotonic()
-        if now - self._shown < (0.1 if self._terminal else 10):
-            return
-        self._shown = now
-        if self._terminal:
-            filled = round(30 * done)
-            bar = "█" * filled + "░" * (30 - filled)
-            self._stream.write(f"\r\033[K{what:<17} {bar} {done:4.0%} {rows:>13,} rows")
-            self._drawn = True
-        else:
-            self._stream.write(f"{what}: {done:.0%}, {rows:,} rows\n")
-        self._stream.flush()
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
 
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self._drawn:
-            self._stream.write("\r\033[K")
-            self._stream.flush()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, step: str, share: float, rows: int) -> None:
+        """Show the step, the share of the file that is read, and the rows so far."""
+        self._bar.update(self._task, description=step, completed=share, rows=rows)
+        if self._log and time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            print(f"{step}: {share:.0%}, {rows:,} rows", file=sys.stderr, flush=True)
+
+
+def download(name: str) -> Bar:
+    """Return a context manager whose ``tasks[0]`` shows the bytes of a download of unknown size."""
+    bar = _bar(TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    bar.add_task(name, total=None)
+    return bar

@@ -1,27 +1,34 @@
-"""How well a measured number is known, and whether two of them differ by more than chance explains.
+"""Confidence intervals of measured numbers and of their differences, and which differences are significant.
 
-Pure functions of counts. An estimate gives its interval at any confidence; two estimates give their
-difference with its interval, and the probability of so large a difference by chance, which is one less the
-confidence at which the interval just touches zero. So a verdict and the interval beside it cannot disagree.
+Pure functions of counts. An estimate has an interval at any significance level; two estimates have a difference, with
+its interval and its p-value, which is the level at which the interval just touches zero. So a p-value and the interval
+beside it cannot disagree.
+
+For commands that run once: this module imports `scipy.stats`, which the server must not load.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import bisect
+from scipy.special import ndtri
+from scipy.stats import binomtest
 
 from exporter.stats.divergence import Floats, Reference
 
 CONFIDENCE = 0.95
-_NORMAL = NormalDist()
+MIN_P_VALUE = 1e-15
+"""Smaller p-values are reported as this one."""
 
 
 class Interval(NamedTuple):
-    """From where to where; the ends may be infinite."""
+    """A confidence interval; the ends may be infinite."""
 
     low: float
     high: float
@@ -33,79 +40,74 @@ class Estimate(NamedTuple):
     Attributes
     ----------
     value
-        The best guess.
+        The best estimate.
     within
-        Its interval, given a two-sided confidence as a normal quantile (1.96 is 95 %).
+        Returns its interval at a significance level, which is one minus the confidence.
     """
 
     value: float
     within: Callable[[float], Interval]
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
-        """The interval at a confidence from 0 to 1."""
-        return self.within(quantile(confidence))
+        """Return the interval at a confidence from 0 to 1."""
+        return self.within(1 - confidence)
 
 
-class Difference(NamedTuple):
-    """What came after less what was before.
+@dataclass(frozen=True)
+class Difference:
+    """One estimate minus another.
 
     Attributes
     ----------
-    value, interval
-        The difference, and where it lies at 95 % confidence.
-    chance
-        Probability of a difference at least as large by chance alone.
+    value
+        The best estimate of the difference.
+    within
+        Returns its interval at a significance level.
     """
 
     value: float
-    interval: Interval
-    chance: float
+    within: Callable[[float], Interval]
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The interval at a confidence of 95 %."""
+        return self.within(1 - CONFIDENCE)
+
+    @cached_property
+    def p_value(self) -> float:
+        """Probability of a difference at least as large by chance alone, at least `MIN_P_VALUE`."""
+
+        def sign(exponent: float) -> int:
+            return 1 if excludes_zero(self.within(10**exponent)) else -1
+
+        lowest = math.log10(MIN_P_VALUE)
+        if sign(lowest) > 0 or sign(0) < 0:
+            return MIN_P_VALUE if sign(lowest) > 0 else 1.0
+        return float(10 ** bisect(sign, lowest, 0, xtol=1e-9))
 
 
-def quantile(confidence: float) -> float:
-    """Standard deviations of a normal distribution that hold so much of it, both sides together.
-
-    >>> round(quantile(0.95), 4)
-    1.96
-    """
-    return _NORMAL.inv_cdf((1 + confidence) / 2)
-
-
-def wilson(part: float, whole: float, z: float) -> Interval:
-    """Score interval of a share (Wilson 1927).
+def share(part: int, total: int) -> Estimate:
+    """Estimate a share, such as of errors among requests, with the score interval of Wilson (1927).
 
     Parameters
     ----------
-    part, whole
-        How many of how many; the whole is above 0.
-    z
-        Normal quantile of the confidence, see `quantile`.
+    part, total
+        How many of how many; the total is above 0.
 
     Examples
     --------
-    >>> from scipy.stats import binomtest
-    >>> ours, theirs = wilson(7, 250, quantile(0.95)), binomtest(7, 250).proportion_ci(0.95, method="wilson")
-    >>> bool(abs(ours.low - theirs.low) < 1e-12 and abs(ours.high - theirs.high) < 1e-12)
-    True
+    >>> share(0, 10).value, [round(end, 4) for end in share(7, 250).interval()]
+    (0.0, [0.0136, 0.0567])
     """
-    share = part / whole
-    centre = share + z * z / (2 * whole)
-    reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))
-    scale = 1 + z * z / whole
-    low = 0.0 if part <= 0 else max(0.0, (centre - reach) / scale)
-    return Interval(low, 1.0 if part >= whole else min(1.0, (centre + reach) / scale))
-
-
-def share(part: float, whole: float) -> Estimate:
-    """A share, such as errors among requests; the whole is above 0."""
-    return Estimate(part / whole, lambda z: wilson(part, whole, z))
+    test = binomtest(part, total)
+    return Estimate(part / total, lambda level: Interval(*test.proportion_ci(1 - level, method="wilson")))
 
 
 def difference(before: Estimate, after: Estimate) -> Difference:
-    """The difference of two independent estimates by Newcombe's hybrid method.
+    """Return the difference of two independent estimates by Newcombe's hybrid method.
 
-    The two intervals' arms are added as errors are, by their squares (Newcombe 1998, method 10, for shares;
-    Zou and Donner 2008 for any estimate).
+    The distances from the values to the ends of their intervals are added by their squares, as errors are (Newcombe
+    1998, method 10, for shares; Zou and Donner 2008 for any estimate).
 
     Examples
     --------
@@ -115,55 +117,44 @@ def difference(before: Estimate, after: Estimate) -> Difference:
     [0.0524, 0.3339]
     """
 
-    def within(z: float) -> Interval:
-        old, new, value = before.within(z), after.within(z), after.value - before.value
+    def within(level: float) -> Interval:
+        old, new, value = before.within(level), after.within(level), after.value - before.value
         return Interval(
             value - math.hypot(after.value - new.low, old.high - before.value),
             value + math.hypot(new.high - after.value, before.value - old.low),
         )
 
-    return _difference(after.value - before.value, within)
+    return Difference(after.value - before.value, within)
 
 
 def conservative_difference(before: Estimate, after: Estimate) -> Difference:
-    """The difference of two estimates whose error is more than chance, such as the width of a bucket.
+    """Return the difference of two estimates whose error is not only random, such as the width of a bucket.
 
-    The true difference lies anywhere between the far ends of the two intervals; so wide a statement is right
-    more often than it claims.
+    The true difference may lie anywhere between the far ends of the two intervals, so that this interval holds it
+    more often than its confidence says.
 
     >>> [round(end, 4) for end in conservative_difference(share(48, 80), share(56, 70)).interval]
     [-0.0085, 0.3865]
     """
 
-    def within(z: float) -> Interval:
-        old, new = before.within(z), after.within(z)
+    def within(level: float) -> Interval:
+        old, new = before.within(level), after.within(level)
         return Interval(new.low - old.high, new.high - old.low)
 
-    return _difference(after.value - before.value, within)
-
-
-def _difference(value: float, within: Callable[[float], Interval]) -> Difference:
-    low, high = 0.0, 40.0  # the interval without zero, and the one with it
-    if excludes_zero(within(high)):
-        low = high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excludes_zero(within(middle)) else (low, middle)
-    return Difference(value, within(quantile(CONFIDENCE)), math.erfc(low / math.sqrt(2)))
+    return Difference(after.value - before.value, within)
 
 
 def excludes_zero(interval: Interval) -> bool:
-    """Whether zero lies outside."""
+    """Return whether zero lies outside an interval."""
     return interval.low > 0 or interval.high < 0
 
 
 def bucket_quantile(bounds: Sequence[float], counts: Sequence[float], share_below: float) -> Estimate:
-    """A quantile of what a histogram counted.
+    """Estimate a quantile from a histogram's buckets.
 
-    The value is interpolated within its bucket as Prometheus does. The interval is the order statistics':
-    an edge is an end of it where the share below that edge is surely smaller (or larger) than the quantile's, by
-    its own score interval. Between edges nothing is known, so the interval is never narrower than a bucket, and
-    it has no upper end where the last bucket may hold the quantile.
+    The value is interpolated within its bucket as Prometheus does. The interval ends at the nearest bounds for which
+    a score test rejects that the share of values below them is ``share_below``. Between bounds nothing is known: the
+    interval is never narrower than a bucket, and has no upper end where the last bucket may hold the quantile.
 
     Parameters
     ----------
@@ -185,27 +176,28 @@ def bucket_quantile(bounds: Sequence[float], counts: Sequence[float], share_belo
     >>> bucket_quantile([0.1, 0.5, 1.0, math.inf], [9, 10, 10, 10], 0.95).interval()
     Interval(low=0.0, high=inf)
     """
-    whole = counts[-1]
+    total = counts[-1]
     edges = [(0.0, 0.0), *zip(bounds, counts, strict=True)]
 
-    def within(z: float) -> Interval:
-        below = [edge for edge, count in edges if wilson(count, whole, z).high < share_below]
-        above = [edge for edge, count in edges if wilson(count, whole, z).low > share_below]
+    def within(level: float) -> Interval:
+        margin = _normal_quantile(level) * math.sqrt(share_below * (1 - share_below) / total)
+        below = [edge for edge, count in edges if count / total < share_below - margin]
+        above = [edge for edge, count in edges if count / total > share_below + margin]
         return Interval(max(below, default=0.0), min(above, default=math.inf))
 
-    rank = share_below * whole
-    place = next(place for place, count in enumerate(counts) if count >= rank)
-    if math.isinf(bounds[place]):
-        return Estimate(bounds[place - 1] if place else math.inf, within)
-    (low, before), (high, until) = edges[place], edges[place + 1]
+    rank = share_below * total
+    index = next(index for index, count in enumerate(counts) if count >= rank)
+    if math.isinf(bounds[index]):
+        return Estimate(bounds[index - 1] if index else math.inf, within)
+    (low, before), (high, until) = edges[index], edges[index + 1]
     return Estimate(low + (high - low) * (rank - before) / (until - before), within)
 
 
 def divergence(counts: Floats, probability: Floats) -> Estimate:
-    """KL divergence of pooled observations from training, in nats, as `exporter.stats.divergence` defines it.
+    """Estimate the KL divergence of observations from training, in nats, as `exporter.stats.divergence` defines it.
 
-    Sampling alone adds ``(K - 1)/2n`` to the score, times the prior's shrinkage. The value is the score without
-    it, and the interval lies around that, by the delta method with the second-order term.
+    Sampling alone adds ``(K - 1)/2n`` to the score, times the prior's shrinkage. The value is the score without that
+    bias, with an interval by the delta method with the second-order term.
 
     Parameters
     ----------
@@ -240,40 +232,50 @@ def divergence(counts: Floats, probability: Floats) -> Estimate:
     spread = max(float((live * surprise**2).sum()) - score**2, 0.0)
     error = math.sqrt(shrinkage * (spread / n + degrees / (2 * n * n)))
     centre = max(score - shrinkage * degrees / (2 * n), 0.0)
-    return Estimate(centre, lambda z: Interval(max(0.0, centre - z * error), centre + z * error))
+
+    def within(level: float) -> Interval:
+        margin = _normal_quantile(level) * error
+        return Interval(max(0.0, centre - margin), centre + margin)
+
+    return Estimate(centre, within)
 
 
 def largest(estimates: Sequence[Estimate]) -> Estimate:
-    """The largest of several estimates, each held to a confidence that makes all of them right together.
+    """Estimate the largest of several numbers.
 
-    Whoever picks the worst of fifty features has picked what chance raised; so each interval is Bonferroni's.
+    The worst of many features is also the one that chance raised most, so its interval is one that all of them meet
+    together (Bonferroni).
 
     >>> largest([share(1, 10), share(5, 10)]).value
     0.5
     """
 
-    def within(z: float) -> Interval:
-        chance = max(math.erfc(z / math.sqrt(2)) / len(estimates), 1e-300)
-        each = [one.within(-_NORMAL.inv_cdf(chance / 2)) for one in estimates]
-        return Interval(max(one.low for one in each), max(one.high for one in each))
+    def within(level: float) -> Interval:
+        intervals = [estimate.within(level / len(estimates)) for estimate in estimates]
+        return Interval(max(interval.low for interval in intervals), max(interval.high for interval in intervals))
 
-    return Estimate(max(one.value for one in estimates), within)
+    return Estimate(max(estimate.value for estimate in estimates), within)
 
 
-def holm(chances: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Which of several differences are real, so that all verdicts together err in 5 % of comparisons at most.
+def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
+    """Return which of several differences are significant, so that all verdicts together err in 5 % of cases at most.
 
-    The step-down method of Holm (1979): the smallest probability against ``level/m``, the next against
-    ``level/(m - 1)``, until the first that fails.
+    The step-down method of Holm (1979), which scipy does not have: the smallest p-value is held against ``level/m``,
+    the next against ``level/(m - 1)``, until the first that fails.
 
     >>> holm([0.04, 0.001, 0.012])
     [True, True, True]
     >>> holm([0.04, 0.001, 0.03])
     [False, True, False]
     """
-    real = [False] * len(chances)
-    for passed, place in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
-        if chances[place] > level / (len(chances) - passed):
+    significant = [False] * len(p_values)
+    for passed, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > level / (len(p_values) - passed):
             break
-        real[place] = True
-    return real
+        significant[index] = True
+    return significant
+
+
+def _normal_quantile(level: float) -> float:
+    """Return how many standard deviations hold all but ``level`` of a normal distribution, on both sides together."""
+    return -float(ndtri(level / 2))

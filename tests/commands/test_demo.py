@@ -22,8 +22,8 @@ from support.fake_exporter import Exporter, eventually, nobody
 from exporter import config
 from exporter.client import Monitor as Client
 from exporter.commands.demo import model, scenario, service
-from exporter.commands.demo.incidents import INCIDENTS, NOTHING, Incidents
-from exporter.commands.demo.traffic import Traffic
+from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, Incidents
+from exporter.commands.demo.traffic import Traffic, _Feedback
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.events import Prediction
@@ -76,7 +76,7 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     images, labels = model.held_out(directory)
     incidents = Incidents(seed=1)
     incidents.begin(incident, 60)
-    seen = np.array([incidents.seen(image) for image in images])
+    seen = np.array([incidents.apply(image) for image in images])
     classifier = model.load(directory)
     probabilities = classifier.predict_proba(model.rows(seen))
     digits, confidence = classifier.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
@@ -211,7 +211,7 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
     assert (status, answer["name"], answer["by_hand"], answer["before"]) == (200, "dark", True, nothing)
     assert answer["seconds_left"] > INCIDENTS["dark"].seconds - 5
     ask(f"{url}/predict", {"image": image.tolist()})
-    scenario.trigger(url, None, 0)
+    scenario.trigger(scenario.service_client(url), None, 0)
     assert ask(f"{url}/incident")[1]["name"] is None
     ask(f"{url}/predict", {"image": image.tolist()})
     assert monitor.flush()
@@ -226,7 +226,7 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
     ):
         assert ask(f"{url}/incident", wrong)[0] == 400
     with pytest.raises(StackError, match="expected one of dark"):
-        scenario.trigger(url, "drak", 1)
+        scenario.trigger(scenario.service_client(url), "drak", 1)
 
 
 def test_errors_and_slowness(directory: Path, running: tuple[str, Incidents, Client]) -> None:
@@ -243,7 +243,7 @@ def test_errors_and_slowness(directory: Path, running: tuple[str, Incidents, Cli
     assert all(delay == 0 or delay > 0.5 for delay in delays)
     assert 0.2 < sum(delay > 0.5 for delay in delays) / 300 < 0.4
     incidents.begin("slow", 0)
-    assert incidents.current() == NOTHING
+    assert incidents.current() == NO_INCIDENT
 
 
 def test_users_correct_what_is_wrong(
@@ -279,11 +279,11 @@ def test_only_some_teachers_pupils_come(directory: Path) -> None:
     """Each image is of one teacher's pupil, and images of others can be kept away, from one request to the next."""
     client = Client(nobody(), "digits")
     traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
-    places = traffic._places()
+    places = traffic._indices()
     assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
-    traffic.only(model.HELD_BACK)
+    traffic.use_teachers(model.HELD_BACK)
     assert {model.teacher(next(places)) for _ in range(1000)} == model.HELD_BACK
-    traffic.only()
+    traffic.use_teachers()
     assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
 
 
@@ -296,15 +296,15 @@ def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
     assert eventually(lambda: traffic.counts["failed"] > 20)
     traffic.stop()
     assert traffic.counts["failed"] == traffic.counts["requests"]
-    traffic._tell("r-1", "accepted", None, "teacher-1")
-    traffic._tell("r-2", "accepted", None, "teacher-2")
+    traffic._send_feedback(_Feedback(0, "r-1", "accepted", None, "teacher-1"))
+    traffic._send_feedback(_Feedback(0, "r-2", "accepted", None, "teacher-2"))
     assert traffic.counts["undelivered"] == 2
     assert len(said) == 1
     assert "lost" in said[0]
 
 
-def test_default_story_lets_each_alert_fire() -> None:
-    """The default story has both incidents, each as long as its alerts need, and health before and after."""
+def test_the_default_scenario_lets_each_alert_fire() -> None:
+    """The default scenario has both incidents, each as long as its alerts need, and health before and after."""
     phases = scenario.parse(scenario.DEFAULT)
     first = ["healthy", "errors", "healthy", "dark", "healthy"]
     assert [phase.name for phase in phases] == [*first, "retrain", "dark", "compare"]
@@ -313,8 +313,8 @@ def test_default_story_lets_each_alert_fire() -> None:
             assert phase.seconds >= INCIDENTS[phase.name].seconds
 
 
-def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, Client]) -> None:
-    """The story never cuts short what was begun by hand; its start and end are told, and then the story goes on."""
+def test_the_scenario_waits_for_an_incident_that_was_started_by_hand(running: tuple[str, Incidents, Client]) -> None:
+    """The scenario never ends an incident that was started by hand; it announces its start and end, and goes on."""
     url, incidents, _ = running
     said: list[str] = []
     begun: list[tuple[str | None, bool]] = []
@@ -325,16 +325,17 @@ def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, 
         time.sleep(seconds)
         if len(begun) == 2:
             incidents.begin("noise", 1.2)
-        return "the story is told" in said[-1]
+        return "the scenario is over" in said[-1]
 
-    teller = scenario.Scenario(url, Counter(), wait, said.append)
-    teller.tell(scenario.parse("dark=2s,healthy=1s"))
+    scenario.Scenario(scenario.service_client(url), Counter(), wait, said.append).run(
+        scenario.parse("dark=2s,healthy=1s")
+    )
     assert [line.split(":")[0].strip() for line in said if "look for" not in line] == [
         "dark for 2s",
-        "slow by hand for 1s",
-        "slow by hand is over.",
-        "noise by hand for 1s",
-        "noise by hand is over, and the story goes on.",
+        "slow, started by hand, for 1s",
+        "slow, started by hand, is over.",
+        "noise, started by hand, for 1s",
+        "noise, started by hand, is over; the scenario goes on.",
         "dark is over",
         "healthy for 1s",
         "healthy is over",
@@ -342,22 +343,26 @@ def test_the_story_waits_for_an_incident_by_hand(running: tuple[str, Incidents, 
     ]
     assert begun.count(("dark", False)) == 2
     assert incidents.begin("dark", 60).name is None
-    assert scenario.trigger(url, "errors", 5, by_hand=False) == ("dark", pytest.approx(60, abs=2), True)
+    assert scenario.trigger(scenario.service_client(url), "errors", 5, by_hand=False) == (
+        "dark",
+        pytest.approx(60, abs=2),
+        True,
+    )
     assert incidents.current().name == "dark"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("helthy=3m", "'helthy' is no phase; did you mean \"healthy\"?"),
+        ("helthy=3m", "'helthy' is not a valid phase; did you mean \"healthy\"?"),
         ("dark", "dark: expected a duration such as 5m or 1h"),
         ("dark=0s", "dark: expected a duration"),
-        ("", "'' is no phase"),
-        ("retrain=3m", "retrain: takes the time it needs; expected no length"),
+        ("", "'' is not a valid phase"),
+        ("retrain=3m", "retrain: takes the time it needs; expected no duration"),
     ],
 )
-def test_wrong_phases(text: str, message: str) -> None:
-    """A phase that is none is refused with what would be right."""
+def test_invalid_phases(text: str, message: str) -> None:
+    """A phase that is not valid is refused with what would be."""
     with pytest.raises(ValueError) as caught:
         scenario.parse(text)
     assert message in str(caught.value)
@@ -387,7 +392,7 @@ def address() -> str:
 
 
 def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
-    """The story is told line by line while predictions arrive, an incident can be added, and SIGTERM leaves nothing."""
+    """The scenario is announced while predictions arrive, an incident can be added, and SIGTERM leaves nothing."""
     listen = address()
     demo = Demo(
         *("--directory", directory, "--exporter", exporter.url, "--listen-address", listen),
@@ -395,21 +400,21 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     )
     child = demo.child()
     lines = [demo.process.stdout.readline() for _ in range(8)]
-    assert "healthy for 1s: the service is well." in lines[1]
+    assert "healthy for 1s: the service is healthy." in lines[1]
     assert "dark for 2s: the camera goes dark" in lines[4]
     assert "ModelCorrectionRatioHigh" in lines[5]
     assert "dark is over:" in lines[6]
-    assert "the service stays well" in lines[7]
+    assert "the service stays healthy" in lines[7]
     by_hand = ("--listen-address", listen, "--seconds", 90, "--incident")
     code, out, err = Demo(*by_hand, "errors").end()
     assert (code, err) == (0, "")
     assert out.startswith("For 1m30s a dependency of the service breaks")
     assert "demo --incident=none" in out
     assert ask(f"http://{listen}/incident")[1]["name"] == "errors"
-    assert "errors by hand for 1m" in demo.process.stdout.readline()
+    assert "errors, started by hand, for 1m" in demo.process.stdout.readline()
     assert "look for:" in demo.process.stdout.readline()
-    assert "It takes the place of errors begun by hand" in Demo(*by_hand, "dark").end()[1]
-    assert "Ended dark begun by hand, which had" in Demo(*by_hand, "none").end()[1]
+    assert "It replaces errors, started by hand" in Demo(*by_hand, "dark").end()[1]
+    assert "Ended dark, started by hand, with" in Demo(*by_hand, "none").end()[1]
     assert "nothing to end" in Demo(*by_hand, "none").end()[1]
     sent = len(exporter.events())
     code, out, err = demo.end(signal.SIGTERM)
@@ -444,7 +449,7 @@ def test_killed_service_ends_the_demo(directory: Path, exporter: Exporter) -> No
     os.kill(child.pid, signal.SIGKILL)
     code, _, err = demo.end()
     assert code == 1
-    assert err == "model-exporter: the model service ended by itself, with status -9\n"
+    assert err == "model-exporter: the model service exited unexpectedly with status -9\n"
 
 
 def test_busy_port(directory: Path, exporter: Exporter) -> None:
@@ -460,7 +465,7 @@ def test_incident_without_service() -> None:
     """An incident that nothing can have says how to start a service."""
     code, out, err = Demo("--incident", "dark", "--service", nobody()).end()
     assert (code, out) == (1, "")
-    assert "no model service answers there" in err
+    assert "no model service responds" in err
 
 
 def test_unreachable_exporter(directory: Path) -> None:

@@ -243,7 +243,7 @@ def test_columns_that_differ_from_the_profile_are_named(
     status, _, err = ingest(capsys, tmp_path / "s.csv", *flags, f"--textfile={target}")
     assert status == 0
     assert 'has no column "income": it counts as missing' in err
-    assert 'the profile does not know "Income": not counted' in err
+    assert 'the profile does not contain "Income": not counted' in err
     found = samples(target.read_text())
     assert found["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1
     (tmp_path / "s.csv").write_text("Alter,prediction\n41,yes\n")
@@ -262,7 +262,7 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     """Commands that fail, and what each says."""
     whole = (folder / "well.csv.gz").read_bytes()
     (tmp_path / "half.csv.gz").write_bytes(whole[: len(whole) // 2])
-    yield [tmp_path / "half.csv.gz"], "half.csv.gz: is not whole gzip: "
+    yield [tmp_path / "half.csv.gz"], "half.csv.gz: is not complete gzip: "
     (tmp_path / "half.parquet").write_bytes((folder / "well.parquet").read_bytes()[:5000])
     yield [tmp_path / "half.parquet"], "half.parquet: is not PARQUET: "
     (tmp_path / "empty.csv").write_text("")
@@ -276,11 +276,11 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     cut = (folder / "well.predictions.jsonl").read_bytes()[:-20]
     (tmp_path / "cut.jsonl").write_bytes(cut)
     config = f"--config.file={folder / 'exporter.yml'}"
-    yield [tmp_path / "cut.jsonl", config], "cut.jsonl: ends in the middle of row 2500: is it still written?"
+    yield [tmp_path / "cut.jsonl", config], "cut.jsonl: ends in the middle of row 2500: is it still being written?"
     (tmp_path / "all.csv").write_text("age,confidence\n1,2\n3,4\n")
     yield (
         [tmp_path / "all.csv", "--confidence-column=confidence"],
-        ("all.csv: none of its 2 rows was good; row 1, confidence: expected a number from 0 to 1, got 2.0"),
+        ("all.csv: all 2 rows were rejected; row 1, confidence: expected a number from 0 to 1, got 2.0"),
     )
     yield [tmp_path / "gone.csv"], "gone.csv: cannot be read: there is no such file"
     yield [tmp_path], "expected a file that ends in .csv, .parquet, .npz, .jsonl or .ndjson, or --format"
@@ -288,17 +288,26 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     yield [folder / "well.csv", config, "--model=bare"], '--model: "bare" has no profile'
     yield [folder / "well.csv", config], "--model: expected loans or bare"
     yield [folder / "well.csv", config, "--model=loan"], 'no model "loan" is configured; did you mean "loans"?'
-    yield [folder / "well.predictions.jsonl", config, "--model=loans"], "which say for themselves what the model"
+    yield (
+        [folder / "well.predictions.jsonl", config, "--model=loans"],
+        "which name their model, version and inputs themselves",
+    )
     yield [folder / "well.csv", "--type=age"], "--type: expected NAME=TYPE"
     yield [folder / "well.csv", "--textfile=out.txt"], "expected a name that ends in .prom"
     yield [folder / "well.csv", f"--textfile={tmp_path}/no/out.prom"], "cannot be written: No such file or directory"
     for address in ("localhost:9091", "http://h:port", "http://[::1"):
-        yield [folder / "well.csv", f"--push={address}"], "--push: expected the address of a Pushgateway"
-    yield [folder / "well.csv", "--exporter=http://[::1", "--model=m"], "the exporter's address: Invalid IPv6 URL"
+        yield [folder / "well.csv", f"--push={address}"], "--push: expected a URL such as http://127.0.0.1:9091, got "
+    yield (
+        [folder / "well.csv", "--exporter=http://[::1", "--model=m"],
+        "--exporter: expected a URL such as http://127.0.0.1:9877, got http://[::1",
+    )
     yield [folder / "well.csv", f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
-    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1"], "--model: is required beside --exporter"
-    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1", "--push=x"], "--push: has no meaning beside --exporter"
-    yield [folder / "well.csv", "--exporter=9877", "--model=m"], "9877: expected the exporter's address"
+    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1"], "--model: is required with --exporter"
+    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1", "--push=x"], "--push: cannot be used with --exporter"
+    yield (
+        [folder / "well.csv", "--exporter=9877", "--model=m"],
+        "--exporter: expected a URL such as http://127.0.0.1:9877, got 9877",
+    )
 
 
 def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,7 +372,7 @@ def test_a_packed_file_leaves_nothing_behind(folder: Path, tmp_path: Path) -> No
     limited = ["bash", "-c", "ulimit -f 16; trap '' XFSZ; exec \"$@\"", "bash", *command]
     done = subprocess.run(limited, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
-    assert f"well.csv.gz: cannot be kept in {kept} (TMPDIR names another folder): File too large" in done.stderr
+    assert f"well.csv.gz: cannot be copied to {kept} (TMPDIR sets another folder): File too large" in done.stderr
 
 
 # --- pushed ----------------------------------------------------------------------------------
@@ -421,17 +430,17 @@ def test_a_pushgateway_that_is_away_or_refuses_is_said(
     folder: Path, gateway: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with the reason, and the password in the address is not shown."""
-    monkeypatch.setattr("exporter.commands.ingest.pushgateway.TRIES", 1)
+    monkeypatch.setattr("exporter.commands.ingest.pushgateway.RETRIES", 0)
     arguments = (folder / "well.csv", f"--profile={folder / 'loans.json'}")
     address = f"127.0.0.1:{free_port()}"
     status, _, err = ingest(capsys, *arguments, f"--push=http://me:secret@{address}")
     assert status == 1
-    assert f"--push: http://{address} did not take the metrics: " in err
+    assert f"--push: http://{address} did not accept the metrics: " in err
     assert "refused" in err
     assert "secret" not in err
     status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere")
     assert status == 1
-    assert "did not take the metrics: 404" in err
+    assert "did not accept the metrics: 404" in err
 
 
 def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path) -> None:
@@ -569,7 +578,7 @@ def test_rows_that_the_exporter_refuses_are_named(
     flags = ("--model=loan", "--confidence-column=confidence", f"--exporter={exporter.url}")
     status, _, err = ingest(capsys, tmp_path / "bad.csv", *flags)
     assert status == 1
-    assert "bad.csv: none of its 2 rows was good; row 2, confidence: expected a number from 0 to 1, got 4.0" in err
+    assert "bad.csv: all 2 rows were rejected; row 2, confidence: expected a number from 0 to 1, got 4.0" in err
 
 
 @pytest.mark.parametrize("ending", ["parquet", "predictions.jsonl"])
@@ -668,7 +677,7 @@ def test_an_unfinished_run_to_somewhere_else_is_not_mixed_up(
     path.write_text("{}")
     status, _, err = ingest(capsys, file, *flags)
     assert status == 1
-    assert f"{path}: is no state of an ingest" in err
+    assert f"{path}: is not a state file of ingest" in err
 
 
 def test_an_exporter_that_is_away_or_foreign_is_said(
@@ -681,7 +690,7 @@ def test_an_exporter_that_is_away_or_foreign_is_said(
     flags = ("--model=loans", *OUTPUTS)
     status, _, err = ingest(capsys, file, f"--exporter={address}", *flags, "--give-up=1s", f"--state={tmp_path / 'a'}")
     assert status == 1
-    assert f"{address}: Connection refused, for 1 s; 0 rows are through" in err
+    assert f"{address}: Connection refused, for 1 s; 0 rows are sent" in err
     status, _, err = ingest(capsys, file, f"--exporter={gateway}", *flags, f"--state={tmp_path / 'b'}")
     assert status == 1
     assert f"{gateway}: 404" in err
@@ -714,7 +723,7 @@ def test_a_state_file_that_cannot_be_written_stops_the_run(
     state = tmp_path / "no" / "state"
     status, _, err = ingest(capsys, file, *flags, f"--state={state}")
     assert status == 1
-    assert f"the state file {state} cannot be written: No such file or directory; --state names another place" in err
+    assert f"the state file {state} cannot be written: No such file or directory; set another one with --state" in err
     assert attempts(exporter, "unnoted") == 0
     (tmp_path / "full.partial").symlink_to("/dev/full")
     status, _, err = ingest(capsys, file, *flags, f"--state={tmp_path / 'full'}")

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pty
+import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,32 +224,34 @@ def test_any_profile_can_be_described(numbers, categories, name):
 # --- progress --------------------------------------------------------------------------------
 
 
-def told(progress: Progress) -> None:
-    progress._shown = -1e9
-    progress("values", 0.5, 1_200_000)
-    progress("values", 0.51, 1_200_001)  # too soon
-    progress.clear()
-
-
-def test_progress_is_a_bar_on_a_terminal():
-    """On a terminal a bar is drawn in place, and taken away at the end."""
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a bar is drawn in place, and nothing is left of it at the end."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
-        told(Progress(terminal))
-        shown = os.read(ours, 10_000).decode()
-        while shown.count("\r\x1b[K") < 2:  # a terminal may hand over what was written in parts
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("TERM", "xterm")
+        with Progress(log=True) as progress:
+            progress("values", 0.5, 1_200_000)
+        shown = ""
+        while not shown.endswith("\x1b[2K"):  # the line is erased; a terminal may hand over what was written in parts
             shown += os.read(ours, 10_000).decode()
     os.close(ours)
-    assert shown.count("\r\x1b[K") == 2
-    assert "values" in shown
-    assert "█" * 15 + "░" * 15 in shown
-    assert "50%     1,200,000 rows" in shown
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+    assert "values" in text
+    assert "━" in text
+    assert "50%" in text
+    assert "1,200,000 rows" in text
 
 
-def test_progress_is_plain_lines_elsewhere():
-    """Where no terminal is, there are lines, and no control characters."""
+def test_progress_is_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal there are lines, at most one every ten seconds and only where asked for."""
     stream = io.StringIO()
-    told(Progress(stream))
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress(log=True) as progress, Progress() as silent:
+        progress._logged = silent._logged = -1e9
+        for show in (silent, progress):
+            show("values", 0.5, 1_200_000)
+            show("values", 0.51, 1_200_001)  # too soon
     assert stream.getvalue() == "values: 50%, 1,200,000 rows\n"
 
 

@@ -17,8 +17,9 @@ from exporter import config
 from exporter.client import Monitor
 from exporter.commands.demo import flywheel, model, scenario, service
 from exporter.commands.demo.incidents import Incidents
-from exporter.commands.demo.retrain import judged, learnable, retrain
+from exporter.commands.demo.retrain import evaluate, retrain, training_images
 from exporter.commands.demo.versions import Versions
+from exporter.commands.http_client import Client
 from exporter.errors import StackError
 from exporter.profiles import profile
 
@@ -42,6 +43,8 @@ class Demo:
         self._server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.port}"
+        self.client = Client(self.url, "--service")
+        self.exporter_client = Client(self.exporter.url, "--exporter")
 
     def close(self) -> None:
         self._server.shutdown()
@@ -87,7 +90,7 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
     assert slips > 5
     eventually(lambda: demo.pending() == corrections)
     said: list[str] = []
-    assert retrain(demo.folder, demo.exporter.url, demo.url, said.append) == "2"
+    assert retrain(demo.folder, demo.exporter_client, demo.client, said.append) == "2"
 
     statuses = Counter(one["status"] for one in demo.exporter.get("/v1/corrections?limit=1000").json["corrections"])
     assert statuses == {"accepted": corrections - slips, "rejected": slips}
@@ -95,7 +98,7 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
 
     # What is held back is in no training set: neither its corrections nor its images, dark or not.
     images, _ = model.held_out(demo.folder)
-    dark = {demo.incidents.seen(image).tobytes(): model.teacher(place) for place, image in enumerate(images)}
+    dark = {demo.incidents.apply(image).tobytes(): model.teacher(place) for place, image in enumerate(images)}
     with np.load(demo.folder / "training-2.npz") as training, np.load(demo.folder / "training.npz") as first:
         assert np.array_equal(training["image"][: len(first["image"])], first["image"])
         learnt = [dark[image.tobytes()] for image in training["image"][len(first["image"]) :]]
@@ -106,7 +109,7 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
         demo.incidents.begin(incident, 3600)
         held = [place for place in range(len(images)) if model.teacher(place) in model.HELD_BACK]
         classifier, labels = model.load(demo.folder, version), model.held_out(demo.folder)[1]
-        seen = model.rows(np.array([demo.incidents.seen(images[place]) for place in held]))
+        seen = model.rows(np.array([demo.incidents.apply(images[place]) for place in held]))
         return float((classifier.classes_[classifier.predict_proba(seen).argmax(1)] == labels[held]).mean())
 
     assert right("1", "dark") < 0.4 < 0.6 < right("2", "dark")
@@ -132,10 +135,10 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
 def test_nothing_to_learn_from_changes_nothing(demo: Demo) -> None:
     """Without an accepted correction no version comes, and the reason is said."""
     with pytest.raises(StackError, match="nothing of digits is accepted"):
-        retrain(demo.folder, demo.exporter.url, demo.url, lambda _: None)
+        retrain(demo.folder, demo.exporter_client, demo.client, lambda _: None)
     assert model.versions(demo.folder) == ["1"]
-    with pytest.raises(StackError, match="no answer"):
-        flywheel.review("http://127.0.0.1:9", demo.folder)
+    with pytest.raises(StackError, match="no response"):
+        flywheel.review(Client("http://127.0.0.1:9", "--exporter"), demo.folder)
 
 
 def test_only_images_of_others_are_learnt_and_each_once() -> None:
@@ -144,10 +147,10 @@ def test_only_images_of_others_are_learnt_and_each_once() -> None:
     good = {"inputs": {"image": image.tolist()}, "label": "7", "user": "teacher-1"}
     held = {"inputs": {"image": (image + 1).tolist()}, "label": "7", "user": "teacher-5"}
     odd = [{**good, "inputs": None}, {**good, "label": "seven", "inputs": {"image": (image + 2).tolist()}}]
-    images, labels = learnable([good, good, held, *odd, {**good, "inputs": {"image": [[1, 2]]}}])
+    images, labels = training_images([good, good, held, *odd, {**good, "inputs": {"image": [[1, 2]]}}])
     assert images.tolist() == [image.tolist()]
     assert labels.tolist() == [7]
-    assert learnable([])[0].shape == (0, 8, 8)
+    assert training_images([])[0].shape == (0, 8, 8)
 
 
 def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
     versions.deploy("1")
     assert [one.version for one in versions.served] == ["10", "1"]
     versions.close()
-    assert len(judged(folder, "1", "2")) == 2
+    assert len(evaluate(folder, "1", "2")) == 2
     model.forget(folder)
     assert path.read_text() == mine
     assert sorted(file.name for file in folder.iterdir()) == sorted(model.FILES)
@@ -181,19 +184,18 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
         model.configure(folder)
 
 
-def test_a_step_that_fails_is_told_and_the_story_goes_on() -> None:
-    """The story takes its steps in their turn; one that cannot be done does not end it."""
+def test_a_step_that_fails_is_reported_and_the_scenario_goes_on() -> None:
+    """The scenario runs its steps in order; one that fails does not end it."""
     said: list[str] = []
 
     def broken() -> None:
         raise StackError("no corrections")
 
     steps = {"retrain": broken, "compare": lambda: said.append("compared")}
-    teller = scenario.Scenario(
-        "http://127.0.0.1:9", Counter(), lambda _: "story is told" in said[-1], said.append, steps
-    )
-    teller.tell(scenario.parse("retrain,compare"))
-    assert said[:4] == ["retrain:", "  it failed: no corrections", "compare:", "compared"]
+    client = scenario.service_client("http://127.0.0.1:9")
+    events = scenario.Scenario(client, Counter(), lambda _: "scenario is over" in said[-1], said.append, steps)
+    events.run(scenario.parse("retrain,compare"))
+    assert said[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
 
 
 def test_the_service_refuses_versions_that_are_none(demo: Demo) -> None:

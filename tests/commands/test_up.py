@@ -135,7 +135,7 @@ def test_all_programs_become_ready_and_the_lines_tell_of_targets_layers_and_stor
     said = running.says("business: ")
     assert re.search(r"system: .* requests/s, .* errors, p95 .* s, CPU \d+%, memory \d+%", said)
     assert re.search(r"data: worst KL ", said)
-    assert "demo: healthy for 3m: the service is well" in said
+    assert "demo: healthy for 3m: the service is healthy" in said
     assert "\x1b" not in said
 
 

@@ -601,15 +601,18 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     ask(f"{served.url}/v1/corrections/{places[5]}", {"status": "rejected", "revision": 2}, "PATCH")
     (tmp_path / "export.json").write_text(json.dumps([*tasks, {"data": {"text": "other"}, "annotations": []}]))
     told = command(served, "import", str(tmp_path / "export.json"))
-    assert "2 taken, 2 already so, 1 conflicts, 1 unknown, 1 annotators disagree, 1 without one answer, 1 not" in told
+    assert (
+        "2 accepted, 2 unchanged, 1 conflicting, 1 unknown, 1 with disagreeing annotators, "
+        "1 without a single answer, 1 not from this exporter" in told
+    )
     assert f'correction {places[3]}: 12 says "yes", 13 says "maybe"' in told
-    assert f"conflicts: correction {places[5]}: another reviewer decided first: it is rejected" in told
+    assert f"conflicting: correction {places[5]}: another reviewer decided first: it is rejected" in told
     found = {one["id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
     first, second = found[places[0]], found[places[1]]
     assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")
     assert (second["label"], second["reviewer"]) == (7, "label-studio:12")
     assert (found[places[3]]["label"], found[places[5]]["status"]) == ("no", "rejected")
-    assert "0 taken, 4 already so" in command(served, "import", str(tmp_path / "export.json"))
+    assert "0 accepted, 4 unchanged" in command(served, "import", str(tmp_path / "export.json"))
     (tmp_path / "export.json").write_text("{}")
     assert "is no export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
 

@@ -8,9 +8,9 @@ import time
 from datetime import UTC, datetime
 
 from exporter.commands.common import add_credentials, authorization
-from exporter.commands.compare.counts import Period, appeared, count, known_models, versions
-from exporter.commands.compare.measures import compare
-from exporter.commands.compare.prometheus import Prometheus
+from exporter.commands.compare.counts import Period, count, first_seen, models, versions
+from exporter.commands.compare.metrics import compare
+from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
 from exporter.commands.compare.report import Comparison, Side, document, table
 from exporter.config import parse_duration
 from exporter.errors import CompareError
@@ -18,36 +18,37 @@ from exporter.errors import CompareError
 WORSE = 3
 """Exit status where ``--fail-if-worse`` finds something that is."""
 HOUR = 3600.0
-_TIMES = "RFC 3339, such as 2026-11-24T10:00:00Z; without an offset it is this machine's time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``model-exporter compare``."""
-    parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="default: %(default)s")
+    """Add the command's options to its parser."""
+    add = parser.add_argument
+    add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus (%(default)s)")
     add_credentials(parser, "PROMETHEUS")
-    parser.add_argument("--model", help="may be left out where Prometheus knows only one")
-    parser.add_argument("--before", metavar="VERSION", help="default: the version that appeared before --after")
-    parser.add_argument("--after", metavar="VERSION", help="default: the version that appeared last")
-    parser.add_argument(
+    add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
+    add("--before", metavar="VERSION", help="default: the version that appeared before --after")
+    add("--after", metavar="VERSION", help="default: the version that appeared last")
+    add(
         "--last",
         type=_duration,
         metavar="DURATION",
         help="length of the period; default: an hour, or less if one of the versions appeared since",
     )
-    parser.add_argument("--from", dest="start", type=_time, metavar="TIME", help=f"begin of the period; {_TIMES}")
-    parser.add_argument("--to", dest="end", type=_time, metavar="TIME", help="its end; default: now")
-    parser.add_argument(
-        "--before-from",
+    add(
+        "--from",
+        dest="start",
         type=_time,
         metavar="TIME",
-        help="compare two periods, each of length --last: the one begins here",
+        help="start of the period, RFC 3339, such as 2026-11-24T10:00:00Z; local time without an offset",
     )
-    parser.add_argument("--after-from", type=_time, metavar="TIME", help="and the other here")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: %(default)s")
-    parser.add_argument(
+    add("--to", dest="end", type=_time, metavar="TIME", help="end of the period; default: now")
+    add("--before-from", type=_time, metavar="TIME", help="compare two periods of length --last: start of the first")
+    add("--after-from", type=_time, metavar="TIME", help="start of the second period")
+    add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
+    add(
         "--fail-if-worse",
         action="store_true",
-        help=f"exit with status {WORSE} if a measure is worse by more than chance",
+        help=f"exit with status {WORSE} if a measure is worse by more than chance explains",
     )
 
 
@@ -62,82 +63,93 @@ def run(args: argparse.Namespace) -> int:
     Raises
     ------
     CompareError
-        When Prometheus cannot be asked, or does not know what shall be compared.
+        When Prometheus cannot be queried, or has no data to compare.
     """
-    found = comparison(args, time.time())
-    print(json.dumps(document(found), indent=2, ensure_ascii=False) if args.format == "json" else table(found))
-    worse = any(measure.verdict == "worse" for measure in found.measures)
+    comparison = compare_selected(args, time.time())
+    if args.format == "json":
+        print(json.dumps(document(comparison), indent=2, ensure_ascii=False))
+    else:
+        print(table(comparison))
+    worse = any(metric.verdict == "worse" for metric in comparison.metrics)
     return WORSE if worse and args.fail_if_worse else 0
 
 
-def comparison(args: argparse.Namespace, now: float) -> Comparison:
-    """What the options ask for, at the Unix time ``now``."""
-    two_periods = args.before_from is not None or args.after_from is not None
-    if two_periods and (args.before_from is None or args.after_from is None):
-        raise CompareError("--before-from and --after-from go together: the begins of the two periods")
-    if two_periods and (args.start is not None or args.end is not None):
-        raise CompareError("--from and --to are of one period; with --before-from and --after-from use --last")
-    if args.start is not None and args.last is not None:
-        raise CompareError("--from and --last exclude one another; --last and --to go together")
-    prometheus = Prometheus(args.prometheus, authorization(args))
+def compare_selected(args: argparse.Namespace, now: float) -> Comparison:
+    """Compare what the options select, at the Unix time ``now``."""
+    _check_periods(args)
+    prometheus = Prometheus(args.prometheus, lambda: authorization(args))
     model = args.model or _only_model(prometheus, now)
-    if two_periods:
+    if args.before_from is not None:
         after = args.after or versions(prometheus, model, now)[-1]
-        chosen = (args.before or after, after)
+        pair = (args.before or after, after)
         periods = [Period(start, start + (args.last or HOUR)) for start in (args.before_from, args.after_from)]
     else:
-        chosen = _versions(prometheus, model, args.before, args.after, now)
-        end = now if args.end is None else args.end
-        period = Period(end - (args.last or HOUR) if args.start is None else args.start, end)
-        if args.start is None and args.last is None:
-            # Both sides shall have lived through the same: what one version did before the other came is left out.
-            period = Period(max(appeared(prometheus, model, version, period) for version in chosen), end)
-        periods = [period, period]
+        pair = _versions(prometheus, model, args.before, args.after, now)
+        periods = [_common_period(prometheus, model, pair, args, now)] * 2
     for period in periods:
         if round(period.end - period.start) < 1 or period.start > now:
-            raise CompareError(f"the period {period} is none: its end must be later than its begin, and that not ahead")
-    return of(prometheus, model, *zip(chosen, periods, strict=True))
+            raise CompareError(f"the period {period} is not valid: it must start in the past and end after its start")
+    return compare_versions(prometheus, model, *zip(pair, periods, strict=True))
 
 
-def of(prometheus: Prometheus, model: str, before: tuple[str, Period], after: tuple[str, Period]) -> Comparison:
+def _check_periods(args: argparse.Namespace) -> None:
+    if (args.before_from is None) != (args.after_from is None):
+        raise CompareError("--before-from and --after-from must be set together: they start the two periods")
+    if args.before_from is not None and (args.start is not None or args.end is not None):
+        raise CompareError("--from and --to select one period; use --last with --before-from and --after-from")
+    if args.start is not None and args.last is not None:
+        raise CompareError("--from and --last cannot be used together; use --last and --to")
+
+
+def _common_period(
+    prometheus: Prometheus, model: str, pair: tuple[str, str], args: argparse.Namespace, now: float
+) -> Period:
+    """Return the period of both versions: by default the part of the last hour in which both were there."""
+    end = now if args.end is None else args.end
+    period = Period(end - (args.last or HOUR) if args.start is None else args.start, end)
+    if args.start is None and args.last is None:
+        return Period(max(first_seen(prometheus, model, version, period) for version in pair), end)
+    return period
+
+
+def compare_versions(
+    prometheus: Prometheus, model: str, before: tuple[str, Period], after: tuple[str, Period]
+) -> Comparison:
     """Compare two versions, each in its period.
 
     Raises
     ------
     CompareError
-        When Prometheus cannot be asked, or one of them did nothing.
+        When Prometheus cannot be queried, or has no data of one of them.
     """
     sides = [Side(version, period, count(prometheus, model, version, period)) for version, period in (before, after)]
     return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts))
 
 
 def _only_model(prometheus: Prometheus, now: float) -> str:
-    known = known_models(prometheus, now)
-    if len(known) == 1:
-        return known[0]
-    if not known:
-        raise CompareError("Prometheus knows no model: is the exporter scraped?")
-    raise CompareError(f"choose one with --model; Prometheus knows: {', '.join(known)}")
+    names = models(prometheus, now)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise CompareError("Prometheus has no model: is the exporter scraped?")
+    raise CompareError(f"set one with --model: {', '.join(names)}")
 
 
 def _versions(prometheus: Prometheus, model: str, before: str | None, after: str | None, now: float) -> tuple[str, str]:
-    if before is not None and after is not None:
-        chosen = before, after
-    else:
-        known = versions(prometheus, model, now)
+    if before is None or after is None:
+        names = versions(prometheus, model, now)
         if after is None:
-            after = next((version for version in reversed(known) if version != before), None)
-        if before is None and after in known:
-            before = known[known.index(after) - 1] if known.index(after) else None
+            after = next((version for version in reversed(names) if version != before), None)
+        if before is None and after in names:
+            before = names[names.index(after) - 1] if names.index(after) else None
         if before is None or after is None:
             raise CompareError(
-                f"there is no other version of {model!r} to compare with, Prometheus knows of: {', '.join(known)}; "
+                f"there is no other version of {model!r} to compare with, Prometheus has: {', '.join(names)}; "
                 "compare two periods of one version with --before-from and --after-from"
             )
-        chosen = before, after
-    if chosen[0] == chosen[1]:
+    if before == after:
         raise CompareError("--before and --after are the same version; compare two periods of it with --before-from")
-    return chosen
+    return before, after
 
 
 def _duration(text: str) -> float:

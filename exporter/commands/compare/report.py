@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from exporter.commands.compare.counts import Counts, Period, moment
-from exporter.commands.compare.measures import Measure
-from exporter.stats.intervals import Interval, excludes_zero
+from exporter.commands.compare.counts import Counts, Period, utc_time
+from exporter.commands.compare.metrics import Metric
+from exporter.stats.intervals import CONFIDENCE, Interval, excludes_zero
 
 
 class Side(NamedTuple):
-    """One of the two that are compared."""
+    """A version in a period, and its counts."""
 
     version: str
     period: Period
@@ -25,16 +25,16 @@ class Comparison(NamedTuple):
     model: str
     before: Side
     after: Side
-    measures: list[Measure]
+    metrics: list[Metric]
 
     @property
     def titles(self) -> tuple[str, str]:
-        """What the sides are called: by what sets them apart."""
+        """The names of the sides: their versions if these differ, else their periods."""
         if self.before.version != self.after.version:
             return f"Version {self.before.version}", f"Version {self.after.version}"
         return (
-            f"The period from {moment(self.before.period.start)}",
-            f"The period from {moment(self.after.period.start)}",
+            f"The period from {utc_time(self.before.period.start)}",
+            f"The period from {utc_time(self.after.period.start)}",
         )
 
 
@@ -59,8 +59,8 @@ def _plain(value: float) -> str:
     return f"{value + 0.0:.3g}"  # and not -0
 
 
-class _Kind(NamedTuple):
-    """How a measure is spoken of: its title, a value, a number of an interval, and that with its unit."""
+class _Wording(NamedTuple):
+    """The title of a metric, what less and more of it is, and how its values and intervals are formatted."""
 
     title: str
     less: str
@@ -71,14 +71,14 @@ class _Kind(NamedTuple):
     unit: str
 
 
-KINDS = {
-    "error_ratio": _Kind(
+_WORDINGS = {
+    "error_ratio": _Wording(
         "error ratio", "fails less often", "fails more often", " of requests", percent, _percent, " points"
     ),
-    "latency_p95_seconds": _Kind(
+    "latency_p95_seconds": _Wording(
         "p95 latency", "is faster", "is slower", " at the 95th percentile", lambda v: f"{_plain(v)} s", _plain, " s"
     ),
-    "confident_ratio": _Kind(
+    "confident_ratio": _Wording(
         "confident ratio",
         "is confident less often",
         "is confident more often",
@@ -87,7 +87,7 @@ KINDS = {
         _percent,
         " points",
     ),
-    "correction_ratio": _Kind(
+    "correction_ratio": _Wording(
         "correction ratio",
         "is corrected less often",
         "is corrected more often",
@@ -96,7 +96,7 @@ KINDS = {
         _percent,
         " points",
     ),
-    "worst_drift_nats": _Kind(
+    "worst_drift_nats": _Wording(
         "worst feature drift",
         "gets inputs nearer to its training data",
         "gets inputs further from its training data",
@@ -109,37 +109,41 @@ KINDS = {
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """A sentence for each measure: which way it went, and whether that is real."""
-    return [sentence(comparison, measure) for measure in comparison.measures]
+    """Return a sentence for each metric."""
+    return [sentence(comparison, metric) for metric in comparison.metrics]
 
 
-def sentence(comparison: Comparison, measure: Measure) -> str:
-    """What one measure says of the two sides."""
-    kind, (_, after) = KINDS[measure.name], comparison.titles
-    if measure.before is None or measure.after is None or measure.difference is None:
-        return f"{kind.title.capitalize()}: not compared, {_missing(comparison, measure)}."
-    old, new = kind.value(measure.before.value), kind.value(measure.after.value)
-    if measure.features:
-        old, new = (f"{value} in {name}" for value, name in zip((old, new), measure.features, strict=True))
-    value, interval = measure.difference.value, measure.difference.interval
+def sentence(comparison: Comparison, metric: Metric) -> str:
+    """Say how a metric differs between the sides, and whether that is significant."""
+    wording, (_, after) = _WORDINGS[metric.name], comparison.titles
+    if metric.before is None or metric.after is None or metric.difference is None:
+        return f"{wording.title.capitalize()}: not compared, {_why_unknown(comparison, metric)}."
+    old, new = wording.value(metric.before.value), wording.value(metric.after.value)
+    if metric.features:
+        old, new = (f"{value} in {name}" for value, name in zip((old, new), metric.features, strict=True))
+    value, interval = metric.difference.value, metric.difference.interval
     if value < 0:
         value, interval = -value, Interval(-interval.high, -interval.low)
-    told = f"the difference of {kind.number(value)}{kind.unit} ({_ends(kind, interval)})"
-    if measure.real:
-        way = kind.more if measure.difference.value > 0 else kind.less
-        return f"{after} {way}: {new}{kind.of} against {old}; {told} is more than chance explains."
+    size = f"the difference of {wording.number(value)}{wording.unit} ({_range(wording, interval)})"
+    if metric.significant:
+        verb = wording.more if metric.difference.value > 0 else wording.less
+        return f"{after} {verb}: {new}{wording.of} against {old}; {size} is more than chance explains."
+    doubt = _doubt(comparison, metric, interval)
+    return f"{wording.title.capitalize()}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
+
+
+def _doubt(comparison: Comparison, metric: Metric, interval: Interval) -> str:
+    """Say why a difference is not significant."""
     if excludes_zero(interval):
-        count = sum(one.difference is not None for one in comparison.measures)
-        verdict = f"would be more than chance if it were looked at alone, but not as one of {count} comparisons"
-    elif measure.name == "latency_p95_seconds":
-        verdict = "is within chance and the width of the buckets"
-    else:
-        verdict = "may be chance"
-    return f"{kind.title.capitalize()}: no difference is proven, {new}{kind.of} against {old}; {told} {verdict}."
+        count = sum(other.difference is not None for other in comparison.metrics)
+        return f"would be more than chance on its own, but not as one of {count} comparisons"
+    if metric.name == "latency_p95_seconds":
+        return "is within chance and the width of the buckets"
+    return "may be chance"
 
 
-def _missing(comparison: Comparison, measure: Measure) -> str:
-    if measure.name == "worst_drift_nats" and (comparison.before.counts.unclear or comparison.after.counts.unclear):
+def _why_unknown(comparison: Comparison, metric: Metric) -> str:
+    if metric.name == "worst_drift_nats" and (comparison.before.counts.changed or comparison.after.counts.changed):
         return "the training profile changed meanwhile"
     return {
         "error_ratio": "there are no requests",
@@ -147,60 +151,59 @@ def _missing(comparison: Comparison, measure: Measure) -> str:
         "confident_ratio": "there are no predictions",
         "correction_ratio": "nobody gave feedback, or no prediction was confident",
         "worst_drift_nats": "no feature with a training profile was observed on both sides",
-    }[measure.name]
+    }[metric.name]
 
 
-def _ends(kind: _Kind, interval: Interval) -> str:
-    return f"{kind.number(interval.low)} to {kind.number(interval.high)}"
+def _range(wording: _Wording, interval: Interval) -> str:
+    return f"{wording.number(interval.low)} to {wording.number(interval.high)}"
 
 
 def table(comparison: Comparison) -> str:
-    """Both sides beside one another, and the sentences below."""
-    before, after = comparison.before, comparison.after
+    """Return both sides as a table, followed by the sentences."""
+    sides = comparison.before, comparison.after
     rows = [("", *(title[0].lower() + title[1:] for title in comparison.titles), "difference, 95 % interval")]
-    rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in (before, after)), ""))
-    for measure in comparison.measures:
-        kind = KINDS[measure.name]
-        cells = [
-            f"{kind.value(one.value)} ({_ends(kind, one.interval())})" if one else "unknown"
-            for one in (measure.before, measure.after)
-        ]
-        if measure.difference:
-            value, interval = measure.difference.value, measure.difference.interval
-            verdict = "" if measure.verdict == "same" else f", {measure.verdict}"
-            cells.append(
-                f"{'+' if value > 0 else ''}{kind.number(value)}{kind.unit} ({_ends(kind, interval)}){verdict}"
-            )
-        else:
-            cells.append("")
-        rows.append((kind.title, cells[0], cells[1], cells[2]))
+    rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
+    rows += [_table_row(metric) for metric in comparison.metrics]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    periods = [str(side.period) for side in (before, after)]
-    when = periods[0] if periods[0] == periods[1] else f"{periods[0]}, and {periods[1]}"
-    versions = " and ".join(dict.fromkeys((before.version, after.version)))
-    head = f"{comparison.model}, version {versions}, {when}"
+    periods = ", and ".join(dict.fromkeys(str(side.period) for side in sides))
+    versions = " and ".join(dict.fromkeys(side.version for side in sides))
+    head = f"{comparison.model}, version {versions}, {periods}"
     return "\n".join([head, "", *lines, "", *sentences(comparison)])
 
 
+def _table_row(metric: Metric) -> tuple[str, ...]:
+    wording = _WORDINGS[metric.name]
+    cells = [
+        f"{wording.value(estimate.value)} ({_range(wording, estimate.interval())})" if estimate else "unknown"
+        for estimate in (metric.before, metric.after)
+    ]
+    change = ""
+    if metric.difference:
+        value, interval = metric.difference.value, metric.difference.interval
+        sign, verdict = "+" if value > 0 else "", "" if metric.verdict == "same" else f", {metric.verdict}"
+        change = f"{sign}{wording.number(value)}{wording.unit} ({_range(wording, interval)}){verdict}"
+    return (wording.title, *cells, change)
+
+
 def document(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as a JSON document; what is infinite or unknown is null."""
+    """Return the comparison as a JSON document; infinite and unknown numbers are null."""
     return {
         "model": comparison.model,
         **{name: _side(side) for name, side in (("before", comparison.before), ("after", comparison.after))},
-        "confidence": 0.95,
+        "confidence": CONFIDENCE,
         "measures": [
             {
-                "name": measure.name,
-                "before": _estimate(measure.before and (measure.before.value, measure.before.interval())),
-                "after": _estimate(measure.after and (measure.after.value, measure.after.interval())),
-                "difference": _estimate(measure.difference and measure.difference[:2]),
-                "chance": measure.difference.chance if measure.difference else None,
-                "features": list(measure.features) if measure.features else None,
-                "verdict": measure.verdict,
+                "name": metric.name,
+                "before": metric.before and _interval(metric.before.value, metric.before.interval()),
+                "after": metric.after and _interval(metric.after.value, metric.after.interval()),
+                "difference": metric.difference and _interval(metric.difference.value, metric.difference.interval),
+                "chance": metric.difference and metric.difference.p_value,
+                "features": list(metric.features) if metric.features else None,
+                "verdict": metric.verdict,
                 "sentence": text,
             }
-            for measure, text in zip(comparison.measures, sentences(comparison), strict=True)
+            for metric, text in zip(comparison.metrics, sentences(comparison), strict=True)
         ],
     }
 
@@ -209,15 +212,12 @@ def _side(side: Side) -> dict[str, Any]:
     names = ("requests", "errors", "attempts", "confident", "corrections", "feedback")
     return {
         "version": side.version,
-        "from": moment(side.period.start),
-        "to": moment(side.period.end),
+        "from": utc_time(side.period.start),
+        "to": utc_time(side.period.end),
         **{name: getattr(side.counts, name) for name in names},
     }
 
 
-def _estimate(known: tuple[float, Interval] | None) -> dict[str, float | None] | None:
-    if known is None:
-        return None
-    value, interval = known
-    ends: Sequence[float] = (value, *interval)
-    return dict(zip(("value", "low", "high"), (end if math.isfinite(end) else None for end in ends), strict=True))
+def _interval(value: float, interval: Interval) -> dict[str, float | None]:
+    numbers = {"value": value, "low": interval.low, "high": interval.high}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}

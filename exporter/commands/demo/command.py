@@ -1,9 +1,10 @@
-"""``model-exporter demo``: prepare, serve, send traffic, tell the story, and leave nothing behind."""
+"""``model-exporter demo``: prepare, serve, send traffic and run the scenario, and leave nothing behind."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import signal
 import subprocess
 import sys
@@ -14,49 +15,70 @@ from pathlib import Path
 
 from exporter.client import Monitor
 from exporter.commands import common
-from exporter.commands.compare import command as comparing
-from exporter.commands.compare.counts import Period, moment
-from exporter.commands.compare.prometheus import Prometheus
+from exporter.commands.compare.command import compare_versions
+from exporter.commands.compare.counts import Period, utc_time
+from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
 from exporter.commands.compare.report import sentence
 from exporter.commands.demo import model, scenario, service
-from exporter.commands.demo.incidents import INCIDENTS, Happening
+from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident
 from exporter.commands.demo.retrain import retrain
 from exporter.commands.demo.traffic import Traffic
+from exporter.commands.http_client import Client, RequestError
 from exporter.errors import StackError
 from exporter.server import sockets
 
 ADDRESS = "127.0.0.1:8000"
 NONE = "none"
-_INCIDENT = f"only let this happen in the running service, while the story waits; '{NONE}' ends what happens there"
-_RETRAIN = "only review the corrections, train the next version on a release of them, and serve it beside the old one"
-_LENGTHS = ", ".join(f"{scenario.spelt(incident.seconds)} for {name}" for name, incident in INCIDENTS.items())
-_SECONDS = f"how long it happens, then it ends by itself; by default long enough for its alerts to fire: {_LENGTHS}"
+_DURATIONS = ", ".join(
+    f"{scenario.format_seconds(incident.seconds)} for {name}" for name, incident in INCIDENTS.items()
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``model-exporter demo``."""
-    parser.add_argument(
-        "--directory", type=Path, default=Path("run/demo"), help="model, profile and exporter.yml (%(default)s)"
+    """Add the command's options to its parser."""
+    add = parser.add_argument
+    add(
+        "--directory",
+        type=Path,
+        default=Path("run/demo"),
+        metavar="FOLDER",
+        help="folder of the model, its profile and its exporter.yml (%(default)s)",
     )
-    parser.add_argument("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="default: %(default)s")
-    parser.add_argument(
+    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="URL of the exporter (%(default)s)")
+    add(
         "--listen-address",
         type=sockets.address,
         default=ADDRESS,
         metavar="HOST:PORT",
-        help="default: %(default)s",
+        help="address of the model service (%(default)s)",
     )
-    parser.add_argument("--service", metavar="URL", help="a model service that runs already, instead of a new one")
-    parser.add_argument(
-        "--prometheus", default="http://127.0.0.1:9090", metavar="URL", help="asked for the comparison (%(default)s)"
+    add("--service", metavar="URL", help="use the model service at this URL instead of starting one")
+    add(
+        "--prometheus",
+        default=DEFAULT_URL,
+        metavar="URL",
+        help="URL of Prometheus, for the comparison of two versions (%(default)s)",
     )
-    parser.add_argument("--rate", type=_rate, default=10.0, help="users' requests a second (%(default)g)")
-    parser.add_argument("--phases", type=_phases, default=scenario.DEFAULT, help="the story (%(default)s)")
-    parser.add_argument("--repeat", action="store_true", help="tell the story again and again")
-    parser.add_argument("--prepare", action="store_true", help="only write the files into the directory")
-    parser.add_argument("--retrain", action="store_true", help=_RETRAIN)
-    parser.add_argument("--incident", choices=[*sorted(INCIDENTS), NONE], help=_INCIDENT)
-    parser.add_argument("--seconds", type=_seconds, help=_SECONDS)
+    add("--rate", type=_rate, default=10.0, metavar="N", help="users' requests a second (%(default)g)")
+    add("--phases", type=_phases, default=scenario.DEFAULT, help="phases of the scenario (%(default)s)")
+    add("--repeat", action="store_true", help="repeat the scenario without end")
+    add("--prepare", action="store_true", help="only write the files into the folder")
+    add(
+        "--retrain",
+        action="store_true",
+        help="only review the corrections, train a version on a release of them, and serve it beside the old one",
+    )
+    add(
+        "--incident",
+        choices=[*sorted(INCIDENTS), NONE],
+        help=f"only start this incident in the running service; the scenario pauses; '{NONE}' ends the active one",
+    )
+    add(
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help=f"duration of the incident; default: long enough for its alerts to fire, {_DURATIONS}",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,15 +92,15 @@ def run(args: argparse.Namespace) -> int:
     Raises
     ------
     ExporterError
-        When a port is busy, the exporter or the service is not there, scikit-learn is missing, ...
+        When a port is in use, the exporter or the service cannot be reached, scikit-learn is missing, ...
     """
     if args.incident:
         _incident(args)
     elif args.retrain:
-        version = retrain(args.directory, args.exporter.rstrip("/"), _service_url(args), _say)
-        _say(
-            f"next: {scenario.program()} demo --incident=dark, and then {scenario.program()} compare --after={version}"
-        )
+        with _exporter_client(args) as exporter, _service_client(args) as client:
+            version = retrain(args.directory, exporter, client, _say)
+        program = scenario.program()
+        _say(f"next: {program} demo --incident=dark, and then {program} compare --after={version}")
     elif args.prepare:
         model.prepare(args.directory)
         print(f"{args.directory}: wrote {', '.join(model.FILES)}")
@@ -87,29 +109,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _exporter_client(args: argparse.Namespace) -> Client:
+    return Client(args.exporter, "--exporter", timeout=30)
+
+
+def _service_client(args: argparse.Namespace) -> Client:
+    return Client(_service_url(args), "--service", timeout=30)
+
+
 def _incident(args: argparse.Namespace) -> None:
+    client = scenario.service_client(_service_url(args))
     if args.incident == NONE:
-        before = scenario.trigger(_service_url(args), None, 0)
-        print(f"Ended {_named(before)}." if before.name else "Nothing went wrong, so there is nothing to end.")
+        previous = scenario.trigger(client, None, 0)
+        print(
+            f"Ended {_describe(previous)}." if previous.name else "No incident is active, so there is nothing to end."
+        )
         return
     incident = INCIDENTS[args.incident]
     seconds = incident.seconds if args.seconds is None else args.seconds
-    before = scenario.trigger(_service_url(args), args.incident, seconds)
-    print(f"For {scenario.spelt(seconds)} {incident.happens}. Look for: {incident.look}.")
-    if "ModelFeatureChanged" in incident.look:
+    previous = scenario.trigger(client, args.incident, seconds)
+    print(f"For {scenario.format_seconds(seconds)} {incident.description}. Look for: {incident.symptoms}.")
+    if "ModelFeatureChanged" in incident.symptoms:
         print(
-            "ModelFeatureChanged compares the last 5 minutes with those before them: it needs healthy traffic that is "
-            "older than that, and notices less when the same thing happened within the hour before."
+            "ModelFeatureChanged compares the last 5 minutes with the traffic before, which must have been healthy. "
+            "It is less sensitive when the same incident was active within the last hour."
         )
-    if before.name:
-        print(f"It takes the place of {_named(before)}.")
-    there = "" if (url := _service_url(args)) == f"http://{ADDRESS}" else f" --service={url}"
-    print(f"The story waits until it is over. To end it earlier: {scenario.program()} demo --incident={NONE}{there}")
+    if previous.name:
+        print(f"It replaces {_describe(previous)}.")
+    option = "" if client.url == f"http://{ADDRESS}" else f" --service={client.url}"
+    print(
+        f"The scenario pauses until the incident is over. To end it now: "
+        f"{scenario.program()} demo --incident={NONE}{option}"
+    )
 
 
-def _named(now: Happening) -> str:
-    whose = "begun by hand" if now.by_hand else "of the story"
-    return f"{now.name} {whose}, which had {scenario.spelt(now.seconds_left)} left"
+def _describe(incident: ActiveIncident) -> str:
+    origin = "started by hand" if incident.by_hand else "of the scenario"
+    return f"{incident.name}, {origin}, with {scenario.format_seconds(incident.seconds_left)} left"
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -117,70 +153,74 @@ def _demo(args: argparse.Namespace) -> None:
         _say(f"training the model into {args.directory} ...")
         model.prepare(args.directory)
     with common.stopping(signal.SIGINT, signal.SIGTERM) as stopping, contextlib.ExitStack() as stack:
-        _await(f"{args.exporter.rstrip('/')}/-/healthy", stopping, 5, _no_exporter(args))
-        url, child = _service_url(args), None
-        if not args.service:
-            child = stack.enter_context(_service(args))
-
-        def wait(seconds: float) -> bool:
-            until = time.monotonic() + seconds
-            while (left := until - time.monotonic()) > 0:
-                if stopping.wait(min(left, 0.5)):
-                    return True
-                if child is not None and child.poll() is not None:
-                    raise StackError(f"the model service ended by itself, with status {child.returncode}")
-            return stopping.is_set()
-
-        _await(f"{url}/healthz", stopping, 30, f"{url}: no model service answers there", child)
+        exporter = stack.enter_context(_exporter_client(args))
+        _wait_until_healthy(exporter, "/-/healthy", stopping, 5, _no_exporter(args))
+        child = None if args.service else stack.enter_context(_service(args))
+        client = stack.enter_context(_service_client(args))
+        _wait_until_healthy(client, "/healthz", stopping, 30, f"{client.url}: no model service responds", child=child)
         monitor = stack.enter_context(contextlib.closing(Monitor(args.exporter, model.NAME, model.VERSION)))
-        traffic = Traffic(url, monitor, *model.held_out(args.directory), rate=args.rate, say=_say)
+        traffic = Traffic(client.url, monitor, *model.held_out(args.directory), rate=args.rate, say=_say)
         traffic.start()
         stack.callback(traffic.stop)
-        _say(f"{args.rate:g} requests a second to the model service at {url}, monitored by {args.exporter}")
+        _say(f"{args.rate:g} requests a second to the model service at {client.url}, monitored by {args.exporter}")
         if not stopping.is_set():
-            steps = _Steps(args, url, traffic)
-            told = {"retrain": steps.retrain, "compare": steps.compare}
-            scenario.Scenario(url, traffic.counts, wait, _say, told).tell(args.phases, repeat=args.repeat)
+            steps = _Steps(args, exporter, client, traffic)
+            functions = {"retrain": steps.retrain, "compare": steps.compare}
+            wait = functools.partial(_wait, stopping, child)
+            events = scenario.Scenario(scenario.service_client(client.url), traffic.counts, wait, _say, functions)
+            events.run(args.phases, repeat=args.repeat)
         _say("stopping")
 
 
-class _Steps:
-    """The steps of the story that are no incidents."""
+def _wait(stopping: threading.Event, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
+    """Sleep, and return whether to stop."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if stopping.wait(min(left, 0.5)):
+            return True
+        if child is not None and child.poll() is not None:
+            raise StackError(f"the model service exited unexpectedly with status {child.returncode}")
+    return stopping.is_set()
 
-    def __init__(self, args: argparse.Namespace, service: str, traffic: Traffic) -> None:
+
+class _Steps:
+    """The steps of the scenario that are not incidents."""
+
+    def __init__(self, args: argparse.Namespace, exporter: Client, service: Client, traffic: Traffic) -> None:
         self._args = args
+        self._exporter = exporter
         self._service = service
         self._traffic = traffic
         self._since = time.time()
 
     def retrain(self) -> None:
-        """Train and deploy the next version; from now on only images come that it has not learnt from."""
-        retrain(self._args.directory, self._args.exporter.rstrip("/"), self._service, lambda line: _say(f"  {line}"))
-        self._traffic.only(model.HELD_BACK)
+        """Train and deploy the next version; from then on users send only images that it was not trained on."""
+        retrain(self._args.directory, self._exporter, self._service, lambda line: _say(f"  {line}"))
+        self._traffic.use_teachers(model.HELD_BACK)
         self._since = time.time()
         _say(f"  until the comparison only pupils of {', '.join(sorted(model.HELD_BACK))} send images")
 
     def compare(self) -> None:
         """Compare the last two versions, since the newer one was deployed."""
-        self._traffic.only()
+        self._traffic.use_teachers()
         if len(versions := model.versions(self._args.directory)) < 2:
-            raise StackError("there is no second version: the retraining before failed, or the story has none")
+            raise StackError("there is no second version: the retraining failed, or the scenario has none")
         before, after = versions[-2:]
         period = Period(self._since, time.time())
-        found = comparing.of(Prometheus(self._args.prometheus), model.NAME, (before, period), (after, period))
-        _say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={moment(period.start)}")
-        told = sorted(found.measures, key=lambda measure: measure.name == "correction_ratio")
-        for measure in told:  # what the loop is for comes last: a terminal shows the last two lines
-            _say(f"  {sentence(found, measure)}")
+        comparison = compare_versions(Prometheus(self._args.prometheus), model.NAME, (before, period), (after, period))
+        _say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
+        # The correction ratio, which the whole is for, comes last: a terminal shows the last two lines.
+        for metric in sorted(comparison.metrics, key=lambda metric: metric.name == "correction_ratio"):
+            _say(f"  {sentence(comparison, metric)}")
 
 
 @contextlib.contextmanager
 def _service(args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
-    """The service as a child; should this process be killed, the end of its input ends the child."""
+    """Run the service as a child; should this process be killed, the end of its standard input ends the child."""
     with service.listen(args.listen_address) as listener:
         command = [sys.executable, "-m", "exporter.commands.demo.service", f"--directory={args.directory}"]
         command += [f"--exporter={args.exporter}", f"--fd={listener.fileno()}"]
-        # A session of its own: Ctrl-C reaches the parent alone, which first lets the users go.
+        # In a session of its own, so that Ctrl-C reaches the parent alone, which first stops the traffic.
         child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True)
     try:
         yield child
@@ -195,31 +235,36 @@ def _service(args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
             child.stdin.close()
 
 
-def _await(
-    url: str,
+def _wait_until_healthy(
+    client: Client,
+    path: str,
     stopping: threading.Event,
     seconds: float,
-    otherwise: str,
+    message: str,
+    *,
     child: subprocess.Popen[bytes] | None = None,
 ) -> None:
     until = time.monotonic() + seconds
     while not stopping.is_set():
         try:
-            with common.DIRECT.open(url, timeout=5):
-                return
-        except (OSError, ValueError) as error:
-            if child is not None and child.poll() is not None:
-                raise StackError(f"the model service did not start: it ended with status {child.returncode}") from None
-            if time.monotonic() > until:
-                raise StackError(f"{otherwise} ({getattr(error, 'reason', error)})") from None
+            response = client.request("GET", path)
+            reason = "" if response.status < 400 else response.error_message()
+        except RequestError as error:
+            reason = error.reason
+        if not reason:
+            return
+        if child is not None and child.poll() is not None:
+            raise StackError(f"the model service did not start: it exited with status {child.returncode}")
+        if time.monotonic() > until:
+            raise StackError(f"{message} ({reason})")
         stopping.wait(0.2)
 
 
 def _no_exporter(args: argparse.Namespace) -> str:
     config = args.directory / model.CONFIG_FILE
     return (
-        f"{args.exporter}: no exporter answers there; start one with "
-        f"'{scenario.program()} serve --config.file={config}', or name another with --exporter URL"
+        f"{args.exporter}: no exporter responds; start one with "
+        f"'{scenario.program()} serve --config.file={config}', or set another with --exporter URL"
     )
 
 

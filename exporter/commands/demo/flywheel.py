@@ -1,28 +1,27 @@
-"""Corrections become a release, over HTTP: reviewed, frozen, fetched; and the service told of what came out.
+"""Corrections become a release, over HTTP: reviewed, released and downloaded.
 
-The reviewer here is the demo itself, which knows the truth of the images that its users send. Real reviewers
-look.
+The reviewer is the demo itself, which knows the true labels of the images that its users send. Real reviewers look
+at them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from exporter.commands.common import DIRECT
 from exporter.commands.demo import model
 from exporter.commands.demo.incidents import Incidents
+from exporter.commands.http_client import Client, RequestError
 from exporter.errors import StackError
 
-MOST = 5000
-"""Corrections that are reviewed at the most."""
+MAX_CORRECTIONS = 5000
+"""Corrections that are reviewed at most."""
 _PAGE = 500
 
 
@@ -34,99 +33,86 @@ class Release(NamedTuple):
     examples: list[dict[str, Any]]
 
 
-def review(exporter: str, directory: Path) -> Counter[str]:
-    """Decide the corrections that wait: accept the right ones, reject the wrong ones.
+def review(exporter: Client, directory: Path) -> Counter[str]:
+    """Decide the pending corrections: accept the right ones, reject the wrong ones.
 
     Returns
     -------
     Counter of str
-        ``accepted``, ``rejected``; ``left`` are those whose image is not recognised, a noisy one, and those that
-        somebody else decided first.
+        ``accepted``, ``rejected``, and ``left``: those whose image is not recognised because it is noisy, and those
+        that somebody else decided first.
 
     Raises
     ------
     StackError
-        When the exporter is not there or refuses.
+        When the exporter cannot be reached or refuses a request.
     """
-    truths = _truths(directory)
+    labels = _true_labels(directory)
     counts: Counter[str] = Counter()
-    url: str | None = f"{exporter}/v1/corrections?model={model.NAME}&status=pending&limit={_PAGE}"
-    while url and counts.total() < MOST:
-        page = json.loads(call(url))
-        for waiting in page["corrections"]:
-            truth = truths.get(_key((waiting["inputs"] or {}).get("image")))
-            if truth is None:
+    path: str | None = f"/v1/corrections?model={model.NAME}&status=pending&limit={_PAGE}"
+    while path and counts.total() < MAX_CORRECTIONS:
+        page = json.loads(request(exporter, "GET", path))
+        for correction in page["corrections"]:
+            label = labels.get(_key((correction["inputs"] or {}).get("image")))
+            if label is None:
                 counts["left"] += 1
                 continue
-            status = "accepted" if waiting["label"] == truth else "rejected"
-            decision = {"status": status, "revision": waiting["revision"]}
-            taken = call(f"{exporter}/v1/corrections/{waiting['id']}", decision, "PATCH", unless=409)
-            counts[status if taken else "left"] += 1
-        url = page["next"]
+            status = "accepted" if correction["label"] == label else "rejected"
+            decision = {"status": status, "revision": correction["revision"]}
+            decided = request(exporter, "PATCH", f"/v1/corrections/{correction['id']}", decision, empty_on=409)
+            counts[status if decided else "left"] += 1
+        path = page["next"] and f"/v1/corrections?{urlsplit(page['next']).query}"
     return counts
 
 
-def release(exporter: str) -> Release:
-    """Freeze what was accepted so far, and fetch it.
+def release(exporter: Client) -> Release:
+    """Make a release of what was accepted so far, and download it.
 
     Raises
     ------
     StackError
-        When the exporter is not there or refuses, or the bytes are not those that it promised.
+        When the exporter cannot be reached or refuses a request, or the SHA-256 of the release is wrong.
     """
-    document = json.loads(call(f"{exporter}/v1/dataset/releases", {"model": model.NAME}))
-    frozen = call(f"{exporter}/v1/dataset/releases/{document['id']}")
-    if hashlib.sha256(frozen).hexdigest() != document["sha256"]:
-        raise StackError(f"the release {document['id']} is not what it was: its SHA-256 differs")
-    return Release(document["name"], document["sha256"], [json.loads(line) for line in frozen.splitlines()])
+    document = json.loads(request(exporter, "POST", "/v1/dataset/releases", {"model": model.NAME}))
+    content = request(exporter, "GET", f"/v1/dataset/releases/{document['id']}")
+    if hashlib.sha256(content).hexdigest() != document["sha256"]:
+        raise StackError(f"the release {document['id']} has changed: its SHA-256 differs")
+    return Release(document["name"], document["sha256"], [json.loads(line) for line in content.splitlines()])
 
 
-def call(
-    url: str, document: object = None, method: str | None = None, *, unless: int | None = None, seconds: float = 30
-) -> bytes:
-    """Ask a server.
+def request(client: Client, method: str, path: str, document: object = None, *, empty_on: int | None = None) -> bytes:
+    """Send a request.
 
     Returns
     -------
     bytes
-        Its answer; empty where it answered the status ``unless``.
+        The body of the response; empty where its status is ``empty_on``.
 
     Raises
     ------
     StackError
-        When it is not there or refuses; the text has its own words.
+        When the server cannot be reached or answers with an error.
     """
-    body = None if document is None else json.dumps(document).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)  # noqa: S310
     try:
-        with DIRECT.open(request, timeout=seconds) as answer:
-            return bytes(answer.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == unless:
-                return b""
-            raise StackError(f"{url}: {error.code}: {_said(error.read(10_000))}") from None
-    except (OSError, ValueError) as error:
-        raise StackError(f"{url}: no answer ({getattr(error, 'reason', error)})") from None
+        response = client.request(method, path, document=document)
+    except RequestError as error:
+        raise StackError(f"{client.url}{path}: no response ({error.reason})") from None
+    if response.status == empty_on:
+        return b""
+    if response.status >= 300:
+        raise StackError(f"{client.url}{path}: {response.error_message()}")
+    return response.body
 
 
-def _said(body: bytes) -> str:
-    try:
-        problem = json.loads(body)
-        return str(problem.get("detail") or problem["error"])
-    except (ValueError, LookupError, AttributeError):
-        return body[:300].decode(errors="replace")
-
-
-def _truths(directory: Path) -> dict[bytes, str]:
-    """What the held-out images are, as they are and as a camera shows them that errs always alike."""
+def _true_labels(directory: Path) -> dict[bytes, str]:
+    """Return the labels of the held-out images: of each as it is, and as the deterministic incidents change it."""
     images, labels = model.held_out(directory)
     incidents = Incidents()
-    truths: dict[bytes, str] = {}
+    by_image: dict[bytes, str] = {}
     for incident in ("shifted", "dark", None):
         incidents.begin(incident, 3600)
-        truths |= {_key(incidents.seen(image)): str(label) for image, label in zip(images, labels, strict=True)}
-    return truths
+        by_image |= {_key(incidents.apply(image)): str(label) for image, label in zip(images, labels, strict=True)}
+    return by_image
 
 
 def _key(image: object) -> bytes:

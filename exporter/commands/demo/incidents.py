@@ -1,4 +1,4 @@
-"""What can go wrong in the service, and the one thing that goes wrong now."""
+"""What can go wrong in the service, and the incident that is active."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Incident:
     ----------
     seconds
         How long it must last for its alert to fire.
-    happens
-        What happens, for the person who watches.
-    look
+    description
+        What goes wrong.
+    symptoms
         What to look for, and which alert fires when.
     """
 
     seconds: float
-    happens: str
-    look: str
+    description: str
+    symptoms: str
 
 
 INCIDENTS = {
@@ -64,76 +64,76 @@ INCIDENTS = {
     "shifted": Incident(
         600,
         "the paper feed slips, and every digit sits one column to the right",
-        "every input gauge stays as it was, and yet confidence falls and corrections rise: the answers and the users "
-        "tell what the inputs do not; ModelCorrectionRatioHigh fires after 6 to 8 minutes, ModelConfidenceDrift "
+        "every input gauge stays as it was, but confidence falls and corrections rise: only the "
+        "predictions and the users show it; ModelCorrectionRatioHigh fires after 6 to 8 minutes, ModelConfidenceDrift "
         "after 9, ModelPredictionDrift after 10",
     ),
 }
 
 
-class Happening(NamedTuple):
-    """What goes wrong now (None: nothing), for how many more seconds, and whether it was begun by hand."""
+class ActiveIncident(NamedTuple):
+    """The incident that is active (None: none), its remaining seconds, and whether it was started by hand."""
 
     name: str | None
     seconds_left: float
     by_hand: bool
 
 
-NOTHING = Happening(None, 0.0, by_hand=False)
+NO_INCIDENT = ActiveIncident(None, 0.0, by_hand=False)
 
 
 class Incidents:
-    """What goes wrong now, if anything; safe to use from many threads."""
+    """The incident that is active, if any; safe to use from many threads."""
 
     def __init__(self, seed: int | None = None) -> None:
         self._lock = threading.Lock()
         self._name: str | None = None
         self._until = 0.0
         self._by_hand = False
-        self._random = random.Random(seed)  # noqa: S311 (a demo's dice)
+        self._random = random.Random(seed)  # noqa: S311 (not for security)
         self._numpy = np.random.default_rng(seed)
 
-    def begin(self, name: str | None, seconds: float, *, by_hand: bool = True) -> Happening:
-        """Let ``name`` happen for some seconds; None ends what happens.
+    def begin(self, name: str | None, seconds: float, *, by_hand: bool = True) -> ActiveIncident:
+        """Start an incident for some seconds; None ends the active one.
 
         Returns
         -------
-        Happening
-            What it takes the place of. What was begun by hand yields to a hand alone.
+        ActiveIncident
+            The one that was active before. One that was started by hand is only replaced by hand.
         """
         with self._lock:
-            before = self._now()
+            before = self._current()
             if by_hand or not before.by_hand:
                 self._name, self._until, self._by_hand = name, time.monotonic() + seconds, by_hand
             return before
 
-    def current(self) -> Happening:
-        """What happens now."""
+    def current(self) -> ActiveIncident:
+        """Return the active incident."""
         with self._lock:
-            return self._now()
+            return self._current()
 
-    def _now(self) -> Happening:
+    def _current(self) -> ActiveIncident:
         left = self._until - time.monotonic()
-        return Happening(self._name, left, self._by_hand) if self._name and left > 0 else NOTHING
+        return ActiveIncident(self._name, left, self._by_hand) if self._name and left > 0 else NO_INCIDENT
 
     def fails(self) -> bool:
-        """Whether the dependency fails this request."""
+        """Return whether the dependency fails this request."""
         return self.current().name == "errors" and self._random.random() < ERROR_SHARE
 
     def delay(self) -> float:
-        """Seconds that this request waits for a busy machine."""
+        """Return the seconds that this request waits for a busy machine."""
         if self.current().name != "slow" or self._random.random() >= SLOW_SHARE:
             return 0.0
         return self._random.uniform(0.6, 1.2)
 
-    def seen(self, image: Images) -> Images:
-        """An image of shape ``(8, 8)`` as the camera hands it on."""
+    def apply(self, image: Images) -> Images:
+        """Return an image of shape ``(8, 8)`` as the camera of the active incident takes it."""
         name = self.current().name
         if name == "dark":
             light = np.where(np.arange(8) < 4, 1.0, 0.1)
             return np.round(image * light[:, None])
         if name == "noise":
-            with self._lock:  # numpy's generators are not for many threads
+            with self._lock:  # numpy's generators are not thread-safe
                 noise = self._numpy.normal(0, 6, image.shape)
             return np.round((image + noise).clip(0, 16))
         if name == "shifted":

@@ -1,4 +1,4 @@
-"""The digits, a classifier trained on one part of them, and the files that the demo runs on."""
+"""The digits, a classifier trained on one part of them, and the files of the demo."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Images = npt.NDArray[np.float64]
 NAME = "digits"
 VERSION = "1"
 TEACHERS = tuple(f"teacher-{number}" for number in range(1, 6))
-"""Each image that users send is of a pupil of one of them."""
+"""Each image that users send was written by a pupil of one of them."""
 HELD_BACK = frozenset(TEACHERS[3:])
-"""Teachers whose corrections train no version: on their pupils' images a new one is judged."""
+"""Teachers whose corrections are in no training set: new versions are evaluated on their pupils' images."""
 MODEL_FILE = "model.joblib"
 HELD_OUT_FILE = "held-out.npz"
 CONFIG_FILE = "exporter.yml"
@@ -44,7 +44,7 @@ _LATER = re.compile(r"model-([1-9]\d{0,5})\.joblib")
 
 
 class Files(NamedTuple):
-    """A version's classifier, what it was trained on, and the profile of that."""
+    """Names of the files with a version's classifier, its training data and their profile."""
 
     model: str
     training: str
@@ -52,16 +52,16 @@ class Files(NamedTuple):
 
 
 class Classifier(Protocol):
-    """What the demo needs of scikit-learn's classifiers."""
+    """The part of scikit-learn's classifiers that the demo uses."""
 
     classes_: npt.NDArray[np.int64]
 
     def predict_proba(self, rows: Images, /) -> Images:
-        """Probabilities, shape ``(n, classes)``, of rows of shape ``(n, features)``."""
+        """Return probabilities, shape ``(n, classes)``, for rows of shape ``(n, features)``."""
 
 
 def prepare(directory: Path) -> None:
-    """Train the first version and write everything the demo needs into ``directory``.
+    """Train the first version, and write everything that the demo needs into ``directory``.
 
     Raises
     ------
@@ -74,22 +74,22 @@ def prepare(directory: Path) -> None:
     except ImportError as error:
         raise StackError(f"the demo needs scikit-learn ({error}): install it with pip install scikit-learn") from None
     digits = load_digits()
-    # Few images are replayed for hours: what little this half differs by chance must stay below the noise
-    # floor of a large window, which takes every value for a new one. The seed is one of those where it does.
-    images, held_images, labels, held_labels = train_test_split(
+    # Few images are replayed for hours, so that a large window counts each many times. Whatever the held-out part
+    # differs by chance must stay below the noise floor of such a window; with this seed it does.
+    images, held_out_images, labels, held_out_labels = train_test_split(
         digits.images, digits.target, test_size=0.4, random_state=8, stratify=digits.target
     )
     train(directory, VERSION, images, labels)
     try:
-        np.savez_compressed(directory / HELD_OUT_FILE, image=held_images, label=held_labels)
+        np.savez_compressed(directory / HELD_OUT_FILE, image=held_out_images, label=held_out_labels)
         (directory / CONFIG_FILE).write_text(_CONFIG, encoding="utf-8")
-        forget(directory)  # later versions learnt beside another first one, perhaps
+        forget(directory)  # later versions may belong to another first one
     except OSError as error:
-        raise _unwritable(directory, error) from None
+        raise _cannot_write(directory, error) from None
 
 
 def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.int64]) -> None:
-    """Train a version; write the classifier, its training data and their profile.
+    """Train a version, and write its classifier, its training data and their profile.
 
     Raises
     ------
@@ -100,10 +100,12 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
-    # Logistic regression knows when it does not know: under 0.3 % of its confident answers are wrong.
+    # The confidence of logistic regression is well calibrated: under 0.3 % of its confident predictions are wrong.
     classifier = LogisticRegression(max_iter=5000).fit(rows(images), labels)
-    # Each training image judged by a model that has not seen it: prediction and confidence as they will be live.
-    honest = cross_val_predict(LogisticRegression(max_iter=5000), rows(images), labels, cv=5, method="predict_proba")
+    # Cross-validated, so that predictions and confidences are like those for images that the model has not seen.
+    probabilities = cross_val_predict(
+        LogisticRegression(max_iter=5000), rows(images), labels, cv=5, method="predict_proba"
+    )
     files = files_of(version)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -111,8 +113,8 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
         np.savez_compressed(
             directory / files.training,
             image=images,
-            prediction=classifier.classes_[honest.argmax(axis=1)].astype(str),
-            confidence=honest.max(axis=1),
+            prediction=classifier.classes_[probabilities.argmax(axis=1)].astype(str),
+            confidence=probabilities.max(axis=1),
             label=labels.astype(str),
         )
         trained = training.build_file(
@@ -124,31 +126,31 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
         )
         profile.save(trained, directory / files.profile)
     except OSError as error:
-        raise _unwritable(directory, error) from None
+        raise _cannot_write(directory, error) from None
 
 
-def _unwritable(directory: Path, error: OSError) -> StackError:
+def _cannot_write(directory: Path, error: OSError) -> StackError:
     return StackError(f"{directory}: cannot be written: {error.strerror}; choose another --directory")
 
 
 def files_of(version: str) -> Files:
-    """Names of a version's files.
+    """Return the names of a version's files.
 
     >>> files_of("1").profile, files_of("2").profile
     ('digits.json', 'digits-2.json')
     """
-    last = "" if version == VERSION else f"-{version}"
-    return Files(f"model{last}.joblib", f"training{last}.npz", f"digits{last}.json")
+    suffix = "" if version == VERSION else f"-{version}"
+    return Files(f"model{suffix}.joblib", f"training{suffix}.npz", f"digits{suffix}.json")
 
 
 def versions(directory: Path) -> list[str]:
-    """The versions that were trained, the first one first."""
-    later = [found[1] for path in directory.glob("model-*.joblib") if (found := _LATER.fullmatch(path.name))]
+    """Return the versions that were trained, the oldest first."""
+    later = [match[1] for path in directory.glob("model-*.joblib") if (match := _LATER.fullmatch(path.name))]
     return [VERSION, *sorted(later, key=int)]
 
 
 def configure(directory: Path) -> None:
-    """Name the profiles of the later versions in the configuration; all else in it stays.
+    """Write the profiles of the later versions into the configuration, and keep everything else in it.
 
     Raises
     ------
@@ -156,17 +158,17 @@ def configure(directory: Path) -> None:
         When the configuration is not the demo's, or cannot be written.
     """
     path = directory / CONFIG_FILE
-    own = ", ".join(f'"{version}": {files_of(version).profile}' for version in versions(directory)[1:])
+    profiles = ", ".join(f'"{version}": {files_of(version).profile}' for version in versions(directory)[1:])
     try:
         before = path.read_text(encoding="utf-8")
-        line = f"\n    profiles: {{{own}}}" if own else ""
-        text, found = _PROFILE.subn(lambda match: match[1] + line, before)
-        if found != 1:
+        line = f"\n    profiles: {{{profiles}}}" if profiles else ""
+        text, replaced = _PROFILE.subn(lambda match: match[1] + line, before)
+        if replaced != 1:
             raise StackError(f"{path}: expected one line '    profile: digits.json', to put the new profile below it")
         if text != before:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise _unwritable(directory, error) from None
+        raise _cannot_write(directory, error) from None
 
 
 def forget(directory: Path) -> None:
@@ -186,12 +188,12 @@ def forget(directory: Path) -> None:
 
 
 def prepared(directory: Path) -> bool:
-    """Whether everything that `prepare` writes is there."""
+    """Return whether everything that `prepare` writes exists."""
     return all((directory / name).is_file() for name in FILES)
 
 
 def load(directory: Path, version: str = VERSION) -> Classifier:
-    """The trained classifier."""
+    """Return a trained classifier."""
     import joblib
 
     classifier: Any = joblib.load(directory / files_of(version).model)
@@ -199,16 +201,16 @@ def load(directory: Path, version: str = VERSION) -> Classifier:
 
 
 def held_out(directory: Path) -> tuple[Images, npt.NDArray[np.int64]]:
-    """Images and true digits that the classifier has never seen."""
+    """Return images that the first version was not trained on, and their true digits."""
     with np.load(directory / HELD_OUT_FILE) as data:
         return data["image"], data["label"]
 
 
 def rows(images: Images) -> Images:
-    """Images as rows of 64 features from 0 to 1."""
+    """Return images as rows of 64 features from 0 to 1."""
     return images.reshape(len(images), -1) / 16.0
 
 
-def teacher(place: int) -> str:
-    """Whose pupil wrote a held-out image."""
-    return TEACHERS[place % len(TEACHERS)]
+def teacher(index: int) -> str:
+    """Return the teacher whose pupil wrote a held-out image."""
+    return TEACHERS[index % len(TEACHERS)]

@@ -1,8 +1,8 @@
 """The model service: a Flask application in a process of its own, recorded by `exporter.client`.
 
 Served by Werkzeug's threaded server: one process, so that an incident and the monitor have one
-state and one signal stops everything, and for some 20 requests a second a thread each is plenty.
-A service that earns money runs a production server instead; its monitoring is the same.
+state, and one signal stops everything. A thread for each of some 20 requests a second is enough.
+A real service runs a production server instead; its monitoring is the same.
 """
 
 from __future__ import annotations
@@ -25,17 +25,28 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from exporter.client import Monitor
 from exporter.commands.demo import model
-from exporter.commands.demo.incidents import INCIDENTS, Happening, Incidents
+from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident, Incidents
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.server.sockets import Address
 
 
 def create_app(versions: Versions, incidents: Incidents) -> Flask:
-    """The service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /versions``."""
+    """Return the service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /versions``."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+    _add_predict(app, versions, incidents)
+    _add_versions(app, versions)
+    _add_incident(app, incidents)
 
+    @app.errorhandler(HTTPException)
+    def problem(error: HTTPException) -> tuple[dict[str, str | None], int]:
+        return {"error": error.description}, error.code or 500
+
+    return app
+
+
+def _add_predict(app: Flask, versions: Versions, incidents: Incidents) -> None:
     @app.before_request
     def start() -> None:
         g.started = time.perf_counter()
@@ -45,8 +56,8 @@ def create_app(versions: Versions, incidents: Incidents) -> Flask:
     @app.after_request
     def record(response: Response) -> Response:
         if request.endpoint == "predict":
-            took = time.perf_counter() - g.started
-            g.served.monitor.record(**g.event, duration_seconds=took, code=response.status_code)
+            duration = time.perf_counter() - g.started
+            g.served.monitor.record(**g.event, duration_seconds=duration, code=response.status_code)
         return response
 
     @app.post("/predict")
@@ -54,11 +65,11 @@ def create_app(versions: Versions, incidents: Incidents) -> Flask:
         body = request.get_json()
         pixels = body.get("image") if isinstance(body, dict) else None
         g.event["inputs"] = {"image": pixels}
-        image = incidents.seen(_image(pixels))
+        image = incidents.apply(_image(pixels))
         g.event["inputs"] = {"image": image}
         time.sleep(incidents.delay())
         if incidents.fails():
-            abort(503, "the archive that keeps the images does not answer")
+            abort(503, "the archive of images does not respond")
         classifier = g.served.classifier
         probabilities = classifier.predict_proba(model.rows(image[None]))[0]
         digit = str(classifier.classes_[probabilities.argmax()])
@@ -66,9 +77,11 @@ def create_app(versions: Versions, incidents: Incidents) -> Flask:
         g.event |= {"prediction": digit, "confidence": confidence}
         return {"id": g.event["id"], "digit": digit, "confidence": confidence}
 
+
+def _add_versions(app: Flask, versions: Versions) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, Any]:
-        return {"status": "ok", "model": model.NAME, "versions": [one.version for one in versions.served]}
+        return {"status": "ok", "model": model.NAME, "versions": [served.version for served in versions.served]}
 
     @app.post("/versions")
     def deploy() -> dict[str, Any]:
@@ -80,36 +93,37 @@ def create_app(versions: Versions, incidents: Incidents) -> Flask:
             abort(400, str(error))
         return healthz()
 
+
+def _add_incident(app: Flask, incidents: Incidents) -> None:
     @app.get("/incident")
     def incident() -> dict[str, Any]:
-        return _spelt(incidents.current()) | {"known": sorted(INCIDENTS)}
+        return _document(incidents.current()) | {"known": sorted(INCIDENTS)}
 
     @app.post("/incident")
     def begin() -> dict[str, Any]:
-        body = request.get_json()
-        if not isinstance(body, dict):
-            abort(400, 'expected an object such as {"name": "dark", "seconds": 480}')
-        name = body.get("name")
-        if name is not None and (not isinstance(name, str) or name not in INCIDENTS):
-            abort(400, f"name: expected one of {', '.join(sorted(INCIDENTS))}, or null to end it")
-        seconds = body.get("seconds", INCIDENTS[name].seconds if name else 0)
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
-            abort(400, "seconds: expected a number from 0 to 86400")
-        by_hand = body.get("by_hand", True)
-        if not isinstance(by_hand, bool):
-            abort(400, "by_hand: expected true or false")
-        before = incidents.begin(name, seconds, by_hand=by_hand)
-        return incident() | {"before": _spelt(before)}
-
-    @app.errorhandler(HTTPException)
-    def problem(error: HTTPException) -> tuple[dict[str, str | None], int]:
-        return {"error": error.description}, error.code or 500
-
-    return app
+        name, seconds, by_hand = _parse_incident(request.get_json())
+        previous = incidents.begin(name, seconds, by_hand=by_hand)
+        return incident() | {"before": _document(previous)}
 
 
-def _spelt(now: Happening) -> dict[str, Any]:
-    return {"name": now.name, "seconds_left": round(now.seconds_left, 1), "by_hand": now.by_hand}
+def _parse_incident(body: object) -> tuple[str | None, float, bool]:
+    """Return an incident's name, its seconds, and whether it is started by hand; abort when the body is not valid."""
+    if not isinstance(body, dict):
+        abort(400, 'expected an object such as {"name": "dark", "seconds": 480}')
+    name = body.get("name")
+    if name is not None and (not isinstance(name, str) or name not in INCIDENTS):
+        abort(400, f"name: expected one of {', '.join(sorted(INCIDENTS))}, or null to end the active incident")
+    seconds = body.get("seconds", INCIDENTS[name].seconds if name else 0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
+        abort(400, "seconds: expected a number from 0 to 86400")
+    by_hand = body.get("by_hand", True)
+    if not isinstance(by_hand, bool):
+        abort(400, "by_hand: expected true or false")
+    return name, seconds, by_hand
+
+
+def _document(incident: ActiveIncident) -> dict[str, Any]:
+    return {"name": incident.name, "seconds_left": round(incident.seconds_left, 1), "by_hand": incident.by_hand}
 
 
 def _image(pixels: object) -> model.Images:
@@ -124,16 +138,16 @@ def _image(pixels: object) -> model.Images:
 
 class _Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """The exporter counts requests; a line for each would hide what matters."""
+        """Log nothing: the exporter counts requests."""
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens, to hand to the service's process.
+    """Return a listening socket for the service's process.
 
     Raises
     ------
     StackError
-        When the port is busy or the host is none of this machine.
+        When the port is in use, or the host is not one of this machine.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -144,13 +158,13 @@ def listen(address: Address) -> socket.socket:
         listener.close()
         raise StackError(
             f"the model service cannot listen on {address}: {error}; "
-            "stop what listens there, or choose another --listen-address HOST:PORT"
+            "stop the program that uses it, or set another --listen-address HOST:PORT"
         ) from None
     return listener
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve on an inherited socket until SIGINT or SIGTERM, or until standard input ends: the parent is gone."""
+    """Serve on an inherited socket until SIGINT or SIGTERM, or until standard input ends with the parent process."""
     parser = argparse.ArgumentParser(prog="python -m exporter.commands.demo.service")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--exporter", required=True)
@@ -160,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    threading.Thread(target=_await_end, args=(stopping,), daemon=True).start()
+    threading.Thread(target=_stop_at_end_of_input, args=(stopping,), daemon=True).start()
     versions = Versions(options.directory, lambda version: Monitor(options.exporter, model.NAME, version))
     app = create_app(versions, Incidents())
     server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
@@ -172,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _await_end(stopping: threading.Event) -> None:
+def _stop_at_end_of_input(stopping: threading.Event) -> None:
     while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
         pass
     stopping.set()

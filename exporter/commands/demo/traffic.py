@@ -1,6 +1,6 @@
-"""Users of the service: they send digits at a steady rate and say so when an answer is wrong.
+"""Users of the service: they send digits at a steady rate and correct wrong predictions.
 
-They know the service only by ``POST /predict`` and the exporter only by ``POST /v1/feedback``.
+They reach the service only by ``POST /predict`` and the exporter only by ``POST /v1/feedback``.
 """
 
 from __future__ import annotations
@@ -10,49 +10,57 @@ import json
 import random
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from exporter.client import Monitor
-from exporter.commands.common import DIRECT
 from exporter.commands.demo.model import TEACHERS, Images, teacher
+from exporter.commands.http_client import Client
 from exporter.errors import ExporterError
 
 CONFIDENT = 0.8
-"""From here on the service's users expect the answer to be right, and correct it when it is not."""
+"""From this confidence on users expect the prediction to be right, and correct it when it is not."""
 CORRECTS_WRONG = 0.9
 CONFIRMS_RIGHT = 0.02
-SLIPS = 0.03
+WRONG_CORRECTIONS = 0.03
 """Share of corrections that are wrong themselves; a review finds them."""
 WORKERS = 32
 
 
+class _Feedback(NamedTuple):
+    """Feedback that a user will give."""
+
+    due: float
+    prediction_id: str
+    verdict: str
+    label: str | None
+    user: str
+
+
 class Traffic:
-    """Requests and feedback, from threads of their own.
+    """Sends requests and feedback, from threads of its own.
 
     Parameters
     ----------
     service
         URL of the model service.
     monitor
-        Hands on the feedback.
+        Client of the exporter that sends the feedback.
     images, labels
-        What users send, shape ``(n, 8, 8)``, and the digits that they know it to be, shape ``(n,)``.
+        What users send, shape ``(n, 8, 8)``, and the true digits, shape ``(n,)``.
     rate
-        Requests a second; they keep coming whether or not the service keeps up.
+        Requests a second, whether or not the service keeps up.
     delay
         Least and most seconds until a user gives feedback.
     say
-        Told once when feedback cannot be delivered, and once when it can be again.
+        Called once when feedback cannot be delivered, and once when it can be again.
     seed
-        Of the users' dice.
+        Of the users' random choices.
 
     Attributes
     ----------
@@ -73,107 +81,106 @@ class Traffic:
         seed: int | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self._url = service.rstrip("/") + "/predict"
+        self._service = Client(service, "--service", timeout=10, connections=WORKERS)
         self._monitor = monitor
         self._images = images
         self._labels = labels
         self._rate = rate
         self._delay = delay
         self._say = say
-        self._random = random.Random(seed)  # noqa: S311 (a demo's dice)
+        self._random = random.Random(seed)  # noqa: S311 (not for security)
         self._lock = threading.Lock()
-        self._later: list[tuple[float, str, str, str | None, str]] = []
+        self._scheduled: list[_Feedback] = []
         self._teachers = frozenset(TEACHERS)
-        self._away = False
+        self._undeliverable = False
         self._stopping = threading.Event()
-        # At twice the workers' number nobody waits any more: a service that hangs shall not fill the memory.
-        self._room = threading.BoundedSemaphore(2 * WORKERS)
+        # No more than twice the workers' number of requests wait: a service that hangs must not fill the memory.
+        self._slots = threading.BoundedSemaphore(2 * WORKERS)
         self._pool = ThreadPoolExecutor(WORKERS, "user")
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
 
     def start(self) -> None:
-        """Let users come."""
+        """Start sending."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Let no more users come, and wait for those that are there."""
+        """Stop sending, and wait for the requests that are under way."""
         self._stopping.set()
         self._thread.join()
         self._pool.shutdown(cancel_futures=True)
+        self._service.close()
 
-    def only(self, teachers: frozenset[str] = frozenset(TEACHERS)) -> None:
-        """From now on let only these teachers' pupils come."""
+    def use_teachers(self, teachers: frozenset[str] = frozenset(TEACHERS)) -> None:
+        """From now on send only images of these teachers' pupils."""
         self._teachers = teachers
 
     def _run(self) -> None:
         due = time.monotonic()
-        for place in self._places():
+        for index in self._indices():
             if self._stopping.wait(max(0.0, due - time.monotonic())):
                 return
             due = max(due + 1 / self._rate, time.monotonic() - 1.0)
-            if self._room.acquire(blocking=False):
-                self._pool.submit(self._in_room, self._ask, place)
+            if self._slots.acquire(blocking=False):
+                self._pool.submit(self._predict, index)
             else:
                 self._count(requests=1, failed=1)
-            for word in self._due_words():
-                self._pool.submit(self._tell, *word)
+            for feedback in self._due_feedback():
+                self._pool.submit(self._send_feedback, feedback)
 
-    def _places(self) -> Iterator[int]:
+    def _indices(self) -> Iterator[int]:
         order = list(range(len(self._images)))
         while True:
             self._random.shuffle(order)
-            yield from (place for place in order if teacher(place) in self._teachers)
+            yield from (index for index in order if teacher(index) in self._teachers)
 
-    def _in_room(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _predict(self, index: int) -> None:
         try:
-            work(*arguments)
-        finally:
-            self._room.release()
-
-    def _ask(self, place: int) -> None:
-        body = json.dumps({"image": self._images[place].tolist()}).encode()
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})  # noqa: S310
-        try:
-            with DIRECT.open(request, timeout=10) as response:
-                answer = json.load(response)
+            response = self._service.request("POST", "/predict", document={"image": self._images[index].tolist()})
+            answer = json.loads(response.body)
             prediction_id, digit, confident = answer["id"], answer["digit"], answer["confidence"] >= CONFIDENT
-        except (OSError, ValueError, LookupError, TypeError):  # an HTTP error is an OSError
+        except (ExporterError, ValueError, LookupError, TypeError):  # no response, or one without a prediction
             self._count(requests=1, failed=1)
             return
+        finally:
+            self._slots.release()
         self._count(requests=1, confident=int(confident))
-        truth = str(self._labels[place])
-        right = digit == truth
+        right = digit == str(self._labels[index])
         if confident and self._random.random() < (CONFIRMS_RIGHT if right else CORRECTS_WRONG):
-            when = time.monotonic() + self._random.uniform(*self._delay)
-            if not right and self._random.random() < SLIPS:
-                truth = self._random.choice([other for other in map(str, range(10)) if other not in {digit, truth}])
-            word = ("accepted", None) if right else ("corrected", truth)
-            with self._lock:
-                heapq.heappush(self._later, (when, prediction_id, *word, teacher(place)))
+            self._schedule_feedback(index, prediction_id, digit)
 
-    def _due_words(self) -> list[tuple[str, str, str | None, str]]:
+    def _schedule_feedback(self, index: int, prediction_id: str, digit: str) -> None:
+        due, label = time.monotonic() + self._random.uniform(*self._delay), str(self._labels[index])
+        right = digit == label
+        if not right and self._random.random() < WRONG_CORRECTIONS:
+            label = self._random.choice([other for other in map(str, range(10)) if other not in {digit, label}])
+        verdict = "accepted" if right else "corrected"
+        feedback = _Feedback(due, prediction_id, verdict, None if right else label, teacher(index))
+        with self._lock:
+            heapq.heappush(self._scheduled, feedback)
+
+    def _due_feedback(self) -> list[_Feedback]:
         due = []
         with self._lock:
-            while self._later and self._later[0][0] <= time.monotonic():
-                due.append(heapq.heappop(self._later)[1:])
+            while self._scheduled and self._scheduled[0].due <= time.monotonic():
+                due.append(heapq.heappop(self._scheduled))
         return due
 
-    def _tell(self, prediction_id: str, verdict: str, label: str | None, user: str) -> None:
+    def _send_feedback(self, feedback: _Feedback) -> None:
         try:
-            self._monitor.feedback(prediction_id, verdict, label=label, user=user)
+            self._monitor.feedback(feedback.prediction_id, feedback.verdict, label=feedback.label, user=feedback.user)
         except ExporterError as error:
             self._count(undelivered=1)
-            self._notice(f"users' feedback is lost: {error}", away=True)
+            self._report_delivery(f"users' feedback is lost: {error}", undeliverable=True)
         else:
-            self._count(**{verdict: 1})
-            self._notice("users' feedback arrives again", away=False)
+            self._count(**{feedback.verdict: 1})
+            self._report_delivery("users' feedback arrives again", undeliverable=False)
 
     def _count(self, **more: int) -> None:
         with self._lock:
             self.counts.update(more)
 
-    def _notice(self, text: str, *, away: bool) -> None:
+    def _report_delivery(self, text: str, *, undeliverable: bool) -> None:
         with self._lock:
-            changed, self._away = self._away != away, away
+            changed, self._undeliverable = self._undeliverable != undeliverable, undeliverable
         if changed:
             self._say(text)

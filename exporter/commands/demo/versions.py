@@ -1,4 +1,4 @@
-"""The versions that the service runs side by side, and which of them answers a request."""
+"""The versions that the service serves side by side, and the choice among them for each request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.errors import StackError
 
 
 class Served(NamedTuple):
-    """A version that answers."""
+    """A version that is served."""
 
     version: str
     classifier: model.Classifier
@@ -27,9 +27,9 @@ class Versions:
     Parameters
     ----------
     directory
-        Where they were trained.
+        Folder with the trained versions.
     monitor
-        Makes the client of a version.
+        Returns the exporter's client for a version.
     """
 
     def __init__(self, directory: Path, monitor: Callable[[str], Monitor]) -> None:
@@ -42,33 +42,33 @@ class Versions:
 
     @property
     def served(self) -> list[Served]:
-        """Those that answer, the newest last."""
+        """The versions that are served, the newest last."""
         with self._lock:
             return list(self._served)
 
     def pick(self) -> Served:
-        """Which of them answers: each its share of the requests, by chance, so that they can be compared."""
-        return random.choice(self.served)  # noqa: S311 (a demo's dice)
+        """Return the version for a request: at random, so that both can be compared."""
+        return random.choice(self.served)  # noqa: S311 (not for security)
 
     def deploy(self, version: str) -> None:
-        """Let a version answer, beside the newest so far; the one before that retires.
+        """Serve a version beside the newest so far; the one before that retires.
 
         Raises
         ------
         StackError
-            When no such version was trained.
+            When the version was not trained.
         """
         if version not in model.versions(self._directory):
             raise StackError(f"version: expected one of {', '.join(model.versions(self._directory))}")
         with self._lock:
-            if any(one.version == version for one in self._served):
+            if any(served.version == version for served in self._served):
                 return
-            fresh = Served(version, model.load(self._directory, version), self._monitor(version))
-            retired, self._served = self._served[:-1], [*self._served[-1:], fresh]
-        for one in retired:
-            one.monitor.close(timeout=3)
+            newest = Served(version, model.load(self._directory, version), self._monitor(version))
+            retired, self._served = self._served[:-1], [*self._served[-1:], newest]
+        for served in retired:
+            served.monitor.close(timeout=3)
 
     def close(self) -> None:
-        """Send what the clients still hold."""
-        for one in self.served:
-            one.monitor.close(timeout=3)
+        """Send the events that the clients still hold."""
+        for served in self.served:
+            served.monitor.close(timeout=3)

@@ -1,1 +1,1 @@
-"""The command ``ingest``: the rows of a batch job, to an exporter that runs or counted here."""
+"""The command ``ingest``: the rows of a batch job, counted in this process or sent to an exporter."""

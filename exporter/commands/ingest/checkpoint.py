@@ -1,4 +1,4 @@
-"""What of a file an exporter has acknowledged, on disk beside the file."""
+"""The state of sending a file: how much of it an exporter has acknowledged, kept on disk beside the file."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
     Attributes
     ----------
     run
-        Begins the idempotency key of each of its batches.
+        Prefix of the idempotency keys of its batches.
     to
         Exporter, model and version.
     size, sha256
         Of the file when it was opened.
     batch_size
-        Rows of a batch: batches must be cut as they were.
+        Rows of a batch: a batch that is sent again must have the same rows.
     rows, accepted
-        Rows of the file up to the last acknowledged batch, and how many of them the exporter took.
+        Rows of the file up to the last acknowledged batch, and how many of them the exporter accepted.
     sending
-        Last row of a batch that is under way and shorter than the others, since the file ended there; 0 for none.
+        Last row of a batch that is being sent and is shorter than the others, because the file ended there; else 0.
     done
-        Whether that was all of the file.
+        Whether all of the file was sent.
     time
         When this was written, RFC 3339.
     """
@@ -52,12 +52,12 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: bool) -> tuple[State, str]:
-    """Where to go on with a file, and what is to be said of it; from the start where nothing was sent.
+    """Return the state to continue from, a new one where nothing was sent, and a remark for the user.
 
     Parameters
     ----------
     path
-        The state file; None keeps none.
+        The state file; None for none.
     file
         What is to be sent.
     to
@@ -65,37 +65,40 @@ def begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: b
     batch_size
         Rows of a batch, if this is a new run.
     appendable
-        Whether the file is of lines, so that what was sent of it is still its beginning when it has grown.
+        Whether the file is of lines, so that it still begins with what was sent after it has grown.
 
     Raises
     ------
     BatchError
-        When the state is none, or that of an unfinished run to somewhere else.
+        When the state file is not valid, or belongs to an unfinished run to another target.
     """
     size, digest = file.stat().st_size, _sha256(file)
-    fresh = State(secrets.token_hex(12), to, size, digest, batch_size)
-    if path is None or (known := _load(path)) is None:
-        return fresh, ""
-    same = known.size == size and known.sha256 == digest
-    grown = appendable and known.size < size and known.sha256 == _sha256(file, known.size)
+    new = State(secrets.token_hex(12), to, size, digest, batch_size)
+    if path is None or (state := _load(path)) is None:
+        return new, ""
+    same = state.size == size and state.sha256 == digest
+    grown = appendable and state.size < size and state.sha256 == _sha256(file, state.size)
     if not (same or grown):
-        if known.done:
-            return fresh, ""
-        rows = f"rows from {known.rows + 1:,} on of what it was on {known.time} were never sent"
-        return fresh, f"{file} is another file than before: it is sent from its start; {rows}"
-    if known.to != to:
-        if known.done:
-            return fresh, ""
-        wanted = f"finish it there, or remove {path} to send it from its start"
-        raise BatchError(f"{file}: its first {known.rows:,} rows were sent to {known.to}: {wanted}")
-    before = known.rows
-    known.done = known.done and same
-    known.size, known.sha256 = size, digest
-    return known, f"the first {before:,} rows were sent before ({path})"
+        return new, "" if state.done else _changed(file, state)
+    if state.to != to:
+        if state.done:
+            return new, ""
+        advice = f"finish it there, or remove {path} to send it from its start"
+        raise BatchError(f"{file}: its first {state.rows:,} rows were sent to {state.to}: {advice}")
+    state.done = state.done and same
+    state.size, state.sha256 = size, digest
+    return state, f"the first {state.rows:,} rows were sent before ({path})"
+
+
+def _changed(file: Path, state: State) -> str:
+    return (
+        f"{file} is another file than before and is sent from its start; "
+        f"rows from {state.rows + 1:,} on of the file of {state.time} were never sent"
+    )
 
 
 def save(path: Path | None, state: State) -> None:
-    """Write the state, whole and on disk before anything else happens.
+    """Write the state atomically, and wait until it is on disk.
 
     Raises
     ------
@@ -113,8 +116,8 @@ def save(path: Path | None, state: State) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        where = "--state names another place for it"
-        raise BatchError(f"the state file {path} cannot be written: {error.strerror}; {where}") from None
+        advice = "set another one with --state"
+        raise BatchError(f"the state file {path} cannot be written: {error.strerror}; {advice}") from None
 
 
 def _load(path: Path) -> State | None:
@@ -125,12 +128,12 @@ def _load(path: Path) -> State | None:
     except OSError as error:
         raise BatchError(f"the state file {path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        wanted = "remove it to send the file from its start"
-        raise BatchError(f"{path}: is no state of an ingest: {error}; {wanted}") from None
+        advice = "remove it to send the file from its start"
+        raise BatchError(f"{path}: is not a state file of ingest: {error}; {advice}") from None
 
 
 def _sha256(path: Path, size: int | None = None) -> str:
-    """Of a file, or of its first bytes."""
+    """Return the hash of a file, or of its first ``size`` bytes."""
     digest = hashlib.sha256()
     left = path.stat().st_size if size is None else size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What is read: a file or standard input, plain or compressed, that does not change meanwhile."""
+"""The input: a file or standard input, plain or compressed, that does not change while it is read."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from exporter.errors import BatchError
 from exporter.validation import any_of
 
 FORMATS = ("csv", "parquet", "npz", "jsonl", "predictions")
-"""The last is JSON lines, too: of predictions as ``POST /v1/predictions`` takes them."""
+"""The last is JSON lines of predictions as ``POST /v1/predictions`` accepts them."""
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _GZIP = b"\x1f\x8b"
 
 
 class Input(NamedTuple):
-    """What is read.
+    """The input of the command.
 
     Attributes
     ----------
     path
-        A plain file: the one that was named, or what was unpacked or came from standard input.
+        A plain file: the one that was named, or a temporary one with what was compressed or on standard input.
     where
-        What messages call it.
+        Its name in messages.
     kind
         One of `FORMATS`.
     file
-        The file that was named; None for standard input.
+        The file that was named; None for standard input and pipes.
     """
 
     path: Path
@@ -48,56 +48,67 @@ class Input(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(name: str, kind: str | None) -> Iterator[Input]:
-    """What is to be read, until the block ends.
+def open_input(name: str, kind: str | None) -> Iterator[Input]:
+    """Open a file or standard input until the block ends.
 
-    Compressed input and standard input are kept in a temporary file meanwhile: some formats are read from their
-    end, some twice.
+    Compressed input and standard input are copied to a temporary file: some formats are read from their end,
+    some twice.
 
     Parameters
     ----------
     name
         Of the file, ``-`` for standard input.
     kind
-        One of `FORMATS`; by the file's name when None.
+        One of `FORMATS`; None to tell it by the file's name.
 
     Raises
     ------
     BatchError
-        When it cannot be read, or changed while the block lasted.
+        When it cannot be read, or changed before the block ended.
     """
     if name == "-":
         if kind is None:
             raise BatchError(f"--format: is required for standard input: {any_of(FORMATS)}")
-        with _plain(_stdin(), "standard input") as path:
-            yield Input(path, "standard input", _kind(path, kind), None)
+        with _plain_file(_stdin(), "standard input") as path:
+            yield Input(path, "standard input", _detect_predictions(path, kind), None)
         return
     file = Path(name)
-    plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
-    kind = kind or _SUFFIXES.get(plain.suffix.lower())
-    if kind is None:
-        raise BatchError(f"{file}: expected a file that ends in {any_of(_SUFFIXES)}, or --format to say what it is")
-    try:
-        stream = file.open("rb")
-        before = os.fstat(stream.fileno())
-        packed = stream.peek(2)[:2] == _GZIP
-    except FileNotFoundError:
-        raise BatchError(f"{file}: cannot be read: there is no such file") from None
-    except OSError as error:
-        raise BatchError(f"{file}: cannot be read: {error.strerror or error}") from None
+    kind = kind or _kind_of_name(file)
+    stream = _open(file)
+    before = os.fstat(stream.fileno())
     if not stat.S_ISREG(before.st_mode):  # a pipe, such as a shell's <(…)
-        with stream, _plain(stream, name) as path:
-            yield Input(path, name, _kind(path, kind), None)
+        with stream, _plain_file(stream, name) as path:
+            yield Input(path, name, _detect_predictions(path, kind), None)
         return
     with stream:
         with contextlib.suppress(OSError):  # not every file system has locks
             _lock(stream, name)
-        with _plain(stream, name) if packed else contextlib.nullcontext(file) as path:
-            yield Input(path, name, _kind(path, kind), file)
+        compressed = stream.peek(2)[:2] == _GZIP
+        with _plain_file(stream, name) if compressed else contextlib.nullcontext(file) as path:
+            yield Input(path, name, _detect_predictions(path, kind), file)
         after = file.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         sizes = f"from {before.st_size:,} to {after.st_size:,} bytes"
         raise BatchError(f"{file}: changed while it was read, {sizes}: ingest it again once it is complete")
+
+
+def _kind_of_name(file: Path) -> str:
+    plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+    kind = _SUFFIXES.get(plain.suffix.lower())
+    if kind is None:
+        raise BatchError(f"{file}: expected a file that ends in {any_of(_SUFFIXES)}, or --format to say what it is")
+    return kind
+
+
+def _open(file: Path) -> BufferedReader:
+    try:
+        stream = file.open("rb")
+        stream.peek(1)  # some file systems open what they cannot read
+    except FileNotFoundError:
+        raise BatchError(f"{file}: cannot be read: there is no such file") from None
+    except OSError as error:
+        raise BatchError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return stream
 
 
 def _stdin() -> BufferedReader:
@@ -106,34 +117,34 @@ def _stdin() -> BufferedReader:
 
 
 def _lock(stream: BufferedReader, name: str) -> None:
-    """Keep a second command away from the file."""
+    """Lock the file, so that no second command sends it."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BatchError(f"{name}: another model-exporter reads it right now") from None
+        raise BatchError(f"{name}: is being read by another model-exporter") from None
 
 
 @contextlib.contextmanager
-def _plain(stream: BufferedReader, where: str) -> Iterator[Path]:
-    """A temporary file with all that a stream holds, unpacked if it is gzip; gone with the process, however it ends."""
-    with tempfile.TemporaryFile() as kept:
+def _plain_file(stream: BufferedReader, where: str) -> Iterator[Path]:
+    """Copy a stream, decompressed if it is gzip, to a temporary file that never outlives the process."""
+    with tempfile.TemporaryFile() as copy:
         try:
             if stream.peek(2)[:2] == _GZIP:
-                with gzip.GzipFile(fileobj=stream) as unpacked:
-                    shutil.copyfileobj(unpacked, kept, 2**20)
+                with gzip.GzipFile(fileobj=stream) as decompressed:
+                    shutil.copyfileobj(decompressed, copy, 2**20)
             else:
-                shutil.copyfileobj(stream, kept, 2**20)
-            kept.flush()
+                shutil.copyfileobj(stream, copy, 2**20)
+            copy.flush()
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BatchError(f"{where}: is not whole gzip: {error}") from None
+            raise BatchError(f"{where}: is not complete gzip: {error}") from None
         except OSError as error:
-            folder = f"{tempfile.gettempdir()} (TMPDIR names another folder)"
-            raise BatchError(f"{where}: cannot be kept in {folder}: {error.strerror or error}") from None
-        yield Path(f"/proc/self/fd/{kept.fileno()}")
+            folder = f"{tempfile.gettempdir()} (TMPDIR sets another folder)"
+            raise BatchError(f"{where}: cannot be copied to {folder}: {error.strerror or error}") from None
+        yield Path(f"/proc/self/fd/{copy.fileno()}")
 
 
-def _kind(path: Path, kind: str) -> str:
-    """The format; JSON lines whose first one has an object of inputs are predictions."""
+def _detect_predictions(path: Path, kind: str) -> str:
+    """Return the format: JSON lines are predictions if the first of them has an object of inputs."""
     if kind != "jsonl":
         return kind
     with path.open("rb") as file:

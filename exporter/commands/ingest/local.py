@@ -1,8 +1,8 @@
-"""Rows counted in this process: the run is the window."""
+"""Rows counted in this process, in one window that is the whole run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +27,55 @@ WINDOW = "run"
 SLICE = 2000
 """Rows counted at once: their columns fit into the processor's cache."""
 NOW = 0.0
-"""All of a run is one moment of its window."""
+"""The time of all rows of a run."""
 
 
-def configured(config: Path) -> MonitorRegistry:
-    """Monitors of one run of each model in a configuration.
+def monitors_of_config(config: Path) -> MonitorRegistry:
+    """Return monitors, for one run, of each model in a configuration.
 
     Raises
     ------
     ConfigError
-        When it or a profile is wrong.
+        When it or a profile is not valid.
     """
     _, monitors = load_monitors(config)
     return MonitorRegistry(monitors.models, monitors.binners, monitors.version_binners, {WINDOW: 1.0})
 
 
-def profiled(profile: Path, model: str | None) -> MonitorRegistry:
-    """Monitors of one run of a model that nothing but a profile is known of; its name is the profile's when None.
+def monitors_of_profile(path: Path, model: str | None) -> MonitorRegistry:
+    """Return the monitor, for one run, of a model that has a profile and no configuration; None names it as that.
 
     Raises
     ------
     ProfileError
         When the profile cannot be read.
     """
-    found = load(profile)
-    name = model or found.name
-    return MonitorRegistry({name: ModelConfig(name)}, {name: Binner(found)}, {}, {WINDOW: 1.0})
+    profile = load(path)
+    name = model or profile.name
+    return MonitorRegistry({name: ModelConfig(name)}, {name: Binner(profile)}, {}, {WINDOW: 1.0})
 
 
-def chosen(monitors: MonitorRegistry, model: str | None, version: str | None) -> ModelMonitor:
-    """The monitor of the model that a table's rows are of.
+def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | None) -> ModelMonitor:
+    """Return the monitor of the model of a table's rows.
 
     Raises
     ------
     BatchError
-        When it is not known which, or it has no profile.
+        When the model is not named or not configured, or has no profile.
     """
-    known = list(monitors.models)
-    name = model or (known[0] if len(known) == 1 else None)
+    models = list(monitors.models)
+    name = model or (models[0] if len(models) == 1 else None)
     if name is None:
-        raise BatchError(f"--model: expected {any_of(known)}")
-    if name not in known:
-        raise BatchError(f"--model: no model {preview(name)} is configured; {suggestion(name, known)}")
+        raise BatchError(f"--model: expected {any_of(models)}")
+    if name not in models:
+        raise BatchError(f"--model: no model {preview(name)} is configured; {suggestion(name, models)}")
     monitor = monitors.get(name, version, NOW)
     if monitor.binner is None:
-        raise BatchError(f"--model: {preview(name)} has no profile: there is nothing to compare its rows with")
+        raise BatchError(f"--model: {preview(name)} has no profile to compare its rows with")
     return monitor
 
 
-def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress | None) -> None:
+def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress) -> None:
     """Count a table's rows.
 
     Raises
@@ -86,12 +86,11 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
     inputs = set(monitor.binner.inputs) if monitor.binner else set()
     for rows in table:
         if table.seen and not inputs & table.seen.keys():
-            known = suggestion(next(iter(table.seen)), inputs)
-            raise BatchError(f"{where}: has no column of the model's profile, but {_some(table.seen)}; {known}")
+            hint = suggestion(next(iter(table.seen)), inputs)
+            raise BatchError(f"{where}: has no column of the model's profile, but {_first(table.seen)}; {hint}")
         for start in range(0, len(rows.numbers), SLICE):
             monitor.observe_columns(_columns(rows, slice(start, start + SLICE)), NOW)
-        if progress:
-            progress("rows", rows.done, table.rows)
+        progress("rows", rows.done, table.rows)
 
 
 def _columns(rows: Rows, part: slice) -> PredictionColumns:
@@ -109,18 +108,18 @@ def _columns(rows: Rows, part: slice) -> PredictionColumns:
     )
 
 
-def _some(names: Any) -> str:
+def _first(names: Collection[str]) -> str:
     first = [preview(name) for name in list(names)[:5]]
     return ", ".join(first) + (", …" if len(names) > len(first) else "")
 
 
-def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progress: Progress | None) -> None:
-    """Count predictions as ``POST /v1/predictions`` takes them, of any models and versions."""
+def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progress: Progress) -> None:
+    """Count predictions in the wire format, of any models and versions."""
     decoder = Decoder(Prediction, lambda events: check_models(monitors.models, events))
     for chunk in lines:
         events, rejected = decoder.decode(b"\n".join(chunk.lines), lines=True)
-        for one in rejected:
-            refused.add(chunk.numbers[one.index], one.pointer.removeprefix("/"), one.detail)
+        for error in rejected:
+            refused.add(chunk.numbers[error.index], error.pointer.removeprefix("/"), error.detail)
         groups: dict[tuple[str, str | None], list[Prediction]] = {}
         for event in events:
             groups.setdefault((event.model, event.version), []).append(event)
@@ -128,14 +127,13 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
             monitor = monitors.get(model, version, NOW)
             inputs = decode_inputs([bytes(memoryview(event.inputs)) for event in group])
             segments = monitor.segments
-            places = [segments.index_of(inputs.get(place)) for place in range(len(group))] if segments else []
-            monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, places)
-        if progress:
-            progress("rows", chunk.done, chunk.numbers[-1])
+            indices = [segments.index_of(inputs.get(index)) for index in range(len(group))] if segments else []
+            monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, indices)
+        progress("rows", chunk.done, chunk.numbers[-1])
 
 
-def counted(monitors: MonitorRegistry) -> Iterator[tuple[ModelMonitor, int]]:
-    """The monitors that have counted rows, and how many."""
+def monitors_with_rows(monitors: MonitorRegistry) -> Iterator[tuple[ModelMonitor, int]]:
+    """Yield the monitors that have counted rows, and how many."""
     for monitor in monitors:
         if monitor.counters.attempts:
             yield monitor, monitor.counters.attempts

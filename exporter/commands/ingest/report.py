@@ -1,4 +1,4 @@
-"""What is told at the end of a run."""
+"""What a run prints at its end: rows, rejected rows, and a table of drift."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from exporter.commands.ingest.table import Refused
 from exporter.monitoring.drift_report import target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 
-SHOWN = 10
+MAX_FEATURES = 10
 """Features in the table, the worst first."""
-_WORDS = {
+_STATUSES = {
     "drifted": "drifted",
     "slight": "above its noise",
-    "few": "too few rows to say",
+    "few": "too few rows",
     "same": "",
     "empty": "no value",
 }
 
 
 def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
-    """How many rows there were, and what was wrong with the first bad ones."""
-    yield f"{where}: {_number(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
+    """Return how many rows there were, and what was wrong with the first that were rejected."""
+    yield f"{where}: {_count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
     yield from (f"  {reason}" for reason in refused.first)
     if refused.count > len(refused.first):
         yield f"  and {refused.count - len(refused.first):,} more"
 
 
 def drift(monitor: ModelMonitor) -> Iterator[str]:
-    """A table of a run's features, the worst first."""
+    """Return a table of a run's features, the worst first."""
     reading = monitor.read(NOW)[WINDOW]
-    found = target_drifts(monitor, reading)
+    drifts = target_drifts(monitor, reading)
     profile = monitor.binner.profile.name if monitor.binner else ""
     yield f"{monitor.config.name} version {monitor.version} against the profile {profile}, divergences in nats:"
     table = [("feature", "divergence", "noise", "threshold", "")]
     table += [
-        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _WORDS[change.status])
-        for change in found[:SHOWN]
+        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _STATUSES[change.status])
+        for change in drifts[:MAX_FEATURES]
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for name, *numbers, word in table:
+    for name, *numbers, status in table:
         cells = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:4], strict=True))]
-        yield f"  {'  '.join([*cells, word])}".rstrip()
-    if len(found) > SHOWN:
-        yield f"  and {_number(len(found) - SHOWN, 'feature')} below these"
+        yield f"  {'  '.join([*cells, status])}".rstrip()
+    if len(drifts) > MAX_FEATURES:
+        yield f"  and {_count(len(drifts) - MAX_FEATURES, 'feature')} below these"
     score, noise = reading.multivariate.tolist()
     if score > noise:
-        yield f"  the features go together differently than in training: {score:.3g}, above a noise of {noise:.3g}"
+        yield f"  the features are related differently than in training: {score:.3g}, above its noise of {noise:.3g}"
 
 
 def drifted(monitor: ModelMonitor) -> list[str]:
-    """Names of what has drifted: the alerts ModelFeatureDrift, ModelPredictionDrift and so on would fire."""
+    """Return the names of what has drifted: what the alerts, such as ModelFeatureDrift, would fire for."""
     reading = monitor.read(NOW)[WINDOW]
     names = [change.name for change in target_drifts(monitor, reading) if change.status == "drifted"]
     return names + (["(together)"] if reading.multivariate[0] > reading.multivariate[1] else [])
@@ -62,5 +62,5 @@ def _score(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

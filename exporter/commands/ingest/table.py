@@ -1,4 +1,4 @@
-"""Rows of a table, in columns: which are features, which are what the model gave, and what is wrong with a row."""
+"""Rows of a table in columns: features, outputs of the model, and what is wrong with a row."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from exporter.profiles.readers import Source
 from exporter.stats.divergence import Floats
 from exporter.validation import preview, suggestion
 
-TOLD = 10
-"""Rows that are named when they are refused."""
-_GIVEN = {"numeric", "boolean", "timestamp"}
+MAX_REPORTED = 10
+"""Refused rows whose reasons are kept."""
+_TYPED = {"numeric", "boolean", "timestamp"}
 
 
 class Roles(NamedTuple):
-    """Names of the columns that are no features; see the command's flags."""
+    """Names of the columns that are not features; see the command's options."""
 
     prediction: str | None = None
     confidence: str | None = None
@@ -34,29 +34,29 @@ class Roles(NamedTuple):
     ignored: tuple[str, ...] = ()
 
     def named(self) -> list[str]:
-        """All of them."""
+        """Return all names."""
         return [*filter(None, self[:4]), *self.ignored]
 
 
 class Rows(NamedTuple):
-    """Some good rows.
+    """Some valid rows.
 
     Attributes
     ----------
     numbers
-        Of each row in the file, the first is 1; shape ``(n,)``.
+        Number of each row in the file, the first is 1; shape ``(n,)``.
     last
-        The last row of the file that was looked at, good or not.
+        Number of the last row that was read, valid or not.
     inputs
         Columns by name.
     predictions
-        None, or NaN in an array, where a row has none; or empty.
+        None, or NaN in an array, where a row has none; empty without such a column.
     confidences
-        NaN where a row has none; or empty.
+        NaN where a row has none; empty without such a column.
     ids
-        Texts, None where a row has none; or empty.
+        Strings, None where a row has none; empty without such a column.
     moments
-        When a row arrived in Unix seconds, NaN where it does not say; or None.
+        When a row arrived in Unix seconds, NaN where it does not say; None without such a column.
     done
         Share of the file that was read.
     """
@@ -72,12 +72,12 @@ class Rows(NamedTuple):
 
 
 class Refused:
-    """Rows that were refused: how many, and why the first of them were.
+    """Counts refused rows, and keeps the reasons for the first of them.
 
     Parameters
     ----------
     after
-        Rows up to this one were told of before.
+        Number of the last row that an earlier run reported; rows up to it are not counted.
     """
 
     def __init__(self, after: int = 0) -> None:
@@ -86,30 +86,32 @@ class Refused:
         self.first: list[str] = []
 
     def add(self, row: int, column: str, detail: str) -> None:
-        """One row."""
+        """Count a row and what is wrong with one of its columns."""
         if row <= self._after:
             return
         self.count += 1
-        if len(self.first) < TOLD:
+        if len(self.first) < MAX_REPORTED:
             self.first.append(f"row {row}{f', {column}' if column else ''}: {detail}")
 
 
 class Table:
-    """The good rows of a source.
+    """The valid rows of a source.
 
     Parameters
     ----------
     source
-        Where they come from.
+        Reader of the file.
     roles
-        Which columns are no features.
+        The columns that are not features.
     refused
-        Told of bad rows.
+        Collects invalid rows.
 
     Attributes
     ----------
     seen
-        Columns that could be features.
+        Columns that may be features.
+    rows
+        Rows read so far.
     """
 
     def __init__(self, source: Source, roles: Roles, refused: Refused) -> None:
@@ -127,28 +129,28 @@ class Table:
             self.rows += batch.rows
             inputs = {name: values for name, values in batch.columns.items() if name not in self._roles.named()}
             self.seen |= dict.fromkeys(inputs)
-            yield self._checked(numbers, inputs, batch.columns, batch.done)
+            yield self._valid(numbers, inputs, batch.columns, batch.done)
 
     def _check(self, columns: Collection[str]) -> None:
         for name in self._roles.named():
             if name not in columns:
                 raise BatchError(f"{self._source.where}: has no column {preview(name)}; {suggestion(name, columns)}")
 
-    def _checked(
+    def _valid(
         self, numbers: npt.NDArray[np.int64], inputs: dict[str, Any], columns: Mapping[str, Any], done: float
     ) -> Rows:
-        """The rows with what is wrong taken out."""
+        """Return the rows without those that are invalid."""
         size = len(numbers)
-        bad: dict[int, tuple[str, str]] = {}  # the first thing that is wrong with a row, by its place
+        bad: dict[int, tuple[str, str]] = {}  # by index: the first column that is wrong, and why
         outputs: dict[str, Any] = {}
         for role, check in (("prediction", _predictions), ("confidence", _confidences), ("id", _ids), ("time", _times)):
             name = getattr(self._roles, role)
             if name is not None:
                 outputs[role], wrong = check(columns.get(name, [None] * size))
-                for place, detail in wrong.items():
-                    bad.setdefault(place, (name, detail))
-        for place in sorted(bad):
-            self._refused.add(int(numbers[place]), *bad[place])
+                for index, detail in wrong.items():
+                    bad.setdefault(index, (name, detail))
+        for index in sorted(bad):
+            self._refused.add(int(numbers[index]), *bad[index])
         last = int(numbers[-1]) if size else self.rows
         if bad:
             good = np.ones(size, dtype=np.bool_)
@@ -171,21 +173,21 @@ class Table:
 def _predictions(values: Any) -> tuple[Any, dict[int, str]]:
     if isinstance(values, np.ndarray) and values.ndim == 1:
         wrong = np.flatnonzero(np.isinf(values)) if values.dtype.kind == "f" else ()
-        return values, {int(place): "expected a finite number" for place in wrong}
-    listed = as_list(values)
-    types = set(map(type, listed)) - {type(None)}
-    if types <= {bool, int} or (types == {str} and max(map(len, filter(None, listed)), default=0) <= MAX_LABEL):
-        return listed, {}
-    listed = [None if isinstance(value, float) and math.isnan(value) else value for value in listed]
+        return values, {int(index): "expected a finite number" for index in wrong}
+    items = as_list(values)
+    types = set(map(type, items)) - {type(None)}
+    if types <= {bool, int} or (types == {str} and max(map(len, filter(None, items)), default=0) <= MAX_LABEL):
+        return items, {}
+    items = [None if isinstance(value, float) and math.isnan(value) else value for value in items]
     bad = {}
-    for place, value in enumerate(listed):
+    for index, value in enumerate(items):
         if isinstance(value, float) and math.isinf(value):
-            bad[place] = "expected a finite number"
+            bad[index] = "expected a finite number"
         elif isinstance(value, str) and len(value) > MAX_LABEL:
-            bad[place] = f"expected at most {MAX_LABEL} characters, got {len(value)}"
+            bad[index] = f"expected at most {MAX_LABEL} characters, got {len(value)}"
         elif not isinstance(value, str | int | float | None):
-            bad[place] = f"expected a string, a number or a truth value, got {preview(value)}"
-    return listed, bad
+            bad[index] = f"expected a string, a number or a boolean, got {preview(value)}"
+    return items, bad
 
 
 def _confidences(values: Any) -> tuple[Floats, dict[int, str]]:
@@ -193,35 +195,35 @@ def _confidences(values: Any) -> tuple[Floats, dict[int, str]]:
     with np.errstate(invalid="ignore"):
         wrong = np.flatnonzero((numbers < 0) | (numbers > 1))
     detail = "expected a number from 0 to 1, got "
-    return numbers, {int(place): detail + preview(as_list(values[place : place + 1])[0]) for place in wrong}
+    return numbers, {int(index): detail + preview(as_list(values[index : index + 1])[0]) for index in wrong}
 
 
 def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
-    listed = as_list(values)
-    types = set(map(type, listed))
-    if types == {str} and min(map(len, listed)) > 0 and max(map(len, listed)) <= MAX_ID:
-        return listed, {}
+    items = as_list(values)
+    types = set(map(type, items))
+    if types == {str} and min(map(len, items)) > 0 and max(map(len, items)) <= MAX_ID:
+        return items, {}
     if types == {int}:
-        return list(map(str, listed)), {}
+        return list(map(str, items)), {}
     texts: list[str | None] = []
     bad = {}
-    for place, value in enumerate(listed):
+    for index, value in enumerate(items):
         empty = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
         texts.append(None if empty else scalar_text(value))
         if not empty and not 0 < len(scalar_text(value)) <= MAX_ID:
-            bad[place] = f"expected a string of at most {MAX_ID} characters, got {preview(value)}"
+            bad[index] = f"expected a string of at most {MAX_ID} characters, got {preview(value)}"
     return texts, bad
 
 
 def _times(values: Any) -> tuple[Floats, dict[int, str]]:
-    listed = as_list(values)
-    moments = np.array([unix_seconds(value) for value in listed], dtype=np.float64)
+    items = as_list(values)
+    moments = np.array([unix_seconds(value) for value in items], dtype=np.float64)
     detail = 'expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got '
-    return moments, {place: detail + preview(listed[place]) for place in np.flatnonzero(np.isinf(moments)).tolist()}
+    return moments, {index: detail + preview(items[index]) for index in np.flatnonzero(np.isinf(moments)).tolist()}
 
 
 def cell_types(profile: Profile, roles: Roles) -> dict[str, str]:
-    """How cells of a CSV file are to be read so that they compare with the training values."""
+    """Return the types by which cells of CSV are read so that they compare with the training values."""
     types = {name: _cell_type(kind, profile.features.get(name)) for name, kind in profile.inputs.items()}
     if roles.prediction:
         numeric = profile.prediction is not None and not isinstance(profile.prediction, CategoricalFeature)
@@ -230,21 +232,21 @@ def cell_types(profile: Profile, roles: Roles) -> dict[str, str]:
 
 
 def output_types(roles: Roles) -> dict[str, str]:
-    """Types of the columns that are no features, whatever the model is."""
-    known = {roles.confidence: "numeric", roles.id: "categorical", roles.time: "timestamp"}
-    types = {name: kind for name, kind in known.items() if name is not None}
+    """Return the types of the columns that are not features."""
+    outputs = {roles.confidence: "numeric", roles.id: "categorical", roles.time: "timestamp"}
+    types = {name: kind for name, kind in outputs.items() if name is not None}
     return types | {name: "text" for name in roles.ignored if name not in types}
 
 
 def _cell_type(kind: str, feature: Feature | None) -> str:
-    """Numbers and truth values that are categories are read as what they are, so that 1.0 and 1 stay one category."""
-    known = feature.categories if isinstance(feature, CategoricalFeature) else ()
-    if kind == "categorical" and known:
-        if all(_is_number(name) for name in known):
+    """Return the type of an input's cells; numbers and booleans stay what they are as categories: 1.0 is 1."""
+    categories = feature.categories if isinstance(feature, CategoricalFeature) else ()
+    if kind == "categorical" and categories:
+        if all(_is_number(name) for name in categories):
             return "numeric"
-        if set(known) <= {"true", "false"}:
+        if set(categories) <= {"true", "false"}:
             return "boolean"
-    return kind if kind in _GIVEN else "text"
+    return kind if kind in _TYPED else "text"
 
 
 def _is_number(name: str) -> bool:

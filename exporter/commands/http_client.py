@@ -1,0 +1,315 @@
+"""HTTP requests of the commands: connections kept alive, retries, credentials, and errors that a person can read.
+
+The requests go past any proxy that the environment names: they are for servers of this machine and its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import urllib3
+from urllib3.exceptions import HTTPError, MaxRetryError
+
+from exporter.commands.common import basic_authorization
+from exporter.errors import ExporterError
+
+MAX_BODY = 64 << 20
+"""Bytes of a response that `Client.request` reads."""
+NO_RETRY = urllib3.Retry(total=False)
+WHEN_BUSY = urllib3.Retry(
+    total=5, connect=0, read=0, other=0, allowed_methods=None, raise_on_status=False, retry_after_max=30
+)
+"""Repeats a request to which the server answered 413, 429 or 503 with ``Retry-After``."""
+TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
+"""Statuses of requests that may succeed later."""
+
+
+class RequestError(ExporterError):
+    """No response arrived, or only a part of it.
+
+    Parameters
+    ----------
+    url
+        The server.
+    reason
+        What the operating system or the protocol says.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.reason = reason
+
+
+class Response(NamedTuple):
+    """A response, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def error_message(self) -> str:
+        """Return the status and what a problem document (RFC 9457) or an ``error`` member says, else the text."""
+        try:
+            problem = json.loads(self.body)
+            fields = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
+            text = "; ".join([str(problem.get("detail") or problem["error"]), *fields])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            text = self.body[:300].decode(errors="replace").strip()
+        return f"{self.status} {text or _phrase(self.status)}"
+
+
+class Client:
+    """HTTP client of one server; safe to use from many threads.
+
+    Parameters
+    ----------
+    url
+        ``http://…``, ``https://…`` or ``unix:///path/of/the/socket``; a path is a prefix of every request's.
+    option
+        Name of the command-line option that the URL comes from, for error messages.
+    example
+        A URL that is valid, for error messages.
+    authorization
+        Returns the ``Authorization`` header, None for none; called for each request, so that a token may be renewed.
+    user_in_url
+        Whether the URL may hold a user and a password; they are used instead of ``authorization``.
+    timeout
+        Seconds that connecting may take, and each wait for data.
+    retries
+        When a request is repeated; see `NO_RETRY`, `WHEN_BUSY` and `retry_for`.
+    connections
+        Connections that are kept open.
+
+    Attributes
+    ----------
+    url : str
+        The URL without the user and the password that it may hold.
+
+    Raises
+    ------
+    ExporterError
+        When the URL is not valid.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        option: str,
+        *,
+        example: str = "http://127.0.0.1:9877",
+        user_in_url: bool = False,
+        authorization: Callable[[], str | None] = lambda: None,
+        timeout: float = 30.0,
+        retries: urllib3.Retry = NO_RETRY,
+        connections: int = 1,
+    ) -> None:
+        parts = _split(url)
+        if parts is None:
+            raise ExporterError(f"{option}: expected a URL such as {example}, got {_without_password(url)}")
+        netloc = parts.netloc.rpartition("@")[2]
+        self.url = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+        self._authorization = authorization
+        if parts.username is not None:
+            if not user_in_url:
+                raise ExporterError(f"{option}: give the user with --user and the password with --password-file")
+            user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
+            self._authorization = lambda: basic_authorization(user, password)
+        self._retries = retries
+        self._prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
+        pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool, "unix": _UnixPool}
+        where = {"socket_path": urllib.parse.unquote(parts.path)} if parts.scheme == "unix" else {}
+        self._pool = pools[parts.scheme](
+            parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **where
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        document: Any = None,
+        headers: Mapping[str, str] | None = None,
+        retries: urllib3.Retry | None = None,
+    ) -> Response:
+        """Send a request with a body, or with a document as JSON, and return the response.
+
+        Raises
+        ------
+        RequestError
+            When no response arrives, or one of more than `MAX_BODY` bytes.
+        """
+        with self._open(method, path, body, json=document, headers=headers, retries=retries) as response:
+            content = response.read(MAX_BODY + 1)
+            if len(content) > MAX_BODY:
+                raise RequestError(self.url, f"the response is larger than {MAX_BODY >> 20} MiB")
+            return Response(response.status, response.headers, content)
+
+    @contextmanager
+    def stream(self, method: str, path: str) -> Iterator[tuple[Response, Iterator[bytes]]]:
+        """Send a request and yield the response: without its body and with a stream of it, or, if an error, whole.
+
+        Raises
+        ------
+        RequestError
+            When no response arrives, or it ends early.
+        """
+        with self._open(method, path) as response:
+            content = response.read(MAX_BODY) if response.status >= HTTPStatus.BAD_REQUEST else b""
+            yield Response(response.status, response.headers, content), response.stream(2**18)
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: urllib3.Retry | None = None,
+        **options: Any,
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        header = self._authorization()
+        sent = {**(headers or {}), **({"Authorization": header} if header else {})}
+        response = None
+        try:
+            response = self._pool.request(
+                method,
+                self._prefix + path,
+                body,
+                headers=sent,
+                retries=retries or self._retries,
+                redirect=False,
+                preload_content=False,
+                **options,
+            )
+            yield response
+        except HTTPError as error:
+            early = "" if response is None else "the response ended early; the server's log may say why: "
+            raise RequestError(self.url, early + _reason(error)) from None
+        finally:
+            if response is not None:
+                response.close()
+
+
+def retry_for(seconds: float, on_retry: Callable[[str], None]) -> urllib3.Retry:
+    """Return a policy that repeats a request until it succeeds or fails for good, for some seconds.
+
+    Parameters
+    ----------
+    seconds
+        From now on; ``Retry-After`` is honoured up to as much.
+    on_retry
+        Called before each further attempt with what went wrong; not when the server only said that it is busy (503).
+    """
+    policy = _RetryUntil(
+        total=None,
+        allowed_methods=None,
+        status_forcelist=TRANSIENT,
+        backoff_factor=0.1,
+        backoff_max=10,
+        raise_on_status=False,
+        retry_after_max=round(seconds),
+    )
+    policy.deadline, policy.on_retry = time.monotonic() + seconds, on_retry
+    return policy
+
+
+class _RetryUntil(urllib3.Retry):
+    """Retries until a time of `time.monotonic` instead of a number of times."""
+
+    deadline = 0.0
+    on_retry: Callable[[str], None]
+
+    def new(self, **changes: Any) -> _RetryUntil:
+        following = super().new(**changes)
+        following.deadline, following.on_retry = self.deadline, self.on_retry
+        return following
+
+    def is_exhausted(self) -> bool:
+        return time.monotonic() + self.get_backoff_time() > self.deadline
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        last = self.history[-1]
+        if last.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            self.on_retry(_reason(last.error) if last.error else f"{last.status} {_phrase(last.status or 0)}".rstrip())
+        super().sleep(response)
+
+
+class _UnixConnection(urllib3.connection.HTTPConnection):
+    """HTTP over a socket in the file system."""
+
+    def __init__(self, *args: Any, socket_path: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._socket_path = socket_path
+
+    def _new_conn(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(self.timeout)
+            connection.connect(self._socket_path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class _UnixPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _UnixConnection
+
+
+def _split(url: str) -> urllib.parse.SplitResult | None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        valid = parts.hostname and parts.port != 0 if parts.scheme in {"http", "https"} else _is_socket(parts)
+    except ValueError:  # no port, or half an IPv6 address
+        return None
+    return parts if valid and not parts.query and not parts.fragment else None
+
+
+def _is_socket(parts: urllib.parse.SplitResult) -> bool:
+    return parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1
+
+
+def _without_password(url: str) -> str:
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('://')[0]}://…@{after}" if at else url
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the operating system or the protocol says of a failed request, without what wraps it."""
+    while inner := _cause(error):
+        error = inner
+    if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
+        return "timed out"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, MaxRetryError):
+        return error.reason
+    return error.__cause__ or next((part for part in error.args if isinstance(part, BaseException)), None)

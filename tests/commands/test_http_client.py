@@ -1,0 +1,179 @@
+"""The HTTP client of the commands: retries, deadlines, sockets, credentials and messages."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.fake_exporter import Exporter, nobody
+
+from exporter.commands import common
+from exporter.commands.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
+from exporter.errors import ExporterError
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    server = Exporter()
+    yield server
+    server.close()
+
+
+def test_a_busy_server_is_asked_again_when_it_says_so(exporter: Exporter) -> None:
+    """503 with Retry-After is repeated after that time with the same headers, over one connection; 503 alone is not."""
+    exporter.answers = [(503, {"Retry-After": 1}, {"detail": "full"}), (503, {}, {"detail": "no disk"})]
+    with Client(exporter.url, "--url", retries=WHEN_BUSY) as client:
+        response = client.request("POST", "/v1/predictions", b"{}", headers={"Idempotency-Key": "k"})
+    assert (response.status, response.error_message()) == (503, "503 no disk")
+    first, second = exporter.requests
+    assert second["at"] - first["at"] == pytest.approx(1, abs=0.5)
+    assert first["headers"]["Idempotency-Key"] == second["headers"]["Idempotency-Key"] == "k"
+    assert first["peer"] == second["peer"]
+
+
+def test_a_request_is_repeated_until_it_succeeds(exporter: Exporter) -> None:
+    """Lost connections, 429 and 500 are repeated with the same key, and reported; success ends it."""
+    exporter.answers = [None, (500, {}, {}), (429, {}, {})]
+    reported: list[str] = []
+    with Client(exporter.url, "--exporter") as client:
+        retries = retry_for(30, reported.append)
+        response = client.request("POST", "/", b"{}", headers={"Idempotency-Key": "k"}, retries=retries)
+    assert response.status == 202
+    assert [request["headers"]["Idempotency-Key"] for request in exporter.requests] == ["k"] * 4
+    reasons = ["Remote end closed connection without response", "500 Internal Server Error", "429 Too Many Requests"]
+    assert reported == reasons
+
+
+def test_a_request_is_repeated_until_its_deadline(exporter: Exporter) -> None:
+    """After the time that was given the last response is returned, or the last error raised; 400 is never repeated."""
+    exporter.answers = [(503, {}, {"detail": "full"})] * 100
+    start = time.monotonic()
+    with Client(exporter.url, "--exporter") as client:
+        assert client.request("POST", "/", b"{}", retries=retry_for(1, lambda _: None)).error_message() == "503 full"
+        assert 2 < len(exporter.requests) < 10
+        exporter.answers = [(400, {}, {"detail": "bad"})]
+        assert client.request("POST", "/", b"{}", retries=retry_for(1, lambda _: None)).status == 400
+    with Client(nobody(), "--exporter") as client, pytest.raises(RequestError, match="Connection refused"):
+        client.request("POST", "/", b"{}", retries=retry_for(1, lambda _: None))
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"", "Remote end closed connection without response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", "the response ended early"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n", None),
+        (
+            b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_BODY + 1),
+            "larger than 64 MiB",
+        ),
+    ],
+)
+def test_what_went_wrong_is_said(sent: bytes, message: str | None) -> None:
+    """A response that ends early or is too large is an error with its reason; a redirect is not followed."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        threading.Thread(target=answer_once, args=(server, sent), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with Client(url, "--url", timeout=10) as client:
+            if message is None:
+                assert client.request("GET", "/").error_message() == "302 Found"
+                return
+            with pytest.raises(RequestError, match=message) as caught:
+                client.request("GET", "/")
+            assert str(caught.value).startswith(f"{url}: ")
+
+
+def answer_once(server: socket.socket, sent: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(10_000)
+        connection.sendall(sent)
+
+
+def test_a_server_that_does_not_respond_is_not_waited_for_without_end() -> None:
+    """The timeout bounds each wait."""
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as server,
+        Client(f"http://127.0.0.1:{server.getsockname()[1]}", "--url", timeout=0.2) as client,
+        pytest.raises(RequestError, match="timed out"),
+    ):
+        client.request("GET", "/")
+
+
+def test_a_unix_socket_is_reached(tmp_path: Path) -> None:
+    """``unix://`` names a socket in the file system, whose name may be percent-encoded."""
+    path = tmp_path / "a socket"
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+        server.listen()
+        sent = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+        threading.Thread(target=answer_once, args=(server, sent), daemon=True).start()
+        with Client(f"unix://{tmp_path}/a%20socket", "--exporter", timeout=10) as client:
+            assert client.request("GET", "/-/healthy").body == b"hi"
+    with pytest.raises(RequestError, match="No such file or directory"):
+        Client(f"unix://{tmp_path}/none", "--exporter").request("GET", "/")
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:9877", "http://", "http://h:port", "http://[::1", "unix://x/y", "http://h/?a"]
+)
+def test_a_url_that_is_not_valid_is_refused(url: str) -> None:
+    """The message names the option, and an example."""
+    with pytest.raises(ExporterError, match=r"^--url: expected a URL such as http://127\.0\.0\.1:9877, got "):
+        Client(url, "--url")
+
+
+def test_a_password_in_a_url_is_never_shown(exporter: Exporter) -> None:
+    """It is accepted only where the option says so, and is sent as basic authentication."""
+    for url in ("http://me:s3cret@127.0.0.1:9877", "htp://me:s3cret@127.0.0.1:9877"):
+        with pytest.raises(ExporterError) as caught:
+            Client(url, "--url")
+        assert "s3cret" not in str(caught.value)
+    with Client(exporter.url.replace("//", "//me:s3cret@"), "--exporter", user_in_url=True) as client:
+        assert client.url == exporter.url
+        client.request("POST", "/v1/predictions", b"{}")
+    assert exporter.requests[0]["headers"]["Authorization"] == common.basic_authorization("me", "s3cret")
+
+
+def test_a_token_is_read_for_each_request(exporter: Exporter, tmp_path: Path) -> None:
+    """A token that is renewed while a command runs is used from then on."""
+    file = tmp_path / "token"
+    parser = argparse.ArgumentParser()
+    common.add_credentials(parser, "MODEL_EXPORTER")
+    options = parser.parse_args([f"--bearer-token-file={file}"])
+    with Client(exporter.url, "--url", authorization=lambda: common.authorization(options)) as client:
+        for token in ("first", "second"):
+            file.write_text(f"{token}\n")
+            client.request("POST", "/v1/predictions", b"{}")
+    assert [request["headers"]["Authorization"] for request in exporter.requests] == ["Bearer first", "Bearer second"]
+    file.write_text("two words")
+    with pytest.raises(ExporterError, match=r"--bearer-token-file: .*: expected one line") as caught:
+        common.authorization(options)
+    assert "words" not in str(caught.value).replace(str(file), "")
+
+
+def test_the_variable_of_before_is_read_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MODEL_EXPORTER_TOKEN still holds a token where it did, after the options; the warning is printed once."""
+    common.warn_deprecated.cache_clear()
+    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "t-1")
+    parser = argparse.ArgumentParser()
+    common.add_credentials(parser, "MODEL_EXPORTER", deprecated="MODEL_EXPORTER_TOKEN")
+    options = parser.parse_args([])
+    assert [common.authorization(options) for _ in range(2)] == ["Bearer t-1"] * 2
+    warning = "model-exporter: $MODEL_EXPORTER_TOKEN is deprecated; use --bearer-token-file or "
+    assert capsys.readouterr().err == f"{warning}$MODEL_EXPORTER_BEARER_TOKEN_FILE\n"
+    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "two words")
+    with pytest.raises(ExporterError, match="MODEL_EXPORTER_TOKEN: is not a bearer token"):
+        common.authorization(options)
+    other = argparse.ArgumentParser()
+    common.add_credentials(other, "MODEL_EXPORTER")
+    assert common.authorization(other.parse_args([])) is None
