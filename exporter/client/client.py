@@ -1,4 +1,4 @@
-"""One model of a service, as its exporter sees it."""
+"""The client: record a model's predictions and users' feedback from its service."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from exporter.client.encoding import describe_error, encoded, rfc3339, single, snapshot, snapshot_inputs
-from exporter.client.ids import time_ordered
-from exporter.client.request_context import EVENT_BYTES, current, document
+from exporter.client.encoding import describe_error, encode_document, rfc3339, snapshot, snapshot_inputs, unwrap_single
+from exporter.client.ids import time_ordered_id
+from exporter.client.request_context import EVENT_BYTES, current, encode_event
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport
 from exporter.client.wsgi import Wsgi
@@ -21,43 +21,42 @@ if TYPE_CHECKING:
 
 __all__ = ["Monitor"]
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Monitor:
-    """One model of a service, as its exporter sees it.
+    """Records one model of a service.
 
-    `record` only puts the event into memory; one daemon thread sends what is there in batches. When
-    the exporter is away the newest events are kept up to the bounds below, and the service never
-    notices. Events still unsent when the process ends are given a moment, or call `close`
-    (a process that ends by ``os._exit`` or a signal must). After ``os.fork`` the child starts empty, with
-    counters at zero and a thread of its own.
+    `record` only adds the event to a buffer in memory; one daemon thread sends the buffer in batches. While the
+    exporter is unavailable the newest events are kept, up to the bounds below, and the service is not affected.
+    At exit the process waits up to 2 s for unsent events; a process that ends by ``os._exit`` or a signal must call
+    `close`. After ``os.fork`` the child starts with an empty buffer, counters at zero and a thread of its own.
 
     Parameters
     ----------
     url
-        The exporter, such as ``http://127.0.0.1:9877``; ``https`` is verified against the system's
-        certificates, ``user:password@`` becomes basic authentication, a path is a prefix;
+        The exporter, such as ``http://127.0.0.1:9877``. ``https`` verifies the certificate with those of the
+        system, ``user:password@`` becomes basic authentication, and a path is a prefix of all paths.
         ``unix:///run/exporter.sock`` is a socket.
     model, version
         Labels of everything recorded here.
     token_file
-        A file with the bearer token that the exporter knows this service by; read for every request, so
-        that a new token needs no restart. Without it the token is the environment's
-        ``MODEL_EXPORTER_TOKEN``, if that is set and the URL has no user.
+        A file with the service's bearer token; it is read for every request, so that a new token needs no
+        restart. Without it the token is ``MODEL_EXPORTER_TOKEN`` of the environment, if that is set and the URL
+        has no user.
     capacity
-        Events kept in memory; past it the oldest is dropped.
+        Events kept in memory; with more, the oldest is dropped.
     capacity_bytes
         The same bound in bytes, for large inputs.
     batch_size
-        Events sent in one request at most.
+        Events sent in one request, at most.
     interval
-        Seconds an event waits for others to travel with.
+        Seconds that an event waits for others to be sent with it.
     timeout
-        Seconds one request may take.
+        Seconds that one request may take.
     give_up
-        Seconds after which a batch that the exporter cannot take is dropped for the next one.
+        Seconds after which a batch that cannot be sent is dropped.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class Monitor:
         timeout: float = 5.0,
         give_up: float = 300.0,
     ) -> None:
-        self._target = Transport(url, timeout, token_file)
+        self._transport = Transport(url, timeout, token_file)
         self.sender = Sender(
-            self._target,
-            functools.partial(document, model=model, version=version),
+            self._transport,
+            functools.partial(encode_event, model=model, version=version),
             f"monitor {model}",
             capacity=capacity,
             capacity_bytes=capacity_bytes,
@@ -88,19 +87,19 @@ class Monitor:
 
     @property
     def sent(self) -> int:
-        """Events the exporter has accepted."""
+        """The number of events that the exporter accepted."""
         return self.sender.sent
 
     @property
     def dropped(self) -> int:
-        """Events lost: pushed out, refused by the exporter, not to be encoded, or unsent at `close`."""
+        """The number of dropped events: over the bounds, refused, not encodable, or unsent at `close`."""
         return self.sender.dropped
 
     @property
     def prediction_id(self) -> str | None:
-        """Identifier of the request that is being answered here, where middleware or `watch` is around it."""
-        call = current.get()
-        return None if call is None or call.done else call.id
+        """The identifier of the request that is being answered, inside of middleware or of a watched function."""
+        context = current.get()
+        return None if context is None or context.done else context.id
 
     def record(
         self,
@@ -113,57 +112,57 @@ class Monitor:
         code: int | None = None,
         time: dt.datetime | float | None = None,
     ) -> str:
-        """Note one request to the model; never waits for the network and never raises.
+        """Record one request to the model; never waits for the network and never raises.
 
         Parameters
         ----------
         id
-            The request's own identifier, by which feedback finds it. When absent that of the request
-            around it, see `wsgi`, `asgi` and `watch`; else a time-ordered UUID.
+            The identifier that feedback refers to. By default that of the surrounding request (see `wsgi`, `asgi` and
+            `watch`), else a time-ordered UUID.
         inputs
-            Raw inputs by feature: plain values, arrays, tensors, pictures; or a pandas row. They are
-            copied here and now, so that the caller may change them afterwards. NaN counts as missing.
+            Raw inputs by feature: plain values, arrays, tensors or images; or a pandas row. They are copied
+            immediately, so that the caller may change them afterwards. NaN counts as missing.
         prediction
-            What the model answered; None when it did not. An array of one is its value.
+            The model's prediction; None if it failed. For an array of one its value.
         confidence
             From 0 to 1.
         duration_seconds
-            How long the answer took. When absent the duration of the request around it.
+            How long the prediction took. By default the duration of the surrounding request.
         code
-            HTTP status of the answer; 5xx are the model's errors. When absent that of the request
-            around it, else 200.
+            The HTTP status of the response; 5xx are errors of the model. By default that of the surrounding request,
+            else 200.
         time
-            When: a datetime, or seconds since the epoch; now when absent.
+            A datetime, or seconds since the epoch; now by default.
 
         Returns
         -------
         str
-            The identifier; empty when ``id`` cannot be made a string.
+            The identifier; empty when ``id`` cannot be converted to a string.
         """
         event_id = ""
         try:
             now = clock.time_ns()
-            call = current.get()
-            if call is not None and call.done:
-                call = None
+            context = current.get()
+            if context is not None and context.done:
+                context = None
             if id is not None:
                 event_id = str(id)
-            elif call is None or call.recorded:
-                event_id = time_ordered(now)
+            elif context is None or context.recorded:
+                event_id = time_ordered_id(now)
             else:
-                event_id = call.id
+                event_id = context.id
             copy, size = snapshot_inputs(inputs)
-            if type(prediction) not in _PLAIN:
+            if type(prediction) not in _IMMUTABLE:
                 prediction, more = snapshot(prediction)
                 size += more
-            if type(confidence) not in _PLAIN:
+            if type(confidence) not in _IMMUTABLE:
                 confidence = snapshot(confidence)[0]
             moment = now if time is None else rfc3339(time)
             event = (size + EVENT_BYTES, event_id, moment, copy, prediction, confidence, duration_seconds, code)
-            if call is None:
-                self.sender.put(event)
+            if context is None:
+                self.sender.add(event)
             else:
-                call.hold(self.sender, event)
+                context.defer(self.sender, event)
         except Exception as error:  # monitoring must not break what it monitors
             self.sender.drop(1, f"an event could not be recorded: {describe_error(error)}")
         return event_id
@@ -177,57 +176,57 @@ class Monitor:
         user: str | None = None,
         comment: str | None = None,
     ) -> dict[str, Any]:
-        """Hand on a user's word about a prediction; returns once it is on the exporter's disk.
+        """Send a user's feedback on a prediction; return once it is on the exporter's disk.
 
         Parameters
         ----------
         prediction_id
-            What `record` returned.
+            The identifier that `record` returned.
         verdict
             ``"accepted"`` or ``"corrected"``.
         label
-            The right answer, when corrected.
+            The correct label, if corrected.
         user, comment
-            Who said so, and in which words.
+            The user and the user's comment.
 
         Returns
         -------
         dict
-            The exporter's answer.
+            The exporter's response.
 
         Raises
         ------
         ExporterError
-            When it is not on disk: the exporter is not there, is busy, or refused it, with its reason.
+            When the feedback is not on disk: the exporter is unavailable or busy, or refused it.
         """
-        word = {
+        feedback = {
             "prediction_id": prediction_id,
             "verdict": verdict,
-            "label": single(label),
+            "label": unwrap_single(label),
             "user": user,
             "comment": comment,
         }
-        return self._target.feedback(encoded(word))
+        return self._transport.send_feedback(encode_document(feedback))
 
     def wsgi(self, app: Any, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Wsgi:
-        """A WSGI application (Flask, Django) around another one: its requests timed, counted and known by one id.
+        """Wrap a WSGI application (Flask, Django) to time and count its requests.
 
-        What `record` is given inside a request becomes that request's event, complete with its duration,
-        its code and its identifier. A request in which nothing was recorded is an event of its own.
+        An event that `record` adds during a request gets the request's duration, code and identifier. A request in
+        which nothing was recorded becomes an event of its own.
 
         Parameters
         ----------
         app
             The application.
         paths
-            Paths that are the model's, ``*`` for anything, such as ``["/predict", "/v2/models/*"]``; all when absent.
+            The model's paths, ``*`` for any characters, such as ``["/predict", "/v2/models/*"]``; by default all.
         trust_ids
-            Whether a request's ``X-Request-ID`` is taken; else each gets an identifier of its own.
+            Whether to use a request's ``X-Request-ID``; else each gets a new identifier.
         """
         return Wsgi(self.sender, app, paths, trust_ids)
 
     def asgi(self, app: AsgiApp, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Asgi:
-        """The same for an ASGI application (FastAPI, Starlette, Litestar); ``add_middleware`` takes it, too."""
+        """Wrap an ASGI application (FastAPI, Starlette), as `wsgi` does; ``add_middleware`` accepts this, too."""
         from exporter.client.asgi import Asgi
 
         return Asgi(self.sender, app, paths, trust_ids)
@@ -247,17 +246,17 @@ class Monitor:
         inputs: bool = True,
         read: Callable[[Any], Mapping[str, Any]] | None = None,
     ) -> Any:
-        """Decorate a function, plain or ``async``: each call is recorded.
+        """Record each call of a decorated function, plain or ``async``.
 
         Parameters
         ----------
         function
-            Its arguments become the inputs, what it returns the prediction; what it raises is an error of
-            code 500 and goes on to its caller. Where it calls `record` itself, that is the event.
+            Its arguments are recorded as the inputs and its result as the prediction; an exception is recorded with
+            code 500 and raised to its caller. If the function calls `record` itself, only that event is recorded.
         inputs
-            Whether the arguments are recorded.
+            Whether to record the arguments.
         read
-            From what the function returns to fields of `record`, where that is more than a label.
+            Converts the function's result to arguments of `record`, if it is more than a label.
         """
         from exporter.client.decorator import watch
 
@@ -268,33 +267,33 @@ class Monitor:
     def wrap(
         self, model: Any, *, names: Sequence[str] | None = None, confidence: bool = True, timed: bool = True
     ) -> Any:
-        """A scikit-learn-like model whose ``predict`` and ``predict_proba`` are recorded, a row an event.
+        """Wrap a scikit-learn-like model to record each row of ``predict`` and ``predict_proba`` as an event.
 
         Parameters
         ----------
         model
-            The model; everything else about it stays as it is.
+            The model; its other attributes stay as they are.
         names
-            Features by column, where rows have no names of their own; else those the model was trained with.
+            Names of the columns, if the rows have none; by default those that the model was trained with.
         confidence
-            Whether ``predict`` asks the model's ``predict_proba``, too, for the confidence.
+            Whether ``predict`` calls ``predict_proba``, too, for the confidence.
         timed
-            Whether the duration of the call is that of each row.
+            Whether to record the duration of the call as that of each row.
         """
         from exporter.client.sklearn import RecordedModel
 
         return RecordedModel(self, model, names, confidence, timed)
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Send what is there now, waiting at most ``timeout`` seconds.
+        """Send the buffered events, waiting at most ``timeout`` seconds.
 
         Returns
         -------
         bool
-            Whether everything recorded before the call has left.
+            Whether everything recorded before the call was sent.
         """
         return self.sender.flush(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what is there, waiting at most ``timeout`` seconds, and stop; what is left counts as dropped."""
+        """Send the buffered events, waiting at most ``timeout`` seconds, and stop; the rest counts as dropped."""
         self.sender.close(timeout)

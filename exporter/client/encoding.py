@@ -1,7 +1,7 @@
-"""Values as a service has them, to JSON: numpy, pandas, PIL and torch without importing any of them.
+"""Encode a service's values as JSON: numpy, pandas, PIL and torch, without importing any of them.
 
-It happens in two steps. On the service's thread `snapshot_inputs` takes a copy that the service cannot change any
-more, which costs little; `encoded` makes JSON of it later, on the sender's thread.
+There are two steps. On the service's thread `snapshot_inputs` makes a copy that the service cannot change any more,
+which costs little. On the sender's thread `encode_document` turns it into JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
@@ -21,23 +21,23 @@ _SCALARS = _NUMBERS | {str}
 _SUMS = frozenset({int, float})
 _NUMBER_BYTES = 64
 _LARGE = 4096
-"""Numbers in an array from which it is encoded a row at a time: json holds the interpreter for as long as it takes."""
-_FILES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
+"""Larger arrays are encoded row by row: json holds the interpreter lock until it is done."""
+_IMAGE_FILES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 _ROUNDING = 1e-6
 
 
 def snapshot_inputs(inputs: Any) -> tuple[Mapping[str, Any] | None, int]:
-    """A copy of an event's inputs, and about how many bytes it takes.
+    """Return a copy of an event's inputs, and about how many bytes it takes.
 
     Raises
     ------
     TypeError
-        When there is no name to each value.
+        When values have no names.
     """
     if type(inputs) is dict:
         values = inputs.values()
         try:
-            # The quickest proof that all are numbers: a sum with anything else in it has another type, or fails.
+            # The fastest check that all are numbers: a sum that includes anything else has another type, or fails.
             if type(sum(values)) in _SUMS:
                 return inputs.copy(), _NUMBER_BYTES * len(inputs)
         except Exception:  # noqa: S110 (texts, missing values, arrays)
@@ -73,66 +73,73 @@ def _named(inputs: Any) -> Iterable[tuple[str, Any]]:
 
 
 def snapshot(value: Any) -> tuple[Any, int]:
-    """A value that nobody changes any more, and about how many bytes it takes.
+    """Return a copy that the service cannot change, and about how many bytes it takes.
 
     Examples
     --------
     >>> snapshot([1, 2.5, None])
     ([1, 2.5, None], 192)
     """
-    kind = type(value)
-    if kind in _NUMBERS:
+    if type(value) in _NUMBERS:
         return value, _NUMBER_BYTES
     if isinstance(value, str | bytes):
         return value, _NUMBER_BYTES + len(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        if _NUMBERS.issuperset(map(type, value)):
-            return list(value), _NUMBER_BYTES * len(value)
-        pairs = [snapshot(entry) for entry in value]
-        return [entry for entry, _ in pairs], _NUMBER_BYTES + sum(size for _, size in pairs)
+    if isinstance(value, list | tuple | set | frozenset | Mapping):
+        return _snapshot_container(value)
+    return _snapshot_object(value)
+
+
+def _snapshot_container(value: Any) -> tuple[Any, int]:
     if isinstance(value, Mapping):
-        named = {key: snapshot(entry) for key, entry in value.items()}
-        return {key: entry for key, (entry, _) in named.items()}, _NUMBER_BYTES + sum(
-            size for _, size in named.values()
-        )
+        entries = {key: snapshot(entry) for key, entry in value.items()}
+        size = sum(size for _, size in entries.values())
+        return {key: entry for key, (entry, _) in entries.items()}, _NUMBER_BYTES + size
+    if _NUMBERS.issuperset(map(type, value)):
+        return list(value), _NUMBER_BYTES * len(value)
+    pairs = [snapshot(entry) for entry in value]
+    return [entry for entry, _ in pairs], _NUMBER_BYTES + sum(size for _, size in pairs)
+
+
+def _snapshot_object(value: Any) -> tuple[Any, int]:
+    """Copy an array, an image or a tensor; convert anything else to what JSON has."""
     if hasattr(value, "tolist"):
-        return _array(value)
-    if _is_picture(value):
+        return _snapshot_array(value)
+    if _is_pil_image(value):
         return value.copy(), value.size[0] * value.size[1] * len(value.getbands())
-    if callable(getattr(value, "numpy", None)):  # a tensor of another library
+    if callable(getattr(value, "numpy", None)):  # a tensor of another library than torch
         return snapshot(value.numpy())
-    return plain(value), _NUMBER_BYTES
+    return to_jsonable(value), _NUMBER_BYTES
 
 
-def _array(value: Any) -> tuple[Any, int]:
+def _snapshot_array(value: Any) -> tuple[Any, int]:
     if hasattr(value, "detach"):  # torch
         return value.detach().clone(), _NUMBER_BYTES + value.element_size() * value.nelement()
     size = getattr(value, "nbytes", None)
     if isinstance(size, int) and getattr(getattr(value, "dtype", None), "kind", "O") != "O":
         return value.copy(), _NUMBER_BYTES + size
-    return snapshot(value.tolist())  # its elements may change, or it cannot be copied
+    return snapshot(value.tolist())  # an array of objects, which may change, or one that cannot be copied
 
 
-def _is_picture(value: Any) -> bool:
+def _is_pil_image(value: Any) -> bool:
     return hasattr(value, "getbands") and hasattr(value, "tobytes")
 
 
-def recordable(value: Any) -> bool:
-    """Whether a value is one that a feature can have, and not a connection or a request."""
-    known = isinstance(value, str | bytes | int | float | list | tuple | Mapping | dt.date | enum.Enum | None)
-    return known or hasattr(value, "tolist") or hasattr(value, "iloc") or _is_picture(value)
+def is_recordable(value: Any) -> bool:
+    """Whether a value can be a feature's, and is not a connection or a request, for example."""
+    is_plain = isinstance(value, str | bytes | int | float | list | tuple | Mapping | dt.date | enum.Enum | None)
+    return is_plain or hasattr(value, "tolist") or hasattr(value, "iloc") or _is_pil_image(value)
 
 
-def encoded(event: Mapping[str, Any]) -> bytes:
-    """A document as JSON: what is None is left out, NaN is null, an infinity its own text."""
+def encode_document(event: Mapping[str, Any]) -> bytes:
+    """Encode a document as JSON: None is left out, NaN becomes null, and an infinity a string."""
     inputs = event.get("inputs")
-    given = {key: value for key, value in event.items() if value is not None}
+    members = {key: value for key, value in event.items() if value is not None}
     if isinstance(inputs, Mapping) and any(_is_large(value) for value in inputs.values()):
-        features = ",".join(f"{_text(str(key))}:{_spelt(value)}" for key, value in inputs.items())
-        del given["inputs"]
-        rest = _text(given)[1:]
-        return f'{{"inputs":{{{features}}}{"," if given else ""}{rest}'.encode()
-    return _text(given).encode()
+        features = ",".join(f"{_json(str(key))}:{_array_json(value)}" for key, value in inputs.items())
+        del members["inputs"]
+        rest = _json(members)[1:]
+        return f'{{"inputs":{{{features}}}{"," if members else ""}{rest}'.encode()
+    return _json(members).encode()
 
 
 def _is_large(value: Any) -> bool:
@@ -140,64 +147,69 @@ def _is_large(value: Any) -> bool:
     return isinstance(shape, tuple) and hasattr(value, "tolist") and math.prod(shape) > _LARGE
 
 
-def _spelt(value: Any) -> str:
-    """JSON of a value; of a large array a row at a time, so that the service's threads come in between."""
+def _array_json(value: Any) -> str:
+    """Encode a value; a large array row by row, so that the service's threads can run in between."""
     if not _is_large(value) or len(value.shape) < 2:
-        return _text(value)
+        return _json(value)
     rows = []
     for row in value:
-        rows.append(_spelt(row))
+        rows.append(_array_json(row))
         time.sleep(0)
     return "[" + ",".join(rows) + "]"
 
 
-def _text(document: Any) -> str:
+def _json(document: Any) -> str:
     try:
-        return json.dumps(document, default=plain, allow_nan=False, separators=(",", ":"))
-    except (ValueError, TypeError):  # JSON has neither NaN nor infinities nor names that are no text
+        return json.dumps(document, default=to_jsonable, allow_nan=False, separators=(",", ":"))
+    except (ValueError, TypeError):  # JSON has no NaN, no infinities and only strings as names
         return json.dumps(_finite(document), allow_nan=False, separators=(",", ":"))
 
 
-def plain(value: Any) -> Any:
-    """What json cannot encode as something that it can; as text in the end, which the exporter counts as invalid."""
+def to_jsonable(value: Any) -> Any:
+    """Convert a value that json cannot encode; to a string at the last, which the exporter counts as invalid."""
     if hasattr(value, "tolist"):
         if getattr(getattr(value, "dtype", None), "kind", "") in {"M", "m"}:  # nanoseconds would be bare integers
             value = value.astype(str)
         return value.tolist()
-    if _is_picture(value):
-        return _pixels(value)
-    if hasattr(value, "total_seconds"):
-        return value.total_seconds()
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode() if value.startswith(_FILES) else str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, set | frozenset):
-        return list(value)
     if type(value).__name__ == "NAType":
         return None
-    return float(value) if hasattr(value, "__float__") else str(value)
+    for matches, convert in _CONVERSIONS:
+        if matches(value):
+            return convert(value)
+    return str(value)
 
 
-def _pixels(picture: Any) -> Any:
-    if picture.mode in {"I", "F"}:  # numbers that a PNG cannot hold
-        width, pixels = (
-            picture.size[0],
-            memoryview(picture.tobytes()).cast("i" if picture.mode == "I" else "f").tolist(),
-        )
+def _base64_image(value: bytes) -> str:
+    return base64.b64encode(value).decode() if value.startswith(_IMAGE_FILES) else str(value)
+
+
+def _encode_pil_image(image: Any) -> Any:
+    """Encode an image as base64 of a PNG; one of integers or floats, which PNG does not have, as nested lists."""
+    if image.mode in {"I", "F"}:
+        width, code = image.size[0], "i" if image.mode == "I" else "f"
+        pixels = memoryview(image.tobytes()).cast(code).tolist()  # type: ignore[call-overload]
         return [pixels[start : start + width] for start in range(0, len(pixels), width)]
     file = io.BytesIO()
-    kept = picture.mode in {"1", "L", "LA", "I;16", "RGB"}
-    (picture if kept else picture.convert("RGB")).save(file, "PNG", compress_level=1)
+    has_png_mode = image.mode in {"1", "L", "LA", "I;16", "RGB"}
+    (image if has_png_mode else image.convert("RGB")).save(file, "PNG", compress_level=1)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def single(value: Any) -> Any:
-    """The one value in an array or list of one; what models return for one row."""
+_CONVERSIONS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (_is_pil_image, _encode_pil_image),
+    (lambda value: hasattr(value, "total_seconds"), lambda value: value.total_seconds()),
+    (lambda value: hasattr(value, "isoformat"), lambda value: value.isoformat()),
+    (lambda value: isinstance(value, enum.Enum), lambda value: value.value),
+    (lambda value: isinstance(value, bytes), _base64_image),
+    (lambda value: isinstance(value, Mapping), dict),
+    (lambda value: isinstance(value, set | frozenset), list),
+    (lambda value: hasattr(value, "__float__"), float),
+)
+"""How values are converted; the first test that a value passes decides."""
+
+
+def unwrap_single(value: Any) -> Any:
+    """Return the value in an array or list of one, which models return for one row; another value as it is."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     while isinstance(value, list) and len(value) == 1:
@@ -205,9 +217,9 @@ def single(value: Any) -> Any:
     return value
 
 
-def share(value: Any) -> Any:
-    """A confidence, back within 0 and 1 where rounding took it out."""
-    value = single(value)
+def clamp_confidence(value: Any) -> Any:
+    """Move a confidence back into 0 to 1 where rounding took it out."""
+    value = unwrap_single(value)
     if isinstance(value, float) and not 0 <= value <= 1 and -_ROUNDING <= value <= 1 + _ROUNDING:
         return min(max(value, 0.0), 1.0)
     return value
@@ -222,18 +234,18 @@ def _finite(value: Any) -> Any:
         return [_finite(entry) for entry in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    return _finite(plain(value))
+    return _finite(to_jsonable(value))
 
 
 def rfc3339(moment: dt.datetime | float) -> str:
-    """A moment as the exporter reads it; a float is seconds since the epoch."""
+    """Format a moment as RFC 3339; a float is seconds since the epoch."""
     if not isinstance(moment, dt.datetime):
         moment = dt.datetime.fromtimestamp(moment, dt.UTC)
     return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 def describe_error(error: Exception) -> str:
-    """An error for the log; what it holds of the caller's may not even have a text."""
+    """Return an error as text for the log; the caller's object in it may fail to give its own."""
     try:
         return repr(error)
     except Exception:

@@ -1,65 +1,60 @@
-"""Events that wait in bounded memory, and the thread that sends them in batches."""
+"""Keep events in bounded memory and send them in batches, from a thread."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
-import os
 import random
-import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from exporter.client import ids
+from exporter.client import process_hooks
 from exporter.client.encoding import describe_error
 from exporter.client.transport import (
     FAILURES,
     KeepAliveConnection,
     Transport,
-    accepted,
-    final,
-    new_key,
-    reason,
+    accepted_count,
+    error_detail,
+    is_final,
+    new_idempotency_key,
     retry_after,
 )
 from exporter.errors import ExporterError
 
 _log = logging.getLogger("exporter.client")
 
-_BREATH = 8
-"""Events encoded in a row: then the service's threads get the interpreter."""
-_FORK_SECONDS = 0.25
-"""What a fork waits at most for events to leave."""
-_REST_SECONDS = 0.1
-Sized = tuple[Any, ...]
-"""What waits: the bytes it takes, then whatever its encoder knows."""
+_ENCODED_PER_PAUSE = 8
+"""Events that are encoded before the service's threads get the interpreter."""
+_JOIN_SECONDS = 0.1
+"""How long a fork waits at most for the thread to end."""
+SizedEvent = tuple[Any, ...]
+"""An event: its size in bytes, then whatever its encoder needs."""
 
 
 class Sender:
-    """What a monitor's events wait in and leave by; see `Monitor` for the bounds.
+    """Buffers events and sends them; see `Monitor` for the bounds.
 
     Parameters
     ----------
-    target
-        Where to.
+    transport
+        Connects to the exporter.
     encode
-        An event to a line of JSON; called in the sender's thread.
+        Encodes an event as a line of JSON; called in the sender's thread.
     name
-        Of the thread.
+        The thread's name.
     path
-        The route that takes such lines.
+        The route that accepts such lines.
     batch_bytes
-        Bytes after which a body is sent, well below the 16 MiB that the exporter takes in one.
+        Bytes after which a body is sent, well below the 16 MiB that the exporter accepts.
     """
 
     def __init__(
         self,
-        target: Transport,
+        transport: Transport,
         encode: Callable[[Any], bytes],
         name: str,
         *,
@@ -71,7 +66,7 @@ class Sender:
         path: str = "/v1/predictions",
         batch_bytes: int = 1 << 20,
     ) -> None:
-        self._target = target
+        self._transport = transport
         self._encode = encode
         self._name = name
         self.capacity = capacity
@@ -82,65 +77,65 @@ class Sender:
         self._path = path
         self._batch_bytes = batch_bytes
         self._closed = False
-        self.start_empty()
-        _senders.add(self)
+        self.reset()
+        process_hooks.register(self)
 
-    def start_empty(self) -> None:
-        """Begin anew, with what a forked process must not share: lock, connection, events, counts."""
+    def reset(self) -> None:
+        """Start with a new lock and connection, without events and counts: a forked process must not share them."""
         # A signal handler or a finalizer may record while this thread holds the lock: hence the RLock.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._buffer: deque[Sized] = deque()
+        self._buffer: deque[SizedEvent] = deque()
         self._bytes = 0
         self._sending = 0
         self._flushing = 0
-        self._resting = self._starting = False
+        self._stopping_for_fork = self._starting = False
         self._thread: threading.Thread | None = None
-        self._kept = KeepAliveConnection(self._target)
+        self._connection = KeepAliveConnection(self._transport)
         self._warned = False
-        self._trouble = False
+        self._failing = False
         self.sent = 0
         self.dropped = 0
 
-    def put(self, event: Sized) -> None:
-        """Take an event; the oldest make room."""
+    def add(self, event: SizedEvent) -> None:
+        """Add an event to the buffer; the oldest events make room."""
         buffer = self._buffer
         with self._lock:
             if self._closed:
-                raise ExporterError("it came after close()")
+                raise ExporterError("it was recorded after close()")
             buffer.append(event)
             self._bytes += event[0]
             waiting = len(buffer)
-            if waiting > self.capacity and self._warned:  # as often as there are events, while the exporter is away
+            if waiting > self.capacity and self._warned:  # for each event while the exporter is unavailable
                 self._bytes -= buffer.popleft()[0]
                 self.dropped += 1
                 waiting -= 1
             if waiting > self.capacity or self._bytes > self._capacity_bytes:
-                self._push_out()
+                self._drop_oldest()
             if waiting == 1 or not waiting % self._batch_size:
                 self._start_thread()
                 self._changed.notify_all()
 
-    def _push_out(self) -> None:
-        pushed = 0
+    def _drop_oldest(self) -> None:
+        count = 0
         while len(self._buffer) > self.capacity or self._bytes > self._capacity_bytes:
             self._bytes -= self._buffer.popleft()[0]
-            pushed += 1
-        self.drop(pushed, "the exporter is away or does not keep up: the oldest events were pushed out")
+            count += 1
+        self.drop(count, "the exporter is unavailable or too slow: the oldest events were dropped")
 
-    def drop(self, count: int, why: str) -> None:
-        """Count events that are lost, and say why."""
+    def drop(self, count: int, reason: str) -> None:
+        """Count dropped events, and log the reason."""
         with self._lock:
             self.dropped += count
-        self._warn(why)
+        self._warn(reason)
 
-    def _warn(self, why: str) -> None:
-        """Log why events are lost: once where people see it, since a line for each would be the next outage."""
+    def _warn(self, reason: str) -> None:
+        """Log why events were dropped: the first time as a warning, then for debugging only, lest the log overflow."""
         level, self._warned = logging.DEBUG if self._warned else logging.WARNING, True
-        _log.log(level, "%s: %s", self._target.shown, why)
+        _log.log(level, "%s: %s", self._transport.display_url, reason)
 
     def flush(self, timeout: float) -> bool:
-        """Send what is there now; whether all of it has left in time."""
+        """Send the buffered events; return whether all were sent in time."""
         with self._changed:
             if self._buffer:
                 self._start_thread()
@@ -152,43 +147,43 @@ class Sender:
                 self._flushing -= 1
 
     def before_fork(self, timeout: float) -> None:
-        """Send what is there, if that has worked so far: the process may go on as its child alone.
+        """Send the buffered events, unless sending fails at the moment: only the child may continue.
 
-        Then the thread ends until there is something to do again: a process with threads should not fork.
+        Then end the thread until there are events again: a process with threads should not fork.
         """
-        if not self._trouble and (self._buffer or self._sending):
+        if not self._failing and (self._buffer or self._sending):
             self.flush(timeout)
         with self._changed:
             thread = self._thread
-            self._resting = True
+            self._stopping_for_fork = True
             self._changed.notify_all()
         if thread is not None and not (self._buffer or self._sending) and thread is not threading.current_thread():
-            thread.join(_REST_SECONDS)
-        self._resting = False
+            thread.join(_JOIN_SECONDS)
+        self._stopping_for_fork = False
 
     def close(self, timeout: float) -> None:
-        """Send what is there and stop; what is left counts as dropped."""
+        """Send the buffered events and stop; the rest counts as dropped."""
         self.flush(timeout)
         with self._changed:
-            left = 0 if self._closed else len(self._buffer) + self._sending
+            unsent = 0 if self._closed else len(self._buffer) + self._sending
             self._closed = True
             self._buffer.clear()
             self._changed.notify_all()
-        if left:
-            self.drop(left, f"{left} events were not sent before the end")
+        if unsent:
+            self.drop(unsent, f"{unsent} events were not sent before close()")
 
     def _start_thread(self) -> None:
-        if self._starting:  # a signal's handler records while this thread is starting one
+        if self._starting:  # a signal handler records while this thread starts the other
             return
         self._starting = True
         try:
             if (self._thread is None or not self._thread.is_alive()) and not self._closed:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                # Refused while the interpreter shuts down; then nothing is sent any more.
+                # Fails while the interpreter shuts down; then nothing is sent any more.
                 with contextlib.suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
-                    _at_end_of_a_worker()
+                    process_hooks.flush_at_exit_of_worker()
         finally:
             self._starting = False
 
@@ -196,36 +191,36 @@ class Sender:
         while batch := self._next_batch():
             for lines in self._bodies(batch):
                 try:
-                    taken, why = self._deliver(lines)
-                except Exception as error:  # the next batch may fare better
-                    taken, why = 0, f"a batch could not be sent: {describe_error(error)}"
+                    accepted, reason = self._deliver(lines)
+                except Exception as error:  # the next batch may succeed
+                    accepted, reason = 0, f"a batch could not be sent: {describe_error(error)}"
                     self.disconnect()
-                if not self._settle(len(lines), taken, why):
+                if not self._finish(len(lines), accepted, reason):
                     break
         if self._closed:
             self.disconnect()
 
-    def _settle(self, count: int, taken: int, why: str) -> bool:
-        """Account for events that are under way no more; False after `close`, which has counted them as dropped."""
+    def _finish(self, count: int, accepted: int, reason: str) -> bool:
+        """Count events that are sent or dropped; return False after `close`, which has counted them as dropped."""
         with self._changed:
             if self._closed:
                 return False
-            self.sent += taken
-            self.dropped += count - taken
+            self.sent += accepted
+            self.dropped += count - accepted
             self._sending -= count
             self._changed.notify_all()
-        if taken < count:
-            self._warn(why)
+        if accepted < count:
+            self._warn(reason)
         return True
 
     def disconnect(self) -> None:
-        """Let go of the kept connection."""
-        self._kept.close()
+        """Close the connection."""
+        self._connection.close()
 
-    def _next_batch(self) -> list[Sized]:
-        """Wait for events and then for others to travel with them; nothing after `close`, or to rest."""
+    def _next_batch(self) -> list[SizedEvent]:
+        """Wait for events, then for others to send with them; return none after `close` or before a fork."""
         with self._changed:
-            self._changed.wait_for(lambda: self._buffer or self._closed or self._resting)
+            self._changed.wait_for(lambda: self._buffer or self._closed or self._stopping_for_fork)
             if not self._buffer:
                 self._thread = None
                 return []
@@ -237,8 +232,8 @@ class Sender:
             self._sending = len(batch)
         return batch
 
-    def _bodies(self, batch: list[Sized]) -> Iterator[list[bytes]]:
-        """The batch as lines of JSON, in bodies that the exporter takes."""
+    def _bodies(self, batch: list[SizedEvent]) -> Iterator[list[bytes]]:
+        """Encode the batch as lines of JSON, split into bodies that the exporter accepts."""
         lines: list[bytes] = []
         size = 0
         batch.reverse()
@@ -247,84 +242,52 @@ class Sender:
                 lines.append(self._encode(batch.pop()))
                 size += len(lines[-1])
             except Exception as error:
-                self._settle(1, 0, f"an event could not be encoded: {describe_error(error)}")
+                self._finish(1, 0, f"an event could not be encoded: {describe_error(error)}")
             if lines and size >= self._batch_bytes:
                 yield lines
                 lines, size = [], 0
-            if not len(batch) % _BREATH and not self._flushing:
+            if not len(batch) % _ENCODED_PER_PAUSE and not self._flushing:
                 time.sleep(0.0001)
         if lines:
             yield lines
 
     def _deliver(self, lines: list[bytes]) -> tuple[int, str]:
-        """Send one body, for as long as that makes sense: how many events were accepted, and why not the others."""
-        body, key = b"\n".join(lines), new_key()
-        until, wait = time.monotonic() + self._give_up, 0.1
+        """Send one body, repeatedly if necessary; return how many events were accepted, and why others were not."""
+        body, key = b"\n".join(lines), new_idempotency_key()
+        deadline, wait = time.monotonic() + self._give_up, 0.1
         while True:
-            status, headers, answer = self._attempt(body, key)
+            status, headers, response = self._attempt(body, key)
             if status == 202:
-                self._trouble = False
-                return accepted(answer, len(lines)), f"the exporter refused events: {answer[:500]!r}"
-            if status == 413 and len(lines) > 1:  # each may be good, and only all together too many
-                half = len(lines) // 2
-                parts = [self._deliver(lines[:half]), self._deliver(lines[half:])]
-                return sum(part[0] for part in parts), parts[0][1] if parts[0][0] < half else parts[1][1]
-            why = f"POST {self._path}: {reason(status, answer)}"
-            if final(status):
-                return 0, why
-            self._trouble = True
+                self._failing = False
+                return accepted_count(response, len(lines)), f"the exporter refused events: {response[:500]!r}"
+            if status == 413 and len(lines) > 1:  # each event may be good, and only all together too large
+                return self._deliver_halves(lines)
+            reason = f"POST {self._path}: {error_detail(status, response)}"
+            if is_final(status):
+                return 0, reason
+            self._failing = True
             wait = min(wait * 2, 30.0)
-            asked = retry_after(headers)
-            # Jitter, so that the replicas of a service do not come back in step.
-            delay = random.uniform(wait / 2, wait) if asked is None else asked + random.uniform(0, 0.25)  # noqa: S311
+            delay = _with_jitter(wait, retry_after(headers))
             with self._changed:
-                if time.monotonic() + delay > until or self._changed.wait_for(lambda: self._closed, delay):
-                    return 0, why
+                if time.monotonic() + delay > deadline or self._changed.wait_for(lambda: self._closed, delay):
+                    return 0, reason
+
+    def _deliver_halves(self, lines: list[bytes]) -> tuple[int, str]:
+        half = len(lines) // 2
+        accepted, reason = self._deliver(lines[:half])
+        more_accepted, other_reason = self._deliver(lines[half:])
+        return accepted + more_accepted, reason if accepted < half else other_reason
 
     def _attempt(self, body: bytes, key: str) -> tuple[int, Mapping[str, str], bytes]:
-        """One request over the kept connection; status 0 when there was no answer."""
+        """Send one request; return status 0 and the error when there was no response."""
         try:
-            return self._kept.post(self._path, body, "application/x-ndjson", key)
+            return self._connection.post(self._path, body, "application/x-ndjson", key)
         except FAILURES as error:
             return 0, {}, repr(error).encode()
 
 
-_senders: weakref.WeakSet[Sender] = weakref.WeakSet()
-_workers: set[int] = set()
-
-
-def _at_end_of_a_worker() -> None:
-    """Have a child of multiprocessing send what is left: such a process ends without ``atexit``."""
-    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
-    if process and util and process.parent_process() is not None and os.getpid() not in _workers:
-        _workers.add(os.getpid())
-        util.Finalize(None, _flush_all, exitpriority=0)
-
-
-def _flush_all() -> None:
-    for sender in list(_senders):
-        sender.flush(2.0)
-
-
-def _close_all() -> None:
-    for sender in list(_senders):
-        sender.close(2.0)
-
-
-def _before_fork() -> None:
-    until = time.monotonic() + _FORK_SECONDS
-    for sender in list(_senders):
-        sender.before_fork(until - time.monotonic())
-
-
-def _after_fork_in_child() -> None:
-    ids.forget()
-    for sender in list(_senders):
-        with contextlib.suppress(Exception):
-            sender.disconnect()  # this process's end of the parent's connection, which stays open
-        sender.start_empty()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+def _with_jitter(wait: float, retry_after: float | None) -> float:
+    """Return how long to wait: random, so that the replicas of a service do not return at the same moment."""
+    if retry_after is None:
+        return random.uniform(wait / 2, wait)  # noqa: S311
+    return retry_after + random.uniform(0, 0.25)  # noqa: S311

@@ -1,4 +1,4 @@
-"""scikit-learn-like models, recorded as they are asked."""
+"""Record the predictions of scikit-learn-like models."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from exporter.client.client import Monitor
+from exporter.client.recorder import EventRecorder
 
 _log = logging.getLogger("exporter.client")
 
-_last: ContextVar[tuple[RecordedModel, weakref.ref[Any], set[str]] | None] = ContextVar(
+_last_recorded: ContextVar[tuple[RecordedModel, weakref.ref[Any], set[str]] | None] = ContextVar(
     "model_exporter_rows", default=None
 )
+"""The model and the rows that were recorded last, and the methods that were called with them."""
 
 
 class RecordedModel:
-    """A model whose ``predict`` and ``predict_proba`` are recorded, a row an event; else the model itself.
+    """Wraps a model: each row of ``predict`` and ``predict_proba`` is recorded as an event.
 
     Parameters
     ----------
-    monitor
-        Where to.
+    recorder
+        Records the events.
     model
         Anything with ``predict``.
     names, confidence, timed
@@ -34,125 +34,136 @@ class RecordedModel:
     """
 
     def __init__(
-        self, monitor: Monitor, model: Any, names: Sequence[str] | None, confidence: bool, timed: bool
+        self, recorder: EventRecorder, model: Any, names: Sequence[str] | None, confidence: bool, timed: bool
     ) -> None:
-        self._monitor = monitor
+        self._recorder = recorder
         self._model = model
         self._names = None if names is None else [str(name) for name in names]
         self._confidence = confidence
         self._timed = timed
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.__dict__["_model"], name)
+        attribute = getattr(self.__dict__["_model"], name)
         if name not in {"predict", "predict_proba"}:
-            return found
+            return attribute
 
-        @functools.wraps(found)
+        @functools.wraps(attribute)
         def recorded(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
             try:
-                result = found(*args, **kwargs)
+                result = attribute(*args, **kwargs)
             except Exception:
-                self._monitor.record(code=500, duration_seconds=self._seconds(started))
+                self._recorder.record(code=500, duration_seconds=self._seconds_since(started))
                 raise
-            seconds = self._seconds(started)
+            seconds = self._seconds_since(started)
             try:
                 self._record(name, args[0] if args else next(iter(kwargs.values())), result, seconds)
             except Exception:
-                _log.warning("what a model answered could not be recorded", exc_info=True)
+                _log.warning("the result of a model could not be recorded", exc_info=True)
             return result
 
         return recorded
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _itself, (self._model,)  # another process has no use for this one's monitor
+        return _unwrapped, (self._model,)  # another process cannot use this one's monitor
 
-    def _seconds(self, started: float) -> float | None:
+    def _seconds_since(self, started: float) -> float | None:
         return time.perf_counter() - started if self._timed else None
 
     def _record(self, method: str, rows: Any, result: Any, seconds: float | None) -> None:
-        if self._again(method, rows):
+        if self._is_repeated(method, rows):
             return
-        shares = result if method == "predict_proba" else self._shares(rows)
-        labels, confidences = self._likeliest(shares)
+        probabilities = result if method == "predict_proba" else self._probabilities(rows)
+        labels, confidences = self._most_likely(probabilities)
         if method == "predict":
-            labels = _listed(result[0] if isinstance(result, tuple) else result)
-        inputs = _rows(rows, self._names, self._model, len(labels))
-        most = self._monitor.sender.capacity
-        for place, label in enumerate(labels[:most]):
-            self._monitor.record(
-                inputs=inputs[place] if inputs else None,
+            labels = _as_list(result[0] if isinstance(result, tuple) else result)
+        inputs = _inputs(rows, self._names, self._model, len(labels))
+        capacity = self._recorder.sender.capacity
+        for index, label in enumerate(labels[:capacity]):
+            self._recorder.record(
+                inputs=inputs[index] if inputs else None,
                 prediction=label,
-                confidence=confidences[place] if confidences else None,
+                confidence=confidences[index] if confidences else None,
                 duration_seconds=seconds,
             )
-        if len(labels) > most:
-            self._monitor.sender.drop(len(labels) - most, f"{len(labels)} rows at once are more than the capacity")
+        if len(labels) > capacity:
+            reason = f"{len(labels)} rows at once are more than the capacity"
+            self._recorder.sender.drop(len(labels) - capacity, reason)
 
-    def _again(self, method: str, rows: Any) -> bool:
-        """Whether these rows have just been recorded by the other method: then they are the same predictions."""
-        last = _last.get()
+    def _is_repeated(self, method: str, rows: Any) -> bool:
+        """Whether the other method was just called with these rows: then they are the same predictions."""
+        last = _last_recorded.get()
         if last and last[0] is self and last[1]() is rows and method not in last[2]:
             last[2].add(method)
             return True
         try:
-            _last.set((self, weakref.ref(rows), {method}))
+            _last_recorded.set((self, weakref.ref(rows), {method}))
         except TypeError:  # a list
-            _last.set(None)
+            _last_recorded.set(None)
         return False
 
-    def _shares(self, rows: Any) -> Any:
+    def _probabilities(self, rows: Any) -> Any:
         return self._model.predict_proba(rows) if self._confidence and hasattr(self._model, "predict_proba") else None
 
-    def _likeliest(self, shares: Any) -> tuple[list[Any], list[float]]:
-        """The likeliest class of each row and its probability."""
-        if shares is None or isinstance(shares, list):  # a list: one array for each of several outputs
+    def _most_likely(self, probabilities: Any) -> tuple[list[Any], list[float]]:
+        """Return the most likely class of each row, and its probability."""
+        if probabilities is None or isinstance(probabilities, list):  # a list: an array for each of several outputs
             return [], []
-        classes = _listed(getattr(self._model, "classes_", range(len(shares[0]) if len(shares) else 0)))
+        columns = len(probabilities[0]) if len(probabilities) else 0
+        classes = _as_list(getattr(self._model, "classes_", range(columns)))
         labels, confidences = [], []
-        for row in _listed(shares):
-            best = max(row)
-            labels.append(classes[row.index(best)])
-            confidences.append(best)
+        for row in _as_list(probabilities):
+            confidence = max(row)
+            labels.append(classes[row.index(confidence)])
+            confidences.append(confidence)
         return labels, confidences
 
 
-def _itself(model: Any) -> Any:
+def _unwrapped(model: Any) -> Any:
     return model
 
 
-def _listed(values: Any) -> list[Any]:
+def _as_list(values: Any) -> list[Any]:
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
-def _rows(rows: Any, names: list[str] | None, model: Any, count: int) -> list[Mapping[str, Any]] | None:
-    """Each row's inputs by feature; None where they have no names to be known by, or are sparse."""
+def _inputs(rows: Any, names: list[str] | None, model: Any, count: int) -> list[Mapping[str, Any]] | None:
+    """Return each row's inputs by feature; None if there are no names for them, or the rows are sparse."""
     if hasattr(rows, "toarray"):
         return None
     if hasattr(rows, "columns"):
-        columns = [str(name) for name in rows.columns]
-        if hasattr(rows, "iloc"):
-            return _zipped(columns, zip(*(rows.iloc[:, place].tolist() for place in range(len(columns))), strict=True))
-        return _zipped(columns, rows.rows())  # polars
+        return _frame_inputs(rows)
     shape = getattr(rows, "shape", None)
     if shape is not None and len(shape) == 2:
-        return _zipped(names or _learnt(model, shape[1]), _listed(rows))
-    each = list(rows)
-    if len(each) != count:
-        return None
-    if each and all(isinstance(row, Mapping) for row in each):
-        return each
-    if shape is None and each and isinstance(each[0], list | tuple):
-        return _zipped(names or _learnt(model, len(each[0])), each)
-    name = names[0] if names else "text" if each and isinstance(each[0], str) else "input"
-    return [{name: row} for row in each]
+        return _named(names or _trained_names(model, shape[1]), _as_list(rows))
+    entries = list(rows)
+    return _list_inputs(entries, names, model, is_array=shape is not None) if len(entries) == count else None
 
 
-def _learnt(model: Any, count: int) -> list[str]:
-    """The names the model was trained with, else x0, x1, … as scikit-learn calls them."""
-    known = getattr(model, "feature_names_in_", None)
-    return [f"x{place}" for place in range(count)] if known is None else [str(name) for name in known]
+def _frame_inputs(frame: Any) -> list[Mapping[str, Any]]:
+    """Return the rows of a pandas or polars frame."""
+    columns = [str(name) for name in frame.columns]
+    if hasattr(frame, "iloc"):
+        values = (frame.iloc[:, index].tolist() for index in range(len(columns)))
+        return _named(columns, zip(*values, strict=True))
+    return _named(columns, frame.rows())
 
 
-def _zipped(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[Mapping[str, Any]]:
+def _list_inputs(entries: list[Any], names: list[str] | None, model: Any, *, is_array: bool) -> list[Mapping[str, Any]]:
+    """Return the rows of a list: mappings, sequences of values, or one value each."""
+    if entries and all(isinstance(row, Mapping) for row in entries):
+        return entries
+    if entries and isinstance(entries[0], list | tuple) and not is_array:
+        return _named(names or _trained_names(model, len(entries[0])), entries)
+    name = names[0] if names else "text" if entries and isinstance(entries[0], str) else "input"
+    return [{name: value} for value in entries]
+
+
+def _trained_names(model: Any, count: int) -> list[str]:
+    """Return the names that the model was trained with, else x0, x1, … as in scikit-learn."""
+    names = getattr(model, "feature_names_in_", None)
+    return [f"x{index}" for index in range(count)] if names is None else [str(name) for name in names]
+
+
+def _named(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[Mapping[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]

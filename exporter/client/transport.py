@@ -1,4 +1,4 @@
-"""Where the exporter is: requests to it over HTTP, HTTPS or a Unix socket."""
+"""Requests to the exporter over HTTP, HTTPS or a Unix socket."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 from exporter.errors import ExporterError
 
 FAILURES = (OSError, ValueError, http.client.HTTPException)
+"""What a request raises when there is no response."""
 _TRY_LATER = frozenset({408, 425, 429})
-"""What a request raises when there is no answer."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
 class Transport:
-    """The exporter's address, taken apart once.
+    """Sends requests to one exporter.
 
     Parameters
     ----------
@@ -38,106 +38,103 @@ class Transport:
     Raises
     ------
     ExporterError
-        When the address or the token cannot be right.
+        When the address or the token is not valid.
+
+    Attributes
+    ----------
+    display_url : str
+        The address without user and password, for messages.
     """
 
     def __init__(self, url: str, timeout: float, token_file: str | os.PathLike[str] | None) -> None:
-        try:
-            parts = urllib.parse.urlsplit(url)
-        except ValueError as error:
-            raise ExporterError(f"the exporter's address: {error}") from None
-        local = parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1
-        if not (local or (parts.scheme in {"http", "https"} and parts.hostname)) or parts.query or parts.fragment:
-            raise ExporterError(
-                f"{url}: expected the exporter's address, such as http://127.0.0.1:9877 or unix:///run/exporter.sock"
-            )
-        try:
-            self._port = parts.port
-        except ValueError as error:
-            raise ExporterError(f"{url}: {error}") from None
+        parts, self._port = _split(url)
+        is_local = parts.scheme == "unix"
         self._host = parts.hostname or "localhost"
-        self._socket = urllib.parse.unquote(parts.path) if local else None
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._socket = urllib.parse.unquote(parts.path) if is_local else None
+        self._connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._timeout = timeout
-        self._prefix = "" if local else parts.path.rstrip("/")
-        self._headers: dict[str, str] = {}
-        self.shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+        self._prefix = "" if is_local else parts.path.rstrip("/")
+        self.display_url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._token_file = None if token_file is None else Path(token_file)
         if self._token_file is not None:
-            if parts.username is not None:
-                raise ExporterError(f"{self.shown}: expected a user in the address or a token_file, got both")
-            try:
-                _token(self._token_file)
-            except (OSError, ValueError) as error:
-                raise ExporterError(f"the exporter's token: {error}") from None
-        elif parts.username is None and (token := os.environ.get("MODEL_EXPORTER_TOKEN")):
-            if not _TOKEN.fullmatch(token):
-                raise ExporterError("MODEL_EXPORTER_TOKEN: is no bearer token")
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._check_token_file(self._token_file, parts)
+        self._headers = _authorization(parts) if self._token_file is None else {}
+
+    def _check_token_file(self, token_file: Path, parts: urllib.parse.SplitResult) -> None:
         if parts.username is not None:
-            pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-            self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+            raise ExporterError(f"{self.display_url}: expected a user in the address or a token_file, got both")
+        try:
+            _read_token(token_file)
+        except (OSError, ValueError) as error:
+            raise ExporterError(f"the exporter's token: {error}") from None
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection to the exporter, made with its first request."""
+        """Return a connection to the exporter, which opens with its first request."""
         if self._socket is not None:
             return _UnixConnection(self._socket, self._timeout)
-        return self._kind(self._host, self._port, timeout=self._timeout)
+        return self._connection_class(self._host, self._port, timeout=self._timeout)
 
     def post(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes, kind: str, key: str
+        self, connection: http.client.HTTPConnection, path: str, body: bytes, content_type: str, key: str
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of the answer; one of `FAILURES` when there is none."""
-        headers = {**self._headers, "Content-Type": kind, "Idempotency-Key": key}
+        """Send a request and return status, headers and body of its response; raise one of `FAILURES` without one."""
+        headers = {**self._headers, "Content-Type": content_type, "Idempotency-Key": key}
         if self._token_file is not None:
-            headers["Authorization"] = f"Bearer {_token(self._token_file)}"
+            headers["Authorization"] = f"Bearer {_read_token(self._token_file)}"
         connection.request("POST", self._prefix + path, body, headers)
         response = connection.getresponse()
         return response.status, dict(response.headers), response.read()
 
-    def feedback(self, body: bytes) -> dict[str, Any]:
-        """Hand on a user's word: the exporter's answer, or `ExporterError` with the reason why there is none."""
+    def send_feedback(self, body: bytes) -> dict[str, Any]:
+        """Send a user's feedback, and return the exporter's response.
+
+        Raises
+        ------
+        ExporterError
+            When the feedback was not delivered or not stored, with the reason.
+        """
         try:
             with contextlib.closing(self.connect()) as connection:
-                status, _, answer = self.post(connection, "/v1/feedback", body, "application/json", new_key())
+                key = new_idempotency_key()
+                status, _, response = self.post(connection, "/v1/feedback", body, "application/json", key)
         except FAILURES as error:
-            raise ExporterError(f"{self.shown}: feedback not delivered: {error!r}") from error
+            raise ExporterError(f"{self.display_url}: feedback not delivered: {error!r}") from error
         if status not in {200, 201}:
-            raise ExporterError(f"{self.shown}: feedback not taken: {reason(status, answer)}")
+            raise ExporterError(f"{self.display_url}: feedback refused: {error_detail(status, response)}")
         try:
-            result = json.loads(answer)
+            result = json.loads(response)
         except ValueError:
-            raise ExporterError(f"{self.shown}: answered {status} without JSON: no exporter?") from None
+            raise ExporterError(f"{self.display_url}: answered {status} without JSON; is it an exporter?") from None
         return result if isinstance(result, dict) else {"result": result}
 
 
 class KeepAliveConnection:
-    """A connection to the exporter that is kept from one request to the next.
+    """A connection that stays open from one request to the next.
 
     Parameters
     ----------
-    target
-        The exporter.
+    transport
+        Opens the connection.
     """
 
-    def __init__(self, target: Transport) -> None:
-        self._target = target
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._connection: http.client.HTTPConnection | None = None
 
-    def post(self, path: str, body: bytes, kind: str, key: str) -> tuple[int, Mapping[str, str], bytes]:
-        """As `Transport.post`; asked again where the server has closed an idle connection: that is no failure yet."""
-        kept = self._connection is not None
+    def post(self, path: str, body: bytes, content_type: str, key: str) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request as `Transport.post` does; once more if the server has closed the idle connection."""
+        was_open = self._connection is not None
         try:
-            self._connection = self._connection or self._target.connect()
-            return self._target.post(self._connection, path, body, kind, key)
+            self._connection = self._connection or self._transport.connect()
+            return self._transport.post(self._connection, path, body, content_type, key)
         except FAILURES:
             self.close()
-            if not kept:
+            if not was_open:
                 raise
-            return self.post(path, body, kind, key)
+            return self.post(path, body, content_type, key)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection; the next request opens another."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
@@ -160,45 +157,74 @@ class _UnixConnection(http.client.HTTPConnection):
             raise
 
 
-def _token(file: Path) -> str:
-    """The token in a file; what is none is refused without showing it."""
+def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
+    """Split the exporter's address, and return its port, too."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise ExporterError(f"the exporter's address: {error}") from None
+    is_local = parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1
+    is_remote = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    if not (is_local or is_remote) or parts.query or parts.fragment:
+        raise ExporterError(
+            f"{url}: expected the exporter's address, such as http://127.0.0.1:9877 or unix:///run/exporter.sock"
+        )
+    try:
+        return parts, parts.port
+    except ValueError as error:
+        raise ExporterError(f"{url}: {error}") from None
+
+
+def _authorization(parts: urllib.parse.SplitResult) -> dict[str, str]:
+    """Return the header with the address's user, or with the token in the environment."""
+    if parts.username is not None:
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+    token = os.environ.get("MODEL_EXPORTER_TOKEN")
+    if token and not _TOKEN.fullmatch(token):
+        raise ExporterError("MODEL_EXPORTER_TOKEN: is not a valid bearer token")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _read_token(file: Path) -> str:
+    """Read the token in a file; the error for anything else does not show it."""
     token = file.read_text(encoding="ascii", errors="replace").strip()
     if not _TOKEN.fullmatch(token):
         raise ValueError(f"{file}: expected one bearer token and nothing else")
     return token
 
 
-def new_key() -> str:
-    """An ``Idempotency-Key`` that nobody else has."""
+def new_idempotency_key() -> str:
+    """Return an ``Idempotency-Key`` for a new request."""
     return secrets.token_hex(16)
 
 
-def accepted(answer: bytes, most: int) -> int:
-    """How many events of a request the exporter took."""
+def accepted_count(response: bytes, sent: int) -> int:
+    """Return how many of the sent events the exporter accepted."""
     try:
-        return min(int(json.loads(answer)["accepted"]), most)
+        return min(int(json.loads(response)["accepted"]), sent)
     except (ValueError, TypeError, KeyError):
-        return most
+        return sent
 
 
-def reason(status: int, answer: bytes) -> str:
-    """What a problem document (RFC 9457) says, for people."""
+def error_detail(status: int, response: bytes) -> str:
+    """Return the text of a problem document (RFC 9457); status 0 stands for a failure without a response."""
     if not status:
-        return answer.decode(errors="replace")
+        return response.decode(errors="replace")
     try:
-        problem = json.loads(answer)
+        problem = json.loads(response)
         details = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
         return "; ".join([f"{status} {problem['detail']}", *details])
     except (ValueError, TypeError, KeyError, AttributeError):
-        return f"{status} {answer[:200].decode(errors='replace')}".rstrip()
+        return f"{status} {response[:200].decode(errors='replace')}".rstrip()
 
 
-def final(status: int) -> bool:
-    """Whether to ask again is of no use: neither was there no answer, nor one that speaks of this moment alone."""
+def is_final(status: int) -> bool:
+    """Whether repeating the request would not help; status 0 stands for a failure without a response."""
     return 0 < status < 500 and status not in _TRY_LATER
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait, at most an hour."""
+    """Return the seconds that the server asks to wait, at most an hour."""
     text = headers.get("Retry-After", "").strip()
     return min(float(text), 3600.0) if text.isdecimal() else None

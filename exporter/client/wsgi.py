@@ -1,6 +1,6 @@
-"""WSGI: a service's requests timed, counted, and known by one identifier.
+"""WSGI middleware: time and count a service's requests, and give each an identifier.
 
-What goes wrong in here is logged and never reaches the service.
+Errors in here are logged and never reach the service.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from exporter.client.sender import Sender
 
 KEY = "prediction_id"
-"""Where a handler finds the identifier: in the WSGI environment as ``exporter.prediction_id``, in the
-ASGI scope's state as ``prediction_id``."""
+"""The key of the identifier: ``exporter.prediction_id`` in the WSGI environment, ``prediction_id`` in the state of the
+ASGI scope."""
 _ENVIRON = f"exporter.{KEY}"
 _HEADER = "X-Request-ID"
 _log = logging.getLogger("exporter.client")
 
 
 @contextlib.contextmanager
-def harmless() -> Iterator[None]:
-    """Monitoring must not break what it monitors."""
+def log_errors() -> Iterator[None]:
+    """Log errors of the block instead of raising them: monitoring must not break the service."""
     try:
         yield
     except Exception:
@@ -34,7 +34,7 @@ def harmless() -> Iterator[None]:
 
 
 class Middleware:
-    """What WSGI and ASGI share: which requests, and from where their identifiers."""
+    """What the WSGI and the ASGI middleware share: which requests to record, and their identifiers."""
 
     def __init__(self, sender: Sender, app: Any, paths: Sequence[str] | None, trust_ids: bool) -> None:
         self._sender = sender
@@ -42,74 +42,77 @@ class Middleware:
         self._paths = None if paths is None else tuple(paths)
         self._trust_ids = trust_ids
 
-    def watches(self, path: str) -> bool:
+    def records_path(self, path: str) -> bool:
+        """Whether requests to this path are recorded."""
         return self._paths is None or any(fnmatchcase(path, pattern) for pattern in self._paths)
 
 
 class Wsgi(Middleware):
-    """A WSGI application around another one."""
+    """A WSGI application that records the requests to another one."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
-        call = None
-        with harmless():
-            if _ENVIRON not in environ and self.watches(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")):
-                call = RequestContext(self._sender, environ.get("HTTP_X_REQUEST_ID") if self._trust_ids else None)
-                environ[_ENVIRON] = call.id
-                current.set(call)
-        if call is None:
+        context = None
+        with log_errors():
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+            if _ENVIRON not in environ and self.records_path(path):
+                context = RequestContext(self._sender, environ.get("HTTP_X_REQUEST_ID") if self._trust_ids else None)
+                environ[_ENVIRON] = context.id
+                current.set(context)
+        if context is None:
             return self._app(environ, start_response)  # type: ignore[no-any-return]
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            with harmless():
-                call.code = int(status[:3])
-                headers = named(headers, call)
+            with log_errors():
+                context.code = int(status[:3])
+                headers = add_id_header(headers, context)
             return start_response(status, headers, *error)
 
         try:
-            return _Body(self._app(environ, start), call)
+            return _Body(self._app(environ, start), context)
         except BaseException:
-            call.code = 500
-            finish(call)
+            context.code = 500
+            finish(context)
             raise
 
 
-def named(headers: list[tuple[str, str]], call: RequestContext) -> list[tuple[str, str]]:
-    """The answer's headers with the identifier; the service's own word goes first."""
-    own = next((value for name, value in headers if name.lower() == "x-request-id"), None)
-    if own is None:
-        return [*headers, (_HEADER, call.id)]
-    if not call.recorded and 0 < len(own) <= 128:
-        call.id = own
+def add_id_header(headers: list[tuple[str, str]], context: RequestContext) -> list[tuple[str, str]]:
+    """Return the response's headers with the identifier; one that the service has set itself takes precedence."""
+    service_id = next((value for name, value in headers if name.lower() == "x-request-id"), None)
+    if service_id is None:
+        return [*headers, (_HEADER, context.id)]
+    if not context.recorded and 0 < len(service_id) <= 128:
+        context.id = service_id
     return headers
 
 
-def finish(call: RequestContext) -> None:
-    with harmless():
-        if current.get() is call:
+def finish(context: RequestContext) -> None:
+    """End the request, and send its events."""
+    with log_errors():
+        if current.get() is context:
             current.set(None)
-        call.finish()
+        context.finish()
 
 
 class _Body:
-    """An answer's body; the request is over when it is closed."""
+    """A response's body; the request ends when it is closed."""
 
-    def __init__(self, body: Iterable[bytes], call: RequestContext) -> None:
+    def __init__(self, body: Iterable[bytes], context: RequestContext) -> None:
         self._body = body
-        self._parts = iter(body)
-        self._call = call
+        self._chunks = iter(body)
+        self._context = context
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
         try:
-            return next(self._parts)
+            return next(self._chunks)
         except StopIteration:
-            self._call.end()
+            self._context.end()
             raise
         except BaseException:
-            self._call.code = 500
+            self._context.code = 500
             raise
 
     def close(self) -> None:
@@ -117,8 +120,8 @@ class _Body:
             if close := getattr(self._body, "close", None):
                 close()
         finally:
-            finish(self._call)
+            finish(self._context)
 
-    def __del__(self) -> None:  # a server that does not close
-        if hasattr(self, "_call") and not self._call.done:
-            finish(self._call)
+    def __del__(self) -> None:  # for a server that does not close the body
+        if hasattr(self, "_context") and not self._context.done:
+            finish(self._context)

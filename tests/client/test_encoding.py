@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from exporter.client.encoding import encoded, share, single, snapshot, snapshot_inputs
+from exporter.client.encoding import clamp_confidence, encode_document, snapshot, snapshot_inputs, unwrap_single
 from exporter.features.image import decode_image
 
 
 def arrives(value: Any) -> Any:
     """What a value is in the JSON that leaves."""
     inputs, _ = snapshot_inputs({"value": value})
-    return json.loads(encoded({"inputs": inputs}))["inputs"]["value"]
+    return json.loads(encode_document({"inputs": inputs}))["inputs"]["value"]
 
 
 class Colour(enum.Enum):
@@ -86,7 +86,7 @@ def test_later_changes_do_not_arrive() -> None:
     frame.loc[0, "x"] = 9.0
     picture.putpixel((0, 0), 255)
     inputs["more"] = 1
-    left = json.loads(encoded({"inputs": copy}))["inputs"]
+    left = json.loads(encode_document({"inputs": copy}))["inputs"]
     assert (left["array"], left["nested"], left["series"]) == ([0, 0, 0], {"a": [{"b": [1]}]}, [1.0])
     assert decode_image(left["picture"]).max() == 0
     assert "more" not in left
@@ -96,7 +96,9 @@ def test_a_row_of_a_frame_is_the_inputs() -> None:
     """A pandas row, or a frame of one, gives a value a column; more rows than one are refused with the way out."""
     frame = pd.DataFrame({"age": [41, 7], "country": ["NL", None]})
     for row in (frame.iloc[0], frame.head(1)):
-        assert json.loads(encoded({"inputs": snapshot_inputs(row)[0]})) == {"inputs": {"age": 41, "country": "NL"}}
+        assert json.loads(encode_document({"inputs": snapshot_inputs(row)[0]})) == {
+            "inputs": {"age": 41, "country": "NL"}
+        }
     with pytest.raises(TypeError, match="expected one row, got 2"):
         snapshot_inputs(frame)
     with pytest.raises(TypeError, match="by the feature's name"):
@@ -128,7 +130,7 @@ def test_large_arrays_arrive_whole() -> None:
     array = np.arange(3 * 50 * 40, dtype=np.float32).reshape(50, 40, 3)
     inputs, size = snapshot_inputs({"image": array, 'a "name"': "x", "age": 1})
     assert size >= array.nbytes
-    document = json.loads(encoded({"id": "r", "inputs": inputs, "version": None}))
+    document = json.loads(encode_document({"id": "r", "inputs": inputs, "version": None}))
     assert document == {"id": "r", "inputs": {"image": array.tolist(), 'a "name"': "x", "age": 1}}
     assert arrives(np.full((3, 5000), np.nan)) == [[None] * 5000] * 3
 
@@ -169,25 +171,25 @@ def test_tensors() -> None:
     tensor.values[0] = 9.0
     assert (copy.tolist(), size) == ([1.0, 2.0], 72)
     assert arrives(Eager()) == [1.0, 2.0]
-    assert single(Tensor([3.0])) == 3.0
+    assert unwrap_single(Tensor([3.0])) == 3.0
 
 
 def test_what_a_model_returns_for_one_row() -> None:
     """An array of one is its value, a share that rounding took past 1 is 1, and a wrong one stays wrong."""
-    assert single(np.array(["7"])) == "7"
-    assert single([[2.5]]) == 2.5
-    assert single([1, 2]) == [1, 2]
-    assert share(np.float32([1.0000001])) == 1.0
-    assert share(-1e-9) == 0.0
-    assert share(1.5) == 1.5
+    assert unwrap_single(np.array(["7"])) == "7"
+    assert unwrap_single([[2.5]]) == 2.5
+    assert unwrap_single([1, 2]) == [1, 2]
+    assert clamp_confidence(np.float32([1.0000001])) == 1.0
+    assert clamp_confidence(-1e-9) == 0.0
+    assert clamp_confidence(1.5) == 1.5
 
 
 def test_nothing_is_imported_for_it() -> None:
     """Values of numpy are taken without the client importing what it was not given."""
     code = (
         "import sys, exporter.client\n"
-        "from exporter.client.encoding import encoded, snapshot_inputs\n"
-        "encoded({'inputs': snapshot_inputs({'a': [1], 'b': 'x'})[0]})\n"
+        "from exporter.client.encoding import encode_document, snapshot_inputs\n"
+        "encode_document({'inputs': snapshot_inputs({'a': [1], 'b': 'x'})[0]})\n"
         "assert not {'numpy', 'pandas', 'PIL', 'torch', 'flask', 'asyncio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

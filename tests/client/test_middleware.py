@@ -155,16 +155,21 @@ def fast_app(monitor: Monitor) -> FastAPI:
 
         return StreamingResponse(parts(), media_type="text/plain")
 
+    add_background_route(app, monitor)
+    return app
+
+
+def add_background_route(app: FastAPI, monitor: Monitor) -> None:
+    """Add a route that records after its response."""
+
     @app.get("/later")
     async def later(tasks: BackgroundTasks) -> dict[str, Any]:
-        def note() -> None:
+        def record() -> None:
             time.sleep(0.2)
             monitor.record(prediction="later")
 
-        tasks.add_task(note)
+        tasks.add_task(record)
         return {}
-
-    return app
 
 
 @pytest.fixture(params=["flask", "fastapi"])
@@ -281,7 +286,7 @@ def test_an_error_of_the_middleware_is_not_felt(
     monitor: Monitor, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What goes wrong in the middleware is logged; the answer is the service's own."""
-    monkeypatch.setattr(monitor.sender, "put", None)
+    monkeypatch.setattr(monitor.sender, "add", None)
     assert ask(port, "/plain")[0] == 200
     assert eventually(lambda: "a request could not be recorded" in caplog.text)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exporter.client.ids import time_ordered
+from exporter.client.ids import time_ordered_id
 from exporter.commands.proxy import headers
 from exporter.commands.proxy.headers import Head
 from exporter.commands.proxy.recorder import Copy
@@ -38,7 +38,7 @@ class Exchange(site.Exchange):
         self._time = time.time_ns()
         self._started = self.touched = front.loop.time()
         given = headers.identifier(head.known.get(b"x-request-id"))
-        self._id = time_ordered(self._time) if given is None else given
+        self._id = time_ordered_id(self._time) if given is None else given
         self._named = site.named(self.method, self._target)
         self._copy = site.recorder.copy(head) if self._named and site.recorder else None
         self._answer_copy: Copy | None = None

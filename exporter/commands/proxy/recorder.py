@@ -167,7 +167,7 @@ class Recorder:
             return  # a model that is not there: anybody may ask for any name
         self.records += 1
         size = _OVERHEAD + len(request or b"") + len(response or b"")
-        self.sender.put(Record(size, *named, name, *times, code, request, response))
+        self.sender.add(Record(size, *named, name, *times, code, request, response))
 
 
 def line(record: Record) -> bytes:

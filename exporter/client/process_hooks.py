@@ -1,0 +1,74 @@
+"""Flush senders when a process forks or ends, and reset them in forked children."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import time
+import weakref
+from typing import Protocol
+
+from exporter.client import ids
+
+_FORK_SECONDS = 0.25
+"""How long a fork waits at most for events to be sent."""
+_EXIT_SECONDS = 2.0
+"""How long the end of a process waits for each sender."""
+
+
+class _Sender(Protocol):
+    """See `exporter.client.sender.Sender`."""
+
+    def flush(self, timeout: float) -> bool: ...
+    def close(self, timeout: float) -> None: ...
+    def before_fork(self, timeout: float) -> None: ...
+    def disconnect(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+_senders: weakref.WeakSet[_Sender] = weakref.WeakSet()
+_workers: set[int] = set()
+
+
+def register(sender: _Sender) -> None:
+    """Flush this sender at forks and at the end of the process."""
+    _senders.add(sender)
+
+
+def flush_at_exit_of_worker() -> None:
+    """Flush at the end of a child of multiprocessing, which does not run ``atexit``."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process and util and process.parent_process() is not None and os.getpid() not in _workers:
+        _workers.add(os.getpid())
+        util.Finalize(None, _flush_all, exitpriority=0)
+
+
+def _flush_all() -> None:
+    for sender in list(_senders):
+        sender.flush(_EXIT_SECONDS)
+
+
+def _close_all() -> None:
+    for sender in list(_senders):
+        sender.close(_EXIT_SECONDS)
+
+
+def _before_fork() -> None:
+    deadline = time.monotonic() + _FORK_SECONDS
+    for sender in list(_senders):
+        sender.before_fork(deadline - time.monotonic())
+
+
+def _after_fork_in_child() -> None:
+    ids.discard_random()
+    for sender in list(_senders):
+        with contextlib.suppress(Exception):
+            sender.disconnect()  # closes this process's copy of the socket; the parent's stays open
+        sender.reset()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
