@@ -53,7 +53,7 @@ def main() -> None:
     texts = [" ".join(words[start : start + 50]) for start in range(0, 50_000, 50)]
     learner = TextLearner()
     learner.learn(texts)
-    measure = learner.kind()
+    measure = learner.input_type()
     report(
         "1,000 texts of 50 words",
         1e3 * median_seconds(lambda: measure.columns(texts, 0.0)),
@@ -64,7 +64,7 @@ def main() -> None:
     vectors = rng.normal(size=(1000, 384)).tolist()
     directions = EmbeddingLearner()
     directions.learn(vectors)
-    embedding = directions.kind()
+    embedding = directions.input_type()
     report(
         "1,000 embeddings of 384 numbers",
         1e3 * median_seconds(lambda: embedding.columns(vectors, 0.0)),

@@ -1,58 +1,88 @@
-"""``exporter.yml`` as frozen, typed objects.
+"""Load ``exporter.yml`` into frozen, typed objects.
 
-Every default lives here and nowhere else. Unknown keys are refused, and every message names the
-file, the path of the key, what is wrong with it and what would be right.
+Every default is here and nowhere else. Unknown keys are refused, and every message names the file, the path of the key,
+what is wrong with it and what would be right.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import msgspec
 
 from exporter.errors import ConfigError
-from exporter.validation import KeyPath, convert, format_path, load_yaml, preview, suggestion
-
-FEATURE_ALERTS = ("ModelFeatureChanged", "ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")
-"""Alerts whose threshold a feature may set for itself."""
-MODEL_ALERTS = (
-    *FEATURE_ALERTS,
-    "ModelAttemptsDrop",
-    "ModelConfidenceDrift",
-    "ModelConfidentRatioLow",
-    "ModelCorrectionRatioHigh",
-    "ModelErrorRatioHigh",
-    "ModelLatencyHigh",
-    "ModelPredictionDrift",
-    "ModelReviewBacklog",
+from exporter.features.types import INPUT_TYPES
+from exporter.validation import (
+    KeyPath,
+    convert,
+    format_path,
+    load_yaml,
+    parse_duration,
+    parse_size,
+    preview,
+    suggestion,
 )
-"""Alerts whose threshold a model may set."""
-DISTANCES = ("js", "ks", "psi", "wasserstein")
+
+
+class Threshold(NamedTuple):
+    """The threshold of an alert.
+
+    Attributes
+    ----------
+    default
+        Value where the configuration sets none, in the unit of the documentation: seconds, nats, a share.
+        `tests/bundle/test_thresholds.py` compares it with the rules, the documentation and the runbooks.
+    per_feature
+        Whether a feature may set its own.
+    """
+
+    default: float
+    per_feature: bool = False
+
+
+THRESHOLDS = {
+    "ModelAttemptsDrop": Threshold(0.5),
+    "ModelConfidenceDrift": Threshold(0.3),
+    "ModelConfidentRatioLow": Threshold(0.8),
+    "ModelCorrectionRatioHigh": Threshold(0.01),
+    "ModelErrorRatioHigh": Threshold(0.01),
+    "ModelFeatureChanged": Threshold(0.3, per_feature=True),
+    "ModelFeatureDrift": Threshold(0.3, per_feature=True),
+    "ModelFeatureMeanShift": Threshold(1.0, per_feature=True),
+    "ModelFeatureMissing": Threshold(0.05, per_feature=True),
+    "ModelLatencyHigh": Threshold(0.5),
+    "ModelPredictionDrift": Threshold(0.3),
+    "ModelReviewBacklog": Threshold(86400.0),
+}
+"""The alerts whose threshold can be set, for a model and some for a feature."""
+FEATURE_ALERTS = tuple(name for name, threshold in THRESHOLDS.items() if threshold.per_feature)
+MODEL_ALERTS = tuple(THRESHOLDS)
+
+Distance = Literal["js", "ks", "psi", "wasserstein"]
+DISTANCES: tuple[str, ...] = get_args(Distance)
 """Distances from training beside the KL divergence, computed where ``drift`` names them."""
 
 OTHER_SEGMENT = "other"
-"""The segment of every value that has none of its own."""
-FeatureType = Literal["boolean", "categorical", "embedding", "image", "numeric", "text", "timestamp"]
-FEATURE_TYPES: tuple[str, ...] = get_args(FeatureType)
+"""The segment of all values that have no segment of their own."""
+SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
+"""Length of a window in seconds."""
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
-_BYTES = {f"{prefix}{unit}": base ** (power + 1)
-          for power, prefix in enumerate("KMGT") for unit, base in (("iB", 1024), ("B", 1000))}  # fmt: skip
+_T = TypeVar("_T")
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input of a model."""
+    """Settings of one input of a model; ``type`` is one of `exporter.features.types.INPUT_TYPES`."""
 
-    type: FeatureType | None = None
+    type: str | None = None
     alerts: dict[str, float] = {}
 
 
 class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What another server's tensors and columns are to a model."""
+    """How the tensors and columns of another server map to a model's inputs and outputs."""
 
     names: tuple[_Name, ...] = ()
     batched: bool = True
@@ -63,14 +93,14 @@ class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model; paths of profiles are absolute once loaded, ``windows`` keep their spelling."""
+    """Settings of one model. Paths of profiles are absolute once loaded; ``windows`` keep their spelling."""
 
     name: _Name
     profile: str | None = None
     profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
-    drift: tuple[Literal["js", "ks", "psi", "wasserstein"], ...] = ()
+    drift: tuple[Distance, ...] = ()
     redact: frozenset[str] = frozenset()
     segment_by: _Name | None = None
     segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
@@ -81,12 +111,26 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mapping: MappingConfig = MappingConfig()
 
     def window_seconds(self) -> dict[str, float]:
-        """Window lengths in seconds by their spelling, shortest first."""
+        """Return the lengths of the windows in seconds by their spelling, shortest first."""
         return dict(sorted(((w, parse_duration(w)) for w in self.windows), key=lambda item: item[1]))
+
+    def threshold(self, alert: str, feature: str | None = None) -> float:
+        """Return the threshold of an alert, as the rules have it.
+
+        It is that of the feature, else of the input that the feature is a statistic of, else of the model, else the
+        default.
+        """
+        if feature is not None:
+            settings = self.features.get(feature)
+            if settings is None:
+                settings = next((s for name, s in self.features.items() if feature.startswith(f"{name}.")), None)
+            if settings and alert in settings.alerts:
+                return settings.alerts[alert]
+        return self.alerts.get(alert, THRESHOLDS[alert].default)
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where predictions and feedback are kept, and how much of them; ``password_file`` is absolute once loaded."""
+    """Where predictions and feedback are stored, and for how long; ``password_file`` is absolute once loaded."""
 
     url: str = "sqlite:///data/model-exporter.db"
     retention: str = "30d"
@@ -97,7 +141,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses that the home page links to; the defaults are those of ``make up``, null is no link."""
+    """Addresses that the home page links to. The defaults are those of ``make up``; null means no link."""
 
     prometheus: str | None = "http://127.0.0.1:9090"
     alertmanager: str | None = "http://127.0.0.1:9093"
@@ -105,13 +149,13 @@ class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds of what waits in memory."""
+    """Bounds of the queue in memory."""
 
     capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole of ``exporter.yml``."""
+    """The contents of ``exporter.yml``."""
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     store: StoreConfig = StoreConfig()
@@ -119,55 +163,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: QueueConfig = QueueConfig()
 
 
-def parse_duration(text: str) -> float:
-    """Seconds in a duration as Prometheus spells it.
-
-    >>> parse_duration("1h30m")
-    5400.0
-
-    Raises
-    ------
-    ValueError
-        When the text is no such duration, or is zero.
-    """
-    parts = re.findall(r"(\d+)([smhdwy])", text)
-    if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
-        raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}")
-    return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
-
-
-def parse_size(text: str) -> int:
-    """Bytes in a size with its unit.
-
-    >>> parse_size("1.5GiB"), parse_size("200 MB")
-    (1610612736, 200000000)
-
-    Raises
-    ------
-    ValueError
-        When the text is no such size, or is zero.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B)", text)
-    size = int(float(found[1]) * _BYTES[found[2]]) if found else 0
-    if not size:
-        raise ValueError(f"expected a size such as 10GiB or 500MB, got {preview(text)}{_unit_hint(text)}")
-    return size
-
-
-def _unit_hint(text: str) -> str:
-    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if not parts or not float(parts[1]):
-        return ""
-    return f'; did you mean "{parts[1]}{parts[2].upper() or "G"}{parts[3] if parts[2] else "i"}B"?'
-
-
 def sampled_share(inputs: str) -> float | None:
-    """The share in ``sampled:0.1``; None when it is another policy.
+    """Return the share of the policy ``sampled:0.1``; None for another policy.
 
     Raises
     ------
     ValueError
-        When it is neither ``all``, ``confident``, ``none`` nor a sampled share from 0 to 1.
+        When it is none of ``all``, ``confident``, ``none`` and ``sampled:`` with a share from 0 to 1.
     """
     if inputs in {"all", "confident", "none"}:
         return None
@@ -177,104 +179,157 @@ def sampled_share(inputs: str) -> float | None:
     return float(share[1])
 
 
-def _alerts(model: KeyPath, alerts: Any, known: tuple[str, ...], where: str) -> None:
-    if not isinstance(alerts, dict):
-        return  # convert() says so
-    for name, value in alerts.items():
-        path = format_path((*model, "alerts", str(name)))
-        if name not in known:
-            raise ConfigError(f"{where}: {path}: is not an alert with a threshold here; {suggestion(str(name), known)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise ConfigError(f"{where}: {path}: expected a number of at least 0, got {preview(value)}")
+class _InvalidError(Exception):
+    """A value is invalid: the path of its key, and what is wrong with it."""
+
+    def __init__(self, path: KeyPath, detail: str) -> None:
+        super().__init__(f"{format_path(path)}: {detail}")
 
 
-def _checked(document: Any, where: str) -> Any:
-    """What msgspec cannot say by itself: keys inside maps, durations, names that stand twice."""
+def _refuse(path: KeyPath, detail: str) -> NoReturn:
+    raise _InvalidError(path, detail)
 
-    def refuse(path: KeyPath, detail: str) -> None:
-        raise ConfigError(f"{where}: {format_path(path)}: {detail}")
 
+def _entries(document: dict[str, Any], key: str) -> Iterator[tuple[int, Any]]:
+    """The entries of a list with their indices; of anything else none, since `convert` refuses it."""
+    value = document.get(key)
+    yield from enumerate(value if isinstance(value, list) else ())
+
+
+def _mapping(document: dict[str, Any], key: str) -> dict[Any, Any]:
+    """The mapping below a key; an empty one for anything else, since `convert` refuses it."""
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _check_document(document: Any, where: str) -> Any:
+    """Check what msgspec cannot: keys of mappings, durations, duplicates, and keys that depend on each other."""
     if not isinstance(document, dict):
         raise ConfigError(f"{where}: expected keys such as models: and store:, got {preview(document)}")
-    models = document.get("models")
-    names: set[str] = set()
-    others: dict[str, str] = {}
-    for index, model in enumerate(models if isinstance(models, list) else []):
-        if not isinstance(model, dict):
-            continue
-        at: KeyPath = ("models", index)
-        if isinstance(name := model.get("name"), str):
-            if name in names:
-                refuse((*at, "name"), f"{preview(name)} stands twice; every model needs a name of its own")
-            if "`" in name:
-                refuse(
-                    (*at, "name"),
-                    f"{preview(name)} has a backtick, between which the dashboards' queries put names",
-                )
-            names.add(name)
-        features = model.get("features")
-        for feature, settings in (features if isinstance(features, dict) else {}).items():
-            place = (*at, "features", str(feature))
-            kinds = settings.get("type") if isinstance(settings, dict) else None
-            if isinstance(kinds, str) and kinds not in FEATURE_TYPES:
-                refuse((*place, "type"), f"{preview(kinds)} is no feature type; {suggestion(kinds, FEATURE_TYPES)}")
-            if isinstance(settings, dict):
-                _alerts(place, settings.get("alerts", {}), FEATURE_ALERTS, where)
-            convert(settings, FeatureConfig, where, place)
-        _alerts(at, model.get("alerts", {}), MODEL_ALERTS, where)
-        mapping = model.get("mapping")
-        called = mapping.get("names") if isinstance(mapping, dict) else None
-        for number, other in enumerate(called if isinstance(called, list) else []):
-            if isinstance(other, str) and other in others:
-                refuse((*at, "mapping", "names", number), f"{preview(other)} is {preview(others[other])} already")
-            others[str(other)] = str(name)
-        for number, segment in enumerate(g if isinstance(g := model.get("segments"), list) else []):
-            if segment == OTHER_SEGMENT:
-                refuse((*at, "segments", number), f"{preview(segment)} is the name of all other values' segment")
-            if segment in model["segments"][:number]:
-                refuse((*at, "segments", number), f"{preview(segment)} stands twice")
-        if model.get("segments") and model.get("segment_by") is None:
-            refuse((*at, "segments"), "needs segment_by, the categorical input whose values these are")
-        for number, distance in enumerate(d if isinstance(d := model.get("drift"), list) else []):
-            if isinstance(distance, str) and distance not in DISTANCES:
-                refuse(
-                    (*at, "drift", number),
-                    f"{preview(distance)} is no distance; {suggestion(distance, DISTANCES)}",
-                )
-        for number, window in enumerate(w if isinstance(w := model.get("windows"), list) else []):
-            try:
-                seconds = parse_duration(window) if isinstance(window, str) else 0
-            except ValueError as error:
-                refuse((*at, "windows", number), str(error))
-            if isinstance(window, str) and not 10 <= seconds <= 31 * 86400:
-                refuse((*at, "windows", number), f"expected from 10s to 31d, got {preview(window)}")
-            if window in model["windows"][:number]:
-                refuse((*at, "windows", number), f"{preview(window)} stands twice")
-    for other, name in others.items():
-        if other in names and other != name:
-            refuse(("models",), f"{preview(other)} is a model and among the mapping.names of {preview(name)}")
-    store = document.get("store")
-    if isinstance(store, dict):
-        checks: tuple[tuple[str, Callable[[str], object]], ...]
-        checks = (("retention", parse_duration), ("inputs", sampled_share), ("max_size", parse_size))
-        for key, check in checks:
-            if isinstance(value := store.get(key), str) or (key == "max_size" and type(value) is int):
-                try:
-                    check(str(value))
-                except ValueError as error:
-                    refuse(("store", key), str(error))
+    models = {("models", index): model for index, model in _entries(document, "models") if isinstance(model, dict)}
+    try:
+        _check_names(models)
+        for path, model in models.items():
+            _check_features(path, model, where)
+            _check_alerts(path, model, MODEL_ALERTS)
+            _check_segments(path, model)
+            _check_distances(path, model)
+            _check_windows(path, model)
+        _check_mapped_names(models)
+        _check_store(_mapping(document, "store"))
+    except _InvalidError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return document
 
 
+_Models = dict[tuple[str, int], dict[str, Any]]
+
+
+def _check_names(models: _Models) -> None:
+    seen: set[str] = set()
+    for path, model in models.items():
+        name = model.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            _refuse((*path, "name"), f"{preview(name)} is duplicated; every model needs a name of its own")
+        if "`" in name:
+            _refuse((*path, "name"), f"{preview(name)} has a backtick, which quotes names in the dashboards' queries")
+        seen.add(name)
+
+
+def _check_features(path: KeyPath, model: dict[str, Any], where: str) -> None:
+    for name, settings in _mapping(model, "features").items():
+        key = (*path, "features", str(name))
+        if isinstance(settings, dict):
+            kind = settings.get("type")
+            if isinstance(kind, str) and kind not in INPUT_TYPES:
+                _refuse((*key, "type"), f"{preview(kind)} is not a valid input type; {suggestion(kind, INPUT_TYPES)}")
+            _check_alerts(key, settings, FEATURE_ALERTS)
+        convert(settings, FeatureConfig, where, key)
+
+
+def _check_alerts(path: KeyPath, settings: dict[str, Any], valid: tuple[str, ...]) -> None:
+    for name, value in _mapping(settings, "alerts").items():
+        key = (*path, "alerts", str(name))
+        if name not in valid:
+            _refuse(key, f"is not an alert whose threshold can be set here; {suggestion(str(name), valid)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            _refuse(key, f"expected a number of at least 0, got {preview(value)}")
+
+
+def _check_segments(path: KeyPath, model: dict[str, Any]) -> None:
+    for index, segment in _entries(model, "segments"):
+        if segment == OTHER_SEGMENT:
+            _refuse((*path, "segments", index), f"{preview(segment)} is reserved for all other values")
+        if segment in model["segments"][:index]:
+            _refuse((*path, "segments", index), f"{preview(segment)} is duplicated")
+    if model.get("segments") and model.get("segment_by") is None:
+        _refuse((*path, "segments"), "needs segment_by, the categorical input that has these values")
+
+
+def _check_distances(path: KeyPath, model: dict[str, Any]) -> None:
+    for index, distance in _entries(model, "drift"):
+        if isinstance(distance, str) and distance not in DISTANCES:
+            detail = f"{preview(distance)} is not a valid distance; {suggestion(distance, DISTANCES)}"
+            _refuse((*path, "drift", index), detail)
+
+
+def _check_windows(path: KeyPath, model: dict[str, Any]) -> None:
+    for index, window in _entries(model, "windows"):
+        key = (*path, "windows", index)
+        if isinstance(window, str):
+            seconds = _parse(parse_duration, window, key)
+            if not SHORTEST_WINDOW <= seconds <= LONGEST_WINDOW:
+                _refuse(key, f"expected from 10s to 31d, got {preview(window)}")
+        if window in model["windows"][:index]:
+            _refuse(key, f"{preview(window)} is duplicated")
+
+
+def _check_mapped_names(models: _Models) -> None:
+    owners: dict[str, str] = {}
+    for path, model in models.items():
+        for index, name in _entries(_mapping(model, "mapping"), "names"):
+            if not isinstance(name, str):
+                continue
+            if name in owners:
+                detail = f"{preview(name)} is among the mapping.names of {preview(owners[name])} already"
+                _refuse((*path, "mapping", "names", index), detail)
+            owners[name] = str(model.get("name"))
+    names = {model.get("name") for model in models.values()}
+    for name, owner in owners.items():
+        if name in names and name != owner:
+            _refuse(("models",), f"{preview(name)} is a model and among the mapping.names of {preview(owner)}")
+
+
+def _check_store(store: dict[str, Any]) -> None:
+    checks: dict[str, Callable[[str], object]] = {
+        "retention": parse_duration,
+        "inputs": sampled_share,
+        "max_size": parse_size,
+    }
+    for key, check in checks.items():
+        value = store.get(key)
+        if isinstance(value, str) or (key == "max_size" and type(value) is int):
+            _parse(check, str(value), ("store", key))
+
+
+def _parse(parse: Callable[[str], _T], text: str, path: KeyPath) -> _T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        _refuse(path, str(error))
+
+
 def load(path: Path) -> Config:
-    """Read ``exporter.yml``; relative paths in it are relative to its folder, as in Prometheus.
+    """Read ``exporter.yml``. Relative paths in it are relative to its folder, as in Prometheus.
 
     Raises
     ------
     ConfigError
-        At the first thing that is wrong.
+        At the first mistake.
     """
-    config = convert(_checked(load_yaml(path), str(path)), Config, str(path))
+    config = convert(_check_document(load_yaml(path), str(path)), Config, str(path))
     folder = path.absolute().parent
     models = tuple(
         msgspec.structs.replace(

@@ -34,6 +34,9 @@ _KINDS = {
     "array": "an array",
     "datetime": "an RFC 3339 time",
 }
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+_BYTES = {f"{prefix}{unit}": base ** (power + 1)
+          for power, prefix in enumerate("KMGT") for unit, base in (("iB", 1024), ("B", 1000))}  # fmt: skip
 
 
 def json_pointer(path: KeyPath) -> str:
@@ -79,7 +82,49 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1) if len(word) <= _LONGEST else []
     if close:
         return f"did you mean {preview(close[0])}?"
-    return f"known are: {', '.join(known[:20])}" if known else "none is known"
+    return f"valid values: {', '.join(known[:20])}" if known else "there are none"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration in Prometheus' notation.
+
+    >>> parse_duration("1h30m")
+    5400.0
+
+    Raises
+    ------
+    ValueError
+        When the text is not a duration, or is zero.
+    """
+    parts = re.findall(r"(\d+)([smhdwy])", text)
+    if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
+        raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}")
+    return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size with its unit.
+
+    >>> parse_size("1.5GiB"), parse_size("200 MB")
+    (1610612736, 200000000)
+
+    Raises
+    ------
+    ValueError
+        When the text is not a size, or is zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]i?B)", text)
+    size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
+    if not size:
+        raise ValueError(f"expected a size such as 10GiB or 500MB, got {preview(text)}{_unit_hint(text)}")
+    return size
+
+
+def _unit_hint(text: str) -> str:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not parts or not float(parts[1]):
+        return ""
+    return f'; did you mean "{parts[1]}{parts[2].upper() or "G"}{parts[3] if parts[2] else "i"}B"?'
 
 
 def _kind(names: str) -> str:
@@ -124,7 +169,8 @@ def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] 
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return (*path, match[1]), "is required", "missing_field"
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-        return (*path, match[1]), f"is not known; {suggestion(match[1], known)}", "wrong_type"
+        hint = f"; {suggestion(match[1], known)}" if known else ""
+        return (*path, match[1]), f"is not known{hint}", "wrong_type"
     there, value = _found(document, path)
     got = f", got {preview(value)}" if there else ""
     if match := re.fullmatch(r"Expected `(?:str|array)` of length (<=|>=) (\d+)", text):
@@ -158,7 +204,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                        problem=f"the key {key.value!r} is duplicated", problem_mark=key.start_mark
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from support.paths import DATA
 
 from exporter import config
-from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, load, parse_duration, sampled_share
+from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, load, sampled_share
 from exporter.errors import ConfigError
+from exporter.validation import parse_duration
 
 BAD = sorted((DATA / "bad_configs").glob("*.yml"))
 

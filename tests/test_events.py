@@ -124,7 +124,7 @@ REFUSALS = [
     ({"model": 3}, "/model", "expected a string, got 3", "wrong_type"),
     ({"model": None}, "/model", "expected a string, got null", "wrong_type"),
     ({"model": "digts"}, "/model", 'no model "digts" is configured; did you mean "digits"?', "unknown_model"),
-    ({"model": "zzz"}, "/model", 'no model "zzz" is configured; known are: credit, digits', "unknown_model"),
+    ({"model": "zzz"}, "/model", 'no model "zzz" is configured; valid values: credit, digits', "unknown_model"),
     ({"confidence": 1.7}, "/confidence", "expected a number of at most 1, got 1.7", "out_of_range"),
     ({"confidence": -0.1}, "/confidence", "expected a number of at least 0, got -0.1", "out_of_range"),
     ({"confidence": "high"}, "/confidence", 'expected a number, got "high"', "wrong_type"),
@@ -280,7 +280,7 @@ def test_feedback_names_its_possible_verdicts():
     assert refusal({"model": "digits", "verdict": "acepted"}, FEEDBACK) == (
         "/verdict", 'is not possible; did you mean "accepted"?', "wrong_type",
     )  # fmt: skip
-    assert refusal({"verdict": "zzz"}, FEEDBACK)[1] == "is not possible; known are: accepted, corrected"
+    assert refusal({"verdict": "zzz"}, FEEDBACK)[1] == "is not possible; valid values: accepted, corrected"
     assert refusal({"user": "x" * 257}, FEEDBACK)[::2] == ("/user", "too_long")
     assert refusal({"comment": "x" * 10_001}, FEEDBACK)[::2] == ("/comment", "too_long")
 

@@ -61,8 +61,8 @@ def test_what_json_cannot_show_is_an_ellipsis():
 def test_a_suggestion_is_the_nearest_word_or_all_of_them():
     """A typing error gets one word, anything else the first twenty that are possible."""
     assert suggestion("windws", ["windows", "name"]) == 'did you mean "windows"?'
-    assert suggestion("zzz", ["b", "a"]) == "known are: a, b"
-    assert suggestion("zzz", []) == "none is known"
+    assert suggestion("zzz", ["b", "a"]) == "valid values: a, b"
+    assert suggestion("zzz", []) == "there are none"
     assert suggestion("zzz", map(str, range(1000))).count(",") == 19
 
 
@@ -70,7 +70,7 @@ def test_a_word_of_any_length_is_answered_at_once():
     """What is longer than any name is not compared with the names."""
     tracemalloc.start()
     try:
-        assert suggestion("models" * 10_000, ["models"]) == "known are: models"
+        assert suggestion("models" * 10_000, ["models"]) == "valid values: models"
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()

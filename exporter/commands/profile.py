@@ -11,12 +11,12 @@ from pathlib import Path
 from exporter import config
 from exporter.commands.progress import Progress
 from exporter.errors import ConfigError, ExporterError
-from exporter.features import INPUT_TYPES
+from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import Options, build
 from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
 from exporter.profiles.readers import CONFIDENCE, PREDICTION, TIME, FileSource, Source, StoreSource
-from exporter.validation import any_of, suggestion
+from exporter.validation import any_of, parse_duration, suggestion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +106,7 @@ def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     if name not in models:
         raise ExporterError(f"--model: is not in {options.config_file}; {suggestion(name, models)}")
     try:
-        seconds = config.parse_duration(options.last)
+        seconds = parse_duration(options.last)
     except ValueError as error:
         raise ConfigError(f"--last: {error}") from None
     model = models[name]

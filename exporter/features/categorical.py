@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from exporter.features.base import InputType
+from exporter.features.base import CellKind, ColumnSample, InputType
 from exporter.features.extract import as_list
 from exporter.stats.divergence import Floats
 
-_NOT_A_TRUTH = ()  # no scalar, and so invalid
+_INVALID = ()  # not a scalar
 
 
 class Categorical(InputType):
-    """A category is its own feature; see `exporter.features.extract.category_counts`."""
+    """A category, which is its own feature; see `exporter.features.extract.category_counts`."""
 
     type = "categorical"
     noun = "a category"
     categorical = True
+    cells: ClassVar[CellKind | None] = "text"
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:  # noqa: ARG003
+        """See `InputType.recognizes`; any column can be one of categories."""
+        return True
 
     def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
-        """The values as categories; what is no scalar is invalid."""
+        """Return the values as categories; a value that is not a scalar is invalid."""
         return values
 
 
@@ -29,10 +35,16 @@ class Boolean(Categorical):
 
     type = "boolean"
     noun = "true or false"
+    cells = "truth"
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:
+        """See `InputType.recognizes`."""
+        return sample.types == {bool}
 
     def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
         """See `Categorical.labels`."""
         values = as_list(values)
         if set(map(type, values)) <= {bool, type(None)}:
             return values
-        return [value if value is None or isinstance(value, bool) else _NOT_A_TRUTH for value in values]
+        return [value if value is None or isinstance(value, bool) else _INVALID for value in values]

@@ -11,23 +11,31 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import InputType
+from exporter.features.base import ColumnSample, InputType
 from exporter.stats.divergence import Floats
 
 IMAGE_STATISTICS = ("intensity_mean", "intensity_stddev", "contrast", "sharpness")
 """Scalar features of an image, in the order of `image_columns`."""
 MAX_PIXELS = 16_000_000
-"""A larger encoded image is invalid: decoding it would cost more memory than one value may."""
-_WAITING_PIXELS = 4_000_000  # a small file can hold many pixels, and a batch many files
+"""Most pixels of an encoded image. A larger one is invalid, since decoding it would take too much memory."""
+_PENDING_PIXELS = 4_000_000  # bounds memory: a small file can hold many pixels, and a batch many files
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class Image(InputType):
-    """Nested arrays of pixels, or a PNG, JPEG or WebP file; of any size."""
+    """Nested arrays of pixels, or a PNG, JPEG or WebP file, of any size."""
 
     type = "image"
     noun = "an image"
     statistics = IMAGE_STATISTICS
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:
+        """See `InputType.recognizes`."""
+        if sample.types <= {list, bytes}:
+            return True
+        encoded = all(text.startswith("data:image/") for text in sample.strings)
+        return sample.types <= {list, str} and bool(sample.strings) and encoded
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""
@@ -35,46 +43,55 @@ class Image(InputType):
 
 
 def image_columns(values: Sequence[Any]) -> Floats:
-    """Statistics of images, shape ``(4, n)`` in the order of `IMAGE_STATISTICS`.
+    """Return the statistics of images, shape ``(4, n)`` in the order of `IMAGE_STATISTICS`.
 
-    An image is a nested array (rows of pixels, or rows of pixels of channels, of any scale) or
-    base64 of a PNG, JPEG or WebP file, its ``data:`` prefix allowed, then on a scale of 0 to 255
-    (65,535 for a grey PNG of 16 bits).
-    Colour is reduced to luma (ITU-R BT.601). What is no image is invalid, ``null`` is missing.
+    An image is a nested array (rows of pixels, or rows of pixels of channels, on any scale), or a PNG, JPEG or WebP
+    file in base64, with or without a ``data:`` prefix. The scale of a file is 0 to 255, or to 65,535 for a grey PNG of
+    16 bits. Colour is reduced to luma (ITU-R BT.601). A value that is not an image is invalid; None is missing.
     """
     batch = _pixels(values) if values and isinstance(values[0], list) else None
     if batch is not None and batch.ndim == 3 and batch.size:
         return image_statistics(batch)
     columns = np.full((len(IMAGE_STATISTICS), len(values)), np.inf)
     shapes: dict[tuple[int, ...], tuple[list[int], list[Floats]]] = {}
-    waiting = 0
-    for place, value in enumerate(values):
+    pending = 0
+    for index, value in enumerate(values):
         if value is None:
-            columns[:, place] = np.nan
+            columns[:, index] = np.nan
         elif (image := decode_image(value)) is not None:
-            places, images = shapes.setdefault(image.shape, ([], []))
-            places.append(place)
+            indices, images = shapes.setdefault(image.shape, ([], []))
+            indices.append(index)
             images.append(image)
-            waiting += image.size
-        if waiting > _WAITING_PIXELS or place == len(values) - 1:
-            for places, images in shapes.values():
-                columns[:, places] = image_statistics(np.stack(images))
+            pending += image.size
+        if pending > _PENDING_PIXELS or index == len(values) - 1:
+            for indices, images in shapes.values():
+                columns[:, indices] = image_statistics(np.stack(images))
             shapes.clear()
-            waiting = 0
+            pending = 0
     return columns
 
 
 def decode_image(value: Any) -> Floats | None:
-    """One image as grey values of shape ``(height, width)``, or None when it is no image."""
-    pixels = _encoded(value) if isinstance(value, str | bytes) else _pixels(value)
+    """Return an image as grey values of shape ``(height, width)``; None for a value that is not an image."""
+    pixels = _decode_file(value) if isinstance(value, str | bytes) else _pixels(value)
     if pixels is not None and pixels.ndim == 3:
-        channels = pixels.shape[2]
-        pixels = pixels[..., 0] if channels in {1, 2} else pixels[..., :3] @ _LUMA if channels in {3, 4} else None
+        pixels = _to_grey(pixels)
     return pixels if pixels is not None and pixels.ndim == 2 and pixels.size else None
 
 
+def _to_grey(pixels: Floats) -> Floats | None:
+    """Reduce channels to one: grey, grey with alpha, RGB, or RGB with alpha."""
+    channels = pixels.shape[2]
+    if channels in {1, 2}:
+        return pixels[..., 0]
+    if channels in {3, 4}:
+        grey: Floats = pixels[..., :3] @ _LUMA
+        return grey
+    return None
+
+
 def _pixels(value: Any) -> Floats | None:
-    """A nested list of numbers as an array, or None: ragged, not numbers, or not finite."""
+    """Return a nested list of numbers as an array; None where it is ragged, or not of finite numbers."""
     if not are_numbers(value):
         return None
     try:
@@ -85,9 +102,9 @@ def _pixels(value: Any) -> Floats | None:
 
 
 def are_numbers(value: Any) -> bool:
-    """Whether the leaves of nested lists, or of an array, are numbers alone.
+    """Return whether all leaves of nested lists, or of an array, are numbers.
 
-    Asked before numpy sees them: it would make room for the longest string at every place.
+    Check it before numpy converts a list: for strings numpy would allocate the longest string's size for every item.
     """
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "iuf"
@@ -99,7 +116,7 @@ def are_numbers(value: Any) -> bool:
     return isinstance(level, list) and set(map(type, level)) <= {int, float}
 
 
-def _encoded(value: str | bytes) -> Floats | None:
+def _decode_file(value: str | bytes) -> Floats | None:
     from PIL import Image  # only where encoded images are in use
 
     Image.MAX_IMAGE_PIXELS = None  # the limit below is the stricter one
@@ -122,7 +139,7 @@ def _encoded(value: str | bytes) -> Floats | None:
 
 
 def image_statistics(images: Floats) -> Floats:
-    """Mean, standard deviation, contrast and sharpness of grey images.
+    """Return mean, standard deviation, contrast and sharpness of grey images.
 
     Contrast is Michelson's, ``(max − min)/(max + min)``; sharpness is the variance of the
     Laplacian (Pech-Pacheco et al. 2000), 0 for images under three pixels wide or high.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from exporter.features import InputType
+from exporter.features.base import InputType
 from exporter.stats.divergence import Floats
 
 BLOCK = 500

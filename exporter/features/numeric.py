@@ -7,16 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import InputType
+from exporter.features.base import ColumnSample, InputType
 from exporter.features.extract import as_list, numeric_column
 from exporter.stats.divergence import Floats
 
 
 class Numeric(InputType):
-    """A number is its own feature."""
+    """A number, which is its own feature."""
 
     type = "numeric"
     noun = "a number"
+    cells = "number"
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:
+        """See `InputType.recognizes`."""
+        return sample.types <= {int, float}
 
     def columns(self, values: Sequence[Any] | Floats, now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""

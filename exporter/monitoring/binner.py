@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exporter.features import Categorical
+from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric

@@ -1,4 +1,4 @@
-"""What the pages and the commands know of a model version: its targets beside training, worst first."""
+"""The drift of each target of a model version beside its training, for pages and commands."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.profile import Feature
 from exporter.stats.divergence import Floats
 
-DEFAULT_THRESHOLD = 0.3
-"""Of the three alerts below, in nats, where the configuration sets none; the rules have the same."""
 FEATURE_ALERT = "ModelFeatureDrift"
 PREDICTION_ALERT = "ModelPredictionDrift"
 CONFIDENCE_ALERT = "ModelConfidenceDrift"
 PREDICTION, CONFIDENCE = "(prediction)", "(confidence)"
-"""Stand for what the model gave where a feature is named."""
+"""Names of the model's outputs where a feature is named otherwise."""
 OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
-_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
+OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
 
 
 @dataclass(frozen=True, eq=False)
 class TargetDrift:
-    """One target in one window, beside its training.
+    """The drift of one target in one window.
 
     Attributes
     ----------
     name
         The feature, `PREDICTION` or `CONFIDENCE`.
+    index
+        Index of the target.
     trained, live
-        Values in each bin, shape ``(K,)``.
+        Number of values in each bin, in training and in the window, shape ``(K,)``.
     weight
-        Each bin's part of the difference, shape ``(K,)``: ``(p − q)·ln(p/q)`` of the smoothed shares.
+        Contribution of each bin to the difference, shape ``(K,)``: ``(p − q)·ln(p/q)`` of the smoothed shares.
     score, noise, threshold
-        KL(live ‖ training), its noise floor and the alert's threshold, in nats; the first two are NaN
-        without values.
+        KL(live ‖ training), its noise floor and the alert's threshold, in nats; the first two are NaN without values.
     observations
-        Values in the window.
+        Number of values in the window.
+    mean, stddev, min, max, unseen
+        See `exporter.monitoring.window_stats.WindowStats`.
+    shift
+        Mean less the training mean, in training standard deviations.
     """
 
     name: str
-    place: int
+    index: int
     alert: str
     target: Feature
     trained: Floats
@@ -65,17 +68,17 @@ class TargetDrift:
 
     @property
     def severity(self) -> float:
-        """How far above what an alert needs; above 1 it has drifted, below 0 nothing is known."""
+        """The score relative to what an alert needs: above 1 the target has drifted; -1 without values."""
         return float(_severity(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
 
     @property
     def is_constant(self) -> bool:
-        """Whether all values lie in the one bin of training: a constant has no noise, so any score is above it."""
+        """Whether all live values lie in the only bin of training. A constant has no noise, so any score exceeds it."""
         return bool(np.count_nonzero(self.trained) == 1 and self.live[self.trained > 0].sum() == self.live.sum())
 
     @property
     def status(self) -> str:
-        """``empty``, ``few`` (values), ``drifted``, ``slight`` (below the threshold) or ``same``."""
+        """``empty``, ``few`` (too few values), ``drifted``, ``slight`` (below the threshold) or ``same``."""
         if not self.observations:
             return "empty"
         if self.severity > 1:
@@ -87,25 +90,20 @@ class TargetDrift:
         return "slight" if self.score > self.noise else "same"
 
 
-def threshold(model: ModelConfig, name: str) -> float:
-    """The threshold of a feature: its own, its image's, the model's or the default, as the metrics have it."""
-    own = model.features.get(name)
-    if own is None:
-        own = next((f for source, f in model.features.items() if name.startswith(f"{source}.")), None)
-    alerts = model.alerts if own is None or FEATURE_ALERT not in own.alerts else own.alerts
-    return alerts.get(FEATURE_ALERT, DEFAULT_THRESHOLD)
-
-
 def target_names(binner: Binner) -> list[str]:
-    """Names of the targets, the prediction and the confidence last."""
+    """Return the names of the targets; the prediction and the confidence are last."""
     outputs = ((PREDICTION, binner.prediction), (CONFIDENCE, binner.confidence))
-    return [*binner.names, *(name for name, place in outputs if place is not None)]
+    return [*binner.names, *(name for name, index in outputs if index is not None)]
 
 
 def thresholds(model: ModelConfig, names: list[str]) -> Floats:
-    """Thresholds of the targets in nats, shape ``(T,)``."""
-    outputs = {name: model.alerts.get(alert, DEFAULT_THRESHOLD) for name, alert in _ALERTS.items()}
-    return np.array([outputs[name] if name in outputs else threshold(model, name) for name in names])
+    """Return the drift thresholds of the targets in nats, shape ``(T,)``."""
+    return np.array(
+        [
+            model.threshold(OUTPUT_ALERTS[name]) if name in OUTPUT_ALERTS else model.threshold(FEATURE_ALERT, name)
+            for name in names
+        ]
+    )
 
 
 def _severity(score: Floats, noise: Floats, limits: Floats) -> Floats:
@@ -115,55 +113,55 @@ def _severity(score: Floats, noise: Floats, limits: Floats) -> Floats:
 
 
 def worst(monitor: ModelMonitor, now: float) -> tuple[str, TargetDrift] | None:
-    """The target that has drifted most, and in which window; None before anything came."""
-    found, most = None, -1.0
+    """Return the target that has drifted most, with the window; None before the first values."""
     binner = monitor.binner
     if binner is None:
         return None
+    result, highest = None, -1.0
     limits = thresholds(monitor.config, target_names(binner))
-    for window, reading in monitor.read(now).items():
-        severity = _severity(reading.kl, reading.noise, limits)
-        if len(severity) and severity.max() > most:
-            most, place = float(severity.max()), int(severity.argmax())
-            found = (window, _change(binner, reading, place, limits))
-    return found
+    for window, stats in monitor.read(now).items():
+        severity = _severity(stats.kl, stats.noise, limits)
+        if len(severity) and severity.max() > highest:
+            highest = float(severity.max())
+            result = window, _target_drift(binner, stats, int(severity.argmax()), limits)
+    return result
 
 
-def target_drifts(monitor: ModelMonitor, reading: WindowStats) -> list[TargetDrift]:
-    """The targets of a model version in one window, the worst first."""
+def target_drifts(monitor: ModelMonitor, stats: WindowStats) -> list[TargetDrift]:
+    """Return the drift of all targets of a model version in one window, the most severe first."""
     if monitor.binner is None:
         return []
     names = target_names(monitor.binner)
     limits = thresholds(monitor.config, names)
-    found = [_change(monitor.binner, reading, place, limits) for place in range(len(names))]
-    return sorted(found, key=lambda change: (-change.severity, change.place))
+    drifts = [_target_drift(monitor.binner, stats, index, limits) for index in range(len(names))]
+    return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 
-def _change(binner: Binner, reading: WindowStats, place: int, limits: Floats) -> TargetDrift:
-    names, target = target_names(binner), binner.targets[place]
-    start = int(binner.starts[place])
-    trained, live = np.array(target.counts, dtype=np.float64), reading.counts[start : start + len(target.counts)]
+def _target_drift(binner: Binner, stats: WindowStats, index: int, limits: Floats) -> TargetDrift:
+    name, target = target_names(binner)[index], binner.targets[index]
+    start = int(binner.starts[index])
+    live = stats.counts[start : start + len(target.counts)]
     q = binner.reference.probability[start : start + len(live)]
-    prior = float(binner.reference.prior[place])
+    prior = float(binner.reference.prior[index])
     p = (live + prior * q) / (live.sum() + prior)
     return TargetDrift(
-        name=names[place],
-        place=place,
-        alert=_ALERTS.get(names[place], FEATURE_ALERT),
+        name=name,
+        index=index,
+        alert=OUTPUT_ALERTS.get(name, FEATURE_ALERT),
         target=target,
-        trained=trained,
+        trained=np.array(target.counts, dtype=np.float64),
         live=live,
         weight=(p - q) * np.log(p / q),
-        score=float(reading.kl[place]),
-        noise=float(reading.noise[place]),
-        threshold=float(limits[place]),
+        score=float(stats.kl[index]),
+        noise=float(stats.noise[index]),
+        threshold=float(limits[index]),
         observations=int(live.sum()),
-        mean=float(reading.mean[place]),
-        stddev=float(reading.stddev[place]),
-        shift=float(reading.shift[place]),
-        min=float(reading.min[place]),
-        max=float(reading.max[place]),
-        unseen=float(reading.unseen[place]),
-        trained_mean=float(binner.mean[place]),
-        trained_stddev=float(binner.stddev[place]),
+        mean=float(stats.mean[index]),
+        stddev=float(stats.stddev[index]),
+        shift=float(stats.shift[index]),
+        min=float(stats.min[index]),
+        max=float(stats.max[index]),
+        unseen=float(stats.unseen[index]),
+        trained_mean=float(binner.mean[index]),
+        trained_stddev=float(binner.stddev[index]),
     )

@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 
 from exporter.errors import ProfileError
-from exporter.features import INPUT_TYPES, LEARNERS, Categorical, InputType, Learner, State, input_type
+from exporter.features.base import InputType
+from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
+from exporter.features.types import INPUT_TYPES, LEARNERS, Learner, State, input_type
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
 from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
@@ -123,7 +125,8 @@ class _Builder:
         learners = self._learn(inputs)
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
-            name: learners[name].kind() if name in learners else input_type(kind, None) for name, kind in inputs.items()
+            name: learners[name].input_type() if name in learners else input_type(kind, None)
+            for name, kind in inputs.items()
         }
         alone = {name for name, numbers in known.items() if numbers and self._source.alone}
         frozen = self._freeze(kinds, alone)

@@ -17,7 +17,8 @@ import msgspec
 
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
-from exporter.features import INPUT_TYPES, InputType, State, fits, input_type
+from exporter.features.base import InputType
+from exporter.features.types import INPUT_TYPES, State, input_type
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Floats
 from exporter.validation import explain, format_path, preview
@@ -268,7 +269,7 @@ def _check_inputs(profile: Profile) -> None:
         if kind not in INPUT_TYPES:
             valid = ", ".join(INPUT_TYPES)
             raise ProfileError(f"inputs.{name}: {preview(kind)} is not a valid type; valid values: {valid}")
-        if not fits(kind, learned.get(name)):
+        if not INPUT_TYPES[kind].accepts_state(learned.get(name)):
             raise ProfileError(f"learned.{name}: is not what the {kind} input {preview(name)} learns in training")
     for name, made in profile.input_types().items():
         expected = CategoricalFeature if made.categorical else NumericFeature

@@ -9,9 +9,10 @@ import time
 
 import sqlalchemy as sa
 
-from exporter.config import StoreConfig, parse_duration, parse_size
+from exporter.config import StoreConfig
 from exporter.storage.engine import is_shared, write_alone
 from exporter.storage.schema import feedback, history, predictions
+from exporter.validation import parse_duration, parse_size
 
 log = logging.getLogger(__name__)
 

@@ -250,8 +250,8 @@ def test_columns_that_differ_from_the_profile_are_named(
     status, _, err = ingest(capsys, tmp_path / "s.csv", *flags)
     assert status == 1
     assert (
-        's.csv: has no column of the model\'s profile, but "Alter"; known are: "age", "country", "income"'
-        in err.replace("known are: age, country, income", 'known are: "age", "country", "income"')
+        's.csv: has no column of the model\'s profile, but "Alter"; valid values: "age", "country", "income"'
+        in err.replace("valid values: age, country, income", 'valid values: "age", "country", "income"')
     )
     status, _, err = ingest(capsys, tmp_path / "s.csv", flags[0], "--prediction-column=predicted")
     assert status == 1

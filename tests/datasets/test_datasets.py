@@ -229,7 +229,7 @@ def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("", "model: is required; known are: bare"),
+        ("", "model: is required; valid values: bare"),
         ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
         (
             "model=credit&format=xml",

@@ -76,7 +76,7 @@ def test_images_of_many_shapes_keep_their_places():
 
 def test_a_batch_of_many_pixels_is_worked_off_in_parts(monkeypatch):
     """Whatever the parts that bound the memory, each image has its own statistics."""
-    monkeypatch.setattr(image, "_WAITING_PIXELS", 10)
+    monkeypatch.setattr(image, "_PENDING_PIXELS", 10)
     batch = [[[n, 0], [0, n]] if n % 3 else [[n, 1, n]] for n in range(20)] + [None]
     expected = np.array([*(by_hand(image) for image in batch[:-1]), MISSING])
     assert np.allclose(image_columns(batch).T, expected, equal_nan=True)

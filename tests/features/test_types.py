@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.rows import training
 
-from exporter.features import INPUT_TYPES, LEARNERS, input_type
 from exporter.features.embedding import MAX_DIMENSION, EmbeddingLearner
 from exporter.features.text import MAX_CHARACTERS, MAX_WORDS, TextLearner, split_words
 from exporter.features.timestamp import unix_seconds
+from exporter.features.types import INPUT_TYPES, LEARNERS, input_type
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
@@ -153,7 +153,7 @@ def test_webp_images_are_measured():
 def measured(text: str, known: list[str]) -> dict[str, float]:
     learner = TextLearner()
     learner.learn([*known, *known])
-    kind = learner.kind()
+    kind = learner.input_type()
     return dict(zip(kind.statistics, kind.columns([text], NOW)[:, 0].tolist(), strict=True))
 
 
@@ -211,7 +211,7 @@ def test_embeddings_are_measured_along_the_training_sets_directions():
     learner = EmbeddingLearner()
     for part in np.split(matrix, 4):
         learner.learn(part.tolist())
-    columns = learner.kind().columns(matrix.tolist(), NOW)
+    columns = learner.input_type().columns(matrix.tolist(), NOW)
     centred = matrix - matrix.mean(axis=0)
     assert columns[0] == pytest.approx(np.linalg.norm(matrix, axis=1))
     assert columns[1] == pytest.approx(np.linalg.norm(centred, axis=1), rel=1e-3)
@@ -226,12 +226,12 @@ def test_the_commonest_length_is_the_embeddings():
     """One vector of another length in training is invalid, first though it is; too long ones are all."""
     learner = EmbeddingLearner()
     learner.learn([[1.0], *[[1.0, 2.0]] * 5, [1.0, 3.0], "x", None])
-    kind = learner.kind()
+    kind = learner.input_type()
     assert kind.features("v") == ["v.norm", "v.centroid_distance", "v.component_1", "v.component_2"]
     assert np.isfinite(kind.columns([[1.0], [1.0, 2.0], []], NOW)[0]).tolist() == [False, True, False]
     learner = EmbeddingLearner()
     learner.learn([[1.0] * (MAX_DIMENSION + 1)] * 2)
-    assert not np.isfinite(learner.kind().columns([[1.0] * (MAX_DIMENSION + 1), []], NOW)).any()
+    assert not np.isfinite(learner.input_type().columns([[1.0] * (MAX_DIMENSION + 1), []], NOW)).any()
 
 
 @pytest.mark.parametrize("kind", [*LEARNERS, "video"])

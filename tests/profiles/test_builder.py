@@ -158,7 +158,7 @@ MISTAKES = [
     ("a.csv", b"", "FILE: is not CSV: Empty CSV file"),
     ("a.csv", b"a,b\n", "FILE: has no rows to profile"),
     ("a.csv", b"a,b\n1\n", "FILE: is not CSV: CSV parse error: Expected 2 columns, got 1: 1"),
-    ("a.csv", b"a,b,a\n1,2,3\n", 'FILE: is not CSV: the column "a" stands twice'),
+    ("a.csv", b"a,b,a\n1,2,3\n", 'FILE: is not CSV: the column "a" is duplicated'),
     ("a.csv", b"a\n\xff\n", 'FILE: is not CSV: the column "a" is not UTF-8'),
     ("a.npz", b"", NOT_NPZ),
     ("a.npz", b"text", NOT_NPZ),
@@ -206,7 +206,7 @@ def test_a_broken_file_is_refused(tmp_path, name, content):
     ("options", "message"),
     [
         ({"ignore": ["agee"]}, 'FILE: has no column "agee"; did you mean "age"?'),
-        ({"prediction_column": "x"}, 'FILE: has no column "x"; known are: age, country'),
+        ({"prediction_column": "x"}, 'FILE: has no column "x"; valid values: age, country'),
         ({"types": {"ag": "numeric"}}, 'FILE: has no column "ag"; did you mean "age"?'),
         ({"types": {"age": "numbers"}}, 'FILE: "numbers" is no type of an input; did you mean "numeric"?'),
         ({"types": {"country": "image"}}, 'FILE: no value of the column "country" is an image'),

@@ -14,17 +14,16 @@ from support.pages import Page
 from support.paths import ROOT
 from support.servers import Served, write_config
 
-from exporter.config import ModelConfig
+from exporter.config import THRESHOLDS, ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring import history
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import (
     CONFIDENCE_ALERT,
-    DEFAULT_THRESHOLD,
     FEATURE_ALERT,
     PREDICTION_ALERT,
     target_drifts,
-    threshold,
+    thresholds,
 )
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
@@ -282,14 +281,14 @@ def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
         f"model_feature:threshold:{FEATURE_ALERT}",
         *(f"model:threshold:{name}" for name in (PREDICTION_ALERT, CONFIDENCE_ALERT)),
     ):
-        assert float(re.findall(r"or ([\d.]+) \*", texts[name])[0]) == DEFAULT_THRESHOLD
+        assert float(re.findall(r"or ([\d.]+) \*", texts[name])[0]) == THRESHOLDS[name.rpartition(":")[2]].default
     features = {"photo": {"alerts": {"ModelFeatureDrift": 0.7}}, "photo.contrast": {"alerts": {}}, "age": {}}
     model = {"name": "credit", "profile": "credit.json", "alerts": {"ModelFeatureDrift": 0.4}, "features": features}
     exporter = Exporter(write_config(tmp_path, {"models": [model]}))
     try:
         config = exporter.config.models[0]
-        found = {name: threshold(config, name) for name in ("photo.sharpness", "photo.contrast", "age", "income")}
-        assert found == {"photo.sharpness": 0.7, "photo.contrast": 0.4, "age": 0.4, "income": 0.4}
+        names = ["photo.sharpness", "photo.contrast", "age", "income", "(prediction)"]
+        assert thresholds(config, names).tolist() == [0.7, 0.4, 0.4, 0.4, 0.3]
     finally:
         exporter.close()
 

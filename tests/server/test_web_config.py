@@ -256,7 +256,7 @@ BAD_TOKENS = [
     ),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [user]}}",
-        '[0].scopes[0]: "user" is no scope; known are: feedback, ingest, read, review',
+        '[0].scopes[0]: "user" is no scope; valid values: feedback, ingest, read, review',
     ),
     (f"- {{name: a, sha265: {HASH}, scopes: [read]}}", '[0].sha265: is not known; did you mean "sha256"?'),
     (

@@ -12,8 +12,8 @@ from exporter.commands.compare.counts import Period, count, first_seen, models, 
 from exporter.commands.compare.metrics import compare
 from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
 from exporter.commands.compare.report import Comparison, Side, document, table
-from exporter.config import parse_duration
 from exporter.errors import CompareError
+from exporter.validation import parse_duration
 
 WORSE = 3
 """Exit status where ``--fail-if-worse`` finds something that is."""

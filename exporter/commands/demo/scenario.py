@@ -14,9 +14,8 @@ from pathlib import Path
 
 from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, ActiveIncident
 from exporter.commands.http_client import Client, RequestError
-from exporter.config import parse_duration
 from exporter.errors import ExporterError, StackError
-from exporter.validation import suggestion
+from exporter.validation import parse_duration, suggestion
 
 HEALTHY = "healthy"
 STEPS = ("retrain", "compare")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter import config
 from exporter.commands.common import add_credentials, authorization
 from exporter.commands.http_client import Client
 from exporter.commands.ingest import report
@@ -28,11 +27,11 @@ from exporter.commands.ingest.remote import BODY, Sender, table_chunks
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
-from exporter.features import INPUT_TYPES
+from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers import FileSource
-from exporter.validation import preview, suggestion
+from exporter.validation import parse_duration, preview, suggestion
 
 TIMEOUT = 60.0
 """Seconds that one request to an exporter may take."""
@@ -205,7 +204,7 @@ def _send(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> i
             name = flag.replace("_", "-") if flag != "config_file" else "config.file"
             raise BatchError(f"--{name}: cannot be used with --exporter, which counts the rows")
     try:
-        give_up = config.parse_duration(options.give_up)
+        give_up = parse_duration(options.give_up)
     except ValueError as error:
         raise BatchError(f"--give-up: {error}") from None
     monitors = monitors_of_profile(options.profile, options.model) if options.profile else None

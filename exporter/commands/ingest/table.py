@@ -13,6 +13,7 @@ from exporter.errors import BatchError
 from exporter.events import MAX_ID, MAX_LABEL
 from exporter.features.extract import as_list, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
+from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.readers import Source
@@ -21,7 +22,6 @@ from exporter.validation import preview, suggestion
 
 MAX_REPORTED = 10
 """Refused rows whose reasons are kept."""
-_TYPED = {"numeric", "boolean", "timestamp"}
 
 
 class Roles(NamedTuple):
@@ -246,7 +246,7 @@ def _cell_type(kind: str, feature: Feature | None) -> str:
             return "numeric"
         if set(categories) <= {"true", "false"}:
             return "boolean"
-    return kind if kind in _TYPED else "text"
+    return kind if INPUT_TYPES[kind].cells in {"number", "truth", "moment"} else "text"
 
 
 def _is_number(name: str) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+
+from exporter.features.base import CellKind
+from exporter.features.types import INPUT_TYPES
 
 MISSING = ("na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>")
 """Words, in any letter case, that stand for no value among numbers, truth values and moments; else they are texts."""
@@ -13,8 +16,7 @@ CODES = "digits that begin with 0 are no numbers, unless --type says so"
 """What is said of a column of such cells."""
 WORDS = "NA and the like are texts here, only an empty field is missing"
 """What is said of a column of texts in which such words stand."""
-_KINDS = ("number", "truth", "moment", "text")
-_GIVEN = {"numeric": "number", "boolean": "truth", "timestamp": "moment", "categorical": "text", "text": "text"}
+_KINDS: tuple[CellKind, ...] = get_args(CellKind)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -30,8 +32,8 @@ class CsvColumn:
     """
 
     def __init__(self, given: str | None = None) -> None:
-        self._given = _GIVEN.get(given or "")
-        self._kind = self._given or "number"
+        self._given = INPUT_TYPES[given].cells if given in INPUT_TYPES else None
+        self._kind: CellKind = self._given or "number"
         self._digits = not self._given
         self._padded = self._words = False
         self._plain = not given

@@ -75,7 +75,7 @@ class Parquet(ColumnarFile):
 def check_unique_names(names: list[str]) -> None:
     """Raise ValueError where two columns have one name."""
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"the column {preview(twice[0])} stands twice")
+        raise ValueError(f"the column {preview(twice[0])} is duplicated")
 
 
 def as_arrays(column: Any) -> Column:

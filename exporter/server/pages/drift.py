@@ -106,7 +106,7 @@ def _check(what: str, word: str, known: Iterable[str], where: str) -> None:
 
 
 def _row(change: TargetDrift, ages: Any, scores: Any, apart: float) -> dict[str, Any]:
-    way = scores[:, change.place] if len(ages) else ages
+    way = scores[:, change.index] if len(ages) else ages
     return {
         "change": change,
         "chart": drift_charts.distribution(change, apart),

@@ -11,11 +11,13 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template
 
+from exporter.config import THRESHOLDS
 from exporter.errors import StoreError
 from exporter.monitoring.counters import DURATION_BUCKETS
 from exporter.monitoring.drift_report import (
     CONFIDENCE,
     CONFIDENCE_ALERT,
+    FEATURE_ALERT,
     OUTPUTS,
     PREDICTION,
     PREDICTION_ALERT,
@@ -61,6 +63,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=exporter.exposition.machine(),
             outputs=OUTPUTS,
+            drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
             pending=_pending(exporter),
             nan=math.nan,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features import Categorical
+from exporter.features.categorical import Categorical
 from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CategoricalFeature, NumericFeature

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from werkzeug.datastructures import MultiDict
 
-from exporter.config import parse_duration
 from exporter.errors import EventError
 from exporter.server.api.correction_query import parse_query
 from exporter.server.application import Exporter
 from exporter.storage.corrections import Filter, Position
-from exporter.validation import any_of, preview
+from exporter.validation import any_of, parse_duration, preview
 
 VIEWS = ("cards", "table")
 DEFAULTS = {"status": "pending", "source": "user", "order": "newest", "view": "cards"}

@@ -1,0 +1,48 @@
+"""The default thresholds of `exporter.config`, held against the rules, the documentation and the runbooks."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from support.paths import ROOT
+
+from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
+
+DOCS = ROOT / "docs"
+
+
+def recorded_thresholds() -> dict[str, str]:
+    """The expression of each rule that records a threshold, by its alert."""
+    return {
+        rule["record"].rpartition(":")[2]: rule["expr"]
+        for path in (ROOT / "prometheus" / "rules").glob("*.yml")
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        for rule in group["rules"]
+        if re.match(r"model(_feature)?:threshold:", rule.get("record", ""))
+    }
+
+
+def test_every_threshold_has_its_rule() -> None:
+    """The rules record the thresholds that the configuration knows, and no others."""
+    assert recorded_thresholds().keys() == THRESHOLDS.keys() == set(MODEL_ALERTS)
+    assert set(FEATURE_ALERTS) < set(MODEL_ALERTS)
+
+
+@pytest.mark.parametrize("alert", THRESHOLDS)
+def test_the_default_is_the_same_everywhere(alert: str) -> None:
+    """Rules, configuration.md and the alert's runbook have the default of the configuration."""
+    default = THRESHOLDS[alert].default
+    (number,) = re.findall(r"\bor ([\d.]+) \*", recorded_thresholds()[alert])
+    assert float(number) == default, "the rule"
+
+    table = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{alert}` \|(.*)\|$", table, re.M)
+    for_a_feature, _, text = (cell.strip() for cell in row.split("|"))
+    assert float(text.split()[0]) == default, "configuration.md"
+    assert (for_a_feature == "yes") == THRESHOLDS[alert].per_feature
+
+    runbook = (DOCS / "runbooks" / f"{alert}.md").read_text(encoding="utf-8")
+    (number, percent) = re.findall(r"The default is ([\d.]*\d)( %)?", runbook)[0]
+    assert float(number) / (100 if percent else 1) == pytest.approx(default), "the runbook"
