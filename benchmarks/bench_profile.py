@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from timing import report
 
-from exporter.commands.cpu import sort_fast
+from exporter.commands.cpu import disable_slow_avx512
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.builder import build_file
 
@@ -95,7 +95,7 @@ def main() -> None:
         child(options.child[0], Path(options.child[1]))
         return
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for the child processes, as the command sets it
-    sort_fast()
+    disable_slow_avx512()
     size = f"{options.rows:,} x {FEATURES}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training.parquet"

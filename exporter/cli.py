@@ -8,46 +8,108 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-from exporter.commands.cpu import sort_fast
+from exporter.commands.common import set_help
+from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
 from exporter.server.sockets import address
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
+_EXTRAS = {"httptools": "proxy", "joblib": "demo", "sklearn": "demo"}
+"""Which extra of the package installs a module; ``server`` all others."""
+
+
+class _Command(NamedTuple):
+    """A command in a module of its own, with ``add_arguments`` and ``run``, and the texts of its help."""
+
+    module: str
+    summary: str
+    description: str
+    example: str
+    page: str
+
+
 _COMMANDS = {
-    "profile": ("exporter.commands.profile", "freeze the training data's distributions into a profile"),
-    "proxy": ("exporter.commands.proxy.command", "stand in front of a model server, and record what passes"),
-    "ingest": ("exporter.commands.ingest.command", "the rows of a batch job: their drift, or to an exporter"),
-    "token": ("exporter.commands.token", "make a bearer token, and its entry for the tokens file"),
-    "compare": (
-        "exporter.commands.compare.command",
-        "two versions of a model, from Prometheus: is the new one better?",
+    "profile": _Command(
+        "exporter.commands.profile",
+        "create a training profile",
+        "Create a training profile: the distributions of the training data, which drift is measured against.",
+        "model-exporter profile training.parquet --label-column=paid -o profiles/loans.json",
+        "docs/profiles.md",
     ),
-    "dataset": ("exporter.commands.dataset", "training data out of reviewed corrections"),
-    "up": ("exporter.commands.up.command", "the whole stack on this machine"),
-    "demo": ("exporter.commands.demo.command", "a real model service, its traffic and its incidents"),
+    "proxy": _Command(
+        "exporter.commands.proxy.command",
+        "record the requests to a model server",
+        "Run a proxy in front of a model server that records its requests and responses as predictions.",
+        "model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877",
+        "docs/proxy.md",
+    ),
+    "ingest": _Command(
+        "exporter.commands.ingest.command",
+        "report the drift of a batch job's rows",
+        "Report the drift of the rows that a batch job scored, or send them to an exporter.",
+        "model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction",
+        "docs/batch.md",
+    ),
+    "token": _Command(
+        "exporter.commands.token",
+        "create a bearer token",
+        "Create a bearer token. Its entry for the tokens file is printed on standard output, the token on standard "
+        "error.",
+        "model-exporter token loans-service --scope=ingest >> tokens.yml",
+        "docs/configuration.md#tokens",
+    ),
+    "compare": _Command(
+        "exporter.commands.compare.command",
+        "compare two versions of a model",
+        "Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and "
+        "whether the difference may be chance.",
+        "model-exporter compare --model=digits --before=1 --after=2",
+        "docs/compare.md",
+    ),
+    "dataset": _Command(
+        "exporter.commands.dataset",
+        "turn reviewed corrections into training data",
+        "Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.",
+        "model-exporter dataset release --model=digits --name=2026-11",
+        "docs/dataset.md",
+    ),
+    "up": _Command(
+        "exporter.commands.up.command",
+        "run the complete stack on this machine",
+        "Run the exporter, Prometheus, Alertmanager, Grafana and the demo on this machine, until Ctrl-C.",
+        "model-exporter up --no-demo",
+        "docs/configuration.md#up",
+    ),
+    "demo": _Command(
+        "exporter.commands.demo.command",
+        "run a model service with simulated users and incidents",
+        "Run a real model service with simulated users, and incidents that the alerts find.",
+        "model-exporter demo --incident=dark",
+        "docs/configuration.md#demo",
+    ),
 }
-"""Modules with ``add_arguments`` and ``run``, and what the command does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 1 failed, 2 wrong usage."""
-    # Small matrices: further threads would wait for each other in busy loops, three times the work of a profile.
+    """Run a command; return the exit status: 0 done, 1 failed, 2 wrong usage."""
+    # Small matrices: more threads would wait for each other in busy loops, and take three times as long.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = sys.argv[1:] if arguments is None else arguments
     if "profile" in given:
-        sort_fast()
+        disable_slow_avx512()
     try:
-        options = _parser(given).parse_args(given)
+        options = build_parser(given).parse_args(given)
         status: int = options.run(options)
     except ModuleNotFoundError as error:
         name = (error.name or "exporter").partition(".")[0]
         if name == "exporter":
             raise
-        extra = {"httptools": "proxy", "joblib": "demo", "sklearn": "demo"}.get(name, "server")
+        extra = _EXTRAS.get(name, "server")
         print(f'model-exporter: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
         return 1
     except ExporterError as error:
@@ -60,59 +122,143 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="model-exporter", description="Monitoring of deployed models for Prometheus.")
-    parser.add_argument("--version", action="version", version=version("model-exporter"))
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the options of these commands.
 
-    serve = commands.add_parser("serve", help="take predictions and feedback, and serve /metrics")
-    _config_argument(serve)
-    serve.add_argument(
-        "--web.listen-address", dest="address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT"
+    The module of a command is only imported when it is among them: it may need what a server does not have.
+    """
+    parser = argparse.ArgumentParser(prog="model-exporter")
+    set_help(
+        parser,
+        "Prometheus exporter for machine-learning models: monitoring of their inputs, predictions and corrections.",
+        "model-exporter serve --config.file=exporter.yml",
+        "docs/configuration.md#command-line",
     )
-    serve.add_argument("--web.unix-socket", dest="socket", type=Path, metavar="FILE", help="listen there, too")
-    serve.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="TLS and users")
-    serve.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE", help="bearer tokens")
-    serve.add_argument("--web.open-metrics", dest="open", action="store_true", help="/metrics and probes for everybody")
-    serve.add_argument("--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"))
-    serve.add_argument("--log.format", dest="format", default="logfmt", choices=("logfmt", "json"))
-    serve.set_defaults(run=_serve)
-
-    check = commands.add_parser("check-config", help="say whether a configuration and its profiles are right")
-    check.add_argument("config", nargs="?", type=Path, metavar="FILE")
-    _config_argument(check)
-    check.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE")
-    check.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE")
-    check.set_defaults(run=_check_config)
-
-    for name, (module, words) in _COMMANDS.items():
-        command = commands.add_parser(name, help=words)
-        if name in arguments:  # imported only where asked for: these bring what a server does not need
-            found = importlib.import_module(module)
-            found.add_arguments(command)
-            command.set_defaults(run=found.run)
+    parser.add_argument(
+        "--version", action="version", version=version("model-exporter"), help="print the version and exit"
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(subparsers.add_parser("serve", help="receive predictions and feedback, and serve /metrics"))
+    _add_check_config(subparsers.add_parser("check-config", help="check a configuration and its profiles"))
+    for name, command in _COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.summary)
+        set_help(subparser, command.description, command.example, command.page)
+        if name in commands:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    _add_completion(subparsers.add_parser("completion", help="print the completion script of a shell"))
     return parser
 
 
-def _config_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config.file", dest="config_file", type=Path, metavar="FILE", help="default: exporter.yml")
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    set_help(
+        parser,
+        "Receive predictions and feedback of models, and serve their metrics at /metrics.",
+        "model-exporter serve --config.file=exporter.yml --web.listen-address=:9877",
+        "docs/configuration.md#serve",
+    )
+    _add_config_file(parser)
+    parser.add_argument(
+        "--web.listen-address",
+        dest="address",
+        type=address,
+        default=DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help="address to listen on (%(default)s); without a host on every address",
+    )
+    parser.add_argument(
+        "--web.unix-socket", dest="socket", type=Path, metavar="FILE", help="Unix socket to listen on as well"
+    )
+    _add_web_files(parser)
+    parser.add_argument(
+        "--web.open-metrics", dest="open", action="store_true", help="serve /metrics and probes without authentication"
+    )
+    parser.add_argument(
+        "--log.level",
+        dest="level",
+        default="info",
+        choices=("debug", "info", "warn", "error"),
+        help="least severe level that is logged (%(default)s)",
+    )
+    parser.add_argument(
+        "--log.format",
+        dest="format",
+        default="logfmt",
+        choices=("logfmt", "json"),
+        help="format of the log (%(default)s)",
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _add_check_config(parser: argparse.ArgumentParser) -> None:
+    set_help(
+        parser,
+        "Check a configuration and the profiles that it names. The exit status is 1 if anything is wrong.",
+        "model-exporter check-config exporter.yml",
+        "docs/configuration.md#check-config",
+    )
+    parser.add_argument("config", nargs="?", type=Path, metavar="FILE", help="configuration (exporter.yml)")
+    _add_config_file(parser)
+    _add_web_files(parser)
+    parser.set_defaults(run=_check_config)
+
+
+def _add_config_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config.file", dest="config_file", type=Path, metavar="FILE", help="configuration (exporter.yml)"
+    )
+
+
+def _add_web_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="file with TLS and users")
+    parser.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE", help="file with bearer tokens")
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    set_help(
+        parser,
+        "Print a script that completes commands, options and file names in a shell.",
+        'eval "$(model-exporter completion bash)"',
+        "docs/configuration.md#completion",
+    )
+    parser.add_argument("shell", choices=("bash", "zsh"), help="shell that the script is for")
+    parser.set_defaults(run=_completion)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    parser = build_parser(_COMMANDS)
+    _complete_file_names(parser, shtab.FILE)
+    print(shtab.complete(parser, options.shell))
+    return 0
+
+
+def _complete_file_names(parser: argparse.ArgumentParser, completion: Mapping[str, object]) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                _complete_file_names(subparser, completion)
+        elif action.type is Path or action.metavar == "FILE":
+            action.complete = completion  # type: ignore[attr-defined]  # where shtab looks for it
 
 
 def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # what is made until the exporter serves stays: there is nothing to collect
+    gc.disable()  # what is allocated at the start stays: there is nothing to collect
     from exporter.commands import logs
     from exporter.server import web_config
     from exporter.server.application import Exporter
     from exporter.server.serve import serve
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a reload asked for before there is anything to reload
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before there is anything to reload
     logs.configure(options.level, options.format)
     host, port = options.address
     web = web_config.load(options.web, options.tokens, options.open)
     exporter = Exporter(options.config_file or Path("exporter.yml"))
     exporter.reloaders.append(lambda: web.reload(options.web, options.tokens))
     try:
-        serve(exporter, host or "0.0.0.0", port, web, options.socket)  # noqa: S104 (as :9877 means everywhere)
+        serve(exporter, host or "0.0.0.0", port, web, options.socket)  # noqa: S104 (what :9877 means)
     finally:
         exporter.close()
     return 0
@@ -130,7 +276,7 @@ def _check_config(options: argparse.Namespace) -> int:
         inputs = f"{len(binner.names)} features in {len(binner.targets)} profiled targets" if binner else "no profile"
         inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
-    print(f"{path} is right.")
+    print(f"{path} is valid")
     return 0
 
 

@@ -23,10 +23,17 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps the description, and keeps the lines of the example."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return super()._fill_text(text if "\n" in text else textwrap.fill(text, width), width, indent)
+
+
 def set_help(parser: argparse.ArgumentParser, description: str, example: str, page: str) -> None:
     """Describe a command: what it does, an example, and the page of the documentation."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = textwrap.fill(description, 80)
+    parser.formatter_class = _HelpFormatter
+    parser.description = description
     parser.epilog = f"example:\n  {example}\n\ndocumentation: {page}"
 
 

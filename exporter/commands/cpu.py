@@ -1,4 +1,4 @@
-"""What numpy must know of the processor before it is imported."""
+"""Settings of numpy for the processor, which must be made before numpy is imported."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 from pathlib import Path
 
 
-def sort_fast(described: Path = Path("/proc/cpuinfo")) -> None:
-    """Keep numpy from sorting with AVX-512 where AVX2 is five times as fast, unless the environment speaks of it.
+def disable_slow_avx512(cpu_info: Path = Path("/proc/cpuinfo")) -> None:
+    """Keep numpy from sorting with AVX-512 on AMD's Zen 4, unless the environment sets what numpy uses.
 
-    Its AVX-512 sort stores compressed vectors, which AMD's Zen 4 does in microcode. Logarithms take four times as long
-    without AVX-512: this is for a process that sorts.
+    There numpy's AVX2 sort is five times as fast, because its AVX-512 sort stores compressed vectors, which Zen 4 does
+    in microcode. Logarithms take four times as long without AVX-512, so this is for a process that sorts.
 
     Parameters
     ----------
-    described
-        What Linux says of the processor; nothing is done where there is no such file.
+    cpu_info
+        Linux' description of the processor; without such a file nothing is done.
     """
     try:
-        lines = described.read_text().partition("\n\n")[0].splitlines()
+        lines = cpu_info.read_text().partition("\n\n")[0].splitlines()
     except OSError:
         return
-    said = {name.strip(): words.strip() for name, _, words in (line.partition(":") for line in lines)}
-    zen4 = said.get("vendor_id") == "AuthenticAMD" and said.get("cpu family") == "25"
-    if zen4 and "avx512f" in said.get("flags", "").split():
+    info = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    zen4 = info.get("vendor_id") == "AuthenticAMD" and info.get("cpu family") == "25"
+    if zen4 and "avx512f" in info.get("flags", "").split():
         os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4")

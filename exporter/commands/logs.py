@@ -10,14 +10,14 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING,
 
 
 class Formatter(logging.Formatter):
-    """One line a record: time, level, component, message, and the traceback where there is one."""
+    """Formats a record as one line: time, level, component, message, and the traceback if there is one."""
 
     def __init__(self, style: str) -> None:
         super().__init__()
         self._as_json = style == "json"
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         fields = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": "warn" if record.levelno == logging.WARNING else record.levelname.lower(),
@@ -28,16 +28,16 @@ class Formatter(logging.Formatter):
             fields["traceback"] = self.formatException(record.exc_info)
         if self._as_json:
             return json.dumps(fields, ensure_ascii=False)
-        return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+        return " ".join(f"{key}={_quote(value)}" for key, value in fields.items())
 
 
-def _quoted(value: str) -> str:
-    bare = value.isascii() and value.isprintable() and value and not set(' "=') & set(value)
-    return value if bare else json.dumps(value, ensure_ascii=False)
+def _quote(value: str) -> str:
+    plain = value.isascii() and value.isprintable() and value and not set(' "=') & set(value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def configure(level: str, style: str) -> None:
-    """Log this package's records from ``level`` on, and what other packages warn of."""
+    """Log this package's records from ``level`` on, and warnings of other packages."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter(style))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

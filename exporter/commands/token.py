@@ -1,4 +1,4 @@
-"""The command `token`: make a bearer token."""
+"""The command ``model-exporter token``: create a bearer token."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from exporter.server.tokens import SCOPES, check, digest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command ``token``."""
-    parser.add_argument("name", metavar="NAME", help="the program or person that will have it")
+    """Add the command's options to its parser."""
+    parser.add_argument("name", metavar="NAME", help="program or person that will use the token")
     parser.add_argument(
-        "--scope", dest="scopes", action="append", required=True, choices=SCOPES, help="what it may do; repeatable"
+        "--scope",
+        dest="scopes",
+        action="append",
+        required=True,
+        choices=SCOPES,
+        help="what the token permits; repeatable",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make a token: the entry of the tokens file on standard output, the token itself on standard error."""
+    """Create a token: print its entry for the tokens file on standard output, the token itself on standard error."""
     token = f"mex_{secrets.token_urlsafe(32)}"
     entry = {"name": options.name, "sha256": digest(token).hex(), "scopes": list(dict.fromkeys(options.scopes))}
     check([entry], "token")

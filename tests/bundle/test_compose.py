@@ -212,13 +212,13 @@ def test_exporter_and_demo_use_what_was_prepared(services: dict[str, Any]) -> No
 
 def test_commands_of_our_image_are_right_usage(services: dict[str, Any]) -> None:
     """Options in the compose file and the Dockerfile are options of the program."""
-    from exporter.cli import _parser
+    from exporter.cli import build_parser
 
     default = json.loads(re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
     prepare = services["prepare"]["command"][0].splitlines()[0].split()
     assert prepare.pop(0) == "model-exporter"
     for arguments in (services["exporter"]["command"], services["demo"]["command"], default, prepare):
-        _parser(arguments).parse_args(arguments)
+        build_parser(arguments).parse_args(arguments)
     for arguments in (services["exporter"]["command"], default):
         assert f"--web.listen-address=0.0.0.0:{PORTS['exporter']}" in arguments
     assert re.search(rf"^EXPOSE {PORTS['exporter']}$", DOCKERFILE, re.MULTILINE)

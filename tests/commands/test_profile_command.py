@@ -18,7 +18,7 @@ from support.rows import training
 from support.servers import Served, eventually, write_config
 
 from exporter.cli import main
-from exporter.commands.cpu import sort_fast
+from exporter.commands.cpu import disable_slow_avx512
 from exporter.commands.progress import Progress
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
@@ -280,8 +280,8 @@ def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, de
     path = tmp_path / "cpuinfo"
     if described is not None:
         path.write_text(f"processor\t: 0\n{described}\nprocessor\t: 1\n{described}")
-    sort_fast(path)
+    disable_slow_avx512(path)
     assert os.environ.get("NPY_DISABLE_CPU_FEATURES") == said
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512_SPR")
-    sort_fast(path)
+    disable_slow_avx512(path)
     assert os.environ["NPY_DISABLE_CPU_FEATURES"] == "AVX512_SPR"

@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="the model server, such as http://127.0.0.1:8080")
-    add("--listen-address", dest="listen", type=address, default="127.0.0.1:9880", metavar="HOST:PORT")
+    add(
+        "--listen-address", dest="listen", type=address, default="127.0.0.1:9880", metavar="HOST:PORT",
+        help="address of the proxy (%(default)s)",
+    )  # fmt: skip
     add(
         "--web.listen-address", dest="web", type=address, default="127.0.0.1:9881", metavar="HOST:PORT",
         help="where the proxy's own /metrics and /-/healthy are",
@@ -55,8 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--upstream.timeout", dest="timeout", type=_seconds, default=60.0, metavar="SECONDS", help="default: 60")
     add("--upstream.connect-timeout", dest="connect", type=_seconds, default=5.0, metavar="SECONDS", help="default: 5")
     add("--upstream.idle", dest="idle", type=_idle, default=1.0, metavar="SECONDS", help="default: 1")
-    add("--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"))
-    add("--log.format", dest="format", default="logfmt", choices=("logfmt", "json"))
+    add(
+        "--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"),
+        help="least severe level that is logged (%(default)s)",
+    )  # fmt: skip
+    add(
+        "--log.format", dest="format", default="logfmt", choices=("logfmt", "json"),
+        help="format of the log (%(default)s)",
+    )  # fmt: skip
 
 
 def _seconds(text: str) -> float:

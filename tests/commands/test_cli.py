@@ -1,0 +1,104 @@
+"""The command line: help of every command and option, completion, and what a server does not load."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.paths import ROOT
+from support.servers import write_config
+
+from exporter.cli import _COMMANDS, build_parser, main
+
+COMMANDS = {"serve", "check-config", "completion", *_COMMANDS}
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from parsers(subparser)
+
+
+PARSERS = {parser.prog: parser for parser in parsers(build_parser(_COMMANDS))}
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_every_command_and_option_is_described(prog: str) -> None:
+    """Each has a description, and each option a text."""
+    parser = PARSERS[prog]
+    assert parser.description
+    options = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
+    assert [action.dest for action in options if not action.help] == []
+
+
+@pytest.mark.parametrize("prog", PARSERS)
+def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
+    """The example is valid usage of the command, and the page has the section."""
+    help_text = PARSERS[prog].format_help()
+    found = re.search(r"\n\nexample:\n  (.*)\n\ndocumentation: (docs/[\w-]+\.md)(?:#([\w-]+))?\n$", help_text)
+    assert found, help_text
+    example, page, anchor = found.groups()
+    (usage,) = re.findall(r"model-exporter [^>)]+", example)
+    assert usage.startswith(prog)
+    arguments = shlex.split(usage)[1:]
+    build_parser(arguments).parse_args(arguments)
+    headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
+    assert anchor is None or anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+def completions(script: str, *words: str) -> set[str]:
+    """What bash offers for the last of the words."""
+    line = " ".join(map(shlex.quote, words))
+    code = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_model_exporter; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands, their options and the values of options are offered."""
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert completions(script, "model-exporter", "") >= COMMANDS
+    assert completions(script, "model-exporter", "in") == {"ingest"}
+    assert "--fail-on-drift" in completions(script, "model-exporter", "ingest", "--f")
+    assert completions(script, "model-exporter", "dataset", "") >= {"release", "export", "import", "list"}
+    assert completions(script, "model-exporter", "compare", "--format", "") >= {"table", "json"}
+
+
+def test_zsh_has_a_completion_script(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Each command is in it, with what it does; zsh can read it, where zsh is installed."""
+    assert main(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef model-exporter\n")
+    for name, command in _COMMANDS.items():
+        assert f"{name}:'{command.description}'" in script.replace("'\\''", "'")
+    (tmp_path / "_model-exporter").write_text(script)
+    if zsh := shutil.which("zsh"):
+        subprocess.run([zsh, "-n", tmp_path / "_model-exporter"], check=True)
+
+
+def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
+    """Neither scipy nor the libraries of the command line take memory in the process that serves."""
+    write_config(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from exporter.cli import build_parser\n"
+        "build_parser(['serve'])\n"
+        "from exporter.commands import logs; from exporter.server import serve, web_config\n"
+        "from exporter.server.application import Exporter; Exporter(Path('exporter.yml')).close()\n"
+        "print(sorted({'scipy', 'rich', 'shtab', 'urllib3', 'sklearn'} & set(sys.modules)))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
