@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
-    """The application of one exporter. Whoever asks is let in: users and tokens are the front door's.
+    """Return the application of one exporter. It lets everybody in: users and tokens are checked before.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
@@ -12,25 +13,28 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
+import uvicorn
 import uvloop
 
 from exporter.errors import ConfigError
 from exporter.server.application import Exporter
-from exporter.server.http1.connection import HEAD_SECONDS, Front
-from exporter.server.http_service import FrontDoor
+from exporter.server.asgi import Application
+from exporter.server.protocol import HEAD_SECONDS, IDLE_SECONDS, BoundedProtocol, check_connections
 from exporter.server.sockets import BACKLOG, listen, listen_at
 from exporter.server.web_config import WebConfig
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 16_384
-"""Connections served at a time, as far as the limit of open files allows; more are told so and closed."""
+"""Connections served at a time, as far as the limit of open files allows; more are refused."""
 SPARE_FILES = 512
 """Open files that are kept for what is no connection: the database, pipes, profiles."""
-STOP_SECONDS = 5.0
+STOP_SECONDS = 5
 """Time that requests under way have to end once a stop is asked for."""
+_CHECK_TICKS = 5  # uvicorn ticks ten times a second
 
 
 def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path | None = None) -> None:
@@ -41,7 +45,7 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path |
     exporter
         What is served.
     host, port
-        Where.
+        The address to listen on.
     web
         TLS, users and tokens.
     path
@@ -54,93 +58,147 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path |
     """
     with listen(host, port) as bound:
         if path is None:
-            _serve(exporter, web, bound, None)
+            _serve(exporter, web, [bound])
             return
-        with listen_at(path) as beside:
+        with listen_at(path) as unix:
             try:
-                _serve(exporter, web, bound, beside)
+                _serve(exporter, web, [bound, unix])
             finally:
                 path.unlink(missing_ok=True)
 
 
-def _serve(exporter: Exporter, web: WebConfig, bound: socket.socket, beside: socket.socket | None) -> None:
+def _serve(exporter: Exporter, web: WebConfig, sockets: list[socket.socket]) -> None:
     sys.setswitchinterval(0.001)  # the loop must not wait long for the aggregator's Python
-    door = FrontDoor(exporter, web, _connections())
+    app = Application(exporter, web)
+    server = Server(exporter, app, web, _max_connections())
     gc.freeze()  # or a full collection looks through the libraries again and again: 40 ms in which nobody is answered
     gc.enable()
     started = time.monotonic()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ended = runner.run(_run(exporter, door, web, bound, beside))
+        runner.run(server.serve(sockets))
         log.info("stopping after %.0f s", time.monotonic() - started)
-    door.close()
-    if not ended:
-        log.warning("connections were still open after %g s", STOP_SECONDS)
+    app.close()
 
 
-async def _run(
-    exporter: Exporter, door: FrontDoor, web: WebConfig, bound: socket.socket, beside: socket.socket | None
-) -> bool:
-    """Serve until a signal; whether all connections ended by themselves."""
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    renewing = asyncio.Event()
+class Server(uvicorn.Server):
+    """Uvicorn's server with bounded connections and certificates that can be renewed.
 
-    def renewed() -> None:
-        loop.call_soon_threadsafe(renewing.set)
+    Parameters
+    ----------
+    exporter
+        Reloaded by SIGHUP; not ready any more once a stop is asked for.
+    app
+        The ASGI application.
+    web
+        TLS.
+    max_connections
+        Connections served at a time.
+    """
 
-    web.renewed = renewed
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(exporter,)).start())
-    servers = [await _accept(door, bound, web.context())]
-    host, port = bound.getsockname()[:2]
-    log.info("listening on %s://%s:%d", "https" if web.tls else "http", f"[{host}]" if ":" in host else host, port)
-    if beside is not None:
-        servers.append(await _accept(door, beside, None))
-        log.info("listening on unix://%s", Path(beside.getsockname()).absolute())
-    tasks = [loop.create_task(door.sweeping()), loop.create_task(_renew(door, web, bound, servers, renewing))]
-    await stopping.wait()
-    exporter.ready = False
-    for server in servers:
-        server.close()
-    ended = await door.drain(STOP_SECONDS)
-    door.cut()
-    for task in tasks:
-        task.cancel()
-    await asyncio.sleep(0)  # for what was cut to be told
-    return ended
+    def __init__(self, exporter: Exporter, app: Application, web: WebConfig, max_connections: int) -> None:
+        config = uvicorn.Config(
+            app,
+            interface="asgi3",
+            http=BoundedProtocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            log_level="critical",  # the application logs its faults, and clients' faults are not logged
+            timeout_keep_alive=int(IDLE_SECONDS),
+        )
+        super().__init__(config)
+        self._exporter = exporter
+        self._web = web
+        self._max_connections = max_connections
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and take signals."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(self._exporter,)).start())
+        bound, *unix = sockets or []
+        self._bound = bound
+        self.servers = [await self._listen(bound, self._web.context())]
+        host, port = bound.getsockname()[:2]
+        scheme = "https" if self._web.tls else "http"
+        log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+        for listener in unix:
+            self.servers.append(await self._listen(listener, None))
+            log.info("listening on unix://%s", Path(listener.getsockname()).absolute())
 
-async def _accept(door: FrontDoor, bound: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
-    seconds = None if context is None else HEAD_SECONDS
-    return await asyncio.get_running_loop().create_server(
-        lambda: Front(door),
-        sock=bound.dup(),
-        backlog=BACKLOG,
-        ssl=context,
-        ssl_handshake_timeout=seconds,
-        ssl_shutdown_timeout=seconds,
-    )
+        def renewed() -> None:
+            asyncio.run_coroutine_threadsafe(self._renew_certificates(), loop)
 
+        self._web.renewed = renewed
+        self.started = True
 
-async def _renew(
-    door: FrontDoor, web: WebConfig, bound: socket.socket, servers: list[asyncio.Server], renewing: asyncio.Event
-) -> None:
-    """Take new connections with the certificates of now, whenever they change; those that are open go on."""
-    while True:
-        await renewing.wait()
-        renewing.clear()
+    async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+        seconds = None if context is None else HEAD_SECONDS
+        return await asyncio.get_running_loop().create_server(
+            lambda: BoundedProtocol(self.config, self.server_state, self._max_connections),
+            sock=bound.dup(),
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=seconds,
+        )
+
+    async def _renew_certificates(self) -> None:
+        """Take new connections with the certificates of now; those that are open go on."""
         try:
-            server = await _accept(door, bound, web.context())
+            server = await self._listen(self._bound, self._web.context())
         except OSError as error:  # SSLError among them
             log.warning("the certificates before stay: %s", error.strerror or error)
-            continue
-        servers[0].close()
-        servers[0] = server
+            return
+        self.servers[0].close()
+        self.servers[0] = server
+
+    def _stop(self) -> None:
+        self._exporter.ready = False
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close connections that take too long."""
+        if counter % _CHECK_TICKS == 0:
+            self._check_connections()
+        return await super().on_tick(counter)
+
+    def _check_connections(self) -> None:
+        try:
+            check_connections(self.server_state.connections, asyncio.get_running_loop().time())
+        except Exception:  # time limits must hold for the others
+            log.exception("checking connections")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Answer what has arrived, within bounds, and close all connections."""
+        for server in self.servers:
+            server.close()
+        loop, connections = asyncio.get_running_loop(), self.server_state.connections
+        until = loop.time() + STOP_SECONDS
+        for connection in list(connections):
+            connection.shutdown()
+        while connections and loop.time() < until:
+            await asyncio.sleep(0.02)
+            self._check_connections()
+        if connections:
+            log.warning("connections were still open after %g s", STOP_SECONDS)
+        for connection in list(connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # for the applications to be told
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take no signals in uvicorn's way, which raises them again in the end."""
+        yield
 
 
-def _connections() -> int:
-    """How many connections may be open, once the limit of open files is as high as it may be."""
+def _max_connections() -> int:
+    """Return how many connections may be open, once the limit of open files is as high as it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

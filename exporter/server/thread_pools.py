@@ -54,7 +54,7 @@ class ThreadPool:
 
 
 class ThreadPools:
-    """All groups of the front door."""
+    """All pools of the server."""
 
     def __init__(self) -> None:
         self._operations = ThreadPool("operations", 2)

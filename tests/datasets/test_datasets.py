@@ -342,8 +342,8 @@ class Hurried(Served):
 
     def launch(self) -> None:
         program = (
-            "import sys; from exporter import cli; from exporter.server import request; "
-            "request.SEND_SECONDS = 1.0; sys.exit(cli.main())"
+            "import sys; from exporter import cli; from exporter.server import response; "
+            "response.SEND_SECONDS = 1.0; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
         flags += self._flags

@@ -1,0 +1,250 @@
+"""The ASGI application: who sends a request, and which thread answers it.
+
+``POST /v1/predictions`` is answered on the event loop, and ``POST /v1/feedback`` there, too, once it is on disk.
+Scrapes and probes have threads of their own. All other routes are Flask's, in thread pools of which none can
+starve another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from msgspec import structs
+
+from exporter.errors import QueueFullError
+from exporter.server import wsgi
+from exporter.server.api.probes import Probes
+from exporter.server.application import Exporter
+from exporter.server.authorization import (
+    CALLER,
+    FEEDBACK,
+    OPEN,
+    PREDICTIONS,
+    SAFE,
+    SECURITY_HEADERS,
+    UNSAFE,
+    cross_origin_error,
+    scope,
+    scope_error,
+)
+from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
+from exporter.server.problem import WRONG, Reply, problem
+from exporter.server.request import (
+    SMALL_BODY,
+    ClientDisconnectedError,
+    InflightBytes,
+    Receive,
+    Request,
+    RequestError,
+    Scope,
+    Send,
+)
+from exporter.server.response import respond, stream
+from exporter.server.streaming import STREAMS, Streamed
+from exporter.server.thread_pools import ThreadPools
+from exporter.server.tokens import Caller
+from exporter.server.web_config import WebConfig
+from exporter.validation import preview
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+log = logging.getLogger(__name__)
+
+COMPRESSED = ("/v1/logs", "/v1/traces")
+"""Routes that take gzip, as collectors send it."""
+LARGE_BODY = 512 * 1024
+"""Bytes from which a body is decoded in a thread: the loop must not wait for it."""
+CROWDED_SECONDS = 0.005
+"""Time that a client waits longer for its answer while the queue is more than half full."""
+_JSON = b"application/json"
+_SECURITY = tuple(SECURITY_HEADERS.items())
+_ONE_ACCEPTED = {
+    "type": "http.response.start",
+    "status": ONE_ACCEPTED.status,
+    "headers": [
+        (b"content-type", ONE_ACCEPTED.content_type.encode()),
+        (b"content-length", b"%d" % len(ONE_ACCEPTED.body)),
+    ],
+}
+_ONE_ACCEPTED_BODY = {"type": "http.response.body", "body": ONE_ACCEPTED.body}
+
+
+class Application:
+    """What is served.
+
+    Parameters
+    ----------
+    exporter
+        Its state.
+    web
+        Users and tokens.
+    """
+
+    def __init__(self, exporter: Exporter, web: WebConfig) -> None:
+        self._exporter = exporter
+        self._web = web
+        self._ingest = Ingest(exporter)
+        self._probes = Probes(exporter)
+        self._pools = ThreadPools()
+        self._flask: Flask | None = None
+        self._loading = threading.Lock()
+        self.inflight = InflightBytes()
+        self._streams = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive, self.inflight)
+        try:
+            reply = await self._reply(request)
+            if reply is ONE_ACCEPTED and request.received:
+                await send(_ONE_ACCEPTED)
+                await send(_ONE_ACCEPTED_BODY)
+            elif isinstance(reply, Streamed):
+                await self._stream(request, reply, send)
+            else:
+                await respond(request, reply, send)
+        except (ClientDisconnectedError, asyncio.CancelledError):
+            pass  # nobody waits for an answer
+        finally:
+            request.release()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pools.close()
+
+    async def _reply(self, request: Request) -> Reply | Streamed:
+        try:
+            _check_framing(request)
+            if error := cross_origin_error(request.method, request.header):
+                return error
+            await self._authenticate(request)
+            body = await request.body()
+            return await self._dispatch(request, body)
+        except RequestError as error:
+            if error.reply.status == 413:
+                self._exporter.health.rejected.labels("too_large").inc()
+            return error.reply
+        except QueueFullError as error:
+            return _busy(error) if request.method in SAFE else self._ingest.overloaded(error)
+        except ClientDisconnectedError:
+            raise
+        except Exception as error:
+            log.error("%s %s", request.method, request.path, exc_info=error)
+            return problem(500, WRONG)
+
+    # --- who sends it -------------------------------------------------------------------------
+
+    async def _authenticate(self, request: Request) -> None:
+        """Find out who sends a request, before its body is read."""
+        web = self._web
+        if not web.guarded or (web.open_metrics and request.path in OPEN and request.method in SAFE):
+            return
+        authorization = request.header("authorization")
+        caller = web.remembered(authorization)
+        if caller is None and authorization and authorization[:6].lower() == "basic ":
+            # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
+            caller = await self._pools.passwords.run(lambda: web.authenticated(authorization))
+        if caller is None:
+            raise RequestError(problem(401, web.wanted, headers=web.challenges))
+        self._check_rate(caller)
+        request.caller = caller
+
+    def _check_rate(self, caller: Caller) -> None:
+        if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
+            self._exporter.health.rejected.labels("rate_limited").inc()
+            detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} requests a second"
+            raise RequestError(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
+
+    # --- which route --------------------------------------------------------------------------
+
+    async def _dispatch(self, request: Request, body: bytes) -> Reply | Streamed:
+        path, method = request.path, request.method
+        encoding = request.headers.get(b"content-encoding", b"identity").lower()
+        if body and encoding != b"identity" and not (encoding == b"gzip" and path in COMPRESSED):
+            return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
+        if path == "/v1/predictions" and method == "POST":
+            return _refused(request, UNSAFE[PREDICTIONS]) or await self._predictions(request, body)
+        if path == "/v1/feedback" and method == "POST":
+            return _refused(request, UNSAFE[FEEDBACK]) or _secured(await self._feedback(request, body))
+        if path in OPEN and method in {"GET", "HEAD"}:
+            refused = _refused(request, scope(method, path))
+            return refused or _secured(await self._pools.of(path).run(lambda: self._probe(request)))
+        environ = wsgi.environment(request, body)
+        if request.caller:
+            environ[CALLER] = request.caller
+        return await self._pools.of(path).run(lambda: wsgi.run(self._pages(), environ))
+
+    async def _predictions(self, request: Request, body: bytes) -> Reply:
+        kind = request.headers.get(b"content-type", _JSON)
+        lines = kind != _JSON and kind.partition(b";")[0].strip().lower().decode("latin-1") in NDJSON
+        query = request.scope["query_string"]
+        ids = bool(query) and ("ids", "1") in parse_qsl(request.query)
+        key = request.header("idempotency-key")
+        if self._exporter.pipeline.crowded:  # whoever counts what has come needs the processor more
+            await asyncio.sleep(CROWDED_SECONDS)
+        if len(body) <= LARGE_BODY:
+            return self._ingest.predictions(body, lines, key, ids)
+        return await self._pools.large.run(lambda: self._ingest.predictions(body, lines, key, ids))
+
+    async def _feedback(self, request: Request, body: bytes) -> Reply:
+        key, pool = request.header("idempotency-key"), self._pools.feedback
+        if len(body) <= SMALL_BODY:
+            return await pool.bounded(lambda: self._ingest.small_feedback(body, key))
+        return await pool.run(lambda: self._ingest.feedback(body, key))
+
+    def _probe(self, request: Request) -> Reply:
+        if request.path == "/-/healthy":
+            return self._probes.healthy()
+        if request.path == "/-/ready":
+            return self._probes.ready()
+        names = [value for key, value in parse_qsl(request.query) if key == "name[]"]
+        return self._probes.metrics(request.header("accept") or "", request.header("accept-encoding") or "", names)
+
+    def _pages(self) -> Flask:
+        """Flask's application, made for the first request of it: without visitors it takes no memory."""
+        with self._loading:
+            if self._flask is None:
+                from exporter.server.flask_app import create_app
+
+                self._flask = create_app(self._exporter, self._ingest)
+            return self._flask
+
+    async def _stream(self, request: Request, streamed: Streamed, send: Send) -> None:
+        step = self._pools.dataset.step
+        if self._streams >= STREAMS:
+            await step(streamed.close)
+            await respond(request, _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5"), send)
+            return
+        self._streams += 1
+        try:
+            await stream(request, streamed, send, step)
+        finally:
+            self._streams -= 1
+
+
+def _check_framing(request: Request) -> None:
+    """Refuse what the parser lets pass, and what another server might read in another way."""
+    coding = request.headers.get(b"transfer-encoding")
+    if coding is not None and (coding.lower() != b"chunked" or request.scope["http_version"] != "1.1"):
+        raise RequestError(problem(501, "expected no transfer coding but chunked, and that in HTTP/1.1"))
+    if b"," in request.headers.get(b"host", b""):
+        raise RequestError(problem(400, "the request is no HTTP/1.1: expected one Host field"))
+
+
+def _refused(request: Request, needed: str | None) -> Reply | None:
+    return scope_error(request.caller, needed) if request.caller else None
+
+
+def _secured(reply: Reply) -> Reply:
+    return structs.replace(reply, headers=(*reply.headers, *_SECURITY))
+
+
+def _busy(error: QueueFullError, seconds: str = "1") -> Reply:
+    return problem(503, f"{error}, try again", headers=(("Retry-After", seconds),))

@@ -1,0 +1,362 @@
+"""Bounds on what a client may do with a connection, around uvicorn's protocol.
+
+Uvicorn parses HTTP/1.1 with httptools and runs the application. `BoundedProtocol` adds what uvicorn leaves to a
+proxy in front: limits on the size of a head, the time a request takes to arrive, the number of connections, the
+requests read ahead of the one being answered, and the answers that wait for a client to read them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import httptools
+from uvicorn import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from exporter.server.problem import Reply, problem
+
+HEAD_SECONDS = 15.0
+"""Time in which a head must arrive."""
+BODY_SECONDS = 30.0
+"""Time in which a body must arrive."""
+IDLE_SECONDS = 75.0
+"""Time that a connection may be idle."""
+WRITE_SECONDS = 30.0
+"""Time that a client may read nothing of its answers."""
+LINGER_SECONDS = 2.0
+"""Time that a client has to read why its connection is closed."""
+MAX_HEAD = 64 * 1024
+"""Bytes of a head, of trailers, or of the lines between chunks."""
+SMALL_CHUNKS = 10_000
+"""Chunks of a few bytes that a body may have: each costs as much as a kilobyte."""
+HELD_BYTES = 256 * 2**20
+"""Bytes that all connections together may hold: answers that nobody reads, and requests that wait."""
+MAX_REFUSALS = 100
+"""Connections beyond the limit that get an answer at a time; more are closed without one."""
+_STEP = 1024  # bytes parsed at a time: one of small requests becomes many requests that wait
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_NO_PATH = re.compile(rb"(https?://[^/?]+)(?=$|\?)", re.IGNORECASE)
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Parameters
+    ----------
+    config, server_state
+        Uvicorn's.
+    max_connections
+        Connections served at a time.
+    """
+
+    def __init__(self, config: Config, server_state: ServerState, max_connections: int) -> None:
+        super().__init__(config, server_state, {})
+        self._max_connections = max_connections
+        self._unparsed = b""
+        self._error: Reply | None = None  # what the client is told once its earlier requests are answered
+        self._active: RequestResponseCycle | None = None
+        self._in_message = self._in_head = self._eof = self._next_waits = False
+        self._framing = b""  # of a body beside an offer to upgrade, which its parser would skip
+        self._resuming = False
+        self._overhead = self._body_left = self._body_size = self._chunks = 0
+        self._unread = 0
+        now = self.loop.time()
+        self._head_since = self._body_since = self._last_write = self._held_since = now
+        self._closing_since = math.inf
+
+    def connection_made(self, transport: Any) -> None:
+        """Refuse the connection where there are too many."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self)
+        beyond = len(self.connections) - self._max_connections
+        if beyond > MAX_REFUSALS:
+            transport.abort()
+        elif beyond > 0:
+            self.fail(503, "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request under way, and drop every reference that would keep the connection in memory."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        if self._active is not None:
+            self._disconnect(self._active)
+        self.pipeline.clear()
+        self._unparsed = b""
+        self.cycle = self.flow = self._active = None  # type: ignore[assignment]
+
+    # --- requests -----------------------------------------------------------------------------
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nothing more is read: earlier requests are not answered, or earlier answers not read."""
+        if self._error is not None:
+            return False
+        cycle = self._active
+        unread_body = cycle is not None and not cycle.response_complete and len(cycle.body) > HIGH_WATER_LIMIT
+        return bool(self._unparsed or self.pipeline or self.flow.write_paused or unread_body)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse requests; what comes after an error is discarded."""
+        if self._error is None:
+            self._unset_keepalive_if_required()
+            self._unparsed = self._unparsed + data if self._unparsed else data
+            self._parse()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what arrived: the client may only have closed its side."""
+        if self.scheme == "https" or self._closing_since < math.inf:
+            return False
+        self._eof = True
+        self._parse()
+        return True
+
+    def _parse(self) -> None:
+        """Parse what arrived, up to one request behind the one being answered."""
+        data, self._unparsed = self._unparsed, b""
+        start = 0
+        while start < len(data) and self._error is None and not (self.pipeline or self.flow.write_paused):
+            end = start + max(_STEP, self._body_left)
+            self._feed(data[start:end])
+            start = end
+        if self._error is None:
+            self._unparsed = data[start:]
+            if self._unparsed:
+                self.flow.pause_reading()
+            elif self._eof:
+                self._end_of_requests()
+
+    def _feed(self, data: bytes) -> None:
+        self._overhead += len(data)
+        if not self._in_message and not data.isascii():
+            line, end, rest = data.partition(b"\n")  # some clients do not percent-encode what their user typed
+            data = _NOT_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), line) + end + rest
+        while data and self._error is None:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._decline_upgrade()
+            except httptools.HttpParserError as error:
+                self.fail(400, f"the request is no HTTP/1.1: {error}")
+        if self._overhead > MAX_HEAD:
+            self.fail(431, f"expected a head of at most {MAX_HEAD} bytes")
+
+    def _decline_upgrade(self) -> None:
+        """Go on in HTTP/1.1 with a new parser: that of an offer to upgrade takes the body for another protocol."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        framing, self._framing = self._framing, b""
+        if framing:
+            self._resuming = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+
+    def _end_of_requests(self) -> None:
+        if self._in_message:
+            self.fail(400, "the request broke off")
+        elif self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+    # --- what the parser finds ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        if not self._resuming:
+            self._in_message = self._in_head = True
+            self._head_since = self.loop.time()
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        if not self._resuming:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers are ignored."""
+        if self._in_head:
+            super().on_header(name, value)
+            if self.headers[-1][0] == b"content-length":
+                self._body_left = int(value)
+
+    def on_headers_complete(self) -> None:
+        """Start a request, or queue it."""
+        if self._resuming:
+            self._resuming = False
+            return
+        self._in_head = False
+        self._overhead = self._body_size = self._chunks = 0
+        if self._error is not None:
+            return
+        if self.url[:1] != b"/":
+            self.url = _NO_PATH.sub(rb"\1/", self.url)
+        if self.parser.should_upgrade():
+            self._framing = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] in _FRAMING)
+        if self.parser.get_http_version() == "1.0":  # which has no interim answers
+            self.expect_100_continue = False
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        self._body_since = self.loop.time()
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._overhead = 0
+        self._body_left -= len(body)
+        self._body_size += len(body)
+        self._chunks += 1
+        if self._error is None:
+            super().on_body(body)
+            if self._chunks > SMALL_CHUNKS and self._body_size < 64 * self._chunks:
+                self.fail(400, "the body comes in far too many chunks")
+
+    def on_message_complete(self) -> None:
+        """End a request, unless its body follows an offer to upgrade."""
+        self._overhead = 0
+        if not self._framing:
+            self._in_message = False
+            self._body_left = 0
+            if self._error is None:
+                super().on_message_complete()
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, once the client reads its answers."""
+        if self.pipeline and self.flow.write_paused and not self.transport.is_closing():
+            self._next_waits = True
+            return
+        last = not self.pipeline
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._error is None:
+            if self._unparsed or self._eof:
+                self._unset_keepalive_if_required()
+                self._parse()
+                self.flow.resume_reading()
+        elif last:
+            self._refuse(self._error)
+
+    def pause_writing(self) -> None:
+        """Read no requests of a client that does not read its answers."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read some of its answers."""
+        super().resume_writing()
+        self._last_write = self.loop.time()
+        if self._next_waits:
+            self._next_waits = False
+            self.on_response_complete()
+        elif self._unparsed and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._parse()
+        self.flow.resume_reading()
+
+    # --- errors and time limits ---------------------------------------------------------------
+
+    def fail(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Answer with a problem document once earlier requests are answered, and close the connection."""
+        if self._error is not None:
+            return
+        self._error = problem(status, detail, headers=headers)
+        self._unparsed = b""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._refuse(self._error)
+        elif cycle.more_body and self.pipeline:
+            self.pipeline.popleft()  # the newest request, whose body broke off
+        elif cycle.more_body:
+            self._disconnect(cycle)
+            if cycle.response_started:
+                self.transport.close()
+            else:
+                self._refuse(self._error)
+
+    def _refuse(self, error: Reply) -> None:
+        headers = [("content-type", error.content_type), ("content-length", str(len(error.body))), *error.headers]
+        lines = [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in headers]
+        lines += [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
+        self._unset_keepalive_if_required()
+        self._closing_since = self.loop.time()
+        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", error.body]))
+        if self._eof or self.scheme == "https":
+            self.transport.close()
+        else:  # a client that still sends would lose the answer if the connection were closed now
+            self.transport.write_eof()
+            self.flow.resume_reading()
+
+    @staticmethod
+    def _disconnect(cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+    def shutdown(self) -> None:
+        """Finish the requests that arrived and refuse those that have not, so that their senders try again."""
+        if self._in_message:
+            self.fail(503, "the exporter stops: nothing was taken, try again", (("retry-after", "1"),))
+        else:
+            super().shutdown()
+
+    def check(self, now: float) -> int:
+        """Close a connection that takes too long; return the bytes that it holds."""
+        unread = self.transport.get_write_buffer_size()
+        if unread < self._unread or not unread:
+            self._last_write = now
+        self._unread = unread
+        if self.flow.read_paused:  # it is not the client that is slow
+            self._head_since = self._body_since = now
+        body = 0 if self._active is None or self._active.response_complete else len(self._active.body)
+        held = unread + len(self._unparsed) + body
+        if not held:
+            self._held_since = now
+        if now - self._last_write > WRITE_SECONDS:
+            self.transport.abort()
+        elif now - self._closing_since > LINGER_SECONDS and not unread:
+            self.transport.close()
+        elif self._in_head and now - self._head_since > HEAD_SECONDS:
+            self.fail(408, f"the head did not arrive within {HEAD_SECONDS:g} seconds")
+        elif self._in_message and not self._in_head and now - self._body_since > BODY_SECONDS:
+            self.fail(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+        elif self.cycle is None and not self._in_message and now - self._head_since > IDLE_SECONDS:
+            self.transport.close()
+        return held
+
+    def holds_long(self, now: float) -> bool:
+        """Whether the connection has held bytes for longer than a moment."""
+        return now - self._held_since > 1
+
+
+def check_connections(connections: Iterable[Any], now: float) -> None:
+    """Close connections that take too long, and those that hold most where all hold too much."""
+    held: dict[BoundedProtocol, int] = {connection: connection.check(now) for connection in list(connections)}
+    total = sum(held.values())
+    for connection in sorted(held, key=lambda one: held[one], reverse=True) if total > HELD_BYTES else ():
+        if connection.holds_long(now):
+            connection.transport.abort()
+            total -= held[connection]
+        if total <= HELD_BYTES:
+            break
+
+
+class _Flow(FlowControl):
+    """Uvicorn resumes reading for each request; here only once its connection need not wait."""
+
+    def __init__(self, transport: Any, protocol: BoundedProtocol) -> None:
+        super().__init__(transport)
+        self._protocol = protocol
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._protocol.must_wait:
+            super().resume_reading()
