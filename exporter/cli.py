@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from exporter.commands.addresses import address
 from exporter.commands.common import set_help
 from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
-from exporter.server.sockets import address
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 _EXTRAS = {"httptools": "proxy", "joblib": "demo", "sklearn": "demo"}

@@ -1,11 +1,9 @@
-"""Addresses and sockets to listen on, each this process's own."""
+"""Sockets to listen on, each this process's own."""
 
 from __future__ import annotations
 
-import argparse
 import socket
 from pathlib import Path
-from typing import NamedTuple
 
 from exporter.errors import StackError
 
@@ -77,31 +75,3 @@ def vacate(path: Path) -> None:
         except OSError as error:
             raise StackError(f"{path}: cannot listen there: {error.strerror or error}") from None
     raise StackError(f"{path}: cannot listen there, somebody else does")
-
-
-class Address(NamedTuple):
-    """Where a server listens; the host is empty for every interface."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """``HOST:PORT``, an IPv6 address in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def address(text: str) -> Address:
-    """``HOST:PORT``, as a type for argparse.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        When it is none.
-
-    >>> address("[::1]:9877")
-    Address(host='::1', port=9877)
-    """
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:9877, got {text!r}")
-    return Address(host.strip("[]"), int(port))

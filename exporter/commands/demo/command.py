@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exporter.client import Monitor
-from exporter.commands import common
+from exporter.commands import addresses, common
 from exporter.commands.compare.command import compare_versions
 from exporter.commands.compare.counts import Period, utc_time
 from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
@@ -25,7 +25,6 @@ from exporter.commands.demo.retrain import retrain
 from exporter.commands.demo.traffic import Traffic
 from exporter.commands.http_client import Client, RequestError
 from exporter.errors import StackError
-from exporter.server import sockets
 
 ADDRESS = "127.0.0.1:8000"
 NONE = "none"
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="URL of the exporter (%(default)s)")
     add(
         "--listen-address",
-        type=sockets.address,
+        type=addresses.address,
         default=ADDRESS,
         metavar="HOST:PORT",
         help="address of the model service (%(default)s)",
@@ -272,7 +271,7 @@ def _service_url(args: argparse.Namespace) -> str:
     if args.service:
         return str(args.service).rstrip("/")
     host, port = args.listen_address
-    return f"http://{sockets.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
+    return f"http://{addresses.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
 
 
 def _say(text: str) -> None:

@@ -24,11 +24,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from exporter.client import Monitor
+from exporter.commands.addresses import Address
 from exporter.commands.demo import model
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident, Incidents
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
-from exporter.server.sockets import Address
 
 
 def create_app(versions: Versions, incidents: Incidents) -> Flask:

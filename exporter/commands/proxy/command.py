@@ -15,6 +15,7 @@ import uvloop
 
 from exporter.client.transport import Transport
 from exporter.commands import logs
+from exporter.commands.addresses import Address, address
 from exporter.commands.proxy import upstream
 from exporter.commands.proxy.handler import Site
 from exporter.commands.proxy.metrics import Status
@@ -22,7 +23,6 @@ from exporter.commands.proxy.recorder import MAX_COPY, Recorder
 from exporter.commands.proxy.upstream import Pool
 from exporter.errors import ExporterError
 from exporter.server.http1.connection import Front
-from exporter.server.sockets import Address, address
 
 DRAIN_SECONDS = 25.0
 """What requests under way get to end in, of the 30 s that Kubernetes gives."""

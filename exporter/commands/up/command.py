@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.commands import common
+from exporter.commands.addresses import address
 from exporter.commands.demo import scenario
 from exporter.commands.up import install, pidfile, status
 from exporter.commands.up.display import Display, say
 from exporter.commands.up.plan import ADDRESSES, Plan, find_grafana
 from exporter.commands.up.process import Child, Program, require_free
 from exporter.errors import StackError
-from exporter.server import sockets
 
 DRAW_SECONDS = 2.0
 RESTARTS = 3
@@ -197,6 +197,6 @@ def _phases(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    if not all(sockets.address(text)):
+    if not all(address(text)):
         raise argparse.ArgumentTypeError(f"expected HOST:PORT with a host and a port above 0, got {text!r}")
     return text

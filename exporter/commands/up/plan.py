@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.commands.addresses import address
 from exporter.commands.demo import model
 from exporter.commands.up import receivers
 from exporter.commands.up.process import Program
 from exporter.errors import StackError
-from exporter.server.sockets import address
 
 ADDRESSES = {
     "exporter": "127.0.0.1:9877",

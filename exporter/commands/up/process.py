@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
+from exporter.commands.addresses import address
 from exporter.commands.common import DIRECT
 from exporter.errors import StackError
-from exporter.server.sockets import address
 
 READY_SECONDS = 60.0
 """Time a program has to become ready."""
