@@ -19,7 +19,7 @@ from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
-_EXTRAS = {"httptools": "proxy", "joblib": "demo", "sklearn": "demo"}
+_EXTRAS = {"aiohttp": "proxy", "joblib": "demo", "sklearn": "demo"}
 """Which extra of the package installs a module; ``server`` all others."""
 
 

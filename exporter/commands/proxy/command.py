@@ -11,21 +11,23 @@ import signal
 import sys
 from pathlib import Path
 
-import uvloop
+from aiohttp import web
 
 from exporter.client.transport import Transport
 from exporter.commands import logs
 from exporter.commands.addresses import Address, address
 from exporter.commands.proxy import upstream
-from exporter.commands.proxy.handler import Site
-from exporter.commands.proxy.metrics import Status
+from exporter.commands.proxy.forward import Forwarder
+from exporter.commands.proxy.metrics import Metrics, ProxyCollector, create_app
 from exporter.commands.proxy.recorder import MAX_COPY, Recorder
-from exporter.commands.proxy.upstream import Pool
+from exporter.commands.proxy.server import ProxyServer
+from exporter.commands.proxy.upstream import Connector, Upstream, client
 from exporter.errors import ExporterError
-from exporter.server.http1.connection import Front
 
 DRAIN_SECONDS = 25.0
 """What requests under way get to end in, of the 30 s that Kubernetes gives."""
+CUT_SECONDS = 0.5
+"""What requests that are cancelled after that get to end in."""
 SEND_SECONDS = 3.0
 """What records get to leave in, after that."""
 _SWITCH_SECONDS = 0.0005  # so long may the sender's thread keep the interpreter while a request waits
@@ -85,9 +87,9 @@ def _bytes(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected 0 to {MAX_COPY} bytes, got {text!r}")
 
 
-def _host(text: str) -> bytes:
+def _host(text: str) -> str:
     if text and text.isascii() and text.isprintable() and " " not in text:
-        return text.encode()
+        return text
     raise argparse.ArgumentTypeError(f"expected a host such as models.example.com, got {text!r}")
 
 
@@ -96,55 +98,64 @@ def run(options: argparse.Namespace) -> int:
     logs.configure(options.level, options.format)
     if options.paths and not options.model:
         raise ExporterError("--record.path: needs a --model, which such paths do not name")
-    to = upstream.address(options.upstream, options.ca_file)
+    to = upstream.parse(options.upstream, options.ca_file)
     target = Transport(options.exporter, 5.0, options.token_file)
     recorder = Recorder(target, options.model, options.version, options.paths, options.limit)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        uvloop.run(_serve(options, to, recorder))
+        asyncio.run(_serve(options, to, recorder))
     finally:
         recorder.sender.close(SEND_SECONDS)
         _log.info("stopped: %d records sent, %d dropped", recorder.sender.sent, recorder.sender.dropped)
     return 0
 
 
-def _most() -> int:
-    """Connections of clients: each may need another one to the model server."""
+def _max_connections() -> int:
+    """Return how many clients may be connected: each may need another connection to the model server."""
     return max(16, min(8192, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 2))
 
 
-async def _serve(options: argparse.Namespace, to: upstream.Address, recorder: Recorder) -> None:
+async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pool = Pool(to, options.connect, options.idle)
-    site = Site(pool, recorder, options.host, _most(), timeout=options.timeout)
-    own = Site(pool, most=64, local=Status(site).answer)
-    servers = [await _listen(site, options.listen), await _listen(own, options.web)]
-    for server, what in zip(servers, (f"a proxy to {to.netloc.decode()}", "metrics and probes"), strict=True):
-        _log.info("%s on http://%s", what, Address(*server.sockets[0].getsockname()[:2]))
-    sweeping = [loop.create_task(one.sweeping()) for one in (site, own)]
-    try:
-        await stop.wait()
-        _log.info("stopping: %d requests under way", site.in_flight)
-        servers[0].close()
-        await site.drain(DRAIN_SECONDS)
-    finally:
-        for one in (site, own):
-            one.cut()
-        pool.close()
-        for server in servers:
-            server.close()
-        for task in sweeping:
-            task.cancel()
-    await asyncio.sleep(0)  # for what was cut to be counted and recorded
+    metrics = Metrics()
+    connector = Connector(to, options.idle)
+    async with client(connector, options.connect) as session:
+        forwarder = Forwarder(to, session, recorder, metrics, options.host, options.timeout)
+        server = ProxyServer(forwarder, metrics, _max_connections())
+
+        def connections() -> dict[str, int]:
+            return {"client": len(server.connections), "upstream": connector.count}
+
+        app = create_app(ProxyCollector(metrics, recorder, connections), metrics)
+        proxy, own = web.ServerRunner(server), web.AppRunner(app, access_log=None)
+        try:
+            await _listen(proxy, options.listen, f"a proxy to {options.upstream}")
+            await _listen(own, options.web, "metrics and probes")
+            await stop.wait()
+            _log.info("stopping: %d requests under way", metrics.in_flight)
+            metrics.draining = True
+            await _drain(proxy, server)
+        finally:
+            await own.cleanup()
 
 
-async def _listen(site: Site, where: Address) -> asyncio.Server:
+async def _listen(runner: web.BaseRunner, where: Address, what: str) -> None:
+    await runner.setup()
+    site = web.TCPSite(runner, where.host or None, where.port, backlog=2048)
     try:
-        return await asyncio.get_running_loop().create_server(
-            lambda: Front(site), where.host or None, where.port, backlog=2048
-        )
+        await site.start()
     except OSError as error:
         raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
+    _log.info("%s on http://%s", what, Address(*runner.addresses[0][:2]))
+
+
+async def _drain(runner: web.ServerRunner, server: ProxyServer) -> None:
+    """Close idle connections, answer what is under way, and cut what takes too long."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await runner.cleanup()
+    except TimeoutError:
+        await server.shutdown(CUT_SECONDS)

@@ -1,276 +1,281 @@
-"""One request on its way to the model server, and the answer on its way back."""
+"""One request on its way to the model server, and the response on its way back."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
 
 from exporter.client.ids import time_ordered_id
 from exporter.commands.proxy import headers
-from exporter.commands.proxy.headers import Head
-from exporter.commands.proxy.recorder import Copy
-from exporter.server.http1 import handler as site
-from exporter.server.http1.headers import Field, Request, chunk, connection, phrase, response
+from exporter.commands.proxy.metrics import Metrics
+from exporter.commands.proxy.recorder import Copy, Recorder
+from exporter.commands.proxy.responses import PassedResponse, parser_error, problem
+from exporter.commands.proxy.upstream import Upstream
 
-if TYPE_CHECKING:
-    from exporter.commands.proxy.handler import Site
-    from exporter.commands.proxy.upstream import Upstream
-    from exporter.server.http1.connection import Front
-
-_BACKLOG = 64 * 1024
-"""Bytes of a body that are read before there is a connection to pass them on."""
-_AGAIN = frozenset([b"GET", b"HEAD", b"OPTIONS"])
-GONE = 499
-"""The code of a request whose client went away, as others log it."""
+CLIENT_CLOSED_REQUEST = 499
+"""The code of a request whose client went away, as nginx logs it."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Exchange(site.Exchange):
-    """A request and its response; see `Front` for who calls, and `Upstream` for who answers."""
+class Forwarder(NamedTuple):
+    """Passes requests on to a model server.
 
-    def __init__(self, site: Site, front: Front, request: Request) -> None:
-        self.method, self._target, self._keep, self._old, fields, _ = self._request = request
-        self._site = site
-        self.front = front
-        self._head = head = headers.read(fields, headers.OF_REQUESTS)
+    Attributes
+    ----------
+    upstream
+        The model server.
+    client
+        What sends requests to it.
+    recorder
+        What records them.
+    metrics
+        Where they are counted.
+    host
+        The ``Host`` that the model server is asked for, in place of the client's.
+    timeout
+        Seconds in which a byte must move in either direction.
+    """
+
+    upstream: Upstream
+    client: aiohttp.ClientSession
+    recorder: Recorder
+    metrics: Metrics
+    host: str | None
+    timeout: float
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request of a client."""
+        if refusal := _refusal(request):
+            return self._refuse(request, *refusal)
+        exchange = _Exchange(self, request)
+        self.metrics.in_flight += 1
+        try:
+            return await exchange.run()
+        except asyncio.CancelledError:
+            exchange.code = CLIENT_CLOSED_REQUEST
+            raise
+        finally:
+            self.metrics.in_flight -= 1
+            exchange.finish()
+
+    def _refuse(self, request: web.BaseRequest, status: int, detail: str) -> web.StreamResponse:
+        self.metrics.codes[status] += 1
+        response = problem(status, detail, headers.identifier(request.headers) or time_ordered_id(time.time_ns()))
+        response.force_close()
+        return response
+
+    def url(self, request: web.BaseRequest) -> URL:
+        """Return where the model server answers a request."""
+        scheme, host, port, prefix, _ = self.upstream
+        target = request.rel_url
+        return URL.build(
+            scheme=scheme,
+            host=host,
+            port=port,
+            path=prefix + _ascii(target.raw_path),
+            query_string=_ascii(target.raw_query_string),
+            encoded=True,
+        )
+
+
+def _ascii(target: str) -> str:
+    """Escape the bytes of a target that are not ASCII, which aiohttp would drop."""
+    if target.isascii():
+        return target
+    raw = target.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
+
+
+def _refusal(request: web.BaseRequest) -> tuple[int, str] | None:
+    """Return status and detail where a request is not passed on."""
+    coding = request.headers.get("Transfer-Encoding")
+    if request.method == "CONNECT":
+        return 501, "CONNECT is for proxies of another kind"
+    if request.rel_url.raw_path == "*":
+        return 501, "OPTIONS * is not passed on: ask for a path"
+    if coding is not None and coding.strip().lower() != "chunked":
+        return 501, "expected no transfer coding but chunked"
+    if coding is not None and request.version < aiohttp.HttpVersion11:
+        return 501, "expected a body in chunks in HTTP/1.1 only"
+    if headers.PSEUDONYM in ",".join(request.headers.getall("Via", [])):
+        return 508, "this request has been here before: --upstream leads back to this proxy"
+    return None
+
+
+class _ClientGoneError(Exception):
+    """The client went away in the middle of its response."""
+
+
+class _Exchange:
+    """A request and its response."""
+
+    def __init__(self, forwarder: Forwarder, request: web.BaseRequest) -> None:
+        self._forwarder = forwarder
+        self._request = request
+        self._loop = asyncio.get_running_loop()
         self._time = time.time_ns()
-        self._started = self.touched = front.loop.time()
-        given = headers.identifier(head.known.get(b"x-request-id"))
-        self._id = time_ordered_id(self._time) if given is None else given
-        self._named = site.named(self.method, self._target)
-        self._copy = site.recorder.copy(head) if self._named and site.recorder else None
-        self._answer_copy: Copy | None = None
-        self._pending: list[bytes] = []
-        self.backlog = 0
-        self.upstream: Upstream | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._begun = False
-        self._answering = False
-        self._chunking = False
-
-    def touch(self) -> None:
-        """Something has moved."""
-        self.touched = self.front.loop.time()
+        self._started = self._loop.time()
+        self._identifier = headers.identifier(request.headers) or time_ordered_id(self._time)
+        self._named = forwarder.recorder.named(request.method, request.rel_url.raw_path)
+        self._copy = forwarder.recorder.copy(request.headers) if self._named else None
+        self._response_copy: Copy | None = None
+        self._response: PassedResponse | None = None
+        self._deadline: asyncio.Timeout | None = None
+        self._awaits_body = self._awaits_reader = False  # whether the client is what takes time
+        self._malformed = ""
+        self.code = 500
 
     # --- the request --------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Pass the request on, or say why not."""
-        self._begun = True
-        self._site.in_flight += 1
-        known = self._head.known
-        if local := self._site.local(self.method, self._target):
-            self._reply(*local)
-        elif headers.PSEUDONYM in known.get(b"via", b""):
-            self._forget()
-            self._keep = False
-            self._problem(508, "this request has been here before: --upstream leads back to this proxy")
-        elif upstream := self._site.pool.take():
-            self._use(upstream)
-        else:
-            self._connecting = self.front.loop.create_task(self._connect())
-
-    async def _connect(self) -> None:
+    async def run(self) -> web.StreamResponse:
+        """Pass the request on and the response back; return the response."""
         try:
-            upstream = await self._site.pool.connect()
+            async with asyncio.timeout(self._forwarder.timeout) as self._deadline, self._send() as answer:
+                return await self._pass_back(answer)
+        except aiohttp.ConnectionTimeoutError:
+            return self._failed("timeout", "the model server did not take the connection in time")
         except TimeoutError:
-            self.failed("timeout", "the model server did not take the connection in time")
-        except (OSError, ValueError) as error:
-            self.failed("connect", "the model server cannot be reached", str(error))
-        else:
-            self._use(upstream)
+            return self._timed_out()
+        except _ClientGoneError:
+            return self._end(CLIENT_CLOSED_REQUEST, "")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return self._broken_off(error)
+
+    def _send(self) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        request, forwarder = self._request, self._forwarder
+        data = self._body()
+        return forwarder.client.request(
+            request.method,
+            forwarder.url(request),
+            headers=headers.for_upstream(request, self._identifier, forwarder.host),
+            data=data,
+            chunked=True if data is not None and "Transfer-Encoding" in request.headers else None,
+            allow_redirects=False,
+        )
+
+    def _body(self) -> bytes | AsyncIterator[bytes] | None:
+        """Return the body: at once where all of it is here, else its parts as they come."""
+        content = self._request.content
+        if not content.is_eof():
+            return self._parts()
+        data = content.read_nowait()
+        if self._copy is not None:
+            self._copy.add(data)
+        return data or None
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        request = self._request
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= aiohttp.HttpVersion11:
+            await request.writer.write(_CONTINUE)
+            request.writer.output_size = 0  # no response has begun
+        while part := await self._next_part():
+            yield part
+            self._touch()
+
+    async def _next_part(self) -> bytes:
+        self._awaits_body = True
+        try:
+            part = await self._request.content.readany()
+        except web.RequestPayloadError as error:
+            self._malformed = parser_error(str(error))
+            raise
         finally:
-            self._connecting = None
-
-    def _use(self, upstream: Upstream) -> None:
-        self.upstream = upstream
-        upstream.begin(self)
-        self.touch()
-        to = self._site.pool.to
-        asked = self._request._replace(target=to.prefix + self._target)
-        head = headers.request(asked, self._head, self._id, self.front.peer, (self._site.host, to.netloc))
-        for part in (head, *self._pending):
-            upstream.write(part)
-        self._pending.clear()
-        self.backlog = 0
-        if self.front.paused:
-            upstream.transport.pause_reading()
-        self.front.throttle()
-
-    def _pass(self, data: bytes) -> None:
-        if self.upstream is not None:
-            self.upstream.write(data)
-        elif not self.done:
-            self._pending.append(data)
-            self.backlog += len(data)
-
-    @property
-    def full(self) -> bool:
-        """Whether the client must wait with the rest of its body."""
-        return self.upstream.paused if self.upstream is not None else self.backlog > _BACKLOG
-
-    def body(self, part: bytes) -> None:
-        """A part of the request's body."""
-        self.touch()
-        if self.done:
-            return
+            self._awaits_body = False
+        self._touch()
         if self._copy is not None:
             self._copy.add(part)
-        self._pass(chunk(part) if self._head.chunked else part)
+        return part
 
-    def body_end(self, trailers: Sequence[Field]) -> None:
-        """The request is whole."""
-        self.touch()
-        self.sent_whole = True
-        if self._head.chunked and not self.done:
-            self._pass(headers.last_chunk(trailers))
-
-    def try_again(self) -> bool:
-        """Take another connection where this one had rested and was closed under a request that changes nothing."""
-        if self.method not in _AGAIN or not self.sent_whole or self._head.chunked:
-            return False
-        if b"content-length" in self._head.known or self._answering:
-            return False
-        self.upstream = None
-        self._connecting = self.front.loop.create_task(self._connect())
-        return True
+    def _touch(self) -> None:
+        """Put the deadline off: a byte has moved."""
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(self._loop.time() + self._forwarder.timeout)
 
     # --- the response -------------------------------------------------------------------------
 
-    def interim(self, status: int, reason: bytes, head: Head) -> None:
-        """Pass on an answer before the answer, such as 100 (Continue)."""
-        if not self._old:
-            self.front.write(response(status, reason, head.lines, b""))
+    async def _pass_back(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        if not 200 <= answer.status <= 999:
+            raise ValueError(f"a status of {answer.status}")
+        if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            raise ValueError("transfer codings beside chunked")
+        self._identifier = headers.identifier(answer.headers) or self._identifier
+        if self._named:
+            self._response_copy = self._forwarder.recorder.copy(answer.headers)
+        passed = headers.for_client(answer.raw_headers, answer.headers, self._identifier)
+        response = PassedResponse(answer.status, answer.reason, passed, small=answer.content.is_eof())
+        if self._forwarder.metrics.draining:
+            response.force_close()
+        await self._write(response.prepare(self._request))
+        self._response = response
+        delimited = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
+        protocol = None if delimited or answer.connection is None else answer.connection.protocol
+        while part := await answer.content.readany():
+            if self._response_copy is not None:
+                self._response_copy.add(part)
+            await self._write(response.write(part))
+        if protocol is not None and isinstance(error := protocol.exception(), OSError):
+            raise error  # aiohttp takes a reset for the end
+        await self._write(response.write_eof())
+        self.code = answer.status
+        return response
 
-    def answer(self, status: int, reason: bytes, head: Head, bare: bool) -> None:
-        """Begin to answer; ``bare`` is an answer without a body, whatever its head says."""
-        self._answering = True
-        self.code = status
-        self._id = headers.identifier(head.known.get(b"x-request-id")) or self._id  # the model server's own word
-        ends = b"X-Request-Id: %b\r\n" % self._id.encode()
-        if self._copy is not None and self._site.recorder:
-            self._answer_copy = self._site.recorder.copy(head)
-        if b"content-length" not in head.known:
-            self._chunking = not bare and not self._old
-            self._keep = self._keep and (bare or not self._old)
-            if self._chunking or (head.chunked and self.method == b"HEAD" and not self._old):
-                ends += b"Transfer-Encoding: chunked\r\n"
-        self.front.write(response(status, reason, head.lines, ends + self._connection()))
-
-    def _connection(self) -> bytes:
-        self._keep = self._keep and not self._site.draining
-        return connection(self._keep, self._old)
-
-    def answered(self, part: bytes) -> None:
-        """A part of the response's body."""
-        if self._answer_copy is not None:
-            self._answer_copy.add(part)
-        self.front.write(chunk(part) if self._chunking else part)
-
-    def end(self, trailers: Sequence[Field]) -> None:
-        """The response is whole."""
-        if self._chunking:
-            self.front.write(headers.last_chunk(trailers))
-        self._finish()
-        self.front.over(self, self._keep)
-
-    # --- what goes wrong ----------------------------------------------------------------------
-
-    def _problem(self, status: int, detail: str) -> None:
-        title = phrase(status).decode()
-        body = json.dumps({"title": title, "status": status, "detail": f"model-exporter proxy: {detail}"}).encode()
-        self._reply(status, "application/problem+json", body)
-
-    def _reply(self, status: int, kind: str, body: bytes) -> None:
-        self.code = status
-        self._answering = True
-        ends = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nX-Request-Id: {self._id}\r\n".encode()
-        head = response(status, phrase(status), (), ends + self._connection())
-        self.front.write(head if self.method == b"HEAD" else head + body)
-        self._finish()
-        self.front.over(self, self._keep)
-
-    def failed(self, reason: str, detail: str, why: str = "") -> None:
-        """The model server did not answer, or not to the end."""
-        if self.done:
-            return
-        self._site.fault(reason, f"{detail}: {why}" if why else detail)
-        status = 504 if reason == "timeout" else 502
-        if not self._answering:
-            self._problem(status, detail)
-            return
-        self.code = status  # whatever the head said: the model's answer never came
-        self._finish()
-        self.front.cut()
-
-    def broken(self, status: int, detail: str) -> None:
-        """The client's request cannot be passed on to its end."""
-        if self.done:
-            return
-        if self._answering:
-            self.gone()
-            self.front.cut()
-        else:
-            self._drop_upstream()
-            self._keep = False
-            self._problem(status, detail)
-
-    def gone(self) -> None:
-        """The client went away."""
-        if not self.done:
-            self.code = GONE
-            self._finish()
-
-    def pause(self) -> None:
-        """Slow the model server down: the client does not read."""
-        if self.upstream is not None:
-            self.upstream.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Go on."""
-        self.touch()
-        if self.upstream is not None:
-            self.upstream.transport.resume_reading()
-
-    def check(self, now: float) -> None:
-        """End what has not moved for too long."""
-        if now - self.touched <= self._site.timeout:
-            return
-        if self.front.paused:
-            self.gone()
-            self.front.cut()
-        elif not self.sent_whole and not self.full and self._connecting is None:
-            self.broken(408, "the rest of the request did not come in time")
-        elif self.upstream is not None:
-            self.upstream.fail("timeout", "the model server did not answer in time")
+    async def _write(self, writing: Awaitable[object]) -> None:
+        self._awaits_reader = True
+        try:
+            await writing
+        except ConnectionError:
+            raise _ClientGoneError from None
+        finally:
+            self._awaits_reader = False
+        self._touch()
 
     # --- the end ------------------------------------------------------------------------------
 
-    def _drop_upstream(self) -> None:
-        if self._connecting is not None and self._connecting is not asyncio.current_task():
-            self._connecting.cancel()
-        if self.upstream is not None and self.upstream.exchange is self:
-            self.upstream.exchange = None
-            self.upstream.transport.abort()
+    def _timed_out(self) -> web.StreamResponse:
+        if self._response is not None and (self._awaits_reader or self._awaits_body):
+            return self._end(CLIENT_CLOSED_REQUEST, "")
+        if self._awaits_body:
+            return self._end(408, "the rest of the request did not come in time")
+        return self._failed("timeout", "the model server did not answer in time")
 
-    def _finish(self) -> None:
-        """Count and record the exchange, once."""
-        self.done = True
-        if not self._begun:  # it waited for those before
-            self._forget()
-            return
-        self._drop_upstream()
-        self._pending.clear()
-        seconds = self.front.loop.time() - self._started
-        self._site.finished(self.code)
-        if self._named and self._copy and self._site.recorder:
-            copies = (self._copy, self._answer_copy)
-            self._site.recorder.record(self._named, self._id, (self._time, seconds), self.code, copies)
+    def _broken_off(self, error: Exception) -> web.StreamResponse:
+        if self._malformed:
+            return self._end(400, f"the request is not valid HTTP/1.1: {self._malformed}")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return self._failed("connect", "the model server cannot be reached", str(error))
+        if isinstance(error, (aiohttp.ClientResponseError, ValueError)):
+            why = parser_error(getattr(error, "message", "") or str(error))
+            return self._failed("malformed", f"the model server's response is not valid HTTP: {why}")
+        return self._failed("closed", "the model server closed the connection before its response was complete")
 
-    def _forget(self) -> None:
-        """Record nothing."""
-        if self._copy is not None:
-            self._copy.take()
-        self._named = None
+    def _failed(self, reason: str, detail: str, why: str = "") -> web.StreamResponse:
+        """Count a failure of the model server, and return what the client gets."""
+        self._forwarder.metrics.failure(reason, f"{detail}: {why}" if why else detail)
+        return self._end(504 if reason == "timeout" else 502, detail)
+
+    def _end(self, code: int, detail: str) -> web.StreamResponse:
+        """Return a problem document; cut the connection where a response has begun, or the client is gone."""
+        self.code = code
+        if self._response is None and code != CLIENT_CLOSED_REQUEST:
+            response = problem(code, detail, self._identifier)
+            if code < 500:
+                response.force_close()
+            return response
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return self._response or web.Response()
+
+    def finish(self) -> None:
+        """Count and record the exchange."""
+        self._forwarder.metrics.codes[self.code] += 1
+        if self._named and self._copy:
+            times = (self._time, self._loop.time() - self._started)
+            copies = (self._copy, self._response_copy)
+            self._forwarder.recorder.record(self._named, self._identifier, times, self.code, copies)

@@ -2,74 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.commands.proxy.handler import Local, Site
+from exporter.commands.proxy.recorder import Recorder
 
-_TEXT = "text/plain; charset=utf-8"
+_log = logging.getLogger("exporter.commands.proxy")
+_QUIET_SECONDS = 10.0
 
 
-class Status(Collector):
-    """Metrics of a site, and who asks for them.
+class Metrics:
+    """What is counted while requests pass.
+
+    Attributes
+    ----------
+    in_flight
+        Requests that are being answered.
+    codes
+        Responses to clients, by code.
+    failures
+        Requests that the model server did not answer, by reason.
+    draining
+        Whether the process is stopping.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.codes: Counter[int] = Counter()
+        self.failures = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
+        self.draining = False
+        self._logged: dict[str, float] = {}
+
+    def failure(self, reason: str, detail: str) -> None:
+        """Count a failure of the model server, and log it unless the same was logged a moment ago."""
+        self.failures[reason] += 1
+        now = time.monotonic()
+        if now - self._logged.get(reason, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self._logged[reason] = now
+            _log.warning("%s (%s, %d so far)", detail, reason, self.failures[reason])
+
+
+class ProxyCollector(Collector):
+    """Collects the proxy's metrics.
 
     Parameters
     ----------
-    site
-        The model server behind the proxy.
+    metrics
+        What is counted while requests pass.
+    recorder
+        What records them.
+    connections
+        Open connections, of ``client`` and ``upstream``.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        for kind in (ProcessCollector, PlatformCollector, GCCollector):
-            kind(registry=self._registry)
-
-    def answer(self, method: bytes, target: bytes) -> Local:
-        """``GET /metrics``, ``/-/healthy`` and ``/-/ready``."""
-        if method not in {b"GET", b"HEAD"}:
-            return 405, _TEXT, b"expected GET\n"
-        path = target.partition(b"?")[0]
-        if path == b"/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
-        if path == b"/-/healthy":
-            return 200, _TEXT, b"healthy\n"
-        if path == b"/-/ready":
-            return (503, _TEXT, b"stopping\n") if self._site.draining else (200, _TEXT, b"ready\n")
-        return 404, _TEXT, b"expected /metrics, /-/healthy or /-/ready\n"
+    def __init__(self, metrics: Metrics, recorder: Recorder, connections: Callable[[], dict[str, int]]) -> None:
+        self._metrics = metrics
+        self._recorder = recorder
+        self._connections = connections
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics."""
-        site, recorder = self._site, self._site.recorder
-        yield _counter("requests", "Answers to clients.", "code", {str(c): n for c, n in site.codes.items()})
-        yield GaugeMetricFamily("model_proxy_requests_in_flight", "Requests that are being answered.", site.in_flight)
-        yield _counter("upstream_failures", "Requests that the model server did not answer.", "reason", site.faults)
+        """Yield the metrics."""
+        metrics, recorder, sender = self._metrics, self._recorder, self._recorder.sender
+        codes = {str(code): count for code, count in metrics.codes.items()}
+        yield _counter("requests", "Responses to clients.", "code", codes)
+        yield GaugeMetricFamily("model_proxy_requests_in_flight", "Requests in progress.", metrics.in_flight)
+        yield _counter("upstream_failures", "Failures of the model server.", "reason", metrics.failures)
         connections = GaugeMetricFamily("model_proxy_connections", "Open connections.", labels=["side"])
-        connections.add_metric(["client"], len(site.fronts))
-        connections.add_metric(["upstream"], len(site.pool.open))
+        for side, count in self._connections().items():
+            connections.add_metric([side], count)
         yield connections
-        if recorder is None:
-            return
-        sender = recorder.sender
         for name, text, value in (
-            ("records", "Exchanges noted for the exporter.", recorder.records),
-            ("records_sent", "Exchanges that the exporter has taken.", sender.sent),
+            ("records", "Requests recorded for the exporter.", recorder.records),
+            ("records_sent", "Records that the exporter accepted.", sender.sent),
             (
                 "records_dropped",
-                "Exchanges lost: the exporter was away, did not keep up or refused them.",
+                "Records that were lost: the exporter was unavailable, too slow, or refused them.",
                 sender.dropped,
             ),
-            ("unnamed", "Requests not recorded, for neither their path nor --model names a model.", recorder.unnamed),
+            ("unnamed", "Requests that were not recorded because their model is unknown.", recorder.unnamed),
         ):
             yield CounterMetricFamily(f"model_proxy_{name}", text, value)
-        yield _counter(
-            "bodies_left_out", "Bodies that were recorded without what they say.", "reason", recorder.left_out
+        yield _counter("bodies_left_out", "Bodies that were not copied.", "reason", recorder.left_out)
+        yield GaugeMetricFamily(
+            "model_proxy_copies_bytes", "Memory of the copies of bodies in progress.", recorder.held
         )
-        yield GaugeMetricFamily("model_proxy_copies_bytes", "Copies of bodies under way.", recorder.held)
 
 
 def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
@@ -77,3 +100,28 @@ def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric
     for value, count in values.items():
         family.add_metric([value], count)
     return family
+
+
+def create_app(collector: ProxyCollector, metrics: Metrics) -> web.Application:
+    """Return the application that serves ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    for kind in (ProcessCollector, PlatformCollector, GCCollector):
+        kind(registry=registry)
+
+    async def exposition(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def healthy(_request: web.Request) -> web.Response:
+        return web.Response(text="healthy\n")
+
+    async def ready(_request: web.Request) -> web.Response:
+        return web.Response(status=503, text="stopping\n") if metrics.draining else web.Response(text="ready\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", exposition)
+    app.router.add_get("/-/healthy", healthy)
+    app.router.add_get("/-/ready", ready)
+    return app

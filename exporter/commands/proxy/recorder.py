@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -13,7 +13,6 @@ from urllib.parse import unquote
 from exporter.client.encoding import rfc3339
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport
-from exporter.commands.proxy.headers import Head
 
 MAX_COPY = 4 * 2**20
 """Bytes of a body at most: two of them fit into what the exporter takes in one request."""
@@ -32,7 +31,7 @@ _PATHS = [
     )
 ]
 _BATCH_BYTES = 128 * 1024  # so many have hardly more rows than the exporter takes in one request
-_UNREAD = (b"audio/", b"image/", b"multipart/", b"text/event-stream", b"text/html", b"video/")
+_UNREAD = ("audio/", "image/", "multipart/", "text/event-stream", "text/html", "video/")
 _OVERHEAD = 1024  # bytes of what waits beside its bodies
 
 
@@ -122,20 +121,19 @@ class Recorder:
             batch_bytes=_BATCH_BYTES,
         )
 
-    def named(self, method: bytes, target: bytes) -> tuple[str, str | None] | None:
-        """Model and version of a request; None where it is not recorded."""
-        if method != b"POST":
+    def named(self, method: str, path: str) -> tuple[str, str | None] | None:
+        """Return model and version of a request; None where it is not recorded."""
+        if method != "POST":
             return None
-        path = target.partition(b"?")[0].decode("latin-1")
         if self._paths:
             if not any(fnmatchcase(path, pattern) for pattern in self._paths):
                 return None
             groups: dict[str, str | None] = {}
         else:
-            found = next((found for known in _PATHS if (found := known.search(path))), None)
-            if found is None:
+            match = next((match for pattern in _PATHS if (match := pattern.search(path))), None)
+            if match is None:
                 return None
-            groups = found.groupdict()
+            groups = match.groupdict()
         given, version = groups.get("model"), groups.get("version")
         model = self._model or (unquote(given) if given else None)
         if model is None:
@@ -143,13 +141,13 @@ class Recorder:
             return None
         return model, self._version or (unquote(version)[:128] if version else None)
 
-    def copy(self, head: Head) -> Copy:
-        """A copy of a body that is about to pass; of one that the exporter could not read nothing is kept."""
+    def copy(self, headers: Mapping[str, str]) -> Copy:
+        """Return a copy of a body that is about to pass; it stays empty where the exporter could not read the body."""
         copy = Copy(self)
-        kind = head.known.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind.startswith(_UNREAD):
+        media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type.startswith(_UNREAD):
             copy.leave("type")
-        elif head.known.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b"gzip"}:
+        elif headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", "gzip"}:
             copy.leave("encoding")
         return copy
 
