@@ -33,7 +33,7 @@ _OUTCOMES = {
     "unlabelled": "without a single answer",
     "foreign": "not from this exporter",
 }
-"""What becomes of a task, and how the summary says so."""
+"""Outcomes of importing a task, and their names in the summary."""
 _FILTERS = {
     "version": "of this version of the model",
     "label": "with this label",
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command that was asked for."""
+    """Run the chosen subcommand; return the exit status."""
     status: int = options.step(options)
     return status
 

@@ -39,7 +39,7 @@ class RequestError(ExporterError):
     url
         The server.
     reason
-        What the operating system or the protocol says.
+        Cause, such as ``Connection refused``.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -55,7 +55,7 @@ class Response(NamedTuple):
     body: bytes
 
     def error_message(self) -> str:
-        """Return the status and what a problem document (RFC 9457) or an ``error`` member says, else the text."""
+        """Return the status and the detail of a problem document (RFC 9457), an ``error`` member, or the text."""
         try:
             problem = json.loads(self.body)
             fields = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
@@ -164,7 +164,7 @@ class Client:
 
     @contextmanager
     def stream(self, method: str, path: str) -> Iterator[tuple[Response, Iterator[bytes]]]:
-        """Send a request and yield the response: without its body and with a stream of it, or, if an error, whole.
+        """Send a request and yield the response and a stream of its body; the body of an error is in the response.
 
         Raises
         ------
@@ -217,7 +217,7 @@ def retry_for(seconds: float, on_retry: Callable[[str], None]) -> urllib3.Retry:
     seconds
         From now on; ``Retry-After`` is honoured up to as much.
     on_retry
-        Called before each further attempt with what went wrong; not when the server only said that it is busy (503).
+        Called with the cause before each further attempt, except when the server is busy (503).
     """
     policy = _RetryUntil(
         total=None,
@@ -301,7 +301,7 @@ def _phrase(status: int) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what the operating system or the protocol says of a failed request, without what wraps it."""
+    """Return the cause of a failed request in one phrase, without the exceptions around it."""
     while inner := _cause(error):
         error = inner
     if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):

@@ -21,24 +21,32 @@ from exporter.validation import any_of, parse_duration, suggestion
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("training_file", nargs="?", type=Path, help="CSV, Parquet, NPZ or JSON lines")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the training file's name .json")
-    parser.add_argument("--name", help="name of the profile; default: the training file's")
-    parser.add_argument("--prediction-column", metavar="NAME", help="what the model predicts for each row")
-    parser.add_argument("--confidence-column", metavar="NAME", help="the model's confidence")
-    parser.add_argument("--label-column", metavar="NAME", help="no feature: the truth")
-    parser.add_argument("--time-column", metavar="NAME", help="no feature: when a row arrived")
-    parser.add_argument("--ignore", action="append", default=[], metavar="NAME", help="a column that is no feature")
-    parser.add_argument("--type", action="append", default=[], metavar="NAME=TYPE", help=", ".join(INPUT_TYPES))
-    parser.add_argument("--bins", type=_count, default=20, metavar="N", help="bins of a number (20)")
-    parser.add_argument("--categories", type=_count, default=50, metavar="N", help="categories with a bin (50)")
-    parser.add_argument("--describe", type=Path, metavar="PROFILE", help="only show what is in a profile")
-    parser.add_argument("--from-store", action="store_true", help="profile what production sent, from the database")
-    parser.add_argument("--config.file", dest="config_file", type=Path, default=Path("exporter.yml"), metavar="FILE",
-                        help="whose database; default: exporter.yml")  # fmt: skip
-    parser.add_argument("--model", metavar="NAME", help="whose predictions in the database")
-    parser.add_argument("--version", metavar="VERSION", help="of which version; default: of any")
-    parser.add_argument("--last", default="7d", metavar="DURATION", help="how much of them (7d)")
+    add = parser.add_argument
+    add("training_file", nargs="?", type=Path, metavar="TRAINING_FILE", help="CSV, Parquet, NPZ or JSON lines")
+    add("-o", "--output", type=Path, metavar="FILE", help="profile to write; default: the training file's name .json")
+    add("--name", help="name of the profile; default: the training file's")
+    add("--prediction-column", metavar="NAME", help="column with the model's prediction")
+    add("--confidence-column", metavar="NAME", help="column with the model's confidence")
+    add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
+    add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
+    add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
+    types = ", ".join(INPUT_TYPES)
+    add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
+    add("--bins", type=_count, default=20, metavar="N", help="bins of a number (%(default)s)")
+    add("--categories", type=_count, default=50, metavar="N", help="categories with a bin of their own (%(default)s)")
+    add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
+    add("--from-store", action="store_true", help="profile the predictions in the database instead of a file")
+    add(
+        "--config.file",
+        dest="config_file",
+        type=Path,
+        default=Path("exporter.yml"),
+        metavar="FILE",
+        help="configuration with the database (%(default)s)",
+    )
+    add("--model", metavar="NAME", help="model whose predictions are read from the database")
+    add("--version", metavar="VERSION", help="version of that model; default: all")
+    add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
 
 
 def _count(text: str) -> int:
@@ -48,42 +56,44 @@ def _count(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make a profile, or describe one; the exit status."""
+    """Create a profile, or describe one; return the exit status."""
     if sum((options.training_file is not None, options.describe is not None, options.from_store)) != 1:
         raise ExporterError("profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE")
     if options.describe:
         for line in describe_lines(load(options.describe)):
             print(line)
         return 0
-    chosen = _chosen(options)
+    build_options = _build_options(options)
     source: Source
     if options.from_store:
-        source, expected = _stored(options)
-        chosen = chosen._replace(expected=expected)
+        source, expected = _stored_predictions(options)
+        build_options = build_options._replace(expected=expected)
     else:
-        source = FileSource(options.training_file, chosen.given())
+        source = FileSource(options.training_file, build_options.given())
     with Progress(log=True) as progress:
-        profile = build(source, chosen, progress)
+        profile = build(source, build_options, progress)
     output = options.output or (Path(f"{source.name}.json") if options.from_store else None)
     output = output or options.training_file.with_suffix(".json")
     save(profile, output)
-    _report(profile, chosen, source.remarks)
+    _print_features(profile, source.remarks)
+    if "timestamp" in profile.inputs.values() and not build_options.time_column:
+        print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
     print(f"{profile.rows} rows profiled into {output}")
     return 0
 
 
-def _chosen(options: argparse.Namespace) -> Options:
+def _build_options(options: argparse.Namespace) -> Options:
     types = {}
     for text in options.type:
-        name, equals, kind = text.rpartition("=")
+        name, equals, type_name = text.rpartition("=")
         if not equals:
             raise ExporterError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
-        types[name] = kind
+        types[name] = type_name
     outputs = options.prediction_column, options.confidence_column, options.time_column
     if options.from_store:
         if any(outputs):
             raise ExporterError(
-                "--from-store: the database knows prediction, confidence and time; name no column of them"
+                "--from-store: the columns of prediction, confidence and time are those of the database"
             )
         outputs = PREDICTION, CONFIDENCE, TIME
     return Options(
@@ -96,10 +106,10 @@ def _chosen(options: argparse.Namespace) -> Options:
     )
 
 
-def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
-    """A model's predictions, and the types of its inputs that its settings and its profile so far know."""
-    configured = config.load(options.config_file)
-    models = {model.name: model for model in configured.models}
+def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
+    """Return a model's predictions in the database, and the types of its inputs by its configuration and profile."""
+    configuration = config.load(options.config_file)
+    models = {model.name: model for model in configuration.models}
     name = options.model or (next(iter(models)) if len(models) == 1 else None)
     if name is None:
         raise ExporterError(f"--model: expected {any_of(models)}")
@@ -110,19 +120,17 @@ def _stored(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     except ValueError as error:
         raise ConfigError(f"--last: {error}") from None
     model = models[name]
-    before = Path(model.profile) if model.profile else None
-    expected = dict(load(before).inputs) if before and before.exists() else {}
+    path = Path(model.profile) if model.profile else None
+    expected = dict(load(path).inputs) if path and path.exists() else {}
     expected |= {feature: settings.type for feature, settings in model.features.items() if settings.type}
-    return StoreSource(configured.store, name, options.version, time.time() - seconds), expected
+    return StoreSource(configuration.store, name, options.version, time.time() - seconds), expected
 
 
-def _report(profile: Profile, chosen: Options, remarks: Mapping[str, str]) -> None:
-    for name, kind in profile.input_types().items():
+def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
+    for name, input_type in profile.input_types().items():
         remark = [remarks[name]] if name in remarks else []
-        for scalar in kind.features(name):
+        for scalar in input_type.features(name):
             feature = profile.features[scalar]
             size = len(feature.counts)
-            what = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
-            print("; ".join((f"{scalar}: {kind.type}, {what}", *notes(feature), *remark)))
-    if "timestamp" in profile.inputs.values() and not chosen.time_column:
-        print("model-exporter: ages are measured from now; --time-column NAME says when rows arrived", file=sys.stderr)
+            bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
+            print("; ".join((f"{scalar}: {input_type.type}, {bins}", *notes(feature), *remark)))

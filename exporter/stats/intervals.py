@@ -204,7 +204,7 @@ def divergence(counts: Floats, probability: Floats) -> Estimate:
     counts
         Observations in each of ``K`` bins, shape ``(K,)``, at least one in all.
     probability
-        Smoothed training probabilities, shape ``(K,)``; what training's own sampling added is not in the interval.
+        Smoothed training probabilities, shape ``(K,)``; the interval does not include their own sampling error.
 
     Examples
     --------

@@ -316,7 +316,7 @@ def test_a_pipeline_stops_at_what_is_worse(prometheus: str) -> None:
     ("arguments", "message"),
     [
         (("--model=digit",), "has no data of a model 'digit'; did you mean \"digits\"?"),
-        ((), "set one with --model: digits, reset"),
+        ((), "set --model to one of: digits, reset"),
         (
             ("--model=reset",),
             "there is no other version of 'reset' to compare with, Prometheus has: 1; compare two",

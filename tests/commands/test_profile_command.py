@@ -112,7 +112,7 @@ def test_production_becomes_a_profile(shop, capsys):
         (["--from-store", "--model=shop", "--last=1x"], '--last: expected a duration such as 5m or 1h, got "1x"'),
         (["--from-store", "--model=shop"], "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
         (["--from-store", "--model=shop", "--prediction-column=p"],
-         "--from-store: the database knows prediction, confidence and time; name no column of them"),
+         "--from-store: the columns of prediction, confidence and time are those of the database"),
         (["--describe=a.json"], "a.json: cannot be read: No such file or directory"),
         (["a.csv", "--type=age"], "--type: expected NAME=TYPE such as zip=categorical, got age"),
     ],
@@ -151,7 +151,7 @@ def test_what_is_odd_is_said(tmp_path, capsys):
         "t.hour: timestamp, 5 bins; always 0",
         f"100 rows profiled into {tmp_path / 'a.json'}",
     ]
-    assert err == "model-exporter: ages are measured from now; --time-column NAME says when rows arrived\n"
+    assert err == "model-exporter: ages are measured from now; set the time of a row with --time-column\n"
 
 
 def test_how_cells_of_csv_were_read_is_said_where_it_may_surprise(tmp_path, capsys):

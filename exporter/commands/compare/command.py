@@ -104,7 +104,7 @@ def _check_periods(args: argparse.Namespace) -> None:
 def _common_period(
     prometheus: Prometheus, model: str, pair: tuple[str, str], args: argparse.Namespace, now: float
 ) -> Period:
-    """Return the period of both versions: by default the part of the last hour in which both were there."""
+    """Return the period of both versions: by default the part of the last hour since both exist."""
     end = now if args.end is None else args.end
     period = Period(end - (args.last or HOUR) if args.start is None else args.start, end)
     if args.start is None and args.last is None:
@@ -132,7 +132,7 @@ def _only_model(prometheus: Prometheus, now: float) -> str:
         return names[0]
     if not names:
         raise CompareError("Prometheus has no model: is the exporter scraped?")
-    raise CompareError(f"set one with --model: {', '.join(names)}")
+    raise CompareError(f"set --model to one of: {', '.join(names)}")
 
 
 def _versions(prometheus: Prometheus, model: str, before: str | None, after: str | None, now: float) -> tuple[str, str]:

@@ -61,9 +61,9 @@ class Prometheus:
             raise self._error(response, text)
         try:
             series = json.loads(response.body)["data"]["result"]
-            return [Sample(dict(one["metric"]), float(one["value"][1])) for one in series]
+            return [Sample(dict(item["metric"]), float(item["value"][1])) for item in series]
         except (ValueError, LookupError, TypeError):
-            raise CompareError(f"{self._client.url}: the response is not one of Prometheus") from None
+            raise CompareError(f"{self._client.url}: the response is not from Prometheus") from None
 
     def _error(self, response: Response, query: str) -> CompareError:
         if response.status in {401, 403}:

@@ -208,7 +208,7 @@ class _Steps:
         period = Period(self._since, time.time())
         comparison = compare_versions(Prometheus(self._args.prometheus), model.NAME, (before, period), (after, period))
         _say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
-        # The correction ratio, which the whole is for, comes last: a terminal shows the last two lines.
+        # The correction ratio, which the demo is about, comes last: `up` shows the last two lines.
         for metric in sorted(comparison.metrics, key=lambda metric: metric.name == "correction_ratio"):
             _say(f"  {sentence(comparison, metric)}")
 

@@ -83,7 +83,7 @@ def prepare(directory: Path) -> None:
     try:
         np.savez_compressed(directory / HELD_OUT_FILE, image=held_out_images, label=held_out_labels)
         (directory / CONFIG_FILE).write_text(_CONFIG, encoding="utf-8")
-        forget(directory)  # later versions may belong to another first one
+        forget(directory)  # later versions may be based on another first version
     except OSError as error:
         raise _cannot_write(directory, error) from None
 
@@ -164,7 +164,9 @@ def configure(directory: Path) -> None:
         line = f"\n    profiles: {{{profiles}}}" if profiles else ""
         text, replaced = _PROFILE.subn(lambda match: match[1] + line, before)
         if replaced != 1:
-            raise StackError(f"{path}: expected one line '    profile: digits.json', to put the new profile below it")
+            raise StackError(
+                f"{path}: expected one line '    profile: digits.json', after which the new profile is written"
+            )
         if text != before:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
