@@ -1,4 +1,4 @@
-"""What only ever grows: requests, attempts, confidences, by segment too."""
+"""Counters and histograms of a model version, and counters of its segments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERDICTS = ("accepted", "corrected")
 
 
 class Histogram:
-    """Counts under upper bounds, as Prometheus has them.
+    """A histogram with upper bounds, as in Prometheus.
 
     >>> histogram = Histogram((0.1, 1.0))
     >>> histogram.observe([0.1, 0.5, 3.0])
@@ -40,13 +40,13 @@ class Histogram:
         self.sum += float(column.sum())
 
     def cumulative(self) -> Floats:
-        """Values at or below each bound, the last one without a bound, shape ``(bounds + 1,)``."""
+        """Return the number of values at or below each bound, then of all values; shape ``(bounds + 1,)``."""
         return np.cumsum(self.counts)
 
 
 @dataclass
 class Counters:
-    """What only ever grows."""
+    """Counters of a model version."""
 
     requests: Counter[int] = field(default_factory=Counter)
     attempts: int = 0
@@ -57,13 +57,13 @@ class Counters:
 
 
 class SegmentCounters:
-    """What only ever grows, by segment, shape ``(S,)`` each."""
+    """Counters by segment, shape ``(S,)`` each."""
 
     def __init__(self, segments: int) -> None:
         self.attempts, self.confident, self.corrections = np.zeros((3, segments))
 
     def observe(self, segments: Sequence[int] | Ints, confident: Sequence[bool] | npt.NDArray[Any]) -> None:
-        """Count a batch: the place of each event's segment, and whether it is confident."""
+        """Count a batch, given the index of each event's segment and whether it is confident."""
         if len(self.attempts) and len(segments):
             size = len(self.attempts)
             self.attempts += np.bincount(segments, minlength=size)

@@ -1,7 +1,4 @@
-"""How the scores of the last hour went: a few samples in memory, for the page that draws them.
-
-What a year looked like is in Prometheus; this is what is there without it.
-"""
+"""Drift scores of the last hour in memory, for the drift page. Prometheus has the longer history."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.stats.divergence import Floats
 
 STEP = 30.0
-"""Seconds between two samples, at least."""
+"""Least seconds between two samples."""
 POINTS = 120
-"""Samples that are kept; older ones make room."""
+"""Number of samples that are kept; new ones replace the oldest."""
 
 
 class _Ring:
@@ -29,9 +26,9 @@ class _Ring:
 
 
 class DriftHistory:
-    """The scores of every model version over the last hour; safe between threads.
+    """The drift scores of every model version over the last hour; safe between threads.
 
-    Costs ``4 · POINTS`` bytes for each target in each window of each version, and ends with its version.
+    It takes ``4 · POINTS`` bytes for each target in each window of each version, as long as the version lives.
     """
 
     def __init__(self) -> None:
@@ -40,36 +37,35 @@ class DriftHistory:
         self._lock = threading.Lock()
 
     def sample(self, monitors: Iterable[ModelMonitor], now: float) -> None:
-        """Take a sample at the monotonic time ``now`` in seconds, unless the last one is younger than `STEP`."""
+        """Take a sample at the monotonic time ``now`` in seconds, unless the last one is more recent than `STEP`."""
         with self._lock:
             if now - self._last < STEP:
                 return
             self._last = now
             for monitor in monitors:
-                readings = list(monitor.read(now).values())
-                if not readings:
+                windows = list(monitor.read(now).values())
+                if not windows:
                     continue
                 ring = self._rings.get(monitor)
                 if ring is None:
-                    ring = self._rings[monitor] = _Ring(len(readings), len(readings[0].kl))
+                    ring = self._rings[monitor] = _Ring(len(windows), len(windows[0].kl))
                 ring.times[ring.next] = now
-                ring.scores[ring.next] = [reading.kl for reading in readings]
+                ring.scores[ring.next] = [stats.kl for stats in windows]
                 ring.next = (ring.next + 1) % POINTS
 
-    def of(self, monitor: ModelMonitor, window: str, now: float) -> tuple[Floats, npt.NDArray[np.float32]]:
-        """The samples of a window, oldest first.
+    def scores(self, monitor: ModelMonitor, window: str, now: float) -> tuple[Floats, npt.NDArray[np.float32]]:
+        """Return the samples of a window, oldest first.
 
         Returns
         -------
         tuple
-            Their ages in seconds, shape ``(n,)``, and the scores, shape ``(n, T)``; NaN where the
-            window held nothing.
+            Their ages in seconds, shape ``(n,)``, and the scores, shape ``(n, T)``; NaN where the window was empty.
         """
-        place = list(monitor.windows).index(window)
+        index = list(monitor.windows).index(window)
         with self._lock:
             ring = self._rings.get(monitor)
             if ring is None:
                 return np.empty(0), np.empty((0, 0), dtype=np.float32)
             order = (ring.next + np.arange(POINTS)) % POINTS
             order = order[now - ring.times[order] <= STEP * POINTS]
-            return now - ring.times[order], ring.scores[order, place]
+            return now - ring.times[order], ring.scores[order, index]

@@ -1,4 +1,4 @@
-"""The live state of one version of one model: observe a batch, read it out."""
+"""The live state of one version of one model: counters, histograms and windows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,
     DELAY_BUCKETS,
@@ -35,22 +36,22 @@ class PredictionColumns(NamedTuple):
     Attributes
     ----------
     rows
-        How many.
+        Number of predictions.
     inputs
-        By name; an input that is absent is missing.
+        Columns by the input's name; an input that is absent is missing.
     predictions
-        Of those rows that have one.
+        Predictions of those rows that have one.
     confidences
-        Of each row, NaN where it has none; or empty.
-    moments
-        When they arrived, in Unix seconds: one for all or one each; None is the present.
+        Confidence of each row, NaN where it has none; or empty.
+    times
+        Unix time in seconds at which they arrived: one for all or one each; the present when None.
     """
 
     rows: int
     inputs: Mapping[str, Any]
     predictions: Sequence[Any] | Floats = ()
     confidences: Sequence[float] | Floats = ()
-    moments: float | Floats | None = None
+    times: float | Floats | None = None
 
 
 class ModelMonitor:
@@ -63,9 +64,9 @@ class ModelMonitor:
     version
         Value of the ``version`` label.
     binner
-        Where the profile's bins lie; None without a profile: then inputs are not watched.
+        Counts inputs in the bins of the profile; None without a profile, then inputs are not counted.
     windows
-        Lengths in seconds by spelling, in place of the model's.
+        Window lengths in seconds by their spelling, instead of the model's.
     """
 
     def __init__(
@@ -85,11 +86,11 @@ class ModelMonitor:
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
         self._lock = threading.Lock()
         self._rings: dict[str, Ring] = {}
-        self._shift = 0.0  # the rings' time less the monotonic one: they go on where an older process stopped
+        self._clock_offset = 0.0  # the rings' time less the monotonic time: a restart continues the windows
         if binner:
             longest = list(self.windows)[-1]
             for name, seconds in self.windows.items():
-                reach = 2 if name == longest else 1  # the longest is also what each is compared with
+                reach = 2 if name == longest else 1  # each window is compared with the longest one before it
                 self._rings[name] = Ring(seconds, binner.width, 2 * len(binner.targets), reach)
             if self.segments:
                 self._segment_ring = Ring(self.windows[longest], len(self.segments.names) * binner.bins)
@@ -100,7 +101,7 @@ class ModelMonitor:
         inputs: Sequence[Mapping[str, Any]] | InputTable,
         now: float,
         segments: Sequence[int] = (),
-        confident: Sequence[bool] | None = None,
+        confident: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
     ) -> int:
         """Count a batch of predictions.
 
@@ -109,51 +110,54 @@ class ModelMonitor:
         events
             Predictions of this model and version.
         inputs
-            The decoded inputs of those among them that have any, or what `Binner.read` made of them where the
-            model has no segments.
+            Decoded inputs of those events that have any, or the result of `Binner.read` for a model without segments.
         now
             Monotonic time in seconds.
         segments
-            The place of each event's segment, where the model has segments.
+            Index of each event's segment, where the model has segments.
         confident
-            Whether each counts as confident; found out when None.
+            Whether each event is confident; computed when None.
 
         Returns
         -------
         int
-            How many features came that the profile does not know.
+            Number of features received that the profile does not know.
         """
         codes = Counter([200 if event.code is None else event.code for event in events])
         confidences = [event.confidence for event in events if event.confidence is not None]
         durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
         if confident is None:
-            confident = are_confident(events, self.config.confidence_threshold)
+            confident = are_confident(
+                [event.confidence for event in events],
+                self.config.confidence_threshold,
+                [event.code for event in events],
+            )
         unknown = 0
-        row = lows = by_segment = None
+        row = minima = by_segment = None
         if self.binner:
             predictions = [event.prediction for event in events if event.prediction is not None]
             if isinstance(inputs, InputTable):
-                row, lows = self.binner.count_columns(*inputs, predictions, confidences=confidences)
+                row, minima = self.binner.count_columns(*inputs, predictions, confidences=confidences)
+            elif self.segments:
+                row, minima, _ = self.binner.count([], predictions, confidences=confidences)
+                unknown, by_segment = _count_segments(self.binner, self.segments, inputs, row, minima)
             else:
-                whole = [] if self.segments else inputs
-                row, lows, unknown = self.binner.count(whole, predictions, confidences=confidences)
-                if self.segments:
-                    unknown, by_segment = _count_segments(self.binner, self.segments, inputs, row, lows)
+                row, minima, unknown = self.binner.count(inputs, predictions, confidences=confidences)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
-            self.counters.confident += sum(confident)
+            self.counters.confident += int(np.count_nonzero(confident))
             self.segment_counters.observe(segments, confident)
             if confidences:
                 self.confidences.observe(confidences)
             if durations:
                 self.durations.observe(durations)
-            if row is not None and lows is not None:
-                self._add(now, row, lows, by_segment)
+            if row is not None and minima is not None:
+                self._add(now, row, minima, by_segment)
         return unknown
 
     def observe_columns(self, batch: PredictionColumns, now: float) -> None:
-        """Count predictions that come in columns, each answered without an error.
+        """Count predictions in columns, none of which is an error.
 
         Parameters
         ----------
@@ -162,36 +166,38 @@ class ModelMonitor:
         now
             Monotonic time in seconds.
         """
-        sure = np.asarray(batch.confidences, dtype=np.float64)
-        known = sure[~np.isnan(sure)]
-        confident = sure >= self.config.confidence_threshold
-        row = lows = by_segment = None
-        places: Ints = np.empty(0, dtype=np.intp)
+        column = np.asarray(batch.confidences, dtype=np.float64)
+        confidences = column[~np.isnan(column)]
+        confident = are_confident(column, self.config.confidence_threshold)
+        row = minima = by_segment = None
+        segments: Ints = np.empty(0, dtype=np.intp)
         if self.binner:
-            row, lows = self.binner.count_columns(batch.inputs, batch.rows, batch.predictions, batch.moments, known)
+            row, minima = self.binner.count_columns(
+                batch.inputs, batch.rows, batch.predictions, batch.times, confidences
+            )
             if self.segments:
-                places = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
-                by_segment = _count_segments_of_columns(self.binner, len(self.segments.names), places, batch)
+                segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
+                by_segment = _count_segments_of_columns(self.binner, len(self.segments.names), segments, batch)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
             self.counters.confident += int(confident.sum())
-            self.segment_counters.observe(places, confident if len(sure) else np.zeros(len(places)))
-            if len(known):
-                self.confidences.observe(known)
-            if row is not None and lows is not None:
-                self._add(now, row, lows, by_segment)
+            self.segment_counters.observe(segments, confident if len(column) else np.zeros(len(segments)))
+            if len(confidences):
+                self.confidences.observe(confidences)
+            if row is not None and minima is not None:
+                self._add(now, row, minima, by_segment)
 
-    def _add(self, now: float, row: Floats, lows: Floats, by_segment: Floats | None) -> None:
-        """Add sums and minima to the windows; the lock is held."""
+    def _add(self, now: float, row: Floats, minima: Floats, by_segment: Floats | None) -> None:
+        """Add sums and minima to the windows. The caller holds the lock."""
         self.observed += row[: len(self.observed)]
         for ring in self._rings.values():
-            ring.add(now + self._shift, row, lows)
+            ring.add(now + self._clock_offset, row, minima)
         if by_segment is not None:
-            self._segment_ring.add(now + self._shift, by_segment)
+            self._segment_ring.add(now + self._clock_offset, by_segment)
 
     def reconfigure(self, config: ModelConfig) -> None:
-        """Go on with another configuration that counts alike."""
+        """Use another configuration that counts in the same way."""
         with self._lock:
             self.config = config
             for event in config.events:
@@ -200,18 +206,18 @@ class ModelMonitor:
     def count_feedback(
         self, verdict: str, correction: bool, segment: str | None = None, delay: float | None = None
     ) -> None:
-        """Count a user's word.
+        """Count a user's feedback.
 
         Parameters
         ----------
         verdict
-            What the user said.
+            ``accepted`` or ``corrected``.
         correction
-            Whether it corrects a confident prediction for the first time.
+            Whether it is the first correction of a confident prediction.
         segment
-            The prediction's.
+            The prediction's segment.
         delay
-            Seconds since the prediction, where it is the first word on it.
+            Seconds since the prediction, where it is the first feedback on it.
         """
         with self._lock:
             if delay is not None:
@@ -227,51 +233,51 @@ class ModelMonitor:
             self.counters.events[event] = self.counters.events.get(event, 0.0) + value
 
     def read(self, now: float) -> dict[str, WindowStats]:
-        """The windows by their spelling, at the monotonic time ``now`` in seconds."""
+        """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""
         if not self.binner:
             return {}
         longest = self._rings[list(self.windows)[-1]]
-        now += self._shift
+        now += self._clock_offset
         with self._lock:
             rows = {
-                name: (ring.total(now), ring.lows(now), longest.total(now, skip=self.windows[name]))
+                name: (ring.total(now), ring.minima(now), longest.total(now, skip=self.windows[name]))
                 for name, ring in self._rings.items()
             }
         return {name: compute(self.binner, self.config.drift, *row) for name, row in rows.items()}
 
     def all_rings(self) -> list[Ring]:
-        """Those of the windows, the shortest first, and that of the segments, if there are any."""
+        """Return the rings of the windows, the shortest first, and that of the segments, if there are any."""
         return [*self._rings.values(), *([self._segment_ring] if self.binner and self.segments else [])]
 
-    def saved(self, now: float) -> tuple[float, list[tuple[Ticks, Floats, Floats]]]:
-        """The rings' own time at the monotonic time ``now``, and what they hold; copies."""
+    def dump(self, now: float) -> tuple[float, list[tuple[Ticks, Floats, Floats]]]:
+        """Return the rings' time at the monotonic time ``now``, and copies of their rows."""
         with self._lock:
-            return now + self._shift, [ring.saved(now + self._shift) for ring in self.all_rings()]
+            return now + self._clock_offset, [ring.dump(now + self._clock_offset) for ring in self.all_rings()]
 
     def restore(self, now: float, time: float, rings: Sequence[tuple[Ticks, Floats, Floats]]) -> None:
-        """Go on with what an older process saved.
+        """Continue with the windows of an older process.
 
         Parameters
         ----------
         now
             Monotonic time in seconds.
         time
-            The rings' own time now: that at which they were saved, and what has passed since.
+            The rings' time now: the time at which they were dumped, and the seconds since.
         rings
-            What they held.
+            The rows of each ring, as from `dump`.
 
         Raises
         ------
         ValueError
-            When they are of other rings.
+            When they are not rows of such rings.
         """
         with self._lock:
-            for ring, (ticks, sums, lows) in zip(self.all_rings(), rings, strict=True):
-                ring.restore(time, ticks, sums, lows)
-            self._shift = time - now
+            for ring, (ticks, sums, minima) in zip(self.all_rings(), rings, strict=True):
+                ring.restore(time, ticks, sums, minima)
+            self._clock_offset = time - now
 
     def read_segments(self, now: float) -> tuple[Floats, Floats]:
-        """Divergence from training and its noise floor by segment, in the longest window.
+        """Return the divergence from training and its noise floor by segment, in the longest window.
 
         Returns
         -------
@@ -281,55 +287,53 @@ class ModelMonitor:
         if not self.binner or not self.segments:
             return np.empty((0, 0)), np.empty((0, 0))
         with self._lock:
-            counts = self._segment_ring.total(now + self._shift)
+            counts = self._segment_ring.total(now + self._clock_offset)
         counts = counts.reshape(len(self.segments.names), self.binner.bins)
         reference = self.binner.reference
         observations = np.add.reduceat(counts, reference.starts, axis=1)
-        there = observations > 0
+        observed = observations > 0
         return (
-            np.where(there, reference.kl_divergence(counts), np.nan),
-            np.where(there, reference.noise(observations), np.nan),
+            np.where(observed, reference.kl_divergence(counts), np.nan),
+            np.where(observed, reference.noise(observations), np.nan),
         )
 
 
-def are_confident(events: Sequence[Prediction], threshold: float) -> list[bool]:
-    """Whether each prediction counts as confident: at or above the threshold, and no error."""
-    return [e.confidence is not None and e.confidence >= threshold and (e.code or 200) < 400 for e in events]
-
-
 def _count_segments(
-    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, lows: Floats
+    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, minima: Floats
 ) -> tuple[int, Floats]:
-    """Add a batch's inputs to its row and minima; how many are unknown, and counts by segment, shape ``(S · B,)``."""
+    """Add a batch's inputs to its sums and minima, segment by segment.
+
+    Returns the number of unknown features, and the counts by segment, shape ``(S · B,)``.
+    """
     parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
     for event in inputs:
         parts[segments.index_of(event)].append(event)
     unknown = 0
     by_segment = np.zeros((len(parts), binner.bins))
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part:
-            own, own_lows, own_unknown = binner.count(part, [])
-            by_segment[place] = own[: binner.bins]
-            row += own
-            np.minimum(lows, own_lows, out=lows)
-            unknown += own_unknown
+            part_row, part_minima, part_unknown = binner.count(part, [])
+            by_segment[index] = part_row[: binner.bins]
+            row += part_row
+            np.minimum(minima, part_minima, out=minima)
+            unknown += part_unknown
     return unknown, by_segment.ravel()
 
 
-def _count_segments_of_columns(binner: Binner, size: int, places: Ints, batch: PredictionColumns) -> Floats:
-    """Counts by segment, shape ``(S · B,)``."""
+def _count_segments_of_columns(binner: Binner, size: int, segments: Ints, batch: PredictionColumns) -> Floats:
+    """Return the counts by segment, shape ``(S · B,)``."""
     by_segment = np.zeros((size, binner.bins))
-    for place in np.unique(places):
-        chosen = places == place
+    for segment in np.unique(segments):
+        chosen = segments == segment
         part = {name: select_rows(batch.inputs[name], chosen) for name in binner.inputs if name in batch.inputs}
-        moments = batch.moments[chosen] if isinstance(batch.moments, np.ndarray) else batch.moments
-        row, _ = binner.count_columns(part, int(chosen.sum()), (), moments)
-        by_segment[place] = row[: binner.bins]
+        times = batch.times[chosen] if isinstance(batch.times, np.ndarray) else batch.times
+        row, _ = binner.count_columns(part, int(chosen.sum()), (), times)
+        by_segment[segment] = row[: binner.bins]
     return by_segment.ravel()
 
 
 def select_rows(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
-    """Those values of a column that are chosen, shape ``(n,)``."""
+    """Return the chosen values of a column; ``chosen`` has shape ``(n,)``."""
     if isinstance(column, np.ndarray):
         return column[chosen]
     return list(itertools.compress(column, chosen.tolist()))

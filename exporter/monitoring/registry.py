@@ -1,4 +1,4 @@
-"""The monitors of all models: one for each version, as many as the cap allows."""
+"""The monitors of all models: one for each version, up to ``max_versions`` each."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from exporter.monitoring.model_monitor import ModelMonitor
 
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0
-"""A version unused for so long makes room for a new one."""
+"""A new version may replace one that has not been used for this long."""
 
 
 class MonitorRegistry:
-    """The monitors of every model and version, versions capped; safe between threads.
+    """The monitors of every model and version, with a bound on versions; safe between threads.
 
     Parameters
     ----------
     models
         The configured models by name.
     binners
-        The binner of each model that has a profile.
+        Binner of each model that has a profile.
     version_binners
-        The binners of versions that have a profile of their own, by model and version.
+        Binners of versions that have their own profile, by model and version.
     windows
         See `ModelMonitor`.
     """
@@ -50,23 +50,23 @@ class MonitorRegistry:
         self._lock = threading.Lock()
 
     def binner(self, model: str, version: str) -> Binner | None:
-        """Where the bins of a version lie: by its own profile, else by the model's, if there is one."""
+        """Return the binner of a version's own profile, else of the model's; None without a profile."""
         return self.version_binners.get((model, version)) or self.binners.get(model)
 
     def nearest_binner(self, model: str, version: str | None = None) -> Binner | None:
-        """The binner of a version, or of another one where it has none: what inputs are, not how they are counted."""
+        """Return the binner of a version, else of another one, which knows the same inputs."""
         return self.binner(model, version or "") or next(iter(self.binners_of(model)), None)
 
     def binners_of(self, model: str) -> list[Binner]:
-        """All binners of a model, the one of most versions first."""
-        own = [binner for (name, _), binner in self.version_binners.items() if name == model]
-        return [*([self.binners[model]] if model in self.binners else []), *own]
+        """Return all binners of a model, that of its ``profile`` first."""
+        of_versions = [binner for (name, _), binner in self.version_binners.items() if name == model]
+        return [*([self.binners[model]] if model in self.binners else []), *of_versions]
 
     def get(self, model: str, version: str | None, now: float) -> ModelMonitor:
-        """The monitor of a configured model's version, made on first use.
+        """Return the monitor of a configured model's version; create it on first use.
 
-        Past the cap, a version unused for a day makes room; else what is new is counted as
-        ``version="other"``.
+        At ``max_versions`` a new version replaces one that has not been used for a day. If there is none, it is counted
+        as ``version="other"``.
         """
         name = version or NO_VERSION
         versions = self._monitors[model]
@@ -88,7 +88,7 @@ class MonitorRegistry:
             return versions[name]
 
     def put(self, monitor: ModelMonitor) -> None:
-        """Take a monitor of a configured model that was made elsewhere, if its version is within the cap."""
+        """Add a monitor of a configured model, unless the model has ``max_versions`` already."""
         versions = self._monitors[monitor.config.name]
         with self._lock:
             named = versions.keys() - {OTHER_VERSION}
@@ -100,13 +100,13 @@ class MonitorRegistry:
             yield from list(versions.values())
 
     def adopt(self, older: MonitorRegistry) -> None:
-        """Keep the state of models that count as before; thresholds and events may have changed."""
+        """Take over the monitors of models that still count in the same way; thresholds and events may differ."""
         for name, model in self.models.items():
             before = older.models.get(name)
             if before and _counts_alike(model, before):
                 monitors = older._monitors[name]
                 same = {v: m for v, m in list(monitors.items()) if _hash(m.binner) == _hash(self.binner(name, v))}
-                # Taken over as it is where all are: what the pipeline meanwhile adds to it is then not lost.
+                # If all fit, the mapping itself is taken over: versions that the pipeline adds meanwhile are not lost.
                 self._monitors[name] = monitors if len(same) == len(monitors) else same
                 for monitor in same.values():
                     monitor.reconfigure(model)
@@ -118,10 +118,10 @@ def _hash(binner: Binner | None) -> str | None:
     return (binner.profile.hash or binner.profile.digest()) if binner else None
 
 
-def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether windows and counters of one configuration are right for the other."""
+def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
+    """Return whether windows and counters of one configuration are valid for the other."""
 
-    def counted(model: ModelConfig) -> ModelConfig:
+    def without_presentation(model: ModelConfig) -> ModelConfig:
         return msgspec.structs.replace(
             model,
             alerts={},
@@ -135,4 +135,4 @@ def _counts_alike(one: ModelConfig, other: ModelConfig) -> bool:
             mapping=MappingConfig(),
         )
 
-    return counted(one) == counted(other)
+    return without_presentation(model) == without_presentation(other)

@@ -1,4 +1,4 @@
-"""Which segment an event belongs to: a category of one input, or ``other``."""
+"""Assign events to segments: the values of one categorical input, or ``other``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.stats.divergence import Floats, Ints
 
 DEFAULT_SEGMENTS = 8
-"""Segments watched where the configuration names none: the most frequent categories in training."""
+"""Number of segments where the configuration names none: the most frequent categories in training."""
 
 
 class Segments:
@@ -22,9 +22,9 @@ class Segments:
     Parameters
     ----------
     source
-        The categorical input that decides.
-    watched
-        Its values with a segment of their own.
+        The categorical input whose values are the segments.
+    values
+        Values that have a segment of their own.
 
     Examples
     --------
@@ -35,36 +35,36 @@ class Segments:
     [1, 2, 2, 2, 2]
     """
 
-    def __init__(self, source: str, watched: Sequence[str]) -> None:
+    def __init__(self, source: str, values: Sequence[str]) -> None:
         self.source = source
-        self.names = (*watched, OTHER_SEGMENT)
-        self._places = {name: place for place, name in enumerate(watched)}
-        self._other = len(watched)
+        self.names = (*values, OTHER_SEGMENT)
+        self._indices = {name: index for index, name in enumerate(values)}
+        self._other = len(values)
 
     @classmethod
     def from_config(cls, config: ModelConfig, profile: Profile) -> Segments | None:
-        """Those that a model's configuration asks for; None when it does not."""
+        """Return the segments of a model's configuration; None without ``segment_by``."""
         if config.segment_by is None:
             return None
         feature = profile.features[config.segment_by]
-        known = feature.categories if isinstance(feature, CategoricalFeature) else ()
-        frequent = [name for name in known if 0 < len(name) <= 128 and name != OTHER_SEGMENT]
+        categories = feature.categories if isinstance(feature, CategoricalFeature) else ()
+        frequent = [name for name in categories if 0 < len(name) <= 128 and name != OTHER_SEGMENT]
         return cls(config.segment_by, config.segments or frequent[:DEFAULT_SEGMENTS])
 
     def index_of(self, inputs: Mapping[str, Any] | None) -> int:
-        """The place of an event's segment in `names`, from its decoded inputs."""
+        """Return the index in `names` of an event's segment, from its decoded inputs."""
         value = inputs.get(self.source) if inputs else None
-        return self._places.get(value if isinstance(value, str) else scalar_text(value), self._other)
+        return self._indices.get(value if isinstance(value, str) else scalar_text(value), self._other)
 
     def indices_of(self, values: Sequence[Any] | Floats) -> Ints:
-        """The place of each value's segment, from a column of the input that decides; shape ``(n,)``.
+        """Return the index of each segment in a column of the input ``source``, shape ``(n,)``.
 
         >>> Segments("country", ["NL"]).indices_of(["NL", None, "BE"]).tolist()
         [0, 1, 1]
         """
         texts = (value if isinstance(value, str) else scalar_text(value) for value in as_list(values))
-        return np.fromiter((self._places.get(text, self._other) for text in texts), dtype=np.intp, count=len(values))
+        return np.fromiter((self._indices.get(text, self._other) for text in texts), dtype=np.intp, count=len(values))
 
     def index_of_name(self, name: str | None) -> int:
-        """The place of a segment's name, as it was stored; what is no longer watched is ``other``."""
-        return self._places.get(name or "", self._other)
+        """Return the index of a stored segment; one that is no longer configured is ``other``."""
+        return self._indices.get(name or "", self._other)

@@ -1,6 +1,6 @@
-"""Windows outlive the process: a snapshot of every version's rings in the store.
+"""Snapshots of every version's windows in the store, so that they survive a restart.
 
-Counters are not kept: they start at zero, as Prometheus expects of a new process.
+Counters have no snapshot: they start at zero, as Prometheus expects of a new process.
 """
 
 from __future__ import annotations
@@ -27,81 +27,81 @@ from exporter.storage.window_snapshots import forget_others, load_snapshots, sav
 log = logging.getLogger(__name__)
 
 SECONDS = 30.0
-"""Time between snapshots: what a killed process loses of its windows."""
+"""Seconds between snapshots: at most so much of the windows is lost when the process is killed."""
 MAX_BYTES = 32 * 2**20
-"""A larger snapshot, compressed, is not kept."""
+"""Largest compressed snapshot that is saved."""
 
 
 class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Rings as bytes.
+    """The rings of a monitor as bytes.
 
     Attributes
     ----------
     fingerprint
-        Of the profile and the windows: rings of others do not fit.
-    wall
-        Unix time at which it was made.
-    time
-        The rings' own time then, in seconds.
+        See `fingerprint`: rings with another one do not fit.
+    unix_time
+        Unix time of the snapshot in seconds.
+    ring_time
+        The rings' time at the snapshot, in seconds.
     idle
         Seconds since the version was last used.
     rings
-        Of each ring its ticks (int64), sums and minima (float64).
+        Ticks (int64), sums and minima (float64) of each ring.
     """
 
     fingerprint: str
-    wall: float
-    time: float
+    unix_time: float
+    ring_time: float
     idle: float
     rings: list[tuple[bytes, bytes, bytes]]
 
 
 def fingerprint(monitor: ModelMonitor) -> str:
-    """What decides the meaning of a monitor's rings, as SHA-256; empty without a profile."""
+    """Return the SHA-256 of what decides the meaning of a monitor's rings; empty without a profile."""
     binner, segments = monitor.binner, monitor.segments
     if binner is None:
         return ""
     profile = binner.profile.hash or binner.profile.digest()
-    watched = [segments.source, *segments.names] if segments else []
+    segmentation = [segments.source, *segments.names] if segments else []
     return hashlib.sha256(
-        msgspec.json.encode([profile, list(monitor.windows.items()), binner.names, binner.width, watched])
+        msgspec.json.encode([profile, list(monitor.windows.items()), binner.names, binner.width, segmentation])
     ).hexdigest()
 
 
-def encode(monitor: ModelMonitor, now: float, wall: float) -> bytes:
-    """A monitor's rings at the monotonic time ``now``, the Unix time ``wall``."""
-    own, rings = monitor.saved(now)
-    parts = [(ticks.tobytes(), sums.tobytes(), lows.tobytes()) for ticks, sums, lows in rings]
-    snapshot = Snapshot(fingerprint(monitor), wall, own, now - monitor.last_used, parts)
+def encode(monitor: ModelMonitor, now: float, unix_time: float) -> bytes:
+    """Return a snapshot of a monitor's rings at the monotonic time ``now``."""
+    ring_time, rings = monitor.dump(now)
+    parts = [(ticks.tobytes(), sums.tobytes(), minima.tobytes()) for ticks, sums, minima in rings]
+    snapshot = Snapshot(fingerprint(monitor), unix_time, ring_time, now - monitor.last_used, parts)
     return zlib.compress(msgspec.msgpack.encode(snapshot), 1)
 
 
 def decode(data: bytes) -> Snapshot:
-    """A snapshot.
+    """Return the snapshot in the data.
 
     Raises
     ------
     ValueError
-        When it is none.
+        When the data are not a snapshot.
     """
     try:
         snapshot = msgspec.msgpack.decode(zlib.decompress(data), type=Snapshot)
     except (zlib.error, msgspec.MsgspecError) as error:
         raise ValueError(str(error)) from None
-    if not all(map(math.isfinite, (snapshot.wall, snapshot.time, snapshot.idle))):
-        raise ValueError("its times are no numbers")
+    if not all(map(math.isfinite, (snapshot.unix_time, snapshot.ring_time, snapshot.idle))):
+        raise ValueError("its times are not numbers")
     return snapshot
 
 
 class SnapshotSaver:
-    """Keeps the windows of all versions in the store, from a thread of its own.
+    """Save the windows of all versions in the store, in a thread of its own.
 
     Parameters
     ----------
     store
-        Its writer's thread writes.
+        The store.
     monitors
-        Gives the monitors of now.
+        Returns the current monitors.
     seconds
         Time between two snapshots.
     """
@@ -110,16 +110,16 @@ class SnapshotSaver:
         self._store = store
         self._monitors = monitors
         self._seconds = seconds
-        self._kept: WeakKeyDictionary[ModelMonitor, int] = WeakKeyDictionary()
+        self._saved_attempts: WeakKeyDictionary[ModelMonitor, int] = WeakKeyDictionary()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
 
     def start(self) -> None:
-        """Begin to keep."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Keep for the last time, and end."""
+        """Stop the thread, and save for the last time."""
         self._closing.set()
         self._thread.join(10.0)
         self.save(time.monotonic(), time.time())
@@ -128,79 +128,81 @@ class SnapshotSaver:
         while not self._closing.wait(self._seconds):
             self.save(time.monotonic(), time.time())
 
-    def save(self, now: float, wall: float) -> None:
-        """Keep what changed since the last time, and forget versions that are no more."""
+    def save(self, now: float, unix_time: float) -> None:
+        """Save the versions that have changed since the last time, and delete those that no longer exist."""
         monitors = [monitor for monitor in self._monitors() if monitor.binner]
         try:
             for monitor in monitors:
-                seen = monitor.counters.attempts
-                if self._kept.get(monitor, 0) != seen:
-                    self._keep(monitor.config.name, monitor.version, encode(monitor, now, wall))
-                    self._kept[monitor] = seen
+                attempts = monitor.counters.attempts
+                if self._saved_attempts.get(monitor, 0) != attempts:
+                    self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
+                    self._saved_attempts[monitor] = attempts
             forget_others(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
         except StoreError as error:
-            log.warning("windows are not kept: %s", error)
-        except Exception:  # nor must any other mistake end the thread
-            log.exception("windows are not kept")
+            log.warning("windows are not saved: %s", error)
+        except Exception:  # no other error may end the thread either
+            log.exception("windows are not saved")
 
-    def _keep(self, model: str, version: str, data: bytes) -> None:
+    def _save_version(self, model: str, version: str, data: bytes) -> None:
         if len(data) > MAX_BYTES:
-            log.warning("windows of model %r version %r are not kept: %d bytes", model, version, len(data))
+            log.warning("windows of model %r version %r are not saved: %d bytes", model, version, len(data))
             return
         save_snapshot(self._store, model, version, data)
 
 
-def restore(store: Store, monitors: MonitorRegistry, now: float, wall: float) -> None:
-    """Go on with the windows that the store holds, the last used first.
+def restore(store: Store, monitors: MonitorRegistry, now: float, unix_time: float) -> None:
+    """Restore the windows that the store holds, those of the most recently used versions first.
 
-    A snapshot that cannot be read, or of another profile or other windows, is not used; nor is one
-    whose version finds no place. A clock that went back since counts as no time passed.
+    A snapshot is ignored if it cannot be read, if its profile or windows are different ones, or if no version may be
+    added. If the clock has gone back since the snapshot, no time has passed.
 
     Parameters
     ----------
     store
-        What an older process kept them in.
+        The store.
     monitors
         Monitors of the configuration, still empty.
-    now, wall
+    now, unix_time
         Monotonic and Unix time in seconds.
     """
     try:
         rows = load_snapshots(store)
     except StoreError as error:
-        log.warning("windows begin empty: %s", error)
+        log.warning("windows start empty: %s", error)
         return
-    found: list[tuple[float, ModelMonitor]] = []
+    restored: list[tuple[float, ModelMonitor]] = []
     for model, version, data in rows:
         if model not in monitors.models:
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:
-            idle = _resume(monitor, decode(data), now, wall)
+            idle = _restore_version(monitor, decode(data), now, unix_time)
         except ValueError as error:
             log.warning(
-                "windows of model %r version %r begin empty: the snapshot is damaged: %s", model, version, error
+                "windows of model %r version %r start empty: the snapshot is damaged: %s", model, version, error
             )
             continue
         if idle is None:
-            log.info("windows of model %r version %r begin empty: its profile or windows changed", model, version)
+            log.info("windows of model %r version %r start empty: its profile or windows changed", model, version)
         elif idle < 2 * max(monitor.windows.values()):
-            found.append((idle, monitor))
-    for idle, monitor in sorted(found, key=lambda pair: pair[0]):
+            restored.append((idle, monitor))
+    for idle, monitor in sorted(restored, key=lambda pair: pair[0]):
         monitor.last_used = now - idle
         monitors.put(monitor)
 
 
-def _resume(monitor: ModelMonitor, snapshot: Snapshot, now: float, wall: float) -> float | None:
-    """Seconds since the version was last used; None when the snapshot is of other rings."""
+def _restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_time: float) -> float | None:
+    """Restore the rings of a version; return the seconds since it was last used, None for rings that do not fit."""
     if fingerprint(monitor) != snapshot.fingerprint:
         return None
-    passed = max(wall - snapshot.wall, 0.0)
+    passed = max(unix_time - snapshot.unix_time, 0.0)
     rings = []
-    for ring, (ticks, sums, lows) in zip(monitor.all_rings(), snapshot.rings, strict=True):
-        places = np.frombuffer(ticks, np.int64) if ticks else np.empty(0, np.int64)
-        rings.append((places, _floats(sums, len(places), ring.shape[0]), _floats(lows, len(places), ring.shape[1])))
-    monitor.restore(now, snapshot.time + passed, rings)
+    for ring, (ticks, sums, minima) in zip(monitor.all_rings(), snapshot.rings, strict=True):
+        numbers = np.frombuffer(ticks, np.int64) if ticks else np.empty(0, np.int64)
+        rings.append(
+            (numbers, _floats(sums, len(numbers), ring.shape[0]), _floats(minima, len(numbers), ring.shape[1]))
+        )
+    monitor.restore(now, snapshot.ring_time + passed, rings)
     return snapshot.idle + passed
 
 

@@ -15,7 +15,8 @@ from exporter.errors import QueueFullError
 from exporter.events import Prediction, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.model_monitor import ModelMonitor, are_confident
+from exporter.monitoring.confidence import are_confident
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import as_stored
@@ -204,7 +205,9 @@ class Pipeline:
         for event in group:
             if not event.id:
                 event.id = make_id()
-        confident = are_confident(group, model.confidence_threshold)
+        confident = are_confident(
+            [event.confidence for event in group], model.confidence_threshold, [event.code for event in group]
+        ).tolist()
         kept = policy.select(group, confident, raw)
         if model.redact or images:
             kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)

@@ -118,7 +118,7 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
             own += max(pause + step, 0.0)
             now = start / 2 + pause
             fresh = ModelMonitor(monitor.config, "1", BINNER)
-            snapshots._resume(fresh, decode(data), now, wall)
+            snapshots._restore_version(fresh, decode(data), now, wall)
             monitors = monitors_of(windows=("5m", "1h", "24h"))
             monitors.put(fresh)
         else:  # it goes on; a step of the wall clock does nothing
@@ -225,7 +225,7 @@ def damaged() -> dict[str, bytes]:
         "odd bytes": packed(rings=[(ticks[:-1], sums, lows), *rest]),
         "no numbers": packed(rings=[(ticks, np.full(len(sums) // 8, np.nan).tobytes(), lows), *rest]),
         "the future": packed(rings=[((np.frombuffer(ticks, np.int64) + 5).tobytes(), sums, lows), *rest]),
-        "a time that is none": packed(time=float("nan")),
+        "a time that is none": packed(ring_time=float("nan")),
     }
 
 
@@ -242,7 +242,7 @@ def test_a_damaged_snapshot_is_a_line_in_the_log(store: Store, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         restore(store, after, 5.0, WALL)
     assert list(counted(after, 5.0)) == ["good"]
-    assert "windows of model 'm' version '1' begin empty: the snapshot is damaged: " in caplog.text
+    assert "windows of model 'm' version '1' start empty: the snapshot is damaged: " in caplog.text
 
 
 def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:

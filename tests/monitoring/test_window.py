@@ -35,12 +35,12 @@ def test_the_boundary_of_a_sub_window_belongs_to_the_later_one():
 
 def test_idle_hours_need_no_clearing():
     """After a pause of many windows, nothing old is counted, and what comes is."""
-    ring = Ring(60, 1, lows=1)
+    ring = Ring(60, 1, minima=1)
     ring.add(5.0, ONE * 7, np.array([-3.0]))
     assert total(ring, 5.0 + 86400 * 30) == 0
     ring.add(5.0 + 61 * 60, ONE, np.array([2.0]))  # the very row that held the old sums
     assert total(ring, 5.0 + 61 * 60) == 1
-    assert ring.lows(5.0 + 61 * 60).tolist() == [2.0]
+    assert ring.minima(5.0 + 61 * 60).tolist() == [2.0]
 
 
 def test_many_laps_hold_a_steady_sum():
@@ -53,15 +53,15 @@ def test_many_laps_hold_a_steady_sum():
 
 def test_minima_leave_with_their_window():
     """The minimum is that of the values in the window, infinite when there are none."""
-    ring = Ring(60, 1, lows=2)
-    assert ring.lows(0.0).tolist() == [np.inf, np.inf]
+    ring = Ring(60, 1, minima=2)
+    assert ring.minima(0.0).tolist() == [np.inf, np.inf]
     ring.add(0.0, ONE, np.array([-5.0, np.inf]))
     ring.add(30.0, ONE, np.array([3.0, 4.0]))
     ring.add(30.5, ONE, np.array([2.0, 9.0]))
     ring.add(30.6, ONE)  # a batch without a number lowers nothing
-    assert ring.lows(30.0).tolist() == [-5.0, 4.0]
-    assert ring.lows(61.0).tolist() == [2.0, 4.0]
-    assert ring.lows(90.0).tolist() == [np.inf, np.inf]
+    assert ring.minima(30.0).tolist() == [-5.0, 4.0]
+    assert ring.minima(61.0).tolist() == [2.0, 4.0]
+    assert ring.minima(90.0).tolist() == [np.inf, np.inf]
 
 
 def test_a_ring_starts_at_any_monotonic_time():

@@ -260,7 +260,7 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
             trends.sample(monitors, float(second))
             if second == 9000:
                 monitor.observe([], [{"age": 20}] * 50, float(second))
-        ages, scores = trends.of(monitor, "5m", float(second))
+        ages, scores = trends.scores(monitor, "5m", float(second))
         assert len(ages) == history.POINTS
         assert np.diff(ages).tolist() == [-history.STEP] * (history.POINTS - 1)
         assert ages[-1] < history.STEP
@@ -268,7 +268,7 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
         assert 9 <= np.isfinite(age).sum() <= 10, "a window of five minutes held the values for five minutes"
         assert scores.dtype == np.float32
         other = monitors.get('bare "model"\\ 模型', None, 0.0)
-        assert len(trends.of(other, "10m", 0.0)[0]) == 0
+        assert len(trends.scores(other, "10m", 0.0)[0]) == 0
     finally:
         exporter.close()
 

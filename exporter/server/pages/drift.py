@@ -85,7 +85,7 @@ def _chosen(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dic
     by_name = {change.name: change for change in found}
     if feature is not None:
         _check("feature", feature, by_name, f"is in the profile of {monitor.config.name}")
-    ages, scores = exporter.trends.of(monitor, window, now)
+    ages, scores = exporter.trends.scores(monitor, window, now)
     rows = [_row(change, ages, scores, 6.0) for change in found]
     chosen = by_name[feature] if feature is not None else found[0] if found else None
     return {
