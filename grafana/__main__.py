@@ -19,31 +19,31 @@ GRAFANA_URL = "http://127.0.0.1:3000"
 
 
 def text(document: Dashboard) -> str:
-    """A dashboard as its file holds it."""
+    """Return a dashboard as the text of its file."""
     return json.dumps(document, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
 
 
 def files(exporter_url: str = EXPORTER_URL) -> dict[str, str]:
-    """The text of each dashboard by the name of its file.
+    """Return the text of each dashboard by the name of its file.
 
     Parameters
     ----------
     exporter_url
-        Where browsers reach the exporter: links from values lead to its pages.
+        Address of the exporter for browsers, for links from values to its pages.
     """
     documents = [board(exporter_url.rstrip("/")) for board in BOARDS]
     return {f"{document.uid}.json": text(document) for document in documents}
 
 
 def write(folder: Path, contents: Mapping[str, str]) -> None:
-    """Write each of these files into a folder, by their names."""
+    """Write these files, by name, to a directory."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
 
 
 def main() -> None:
-    """``python -m grafana``."""
+    """Run ``python -m grafana``."""
     parser = argparse.ArgumentParser(prog="python -m grafana", description=__doc__)
     parser.add_argument("--exporter-url", default=EXPORTER_URL, help="where browsers reach the exporter (%(default)s)")
     parser.add_argument("--grafana-url", default=GRAFANA_URL, help="where browsers reach Grafana (%(default)s)")

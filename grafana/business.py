@@ -1,4 +1,4 @@
-"""Business and flywheel: from attempt to confident to corrected, and on into the next training set."""
+"""Business and flywheel: attempts, confident predictions, corrections, and the next training set."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from grafana.panels import figures, lengths, lines
 from grafana.queries import BOTH, DAY_AGO, MODEL, by_version, increase
 from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query, at
 
-_MISTAKES = frame.page_of("review", "The mistakes", model="__field.labels.model", version="__field.labels.version")
-_NO_PREDICTIONS = "no predictions seen"
-_NO_SEGMENTS = "no segment_by in the model's configuration, or nothing observed"
+_MISTAKES = frame.page_of(
+    "review", "Review corrections", model="__field.labels.model", version="__field.labels.version"
+)
+_NO_PREDICTIONS = "no predictions"
+_NO_SEGMENTS = "no segment_by in the model's configuration, or no data"
 
 
 def dashboard(exporter_url: str) -> Dashboard:
-    """The dashboard Business and flywheel."""
+    """Return the dashboard Business and flywheel."""
     return frame.board(
         "model-business",
         "Models / Business and flywheel",
-        "What users do with the predictions, and how their corrections become the next training set.",
+        "What users do with the predictions, and how their corrections become training data.",
         [frame.model(), frame.versions()],
         [
             frame.row(100, "From attempt to correction", 0),
@@ -55,7 +57,10 @@ def funnel() -> Panel:
     return lengths(
         1,
         "Funnel over the time range",
-        "All predictions, those the model was sure of, those users confirmed, and the sure ones that users corrected.",
+        (
+            "All predictions, confident predictions, predictions that users confirmed, and confident predictions that "
+            "users corrected."
+        ),
         WHOLE,
         at(0, 1, 10, 9),
         Query(_total("model_attempts_total"), "attempts", "instant"),
@@ -72,12 +77,15 @@ def correction_ratio() -> Panel:
     return lines(
         2,
         "Correction share by version",
-        "Share of confident predictions that users corrected, in the hour before. A click opens the mistakes.",
+        (
+            "Share of confident predictions that users corrected, over one hour. Click a value to review the "
+            "corrections."
+        ),
         SHARE,
         at(10, 1, 14, 9),
         *by_version(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
-        empty="no confident predictions seen",
+        empty="no confident predictions",
         least=0,
         value_links=[_MISTAKES],
     )
@@ -87,8 +95,10 @@ def attempts() -> Panel:
     return lines(
         3,
         "Predictions an hour",
-        "Predictions in the hour before, by model; a day ago; and the share of the same hour a week ago below which "
-        "ModelAttemptsDrop fires.",
+        (
+            "Predictions per hour by model, and a day ago. ModelAttemptsDrop fires below the threshold, a share of "
+            "the same hour a week ago."
+        ),
         COUNT,
         at(0, 10, 12, 9),
         Query(f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}})", "{{model}}"),
@@ -112,7 +122,7 @@ def confident_ratio() -> Panel:
     return lines(
         4,
         "Confident share by version",
-        "Share of predictions at or above the model's confidence threshold, in the hour before.",
+        "Share of predictions at or above the model's confidence threshold, over one hour.",
         SHARE,
         at(12, 10, 12, 9),
         *by_version(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
@@ -124,15 +134,18 @@ def confident_ratio() -> Panel:
 
 
 def confidence() -> Panel:
-    buckets = increase("model_prediction_confidence_bucket", f'{BOTH},le!="+Inf"', "le")  # none is above 1
+    buckets = increase("model_prediction_confidence_bucket", f'{BOTH},le!="+Inf"', "le")  # no confidence is above 1
     return lengths(
         5,
         "Confidence of the predictions",
-        "How many predictions of the time range were at most this confident, and more than the bar before.",
+        (
+            "Predictions in the time range by confidence. Each bar counts those up to its value and above that of the "
+            "bar before."
+        ),
         WHOLE,
         at(0, 19, 12, 10),
         Query(buckets, "{{le}}", "buckets"),
-        empty="no confidences seen",
+        empty="no confidence values",
         least=0,
         decimals=0,
     )
@@ -141,15 +154,15 @@ def confidence() -> Panel:
 def feedback() -> Panel:
     return lines(
         6,
-        "Users' words an hour",
-        "What users said of predictions, in the hour before: accepted as they were, or corrected.",
+        "Feedback an hour",
+        "Feedback over one hour: predictions that users accepted or corrected.",
         COUNT,
         at(12, 19, 12, 10),
         *(
             Query(f'sum(increase(model_feedback_total{{{BOTH},verdict="{verdict}"}}[1h]))', verdict)
             for verdict in ("accepted", "corrected")
         ),
-        empty="no feedback seen",
+        empty="no feedback",
         least=0,
     )
 
@@ -157,12 +170,12 @@ def feedback() -> Panel:
 def pending() -> Panel:
     return lines(
         7,
-        "Corrections that wait for review",
-        "How many corrections nobody has decided on yet. The work is at the link Review.",
+        "Corrections waiting for review",
+        "Corrections without a review decision. The link Review opens them.",
         COUNT,
         at(0, 30, 7, 8),
         Query(f"max by (model) (model_corrections_pending{{{MODEL}}})", "{{model}}"),
-        empty="no feedback seen",
+        empty="no feedback",
         least=0,
         value_links=[frame.page_of("review", "Review them", model="__field.labels.model")],
     )
@@ -172,12 +185,12 @@ def oldest() -> Panel:
     return lines(
         8,
         "Oldest waiting correction",
-        "Age of the correction that waits longest; nothing where none waits.",
+        "Age of the correction that has been waiting longest; empty if none is waiting.",
         HOURS,
         at(7, 30, 7, 8),
         Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
         Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
-        empty="none waits, or nothing observed",
+        empty="none waiting, or no data",
         least=0,
     )
 
@@ -186,11 +199,11 @@ def releases() -> Panel:
     return lines(
         9,
         "Corrections released into datasets",
-        "How many reviewed corrections have gone into a frozen dataset, ever: the fuel of the next training.",
+        "All reviewed corrections that have been released into a dataset, for the next training.",
         COUNT,
         at(14, 30, 6, 8),
         Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
-        empty="nothing released yet, or nothing observed",
+        empty="nothing released yet, or no data",
         least=0,
         stepped=True,
         top=1,
@@ -201,7 +214,7 @@ def flywheel() -> Panel:
     return figures(
         10,
         "In this time range",
-        "Users' corrections, and corrections that were released into a dataset.",
+        "Corrections from users, and corrections released into a dataset.",
         WHOLE,
         at(20, 30, 4, 8),
         Query(_total("model_feedback_total", ',verdict="corrected"'), "corrected", "instant"),
@@ -216,9 +229,11 @@ def flywheel() -> Panel:
 def reviewed() -> Panel:
     return lines(
         14,
-        "Confident predictions that are right, by a reviewed sample",
-        "What users do not say: how many confident predictions of a sample that the review page drew were right, with "
-        "the 95 % confidence interval.",
+        "Accuracy of confident predictions, from a reviewed sample",
+        (
+            "Share of right predictions in a random sample of confident predictions that was reviewed, with the 95 % "
+            "confidence interval. It includes mistakes that users do not report."
+        ),
         SHARE,
         at(0, 38, 12, 8),
         *by_version(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
@@ -241,14 +256,16 @@ def delay() -> Panel:
     buckets = increase("model_feedback_delay_seconds_bucket", BOTH, "le", "1h")
     return lines(
         15,
-        "Delay of users' words",
-        "How long after a prediction users say that it was right or wrong, of the words of the hour before: correction "
-        "shares of younger predictions are not yet whole.",
+        "Delay of feedback",
+        (
+            "Time from a prediction to its feedback, for the feedback of one hour. The correction shares of more "
+            "recent predictions are still incomplete."
+        ),
         SECONDS,
         at(12, 38, 12, 8),
         Query(f"histogram_quantile(0.5, {buckets})", "half within"),
         Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
-        empty="no feedback seen",
+        empty="no feedback",
         least=0,
     )
 
@@ -262,7 +279,10 @@ def segment_corrections() -> Panel:
     return lines(
         11,
         "Correction share by segment",
-        "Share of confident predictions that users corrected, in the hour before: an average hides a group.",
+        (
+            "Share of confident predictions that users corrected, over one hour, for each segment. An average over "
+            "all segments can hide a problem of one."
+        ),
         SHARE,
         at(0, 47, 8, 7),
         Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
@@ -276,7 +296,7 @@ def segment_attempts() -> Panel:
     return lines(
         12,
         "Predictions an hour by segment",
-        "Predictions in the hour before, by segment.",
+        "Predictions per hour, by segment.",
         COUNT,
         at(8, 47, 8, 7),
         Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
@@ -289,10 +309,10 @@ def events() -> Panel:
     return lines(
         13,
         "Business events an hour",
-        "The counters that the model's configuration declares, in the hour before.",
+        "The business events that the model's configuration declares, over one hour.",
         COUNT,
         at(16, 47, 8, 7),
         Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
-        empty="no events in the model's configuration, or nothing observed",
+        empty="no events in the model's configuration, or no data",
         least=0,
     )

@@ -1,4 +1,4 @@
-"""Data and drift: which features changed, and how one of them did."""
+"""Data and drift: which features changed, and how one feature changed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from grafana.style import (
 )
 
 _FEATURE = frame.page_of(
-    "drift", "In words", model="model", version="__data.fields.Version", window="window", feature="__value.raw"
+    "drift", "Explanation", model="model", version="__data.fields.Version", window="window", feature="__value.raw"
 )
 
 
 def dashboard(exporter_url: str) -> Dashboard:
-    """The dashboard Data and drift."""
+    """Return the dashboard Data and drift."""
     features = f"label_values(model_feature_reference_probability{{{BOTH}}}, feature)"
     windows = f"label_values(model_feature_window_observations{{{BOTH}}}, window)"
     return frame.board(
         "model-data",
         "Models / Data and drift",
-        "The live data against the training data: features by their score, and one feature in detail.",
+        "Live data compared with training data: features by drift score, and one feature in detail.",
         [
             frame.model(),
             frame.version(),
@@ -57,7 +57,7 @@ def dashboard(exporter_url: str) -> Dashboard:
             feature.stddev(),
             feature.missing(),
             feature.unseen(),
-            frame.row(102, "Prediction, and features together", 47),
+            frame.row(102, "Predictions, and correlations between features", 47),
             prediction(),
             together(),
             observations(),
@@ -85,9 +85,11 @@ def features_by_score() -> Panel:
     return rows(
         1,
         "Features by score",
-        "KL divergence from training in any window, 0 where it is within the noise; its threshold; how far the mean "
-        "moved; what is missing beyond training's share; what training never saw. A click on a feature tells it in "
-        "words.",
+        (
+            "KL divergence from training in any window (0 if below the noise floor) and its threshold; shift of the "
+            "mean; missing values above their share in training; values unseen in training. Click a feature for an "
+            "explanation."
+        ),
         NATS,
         at(0, 1, 16, 11),
         *(Query(expr, kind="table") for expr in columns),
@@ -95,7 +97,7 @@ def features_by_score() -> Panel:
         empty=feature.NO_PROFILE,
         sort=("Score",),
         transformations=[
-            # Without their time the rows of a moment are not taken for series, too.
+            # Without the time, Grafana does not read the rows of a moment as series.
             step("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
             step("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
             step("merge"),
@@ -165,7 +167,7 @@ def features_over_time() -> Panel:
     return lines(
         2,
         "Score of the ten worst features",
-        "KL divergence from training above the noise, over time; the lowest threshold of any feature.",
+        ("KL divergence from training over time, if above the noise floor, and the lowest threshold of any feature."),
         NATS,
         at(16, 1, 8, 11),
         Query(
@@ -186,12 +188,14 @@ def data_alerts() -> Panel:
     return timeline(
         3,
         "Alerts of the data layer",
-        "Since when which alert has been true, by feature: blue while it is pending, orange once it fires, green "
-        "while none is. Of more than 15, those that were true for longest.",
+        (
+            "Alerts by feature over time: blue while pending, orange while firing, green if there is none. With more "
+            "than 15, those active for longest."
+        ),
         at(0, 12, 24, 8),
-        # In health this row says so; without any, Grafana speaks of missing data.
+        # Shows that there is no alert; without this row, Grafana would report missing data.
         Query(
-            f"max({states}) or 0 * group(model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})", "any of them"
+            f"max({states}) or 0 * group(model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})", "any alert"
         ),
         Query(
             f"max by (alert, feature) (label_replace(({states}) and on (alertname, feature) {longest},"
@@ -210,8 +214,7 @@ def prediction() -> Panel:
     return lines(
         10,
         "Predictions and confidence: divergence from training",
-        "KL divergence of the predictions, and of the confidence, in the window from those on training data; and their "
-        "noise floors.",
+        "KL divergence of predictions and of confidence in the window from training, and their noise floors.",
         NATS,
         at(0, 48, 10, 9),
         Query(of_predictions, "predictions"),
@@ -224,7 +227,7 @@ def prediction() -> Panel:
             role="threshold",
         ),
         overrides=[for_query(3, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))],
-        empty="no predictions in the profile, or nothing observed",
+        empty="no predictions in the profile, or no data",
         least=0,
     )
 
@@ -232,14 +235,16 @@ def prediction() -> Panel:
 def together() -> Panel:
     return lines(
         11,
-        "Features together",
-        "How differently numeric features go together than in training: what no histogram of one feature shows. It "
-        "tells something above its noise, which is its threshold.",
+        "Correlations between features",
+        (
+            "Difference of the correlations between numeric features from training, which the histogram of a single "
+            "feature does not show. The noise is the threshold."
+        ),
         NATS,
         at(10, 48, 7, 9),
         Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
         Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
-        empty="fewer than two numeric features, or nothing observed",
+        empty="fewer than two numeric features, or no data",
         least=0,
     )
 
@@ -248,7 +253,7 @@ def observations() -> Panel:
     return lines(
         12,
         "Observations in the window",
-        "How many values of a feature the window holds, at most. With few of them a score tells little.",
+        ("Number of values in the window, for the feature that has most. With few values a score has little meaning."),
         COUNT,
         at(17, 48, 7, 9),
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),

@@ -9,14 +9,14 @@ from grafana.panels import bars, lines
 from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
 from grafana.style import COUNT, GREY, NATS, NEUTRAL, SHARE, Query, at, for_field, for_query, setting, step
 
-NO_PROFILE = "no profile, or nothing observed"
+NO_PROFILE = "no profile, or no data"
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
-_DRIFT = frame.page_of("drift", "In words", frame.VERSIONS, model="model", window="window", feature="feature")
+_DRIFT = frame.page_of("drift", "Explanation", frame.VERSIONS, model="model", window="window", feature="feature")
 
 
 def _short(expr: str) -> str:
-    """The same with ``01 ≥ 18`` for the bin ``01 [18, 22)``: a bar has little room, and the next one tells the rest."""
+    """Return the expression with the label ``01 ≥ 18`` for the bin ``01 [18, 22)``, because a bar has little room."""
     return f'label_replace({expr}, "bin", "$1 ≥ $2", "bin", "([0-9]+) .([-+.e0-9]+), .*")'
 
 
@@ -27,8 +27,10 @@ def histogram() -> Panel:
     return bars(
         4,
         "$feature: live values over training ones",
-        "Share of values in each bin, all replicas, over the whole time range; beside it the share in training. The "
-        "bins were frozen when the profile was made.",
+        (
+            "Share of values in each bin, for all replicas over the whole time range, next to the share in training. "
+            "The profile fixes the bins."
+        ),
         SHARE,
         at(0, 21, 14, 10),
         Query(_short(f"{grown} / on () group_left () ({whole} > 0)"), "live", "table"),
@@ -58,8 +60,10 @@ def score() -> Panel:
     return lines(
         5,
         "$feature: divergence and its noise",
-        "KL divergence from training, in the window, and the noise floor that sampling alone exceeds in 1 % of "
-        "windows. It tells something only above both floor and threshold.",
+        (
+            "KL divergence from training in the window, and the noise floor, which sampling alone exceeds in 1 % of "
+            "windows. Only a score above both the noise floor and the threshold is significant."
+        ),
         NATS,
         at(14, 21, 10, 10),
         Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
@@ -85,8 +89,10 @@ def mean() -> Panel:
     return lines(
         6,
         "$feature: mean within the training band",
-        "The mean in the window, and the training mean with one training standard deviation either way. The values "
-        "of categories have no mean.",
+        (
+            "Mean in the window, and the training mean plus and minus one training standard deviation. Categories "
+            "have no mean."
+        ),
         COUNT,
         at(0, 31, 14, 8),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
@@ -95,7 +101,7 @@ def mean() -> Panel:
         Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
         Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
         links=[_DRIFT],
-        empty="a category, no profile, or nothing observed",
+        empty="a category, no profile, or no data",
         overrides=[
             for_query(3, *band),
             for_query(4, setting("custom.lineWidth", 0)),
@@ -107,7 +113,7 @@ def stddev() -> Panel:
     return lines(
         7,
         "$feature: spread and extremes",
-        "Standard deviation, smallest and largest value in the window, and the standard deviation in training.",
+        "Standard deviation, minimum and maximum in the window, and the standard deviation in training.",
         COUNT,
         at(14, 31, 10, 8),
         Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
@@ -115,7 +121,7 @@ def stddev() -> Panel:
         Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
         Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
         links=[_DRIFT],
-        empty="a category, no profile, or nothing observed",
+        empty="a category, no profile, or no data",
     )
 
 
@@ -125,8 +131,10 @@ def missing() -> Panel:
     return lines(
         8,
         "$feature: missing and invalid",
-        "Share of values that are missing, and of a wrong type, in the window; the threshold lies above the share that "
-        "training had.",
+        (
+            "Share of missing values and of values of a wrong type in the window. The threshold is relative to their "
+            "share in training."
+        ),
         SHARE,
         at(0, 39, 14, 8),
         Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
@@ -142,7 +150,7 @@ def unseen() -> Panel:
     return lines(
         9,
         "$feature: unseen in training",
-        "Share of values outside the training range, or of categories that training never saw.",
+        "Share of values outside the training range, or of categories that training did not have.",
         SHARE,
         at(14, 39, 10, 8),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),

@@ -1,4 +1,4 @@
-"""What each dashboard has around its panels: variables, annotations, links, time."""
+"""The parts of a dashboard around its panels: variables, annotations, links, time."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ EXPORTER = "${exporter_url:raw}"
 _ALL = ".+"
 
 VERSIONS = "${version:queryparam}"
-"""The chosen versions, as ``var-version=3``; the exporter reads one of them, and takes more, or all, for no choice."""
+"""The selected versions as ``var-version=3``. The exporter reads a single version and ignores several or all."""
 
 
 def page_of(page: str, title: str, versions: str = "", **of: str) -> Link:
-    """A link to a page of the exporter, with labels of a value or what is chosen.
+    """Return a link to a page of the exporter, with labels of a value or the selected variables.
 
-    The review page gets the time range, too; the drift page shows the windows of now.
+    The review page also gets the time range; the drift page always shows the current windows.
 
     Parameters
     ----------
     page
         ``drift`` or ``review``.
     title
-        What to click on.
+        Text of the link.
     versions
-        What is chosen of them: `VERSIONS`, or nothing.
+        The selected versions: `VERSIONS`, or nothing.
     of
-        Query parameters and where their values come from, such as ``version="__field.labels.version"``.
+        Query parameters and the source of their values, such as ``version="__field.labels.version"``.
     """
     chosen = [f"{name}=${{{source}:percentencode}}" for name, source in of.items()]
     chosen += filter(None, [versions, TIME if page == "review" else ""])
     return Link(title, f"{EXPORTER}/{page}?{'&'.join(chosen)}", outside=True)
 
 
-DRIFT = page_of("drift", "What drifted, in words", VERSIONS, model="model")
-REVIEW = page_of("review", "The mistakes, to review", VERSIONS, model="model")
+DRIFT = page_of("drift", "What drifted", VERSIONS, model="model")
+REVIEW = page_of("review", "Review corrections", VERSIONS, model="model")
 
 
 def board_of(uid: str, title: str, **of: str) -> Link:
-    """A link from a value to another dashboard, with the value's labels and the time range."""
+    """Return a link from a value to another dashboard, with the labels of the value and the time range."""
     chosen = "".join(f"var-{name}=${{{source}:percentencode}}&" for name, source in of.items())
     return Link(title, f"/d/{uid}?{chosen}${{__url_time_range}}")
 
@@ -72,7 +72,7 @@ def choice(
     several: bool = False,
     sort: VariableSort = VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC,
 ) -> VariableModel:
-    """A variable whose values come from Prometheus: one of them; with ``whole`` all; with ``several`` any number."""
+    """Return a variable with values from Prometheus: one value, all with ``whole``, or any number with ``several``."""
     made = (
         dashboard.QueryVariable(name)
         .label(label)
@@ -92,24 +92,24 @@ def choice(
 
 
 def model() -> VariableModel:
-    """One model: thresholds are a model's own."""
+    """Return the variable for one model, because thresholds are set per model."""
     return choice("model", "Model", "label_values(model_info, model)")
 
 
 def version() -> VariableModel:
-    """One version of the model, at first the one with the highest number; or all, as links may ask."""
+    """Return the variable for one version of the model, by default the highest; links may select all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
     return choice("version", "Version", query, whole=True, sort=VariableSort.NUMERICAL_DESC)
 
 
 def versions() -> VariableModel:
-    """Any number of versions of the model, at first all."""
+    """Return the variable for any number of versions of the model, by default all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
     return choice("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
 
 
 def side(name: str, label: str, *, newest: bool) -> VariableModel:
-    """One version of the model, to compare: at first the one with the highest number, or with the lowest."""
+    """Return the variable for one version to compare, by default the highest or the lowest."""
     sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
     return choice(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
 
@@ -119,14 +119,14 @@ def _datasource() -> VariableModel:
 
 
 def _exporter_url(address: str) -> VariableModel:
-    """A constant: an address that a URL could set would make a link to anywhere."""
+    """Return a constant, because a URL that could set this address would allow links to any site."""
     made = dashboard.ConstantVariable("exporter_url").value(address).build()
     made.hide, made.skip_url_sync = VariableHide.HIDE_VARIABLE, True
     return made
 
 
 def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
-    """Deployments, alerts and releases of datasets; each expression is true for one step, whatever its length."""
+    """Return annotations of deployments, alerts and dataset releases; each expression is true for one step."""
 
     def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
         return (
@@ -174,7 +174,7 @@ def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
 
 
 def row(number: int, title: str, y: int, folded: Sequence[Panel] = ()) -> RowPanel:
-    """A heading over the panels below it, or over ``folded`` ones that a click unfolds."""
+    """Return a row over the panels below it, or over ``folded`` panels that a click unfolds."""
     made = dashboard.Row(title).id(number).collapsed(bool(folded)).build()
     made.grid_pos = GridPos(x=0, y=y, w=24, h=1)
     made.panels = list(folded)
@@ -193,9 +193,9 @@ def board(
     alerts: str | None = None,
     calm: bool = False,
 ) -> Dashboard:
-    """A dashboard of panels that know their places; a ``calm`` one marks only deployments at first.
+    """Return a dashboard of panels with fixed positions; a ``calm`` one shows only deployments by default.
 
-    With ``alerts``, a regular expression of layers, it marks deployments, the beginnings of these alerts, and releases.
+    With ``alerts``, a regular expression of layers, it marks deployments, starts of these alerts, and releases.
     """
     made = (
         dashboard.Dashboard(title)
@@ -225,7 +225,7 @@ def board(
         list_val=[_datasource(), *variables, _exporter_url(exporter_url)]
     )
     document.panels = list(panels)
-    # Without a placement, links and annotations stand in sight and not in a menu.
+    # Without a placement, links and annotations are visible, not in a menu.
     for one in document.links or []:
         one.placement = None  # type: ignore[assignment]
     for note in (document.annotations and document.annotations.list_val) or []:

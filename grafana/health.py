@@ -1,4 +1,4 @@
-"""The exporter itself: does it take, count and keep what it is sent?"""
+"""The exporter itself: does it accept, count and store what it is sent?"""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
 def dashboard(exporter_url: str) -> Dashboard:
-    """The dashboard Exporter."""
+    """Return the dashboard Exporter."""
     return frame.board(
         "model-exporter",
         "Models / Exporter",
-        "The exporter's own health: what it takes, refuses and loses, and what it costs.",
+        "The exporter itself: what it accepts, refuses and loses, and what it costs.",
         [
             frame.choice("instance", "Exporter", 'label_values(up{job="model-exporter"}, instance)', several=True),
         ],
@@ -71,7 +71,7 @@ def _health(number: int, title: str, description: str, x: int, expr: str, legend
 
 
 def up() -> Panel:
-    text = "Whether Prometheus reaches each exporter. A gap: it was no target."
+    text = "Whether Prometheus can scrape each exporter. A gap means that it was not a target."
     return _health(1, "Scraped", text, 0, _UP, "{{instance}}")
 
 
@@ -82,7 +82,7 @@ def collectors() -> Panel:
 
 def reloads() -> Panel:
     expr = f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})"
-    text = "Whether the last reload of the configuration worked; else the one before is in force."
+    text = "Whether the last reload of the configuration succeeded. If not, the previous configuration is in effect."
     return _health(3, "Configuration", text, 16, expr, "{{instance}}")
 
 
@@ -93,8 +93,8 @@ def _rate(metric: str, by: str) -> str:
 def taken() -> Panel:
     return lines(
         4,
-        "Events taken",
-        "Events a second by where they came in.",
+        "Events accepted",
+        "Accepted events a second, by source.",
         EVENTS_PER_SECOND,
         at(0, 6, 8, 8),
         Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
@@ -108,7 +108,7 @@ def refused() -> Panel:
     return lines(
         5,
         "Events refused",
-        "Events a second that were wrong, by what was wrong with them. ModelEventsRejected fires above none.",
+        "Refused events a second, by reason. ModelEventsRejected fires above 0.",
         EVENTS_PER_SECOND,
         at(8, 6, 8, 8),
         Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
@@ -123,8 +123,10 @@ def lost() -> Panel:
     return lines(
         6,
         "Events lost, and failures of the store",
-        "Events a second that were accepted and then lost, and failed reads and writes of the store. Alerts fire above "
-        "none.",
+        (
+            "Events a second that were accepted and then lost, and failed reads and writes of the store. Alerts fire "
+            "above 0."
+        ),
         EVENTS_PER_SECOND,
         at(16, 6, 8, 8),
         Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
@@ -139,7 +141,7 @@ def queue() -> Panel:
     return lines(
         7,
         "Queue",
-        "Predictions that wait to be counted, and how many may wait before the exporter answers 503.",
+        "Predictions waiting to be counted, and the number at which the exporter answers 503.",
         COUNT,
         at(0, 14, 8, 8),
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
@@ -153,7 +155,7 @@ def unknown_features() -> Panel:
     return lines(
         8,
         "Unknown features",
-        "Features a second that came and that the profile does not know: a misspelt name, mostly.",
+        "Features a second that the profile does not have, usually misspelt names.",
         EVENTS_PER_SECOND,
         at(8, 14, 8, 8),
         Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
@@ -167,7 +169,7 @@ def notifications() -> Panel:
     return lines(
         9,
         "Notifications received",
-        "Alerts in a minute that Alertmanager sent to the exporter's inbox.",
+        "Alerts a minute that Alertmanager sent to the exporter's inbox.",
         COUNT,
         at(16, 14, 8, 8),
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
@@ -181,7 +183,7 @@ def collector_durations() -> Panel:
     return lines(
         10,
         "Time of a scrape by collector",
-        "How long each collector took in a scrape, in the slowest exporter.",
+        "Duration of each collector in a scrape, in the slowest exporter.",
         SECONDS,
         at(0, 23, 8, 8),
         Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
@@ -194,7 +196,7 @@ def scrapes() -> Panel:
     return lines(
         11,
         "Time of a scrape",
-        "How long Prometheus waited for each exporter.",
+        "Duration of the scrape of each exporter, as measured by Prometheus.",
         SECONDS,
         at(8, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_duration_seconds{"), "{{instance}}"),
@@ -207,7 +209,7 @@ def series() -> Panel:
     return lines(
         12,
         "Series",
-        "How many samples each scrape brought: what the exporter costs Prometheus.",
+        "Samples per scrape: the cost of the exporter in Prometheus.",
         COUNT,
         at(16, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_samples_scraped{"), "{{instance}}"),
@@ -230,7 +232,7 @@ def memory() -> Panel:
 
 def cpu() -> Panel:
     expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
-    text = "Processors that the exporter keeps busy."
+    text = "Processors in use by the exporter."
     return _process(14, "Processors", text, BARE, 5, Query(expr, "{{instance}}"))
 
 
@@ -238,11 +240,11 @@ def files() -> Panel:
     return _process(
         15,
         "Open files",
-        "Files and connections that the exporter has open, and may have.",
+        "Open files and connections of the exporter, and their limit.",
         COUNT,
         10,
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
-        Query(f"process_max_fds{{{_JOB}}}", "may be open", role="reference"),
+        Query(f"process_max_fds{{{_JOB}}}", "limit", role="reference"),
     )
 
 
@@ -250,7 +252,7 @@ def builds() -> Panel:
     return rows(
         16,
         "Builds",
-        "Which version of the exporter runs where, and since when.",
+        "Version and start time of each exporter.",
         BARE,
         at(15, 31, 9, 8),
         Query(

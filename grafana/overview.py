@@ -1,4 +1,4 @@
-"""One screen: what is wrong, since when, and each layer against its threshold and a day ago."""
+"""One screen: what is wrong, since when, and each layer compared with its threshold and a day ago."""
 
 from __future__ import annotations
 
@@ -33,21 +33,24 @@ from grafana.style import (
     step,
 )
 
-_NO_PROFILE = "no profile, or nothing observed"
-_NO_REQUESTS = "no requests seen"
+_NO_PROFILE = "no profile, or no data"
+_NO_REQUESTS = "no requests"
 _HEIGHT = 5
 _DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
-"""Grey and dotted on each panel, named in its description and at the pointer: the legend has room for two."""
+"""Grey and dotted on each panel. The description and the tooltip name it, because the legend has room for two."""
 
 _SEVERITY = {"3": ("!!", CRITICAL), "2": ("!", WARNING), "1": ("i", INFO)}
 
 
 def dashboard(exporter_url: str) -> Dashboard:
-    """The dashboard Overview."""
+    """Return the dashboard Overview."""
     return frame.board(
         "model-overview",
         "Models / Overview",
-        "Is the model well? System, data and business at a glance, each against its threshold and a day ago.",
+        (
+            "Is the model healthy? System, data and business at a glance, each compared with its threshold and with a "
+            "day ago."
+        ),
         [frame.model(), frame.versions()],
         [
             models_state(),
@@ -76,12 +79,14 @@ def models_state() -> Panel:
     return timeline(
         1,
         "Models",
-        "Each model's state over time: the worst severity of its alerts that fire, !! critical, ! a warning, i an "
-        "information. A gap: nobody watched it.",
+        (
+            "State of each model over time: the highest severity of its firing alerts (!! critical, ! warning, i "
+            "info). A gap means that the model was not monitored."
+        ),
         at(0, 0, 7, 5),
         Query(severity("model", 'model!=""', "model_info"), "{{model}}"),
         names=MARKS,
-        empty="no model is watched",
+        empty="no model is monitored",
         value_links=[frame.board_of("model-overview", "This model", model="__field.labels.model")],
     )
 
@@ -93,12 +98,14 @@ def firing_alerts() -> Panel:
     return rows(
         2,
         "Firing alerts, of all models",
-        "What fires, the worst first, and for how long: !! is critical, ! a warning, i an information. A click opens "
-        "the runbook.",
+        (
+            "Firing alerts and their duration, the most severe first (!! critical, ! warning, i info). Click an alert "
+            "to open its runbook."
+        ),
         SECONDS,
         at(0, 5, 7, 10),
         Query(expr, kind="table"),
-        empty="nothing is known to fire",
+        empty="no alert is known to fire",
         sort=(" ", "For"),
         transformations=[
             step(
@@ -118,7 +125,7 @@ def firing_alerts() -> Panel:
 
 
 def _detail(uid: str) -> Link:
-    return Link("In detail", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
+    return Link("Details", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
 
 
 _SYSTEM = [_detail("model-system")]
@@ -130,12 +137,14 @@ def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str =
     return figures(
         number,
         "",
-        "The worst severity of the alerts of this layer that fire for the model, or for no model in particular; grey "
-        "where nobody watches it.",
+        (
+            "Highest severity of the firing alerts of this layer, for the model or for no particular model. Grey: not "
+            "monitored."
+        ),
         BARE,
         at(7, y, 2, _HEIGHT),
         Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
-        empty="not watched",
+        empty="not monitored",
         state=True,
         mappings=states(SEVERITIES),
         value_links=[_detail(uid)],
@@ -159,7 +168,10 @@ def request_rate() -> Panel:
     return lines(
         6,
         "Requests",
-        "Requests a second, over a minute; grey, a day ago. No threshold: ModelTrafficMissing tells when none come.",
+        (
+            "Requests a second, over one minute. Grey: a day ago. There is no threshold; ModelTrafficMissing fires if "
+            "there are none."
+        ),
         PER_SECOND,
         at(9, 0, 5, _HEIGHT),
         Query(f"{expr})", "now"),
@@ -175,7 +187,7 @@ def error_ratio() -> Panel:
     return _worst(
         7,
         "Errors",
-        "Share of requests that a 5xx answered, over a minute, of the version where it is highest.",
+        "Share of requests answered with a 5xx over one minute, for the worst version.",
         SHARE,
         14,
         0,
@@ -190,7 +202,7 @@ def latency() -> Panel:
     return _worst(
         8,
         "Latency p95",
-        "19 of 20 requests are faster than this, over five minutes, in the slowest version.",
+        "95 % of requests are faster than this, over five minutes, for the slowest version.",
         SECONDS,
         19,
         0,
@@ -205,7 +217,10 @@ def worst_drift() -> Panel:
     return _worst(
         9,
         "Worst drift",
-        "KL divergence from training of the feature that is furthest above its threshold; 0 is within the noise.",
+        (
+            "KL divergence from training of the feature that is furthest above its threshold; 0 is below the noise "
+            "floor."
+        ),
         NATS,
         9,
         5,
@@ -220,7 +235,7 @@ def worst_mean_shift() -> Panel:
     return _worst(
         10,
         "Worst mean shift",
-        "How far a feature's mean has moved, in training standard deviations, either way; 0 is within chance.",
+        ("Largest shift of a feature's mean in training standard deviations, in either direction; 0 is within chance."),
         DEVIATIONS,
         14,
         5,
@@ -235,7 +250,7 @@ def worst_missing() -> Panel:
     return _worst(
         11,
         "Worst missing",
-        "Share of values that are missing or of a wrong type, beyond the share that training had.",
+        "Share of values that are missing or of a wrong type, above their share in training.",
         SHARE,
         19,
         5,
@@ -251,7 +266,7 @@ def attempts() -> Panel:
     return lines(
         12,
         "Predictions an hour",
-        "Predictions in the hour before; grey, a day ago. The threshold is a share of the same hour a week ago.",
+        "Predictions per hour. Grey: a day ago. The threshold is a share of the same hour a week ago.",
         COUNT,
         at(9, 10, 5, _HEIGHT),
         Query(f"{expr})", "now"),
@@ -263,7 +278,7 @@ def attempts() -> Panel:
             role="threshold",
         ),
         links=_BUSINESS,
-        empty="no predictions seen",
+        empty="no predictions",
         least=0,
         overrides=[_DAY_AGO],
     )
@@ -273,14 +288,16 @@ def confident_share() -> Panel:
     return _worst(
         13,
         "Confident",
-        "Share of predictions at or above the model's confidence threshold, in the hour before, of the least sure "
-        "version.",
+        (
+            "Share of predictions at or above the model's confidence threshold over one hour, for the least confident "
+            "version."
+        ),
         SHARE,
         14,
         10,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions seen",
+        "no predictions",
         _BUSINESS,
         worst="min",
     )
@@ -290,13 +307,13 @@ def correction_share() -> Panel:
     return _worst(
         14,
         "Corrected",
-        "Share of confident predictions that users corrected, in the hour before, of the worst version.",
+        "Share of confident predictions that users corrected over one hour, for the worst version.",
         SHARE,
         19,
         10,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions seen",
+        "no confident predictions",
         _BUSINESS,
     )
 
@@ -314,7 +331,7 @@ def _worst(
     links: Sequence[Link],
     worst: str = "max",
 ) -> Panel:
-    """One value of the worst version, what it was a day ago, and its threshold."""
+    """Return a panel with the value of the worst version, its value a day ago, and its threshold."""
     return lines(
         number,
         title,

@@ -1,4 +1,4 @@
-"""Panels: one function a kind, and what all of them have."""
+"""Panels: one function per type, and what they share."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _finish(
     most: float | None = None,
     state: bool = False,
 ) -> Panel:
-    """What every panel has, whatever its type."""
+    """Set what panels of all types share."""
     panel = builder.build()
     panel.id_val, panel.title, panel.description, panel.grid_pos = number, title, description, place
     panel.datasource = DATASOURCE
@@ -101,7 +101,7 @@ def _finish(
     field.min_val, field.max_val = least, most
     field.mappings = list(mappings)
     field.links = [_link(link) for link in value_links] or None
-    # One step without a number: what is beyond a threshold is told by series, not by the panel.
+    # One step without a number: series show thresholds, not the panel.
     field.thresholds = (
         dashboard.ThresholdsConfig()
         .mode(ThresholdsMode.ABSOLUTE)
@@ -111,7 +111,7 @@ def _finish(
     field.color = dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
     if state:
         field.color = dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).build()
-    elif isinstance(builder, bargauge.Panel):  # a shade for each bar would look as if it told something
+    elif isinstance(builder, bargauge.Panel):  # different shades of bars would suggest a meaning
         field.color.mode = FieldColorModeId.FIXED
     roles = [for_query(i, *ROLES[query.role]) for i, query in enumerate(queries) if query.role in ROLES]
     config.overrides = [
@@ -128,7 +128,7 @@ def _link(link: Link) -> DashboardLink:
 
 
 def legend(*, values: bool = True) -> common.VizLegendOptions:
-    """Names below the lines, each with its last value."""
+    """Return a legend below the lines, each with its last value."""
     made = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
     return made.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
 
@@ -145,9 +145,9 @@ def lines(
     top: float | None = None,
     **more: Any,
 ) -> Panel:
-    """Lines over time; their legend tells each last value, unless they are too many for that.
+    """Return lines over time. The legend shows each last value, unless there are too many lines.
 
-    The axis reaches ``top`` at least: nothing but zeros would else lie below a scale to 100.
+    The axis reaches at least ``top``. Otherwise a series of zeros would get a scale up to 100.
     """
     builder = (
         timeseries.Panel()
@@ -179,7 +179,7 @@ def figures(
     below: bool = False,
     **more: Any,
 ) -> Panel:
-    """Large numbers, one a series, with their names; ``below`` one another where there is room for that."""
+    """Return large numbers, one per series, with their names; ``below`` one another if there is room."""
     builder = (
         stat.Panel()
         .graph_mode(BigValueGraphMode.NONE)
@@ -189,7 +189,7 @@ def figures(
         .orientation(VizOrientation.HORIZONTAL if below else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    if below or state:  # one size, so that panels side by side look alike, whatever their width
+    if below or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
     return _finish(builder, number, title, description, unit, place, queries, state=state, **more)
 
@@ -204,7 +204,7 @@ def timeline(
     told: bool = True,
     **more: Any,
 ) -> Panel:
-    """States over time, one row a series; they are ``told`` in words where there is room for that."""
+    """Return states over time, one row per series, with texts if ``told``."""
     builder = (
         statetimeline.Panel()
         .show_value(VisibilityMode.AUTO if told else VisibilityMode.NEVER)
@@ -238,7 +238,7 @@ def rows(
     sort: Sequence[str] = (),
     **more: Any,
 ) -> Panel:
-    """A table, sorted by columns, the greatest first."""
+    """Return a table, sorted by columns in descending order."""
     builder = table.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
     panel = _finish(builder, number, title, description, unit, place, queries, **more)
     options: Any = panel.options
@@ -256,7 +256,7 @@ def bars(
     by: str,
     **more: Any,
 ) -> Panel:
-    """Bars beside one another, by a field of words."""
+    """Return vertical bars, by a text field."""
     builder = (
         barchart.Panel()
         .x_field(by)
@@ -284,7 +284,7 @@ def lengths(
     *queries: Query,
     **more: Any,
 ) -> Panel:
-    """Horizontal bars under one another, each with its name and number."""
+    """Return horizontal bars, each with its name and number."""
     builder = (
         bargauge.Panel()
         .display_mode(BarGaugeDisplayMode.BASIC)

@@ -33,7 +33,7 @@ EARLIER = " offset ${earlier:raw}"
 
 
 def dashboard(exporter_url: str) -> Dashboard:
-    """The dashboard Release comparison."""
+    """Return the dashboard Release comparison."""
     return frame.board(
         "model-release",
         "Models / Release comparison",
@@ -73,7 +73,7 @@ def dashboard(exporter_url: str) -> Dashboard:
 
 
 def earlier() -> VariableModel:
-    """How much earlier the first period is; PromQL takes no offset of 0, and a millisecond is none."""
+    """Return the variable for the offset of the first period; a millisecond means none, as 0 is not allowed."""
     periods = {"not at all": "1ms", "1h": "1h", "6h": "6h", "1d": "1d", "7d": "7d", "28d": "28d"}
     options = [VariableOption(selected=value == "1ms", text=text, value=value) for text, value in periods.items()]
     return (
@@ -89,9 +89,9 @@ def earlier() -> VariableModel:
 def _pair(
     number: int, title: str, description: str, unit: str, x: int, expr: Callable[[str, str], str], empty: str
 ) -> Panel:
-    """Before, after and difference of one value; ``expr`` takes a selector and an offset."""
+    """Return a panel with a value before, after, and the difference; ``expr`` takes a selector and an offset."""
     before, after = expr(BEFORE, EARLIER), expr(AFTER, "")
-    # Equals differ in their last digits, since an offset of none is a millisecond.
+    # Equal values differ in their last digits, because no offset is a millisecond.
     difference = f"round(({after}) - ({before}), 0.00001)"
     points = unit == SHARE
     return figures(
@@ -131,33 +131,33 @@ def _drift(selector: str, ago: str) -> str:
 
 
 def requests() -> Panel:
-    return _pair(1, "Requests", "Requests a second, on average.", PER_SECOND, 0, _rate, "no requests seen")
+    return _pair(1, "Requests", "Requests a second, on average.", PER_SECOND, 0, _rate, "no requests")
 
 
 def errors() -> Panel:
     expr = _ratio('model_requests_total{%s,code=~"5.."}', "model_requests_total")
-    return _pair(2, "Errors", "Share of requests that a 5xx answered.", SHARE, 4, expr, "no requests seen")
+    return _pair(2, "Errors", "Share of requests answered with a 5xx.", SHARE, 4, expr, "no requests")
 
 
 def latency() -> Panel:
-    return _pair(3, "Latency p95", "19 of 20 requests were faster.", SECONDS, 8, _quantile, "no durations seen")
+    return _pair(3, "Latency p95", "95 % of requests were faster.", SECONDS, 8, _quantile, "no durations")
 
 
 def confident() -> Panel:
     expr = _ratio("model_confident_predictions_total{%s}", "model_attempts_total")
     text = "Share of predictions at or above the confidence threshold."
-    return _pair(4, "Confident", text, SHARE, 12, expr, "no predictions seen")
+    return _pair(4, "Confident", text, SHARE, 12, expr, "no predictions")
 
 
 def corrected() -> Panel:
     expr = _ratio("model_corrections_total{%s}", "model_confident_predictions_total")
     text = "Share of confident predictions that users corrected."
-    return _pair(5, "Corrected", text, SHARE, 16, expr, "no confident predictions seen")
+    return _pair(5, "Corrected", text, SHARE, 16, expr, "no confident predictions")
 
 
 def drift() -> Panel:
-    text = "The largest KL divergence of any feature from training, above its noise."
-    return _pair(6, "Worst drift", text, NATS, 20, _drift, "no profile, or nothing observed")
+    text = "Largest KL divergence of any feature from training, if above its noise floor."
+    return _pair(6, "Worst drift", text, NATS, 20, _drift, "no profile, or no data")
 
 
 def _over_time(
@@ -173,21 +173,21 @@ def _over_time(
 
 
 def requests_over_time() -> Panel:
-    text = "Requests a second over a minute."
-    return _over_time(7, "Requests", text, PER_SECOND, 0, 8, "model_version:requests:rate1m", None, "no requests seen")
+    text = "Requests a second over one minute."
+    return _over_time(7, "Requests", text, PER_SECOND, 0, 8, "model_version:requests:rate1m", None, "no requests")
 
 
 def errors_over_time() -> Panel:
     return _over_time(
         8,
         "Errors",
-        "Share of requests that a 5xx answered, over a minute.",
+        "Share of requests answered with a 5xx, over one minute.",
         SHARE,
         8,
         8,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-        "no requests seen",
+        "no requests",
     )
 
 
@@ -195,13 +195,13 @@ def latency_over_time() -> Panel:
     return _over_time(
         9,
         "Latency p95",
-        "19 of 20 requests are faster, over five minutes.",
+        "95 % of requests are faster, over five minutes.",
         SECONDS,
         16,
         8,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
-        "no durations seen",
+        "no durations",
     )
 
 
@@ -209,13 +209,13 @@ def confident_over_time() -> Panel:
     return _over_time(
         10,
         "Confident",
-        "Share of predictions at or above the confidence threshold, in the hour before.",
+        "Share of predictions at or above the confidence threshold, over one hour.",
         SHARE,
         0,
         16,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions seen",
+        "no predictions",
     )
 
 
@@ -223,13 +223,13 @@ def corrected_over_time() -> Panel:
     return _over_time(
         11,
         "Corrected",
-        "Share of confident predictions that users corrected, in the hour before.",
+        "Share of confident predictions that users corrected, over one hour.",
         SHARE,
         8,
         16,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions seen",
+        "no confident predictions",
     )
 
 
@@ -237,13 +237,13 @@ def drift_over_time() -> Panel:
     return _over_time(
         12,
         "Worst drift",
-        "KL divergence of the feature that is furthest above its threshold; 0 is within the noise.",
+        "KL divergence of the feature that is furthest above its threshold; 0 is below the noise floor.",
         NATS,
         16,
         16,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{AFTER}}})",
-        "no profile, or nothing observed",
+        "no profile, or no data",
     )
 
 
@@ -264,12 +264,14 @@ def features() -> Panel:
     return rows(
         13,
         "Features, before and after",
-        "The largest divergence from its own training data and the largest mean shift of each feature in the time "
-        "range, and the means that the two profiles hold.",
+        (
+            "For each feature, the largest divergence from its training data and the largest shift of the mean in the "
+            "time range, and the training means of both profiles."
+        ),
         NATS,
         at(0, 25, 24, 9),
         *(Query(expr, kind="table") for expr in columns.values()),
-        empty="no profile, or nothing observed",
+        empty="no profile, or no data",
         sort=("Score after",),
         transformations=[
             step("merge"),

@@ -1,8 +1,8 @@
-"""Colours, units, words and the small parts of a panel. One place for all of them.
+"""Colours, units, texts and the small parts of a panel.
 
-Colour means state: green, blue, orange and red say ok, info, warning and critical, and a threshold is
-red because beyond it begins that state. Everything else is drawn in shades of one neutral blue, and
-what is compared with, in grey.
+Colour means state: green, blue, orange and red are ok, info, warning and critical. A threshold is red,
+because the critical state starts there. Everything else is in shades of one neutral blue, and
+comparisons are grey.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class Query:
     expr
         PromQL.
     legend
-        Name of its series, with ``{{label}}`` for labels.
+        Name of the series, with ``{{label}}`` for labels.
     kind
-        Over the time range; at its end; at its end as rows of a table, or as buckets of a histogram.
+        Evaluated over the time range, or at its end, there also as rows of a table or buckets of a histogram.
     role
-        How it is drawn: a value, one of an older version, a threshold, a value of the past, or what training knows.
+        How to draw it: a value, a value of an older version, a threshold, a past value, or a training value.
     """
 
     expr: str
@@ -79,22 +79,22 @@ class Link:
 
 
 def at(x: int, y: int, w: int, h: int) -> GridPos:
-    """A place on the grid, 24 columns wide; a row is 30 pixels and a gap of 8."""
+    """Return a position on the grid of 24 columns; a row is 30 pixels and a gap of 8."""
     return GridPos(x=x, y=y, w=w, h=h)
 
 
 def setting(name: str, value: object) -> DynamicConfigValue:
-    """A field setting for an override."""
+    """Return a field setting for an override."""
     return DynamicConfigValue(id_val=name, value=value)
 
 
 def for_field(name: str, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
-    """Settings of the field of a name."""
+    """Return settings of the field with a name."""
     return MatcherConfig(id_val="byName", options=name), list(settings)
 
 
 def for_query(place: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
-    """Settings of all series of a query, by its place in the panel."""
+    """Return settings of all series of a query, by its position in the panel."""
     return MatcherConfig(id_val="byFrameRefID", options=REFS[place]), list(settings)
 
 
@@ -102,19 +102,19 @@ Override = tuple[MatcherConfig, list[DynamicConfigValue]]
 
 
 def step(name: str, *, queries: str | None = None, **options: object) -> DataTransformerConfig:
-    """A transformation, of all queries or of those whose reference matches a regular expression."""
+    """Return a transformation of all queries, or of those whose reference matches a regular expression."""
     chosen = None if queries is None else MatcherConfig(id_val="byRefId", options=f"/^(?:{queries})$/")
     return DataTransformerConfig(id_val=name, filter_val=chosen, options=options)
 
 
 SEVERITIES = {"OK": OK, "info": INFO, "warning": WARNING, "critical": CRITICAL}
 MARKS = {"OK": OK, "i": INFO, "!": WARNING, "!!": CRITICAL}
-"""The same where a word would be cut off."""
+"""The same texts for small spaces."""
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 
 def states(names: Mapping[str, str]) -> list[ValueMapping]:
-    """The numbers from 0 as words in their colours; what has no name is left out."""
+    """Return a mapping of the numbers from 0 to texts in their colours, without numbers that have no name."""
     options = {
         str(number): ValueMappingResult(text=name, color=colour, index=number)
         for number, (name, colour) in enumerate(names.items())
@@ -124,7 +124,7 @@ def states(names: Mapping[str, str]) -> list[ValueMapping]:
 
 
 def cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
-    """Settings of a table's column of states: the word and the colour of each value."""
+    """Return settings of a table's column of states: the text and the colour of each value."""
     options = {
         value: {"text": text, "color": colour, "index": index}
         for index, (value, (text, colour)) in enumerate(shown.items())
@@ -145,7 +145,7 @@ APART = (
         setting("custom.lineStyle", {"fill": "dash", "dash": [14, 5]}),
     ],
 )
-"""Values of different queries in one panel: the shades that Grafana chooses are too near to one another."""
+"""Shades for the values of different queries in one panel; those that Grafana chooses are too similar."""
 
 ROLES: dict[str, list[DynamicConfigValue]] = {
     "older": [

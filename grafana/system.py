@@ -1,4 +1,4 @@
-"""System: does the model answer, in time, on a machine that has room?"""
+"""System: does the model answer, in time, on a machine with enough resources?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from grafana.panels import lines
 from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL, by_version
 from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query, at
 
-_NO_REQUESTS = "no requests seen"
-_NO_GPU = "no GPU, or its driver is not there"
+_NO_REQUESTS = "no requests"
+_NO_GPU = "no GPU, or no driver"
 
 
 def dashboard(exporter_url: str) -> Dashboard:
-    """The dashboard System."""
+    """Return the dashboard System."""
     return frame.board(
         "model-system",
         "Models / System",
@@ -53,11 +53,11 @@ def requests() -> Panel:
     return lines(
         1,
         "Requests by version",
-        "Requests a second over a minute, all replicas together, and of all chosen versions a day ago.",
+        "Requests a second over one minute, for all replicas, and the total of the selected versions a day ago.",
         PER_SECOND,
         at(0, 1, 12, 9),
         *by_version(expr, "version {{version}}"),
-        Query(f"sum({expr}{DAY_AGO})", "together, a day ago", role="past"),
+        Query(f"sum({expr}{DAY_AGO})", "total, a day ago", role="past"),
         empty=_NO_REQUESTS,
         least=0,
     )
@@ -67,7 +67,7 @@ def requests_by_code() -> Panel:
     return lines(
         2,
         "Requests by HTTP code",
-        "Requests a second by the code that answered them.",
+        "Requests a second by HTTP code.",
         PER_SECOND,
         at(12, 1, 12, 9),
         Query(f"sum by (code) (rate(model_requests_total{{{BOTH}}}[$__rate_interval]))", "{{code}}"),
@@ -80,7 +80,7 @@ def error_ratio() -> Panel:
     return lines(
         3,
         "Error ratio by version",
-        "Share of requests that a 5xx answered, over a minute.",
+        "Share of requests answered with a 5xx, over one minute.",
         SHARE,
         at(0, 10, 12, 8),
         *by_version(f"model_version:request_error_ratio:rate1m{{{BOTH}}}", "version {{version}}"),
@@ -95,7 +95,10 @@ def error_budget() -> Panel:
     return lines(
         4,
         "Error ratio in the windows of the budget",
-        "What ModelErrorBudgetBurn reads: a short window says that it goes on, the long one that it matters.",
+        (
+            "The windows of ModelErrorBudgetBurn: a long window shows that the loss matters, a short one that it "
+            "still continues."
+        ),
         SHARE,
         at(12, 10, 12, 8),
         *(Query(f"max(model_version:request_error_ratio:rate{window}{{{BOTH}}})", window) for window in windows),
@@ -110,12 +113,12 @@ def latency() -> Panel:
     return lines(
         5,
         "Latency of the slowest version",
-        "Half, 19 of 20, and 99 of 100 requests are faster than this, over five minutes.",
+        "50, 95 and 99 % of requests are faster than this, over five minutes.",
         SECONDS,
         at(0, 19, 12, 9),
         *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
-        empty="no durations seen",
+        empty="no durations",
         least=0,
     )
 
@@ -125,13 +128,13 @@ def latency_by_version() -> Panel:
     return lines(
         6,
         "Latency p95 by version",
-        "19 of 20 requests are faster than this, over five minutes; and the slowest version's a day ago.",
+        "95 % of requests are faster than this, over five minutes, and the slowest version a day ago.",
         SECONDS,
         at(12, 19, 12, 9),
         *by_version(expr, "version {{version}}"),
         Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
-        empty="no durations seen",
+        empty="no durations",
         least=0,
     )
 
@@ -144,19 +147,19 @@ def _share(
 
 def cpu() -> Panel:
     expr = f"model_system_cpu_utilization_ratio{{{INSTANCE}}}"
-    return _share(7, "CPU", "Share of the processors' time in use.", 0, 29, Query(expr, "{{instance}}"))
+    return _share(7, "CPU", "Share of processor time in use.", 0, 29, Query(expr, "{{instance}}"))
 
 
 def memory() -> Panel:
     expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
-    return _share(8, "Memory", "Memory in use over what may be used.", 6, 29, Query(expr, "{{instance}}"))
+    return _share(8, "Memory", "Memory in use as a share of the limit.", 6, 29, Query(expr, "{{instance}}"))
 
 
 def memory_bytes() -> Panel:
     return lines(
         9,
         "Memory in bytes",
-        "Memory in use, without what the kernel can drop at once, and the limit.",
+        "Memory in use, except what the kernel can reclaim at once, and the limit.",
         BYTES,
         at(12, 29, 6, 7),
         Query(f"model_system_memory_used_bytes{{{INSTANCE}}}", "used {{instance}}"),
@@ -168,13 +171,20 @@ def memory_bytes() -> Panel:
 
 def disk() -> Panel:
     expr = f"model_system_disk_utilization_ratio{{{INSTANCE}}}"
-    return _share(10, "Disk", "Share of the file systems in use.", 18, 29, Query(expr, "{{path}} {{instance}}"))
+    return _share(10, "Disk", "Share of each file system in use.", 18, 29, Query(expr, "{{path}} {{instance}}"))
 
 
 def gpu() -> Panel:
     expr = f"model_system_gpu_utilization_ratio{{{INSTANCE}}}"
     return _share(
-        11, "GPU", "Share of time the GPU is busy.", 0, 37, Query(expr, "{{gpu}} {{instance}}"), w=12, empty=_NO_GPU
+        11,
+        "GPU",
+        "Share of time in which the GPU is busy.",
+        0,
+        37,
+        Query(expr, "{{gpu}} {{instance}}"),
+        w=12,
+        empty=_NO_GPU,
     )
 
 
@@ -182,7 +192,7 @@ def gpu_memory() -> Panel:
     return lines(
         12,
         "GPU memory",
-        "GPU memory in use, and what may be used.",
+        "GPU memory in use, and its limit.",
         BYTES,
         at(12, 37, 12, 7),
         Query(f"model_system_gpu_memory_used_bytes{{{INSTANCE}}}", "{{gpu}} used"),
