@@ -21,7 +21,7 @@ from timing import exporter, free_port, median_seconds, profile, report, serving
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
-from exporter.metrics import Exposition
+from exporter.metrics.exposition import Exposition
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store

@@ -21,7 +21,7 @@ from timing import median_seconds
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Prediction
-from exporter.metrics import Exposition
+from exporter.metrics.exposition import Exposition
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry

@@ -1,5 +1,1 @@
-"""What ``/metrics`` says: monitors read out as metric families, and rendered."""
-
-from exporter.metrics.exposition import Exposition
-
-__all__ = ["Exposition"]
+"""Metric families of the models, the machine and the exporter, and the text of ``/metrics``."""

@@ -1,4 +1,4 @@
-"""The exporter's own health, as metrics."""
+"""The metrics of the exporter itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from exporter.errors import REASONS
 
 SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "exchanges", "logs", "traces")
-"""The doors that events come in by: the last part of their routes."""
+"""The sources of events: the last part of the route that receives them."""
 
 
 class ExporterMetrics:
@@ -19,21 +19,25 @@ class ExporterMetrics:
     Parameters
     ----------
     registry
-        Where they are registered.
+        The registry to which they are added.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         prefix = "model_exporter_"
         self.events = Counter(f"{prefix}events", "Events accepted, by route.", ["source"], registry=registry)
-        self.rejected = Counter(f"{prefix}events_rejected", "Events refused.", ["reason"], registry=registry)
-        self.dropped = Counter(
-            f"{prefix}events_dropped", "Accepted events that could not be kept, or were lost.", registry=registry
+        self.rejected = Counter(
+            f"{prefix}events_rejected", "Events rejected, by reason.", ["reason"], registry=registry
         )
-        self.queue_length = Gauge(f"{prefix}queue_length", "Events that wait to be counted.", registry=registry)
-        self.queue_capacity = Gauge(f"{prefix}queue_capacity", "Events that may wait.", registry=registry)
-        self.damaged = Gauge(
+        self.dropped = Counter(
+            f"{prefix}events_dropped", "Accepted events that were lost or could not be stored.", registry=registry
+        )
+        self.queue_length = Gauge(f"{prefix}queue_length", "Events waiting to be counted.", registry=registry)
+        self.queue_capacity = Gauge(
+            f"{prefix}queue_capacity", "Number of events that can wait to be counted.", registry=registry
+        )
+        self.quarantined_files = Gauge(
             f"{prefix}store_damaged_files",
-            "Damaged databases that were set aside, and still lie there.",
+            "Damaged databases that were set aside and still exist.",
             registry=registry,
         )
         self.store_errors = Counter(f"{prefix}store_errors", "Failed reads and writes of the store.", registry=registry)
@@ -48,7 +52,12 @@ class ExporterMetrics:
             "Unix time of the last successful reload.",
             registry=registry,
         )
-        build = Gauge(f"{prefix}build_info", "Always 1.", ["version", "pythonversion"], registry=registry)
+        build = Gauge(
+            f"{prefix}build_info",
+            "Build information about the exporter.",
+            ["version", "pythonversion"],
+            registry=registry,
+        )
         build.labels(version("model-exporter"), platform.python_version()).set(1)
         for source in SOURCES:
             self.events.labels(source)

@@ -1,4 +1,4 @@
-"""The whole of ``/metrics`` in the text format or in OpenMetrics."""
+"""Render ``/metrics`` in the text format or in OpenMetrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class _Families:
-    """What prometheus_client's encoders take for a registry."""
+    """Metric families in the form of a registry, for prometheus_client's encoders."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -31,18 +31,18 @@ class _Families:
 
 
 class Exposition:
-    """Everything there is to scrape.
+    """All metrics of the exporter.
 
     Parameters
     ----------
     registry
-        The exporter's own metrics; the standard process and Python ones are added to it.
+        Metrics of the exporter itself; those of the process and of Python are added to it.
     collectors
-        What reads the machine.
+        Collectors of the machine's metrics.
     monitors
-        Gives the monitors of now.
+        Returns the current monitors.
     store
-        Asked for what waits for review.
+        The store, for the metrics of review.
     """
 
     def __init__(
@@ -62,30 +62,28 @@ class Exposition:
         GCCollector(registry=registry)
 
     def render(self, accept: str = "", names: Collection[str] = ()) -> tuple[bytes, str]:
-        """The exposition and its content type.
+        """Return the exposition and its content type.
 
         Parameters
         ----------
         accept
             The request's ``Accept`` header.
         names
-            Only these families or samples, if any are given.
+            Only these families or samples; all when empty.
         """
         encode, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
         duration = GaugeMetricFamily(
-            "model_exporter_collector_duration_seconds", "Time a collector took.", labels=["collector"]
+            "model_exporter_collector_duration_seconds", "Duration of a collector's scrape.", labels=["collector"]
         )
         success = GaugeMetricFamily(
             "model_exporter_collector_success", "Whether a collector succeeded.", labels=["collector"]
         )
 
-        system: list[Metric] = []
-
-        def timed(name: str, read: Callable[[], Iterable[Any]], into: list[Any]) -> None:
+        def collect(name: str, collector: Callable[[], Iterable[Any]], into: list[Any]) -> None:
             start = time.perf_counter()
             try:
-                into.extend(read())
+                into.extend(collector())
             except Exception as error:
                 log.error("collector %s: %s", name, error)
                 success.add_metric([name], 0)
@@ -93,56 +91,57 @@ class Exposition:
                 success.add_metric([name], 1)
             duration.add_metric([name], time.perf_counter() - start)
 
-        samples: list[FamilyLines] = []
+        lines: list[FamilyLines] = []
+        system: list[Metric] = []
         monitors = self._monitors()
-        timed(self._models.name, lambda: self._models.collect(monitors), samples)
-        timed(
-            "store", lambda: review_lines(monitors, self._store), samples
-        )  # its own: the models must not fall with it
+        collect(self._models.name, lambda: self._models.collect(monitors), lines)
+        # A collector of its own: without the store the metrics of the models are still there.
+        collect("store", lambda: review_lines(monitors, self._store), lines)
         for collector in self._collectors:
-            timed(collector.name, collector.collect, system)
-        models = render_families(samples, openmetrics, names)
-        own = encode(_Families(_only([*self._registry.collect(), *system, duration, success], names)))
+            collect(collector.name, collector.collect, system)
+        models = render_families(lines, openmetrics, names)
+        others = encode(_Families(_select([*self._registry.collect(), *system, duration, success], names)))
         end = b"# EOF\n" if openmetrics else b""
-        return b"".join((own.removesuffix(end), *models, end)), content_type
+        return b"".join((others.removesuffix(end), *models, end)), content_type
 
     def machine(self) -> dict[str, float]:
-        """The machine's gauges that bear no label, by name, without those that cannot be read now."""
-        found: dict[str, float] = {}
+        """Return the machine's gauges without labels by name, without those that cannot be read now."""
+        gauges: dict[str, float] = {}
         for collector in self._collectors:
             try:
                 samples = [sample for family in collector.collect() for sample in family.samples]
             except Exception as error:
                 log.error("collector %s: %s", collector.name, error)
                 continue
-            found |= {sample.name: sample.value for sample in samples if not sample.labels}
-        return found
+            gauges |= {sample.name: sample.value for sample in samples if not sample.labels}
+        return gauges
 
 
 def render_families(
-    samples: Iterable[FamilyLines], openmetrics: bool = False, names: Collection[str] = ()
+    collected: Iterable[FamilyLines], openmetrics: bool = False, names: Collection[str] = ()
 ) -> Iterator[bytes]:
-    """Lines of samples, family by family; only those of ``names``, if any are given."""
-    found: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
-    for family, lines in samples:
+    """Render collected lines, family by family; only those of ``names``, unless it is empty."""
+    by_family: dict[str, list[bytes]] = {family.name: [] for family in FAMILIES}
+    for family, lines in collected:
         if not names or family.name in names or family.name.removesuffix("_total") in names:
-            found[family.name].append(lines)
+            by_family[family.name].append(lines)
         elif any(name.startswith(family.name) for name in names):  # one of a histogram's series
-            every = lines.split(b"\n")[:-1]
-            found[family.name] += [line + b"\n" for line in every if line.split(b"{")[0].decode() in names]
+            by_family[family.name] += [
+                line + b"\n" for line in lines.split(b"\n")[:-1] if line.split(b"{")[0].decode() in names
+            ]
     for family in FAMILIES:
-        if any(found[family.name]):
+        if any(by_family[family.name]):
             yield family.header(openmetrics)
-            yield from found[family.name]
+            yield from by_family[family.name]
 
 
-def _only(families: Iterable[Metric], names: Collection[str]) -> Iterator[Metric]:
+def _select(families: Iterable[Metric], names: Collection[str]) -> Iterator[Metric]:
     for family in families:
-        kept = Metric(family.name, family.documentation, family.type, family.unit)
-        kept.samples = [
+        selected = Metric(family.name, family.documentation, family.type, family.unit)
+        selected.samples = [
             sample
             for sample in family.samples
             if not sample.name.endswith("_created") and (not names or sample.name in names or family.name in names)
         ]
-        if kept.samples:
-            yield kept
+        if selected.samples:
+            yield selected

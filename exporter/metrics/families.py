@@ -1,4 +1,4 @@
-"""The metric families of a model, each defined once."""
+"""The metric families of the models, each defined once, and their text format."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from exporter.stats.divergence import Floats
 
 
 class Family(NamedTuple):
-    """A metric family; ``name`` is that of its samples, with ``_total`` where it is a counter."""
+    """A metric family; ``name`` is that of its samples, which ends in ``_total`` for a counter."""
 
     name: str
     kind: str
     help: str
 
     def header(self, openmetrics: bool) -> bytes:
-        """The HELP and TYPE lines."""
+        """Return the HELP and TYPE lines."""
         name = self.name.removesuffix("_total") if openmetrics and self.kind == "counter" else self.name
         return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}\n".encode()
 
 
 class LineTemplate:
-    r"""The text before the values of some samples, made once.
+    r"""The lines of some samples without their values, prepared once.
 
     Parameters
     ----------
-    texts
-        One for each sample, see `series_prefix`.
+    prefixes
+        The text before each sample's value, see `series_prefix`.
 
     Examples
     --------
@@ -38,44 +38,44 @@ class LineTemplate:
     b'a{b="c"} 1.0\n'
     """
 
-    def __init__(self, texts: Iterable[bytes]) -> None:
-        self._parts = [part for text in texts for part in (text, b"")]
+    def __init__(self, prefixes: Iterable[bytes]) -> None:
+        self._parts = [part for prefix in prefixes for part in (prefix, b"")]
 
     def __len__(self) -> int:
         return len(self._parts) // 2
 
     def render(self, values: Floats | Sequence[float]) -> bytes:
-        """The lines of the samples; NaN is an absent one."""
+        """Return the lines of the samples; one whose value is NaN is left out."""
         if not self._parts:
             return b""
-        plain = values.tolist() if isinstance(values, np.ndarray) else list(map(float, values))
-        encoded = msgspec.json.encode(plain)[1:-1]  # the fastest repr of floats there is
-        numbers = (encoded.replace(b",", b"\n,") + b"\n").split(b",")
-        parts = self._parts.copy()  # two scrapes may be made at a time
-        parts[1::2] = numbers
+        numbers = values.tolist() if isinstance(values, np.ndarray) else list(map(float, values))
+        encoded = msgspec.json.encode(numbers)[1:-1]  # the fastest way to write floats
+        endings = (encoded.replace(b",", b"\n,") + b"\n").split(b",")
+        parts = self._parts.copy()  # two scrapes may run at a time
+        parts[1::2] = endings
         if b"null" in encoded:
-            there = [place for place, number in enumerate(numbers) if number != b"null\n"]
-            parts = [part for place in there for part in parts[2 * place : 2 * place + 2]]
+            present = [index for index, ending in enumerate(endings) if ending != b"null\n"]
+            parts = [part for index in present for part in parts[2 * index : 2 * index + 2]]
         return b"".join(parts)
 
 
-def render_lines(texts: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
-    """The lines of samples whose texts are not kept."""
-    return LineTemplate(texts).render(values)
+def render_lines(prefixes: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
+    """Return the lines of samples that are rendered only once."""
+    return LineTemplate(prefixes).render(values)
 
 
 def series_prefix(name: str, **labels: str) -> bytes:
-    r"""The text of a sample before its value.
+    r"""Return the text of a sample before its value.
 
     >>> series_prefix("model_requests_total", model='a"b', code="200")
     b'model_requests_total{model="a\\"b",code="200"} '
     """
-    inside = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items())
-    return f"{name}{{{inside}}} ".encode()
+    pairs = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items())
+    return f"{name}{{{pairs}}} ".encode()
 
 
 def escape_label(value: str) -> str:
-    """A label's value as the text format wants it."""
+    """Escape the value of a label for the text format."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
@@ -87,48 +87,56 @@ def _counter(name: str, text: str) -> Family:
     return Family(name, "counter", text)
 
 
-INFO = _gauge("model_info", "Always 1; the profile label is the start of the training profile's hash.")
-THRESHOLD = _gauge("model_alert_threshold", "Threshold of an alert that the configuration sets.")
+INFO = _gauge(
+    "model_info", "Information about a model version; the profile label is the start of the training profile's hash."
+)
+THRESHOLD = _gauge("model_alert_threshold", "Alert threshold set in the configuration.")
 REQUESTS = _counter("model_requests_total", "Requests to the model by HTTP code.")
-DURATION = Family("model_request_duration_seconds", "histogram", "Latency of the model's requests.")
+DURATION = Family("model_request_duration_seconds", "histogram", "Latency of requests to the model.")
 ATTEMPTS = _counter("model_attempts_total", "Recorded predictions.")
 CONFIDENT = _counter(
-    "model_confident_predictions_total", "Predictions without an error, at or above the confidence threshold."
+    "model_confident_predictions_total", "Predictions without an error at or above the confidence threshold."
 )
 CONFIDENCE = Family("model_prediction_confidence", "histogram", "Confidence of predictions.")
-FEEDBACK = _counter("model_feedback_total", "Users' words on predictions by verdict.")
-CORRECTIONS = _counter("model_corrections_total", "Confident predictions that a user corrected, each at most once.")
-DELAY = Family("model_feedback_delay_seconds", "histogram", "Time from a prediction to the user's first word on it.")
-EVENTS = _counter("model_business_events_total", "Business events that the configuration declares.")
-PENDING = _gauge("model_corrections_pending", "Corrections that wait for review.")
-OLDEST = _gauge("model_corrections_oldest_pending_seconds", "Age of the oldest correction that waits for review.")
+FEEDBACK = _counter("model_feedback_total", "User feedback on predictions by verdict.")
+CORRECTIONS = _counter("model_corrections_total", "Confident predictions corrected by a user, each counted once.")
+DELAY = Family("model_feedback_delay_seconds", "histogram", "Time from a prediction to the first feedback on it.")
+EVENTS = _counter("model_business_events_total", "Business events declared in the configuration.")
+PENDING = _gauge("model_corrections_pending", "Corrections waiting for review.")
+OLDEST = _gauge("model_corrections_oldest_pending_seconds", "Age of the oldest correction waiting for review.")
 REVIEWED_ACCURACY = (
-    _gauge("model_reviewed_accuracy", "Share of confident predictions that were right, estimated from a sample."),
-    _gauge("model_reviewed_accuracy_lower", "Lower end of its 95 % confidence interval."),
-    _gauge("model_reviewed_accuracy_upper", "Upper end of its 95 % confidence interval."),
+    _gauge(
+        "model_reviewed_accuracy", "Share of confident predictions that were right, estimated from a reviewed sample."
+    ),
+    _gauge("model_reviewed_accuracy_lower", "Lower bound of the 95 % confidence interval of the reviewed accuracy."),
+    _gauge("model_reviewed_accuracy_upper", "Upper bound of the 95 % confidence interval of the reviewed accuracy."),
 )
-REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions that a reviewer decided.")
-EXAMPLES = _counter("model_dataset_examples_total", "Corrections released into a dataset.")
-OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of its training profile.")
+REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions decided by a reviewer.")
+EXAMPLES = _counter("model_dataset_examples_total", "Corrections released in datasets.")
+OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of the training profile.")
 REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training values.")
 REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
-UNKNOWN = _counter("model_exporter_unknown_features_total", "Features that came and that no profile knows.")
+UNKNOWN = _counter("model_exporter_unknown_features_total", "Features received that are not in the profile.")
 SEGMENT_ATTEMPTS = _counter("model_segment_attempts_total", "Recorded predictions by segment.")
 SEGMENT_CONFIDENT = _counter(
-    "model_segment_confident_predictions_total", "Predictions without an error, at or above the threshold, by segment."
+    "model_segment_confident_predictions_total",
+    "Predictions without an error at or above the confidence threshold, by segment.",
 )
 SEGMENT_CORRECTIONS = _counter(
-    "model_segment_corrections_total", "Confident predictions of a segment that a user corrected, each at most once."
+    "model_segment_corrections_total", "Confident predictions corrected by a user, each counted once, by segment."
 )
 SEGMENT_KL = _gauge(
-    "model_segment_kl_divergence", "KL divergence of a segment's longest window from all of training, in nats."
+    "model_segment_kl_divergence", "KL divergence of a segment's longest window from the whole training set, in nats."
 )
 SEGMENT_NOISE = _gauge(
-    "model_segment_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+    "model_segment_kl_divergence_noise",
+    "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
 )
 FEATURE_WINDOW = {
-    "observations": _gauge("model_feature_window_observations", "Observations in the window, missing ones included."),
+    "observations": _gauge(
+        "model_feature_window_observations", "Observations in the window, including missing values."
+    ),
     "mean": _gauge("model_feature_mean", "Mean in the window."),
     "stddev": _gauge("model_feature_stddev", "Standard deviation in the window."),
     "min": _gauge("model_feature_min", "Smallest value in the window."),
@@ -137,27 +145,29 @@ FEATURE_WINDOW = {
     "invalid": _gauge("model_feature_invalid_ratio", "Share of the window's observations of a wrong type."),
     "unseen": _gauge(
         "model_feature_unseen_ratio",
-        "Share of the window's observations outside the training range, or of a category training never saw.",
+        "Share of the window's observations outside the training range or categories.",
     ),
     "shift": _gauge(
         "model_feature_mean_shift", "Mean in the window less the training mean, in training standard deviations."
     ),
     "kl": _gauge("model_feature_kl_divergence", "KL divergence of the window from training, in nats."),
     "noise": _gauge(
-        "model_feature_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+        "model_feature_kl_divergence_noise",
+        "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
     ),
     "recent_kl": _gauge(
         "model_feature_recent_kl_divergence", "KL divergence of the window from the longest window before it, in nats."
     ),
     "recent_noise": _gauge(
         "model_feature_recent_kl_divergence_noise",
-        "Recent divergence that sampling alone exceeds with a probability of 1 %.",
+        "Noise floor: the recent divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
 FEATURE_DISTANCE = {
     "js": _gauge("model_feature_js_divergence", "Jensen-Shannon divergence of the window from training, in nats."),
     "ks": _gauge(
-        "model_feature_ks_statistic", "Kolmogorov-Smirnov statistic of the window against training, at the bins' edges."
+        "model_feature_ks_statistic",
+        "Kolmogorov-Smirnov statistic of the window against training, at the edges of the bins.",
     ),
     "psi": _gauge("model_feature_psi", "Population stability index of the window against training."),
     "wasserstein": _gauge(
@@ -166,27 +176,32 @@ FEATURE_DISTANCE = {
     ),
 }
 MULTIVARIATE = (
-    _gauge("model_multivariate_drift", "How differently features go together than in training, in nats."),
-    _gauge("model_multivariate_drift_noise", "Drift that sampling alone exceeds with a probability of 1 %."),
+    _gauge("model_multivariate_drift", "Divergence of the correlation between features from training, in nats."),
+    _gauge(
+        "model_multivariate_drift_noise",
+        "Noise floor: the drift that sampling alone exceeds with a probability of 1 %.",
+    ),
 )
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
     "noise": _gauge(
-        "model_prediction_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+        "model_prediction_kl_divergence_noise",
+        "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
 CONFIDENCE_WINDOW = {
     "kl": _gauge("model_confidence_kl_divergence", "KL divergence of the window's confidences from training, in nats."),
     "noise": _gauge(
-        "model_confidence_kl_divergence_noise", "Divergence that sampling alone exceeds with a probability of 1 %."
+        "model_confidence_kl_divergence_noise",
+        "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
-BATCH_ROWS = _gauge("model_batch_rows", "Rows of the last batch that were counted.")
-BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows of the last batch that were refused.")
+BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
+BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
 BATCH_CONFIDENT = _gauge(
     "model_batch_confident_ratio", "Share of the last batch's rows at or above the confidence threshold."
 )
-BATCH_DURATION = _gauge("model_batch_duration_seconds", "Time that counting the last batch took.")
+BATCH_DURATION = _gauge("model_batch_duration_seconds", "Time taken to count the last batch.")
 BATCH_SUCCESS = _gauge("model_batch_last_success_timestamp_seconds", "Unix time at which the last batch was counted.")
 FAMILIES = (
     *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, DELAY, EVENTS),
@@ -206,4 +221,4 @@ FAMILIES = (
     *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
     *(BATCH_ROWS, BATCH_REJECTED, BATCH_CONFIDENT, BATCH_DURATION, BATCH_SUCCESS),
 )
-"""All of them, in the order of the exposition."""
+"""All families, in the order of the exposition."""

@@ -1,6 +1,6 @@
-"""Monitors read into metric families.
+"""Collect the metrics of the models from monitors and the store.
 
-The text before each value is made once a model version and kept: a scrape fills in numbers.
+The text of each line before its value is prepared once for a model version; a scrape only fills in the numbers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from exporter.stats.accuracy import estimate_accuracy
 from exporter.storage import Store
 
 FamilyLines = tuple[Family, bytes]
-"""Lines of one family."""
+"""A family and the lines of some of its samples."""
 
 
-class _Series:
-    """The series of one monitor, which it must not hold: it would keep itself alive."""
+class _Templates:
+    """The line templates of one monitor. It has no reference to the monitor, which is the key it is cached by."""
 
     def __init__(self, monitor: ModelMonitor) -> None:
         self._binner, self._windows, self._segments = monitor.binner, list(monitor.windows), monitor.segments
@@ -36,12 +36,12 @@ class _Series:
 
     def _histogram(self, family: Family, bounds: Sequence[float]) -> LineTemplate:
         buckets = [series_prefix(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
-        whole = [series_prefix(f"{family.name}_{what}", **self.labels) for what in ("count", "sum")]
-        return LineTemplate([*buckets, *whole])
+        totals = [series_prefix(f"{family.name}_{suffix}", **self.labels) for suffix in ("count", "sum")]
+        return LineTemplate([*buckets, *totals])
 
     @cached_property
     def features(self) -> dict[tuple[str, str], LineTemplate]:
-        """By field of a window's reading and window: one series a feature."""
+        """A series for each feature, by the field of `WindowStats` and the window."""
         names = self._binner.names if self._binner else []
         return {
             (field, window): LineTemplate(
@@ -53,7 +53,7 @@ class _Series:
 
     @cached_property
     def segments(self) -> dict[Family, LineTemplate]:
-        """One series of the counters a segment; of the gauges one a segment and feature."""
+        """A series for each segment (counters), or each segment and feature (gauges)."""
         segments, binner = self._segments, self._binner
         if segments is None or binner is None:
             return {}
@@ -73,12 +73,12 @@ class _Series:
 
     @cached_property
     def bins(self) -> LineTemplate:
-        """One series of the observations a bin of a feature."""
+        """A series of observations for each bin of each feature."""
         return self._bins(f.OBSERVED)
 
     @cached_property
     def reference(self) -> list[FamilyLines]:
-        """The training side, which never changes."""
+        """The lines about training, which never change."""
         binner = self._binner
         if binner is None:
             return []
@@ -104,80 +104,78 @@ class _Series:
 
 
 class ModelsCollector:
-    """Reads monitors and the store; ``name`` is its ``collector`` label."""
+    """Collects the metrics of monitors; ``name`` is its ``collector`` label."""
 
     name = "models"
 
     def __init__(self) -> None:
-        self._series: WeakKeyDictionary[ModelMonitor, _Series] = WeakKeyDictionary()
+        self._templates: WeakKeyDictionary[ModelMonitor, _Templates] = WeakKeyDictionary()
 
     def collect(self, monitors: MonitorRegistry) -> Iterator[FamilyLines]:
-        """The samples of every model, families in no order."""
+        """Return the lines of every model; the families are in no particular order."""
         now = time.monotonic()
         for model in monitors.models.values():
             yield from _thresholds(model, monitors.binners_of(model.name))
-            unknown = float(monitors.unknown_features[model.name])
-            yield f.UNKNOWN, render_lines([series_prefix(f.UNKNOWN.name, model=model.name)], [unknown])
+            yield _line(f.UNKNOWN, monitors.unknown_features[model.name], model=model.name)
         for monitor in monitors:
-            known = self._series.get(monitor)
-            if known is None:
-                known = self._series[monitor] = _Series(monitor)
-            yield from _counters(monitor, known)
-            yield from _windows(monitor, known, now)
+            templates = self._templates.get(monitor)
+            if templates is None:
+                templates = self._templates[monitor] = _Templates(monitor)
+            yield from _counters(monitor, templates)
+            yield from _windows(monitor, templates, now)
             if monitor.binner:
-                yield f.OBSERVED, known.bins.render(monitor.observed[: len(known.bins)])
-            yield from _segment_counters(monitor, known)
-            yield from _segments(monitor, known, now)
-            yield from known.reference
+                yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
+            yield from _segment_counters(monitor, templates)
+            yield from _segments(monitor, templates, now)
+            yield from templates.reference
 
 
 def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
-    """What is true of the windows of a monitor at a monotonic time, without what only ever grows."""
-    known = _Series(monitor)
-    yield _info(monitor, known)
+    """Return the gauges of a monitor at a monotonic time, without its counters."""
+    templates = _Templates(monitor)
+    yield _info(monitor, templates)
     yield from _thresholds(monitor.config, [monitor.binner] if monitor.binner else [])
-    yield from _windows(monitor, known, now)
-    yield from _segments(monitor, known, now)
-    yield from known.reference
+    yield from _windows(monitor, templates, now)
+    yield from _segments(monitor, templates, now)
+    yield from templates.reference
 
 
 def _thresholds(model: ModelConfig, binners: Sequence[Binner]) -> Iterator[FamilyLines]:
     owners: list[tuple[dict[str, str], dict[str, float]]] = [({}, model.alerts)]
     names = list(dict.fromkeys(name for binner in binners for name in binner.names))
     for name, feature in model.features.items():
-        # An image's threshold is that of each of its scalar features, unless one has its own.
+        # The threshold of an input applies to each of its statistics, unless one has its own.
         scalars = [s for s in names if s == name or s.startswith(f"{name}.")]
         owners += [({"feature": s}, feature.alerts) for s in scalars if s == name or s not in model.features]
     for labels, alerts in owners:
         for alert, value in alerts.items():
-            text = series_prefix(f.THRESHOLD.name, model=model.name, **labels, alert=alert)
-            yield f.THRESHOLD, render_lines([text], [float(value)])
+            yield _line(f.THRESHOLD, value, model=model.name, **labels, alert=alert)
 
 
-def _info(monitor: ModelMonitor, known: _Series) -> FamilyLines:
+def _info(monitor: ModelMonitor, templates: _Templates) -> FamilyLines:
     profile = monitor.binner.profile.hash[:12] if monitor.binner else "none"
-    return f.INFO, render_lines([series_prefix(f.INFO.name, **known.labels, profile=profile)], [1.0])
+    return _line(f.INFO, 1.0, **templates.labels, profile=profile)
 
 
-def _counters(monitor: ModelMonitor, known: _Series) -> Iterator[FamilyLines]:
-    labels, counters = known.labels, monitor.counters
-    yield _info(monitor, known)
+def _counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLines]:
+    labels, counters = templates.labels, monitor.counters
+    yield _info(monitor, templates)
     for family, key, values in (
         (f.REQUESTS, "code", dict(counters.requests)),
         (f.FEEDBACK, "verdict", {verdict: counters.feedback[verdict] for verdict in VERDICTS}),
         (f.EVENTS, "event", dict(counters.events)),
     ):
-        texts = [series_prefix(family.name, **labels, **{key: str(name)}) for name in values]
-        yield family, render_lines(texts, [float(value) for value in values.values()])
+        prefixes = [series_prefix(family.name, **labels, **{key: str(name)}) for name in values]
+        yield family, render_lines(prefixes, [float(value) for value in values.values()])
     for family, value in (
         (f.ATTEMPTS, counters.attempts),
         (f.CONFIDENT, counters.confident),
         (f.CORRECTIONS, counters.corrections),
     ):
-        yield family, render_lines([series_prefix(family.name, **labels)], [float(value)])
-    yield f.DURATION, known.durations.render(_histogram(monitor.durations))
-    yield f.CONFIDENCE, known.confidences.render(_histogram(monitor.confidences))
-    yield f.DELAY, known.delays.render(_histogram(monitor.delays))
+        yield _line(family, value, **labels)
+    yield f.DURATION, templates.durations.render(_histogram(monitor.durations))
+    yield f.CONFIDENCE, templates.confidences.render(_histogram(monitor.confidences))
+    yield f.DELAY, templates.delays.render(_histogram(monitor.delays))
 
 
 def _histogram(histogram: Histogram) -> list[float]:
@@ -185,29 +183,28 @@ def _histogram(histogram: Histogram) -> list[float]:
     return [*cumulative, cumulative[-1], histogram.sum]
 
 
-def _windows(monitor: ModelMonitor, known: _Series, now: float) -> Iterator[FamilyLines]:
+def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterator[FamilyLines]:
     if monitor.binner is None:
         return
     count = len(monitor.binner.names)
     fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
-    for window, reading in monitor.read(now).items():
+    for window, stats in monitor.read(now).items():
         for field, family in fields.items():
-            yield family, known.features[field, window].render(getattr(reading, field)[:count])
+            yield family, templates.features[field, window].render(getattr(stats, field)[:count])
         if monitor.binner.copula:
-            for family, value in zip(f.MULTIVARIATE, reading.multivariate, strict=True):
-                yield family, render_lines([series_prefix(family.name, **known.labels, window=window)], [value])
-        for place, families in (
+            for family, value in zip(f.MULTIVARIATE, stats.multivariate, strict=True):
+                yield _line(family, value, **templates.labels, window=window)
+        for target, families in (
             (monitor.binner.prediction, f.PREDICTION_WINDOW),
             (monitor.binner.confidence, f.CONFIDENCE_WINDOW),
         ):
-            if place is None:
+            if target is None:
                 continue
             for field, family in families.items():
-                text = series_prefix(family.name, **known.labels, window=window)
-                yield family, render_lines([text], getattr(reading, field)[place : place + 1])
+                yield _line(family, getattr(stats, field)[target], **templates.labels, window=window)
 
 
-def _segment_counters(monitor: ModelMonitor, known: _Series) -> Iterator[FamilyLines]:
+def _segment_counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLines]:
     if monitor.binner is None or monitor.segments is None:
         return
     counters = monitor.segment_counters
@@ -216,20 +213,20 @@ def _segment_counters(monitor: ModelMonitor, known: _Series) -> Iterator[FamilyL
         (f.SEGMENT_CONFIDENT, counters.confident),
         (f.SEGMENT_CORRECTIONS, counters.corrections),
     ):
-        yield family, known.segments[family].render(values)
+        yield family, templates.segments[family].render(values)
 
 
-def _segments(monitor: ModelMonitor, known: _Series, now: float) -> Iterator[FamilyLines]:
+def _segments(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterator[FamilyLines]:
     if monitor.binner is None or monitor.segments is None:
         return
     names = monitor.binner.names
-    others = [place for place, name in enumerate(names) if name != monitor.segments.source]
+    features = [index for index, name in enumerate(names) if name != monitor.segments.source]
     for family, scores in zip((f.SEGMENT_KL, f.SEGMENT_NOISE), monitor.read_segments(now), strict=True):
-        yield family, known.segments[family].render(scores[:, others].ravel())
+        yield family, templates.segments[family].render(scores[:, features].ravel())
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:
-    """What waits for review, what was released, and how right the model is by what was reviewed.
+    """Return the lines about review: pending corrections, released examples, and the reviewed accuracy.
 
     Raises
     ------
@@ -239,20 +236,19 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
     state = store.review_state()
     now = time.time()
     for model in monitors.models:
-        labels = {"model": model}
-        yield f.PENDING, render_lines([series_prefix(f.PENDING.name, **labels)], [float(state.pending.get(model, 0))])
+        yield _line(f.PENDING, state.pending.get(model, 0), model=model)
         if model in state.oldest:
-            age = max(now - state.oldest[model], 0.0)
-            yield f.OLDEST, render_lines([series_prefix(f.OLDEST.name, **labels)], [age])
-        yield (
-            f.EXAMPLES,
-            render_lines([series_prefix(f.EXAMPLES.name, **labels)], [float(state.examples.get(model, 0))]),
-        )
-    for (model, version), one in state.accuracy_counts.items():
+            yield _line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
+        yield _line(f.EXAMPLES, state.examples.get(model, 0), model=model)
+    for (model, version), counts in state.accuracy_counts.items():
         if model not in monitors.models:
             continue
         labels = {"model": model, "version": version}
-        estimate = estimate_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
+        estimate = estimate_accuracy(counts.population, counts.known, counts.known_right, counts.decided, counts.right)
         for family, value in zip(f.REVIEWED_ACCURACY, estimate, strict=True):
-            yield family, render_lines([series_prefix(family.name, **labels)], [value])
-        yield f.REVIEWED, render_lines([series_prefix(f.REVIEWED.name, **labels)], [float(one.decided)])
+            yield _line(family, value, **labels)
+        yield _line(f.REVIEWED, counts.decided, **labels)
+
+
+def _line(family: Family, value: float, **labels: str) -> FamilyLines:
+    return family, render_lines([series_prefix(family.name, **labels)], [float(value)])

@@ -1,7 +1,7 @@
-"""The machine's gauges, or those of the control group (cgroup) that the process runs in.
+"""Collectors of processor, memory, disk and GPU use, of the machine or of the process' control group (cgroup).
 
-In a container the machine's processor and memory say little: the limits that throttle or kill the
-process are its cgroup's. They count wherever there are any.
+In a container it is the limits of the cgroup that throttle or kill the process. Where there are any, use is measured
+against them instead of the machine.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _FIRST = 0.05  # seconds: a coarse first value is better than none
 
 
 class Collector(Protocol):
-    """Reads one part of the machine; ``name`` is its ``collector`` label."""
+    """Collects the gauges of one part of the machine; ``name`` is its ``collector`` label."""
 
     name: str
 
     def collect(self) -> Iterable[Metric]:
-        """The gauges now; may raise."""
+        """Return the gauges now; may raise."""
 
 
 class Quota(NamedTuple):
-    """A control group whose processor time is limited."""
+    """The processor quota of a control group."""
 
     group: Path
     processors: float
-    """How many the quota grants; a part of one is a number below 1."""
+    """Number of processors that the quota grants; may be a fraction."""
     used: float
     """Processor time that the group has used, in seconds."""
 
@@ -48,7 +48,7 @@ class Cgroup:
     Parameters
     ----------
     root
-        Where ``/proc`` and ``/sys`` are found.
+        Directory that contains ``proc`` and ``sys``.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -58,39 +58,40 @@ class Cgroup:
         self._cpuacct = _groups(root, "cpuacct")
 
     def memory(self) -> tuple[int, int] | None:
-        """Bytes used, without what the kernel can drop at once, and the tightest limit; None without one."""
-        found = [*map(_v2_memory, self._unified.values()), *map(_v1_memory, self._memory.values())]
-        return min((one for one in found if one), key=lambda one: one[1], default=None)
+        """Return the bytes in use, without reclaimable cache, and the tightest limit; None without a limit."""
+        limits = [*map(_v2_memory, self._unified.values()), *map(_v1_memory, self._memory.values())]
+        return min(filter(None, limits), key=lambda used_and_limit: used_and_limit[1], default=None)
 
     def quota(self) -> Quota | None:
-        """The tightest quota; None without one."""
-        found = [
+        """Return the tightest quota; None without one."""
+        quotas = [
             *map(_v2_quota, self._unified.values()),
             *(_v1_quota(group, self._cpuacct[at]) for at, group in self._cpu.items() if at in self._cpuacct),
         ]
-        return min((one for one in found if one), key=lambda one: one.processors, default=None)
+        return min(filter(None, quotas), key=lambda quota: quota.processors, default=None)
 
 
 def _groups(root: Path, controller: str) -> dict[str, Path]:
-    """The folders of a controller, "" for version 2, from the process's own group up to the mount.
+    """Return the directories of a controller ("" for version 2), from the process' group up to the mount.
 
-    Their keys are their places below the mount: by them a group is found among another controller's.
+    The keys are the paths below the mount, by which the same group is found in another controller.
     """
     lines = (line.split(":", 2) for line in _lines(root / "proc/self/cgroup"))
     path = next((path for _, controllers, path in lines if controller in controllers.split(",")), None)
     mounts = list(_mounts(root, controller))
     if path is None or not mounts:
         return {}
-    # Seen from a container the path may begin at the host's root, at the container's, or outside ("/..").
-    inside, mount = next((one for one in mounts if f"{path}/".startswith(f"{one[0].rstrip('/')}/")), mounts[0])
+    # In a container the path may start at the host's root, at the container's, or outside ("/..").
+    containing = ((root, mount) for root, mount in mounts if f"{path}/".startswith(f"{root.rstrip('/')}/"))
+    inside, mount = next(containing, mounts[0])
     at = Path(os.path.relpath(path, inside) if path.startswith(inside) else path.lstrip("/"))
     if ".." in at.parts or not (mount / at).is_dir():
         at = Path()
-    return {str(place): mount / place for place in (at, *at.parents)}
+    return {str(below): mount / below for below in (at, *at.parents)}
 
 
 def _mounts(root: Path, controller: str) -> Iterator[tuple[str, Path]]:
-    """Which group each mount of a controller shows, and where."""
+    """Yield the group at the root of each mount of a controller, and the mount point."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ")
@@ -107,9 +108,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _numbers(path: Path) -> list[int]:
-    """The whole numbers of a file's first line; "max", and what is not there, is none."""
-    words = [word for line in _lines(path)[:1] for word in line.split()]
-    return [int(word) for word in words if word.lstrip("-").isdigit()]
+    """Return the whole numbers in a file's first line; "max" and a missing file give none."""
+    fields = [field for line in _lines(path)[:1] for field in line.split()]
+    return [int(field) for field in fields if field.lstrip("-").isdigit()]
 
 
 def _field(path: Path, name: str) -> int | None:
@@ -145,18 +146,18 @@ def _quota(group: Path, quota: list[int], used: int | None, unit: float) -> Quot
     return Quota(group, quota[0] / quota[1], used / unit)
 
 
-class _Reading(NamedTuple):
+class _CpuTimes(NamedTuple):
     """Processor time so far, in seconds."""
 
     clock: float
     quota: Quota | None
     used: float
-    counted: float
-    """The machine's, used or not."""
+    total: float
+    """Time of all processors of the machine, idle or not."""
 
 
 class CpuCollector:
-    """Processor time used between two collections, as a share of what there is."""
+    """The share of the available processor time that was used between two collections."""
 
     name = "cpu"
 
@@ -166,28 +167,30 @@ class CpuCollector:
         self._before = self._read()
         self._value: float | None = None
 
-    def _read(self) -> _Reading:
+    def _read(self) -> _CpuTimes:
         quota, clock, times = self._cgroup.quota(), time.monotonic(), psutil.cpu_times()
-        counted = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        if quota and quota.processors < (psutil.cpu_count() or 1):  # more than there are limits nothing
-            return _Reading(clock, quota, quota.used, counted)
-        return _Reading(clock, None, counted - times.idle - getattr(times, "iowait", 0.0), counted)
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        if quota and quota.processors < (psutil.cpu_count() or 1):  # a larger quota limits nothing
+            return _CpuTimes(clock, quota, quota.used, total)
+        return _CpuTimes(clock, None, total - times.idle - getattr(times, "iowait", 0.0), total)
 
     def collect(self) -> Iterator[Metric]:
-        """The share since the last collection a second or more ago; absent in a first, quick one."""
+        """Return the share since the last collection at least a second ago; nothing if the first one is too early."""
         with self._lock:
             before, now = self._before, self._read()
             passed = now.clock - before.clock
             if (now.quota and now.quota.group) != (before.quota and before.quota.group):
                 self._before = now
             elif passed >= _SHORTEST or (self._value is None and passed >= _FIRST):
-                there = passed * now.quota.processors if now.quota else now.counted - before.counted
-                if there > 0:  # a sandbox may count nothing
-                    self._value = min(max((now.used - before.used) / there, 0.0), 1.0)
+                available = passed * now.quota.processors if now.quota else now.total - before.total
+                if available > 0:  # some sandboxes report no time
+                    self._value = min(max((now.used - before.used) / available, 0.0), 1.0)
                 self._before = now
             value = self._value
         if value is not None:
-            yield GaugeMetricFamily(f"{_PREFIX}cpu_utilization_ratio", "Share of the processors in use.", value)
+            yield GaugeMetricFamily(
+                f"{_PREFIX}cpu_utilization_ratio", "Share of the available processor time in use.", value
+            )
 
 
 class MemoryCollector:
@@ -199,18 +202,20 @@ class MemoryCollector:
         self._cgroup = cgroup
 
     def collect(self) -> Iterator[Metric]:
-        """Used bytes, limit and their ratio."""
+        """Return the bytes in use, the limit and their ratio."""
         machine = psutil.virtual_memory()
         used, limit = self._cgroup.memory() or (machine.total - machine.available, machine.total)
-        if limit > machine.total:  # one that can never be reached, as version 1 writes for none
+        if limit > machine.total:  # version 1 has a huge number for no limit
             used, limit = machine.total - machine.available, machine.total
         yield GaugeMetricFamily(f"{_PREFIX}memory_used_bytes", "Memory in use.", used)
-        yield GaugeMetricFamily(f"{_PREFIX}memory_limit_bytes", "Memory that may be used.", limit)
-        yield GaugeMetricFamily(f"{_PREFIX}memory_utilization_ratio", "Share of memory in use.", used / max(limit, 1))
+        yield GaugeMetricFamily(f"{_PREFIX}memory_limit_bytes", "Memory limit.", limit)
+        yield GaugeMetricFamily(
+            f"{_PREFIX}memory_utilization_ratio", "Share of the memory limit in use.", used / max(limit, 1)
+        )
 
 
 class DiskCollector:
-    """File systems that the exporter lives on."""
+    """File systems that the exporter uses."""
 
     name = "disk"
 
@@ -218,27 +223,27 @@ class DiskCollector:
         self._paths = paths
 
     def collect(self) -> Iterator[Metric]:
-        """The share in use of each distinct file system, as df computes it."""
+        """Return the share in use of each distinct file system, computed as by df."""
         family = GaugeMetricFamily(
             f"{_PREFIX}disk_utilization_ratio", "Share of a file system in use.", labels=["path"]
         )
         devices: set[int] = set()
         for path in self._paths:
-            there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-            if (device := there.stat().st_dev) not in devices:
+            existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+            if (device := existing.stat().st_dev) not in devices:
                 devices.add(device)
-                disk = psutil.disk_usage(str(there))  # its percent is rounded
+                disk = psutil.disk_usage(str(existing))  # its percent is rounded
                 family.add_metric([str(path)], disk.used / max(disk.used + disk.free, 1))
         yield family
 
 
 class GpuCollector:
-    """NVIDIA's accelerators, through the driver's own library.
+    """NVIDIA GPUs, through the driver's library.
 
     Raises
     ------
     pynvml.NVMLError
-        When the driver, or its library, is not there.
+        When the driver or its library is missing.
     """
 
     name = "gpu"
@@ -250,15 +255,15 @@ class GpuCollector:
         self._nvml = pynvml
 
     def collect(self) -> Iterator[Metric]:
-        """Utilization and memory of each."""
+        """Return utilization and memory of each GPU."""
         busy = GaugeMetricFamily(f"{_PREFIX}gpu_utilization_ratio", "Share of time a GPU is busy.", labels=["gpu"])
         used = GaugeMetricFamily(f"{_PREFIX}gpu_memory_used_bytes", "GPU memory in use.", labels=["gpu"])
-        limit = GaugeMetricFamily(f"{_PREFIX}gpu_memory_limit_bytes", "GPU memory.", labels=["gpu"])
+        limit = GaugeMetricFamily(f"{_PREFIX}gpu_memory_limit_bytes", "Total GPU memory.", labels=["gpu"])
         for index in range(self._nvml.nvmlDeviceGetCount()):
             device = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            with contextlib.suppress(self._nvml.NVMLError_NotSupported):  # one that is shared out in parts
+            with contextlib.suppress(self._nvml.NVMLError_NotSupported):  # a GPU divided into instances
                 busy.add_metric([str(index)], self._nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100)
-            with contextlib.suppress(self._nvml.NVMLError_NotSupported):  # one without memory of its own
+            with contextlib.suppress(self._nvml.NVMLError_NotSupported):  # a GPU that shares the machine's memory
                 memory = self._nvml.nvmlDeviceGetMemoryInfo(device)
                 used.add_metric([str(index)], memory.used)
                 limit.add_metric([str(index)], memory.total)
@@ -266,21 +271,21 @@ class GpuCollector:
 
 
 def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector]:
-    """What reads this machine.
+    """Return the collectors of this machine.
 
     Parameters
     ----------
     paths
-        Whose file systems to watch; a path that does not exist yet stands for its nearest parent.
+        Paths on the file systems to watch. For a path that does not exist yet, its nearest parent is used.
     root
-        Where ``/proc``, ``/sys`` and ``/dev`` are found.
+        Directory that contains ``proc``, ``sys`` and ``dev``.
     """
     cgroup = Cgroup(root)
-    found: list[Collector] = [CpuCollector(cgroup), MemoryCollector(cgroup), DiskCollector(paths)]
-    # Loading the library costs memory, so only where a driver's device is (the second under Windows).
+    result: list[Collector] = [CpuCollector(cgroup), MemoryCollector(cgroup), DiskCollector(paths)]
+    # Loading the library takes memory, so it is loaded only if the driver's device exists (the second for WSL).
     if any((root / device).exists() for device in ("dev/nvidiactl", "dev/dxg")):
         import pynvml
 
         with contextlib.suppress(pynvml.NVMLError):  # a container may have the device without the library
-            found.append(GpuCollector())
-    return found
+            result.append(GpuCollector())
+    return result

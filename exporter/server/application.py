@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry
 from exporter.config import Config
 from exporter.errors import ConfigError
 from exporter.features.lenient_json import decode_inputs
-from exporter.metrics import Exposition, system
+from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.exposition import Exposition
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
 from exporter.monitoring.snapshots import SnapshotSaver, restore
@@ -54,11 +55,11 @@ class Exporter:
         self._reloading = threading.Lock()
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
-        self.health = ExporterMetrics(self.registry)
-        self.store = Store(config.store, self._count_verdict, self.health.store_errors.inc, self.snapshot)
-        self.health.damaged.set_function(lambda: self.store.damaged)
+        self.telemetry = ExporterMetrics(self.registry)
+        self.store = Store(config.store, self._count_verdict, self.telemetry.store_errors.inc, self.snapshot)
+        self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
         restore(self.store, monitors, time.monotonic(), time.time())
-        self.pipeline = Pipeline(config, monitors, self.store, self.health)
+        self.pipeline = Pipeline(config, monitors, self.store, self.telemetry)
         self.exposition = Exposition(
             self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
         )
@@ -67,8 +68,8 @@ class Exporter:
         self.registry.register(self.pairs)
         self._keeper = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
         self._keeper.start()
-        self.health.reload_successful.set(1)
-        self.health.reload_time.set(time.time())
+        self.telemetry.reload_successful.set(1)
+        self.telemetry.reload_time.set(time.time())
         self.ready = True
         self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
@@ -100,13 +101,13 @@ class Exporter:
                 for reloader in self.reloaders:
                     reloader()
             except Exception as error:  # whatever it was: the metric must not go on saying that all is well
-                self.health.reload_successful.set(0)
+                self.telemetry.reload_successful.set(0)
                 log.error("reload: %s", error)
                 raise
             monitors.adopt(self.pipeline.monitors)
             self.pipeline.reconfigure(config, monitors)
-            self.health.reload_successful.set(1)
-            self.health.reload_time.set(time.time())
+            self.telemetry.reload_successful.set(1)
+            self.telemetry.reload_time.set(time.time())
             log.info("configuration reloaded from %s", self._path)
 
     @property

@@ -129,7 +129,7 @@ class Application:
             return await self._dispatch(request, body)
         except RequestError as error:
             if error.reply.status == 413:
-                self._exporter.health.rejected.labels("too_large").inc()
+                self._exporter.telemetry.rejected.labels("too_large").inc()
             return error.reply
         except QueueFullError as error:
             return _busy(error) if request.method in SAFE else self._ingest.overloaded(error)
@@ -158,7 +158,7 @@ class Application:
 
     def _check_rate(self, caller: Caller) -> None:
         if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
-            self._exporter.health.rejected.labels("rate_limited").inc()
+            self._exporter.telemetry.rejected.labels("rate_limited").inc()
             detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} requests a second"
             raise RequestError(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
 

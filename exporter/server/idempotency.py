@@ -22,12 +22,12 @@ class IdempotencyCache:
 
     Parameters
     ----------
-    health
+    telemetry
         Counts requests that are refused for their key.
     """
 
-    def __init__(self, health: ExporterMetrics) -> None:
-        self._health = health
+    def __init__(self, telemetry: ExporterMetrics) -> None:
+        self._telemetry = telemetry
         self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
         self._kept = 0
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class IdempotencyCache:
         try:
             check_key(key)
         except EventError as error:
-            self._health.rejected.labels(error.reason).inc()
+            self._telemetry.rejected.labels(error.reason).inc()
             return whole(error)
         with self._lock:
             return self._replies.get((route, key))

@@ -64,8 +64,8 @@ class Ingest:
         self._predictions = Decoder(Prediction, self._check_predictions)
         self._feedback = Decoder(Feedback, self._check_feedback)
         self._events = Decoder(BusinessEvent, self._check_events)
-        self._came = functools.cache(exporter.health.events.labels)
-        self.retries = IdempotencyCache(exporter.health)
+        self._came = functools.cache(exporter.telemetry.events.labels)
+        self.retries = IdempotencyCache(exporter.telemetry)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """``POST /v1/predictions``.
@@ -89,7 +89,7 @@ class Ingest:
         except QueueFullError as error:
             return self.overloaded(error)
         except EventError as error:
-            self._exporter.health.rejected.labels(error.reason).inc()
+            self._exporter.telemetry.rejected.labels(error.reason).inc()
             return whole(error)
         if rejected or not events:
             self.count_rejected(rejected)
@@ -123,7 +123,7 @@ class Ingest:
 
     def overloaded(self, error: QueueFullError) -> Reply:
         """The answer to a request for which there is no room; it is counted."""
-        self._exporter.health.rejected.labels("overloaded").inc()
+        self._exporter.telemetry.rejected.labels("overloaded").inc()
         return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
 
     def decoded(
@@ -196,7 +196,7 @@ class Ingest:
                 check_key(key)
             words, rejected = self._feedback.decode(body)
         except EventError as error:
-            self._exporter.health.rejected.labels(error.reason).inc()
+            self._exporter.telemetry.rejected.labels(error.reason).inc()
             return whole(error)
         self.count_rejected(rejected)
         if not words:
@@ -211,7 +211,7 @@ class Ingest:
         if any(word.conflict for word in taken):
             return problem(422, "this Idempotency-Key came before with another body: use a new one")
         fresh = sum(not word.repeat for word in taken)
-        self._exporter.health.events.labels("feedback").inc(fresh)
+        self._exporter.telemetry.events.labels("feedback").inc(fresh)
         status = 201 if fresh else 200
         if not said.many:
             return Reply(status, msgspec.json.encode(_word(taken[0])))
@@ -230,7 +230,7 @@ class Ingest:
         try:
             events, rejected = self._events.decode(body)
         except EventError as error:
-            self._exporter.health.rejected.labels(error.reason).inc()
+            self._exporter.telemetry.rejected.labels(error.reason).inc()
             return whole(error)
         self.count_rejected(rejected)
         if not events:
@@ -238,13 +238,13 @@ class Ingest:
         monitors = self._exporter.pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
-        self._exporter.health.events.labels("events").inc(len(events))
+        self._exporter.telemetry.events.labels("events").inc(len(events))
         return _accepted(202, events, rejected, False)
 
     def count_rejected(self, rejected: Sequence[RejectedEvent]) -> None:
         """Count refused events by their reason."""
         for reason, times in Counter(one.reason for one in rejected).items():
-            self._exporter.health.rejected.labels(reason).inc(times)
+            self._exporter.telemetry.rejected.labels(reason).inc(times)
 
     def _redact(self, words: Sequence[Feedback]) -> None:
         """Take out of words' inputs what must not be stored; images become PNG."""

@@ -46,14 +46,14 @@ class Pipeline:
         Where events are counted.
     store
         Where they are kept.
-    health
+    telemetry
         Where losses are counted.
     """
 
-    def __init__(self, config: Config, monitors: MonitorRegistry, store: Store, health: ExporterMetrics) -> None:
+    def __init__(self, config: Config, monitors: MonitorRegistry, store: Store, telemetry: ExporterMetrics) -> None:
         self._state = (config, monitors)
         self._store = store
-        self._health = health
+        self._telemetry = telemetry
         self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
         self._lock = threading.Lock()
         self._submitted = self._counted = 0
@@ -61,8 +61,8 @@ class Pipeline:
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._closing = False
-        health.queue_length.set_function(lambda: self._submitted - self._counted)
-        health.queue_capacity.set_function(lambda: self._state[0].queue.capacity)
+        telemetry.queue_length.set_function(lambda: self._submitted - self._counted)
+        telemetry.queue_capacity.set_function(lambda: self._state[0].queue.capacity)
         self._thread = threading.Thread(target=self._run, name="aggregator", daemon=True)
         self._thread.start()
 
@@ -139,7 +139,7 @@ class Pipeline:
         self._wake.set()
         self._thread.join(timeout)
         if lost := self._submitted - self._counted:
-            self._health.dropped.inc(lost)
+            self._telemetry.dropped.inc(lost)
             log.error("%d events were accepted but not counted before the end", lost)
 
     def _run(self) -> None:
@@ -163,7 +163,7 @@ class Pipeline:
             for start in range(0, len(batch), _BATCH):
                 self._count(batch[start : start + _BATCH])
         except Exception:  # without this thread nothing is ever counted again
-            self._health.dropped.inc(len(batch))
+            self._telemetry.dropped.inc(len(batch))
             log.exception("events were lost")
         finally:
             self._counted += len(batch)
@@ -177,7 +177,7 @@ class Pipeline:
         for (name, version), group in groups.items():
             model = monitors.models.get(name)
             if model is None:  # taken out of the configuration while it waited
-                self._health.dropped.inc(len(group))
+                self._telemetry.dropped.inc(len(group))
                 continue
             monitor = monitors.get(name, version, time.monotonic())
             try:
@@ -188,7 +188,7 @@ class Pipeline:
                     try:
                         self._count_group(config, monitors, monitor, [event])
                     except Exception:
-                        self._health.dropped.inc()
+                        self._telemetry.dropped.inc()
 
     def _count_group(
         self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, group: Sequence[Prediction]
@@ -218,4 +218,4 @@ class Pipeline:
             group, columns or list(decoded.values()), now, places, confident
         )
         for part in rows.parts(_CHUNK):
-            self._health.dropped.inc(self._store.add(part))
+            self._telemetry.dropped.inc(self._store.add(part))

@@ -37,10 +37,10 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
         try:
             alerts = inbox.take(body)
         except EventError as error:
-            exporter.health.rejected.labels(error.reason).inc()
+            exporter.telemetry.rejected.labels(error.reason).inc()
             return whole(error)
         for alert in alerts:
-            exporter.health.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
+            exporter.telemetry.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
         return Reply(200, b"{}")
 
     return routes

@@ -196,7 +196,7 @@ class PayloadIngest:
         return self._model(*models) if len(models) == 1 else None
 
     def _refuse(self, error: EventError) -> Reply:
-        self._exporter.health.rejected.labels(error.reason).inc()
+        self._exporter.telemetry.rejected.labels(error.reason).inc()
         return whole(error, 413 if error.reason == "too_large" else 400)
 
 
