@@ -16,7 +16,7 @@ from exporter.commands.common import add_credentials, authorization, set_help
 from exporter.commands.http_client import WHEN_BUSY, Client, Response
 from exporter.commands.progress import download
 from exporter.datasets import FORMATS
-from exporter.datasets.label_studio import Decided, Left, decisions
+from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError
 
 DEFAULT_URL = "http://127.0.0.1:9877"
@@ -203,7 +203,7 @@ def _import(options: argparse.Namespace) -> int:
     reported = 0
     with _client(options) as client:
         try:
-            for decision in decisions(export):
+            for decision in read_decisions(export):
                 outcome, detail = _submit(client, decision)
                 outcomes[outcome] += 1
                 if detail and outcome != "unlabelled" and (reported := reported + 1) <= MAX_REPORTED:
@@ -216,9 +216,9 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _submit(client: Client, decision: Decided | Left) -> tuple[str, str]:
+def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[str, str]:
     """Send what annotators decided on a task; return one of `_OUTCOMES` and what to report of it."""
-    if isinstance(decision, Left):
+    if isinstance(decision, SkippedTask):
         return decision.why, decision.detail
     if decision.known:
         return "unchanged", ""
@@ -236,7 +236,7 @@ def _submit(client: Client, decision: Decided | Left) -> tuple[str, str]:
     return "accepted", ""
 
 
-def _conflict(problem: Mapping[str, Any], decision: Decided) -> tuple[str, str]:
+def _conflict(problem: Mapping[str, Any], decision: ImportedDecision) -> tuple[str, str]:
     """Return the outcome when the correction was decided meanwhile: `unchanged` if in the same way."""
     current = problem.get("correction", {})
     if current.get("status") == "accepted" and current.get("label") == decision.label:

@@ -18,7 +18,7 @@ _fields = operator.attrgetter(*FIELDS)
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]").match
 
 
-def cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """A value as it stands in a cell.
 
     Text that a spreadsheet would take for a formula gets an apostrophe before it, and so does text
@@ -45,7 +45,7 @@ def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
             inputs = one.inputs or {}
             rest = columns.rest(inputs)
             values = (*_fields(one), *map(inputs.get, columns.names), *([rest] if columns.more else []))
-            rows.append([*map(cell, values)])
+            rows.append([*map(csv_cell, values)])
         yield _rows(rows)
 
 

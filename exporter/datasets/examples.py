@@ -10,8 +10,8 @@ import msgspec
 
 from exporter.features.lenient_json import lenient_inputs
 from exporter.storage import Store
-from exporter.storage.accepted_examples import Selection, accepted
-from exporter.storage.corrections import decoded, moment
+from exporter.storage.accepted_examples import Selection, accepted_examples
+from exporter.storage.corrections import decode_label, rfc3339
 
 PAGE = 500
 """Examples read at a time, at the most."""
@@ -79,17 +79,17 @@ def _page(store: Store, chosen: Selection, redacted: frozenset[str], after: int)
     page: Page = []
     size = 0
     with store.reading() as connection:
-        for row in accepted(connection, chosen, after):
-            page.append(example(row, redacted))
+        for row in accepted_examples(connection, chosen, after):
+            page.append(to_example(row, redacted))
             size += len(row["inputs"] or "")
             if len(page) == PAGE or size > PAGE_CHARACTERS:
                 return page, row["id"]
     return page, None
 
 
-def example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
-    """A row of `exporter.storage.accepted_examples.accepted` as an example."""
-    inputs = decoded_inputs(row["inputs"])
+def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
+    """A row of `exporter.storage.accepted_examples.accepted_examples` as an example."""
+    inputs = decode_inputs(row["inputs"])
     if inputs and redacted:
         inputs = {name: value for name, value in inputs.items() if name not in redacted}
     sampled = row["verdict"] == "sampled"  # its label is the model's own answer, no user's
@@ -99,31 +99,31 @@ def example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
         model=row["model"],
         version=row["version"],
         inputs=inputs,
-        label=decoded(row["label"] if row["reviewed_label"] is None else row["reviewed_label"]),
-        prediction=decoded(row["prediction"]),
+        label=decode_label(row["label"] if row["reviewed_label"] is None else row["reviewed_label"]),
+        prediction=decode_label(row["prediction"]),
         confidence=row["confidence"],
-        user_label=None if sampled else decoded(row["label"]),
+        user_label=None if sampled else decode_label(row["label"]),
         user=row["user"],
         reviewer=row["reviewer"],
-        reviewed=moment(row["reviewed"]),
-        predicted=moment(row["predicted"]),
+        reviewed=rfc3339(row["reviewed"]),
+        predicted=rfc3339(row["predicted"]),
         source="sample" if sampled else "user",
         revision=row["revision"],
     )
 
 
-def lines(page: Sequence[Example]) -> bytes:
+def encode_lines(page: Sequence[Example]) -> bytes:
     """Examples as JSON lines in their one canonical form: members in a fixed order, names of inputs sorted."""
     return _encoder.encode_lines(page)
 
 
-class Place(msgspec.Struct, gc=False):
+class ExampleId(msgspec.Struct, gc=False):
     """Which correction an example is."""
 
     id: str
 
 
-def read_lines(chunks: Iterator[bytes], kind: type[_Kind]) -> Iterator[list[_Kind]]:
+def decode_lines(chunks: Iterator[bytes], kind: type[_Kind]) -> Iterator[list[_Kind]]:
     """JSON lines as objects, wherever they were cut into chunks; a list a chunk."""
     decoder, rest = msgspec.json.Decoder(kind), b""
     for chunk in chunks:
@@ -132,7 +132,7 @@ def read_lines(chunks: Iterator[bytes], kind: type[_Kind]) -> Iterator[list[_Kin
             yield [decoder.decode(line) for line in whole]
 
 
-def decoded_inputs(text: str | None) -> dict[str, Any] | None:
+def decode_inputs(text: str | None) -> dict[str, Any] | None:
     """Stored inputs, as far as they can be read."""
     if not text:
         return None

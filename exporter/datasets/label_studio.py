@@ -46,7 +46,7 @@ def task(one: Example, types: Mapping[str, str]) -> dict[str, Any]:
     """An example as a task.
 
     Its ``data`` has each input by its name, images as ``data:`` URLs, and under ``correction_…`` what
-    `decisions` needs to know when it comes back.
+    `read_decisions` needs to know when it comes back.
     """
     inputs = one.inputs or {}
     images = [name for name in inputs if types.get(name) == "image"]
@@ -106,7 +106,7 @@ def _pixels(value: Any) -> np.ndarray[Any, Any] | None:
 # --- and back --------------------------------------------------------------------------------
 
 
-class Decided(NamedTuple):
+class ImportedDecision(NamedTuple):
     """What annotators say of a correction, on the revision that they saw."""
 
     correction: str
@@ -116,7 +116,7 @@ class Decided(NamedTuple):
     reviewer: str
 
 
-class Left(NamedTuple):
+class SkippedTask(NamedTuple):
     """A task from which nothing is taken; ``why`` is ``"foreign"``, ``"unlabelled"`` or ``"disagreed"``."""
 
     why: str
@@ -172,7 +172,7 @@ class _Task(msgspec.Struct):
     annotations: list[_Annotation] = []
 
 
-def decisions(export: bytes) -> Iterator[Decided | Left]:
+def read_decisions(export: bytes) -> Iterator[ImportedDecision | SkippedTask]:
     """What Label Studio's JSON export says.
 
     Skipped tasks and cancelled annotations say nothing. The annotation that was exported from here
@@ -196,23 +196,23 @@ def decisions(export: bytes) -> Iterator[Decided | Left]:
         try:
             yield _decision(msgspec.json.decode(raw, type=_Task))
         except (msgspec.ValidationError, RecursionError) as error:
-            yield Left("foreign", f"task {number}: is not from a dataset of this exporter: {error}")
+            yield SkippedTask("foreign", f"task {number}: is not from a dataset of this exporter: {error}")
 
 
-def _decision(found: _Task) -> Decided | Left:
+def _decision(found: _Task) -> ImportedDecision | SkippedTask:
     data, where = found.data, f"correction {found.data.correction_id}"
     said = [one for one in found.annotations if not one.was_cancelled and one.choice is not None]
     own = "null" if data.correction_label is None else scalar_text(data.correction_label)
     said = [one for one in said if not (one.ground_truth and one.choice == own)] or said
     choices = sorted({str(one.choice) for one in said})
     if not choices:
-        return Left("unlabelled", where)
+        return SkippedTask("unlabelled", where)
     if len(choices) > 1:
         told = ", ".join(f"{one.by.partition(':')[2]} says {json.dumps(one.choice)}" for one in said)
-        return Left("disagreed", f"{where}: {told}")
+        return SkippedTask("disagreed", f"{where}: {told}")
     label = _typed(choices[0], data)
     same = choices[0] == own
-    return Decided(data.correction_id, data.correction_revision, label, same, said[-1].by)
+    return ImportedDecision(data.correction_id, data.correction_revision, label, same, said[-1].by)
 
 
 def _typed(choice: str, data: _Data) -> Any:

@@ -14,14 +14,14 @@ from typing import Any
 
 import msgspec
 
-from exporter.datasets.examples import Example, Page, Pages, Place, example, lines, read_lines
+from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.errors import StoreError
 from exporter.features.extract import scalar_text
 from exporter.storage import Store, releases
-from exporter.storage.accepted_examples import Selection, accepted
-from exporter.storage.corrections import moment
-from exporter.storage.releases import Taken
-from exporter.storage.user_stats import suspicious
+from exporter.storage.accepted_examples import Selection, accepted_examples
+from exporter.storage.corrections import rfc3339
+from exporter.storage.releases import PublishResult
+from exporter.storage.user_stats import suspicious_users
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:60] or "model"
 
 
-def make(
+def make_release(
     store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool = False
-) -> Taken:
+) -> PublishResult:
     """Freeze what is accepted of a model at this moment.
 
     Parameters
@@ -96,10 +96,10 @@ def make(
 
 def _make(
     store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool
-) -> Taken:
+) -> PublishResult:
     build, lineage = uuid.uuid4().hex, _Lineage(hold_back)
     digest, size, number = hashlib.sha256(), 0, 0
-    taken: Taken | None = None
+    taken: PublishResult | None = None
     try:
         waiting = bytearray()
         for text in _frozen(store, model, redacted, lineage):
@@ -133,7 +133,7 @@ def _make(
             taken = taken._replace(conflict="")
     finally:
         if taken is None or not taken.new:
-            releases.discard(store, build)
+            releases.delete_chunks(store, build)
     if taken.new:
         _mark(store, taken.row)
     return taken
@@ -143,51 +143,51 @@ def _frozen(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
     """The lines, out of one query: decisions that are made meanwhile are not in them."""
     page: Page = []
     with store.reading() as connection:
-        held = suspicious(connection, model) if lineage.holds_back else set()
-        for row in accepted(connection, Selection(model)):
+        held = suspicious_users(connection, model) if lineage.holds_back else set()
+        for row in accepted_examples(connection, Selection(model)):
             if row["user"] in held:
                 lineage.hold(row["user"])
                 continue
-            one = example(row, redacted)
+            one = to_example(row, redacted)
             lineage.add(one, row["predicted"])
             page.append(one)
             if len(page) == PAGE or len(row["inputs"] or "") > CHUNK // 16:
-                yield lines(page)
+                yield encode_lines(page)
                 page.clear()
     if page:
-        yield lines(page)
+        yield encode_lines(page)
 
 
 def _mark(store: Store, row: releases.Row) -> None:
     """Mark a release's examples, which it names itself: so this can be done again after a crash."""
-    for places in read_lines(releases.chunks(store, row["build"]), Place):
-        releases.mark(store, [int(one.id) for one in places])
-    releases.marked(store, row["seq"])
+    for places in decode_lines(releases.read_chunks(store, row["build"]), ExampleId):
+        releases.mark_released(store, [int(one.id) for one in places])
+    releases.set_marked(store, row["seq"])
 
 
 def _tidy(store: Store) -> None:
     """Do what a crash, or a database that failed, left undone."""
     with store.reading() as connection:
-        left, given_up = releases.unmarked(connection), releases.unfinished(connection, time.time())
+        left, given_up = releases.unmarked_releases(connection), releases.unfinished_builds(connection, time.time())
     for row in left:
         _mark(store, row)
     for build in given_up:
         log.info("a release that was never finished is deleted")
-        releases.discard(store, build)
+        releases.delete_chunks(store, build)
 
 
 def frozen_pages(store: Store, row: releases.Row) -> Pages:
     """The examples of a release."""
-    return lambda: read_lines(releases.chunks(store, row["build"]), Example)
+    return lambda: decode_lines(releases.read_chunks(store, row["build"]), Example)
 
 
-def document(row: releases.Row) -> dict[str, Any]:
+def release_document(row: releases.Row) -> dict[str, Any]:
     """A release as its JSON document."""
     keys = ("id", "name", "model", "sha256", "examples", "bytes")
     known = {key: row[key] for key in keys}
     return {
         **known,
-        "created": moment(row["created"]),
+        "created": rfc3339(row["created"]),
         "by": row["by"],
         "lineage": msgspec.Raw(row["lineage"].encode()),
     }
@@ -227,7 +227,7 @@ class _Lineage:
         if self.holds_back:
             counts["held_back"] = self._held
         sorted_counts = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
-        return {**sorted_counts, "from": moment(self._first), "to": moment(self._last)}
+        return {**sorted_counts, "from": rfc3339(self._first), "to": rfc3339(self._last)}
 
 
 def _count(counter: Counter[str], name: str) -> None:

@@ -22,7 +22,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
-from exporter.storage.window_snapshots import forget_others, load_snapshots, save_snapshot
+from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class SnapshotSaver:
                 if self._saved_attempts.get(monitor, 0) != attempts:
                     self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
                     self._saved_attempts[monitor] = attempts
-            forget_others(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
+            delete_other_snapshots(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
         except StoreError as error:
             log.warning("windows are not saved: %s", error)
         except Exception:  # no other error may end the thread either

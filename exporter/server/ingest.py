@@ -29,7 +29,7 @@ from exporter.server.idempotency import IdempotencyCache, check_key
 from exporter.server.problem import MAX_ERRORS, Reply, problem, refused, whole
 from exporter.server.stored_inputs import as_stored
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
-from exporter.storage.schema import spelling
+from exporter.storage.schema import label_json
 from exporter.validation import preview, suggestion
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -274,7 +274,7 @@ class Ingest:
                 if word.label is None:
                     raise EventError("/label", "is required where there is no prediction_id", "missing_field")
                 if word.verdict is None:
-                    word.verdict = "accepted" if spelling(word.label) == spelling(word.prediction) else "corrected"
+                    word.verdict = "accepted" if label_json(word.label) == label_json(word.prediction) else "corrected"
             if word.verdict is None:
                 raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
 

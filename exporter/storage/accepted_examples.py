@@ -1,4 +1,4 @@
-"""Accepted corrections, in the order of their identifiers."""
+"""Read accepted corrections, ordered by identifier."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.features.png_codec import unpack_json
-from exporter.storage.schema import accepted as is_accepted
-from exporter.storage.schema import feedback
+from exporter.storage.schema import feedback, is_accepted
 
 ROWS = 16
-"""Rows that the driver fetches at a time: the inputs of one may have 16 MiB."""
+"""Rows that the driver fetches at a time: the inputs of a row may have 16 MiB."""
 COLUMNS = tuple(
     feedback.c[name]
     for name in (
@@ -23,17 +22,16 @@ COLUMNS = tuple(
 
 
 class Selection(NamedTuple):
-    """Which accepted corrections; None does not filter.
+    """Selects accepted corrections; None does not filter.
 
     Attributes
     ----------
     labels
-        Spellings, of which the label that counts is one.
+        JSON texts; the effective label is one of them.
     since, until
-        Unix time in seconds at which the user, or the sample, came.
+        Unix time in seconds of the user's feedback, or of the sample; ``until`` is exclusive.
     reviewed_until
-        Unix time in seconds up to which they were decided: what is decided later is not among them,
-        however often they are read.
+        Unix time in seconds; corrections that were reviewed later are left out, so that all readers see the same.
     """
 
     model: str
@@ -44,31 +42,31 @@ class Selection(NamedTuple):
     reviewed_until: float | None = None
 
 
-def accepted(connection: sa.Connection, chosen: Selection, after: int = 0) -> Iterator[Mapping[Any, Any]]:
-    """Rows of `COLUMNS`, fetched as they are taken; one query, so of one state of the database.
+def accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Mapping[Any, Any]]:
+    """Yield rows of `COLUMNS`, from one query and so from one state of the database.
 
     Parameters
     ----------
     connection
         To read with.
-    chosen
-        Which.
+    selection
+        Which corrections.
     after
-        The identifier after which to begin.
+        The identifier after which to start.
     """
     table = feedback.c
-    found = [table.model == chosen.model, is_accepted, table.joined, table.id > after]
-    if chosen.version is not None:
-        found.append(table.version == chosen.version)
-    if chosen.labels is not None:
-        found.append(sa.func.coalesce(table.reviewed_label, table.label).in_(chosen.labels))
-    if chosen.since is not None:
-        found.append(table.created >= chosen.since)
-    if chosen.until is not None:
-        found.append(table.created < chosen.until)
-    if chosen.reviewed_until is not None:
-        found.append(table.reviewed <= chosen.reviewed_until)
-    query = sa.select(*COLUMNS).where(*found).order_by(table.id).execution_options(yield_per=ROWS)
+    conditions = [table.model == selection.model, is_accepted, table.joined, table.id > after]
+    if selection.version is not None:
+        conditions.append(table.version == selection.version)
+    if selection.labels is not None:
+        conditions.append(sa.func.coalesce(table.reviewed_label, table.label).in_(selection.labels))
+    if selection.since is not None:
+        conditions.append(table.created >= selection.since)
+    if selection.until is not None:
+        conditions.append(table.created < selection.until)
+    if selection.reviewed_until is not None:
+        conditions.append(table.reviewed <= selection.reviewed_until)
+    query = sa.select(*COLUMNS).where(*conditions).order_by(table.id).execution_options(yield_per=ROWS)
     with connection.execute(query) as result:
         for row in result.mappings():
             yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}

@@ -1,4 +1,4 @@
-"""What users' words and reviewers' decisions say of the confident predictions that samples were drawn from."""
+"""Count how many of the confident predictions from which samples were drawn are known to be right."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from exporter.storage.schema import draws, feedback, relabelled
+from exporter.storage.schema import draws, feedback, has_reviewed_label
 
 LATEST = 20
-"""Versions of a model that are estimated: those that were drawn from last."""
+"""Versions of a model that are counted: those with the latest samples."""
 
 
 class StratumCounts(msgspec.Struct):
-    """Of one model version, see `exporter.stats.accuracy.estimate_accuracy`."""
+    """Counts of one model version; see `exporter.stats.accuracy.estimate_accuracy`."""
 
     population: int
     known: int = 0
@@ -25,40 +25,40 @@ class StratumCounts(msgspec.Struct):
 
 
 def accuracy_counts(connection: sa.Connection) -> dict[tuple[str, str], StratumCounts]:
-    """By model and version (the `LATEST` of a model), of those with a decided sample."""
-    found: dict[tuple[str, str], StratumCounts] = {}
-    seen: Counter[str] = Counter()
-    for drawn in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
-        seen[drawn.model] += 1
-        if seen[drawn.model] <= LATEST and (one := _reviewed(connection, drawn)).decided:
-            found[drawn.model, drawn.version] = one
-    return found
+    """Return the counts by model and version, for the `LATEST` versions of a model that have a decided sample."""
+    result: dict[tuple[str, str], StratumCounts] = {}
+    versions: Counter[str] = Counter()
+    for draw in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
+        versions[draw.model] += 1
+        if versions[draw.model] <= LATEST and (counts := _count(connection, draw)).decided:
+            result[draw.model, draw.version] = counts
+    return result
 
 
-def _reviewed(connection: sa.Connection, drawn: Any) -> StratumCounts:
-    # A word may come just before its prediction, and a prediction may be dated back.
-    after = (feedback.c.created >= drawn.since) | (feedback.c.predicted >= drawn.since)
-    words = after & (feedback.c.predicted <= drawn.time)
-    number = sa.func.count().label("number")
-    mine = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
-    mine &= (feedback.c.verdict == "sampled") | words
-    counts = sa.select(feedback.c.verdict, feedback.c.status, number).where(mine)
-    one = StratumCounts(drawn.confident)
-    for row in connection.execute(counts.group_by(feedback.c.verdict, feedback.c.status)):
+def _count(connection: sa.Connection, draw: Any) -> StratumCounts:
+    # Feedback may arrive just before its prediction, and a prediction may be dated back.
+    is_after = (feedback.c.created >= draw.since) | (feedback.c.predicted >= draw.since)
+    is_users = is_after & (feedback.c.predicted <= draw.time)
+    rows = sa.func.count().label("rows")
+    condition = (feedback.c.model == draw.model) & (feedback.c.version == draw.version) & feedback.c.confident
+    condition &= (feedback.c.verdict == "sampled") | is_users
+    query = sa.select(feedback.c.verdict, feedback.c.status, rows).where(condition)
+    counts = StratumCounts(draw.confident)
+    for row in connection.execute(query.group_by(feedback.c.verdict, feedback.c.status)):
         if row.verdict != "sampled":
-            one.known += row.number
-            if row.verdict == "accepted" or row.status == "rejected":  # by the user, or the user was refused
-                one.known_right += row.number
+            counts.known += row.rows
+            if row.verdict == "accepted" or row.status == "rejected":  # the user accepted it, or was refused
+                counts.known_right += row.rows
         elif row.status == "accepted":
-            one.decided += row.number
-            one.right += row.number
-    # A reviewer's own label turns that round: another one in a sample, the prediction itself in a correction.
-    same = feedback.c.reviewed_label == feedback.c.prediction
-    turned = sa.select(feedback.c.verdict, number).where(mine, relabelled, feedback.c.status == "accepted")
-    turned = turned.where(sa.case((feedback.c.verdict == "corrected", same), else_=~same))
-    for row in connection.execute(turned.group_by(feedback.c.verdict)):
+            counts.decided += row.rows
+            counts.right += row.rows
+    # A reviewer's label reverses that: another label for a sample, the prediction itself for a correction.
+    is_predicted = feedback.c.reviewed_label == feedback.c.prediction
+    query = sa.select(feedback.c.verdict, rows).where(condition, has_reviewed_label, feedback.c.status == "accepted")
+    query = query.where(sa.case((feedback.c.verdict == "corrected", is_predicted), else_=~is_predicted))
+    for row in connection.execute(query.group_by(feedback.c.verdict)):
         if row.verdict == "sampled":
-            one.right -= row.number
+            counts.right -= row.rows
         elif row.verdict == "corrected":
-            one.known_right += row.number
-    return one
+            counts.known_right += row.rows
+    return counts

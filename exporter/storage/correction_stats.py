@@ -1,4 +1,4 @@
-"""The review queue at a glance: what is taken for what, how often, and how much waits."""
+"""Statistics of the review queue: which labels are confused, how often, and how many corrections wait."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.corrections import STATUSES, Filter, conditions, decoded, label_column, labelled
+from exporter.storage.corrections import STATUSES, Filter, conditions, decode_label, label_column, label_conditions
 from exporter.storage.schema import feedback
 
 MAX_CELLS = 1000
-"""Pairs of prediction and label in one answer, the most frequent ones."""
+"""Pairs of prediction and label that are returned, the most frequent ones."""
 MAX_LABEL = 200
-"""Characters of a label that can be a cell's; longer ones are texts of their own, each a single time."""
+"""Characters of a label in a pair; longer ones are free texts that occur once."""
 STEPS = (60, 300, 3600, 86400)
-"""Seconds that corrections are counted by."""
+"""Lengths in seconds of the steps in which corrections are counted."""
 BARS = 47
-"""Steps of a period at the least, if it has so many minutes."""
+"""The least number of steps of a period, unless it has fewer minutes."""
 
-_ONCE = ("MATERIALIZED",) if sqlite3.sqlite_version_info >= (3, 35) else ()
+_MATERIALIZED = ("MATERIALIZED",) if sqlite3.sqlite_version_info >= (3, 35) else ()
 
 
 class Overview(NamedTuple):
-    """What a filter chooses, at a glance.
+    """Statistics of the corrections that a filter selects.
 
     Attributes
     ----------
     counts
-        Corrections of each of `STATUSES`, whatever the filter's status.
+        Corrections by status, regardless of the filter's status.
     pairs
-        Prediction, label and number of corrections, the most frequent first, `MAX_CELLS` at most and without free
-        texts (above `MAX_LABEL` characters); whatever the filter's prediction and label.
+        Prediction, label and number of corrections, the most frequent first; at most `MAX_CELLS`, and without labels
+        of more than `MAX_LABEL` characters; regardless of the filter's prediction and label.
     step
-        The greatest of `STEPS` of which the period has more than `BARS`, else the least.
+        The longest of `STEPS` of which the period has more than `BARS`, else the shortest.
     rates
-        Start of each step with any correction, in Unix seconds (a multiple of the step), and their number, by the time
-        of the user's first word.
+        Start of each step with corrections, in Unix seconds (a multiple of the step), and their number, by the time
+        of the user's first feedback.
     """
 
     counts: dict[str, int]
@@ -46,52 +46,70 @@ class Overview(NamedTuple):
 
 
 def overview(connection: sa.Connection, chosen: Filter) -> Overview:
-    """Count what a filter chooses; the rows are read once for all of it."""
-    found = (
+    """Compute the statistics of what a filter selects; the rows are read once for all of it."""
+    result = Overview(dict.fromkeys(STATUSES, 0), [], STEPS[0], [])
+    for part, first, second, start, total in connection.execute(_overview_query(chosen)).all():
+        if part == _COUNTS:
+            result.counts[first] = total
+        elif part == _PAIRS:
+            result.pairs.append((decode_label(first), decode_label(second), total))
+        elif part == _RATES:
+            result.rates.append((start, total))
+        else:
+            result = result._replace(step=start)
+    result.pairs.sort(key=lambda pair: -pair[2])
+    result.rates.sort()
+    return result
+
+
+_COUNTS, _PAIRS, _RATES, _STEP = range(4)
+_NO_TEXT, _NO_NUMBER = sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.BigInteger)
+
+
+def _overview_query(chosen: Filter) -> sa.CompoundSelect[*tuple[Any, ...]]:
+    """Build one query for all parts of the statistics; its first column names the part."""
+    selected = (
         sa.select(feedback.c.status, feedback.c.created, feedback.c.prediction, label_column.label("label"))
         .where(*conditions(chosen._replace(status=None, label=None, predicted=None)))
-        .cte("found")
-        .prefix_with(*_ONCE)
+        .cte("selected")
+        .prefix_with(*_MATERIALIZED)
     )
-    of_status = [found.c.status == chosen.status] if chosen.status is not None else []
-    of_pair = labelled(found.c.prediction, found.c.label, chosen)
+    has_status = [selected.c.status == chosen.status] if chosen.status is not None else []
+    has_pair = label_conditions(selected.c.prediction, selected.c.label, chosen)
     number = sa.func.count().label("number")
-    none, nowhere = sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.BigInteger)
 
-    counts = sa.select(sa.literal(1), found.c.status, none, nowhere, number).where(*of_pair).group_by(found.c.status)
-    short = (sa.func.length(found.c.label) <= MAX_LABEL) & (sa.func.length(found.c.prediction) <= MAX_LABEL)
+    counts = (
+        sa.select(sa.literal(_COUNTS), selected.c.status, _NO_TEXT, _NO_NUMBER, number)
+        .where(*has_pair)
+        .group_by(selected.c.status)
+    )
+    is_short = (sa.func.length(selected.c.label) <= MAX_LABEL) & (sa.func.length(selected.c.prediction) <= MAX_LABEL)
     pairs = (
-        sa.select(sa.literal(2), found.c.prediction, found.c.label, nowhere, number)
-        .where(*of_status, short)
-        .group_by(found.c.prediction, found.c.label)
-        .order_by(number.desc(), found.c.prediction, found.c.label)
+        sa.select(sa.literal(_PAIRS), selected.c.prediction, selected.c.label, _NO_NUMBER, number)
+        .where(*has_status, is_short)
+        .group_by(selected.c.prediction, selected.c.label)
+        .order_by(number.desc(), selected.c.prediction, selected.c.label)
         .limit(MAX_CELLS)
         .subquery()
     )
-    shown = sa.select(found.c.created).where(*of_status, *of_pair).cte("shown").prefix_with(*_ONCE)
-    period = sa.func.max(shown.c.created) - sa.func.min(shown.c.created)
-    greatest = sa.case(*((period > BARS * step, step) for step in reversed(STEPS[1:])), else_=STEPS[0])
-    size = sa.select(greatest.label("seconds")).select_from(shown).cte("size").prefix_with(*_ONCE)
-    exact = shown.c.created / size.c.seconds
-    near = sa.cast(exact, sa.BigInteger)  # databases disagree about how a float is rounded
-    place = sa.case((near > exact, near - 1), else_=near).label("place")
-    steps = sa.select(place, number).select_from(shown.join(size, sa.true())).group_by(place).subquery()
-    rates = sa.select(sa.literal(3), none, none, steps.c.place * size.c.seconds, steps.c.number).select_from(
-        steps.join(size, sa.true())
-    )
-    steps_of = sa.select(sa.literal(4), none, none, sa.cast(size.c.seconds, sa.BigInteger), nowhere)
+    times = sa.select(selected.c.created).where(*has_status, *has_pair).cte("times").prefix_with(*_MATERIALIZED)
+    return sa.union_all(counts, sa.select(pairs), *_rate_queries(times))
 
-    query = sa.union_all(counts, sa.select(pairs), rates, steps_of)
-    made = Overview(dict.fromkeys(STATUSES, 0), [], STEPS[0], [])
-    for kind, one, other, start, total in connection.execute(query).all():
-        if kind == 1:
-            made.counts[one] = total
-        elif kind == 2:
-            made.pairs.append((decoded(one), decoded(other), total))
-        elif kind == 3:
-            made.rates.append((start, total))
-        else:
-            made = made._replace(step=start)
-    made.pairs.sort(key=lambda pair: -pair[2])
-    made.rates.sort()
-    return made
+
+def _rate_queries(times: sa.CTE) -> tuple[sa.Select[*tuple[Any, ...]], ...]:
+    """Build the queries of the number of corrections in each step, and of the step's length."""
+    number = sa.func.count().label("number")
+    period = sa.func.max(times.c.created) - sa.func.min(times.c.created)
+    longest = sa.case(*((period > BARS * step, step) for step in reversed(STEPS[1:])), else_=STEPS[0])
+    size = sa.select(longest.label("seconds")).select_from(times).cte("size").prefix_with(*_MATERIALIZED)
+    exact = times.c.created / size.c.seconds
+    rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
+    index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
+    steps = sa.select(index, number).select_from(times.join(size, sa.true())).group_by(index).subquery()
+    start = steps.c.step_index * size.c.seconds
+    rates = sa.select(sa.literal(_RATES), _NO_TEXT, _NO_TEXT, start, steps.c.number)
+    seconds = sa.cast(size.c.seconds, sa.BigInteger)
+    return (
+        rates.select_from(steps.join(size, sa.true())),
+        sa.select(sa.literal(_STEP), _NO_TEXT, _NO_TEXT, seconds, _NO_NUMBER),
+    )

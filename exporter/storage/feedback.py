@@ -13,7 +13,7 @@ from exporter.events import NO_VERSION, Feedback
 from exporter.storage.engine import is_shared
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
 from exporter.storage.prediction_lookup import find_predictions, is_given_model, stored_days
-from exporter.storage.schema import feedback, history, spelling, storable
+from exporter.storage.schema import feedback, history, label_json, storable
 from exporter.storage.statements import CompiledStatement, Values
 
 BATCH = 16
@@ -158,7 +158,7 @@ class FeedbackRecorder:
         }
         if item.prediction_id is None:
             inputs = bytes(memoryview(item.inputs)).decode("utf-8", "replace")
-            about = {"version": item.version or NO_VERSION, "prediction": spelling(item.prediction)}
+            about = {"version": item.version or NO_VERSION, "prediction": label_json(item.prediction)}
             return row | about | {"inputs": inputs or None, "predicted": now}
         if prediction is not None:
             return row | prediction_snapshot(prediction, self._redact)
@@ -283,7 +283,7 @@ def _storable(text: str | None) -> str | None:
 
 
 def _content(item: Feedback) -> dict[str, Any]:
-    return {"verdict": item.verdict, "label": spelling(item.label), "user": item.user, "comment": item.comment}
+    return {"verdict": item.verdict, "label": label_json(item.label), "user": item.user, "comment": item.comment}
 
 
 def _is_same(recorded: Values, item: Feedback) -> bool:

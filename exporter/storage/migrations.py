@@ -1,8 +1,7 @@
-"""Versions of the schema: a new database gets the newest, an older one is brought up to it at the start.
+"""Versions of the schema: a new database gets the latest, an older one is migrated at the start.
 
-A migration runs in one transaction and in one exporter at a time. What it says is what was true then:
-it names tables and columns itself, and does not follow later changes of `exporter.storage.schema`, but for
-tables that are new and empty.
+A migration runs in one transaction and in one exporter at a time. It names tables and columns itself, so that later
+changes of `exporter.storage.schema` do not change it; only new, empty tables are created from the current schema.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ MIGRATION_SECONDS = 3600.0
 """How long one statement of a migration may take."""
 
 
-def _two(connection: sa.Connection) -> None:
-    """Snapshots of windows belong to a replica, and have an age; feedback may be of a sample, and is found faster."""
+def _migrate_to_2(connection: sa.Connection) -> None:
+    """Give snapshots of windows a replica and a time; mark feedback on samples; add indexes of feedback."""
     for statement in (
         "ALTER TABLE windows RENAME TO windows_of_one",
         "CREATE TABLE windows (replica TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, "
@@ -50,8 +49,8 @@ def _two(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _three(connection: sa.Connection) -> None:
-    """The word that stands is in its feedback alone, with its key; what a word writes is half as much."""
+def _migrate_to_3(connection: sa.Connection) -> None:
+    """Keep the current feedback in its own table alone, with its key; the history holds what was replaced."""
     for statement in (
         "ALTER TABLE feedback ADD COLUMN idempotency_key TEXT",
         "UPDATE feedback SET idempotency_key = (SELECT idempotency_key FROM feedback_history "
@@ -64,40 +63,39 @@ def _three(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-# Version 1 was on SQLite alone: what leads to 2 may speak SQLite's dialect, what follows speaks both.
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _two, 3: _three}
-"""What makes the schema of each version out of the one before."""
+# Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _migrate_to_2, 3: _migrate_to_3}
+"""The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)
 
 
 def migrate(config: StoreConfig) -> None:
-    """Make the tables, or bring those of an older version up to date.
+    """Create the tables, or migrate those of an older version.
 
     Raises
     ------
     StoreError
-        When a newer version of the exporter made the database, or it cannot be opened.
+        When a newer version of the exporter created the database, or it cannot be opened.
     sqlalchemy.exc.SQLAlchemyError
         When it cannot be read or written.
     """
     engine = open_engine(config, MIGRATION_SECONDS)
     try:
-        with _alone(engine) as connection:
+        with _exclusive_transaction(engine) as connection:
             if is_shared(connection):
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":
                     raise StoreError(f"store.url: expected a database with the encoding UTF8, got {encoding}")
-            there = sa.inspect(connection).has_table(schema_table.name)
-            found = connection.execute(sa.select(sa.func.max(schema_table.c.version))).scalar() if there else None
-            if found is not None and found > SCHEMA_VERSION:
+            current = _stored_version(connection)
+            if current is not None and current > SCHEMA_VERSION:
                 raise StoreError(
-                    f"store.url: the database has schema {found}, newer than this version understands; "
+                    f"store.url: the database has schema {current}, newer than this version understands; "
                     f"it knows {SCHEMA_VERSION}: use the newer exporter"
                 )
-            for version in range((found or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
-                log.info("the database goes from schema %d to %d", version - 1, version)
+            for version in range((current or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
+                log.info("migrating the database from schema %d to %d", version - 1, version)
                 MIGRATIONS[version](connection)
-            if found != SCHEMA_VERSION:
+            if current != SCHEMA_VERSION:
                 metadata.create_all(connection)
                 connection.execute(schema_table.delete())
                 connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
@@ -105,16 +103,23 @@ def migrate(config: StoreConfig) -> None:
         engine.dispose()
 
 
+def _stored_version(connection: sa.Connection) -> int | None:
+    """Return the version of the database's schema; None if it has no tables yet."""
+    if not sa.inspect(connection).has_table(schema_table.name):
+        return None
+    return connection.execute(sa.select(sa.func.max(schema_table.c.version))).scalar()
+
+
 @contextlib.contextmanager
-def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that no other exporter's comes before the end of, its changes of tables included."""
+def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open a transaction, changes of tables included, during which no other exporter writes."""
     if is_shared(engine):
         with engine.begin() as connection:
             write_alone(connection)
             yield connection
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # Python's driver begins no transaction before CREATE or ALTER.
+        # Python's driver does not begin a transaction before CREATE or ALTER.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         try:
             yield connection

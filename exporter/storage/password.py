@@ -1,4 +1,4 @@
-"""The password of the database, from a file."""
+"""Read the database's password from a file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from exporter.errors import StoreError
 
 
 def read_password(path: str) -> str:
-    """The password in a file; a line's end after it does not belong to it.
+    """Return the password in a file, without a line end after it.
 
     Raises
     ------
     StoreError
-        When it cannot be read, or there is none in it.
+        When the file cannot be read, or is empty.
     """
     try:
         password = Path(path).read_text(encoding="utf-8").rstrip("\r\n")

@@ -13,19 +13,19 @@ from psycopg.types.string import StrDumper
 
 from exporter.errors import StoreError
 from exporter.storage.password import read_password
-from exporter.storage.schema import storable, storage_options
+from exporter.storage.schema import set_postgresql_options, storable
 from exporter.storage.timeout import STATEMENT_SECONDS, remaining_timeout
 
 CONNECT_SECONDS = 3
-"""How long a connection to PostgreSQL may take."""
+"""How long connecting to PostgreSQL may take."""
 LOCK_SECONDS = 5
-"""How long one exporter waits for another one's transaction."""
+"""How long an exporter waits for another exporter's transaction."""
 
 _T = TypeVar("_T")
 
 
 class _Text(StrDumper):
-    """PostgreSQL takes no NUL in a text, and what was only looked for must not be an error."""
+    """Replaces NUL, which PostgreSQL does not accept: looking for such a text must not be an error."""
 
     def dump(self, obj: str) -> Any:
         """See `psycopg.abc.Dumper.dump`."""
@@ -33,16 +33,16 @@ class _Text(StrDumper):
 
 
 class _Connection(psycopg.Connection[Any]):
-    """One that gives up on a server that says nothing, and is closed then."""
+    """A connection that closes when the server does not answer in time."""
 
-    patience = STATEMENT_SECONDS
+    timeout_seconds = STATEMENT_SECONDS
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
         """See `psycopg.Connection.wait`."""
         return super().wait(self._bounded(gen), *args, **options)
 
     def _bounded(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
-        seconds = min(self.patience, remaining_timeout() or self.patience)
+        seconds = min(self.timeout_seconds, remaining_timeout() or self.timeout_seconds)
         deadline = time.monotonic() + seconds
         try:
             state = next(gen)
@@ -53,33 +53,33 @@ class _Connection(psycopg.Connection[Any]):
                     self.close()
                     raise psycopg.OperationalError(f"the database did not answer within {seconds:g} s")
         except StopIteration as end:
-            answer: _T = end.value
-            return answer
+            result: _T = end.value
+            return result
 
 
 def open_postgresql(address: sa.URL, password_file: str | None, seconds: float) -> sa.Engine:
-    """Prepare connections; the server is not asked before the first use.
+    """Create the engine; the server is contacted at the first use.
 
     Parameters
     ----------
     address
-        Where it is.
+        The database's URL.
     password_file
-        Holds the password, if the address does not.
+        Holds the password, if the URL does not.
     seconds
         How long one statement may take.
     """
-    storage_options()
+    set_postgresql_options()
     settings = {
         "statement_timeout": f"{seconds:.0f}s",
         "lock_timeout": f"{LOCK_SECONDS}s",
-        # An exporter's machine that is gone leaves its locks no longer than a minute.
+        # The locks of an exporter whose machine is gone are released within a minute.
         "tcp_keepalives_idle": 30,
         "tcp_keepalives_interval": 10,
         "tcp_keepalives_count": 3,
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    # What the URL's query says wins.
+    # The URL's query takes precedence.
     query = {"application_name": "model-exporter", "connect_timeout": str(CONNECT_SECONDS), **address.query}
     query["options"] = f"{options} {query.get('options', '')}".strip()
     engine = sa.create_engine(
@@ -92,15 +92,15 @@ def open_postgresql(address: sa.URL, password_file: str | None, seconds: float) 
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_: Any, __: Any, args: Any, options: dict[str, Any]) -> _Connection:
-        if password_file is not None:  # read anew each time: passwords are changed while programs run
+        if password_file is not None:  # read for each connection: passwords change while programs run
             try:
                 options["password"] = read_password(password_file)
             except StoreError as error:
                 raise psycopg.OperationalError(str(error)) from None
-        if (allowed := remaining_timeout()) is not None:
-            options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(allowed))
+        if (limit := remaining_timeout()) is not None:
+            options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(limit))
         connection = _Connection.connect(*args, **options)
-        connection.patience = seconds
+        connection.timeout_seconds = seconds
         connection.adapters.register_dumper(str, _Text)
         return connection
 

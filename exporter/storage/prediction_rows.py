@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from exporter.config import sampled_share
 from exporter.events import NO_VERSION, Label, Prediction
-from exporter.storage.schema import predictions, spelling, storable
+from exporter.storage.schema import label_json, predictions, storable
 from exporter.storage.statements import driver_connection
 
 SHARED = ("day", "model", "version", "received")
@@ -146,8 +146,8 @@ def prediction_rows(
 def _label_texts(labels: Sequence[Label]) -> list[str | None]:
     """Return the JSON of each label; each distinct label is encoded once."""
     if len(set(map(type, labels))) > 1:  # 1, 1.0 and true are the same key of a dict
-        return [spelling(label) for label in labels]
-    texts = {label: spelling(label) for label in set(labels)}
+        return [label_json(label) for label in labels]
+    texts = {label: label_json(label) for label in set(labels)}
     return [texts[label] for label in labels]
 
 

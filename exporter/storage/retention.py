@@ -1,4 +1,4 @@
-"""What is deleted: predictions that are too old or too many, and feedback whose prediction never came."""
+"""Delete predictions that are too old or too many, and feedback whose prediction never arrived."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from exporter.validation import parse_duration, parse_size
 log = logging.getLogger(__name__)
 
 SECONDS, SIZE_SECONDS = 60.0, 5.0
-"""Time between two looks for what is too old, and for what is too much, while nothing is."""
+"""Time between two sweeps that find nothing to delete: without a maximum size, and with one."""
 JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
-"""A clock that jumps by more may be wrong: so long it has time to be put right before anything is deleted by it."""
+"""After a clock jumped by more than the first, nothing is deleted for its age during the second: it may be wrong."""
 STEP_SECONDS = 0.05
-"""How long one step may keep the database from others: as many rows as fit in are deleted at a time."""
-STEP, LEAST, MOST = 200, 10, 5000
-"""Rows of the first step, and of any."""
+"""How long one step may lock the database: the number of rows in a step follows from it."""
+STEP, MIN_STEP, MAX_STEP = 200, 10, 5000
+"""Rows of the first step, and bounds of any step's."""
 SAMPLE = 500
-"""Rows of which PostgreSQL is asked how much room they take."""
+"""Rows whose size PostgreSQL is asked for, to estimate that of all."""
 
 
 class Retention:
-    """Deletes in small steps, the oldest first; feedback and what it keeps of its prediction stays.
+    """Deletes in small steps, the oldest first; joined feedback and its copy of the prediction stay.
 
     Parameters
     ----------
     config
-        How long and how much is kept.
+        The retention and the maximum size.
     """
 
     def __init__(self, config: StoreConfig) -> None:
@@ -44,8 +44,8 @@ class Retention:
         self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
         self.pause = SECONDS if self._bytes is None else SIZE_SECONDS
 
-    def _before(self) -> float:
-        """The Unix time before which predictions are too old; after the clock jumped, none is for a while."""
+    def _oldest_kept(self) -> float:
+        """Return the Unix time before which predictions are too old; for an hour after a jump of the clock, none is."""
         now, monotonic = time.time(), time.monotonic()
         jumped, self._offset = now - monotonic - self._offset, now - monotonic
         if abs(jumped) > JUMP_SECONDS:
@@ -54,59 +54,61 @@ class Retention:
         return now - self._seconds if monotonic >= self._held_until else -math.inf
 
     def sweep(self, engine: sa.Engine, added: int) -> bool:
-        """Delete one step; whether more is left.
+        """Delete one step; return whether more is left to delete.
 
         Parameters
         ----------
         engine
             The database.
         added
-            Predictions written since the step before: were fewer deleted, a busy machine would never get ahead.
+            Predictions written since the previous step; twice as many may be deleted, so that deletion catches up.
 
         Raises
         ------
         sqlalchemy.exc.SQLAlchemyError
-            When the database did not take it.
+            When the database fails.
         """
-        old = self._before()
-        step, start = min(max(self._step, 2 * added), MOST), time.perf_counter()
+        oldest_kept = self._oldest_kept()
+        step, start = min(max(self._step, 2 * added), MAX_STEP), time.perf_counter()
         with engine.begin() as connection:
             write_alone(connection)
             surplus = self._surplus(connection)
-            too_old = sa.true() if surplus else predictions.c.received < old
+            too_old = sa.true() if surplus else predictions.c.received < oldest_kept
             limit = min(step, surplus) if surplus else step
-            # The oldest are the first: nothing else is read to find them.
+            # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
-            unjoined = sa.select(feedback.c.id).where(~feedback.c.joined & (feedback.c.updated < old)).limit(step)
-            forgotten = connection.execute(unjoined).scalars().all()
-            if forgotten:
-                connection.execute(history.delete().where(history.c.feedback_id.in_(forgotten)))
-                connection.execute(feedback.delete().where(feedback.c.id.in_(forgotten)))
+            unjoined = (
+                sa.select(feedback.c.id).where(~feedback.c.joined & (feedback.c.updated < oldest_kept)).limit(step)
+            )
+            orphans = connection.execute(unjoined).scalars().all()
+            if orphans:
+                connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
+                connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
         passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:
-            self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), LEAST), MOST))
-        return deleted == limit or len(forgotten) == step
+            self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
+        return deleted == limit or len(orphans) == step
 
     def _surplus(self, connection: sa.Connection) -> int:
-        """About how many predictions there are too many, by the room that all of them take."""
+        """Estimate how many predictions exceed the maximum size."""
         if self._bytes is None:
             return 0
         used = _bytes_used(connection)
-        return 0 if used <= self._bytes else math.ceil((1 - self._bytes / used) * len(_places(connection)))
+        return 0 if used <= self._bytes else math.ceil((1 - self._bytes / used) * len(_seq_range(connection)))
 
 
-def _places(connection: sa.Connection) -> range:
-    """The places of predictions, from the first to the last; few between them are empty."""
+def _seq_range(connection: sa.Connection) -> range:
+    """Return the numbers of predictions, from the first to the last; few in between are unused."""
     first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
     last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
     return range(0) if first is None or last is None else range(first, last + 1)
 
 
 def _bytes_used(connection: sa.Connection) -> float:
-    """What is in use: pages of SQLite's file, or the room of PostgreSQL's table of predictions with its indexes."""
+    """Return the bytes in use: of SQLite's file, or of PostgreSQL's table of predictions with its indexes."""
     if is_shared(connection):
-        return _bytes_of_table(connection)
+        return _table_bytes(connection)
     pages, free, size = (
         connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0
         for name in ("page_count", "freelist_count", "page_size")
@@ -114,17 +116,18 @@ def _bytes_used(connection: sa.Connection) -> float:
     return float((pages - free) * size)
 
 
-def _bytes_of_table(connection: sa.Connection) -> float:
-    """The table's files; as they do not shrink, the room that its rows take where that is less."""
+def _table_bytes(connection: sa.Connection) -> float:
+    """Return the size of the table's files, or an estimate from its rows if that is less: the files do not shrink."""
     total = float(connection.execute(sa.select(sa.func.pg_total_relation_size(predictions.name))).scalar() or 0)
-    key, places = predictions.c.seq, _places(connection)
-    chosen = random.sample(places, min(SAMPLE, len(places)))
+    seqs = _seq_range(connection)
+    sample = random.sample(seqs, min(SAMPLE, len(seqs)))
     texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
     width = sum((sa.func.coalesce(sa.func.pg_column_size(column), 0) for column in texts), start=sa.literal(0))
     in_index = sa.func.coalesce(sa.func.pg_column_size(predictions.c.id), 0)
-    # 28 bytes of a row's head, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
-    row = width + 28 + 64 + (44 + in_index) / 0.7
-    there, mean = connection.execute(sa.select(sa.func.count(), sa.func.avg(row)).where(key.in_(chosen))).one()
-    if not there:
+    # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
+    row_bytes = width + 28 + 64 + (44 + in_index) / 0.7
+    query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))
+    count, mean = connection.execute(query).one()
+    if not count:
         return total
-    return float(min(total, float(mean) * there / len(chosen) * len(places)))
+    return float(min(total, float(mean) * count / len(sample) * len(seqs)))

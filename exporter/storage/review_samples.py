@@ -1,28 +1,28 @@
-"""Confident predictions that nobody spoke about, drawn at random for review."""
+"""Sample confident predictions without feedback for review."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
-from exporter.storage.feedback_join import Redact
+from exporter.storage.feedback_join import Redact, prediction_snapshot
 from exporter.storage.schema import draws, feedback, history, predictions
 from exporter.storage.store import Store
 
-LEAST_PROBES, MOST_PROBES = 10_000, 200_000
-"""Rows looked at in one draw, if there are so many: for a good estimate of how many are confident, and at the most."""
+MIN_PROBES, MAX_PROBES = 10_000, 200_000
+"""Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""
 _STEP = 500
 
 
 class Draw(NamedTuple):
-    """What to draw from.
+    """Selects the predictions to draw from.
 
-    ``with_inputs`` leaves out predictions without inputs: for a store that keeps those of a random share.
+    ``with_inputs`` leaves out predictions without inputs, for a store that keeps the inputs of a random share.
     """
 
     model: str
@@ -30,24 +30,25 @@ class Draw(NamedTuple):
     with_inputs: bool = False
 
 
-class _Found(NamedTuple):
+class _Drawn(NamedTuple):
+    """Numbers of the drawn predictions, estimates of confident ones by version, and when the oldest was received."""
+
     seqs: list[int]
     confident: dict[str, int]
     since: float
 
 
 def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
-    """Put predictions into the review queue.
+    """Add a random sample of predictions to the review queue.
 
-    Rows are looked up at random places of the table, none twice, and those that do not belong are
-    passed over: so each prediction has the same chance, wherever it stands and whatever was deleted
-    around it, and a million rows need not be read. Of a model with few rows in a large table this
-    may find fewer than asked for, still at random.
+    Rows are read at random numbers of the table, none twice, and those that do not belong to the draw are skipped.
+    So each prediction has the same chance, wherever it is in the table and whatever was deleted around it, without
+    reading all rows. For a model with few rows in a large table this may find fewer than asked for.
 
     Parameters
     ----------
     store
-        Its writer's thread writes.
+        The store with the predictions.
     chosen
         What to draw from.
     count
@@ -68,92 +69,96 @@ def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | No
         See `Store.execute`.
     """
     with store.reading() as connection:
-        found = _find(connection, chosen, count, np.random.default_rng())
-    return store.execute(lambda connection, _: _keep(connection, chosen.model, found, reviewer, redact))
+        drawn = _draw(connection, chosen, count, np.random.default_rng())
+    return store.execute(lambda connection, _: _store(connection, chosen.model, drawn, reviewer, redact))
 
 
-def _find(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> _Found:
+def _draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> _Drawn:
     first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
     last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
     if first is None or last is None:
-        return _Found([], {}, 0.0)
+        return _Drawn([], {}, 0.0)
     since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == first)).scalar()
     size = last + 1 - first
-    probes = (first + rng.choice(size, min(size, MOST_PROBES), replace=False)).tolist()
-    belongs = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == chosen.model)
-    if chosen.version is not None:
-        belongs &= predictions.c.version == chosen.version
-    shown = predictions.c.inputs.is_not(None) if chosen.with_inputs else sa.true()
-    query = sa.select(predictions.c.seq, predictions.c.id, predictions.c.version, shown.label("shown")).where(belongs)
+    probes = (first + rng.choice(size, min(size, MAX_PROBES), replace=False)).tolist()
+    query = _candidates(chosen)
     versions: Counter[str] = Counter()
-    taken: dict[str, int] = {}
+    seqs: dict[str, int] = {}
     probed = 0
-    while probed < len(probes) and (probed < LEAST_PROBES or len(taken) < count):
+    while probed < len(probes) and (probed < MIN_PROBES or len(seqs) < count):
         step = probes[probed : probed + _STEP]
         probed += len(step)
         rows = {row.seq: row for row in connection.execute(query.where(predictions.c.seq.in_(step)))}
         versions.update(row.version for row in rows.values())
-        if len(taken) == count:
+        if len(seqs) == count:
             continue
-        known = _spoken_of(connection, chosen.model, [row.id for row in rows.values()])
-        for seq in step:  # in their random order, not the table's
+        with_feedback = _with_feedback(connection, chosen.model, [row.id for row in rows.values()])
+        for seq in step:  # in their random order, not that of the table
             row = rows.get(seq)
-            if row and row.shown and row.id not in known and row.id not in taken and len(taken) < count:
-                taken[row.id] = seq
+            is_new = row and row.drawable and row.id not in with_feedback and row.id not in seqs
+            if row and is_new and len(seqs) < count:
+                seqs[row.id] = seq
     confident = {version: round(hits * size / probed) for version, hits in versions.items()}
-    return _Found(list(taken.values()), confident, since or 0.0)
+    return _Drawn(list(seqs.values()), confident, since or 0.0)
 
 
-def _spoken_of(connection: sa.Connection, model: str, ids: Collection[str]) -> set[str]:
-    """Those that feedback is about already."""
-    # So said, no index of the model is taken for it, which holds all of the model's feedback.
-    mine = feedback.c.prediction_id.in_(ids) & (sa.func.coalesce(feedback.c.model, model) == model)
-    return set(connection.execute(sa.select(feedback.c.prediction_id).where(mine)).scalars())
+def _candidates(chosen: Draw) -> sa.Select[int, str, str, bool]:
+    """Build the query of confident predictions; ``drawable`` is set for those that may be drawn."""
+    condition = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == chosen.model)
+    if chosen.version is not None:
+        condition &= predictions.c.version == chosen.version
+    drawable = predictions.c.inputs.is_not(None) if chosen.with_inputs else sa.true()
+    columns = (predictions.c.seq, predictions.c.id, predictions.c.version, drawable.label("drawable"))
+    return sa.select(*columns).where(condition)
 
 
-def _keep(connection: sa.Connection, model: str, found: _Found, reviewer: str | None, redact: Redact) -> int:
-    now, drawn = time.time(), 0
-    columns = ("model", "version", "prediction", "confidence", "confident", "segment")
-    for start in range(0, len(found.seqs), _STEP):
-        chosen = predictions.c.seq.in_(found.seqs[start : start + _STEP])
-        rows = connection.execute(sa.select(predictions).where(chosen)).mappings().all()
-        known = _spoken_of(connection, model, [row["id"] for row in rows])  # a word may have come in between
-        values = [
-            {
-                **{key: row[key] for key in columns},
-                "prediction_id": row["id"],
-                "inputs": redact(model, row["inputs"]),
-                "predicted": row["time"],
-                "joined": True,
-                "verdict": "sampled",
-                "label": row["prediction"],
-                "created": now,
-                "updated": now,
-                "counted": False,
-                "status": "pending",
-                "revision": 1,
-                "sampled": True,
-            }
-            for row in rows
-            if row["id"] not in known
-        ]
-        if values:
-            connection.execute(feedback.insert(), values)
-        drawn += len(values)
-    mine = (
+def _with_feedback(connection: sa.Connection, model: str, ids: Collection[str]) -> set[str]:
+    """Return those of the predictions that have feedback."""
+    # With coalesce, the database does not use the model's index, in which all of the model's feedback is.
+    condition = feedback.c.prediction_id.in_(ids) & (sa.func.coalesce(feedback.c.model, model) == model)
+    return set(connection.execute(sa.select(feedback.c.prediction_id).where(condition)).scalars())
+
+
+def _store(connection: sa.Connection, model: str, drawn: _Drawn, reviewer: str | None, redact: Redact) -> int:
+    """Add the drawn predictions to the review queue, and their draw to its history; return their number."""
+    now, count = time.time(), 0
+    for start in range(0, len(drawn.seqs), _STEP):
+        is_next = predictions.c.seq.in_(drawn.seqs[start : start + _STEP])
+        rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
+        # Feedback may have arrived since they were drawn.
+        with_feedback = _with_feedback(connection, model, [row["id"] for row in rows])
+        samples = [_sample_row(row, now, redact) for row in rows if row["id"] not in with_feedback]
+        if samples:
+            connection.execute(feedback.insert(), samples)
+        count += len(samples)
+    is_new_sample = sa.and_(
         feedback.c.verdict == "sampled",
         feedback.c.joined,
         feedback.c.status == "pending",
         feedback.c.created == now,
+        feedback.c.model == model,
     )
-    said = ("feedback_id", "time", "verdict", "label", "user")
-    drawn_now = sa.select(
-        feedback.c.id, feedback.c.created, feedback.c.verdict, feedback.c.label, sa.literal(reviewer, sa.Text)
-    )
-    connection.execute(history.insert().from_select(said, drawn_now.where(*mine, feedback.c.model == model)))
-    for version, confident in found.confident.items():
+    columns = (feedback.c.id, feedback.c.created, feedback.c.verdict, feedback.c.label)
+    entries = sa.select(*columns, sa.literal(reviewer, sa.Text)).where(is_new_sample)
+    connection.execute(history.insert().from_select(("feedback_id", "time", "verdict", "label", "user"), entries))
+    for version, confident in drawn.confident.items():
         connection.execute(draws.delete().where(draws.c.model == model, draws.c.version == version))
         connection.execute(
-            draws.insert().values(model=model, version=version, time=now, since=found.since, confident=confident)
+            draws.insert().values(model=model, version=version, time=now, since=drawn.since, confident=confident)
         )
-    return drawn
+    return count
+
+
+def _sample_row(prediction: Mapping[Any, Any], now: float, redact: Redact) -> dict[str, Any]:
+    return {
+        **prediction_snapshot(prediction, redact),
+        "prediction_id": prediction["id"],
+        "verdict": "sampled",
+        "label": prediction["prediction"],
+        "created": now,
+        "updated": now,
+        "counted": False,
+        "status": "pending",
+        "revision": 1,
+        "sampled": True,
+    }

@@ -1,4 +1,4 @@
-"""The tables, and how values are spelt in them."""
+"""The tables, and the encoding of values in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-"""A number that the database gives: of 64 bits on both, though SQLite has but one name for it."""
+"""A number that the database assigns; of 64 bits on both, although SQLite calls that INTEGER."""
 
 metadata = sa.MetaData()
 schema_table = sa.Table("schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -16,7 +16,7 @@ predictions = sa.Table(
     "predictions",
     metadata,
     sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    # A client's identifiers are random: the day before them keeps the index's growing end in memory.
+    # Clients' identifiers may be random: with the day first, only the index's last part changes and stays in memory.
     sa.Column("day", sa.Integer, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
@@ -36,7 +36,7 @@ feedback = sa.Table(
     "feedback",
     metadata,
     sa.Column("id", Key, primary_key=True, autoincrement=True),
-    # Unique together with the model that the prediction turns out to be of: two services may both count from 1.
+    # Unique together with the prediction's model: two services may both use the identifiers 1, 2, 3.
     sa.Column("prediction_id", sa.Text, index=True),
     sa.Column("joined", sa.Boolean, nullable=False),
     sa.Column("model", sa.Text),
@@ -63,7 +63,7 @@ feedback = sa.Table(
     sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("idempotency_key", sa.Text),
 )
-# Words that others replaced, and draws for review: the word that stands is in its feedback alone.
+# Feedback that was replaced, and samples for review; the current feedback is in the table of feedback only.
 history = sa.Table(
     "feedback_history",
     metadata,
@@ -104,35 +104,36 @@ draws = sa.Table(
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
     sa.Column("time", sa.Float, nullable=False),
-    # When the oldest prediction that could be drawn came, and how many confident ones there were.
+    # When the oldest prediction that could be drawn was received, and the number of confident predictions.
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("confident", sa.Integer, nullable=False),
 )
-sureness = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
-"""A confidence that can be ordered by: databases disagree about where NULL stands."""
+confidence_key = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
+"""The confidence to order by: databases sort NULL differently."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
 sa.Index("feedback_queue", *(feedback.c[name] for name in ("verdict", "joined", "status", "model", "created", "id")))
 sa.Index(
     "feedback_surest",
     *(feedback.c[name] for name in ("verdict", "joined", "status", "model")),
-    sureness,
+    confidence_key,
     feedback.c.id,
 )
 sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
 )
-relabelled = feedback.c.reviewed_label.is_not(None)
-waiting = ~feedback.c.joined
-released = feedback.c.released == sa.true()
-accepted = feedback.c.status == sa.literal_column("'accepted'")  # in the text: what is bound finds no such index
-# Of few rows each: a new word is in none of them but that of its key, and what need not be written makes it durable the
-# sooner.
+has_reviewed_label = feedback.c.reviewed_label.is_not(None)
+is_unjoined = ~feedback.c.joined
+is_released = feedback.c.released == sa.true()
+is_accepted = feedback.c.status == sa.literal_column(
+    "'accepted'"
+)  # in the SQL text: with a parameter the index is not used
+# Indexes of few rows each: new feedback is only in that of its key, so that little is written with it.
 _PARTIAL = {
-    "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), relabelled),
-    "feedback_waiting": (("updated", "prediction_id"), waiting),
-    "feedback_dataset": (("model", "id"), accepted),
-    "feedback_released": (("model",), released),
+    "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), has_reviewed_label),
+    "feedback_waiting": (("updated", "prediction_id"), is_unjoined),
+    "feedback_dataset": (("model", "id"), is_accepted),
+    "feedback_released": (("model",), is_released),
     "feedback_key": (("idempotency_key",), feedback.c.idempotency_key.is_not(None)),
 }
 for _name, (_columns, _where) in _PARTIAL.items():
@@ -150,7 +151,7 @@ releases = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("by", sa.Text),
     sa.Column("lineage", sa.Text, nullable=False),
-    # Whose chunks; and whether its examples are marked as released, which comes after.
+    # The build whose chunks are the release's; and whether its examples are marked as released yet.
     sa.Column("build", sa.Text, nullable=False),
     sa.Column("marked", sa.Boolean, nullable=False),
 )
@@ -164,20 +165,20 @@ release_chunks = sa.Table(
 )
 
 
-def storage_options() -> None:
-    """Say what only PostgreSQL is to know of the tables: its part of the library is not loaded for SQLite."""
-    # The space of what is deleted by age or size is to be found again soon.
+def set_postgresql_options() -> None:
+    """Set PostgreSQL's options of the tables: its part of SQLAlchemy is not loaded for SQLite."""
+    # The space of deleted predictions should be reused soon.
     predictions.dialect_kwargs["postgresql_with"] = {"autovacuum_vacuum_scale_factor": 0.02}
     for index in feedback.indexes:
         if index.name in _PARTIAL:
             index.dialect_kwargs["postgresql_where"] = _PARTIAL[str(index.name)][1]
 
 
-def spelling(value: Any) -> str | None:
-    """A label or a prediction as the JSON text that is stored; None for none."""
+def label_json(value: Any) -> str | None:
+    """Encode a label or a prediction as the stored JSON text; None stays None."""
     return None if value is None else msgspec.json.encode(value).decode()
 
 
 def storable(text: str) -> str:
-    """A text as both databases can keep it: PostgreSQL takes no NUL."""
+    """Replace NUL in a text, which PostgreSQL does not accept."""
     return text.replace("\0", "\ufffd") if "\0" in text else text

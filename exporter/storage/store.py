@@ -25,7 +25,7 @@ from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
-from exporter.storage.quarantine import damaged, quarantine
+from exporter.storage.quarantine import count_damaged, quarantine
 from exporter.storage.retention import Retention
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.writer import Writer
@@ -187,7 +187,7 @@ class Store:
     @property
     def damaged(self) -> int:
         """The number of damaged databases beside the one in use."""
-        return damaged(self._config)
+        return count_damaged(self._config)
 
     @property
     def waiting(self) -> int:

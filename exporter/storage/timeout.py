@@ -1,4 +1,4 @@
-"""How long a statement may take."""
+"""The time limit of a statement."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 STATEMENT_SECONDS = 8.0
-"""How long one statement may take, or a server that says nothing may be waited for."""
+"""How long one statement may take, and how long a silent server is waited for."""
 
-_patience: ContextVar[float | None] = ContextVar("patience", default=None)
+_timeout: ContextVar[float | None] = ContextVar("statement_timeout", default=None)
 
 
 @contextlib.contextmanager
 def statement_timeout(seconds: float) -> Iterator[None]:
-    """Wait for the server at most so long in this block, if that is shorter than what its engine allows."""
-    token = _patience.set(seconds)
+    """Limit how long this block waits for the server, if that is less than its engine allows."""
+    token = _timeout.set(seconds)
     try:
         yield
     finally:
-        _patience.reset(token)
+        _timeout.reset(token)
 
 
 def remaining_timeout() -> float | None:
-    """How long the server may be waited for in this block; None outside of one."""
-    return _patience.get()
+    """Return the limit of the current block; None outside of one."""
+    return _timeout.get()

@@ -1,4 +1,4 @@
-"""Snapshots of windows: one row a replica, model and version."""
+"""Snapshots of windows: one row per replica, model and version."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import sqlalchemy as sa
 from exporter.storage.schema import windows
 from exporter.storage.store import Store
 
-FORGOTTEN_SECONDS = 62 * 86400.0
-"""After twice the longest window a snapshot is of no use to anybody: its replica is no more."""
+MAX_AGE_SECONDS = 62 * 86400.0
+"""Twice the longest window: the replica of an older snapshot no longer exists."""
 
 
 def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
-    """Write a version's snapshot in place of the one before.
+    """Replace the snapshot of a model version.
 
     Raises
     ------
     StoreError
-        See `Store.execute`; so with all of these.
+        See `Store.execute`.
     """
     row = {"replica": store.replica, "model": model, "version": version, "saved": time.time(), "data": data}
 
@@ -32,23 +32,23 @@ def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
 
 
 def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
-    """Models, versions and their snapshots, of this replica."""
-    mine = windows.c.replica == store.replica
+    """Return models, versions and snapshots of this replica."""
+    is_own = windows.c.replica == store.replica
     with store.reading() as connection:
-        rows = connection.execute(sa.select(windows.c.model, windows.c.version, windows.c.data).where(mine)).all()
+        rows = connection.execute(sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_own)).all()
     return [(model, version, data) for model, version, data in rows]
 
 
-def forget_others(store: Store, living: Collection[tuple[str, str]]) -> None:
-    """Delete this replica's snapshots of all but these models and versions, and those of replicas long gone."""
-    mine = windows.c.replica == store.replica
-    old = windows.c.saved < time.time() - FORGOTTEN_SECONDS
+def delete_other_snapshots(store: Store, live: Collection[tuple[str, str]]) -> None:
+    """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
+    is_own = windows.c.replica == store.replica
+    is_old = windows.c.saved < time.time() - MAX_AGE_SECONDS
     with store.reading() as connection:
-        rows = connection.execute(sa.select(windows.c.model, windows.c.version).where(mine)).all()
-        gone = [old] if connection.execute(sa.select(windows.c.model).where(old).limit(1)).first() else []
-    gone += [_is(store, model, version) for model, version in rows if (model, version) not in living]
-    if gone:
-        store.execute(lambda connection, _: connection.execute(windows.delete().where(sa.or_(*gone[:500]))))
+        rows = connection.execute(sa.select(windows.c.model, windows.c.version).where(is_own)).all()
+        obsolete = [is_old] if connection.execute(sa.select(windows.c.model).where(is_old).limit(1)).first() else []
+    obsolete += [_is(store, model, version) for model, version in rows if (model, version) not in live]
+    if obsolete:
+        store.execute(lambda connection, _: connection.execute(windows.delete().where(sa.or_(*obsolete[:500]))))
 
 
 def _is(store: Store, model: str, version: str) -> sa.ColumnElement[bool]:

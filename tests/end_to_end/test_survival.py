@@ -199,15 +199,15 @@ def test_a_clock_that_jumps_deletes_nothing_for_an_hour(monkeypatch: pytest.Monk
     monkeypatch.setattr(retention.time, "monotonic", lambda: clock.steady)
     kept = Retention(StoreConfig(retention="1d"))
     clock.pass_(86400.0)
-    assert kept._before() == clock.wall - 86400.0
+    assert kept._oldest_kept() == clock.wall - 86400.0
     clock.wall += jump
-    assert kept._before() == -float("inf")
+    assert kept._oldest_kept() == -float("inf")
     clock.pass_(HOLD_SECONDS / 2)
-    assert kept._before() == -float("inf")
+    assert kept._oldest_kept() == -float("inf")
     clock.pass_(HOLD_SECONDS / 2)
-    assert kept._before() == clock.wall - 86400.0
+    assert kept._oldest_kept() == clock.wall - 86400.0
     clock.wall += 30
-    assert kept._before() == clock.wall - 86400.0
+    assert kept._oldest_kept() == clock.wall - 86400.0
 
 
 def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,14 @@ from exporter.config import StoreConfig
 from exporter.events import Feedback, Prediction
 from exporter.stats.accuracy import estimate_accuracy, wilson
 from exporter.storage import CountedFeedback, Store, prediction_rows
-from exporter.storage.accepted_examples import Selection, accepted
+from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.accuracy_counts import accuracy_counts
 from exporter.storage.backlog import read_state
 from exporter.storage.correction_stats import overview
-from exporter.storage.corrections import Decision, Filter, correction_history, corrections, decide
+from exporter.storage.corrections import Filter, correction_history, list_corrections
 from exporter.storage.feedback_join import UnjoinedFeedback
-from exporter.storage.review_samples import Draw, _spoken_of, sample_for_review
+from exporter.storage.review_decisions import Decision, decide
+from exporter.storage.review_samples import Draw, _with_feedback, sample_for_review
 from exporter.storage.schema import draws, feedback, predictions
 
 START = 1_790_000_000.0
@@ -66,7 +67,7 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
     """Identifiers of the corrections that a filter leaves."""
     with store.reading() as connection:
-        return [int(one["id"]) for one in corrections(connection, Filter(**chosen), 1000, None, order)[0]]
+        return [int(one["id"]) for one in list_corrections(connection, Filter(**chosen), 1000, None, order)[0]]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
     after = None
     while True:
         with store.reading() as connection:
-            page, after = corrections(connection, Filter(), 10, after, order)
+            page, after = list_corrections(connection, Filter(), 10, after, order)
         found += [int(one["id"]) for one in page]
         last = found[-1]
         store.execute(lambda connection, _, place=last: decide(connection, place, Decision("accepted", None, 1, None)))
@@ -141,10 +142,10 @@ def test_every_page_is_found_in_an_index(store: Store) -> None:
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         for after in (None, (START, 5)):
-            corrections(connection, Filter("digits", status="pending"), 100, after, "newest")
-            corrections(connection, Filter("digits", source="all"), 100, after, "newest")
-            corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
-            corrections(connection, Filter("digits"), 100, after, "confident")
+            list_corrections(connection, Filter("digits", status="pending"), 100, after, "newest")
+            list_corrections(connection, Filter("digits", source="all"), 100, after, "newest")
+            list_corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
+            list_corrections(connection, Filter("digits"), 100, after, "confident")
         for statement, values in statements.copy():
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             searches = [step for step, after in zip(plan, [*plan[1:], ""], strict=True) if "ORDER BY" not in after]
@@ -229,7 +230,7 @@ def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection)
-        list(accepted(connection, Selection("digits")))
+        list(accepted_examples(connection, Selection("digits")))
         UnjoinedFeedback(connection, redact)
         _, released, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
@@ -253,7 +254,7 @@ def test_a_sample_holds_only_confident_predictions_that_nobody_spoke_of(store: S
     put(store, [{}, {"model": None, "joined": False}])
     assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 2
     with store.reading() as connection:
-        found, _ = corrections(connection, Filter(source="sample"), 10, None)
+        found, _ = list_corrections(connection, Filter(source="sample"), 10, None)
         history = correction_history(connection, int(found[0]["id"]))
         sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
     assert {one["prediction_id"] for one in found} == {"p-6", "p-7"}
@@ -270,7 +271,7 @@ def test_a_draw_looks_words_up_by_their_predictions(store: Store) -> None:
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        assert _spoken_of(connection, "digits", ["p-1", "p-2"]) == set()
+        assert _with_feedback(connection, "digits", ["p-1", "p-2"]) == set()
         plan = [
             row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statements[0][0]}", statements[0][1])
         ]

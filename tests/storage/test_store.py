@@ -35,7 +35,7 @@ from exporter.storage.engine import open_engine, shown_url, was_committed, write
 from exporter.storage.migrations import SCHEMA_VERSION, migrate
 from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
-from exporter.storage.window_snapshots import forget_others, load_snapshots, save_snapshot
+from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 
 
 class Exporter:
@@ -540,9 +540,9 @@ def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> No
     """Snapshots of the same version by two exporters do not overwrite each other, nor does one delete the other's."""
     for exporter, data in zip(pair, (b"a", b"b"), strict=True):
         save_snapshot(exporter.store, "m", "1", data)
-    forget_others(pair[0].store, {("m", "1")})
+    delete_other_snapshots(pair[0].store, {("m", "1")})
     assert [load_snapshots(exporter.store) for exporter in pair] == [[("m", "1", b"a")], [("m", "1", b"b")]]
-    forget_others(pair[1].store, set())
+    delete_other_snapshots(pair[1].store, set())
     assert [load_snapshots(exporter.store) for exporter in pair] == [[("m", "1", b"a")], []]
 
 

@@ -16,7 +16,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.application import Exporter
 from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS, Filter, Position
-from exporter.storage.schema import spelling
+from exporter.storage.schema import label_json
 from exporter.validation import any_of, preview, suggestion
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
@@ -106,7 +106,7 @@ def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
     feature = binner.profile.prediction if binner else None
     if label is None or not isinstance(feature, CategoricalFeature) or len(feature.rare) >= MAX_RARE:
         return False
-    name = label if isinstance(label, str) else spelling(label)
+    name = label if isinstance(label, str) else label_json(label)
     return name not in feature.categories and name not in feature.rare
 
 
@@ -125,9 +125,9 @@ def _label(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return spelling(msgspec.json.decode(text, type=str | int | float | bool))
+        return label_json(msgspec.json.decode(text, type=str | int | float | bool))
     except (msgspec.DecodeError, UnicodeError):
-        return spelling(text)
+        return label_json(text)
 
 
 def _time(name: str, text: str | None) -> float | None:

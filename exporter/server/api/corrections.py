@@ -16,18 +16,11 @@ from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.problem import Reply, problem, whole
-from exporter.storage.corrections import (
-    STATUSES,
-    Decision,
-    correction,
-    correction_history,
-    corrections,
-    decide,
-    decide_several,
-)
+from exporter.storage.corrections import STATUSES, correction_history, find_correction, list_corrections
+from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_samples import Draw, sample_for_review
-from exporter.storage.schema import spelling
-from exporter.storage.user_stats import users
+from exporter.storage.schema import label_json
+from exporter.storage.user_stats import user_stats
 from exporter.validation import explain, json_pointer
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
@@ -78,7 +71,7 @@ class CorrectionsApi:
         """``GET /v1/corrections``: a page of the queue."""
         query = parse_query(self._exporter, request.args)
         with self._exporter.store.reading() as connection:
-            page, end = corrections(connection, query.filter, query.limit, query.after, query.order)
+            page, end = list_corrections(connection, query.filter, query.limit, query.after, query.order)
         next_url = None
         if end:
             arguments = urlencode({**request.args.to_dict(), "cursor": encode_cursor(query.order, end)})
@@ -93,12 +86,12 @@ class CorrectionsApi:
             raise EventError("", "expected the parameter model, and no other", "missing_field")
         check_model(self._exporter.pipeline.monitors.models, model)
         with self._exporter.store.reading() as connection:
-            return _json(users(connection, model))
+            return _json(user_stats(connection, model))
 
     def show(self, correction_id: int) -> Response:
         """``GET /v1/corrections/<id>``: a correction with its history."""
         with self._exporter.store.reading() as connection:
-            document = correction(connection, correction_id) if correction_id <= MAX_ID else None
+            document = find_correction(connection, correction_id) if correction_id <= MAX_ID else None
             if document is None:
                 return _not_found(correction_id)
             history = correction_history(connection, correction_id)
@@ -125,7 +118,7 @@ class CorrectionsApi:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
             return problem(400, detail, errors).flask()
-        outcomes = self._exporter.store.execute(lambda connection, _: decide_several(connection, decisions))
+        outcomes = self._exporter.store.execute(lambda connection, _: decide_all(connection, decisions))
         results = [
             self._result(correction_id, stored, document)
             for (correction_id, _), (stored, document) in zip(decisions, outcomes, strict=True)
@@ -231,4 +224,4 @@ def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, st
 
 
 def _decision(decision: ReviewDecision) -> Decision:
-    return Decision(decision.status, spelling(decision.label), decision.revision, decision.reviewer or g.user)
+    return Decision(decision.status, label_json(decision.label), decision.revision, decision.reviewer or g.user)

@@ -19,7 +19,7 @@ from exporter.server.problem import Reply, problem, whole
 from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
-from exporter.storage.schema import spelling
+from exporter.storage.schema import label_json
 from exporter.validation import explain, json_pointer, preview, suggestion
 
 DEFAULT_LIMIT = 100
@@ -63,8 +63,10 @@ class DatasetApi:
         wanted = _release_request(request.get_data())
         model = self._model(wanted.model)
         redacted = self._exporter.pipeline.monitors.models[model].redact
-        result = release.make(self._exporter.store, model, wanted.name, g.user, redacted, hold_back=wanted.hold_back)
-        document = release.document(result.row)
+        result = release.make_release(
+            self._exporter.store, model, wanted.name, g.user, redacted, hold_back=wanted.hold_back
+        )
+        document = release.release_document(result.row)
         if result.conflict:
             same = {"name": "other examples", "content": "the same examples"}[result.conflict]
             detail = f"there already is a release {result.row['name']} of {same}, and releases do not change"
@@ -80,12 +82,12 @@ class DatasetApi:
             check_model(self._exporter.pipeline.monitors.models, model)
         limit = _integer("limit", MAX_LIMIT) or DEFAULT_LIMIT
         with self._exporter.store.reading() as connection:
-            rows = releases.listed(connection, model, limit + 1, _integer("cursor", 2**62))
+            rows = releases.list_releases(connection, model, limit + 1, _integer("cursor", 2**62))
         next_url = None
         if len(rows) > limit:
             arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
             next_url = f"{request.base_url}?{arguments}"
-        documents = [release.document(row) for row in rows[:limit]]
+        documents = [release.release_document(row) for row in rows[:limit]]
         return Reply(200, msgspec.json.encode({"releases": documents, "next": next_url})).flask()
 
     def download(self, key: str) -> Response:
@@ -93,16 +95,16 @@ class DatasetApi:
         _check_parameters("format")
         form = _format()
         with self._exporter.store.reading() as connection:
-            row = releases.find(connection, key)
+            row = releases.find_release(connection, key)
         if row is None:
             return problem(404, f"there is no release {preview(key)}").flask()
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
-            return Reply(200, msgspec.json.encode(release.document(row)), (("Vary", "Accept"),)).flask()
+            return Reply(200, msgspec.json.encode(release.release_document(row)), (("Vary", "Accept"),)).flask()
         if form.name != "jsonl":
             pages = release.frozen_pages(self._exporter.store, row)
             return self._write(form, pages, row["model"], row["name"])
-        chunks = releases.chunks(self._exporter.store, row["build"])
+        chunks = releases.read_chunks(self._exporter.store, row["build"])
         response = _streamed(chunks, form.content_type, _headers(row["name"], form))
         response.content_length = row["bytes"]
         response.set_etag(row["sha256"])
@@ -186,13 +188,13 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
     """Return the stored forms of a label in a query: ``7`` is both the number and the text."""
     if text is None:
         return None
-    labels = [spelling(text)]
+    labels = [label_json(text)]
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
         value = None
     if isinstance(value, str | bool | int | float):
-        labels.append(spelling(value))
+        labels.append(label_json(value))
     return tuple(label for label in labels if label)
 
 

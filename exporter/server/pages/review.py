@@ -25,9 +25,10 @@ from exporter.server.pages.review_filters import PAGE, Choice, choice, parameter
 from exporter.stats.accuracy import Estimate, estimate_accuracy
 from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.correction_stats import overview
-from exporter.storage.corrections import STATUSES, Decision, Filter, correction, corrections, decide
+from exporter.storage.corrections import STATUSES, Filter, find_correction, list_corrections
+from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_samples import Draw, sample_for_review
-from exporter.storage.schema import spelling
+from exporter.storage.schema import label_json
 
 KNOWN_LABELS = 1000
 """Labels that the relabelling field offers."""
@@ -64,7 +65,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if not (_is_number(place) and _is_number(revision) and status in STATUSES):
             abort(400, "expected id and revision as numbers, and status as one of accepted, pending and rejected")
         typed, kind = form.get("label", "").strip(), form.get("like", "string")
-        label = spelling(review_cards.typed(typed, kind)) if typed and status == "accepted" else None
+        label = label_json(review_cards.typed(typed, kind)) if typed and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
         taken, known = exporter.store.execute(lambda connection, _: decide(connection, int(place), decision))
         if taken:
@@ -92,7 +93,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     @routes.get("/v1/corrections/<int:correction_id>/inputs/<path:name>.png")
     def picture(correction_id: int, name: str) -> Answer:
         with exporter.store.reading() as connection:
-            known = correction(connection, correction_id) if correction_id <= MAX_ID else None
+            known = find_correction(connection, correction_id) if correction_id <= MAX_ID else None
         if known is None:
             abort(404, f"there is no correction {correction_id}")
         model = exporter.pipeline.monitors.models.get(known["model"])
@@ -132,7 +133,7 @@ def _page(
     except EventError as error:
         return render_template("review.html", **context, wrong=[error.detail]), 400
     with exporter.store.reading() as connection:
-        documents, end = corrections(connection, asked.filter, PAGE, asked.after, asked.order)
+        documents, end = list_corrections(connection, asked.filter, PAGE, asked.after, asked.order)
         if asked.after is None:
             seen = overview(connection, asked.filter)
             pairs = seen.pairs
@@ -176,7 +177,7 @@ def _accuracy(connection: sa.Connection, asked: Choice) -> list[tuple[str, str, 
 
 def _options(values: list[Any], chosen: str | None) -> list[tuple[str, str]]:
     """Labels to choose from, as the address and as people spell them."""
-    found = {spelling(value) or "": review_cards.brief(value, 40) for value in values}
+    found = {label_json(value) or "": review_cards.brief(value, 40) for value in values}
     if chosen is not None and chosen not in found:
         found[chosen] = chosen[:40]
     found.pop("", None)

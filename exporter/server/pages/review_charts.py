@@ -12,7 +12,7 @@ from typing import Any
 from exporter.server.pages.review_cards import brief
 from exporter.server.pages.review_filters import Choice, stamp
 from exporter.storage.correction_stats import BARS
-from exporter.storage.schema import spelling
+from exporter.storage.schema import label_json
 
 MOST_LABELS = 10
 """Labels on each side of the confusion table."""
@@ -60,8 +60,8 @@ class Confusion:
 
 def confused(pairs: Sequence[tuple[Any, Any, int]], choice: Choice) -> Confusion | None:
     """The confusion table of ``(predicted, label, count)``; None without any."""
-    counts = Counter({(spelling(predicted), spelling(label)): count for predicted, label, count in pairs})
-    names = {spelling(value): brief(value, 24) for pair in pairs for value in pair[:2]}
+    counts = Counter({(label_json(predicted), label_json(label)): count for predicted, label, count in pairs})
+    names = {label_json(value): brief(value, 24) for pair in pairs for value in pair[:2]}
     down, across = Counter[str | None](), Counter[str | None]()
     for (predicted, label), count in counts.items():
         down[predicted] += count

@@ -1,0 +1,95 @@
+"""Decide corrections: of several reviewers of the same correction, the first decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from exporter.storage.corrections import Filter, conditions, correction_document
+from exporter.storage.schema import decisions, feedback
+
+
+class Decision(NamedTuple):
+    """A reviewer's decision.
+
+    Attributes
+    ----------
+    status
+        One of `exporter.storage.corrections.STATUSES`.
+    label
+        The reviewer's label as stored JSON; None keeps the label. The label of a correction that becomes pending again
+        is the user's.
+    revision
+        The revision that the reviewer saw.
+    """
+
+    status: str
+    label: str | None
+    revision: int
+    reviewer: str | None
+
+
+def decide(connection: sa.Connection, correction_id: int, decision: Decision) -> tuple[bool, dict[str, Any] | None]:
+    """Decide a correction, unless another reviewer was first.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    correction_id
+        The correction's identifier.
+    decision
+        The decision.
+
+    Returns
+    -------
+    tuple
+        Whether the decision was stored, and the correction as it is now; None if there is none.
+    """
+    return decide_all(connection, [(correction_id, decision)])[0]
+
+
+def decide_all(
+    connection: sa.Connection, batch: Sequence[tuple[int, Decision]]
+) -> list[tuple[bool, dict[str, Any] | None]]:
+    """Decide corrections in order; see `decide`. Each is returned as it is after the last decision."""
+    now = time.time()
+    stored = [_store(connection, id_, decision, now) for id_, decision in batch]
+    entries = [
+        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
+        for (id_, decision), is_stored in zip(batch, stored, strict=True)
+        if is_stored
+    ]
+    if entries:
+        connection.execute(decisions.insert(), entries)
+    query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
+    documents = {row["id"]: correction_document(row) for row in connection.execute(query).mappings()}
+    return [(is_stored, documents.get(id_)) for (id_, _), is_stored in zip(batch, stored, strict=True)]
+
+
+_in_review = sa.and_(*conditions(Filter(source="all")))
+_changed = ("status", "reviewer", "reviewed", "revision")
+_update = (
+    feedback.update()
+    .where(feedback.c.id == sa.bindparam("row_id"), feedback.c.revision == sa.bindparam("seen_revision"), _in_review)
+    .values({name: sa.bindparam(f"new_{name}") for name in _changed})
+)
+_update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
+
+
+def _store(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
+    """Store a decision; return whether the correction still had the revision that the reviewer saw."""
+    values = {
+        "row_id": correction_id,
+        "seen_revision": decision.revision,
+        "new_status": decision.status,
+        "new_reviewer": decision.reviewer,
+        "new_reviewed": now,
+        "new_revision": decision.revision + 1,
+    }
+    if decision.label is None and decision.status != "pending":
+        return bool(connection.execute(_update, values).rowcount)
+    return bool(connection.execute(_update_with_label, {**values, "new_label": decision.label}).rowcount)
