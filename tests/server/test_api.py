@@ -540,8 +540,8 @@ def test_nothing_is_green_while_nobody_scrapes(served: Served) -> None:
     """Before the first scrape the layers are grey and say why; the home page itself counts as none."""
     for _ in range(2):
         page = served.get("/").text
-        assert page.count('<li class="unwatched">') == 3
-        assert page.count("not watched: no scrape yet") == 3
+        assert page.count('<li class="not-scraped">') == 3
+        assert page.count("not scraped by Prometheus yet") == 3
     served.samples()
     page = served.get("/").text
     assert page.count('<li class="ok">') == 3
@@ -558,7 +558,7 @@ def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> No
     assert "unwatched" not in client.get("/").text
     exporter.last_scrape = time.monotonic() - 185
     page = client.get("/").text
-    assert page.count("no scrape for 3 minutes") == page.count('<li class="unwatched">') == 2
+    assert page.count("no scrape for 3 minutes") == page.count('<li class="not-scraped">') == 2
     assert page.count('<li class="critical">') == 1
     exporter.close()
 

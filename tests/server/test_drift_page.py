@@ -29,7 +29,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
-from exporter.server.pages.drift_text import sentence
+from exporter.server.pages.drift_text import describe
 
 STRANGE = 'a "model"\\ 模型 <i>'
 ROWS = 2000
@@ -119,7 +119,7 @@ def test_the_worst_stand_first(drifting: Served) -> None:
     assert rows[-1] == "steady"
     assert rows.index("weight") == len(rows) - 2, "its score is high, but so is its own threshold"
     assert "6 of 8 have drifted" in page.text
-    assert "Every value is 5.25; in training they ranged from" in page.text
+    assert "Every value is 5.25; training has values from" in page.text
     samples = drifting.samples("model_feature_kl_divergence")
     score = samples['model_feature_kl_divergence{model="loans",version="3",feature="sensor",window="1h"}']
     assert f"<dt>KL divergence</dt><dd>{score:.3g}</dd>" in page.source
@@ -128,19 +128,23 @@ def test_the_worst_stand_first(drifting: Served) -> None:
 @pytest.mark.parametrize(
     ("feature", "words"),
     [
-        ("amount", r"Values above 16 never occurred in training and are now 12 %"),
+        ("amount", r"The share of values above 16 rose from 0 % to 12 %"),
         ("temperature", r"34 % of the values are missing; in training none were"),
-        ("country", r"Categories that training never saw are now 20 %; the share of NL fell from (59|6\d) % to 20 %"),
-        ("weight", r"A little: the mean moved down by 1\.\d+ training standard deviations, from 70\.?\d* to 51\.\d"),
-        ("steady", r"No more change than sampling explains"),
+        (
+            "country",
+            r"20 % of the values are categories that are not in the training data; "
+            r"the share of NL fell from (59|6\d) % to 20 %",
+        ),
+        ("weight", r"Small change: the mean fell by 1\.\d+ training standard deviations, from 70\.?\d* to 51\.\d"),
+        ("steady", r"No change beyond sampling noise"),
         ("(prediction)", r"The share of yes rose from 3\d % to 90 %\.$"),
-        ("(confidence)", r"The mean moved down by 1\.\d+ training standard deviations, from 0\.\d+ to 0\.4\d+"),
+        ("(confidence)", r"The mean fell by 1\.\d+ training standard deviations, from 0\.\d+ to 0\.4\d+"),
     ],
 )
 def test_a_sentence_says_what_changed(drifting: Served, feature: str, words: str) -> None:
     """The chosen feature's sentence names the change that explains most of its score."""
     page = drift(drifting, model="loans", version="3", window="1h", feature=feature)
-    said = re.search(r'<p class="said">(.*?)</p>', page.source)
+    said = re.search(r'<p class="description">(.*?)</p>', page.source)
     assert said
     assert re.search(words, said[1].replace("\N{NO-BREAK SPACE}", " "), re.I), said[1]
 
@@ -178,7 +182,7 @@ def test_what_users_sent_is_text(drifting: Served) -> None:
     page = drift(drifting, model=STRANGE)
     assert page.status == 200
     assert f'Drift of {STRANGE}, version 1 "β" <b>/版&x=1' in page.text
-    assert "12 values are too few to say: sampling alone explains" in page.text
+    assert "12 values are too few: sampling noise alone can reach" in page.text
     chosen = drift(drifting, model=STRANGE, version='1 "β" <b>/版&x=1', feature="country")
     assert "<b>bold</b>" in chosen.text
     assert not [tag for tag, _ in chosen.tags if tag in {"i", "b"}]
@@ -211,7 +215,7 @@ def test_a_model_without_profile_or_traffic_says_what_is_missing(drifting: Serve
     bare, silent = drift(drifting, model="bare"), drift(drifting, model="silent")
     assert (bare.status, silent.status) == (200, 200)
     assert "bare has no profile" in bare.text
-    assert "No prediction of silent has come since the exporter started" in silent.text
+    assert "No prediction of silent was received since the exporter started" in silent.text
     assert drift(drifting).status == 200
 
 
@@ -219,7 +223,7 @@ def test_an_exporter_without_traffic_has_a_page(served: Served) -> None:
     """The page is there before the first prediction."""
     page = drift(served)
     assert page.status == 200
-    assert "No prediction of credit has come" in page.text
+    assert "No prediction of credit was received" in page.text
 
 
 def test_three_hundred_features_are_listed(drifting: Served) -> None:
@@ -302,10 +306,10 @@ def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> N
     def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
         monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)
         said = target_drifts(monitor, monitor.read(100.0)["5m"])
-        return {change.name: (change.status, sentence(change)) for change in said}
+        return {change.name: (change.status, describe(change)) for change in said}
 
-    same = ("same", "Always the same, as in training.")
+    same = ("same", "Constant, as in training.")
     assert found(*[{"x": 3, "c": "NL", "none": None}] * 400) == {"x": same, "c": same, "none": same}
     moved = found({"x": 4, "c": "DE", "none": 1})
     assert {status for status, _ in moved.values()} == {"slight"}
-    assert moved["x"][1].startswith("A little: values above 3 never occurred in training and are now")
+    assert moved["x"][1].startswith("Small change: the share of values above 3 rose from 0")

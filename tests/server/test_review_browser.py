@@ -134,7 +134,7 @@ def test_undo_takes_the_last_decisions_back(mistaken: Served, visit: Open) -> No
     page.keyboard.press("Enter")
     eventually(lambda: states(mistaken)[order[1]] == ("accepted", "maybe"))
     page.keyboard.press("u")
-    expect(page.locator("#toast-text")).to_have_text("Taken back: yes")
+    expect(page.locator("#toast-text")).to_have_text("Undone: yes")
     assert (current(page), shown(page)) == (order[1], order[1:])
     page.locator("#undo").click()
     assert shown(page) == order
@@ -179,9 +179,9 @@ def test_two_reviewers_do_not_overwrite_each_other(mistaken: Served, visit: Open
     eventually(lambda: settled(mistaken, accepted=1))
     second.keyboard.press("r")
     notice = second.locator(f"[data-id='{order[0]}'] .notice")
-    expect(notice).to_have_text("Another reviewer was first: accepted as maybe. Decide again to change it.")
+    expect(notice).to_have_text("Another reviewer decided first: accepted as maybe. Decide again to change it.")
     assert states(mistaken)[order[0]] == ("accepted", "maybe")
-    expect(second.locator("#toast-text")).to_contain_text("Another reviewer was first")
+    expect(second.locator("#toast-text")).to_contain_text("Another reviewer decided first")
     assert shown(second) == order
     second.keyboard.press("k")
     second.keyboard.press("r")
@@ -198,7 +198,7 @@ def test_an_undo_in_haste_leaves_the_other_reviewers_decision_alone(mistaken: Se
     second.evaluate(
         "for (const key of 'ru') document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
     )
-    expect(second.locator(".notice")).to_contain_text("Another reviewer was first: accepted")
+    expect(second.locator(".notice")).to_contain_text("Another reviewer decided first: accepted")
     expect(second.locator("[data-count=accepted]")).to_have_text("1")
     expect(second.locator("[data-count=pending]")).to_have_text("0")
     assert settled(mistaken, accepted=1)
@@ -213,11 +213,11 @@ def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:
     page.keyboard.press("Enter")
     eventually(lambda: settled(mistaken, accepted=1))
     card = page.locator(".card").first
-    expect(card.locator(".is")).to_have_text("maybe")
+    expect(card.locator(".corrected")).to_have_text("maybe")
     expect(card.locator(".status.accepted")).to_have_count(1)
     card.get_by_role("button", name="Back to pending").click()
     eventually(lambda: settled(mistaken, pending=52))
-    expect(card.locator(".is")).to_have_text("no")
+    expect(card.locator(".corrected")).to_have_text("no")
     following = visit("/review", java_script_enabled=False).locator("#next").get_attribute("href")
     further = visit(str(following))
     further.keyboard.press("r")
@@ -231,7 +231,7 @@ def test_what_the_network_loses_comes_back(mistaken: Served, visit: Open) -> Non
     order = shown(page)
     page.context.set_offline(True)
     page.keyboard.press("a")
-    expect(page.locator(f"[data-id='{order[0]}'] .notice")).to_contain_text("The exporter does not answer")
+    expect(page.locator(f"[data-id='{order[0]}'] .notice")).to_contain_text("The exporter does not respond")
     expect(page.locator("[data-count=pending]")).to_have_text("2")
     page.context.set_offline(False)
     page.keyboard.press("k")
@@ -250,7 +250,7 @@ def test_filters_by_hand(mistaken: Served, visit: Open) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url("**/review?q=BLURRED")
     assert len(shown(page)) == 2
-    page.locator(".chips a").click()
+    page.locator(".active-filters a").click()
     page.wait_for_url("**/review")
     page.locator("select[name=model]").select_option("credit")
     page.locator("#filters button").click()

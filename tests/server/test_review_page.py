@@ -21,8 +21,8 @@ from support.servers import Answer, Served, write_config
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.pages import review_charts
 from exporter.server.pages.image_png import png
-from exporter.server.pages.outliers import category, quantity
-from exporter.server.pages.review_filters import Choice
+from exporter.server.pages.outliers import describe_category, describe_number
+from exporter.server.pages.review_filters import ReviewQuery
 from exporter.storage.corrections import Filter
 
 
@@ -85,7 +85,15 @@ def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served)
     """Prediction, label, confidence, version, user, inputs; redacted ones are said to be."""
     page = review(reviewed, q="usual")
     (place,) = ids(page)
-    for words in ("Predicted yes", ", corrected to no", "97 % sure", "version 3", "clerk", "age 40", "country NL"):
+    for words in (
+        "Predicted yes",
+        ", corrected to no",
+        "confidence 97 %",
+        "version 3",
+        "clerk",
+        "age 40",
+        "country NL",
+    ):
         assert words in page.text.replace("\N{NO-BREAK SPACE}", " "), words
     assert "name: redacted, never stored." in page.text
     assert "Ada" not in page.source
@@ -98,9 +106,9 @@ def test_what_training_hardly_saw_is_marked(reviewed: Served) -> None:
     """Outside the range, missing, never seen, no image: each in words, and the label is said to be new."""
     page = review(reviewed, q="odd")
     for words in (
-        "age 17 below all training values, 18 to 89",
-        "income – missing; in training it never was",
-        "country XX never seen in training",
+        "age 17 below all training values (18 to 89)",
+        "income – missing; never missing in training",
+        "country XX not in the training data",
         "photo no image not an image",
         "new label",
     ):
@@ -250,11 +258,11 @@ def test_the_chart_of_all_time(reviewed: Served, period: str) -> None:
 def test_many_labels_are_capped() -> None:
     """Of 300 labels the table shows the most frequent and says how many are left out."""
     pairs = [(f"label {number}", f"label {(number + 1) % 300}", 300 - number) for number in range(300)]
-    found = review_charts.confused(pairs, Choice(Filter(), "newest", "cards", None, {}))
+    found = review_charts.confusion_table(pairs, ReviewQuery(Filter(), "newest", "cards", None, {}))
     assert found
-    assert len(found.down) == len(found.across) == review_charts.MOST_LABELS
-    assert "label 0" in found.down
-    assert found.left_out == 300 - len({*found.down, *found.across})
+    assert len(found.rows) == len(found.columns) == review_charts.MAX_LABELS
+    assert "label 0" in found.rows
+    assert found.omitted == 300 - len({*found.rows, *found.columns})
 
 
 def test_an_image_is_a_png_on_the_scale_of_training(reviewed: Served) -> None:
@@ -319,14 +327,14 @@ def test_what_is_no_image_is_none(value: Any) -> None:
 def test_words_for_unusual_values() -> None:
     """Rare bins and categories are told with their share in training; what is usual is not told."""
     number = NumericFeature(edges=(0.0, 1.0, 2.0), counts=(0, 996, 4, 0, 0, 0))
-    assert quantity(number, 1.5) == "only 0.4\N{NO-BREAK SPACE}% of the training values were from 1 to 2"
-    assert quantity(number, 0.5) is None
-    assert quantity(number, 7.0) == "above all training values, 0 to 2"
-    assert quantity(number, float("inf")) == "not a number"
+    assert describe_number(number, 1.5) == "only 0.4\N{NO-BREAK SPACE}% of the training values were from 1 to 2"
+    assert describe_number(number, 0.5) is None
+    assert describe_number(number, 7.0) == "above all training values (0 to 2)"
+    assert describe_number(number, float("inf")) == "not a number"
     country = CategoricalFeature(categories=("NL", "BE"), counts=(990, 5, 5, 0, 0), rare=frozenset({"LU"}))
-    assert category(country, "BE") == "only 0.5\N{NO-BREAK SPACE}% of the training values were this"
-    assert category(country, "LU") == "at most 0.5\N{NO-BREAK SPACE}% of the training values were this"
-    assert category(country, [1]) == "not a category"
+    assert describe_category(country, "BE") == "only 0.5\N{NO-BREAK SPACE}% of the training values"
+    assert describe_category(country, "LU") == "at most 0.5\N{NO-BREAK SPACE}% of the training values"
+    assert describe_category(country, [1]) == "not a category"
 
 
 def test_pages_follow_one_another(fresh: Served) -> None:
@@ -364,15 +372,26 @@ def test_decisions_without_a_script(fresh: Served) -> None:
     """A form accepts, relabels, rejects and takes back; a late one shows what the first decided."""
     correct(fresh, [mistake(f"m-{n}") for n in range(3)])
     first, second, third = (one["id"] for one in queue(fresh))
-    said = post(fresh, "/review/decide", id=first, revision=1, status="accepted", like="string", back="model=credit")
+    said = post(
+        fresh, "/review/decide", id=first, revision=1, status="accepted", label_type="string", back="model=credit"
+    )
     assert (said.status, said.headers["Location"]) == (303, "/review?model=credit")
-    post(fresh, "/review/decide", id=second, revision=1, status="accepted", like="string", label=" perhaps ", back="")
-    post(fresh, "/review/decide", id=third, revision=1, status="rejected", like="string", back="")
+    post(
+        fresh,
+        "/review/decide",
+        id=second,
+        revision=1,
+        status="accepted",
+        label_type="string",
+        label=" perhaps ",
+        back="",
+    )
+    post(fresh, "/review/decide", id=third, revision=1, status="rejected", label_type="string", back="")
     states = {one["id"]: (one["status"], one["label"]) for one in queue(fresh)}
     assert states == {first: ("accepted", "no"), second: ("accepted", "perhaps"), third: ("rejected", "no")}
     late = post(fresh, "/review/decide", id=first, revision=1, status="rejected", back="status=all")
     assert late.status == 409, fresh.log.read_text()
-    assert "Another reviewer was first: it is accepted now." in Page(late).text
+    assert "Another reviewer decided first: it is accepted now." in Page(late).text
     post(fresh, "/review/decide", id=first, revision=2, status="pending", back="")
     assert ids(review(fresh)) == [first]
     for wrong in ({"id": "x"}, {"revision": "x"}, {"status": "done"}, {"id": str(2**70)}):
@@ -385,7 +404,7 @@ def test_labels_keep_their_type(fresh: Served) -> None:
     """A model whose labels are numbers is relabelled with a number."""
     correct(fresh, [mistake("n", "many", inputs={"n": 1}, prediction=7)], label=1)
     (one,) = queue(fresh)
-    post(fresh, "/review/decide", id=one["id"], revision=1, status="accepted", like="number", label="9", back="")
+    post(fresh, "/review/decide", id=one["id"], revision=1, status="accepted", label_type="number", label="9", back="")
     assert queue(fresh)[0]["label"] == 9
 
 
@@ -397,17 +416,26 @@ def test_a_sample_is_drawn_and_shows_how_often_the_model_is_right(fresh: Served)
     assert (said.status, said.headers["Location"]) == (303, "/review?model=credit&source=sample")
     page = review(fresh, model="credit", source="sample")
     assert len(ids(page)) == 20
-    assert "Is that right?" in page.text
+    assert "Is this right?" in page.text
     assert ids(review(fresh)) == [one["id"] for one in queue(fresh)]
     for number, one in enumerate(queue(fresh, "source=sample")):
         label = "no" if number < 2 else ""
-        post(fresh, "/review/decide", id=one["id"], revision=1, status="accepted", like="string", label=label, back="")
+        post(
+            fresh,
+            "/review/decide",
+            id=one["id"],
+            revision=1,
+            status="accepted",
+            label_type="string",
+            label=label,
+            back="",
+        )
     text = review(fresh, model="credit").text.replace("\N{NO-BREAK SPACE}", " ")
     assert re.search(r"credit 3 8\d % 95 % interval \d+ % to \d+ %, 20 reviewed", text)
     assert post(fresh, "/review/samples", model="credit", count="0").status == 400
     assert post(fresh, "/review/samples", model="credits", count="5").status == 400
     nothing = Page(post(fresh, "/review/samples", model="many", count="5"))
-    assert "Nothing was drawn" in nothing.text
+    assert "No sample was drawn" in nothing.text
 
 
 def test_the_home_page_leads_to_what_waits(fresh: Served) -> None:
@@ -417,7 +445,7 @@ def test_the_home_page_leads_to_what_waits(fresh: Served) -> None:
     alert = {"status": "firing", "labels": labels | {"severity": "critical"}, "startsAt": "2026-11-24T10:05:00Z"}
     fresh.post("/v1/notifications", {"status": "firing", "alerts": [alert]})
     page = Page(fresh.get("/"))
-    assert "3 corrections wait for review: credit 2, tickets 1." in page.text
+    assert "3 corrections are waiting for review: credit 2, tickets 1." in page.text
     links = [attrs.get("href") for tag, attrs in page.tags if tag == "a"]
     assert "/review?model=credit" in links
     assert "/review?model=credit&version=3&since=2026-11-24T09:00:00Z" in links

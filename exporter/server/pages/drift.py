@@ -1,4 +1,4 @@
-"""The drift page: what changed since training, feature by feature."""
+"""The drift page: the change of each feature since training."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
-from exporter.server.pages.drift_text import sentence, share
+from exporter.server.pages.drift_text import describe, share
 from exporter.server.pages.review_filters import parameters
 from exporter.validation import preview, suggestion
 
-SHOWN = 40
-"""Rows that stand open; those below are a click away."""
+MAX_OPEN_ROWS = 40
+"""Rows that are visible; the others are behind a click."""
 STATUS = {
     "drifted": "drifted",
-    "slight": "changed a little",
+    "slight": "small change",
     "same": "as in training",
     "few": "too few values",
     "empty": "no values",
 }
+SMALL_CHART_SPECIAL_WIDTH = 6.0
 
 
 class _UnknownError(Exception):
-    """The address names what is not there; the text says what was meant perhaps."""
+    """A parameter of the address names something that does not exist."""
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
-    """The page ``/drift``."""
+    """Return the page ``/drift``."""
     routes = Blueprint("drift", __name__)
-    routes.add_app_template_filter(sentence)
+    routes.add_app_template_filter(describe)
     routes.add_app_template_filter(share)
 
     @routes.get("/drift")
@@ -46,7 +47,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         exporter.trends.sample(monitors, now)
         context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
         try:
-            context |= _chosen(exporter, monitors, now)
+            context |= _context(exporter, monitors, now)
         except _UnknownError as error:
             return render_template("drift.html", **context, unknown=str(error)), 404
         return render_template("drift.html", **context), 200
@@ -54,61 +55,77 @@ def blueprint(exporter: Exporter) -> Blueprint:
     return routes
 
 
-def _chosen(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dict[str, Any]:
-    """What the page shows of the model, version, window and feature that the address names, or of the best ones."""
+def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dict[str, Any]:
+    """Return the values of the page for the model, version, window and feature in the address.
+
+    Raises
+    ------
+    _UnknownError
+        When one of them does not exist.
+    """
     model, version, window, feature = map(parameters(request.args).get, ("model", "version", "window", "feature"))
-    configured = {one.name: one for one in exporter.config.models}
+    configured = [settings.name for settings in exporter.config.models]
     if model is not None:
         _check("model", model, configured, "is configured")
         monitors = [monitor for monitor in monitors if monitor.config.name == model]
     versions = sorted({monitor.version for monitor in monitors})
-    context: dict[str, Any] = {"model": model or next(iter(configured)), "versions": versions if model else []}
+    context: dict[str, Any] = {"model": model or configured[0], "versions": versions if model else []}
     if version is not None:
         _check("version", version, versions, f"of {context['model']} has sent a prediction since the exporter started")
         monitors = [monitor for monitor in monitors if monitor.version == version]
     if not monitors:
         profiled = bool(exporter.pipeline.monitors.binners_of(context["model"]))
         return {**context, "silent": True, "profiled": profiled}
-    monitor = max(monitors, key=lambda one: (one.binner is not None, one.last_used))
-    context |= {"monitor": monitor, "model": monitor.config.name, "version": monitor.version}
-    context["versions"] = sorted(
-        other.version for other in exporter.pipeline.monitors if other.config.name == monitor.config.name
-    )
+    monitor = max(monitors, key=lambda monitor: (monitor.binner is not None, monitor.last_used))
+    return context | _monitor_context(exporter, monitor, window, feature, now)
+
+
+def _monitor_context(
+    exporter: Exporter, monitor: ModelMonitor, window: str | None, feature: str | None, now: float
+) -> dict[str, Any]:
+    model = monitor.config.name
+    siblings = [other.version for other in exporter.pipeline.monitors if other.config.name == model]
     windows = list(monitor.windows)
     if window is not None:
-        _check("window", window, windows, f"of {monitor.config.name} is configured")
+        _check("window", window, windows, f"of {model} is configured")
     window = window or windows[-1]
-    context |= {"window": window, "windows": windows}
+    context = {
+        "monitor": monitor,
+        "model": model,
+        "version": monitor.version,
+        "versions": sorted(siblings),
+        "window": window,
+        "windows": windows,
+    }
     if monitor.binner is None:
         return context
-    found = target_drifts(monitor, monitor.read(now)[window])
-    by_name = {change.name: change for change in found}
+    drifts = target_drifts(monitor, monitor.read(now)[window])
+    by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
-        _check("feature", feature, by_name, f"is in the profile of {monitor.config.name}")
+        _check("feature", feature, by_name, f"is in the profile of {model}")
     ages, scores = exporter.trends.scores(monitor, window, now)
-    rows = [_row(change, ages, scores, 6.0) for change in found]
-    chosen = by_name[feature] if feature is not None else found[0] if found else None
+    selected = by_name[feature] if feature is not None else drifts[0] if drifts else None
     return {
         **context,
-        "rows": rows,
-        "shown": SHOWN,
-        "chosen": chosen and {**_row(chosen, ages, scores, drift_charts.APART), "table": drift_charts.table(chosen)},
-        "drifted": sum(change.status == "drifted" for change in found),
+        "rows": [_row(drift, ages, scores, SMALL_CHART_SPECIAL_WIDTH) for drift in drifts],
+        "max_open_rows": MAX_OPEN_ROWS,
+        "selected": selected
+        and {**_row(selected, ages, scores, drift_charts.SPECIAL_WIDTH), "table": drift_charts.table(selected)},
+        "drifted": sum(drift.status == "drifted" for drift in drifts),
         "status": STATUS,
         "outputs": OUTPUTS,
         "time": datetime.now(UTC),
     }
 
 
-def _check(what: str, word: str, known: Iterable[str], where: str) -> None:
-    if word not in known:
-        raise _UnknownError(f"No {what} {preview(word)} {where}; {suggestion(word, known)}")
+def _check(what: str, name: str, names: Iterable[str], relation: str) -> None:
+    if name not in names:
+        raise _UnknownError(f"No {what} {preview(name)} {relation}; {suggestion(name, names)}")
 
 
-def _row(change: TargetDrift, ages: Any, scores: Any, apart: float) -> dict[str, Any]:
-    way = scores[:, change.index] if len(ages) else ages
+def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> dict[str, Any]:
     return {
-        "change": change,
-        "chart": drift_charts.distribution(change, apart),
-        "trend": drift_charts.trend(ages, way, change),
+        "drift": drift,
+        "chart": drift_charts.distribution(drift, special_width),
+        "trend": drift_charts.trend(ages, scores[:, drift.index] if len(ages) else ages, drift),
     }

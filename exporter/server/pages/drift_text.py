@@ -1,10 +1,9 @@
-"""What changed, in words."""
+"""Describe in a sentence how a feature changed since training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 
@@ -12,10 +11,11 @@ from exporter.monitoring.drift_report import TargetDrift
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.stats.divergence import Floats
 
-TELLING = 0.15
-"""Part of the whole difference that a second clause must explain to be worth its words."""
+MIN_EXPLAINED = 0.15
+"""Share of the whole difference that a second statement must explain to be part of the sentence."""
 
-Clause = tuple[float, str]
+Statement = tuple[float, str]
+"""A text, and the part of the difference that it explains."""
 
 
 def number(value: float) -> str:
@@ -30,7 +30,7 @@ def number(value: float) -> str:
 
 def share(part: float) -> str:
     """
-    A percentage that does not break before its sign.
+    Format a share as a percentage, with a no-break space before the sign.
 
     >>> [share(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.3391, 0.0021, 0.9996, 0.00001, 1.0, 0.0)]
     ['34 %', '0.21 %', 'over 99 %', 'under 0.1 %', '100 %', '0 %']
@@ -53,91 +53,97 @@ def quoted(name: str) -> str:
     return short if short.isalnum() else f"“{short}”"
 
 
-def sentence(change: TargetDrift) -> str:
-    """What happened to a target, in one sentence."""
-    if not change.observations:
-        return "No value came in this window."
-    if not change.trained.sum():
-        return "Training had no value of it, so there is nothing to compare with."
-    if change.status == "few":
-        many = "1 value is" if change.observations == 1 else f"{change.observations:,} values are"
-        return f"{many} too few to say: sampling alone explains {number(change.noise)}."
-    if change.is_constant:
-        return "Always the same, as in training."
-    if change.status == "same":
-        return "No more change than sampling explains."
-    least = TELLING * change.weight.sum()
-    found = sorted(_clauses(change), key=lambda clause: -clause[0])
-    told = "; ".join(text for weight, text in islice(found, 2) if weight >= min(least, found[0][0]))
-    if change.status == "slight":
-        return f"A little: {told}."
-    return f"{told[0].upper()}{told[1:]}."
+def describe(drift: TargetDrift) -> str:
+    """Describe the change of a target in one sentence."""
+    if not drift.observations:
+        return "No values in this window."
+    if not drift.trained.sum():
+        return "The training data has no values of it to compare with."
+    if drift.status == "few":
+        count = "1 value is" if drift.observations == 1 else f"{drift.observations:,} values are"
+        return f"{count} too few: sampling noise alone can reach {number(drift.noise)}."
+    if drift.is_constant:
+        return "Constant, as in training."
+    return _describe_change(drift)
 
 
-def _clauses(change: TargetDrift) -> Iterator[Clause]:
-    """What can be said, each with the part of the difference that it explains."""
-    trained, live = change.trained / change.trained.sum(), change.live / change.observations
-    for place, what in ((-2, "missing"), (-1, "of the wrong type")):
-        if live[place] > trained[place]:
-            text = f"{share(live[place])} of the values are {what}; in training {_were(trained[place])}"
-            yield change.weight[place], text
-        elif trained[place]:
-            verb = f"are {what}" if live[place] else f"is {what}"
-            now = share(live[place]) if live[place] else "none"
-            yield change.weight[place], f"{now} {verb}; in training {share(trained[place])} of the values were"
-    if isinstance(change.target, CategoricalFeature):
-        yield from _categories(change, change.target, trained, live)
-    elif change.target.edges:
-        yield from _numbers(change, change.target, trained, live)
+def _describe_change(drift: TargetDrift) -> str:
+    if drift.status == "same":
+        return "No change beyond sampling noise."
+    statements = sorted(_statements(drift), key=lambda statement: -statement[0])
+    least = min(MIN_EXPLAINED * drift.weight.sum(), statements[0][0])
+    text = "; ".join(text for weight, text in statements[:2] if weight >= least)
+    return f"Small change: {text}." if drift.status == "slight" else f"{text[0].upper()}{text[1:]}."
 
 
-def _were(part: float) -> str:
-    return f"{share(part)} were" if part else "none were"
+def _statements(drift: TargetDrift) -> Iterator[Statement]:
+    trained, live = drift.trained / drift.trained.sum(), drift.live / drift.observations
+    for index, what in ((-2, "missing"), (-1, "of the wrong type")):
+        if live[index] > trained[index]:
+            before = f"{share(trained[index])} were" if trained[index] else "none were"
+            yield drift.weight[index], f"{share(live[index])} of the values are {what}; in training {before}"
+        elif trained[index]:
+            now = share(live[index]) if live[index] else "none"
+            yield drift.weight[index], f"{now} of the values are {what}; in training {share(trained[index])} were"
+    if isinstance(drift.target, CategoricalFeature):
+        yield from _category_statements(drift, drift.target, trained, live)
+    elif drift.target.edges:
+        yield from _numeric_statements(drift, drift.target, trained, live)
 
 
-def _moved(before: float, after: float) -> str:
-    if not before:
-        return f"never occurred in training and {'are' if after else 'is'} now {share(after)}"
-    return f"{'rose' if after > before else 'fell'} from {share(before)} to {share(after)}"
+def _share_change(what: str, before: float, after: float) -> str:
+    return f"the share of {what} {'rose' if after > before else 'fell'} from {share(before)} to {share(after)}"
 
 
-def _categories(change: TargetDrift, target: CategoricalFeature, trained: Floats, live: Floats) -> Iterator[Clause]:
+def _category_statements(
+    drift: TargetDrift, target: CategoricalFeature, trained: Floats, live: Floats
+) -> Iterator[Statement]:
     count = len(target.categories)
-    moved = np.abs(live - trained)[: count + 1].round(9)
-    # Readers go by how much moved, not by how much it weighs; what training never saw weighs all the same.
-    weight = change.weight[: count + 1].sum() * moved / max(moved.sum(), 1e-9)
-    order = sorted(range(count), key=lambda place: (-moved[place], live[place] < trained[place]))
-    for place in order[: 1 if count == 2 else 2]:  # of two, the one says what the other does
-        yield weight[place], f"the share of {quoted(target.categories[place])} {_moved(trained[place], live[place])}"
-    if change.unseen > trained[count]:
-        text = f"categories that training never saw are now {share(change.unseen)}"
-        yield max(weight[count], change.weight[count]), text
-    elif moved[count]:
-        yield weight[count], f"the share of rare categories {_moved(trained[count], live[count])}"
+    difference = np.abs(live - trained)[: count + 1].round(9)
+    # Rank categories by the change of their share, which readers see, instead of their part of the divergence.
+    weight = drift.weight[: count + 1].sum() * difference / max(difference.sum(), 1e-9)
+    order = sorted(range(count), key=lambda index: (-difference[index], live[index] < trained[index]))
+    for index in order[: 1 if count == 2 else 2]:  # of two categories, the second changes as much as the first
+        yield weight[index], _share_change(quoted(target.categories[index]), trained[index], live[index])
+    if drift.unseen > trained[count]:
+        text = f"{share(drift.unseen)} of the values are categories that are not in the training data"
+        yield max(weight[count], drift.weight[count]), text
+    elif difference[count]:
+        yield weight[count], _share_change("rare categories", trained[count], live[count])
 
 
-def _numbers(change: TargetDrift, target: NumericFeature, trained: Floats, live: Floats) -> Iterator[Clause]:
+def _numeric_statements(
+    drift: TargetDrift, target: NumericFeature, trained: Floats, live: Floats
+) -> Iterator[Statement]:
     edges = target.edges
     inside, last = slice(1, len(edges)), len(edges)
-    if change.min == change.max and change.trained_stddev > 0 and change.observations > 1:
-        ranged = f"from {number(edges[0])} to {number(edges[-1])}"
-        stuck = f"every value is {number(change.min)}; in training they ranged {ranged}"
-        yield change.weight[: last + 1].sum(), stuck
+    if drift.min == drift.max and drift.trained_stddev > 0 and drift.observations > 1:
+        text = f"every value is {number(drift.min)}; training has values from {number(edges[0])} to {number(edges[-1])}"
+        yield drift.weight[: last + 1].sum(), text
         return
-    for end, outside in ((0, f"below {number(edges[0])}"), (last, f"above {number(edges[-1])}")):
-        if live[end] > trained[end]:
-            yield change.weight[end], f"values {outside} {_moved(trained[end], live[end])}"
-    most = 1 + int(change.weight[inside].argmax()) if last > 1 else 0
-    whole, single = change.weight[inside].sum(), change.weight[most] if most else 0.0
-    spread = whole - single if single > whole / 2 else whole  # where one bin tells most, it comes first
-    if abs(change.shift) >= 0.3:
-        moved = f"the mean moved {'up' if change.shift > 0 else 'down'} by {number(abs(change.shift))}"
-        how = f"{moved} training standard deviations, from {number(change.trained_mean)} to {number(change.mean)}"
-        yield spread, how
-    elif change.trained_stddev > 0 and not 2 / 3 < (ratio := change.stddev / change.trained_stddev) < 1.5:
-        yield spread, f"the values scatter {number(ratio)} times as widely as in training"
-    if most:
-        low, high = edges[most - 1], edges[most]
-        alone = high == math.nextafter(low, math.inf)
-        where = f"the value {number(low)}" if alone else f"values from {number(low)} to {number(high)}"
-        yield single, f"the share of {where} {_moved(trained[most], live[most])}"
+    for index, outside in ((0, f"values below {number(edges[0])}"), (last, f"values above {number(edges[-1])}")):
+        if live[index] > trained[index]:
+            yield drift.weight[index], _share_change(outside, trained[index], live[index])
+    top = 1 + int(drift.weight[inside].argmax()) if last > 1 else 0
+    total, single = drift.weight[inside].sum(), drift.weight[top] if top else 0.0
+    spread = total - single if single > total / 2 else total  # a bin that explains most of it comes first
+    if (moments := _describe_moments(drift)) is not None:
+        yield spread, moments
+    if top:
+        yield single, _share_change(_describe_bin(edges[top - 1], edges[top]), trained[top], live[top])
+
+
+def _describe_moments(drift: TargetDrift) -> str | None:
+    """Describe the change of the mean, or else of the standard deviation; None when both are small."""
+    if abs(drift.shift) >= 0.3:
+        change = f"the mean {'rose' if drift.shift > 0 else 'fell'} by {number(abs(drift.shift))}"
+        means = f"from {number(drift.trained_mean)} to {number(drift.mean)}"
+        return f"{change} training standard deviations, {means}"
+    if drift.trained_stddev > 0 and not 2 / 3 < (ratio := drift.stddev / drift.trained_stddev) < 1.5:
+        return f"the standard deviation is {number(ratio)} times that of training"
+    return None
+
+
+def _describe_bin(low: float, high: float) -> str:
+    is_single_value = high == math.nextafter(low, math.inf)
+    return f"the value {number(low)}" if is_single_value else f"values from {number(low)} to {number(high)}"

@@ -1,4 +1,4 @@
-"""Pages for people."""
+"""The home page and the runbooks."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from exporter.monitoring.drift_report import (
 )
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
-from exporter.server.notifications import Alert, Inbox, is_shown, words
+from exporter.server.notifications import Alert, Inbox, annotation, is_shown
 from exporter.server.pages.drift_text import number
 
 LAYERS = ("system", "data", "business", "exporter")
 SEVERITIES = ("critical", "warning", "info")
-UNWATCHED_SECONDS = 120.0
-"""So long after the last scrape nobody knows any more whether an alert should fire."""
+MAX_SCRAPE_AGE = 120.0
+"""Seconds since the last scrape after which alerts can no longer be trusted."""
 CORRECTION_WINDOW = timedelta(minutes=65)
-"""What ModelCorrectionRatioHigh looks back on once it fires: an hour, and the five minutes that it waited."""
+"""The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"
 
 
 def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
-    """The home page and the runbooks."""
+    """Return the home page and the runbooks."""
     routes = Blueprint("pages", __name__)
-    routes.add_app_template_global(words)
+    routes.add_app_template_global(annotation)
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
-    routes.add_app_template_filter(below)
-    routes.add_app_template_global(changed)
-    routes.add_app_template_global(mistakes)
+    routes.add_app_template_filter(latency_bound)
+    routes.add_app_template_global(drift_parameters)
+    routes.add_app_template_global(review_parameters)
 
     @routes.get("/")
     def home() -> str:
         now = time.monotonic()
         exporter.pipeline.settle(0.2)
-        firing = sorted(filter(is_shown, inbox.firing()), key=_urgency)
+        firing = sorted(filter(is_shown, inbox.firing()), key=_severity_rank)
         return render_template(
             "home.html",
             rows=[summary(monitor, now) for monitor in exporter.pipeline.monitors],
@@ -59,7 +59,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             links=exporter.config.links,
             firing=firing,
             states={layer: _state(layer, firing) for layer in LAYERS},
-            unwatched=unwatched(exporter.last_scrape, now),
+            scrape_warning=scrape_warning(exporter.last_scrape, now),
             last=[alert for alert in inbox.last() if is_shown(alert)][:20],
             machine=exporter.exposition.machine(),
             outputs=OUTPUTS,
@@ -75,18 +75,20 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     @routes.get("/runbooks/<name>")
     def runbook(name: str) -> str:
         if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
-            abort(404, f"there is no runbook of an alert {name}")
-        return render_template("runbook.html", name=name, text=_linked(_html(page.read_text(encoding="utf-8")), name))
+            abort(404, f"there is no runbook for an alert {name}")
+        return render_template(
+            "runbook.html", name=name, text=_link_alerts(_html(page.read_text(encoding="utf-8")), name)
+        )
 
     return routes
 
 
 def summary(monitor: ModelMonitor, now: float) -> dict[str, Any]:
-    """The three layers of one model version, in the numbers that tell most."""
+    """Return the main figures of a model version in each layer."""
     counters = monitor.counters
     requests = sum(counters.requests.values())
     errors = sum(times for code, times in counters.requests.items() if code >= 500)
-    window, change = worst(monitor, now) or (None, None)
+    window, drift = worst(monitor, now) or (None, None)
     return {
         "model": monitor.config.name,
         "version": monitor.version,
@@ -94,7 +96,7 @@ def summary(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "errors": errors / requests if requests else math.nan,
         "latency": _quantile(monitor, 0.95),
         "window": window,
-        "worst": change,
+        "worst": drift,
         "profiled": monitor.binner is not None,
         "attempts": counters.attempts,
         "confident": counters.confident / counters.attempts if counters.attempts else math.nan,
@@ -103,7 +105,7 @@ def summary(monitor: ModelMonitor, now: float) -> dict[str, Any]:
 
 
 def _quantile(monitor: ModelMonitor, share: float) -> float:
-    """The upper bound of the bucket that holds a quantile of the latency since the start, in seconds."""
+    """Return the upper bound in seconds of the bucket with a quantile of the latency since the start."""
     counts = monitor.durations.cumulative()
     if not counts[-1]:
         return math.nan
@@ -118,35 +120,35 @@ def _html(markdown: str) -> str:
 
 
 def _contents() -> str:
-    """The list of all runbooks: each alert with the sentence that its runbook begins with."""
-    entries = ["# Runbooks", "One for each alert: what it means, and what to do."]
+    """Return the list of all runbooks, each alert with the first sentence of its runbook, as Markdown."""
+    entries = ["# Runbooks", "One for each alert: what it means and what to do."]
     for page in sorted(RUNBOOKS.glob("*.md")):
         entries += [f"## [{page.stem}](/runbooks/{page.stem})", page.read_text(encoding="utf-8").split("\n\n")[1]]
     return "\n\n".join(entries)
 
 
-def _linked(text: str, own: str) -> str:
-    """HTML in which the names of other alerts lead to their runbooks, except in code."""
-    others = "|".join(sorted({page.stem for page in RUNBOOKS.glob("*.md")} - {own}))
-    parts = re.split(r"(<code.*?</code>|<[^>]*>)", text, flags=re.S)
+def _link_alerts(html: str, name: str) -> str:
+    """Link the names of other alerts in a runbook to their runbooks, except in code."""
+    others = "|".join(sorted({page.stem for page in RUNBOOKS.glob("*.md")} - {name}))
+    parts = re.split(r"(<code.*?</code>|<[^>]*>)", html, flags=re.S)
     parts[::2] = [re.sub(rf"\b({others})\b", r'<a href="/runbooks/\1">\1</a>', part) for part in parts[::2]]
     return "".join(parts)
 
 
-def unwatched(last_scrape: float | None, now: float) -> str | None:
-    """Why no alert may only mean that nobody looks; None while somebody does.
+def scrape_warning(last_scrape: float | None, now: float) -> str | None:
+    """Return why alerts cannot be trusted: Prometheus does not scrape the exporter; None while it does.
 
-    >>> unwatched(None, 50), unwatched(0, 400), unwatched(300, 400)
-    ('not watched: no scrape yet', 'no scrape for 6 minutes', None)
+    >>> scrape_warning(None, 50), scrape_warning(0, 400), scrape_warning(300, 400)
+    ('not scraped by Prometheus yet', 'no scrape for 6 minutes', None)
     """
     if last_scrape is None:
-        return "not watched: no scrape yet"
+        return "not scraped by Prometheus yet"
     since = now - last_scrape
-    return f"no scrape for {since // 60:.0f} minutes" if since > UNWATCHED_SECONDS else None
+    return f"no scrape for {since // 60:.0f} minutes" if since > MAX_SCRAPE_AGE else None
 
 
 def _pending(exporter: Exporter) -> dict[str, int] | None:
-    """Corrections that wait for review, by configured model; None while the database cannot say."""
+    """Return the pending corrections by configured model; None while the database is not available."""
     try:
         pending = exporter.store.review_state().pending
     except StoreError:
@@ -154,10 +156,10 @@ def _pending(exporter: Exporter) -> dict[str, int] | None:
     return {name: pending[name] for name in exporter.pipeline.monitors.models if pending.get(name)}
 
 
-def changed(alert: Alert) -> dict[str, str]:
-    """The parameters of the drift page that show what an alert of the data is about.
+def drift_parameters(alert: Alert) -> dict[str, str]:
+    """Return the parameters of the drift page for an alert of the data layer.
 
-    >>> changed(Alert("firing", {"alertname": "ModelConfidenceDrift", "model": "digits", "version": "3"}))
+    >>> drift_parameters(Alert("firing", {"alertname": "ModelConfidenceDrift", "model": "digits", "version": "3"}))
     {'model': 'digits', 'version': '3', 'feature': '(confidence)'}
     """
     output = {PREDICTION_ALERT: PREDICTION, CONFIDENCE_ALERT: CONFIDENCE}.get(alert.labels.get("alertname", ""))
@@ -165,11 +167,11 @@ def changed(alert: Alert) -> dict[str, str]:
     return {name: labels[name] for name in ("model", "version", "feature") if labels.get(name)}
 
 
-def mistakes(alert: Alert) -> dict[str, str] | None:
-    """The parameters of the review page that show the mistakes behind an alert; None where there are none.
+def review_parameters(alert: Alert) -> dict[str, str] | None:
+    """Return the parameters of the review page with the corrections behind an alert; None for other alerts.
 
     >>> labels = {"alertname": "ModelCorrectionRatioHigh", "model": "digits", "version": "3"}
-    >>> mistakes(Alert("firing", labels, starts_at="2026-11-24T10:05:00Z"))
+    >>> review_parameters(Alert("firing", labels, starts_at="2026-11-24T10:05:00Z"))
     {'model': 'digits', 'version': '3', 'since': '2026-11-24T09:00:00Z'}
     """
     name, model = alert.labels.get("alertname"), alert.labels.get("model", "")
@@ -177,12 +179,12 @@ def mistakes(alert: Alert) -> dict[str, str] | None:
         return {"model": model}
     if name != "ModelCorrectionRatioHigh":
         return None
-    found = {"model": model, "version": alert.labels.get("version", "")}
+    parameters = {"model": model, "version": alert.labels.get("version", "")}
     try:
-        began = datetime.fromisoformat(alert.starts_at)
+        start = datetime.fromisoformat(alert.starts_at)
     except ValueError:
-        return found
-    return found | {"since": (began - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")}
+        return parameters
+    return parameters | {"since": (start - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")}
 
 
 def _state(layer: str, firing: list[Alert]) -> str:
@@ -190,7 +192,7 @@ def _state(layer: str, firing: list[Alert]) -> str:
     return "critical" if "critical" in worst else "warning" if "warning" in worst else "info" if worst else "ok"
 
 
-def _urgency(alert: Alert) -> int:
+def _severity_rank(alert: Alert) -> int:
     severity = alert.labels.get("severity", "")
     return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
 
@@ -203,10 +205,10 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
 
 
-def below(bound: float) -> str:
-    """A quantile of the latency by the upper bound of its bucket, in seconds.
+def latency_bound(bound: float) -> str:
+    """Format a quantile of the latency by the upper bound of its bucket, in seconds.
 
-    >>> below(0.25), below(math.inf), below(math.nan)
+    >>> latency_bound(0.25), latency_bound(math.inf), latency_bound(math.nan)
     ('below 0.25 s', 'over 10 s', '–')
     """
     if math.isinf(bound):

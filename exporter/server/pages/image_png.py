@@ -1,4 +1,4 @@
-"""Image inputs as PNG files, for people."""
+"""Convert image inputs to PNG files for the review page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from exporter.profiles.profile import NumericFeature, Profile
 from exporter.stats.divergence import Floats
 
 MAX_SIDE = 1024
-"""Pixels of a picture's longer side; what is larger is made smaller."""
+"""Pixels of the longer side; larger images are scaled down."""
 SCALES = (1.0, 16.0, 255.0, 65535.0)
-"""White, on the scales that pixels come in."""
+"""The value of white on the usual scales of pixels."""
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value looks like an image, where no profile says it: rows of numbers, or an encoded picture.
+    """Return whether a value looks like an image: rows of numbers, or an encoded image file. Used without a profile.
 
     >>> is_image([[0, 1], [1, 0]]), is_image([0, 1]), is_image("data:image/png;base64,"), is_image("iVBORw0KGgo")
     (True, False, True, True)
@@ -32,9 +32,9 @@ def is_image(value: Any) -> bool:
 
 
 def white(pixels: Floats, trained: NumericFeature | None) -> float:
-    """The value of white: the smallest usual scale that holds these pixels and the brightest training image.
+    """Return the value of white: the smallest usual scale that fits these pixels and the brightest training image.
 
-    A dark image among bright ones stays dark.
+    So a dark image stays dark if training images were bright.
 
     >>> white(np.array([[0.0, 3]]), None), white(np.array([[0.0, 0.5]]), None)
     (16.0, 1.0)
@@ -44,41 +44,41 @@ def white(pixels: Floats, trained: NumericFeature | None) -> float:
 
 
 def png(value: Any, name: str, profile: Profile | None) -> bytes | None:
-    """An image input as a PNG of at most `MAX_SIDE` pixels a side; None when it is no image.
+    """Convert an image input to a PNG of at most `MAX_SIDE` pixels per side; None if it is not an image.
 
     Parameters
     ----------
     value
         Rows of pixels, or base64 of a PNG, JPEG or WebP file.
     name
-        The input.
+        The name of the input.
     profile
-        The model's, which knows how bright images were in training.
+        The profile of the model, which has the brightness of training images.
     """
     from PIL import Image
 
-    picture = _encoded(value) if isinstance(value, str) else _colours(value)
-    if picture is None:
+    image = _decode_file(value) if isinstance(value, str) else _decode_channels(value)
+    if image is None:
         pixels = decode_image(value)
         if pixels is None:
             return None
         trained = profile.features.get(f"{name}.intensity_mean") if profile else None
-        picture = Image.fromarray(
-            _bytes(pixels, white(pixels, trained if isinstance(trained, NumericFeature) else None))
+        image = Image.fromarray(
+            _to_bytes(pixels, white(pixels, trained if isinstance(trained, NumericFeature) else None))
         )
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def _bytes(pixels: Floats, top: float) -> Any:
-    low = -top if pixels.min() < 0 else 0.0  # as networks like them, around zero
+def _to_bytes(pixels: Floats, top: float) -> Any:
+    low = -top if pixels.min() < 0 else 0.0  # normalized around zero
     return ((pixels - low) * (255 / ((top - low) or 1.0))).round().clip(0, 255).astype(np.uint8)
 
 
-def _colours(value: Any) -> Any:
-    """Rows of pixels of three or four channels; None for all else."""
+def _decode_channels(value: Any) -> Any:
+    """Return an image of rows of pixels with three or four channels; None for other values."""
     from PIL import Image
 
     if not are_numbers(value):
@@ -89,19 +89,19 @@ def _colours(value: Any) -> Any:
         return None
     if pixels.ndim != 3 or pixels.shape[2] not in {3, 4} or not pixels.size or not np.isfinite(pixels).all():
         return None
-    return Image.fromarray(_bytes(pixels, white(pixels, None)))
+    return Image.fromarray(_to_bytes(pixels, white(pixels, None)))
 
 
-def _encoded(value: str) -> Any:
-    """An encoded colour picture, drawn anew: nothing of the client's own bytes is handed on."""
+def _decode_file(value: str) -> Any:
+    """Decode a colour image; it is encoded again, so that the client's bytes are not served."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # the limit below is the stricter one
     try:
         raw = base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value)
-        with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as picture:
-            if picture.width * picture.height > MAX_PIXELS or picture.mode in {"I", "I;16", "F"}:
+        with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.width * image.height > MAX_PIXELS or image.mode in {"I", "I;16", "F"}:
                 return None
-            return picture.convert("RGBA" if "A" in picture.mode or "transparency" in picture.info else "RGB")
+            return image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB")
     except (OSError, ValueError, SyntaxError, binascii.Error):
         return None

@@ -1,4 +1,4 @@
-"""What is unusual in an input, beside the training data, in words."""
+"""Describe which input values are missing, invalid, or rare in the training data."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from exporter.server.pages.drift_text import number, share
 from exporter.stats.divergence import Floats
 
 RARE = 0.01
-"""A value whose bin had less of the training values is worth a look."""
+"""A value is rare if its bin has a smaller share of the training values."""
+_Notes = list[dict[str, list[str]]]
 
 
-def unusual(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
-    """What training hardly saw in the inputs of some predictions.
+def find_outliers(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
+    """Find the values in the inputs of predictions that are rare in the training data.
 
     Parameters
     ----------
     binner
-        The training side.
+        The training data of the model version.
     inputs
         Decoded inputs of ``n`` predictions.
     times
@@ -34,82 +35,97 @@ def unusual(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) 
     Returns
     -------
     list
-        For each prediction, sentences by input; an input that is usual is absent.
+        For each prediction, descriptions by the name of the input; only inputs with outliers are present.
     """
-    found: list[dict[str, list[str]]] = [{} for _ in inputs]
-    for name, kind in binner.inputs.items():
-        values = [one.get(name) for one in inputs]
-        if isinstance(kind, Categorical):
+    notes: _Notes = [{} for _ in inputs]
+    for name, input_type in binner.inputs.items():
+        values = [row.get(name) for row in inputs]
+        if isinstance(input_type, Categorical):
             target = binner.profile.features[name]
             if isinstance(target, CategoricalFeature):
-                for place, value in enumerate(kind.labels(values)):
-                    if said := category(target, value, kind.noun):
-                        found[place][name] = [said]
+                for index, label in enumerate(input_type.labels(values)):
+                    if note := describe_category(target, label, input_type.noun):
+                        notes[index][name] = [note]
             continue
-        columns = kind.columns(values, times) if values else ()
-        for scalar, column in zip(kind.features(name), columns, strict=False):
-            target = binner.profile.features[scalar]
-            if not isinstance(target, NumericFeature):
-                continue
-            _, _, statistic = scalar.partition(f"{name}.") if scalar != name else ("", "", "")
-            for place, value in enumerate(column.tolist()):
-                said = quantity(target, value, kind.noun)
-                if said and not (statistic and found[place].get(name) and not math.isfinite(value)):
-                    prefix = f"{statistic} {number(value)}: " if statistic and math.isfinite(value) else ""
-                    found[place].setdefault(name, []).append(f"{prefix}{said}")
-    return found
+        columns = input_type.columns(values, times) if values else ()
+        for feature, column in zip(input_type.features(name), columns, strict=False):
+            target = binner.profile.features[feature]
+            if isinstance(target, NumericFeature):
+                statistic = feature.removeprefix(f"{name}.") if feature != name else ""
+                described = [describe_number(target, value, input_type.noun) for value in column.tolist()]
+                _add_notes(notes, name, statistic, column.tolist(), described)
+    return notes
 
 
-def quantity(target: NumericFeature, value: float, noun: str = "a number") -> str | None:
-    """What is unusual in a number; NaN is missing, an infinity invalid; None when nothing is.
+def _add_notes(
+    notes: _Notes, name: str, statistic: str, column: Sequence[float], described: Sequence[str | None]
+) -> None:
+    """Add the outliers in a column; ``statistic`` is its name if the input has several columns, else empty."""
+    for index, (value, note) in enumerate(zip(column, described, strict=True)):
+        if not note or (statistic and notes[index].get(name) and not math.isfinite(value)):
+            continue  # an input that is missing or invalid as a whole has one note
+        prefix = f"{statistic} {number(value)}: " if statistic and math.isfinite(value) else ""
+        notes[index].setdefault(name, []).append(f"{prefix}{note}")
+
+
+def describe_number(target: NumericFeature, value: float, noun: str = "a number") -> str | None:
+    """Describe why a number is an outlier; NaN is missing, an infinity invalid. None for any other number.
 
     >>> target = NumericFeature(edges=(18.0, 90.0), counts=(0, 100, 0, 0, 0))
-    >>> quantity(target, 17.0), quantity(target, 30.0)
-    ('below all training values, 18 to 90', None)
+    >>> describe_number(target, 17.0), describe_number(target, 30.0)
+    ('below all training values (18 to 90)', None)
     """
     if math.isnan(value):
-        return _few("missing", target.counts[-2], sum(target.counts))
+        return _missing(target.counts[-2], sum(target.counts))
     if math.isinf(value):
         return f"not {noun}"
-    if not target.edges:
-        return None
+    return _describe_finite(target, value) if target.edges else None
+
+
+def _describe_finite(target: NumericFeature, value: float) -> str | None:
     if target.precision == "single" and abs(value) < 3e38:
         value = float(np.float32(value))
-    place = int(np.searchsorted(target.edges, value, side="right"))
-    ranged = f"{number(target.edges[0])} to {number(target.edges[-1])}"
-    if place in {0, len(target.edges)}:
-        return f"{'above' if place else 'below'} all training values, {ranged}"
-    low, high = target.edges[place - 1], target.edges[place]
+    index = int(np.searchsorted(target.edges, value, side="right"))
+    if index in {0, len(target.edges)}:
+        trained = f"{number(target.edges[0])} to {number(target.edges[-1])}"
+        return f"{'above' if index else 'below'} all training values ({trained})"
+    part = target.counts[index] / max(sum(target.counts), 1)
+    if part >= RARE:
+        return None
+    low, high = target.edges[index - 1], target.edges[index]
     around = number(low) if high == math.nextafter(low, math.inf) else f"from {number(low)} to {number(high)}"
-    part = target.counts[place] / max(sum(target.counts), 1)
-    return f"only {share(part)} of the training values were {around}" if part < RARE else None
+    return f"only {share(part)} of the training values were {around}"
 
 
-def category(target: CategoricalFeature, value: Any, noun: str = "a category") -> str | None:
-    """What is unusual in a category; None when nothing is.
+def describe_category(target: CategoricalFeature, value: Any, noun: str = "a category") -> str | None:
+    """Describe why a category is an outlier; None if it is not.
 
     >>> target = CategoricalFeature(categories=("NL", "BE"), counts=(995, 5, 0, 0, 0))
-    >>> category(target, "NL"), category(target, "XX"), category(target, None)
-    (None, 'never seen in training', 'missing; in training it never was')
+    >>> describe_category(target, "NL"), describe_category(target, "XX"), describe_category(target, None)
+    (None, 'not in the training data', 'missing; never missing in training')
     """
     total = max(sum(target.counts), 1)
     if value is None:
-        return _few("missing", target.counts[-2], total)
+        return _missing(target.counts[-2], total)
     name = scalar_text(value)
     if name in target.categories:
         part = target.counts[target.categories.index(name)] / total
-        return f"only {_thin(part)} of the training values were this" if part < RARE else None
+        return f"only {_share_or_few(part)} of the training values" if part < RARE else None
     if name in target.rare:
         least = min(target.counts[: len(target.categories)], default=0) / total
-        return f"at most {_thin(least)} of the training values were this" if least < RARE else None
-    return "never seen in training" if isinstance(value, str | bool | int | float) else f"not {noun}"
+        return f"at most {_share_or_few(least)} of the training values" if least < RARE else None
+    return "not in the training data" if isinstance(value, str | bool | int | float) else f"not {noun}"
 
 
-def _thin(part: float) -> str:
+def _share_or_few(part: float) -> str:
     return share(part) if part else "few"
 
 
-def _few(what: str, count: int, total: int) -> str | None:
+def _missing(count: int, total: int) -> str | None:
     if count >= RARE * max(total, 1):
         return None
-    return f"{what}; in training {f'only {share(count / total)} were' if count else 'it never was'}"
+    return (
+        f"missing; only {share(count / total)} were missing in training"
+        if count
+        else "missing; never missing in training"
+    )

@@ -1,4 +1,4 @@
-"""A correction as its card shows it: inputs as a person sees them, and what is unusual in them."""
+"""The card of a correction: its inputs for display, and the outliers among them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.api.correction_query import is_new
 from exporter.server.pages.image_png import is_image
-from exporter.server.pages.outliers import unusual
+from exporter.server.pages.outliers import find_outliers
 
-LONGEST = 20_000
+MAX_TEXT = 20_000
 """Characters of a text that a card shows."""
-BRIEF = 200
+MAX_VALUE = 200
 """Characters of a value in a row, of a label and of a comment in the table."""
-ROWS = 40
-"""Inputs that a card shows, the unusual ones first."""
+MAX_ROWS = 40
+"""Inputs that a card shows, those with outliers first."""
 LONG_TEXT = 60
+"""Characters from which a value is shown as a text."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: its name, its text (cut), what is unusual in it, and how long the text is."""
+    """An input for display: its name, its text (cut), why it is an outlier, and the full length of the text."""
 
     name: str
     text: str
@@ -41,26 +42,26 @@ class Card:
 
     Attributes
     ----------
-    known
-        The correction's JSON document.
+    document
+        The JSON document of the correction.
     images, texts, values
         Its inputs.
     hidden
-        How many further inputs there are.
+        The number of further inputs.
     redacted
         Names of inputs that are never stored.
     label, prediction
-        As a person reads them, cut.
+        For display, cut.
     new
-        Whether training never saw the label.
-    like
+        Whether the label is not among the training predictions.
+    label_type
         The JSON type of the model's labels.
     """
 
-    known: Mapping[str, Any]
+    document: Mapping[str, Any]
     label: str
     prediction: str
-    like: str
+    label_type: str
     new: bool
     images: list[Input]
     texts: list[Input]
@@ -69,68 +70,74 @@ class Card:
     redacted: list[str]
 
     @property
-    def unusual(self) -> list[Input]:
-        """The inputs that training hardly saw."""
-        return [one for one in (*self.images, *self.texts, *self.values) if one.notes]
+    def outliers(self) -> list[Input]:
+        """The inputs that are rare in the training data."""
+        return [item for item in (*self.images, *self.texts, *self.values) if item.notes]
 
 
 def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
-    """The cards of a page of corrections, each beside the training of its version."""
-    inputs = [decoded(document["inputs"]) for document in documents]
+    """Return the cards of a page of corrections, each compared with the training data of its version."""
+    inputs = [decode_document_inputs(document["inputs"]) for document in documents]
     binners = [monitors.binner(document["model"], document["version"]) for document in documents]
-    marks: list[dict[str, list[str]]] = [{} for _ in documents]
+    outliers: list[dict[str, list[str]]] = [{} for _ in documents]
     for binner in dict.fromkeys(filter(None, binners)):
-        mine = [place for place, own in enumerate(binners) if own is binner and inputs[place]]
-        times = np.array([seconds(documents[place]["predicted"]) for place in mine])
-        for place, said in zip(mine, unusual(binner, [inputs[place] for place in mine], times), strict=True):
-            marks[place] = said
-    return [
-        _card(document, values, said, monitors) for document, values, said in zip(documents, inputs, marks, strict=True)
-    ]
+        indexes = [index for index, other in enumerate(binners) if other is binner and inputs[index]]
+        times = np.array([unix_time(documents[index]["predicted"]) for index in indexes])
+        notes = find_outliers(binner, [inputs[index] for index in indexes], times)
+        for index, item in zip(indexes, notes, strict=True):
+            outliers[index] = item
+    return [_card(*row, monitors) for row in zip(documents, inputs, outliers, strict=True)]
 
 
 def _card(
-    document: Mapping[str, Any], inputs: Mapping[str, Any], marks: Mapping[str, list[str]], monitors: MonitorRegistry
+    document: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    outliers: Mapping[str, list[str]],
+    monitors: MonitorRegistry,
 ) -> Card:
-    of = document["model"], document["version"]
-    model, binner = monitors.models.get(of[0]), monitors.nearest_binner(*of)
-    redact = model.redact if model else frozenset()
+    model, version = document["model"], document["version"]
+    settings, binner = monitors.models.get(model), monitors.nearest_binner(model, version)
+    redact = settings.redact if settings else frozenset()
     types: dict[str, str] = (
-        {name: settings.type for name, settings in model.features.items() if settings.type} if model else {}
+        {name: feature.type for name, feature in settings.features.items() if feature.type} if settings else {}
     )
     if binner:
         types |= binner.profile.inputs
-    absent = [name for name in marks if name not in inputs]
+    names = [name for name in inputs if name not in redact] + [name for name in outliers if name not in inputs]
     images, texts, values = [], [], []
-    for name in sorted([name for name in inputs if name not in redact] + absent, key=lambda name: name not in marks):
-        value, notes = inputs.get(name), tuple(marks.get(name, ()))
-        kind = types.get(name)
-        if (kind == "image" and value is not None and "not an image" not in notes) or (
-            kind is None and is_image(value)
-        ):
+    for name in sorted(names, key=lambda name: name not in outliers):
+        value, notes, input_type = inputs.get(name), tuple(outliers.get(name, ())), types.get(name)
+        if _shows_image(value, input_type, notes):
             images.append(Input(name, "", notes))
-        elif isinstance(value, str) and (kind == "text" or len(value) > LONG_TEXT):
-            texts.append(Input(name, value[:LONGEST], notes, len(value)))
+        elif isinstance(value, str) and (input_type == "text" or len(value) > LONG_TEXT):
+            texts.append(Input(name, value[:MAX_TEXT], notes, len(value)))
         else:
-            values.append(Input(name, _plain(value), notes))
+            values.append(Input(name, _format_value(value), notes))
+    label = document["label"] if document["prediction"] is None else document["prediction"]
     return Card(
-        known=document,
-        label=brief(document["label"]),
-        prediction=brief(document["prediction"]),
-        like=like(document["label"] if document["prediction"] is None else document["prediction"]),
-        new=is_new(monitors.binner(*of), document["label"]),
+        document=document,
+        label=abbreviate(document["label"]),
+        prediction=abbreviate(document["prediction"]),
+        label_type=json_type(label),
+        new=is_new(monitors.binner(model, version), document["label"]),
         images=images,
         texts=texts,
-        values=values[:ROWS],
-        hidden=max(len(values) - ROWS, 0),
+        values=values[:MAX_ROWS],
+        hidden=max(len(values) - MAX_ROWS, 0),
         redacted=sorted(redact & binner.profile.inputs.keys() if binner else redact),
     )
 
 
-def brief(value: Any, limit: int = BRIEF) -> str:
-    """A value as a person reads it, cut: a text as it stands, all else as JSON.
+def _shows_image(value: Any, input_type: str | None, notes: tuple[str, ...]) -> bool:
+    if input_type is None:
+        return is_image(value)
+    return input_type == "image" and value is not None and "not an image" not in notes
 
-    >>> brief("7"), brief(7), brief(True), brief(None), brief("x" * 300, 4)
+
+def abbreviate(value: Any, limit: int = MAX_VALUE) -> str:
+    """Format a value for display, cut to ``limit`` characters: a text unchanged, any other value as JSON.
+
+    >>> abbreviate("7"), abbreviate(7), abbreviate(True), abbreviate(None), abbreviate("x" * 300, 4)
     ('7', '7', 'true', 'none', 'xxxx… (300 characters)')
     """
     if value is None:
@@ -139,27 +146,29 @@ def brief(value: Any, limit: int = BRIEF) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
 
 
-def _plain(value: Any) -> str:
-    """An input's value in a row; more digits than six tell a person nothing."""
+def _format_value(value: Any) -> str:
+    """Format the value of an input, numbers with at most six digits."""
     if isinstance(value, float):
         return f"{value:.6g}" if len(repr(value)) > 10 else repr(value).removesuffix(".0")
-    return "–" if value is None else brief(value)
+    return "–" if value is None else abbreviate(value)
 
 
-def like(value: Any) -> str:
-    """The JSON type of a label: ``boolean``, ``number`` or ``string``."""
+def json_type(value: Any) -> str:
+    """Return the JSON type of a label: ``boolean``, ``number`` or ``string``."""
     return "boolean" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
 
 
-def typed(text: str, kind: str) -> str | int | float | bool:
-    """A label that somebody typed, of the type that the model's labels have if it can be read as one.
+def parse_label(text: str, label_type: str) -> str | int | float | bool:
+    """Convert a typed label to the type of the model's labels; a text of another form stays a text.
 
-    >>> typed("7", "string"), typed("7", "number"), typed("true", "boolean"), typed("seven", "number")
-    ('7', 7, True, 'seven')
+    >>> parse_label("7", "string"), parse_label("7", "number"), parse_label("true", "boolean")
+    ('7', 7, True)
+    >>> parse_label("seven", "number")
+    'seven'
     """
-    if kind == "boolean" and text in {"true", "false"}:
+    if label_type == "boolean" and text in {"true", "false"}:
         return text == "true"
-    if kind == "number":
+    if label_type == "number":
         try:
             number = json.loads(text)
         except ValueError:
@@ -169,11 +178,11 @@ def typed(text: str, kind: str) -> str | int | float | bool:
     return text
 
 
-def decoded(inputs: Any) -> dict[str, Any]:
-    """The inputs of a correction's document."""
+def decode_document_inputs(inputs: Any) -> dict[str, Any]:
+    """Decode the inputs in the document of a correction."""
     return decode_inputs([bytes(memoryview(inputs))]).get(0, {}) if inputs else {}
 
 
-def seconds(moment: str | None) -> float:
-    """Unix time of a document's moment; the present for none."""
-    return (datetime.fromisoformat(moment) if moment else datetime.now(UTC)).timestamp()
+def unix_time(time: str | None) -> float:
+    """Return the Unix time of a time in a document; without one, the current time."""
+    return (datetime.fromisoformat(time) if time else datetime.now(UTC)).timestamp()

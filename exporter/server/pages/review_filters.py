@@ -1,4 +1,4 @@
-"""What the review page is asked for: its filters, in the address and back into addresses."""
+"""The filters of the review page, parsed from its address and written to addresses."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from exporter.validation import any_of, parse_duration, preview
 VIEWS = ("cards", "table")
 DEFAULTS = {"status": "pending", "source": "user", "order": "newest", "view": "cards"}
 NAMES = (*Filter._fields, "order", "view", "cursor")
-"""Parameters of the page, in the order in which its own addresses have them."""
-PAGE = 50
+"""Parameters of the page, in their order in an address."""
+PAGE_SIZE = 50
 """Cards on a page."""
 GRAFANA = {"from": "since", "to": "until"}
-"""What Grafana calls the period."""
+"""Grafana's names of the parameters of a period."""
 ALL = ("$__all", "All")
-"""What Grafana calls all versions."""
+"""Grafana's values for all versions."""
 
 
-class Choice(NamedTuple):
-    """Which corrections, how they are shown, and the address that says so.
+class ReviewQuery(NamedTuple):
+    """The filter, order and view of the page, and the parameters of its address.
 
     Attributes
     ----------
     args
-        The parameters, without those that say what holds anyway.
+        The parameters, without those with default values.
     """
 
     filter: Filter
@@ -42,87 +42,87 @@ class Choice(NamedTuple):
     after: Position | None
     args: dict[str, str]
 
-    def but(self, **changed: str | None) -> dict[str, str]:
-        """The parameters of the first page of another choice; None takes one away."""
+    def with_changes(self, **changes: str | None) -> dict[str, str]:
+        """Return the parameters of the first page after some changes; None removes a parameter."""
         args = {name: value for name, value in self.args.items() if name != "cursor"}
-        for name, value in changed.items():
+        for name, value in changes.items():
             args.pop(name, None)
             if value is not None and value != DEFAULTS.get(name):
                 args[name] = value
         return {name: args[name] for name in NAMES if name in args}
 
 
-def choice(exporter: Exporter, given: Mapping[str, str], now: float) -> Choice:
-    """Read the page's parameters; empty ones count as absent.
+def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: float) -> ReviewQuery:
+    """Parse the parameters of the page; empty ones are ignored.
 
-    Beside what ``GET /v1/corrections`` takes: ``status=all``, ``view``, periods as Grafana has them.
+    In addition to the parameters of ``GET /v1/corrections``: ``status=all``, ``view``, and Grafana's periods.
 
     Raises
     ------
     EventError
-        What is wrong with them.
+        When a parameter is not valid.
     """
-    args = {name: value.strip() for name, value in given.items() if value.strip()}
+    args = {name: value.strip() for name, value in parameters.items() if value.strip()}
     for grafana, name in GRAFANA.items():
         if (time := args.pop(grafana, None)) is not None:
             args.setdefault(name, time)
     for name in GRAFANA.values():
         if name in args:
-            args[name] = moment(name, args[name], now)
-    query = DEFAULTS | args | {"limit": str(PAGE)}
+            args[name] = parse_time(name, args[name], now)
+    query = DEFAULTS | args | {"limit": str(PAGE_SIZE)}
     view = query.pop("view")
     if view not in VIEWS:
         raise EventError("", f"view: expected {any_of(VIEWS)}, got {preview(view)}", "malformed")
     if query["status"] == "all":
         del query["status"]
     page = parse_query(exporter, query)
-    ordered = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
-    return Choice(page.filter, page.order, view, page.after, ordered)
+    non_default = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
+    return ReviewQuery(page.filter, page.order, view, page.after, non_default)
 
 
-def parameters(given: MultiDict[str, str]) -> dict[str, str]:
-    """Parameters of a page's address; a version that is chosen in Grafana alone, ``var-version``, is ``version``.
+def parameters(args: MultiDict[str, str]) -> dict[str, str]:
+    """Return the parameters of an address; Grafana's ``var-version`` with one version becomes ``version``.
 
     >>> parameters(MultiDict([("model", "digits"), ("var-version", "3")]))
     {'model': 'digits', 'version': '3'}
     >>> parameters(MultiDict([("var-version", "3"), ("var-version", "4")]))
     {}
     """
-    args, chosen = given.to_dict(), given.getlist("var-version")
-    args.pop("var-version", None)
-    if len(chosen) == 1 and chosen[0] not in ALL:
-        args.setdefault("version", chosen[0])
-    return args
+    result, versions = args.to_dict(), args.getlist("var-version")
+    result.pop("var-version", None)
+    if len(versions) == 1 and versions[0] not in ALL:
+        result.setdefault("version", versions[0])
+    return result
 
 
-def moment(name: str, text: str, now: float) -> str:
-    """A time as RFC 3339: of that already, Unix seconds or milliseconds, or how long ago (``1h``, ``now-1h``).
+def parse_time(name: str, text: str, now: float) -> str:
+    """Convert a time to RFC 3339, from Unix seconds or milliseconds, or a time ago (``1h``, ``now-1h``).
 
-    >>> moment("since", "1795514400000", 0), moment("since", "1h", 1795518000)
+    >>> parse_time("since", "1795514400000", 0), parse_time("since", "1h", 1795518000)
     ('2026-11-24T10:00:00Z', '2026-11-24T10:00:00Z')
 
     Raises
     ------
     EventError
-        When it is none of these.
+        When the text is none of these.
     """
     try:
         if re.fullmatch(r"(now-)?(\d+[smhdwy])+|now", text):
-            before = text.removeprefix("now").removeprefix("-")
-            return stamp(now - parse_duration(before) if before else now)
+            age = text.removeprefix("now").removeprefix("-")
+            return rfc3339(now - parse_duration(age) if age else now)
         if re.fullmatch(r"\d{1,15}", text):
             number = float(text)
-            return stamp(number / 1000 if number >= 1e11 else number)
-        found = datetime.fromisoformat(text)
-        return stamp((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+            return rfc3339(number / 1000 if number >= 1e11 else number)
+        time = datetime.fromisoformat(text)
+        return rfc3339((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
-        right = "a time such as 2026-11-24T10:00:00Z, milliseconds since 1970, or how long ago such as 1h"
-        raise EventError("", f"{name}: expected {right}, got {preview(text)}", "malformed") from None
+        expected = "a time such as 2026-11-24T10:00:00Z, milliseconds since 1970, or a time ago such as 1h"
+        raise EventError("", f"{name}: expected {expected}, got {preview(text)}", "malformed") from None
 
 
-def stamp(seconds: float) -> str:
+def rfc3339(seconds: float) -> str:
     """
-    >>> stamp(1795514400.0)
+    >>> rfc3339(1795514400.0)
     '2026-11-24T10:00:00Z'
     """
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,34 +1,34 @@
-// Decisions on their way to the server.
+// Send decisions to the server.
 
-/** @typedef {{id: string, label: unknown, status: string, revision: number, reviewer: string | null}} Known */
-/** @typedef {{taken: boolean, gone?: boolean, known?: Known, detail: string}} Result */
+/** @typedef {{id: string, label: unknown, status: string, revision: number, reviewer: string | null}} Correction */
+/** @typedef {{stored: boolean, missing?: boolean, correction?: Correction, detail: string}} Result */
 
-const MOST = 100; // decisions in one request
-const ALONE = "The exporter does not answer. Try again.";
+const BATCH = 100; // decisions in one request
+const UNREACHABLE = "The exporter does not respond. Try again.";
 
-/** Decisions of the same card wait for one another: each builds on the revision before. @type {Promise<unknown>} */
-let before = Promise.resolve();
+/** Requests are sent one after another: each needs the revision of the one before. @type {Promise<unknown>} */
+let previous = Promise.resolve();
 
 /**
- * Send the decision of some cards; what became of each, in their order.
+ * Send a decision for some cards, and return the result of each, in their order.
  * @param {HTMLElement[]} cards
  * @param {string} status
- * @param {string} [label] as it was typed
+ * @param {string} [label] as typed
  * @returns {Promise<Result[]>}
  */
 export function send(cards, status, label) {
-  const sent = before.then(async () => {
+  const sent = previous.then(async () => {
     /** @type {Result[]} */
     const results = [];
-    for (let start = 0; start < cards.length; start += MOST) {
-      results.push(...(await sendSome(cards.slice(start, start + MOST), status, label)));
+    for (let start = 0; start < cards.length; start += BATCH) {
+      results.push(...(await sendBatch(cards.slice(start, start + BATCH), status, label)));
     }
     return results;
   });
-  before = sent.then(
+  previous = sent.then(
     (results) =>
-      results.forEach((result, place) => {
-        if (result.known) cards[place].dataset.revision = String(result.known.revision);
+      results.forEach(({ correction }, index) => {
+        if (correction) cards[index].dataset.revision = String(correction.revision);
       }),
   );
   return sent;
@@ -38,45 +38,46 @@ export function send(cards, status, label) {
  * @param {HTMLElement[]} cards @param {string} status @param {string} [label]
  * @returns {Promise<Result[]>}
  */
-async function sendSome(cards, status, label) {
+async function sendBatch(cards, status, label) {
   const items = cards.map((card) => ({
     id: card.dataset.id,
     status,
     revision: Number(card.dataset.revision),
-    ...(label === undefined ? {} : { label: typed(label, card.dataset.like) }),
+    ...(label === undefined ? {} : { label: parseLabel(label, card.dataset.labelType) }),
   }));
   try {
     const headers = { "Content-Type": "application/json" };
     const signal = AbortSignal.timeout(15000);
-    const answer = await fetch("/v1/corrections", { method: "PATCH", headers, body: JSON.stringify(items), signal });
-    const body = await answer.json();
-    if (!answer.ok) return items.map(() => ({ taken: false, detail: `Nothing was decided: ${body.detail}` }));
-    return body.results.map(result);
+    const response = await fetch("/v1/corrections", { method: "PATCH", headers, body: JSON.stringify(items), signal });
+    const body = await response.json();
+    if (!response.ok) return items.map(() => ({ stored: false, detail: `No decision was stored: ${body.detail}` }));
+    return body.results.map(toResult);
   } catch {
-    return items.map(() => ({ taken: false, detail: ALONE }));
+    return items.map(() => ({ stored: false, detail: UNREACHABLE }));
   }
 }
 
 /**
- * @param {{status: number, detail?: string, correction?: Known}} one what became of one decision
+ * @param {{status: number, detail?: string, correction?: Correction}} response to one decision
  * @returns {Result}
  */
-function result({ status, detail = "", correction: known }) {
-  if (status === 200) return { taken: true, known, detail };
-  if (status === 404) return { taken: false, gone: true, detail: "It is not there any more." };
-  if (!known) return { taken: false, detail };
-  const who = known.reviewer ?? "Another reviewer";
-  const as = known.status === "accepted" ? ` as ${String(known.label).slice(0, 80)}` : "";
-  return { taken: false, known, detail: `${who} was first: ${known.status}${as}. Decide again to change it.` };
+function toResult({ status, detail = "", correction }) {
+  if (status === 200) return { stored: true, correction, detail };
+  if (status === 404) return { stored: false, missing: true, detail: "The correction no longer exists." };
+  if (!correction) return { stored: false, detail };
+  const reviewer = correction.reviewer ?? "Another reviewer";
+  const label = correction.status === "accepted" ? ` as ${String(correction.label).slice(0, 80)}` : "";
+  const text = `${reviewer} decided first: ${correction.status}${label}. Decide again to change it.`;
+  return { stored: false, correction, detail: text };
 }
 
 /**
- * A label that somebody typed, of the type that the model's labels have if it can be read as one.
- * @param {string} text @param {string} [like]
+ * Convert a typed label to the type of the model's labels; a text of another form stays a text.
+ * @param {string} text @param {string} [type]
  * @returns {string | number | boolean}
  */
-export function typed(text, like) {
-  if (like === "boolean" && (text === "true" || text === "false")) return text === "true";
-  if (like === "number" && /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/.test(text)) return Number(text);
+export function parseLabel(text, type) {
+  if (type === "boolean" && (text === "true" || text === "false")) return text === "true";
+  if (type === "number" && /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/.test(text)) return Number(text);
   return text;
 }

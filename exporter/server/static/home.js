@@ -1,4 +1,4 @@
-// The home page looks again every ten seconds, but not under somebody's hands, nor where nobody looks.
+// Reload the home page every ten seconds, unless it is hidden or has the focus.
 setInterval(() => {
   const main = document.querySelector("main");
   if (!document.hidden && !main?.contains(document.activeElement)) location.reload();

@@ -1,8 +1,8 @@
-// The cards on the page: which is current, which are selected, which have left, and where more come from.
-import { say } from "./said.js";
+// The cards on the page: the current one, the selected ones, the removed ones, and the next pages.
+import { announce } from "./messages.js";
 
-const AHEAD = 1500; // pixels below the screen within which cards should be there
-const NEAR = 15; // cards before the end at which the next page is fetched
+const AHEAD = 1500; // pixels below the screen within which the next page is loaded
+const NEAR = 15; // cards before the end from which the next page is loaded
 
 export class Queue {
   /** @param {HTMLElement} section */
@@ -15,20 +15,20 @@ export class Queue {
     this.current = null;
     /** @type {HTMLElement | null} */
     this.anchor = null;
-    /** Where cards that left stood: what came behind them. @type {Map<HTMLElement, {item: Element, mark: Comment}>} */
-    this.left = new Map();
+    /** Removed cards, each with the comment that marks its position. @type {Map<HTMLElement, {item: Element, mark: Comment}>} */
+    this.removed = new Map();
     this.loading = false;
-    this.enliven(this.list);
+    this.showControls(this.list);
     this.list.addEventListener("focusin", (event) => {
-      const card = this.of(/** @type {Element} */ (event.target));
+      const card = this.cardOf(/** @type {Element} */ (event.target));
       if (card) this.setCurrent(card);
     });
     const next = this.next();
-    if (next) new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.more(), { rootMargin: `${AHEAD}px` }).observe(/** @type {Element} */ (next.parentElement));
+    if (next) new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && this.loadMore(), { rootMargin: `${AHEAD}px` }).observe(/** @type {Element} */ (next.parentElement));
   }
 
   /** @param {Element | null} target @returns {HTMLElement | null} */
-  of(target) {
+  cardOf(target) {
     return /** @type {HTMLElement | null} */ (target?.closest(".card") ?? null);
   }
 
@@ -37,9 +37,9 @@ export class Queue {
     return [...this.list.querySelectorAll(".card")].map((card) => /** @type {HTMLElement} */ (card));
   }
 
-  /** What works only with a script shows now. @param {ParentNode} where */
-  enliven(where) {
-    for (const hidden of where.querySelectorAll(".card input[type=checkbox], .card [data-do=relabel]")) {
+  /** Show the controls that need this script. @param {ParentNode} parent */
+  showControls(parent) {
+    for (const hidden of parent.querySelectorAll(".card input[type=checkbox], .card [data-do=relabel]")) {
       /** @type {HTMLElement} */ (hidden).hidden = false;
     }
   }
@@ -68,16 +68,16 @@ export class Queue {
   /** @param {number} step */
   move(step) {
     const cards = this.cards();
-    const place = this.current ? cards.indexOf(this.current) : -1;
+    const index = this.current ? cards.indexOf(this.current) : -1;
     const inside = this.current?.contains(document.activeElement);
-    const next = inside || step < 0 ? cards[place + step] : (this.current ?? cards[0]);
+    const next = inside || step < 0 ? cards[index + step] : (this.current ?? cards[0]);
     if (next) this.focus(next);
-    else say(step > 0 ? (this.next() ? "More are on their way." : "This is the last one.") : "This is the first one.");
-    if (place + step > cards.length - NEAR) this.more();
+    else announce(step > 0 ? (this.next() ? "Loading more." : "This is the last one.") : "This is the first one.");
+    if (index + step > cards.length - NEAR) this.loadMore();
   }
 
-  /** The cards that a key decides: the selected ones, or the current one. @returns {HTMLElement[]} */
-  chosen() {
+  /** The cards to which a key applies: the selected ones, or the current one. @returns {HTMLElement[]} */
+  targets() {
     if (this.selected.size) return this.cards().filter((card) => this.selected.has(card));
     return this.current?.isConnected ? [this.current] : [];
   }
@@ -94,7 +94,7 @@ export class Queue {
     bulk.hidden = !this.selected.size;
     const text = `${this.selected.size} selected`;
     /** @type {HTMLElement} */ (document.getElementById("bulk-count")).textContent = text;
-    say(text);
+    announce(text);
   }
 
   toggle() {
@@ -119,26 +119,26 @@ export class Queue {
   }
 
   /**
-   * Cards that are decided leave, where the page shows another status only; the next one becomes current.
+   * Mark decided cards, remove them if the page shows another status, and make the next card current.
    * @param {HTMLElement[]} cards @param {string} status
    */
-  take(cards, status) {
+  applyDecision(cards, status) {
     const all = this.cards();
     const leaving = new Set(cards);
-    const place = this.current ? all.indexOf(this.current) : 0;
-    const heir = all.slice(place).find((card) => !leaving.has(card)) ?? all.slice(0, place).findLast((card) => !leaving.has(card));
+    const index = this.current ? all.indexOf(this.current) : 0;
+    const next = all.slice(index).find((card) => !leaving.has(card)) ?? all.slice(0, index).findLast((card) => !leaving.has(card));
     const focused = !document.activeElement || document.activeElement === document.body || this.list.contains(document.activeElement) || document.activeElement.closest(".bulk");
     for (const card of cards) {
       this.select(card, false);
       this.count(card.dataset.status, -1);
       this.count(status, 1);
-      card.dataset.before = card.dataset.status;
+      card.dataset.previousStatus = card.dataset.status;
       this.mark(card, status);
       if (this.status !== "all" && this.status !== status) this.remove(card);
     }
-    this.emptied();
-    if (all.length - cards.length < NEAR) this.more();
-    if (heir && focused && !this.current?.isConnected) this.focus(heir);
+    this.updateEmpty();
+    if (all.length - cards.length < NEAR) this.loadMore();
+    if (next && focused && !this.current?.isConnected) this.focus(next);
   }
 
   /** @param {HTMLElement} card */
@@ -146,26 +146,28 @@ export class Queue {
     const item = card.closest("li") ?? card;
     const mark = document.createComment("");
     item.replaceWith(mark);
-    this.left.set(card, { item, mark });
+    this.removed.set(card, { item, mark });
   }
 
-  /** The server took it: the label is what it says. @param {HTMLElement} card @param {import("./decisions.js").Known | undefined} known */
-  settle(card, known) {
-    const label = card.querySelector(".is .cut, .is:not(:has(.cut))");
-    if (known && label && String(known.label).length <= 200) label.textContent = card.dataset.said = String(known.label);
+  /** Show the stored label of a decided card. @param {HTMLElement} card @param {import("./decisions.js").Correction | undefined} correction */
+  showLabel(card, correction) {
+    const label = card.querySelector(".corrected .cut, .corrected:not(:has(.cut))");
+    if (correction && label && String(correction.label).length <= 200) {
+      label.textContent = card.dataset.corrected = String(correction.label);
+    }
   }
 
   /** @param {HTMLElement} card @param {string} status */
   mark(card, status) {
     card.dataset.status = status;
-    for (const old of card.querySelectorAll(".decided")) old.remove();
+    for (const badge of card.querySelectorAll(".decided")) badge.remove();
     if (status !== "pending") {
       const badge = Object.assign(document.createElement("span"), { className: `decided status ${status}`, textContent: status });
       (card.querySelector(".meta") ?? card.querySelector("time")?.parentElement)?.append(badge);
     }
     for (const button of card.querySelectorAll("button[name=status]")) {
-      const decides = /** @type {HTMLButtonElement} */ (button);
-      decides.hidden = decides.value === status;
+      const decision = /** @type {HTMLButtonElement} */ (button);
+      decision.hidden = decision.value === status;
     }
     this.notice(card, "");
   }
@@ -178,22 +180,22 @@ export class Queue {
   }
 
   /**
-   * A decision that was not taken: the card stands where it stood, and says why.
-   * @param {HTMLElement} card @param {string | undefined} now its status, where the server said it @param {string} detail
+   * Restore a card whose decision was not stored, with the reason.
+   * @param {HTMLElement} card @param {string | undefined} status as the server has it, if known @param {string} detail
    */
-  bringBack(card, now, detail) {
-    now ??= card.dataset.before ?? "pending";
+  restore(card, status, detail) {
+    status ??= card.dataset.previousStatus ?? "pending";
     this.count(card.dataset.status, -1);
-    this.count(now, 1);
+    this.count(status, 1);
     this.putBack(card);
-    this.mark(card, now);
+    this.mark(card, status);
     this.notice(card, detail);
   }
 
-  /** Cards whose decision is taken back. @param {HTMLElement[]} cards */
-  bringBackAll(cards) {
+  /** Restore cards whose decision is undone. @param {HTMLElement[]} cards */
+  restoreAll(cards) {
     for (const card of cards) {
-      card.dataset.before = card.dataset.status;
+      card.dataset.previousStatus = card.dataset.status;
       this.count(card.dataset.status, -1);
       this.count("pending", 1);
       this.mark(card, "pending");
@@ -201,38 +203,38 @@ export class Queue {
       else if (card.isConnected) this.remove(card);
     }
     if (cards[0]?.isConnected) this.focus(cards[0]);
-    this.emptied();
+    this.updateEmpty();
   }
 
-  /** It exists no more. @param {HTMLElement} card */
+  /** Remove a card whose correction no longer exists. @param {HTMLElement} card */
   forget(card) {
     this.count(card.dataset.status, -1);
-    this.left.delete(card);
+    this.removed.delete(card);
     (card.closest("li") ?? card).remove();
-    this.emptied();
+    this.updateEmpty();
   }
 
   /** @param {HTMLElement} card */
   putBack(card) {
-    const place = this.left.get(card);
-    this.left.delete(card);
-    if (place) {
-      place.mark.replaceWith(place.item);
+    const position = this.removed.get(card);
+    this.removed.delete(card);
+    if (position) {
+      position.mark.replaceWith(position.item);
       card.classList.remove("back");
       requestAnimationFrame(() => card.classList.add("back"));
     }
-    this.emptied();
+    this.updateEmpty();
   }
 
   /** @param {string | undefined} status @param {number} step */
   count(status, step) {
-    const shown = document.querySelector(`[data-count="${status}"]`);
-    if (!shown) return;
-    const number = Number((shown.textContent ?? "").replaceAll(",", "")) + step;
-    shown.textContent = Math.max(number, 0).toLocaleString("en");
+    const counter = document.querySelector(`[data-count="${status}"]`);
+    if (!counter) return;
+    const number = Number((counter.textContent ?? "").replaceAll(",", "")) + step;
+    counter.textContent = Math.max(number, 0).toLocaleString("en");
   }
 
-  emptied() {
+  updateEmpty() {
     const empty = !this.list.querySelector(".card") && !this.next();
     /** @type {HTMLElement} */ (document.getElementById("empty")).hidden = !empty;
     this.list.closest("table")?.toggleAttribute("hidden", empty);
@@ -243,34 +245,34 @@ export class Queue {
     return /** @type {HTMLAnchorElement | null} */ (document.getElementById("next"));
   }
 
-  /** Fetch the next page and put its cards behind the others. */
-  async more() {
+  /** Load the next page and append its cards. */
+  async loadMore() {
     const link = this.next();
     if (!link || this.loading) return;
     this.loading = true;
     let short = false;
     try {
-      const answer = await fetch(link.href, { signal: AbortSignal.timeout(15000) });
-      if (!answer.ok) throw new Error(String(answer.status));
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const known = new Set([...this.cards(), ...this.left.keys()].map((card) => card.dataset.id));
-      const none = !this.list.querySelector(".card");
+      const response = await fetch(link.href, { signal: AbortSignal.timeout(15000) });
+      if (!response.ok) throw new Error(String(response.status));
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const present = new Set([...this.cards(), ...this.removed.keys()].map((card) => card.dataset.id));
+      const wasEmpty = !this.list.querySelector(".card");
       for (const card of page.querySelectorAll("#cards .card")) {
-        if (known.has(/** @type {HTMLElement} */ (card).dataset.id)) continue;
+        if (present.has(/** @type {HTMLElement} */ (card).dataset.id)) continue;
         this.list.append(document.adoptNode(card.closest("li") ?? card));
       }
-      this.enliven(this.list);
-      const following = page.getElementById("next");
-      if (following) link.href = /** @type {HTMLAnchorElement} */ (following).href;
+      this.showControls(this.list);
+      const nextLink = page.getElementById("next");
+      if (nextLink) link.href = /** @type {HTMLAnchorElement} */ (nextLink).href;
       else link.parentElement?.remove();
       short = link.isConnected && link.getBoundingClientRect().top < innerHeight + AHEAD;
-      if (none && (document.activeElement === document.body || !document.activeElement)) this.focus(this.cards()[0]);
+      if (wasEmpty && (document.activeElement === document.body || !document.activeElement)) this.focus(this.cards()[0]);
     } catch {
-      link.textContent = "Next page (it did not come by itself)";
+      link.textContent = "Next page (automatic loading failed)";
     } finally {
       this.loading = false;
-      this.emptied();
+      this.updateEmpty();
     }
-    if (short) await this.more(); // few cards came: their inputs are large
+    if (short) await this.loadMore(); // the page was short because its inputs are large
   }
 }

@@ -1,17 +1,18 @@
-// The review page: keys, buttons and selection. The server draws everything; this makes it fast.
+// The review page: keys, buttons and selection. The page works without this script, only slower.
 import { send } from "./decisions.js";
+import { announce, toast } from "./messages.js";
 import { Queue } from "./queue.js";
-import { say, toast } from "./said.js";
+
 
 /** @typedef {"accepted" | "pending" | "rejected"} Status */
-/** Cards that one deed decided, less those that came back. @typedef {{cards: HTMLElement[], status: Status, sent: Promise<Set<HTMLElement>>}} Deed */
+/** One decision and its cards, without those for which it was not stored. @typedef {{cards: HTMLElement[], status: Status, sent: Promise<Set<HTMLElement>>}} Decision */
 
 const section = /** @type {HTMLElement | null} */ (document.getElementById("queue"));
 if (section) start(new Queue(section));
 
 /** @param {Queue} queue */
 function start(queue) {
-  /** @type {Deed[]} */
+  /** @type {Decision[]} */
   const done = [];
   const relabelling = /** @type {HTMLTemplateElement} */ (element("relabel-form")).content.firstElementChild;
   const form = /** @type {HTMLFormElement} */ (relabelling);
@@ -24,105 +25,107 @@ function start(queue) {
   element("keys-open").hidden = false;
 
   /**
-   * Decide cards: they leave at once, and come back if the server says no.
+   * Decide cards: they are removed at once, and restored if the server does not store the decision.
    * @param {HTMLElement[]} cards @param {Status} status @param {string} [label]
    */
   function decide(cards, status, label) {
     const open = cards.filter((card) => card.dataset.status !== status || label !== undefined);
-    if (!open.length) return cards.length ? say(`It is ${status} already.`) : undefined;
+    if (!open.length) return cards.length ? announce(`It is already ${status}.`) : undefined;
     closeRelabel();
-    queue.take(open, status);
+    queue.applyDecision(open, status);
     done.push({ cards: open, status, sent: deliver(open, status, label) });
-    const what = open.length === 1 ? shortened(label ?? open[0].dataset.said) : `${open.length} corrections`;
+    const what = open.length === 1 ? shorten(label ?? open[0].dataset.corrected) : `${open.length} corrections`;
     toast(`${status === "accepted" ? "Accepted" : status === "rejected" ? "Rejected" : "Pending again"}: ${what}`, true);
   }
 
   /**
-   * Send a decision; the cards that the server took. The others come back with the reason.
+   * Send a decision, and return the cards for which it was stored. The others are restored with the reason.
    * @param {HTMLElement[]} cards @param {Status} status @param {string} [label]
    * @returns {Promise<Set<HTMLElement>>}
    */
   async function deliver(cards, status, label) {
     const results = await send(cards, status, label);
-    const taken = new Set(cards.filter((_, place) => results[place].taken));
-    for (const deed of done) deed.cards = deed.cards.filter((card) => !cards.includes(card) || taken.has(card));
+    const stored = new Set(cards.filter((_, index) => results[index].stored));
+    for (const decision of done) {
+      decision.cards = decision.cards.filter((card) => !cards.includes(card) || stored.has(card));
+    }
     /** @type {string[]} */
     const failures = [];
-    cards.forEach((card, place) => {
-      const { known, gone, detail } = results[place];
-      if (taken.has(card)) return queue.settle(card, known);
+    cards.forEach((card, index) => {
+      const { correction, missing, detail } = results[index];
+      if (stored.has(card)) return queue.showLabel(card, correction);
       failures.push(detail);
-      if (gone) queue.forget(card);
-      else queue.bringBack(card, known?.status, detail);
+      if (missing) queue.forget(card);
+      else queue.restore(card, correction?.status, detail);
     });
-    const many = failures.length > 1 ? `${failures.length} came back: ` : "";
-    if (failures.length) toast(`${many}${failures[0]}`, done.some((deed) => deed.cards.length));
-    return taken;
+    const many = failures.length > 1 ? `${failures.length} decisions failed: ` : "";
+    if (failures.length) toast(`${many}${failures[0]}`, done.some((decision) => decision.cards.length));
+    return stored;
   }
 
-  /** Take back the last decision; what the server did not take needs no taking back. */
+  /** Undo the last decision, for the cards for which it was stored. */
   async function undo() {
-    let deed = done.pop();
-    while (deed && !deed.cards.length) deed = done.pop();
-    if (!deed) return say("There is nothing to undo.");
-    const { cards } = deed;
-    queue.bringBackAll(cards);
-    toast(`Taken back: ${cards.length === 1 ? shortened(cards[0].dataset.predicted) : cards.length}`, done.length > 0);
-    const taken = await deed.sent;
-    await deliver(cards.filter((card) => taken.has(card)), "pending");
+    let decision = done.pop();
+    while (decision && !decision.cards.length) decision = done.pop();
+    if (!decision) return announce("There is nothing to undo.");
+    const { cards } = decision;
+    queue.restoreAll(cards);
+    toast(`Undone: ${cards.length === 1 ? shorten(cards[0].dataset.predicted) : cards.length}`, done.length > 0);
+    const stored = await decision.sent;
+    await deliver(cards.filter((card) => stored.has(card)), "pending");
   }
 
   /** @param {HTMLElement[]} cards */
   function openRelabel(cards) {
     if (!cards.length) return;
     relabelled = cards;
-    const many = queue.selected.size > 0 && cards.length === queue.selected.size;
-    const input = field(form, "right");
+    const isSelection = queue.selected.size > 0 && cards.length === queue.selected.size;
+    const input = field(form, "label");
     input.value = "";
-    input.setAttribute("list", `labels-${cards[0].dataset.place}`);
-    if (many) element("bulk").append(form);
+    input.setAttribute("list", `labels-${cards[0].dataset.modelIndex}`);
+    if (isSelection) element("bulk").append(form);
     else cards[0].querySelector(".decide")?.after(form);
     input.focus();
   }
 
   function closeRelabel() {
     if (!form.isConnected) return;
-    const had = form.contains(document.activeElement);
+    const hadFocus = form.contains(document.activeElement);
     form.remove();
-    if (had) queue.focus();
+    if (hadFocus) queue.focus();
   }
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const label = field(form, "right").value.trim();
+    const label = field(form, "label").value.trim();
     const cards = relabelled;
     closeRelabel();
     if (label) decide(cards, "accepted", label);
   });
 
   document.addEventListener("submit", (event) => {
-    const decided = /** @type {HTMLElement} */ (event.target).closest("form.decide");
+    const decideForm = /** @type {HTMLElement} */ (event.target).closest("form.decide");
     const button = /** @type {SubmitEvent} */ (event).submitter;
-    const card = queue.of(decided);
-    if (!decided || !card || !(button instanceof HTMLButtonElement)) return;
+    const card = queue.cardOf(decideForm);
+    if (!decideForm || !card || !(button instanceof HTMLButtonElement)) return;
     event.preventDefault();
     decide([card], /** @type {Status} */ (button.value));
   });
 
   document.addEventListener("click", (event) => {
     const target = /** @type {HTMLElement} */ (event.target);
-    const card = queue.of(target);
+    const card = queue.cardOf(target);
     const button = target.closest("button");
-    const what = button?.dataset.do;
+    const action = button?.dataset.do;
     if (button?.id === "undo") undo();
     else if (button?.id === "keys-open") keys.showModal();
-    else if (what === "cancel") closeRelabel();
-    else if (what === "clear") queue.clear();
-    else if (what === "relabel") openRelabel(card ? [card] : [...queue.selected]);
-    else if (what === "accepted" || what === "rejected") decide([...queue.selected], what);
+    else if (action === "cancel") closeRelabel();
+    else if (action === "clear") queue.clear();
+    else if (action === "relabel") openRelabel(card ? [card] : [...queue.selected]);
+    else if (action === "accepted" || action === "rejected") decide([...queue.selected], action);
     else if (card && target.closest(".select")) {
       if (target instanceof HTMLInputElement) queue.select(card, target.checked);
-    } else if (card && !target.closest("a, button, input, summary, label, .whole")) queue.focus(card);
+    } else if (card && !target.closest("a, button, input, summary, label, .text-content")) queue.focus(card);
   });
 
   document.getElementById("filters")?.addEventListener("submit", (event) => {
@@ -140,9 +143,9 @@ function start(queue) {
     ArrowDown: () => queue.move(1),
     k: () => queue.move(-1),
     ArrowUp: () => queue.move(-1),
-    a: () => decide(queue.chosen(), "accepted"),
-    r: () => decide(queue.chosen(), "rejected"),
-    l: () => openRelabel(queue.chosen()),
+    a: () => decide(queue.targets(), "accepted"),
+    r: () => decide(queue.targets(), "rejected"),
+    l: () => openRelabel(queue.targets()),
     u: undo,
     x: () => queue.toggle(),
     X: () => queue.selectUpTo(),
@@ -169,7 +172,7 @@ function start(queue) {
       return;
     }
     const arrow = event.key.startsWith("Arrow");
-    if (arrow && target.closest(".wide, .whole, summary")) return; // these scroll
+    if (arrow && target.closest(".wide, .text-content, summary")) return; // arrow keys scroll these
     const command = commands[event.key];
     if (!command) return;
     event.preventDefault();
@@ -180,7 +183,7 @@ function start(queue) {
 }
 
 /** @param {string} [text] */
-function shortened(text = "") {
+function shorten(text = "") {
   return text.length > 40 ? `${text.slice(0, 39)}…` : text;
 }
 
