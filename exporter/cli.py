@@ -50,15 +50,15 @@ _COMMANDS = {
     ),
     "ingest": _Command(
         "exporter.commands.ingest.command",
-        "report the drift of a batch job's rows",
-        "Report the drift of the rows that a batch job scored, or send them to an exporter.",
+        "measure the drift of a table that a batch job scored",
+        "Measure the drift of a table that a batch job scored, or send its rows to an exporter.",
         "model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction",
         "docs/batch.md",
     ),
     "token": _Command(
         "exporter.commands.token",
         "create a bearer token",
-        "Create a bearer token. Its entry for the tokens file is printed on standard output, the token on standard "
+        "Create a bearer token. Print its entry for the tokens file on standard output, and the token on standard "
         "error.",
         "model-exporter token loans-service --scope=ingest >> tokens.yml",
         "docs/configuration.md#tokens",
@@ -67,7 +67,7 @@ _COMMANDS = {
         "exporter.commands.compare.command",
         "compare two versions of a model",
         "Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and "
-        "whether the difference may be chance.",
+        "whether the difference may be due to chance.",
         "model-exporter compare --model=digits --before=1 --after=2",
         "docs/compare.md",
     ),
@@ -88,7 +88,7 @@ _COMMANDS = {
     "demo": _Command(
         "exporter.commands.demo.command",
         "run a model service with simulated users and incidents",
-        "Run a real model service with simulated users, and incidents that the alerts find.",
+        "Run a model service with simulated users, and incidents that the alerts detect.",
         "model-exporter demo --incident=dark",
         "docs/configuration.md#demo",
     ),
@@ -96,7 +96,7 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit status: 0 done, 1 failed, 2 wrong usage."""
+    """Run a command; return the exit status: 0 done, 1 failed, 2 invalid usage."""
     # Small matrices: more threads would wait for each other in busy loops, and take three times as long.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = sys.argv[1:] if arguments is None else arguments

@@ -49,13 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     release = commands.add_parser("release", help="freeze the accepted corrections of a model as a release")
     set_help(
         release,
-        "Freeze the accepted corrections of a model so far as a release, whose content never changes.",
+        "Create a release of the accepted corrections of a model. Its content never changes.",
         "model-exporter dataset release --model=digits --name=2026-11",
         "docs/dataset.md#releases",
     )
     release.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
-    release.add_argument("--name", metavar="NAME", help="name of the release; default: made from model and content")
-    release.add_argument("--hold-back", action="store_true", help="omit users who correct far more than others do")
+    release.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
+    release.add_argument(
+        "--hold-back", action="store_true", help="omit the corrections of users who sent far more than others"
+    )
     release.set_defaults(step=_release)
 
     export = commands.add_parser("export", help="write a release, or all accepted corrections, to a file")

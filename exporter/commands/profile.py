@@ -23,8 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     add("training_file", nargs="?", type=Path, metavar="TRAINING_FILE", help="CSV, Parquet, NPZ or JSON lines")
-    add("-o", "--output", type=Path, metavar="FILE", help="profile to write; default: the training file's name .json")
-    add("--name", help="name of the profile; default: the training file's")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="profile to write; default: the training file's name with .json",
+    )
+    add("--name", help="name of the profile; default: the training file's name")
     add("--prediction-column", metavar="NAME", help="column with the model's prediction")
     add("--confidence-column", metavar="NAME", help="column with the model's confidence")
     add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")

@@ -12,7 +12,7 @@ from exporter.server.tokens import SCOPES, check, digest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("name", metavar="NAME", help="program or person that will use the token")
+    parser.add_argument("name", metavar="NAME", help="name of the program that will use the token")
     parser.add_argument(
         "--scope",
         dest="scopes",

@@ -26,13 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus (%(default)s)")
     add_credentials(parser, "PROMETHEUS")
     add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
-    add("--before", metavar="VERSION", help="default: the version that appeared before --after")
-    add("--after", metavar="VERSION", help="default: the version that appeared last")
+    add(
+        "--before",
+        metavar="VERSION",
+        help="version to compare with; default: the one that appeared last before --after",
+    )
+    add("--after", metavar="VERSION", help="version to judge; default: the one that appeared last")
     add(
         "--last",
         type=_duration,
         metavar="DURATION",
-        help="length of the period; default: an hour, or less if one of the versions appeared since",
+        help="length of the period; default: an hour, or the time since the newer version appeared if that is shorter",
     )
     add(
         "--from",
@@ -48,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--fail-if-worse",
         action="store_true",
-        help=f"exit with status {WORSE} if a measure is worse by more than chance explains",
+        help=f"exit with status {WORSE} if a measure is significantly worse",
     )
 
 

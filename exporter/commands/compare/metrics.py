@@ -31,7 +31,7 @@ class Metric(NamedTuple):
     difference
         None unless both sides have an estimate.
     significant
-        Whether the difference is more than chance explains, with all metrics of the comparison in mind.
+        Whether the difference is statistically significant among all metrics of the comparison.
     good
         1 where more is better, -1 where less is.
     features
@@ -48,7 +48,7 @@ class Metric(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, ``same`` (no more than chance) or ``unknown``."""
+        """``better``, ``worse``, ``same`` (not significant) or ``unknown``."""
         if self.difference is None:
             return "unknown"
         if not self.significant:

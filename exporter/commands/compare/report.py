@@ -127,7 +127,7 @@ def sentence(comparison: Comparison, metric: Metric) -> str:
     size = f"the difference of {wording.number(value)}{wording.unit} ({_range(wording, interval)})"
     if metric.significant:
         verb = wording.more if metric.difference.value > 0 else wording.less
-        return f"{after} {verb}: {new}{wording.of} against {old}; {size} is more than chance explains."
+        return f"{after} {verb}: {new}{wording.of} against {old}; {size} is statistically significant."
     doubt = _doubt(comparison, metric, interval)
     return f"{wording.title.capitalize()}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
 
@@ -136,10 +136,10 @@ def _doubt(comparison: Comparison, metric: Metric, interval: Interval) -> str:
     """Say why a difference is not significant."""
     if excludes_zero(interval):
         count = sum(other.difference is not None for other in comparison.metrics)
-        return f"would be more than chance on its own, but not as one of {count} comparisons"
+        return f"would be significant on its own, but not as one of {count} comparisons"
     if metric.name == "latency_p95_seconds":
-        return "is within chance and the width of the buckets"
-    return "may be chance"
+        return "may be due to chance or to the width of the buckets"
+    return "may be due to chance"
 
 
 def _why_unknown(comparison: Comparison, metric: Metric) -> str:

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="URL of Prometheus, for the comparison of two versions (%(default)s)",
     )
-    add("--rate", type=_rate, default=10.0, metavar="N", help="users' requests a second (%(default)g)")
+    add("--rate", type=_rate, default=10.0, metavar="N", help="requests of users per second (%(default)g)")
     add("--phases", type=_phases, default=scenario.DEFAULT, help="phases of the scenario (%(default)s)")
     add("--repeat", action="store_true", help="repeat the scenario without end")
     add("--prepare", action="store_true", help="only write the files into the folder")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=FORMATS, help="format of the file; default: by its name")
     add("--config.file", dest="config_file", type=Path, metavar="FILE", help="configuration (exporter.yml)")
     add("--profile", type=Path, metavar="FILE", help="profile of the model, instead of a configuration")
-    add("--model", metavar="NAME", help="model whose rows these are; default: the only one")
+    add("--model", metavar="NAME", help="model of the rows; default: the only one")
     add("--version", metavar="VERSION", help="version of the model")
     add("--prediction-column", metavar="NAME", help="column with the model's prediction")
     add("--confidence-column", metavar="NAME", help="column with the model's confidence, 0 to 1")
@@ -58,14 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     types = ", ".join(INPUT_TYPES)
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
     add("--push", metavar="URL", help="push the run's metrics to this Pushgateway")
-    add("--job", default="model-exporter-batch", metavar="NAME", help="job label of what is pushed (%(default)s)")
+    add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
     add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
     add_credentials(parser, "MODEL_EXPORTER", deprecated="MODEL_EXPORTER_TOKEN")
     add("--batch-size", type=_size, default=_CHUNK, metavar="N", help="rows of a request to the exporter (%(default)s)")
-    add("--give-up", default="5m", metavar="DURATION", help="how long to try when the exporter fails (%(default)s)")
-    add("--state", type=Path, metavar="FILE", help="file that keeps what was sent; default: FILE.ingest.json")
+    add(
+        "--give-up",
+        default="5m",
+        metavar="DURATION",
+        help="how long to retry when the exporter does not respond or is full (%(default)s)",
+    )
+    add("--state", type=Path, metavar="FILE", help="file that records what was sent; default: FILE.ingest.json")
 
 
 def _size(text: str) -> int:

@@ -37,29 +37,79 @@ _log = logging.getLogger("exporter.commands.proxy")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
-    add("--upstream", required=True, metavar="URL", help="the model server, such as http://127.0.0.1:8080")
+    add("--upstream", required=True, metavar="URL", help="URL of the model server, such as http://127.0.0.1:8080")
     add(
         "--listen-address", dest="listen", type=address, default="127.0.0.1:9880", metavar="HOST:PORT",
         help="address of the proxy (%(default)s)",
     )  # fmt: skip
     add(
         "--web.listen-address", dest="web", type=address, default="127.0.0.1:9881", metavar="HOST:PORT",
-        help="where the proxy's own /metrics and /-/healthy are",
+        help="address of the proxy's own metrics and probes (%(default)s)",
     )  # fmt: skip
-    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="http://, https:// or unix:///")
-    add("--exporter.token-file", dest="token_file", type=Path, metavar="FILE", help="the exporter's bearer token")
-    add("--model", help="of everything recorded, whatever the path says")
-    add("--version", help="of everything recorded, whatever path and answer say")
+    add(
+        "--exporter",
+        default="http://127.0.0.1:9877",
+        metavar="URL",
+        help="URL of the exporter (%(default)s): http://, https:// or unix:///",
+    )
+    add(
+        "--exporter.token-file",
+        dest="token_file",
+        type=Path,
+        metavar="FILE",
+        help="file with a bearer token for the exporter",
+    )
+    add("--model", help="model of everything recorded; default: the one in the path")
+    add("--version", help="version of everything recorded; default: the one in the path or response")
     add(
         "--record.path", dest="paths", action="append", default=[], metavar="PATTERN",
-        help="record these POSTs in place of the known ones; * is anything; may be repeated",
+        help="record POST requests to these paths instead of the known ones; * matches anything; repeatable",
     )  # fmt: skip
-    add("--record.body-limit", dest="limit", type=_bytes, default=2**20, metavar="BYTES", help="default: 1048576")
-    add("--upstream.host", dest="host", type=_host, metavar="HOST", help="the Host to ask for; default: the client's")
-    add("--upstream.ca-file", dest="ca_file", metavar="FILE", help="certificates to trust instead of the system's")
-    add("--upstream.timeout", dest="timeout", type=_seconds, default=60.0, metavar="SECONDS", help="default: 60")
-    add("--upstream.connect-timeout", dest="connect", type=_seconds, default=5.0, metavar="SECONDS", help="default: 5")
-    add("--upstream.idle", dest="idle", type=_idle, default=1.0, metavar="SECONDS", help="default: 1")
+    add(
+        "--record.body-limit",
+        dest="limit",
+        type=_bytes,
+        default=2**20,
+        metavar="BYTES",
+        help="bytes of a body that are copied (%(default)s)",
+    )
+    add(
+        "--upstream.host",
+        dest="host",
+        type=_host,
+        metavar="HOST",
+        help="Host header for the model server; default: the client's",
+    )
+    add(
+        "--upstream.ca-file",
+        dest="ca_file",
+        metavar="FILE",
+        help="file with certificates to trust instead of the system's",
+    )
+    add(
+        "--upstream.timeout",
+        dest="timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="seconds without a byte in either direction (%(default)g)",
+    )
+    add(
+        "--upstream.connect-timeout",
+        dest="connect",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="seconds to connect to the model server (%(default)g)",
+    )
+    add(
+        "--upstream.idle",
+        dest="idle",
+        type=_idle,
+        default=1.0,
+        metavar="SECONDS",
+        help="seconds that a connection to the model server may be idle (%(default)g)",
+    )
     add(
         "--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"),
         help="least severe level that is logged (%(default)s)",

@@ -29,25 +29,29 @@ STOP_SECONDS = 9.0
 
 _SOURCE = Path(__file__).resolve().parents[3]
 _OPTIONS = {
-    "exporter": "of the exporter",
-    "prometheus": "of Prometheus",
-    "alertmanager": "of Alertmanager",
-    "grafana": "of Grafana",
-    "service": "of the demo's model service",
+    "exporter": "the exporter",
+    "prometheus": "Prometheus",
+    "alertmanager": "Alertmanager",
+    "grafana": "Grafana",
+    "service": "the demo's model service",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``model-exporter up``."""
-    parser.add_argument("--directory", type=Path, default=Path("run"), help="state, logs, data (%(default)s)")
-    parser.add_argument("--down", action="store_true", help="only stop the stack of the directory, crashed or not")
-    parser.add_argument("--keep", action="store_true", help="go on with the data of the run before, with the demo too")
-    parser.add_argument("--no-demo", action="store_true", help="without the demo's service and traffic")
-    parser.add_argument("--no-grafana", action="store_true", help="without Grafana, even if it is on the PATH")
-    parser.add_argument("--phases", type=_phases, metavar="STORY", help="the demo's story, as 'demo --phases' has it")
-    parser.add_argument("--smarthost", type=_address, metavar="HOST:PORT", help="a server that takes the e-mails")
-    for name, whose in _OPTIONS.items():
-        text = f"{whose}: %(default)s"
+    parser.add_argument(
+        "--directory", type=Path, default=Path("run"), help="folder for state, logs and data (%(default)s)"
+    )
+    parser.add_argument("--down", action="store_true", help="only stop the stack of this folder, even after a crash")
+    parser.add_argument("--keep", action="store_true", help="keep the data of the previous run, even with the demo")
+    parser.add_argument("--no-demo", action="store_true", help="run without the demo's service and users")
+    parser.add_argument("--no-grafana", action="store_true", help="run without Grafana, even if it is on the PATH")
+    parser.add_argument(
+        "--phases", type=_phases, metavar="PHASES", help="phases of the demo's scenario; see 'demo --help'"
+    )
+    parser.add_argument("--smarthost", type=_address, metavar="HOST:PORT", help="mail server that accepts e-mails")
+    for name, program in _OPTIONS.items():
+        text = f"address of {program} (%(default)s)"
         parser.add_argument(f"--{name}-address", type=_address, default=ADDRESSES[name], metavar="HOST:PORT", help=text)
 
 
