@@ -14,7 +14,7 @@ from exporter.commands.ingest.local import NOW, WINDOW, chosen, count_table, pro
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import NumericFeature, save
-from exporter.profiles.readers import FileSource
+from exporter.profiles.readers.files import FileSource
 
 ROWS = 1_000_000
 FEATURES = 30

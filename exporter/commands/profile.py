@@ -15,7 +15,9 @@ from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import Options, build
 from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
-from exporter.profiles.readers import CONFIDENCE, PREDICTION, TIME, FileSource, Source, StoreSource
+from exporter.profiles.readers.base import Source
+from exporter.profiles.readers.files import FileSource
+from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
 from exporter.validation import any_of, parse_duration, suggestion
 
 
@@ -75,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         source, expected = _stored_predictions(options)
         build_options = build_options._replace(expected=expected)
     else:
-        source = FileSource(options.training_file, build_options.given())
+        source = FileSource(options.training_file, build_options.known_types())
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
     output = options.output or (Path(f"{source.name}.json") if options.from_store else None)

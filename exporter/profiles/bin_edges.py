@@ -1,4 +1,4 @@
-"""One column of training data to frozen bins: equal-frequency ones of numbers, the most frequent categories."""
+"""Frozen bins of one column of training data: equal-frequency bins of numbers, and the most frequent categories."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy.typing as npt
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature, NumericFeature
 from exporter.stats.divergence import Floats, Ints
 
-_EXPANDED = 8_000_000  # values that are written out, so that their sum loses the fewest digits
+_EXPANDED = 8_000_000  # up to here all values are summed one by one, which loses the fewest digits
 
 
 class ValueCounts:
-    """Training values of one column, counted in fine cells: distinct values, or small ranges of them.
+    """Counts of the training values of a column in fine cells: distinct values, or small ranges of values.
 
     Parameters
     ----------
     starts
-        Where each of ``C`` cells begins, ascending.
+        Start of each of ``C`` cells, ascending.
     counts
-        Values in each, shape ``(C,)``.
+        Number of values in each, shape ``(C,)``.
     single
-        Whether a cell holds one value only, shape ``(C,)``; all do when None.
+        Whether a cell holds a single value, shape ``(C,)``; all do when None.
     top
         The largest value; the last start when None.
     """
@@ -43,12 +43,14 @@ class ValueCounts:
         return float(self.starts[-1]) if self._top is None else self._top
 
     def edges(self, bins: int) -> tuple[float, ...]:
-        """Edges of equal-frequency bins out of whole cells, a value with more than a bin's share alone in its own.
+        """Return the edges of equal-frequency bins that consist of whole cells.
+
+        A value with more than a bin's share of the rows has a bin of its own.
 
         Parameters
         ----------
         bins
-            Bins to aim at.
+            Number of bins to aim at.
 
         Examples
         --------
@@ -63,37 +65,40 @@ class ValueCounts:
         share = self.total / bins
         edges = [float(self.starts[0])]
         start = 0
-        for value, stop, after in [*self.heavy(share), (math.inf, self.total, self.total)]:
+        for value, stop, after in [*self.frequent_values(share), (math.inf, self.total, self.total)]:
             parts = max(1, round((stop - start) / share))
             ranks = start + np.ceil((stop - start) * np.arange(1, parts) / parts).astype(np.intp)
-            edges += self.cuts(ranks, value)
+            edges += self.starts_at_ranks(ranks, value)
             if after > stop:
                 edges += [value, math.nextafter(value, math.inf)]
             start = after
         edges.append(math.nextafter(self.top, math.inf))
         return tuple(edge for edge in np.unique(edges).tolist() if edge < np.inf)  # JSON has no infinity
 
-    def heavy(self, share: float) -> list[tuple[float, int, int]]:
-        """Values that come more often, ascending; how many are below each, and how many not above it."""
-        alone = self._counts > share
-        places = np.flatnonzero(alone if self._single is None else alone & self._single)
-        found = self.starts[places], self._before[places], self._before[places + 1]
-        return list(zip(*(part.tolist() for part in found), strict=True))
+    def frequent_values(self, count: float) -> list[tuple[float, int, int]]:
+        """Return the values that occur more than ``count`` times, ascending.
 
-    def cuts(self, ranks: Ints, limit: float) -> list[float]:
-        """Where the first cell begins that has so many values before it, if that is below a limit."""
-        return self._starting(self._before.searchsorted(ranks), limit)
+        With each value come the number of values below it, and of those not above it.
+        """
+        frequent = self._counts > count
+        cells = np.flatnonzero(frequent if self._single is None else frequent & self._single)
+        columns = self.starts[cells], self._before[cells], self._before[cells + 1]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
-    def _starting(self, places: Ints, limit: float) -> list[float]:
-        found: list[float] = self.starts[places[places < len(self.starts)]].tolist()
-        return [start for start in found if start < limit]
+    def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
+        """Return the start of the first cell with at least each number of values before it, if below a limit."""
+        return self._starts_below(self._before.searchsorted(ranks), limit)
 
-    def below(self, values: Sequence[float]) -> Ints:
-        """How many training values are in cells that begin below each of these."""
+    def _starts_below(self, cells: Ints, limit: float) -> list[float]:
+        starts: list[float] = self.starts[cells[cells < len(self.starts)]].tolist()
+        return [start for start in starts if start < limit]
+
+    def counts_below(self, values: Sequence[float]) -> Ints:
+        """Return how many training values are in cells that start below each of the values."""
         return self._before[self.starts.searchsorted(values)]
 
     def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation (the population's) of single values."""
+        """Return the mean and the population standard deviation; cells must hold single values."""
         if self.total <= _EXPANDED:
             return _moments(np.repeat(self.starts, self._counts))
         scale = _scale(self.starts)
@@ -103,42 +108,42 @@ class ValueCounts:
 
 
 class SortedValues(ValueCounts):
-    """Training values in ascending order: cells of one value each, in which nothing needs to be counted."""
+    """Training values in ascending order: each is a cell, so nothing needs to be counted."""
 
     def __init__(self, values: Floats) -> None:
         self.starts = values
         self._top = None
         self.total = len(values)
 
-    def heavy(self, share: float) -> list[tuple[float, int, int]]:
-        """See `ValueCounts.heavy`."""
-        found = np.unique(self.starts[:: max(int(share), 1)])  # whatever comes more often stands there
-        first, after = self.starts.searchsorted(found), self.starts.searchsorted(found, side="right")
-        often = after - first > share
-        return list(zip(*(part[often].tolist() for part in (found, first, after)), strict=True))
+    def frequent_values(self, count: float) -> list[tuple[float, int, int]]:
+        """See `ValueCounts.frequent_values`."""
+        candidates = np.unique(self.starts[:: max(int(count), 1)])  # every value that occurs more often is among them
+        first, after = self.starts.searchsorted(candidates), self.starts.searchsorted(candidates, side="right")
+        frequent = after - first > count
+        return list(zip(*(part[frequent].tolist() for part in (candidates, first, after)), strict=True))
 
-    def cuts(self, ranks: Ints, limit: float) -> list[float]:
-        """See `ValueCounts.cuts`."""
-        return self._starting(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
+    def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
+        """See `ValueCounts.starts_at_ranks`."""
+        return self._starts_below(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
 
-    def below(self, values: Sequence[float]) -> Ints:
-        """See `ValueCounts.below`."""
+    def counts_below(self, values: Sequence[float]) -> Ints:
+        """See `ValueCounts.counts_below`."""
         return self.starts.searchsorted(values)
 
     def moments(self) -> tuple[float, float]:
-        """See `ValueCounts.moments`; the values are used up."""
+        """See `ValueCounts.moments`; overwrites the values."""
         return _moments(self.starts)
 
 
 def _scale(ordered: Floats) -> float:
-    """What makes the square of a huge value finite."""
+    """Return a scale that keeps the squares of huge values finite."""
     return float(max(abs(ordered[0]), abs(ordered[-1]), 1e-300))
 
 
 def _moments(ordered: Floats) -> tuple[float, float]:
-    """Mean and standard deviation of values in ascending order: numpy's sums of many parts lose the fewest digits.
+    """Return mean and standard deviation of values in ascending order, and overwrite the values.
 
-    The values are used up.
+    numpy's pairwise sums lose the fewest digits.
     """
     scale = _scale(ordered)
     ordered /= scale
@@ -148,16 +153,13 @@ def _moments(ordered: Floats) -> tuple[float, float]:
     return float(mean * scale), float(np.sqrt(ordered.sum() / len(ordered)) * scale)
 
 
-def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> NumericFeature:
-    """Freeze one column of numbers; NaN is a missing value, an infinity an invalid one.
-
-    The column is used up where it is the caller's ``own`` and nobody else's.
-    """
+def numeric_feature(column: Floats, bins: int = 20, *, overwrite: bool = False) -> NumericFeature:
+    """Return the bins of a column of numbers; NaN is missing, an infinity is invalid. May ``overwrite`` the column."""
     valid = np.isfinite(column)
-    whole = valid.all()
-    missing = 0 if whole else int(np.isnan(column).sum())
-    finite = column if whole else column[valid]
-    finite = np.add(finite, 0.0, out=finite if own else None)  # no negative zero
+    all_valid = valid.all()
+    missing = 0 if all_valid else int(np.isnan(column).sum())
+    finite = column if all_valid else column[valid]
+    finite = np.add(finite, 0.0, out=finite if overwrite else None)  # no negative zero
     finite.sort()
     cells = SortedValues(finite) if len(finite) <= _EXPANDED else ValueCounts(*np.unique(finite, return_counts=True))
     return binned_feature(cells, missing, len(column) - missing - len(finite), bins)
@@ -166,11 +168,11 @@ def numeric_feature(column: Floats, bins: int = 20, *, own: bool = False) -> Num
 def binned_feature(
     cells: ValueCounts, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
 ) -> NumericFeature:
-    """Freeze one column of numbers, counted in cells; their mean and deviation are given where cells are ranges."""
+    """Return the bins of counted numbers; ``moments`` are mean and standard deviation, for cells that are ranges."""
     edges = cells.edges(bins)
     if not edges:
         return NumericFeature((), (0, missing, invalid))
-    counts = np.diff(cells.below(edges), prepend=0, append=cells.total)
+    counts = np.diff(cells.counts_below(edges), prepend=0, append=cells.total)
     low, high = float(cells.starts[0]), cells.top
     mean, stddev = moments or cells.moments()
     return NumericFeature(
@@ -186,11 +188,11 @@ def binned_feature(
 def categorical_feature(
     counts: Mapping[str, int], missing: int, invalid: int, top: int = 50, more: int = 0
 ) -> CategoricalFeature:
-    """Freeze one column of categories, given how often each stands in it, and ``more`` values of further ones."""
+    """Return the bins of categories from the count of each, and of ``more`` values of further categories."""
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
-    kept, rare = ordered[:top], ordered[top:]
+    frequent, rare = ordered[:top], ordered[top:]
     return CategoricalFeature(
-        categories=tuple(kept),
-        counts=(*(counts[name] for name in kept), sum(counts[name] for name in rare) + more, missing, invalid),
+        categories=tuple(frequent),
+        counts=(*(counts[name] for name in frequent), sum(counts[name] for name in rare) + more, missing, invalid),
         rare=frozenset(rare[:MAX_RARE]),
     )

@@ -1,4 +1,4 @@
-"""Training data to a profile, in bounded memory and a few passes."""
+"""Build a profile from training data, in a few passes and bounded memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from exporter.features.types import INPUT_TYPES, LEARNERS, Learner, State, input
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
 from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
-from exporter.profiles.readers import Batch, FileSource, Source
+from exporter.profiles.readers.base import Batch, Source
+from exporter.profiles.readers.files import FileSource
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
 from exporter.validation import preview, suggestion
 
+AnySketch = NumericSketch | CategorySketch
 Progress = Callable[[str, float, int], None]
-"""Called with the pass, the share of it that is done, and its rows so far."""
+"""Called with the name of the pass, the share of it that is done, and its number of rows so far."""
 EXACT = 4_000_000
-"""Distinct numbers that are held at once, over all features; each feature holds 10,000 at least."""
+"""Distinct numbers that are held in memory, over all features; each feature holds at least 10,000."""
 
 
 class Options(NamedTuple):
@@ -36,20 +38,20 @@ class Options(NamedTuple):
     Attributes
     ----------
     name
-        The profile's name; the source's when None.
+        The profile's name; that of the source when None.
     prediction_column, confidence_column
-        What the model predicted for each row, and its confidence: the training side of the
-        prediction's and the confidence's drift, and no features.
+        Columns with the model's prediction for each row and its confidence. Live ones are compared with them. They are
+        not features.
     time_column
-        When each row arrived; the age of a moment is measured from there, else from the present.
+        Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present.
     ignore
-        Columns that are no features: labels, identifiers.
+        Columns that are not features, such as labels and identifiers.
     types
-        Type of an input where the inferred one is wrong; a prediction is numeric or categorical.
+        Types of inputs where the inferred type is wrong; a prediction is numeric or categorical.
     expected
-        Type of an input, if it is there: what production sends may hold values of any other.
+        Types of inputs that need not be in the data, for data from production, which may hold values of other types.
     bins, categories
-        Bins of a number, categories of their own of a categorical input.
+        Number of bins of a number, and of categories with their own bin.
     exact
         See `EXACT`.
     """
@@ -65,36 +67,36 @@ class Options(NamedTuple):
     categories: int = 50
     exact: int = EXACT
 
-    def given(self) -> dict[str, str]:
-        """The types of columns that are known before anything was read."""
+    def known_types(self) -> dict[str, str]:
+        """Return the types of columns that are known before any data are read."""
         return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
 
 
 def build_file(path: Path, *, progress: Progress | None = None, **options: Any) -> Profile:
-    """Profile the training data in a file.
+    """Build a profile of the training data in a file.
 
     Parameters
     ----------
     path
-        CSV, Parquet, NPZ (one array a column, images of shape ``(n, height, width[, channels])``)
-        or JSON lines (one object a row; nested arrays are images).
+        CSV, Parquet, NPZ (an array for each column, images of shape ``(n, height, width[, channels])``) or JSON lines
+        (an object for each row; nested arrays are images).
     progress
-        Told how far it is.
+        Called while the file is read.
     options
         Fields of `Options`.
 
     Raises
     ------
     ProfileError
-        When the file cannot be read, or has no rows, or lacks a column that was named.
+        When the file cannot be read, has no rows, or lacks a named column.
     """
     chosen = Options(**options)
-    return build(FileSource(path, chosen.given()), chosen, progress)
+    return build(FileSource(path, chosen.known_types()), chosen, progress)
 
 
 def build(source: Source, options: Options, progress: Progress | None = None) -> Profile:
-    """Profile any training data; see `build_file`."""
-    return _Builder(source, options, progress or (lambda *_: None)).profile()
+    """Build a profile of any training data; see `build_file`."""
+    return _Builder(source, options, progress or (lambda *_: None)).build()
 
 
 class _Builder:
@@ -103,161 +105,182 @@ class _Builder:
         self._options = options
         self._progress = progress
         self._now = time.time()
-        self._seen: dict[str, ColumnTypeInference] = {}
+        self._columns: dict[str, ColumnTypeInference] = {}
         self._rows = 0
-        self._single: set[str] = set()  # numeric columns of 32-bit numbers
+        self._single_precision: set[str] = set()  # numeric columns of 32-bit numbers
 
-    def profile(self) -> Profile:
+    def build(self) -> Profile:
         options = self._options
-        known = self._source.columns()
-        self._seen |= {name: ColumnTypeInference(numbers) for name, numbers in known.items()}
-        unknown = {name for name, numbers in known.items() if not numbers or name == options.prediction_column}
-        rows = self._source.rows if known and not unknown else None
-        self._rows = rows or 0
-        for batch in self._pass("types", unknown if known else None) if rows is None else ():
-            self._rows += batch.rows
-            for name, values in batch.columns.items():
-                self._seen.setdefault(name, ColumnTypeInference()).add(values)
-        self._check()
-        outputs = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
-        given = {**options.expected, **options.types}
-        inputs = {n: given.get(n) or seen.type() for n, seen in self._seen.items() if n not in outputs}
+        known = dict(self._source.columns())
+        self._inspect_columns(known)
+        self._check_options()
+        inputs = self._infer_inputs()
         learners = self._learn(inputs)
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
             name: learners[name].input_type() if name in learners else input_type(kind, None)
             for name, kind in inputs.items()
         }
-        alone = {name for name, numbers in known.items() if numbers and self._source.alone}
-        frozen = self._freeze(kinds, alone)
-        features: dict[str, Feature] = {}
-        for name, kind in kinds.items():
-            if twice := features.keys() & kind.features(name):
-                wanted = "rename or ignore a column"
-                raise ProfileError(f"{self._source.where}: two features are called {preview(min(twice))}; {wanted}")
-            found = frozen[name]
-            features |= zip(kind.features(name), found, strict=True)
-            if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in found):
-                raise ProfileError(f"{self._source.where}: no value of the column {preview(name)} is {kind.noun}")
+        bins = self._build_bins(kinds, {name for name, numbers in known.items() if numbers})
+        features = self._name_features(kinds, bins)
         prediction, confidence = options.prediction_column, options.confidence_column
-        sure = frozen[confidence][0] if confidence else None
+        confidence_bins = bins[confidence][0] if confidence else None
         return Profile(
             name=options.name or self._source.name,
             rows=self._rows,
             inputs=inputs,
             features=features,
-            prediction=frozen[prediction][0] if prediction else None,
-            confidence=sure if isinstance(sure, NumericFeature) else msgspec.UNSET,
+            prediction=bins[prediction][0] if prediction else None,
+            confidence=confidence_bins if isinstance(confidence_bins, NumericFeature) else msgspec.UNSET,
             learned=learned or msgspec.UNSET,
-            correlation=self._correlation(kinds, features) or msgspec.UNSET,
+            correlation=self._measure_correlation(kinds, features) or msgspec.UNSET,
         )
 
-    def _pass(self, what: str, names: Collection[str] | None = None) -> Iterator[Batch]:
-        rows = 0
-        for batch in self._source.batches(names):
-            rows += batch.rows
-            yield batch
-            self._progress(what, batch.done, rows)
+    def _inspect_columns(self, known: Mapping[str, bool]) -> None:
+        """Collect what decides the types of the columns, and count the rows; in a pass, if the source cannot tell."""
+        self._columns |= {name: ColumnTypeInference(numbers) for name, numbers in known.items()}
+        unknown = {n for n, numbers in known.items() if not numbers or n == self._options.prediction_column}
+        rows = self._source.rows if known and not unknown else None
+        self._rows = rows or 0
+        for batch in self._read_pass("types", unknown if known else None) if rows is None else ():
+            self._rows += batch.rows
+            for name, values in batch.columns.items():
+                self._columns.setdefault(name, ColumnTypeInference()).add(values)
 
-    def _check(self) -> None:
+    def _check_options(self) -> None:
         where, options = self._source.where, self._options
         outputs = (options.prediction_column, options.confidence_column, options.time_column)
         for column in [*filter(None, outputs), *options.ignore, *options.types]:
-            if column not in self._seen and (self._rows or self._seen):
-                raise ProfileError(f"{where}: has no column {preview(column)}; {suggestion(column, self._seen)}")
+            if column not in self._columns and (self._rows or self._columns):
+                raise ProfileError(f"{where}: has no column {preview(column)}; {suggestion(column, self._columns)}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
         for kind in options.types.values():
             if kind not in INPUT_TYPES:
-                raise ProfileError(f"{where}: {preview(kind)} is no type of an input; {suggestion(kind, INPUT_TYPES)}")
+                hint = suggestion(kind, INPUT_TYPES)
+                raise ProfileError(f"{where}: {preview(kind)} is not a valid input type; {hint}")
+
+    def _infer_inputs(self) -> dict[str, str]:
+        options = self._options
+        others = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
+        given = {**options.expected, **options.types}
+        return {name: given.get(name) or column.type() for name, column in self._columns.items() if name not in others}
 
     def _learn(self, inputs: Mapping[str, str]) -> dict[str, Learner]:
         learners = {name: LEARNERS[kind]() for name, kind in inputs.items() if kind in LEARNERS}
-        for batch in self._pass("words and vectors", learners) if learners else ():
+        for batch in self._read_pass("words and vectors", learners) if learners else ():
             for name, learner in learners.items():
                 learner.learn(batch.columns.get(name, ()))
         return learners
 
-    def _freeze(self, kinds: Mapping[str, InputType], alone: Collection[str]) -> dict[str, list[Feature]]:
-        """The bins of the features of each input, and of the outputs by their columns' names.
+    def _name_features(
+        self, kinds: Mapping[str, InputType], bins: Mapping[str, Sequence[Feature]]
+    ) -> dict[str, Feature]:
+        """Return the bins of each input's features by the features' names."""
+        features: dict[str, Feature] = {}
+        for name, kind in kinds.items():
+            if duplicates := features.keys() & kind.features(name):
+                detail = f"two features are called {preview(min(duplicates))}; rename or ignore a column"
+                raise ProfileError(f"{self._source.where}: {detail}")
+            features |= zip(kind.features(name), bins[name], strict=True)
+            if kind.statistics and not any(isinstance(f, NumericFeature) and f.edges for f in bins[name]):
+                raise ProfileError(f"{self._source.where}: no value of the column {preview(name)} is {kind.noun}")
+        return features
 
-        Columns that can be read alone are, one at a time, where all of one may be held at once.
+    def _read_pass(self, title: str, names: Collection[str] | None = None) -> Iterator[Batch]:
+        rows = 0
+        for batch in self._source.batches(names):
+            rows += batch.rows
+            yield batch
+            self._progress(title, batch.done, rows)
+
+    def _build_bins(self, inputs: Mapping[str, InputType], numeric: Collection[str]) -> dict[str, list[Feature]]:
+        """Return the bins of the features of each input, and of the outputs by their columns' names.
+
+        Numeric columns are read one at a time, where the source can do that and a whole column fits into memory.
         """
         options = self._options
-        watched = dict(kinds)
-        if options.confidence_column:
-            watched[options.confidence_column] = input_type("numeric")
-        if name := options.prediction_column:
-            wanted = options.types.get(name) or self._seen[name].output_type()
-            watched[name] = input_type(wanted if wanted == "numeric" else "categorical")
-        whole = [n for n, kind in watched.items() if n in alone and kind.type == "numeric"]
-        whole = whole if self._rows <= options.exact else []
-        frozen: dict[str, list[Feature]] = {}
-        for name, values in self._source.whole(whole) if whole else ():
-            self._note(name, values)
-            frozen[name] = [numeric_feature(values.astype(np.float64, copy=False), options.bins, own=True)]
-            self._progress("values", len(frozen) / len(watched), self._rows)
-        tallied = self._tally({name: kind for name, kind in watched.items() if name not in frozen}, watched)
-        frozen |= {name: [tally.feature() for tally in tallies] for name, tallies in tallied.items()}
-        for name in self._single:
-            if isinstance(feature := frozen[name][0], NumericFeature):
-                frozen[name] = [msgspec.structs.replace(feature, precision="single")]
-        return frozen
+        kinds = {**inputs, **self._output_types()}
+        whole = [n for n, kind in kinds.items() if n in numeric and kind.type == "numeric"]
+        if not self._source.reads_columns or self._rows > options.exact:
+            whole = []
+        bins: dict[str, list[Feature]] = {}
+        for name, values in self._source.read_columns(whole) if whole else ():
+            self._note_precision(name, values)
+            column = values.astype(np.float64, copy=False)
+            bins[name] = [numeric_feature(column, options.bins, overwrite=True)]
+            self._progress("values", len(bins) / len(kinds), self._rows)
+        numbers = sum(len(kind.features(name)) for name, kind in kinds.items() if not kind.categorical)
+        rest = {name: kind for name, kind in kinds.items() if name not in bins}
+        bins |= {name: [sketch.feature() for sketch in part] for name, part in self._sketch(rest, numbers).items()}
+        for name in self._single_precision:
+            if isinstance(feature := bins[name][0], NumericFeature):
+                bins[name] = [msgspec.structs.replace(feature, precision="single")]
+        return bins
 
-    def _tally(
-        self, kinds: Mapping[str, InputType], watched: Mapping[str, InputType]
-    ) -> dict[str, list[NumericSketch | CategorySketch]]:
-        """Tallies of what must be read by rows, out of all that is watched."""
+    def _output_types(self) -> dict[str, InputType]:
+        """Return the types of the prediction and of the confidence by their columns' names."""
+        options, kinds = self._options, {}
+        if options.confidence_column:
+            kinds[options.confidence_column] = input_type("numeric")
+        if name := options.prediction_column:
+            kind = options.types.get(name) or self._columns[name].output_type()
+            kinds[name] = input_type(kind if kind == "numeric" else "categorical")
+        return kinds
+
+    def _sketch(self, kinds: Mapping[str, InputType], numbers: int) -> dict[str, list[AnySketch]]:
+        """Return the sketches of inputs that are read by rows; ``numbers`` numeric features share the memory."""
         options = self._options
-        numbers = sum(len(kind.features(name)) for name, kind in watched.items() if not kind.categorical)
         most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
-        tallies: dict[str, list[NumericSketch | CategorySketch]] = {
+        sketches: dict[str, list[AnySketch]] = {
             name: [CategorySketch(options.categories)]
             if kind.categorical
             else [NumericSketch(options.bins, most) for _ in kind.features(name)]
             for name, kind in kinds.items()
         }
         needed = {*kinds, *filter(None, [options.time_column])}
-        for batch in self._pass("values", needed) if kinds else ():
+        for batch in self._read_pass("values", needed) if kinds else ():
             for name, kind in kinds.items():
-                for tally, column in zip(tallies[name], self._columns(batch, name, kind), strict=True):
-                    tally.add(column)
-        inexact = {name: [t for t in found if not t.exact] for name, found in tallies.items()}
-        for tally in [tally for found in inexact.values() for tally in found]:
-            tally.again()
-        for batch in self._pass("bins", needed) if any(inexact.values()) else ():
-            for name in filter(inexact.get, kinds):
-                for tally, column in zip(tallies[name], self._columns(batch, name, kinds[name]), strict=True):
-                    if not tally.exact:
-                        tally.count(column)
-        return tallies
+                for sketch, column in zip(sketches[name], self._feature_columns(batch, name, kind), strict=True):
+                    sketch.add(column)
+        inexact = [name for name, part in sketches.items() if not all(sketch.exact for sketch in part)]
+        for sketch in [sketch for name in inexact for sketch in sketches[name] if not sketch.exact]:
+            sketch.start_second_pass()
+        for batch in self._read_pass("bins", needed) if inexact else ():
+            for name in inexact:
+                for sketch, column in zip(sketches[name], self._feature_columns(batch, name, kinds[name]), strict=True):
+                    if not sketch.exact:
+                        sketch.count(column)
+        return sketches
 
-    def _correlation(self, kinds: Mapping[str, InputType], features: Mapping[str, Feature]) -> Correlation | None:
+    def _measure_correlation(
+        self, kinds: Mapping[str, InputType], features: Mapping[str, Feature]
+    ) -> Correlation | None:
         builder = CorrelationBuilder(features)
-        compared = {n: own for n, kind in kinds.items() if set(own := kind.features(n)) & set(builder.names)}
+        compared = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(builder.names)}
         needed = {*compared, *filter(None, [self._options.time_column])}
-        for batch in self._pass("together", needed) if len(builder.names) > 1 else ():
+        for batch in self._read_pass("together", needed) if len(builder.names) > 1 else ():
             columns: dict[str, Any] = {}
-            for name, own in compared.items():
-                columns |= zip(own, self._columns(batch, name, kinds[name]), strict=True)
+            for name, kind in compared.items():
+                columns |= zip(kind.features(name), self._feature_columns(batch, name, kind), strict=True)
             builder.add(columns)
         return builder.build()
 
-    def _columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
+    def _feature_columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
         if kind.type != "numeric":
             values = as_list(values)
         else:
-            self._note(name, values)
+            self._note_precision(name, values)
         if isinstance(kind, Categorical):
             return [kind.labels(values)]
         now: Any = self._now
         if self._options.time_column and kind.type == "timestamp":
-            arrived = batch.columns.get(self._options.time_column, (None,) * batch.rows)
-            now = np.array([unix_seconds(moment) for moment in as_list(arrived)])
+            times = batch.columns.get(self._options.time_column, (None,) * batch.rows)
+            now = np.array([unix_seconds(value) for value in as_list(times)])
         return list(kind.columns(values, now))
 
-    def _note(self, name: str, values: Column) -> None:
+    def _note_precision(self, name: str, values: Column) -> None:
         """Remember a column of 32-bit numbers."""
         if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
-            self._single.add(name)
+            self._single_precision.add(name)

@@ -1,7 +1,7 @@
-"""Training values of one feature counted in bounded memory.
+"""Count the training values of a feature in bounded memory.
 
-What is exact in one pass stays so. Past a bound the first pass only finds where bins may begin,
-and a second one counts what lies between: the counts of a profile are exact in any case.
+Up to a bound, one pass counts exactly. Beyond it the first pass only finds where bins may start, and a second pass
+counts the values between: the counts of a profile are exact in either case.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from exporter.profiles.profile import MAX_RARE, CategoricalFeature, NumericFeatu
 from exporter.stats.divergence import Floats, Ints
 
 MAX_CATEGORIES = 100_000
-"""Distinct categories of one input that are counted in one pass."""
+"""Most distinct categories of an input that are counted in one pass."""
 MAX_CATEGORY = 500
-"""Characters of a category; a longer one is counted in ``other``, so that a profile stays small."""
+"""Longest category in characters. A longer one is counted in ``other``, so that a profile stays small."""
 _SCALARS = frozenset({str, bool, int, float})
-_CELLS = 64  # cells for each bin, so that bins of whole cells are of nearly equal frequency
+_CELLS = 64  # cells for each bin, so that bins made of whole cells have nearly equal counts
 
 
 class QuantileSketch:
     """Quantiles of a stream in bounded memory.
 
-    Full buffers are sorted and every second value goes on with twice the weight, or of a long one every fourth with
-    four times the weight and so on, first and last taken in turn (Manku, Rajagopalan and Lindsay 1998; with random
-    turns it is the KLL sketch of Karnin, Lang and Liberty 2016). Without chance the same data give the same profile.
-    Of ``n`` values a rank is wrong by at most ``n · log₂(n/size)/size``, and far less as errors cancel.
+    A full buffer is sorted, and every second value moves to the next level with twice the weight (of a longer buffer
+    every fourth with four times the weight, and so on), starting with the first and the last value alternately (Manku,
+    Rajagopalan and Lindsay 1998; with a random start it is the KLL sketch of Karnin, Lang and Liberty 2016). It is
+    deterministic, so the same data give the same profile. The rank error for ``n`` values is at most
+    ``n · log₂(n/size)/size``, and usually far smaller, since errors cancel.
 
     Parameters
     ----------
     size
-        Values in a buffer; there are ``log₂(n/size)`` buffers.
+        Number of values in a buffer; there are ``log₂(n/size)`` buffers.
     """
 
     def __init__(self, size: int = 4096) -> None:
@@ -46,7 +47,7 @@ class QuantileSketch:
         self._turns: list[int] = []
 
     def add(self, values: Floats, level: int = 0) -> None:
-        """Take in values, each standing for ``2**level`` of them."""
+        """Add values with the weight ``2**level``."""
         while len(self._levels) <= level:
             self._levels.append(np.empty(0))
             self._turns.append(0)
@@ -54,7 +55,7 @@ class QuantileSketch:
         if len(held) < self._size:
             self._levels[level] = held
             return
-        up = max((len(held) // self._size).bit_length() - 1, 1)  # as many levels at once as leave a full buffer
+        up = max((len(held) // self._size).bit_length() - 1, 1)  # skip levels as long as a full buffer remains
         step = 2**up
         even = len(held) // step * step
         held, self._levels[level] = np.sort(held[:even]), held[even:]
@@ -62,24 +63,24 @@ class QuantileSketch:
         self.add(held[turn * (step - 1) :: step], level + up)
 
     def quantiles(self, shares: Floats) -> Floats:
-        """Values at shares of the ranks."""
+        """Return the quantiles at the given shares."""
         values = np.concatenate(self._levels)
         weights = np.concatenate([np.full(len(held), 2.0**level) for level, held in enumerate(self._levels)])
         order = np.argsort(values, kind="stable")
         ranks = np.cumsum(weights[order])
-        found: Floats = values[order][np.minimum(ranks.searchsorted(shares * ranks[-1]), len(values) - 1)]
-        return found
+        quantiles: Floats = values[order][np.minimum(ranks.searchsorted(shares * ranks[-1]), len(values) - 1)]
+        return quantiles
 
 
 class NumericSketch:
-    """One column of numbers: NaN is a missing value, an infinity an invalid one.
+    """The values of a column of numbers; NaN is missing, an infinity is invalid.
 
     Parameters
     ----------
     bins
-        Bins to aim at.
+        Number of bins to aim at.
     most
-        Distinct values that are counted exactly in one pass.
+        Most distinct values that are counted in one pass.
 
     Attributes
     ----------
@@ -101,7 +102,7 @@ class NumericSketch:
         self._centre, self._scale = 0.0, 1.0
 
     def add(self, column: Floats) -> None:
-        """Take in some of the values."""
+        """Add some of the values."""
         finite = column[np.isfinite(column)] + 0.0  # no negative zero
         missing = int(np.isnan(column).sum())
         self.missing += missing
@@ -125,21 +126,21 @@ class NumericSketch:
 
     def _merge(self) -> None:
         new, counts = np.unique(np.concatenate([np.empty(0), *self._pending]), return_counts=True)
-        self._distinct, places = np.unique(np.concatenate((self._distinct, new)), return_inverse=True)
-        totals = np.bincount(places, weights=np.concatenate((self._counts, counts)), minlength=len(self._distinct))
+        self._distinct, indices = np.unique(np.concatenate((self._distinct, new)), return_inverse=True)
+        totals = np.bincount(indices, weights=np.concatenate((self._counts, counts)), minlength=len(self._distinct))
         self._counts = totals.astype(np.intp)
         self._pending, self._waiting = [], 0
 
-    def again(self) -> None:
-        """Turn to the second pass: fix the cells to count in."""
+    def start_second_pass(self) -> None:
+        """Fix the cells in which the second pass counts."""
         assert self._sketch  # noqa: S101
         points = _CELLS * self._bins
-        found = self._sketch.quantiles(np.arange(1, points) / points)
-        heavy = found[1:][found[1:] == found[:-1]]  # what is found twice may deserve a bin of its own
-        starts = np.concatenate(([self._low], found, heavy, np.nextafter(heavy, np.inf)))
+        quantiles = self._sketch.quantiles(np.arange(1, points) / points)
+        frequent = quantiles[1:][quantiles[1:] == quantiles[:-1]]  # these values may need a bin of their own
+        starts = np.concatenate(([self._low], quantiles, frequent, np.nextafter(frequent, np.inf)))
         self._distinct = np.unique(starts[starts <= self._high])
         self._counts = np.zeros(len(self._distinct), dtype=np.intp)
-        self._centre = float(found[len(found) // 2])
+        self._centre = float(quantiles[len(quantiles) // 2])
         self._scale = max(abs(self._low), abs(self._high))
         if (spread := self._high - self._low) < math.inf:
             self._scale = spread
@@ -148,13 +149,13 @@ class NumericSketch:
         """Count some of the values in the second pass."""
         finite = np.sort(column[np.isfinite(column)]) + 0.0
         self._counts += np.diff(finite.searchsorted(self._distinct), append=len(finite))
-        halves = finite / 2 - self._centre / 2  # no difference of two finite numbers is too large by half
+        halves = finite / 2 - self._centre / 2  # the difference of two halves cannot overflow
         shifted = halves / (self._scale / 2)
         self._first += float(shifted.sum())
         self._second += float(shifted @ shifted)
 
     def feature(self) -> NumericFeature:
-        """The frozen bins."""
+        """Return the frozen bins."""
         if self.exact:
             self._merge()
             return binned_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
@@ -169,71 +170,71 @@ class NumericSketch:
 
 
 class CategorySketch:
-    """One column of categories.
+    """The values of a column of categories.
 
     Parameters
     ----------
     top
-        Categories with a bin of their own.
+        Number of categories with their own bin.
     most
-        Distinct categories that are counted in one pass.
+        Most distinct categories that are counted in one pass.
 
     Attributes
     ----------
     exact
-        Whether one pass was enough. Past ``most`` the rarest half is forgotten, again and again.
+        Whether one pass was enough. Whenever there are more than ``most``, the rarest half is dropped.
     """
 
     def __init__(self, top: int, most: int = MAX_CATEGORIES) -> None:
         self.exact = True
         self.missing = self.invalid = self.long = 0
         self._top, self._most = top, most
-        self._tally: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._more = 0
 
     def add(self, labels: Sequence[Any]) -> None:
-        """Take in some of the values."""
-        tally, missing, invalid, long = _tallied(labels)
+        """Add some of the values."""
+        counts, missing, invalid, long = _count_labels(labels)
         self.missing += missing
         self.invalid += invalid
         self.long += long
-        self._tally.update(tally)
-        if len(self._tally) > self._most:
+        self._counts.update(counts)
+        if len(self._counts) > self._most:
             self.exact = False
-            self._tally = Counter(dict(self._tally.most_common(self._most // 2)))
+            self._counts = Counter(dict(self._counts.most_common(self._most // 2)))
 
-    def again(self) -> None:
-        """Turn to the second pass: fix the categories to count."""
-        self._tally = Counter(dict.fromkeys(dict(self._tally.most_common(self._top + MAX_RARE)), 0))
+    def start_second_pass(self) -> None:
+        """Fix the categories that the second pass counts."""
+        self._counts = Counter(dict.fromkeys(dict(self._counts.most_common(self._top + MAX_RARE)), 0))
 
     def count(self, labels: Sequence[Any]) -> None:
         """Count some of the values in the second pass."""
-        for name, times in _tallied(labels)[0].items():
-            if name in self._tally:
-                self._tally[name] += times
+        for name, times in _count_labels(labels)[0].items():
+            if name in self._counts:
+                self._counts[name] += times
             else:
                 self._more += times
 
     def feature(self) -> CategoricalFeature:
-        """The frozen bins."""
-        return categorical_feature(self._tally, self.missing, self.invalid, self._top, self._more + self.long)
+        """Return the frozen bins."""
+        return categorical_feature(self._counts, self.missing, self.invalid, self._top, self._more + self.long)
 
 
-def _tallied(labels: Sequence[Any]) -> tuple[Counter[str], int, int, int]:
-    """How often each category came; how many were missing, of the wrong type, and too long."""
+def _count_labels(labels: Sequence[Any]) -> tuple[Counter[str], int, int, int]:
+    """Return the count of each category, and how many values are missing, of the wrong type, and too long."""
     types = set(map(type, labels)) - {type(None)}
-    if len(types) == 1 and types <= _SCALARS:  # values of several types may be equal and spelt differently
-        counted: Iterable[tuple[Any, int]] = Counter(labels).items()
+    if len(types) == 1 and types <= _SCALARS:  # equal values of different types, such as 1 and true, have other texts
+        pairs: Iterable[tuple[Any, int]] = Counter(labels).items()
     else:
-        counted = ((value, 1) for value in labels)
-    tally: Counter[str] = Counter()
+        pairs = ((value, 1) for value in labels)
+    counts: Counter[str] = Counter()
     missing = invalid = 0
-    for value, times in counted:
+    for value, times in pairs:
         if isinstance(value, str | bool | int | float) and value == value:  # noqa: PLR0124 (not NaN)
-            tally[scalar_text(value)] += times
+            counts[scalar_text(value)] += times
         elif value is None or isinstance(value, float):
             missing += times
         else:
             invalid += times
-    long = sum(tally.pop(name) for name in [name for name in tally if len(name) > MAX_CATEGORY])
-    return tally, missing, invalid, long
+    long = sum(counts.pop(name) for name in [name for name in counts if len(name) > MAX_CATEGORY])
+    return counts, missing, invalid, long

@@ -159,8 +159,8 @@ def test_how_cells_of_csv_were_read_is_said_where_it_may_surprise(tmp_path, caps
     path = tmp_path / "a.csv"
     path.write_text("zip,country,n\n01234,NL,1\n99999,NA,NA\n")
     said = [
-        "zip: categorical, 2 categories; digits that begin with 0 are no numbers, unless --type says so",
-        "country: categorical, 2 categories; NA and the like are texts here, only an empty field is missing",
+        "zip: categorical, 2 categories; digits that begin with 0 are read as texts, unless --type says otherwise",
+        "country: categorical, 2 categories; NA and the like are read as texts; only an empty cell is missing",
         "n: numeric, 5 bins; always 1; 50.0 % missing",
     ]
     assert main(["profile", str(path)]) == 0

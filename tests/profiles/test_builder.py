@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.builder import Options, build, build_file
 from exporter.profiles.profile import load, save
-from exporter.profiles.readers import FileSource
+from exporter.profiles.readers.files import FileSource
 
 RNG = np.random.default_rng(11)
 ROWS = 400
@@ -167,7 +167,7 @@ MISTAKES = [
     ("a.npz", archive(a=np.arange(3), b=np.eye(4)[0]),
      "FILE: is not NPZ: its arrays have different lengths: {'a': 3, 'b': 4}"),
     ("a.npz", archive(a=np.eye(2)),
-     f"FILE: is not NPZ: the array 'a' has 2 dimensions; {OWN_NAME}, or say --type a=embedding"),
+     f"FILE: is not NPZ: the array 'a' has 2 dimensions; {OWN_NAME}, or use --type a=embedding"),
     ("a.npz", archive(a=np.float64(2)), f"FILE: is not NPZ: the array 'a' has 0 dimensions; {OWN_NAME}"),
     ("a.npz", archive(a=np.array([{}])), "FILE: is not NPZ: Object arrays cannot be loaded when allow_pickle=False"),
     ("a.npz", archive(), "FILE: has no rows to profile"),
@@ -208,7 +208,7 @@ def test_a_broken_file_is_refused(tmp_path, name, content):
         ({"ignore": ["agee"]}, 'FILE: has no column "agee"; did you mean "age"?'),
         ({"prediction_column": "x"}, 'FILE: has no column "x"; valid values: age, country'),
         ({"types": {"ag": "numeric"}}, 'FILE: has no column "ag"; did you mean "age"?'),
-        ({"types": {"age": "numbers"}}, 'FILE: "numbers" is no type of an input; did you mean "numeric"?'),
+        ({"types": {"age": "numbers"}}, 'FILE: "numbers" is not a valid input type; did you mean "numeric"?'),
         ({"types": {"country": "image"}}, 'FILE: no value of the column "country" is an image'),
     ],
 )
@@ -472,7 +472,7 @@ def test_missing_and_constant_columns_of_every_type_are_profiled(tmp_path):
 
 def profiled(path: Path, text: str, **options: object):
     path.write_text(text)
-    return build(FileSource(path, Options(**options).given(), block=1000), Options(**options))
+    return build(FileSource(path, Options(**options).known_types(), block=1000), Options(**options))
 
 
 @pytest.mark.parametrize("word", ["NA", "NULL", "nan", "None", "n/a"])

@@ -32,7 +32,7 @@ def tallied(values: np.ndarray, most: int, parts: int = 13, bins: int = 20) -> N
     for part in np.array_split(values, parts):
         tally.add(part)
     if not tally.exact:
-        tally.again()
+        tally.start_second_pass()
         for part in np.array_split(values, parts):
             tally.count(part)
     return tally
@@ -108,7 +108,7 @@ def test_many_categories_are_counted_exactly_where_it_matters():
     for part in parts:
         tally.add(part)
     assert not tally.exact
-    tally.again()
+    tally.start_second_pass()
     for part in parts:
         tally.count(part)
     feature, truth = tally.feature(), Counter(labels)

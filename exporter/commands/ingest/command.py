@@ -30,7 +30,7 @@ from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.readers import FileSource
+from exporter.profiles.readers.files import FileSource
 from exporter.validation import parse_duration, preview, suggestion
 
 TIMEOUT = 60.0

@@ -16,7 +16,7 @@ from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
-from exporter.profiles.readers import Source
+from exporter.profiles.readers.base import Source
 from exporter.stats.divergence import Floats
 from exporter.validation import preview, suggestion
 

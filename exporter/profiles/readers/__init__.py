@@ -1,10 +1,4 @@
-"""Training data in batches: files of any size, and production from the store.
+"""Training data in batches: files of any size, and live predictions from the store.
 
-A source is read several times, from the start each time, and never holds more than a batch.
+A source is read several times, each time from the start, and never holds more than a batch in memory.
 """
-
-from exporter.profiles.readers.base import Batch, Source
-from exporter.profiles.readers.files import FileSource
-from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
-
-__all__ = ["CONFIDENCE", "PREDICTION", "TIME", "Batch", "FileSource", "Source", "StoreSource"]

@@ -1,4 +1,4 @@
-"""What every source of training data can do."""
+"""The interface of a source of training data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from exporter.profiles.type_inference import Column
 
 ROWS = 50_000
-"""Rows that make a batch at most."""
+"""Most rows of a batch."""
 
 
 class Batch(NamedTuple):
-    """Some rows: columns by name (one that is absent is missing), their number, and the share of the source read."""
+    """Some rows: columns by name (an absent one is missing), the number of rows, and the share of the source read."""
 
     columns: Mapping[str, Column]
     rows: int
@@ -28,56 +28,56 @@ class Source:
     Attributes
     ----------
     where
-        What messages call it.
+        Name of the source in messages.
     name
-        What a profile of it is called.
+        Default name of a profile of the source.
     remarks
-        What might surprise in how a column was read, by its name; complete after the first pass.
+        Remarks on how columns were read that may surprise, by column; complete after the first pass.
     rows
-        Its rows, where `columns` found them out.
-    alone
-        Whether it has `whole`.
+        Number of rows, where `columns` could tell.
+    reads_columns
+        Whether it has `read_columns`.
     """
 
     where: str
     name: str
     remarks: Mapping[str, str] = MappingProxyType({})
     rows: int | None = None
-    alone = False
+    reads_columns = False
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
-        """All of it, from the start.
+        """Yield all rows, from the start.
 
         Parameters
         ----------
         names
-            Columns that are looked at: others may be left out. All are when None.
+            Columns that are needed; others may be left out. All columns when None.
         """
         raise NotImplementedError
 
     def columns(self) -> Mapping[str, bool]:
-        """All columns in order, and whether each holds nothing but numbers; nothing where only a pass can tell."""
+        """Return all columns in order, and whether each holds only numbers; empty if only a pass can tell."""
         return {}
 
-    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """Columns of numbers, one at a time and all of it, each behind its name.
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """Yield whole columns of numbers with their names, one at a time.
 
-        An array is the caller's until the next one comes, which may lie in the same place.
+        An array is valid until the next one is requested, which may reuse its memory.
         """
         raise NotImplementedError
 
 
 class ColumnarFile(ABC):
-    """A file that knows its columns and how many rows it has.
+    """A file that has its columns and number of rows in a header.
 
     Parameters
     ----------
     path
         The file.
     types
-        Types of input that somebody chose, by column.
+        Input types that were chosen, by column.
     block
-        Bytes that make a batch.
+        Bytes of a batch.
     """
 
     def __init__(self, path: Path, types: Mapping[str, str], block: int) -> None:
@@ -85,11 +85,11 @@ class ColumnarFile(ABC):
 
     @abstractmethod
     def columns(self) -> tuple[dict[str, bool], int]:
-        """See `Source.columns`; and how many rows there are."""
+        """Return `Source.columns`, and the number of rows."""
 
     @abstractmethod
-    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """See `Source.whole`."""
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.read_columns`."""
 
     @abstractmethod
     def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
@@ -97,6 +97,6 @@ class ColumnarFile(ABC):
 
 
 def to_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row does not have is None."""
+    """Return rows as columns; what a row does not have is None."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

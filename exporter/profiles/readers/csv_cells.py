@@ -1,4 +1,4 @@
-"""What the columns of a CSV file hold: cells are texts, and only all of a column tell whether they are more."""
+"""Infer what the columns of a CSV file hold: cells are texts, and only a whole column tells whether they are more."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from exporter.features.base import CellKind
 from exporter.features.types import INPUT_TYPES
 
 MISSING = ("na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>")
-"""Words, in any letter case, that stand for no value among numbers, truth values and moments; else they are texts."""
-CODES = "digits that begin with 0 are no numbers, unless --type says so"
-"""What is said of a column of such cells."""
-WORDS = "NA and the like are texts here, only an empty field is missing"
-"""What is said of a column of texts in which such words stand."""
+"""Cells, in any letter case, that mean no value in columns of numbers, booleans and times; else they are texts."""
+CODES = "digits that begin with 0 are read as texts, unless --type says otherwise"
+"""The remark on a column of such cells."""
+WORDS = "NA and the like are read as texts; only an empty cell is missing"
+"""The remark on a column of texts that has such cells."""
 _KINDS: tuple[CellKind, ...] = get_args(CellKind)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
@@ -23,12 +23,12 @@ _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class CsvColumn:
-    """One column: the narrowest of number, truth value, moment and text that all its cells can be.
+    """One column, read as the narrowest of number, boolean, time and text that fits all its cells.
 
     Parameters
     ----------
     given
-        The type of input that somebody chose: cells that are of another stay texts, and so count as invalid.
+        The input type that was chosen. Cells that do not fit it stay texts, which count as invalid.
     """
 
     def __init__(self, given: str | None = None) -> None:
@@ -39,7 +39,7 @@ class CsvColumn:
         self._plain = not given
 
     def add(self, column: Any) -> None:
-        """Look at some of the cells, an Arrow array of strings, null where they are empty."""
+        """Inspect some of the cells: an Arrow array of strings, null where they are empty."""
         from pyarrow import ArrowInvalid
 
         if self._given:
@@ -57,23 +57,23 @@ class CsvColumn:
                 self._kind = kind
                 break
         if self._digits:
-            self._digits = not _some(trimmed, r"\D")
-            self._padded = self._padded or _some(trimmed, r"^0\d")
+            self._digits = not _any_matches(trimmed, r"\D")
+            self._padded = self._padded or _any_matches(trimmed, r"^0\d")
 
     @property
     def plain(self) -> bool:
-        """Whether all cells that were looked at are numbers as they stand."""
+        """Whether all inspected cells are numbers that need no cleaning."""
         return self._plain and not (self._digits and self._padded)
 
     @property
     def remark(self) -> str:
-        """What its reader might not expect; nothing for most columns."""
+        """A remark on how the column is read, if that may surprise; else empty."""
         if self._digits and self._padded:
             return CODES
         return WORDS if self._words and self._kind == "text" and not self._given else ""
 
     def read(self, column: Any) -> Any:
-        """Some of the cells as an Arrow array, or as a list where not all are of the kind that was chosen."""
+        """Return cells as an Arrow array, or as a list where not all are of the chosen kind."""
         import pyarrow as pa
         from pyarrow import ArrowInvalid
 
@@ -93,11 +93,11 @@ class CsvColumn:
 
 
 def _trimmed(column: Any) -> tuple[Any, bool]:
-    """Cells without spaces around them, null where nothing or a word for a missing value stands; any such word?"""
+    """Return stripped cells, null where they are empty or mean no value, and whether any is such a word."""
     import pyarrow as pa
     from pyarrow import compute
 
-    # By hand: turning Python's values into Arrow's imports pandas, a second of work.
+    # Built from buffers, since pyarrow.array imports pandas, which takes a second.
     ends = np.cumsum([0, *map(len, MISSING)], dtype=np.int32)
     missing = pa.StringArray.from_buffers(len(MISSING), pa.py_buffer(ends), pa.py_buffer("".join(MISSING).encode()))
     trimmed = compute.utf8_trim_whitespace(column)
@@ -107,7 +107,7 @@ def _trimmed(column: Any) -> tuple[Any, bool]:
 
 
 def _are_numbers(column: Any) -> bool:
-    """Whether all cells that are not empty are numbers as they stand, and none the word for no number."""
+    """Return whether all cells that are not empty are numbers, and none is NaN."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -118,24 +118,24 @@ def _are_numbers(column: Any) -> bool:
 
 
 def _cast(column: Any, trimmed: Any, kind: str) -> Any:
-    """Cells as a kind; raises ArrowInvalid when one of them is none."""
+    """Return cells as a kind; raise ArrowInvalid if one of them is not of that kind."""
     import pyarrow as pa
 
     if kind == "text":
         return column
     if kind == "moment":
-        if _some(trimmed, _MOMENT, other=True):
-            raise pa.ArrowInvalid("a cell is no moment")
+        if _any_matches(trimmed, _MOMENT, other=True):
+            raise pa.ArrowInvalid("a cell is not a time")
         return trimmed
     return trimmed.cast(pa.float64() if kind == "number" else pa.bool_())
 
 
-def _some(column: Any, pattern: str, other: bool = False) -> bool:
-    """Whether a cell matches, or if ``other`` whether one does not."""
+def _any_matches(column: Any, pattern: str, other: bool = False) -> bool:
+    """Return whether any cell matches, or with ``other`` whether any does not."""
     from pyarrow import compute
 
-    found = compute.match_substring_regex(column, pattern)
-    return bool(compute.any(compute.invert(found) if other else found).as_py())
+    matches = compute.match_substring_regex(column, pattern)
+    return bool(compute.any(compute.invert(matches) if other else matches).as_py())
 
 
 def _single(cell: str | None, kind: str) -> Any:
@@ -143,4 +143,4 @@ def _single(cell: str | None, kind: str) -> Any:
         return None
     if kind == "truth":
         return _TRUTHS.get(cell.lower(), cell)
-    return float(cell) if _NUMBER.fullmatch(cell) else cell  # a moment may be in Unix seconds
+    return float(cell) if _NUMBER.fullmatch(cell) else cell  # a time may be in Unix seconds

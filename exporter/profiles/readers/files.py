@@ -1,4 +1,4 @@
-"""Training files in batches."""
+"""Read training files in batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exporter.profiles.readers.parquet import Parquet, as_arrays, check_unique_n
 from exporter.profiles.type_inference import Column
 from exporter.validation import any_of, preview
 
-# What pyarrow (its own derive from these), numpy, zipfile and msgspec raise for a file that is not what it is called.
+# Errors of pyarrow (its own derive from these), numpy, zipfile and msgspec for a file that is not what its name says.
 _MALFORMED = (
     ValueError,
     TypeError,
@@ -41,21 +41,21 @@ class FileSource(Source):
     path
         The file.
     types
-        Types of input that somebody chose, by column: they decide how the cells of a CSV file are read, and which
-        arrays of an NPZ file may have two dimensions, a vector a row.
+        Input types that were chosen, by column. They decide how the cells of a CSV file are read, and which arrays of
+        an NPZ file may have two dimensions, a vector in each row.
     block
-        Bytes that make a batch.
+        Bytes of a batch.
     kind
-        ``csv``, ``parquet``, ``npz`` or ``jsonl``; what the file's name ends in when None.
+        ``csv``, ``parquet``, ``npz`` or ``jsonl``; the suffix of the file when None.
     where
-        What messages call it; its path when None.
+        Name of the source in messages; its path when None.
     others
-        The type of all columns that are not in ``types``, where somebody chose that, too.
+        Chosen type of all columns that are not in ``types``.
 
     Raises
     ------
     ProfileError
-        When there is no such file or it ends in something else; while reading, when it is not what its name says.
+        When there is no such file or it has another suffix; while reading, when it does not have that format.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FileSource(Source):
         self.where, self.name, self.remarks = where or str(path), path.stem, {}
         self._path = path
         self._kind = kind or path.suffix[1:].lower()
-        self.alone = self._kind in _TABLES
+        self.reads_columns = self._kind in _TABLES
         reader = _READERS.get(f".{self._kind}")
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {any_of(_READERS)}")
@@ -86,28 +86,28 @@ class FileSource(Source):
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """See `Source.batches`."""
-        with self._told():
+        with self._file_errors():
             yield from self._read(self, names)
 
     def columns(self) -> dict[str, bool]:
         """See `Source.columns`."""
-        with self._told():
-            found: dict[str, bool] = {}
-            if self.alone:
-                found, self.rows = self._table().columns()
+        with self._file_errors():
+            columns: dict[str, bool] = {}
+            if self.reads_columns:
+                columns, self.rows = self._table().columns()
             elif self._kind == "csv":
                 cells = self._inferred()
-                found = {name: own.plain for name, own in cells.items()} if self.rows else {}
-            return found
+                columns = {name: column.plain for name, column in cells.items()} if self.rows else {}
+            return columns
 
-    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """See `Source.whole`."""
-        with self._told():
-            yield from self._table().whole(names)
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.read_columns`."""
+        with self._file_errors():
+            yield from self._table().read_columns(names)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say what is wrong with the file in one message."""
+    def _file_errors(self) -> Iterator[None]:
+        """Turn errors about the file into one message."""
         try:
             yield
         except OSError as error:
@@ -116,10 +116,10 @@ class FileSource(Source):
             raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
 
     def _csv(self, names: Collection[str] | None) -> Iterator[Batch]:
-        found = self._inferred()
+        readers = self._inferred()
         for table, done in self._csv_texts(names):
             columns = {
-                name: as_arrays(found[name].read(column.combine_chunks()))
+                name: as_arrays(readers[name].read(column.combine_chunks()))
                 for name, column in zip(table.column_names, table.columns, strict=True)
                 if names is None or name in names
             }
@@ -132,7 +132,7 @@ class FileSource(Source):
         return self._cells
 
     def _csv_given(self) -> dict[str, CsvColumn]:
-        """What the columns hold where somebody chose the types of them all."""
+        """Return the columns if the types of all of them were chosen; else nothing."""
         names: list[str] = (
             next((table.column_names for table, _ in self._csv_texts()), []) if self._types or self._others else []
         )
@@ -140,7 +140,7 @@ class FileSource(Source):
         return {} if None in types.values() else {name: CsvColumn(kind) for name, kind in types.items()}
 
     def _csv_inferred(self) -> dict[str, CsvColumn]:
-        """What the columns hold: only the last row tells whether all are numbers."""
+        """Return the columns after inspecting all rows: only the last one tells whether all are numbers."""
         cells: dict[str, CsvColumn] = {}
         self.rows = 0
         for table, _ in self._csv_texts():
@@ -150,7 +150,7 @@ class FileSource(Source):
         return cells
 
     def _csv_texts(self, names: Collection[str] | None = None) -> Iterator[tuple[Any, float]]:
-        """Tables of strings, or of numbers where columns are known to hold nothing else, and the share read."""
+        """Yield tables of strings, or of numbers where columns are known to hold only numbers, and the share read."""
         given = 0
         while True:
             before = 0
@@ -163,7 +163,7 @@ class FileSource(Source):
             except ValueError as error:
                 if "straddl" not in str(error) or self._csv_block >= 2**30:
                     raise
-                self._csv_block *= 8  # a row was longer than a block: once more, without what was given
+                self._csv_block *= 8  # a row was longer than a block: read again, and skip what was yielded
             else:
                 return
 
@@ -179,7 +179,9 @@ class FileSource(Source):
         with csv.open_csv(self._path, **options) as reader:
             names = reader.schema.names
         check_unique_names(names)
-        chosen = [name for name in names if wanted is None or name in wanted] or names[:1]  # one tells the rows
+        chosen = [name for name in names if wanted is None or name in wanted] or names[
+            :1
+        ]  # one column gives the number of rows
         plain = {name for name, cells in (self._cells or {}).items() if cells.plain}
         convert = csv.ConvertOptions(
             strings_can_be_null=True,
@@ -208,14 +210,14 @@ class FileSource(Source):
                 try:
                     rows = decoder.decode_lines(b"".join(lines))
                 except msgspec.MsgspecError:
-                    rows = [_row(line, before + place) for place, line in enumerate(filter(bytes.strip, lines), 1)]
+                    rows = [_row(line, before + number) for number, line in enumerate(filter(bytes.strip, lines), 1)]
                 before += len(rows)
                 if rows:
                     yield Batch(to_columns(rows), len(rows), file.tell() / size)
 
 
 def _row(line: bytes, number: int) -> dict[str, Any]:
-    """One line that is JSON, or what Python writes for it: NaN is a missing value, an infinity its own text."""
+    """Decode one line of JSON, or of what Python writes instead: NaN is missing, an infinity becomes its text."""
     try:
         document = sanitize(json.loads(line, parse_int=parse_integer))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""NPZ files: one array a column."""
+"""NPZ files: an array for each column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Npz(ColumnarFile):
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[dict[str, _Array], int]]:
-        """Its arrays, each at its first row, and how many rows they have."""
+        """Open the file; yield its arrays, each at its first row, and their number of rows."""
         if not zipfile.is_zipfile(self._path):
             raise ValueError("expected what numpy.savez writes")
         with contextlib.ExitStack() as opened:
@@ -29,7 +29,7 @@ class Npz(ColumnarFile):
             arrays = {name: _Array(name, member) for name, member in members.items()}
             for name, array in arrays.items():
                 if not array.shape or (len(array.shape) == 2 and self._types.get(name) != "embedding"):
-                    hint = f", or say --type {name}=embedding" if array.shape else ""
+                    hint = f", or use --type {name}=embedding" if array.shape else ""
                     wanted = f"save each column under its own name{hint}"
                     raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
             lengths = {name: array.shape[0] for name, array in arrays.items()}
@@ -38,12 +38,12 @@ class Npz(ColumnarFile):
             yield arrays, next(iter(lengths.values()), 0)
 
     def columns(self) -> tuple[dict[str, bool], int]:
-        """See `Source.columns`; and how many rows there are."""
+        """Return `Source.columns`, and the number of rows."""
         with self._opened() as (arrays, length):
             return {name: len(array.shape) == 1 and array.kind in "iuf" for name, array in arrays.items()}, length
 
-    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """See `Source.whole`."""
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.read_columns`."""
         with self._opened() as (arrays, length):
             for name in names:
                 yield name, np.array(arrays[name].read(length))
@@ -77,18 +77,18 @@ class _Array:
         self.kind = self._dtype.kind
         self._file = file
         self.row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
-        self._apart = fortran and len(self.shape) > 1  # its rows do not lie together
+        self._by_columns = fortran and len(self.shape) > 1  # rows are not contiguous
         self._whole: Any = None
-        self._place = 0
+        self._row = 0
 
     def read(self, rows: int) -> Column:
-        """The next rows."""
-        if self._apart and self._whole is None:
+        """Return the next rows."""
+        if self._by_columns and self._whole is None:
             size = int(np.prod(self.shape))
             self._whole = np.frombuffer(self._file.read(), self._dtype)[:size].reshape(self.shape, order="F")
-        self._place += rows
+        self._row += rows
         if self._whole is not None:
-            part = self._whole[self._place - rows : self._place]
+            part = self._whole[self._row - rows : self._row]
         else:
             part = np.frombuffer(self._file.read(rows * self.row_bytes), self._dtype).reshape(rows, *self.shape[1:])
         if part.dtype.kind == "M":

@@ -1,4 +1,4 @@
-"""Parquet files, by rows and by columns; and Arrow's columns as numpy and Python have them."""
+"""Parquet files, by rows and by columns; and the conversion of Arrow columns."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class Parquet(ColumnarFile):
             yield file
 
     def columns(self) -> tuple[dict[str, bool], int]:
-        """See `Source.columns`; and how many rows there are."""
+        """Return `Source.columns`, and the number of rows."""
         with self._opened() as file:
             fields = file.schema_arrow
             found = {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in fields}
             return found, file.metadata.num_rows
 
-    def whole(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """See `Source.whole`."""
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.read_columns`."""
         with self._opened() as file:
-            room = np.empty(file.metadata.num_rows)
+            buffer = np.empty(file.metadata.num_rows)
             for name in names:
                 read = 0
                 for batch in file.iter_batches(batch_size=ROWS, columns=[name], use_threads=False):
                     values = as_arrays(batch.column(name))
-                    if values.dtype != room.dtype:
-                        room = np.empty(len(room), values.dtype)
-                    room[read : read + len(values)] = values
+                    if values.dtype != buffer.dtype:
+                        buffer = np.empty(len(buffer), values.dtype)
+                    buffer[read : read + len(values)] = values
                     read += len(values)
-                yield name, room
+                yield name, buffer
 
     def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
         """See `Source.batches`."""
@@ -66,20 +66,20 @@ class Parquet(ColumnarFile):
                 yield Batch(columns, batch.num_rows, read / meta.num_rows)
 
     def _keeps_digits(self, field: Any) -> bool:
-        """Whether a column is of whole numbers that are said to be categories."""
+        """Return whether a column has whole numbers that were chosen to be categories."""
         from pyarrow import types
 
         return self._types.get(field.name) == "categorical" and bool(types.is_integer(field.type))
 
 
 def check_unique_names(names: list[str]) -> None:
-    """Raise ValueError where two columns have one name."""
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"the column {preview(twice[0])} is duplicated")
+    """Raise ValueError if two columns have the same name."""
+    if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the column {preview(duplicates[0])} is duplicated")
 
 
 def as_arrays(column: Any) -> Column:
-    """An Arrow array as numpy numbers where it holds numbers, else as Python values; a list as it is."""
+    """Return an Arrow array of numbers as a numpy array, any other as Python values; a list as it is."""
     import pyarrow as pa
 
     if isinstance(column, list):
@@ -100,9 +100,10 @@ def _is_number(kind: Any) -> bool:
 
 
 def _as_array(column: Any) -> np.ndarray[tuple[int], np.dtype[np.floating[Any]]]:
-    """Arrow's numbers as floats, NaN where there is none: by its own way there pandas is imported, a second of work.
+    """Return Arrow's numbers as floats, NaN where they are null.
 
-    Those of 32 bits and fewer stay what they are: live values are compared in their precision.
+    Floats of 32 bits and fewer keep their precision, in which live values are then compared. pyarrow's own conversion
+    would import pandas, which takes a second.
     """
     size, start = len(column), column.offset
     valid, values = column.buffers()

@@ -1,4 +1,4 @@
-"""What production sent, from the store, in batches."""
+"""Read live predictions from the store in batches."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from exporter.storage.schema import predictions
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
 PASS_SECONDS = 3600.0
-"""How long the database may take to count what there is."""
+"""Timeout of a query in seconds."""
 
 
 class StoreSource(Source):
-    """Stored predictions of one model whose inputs were kept.
+    """Stored predictions of one model that have their inputs.
 
     Parameters
     ----------
     store
         The database.
     model, version
-        Whose; of any version when None.
+        The model, and its version; any version when None.
     since
-        Unix time in seconds from which on they were received.
+        Unix time in seconds of the oldest prediction.
 
     Raises
     ------
     StoreError
-        When the database is not there or cannot be read.
+        When the database does not exist or cannot be read.
     """
 
     def __init__(self, store: StoreConfig, model: str, version: str | None, since: float) -> None:
@@ -60,7 +60,7 @@ class StoreSource(Source):
             self._chosen &= table.version == version
         with self._reading() as connection:
             last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
-            self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, while new ones come
+            self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, although new ones arrive
             self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
 
     @contextlib.contextmanager
