@@ -221,14 +221,14 @@ def _import(options: argparse.Namespace) -> int:
 def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[str, str]:
     """Send what annotators decided on a task; return one of `_OUTCOMES` and what to report of it."""
     if isinstance(decision, SkippedTask):
-        return decision.why, decision.detail
-    if decision.known:
+        return decision.reason, decision.detail
+    if decision.keeps_label:
         return "unchanged", ""
-    where = f"correction {decision.correction}"
-    if not decision.correction.isascii() or not decision.correction.isdigit():
+    where = f"correction {decision.correction_id}"
+    if not decision.correction_id.isascii() or not decision.correction_id.isdigit():
         return "unknown", where
     body = {"status": "accepted", "revision": decision.revision, "label": decision.label, "reviewer": decision.reviewer}
-    response = client.request("PATCH", f"/v1/corrections/{decision.correction}", document=body)
+    response = client.request("PATCH", f"/v1/corrections/{decision.correction_id}", document=body)
     if response.status == 409:
         return _conflict(_document(client, response), decision)
     if response.status == 404:
@@ -243,4 +243,4 @@ def _conflict(problem: Mapping[str, Any], decision: ImportedDecision) -> tuple[s
     current = problem.get("correction", {})
     if current.get("status") == "accepted" and current.get("label") == decision.label:
         return "unchanged", ""
-    return "conflict", f"correction {decision.correction}: {problem.get('detail')}"
+    return "conflict", f"correction {decision.correction_id}: {problem.get('detail')}"

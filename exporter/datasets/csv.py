@@ -1,4 +1,4 @@
-"""CSV: one row an example, one column an input, and nothing that a spreadsheet would run."""
+"""CSV: a row per example, a column per input, and nothing that a spreadsheet would run as a formula."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n]").match
 
 
 def csv_cell(value: Any) -> Any:
-    """A value as it stands in a cell.
+    """Return a value as it is written to a cell.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe before it, and so does text
-    that looks like it then: whoever takes one away from text that begins with apostrophes and one
-    of ``= + - @``, tab or a line's end has what it was. Numbers stay numbers; what is nested is JSON text.
+    Text that a spreadsheet would read as a formula gets an apostrophe before it, and so does text that starts with
+    apostrophes and then looks like a formula. To restore it, remove one apostrophe from text that starts with one or
+    more of them followed by ``=``, ``+``, ``-``, ``@``, a tab or a line end. Numbers stay numbers; nested values become
+    JSON text.
 
     >>> [cell(value) for value in ("=1+1", "'=1", "-", -1, True, None, [1, 2], "it's")]
     ["'=1+1", "''=1", "'-", -1, 'true', None, '[1,2]', "it's"]
@@ -37,14 +38,14 @@ def csv_cell(value: Any) -> Any:
 
 def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
     columns = Columns(pages, types)
-    heads = [*FIELDS, *(f"inputs.{name}" for name in columns.names), *([OTHER] if columns.more else [])]
-    yield _rows([heads])
+    header = [*FIELDS, *(f"inputs.{name}" for name in columns.names), *([OTHER] if columns.more else [])]
+    yield _rows([header])
     for page in pages():
         rows = []
-        for one in page:
-            inputs = one.inputs or {}
+        for example in page:
+            inputs = example.inputs or {}
             rest = columns.rest(inputs)
-            values = (*_fields(one), *map(inputs.get, columns.names), *([rest] if columns.more else []))
+            values = (*_fields(example), *map(inputs.get, columns.names), *([rest] if columns.more else []))
             rows.append([*map(csv_cell, values)])
         yield _rows(rows)
 

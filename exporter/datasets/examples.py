@@ -1,4 +1,4 @@
-"""What a dataset is made of: reviewed examples, read in pages."""
+"""Reviewed examples, which are read in pages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.corrections import decode_label, rfc3339
 
 PAGE = 500
-"""Examples read at a time, at the most."""
+"""Examples that are read at a time, at most."""
 PAGE_CHARACTERS = 4 * 2**20
-"""Characters of inputs after which a page ends: images are large."""
+"""Characters of inputs after which a page ends, as images are large."""
 
 
 class Example(msgspec.Struct, gc=False):
-    """A reviewed example; ``label`` is the answer that counts."""
+    """A reviewed example; ``label`` is the effective label."""
 
     id: str
     prediction_id: str | None
@@ -41,45 +41,45 @@ class Example(msgspec.Struct, gc=False):
 
 Page = list[Example]
 Pages = Callable[[], Iterator[Page]]
-"""Gives the same pages each time it is called."""
+"""Returns the same pages at each call."""
 
-_Kind = TypeVar("_Kind")
+_Type = TypeVar("_Type")
 _encoder = msgspec.json.Encoder(order="deterministic")
 _inputs = msgspec.json.Decoder(dict[str, Any])
 
 
-def stored_pages(store: Store, chosen: Selection, redacted: frozenset[str]) -> Pages:
-    """The pages of accepted corrections.
+def stored_pages(store: Store, selection: Selection, redacted: frozenset[str]) -> Pages:
+    """Return the pages of accepted corrections.
 
-    Each is read by itself: a slow client must not hold the database to a state that is long gone.
-    What is decided after this call is not in them.
+    Each page is read in a transaction of its own, so that a slow client does not hold an old state of the database.
+    Corrections that are decided after this call are left out.
 
     Parameters
     ----------
     store
-        Where from.
-    chosen
-        Which.
+        The store.
+    selection
+        Which corrections.
     redacted
-        Inputs that are left out, whatever was stored when less was redacted.
+        Inputs that are left out: they may have been stored when less was redacted.
     """
-    chosen = chosen._replace(reviewed_until=time.time())
+    selection = selection._replace(reviewed_until=time.time())
 
     def pages() -> Iterator[Page]:
         after: int | None = 0
         while after is not None:
-            page, after = _page(store, chosen, redacted, after)
+            page, after = _page(store, selection, redacted, after)
             if page:
                 yield page
 
     return pages
 
 
-def _page(store: Store, chosen: Selection, redacted: frozenset[str], after: int) -> tuple[Page, int | None]:
+def _page(store: Store, selection: Selection, redacted: frozenset[str], after: int) -> tuple[Page, int | None]:
     page: Page = []
     size = 0
     with store.reading() as connection:
-        for row in accepted_examples(connection, chosen, after):
+        for row in accepted_examples(connection, selection, after):
             page.append(to_example(row, redacted))
             size += len(row["inputs"] or "")
             if len(page) == PAGE or size > PAGE_CHARACTERS:
@@ -88,11 +88,11 @@ def _page(store: Store, chosen: Selection, redacted: frozenset[str], after: int)
 
 
 def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
-    """A row of `exporter.storage.accepted_examples.accepted_examples` as an example."""
+    """Convert a row of `exporter.storage.accepted_examples.accepted_examples`."""
     inputs = decode_inputs(row["inputs"])
     if inputs and redacted:
         inputs = {name: value for name, value in inputs.items() if name not in redacted}
-    sampled = row["verdict"] == "sampled"  # its label is the model's own answer, no user's
+    sampled = row["verdict"] == "sampled"  # its label is the model's prediction, not a user's label
     return Example(
         id=str(row["id"]),
         prediction_id=row["prediction_id"],
@@ -113,27 +113,27 @@ def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
 
 
 def encode_lines(page: Sequence[Example]) -> bytes:
-    """Examples as JSON lines in their one canonical form: members in a fixed order, names of inputs sorted."""
+    """Encode examples as JSON lines in canonical form: members in a fixed order, inputs sorted by name."""
     return _encoder.encode_lines(page)
 
 
 class ExampleId(msgspec.Struct, gc=False):
-    """Which correction an example is."""
+    """The identifier of an example's correction."""
 
     id: str
 
 
-def decode_lines(chunks: Iterator[bytes], kind: type[_Kind]) -> Iterator[list[_Kind]]:
-    """JSON lines as objects, wherever they were cut into chunks; a list a chunk."""
-    decoder, rest = msgspec.json.Decoder(kind), b""
+def decode_lines(chunks: Iterator[bytes], type_: type[_Type]) -> Iterator[list[_Type]]:
+    """Decode JSON lines that were cut into chunks anywhere; yield a list for each chunk."""
+    decoder, rest = msgspec.json.Decoder(type_), b""
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        if whole:
-            yield [decoder.decode(line) for line in whole]
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield [decoder.decode(line) for line in lines]
 
 
 def decode_inputs(text: str | None) -> dict[str, Any] | None:
-    """Stored inputs, as far as they can be read."""
+    """Decode stored inputs; of inputs that are not valid JSON, what can be read."""
     if not text:
         return None
     try:

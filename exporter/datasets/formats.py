@@ -1,4 +1,4 @@
-"""What a format is, and what those with columns share."""
+"""The type of a format, and the columns of formats that have them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from exporter.datasets.examples import Example, Pages
 from exporter.errors import StoreError
 
 MAX_COLUMNS = 1000
-"""Inputs with a column of their own; clients choose their names."""
+"""Inputs with a column of their own, at most: clients choose the names of inputs."""
 OTHER = "other_inputs"
-"""The column of the rest, as JSON text."""
+"""The column of all other inputs, as JSON text."""
 FIELDS = tuple(name for name in Example.__struct_fields__ if name != "inputs")
-"""Columns of every example, before those of its inputs."""
+"""The columns before those of the inputs."""
 
 
 class Format(NamedTuple):
@@ -22,12 +22,11 @@ class Format(NamedTuple):
     Attributes
     ----------
     name
-        As ``format=`` has it.
+        The value of ``format=``.
     suffix
-        Of a file's name.
+        The suffix of a file's name.
     write
-        Takes the examples and the types of the model's inputs as far as they are known; gives the
-        file piece by piece.
+        Takes the examples and the known types of the model's inputs; yields the file in pieces.
     """
 
     name: str
@@ -37,34 +36,43 @@ class Format(NamedTuple):
 
 
 class Columns:
-    """The inputs that have a column: those of the profile, then others as a first pass meets them."""
+    """The inputs that have a column: those of the profile, then others in the order of a first pass.
+
+    Parameters
+    ----------
+    pages
+        The examples.
+    types
+        Types of the profile's inputs.
+    observe
+        Called with the name and value of each input that has a column.
+    """
 
     def __init__(
-        self, pages: Pages, types: Mapping[str, str], see: Callable[[str, Any], None] = lambda *_: None
+        self, pages: Pages, types: Mapping[str, str], observe: Callable[[str, Any], None] = lambda *_: None
     ) -> None:
-        found = dict.fromkeys(list(types)[:MAX_COLUMNS])
+        names = dict.fromkeys(list(types)[:MAX_COLUMNS])
         self.more = False
-        for page in pages():
-            for one in page:
-                for name, value in (one.inputs or {}).items():
-                    if name in found or len(found) < MAX_COLUMNS:
-                        found[name] = None
-                        see(name, value)
-                    else:
-                        self.more = True
-        self.names = list(found)
-        self._known = frozenset(found)
+        inputs = (entry for page in pages() for example in page for entry in (example.inputs or {}).items())
+        for name, value in inputs:
+            if name in names or len(names) < MAX_COLUMNS:
+                names[name] = None
+                observe(name, value)
+            else:
+                self.more = True
+        self.names = list(names)
+        self._with_column = frozenset(names)
 
     def rest(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The inputs without a column; None when there are none.
+        """Return the inputs without a column; None if there are none.
 
         Raises
         ------
         StoreError
-            When there are, and the first pass met none.
+            When there are some, although the first pass found none.
         """
-        if inputs.keys() <= self._known:
+        if inputs.keys() <= self._with_column:
             return None
         if not self.more:
-            raise StoreError("a decision came while the dataset was read: ask again")
-        return {name: value for name, value in inputs.items() if name not in self._known}
+            raise StoreError("a correction was decided while the dataset was read: repeat the request")
+        return {name: value for name, value in inputs.items() if name not in self._with_column}

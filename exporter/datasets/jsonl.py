@@ -1,4 +1,4 @@
-"""JSON lines: one example a line, the form in which releases are frozen."""
+"""JSON lines: one example per line; releases are stored in this format."""
 
 from __future__ import annotations
 

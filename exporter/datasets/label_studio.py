@@ -1,4 +1,4 @@
-"""Label Studio: examples as tasks to import there, and annotations as they come back."""
+"""Label Studio: export examples as tasks, and import their annotations as decisions."""
 
 from __future__ import annotations
 
@@ -21,50 +21,54 @@ from exporter.features.image import are_numbers, decode_image
 CHOICES = "label"
 """The ``name`` of the labelling configuration's ``Choices``."""
 SHOWN_PIXELS = 128
-"""A smaller image is enlarged, its pixels crisp: people look at it."""
-_SCALES = (1.0, 16.0, 255.0, 65535.0)
-"""What white may be in an array of pixels; the least that fits."""
-_SHAPES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "UklGR": "webp"}
-"""How base64 of image files begins."""
+"""Smaller images are enlarged without smoothing, so that people can see them."""
+_WHITE_LEVELS = (1.0, 16.0, 255.0, 65535.0)
+"""Possible values of white in an array of pixels; the lowest that is not exceeded is used."""
+_IMAGE_PREFIXES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "UklGR": "webp"}
+"""The first characters of image files in base64."""
 
 
-# --- there -----------------------------------------------------------------------------------
+_DATA_FIELDS = ("id", "revision", "label", "prediction", "reviewer", "model", "version", "prediction_id")
+"""Fields of an example that a task has under ``correction_…``."""
+
+
+# --- export -----------------------------------------------------------------------------------
 
 
 def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
-    before = b"["
+    separator = b"["
     for page in pages():
-        yield before + b",\n".join(msgspec.json.encode(task(one, types)) for one in page)
-        before = b",\n"
-    yield b"[]\n" if before == b"[" else b"]\n"
+        yield separator + b",\n".join(msgspec.json.encode(task(example, types)) for example in page)
+        separator = b",\n"
+    yield b"[]\n" if separator == b"[" else b"]\n"
 
 
 FORMAT = Format("label-studio", "json", "application/json", _write)
 
 
-def task(one: Example, types: Mapping[str, str]) -> dict[str, Any]:
-    """An example as a task.
+def task(example: Example, types: Mapping[str, str]) -> dict[str, Any]:
+    """Return an example as a task.
 
-    Its ``data`` has each input by its name, images as ``data:`` URLs, and under ``correction_…`` what
-    `read_decisions` needs to know when it comes back.
+    Its ``data`` has each input by name, with images as ``data:`` URLs, and under ``correction_…`` what `read_decisions`
+    needs.
     """
-    inputs = one.inputs or {}
+    inputs = example.inputs or {}
     images = [name for name in inputs if types.get(name) == "image"]
     texts = [name for name in inputs if types.get(name) == "text"]
     shown = next(iter([*images, *texts, *sorted(inputs)]), "text")
     data = {name: data_url(value) if name in images else value for name, value in inputs.items()}
-    data |= {f"correction_{name}": getattr(one, name) for name in ("id", "revision", "label", "prediction", "reviewer")}
-    data |= {f"correction_{name}": getattr(one, name) for name in ("model", "version", "prediction_id")}
-    found: dict[str, Any] = {"data": data, "predictions": [], "annotations": []}
-    if one.prediction is not None:
-        guess = {"model_version": one.version, "result": [_choice(f"prediction-{one.id}", shown, one.prediction)]}
-        found["predictions"].append(guess | ({} if one.confidence is None else {"score": one.confidence}))
-    if one.label is not None:
-        # Whose it is stands in the data: Label Studio refuses names that are not its users'.
-        found["annotations"].append(
-            {"result": [_choice(f"correction-{one.id}", shown, one.label)], "ground_truth": True}
-        )
-    return found
+    data |= {f"correction_{name}": getattr(example, name) for name in _DATA_FIELDS}
+    predictions: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    if example.prediction is not None:
+        result = [_choice(f"prediction-{example.id}", shown, example.prediction)]
+        score = {} if example.confidence is None else {"score": example.confidence}
+        predictions.append({"model_version": example.version, "result": result, **score})
+    if example.label is not None:
+        # Without its reviewer, who is in the data: Label Studio refuses names that are not its users'.
+        result = [_choice(f"correction-{example.id}", shown, example.label)]
+        annotations.append({"result": result, "ground_truth": True})
+    return {"data": data, "predictions": predictions, "annotations": annotations}
 
 
 def _choice(name: str, shown: str, label: Any) -> dict[str, Any]:
@@ -73,53 +77,56 @@ def _choice(name: str, shown: str, label: Any) -> dict[str, Any]:
 
 
 def data_url(value: Any) -> Any:
-    """An image as a ``data:`` URL; what is none stays as it is."""
+    """Return an image as a ``data:`` URL, and any other value as it is."""
     if isinstance(value, str):
-        kind = next((kind for start, kind in _SHAPES.items() if value.startswith(start)), None)
-        return f"data:image/{kind};base64,{value}" if kind else value
+        subtype = next((name for prefix, name in _IMAGE_PREFIXES.items() if value.startswith(prefix)), None)
+        return f"data:image/{subtype};base64,{value}" if subtype else value
     pixels = _pixels(value)
     if pixels is None:
         return value
     from PIL import Image
 
     top = float(pixels.max(initial=0))
-    white = next((scale for scale in _SCALES if top <= scale), top)
+    white = next((level for level in _WHITE_LEVELS if top <= level), top)
     image = Image.fromarray(np.round(np.clip(pixels, 0, None) * (255 / white)).astype(np.uint8))
-    times = max(SHOWN_PIXELS // max(image.size), 1)
-    image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    factor = max(SHOWN_PIXELS // max(image.size), 1)
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     file = io.BytesIO()
     image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _pixels(value: Any) -> np.ndarray[Any, Any] | None:
-    """Grey values, or red, green and blue, of nested lists."""
+    """Return nested lists as an array of grey values, or of red, green and blue; None if they are not an image."""
     if not isinstance(value, list) or not are_numbers(value):
         return None
-    grey = decode_image(value)  # refuses what is ragged, or no number
+    grey = decode_image(value)  # None for ragged lists, and for values that are not numbers
     if grey is None:
         return None
-    whole = np.array(value, dtype=np.float64)
-    return whole[..., :3] if whole.ndim == 3 and whole.shape[2] in {3, 4} else grey
+    pixels = np.array(value, dtype=np.float64)
+    return pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] in {3, 4} else grey
 
 
-# --- and back --------------------------------------------------------------------------------
+# --- import --------------------------------------------------------------------------------
 
 
 class ImportedDecision(NamedTuple):
-    """What annotators say of a correction, on the revision that they saw."""
+    """The annotators' decision on a correction, and the revision that they saw.
 
-    correction: str
+    ``keeps_label`` is set if their label is that of the correction.
+    """
+
+    correction_id: str
     revision: int
     label: Any
-    known: bool
+    keeps_label: bool
     reviewer: str
 
 
 class SkippedTask(NamedTuple):
-    """A task from which nothing is taken; ``why`` is ``"foreign"``, ``"unlabelled"`` or ``"disagreed"``."""
+    """A task without a decision; ``reason`` is ``"foreign"``, ``"unlabelled"`` or ``"disagreed"``."""
 
-    why: str
+    reason: str
     detail: str
 
 
@@ -141,23 +148,23 @@ class _Annotation(msgspec.Struct):
 
     @property
     def choice(self) -> str | None:
-        """The one answer of this annotation."""
+        """The annotation's label; None if it has none, or several."""
         for raw in self.result:
             try:
-                found = msgspec.json.decode(raw, type=_Result)
+                result = msgspec.json.decode(raw, type=_Result)
             except msgspec.ValidationError:
                 continue  # of a rectangle, or another tag
-            if found.type == "choices" and found.from_name == CHOICES:
-                return found.value.choices[0] if len(found.value.choices) == 1 else None
+            if result.type == "choices" and result.from_name == CHOICES:
+                return result.value.choices[0] if len(result.value.choices) == 1 else None
         return None
 
     @property
-    def by(self) -> str:
-        """Who made it: the e-mail address where it is there, else the number."""
-        who = self.completed_by
-        if isinstance(who, dict):
-            who = who.get("email") or who.get("id")
-        return f"label-studio:{scalar_text(who) or 'unknown'}"[:200]
+    def annotator(self) -> str:
+        """The annotator's e-mail address, else the number."""
+        user = self.completed_by
+        if isinstance(user, dict):
+            user = user.get("email") or user.get("id")
+        return f"label-studio:{scalar_text(user) or 'unknown'}"[:200]
 
 
 class _Data(msgspec.Struct):
@@ -173,25 +180,27 @@ class _Task(msgspec.Struct):
 
 
 def read_decisions(export: bytes) -> Iterator[ImportedDecision | SkippedTask]:
-    """What Label Studio's JSON export says.
+    """Read the decisions from Label Studio's JSON export.
 
-    Skipped tasks and cancelled annotations say nothing. The annotation that was exported from here
-    says nothing beside another one.
+    Skipped tasks and cancelled annotations are ignored, and so is the annotation that was exported from here if there
+    is another one.
 
     Parameters
     ----------
     export
-        The file.
+        The file's content.
 
     Raises
     ------
     ExporterError
-        When it is no such export.
+        When it is not such an export.
     """
     try:
         tasks = msgspec.json.decode(export, type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeError):
-        raise ExporterError("is no export of Label Studio: expected a JSON array of tasks (its format JSON)") from None
+        raise ExporterError(
+            "is not an export of Label Studio: expected a JSON array of tasks (its format JSON)"
+        ) from None
     for number, raw in enumerate(tasks, 1):
         try:
             yield _decision(msgspec.json.decode(raw, type=_Task))
@@ -199,29 +208,29 @@ def read_decisions(export: bytes) -> Iterator[ImportedDecision | SkippedTask]:
             yield SkippedTask("foreign", f"task {number}: is not from a dataset of this exporter: {error}")
 
 
-def _decision(found: _Task) -> ImportedDecision | SkippedTask:
-    data, where = found.data, f"correction {found.data.correction_id}"
-    said = [one for one in found.annotations if not one.was_cancelled and one.choice is not None]
-    own = "null" if data.correction_label is None else scalar_text(data.correction_label)
-    said = [one for one in said if not (one.ground_truth and one.choice == own)] or said
-    choices = sorted({str(one.choice) for one in said})
+def _decision(task: _Task) -> ImportedDecision | SkippedTask:
+    data, name = task.data, f"correction {task.data.correction_id}"
+    exported = "null" if data.correction_label is None else scalar_text(data.correction_label)
+    annotations = [entry for entry in task.annotations if not entry.was_cancelled and entry.choice is not None]
+    new = [entry for entry in annotations if not (entry.ground_truth and entry.choice == exported)]
+    annotations = new or annotations
+    choices = sorted({str(entry.choice) for entry in annotations})
     if not choices:
-        return SkippedTask("unlabelled", where)
+        return SkippedTask("unlabelled", name)
     if len(choices) > 1:
-        told = ", ".join(f"{one.by.partition(':')[2]} says {json.dumps(one.choice)}" for one in said)
-        return SkippedTask("disagreed", f"{where}: {told}")
-    label = _typed(choices[0], data)
-    same = choices[0] == own
-    return ImportedDecision(data.correction_id, data.correction_revision, label, same, said[-1].by)
+        opinions = [f"{entry.annotator.partition(':')[2]} says {json.dumps(entry.choice)}" for entry in annotations]
+        return SkippedTask("disagreed", f"{name}: {', '.join(opinions)}")
+    label, keeps_label = _typed(choices[0], data), choices[0] == exported
+    return ImportedDecision(data.correction_id, data.correction_revision, label, keeps_label, annotations[-1].annotator)
 
 
 def _typed(choice: str, data: _Data) -> Any:
-    """A choice, which is always text, as the label that it was: of the type of the model's answers."""
-    known = [value for value in (data.correction_label, data.correction_prediction) if value is not None]
-    for value in known:
+    """Convert a choice, which is always text, to a label of the type of the model's predictions."""
+    examples = [value for value in (data.correction_label, data.correction_prediction) if value is not None]
+    for value in examples:
         if scalar_text(value) == choice:
             return value
-    if known and not any(isinstance(value, str) for value in known):
+    if examples and not any(isinstance(value, str) for value in examples):
         try:
             value = msgspec.json.decode(choice)
         except msgspec.DecodeError:

@@ -3,129 +3,157 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from exporter.datasets.examples import Page, Pages
+from exporter.datasets.examples import Example, Page, Pages
 from exporter.datasets.formats import FIELDS, OTHER, Columns, Format
 
 ROWS = 10_000
-"""Rows in a group, at the most."""
+"""Rows in a row group, at most."""
 GROUP_BYTES = 8 * 2**20
-"""Bytes of a group's columns after which it ends."""
-_ANSWERS = ("label", "prediction", "user_label")  # of one type, so that they can be compared
+"""Bytes of columns after which a row group ends."""
+_LABELS = ("label", "prediction", "user_label")  # of one type, so that they can be compared
 _TIMES = ("reviewed", "predicted")
-_WHOLE = 2**63
+_INT64 = 2**63
 
 
-class _Sink(io.RawIOBase):
-    """Takes what is written, until it is taken away."""
+class _Buffer(io.RawIOBase):
+    """A file that is only written, and whose content is removed as it is sent."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._place = 0
+        self._chunks: list[bytes] = []
+        self._position = 0
 
     def writable(self) -> bool:
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        self._place += len(self._parts[-1])
-        return len(self._parts[-1])
+        self._chunks.append(bytes(data))
+        self._position += len(self._chunks[-1])
+        return len(self._chunks[-1])
 
-    def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
-        return taken
+    def pop(self) -> bytes:
+        """Return what was written since the last call."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        return data
 
 
 class _Types:
-    """The type of each column, by all values that it will hold."""
+    """Infers the type of each column from all of its values."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, set[str]] = {}
+        self._observed: dict[str, set[str]] = {}
 
-    def see(self, name: str, value: Any) -> None:
+    def observe(self, name: str, value: Any) -> None:
+        """Take a value of a column into account."""
         if value is not None:
-            kind = type(value).__name__
-            outside = kind == "int" and not -_WHOLE <= value < _WHOLE
-            self._seen.setdefault(name, set()).add("outside" if outside else kind)
+            type_name = type(value).__name__
+            is_too_large = type_name == "int" and not -_INT64 <= value < _INT64
+            self._observed.setdefault(name, set()).add("large int" if is_too_large else type_name)
 
-    def of(self, name: str) -> str:
-        """One of ``str``, ``bool``, ``int``, ``float``, and ``json`` for what is mixed or nested."""
-        seen = self._seen.get(name, {"str"})
-        if len(seen) == 1 and seen <= {"str", "bool", "int", "float"}:
-            return next(iter(seen))
-        return "float" if seen == {"int", "float"} else "json"
+    def infer(self, name: str) -> str:
+        """Return ``str``, ``bool``, ``int`` or ``float``; ``json`` for mixed and nested values."""
+        types = self._observed.get(name, {"str"})
+        if len(types) == 1 and types <= {"str", "bool", "int", "float"}:
+            return next(iter(types))
+        return "float" if types == {"int", "float"} else "json"
+
+
+class _Column(NamedTuple):
+    """A column: its type, and the function that returns its value of an example."""
+
+    name: str
+    type: str
+    value: Callable[[Example], Any]
+
+    def field(self) -> Any:
+        """Return the column's field in the Arrow schema."""
+        import pyarrow as pa  # only here: it is large
+
+        arrow = {
+            "str": pa.string(),
+            "json": pa.string(),
+            "bool": pa.bool_(),
+            "int": pa.int64(),
+            "float": pa.float64(),
+            "time": pa.timestamp("us", "UTC"),
+        }
+        metadata = {"content": "application/json"} if self.type == "json" else None
+        return pa.field(self.name, arrow[self.type], metadata=metadata)
+
+
+def _columns(inputs: Columns, input_types: _Types, label_type: str) -> list[_Column]:
+    """Return the columns of the file."""
+    field_types = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int"}
+    field_types |= dict.fromkeys(_LABELS, label_type) | dict.fromkeys(_TIMES, "time")
+    columns = [_Column(name, type_, operator.attrgetter(name)) for name, type_ in field_types.items()]
+    columns += [_Column(f"inputs.{name}", input_types.infer(name), _input_getter(name)) for name in inputs.names]
+    if inputs.more:
+        columns.append(_Column(OTHER, "json", lambda example: inputs.rest(example.inputs or {})))
+    return columns
+
+
+def _input_getter(name: str) -> Callable[[Example], Any]:
+    return lambda example: (example.inputs or {}).get(name)
 
 
 def _write(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
-    import pyarrow as pa  # only where asked for: it is large
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    inputs, answers = _Types(), _Types()
+    input_types, label_types = _Types(), _Types()
 
-    def first() -> Iterator[Page]:
+    def observed_pages() -> Iterator[Page]:
         for page in pages():
-            for one in page:
-                for name in _ANSWERS:
-                    answers.see("", getattr(one, name))
+            for example in page:
+                for name in _LABELS:
+                    label_types.observe("", getattr(example, name))
             yield page
 
-    columns = Columns(first, types, inputs.see)
-    arrow = {"str": pa.string(), "json": pa.string(), "bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
-    kinds = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int"}
-    kinds |= dict.fromkeys(_ANSWERS, answers.of(""))
-    fields = [
-        pa.field(name, pa.timestamp("us", "UTC") if name in _TIMES else arrow[kind], metadata=_note(kind))
-        for name, kind in kinds.items()
-    ]
-    found = [(name, inputs.of(name)) for name in columns.names]
-    fields += [pa.field(f"inputs.{name}", arrow[kind], metadata=_note(kind)) for name, kind in found]
-    if columns.more:
-        fields.append(pa.field(OTHER, pa.string(), metadata=_note("json")))
+    inputs = Columns(observed_pages, types, input_types.observe)
+    columns = _columns(inputs, input_types, label_types.infer(""))
+    schema = pa.schema([column.field() for column in columns])
 
     def table(page: Page) -> Any:
-        values = [[_value(getattr(one, name), kind, name in _TIMES) for one in page] for name, kind in kinds.items()]
-        values += [[_value((one.inputs or {}).get(name), kind) for one in page] for name, kind in found]
-        rest = [_value(columns.rest(one.inputs or {}), "json") for one in page]
-        if columns.more:
-            values.append(rest)
-        arrays = [pa.array(column, field.type) for column, field in zip(values, fields, strict=True)]
+        for example in page if not inputs.more else ():
+            inputs.rest(example.inputs or {})  # fails if there are inputs that the first pass did not find
+        arrays = [
+            pa.array([_convert(column.value(example), column.type) for example in page], field.type)
+            for column, field in zip(columns, schema, strict=True)
+        ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    schema, sink = pa.schema(fields), _Sink()
-    with pq.ParquetWriter(sink, schema) as writer:
+    buffer = _Buffer()
+    with pq.ParquetWriter(buffer, schema) as writer:
         group: list[Any] = []
         for page in pages():
-            group.append(table(page))  # at once: Python's values take many times as much
+            group.append(table(page))  # at once: Python's values take many times as much memory
             if sum(part.num_rows for part in group) >= ROWS or sum(part.nbytes for part in group) >= GROUP_BYTES:
                 writer.write_table(pa.concat_tables(group))
                 group = []
-                yield sink.take()
+                yield buffer.pop()
         if group:
             writer.write_table(pa.concat_tables(group))
-    yield sink.take()
+    yield buffer.pop()
 
 
-def _note(kind: str) -> dict[str, str] | None:
-    return {"content": "application/json"} if kind == "json" else None
-
-
-def _value(value: Any, kind: str, time: bool = False) -> Any:
+def _convert(value: Any, type_: str) -> Any:
     if value is None:
         return None
-    if kind == "json":
+    if type_ == "json":
         return msgspec.json.encode(value).decode()
-    if kind == "float":
+    if type_ == "float":
         return float(value)
-    return datetime.fromisoformat(value) if time else value
+    return datetime.fromisoformat(value) if type_ == "time" else value
 
 
 FORMAT = Format("parquet", "parquet", "application/vnd.apache.parquet", _write)

@@ -1,4 +1,4 @@
-"""A release: the accepted corrections of a model so far, frozen for a training run."""
+"""Make releases: the accepted corrections of a model so far, frozen for a training run."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 CHUNK = 2**20
 """Bytes in a chunk before it is compressed."""
 PAGE = 256
-"""Examples that are encoded at a time."""
+"""Examples that are encoded at a time, at most."""
 ENTRIES = 1000
-"""Labels, versions and reviewers that a lineage counts apart; the rest is counted under ``…``."""
-LONGEST = 200
-"""Characters of a label in a lineage."""
+"""Labels, versions and reviewers that a lineage counts by name, at most; others are counted under ``…``."""
+MAX_NAME = 200
+"""Characters of a label in a lineage, at most."""
 NAME = re.compile(r"(?![0-9a-f]{12}\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a release may be called: a file can have that name, and it is no identifier."""
+"""A valid name of a release: a file can have it, and it is not an identifier."""
 
-_making = threading.Lock()
+_lock = threading.Lock()
 
 
 class BusyError(StoreError):
@@ -44,11 +44,11 @@ class BusyError(StoreError):
 
 
 class EmptyError(StoreError):
-    """Nothing is accepted."""
+    """No correction is accepted."""
 
 
 def slug(text: str) -> str:
-    """A name for files and releases out of any text.
+    """Return a name for files and releases from any text.
 
     >>> slug('bare "model" 模型'), slug("模型")
     ('bare-model', 'model')
@@ -59,63 +59,51 @@ def slug(text: str) -> str:
 def make_release(
     store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool = False
 ) -> PublishResult:
-    """Freeze what is accepted of a model at this moment.
+    """Freeze a model's accepted corrections as they are now.
 
     Parameters
     ----------
     store
-        Where from, and where to.
+        The store with the corrections, which gets the release.
     model
-        Whose corrections.
+        The model.
     name
-        What it is called; None names it after the model and its content.
+        The release's name; None names it after the model and its content.
     by
-        Who wants it.
+        The user who makes the release.
     redacted
         Inputs that are left out.
     hold_back
-        Whether users who corrected far more than others are left out, too.
+        Whether to leave out users who corrected far more than others.
 
     Raises
     ------
     EmptyError
-        When nothing is accepted.
+        When no correction is accepted.
     BusyError
-        When another one is being made.
+        When another release is being made.
     StoreError
         When the database fails.
     """
-    if not _making.acquire(blocking=False):
+    if not _lock.acquire(blocking=False):
         raise BusyError("another release is being made; try again when it is done")
     try:
-        _tidy(store)
+        _finish_interrupted(store)
         return _make(store, model, name, by, redacted, hold_back=hold_back)
     finally:
-        _making.release()
+        _lock.release()
 
 
 def _make(
     store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool
 ) -> PublishResult:
     build, lineage = uuid.uuid4().hex, _Lineage(hold_back)
-    digest, size, number = hashlib.sha256(), 0, 0
-    taken: PublishResult | None = None
+    result: PublishResult | None = None
     try:
-        waiting = bytearray()
-        for text in _frozen(store, model, redacted, lineage):
-            digest.update(text)
-            size += len(text)
-            waiting += text
-            while len(waiting) >= CHUNK:
-                releases.write_chunk(store, build, number, bytes(waiting[:CHUNK]))
-                del waiting[:CHUNK]
-                number += 1
+        sha256, size = _write_content(store, build, _encode(store, model, redacted, lineage))
         if not lineage.examples:
-            but = " but what is held back" if lineage.holds_back else ""
-            raise EmptyError(f"nothing of {model} is accepted{but}: review its corrections first")
-        if waiting:
-            releases.write_chunk(store, build, number, bytes(waiting))
-        sha256 = digest.hexdigest()
+            exception = " except what is held back" if lineage.holds_back else ""
+            raise EmptyError(f"nothing of {model} is accepted{exception}: review its corrections first")
         values = {
             "id": sha256[:12],
             "name": name or f"{slug(model)}-{sha256[:12]}",
@@ -128,29 +116,46 @@ def _make(
             "lineage": msgspec.json.encode(lineage.document()).decode(),
             "build": build,
         }
-        taken = releases.publish(store, values)
-        if taken.conflict == "content" and name is None:  # it was named when it was made
-            taken = taken._replace(conflict="")
+        result = releases.publish(store, values)
+        if result.conflict == "content" and name is None:  # the existing release has a name of its own
+            result = result._replace(conflict="")
     finally:
-        if taken is None or not taken.new:
+        if result is None or not result.new:
             releases.delete_chunks(store, build)
-    if taken.new:
-        _mark(store, taken.row)
-    return taken
+    if result.new:
+        _mark_examples(store, result.row)
+    return result
 
 
-def _frozen(store: Store, model: str, redacted: frozenset[str], lineage: _Lineage) -> Iterator[bytes]:
-    """The lines, out of one query: decisions that are made meanwhile are not in them."""
+def _write_content(store: Store, build: str, content: Iterator[bytes]) -> tuple[str, int]:
+    """Write a release's content in chunks; return its SHA-256 and its size in bytes."""
+    digest, size, number = hashlib.sha256(), 0, 0
+    waiting = bytearray()
+    for text in content:
+        digest.update(text)
+        size += len(text)
+        waiting += text
+        while len(waiting) >= CHUNK:
+            releases.write_chunk(store, build, number, bytes(waiting[:CHUNK]))
+            del waiting[:CHUNK]
+            number += 1
+    if waiting:
+        releases.write_chunk(store, build, number, bytes(waiting))
+    return digest.hexdigest(), size
+
+
+def _encode(store: Store, model: str, redacted: frozenset[str], lineage: _Lineage) -> Iterator[bytes]:
+    """Yield the release's lines, from one query: decisions that are made meanwhile are left out."""
     page: Page = []
     with store.reading() as connection:
-        held = suspicious_users(connection, model) if lineage.holds_back else set()
+        held_back = suspicious_users(connection, model) if lineage.holds_back else set()
         for row in accepted_examples(connection, Selection(model)):
-            if row["user"] in held:
-                lineage.hold(row["user"])
+            if row["user"] in held_back:
+                lineage.hold_back(row["user"])
                 continue
-            one = to_example(row, redacted)
-            lineage.add(one, row["predicted"])
-            page.append(one)
+            example = to_example(row, redacted)
+            lineage.add(example, row["predicted"])
+            page.append(example)
             if len(page) == PAGE or len(row["inputs"] or "") > CHUNK // 16:
                 yield encode_lines(page)
                 page.clear()
@@ -158,35 +163,35 @@ def _frozen(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
         yield encode_lines(page)
 
 
-def _mark(store: Store, row: releases.Row) -> None:
-    """Mark a release's examples, which it names itself: so this can be done again after a crash."""
-    for places in decode_lines(releases.read_chunks(store, row["build"]), ExampleId):
-        releases.mark_released(store, [int(one.id) for one in places])
+def _mark_examples(store: Store, row: releases.Row) -> None:
+    """Mark a release's examples as released; they are read from it, so that this can be repeated after a crash."""
+    for examples in decode_lines(releases.read_chunks(store, row["build"]), ExampleId):
+        releases.mark_released(store, [int(example.id) for example in examples])
     releases.set_marked(store, row["seq"])
 
 
-def _tidy(store: Store) -> None:
-    """Do what a crash, or a database that failed, left undone."""
+def _finish_interrupted(store: Store) -> None:
+    """Finish what a crash or a failing database interrupted: mark examples, and delete unfinished releases."""
     with store.reading() as connection:
-        left, given_up = releases.unmarked_releases(connection), releases.unfinished_builds(connection, time.time())
-    for row in left:
-        _mark(store, row)
-    for build in given_up:
-        log.info("a release that was never finished is deleted")
+        unmarked = releases.unmarked_releases(connection)
+        unfinished = releases.unfinished_builds(connection, time.time())
+    for row in unmarked:
+        _mark_examples(store, row)
+    for build in unfinished:
+        log.info("deleting a release that was never finished")
         releases.delete_chunks(store, build)
 
 
 def frozen_pages(store: Store, row: releases.Row) -> Pages:
-    """The examples of a release."""
+    """Return the pages of a release's examples."""
     return lambda: decode_lines(releases.read_chunks(store, row["build"]), Example)
 
 
 def release_document(row: releases.Row) -> dict[str, Any]:
-    """A release as its JSON document."""
+    """Return a release as its JSON document."""
     keys = ("id", "name", "model", "sha256", "examples", "bytes")
-    known = {key: row[key] for key in keys}
     return {
-        **known,
+        **{key: row[key] for key in keys},
         "created": rfc3339(row["created"]),
         "by": row["by"],
         "lineage": msgspec.Raw(row["lineage"].encode()),
@@ -194,42 +199,42 @@ def release_document(row: releases.Row) -> dict[str, Any]:
 
 
 class _Lineage:
-    """Where the examples of a release come from, in bounded memory."""
+    """Counts where the examples of a release come from, in bounded memory."""
 
     def __init__(self, holds_back: bool) -> None:
         self.examples = 0
         self.holds_back = holds_back
-        self._held: Counter[str] = Counter()
+        self._held_back: Counter[str] = Counter()
         self._versions: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
         self._reviewers: Counter[str] = Counter()
         self._first: float | None = None
         self._last: float | None = None
 
-    def add(self, one: Example, predicted: float | None) -> None:
+    def add(self, example: Example, predicted: float | None) -> None:
         """Count an example."""
         self.examples += 1
-        _count(self._versions, one.version)
-        _count(self._labels, "null" if one.label is None else scalar_text(one.label))
-        if one.reviewer is not None:
-            _count(self._reviewers, one.reviewer)
+        _count(self._versions, example.version)
+        _count(self._labels, "null" if example.label is None else scalar_text(example.label))
+        if example.reviewer is not None:
+            _count(self._reviewers, example.reviewer)
         if predicted is not None:
             self._first = predicted if self._first is None else min(self._first, predicted)
             self._last = predicted if self._last is None else max(self._last, predicted)
 
-    def hold(self, user: str) -> None:
+    def hold_back(self, user: str) -> None:
         """Count an example that is held back."""
-        _count(self._held, user)
+        _count(self._held_back, user)
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it; ``from`` and ``to`` are the first and the last prediction's times."""
+        """Return the JSON document; ``from`` and ``to`` are the times of the first and the last prediction."""
         counts = {"versions": self._versions, "labels": self._labels, "reviewers": self._reviewers}
         if self.holds_back:
-            counts["held_back"] = self._held
+            counts["held_back"] = self._held_back
         sorted_counts = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
         return {**sorted_counts, "from": rfc3339(self._first), "to": rfc3339(self._last)}
 
 
 def _count(counter: Counter[str], name: str) -> None:
-    short = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+    short = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
     counter[short if short in counter or len(counter) < ENTRIES else "…"] += 1

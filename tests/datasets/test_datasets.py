@@ -614,7 +614,7 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     assert (found[places[3]]["label"], found[places[5]]["status"]) == ("no", "rejected")
     assert "0 accepted, 4 unchanged" in command(served, "import", str(tmp_path / "export.json"))
     (tmp_path / "export.json").write_text("{}")
-    assert "is no export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
+    assert "is not an export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
 
 
 def test_nobody_is_called_like_an_annotator(served: Served) -> None:
