@@ -7,6 +7,7 @@ requests read ahead of the one being answered, and the answers that wait for a c
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Iterable
@@ -74,6 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse the connection where there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
+        self._writer = _ResponseWriter(transport)
         beyond = len(self.connections) - self._max_connections
         if beyond > MAX_REFUSALS:
             transport.abort()
@@ -202,6 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.get_http_version() == "1.0":  # which has no interim answers
             self.expect_100_continue = False
         super().on_headers_complete()
+        self.cycle.transport = self._writer  # type: ignore[assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
@@ -232,6 +235,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request, once the client reads its answers."""
+        self._writer.flush()
         if self.pipeline and self.flow.write_paused and not self.transport.is_closing():
             self._next_waits = True
             return
@@ -348,6 +352,32 @@ def check_connections(connections: Iterable[Any], now: float) -> None:
             total -= held[connection]
         if total <= HELD_BYTES:
             break
+
+
+class _ResponseWriter:
+    """Sends a head together with the body that follows: two system calls cost more than the rest of a response."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 class _Flow(FlowControl):
