@@ -23,14 +23,10 @@ from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.authorization import (
     CALLER,
-    FEEDBACK,
     OPEN,
-    PREDICTIONS,
     SAFE,
     SECURITY_HEADERS,
-    UNSAFE,
     cross_origin_error,
-    scope,
     scope_error,
 )
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
@@ -46,6 +42,7 @@ from exporter.server.request import (
     Send,
 )
 from exporter.server.response import respond, stream
+from exporter.server.routes import ROUTES, Route, find
 from exporter.server.streaming import STREAMS, Streamed
 from exporter.server.thread_pools import ThreadPools
 from exporter.server.tokens import Caller
@@ -57,12 +54,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMPRESSED = ("/v1/logs", "/v1/traces")
-"""Routes that take gzip, as collectors send it."""
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 CROWDED_SECONDS = 0.005
 """Time that a client waits longer for its answer while the queue is more than half full."""
+_OTHER = Route("Whatever Flask answers.", {})
+_PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
 _SECURITY = tuple(SECURITY_HEADERS.items())
 _ONE_ACCEPTED = {
@@ -125,8 +122,9 @@ class Application:
             if error := cross_origin_error(request.method, request.header):
                 return error
             await self._authenticate(request)
-            body = await request.body()
-            return await self._dispatch(request, body)
+            route = find(request.method, request.path) or _OTHER
+            body = await request.body(route.max_body)
+            return await self._dispatch(request, route, body)
         except RequestError as error:
             if error.reply.status == 413:
                 self._exporter.telemetry.rejected.labels("too_large").inc()
@@ -150,7 +148,7 @@ class Application:
         caller = web.remembered(authorization)
         if caller is None and authorization and authorization[:6].lower() == "basic ":
             # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
-            caller = await self._pools.passwords.run(lambda: web.authenticated(authorization))
+            caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization))
         if caller is None:
             raise RequestError(problem(401, web.wanted, headers=web.challenges))
         self._check_rate(caller)
@@ -164,22 +162,21 @@ class Application:
 
     # --- which route --------------------------------------------------------------------------
 
-    async def _dispatch(self, request: Request, body: bytes) -> Reply | Streamed:
-        path, method = request.path, request.method
+    async def _dispatch(self, request: Request, route: Route, body: bytes) -> Reply | Streamed:
         encoding = request.headers.get(b"content-encoding", b"identity").lower()
-        if body and encoding != b"identity" and not (encoding == b"gzip" and path in COMPRESSED):
+        if body and encoding != b"identity" and not (encoding == b"gzip" and route.gzip):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
-        if path == "/v1/predictions" and method == "POST":
-            return _refused(request, UNSAFE[PREDICTIONS]) or await self._predictions(request, body)
-        if path == "/v1/feedback" and method == "POST":
-            return _refused(request, UNSAFE[FEEDBACK]) or _secured(await self._feedback(request, body))
-        if path in OPEN and method in {"GET", "HEAD"}:
-            refused = _refused(request, scope(method, path))
-            return refused or _secured(await self._pools.of(path).run(lambda: self._probe(request)))
+        if route is _PREDICTIONS:
+            return _refused(request, route) or await self._predictions(request, body)
+        if route is _FEEDBACK:
+            return _refused(request, route) or _secured(await self._feedback(request, body))
+        pool = self._pools[route.pool]
+        if request.path in OPEN and request.method in {"GET", "HEAD"}:
+            return _refused(request, route) or _secured(await pool.run(lambda: self._probe(request)))
         environ = wsgi.environment(request, body)
         if request.caller:
             environ[CALLER] = request.caller
-        return await self._pools.of(path).run(lambda: wsgi.run(self._pages(), environ))
+        return await pool.run(lambda: wsgi.run(self._pages(), environ))
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
         kind = request.headers.get(b"content-type", _JSON)
@@ -191,10 +188,10 @@ class Application:
             await asyncio.sleep(CROWDED_SECONDS)
         if len(body) <= LARGE_BODY:
             return self._ingest.predictions(body, lines, key, ids)
-        return await self._pools.large.run(lambda: self._ingest.predictions(body, lines, key, ids))
+        return await self._pools["large"].run(lambda: self._ingest.predictions(body, lines, key, ids))
 
     async def _feedback(self, request: Request, body: bytes) -> Reply:
-        key, pool = request.header("idempotency-key"), self._pools.feedback
+        key, pool = request.header("idempotency-key"), self._pools["feedback"]
         if len(body) <= SMALL_BODY:
             return await pool.bounded(lambda: self._ingest.small_feedback(body, key))
         return await pool.run(lambda: self._ingest.feedback(body, key))
@@ -217,7 +214,7 @@ class Application:
             return self._flask
 
     async def _stream(self, request: Request, streamed: Streamed, send: Send) -> None:
-        step = self._pools.dataset.step
+        step = self._pools["dataset"].step
         if self._streams >= STREAMS:
             await step(streamed.close)
             await respond(request, _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5"), send)
@@ -238,8 +235,8 @@ def _check_framing(request: Request) -> None:
         raise RequestError(problem(400, "the request is no HTTP/1.1: expected one Host field"))
 
 
-def _refused(request: Request, needed: str | None) -> Reply | None:
-    return scope_error(request.caller, needed) if request.caller else None
+def _refused(request: Request, route: Route) -> Reply | None:
+    return scope_error(request.caller, route.scope) if request.caller else None
 
 
 def _secured(reply: Reply) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exporter.server.problem import Reply, problem
+from exporter.server.routes import ROUTES
 from exporter.server.tokens import USER, Caller
 from exporter.validation import preview
 
@@ -20,30 +21,6 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110)."""
 OPEN = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 """What ``--web.open-metrics`` leaves to everybody: scrapes and probes."""
-PREDICTIONS = "POST /v1/predictions"
-FEEDBACK = "POST /v1/feedback"
-UNSAFE = {
-    PREDICTIONS: "ingest",
-    "POST /v1/events": "ingest",
-    "POST /v1/notifications": "ingest",
-    "POST /v1/exchanges": "ingest",
-    "POST /v1/kserve": "ingest",
-    "POST /v1/logs": "ingest",
-    "POST /v1/traces": "ingest",
-    "POST /v2/models/<model>/infer": "ingest",
-    "POST /v2/models/<model>/versions/<version>/infer": "ingest",
-    FEEDBACK: "feedback",
-    "POST /v1/seldon/feedback": "feedback",
-    "PATCH /v1/corrections": "review",
-    "PATCH /v1/corrections/<int:correction_id>": "review",
-    "POST /v1/corrections/samples": "review",
-    "POST /v1/dataset/releases": "review",
-    "POST /review/decide": "review",
-    "POST /review/samples": "review",
-    "POST /-/reload": USER,
-    "PUT /-/reload": USER,
-}
-"""The scope of each route that changes something. One that is not here is for users only."""
 
 
 def scope(method: str, rule: str) -> str | None:
@@ -52,9 +29,10 @@ def scope(method: str, rule: str) -> str | None:
     >>> scope("GET", "/drift"), scope("POST", "/v1/feedback"), scope("GET", "/-/ready")
     ('read', 'feedback', None)
     """
-    if method not in SAFE:
-        return UNSAFE.get(f"{method} {rule}", USER)
-    return None if rule in {"/-/healthy", "/-/ready"} else "read"
+    route = ROUTES.get(f"{'GET' if method in SAFE else method} {rule}")
+    if route is not None:
+        return route.scope
+    return "read" if method in SAFE else USER
 
 
 def scope_error(caller: Caller, needed: str | None) -> Reply | None:

@@ -112,8 +112,8 @@ class Request:
         expects = b"expect" in self.headers or b"transfer-encoding" in self.headers
         return self.received or not (expects or self.length > DISCARDED_BODY)
 
-    async def body(self) -> bytes:
-        """Receive the body.
+    async def body(self, most: int) -> bytes:
+        """Receive the body, which may have so many bytes.
 
         Raises
         ------
@@ -124,14 +124,14 @@ class Request:
         ClientDisconnectedError
             When it does not arrive.
         """
-        if self.length > MAX_BODY and (self.length > MAX_DISCARDED or b"expect" in self.headers):
-            raise _too_large()
+        if self.length > most and (self.length > MAX_DISCARDED or b"expect" in self.headers):
+            raise _too_large(most)
         body = await self._part()
         if not (self.received and len(body) <= SMALL_BODY):
-            body = await self._large_body(bytearray(body))
+            body = await self._large_body(bytearray(body), most)
         return body
 
-    async def _large_body(self, body: bytearray) -> bytes:
+    async def _large_body(self, body: bytearray, most: int) -> bytes:
         size = len(body)
         try:
             self._hold(size)
@@ -139,8 +139,8 @@ class Request:
                 part = await self._part()
                 size += len(part)
                 self._hold(len(part))
-                if size > MAX_BODY:
-                    raise _too_large()
+                if size > most:
+                    raise _too_large(most)
                 body += part
         except (RequestError, QueueFullError):
             self.release()
@@ -199,5 +199,5 @@ def join_headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return {name: b", ".join(values) for name, values in several.items()}
 
 
-def _too_large() -> RequestError:
-    return RequestError(problem(413, f"the body has more than {MAX_BODY} bytes, the most that is taken"))
+def _too_large(most: int) -> RequestError:
+    return RequestError(problem(413, f"the body has more than {most} bytes, the most that is taken"))

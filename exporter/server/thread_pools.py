@@ -1,4 +1,4 @@
-"""Threads in groups: none of them can starve another."""
+"""Pools of threads: none of them can starve another."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from exporter.errors import QueueFullError
 
-WIRE = ("/v1/exchanges", "/v1/kserve", "/v1/logs", "/v1/traces", "/v2/")
-"""Beginnings of the routes whose bodies take work to decode: they have threads of their own."""
+POOLS = {"operations": 2, "feedback": 32, "payloads": 2, "pages": 4, "dataset": 2, "passwords": 1, "large": 1}
+"""Threads of each pool; the table of routes says which one answers a route."""
 WAITING = 1000
-"""Requests that may wait for a thread of their group."""
+"""Requests that may wait for a thread of their pool."""
 
 _Result = TypeVar("_Result")
 
@@ -57,25 +57,13 @@ class ThreadPools:
     """All pools of the server."""
 
     def __init__(self) -> None:
-        self._operations = ThreadPool("operations", 2)
-        self.feedback = ThreadPool("feedback", 32)
-        self._wire = ThreadPool("wire", 2)
-        self._rest = ThreadPool("pages", 4)
-        self.dataset = ThreadPool("dataset", 2)
-        self.passwords = ThreadPool("passwords", 1)
-        self.large = ThreadPool("large", 1)
+        self._pools = {name: ThreadPool(name, threads) for name, threads in POOLS.items()}
 
-    def of(self, path: str) -> ThreadPool:
-        """The group whose threads answer a path."""
-        if path == "/metrics" or path.startswith("/-/"):
-            return self._operations
-        if path in {"/v1/feedback", "/v1/seldon/feedback"}:
-            return self.feedback
-        if path.startswith("/v1/dataset"):
-            return self.dataset
-        return self._wire if path.startswith(WIRE) else self._rest
+    def __getitem__(self, name: str) -> ThreadPool:
+        """Return a pool by its name."""
+        return self._pools[name]
 
     def close(self) -> None:
         """End the threads of all."""
-        for group in vars(self).values():
-            group.close()
+        for pool in self._pools.values():
+            pool.close()

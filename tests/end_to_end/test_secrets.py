@@ -15,7 +15,7 @@ import bcrypt
 import yaml
 from support.servers import CONFIG, Served, eventually, write_config
 
-from exporter.server.api.operations_table import OPERATIONS
+from exporter.server.routes import ROUTES
 
 PASSWORD, TOKEN, WRONG, URL = "hunter2-password", "mex_planted-token", "wrong-planted-secret", "planted-database-word"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -41,7 +41,7 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> N
     try:
         ways = (f"Basic {ALICE}", f"Bearer {TOKEN}", f"Basic {NOBODY}", f"Bearer {WRONG}", f"Digest {WRONG}", WRONG)
         for way in ways:
-            for route in OPERATIONS:
+            for route in ROUTES:
                 method, path = route.split()
                 path = (
                     path.replace("<int:correction_id>", "1")

@@ -12,12 +12,11 @@ import msgspec
 import pytest
 from support.servers import Served, ask, eventually, write_config
 
-from exporter.server import authorization
 from exporter.server.api.openapi import document
-from exporter.server.api.operations_table import OPERATIONS
 from exporter.server.api.schemas import Problem
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
+from exporter.server.routes import ROUTES
 from exporter.server.tokens import SCOPES, USER
 
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
@@ -55,7 +54,7 @@ def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint != "static"
     }
-    assert OPERATIONS.keys() == routes
+    assert ROUTES.keys() == routes
 
 
 def test_the_document_is_openapi(described: Any) -> None:
@@ -84,7 +83,7 @@ def test_the_document_is_openapi(described: Any) -> None:
 
 def test_each_operation_names_the_scope_that_is_asked_for(described: Any) -> None:
     """The scopes at bearer are those that authorization checks."""
-    scopes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route): scope for route, scope in authorization.UNSAFE.items()}
+    scopes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route): entry.scope for route, entry in ROUTES.items()}
     assert set(SCOPES) < {*scopes.values(), "read"}
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
@@ -127,7 +126,7 @@ def test_responses_are_as_described(served: Served) -> None:
     covered = set()
     statuses = set()
     for route, path, body in QUESTIONS:
-        method, operation = route.split()[0], OPERATIONS[route]
+        method, operation = route.split()[0], ROUTES[route]
         answer = ask(served.url + path, body, method, Accept="application/json")
         statuses.add(answer.status)
         if answer.status in operation.responses:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -10,9 +10,10 @@ from flask import Blueprint, Response, g, request
 
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
-from exporter.events import Label, check_model
+from exporter.events import check_model
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor, parse_query, with_new_label
 from exporter.server.api.ingest import idempotency_key
+from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.problem import Reply, problem, whole
@@ -22,34 +23,6 @@ from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import label_json
 from exporter.storage.user_stats import user_stats
 from exporter.validation import explain, json_pointer
-
-_Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
-
-
-class ReviewDecision(msgspec.Struct, forbid_unknown_fields=True):
-    """A reviewer's decision; without a label, or with null, the label stays the same.
-
-    ``reviewer`` names an annotator of Label Studio; a user of the web configuration cannot have such a name.
-    """
-
-    status: Literal["accepted", "pending", "rejected"]
-    revision: _Id
-    label: Label = None
-    reviewer: Annotated[str, msgspec.Meta(pattern="^label-studio:", max_length=200)] | None = None
-
-
-class BatchDecision(ReviewDecision, forbid_unknown_fields=True, kw_only=True):
-    """A reviewer's decision on one of several corrections."""
-
-    id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")] | _Id
-
-
-class SampleRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """How many predictions of a model to draw for review."""
-
-    model: str
-    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
-    version: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
 class CorrectionsApi:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -14,6 +14,7 @@ from exporter.datasets import FORMATS, Format, release
 from exporter.datasets.examples import Pages, stored_pages
 from exporter.errors import EventError, StoreError
 from exporter.events import check_model
+from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
 from exporter.server.problem import Reply, problem, whole
 from exporter.server.streaming import STREAMED
@@ -25,14 +26,6 @@ from exporter.validation import explain, json_pointer, preview, suggestion
 DEFAULT_LIMIT = 100
 """Releases on a page, unless the client asks for another number."""
 MAX_LIMIT = 1000
-
-
-class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The release to make."""
-
-    model: Annotated[str, msgspec.Meta(max_length=128)]
-    name: str | None = None
-    hold_back: bool = False
 
 
 class DatasetApi:

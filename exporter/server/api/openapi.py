@@ -1,4 +1,4 @@
-"""``/openapi.json``: the HTTP API as an OpenAPI 3.1 document, from its types and the table of operations."""
+"""``/openapi.json``: the HTTP API as an OpenAPI 3.1 document, from its types and the table of routes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any, get_origin
 import msgspec
 from flask import Blueprint, Response
 
-from exporter.server import authorization
 from exporter.server import problem as problems
-from exporter.server.api.operations_table import JSON, OPERATIONS, Operation
 from exporter.server.api.schemas import Problem
 from exporter.server.problem import Reply
+from exporter.server.routes import JSON, ROUTES, Route
 from exporter.server.tokens import USER
 
 _CONVERTER = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
@@ -45,7 +44,7 @@ def _encoded() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """Build the OpenAPI document of all `OPERATIONS`."""
+    """Build the OpenAPI document of all `ROUTES`."""
     components: dict[str, Any] = {}
 
     def schema(type_: Any) -> dict[str, Any]:
@@ -62,10 +61,10 @@ def document() -> dict[str, Any]:
 
     problem = {"description": "The error.", "content": {problems.CONTENT_TYPE: {"schema": schema(Problem)}}}
     paths: dict[str, dict[str, Any]] = {}
-    for route, operation in OPERATIONS.items():
+    for route, operation in ROUTES.items():
         method, _, rule = route.partition(" ")
         path = paths.setdefault(_CONVERTER.sub(r"{\2}", rule), {})
-        path[method.lower()] = _operation(method, rule, operation, schema)
+        path[method.lower()] = _operation(operation, rule, schema)
     for component in components.values():
         if "description" in component:  # without the attributes, which are for readers of the code
             component["description"] = component["description"].partition("\n")[0].replace("``", "`")
@@ -87,7 +86,7 @@ def document() -> dict[str, Any]:
 _Schema = Callable[[Any], dict[str, Any]]
 
 
-def _operation(method: str, rule: str, operation: Operation, schema: _Schema) -> dict[str, Any]:
+def _operation(operation: Route, rule: str, schema: _Schema) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {
             "name": name,
@@ -109,7 +108,7 @@ def _operation(method: str, rule: str, operation: Operation, schema: _Schema) ->
         str(status): {"description": operation.summary, "content": _content(type_, schema)}
         for status, type_ in operation.responses.items()
     }
-    result: dict[str, Any] = {"summary": operation.summary, "security": _security(authorization.scope(method, rule))}
+    result: dict[str, Any] = {"summary": operation.summary, "security": _security(operation.scope)}
     if parameters:
         result["parameters"] = parameters
     if operation.body is not None:

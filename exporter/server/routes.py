@@ -1,7 +1,11 @@
-"""The table of all routes with their parameters, bodies and responses; see `exporter.server.api.openapi`."""
+"""The table of all routes: who may use each, which threads answer it, and what it takes and returns.
+
+Authorization, the dispatch of requests, the OpenAPI document and the tests of the documentation read it.
+"""
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -9,12 +13,14 @@ import msgspec
 
 from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, Prediction
-from exporter.server.api import correction_query, schemas
-from exporter.server.api.corrections import BatchDecision, ReviewDecision, SampleRequest
-from exporter.server.api.datasets import MAX_LIMIT, ReleaseRequest
+from exporter.server.api import schemas
+from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
+from exporter.server.api.request_bodies import BatchDecision, ReleaseRequest, ReviewDecision, SampleRequest
+from exporter.server.ingest import MAX_BODY
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification
+from exporter.server.tokens import USER
 from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
@@ -33,8 +39,8 @@ class Parameter(NamedTuple):
     location: str = "query"
 
 
-class Operation(NamedTuple):
-    """One method of one route.
+class Route(NamedTuple):
+    """One method of one rule.
 
     Attributes
     ----------
@@ -44,12 +50,26 @@ class Operation(NamedTuple):
         Type of each successful response by its status, or a `Media`; all others are problems.
     body
         Type of the request's body, or a `Media`; None without a body.
+    parameters
+        Parameters of the query, and headers.
+    scope
+        What a caller needs: one of `SCOPES`, `USER`, or None where a name is enough.
+    pool
+        The thread pool that answers.
+    max_body
+        Bytes of the request's body.
+    gzip
+        Whether the body may be compressed, as collectors send it.
     """
 
     summary: str
     responses: dict[int, Any]
     body: Any = None
     parameters: tuple[Parameter, ...] = ()
+    scope: str | None = "read"
+    pool: str = "pages"
+    max_body: int = MAX_BODY
+    gzip: bool = False
 
 
 def _one_of(values: Any) -> Any:
@@ -89,7 +109,7 @@ _QUEUE = (
     Parameter("confidence_to", _Share),
     Parameter(
         "q",
-        Annotated[str, msgspec.Meta(max_length=correction_query.MAX_SEARCH)],
+        Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],
         "Text in the comment, the user, the prediction's identifier or the inputs.",
     ),
     Parameter("order", _one_of(ORDERS), "The newest first by default."),
@@ -112,47 +132,55 @@ _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     (_KEY,),
 )
 
-OPERATIONS: dict[str, Operation] = {
-    "POST /v1/predictions": Operation(
+ROUTES: dict[str, Route] = {
+    "POST /v1/predictions": Route(
         "Record predictions.",
         {202: schemas.AcceptedEvents},
         {JSON: Prediction | list[Prediction], NDJSON: None},
         (_KEY, _IDS),
+        scope="ingest",
     ),
-    "POST /v1/feedback": Operation(
+    "POST /v1/feedback": Route(
         "Record users' feedback; it is on disk before the response.",
         {201: schemas.FeedbackResult | schemas.FeedbackResults, 200: schemas.FeedbackResult | schemas.FeedbackResults},
         Feedback | list[Feedback],
         (_KEY,),
+        scope="feedback",
+        pool="feedback",
     ),
-    "POST /v1/events": Operation(
-        "Count business events.", {202: schemas.AcceptedEvents}, BusinessEvent | list[BusinessEvent], (_KEY,)
+    "POST /v1/events": Route(
+        "Count business events.",
+        {202: schemas.AcceptedEvents},
+        BusinessEvent | list[BusinessEvent],
+        (_KEY,),
+        scope="ingest",
     ),
-    "POST /v1/notifications": Operation(
-        "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (_KEY,)
+    "POST /v1/notifications": Route(
+        "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (_KEY,), scope="ingest"
     ),
-    "GET /v1/corrections": Operation(
+    "GET /v1/corrections": Route(
         "List corrections in the review queue.", {200: schemas.Corrections}, parameters=_QUEUE
     ),
-    "GET /v1/corrections/users": Operation(
+    "GET /v1/corrections/users": Route(
         "Count the corrections of each user.", {200: schemas.Users}, parameters=(_MODEL._replace(required=True),)
     ),
-    "GET /v1/corrections/<int:correction_id>": Operation(
+    "GET /v1/corrections/<int:correction_id>": Route(
         "Return a correction with its history.", {200: schemas.CorrectionWithHistory}
     ),
-    "PATCH /v1/corrections": Operation(
-        "Decide several corrections.", {200: schemas.DecisionResults}, list[BatchDecision]
+    "PATCH /v1/corrections": Route(
+        "Decide several corrections.", {200: schemas.DecisionResults}, list[BatchDecision], scope="review"
     ),
-    "PATCH /v1/corrections/<int:correction_id>": Operation(
-        "Decide a correction.", {200: schemas.Correction}, ReviewDecision
+    "PATCH /v1/corrections/<int:correction_id>": Route(
+        "Decide a correction.", {200: schemas.Correction}, ReviewDecision, scope="review"
     ),
-    "POST /v1/corrections/samples": Operation(
+    "POST /v1/corrections/samples": Route(
         "Draw confident predictions without feedback for review.",
         {201: schemas.SampleResult},
         SampleRequest,
         (_KEY,),
+        scope="review",
     ),
-    "GET /v1/dataset": Operation(
+    "GET /v1/dataset": Route(
         "Download the accepted corrections of a model.",
         {200: _FILES},
         parameters=(
@@ -162,13 +190,16 @@ OPERATIONS: dict[str, Operation] = {
             Parameter("label", str, "The label of the review, or of the user without one."),
             *_PERIOD,
         ),
+        pool="dataset",
     ),
-    "POST /v1/dataset/releases": Operation(
+    "POST /v1/dataset/releases": Route(
         "Freeze the accepted corrections of a model in a release.",
         {201: schemas.Release, 200: schemas.Release},
         ReleaseRequest,
+        scope="review",
+        pool="dataset",
     ),
-    "GET /v1/dataset/releases": Operation(
+    "GET /v1/dataset/releases": Route(
         "List the releases, the newest first.",
         {200: schemas.Releases},
         parameters=(
@@ -176,56 +207,96 @@ OPERATIONS: dict[str, Operation] = {
             Parameter("limit", _Page, "Entries on a page."),
             Parameter("cursor", int, "From the URL next of the page before."),
         ),
+        pool="dataset",
     ),
-    "GET /v1/dataset/releases/<key>": Operation(
+    "GET /v1/dataset/releases/<key>": Route(
         "Download a release, or return its document.",
         {200: _FILES | {JSON: schemas.Release | _TASKS}},
         parameters=(_FORMAT,),
+        pool="dataset",
     ),
-    "GET /metrics": Operation(
+    "GET /metrics": Route(
         "Return the metrics.",
         {200: {TEXT: None, OPENMETRICS: None}},
         parameters=(Parameter("name[]", list[str], "Return only these metrics."),),
+        pool="operations",
     ),
-    "GET /-/healthy": Operation("Return whether the process runs.", _PROBE),
-    "GET /-/ready": Operation("Return whether events are accepted.", _PROBE),
-    "POST /-/reload": Operation("Reload the configuration.", _PROBE),
-    "PUT /-/reload": Operation("Reload the configuration.", _PROBE),
-    "GET /": Operation("The home page.", _HTML_PAGE),
-    "GET /drift": Operation(
+    "GET /-/healthy": Route("Return whether the process runs.", _PROBE, scope=None, pool="operations"),
+    "GET /-/ready": Route("Return whether events are accepted.", _PROBE, scope=None, pool="operations"),
+    "POST /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="operations"),
+    "PUT /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="operations"),
+    "GET /": Route("The home page.", _HTML_PAGE),
+    "GET /drift": Route(
         "The drift page.",
         _HTML_PAGE,
         parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /review": Operation("The review page.", _HTML_PAGE, parameters=(*_QUEUE, _VERSIONS)),
-    "POST /review/decide": Operation(
-        "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}
+    "GET /review": Route("The review page.", _HTML_PAGE, parameters=(*_QUEUE, _VERSIONS)),
+    "POST /review/decide": Route(
+        "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"
     ),
-    "POST /review/samples": Operation("Draw a sample from the review page's form.", _REDIRECT, {FORM: dict[str, str]}),
-    "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Operation(
+    "POST /review/samples": Route(
+        "Draw a sample from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"
+    ),
+    "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Route(
         "Return an image input as PNG.", {200: {PNG: None}}
     ),
-    "POST /v1/exchanges": Operation(
+    "POST /v1/exchanges": Route(
         "Record requests and responses that a proxy captured.",
         {202: schemas.AcceptedEvents},
         {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
         (_KEY, _IDS),
+        scope="ingest",
+        pool="payloads",
     ),
-    "POST /v1/kserve": Operation(
+    "POST /v1/kserve": Route(
         "Record requests and responses that KServe's logger sends as CloudEvents.",
         {202: dict[str, Any]},
         {JSON: Any},
         (_KEY,),
+        scope="ingest",
+        pool="payloads",
     ),
-    "POST /v2/models/<model>/infer": Operation("Record requests with their responses.", *_INFER),
-    "POST /v2/models/<model>/versions/<version>/infer": Operation("Record requests with their responses.", *_INFER),
-    "POST /v1/seldon/feedback": Operation(
-        "Record Seldon's feedback messages.", {201: dict[str, Any], 200: dict[str, Any]}, dict[str, Any], (_MODEL, _KEY)
+    "POST /v2/models/<model>/infer": Route(
+        "Record requests with their responses.", *_INFER, scope="ingest", pool="payloads"
     ),
-    "POST /v1/logs": Operation("Record predictions in OpenTelemetry's log records.", *_RECORDS),
-    "POST /v1/traces": Operation("Record predictions in OpenTelemetry's spans.", *_RECORDS),
-    "GET /runbooks/": Operation("The runbooks of all alerts.", _HTML_PAGE),
-    "GET /runbooks/<name>": Operation("The runbook of an alert.", _HTML_PAGE),
-    "GET /openapi.json": Operation("Return this document.", {200: dict[str, Any]}),
+    "POST /v2/models/<model>/versions/<version>/infer": Route(
+        "Record requests with their responses.", *_INFER, scope="ingest", pool="payloads"
+    ),
+    "POST /v1/seldon/feedback": Route(
+        "Record Seldon's feedback messages.",
+        {201: dict[str, Any], 200: dict[str, Any]},
+        dict[str, Any],
+        (_MODEL, _KEY),
+        scope="feedback",
+        pool="feedback",
+    ),
+    "POST /v1/logs": Route(
+        "Record predictions in OpenTelemetry's log records.", *_RECORDS, scope="ingest", pool="payloads", gzip=True
+    ),
+    "POST /v1/traces": Route(
+        "Record predictions in OpenTelemetry's spans.", *_RECORDS, scope="ingest", pool="payloads", gzip=True
+    ),
+    "GET /runbooks/": Route("The runbooks of all alerts.", _HTML_PAGE),
+    "GET /runbooks/<name>": Route("The runbook of an alert.", _HTML_PAGE),
+    "GET /openapi.json": Route("Return this document.", {200: dict[str, Any]}),
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""
+_STATIC = {route: entry for route, entry in ROUTES.items() if "<" not in route}
+_PATTERNS = [
+    (re.compile(re.sub(r"<path:\w+>", ".+", re.sub(r"<(?:int:)?\w+>", "[^/]+", re.escape(route)))), entry)
+    for route, entry in ROUTES.items()
+    if "<" in route
+]
+
+
+def find(method: str, path: str) -> Route | None:
+    """Return the route of a request; None where Flask knows best what to answer.
+
+    >>> find("HEAD", "/metrics").pool, find("POST", "/v2/models/m/infer").scope, find("GET", "/nothing")
+    ('operations', 'ingest', None)
+    """
+    text = f"{'GET' if method == 'HEAD' else method} {path}"
+    if entry := _STATIC.get(text):
+        return entry
+    return next((entry for pattern, entry in _PATTERNS if pattern.fullmatch(text)), None)
