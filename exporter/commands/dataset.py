@@ -114,7 +114,7 @@ def _client(options: argparse.Namespace) -> Client:
 
 def _request(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
     """Return the document of a successful response."""
-    response = client.request(method, path, document=document, headers=headers)
+    response = client.request(method, path, json=document, headers=headers)
     if response.status >= 400:
         raise ExporterError(f"{client.url}: {response.error_message()}")
     return _document(client, response)
@@ -177,11 +177,11 @@ def _download(client: Client, path: str, output: Path, sha256: str | None) -> in
     partial = output.with_name(output.name + ".partial")
     size, digest = 0, hashlib.sha256()
     try:
-        with client.stream("GET", path) as (response, pieces):
+        with client.open("GET", path) as response:
             if response.status != 200:
-                raise ExporterError(f"{path}: {response.error_message()}")
+                raise ExporterError(f"{path}: {Response(response.status, response.read(2**20)).error_message()}")
             with partial.open("wb") as file, download(output.name) as bar:
-                for piece in pieces:
+                for piece in response.stream(2**18):
                     file.write(piece)
                     digest.update(piece)
                     size += len(piece)
@@ -228,7 +228,7 @@ def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[s
     if not decision.correction_id.isascii() or not decision.correction_id.isdigit():
         return "unknown", where
     body = {"status": "accepted", "revision": decision.revision, "label": decision.label, "reviewer": decision.reviewer}
-    response = client.request("PATCH", f"/v1/corrections/{decision.correction_id}", document=body)
+    response = client.request("PATCH", f"/v1/corrections/{decision.correction_id}", json=body)
     if response.status == 409:
         return _conflict(_document(client, response), decision)
     if response.status == 404:

@@ -6,12 +6,13 @@ The requests go past any proxy that the environment names: they are for servers 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http import HTTPStatus
+from http.client import responses as phrases
 from typing import Any, NamedTuple
 
 import urllib3
@@ -51,7 +52,6 @@ class Response(NamedTuple):
     """A response, whatever its status."""
 
     status: int
-    headers: Mapping[str, str]
     body: bytes
 
     def error_message(self) -> str:
@@ -62,7 +62,7 @@ class Response(NamedTuple):
             text = "; ".join([str(problem.get("detail") or problem["error"]), *fields])
         except (ValueError, LookupError, TypeError, AttributeError):
             text = self.body[:300].decode(errors="replace").strip()
-        return f"{self.status} {text or _phrase(self.status)}"
+        return f"{self.status} {text or phrases.get(self.status, '')}"
 
 
 class Client:
@@ -110,11 +110,8 @@ class Client:
         retries: urllib3.Retry = NO_RETRY,
         connections: int = 1,
     ) -> None:
-        parts = _split(url)
-        if parts is None:
-            raise ExporterError(f"{option}: expected a URL such as {example}, got {_without_password(url)}")
-        netloc = parts.netloc.rpartition("@")[2]
-        self.url = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+        parts = _split(url, option, example)
+        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._authorization = authorization
         if parts.username is not None:
             if not user_in_url:
@@ -139,44 +136,22 @@ class Client:
         """Close the connections."""
         self._pool.close()
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        document: Any = None,
-        headers: Mapping[str, str] | None = None,
-        retries: urllib3.Retry | None = None,
-    ) -> Response:
-        """Send a request with a body, or with a document as JSON, and return the response.
+    def request(self, method: str, path: str, body: bytes | None = None, **options: Any) -> Response:
+        """Send a request as `open` does, and return the response.
 
         Raises
         ------
         RequestError
             When no response arrives, or one of more than `MAX_BODY` bytes.
         """
-        with self._open(method, path, body, json=document, headers=headers, retries=retries) as response:
+        with self.open(method, path, body, **options) as response:
             content = response.read(MAX_BODY + 1)
             if len(content) > MAX_BODY:
                 raise RequestError(self.url, f"the response is larger than {MAX_BODY >> 20} MiB")
-            return Response(response.status, response.headers, content)
+            return Response(response.status, content)
 
     @contextmanager
-    def stream(self, method: str, path: str) -> Iterator[tuple[Response, Iterator[bytes]]]:
-        """Send a request and yield the response and a stream of its body; the body of an error is in the response.
-
-        Raises
-        ------
-        RequestError
-            When no response arrives, or it ends early.
-        """
-        with self._open(method, path) as response:
-            content = response.read(MAX_BODY) if response.status >= HTTPStatus.BAD_REQUEST else b""
-            yield Response(response.status, response.headers, content), response.stream(2**18)
-
-    @contextmanager
-    def _open(
+    def open(
         self,
         method: str,
         path: str,
@@ -186,20 +161,18 @@ class Client:
         retries: urllib3.Retry | None = None,
         **options: Any,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
-        header = self._authorization()
-        sent = {**(headers or {}), **({"Authorization": header} if header else {})}
-        response = None
+        """Send a request, with a body or with a document ``json``, and yield the response, whose body is not read yet.
+
+        Raises
+        ------
+        RequestError
+            When no response arrives, or it ends early.
+        """
+        header, response = self._authorization(), None
+        options["headers"] = {**(headers or {}), **({"Authorization": header} if header else {})}
+        options |= {"retries": retries or self._retries, "redirect": False, "preload_content": False}
         try:
-            response = self._pool.request(
-                method,
-                self._prefix + path,
-                body,
-                headers=sent,
-                retries=retries or self._retries,
-                redirect=False,
-                preload_content=False,
-                **options,
-            )
+            response = self._pool.request(method, self._prefix + path, body, **options)
             yield response
         except HTTPError as error:
             early = "" if response is None else "the response ended early; the server's log may say why: "
@@ -248,8 +221,8 @@ class _RetryUntil(urllib3.Retry):
 
     def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
         last = self.history[-1]
-        if last.status != HTTPStatus.SERVICE_UNAVAILABLE:
-            self.on_retry(_reason(last.error) if last.error else f"{last.status} {_phrase(last.status or 0)}".rstrip())
+        if last.status != 503:
+            self.on_retry(_reason(last.error) if last.error else Response(last.status or 0, b"").error_message())
         super().sleep(response)
 
 
@@ -275,29 +248,19 @@ class _UnixPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _UnixConnection
 
 
-def _split(url: str) -> urllib.parse.SplitResult | None:
+def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
     try:
         parts = urllib.parse.urlsplit(url)
-        valid = parts.hostname and parts.port != 0 if parts.scheme in {"http", "https"} else _is_socket(parts)
+        valid = parts.port != 0 and not parts.query and not parts.fragment
+        if parts.scheme == "unix":
+            valid = valid and not parts.netloc and len(parts.path) > 1
+        else:
+            valid = valid and parts.scheme in {"http", "https"} and bool(parts.hostname)
     except ValueError:  # no port, or half an IPv6 address
-        return None
-    return parts if valid and not parts.query and not parts.fragment else None
-
-
-def _is_socket(parts: urllib.parse.SplitResult) -> bool:
-    return parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1
-
-
-def _without_password(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('://')[0]}://…@{after}" if at else url
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+        valid = False
+    if not valid:
+        raise ExporterError(f"{option}: expected a URL such as {example}, got {re.sub('//.*@', '//…@', url)}")
+    return parts
 
 
 def _reason(error: BaseException) -> str:

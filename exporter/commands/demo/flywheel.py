@@ -94,7 +94,7 @@ def request(client: Client, method: str, path: str, document: object = None, *, 
         When the server cannot be reached or answers with an error.
     """
     try:
-        response = client.request(method, path, document=document)
+        response = client.request(method, path, json=document)
     except RequestError as error:
         raise StackError(f"{client.url}{path}: no response ({error.reason})") from None
     if response.status == empty_on:

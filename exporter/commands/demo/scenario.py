@@ -108,7 +108,7 @@ def trigger(service: Client, name: str | None, seconds: float, *, by_hand: bool 
     url = f"{service.url}/incident"
     document = {"name": name, "seconds": seconds, "by_hand": by_hand}
     try:
-        response = service.request("POST", "/incident", document=document)
+        response = service.request("POST", "/incident", json=document)
         if response.status >= 300:
             raise StackError(f"{url}: {response.error_message()}")
         return ActiveIncident(**json.loads(response.body)["before"])

@@ -135,7 +135,7 @@ class Traffic:
 
     def _predict(self, index: int) -> None:
         try:
-            response = self._service.request("POST", "/predict", document={"image": self._images[index].tolist()})
+            response = self._service.request("POST", "/predict", json={"image": self._images[index].tolist()})
             answer = json.loads(response.body)
             prediction_id, digit, confident = answer["id"], answer["digit"], answer["confidence"] >= CONFIDENT
         except (ExporterError, ValueError, LookupError, TypeError):  # no response, or one without a prediction
