@@ -10,9 +10,18 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana import business, data, health, kubernetes, overview, release, system
+from grafana import (
+    kubernetes,
+    model_business,
+    model_data,
+    model_exporter,
+    model_overview,
+    model_release,
+    model_system,
+)
 
-BOARDS = tuple(module.dashboard for module in (overview, system, data, business, release, health))
+_MODULES = (model_overview, model_system, model_data, model_business, model_release, model_exporter)
+BUILDERS = tuple(module.dashboard for module in _MODULES)
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTER_URL = "http://127.0.0.1:9877"
 GRAFANA_URL = "http://127.0.0.1:3000"
@@ -31,7 +40,7 @@ def files(exporter_url: str = EXPORTER_URL) -> dict[str, str]:
     exporter_url
         Address of the exporter for browsers, for links from values to its pages.
     """
-    documents = [board(exporter_url.rstrip("/")) for board in BOARDS]
+    documents = [build(exporter_url.rstrip("/")) for build in BUILDERS]
     return {f"{document.uid}.json": text(document) for document in documents}
 
 
@@ -49,10 +58,10 @@ def main() -> None:
     parser.add_argument("--grafana-url", default=GRAFANA_URL, help="where browsers reach Grafana (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT, help="folder that holds grafana/ and deploy/")
     options = parser.parse_args()
-    boards = files(options.exporter_url)
+    dashboards = files(options.exporter_url)
     for old in (options.output / "grafana" / "dashboards").glob("*.json"):
         old.unlink()
-    write(options.output / "grafana" / "dashboards", boards)
+    write(options.output / "grafana" / "dashboards", dashboards)
     urls = {EXPORTER_URL: options.exporter_url.rstrip("/"), GRAFANA_URL: options.grafana_url.rstrip("/")}
     write(options.output / "deploy" / "kubernetes", {"rules.yaml": kubernetes.prometheus_rule(urls)})
 

@@ -11,11 +11,11 @@ from grafana_foundation_sdk.builders import (
     common,
     dashboard,
     prometheus,
-    stat,
     statetimeline,
-    table,
     timeseries,
 )
+from grafana_foundation_sdk.builders import stat as stat_sdk
+from grafana_foundation_sdk.builders import table as table_sdk
 from grafana_foundation_sdk.models.common import (
     BarGaugeDisplayMode,
     BarGaugeNamePlacement,
@@ -46,7 +46,20 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from grafana.style import APART, BARE, DATASOURCE, GREY, NEUTRAL, REFS, ROLES, Link, Override, Query, for_query, states
+from grafana.style import (
+    APART,
+    BARE,
+    DATASOURCE,
+    GREY,
+    NEUTRAL,
+    REFS,
+    ROLES,
+    Link,
+    Override,
+    Query,
+    for_query,
+    value_mappings,
+)
 
 
 class _Targets(Protocol):
@@ -73,7 +86,7 @@ def _finish(
     title: str,
     description: str,
     unit: str,
-    place: GridPos,
+    grid_pos: GridPos,
     queries: Sequence[Query],
     *,
     empty: str,
@@ -89,7 +102,7 @@ def _finish(
 ) -> Panel:
     """Set what panels of all types share."""
     panel = builder.build()
-    panel.id_val, panel.title, panel.description, panel.grid_pos = number, title, description, place
+    panel.id_val, panel.title, panel.description, panel.grid_pos = number, title, description, grid_pos
     panel.datasource = DATASOURCE
     panel.repeat_direction = None
     panel.targets = [_target(query, ref).build() for query, ref in zip(queries, REFS, strict=False)]
@@ -129,16 +142,16 @@ def _link(link: Link) -> DashboardLink:
 
 def legend(*, values: bool = True) -> common.VizLegendOptions:
     """Return a legend below the lines, each with its last value."""
-    made = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
-    return made.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    options = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
+    return options.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
 
 
-def lines(
+def time_series(
     number: int,
     title: str,
     description: str,
     unit: str,
-    place: GridPos,
+    grid_pos: GridPos,
     *queries: Query,
     stepped: bool = False,
     values: bool = True,
@@ -163,51 +176,51 @@ def lines(
     if stepped:
         builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
     single = [i for i, query in enumerate(queries) if query.role == "value" and "{{" not in query.legend]
-    apart = [for_query(i, *settings) for i, settings in zip(single, APART, strict=False)] if len(single) > 1 else []
-    overrides = [*apart, *more.pop("overrides", ())]
-    return _finish(builder, number, title, description, unit, place, queries, overrides=overrides, **more)
+    overrides = [for_query(i, *settings) for i, settings in zip(single, APART, strict=False)] if len(single) > 1 else []
+    overrides = [*overrides, *more.pop("overrides", ())]
+    return _finish(builder, number, title, description, unit, grid_pos, queries, overrides=overrides, **more)
 
 
-def figures(
+def stat(
     number: int,
     title: str,
     description: str,
     unit: str,
-    place: GridPos,
+    grid_pos: GridPos,
     *queries: Query,
     state: bool = False,
-    below: bool = False,
+    stacked: bool = False,
     **more: Any,
 ) -> Panel:
-    """Return large numbers, one per series, with their names; ``below`` one another if there is room."""
+    """Return large numbers, one per series, with their names; ``stacked`` vertically if there is room."""
     builder = (
-        stat.Panel()
+        stat_sdk.Panel()
         .graph_mode(BigValueGraphMode.NONE)
         .color_mode(BigValueColorMode.BACKGROUND if state else BigValueColorMode.NONE)
         .justify_mode(BigValueJustifyMode.AUTO)
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
-        .orientation(VizOrientation.HORIZONTAL if below else VizOrientation.AUTO)
+        .orientation(VizOrientation.HORIZONTAL if stacked else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    if below or state:  # one size, so that panels of any width look alike
+    if stacked or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
-    return _finish(builder, number, title, description, unit, place, queries, state=state, **more)
+    return _finish(builder, number, title, description, unit, grid_pos, queries, state=state, **more)
 
 
-def timeline(
+def state_timeline(
     number: int,
     title: str,
     description: str,
-    place: GridPos,
+    grid_pos: GridPos,
     *queries: Query,
     names: Mapping[str, str],
-    told: bool = True,
+    show_values: bool = True,
     **more: Any,
 ) -> Panel:
-    """Return states over time, one row per series, with texts if ``told``."""
+    """Return states over time, one row per series, with texts if ``show_values``."""
     builder = (
         statetimeline.Panel()
-        .show_value(VisibilityMode.AUTO if told else VisibilityMode.NEVER)
+        .show_value(VisibilityMode.AUTO if show_values else VisibilityMode.NEVER)
         .row_height(0.8)
         .merge_values(True)
         .fill_opacity(85)
@@ -221,37 +234,37 @@ def timeline(
         title,
         description,
         BARE,
-        place,
+        grid_pos,
         queries,
-        mappings=states(names),
+        mappings=value_mappings(names),
         **more,
     )
 
 
-def rows(
+def table(
     number: int,
     title: str,
     description: str,
     unit: str,
-    place: GridPos,
+    grid_pos: GridPos,
     *queries: Query,
     sort: Sequence[str] = (),
     **more: Any,
 ) -> Panel:
     """Return a table, sorted by columns in descending order."""
-    builder = table.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
-    panel = _finish(builder, number, title, description, unit, place, queries, **more)
+    builder = table_sdk.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
+    panel = _finish(builder, number, title, description, unit, grid_pos, queries, **more)
     options: Any = panel.options
     options.footer = None
     return panel
 
 
-def bars(
+def bar_chart(
     number: int,
     title: str,
     description: str,
     unit: str,
-    place: GridPos,
+    grid_pos: GridPos,
     *queries: Query,
     by: str,
     **more: Any,
@@ -272,15 +285,15 @@ def bars(
         .legend(legend(values=False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
     )
-    return _finish(builder, number, title, description, unit, place, queries, **more)
+    return _finish(builder, number, title, description, unit, grid_pos, queries, **more)
 
 
-def lengths(
+def bar_gauge(
     number: int,
     title: str,
     description: str,
     unit: str,
-    place: GridPos,
+    grid_pos: GridPos,
     *queries: Query,
     **more: Any,
 ) -> Panel:
@@ -294,4 +307,4 @@ def lengths(
         .orientation(VizOrientation.HORIZONTAL)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    return _finish(builder, number, title, description, unit, place, queries, **more)
+    return _finish(builder, number, title, description, unit, grid_pos, queries, **more)

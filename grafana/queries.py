@@ -21,7 +21,7 @@ MODEL_OR_NONE = "model=~`${model:regex}|`"
 DAY_AGO = " offset 1d"
 
 
-def severity(by: str, selector: str, known: str) -> str:
+def severity(by: str, selector: str, monitored: str) -> str:
     """Return the state as a number, 0 (ok) to 3 (critical): the highest severity of the firing alerts.
 
     Parameters
@@ -30,13 +30,13 @@ def severity(by: str, selector: str, known: str) -> str:
         Labels to keep, or nothing.
     selector
         Selector of the alerts.
-    known
-        An expression that exists if the state is known.
+    monitored
+        An expression that exists while the state is monitored.
     """
     firing = f'ALERTS{{alertstate="firing",alertname!="Watchdog",{selector}'
     worst = f'3 * {firing},severity="critical"}} or 2 * {firing},severity="warning"}} or {firing},severity="info"}}'
     over = f" by ({by})" if by else ""
-    return f"max{over} ({worst}) or 0 * group{over} ({known})"
+    return f"max{over} ({worst}) or 0 * group{over} ({monitored})"
 
 
 def firing_seconds() -> str:

@@ -78,7 +78,7 @@ class Link:
     outside: bool = False
 
 
-def at(x: int, y: int, w: int, h: int) -> GridPos:
+def position(x: int, y: int, w: int, h: int) -> GridPos:
     """Return a position on the grid of 24 columns; a row is 30 pixels and a gap of 8."""
     return GridPos(x=x, y=y, w=w, h=h)
 
@@ -93,15 +93,15 @@ def for_field(name: str, *settings: DynamicConfigValue) -> tuple[MatcherConfig, 
     return MatcherConfig(id_val="byName", options=name), list(settings)
 
 
-def for_query(place: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+def for_query(index: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
     """Return settings of all series of a query, by its position in the panel."""
-    return MatcherConfig(id_val="byFrameRefID", options=REFS[place]), list(settings)
+    return MatcherConfig(id_val="byFrameRefID", options=REFS[index]), list(settings)
 
 
 Override = tuple[MatcherConfig, list[DynamicConfigValue]]
 
 
-def step(name: str, *, queries: str | None = None, **options: object) -> DataTransformerConfig:
+def transformation(name: str, *, queries: str | None = None, **options: object) -> DataTransformerConfig:
     """Return a transformation of all queries, or of those whose reference matches a regular expression."""
     chosen = None if queries is None else MatcherConfig(id_val="byRefId", options=f"/^(?:{queries})$/")
     return DataTransformerConfig(id_val=name, filter_val=chosen, options=options)
@@ -113,7 +113,7 @@ MARKS = {"OK": OK, "i": INFO, "!": WARNING, "!!": CRITICAL}
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 
-def states(names: Mapping[str, str]) -> list[ValueMapping]:
+def value_mappings(names: Mapping[str, str]) -> list[ValueMapping]:
     """Return a mapping of the numbers from 0 to texts in their colours, without numbers that have no name."""
     options = {
         str(number): ValueMappingResult(text=name, color=colour, index=number)
@@ -123,7 +123,7 @@ def states(names: Mapping[str, str]) -> list[ValueMapping]:
     return [ValueMap(options=options)]
 
 
-def cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
+def state_cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
     """Return settings of a table's column of states: the text and the colour of each value."""
     options = {
         value: {"text": text, "color": colour, "index": index}

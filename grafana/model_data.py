@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSort
 
-from grafana import feature, frame
-from grafana.panels import lines, rows, timeline
+from grafana import layout, model_data_feature
+from grafana.panels import state_timeline, table, time_series
 from grafana.queries import BOTH, MODEL, WINDOW
 from grafana.style import (
     COUNT,
@@ -18,15 +18,15 @@ from grafana.style import (
     TEXT,
     WARNING,
     Query,
-    at,
-    cell,
     for_field,
     for_query,
+    position,
     setting,
-    step,
+    state_cell,
+    transformation,
 )
 
-_FEATURE = frame.page_of(
+_FEATURE = layout.page_link(
     "drift", "Explanation", model="model", version="__data.fields.Version", window="window", feature="__value.raw"
 )
 
@@ -35,35 +35,35 @@ def dashboard(exporter_url: str) -> Dashboard:
     """Return the dashboard Data and drift."""
     features = f"label_values(model_feature_reference_probability{{{BOTH}}}, feature)"
     windows = f"label_values(model_feature_window_observations{{{BOTH}}}, window)"
-    return frame.board(
+    return layout.build_dashboard(
         "model-data",
         "Models / Data and drift",
         "Live data compared with training data: features by drift score, and one feature in detail.",
         [
-            frame.model(),
-            frame.version(),
-            frame.choice("feature", "Feature", features),
-            frame.choice("window", "Window", windows, sort=VariableSort.NUMERICAL_DESC),
+            layout.model_variable(),
+            layout.version_variable(),
+            layout.query_variable("feature", "Feature", features),
+            layout.query_variable("window", "Window", windows, sort=VariableSort.NUMERICAL_DESC),
         ],
         [
-            frame.row(100, "Features of version $version", 0),
+            layout.row(100, "Features of version $version", 0),
             features_by_score(),
             features_over_time(),
             data_alerts(),
-            frame.row(101, "$feature", 20),
-            feature.histogram(),
-            feature.score(),
-            feature.mean(),
-            feature.stddev(),
-            feature.missing(),
-            feature.unseen(),
-            frame.row(102, "Predictions, and correlations between features", 47),
+            layout.row(101, "$feature", 20),
+            model_data_feature.histogram(),
+            model_data_feature.score(),
+            model_data_feature.mean(),
+            model_data_feature.stddev(),
+            model_data_feature.missing(),
+            model_data_feature.unseen(),
+            layout.row(102, "Predictions, and correlations between features", 47),
             prediction(),
             together(),
             observations(),
         ],
         exporter_url,
-        links=[frame.DRIFT, frame.REVIEW],
+        links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
     )
 
@@ -82,7 +82,7 @@ def features_by_score() -> Panel:
     )
     names = ("State", "Score", "Threshold", "Shift", "Missing", "Unseen")
     trend = "Trend #G"
-    return rows(
+    return table(
         1,
         "Features by score",
         (
@@ -91,22 +91,22 @@ def features_by_score() -> Panel:
             "explanation."
         ),
         NATS,
-        at(0, 1, 16, 11),
+        position(0, 1, 16, 11),
         *(Query(expr, kind="table") for expr in columns),
         Query(f"{each} ({score})"),
-        empty=feature.NO_PROFILE,
+        empty=model_data_feature.NO_PROFILE,
         sort=("Score",),
         transformations=[
             # Without the time, Grafana does not read the rows of a moment as series.
-            step("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
-            step("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
-            step("merge"),
-            step(
+            transformation("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
+            transformation("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
+            transformation("merge"),
+            transformation(
                 "organize",
                 excludeByName={"Time": True},
                 indexByName={
-                    name: place
-                    for place, name in enumerate(
+                    name: index
+                    for index, name in enumerate(
                         ("feature", "version", "Value #A", "Value #B", trend, *(f"Value #{ref}" for ref in "CDEF"))
                     )
                 },
@@ -126,7 +126,7 @@ def features_by_score() -> Panel:
                 setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
             ),
             for_field("Version", setting("unit", TEXT), setting("custom.width", 66)),
-            for_field("State", setting("custom.width", 66), *cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
+            for_field("State", setting("custom.width", 66), *state_cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
             for_field("Score", setting("noValue", "–"), setting("custom.width", 80), setting("decimals", 2)),
             for_field("Threshold", setting("noValue", "–"), setting("custom.width", 84), setting("decimals", 2)),
             for_field(
@@ -164,19 +164,19 @@ def features_by_score() -> Panel:
 def features_over_time() -> Panel:
     series = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
     expr = f"max by (feature) ({series})"
-    return lines(
+    return time_series(
         2,
         "Score of the ten worst features",
         ("KL divergence from training over time, if above the noise floor, and the lowest threshold of any feature."),
         NATS,
-        at(16, 1, 8, 11),
+        position(16, 1, 8, 11),
         Query(
             f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
             "{{feature}}",
         ),
         Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
         values=False,
-        empty=feature.NO_PROFILE,
+        empty=model_data_feature.NO_PROFILE,
         least=0,
     )
 
@@ -185,14 +185,14 @@ def data_alerts() -> Panel:
     alerts = f'ALERTS{{layer="data",{BOTH},severity="warning"'
     states = f'2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}}'
     longest = f"topk(15, sum by (alertname, feature) (count_over_time({alerts}}}[$__range] @ end())))"
-    return timeline(
+    return state_timeline(
         3,
         "Alerts of the data layer",
         (
             "Alerts by feature over time: blue while pending, orange while firing, green if there is none. With more "
             "than 15, those active for longest."
         ),
-        at(0, 12, 24, 8),
+        position(0, 12, 24, 8),
         # Shows that there is no alert; without this row, Grafana would report missing data.
         Query(
             f"max({states}) or 0 * group(model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})", "any alert"
@@ -202,21 +202,21 @@ def data_alerts() -> Panel:
             ' "alert", "$1", "alertname", "Model(.+)"))',
             "{{alert}} {{feature}}",
         ),
-        told=False,
+        show_values=False,
         names={"none": OK, "pending": INFO, "firing": WARNING},
-        empty=feature.NO_PROFILE,
+        empty=model_data_feature.NO_PROFILE,
     )
 
 
 def prediction() -> Panel:
     of_predictions = f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})"
     of_confidence = f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})"
-    return lines(
+    return time_series(
         10,
         "Predictions and confidence: divergence from training",
         "KL divergence of predictions and of confidence in the window from training, and their noise floors.",
         NATS,
-        at(0, 48, 10, 9),
+        position(0, 48, 10, 9),
         Query(of_predictions, "predictions"),
         Query(of_confidence, "confidence"),
         Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
@@ -233,7 +233,7 @@ def prediction() -> Panel:
 
 
 def together() -> Panel:
-    return lines(
+    return time_series(
         11,
         "Correlations between features",
         (
@@ -241,7 +241,7 @@ def together() -> Panel:
             "feature does not show. The noise is the threshold."
         ),
         NATS,
-        at(10, 48, 7, 9),
+        position(10, 48, 7, 9),
         Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
         Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
         empty="fewer than two numeric features, or no data",
@@ -250,13 +250,13 @@ def together() -> Panel:
 
 
 def observations() -> Panel:
-    return lines(
+    return time_series(
         12,
         "Observations in the window",
         ("Number of values in the window, for the feature that has most. With few values a score has little meaning."),
         COUNT,
-        at(17, 48, 7, 9),
+        position(17, 48, 7, 9),
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
-        empty=feature.NO_PROFILE,
+        empty=model_data_feature.NO_PROFILE,
         least=0,
     )

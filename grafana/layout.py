@@ -32,7 +32,7 @@ VERSIONS = "${version:queryparam}"
 """The selected versions as ``var-version=3``. The exporter reads a single version and ignores several or all."""
 
 
-def page_of(page: str, title: str, versions: str = "", **of: str) -> Link:
+def page_link(page: str, title: str, versions: str = "", **parameters: str) -> Link:
     """Return a link to a page of the exporter, with labels of a value or the selected variables.
 
     The review page also gets the time range; the drift page always shows the current windows.
@@ -45,35 +45,35 @@ def page_of(page: str, title: str, versions: str = "", **of: str) -> Link:
         Text of the link.
     versions
         The selected versions: `VERSIONS`, or nothing.
-    of
+    parameters
         Query parameters and the source of their values, such as ``version="__field.labels.version"``.
     """
-    chosen = [f"{name}=${{{source}:percentencode}}" for name, source in of.items()]
-    chosen += filter(None, [versions, TIME if page == "review" else ""])
-    return Link(title, f"{EXPORTER}/{page}?{'&'.join(chosen)}", outside=True)
+    arguments = [f"{name}=${{{source}:percentencode}}" for name, source in parameters.items()]
+    arguments += filter(None, [versions, TIME if page == "review" else ""])
+    return Link(title, f"{EXPORTER}/{page}?{'&'.join(arguments)}", outside=True)
 
 
-DRIFT = page_of("drift", "What drifted", VERSIONS, model="model")
-REVIEW = page_of("review", "Review corrections", VERSIONS, model="model")
+DRIFT = page_link("drift", "What drifted", VERSIONS, model="model")
+REVIEW = page_link("review", "Review corrections", VERSIONS, model="model")
 
 
-def board_of(uid: str, title: str, **of: str) -> Link:
+def dashboard_link(uid: str, title: str, **parameters: str) -> Link:
     """Return a link from a value to another dashboard, with the labels of the value and the time range."""
-    chosen = "".join(f"var-{name}=${{{source}:percentencode}}&" for name, source in of.items())
-    return Link(title, f"/d/{uid}?{chosen}${{__url_time_range}}")
+    arguments = "".join(f"var-{name}=${{{source}:percentencode}}&" for name, source in parameters.items())
+    return Link(title, f"/d/{uid}?{arguments}${{__url_time_range}}")
 
 
-def choice(
+def query_variable(
     name: str,
     label: str,
     query: str,
     *,
-    whole: bool = False,
+    include_all: bool = False,
     several: bool = False,
     sort: VariableSort = VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC,
 ) -> VariableModel:
-    """Return a variable with values from Prometheus: one value, all with ``whole``, or any number with ``several``."""
-    made = (
+    """Return a variable with values from Prometheus: one, or all (``include_all``), or any number (``several``)."""
+    variable = (
         dashboard.QueryVariable(name)
         .label(label)
         .datasource(DATASOURCE)
@@ -82,36 +82,36 @@ def choice(
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(sort)
         .multi(several)
-        .include_all(whole or several)
+        .include_all(include_all or several)
     )
-    if whole or several:
-        made = made.all_value(_ALL)
+    if include_all or several:
+        variable = variable.all_value(_ALL)
     if several:
-        made = made.current(VariableOption(selected=True, text="All", value="$__all"))
-    return made.build()
+        variable = variable.current(VariableOption(selected=True, text="All", value="$__all"))
+    return variable.build()
 
 
-def model() -> VariableModel:
+def model_variable() -> VariableModel:
     """Return the variable for one model, because thresholds are set per model."""
-    return choice("model", "Model", "label_values(model_info, model)")
+    return query_variable("model", "Model", "label_values(model_info, model)")
 
 
-def version() -> VariableModel:
+def version_variable() -> VariableModel:
     """Return the variable for one version of the model, by default the highest; links may select all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
-    return choice("version", "Version", query, whole=True, sort=VariableSort.NUMERICAL_DESC)
+    return query_variable("version", "Version", query, include_all=True, sort=VariableSort.NUMERICAL_DESC)
 
 
-def versions() -> VariableModel:
+def versions_variable() -> VariableModel:
     """Return the variable for any number of versions of the model, by default all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
-    return choice("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
+    return query_variable("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
 
 
-def side(name: str, label: str, *, newest: bool) -> VariableModel:
+def compared_version(name: str, label: str, *, newest: bool) -> VariableModel:
     """Return the variable for one version to compare, by default the highest or the lowest."""
     sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
-    return choice(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
+    return query_variable(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
 
 
 def _datasource() -> VariableModel:
@@ -120,12 +120,12 @@ def _datasource() -> VariableModel:
 
 def _exporter_url(address: str) -> VariableModel:
     """Return a constant, because a URL that could set this address would allow links to any site."""
-    made = dashboard.ConstantVariable("exporter_url").value(address).build()
-    made.hide, made.skip_url_sync = VariableHide.HIDE_VARIABLE, True
-    return made
+    variable = dashboard.ConstantVariable("exporter_url").value(address).build()
+    variable.hide, variable.skip_url_sync = VariableHide.HIDE_VARIABLE, True
+    return variable
 
 
-def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
+def _annotations(layer: str, only_deployments: bool) -> list[dashboard.AnnotationQuery]:
     """Return annotations of deployments, alerts and dataset releases; each expression is true for one step."""
 
     def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
@@ -133,7 +133,7 @@ def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
             dashboard.AnnotationQuery()
             .name(name)
             .datasource(DATASOURCE)
-            .enable(name == "Deployments" or not calm)
+            .enable(name == "Deployments" or not only_deployments)
             .icon_color(colour)
             .expr(expr)
             .title_format(title)
@@ -173,15 +173,15 @@ def _annotations(layer: str, calm: bool) -> list[dashboard.AnnotationQuery]:
     ]
 
 
-def row(number: int, title: str, y: int, folded: Sequence[Panel] = ()) -> RowPanel:
-    """Return a row over the panels below it, or over ``folded`` panels that a click unfolds."""
-    made = dashboard.Row(title).id(number).collapsed(bool(folded)).build()
-    made.grid_pos = GridPos(x=0, y=y, w=24, h=1)
-    made.panels = list(folded)
-    return made
+def row(number: int, title: str, y: int, collapsed: Sequence[Panel] = ()) -> RowPanel:
+    """Return a row over the panels below it, or over ``collapsed`` panels that a click expands."""
+    panel = dashboard.Row(title).id(number).collapsed(bool(collapsed)).build()
+    panel.grid_pos = GridPos(x=0, y=y, w=24, h=1)
+    panel.panels = list(collapsed)
+    return panel
 
 
-def board(
+def build_dashboard(
     uid: str,
     title: str,
     description: str,
@@ -191,13 +191,15 @@ def board(
     *,
     links: Sequence[Link] = (),
     alerts: str | None = None,
-    calm: bool = False,
+    only_deployments: bool = False,
 ) -> Dashboard:
-    """Return a dashboard of panels with fixed positions; a ``calm`` one shows only deployments by default.
+    """Return a dashboard of panels with fixed positions.
+
+    With ``only_deployments``, other annotations are off by default.
 
     With ``alerts``, a regular expression of layers, it marks deployments, starts of these alerts, and releases.
     """
-    made = (
+    builder = (
         dashboard.Dashboard(title)
         .uid(uid)
         .description(description)
@@ -206,7 +208,7 @@ def board(
         .refresh("30s")
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .annotations(list(_annotations(alerts, calm)) if alerts else [])
+        .annotations(list(_annotations(alerts, only_deployments)) if alerts else [])
         .link(
             dashboard.DashboardLink("Dashboards")
             .type(DashboardLinkType.DASHBOARDS)
@@ -217,17 +219,17 @@ def board(
         )
     )
     for link in links:
-        made = made.link(
+        builder = builder.link(
             dashboard.DashboardLink(link.title).icon("external link").url(link.url).target_blank(link.outside)
         )
-    document = made.build()
+    document = builder.build()
     document.templating = DashboardDashboardTemplating(
         list_val=[_datasource(), *variables, _exporter_url(exporter_url)]
     )
     document.panels = list(panels)
     # Without a placement, links and annotations are visible, not in a menu.
-    for one in document.links or []:
-        one.placement = None  # type: ignore[assignment]
-    for note in (document.annotations and document.annotations.list_val) or []:
-        note.placement = None  # type: ignore[assignment]
+    for document_link in document.links or []:
+        document_link.placement = None  # type: ignore[assignment]
+    for annotation in (document.annotations and document.annotations.list_val) or []:
+        annotation.placement = None  # type: ignore[assignment]
     return document

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Panel
 
-from grafana import frame
-from grafana.panels import bars, lines
+from grafana import layout
+from grafana.panels import bar_chart, time_series
 from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
-from grafana.style import COUNT, GREY, NATS, NEUTRAL, SHARE, Query, at, for_field, for_query, setting, step
+from grafana.style import (
+    COUNT,
+    GREY,
+    NATS,
+    NEUTRAL,
+    SHARE,
+    Query,
+    for_field,
+    for_query,
+    position,
+    setting,
+    transformation,
+)
 
 NO_PROFILE = "no profile, or no data"
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
-_DRIFT = frame.page_of("drift", "Explanation", frame.VERSIONS, model="model", window="window", feature="feature")
+_DRIFT = layout.page_link("drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="feature")
 
 
 def _short(expr: str) -> str:
@@ -24,7 +36,7 @@ def histogram() -> Panel:
     grown = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
     trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
     whole = f"sum(increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
-    return bars(
+    return bar_chart(
         4,
         "$feature: live values over training ones",
         (
@@ -32,7 +44,7 @@ def histogram() -> Panel:
             "The profile fixes the bins."
         ),
         SHARE,
-        at(0, 21, 14, 10),
+        position(0, 21, 14, 10),
         Query(_short(f"{grown} / on () group_left () ({whole} > 0)"), "live", "table"),
         Query(_short(f"sum by (bin) ({trained}) / on () group_left () sum({trained})"), "training", "table"),
         by="bin",
@@ -40,13 +52,13 @@ def histogram() -> Panel:
         empty=NO_PROFILE,
         least=0,
         transformations=[
-            step("joinByField", byField="bin", mode="outer"),
-            step(
+            transformation("joinByField", byField="bin", mode="outer"),
+            transformation(
                 "organize",
                 excludeByName={"Time": True, "Time 1": True, "Time 2": True},
                 renameByName={"Value #A": "live", "Value #B": "training"},
             ),
-            step("sortBy", fields={}, sort=[{"field": "bin"}]),
+            transformation("sortBy", fields={}, sort=[{"field": "bin"}]),
         ],
         overrides=[
             for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
@@ -57,7 +69,7 @@ def histogram() -> Panel:
 
 
 def score() -> Panel:
-    return lines(
+    return time_series(
         5,
         "$feature: divergence and its noise",
         (
@@ -65,7 +77,7 @@ def score() -> Panel:
             "windows. Only a score above both the noise floor and the threshold is significant."
         ),
         NATS,
-        at(14, 21, 10, 10),
+        position(14, 21, 10, 10),
         Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
         Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
         Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
@@ -86,7 +98,7 @@ def mean() -> Panel:
         setting("custom.lineWidth", 0),
         setting("custom.lineStyle", {"fill": "solid"}),
     ]
-    return lines(
+    return time_series(
         6,
         "$feature: mean within the training band",
         (
@@ -94,7 +106,7 @@ def mean() -> Panel:
             "have no mean."
         ),
         COUNT,
-        at(0, 31, 14, 8),
+        position(0, 31, 14, 8),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
         Query(reference, "training mean", role="reference"),
@@ -110,12 +122,12 @@ def mean() -> Panel:
 
 
 def stddev() -> Panel:
-    return lines(
+    return time_series(
         7,
         "$feature: spread and extremes",
         "Standard deviation, minimum and maximum in the window, and the standard deviation in training.",
         COUNT,
-        at(14, 31, 10, 8),
+        position(14, 31, 10, 8),
         Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
         Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
         Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
@@ -128,7 +140,7 @@ def stddev() -> Panel:
 def missing() -> Panel:
     trained = f'sum(max by (bin) (model_feature_reference_probability{{{_ONE},bin=~"[0-9]+ (missing|invalid)"}}))'
     threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
-    return lines(
+    return time_series(
         8,
         "$feature: missing and invalid",
         (
@@ -136,7 +148,7 @@ def missing() -> Panel:
             "share in training."
         ),
         SHARE,
-        at(0, 39, 14, 8),
+        position(0, 39, 14, 8),
         Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
         Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
         Query(f"{trained} + {threshold}", "threshold", role="threshold"),
@@ -147,12 +159,12 @@ def missing() -> Panel:
 
 
 def unseen() -> Panel:
-    return lines(
+    return time_series(
         9,
         "$feature: unseen in training",
         "Share of values outside the training range, or of categories that training did not have.",
         SHARE,
-        at(14, 39, 10, 8),
+        position(14, 39, 10, 8),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
         links=[_DRIFT],

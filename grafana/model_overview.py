@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import frame
-from grafana.panels import figures, lines, rows, timeline
+from grafana import layout
+from grafana.panels import stat, state_timeline, table, time_series
 from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, ranked, severity
 from grafana.style import (
     BARE,
@@ -24,13 +24,13 @@ from grafana.style import (
     WARNING,
     Link,
     Query,
-    at,
-    cell,
     for_field,
     for_query,
+    position,
     setting,
-    states,
-    step,
+    state_cell,
+    transformation,
+    value_mappings,
 )
 
 _NO_PROFILE = "no profile, or no data"
@@ -44,14 +44,14 @@ _SEVERITY = {"3": ("!!", CRITICAL), "2": ("!", WARNING), "1": ("i", INFO)}
 
 def dashboard(exporter_url: str) -> Dashboard:
     """Return the dashboard Overview."""
-    return frame.board(
+    return layout.build_dashboard(
         "model-overview",
         "Models / Overview",
         (
             "Is the model healthy? System, data and business at a glance, each compared with its threshold and with a "
             "day ago."
         ),
-        [frame.model(), frame.versions()],
+        [layout.model_variable(), layout.versions_variable()],
         [
             models_state(),
             system_state(),
@@ -69,33 +69,33 @@ def dashboard(exporter_url: str) -> Dashboard:
             correction_share(),
         ],
         exporter_url,
-        links=[frame.DRIFT, frame.REVIEW],
+        links=[layout.DRIFT, layout.REVIEW],
         alerts=".+",
-        calm=True,
+        only_deployments=True,
     )
 
 
 def models_state() -> Panel:
-    return timeline(
+    return state_timeline(
         1,
         "Models",
         (
             "State of each model over time: the highest severity of its firing alerts (!! critical, ! warning, i "
             "info). A gap means that the model was not monitored."
         ),
-        at(0, 0, 7, 5),
+        position(0, 0, 7, 5),
         Query(severity("model", 'model!=""', "model_info"), "{{model}}"),
         names=MARKS,
         empty="no model is monitored",
-        value_links=[frame.board_of("model-overview", "This model", model="__field.labels.model")],
+        value_links=[layout.dashboard_link("model-overview", "This model", model="__field.labels.model")],
     )
 
 
 def firing_alerts() -> Panel:
     named = f'label_join({firing_seconds()}, "of", " ", "model", "version", "instance", "path", "reason")'
     expr = f'max by (rank, alert, of) (label_replace({ranked(named)}, "alert", "$1", "alertname", "Model(.+)"))'
-    runbook = {"title": "Runbook", "url": f"{frame.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
-    return rows(
+    runbook = {"title": "Runbook", "url": f"{layout.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
+    return table(
         2,
         "Firing alerts, of all models",
         (
@@ -103,12 +103,12 @@ def firing_alerts() -> Panel:
             "to open its runbook."
         ),
         SECONDS,
-        at(0, 5, 7, 10),
+        position(0, 5, 7, 10),
         Query(expr, kind="table"),
         empty="no alert is known to fire",
         sort=(" ", "For"),
         transformations=[
-            step(
+            transformation(
                 "organize",
                 indexByName={"rank": 0, "alert": 1, "of": 2, "Value": 3},
                 renameByName={"rank": " ", "alert": "Alert", "of": "Of", "Value": "For"},
@@ -116,7 +116,7 @@ def firing_alerts() -> Panel:
             )
         ],
         overrides=[
-            for_field(" ", setting("custom.width", 50), *cell(_SEVERITY)),
+            for_field(" ", setting("custom.width", 50), *state_cell(_SEVERITY)),
             for_field("Alert", setting("custom.width", 162), setting("links", [runbook])),
             for_field("Of", setting("custom.minWidth", 60)),
             for_field("For", setting("custom.width", 64), setting("decimals", 0)),
@@ -129,12 +129,12 @@ def _detail(uid: str) -> Link:
 
 
 _SYSTEM = [_detail("model-system")]
-_DATA = [_detail("model-data"), frame.DRIFT]
-_BUSINESS = [_detail("model-business"), frame.REVIEW]
+_DATA = [_detail("model-data"), layout.DRIFT]
+_BUSINESS = [_detail("model-business"), layout.REVIEW]
 
 
 def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str = "model_info") -> Panel:
-    return figures(
+    return stat(
         number,
         "",
         (
@@ -142,11 +142,11 @@ def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str =
             "monitored."
         ),
         BARE,
-        at(7, y, 2, _HEIGHT),
+        position(7, y, 2, _HEIGHT),
         Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
         empty="not monitored",
         state=True,
-        mappings=states(SEVERITIES),
+        mappings=value_mappings(SEVERITIES),
         value_links=[_detail(uid)],
     )
 
@@ -165,7 +165,7 @@ def business_state() -> Panel:
 
 def request_rate() -> Panel:
     expr = f"sum(model_version:requests:rate1m{{{BOTH}}}"
-    return lines(
+    return time_series(
         6,
         "Requests",
         (
@@ -173,7 +173,7 @@ def request_rate() -> Panel:
             "there are none."
         ),
         PER_SECOND,
-        at(9, 0, 5, _HEIGHT),
+        position(9, 0, 5, _HEIGHT),
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         links=_SYSTEM,
@@ -263,12 +263,12 @@ def worst_missing() -> Panel:
 
 def attempts() -> Panel:
     expr = f"sum(model_version:attempts:increase1h{{{BOTH}}}"
-    return lines(
+    return time_series(
         12,
         "Predictions an hour",
         "Predictions per hour. Grey: a day ago. The threshold is a share of the same hour a week ago.",
         COUNT,
-        at(9, 10, 5, _HEIGHT),
+        position(9, 10, 5, _HEIGHT),
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         Query(
@@ -332,12 +332,12 @@ def _worst(
     worst: str = "max",
 ) -> Panel:
     """Return a panel with the value of the worst version, its value a day ago, and its threshold."""
-    return lines(
+    return time_series(
         number,
         title,
         f"{description} Grey: a day ago.",
         unit,
-        at(x, y, 5, _HEIGHT),
+        position(x, y, 5, _HEIGHT),
         Query(f"{worst}({series}{{{BOTH}}})", "now"),
         Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
         Query(threshold, "threshold", role="threshold"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import frame
-from grafana.panels import lines, rows, timeline
+from grafana import layout
+from grafana.panels import state_timeline, table, time_series
 from grafana.queries import INSTANCE
 from grafana.style import (
     BARE,
@@ -16,10 +16,10 @@ from grafana.style import (
     SINCE,
     SUCCESS,
     Query,
-    at,
     for_field,
+    position,
     setting,
-    step,
+    transformation,
 )
 
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
@@ -27,25 +27,27 @@ _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 def dashboard(exporter_url: str) -> Dashboard:
     """Return the dashboard Exporter."""
-    return frame.board(
+    return layout.build_dashboard(
         "model-exporter",
         "Models / Exporter",
         "The exporter itself: what it accepts, refuses and loses, and what it costs.",
         [
-            frame.choice("instance", "Exporter", 'label_values(up{job="model-exporter"}, instance)', several=True),
+            layout.query_variable(
+                "instance", "Exporter", 'label_values(up{job="model-exporter"}, instance)', several=True
+            ),
         ],
         [
             up(),
             collectors(),
             reloads(),
-            frame.row(100, "Events", 5),
+            layout.row(100, "Events", 5),
             taken(),
             refused(),
             lost(),
             queue(),
             unknown_features(),
             notifications(),
-            frame.row(101, "Cost", 22),
+            layout.row(101, "Cost", 22),
             collector_durations(),
             scrapes(),
             series(),
@@ -59,11 +61,11 @@ def dashboard(exporter_url: str) -> Dashboard:
 
 
 def _health(number: int, title: str, description: str, x: int, expr: str, legend: str) -> Panel:
-    return timeline(
+    return state_timeline(
         number,
         title,
         description,
-        at(x, 0, 8, 5),
+        position(x, 0, 8, 5),
         Query(expr, legend),
         empty="no exporter is scraped",
         names=SUCCESS,
@@ -91,12 +93,12 @@ def _rate(metric: str, by: str) -> str:
 
 
 def taken() -> Panel:
-    return lines(
+    return time_series(
         4,
         "Events accepted",
         "Accepted events a second, by source.",
         EVENTS_PER_SECOND,
-        at(0, 6, 8, 8),
+        position(0, 6, 8, 8),
         Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
         values=False,
         empty="no exporter is scraped",
@@ -105,12 +107,12 @@ def taken() -> Panel:
 
 
 def refused() -> Panel:
-    return lines(
+    return time_series(
         5,
         "Events refused",
         "Refused events a second, by reason. ModelEventsRejected fires above 0.",
         EVENTS_PER_SECOND,
-        at(8, 6, 8, 8),
+        position(8, 6, 8, 8),
         Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
         values=False,
         empty="no exporter is scraped",
@@ -120,7 +122,7 @@ def refused() -> Panel:
 
 
 def lost() -> Panel:
-    return lines(
+    return time_series(
         6,
         "Events lost, and failures of the store",
         (
@@ -128,7 +130,7 @@ def lost() -> Panel:
             "above 0."
         ),
         EVENTS_PER_SECOND,
-        at(16, 6, 8, 8),
+        position(16, 6, 8, 8),
         Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
         Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
         empty="no exporter is scraped",
@@ -138,12 +140,12 @@ def lost() -> Panel:
 
 
 def queue() -> Panel:
-    return lines(
+    return time_series(
         7,
         "Queue",
         "Predictions waiting to be counted, and the number at which the exporter answers 503.",
         COUNT,
-        at(0, 14, 8, 8),
+        position(0, 14, 8, 8),
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
         Query(f"model_exporter_queue_capacity{{{INSTANCE}}}", "may wait {{instance}}", role="reference"),
         empty="no exporter is scraped",
@@ -152,12 +154,12 @@ def queue() -> Panel:
 
 
 def unknown_features() -> Panel:
-    return lines(
+    return time_series(
         8,
         "Unknown features",
         "Features a second that the profile does not have, usually misspelt names.",
         EVENTS_PER_SECOND,
-        at(8, 14, 8, 8),
+        position(8, 14, 8, 8),
         Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
         empty="no model has a profile, or no exporter is scraped",
         least=0,
@@ -166,12 +168,12 @@ def unknown_features() -> Panel:
 
 
 def notifications() -> Panel:
-    return lines(
+    return time_series(
         9,
         "Notifications received",
         "Alerts a minute that Alertmanager sent to the exporter's inbox.",
         COUNT,
-        at(16, 14, 8, 8),
+        position(16, 14, 8, 8),
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
         empty="no exporter is scraped",
         least=0,
@@ -180,12 +182,12 @@ def notifications() -> Panel:
 
 
 def collector_durations() -> Panel:
-    return lines(
+    return time_series(
         10,
         "Time of a scrape by collector",
         "Duration of each collector in a scrape, in the slowest exporter.",
         SECONDS,
-        at(0, 23, 8, 8),
+        position(0, 23, 8, 8),
         Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
         empty="no exporter is scraped",
         least=0,
@@ -193,12 +195,12 @@ def collector_durations() -> Panel:
 
 
 def scrapes() -> Panel:
-    return lines(
+    return time_series(
         11,
         "Time of a scrape",
         "Duration of the scrape of each exporter, as measured by Prometheus.",
         SECONDS,
-        at(8, 23, 8, 8),
+        position(8, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_duration_seconds{"), "{{instance}}"),
         empty="no exporter is scraped",
         least=0,
@@ -206,12 +208,12 @@ def scrapes() -> Panel:
 
 
 def series() -> Panel:
-    return lines(
+    return time_series(
         12,
         "Series",
         "Samples per scrape: the cost of the exporter in Prometheus.",
         COUNT,
-        at(16, 23, 8, 8),
+        position(16, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_samples_scraped{"), "{{instance}}"),
         empty="no exporter is scraped",
         least=0,
@@ -219,7 +221,9 @@ def series() -> Panel:
 
 
 def _process(number: int, title: str, description: str, unit: str, x: int, *queries: Query) -> Panel:
-    return lines(number, title, description, unit, at(x, 31, 5, 8), *queries, empty="no exporter is scraped", least=0)
+    return time_series(
+        number, title, description, unit, position(x, 31, 5, 8), *queries, empty="no exporter is scraped", least=0
+    )
 
 
 _JOB = 'job="model-exporter",' + INSTANCE
@@ -249,12 +253,12 @@ def files() -> Panel:
 
 
 def builds() -> Panel:
-    return rows(
+    return table(
         16,
         "Builds",
         "Version and start time of each exporter.",
         BARE,
-        at(15, 31, 9, 8),
+        position(15, 31, 9, 8),
         Query(
             f"1000 * process_start_time_seconds{{{_JOB}}}"
             f" * on (instance) group_left (version, pythonversion) model_exporter_build_info{{{INSTANCE}}}",
@@ -262,7 +266,7 @@ def builds() -> Panel:
         ),
         empty="no exporter is scraped",
         transformations=[
-            step(
+            transformation(
                 "organize",
                 excludeByName={"Time": True, "job": True},
                 indexByName={"instance": 0, "version": 1, "pythonversion": 2, "Value": 3},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import frame
-from grafana.panels import figures, lengths, lines
+from grafana import layout
+from grafana.panels import bar_gauge, stat, time_series
 from grafana.queries import BOTH, DAY_AGO, MODEL, by_version, increase
-from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query, at
+from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query, position
 
-_MISTAKES = frame.page_of(
+_MISTAKES = layout.page_link(
     "review", "Review corrections", model="__field.labels.model", version="__field.labels.version"
 )
 _NO_PREDICTIONS = "no predictions"
@@ -18,33 +18,33 @@ _NO_SEGMENTS = "no segment_by in the model's configuration, or no data"
 
 def dashboard(exporter_url: str) -> Dashboard:
     """Return the dashboard Business and flywheel."""
-    return frame.board(
+    return layout.build_dashboard(
         "model-business",
         "Models / Business and flywheel",
         "What users do with the predictions, and how their corrections become training data.",
-        [frame.model(), frame.versions()],
+        [layout.model_variable(), layout.versions_variable()],
         [
-            frame.row(100, "From attempt to correction", 0),
+            layout.row(100, "From attempt to correction", 0),
             funnel(),
             correction_ratio(),
             attempts(),
             confident_ratio(),
             confidence(),
             feedback(),
-            frame.row(101, "The flywheel: review and release", 29),
+            layout.row(101, "The flywheel: review and release", 29),
             pending(),
             oldest(),
             releases(),
             flywheel(),
             reviewed(),
             delay(),
-            frame.row(102, "Segments and business events", 46),
+            layout.row(102, "Segments and business events", 46),
             segment_corrections(),
             segment_attempts(),
             events(),
         ],
         exporter_url,
-        links=[frame.DRIFT, frame.REVIEW],
+        links=[layout.DRIFT, layout.REVIEW],
         alerts="business",
     )
 
@@ -54,7 +54,7 @@ def _total(metric: str, more: str = "") -> str:
 
 
 def funnel() -> Panel:
-    return lengths(
+    return bar_gauge(
         1,
         "Funnel over the time range",
         (
@@ -62,7 +62,7 @@ def funnel() -> Panel:
             "users corrected."
         ),
         WHOLE,
-        at(0, 1, 10, 9),
+        position(0, 1, 10, 9),
         Query(_total("model_attempts_total"), "attempts", "instant"),
         Query(_total("model_confident_predictions_total"), "confident", "instant"),
         Query(_total("model_feedback_total", ',verdict="accepted"'), "accepted by users", "instant"),
@@ -74,7 +74,7 @@ def funnel() -> Panel:
 
 
 def correction_ratio() -> Panel:
-    return lines(
+    return time_series(
         2,
         "Correction share by version",
         (
@@ -82,7 +82,7 @@ def correction_ratio() -> Panel:
             "corrections."
         ),
         SHARE,
-        at(10, 1, 14, 9),
+        position(10, 1, 14, 9),
         *by_version(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         empty="no confident predictions",
@@ -92,7 +92,7 @@ def correction_ratio() -> Panel:
 
 
 def attempts() -> Panel:
-    return lines(
+    return time_series(
         3,
         "Predictions an hour",
         (
@@ -100,7 +100,7 @@ def attempts() -> Panel:
             "the same hour a week ago."
         ),
         COUNT,
-        at(0, 10, 12, 9),
+        position(0, 10, 12, 9),
         Query(f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}})", "{{model}}"),
         Query(
             f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}}{DAY_AGO})",
@@ -119,12 +119,12 @@ def attempts() -> Panel:
 
 
 def confident_ratio() -> Panel:
-    return lines(
+    return time_series(
         4,
         "Confident share by version",
         "Share of predictions at or above the model's confidence threshold, over one hour.",
         SHARE,
-        at(12, 10, 12, 9),
+        position(12, 10, 12, 9),
         *by_version(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         empty=_NO_PREDICTIONS,
@@ -135,7 +135,7 @@ def confident_ratio() -> Panel:
 
 def confidence() -> Panel:
     buckets = increase("model_prediction_confidence_bucket", f'{BOTH},le!="+Inf"', "le")  # no confidence is above 1
-    return lengths(
+    return bar_gauge(
         5,
         "Confidence of the predictions",
         (
@@ -143,7 +143,7 @@ def confidence() -> Panel:
             "bar before."
         ),
         WHOLE,
-        at(0, 19, 12, 10),
+        position(0, 19, 12, 10),
         Query(buckets, "{{le}}", "buckets"),
         empty="no confidence values",
         least=0,
@@ -152,12 +152,12 @@ def confidence() -> Panel:
 
 
 def feedback() -> Panel:
-    return lines(
+    return time_series(
         6,
         "Feedback an hour",
         "Feedback over one hour: predictions that users accepted or corrected.",
         COUNT,
-        at(12, 19, 12, 10),
+        position(12, 19, 12, 10),
         *(
             Query(f'sum(increase(model_feedback_total{{{BOTH},verdict="{verdict}"}}[1h]))', verdict)
             for verdict in ("accepted", "corrected")
@@ -168,26 +168,26 @@ def feedback() -> Panel:
 
 
 def pending() -> Panel:
-    return lines(
+    return time_series(
         7,
         "Corrections waiting for review",
         "Corrections without a review decision. The link Review opens them.",
         COUNT,
-        at(0, 30, 7, 8),
+        position(0, 30, 7, 8),
         Query(f"max by (model) (model_corrections_pending{{{MODEL}}})", "{{model}}"),
         empty="no feedback",
         least=0,
-        value_links=[frame.page_of("review", "Review them", model="__field.labels.model")],
+        value_links=[layout.page_link("review", "Review them", model="__field.labels.model")],
     )
 
 
 def oldest() -> Panel:
-    return lines(
+    return time_series(
         8,
         "Oldest waiting correction",
         "Age of the correction that has been waiting longest; empty if none is waiting.",
         HOURS,
-        at(7, 30, 7, 8),
+        position(7, 30, 7, 8),
         Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
         Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
         empty="none waiting, or no data",
@@ -196,12 +196,12 @@ def oldest() -> Panel:
 
 
 def releases() -> Panel:
-    return lines(
+    return time_series(
         9,
         "Corrections released into datasets",
         "All reviewed corrections that have been released into a dataset, for the next training.",
         COUNT,
-        at(14, 30, 6, 8),
+        position(14, 30, 6, 8),
         Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
         empty="nothing released yet, or no data",
         least=0,
@@ -211,12 +211,12 @@ def releases() -> Panel:
 
 
 def flywheel() -> Panel:
-    return figures(
+    return stat(
         10,
         "In this time range",
         "Corrections from users, and corrections released into a dataset.",
         WHOLE,
-        at(20, 30, 4, 8),
+        position(20, 30, 4, 8),
         Query(_total("model_feedback_total", ',verdict="corrected"'), "corrected", "instant"),
         Query(
             f"sum(max by (model) (increase(model_dataset_examples_total{{{MODEL}}}[$__range])))", "released", "instant"
@@ -227,7 +227,7 @@ def flywheel() -> Panel:
 
 
 def reviewed() -> Panel:
-    return lines(
+    return time_series(
         14,
         "Accuracy of confident predictions, from a reviewed sample",
         (
@@ -235,7 +235,7 @@ def reviewed() -> Panel:
             "confidence interval. It includes mistakes that users do not report."
         ),
         SHARE,
-        at(0, 38, 12, 8),
+        position(0, 38, 12, 8),
         *by_version(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
         Query(
             f"max by (model, version) (model_reviewed_accuracy_lower{{{BOTH}}})",
@@ -254,7 +254,7 @@ def reviewed() -> Panel:
 
 def delay() -> Panel:
     buckets = increase("model_feedback_delay_seconds_bucket", BOTH, "le", "1h")
-    return lines(
+    return time_series(
         15,
         "Delay of feedback",
         (
@@ -262,7 +262,7 @@ def delay() -> Panel:
             "recent predictions are still incomplete."
         ),
         SECONDS,
-        at(12, 38, 12, 8),
+        position(12, 38, 12, 8),
         Query(f"histogram_quantile(0.5, {buckets})", "half within"),
         Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
         empty="no feedback",
@@ -276,7 +276,7 @@ _SEGMENTS = "model, version, segment"
 def segment_corrections() -> Panel:
     corrected = increase("model_segment_corrections_total", BOTH, _SEGMENTS, "1h")
     sure = increase("model_segment_confident_predictions_total", BOTH, _SEGMENTS, "1h")
-    return lines(
+    return time_series(
         11,
         "Correction share by segment",
         (
@@ -284,7 +284,7 @@ def segment_corrections() -> Panel:
             "all segments can hide a problem of one."
         ),
         SHARE,
-        at(0, 47, 8, 7),
+        position(0, 47, 8, 7),
         Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -293,12 +293,12 @@ def segment_corrections() -> Panel:
 
 
 def segment_attempts() -> Panel:
-    return lines(
+    return time_series(
         12,
         "Predictions an hour by segment",
         "Predictions per hour, by segment.",
         COUNT,
-        at(8, 47, 8, 7),
+        position(8, 47, 8, 7),
         Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
         empty=_NO_SEGMENTS,
         least=0,
@@ -306,12 +306,12 @@ def segment_attempts() -> Panel:
 
 
 def events() -> Panel:
-    return lines(
+    return time_series(
         13,
         "Business events an hour",
         "The business events that the model's configuration declares, over one hour.",
         COUNT,
-        at(16, 47, 8, 7),
+        position(16, 47, 8, 7),
         Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
         empty="no events in the model's configuration, or no data",
         least=0,

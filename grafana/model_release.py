@@ -7,8 +7,8 @@ from collections.abc import Callable
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableModel, VariableOption
 
-from grafana import frame
-from grafana.panels import figures, lines, rows
+from grafana import layout
+from grafana.panels import stat, table, time_series
 from grafana.queries import MODEL
 from grafana.style import (
     COUNT,
@@ -20,11 +20,11 @@ from grafana.style import (
     SHARE,
     TEXT,
     Query,
-    at,
     for_field,
     for_query,
+    position,
     setting,
-    step,
+    transformation,
 )
 
 BEFORE = f"{MODEL},version=~`${{before:regex}}`"
@@ -34,41 +34,41 @@ EARLIER = " offset ${earlier:raw}"
 
 def dashboard(exporter_url: str) -> Dashboard:
     """Return the dashboard Release comparison."""
-    return frame.board(
+    return layout.build_dashboard(
         "model-release",
         "Models / Release comparison",
         "Is the new version better? Two versions side by side, or one version in two periods.",
         [
-            frame.model(),
-            frame.side("before", "Before", newest=False),
+            layout.model_variable(),
+            layout.compared_version("before", "Before", newest=False),
             earlier(),
-            frame.side("after", "After", newest=True),
+            layout.compared_version("after", "After", newest=True),
         ],
         [
-            frame.row(100, "Over the whole time range: before, after, difference", 0),
+            layout.row(100, "Over the whole time range: before, after, difference", 0),
             requests(),
             errors(),
             latency(),
             confident(),
             corrected(),
             drift(),
-            frame.row(101, "Over time", 7),
+            layout.row(101, "Over time", 7),
             requests_over_time(),
             errors_over_time(),
             latency_over_time(),
             confident_over_time(),
             corrected_over_time(),
             drift_over_time(),
-            frame.row(102, "Features", 24),
+            layout.row(102, "Features", 24),
             features(),
         ],
         exporter_url,
         links=[
-            frame.page_of("drift", frame.DRIFT.title, model="model", version="after"),
-            frame.page_of("review", frame.REVIEW.title, model="model", version="after"),
+            layout.page_link("drift", layout.DRIFT.title, model="model", version="after"),
+            layout.page_link("review", layout.REVIEW.title, model="model", version="after"),
         ],
         alerts=".+",
-        calm=True,
+        only_deployments=True,
     )
 
 
@@ -94,18 +94,18 @@ def _pair(
     # Equal values differ in their last digits, because no offset is a millisecond.
     difference = f"round(({after}) - ({before}), 0.00001)"
     points = unit == SHARE
-    return figures(
+    return stat(
         number,
         title,
         description,
         unit,
-        at(x, 1, 4, 6),
+        position(x, 1, 4, 6),
         Query(before, "before", "instant"),
         Query(after, "after", "instant"),
         Query(f"100 * {difference}" if points else difference, "difference", "instant"),
         overrides=[for_query(2, setting("unit", POINTS))] if points else [],
         empty=empty,
-        below=True,
+        stacked=True,
     )
 
 
@@ -169,7 +169,7 @@ def _over_time(
     ]
     if threshold is not None:
         queries.append(Query(threshold, "threshold", role="threshold"))
-    return lines(number, title, description, unit, at(x, y, 8, 8), *queries, empty=empty, least=0)
+    return time_series(number, title, description, unit, position(x, y, 8, 8), *queries, empty=empty, least=0)
 
 
 def requests_over_time() -> Panel:
@@ -261,7 +261,7 @@ def features() -> Panel:
         "Mean after": mean % (AFTER, ""),
     }
     refs = "ABCDEFG"
-    return rows(
+    return table(
         13,
         "Features, before and after",
         (
@@ -269,13 +269,13 @@ def features() -> Panel:
             "time range, and the training means of both profiles."
         ),
         NATS,
-        at(0, 25, 24, 9),
+        position(0, 25, 24, 9),
         *(Query(expr, kind="table") for expr in columns.values()),
         empty="no profile, or no data",
         sort=("Score after",),
         transformations=[
-            step("merge"),
-            step(
+            transformation("merge"),
+            transformation(
                 "organize",
                 excludeByName={"Time": True},
                 indexByName={"feature": 0, **{f"Value #{ref}": i for i, ref in enumerate(refs, 1)}},
