@@ -26,7 +26,7 @@ def csv_cell(value: Any) -> Any:
     more of them followed by ``=``, ``+``, ``-``, ``@``, a tab or a line end. Numbers stay numbers; nested values become
     JSON text.
 
-    >>> [cell(value) for value in ("=1+1", "'=1", "-", -1, True, None, [1, 2], "it's")]
+    >>> [csv_cell(value) for value in ("=1+1", "'=1", "-", -1, True, None, [1, 2], "it's")]
     ["'=1+1", "''=1", "'-", -1, 'true', None, '[1,2]', "it's"]
     """
     if isinstance(value, str):

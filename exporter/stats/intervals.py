@@ -100,7 +100,7 @@ def share(part: int, total: int) -> Estimate:
     (0.0, [0.0136, 0.0567])
     """
     test = binomtest(part, total)
-    return Estimate(part / total, lambda level: Interval(*test.proportion_ci(1 - level, method="wilson")))
+    return Estimate(part / total, lambda level: Interval(*map(float, test.proportion_ci(1 - level, method="wilson"))))
 
 
 def difference(before: Estimate, after: Estimate) -> Difference:
