@@ -1,7 +1,7 @@
-"""The wire types: what arrives is decoded and checked here, once.
+"""The wire types of events, which are decoded and checked here, once.
 
-The strict decoder takes what is right at full speed. Only what it refuses is looked at again,
-one event at a time, to say what was wrong with it.
+The strict decoder reads valid events at full speed. Only what it refuses is decoded again, one event at a time, to say
+what is wrong with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _serial = itertools.count()
 _process = os.urandom(5).hex()
 
 MAX_ID, MAX_LABEL = 128, 100_000
-"""Characters of an identifier, and of a prediction or a label."""
+"""Longest identifier, and longest prediction or label, in characters."""
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
 _Name = Annotated[str, msgspec.Meta(max_length=128)]
@@ -39,13 +39,13 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] | int | float | bool | None
 
 NO_VERSION = "unknown"
-"""The version of an event that names none."""
+"""The version of an event without one."""
 
 
 class Prediction(msgspec.Struct, gc=False):
-    """One request that a model answered, or failed to; see the contract of ``POST /v1/predictions``.
+    """A request to a model, answered or failed; see ``POST /v1/predictions`` in the API documentation.
 
-    ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store keeps the text.
+    ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store saves the text.
     """
 
     model: _Name
@@ -60,7 +60,7 @@ class Prediction(msgspec.Struct, gc=False):
 
 
 class Feedback(msgspec.Struct, gc=False):
-    """A user's word on a prediction."""
+    """A user's feedback on a prediction."""
 
     prediction_id: _Id | None = None
     model: _Name | None = None
@@ -84,14 +84,14 @@ class BusinessEvent(msgspec.Struct, gc=False):
 
 
 MAX_REJECTED = 1000
-"""Refused events of one request that are explained; the rest of the request is not looked at."""
+"""Most rejected events of a request that are explained; the rest of the request is then ignored."""
 _SCANNER = json.JSONDecoder(parse_int=parse_integer)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _Event = TypeVar("_Event", bound=msgspec.Struct)
 
 
 class RejectedEvent(msgspec.Struct, gc=False):
-    """An event that was refused, by its place in the request."""
+    """An event that was rejected, by its index in the request."""
 
     index: int
     pointer: str
@@ -100,14 +100,15 @@ class RejectedEvent(msgspec.Struct, gc=False):
 
 
 class Decoder(Generic[_Event]):
-    """Decodes a request's body into events of one kind.
+    """Decode the body of a request into events of one type.
 
     Parameters
     ----------
     kind
         The wire type.
     check
-        Raises `EventError` for what the type alone cannot say of one of several events, such as an unknown model.
+        Raises `EventError` if one of several events is wrong in a way that the type cannot express, such as an unknown
+        model.
     """
 
     def __init__(self, kind: type[_Event], check: Callable[[Sequence[_Event]], None]) -> None:
@@ -118,19 +119,19 @@ class Decoder(Generic[_Event]):
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
     def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[RejectedEvent]]:
-        """The good events of a body, and what was wrong with the others.
+        """Return the valid events of a body, and the rejected ones.
 
         Parameters
         ----------
         body
-            One JSON object or an array of them, or with ``lines`` one object a line.
+            A JSON object or an array of objects, or with ``lines`` an object in each line.
         lines
             Whether the body is NDJSON.
 
         Raises
         ------
         EventError
-            When the body is an array, but not JSON; a single object that is not is among the refused.
+            When the body starts like an array, but is not JSON. A single object that is not JSON is a rejected event.
         """
         body = body.removeprefix(b"\xef\xbb\xbf")
         try:
@@ -140,31 +141,31 @@ class Decoder(Generic[_Event]):
                 events = self._many.decode(body)
             else:
                 events = [self._one.decode(body)]
-            self._checked(events)
+            self._check_events(events)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EventError):
-            return self._slowly(body, lines)
+            return self._decode_one_by_one(body, lines)
         return events, []
 
-    def _checked(self, events: Sequence[_Event]) -> None:
+    def _check_events(self, events: Sequence[_Event]) -> None:
         if self._has_inputs:
             for event in events:
                 view = memoryview(event.inputs)  # type: ignore[attr-defined]
                 if view and view[0] not in b"{n":
-                    detail = f"expected an object with one member a feature, got {_kind(bytes(view[:1]))}"
+                    detail = f"expected an object with one member for each feature, got {_kind(bytes(view[:1]))}"
                     raise EventError("/inputs", detail, "wrong_type")
         self._check(events)
 
-    def _slowly(self, body: bytes, lines: bool) -> tuple[list[_Event], list[RejectedEvent]]:
+    def _decode_one_by_one(self, body: bytes, lines: bool) -> tuple[list[_Event], list[RejectedEvent]]:
         good: list[_Event] = []
         rejected: list[RejectedEvent] = []
         for index, part in enumerate(_lines(body) if lines else _items(body)):
             if len(rejected) == MAX_REJECTED:
-                detail = f"not looked at: {MAX_REJECTED} events before it were refused"
+                detail = f"ignored: {MAX_REJECTED} events before it were rejected"
                 rejected.append(RejectedEvent(index, "", detail, "malformed"))
                 break
             try:
                 event = self._single(part)
-                self._checked([event])
+                self._check_events([event])
                 good.append(event)
             except EventError as error:
                 rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))
@@ -185,7 +186,7 @@ class Decoder(Generic[_Event]):
 
 
 def _kind(text: bytes) -> str:
-    """The type of a JSON text. Its value may be about a person, and clients log what they are told."""
+    """Return the type of a JSON text. Messages do not quote it: it may be personal data, and clients log messages."""
     kinds = {b'"': "a string", b"[": "an array", b"t": "a boolean", b"f": "a boolean", b"n": "null"}
     return kinds.get(text.lstrip()[:1], "a number")
 
@@ -195,37 +196,34 @@ def _lines(body: bytes) -> Iterator[bytes]:
 
 
 def _items(body: bytes) -> Iterator[bytes]:
-    """The elements of an array, or the one document, one at a time.
-
-    A hostile body must not become objects all at once.
-    """
+    """Yield the elements of an array, or the only document, one at a time: a hostile body takes no more memory."""
     text = body.decode("utf-8", "replace").strip()
     if text[:1] != "[":
         yield text.encode()
         return
-    place = _space(text, 1)
-    more = text[place : place + 1] != "]"
+    position = _skip_space(text, 1)
+    more = text[position : position + 1] != "]"
     while more:
         try:
-            _, end = _SCANNER.raw_decode(text, place)
+            _, end = _SCANNER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             raise _malformed(error) from None
-        yield text[place:end].encode()
-        place = _space(text, end)
-        more = text[place : place + 1] == ","
+        yield text[position:end].encode()
+        position = _skip_space(text, end)
+        more = text[position : position + 1] == ","
         if more:
-            place = _space(text, place + 1)
-    if text[place:] != "]":
-        raise EventError("", f"the body is not JSON: expected , or ] at character {place}", "malformed")
+            position = _skip_space(text, position + 1)
+    if text[position:] != "]":
+        raise EventError("", f"the body is not JSON: expected , or ] at character {position}", "malformed")
 
 
-def _space(text: str, place: int) -> int:
-    match = _SPACE.match(text, place)
-    return match.end() if match else place
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def _lenient(text: bytes) -> Any:
-    """JSON as Python writes it, ``NaN`` and ``Infinity`` included."""
+    """Decode JSON as Python writes it, with ``NaN`` and ``Infinity``."""
     if not text.strip():
         raise EventError("", "the body is empty", "malformed")
     try:
@@ -237,41 +235,40 @@ def _lenient(text: bytes) -> Any:
 def _malformed(error: Exception) -> EventError:
     if isinstance(error, RecursionError):
         return EventError("", "the JSON is nested too deeply", "malformed")
-    hint = "; one object a line needs Content-Type: application/x-ndjson" if "Extra data" in str(error) else ""
+    hint = "; for one object in each line use Content-Type: application/x-ndjson" if "Extra data" in str(error) else ""
     return EventError("", f"the body is not JSON: {error}{hint}", "malformed")
 
 
 def _plain(item: Any) -> Any:
-    """An event as strict JSON can carry it: what is not finite is cleaned among the inputs, a string elsewhere."""
+    """Return an event as strict JSON allows it: numbers that are not finite are sanitized in inputs, else strings."""
     if isinstance(item, dict):
-        item = {key: value if key == "inputs" else _spelt(value) for key, value in item.items()}
+        item = {key: value if key == "inputs" else _finite_or_text(value) for key, value in item.items()}
     return sanitize(item)
 
 
-def _spelt(value: Any) -> Any:
+def _finite_or_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def check_model(models: Iterable[str], model: str | None) -> None:
-    """Refuse an event of a model that the configuration does not name.
+def check_model(models: Collection[str], model: str | None) -> None:
+    """Raise an error for a model that is not in the configuration.
 
     Raises
     ------
     EventError
-        With what was probably meant.
+        With the model that was probably meant.
     """
-    known = list(models)
-    if model not in known:
-        detail = f"no model {preview(model)} is configured; {suggestion(str(model), known)}"
+    if model not in models:
+        detail = f"no model {preview(model)} is configured; {suggestion(str(model), models)}"
         raise EventError("/model", detail, "unknown_model")
 
 
 def check_models(models: Collection[str], events: Iterable[Prediction]) -> None:
-    """Refuse predictions of a model that the configuration does not name, see `check_model`."""
+    """Raise an error if a prediction is of a model that is not in the configuration, see `check_model`."""
     for model in {event.model for event in events}.difference(models):
         check_model(models, model)
 
 
 def make_id() -> str:
-    """An identifier that nobody else makes, later ones greater."""
+    """Return a unique identifier; later ones are greater."""
     return f"{time.time_ns() // 1_000_000:011x}-{_process}-{next(_serial):08x}"

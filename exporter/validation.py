@@ -1,4 +1,4 @@
-"""One voice for what is wrong with a document: where it is, what was found, what would be right."""
+"""Describe what is wrong with a document: the path, the value and what would be right. Load YAML files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _T = TypeVar("_T")
 KeyPath = tuple[str | int, ...]
 """Keys and indexes from the top of a document to a value in it."""
 MAX_NODES = 1_000_000
-"""Values in a YAML file."""
+"""Most values in a YAML file."""
 
 _AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
-_LONGEST = 128  # characters of a word that is compared: the time grows with their square
+_LONGEST = 128  # longest word that is compared: the time grows with the square of its length
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 _KINDS = {
@@ -34,13 +34,14 @@ _KINDS = {
     "array": "an array",
     "datetime": "an RFC 3339 time",
 }
+_BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _BYTES = {f"{prefix}{unit}": base ** (power + 1)
           for power, prefix in enumerate("KMGT") for unit, base in (("iB", 1024), ("B", 1000))}  # fmt: skip
 
 
 def json_pointer(path: KeyPath) -> str:
-    """JSON pointer (RFC 6901) of a path.
+    """Return the JSON pointer (RFC 6901) of a path.
 
     >>> json_pointer(("inputs", "a/b", 3))
     '/inputs/a~1b/3'
@@ -49,7 +50,7 @@ def json_pointer(path: KeyPath) -> str:
 
 
 def format_path(path: KeyPath) -> str:
-    """A path as people write it in YAML's company.
+    """Return a path in the notation of configuration keys.
 
     >>> format_path(("models", 0, "windows"))
     'models[0].windows'
@@ -59,16 +60,17 @@ def format_path(path: KeyPath) -> str:
 
 
 def preview(value: Any, limit: int = 60) -> str:
-    """A value as JSON, cut to ``limit`` characters."""
+    """Return a value as JSON, cut to ``limit`` characters."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError):  # it holds itself, or is nested too deeply
+    except (ValueError, RecursionError):  # it contains itself, or is nested too deeply
         return "…"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def any_of(words: Iterable[str]) -> str:
-    """
+    """Return words as a list of alternatives.
+
     >>> any_of(["a", "b", "c"])
     'a, b or c'
     """
@@ -76,13 +78,13 @@ def any_of(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """The words that were possible, or the one that was probably meant."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1) if len(word) <= _LONGEST else []
+def suggestion(word: str, valid: Iterable[str]) -> str:
+    """Return the valid word that was probably meant, or the valid words."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, n=1) if len(word) <= _LONGEST else []
     if close:
         return f"did you mean {preview(close[0])}?"
-    return f"valid values: {', '.join(known[:20])}" if known else "there are none"
+    return f"valid values: {', '.join(valid[:20])}" if valid else "there are none"
 
 
 def parse_duration(text: str) -> float:
@@ -132,7 +134,8 @@ def _kind(names: str) -> str:
     return any_of(word for word in words if word != "null")
 
 
-def _found(document: Any, path: KeyPath) -> tuple[bool, Any]:
+def _value_at(document: Any, path: KeyPath) -> tuple[bool, Any]:
+    """Return whether there is a value at the path, and the value."""
     for step in path:
         try:
             document = document[step]
@@ -141,23 +144,23 @@ def _found(document: Any, path: KeyPath) -> tuple[bool, Any]:
     return True, document
 
 
-def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] = ()) -> tuple[KeyPath, str, str]:
-    """What msgspec refused, in words for the person who wrote the document.
+def explain(error: msgspec.ValidationError, document: Any, valid: Sequence[str] = ()) -> tuple[KeyPath, str, str]:
+    """Explain what msgspec refused, for the author of the document.
 
     Parameters
     ----------
     error
-        What ``msgspec.convert`` or a decoder raised.
+        The error of ``msgspec.convert`` or of a decoder.
     document
-        The decoded document (plain dicts and lists), to quote the wrong value from.
-    known
-        Keys that are possible where an unknown one stood.
+        The decoded document (plain dicts and lists), from which the invalid value is quoted.
+    valid
+        Valid keys in place of an unknown one, or valid values of an enumeration.
 
     Returns
     -------
     tuple
-        The path to the field, the detail (what was wrong and what would be right) and the
-        reason, one of `exporter.errors.REASONS`.
+        The path of the field, the detail (what is wrong and what would be right) and the reason, one of
+        `exporter.errors.REASONS`.
     """
     text = str(error)
     path: KeyPath = ()
@@ -165,38 +168,40 @@ def explain(error: msgspec.ValidationError, document: Any, known: Sequence[str] 
         text = text[: at.start()]
         path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[2]) if m[1] or m[2])
         if at[1]:
-            return path, "expected keys that are strings; put those that are not in quotes", "wrong_type"
+            return path, "expected keys that are strings; quote those that are not", "wrong_type"
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return (*path, match[1]), "is required", "missing_field"
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-        hint = f"; {suggestion(match[1], known)}" if known else ""
+        hint = f"; {suggestion(match[1], valid)}" if valid else ""
         return (*path, match[1]), f"is not known{hint}", "wrong_type"
-    there, value = _found(document, path)
-    got = f", got {preview(value)}" if there else ""
+    exists, value = _value_at(document, path)
+    got = f", got {preview(value)}" if exists else ""
     if match := re.fullmatch(r"Expected `(?:str|array)` of length (<=|>=) (\d+)", text):
-        size = f", got {len(value)}" if there else ""
-        one, many = ("character", "characters") if isinstance(value, str) else ("entry", "entries")
-        unit = one if match[2] == "1" else many
-        bound = "at most" if match[1] == "<=" else "at least"
-        return (
-            path,
-            f"expected {bound} {match[2]} {unit}{size}",
-            "too_long" if bound == "at most" else "wrong_type",
-        )
+        size = f", got {len(value)}" if exists else ""
+        bound = f"{_BOUNDS[match[1]]} {_count_of(match[2], isinstance(value, str))}"
+        return path, f"expected {bound}{size}", "too_long" if match[1] == "<=" else "wrong_type"
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
-        bound = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}[match[2]]
-        return path, f"expected {_KINDS[match[1]]} of {bound} {float(match[3]):g}{got}", "out_of_range"
+        return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {float(match[3]):g}{got}", "out_of_range"
+    return path, _explain_type(text, value, got, valid), "wrong_type"
+
+
+def _count_of(number: str, characters: bool) -> str:
+    singular, plural = ("character", "characters") if characters else ("entry", "entries")
+    return f"{number} {singular if number == '1' else plural}"
+
+
+def _explain_type(text: str, value: Any, got: str, valid: Sequence[str]) -> str:
     if match := re.fullmatch(r"Expected `([^`]*)`, got `[^`]*`", text):
-        return path, f"expected {_kind(match[1])}{got}", "wrong_type"
+        return f"expected {_kind(match[1])}{got}"
     if text.startswith("Invalid enum value"):
-        return path, f"is not possible; {suggestion(str(value), known)}", "wrong_type"
+        return f"is not a valid value; {suggestion(str(value), valid)}"
     if "RFC3339" in text or "timezone" in text:
-        return path, f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}', "wrong_type"
-    return path, f"{text[:1].lower()}{text[1:]}{got}", "wrong_type"
+        return f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}'
+    return f"{text[:1].lower()}{text[1:]}{got}"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice."""
+    """A SafeLoader that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -211,7 +216,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(path: Path) -> Any:
-    """The document in a YAML file.
+    """Return the document in a YAML file.
 
     Raises
     ------
@@ -223,7 +228,7 @@ def load_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        # The last three are PyYAML's for a scalar that is not of the type of its tag, such as !!int x.
+        # PyYAML raises the last three for a scalar that does not have the type of its tag, such as !!int x.
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or error
@@ -237,33 +242,33 @@ def load_yaml(path: Path) -> Any:
     return document
 
 
-def _count(item: Any, known: dict[int, int]) -> int:
-    """Nodes of a document with its aliases written out, which nothing that reads it may have to walk in vain.
+def _count(item: Any, counted: dict[int, int]) -> int:
+    """Return the number of values in a document, each alias counted in full.
 
     Raises
     ------
     ValueError
-        When there are more than `MAX_NODES`, or a text is none that files and databases can hold.
+        When there are more than `MAX_NODES`, or a text cannot be stored in files and databases.
     """
     if isinstance(item, str) and _UNFIT.search(item):
         raise ValueError("a text has the character NUL or half of a surrogate pair")
     if not isinstance(item, dict | list | tuple | set):
         return 1
-    if total := known.get(id(item)):
+    if total := counted.get(id(item)):
         return total
     if total == 0:
         raise ValueError("an alias stands in what it names")
-    known[id(item)] = 0
+    counted[id(item)] = 0
     inner = (*item.keys(), *item.values()) if isinstance(item, dict) else item
-    total = 1 + sum(_count(one, known) for one in inner)
+    total = 1 + sum(_count(value, counted) for value in inner)
     if total > MAX_NODES:
         raise ValueError(f"with its aliases written out it has more than {MAX_NODES:,} values")
-    known[id(item)] = total
+    counted[id(item)] = total
     return total
 
 
 def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quoted: bool = True) -> _T:
-    """A document as a typed struct; not ``quoted`` where no message may show a value, which may be a secret.
+    """Convert a document to a typed struct. Without ``quoted`` no message shows a value, which may be a secret.
 
     Raises
     ------
@@ -282,7 +287,7 @@ def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quote
 
 
 def _keys(kind: Any, path: KeyPath) -> tuple[str, ...]:
-    """The keys that a struct has at ``path`` below ``kind``."""
+    """Return the keys of the struct at ``path`` below ``kind``."""
     info: Any = msgspec.inspect.type_info(kind)
     for step in path:
         if isinstance(step, int):

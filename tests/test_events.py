@@ -148,10 +148,10 @@ REFUSALS = [
     ({"prediction": [1]}, "/prediction", LABEL + "[1]", "wrong_type"),
     ({"prediction": {"a": 1}}, "/prediction", LABEL + '{"a": 1}', "wrong_type"),
     ({"prediction": "x" * 100_001}, "/prediction", "expected at most 100000 characters, got 100001", "too_long"),
-    ({"inputs": [1, 2]}, "/inputs", "expected an object with one member a feature, got an array", "wrong_type"),
-    ({"inputs": 3}, "/inputs", "expected an object with one member a feature, got a number", "wrong_type"),
-    ({"inputs": "a"}, "/inputs", "expected an object with one member a feature, got a string", "wrong_type"),
-    ({"inputs": True}, "/inputs", "expected an object with one member a feature, got a boolean", "wrong_type"),
+    ({"inputs": [1, 2]}, "/inputs", "expected an object with one member for each feature, got an array", "wrong_type"),
+    ({"inputs": 3}, "/inputs", "expected an object with one member for each feature, got a number", "wrong_type"),
+    ({"inputs": "a"}, "/inputs", "expected an object with one member for each feature, got a string", "wrong_type"),
+    ({"inputs": True}, "/inputs", "expected an object with one member for each feature, got a boolean", "wrong_type"),
 ]  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_inputs_that_are_no_object_are_refused_however_odd(value):
     """Broken text, endless numbers and deep arrays in the place of inputs are refused like any other."""
     pointer, detail, reason = refusal(b'{"model": "digits", "inputs": ' + value + b"}")
     assert (pointer, reason) == ("/inputs", "wrong_type")
-    assert detail.startswith("expected an object with one member a feature, got ")
+    assert detail.startswith("expected an object with one member for each feature, got ")
     assert len(detail) < 150
 
 
@@ -225,7 +225,7 @@ def test_past_a_thousand_refused_events_the_rest_is_not_looked_at(count, looked_
     """Each refused one is named by its place, and no place is named that the body does not have."""
     good, rejected = PREDICTIONS.decode(b"\n".join([b"1"] * count), lines=True)
     assert (good, [one.index for one in rejected]) == ([], list(range(min(count, looked_at + 1))))
-    assert [one.index for one in rejected if one.detail.startswith("not looked at")] == [1000][: count - looked_at]
+    assert [one.index for one in rejected if one.detail.startswith("ignored")] == [1000][: count - looked_at]
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
@@ -278,9 +278,9 @@ def test_a_clock_years_off_is_an_event_all_the_same():
 def test_feedback_names_its_possible_verdicts():
     """A verdict that is none is refused with the ones that are."""
     assert refusal({"model": "digits", "verdict": "acepted"}, FEEDBACK) == (
-        "/verdict", 'is not possible; did you mean "accepted"?', "wrong_type",
+        "/verdict", 'is not a valid value; did you mean "accepted"?', "wrong_type",
     )  # fmt: skip
-    assert refusal({"verdict": "zzz"}, FEEDBACK)[1] == "is not possible; valid values: accepted, corrected"
+    assert refusal({"verdict": "zzz"}, FEEDBACK)[1] == "is not a valid value; valid values: accepted, corrected"
     assert refusal({"user": "x" * 257}, FEEDBACK)[::2] == ("/user", "too_long")
     assert refusal({"comment": "x" * 10_001}, FEEDBACK)[::2] == ("/comment", "too_long")
 

@@ -1,4 +1,4 @@
-"""How often a confident model is right, from users' corrections and a reviewed sample of the rest."""
+"""The accuracy of confident predictions, from users' feedback and a reviewed sample of the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
 
 
 def wilson(right: int, decided: int) -> Estimate:
-    """Share of a random sample with its score interval (Wilson, 1927).
+    """Return the share of a random sample with its score interval (Wilson, 1927).
 
     >>> [round(number, 4) for number in wilson(45, 50)]
     [0.9, 0.7864, 0.9565]
@@ -30,14 +30,13 @@ def wilson(right: int, decided: int) -> Estimate:
 
 
 def estimate_accuracy(population: int, known: int, known_right: int, decided: int, right: int) -> Estimate:
-    """Accuracy over all confident predictions, in two strata.
+    """Return the accuracy of all confident predictions, estimated in two strata.
 
-    Those with a user's word are known, one by one; the rest is estimated from a sample of it. With K
-    known of N, R of them right, and the share p of the sample: (R + (N - K) p) / N; the bounds put
+    Predictions with feedback are known; the others are estimated from a random sample. With K of N predictions known, R
+    of them right, and the share p of the sample that is right, the accuracy is (R + (N - K) p) / N. The bounds are
     those of p in its place.
 
-    Of 1000 predictions 20 have a user's word that they are wrong, and 45 of 50 sampled others are right:
-    0.98 times 0.9 is 0.882.
+    Of 1000 predictions 20 were corrected by users, and of 50 sampled others 45 are right: 0.98 times 0.9 is 0.882.
 
     >>> [round(number, 4) for number in estimate_accuracy(1000, 20, 0, 50, 45)]
     [0.882, 0.7707, 0.9374]
@@ -45,11 +44,11 @@ def estimate_accuracy(population: int, known: int, known_right: int, decided: in
     Parameters
     ----------
     population
-        Confident predictions, N; counted as K where K is more.
+        Number of confident predictions, N; at least K.
     known, known_right
-        Those with a user's word, K, and those of them that were right, R.
+        Number of predictions with feedback, K, and of those that were right, R.
     decided, right
-        Sampled ones of the rest that a reviewer decided, at least 1, and those of them that were right.
+        Number of sampled others that a reviewer decided, at least 1, and of those that were right.
     """
     rest = max(population - known, 0)
     return Estimate(

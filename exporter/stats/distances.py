@@ -1,7 +1,7 @@
-"""Further distances between a live and a training distribution, from counts in frozen bins.
+"""Further distances of a live distribution from training, from counts in frozen bins.
 
-Pure numpy, all features at once, as in `exporter.stats.divergence`. They are computed where the configuration
-asks for them.
+Pure numpy, for all features at once, as in `exporter.stats.divergence`. They are computed where the configuration asks
+for them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from exporter.stats.divergence import Floats, Reference, ratio
 
 
 class Distances:
-    """The training side of ``F`` features in ``B`` bins, for every distance there is.
+    """The training distribution of ``F`` features in ``B`` bins, for all distances.
 
-    The bins of a number with ``E`` edges are one below the first, those between, one above the
-    last, and two for what is no number. All values are counted in bins, so a distance along the
-    axis takes them as spread evenly over their bin.
+    A numeric feature with ``E`` edges has a bin below the first, the bins between, a bin above the last, and two bins
+    for missing and invalid values. Distances along the axis assume that values are spread evenly over their bin.
 
     Parameters
     ----------
     reference
-        The training side.
+        The training distribution.
     counts
-        Training values in each bin, shape ``(B,)``.
+        Number of training values in each bin, shape ``(B,)``.
     edges
-        The edges of each feature; none for one without an order, shape ``(F,)`` of ``(E,)``.
+        Edges of each feature, empty for categories; shape ``(F,)`` of ``(E,)``.
     centre, scale
         Mean and standard deviation of the training values, shape ``(F,)``.
 
@@ -63,22 +62,22 @@ class Distances:
         self._numbers = np.zeros(len(counts), dtype=bool)
         self._widths = np.zeros(len(counts))
         self._ends = np.full((2, len(edges)), np.nan)  # first and last edge
-        for place, (start, own) in enumerate(zip(reference.starts, edges, strict=True)):
-            if len(own):
-                self._numbers[start : start + len(own) + 1] = True
-                scaled = self._scaled(own, place)
-                self._widths[start + 1 : start + len(own)] = np.diff(scaled)
-                self._ends[:, place] = scaled[0], scaled[-1]
+        for index, (start, values) in enumerate(zip(reference.starts, edges, strict=True)):
+            if len(values):
+                self._numbers[start : start + len(values) + 1] = True
+                scaled = self._scaled(values, index)
+                self._widths[start + 1 : start + len(values)] = np.diff(scaled)
+                self._ends[:, index] = scaled[0], scaled[-1]
         self._cumulative = self._shares_below(counts)
 
-    def _scaled(self, values: Floats, place: int | slice) -> Floats:
-        """Values in training standard deviations from the training mean; the largest floats stay finite."""
+    def _scaled(self, values: Floats, index: int | slice) -> Floats:
+        """Return values in training standard deviations from the training mean, clipped to finite numbers."""
         with np.errstate(over="ignore"):
-            shifted = (values - self._centre[place]) / self._scale[place]
+            shifted = (values - self._centre[index]) / self._scale[index]
         return np.clip(shifted, -1e145, 1e145)
 
     def _shares_below(self, counts: Floats) -> Floats:
-        """Share of a feature's numbers that lie in a bin or in one before it; NaN without a number."""
+        """Return the share of a feature's numbers in each bin or a lower one; NaN without numbers."""
         starts, owner = self.reference.starts, self.reference.owner
         numbers = np.where(self._numbers, counts, 0.0)
         running = np.cumsum(numbers)
@@ -86,7 +85,7 @@ class Distances:
         return ratio(running - before[owner], np.add.reduceat(numbers, starts)[owner])
 
     def js(self, counts: Floats) -> Floats:
-        """Jensen-Shannon divergence in nats, 0 to ln 2 (Lin 1991): ½ KL(p ‖ w) + ½ KL(q ‖ w), w = (p + q)/2.
+        """Return the Jensen-Shannon divergence in nats, 0 to ln 2 (Lin 1991): ½ KL(p ‖ w) + ½ KL(q ‖ w), w = (p + q)/2.
 
         ``p`` and ``q`` are smoothed as for `Reference.kl_divergence`. Shape ``(F,)``.
         """
@@ -96,33 +95,32 @@ class Distances:
         return np.maximum(np.add.reduceat(parts, self.reference.starts) / 2, 0.0)
 
     def psi(self, counts: Floats) -> Floats:
-        """Population stability index Σ (p − q) ln(p/q), smoothed likewise: KL both ways. Shape ``(F,)``."""
+        """Return the population stability index Σ (p − q) ln(p/q), smoothed in the same way. Shape ``(F,)``."""
         q, p = self.reference.probability, self.reference.smoothed(counts)
         return np.add.reduceat((p - q) * np.log(p / q), self.reference.starts)
 
     def ks(self, counts: Floats) -> Floats:
-        """Kolmogorov-Smirnov statistic: the largest gap between the shares of numbers below an edge.
+        """Return the Kolmogorov-Smirnov statistic: the largest gap between the shares of numbers below an edge.
 
-        Only edges are looked at, so it is at most the statistic of the values themselves, and that
-        where every value has a bin of its own. Without smoothing; missing and invalid values do not
-        take part. Shape ``(F,)``; NaN without numbers on either side, and for categories.
+        It is compared at the edges only, so it is at most the statistic of the values, and equal to it if every value
+        has its own bin. There is no smoothing; missing and invalid values are left out. Shape ``(F,)``; NaN without
+        live or training numbers, and for categories.
         """
         gaps = np.abs(self._shares_below(counts) - self._cumulative)
         return np.maximum.reduceat(gaps, self.reference.starts)
 
     def wasserstein(self, counts: Floats, mean: Floats, smallest: Floats, largest: Floats) -> Floats:
-        """First Wasserstein distance (earth mover's) in training standard deviations.
+        """Return the first Wasserstein distance (earth mover's distance) in training standard deviations.
 
-        The area between the two cumulative distributions, which are straight lines within a bin and
-        between the training range and the live extremes. The area where the live one is lower less
-        that where it is higher is what the means differ by, and that is known exactly: both areas
-        are scaled by what the straight lines have it wrong. So a distribution that only moved one
-        way has the exact distance, however far it went.
+        It is the area between the two cumulative distributions, which are taken as straight lines within a bin, and
+        between the training range and the live extremes. The area where the live distribution is lower, less that where
+        it is higher, is the difference of the means, which is known exactly. The areas are corrected by the error of
+        the straight lines in it. So the distance is exact for a distribution that only moved in one direction.
 
         Parameters
         ----------
         counts
-            Live observations in each bin, shape ``(B,)``.
+            Number of live observations in each bin, shape ``(B,)``.
         mean
             Live mean less the training mean, in training standard deviations, shape ``(F,)``.
         smallest, largest
@@ -131,7 +129,7 @@ class Distances:
         Returns
         -------
         ndarray
-            Shape ``(F,)``; NaN without numbers on either side, and for categories.
+            Shape ``(F,)``; NaN without live or training numbers, and for categories.
         """
         starts = self.reference.starts
         live = self._shares_below(counts)
