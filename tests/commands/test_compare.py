@@ -44,11 +44,11 @@ def test_the_p_value_agrees_with_the_interval(a: int, n: int, b: int, m: int) ->
     """The interval of a difference excludes zero exactly where its p-value is below 5 %, in either direction."""
     before, after = share(min(a, n), n), share(min(b, m), m)
     for method in (difference, conservative_difference):
-        found, back = method(before, after), method(after, before)
-        assert found.interval.low - 1e-9 <= found.value <= found.interval.high + 1e-9
-        assert (found.p_value < 0.05) == excludes_zero(found.interval)
-        assert found.p_value == pytest.approx(back.p_value, abs=1e-9)
-        assert found.interval == pytest.approx((-back.interval.high, -back.interval.low))
+        result, back = method(before, after), method(after, before)
+        assert result.interval.low - 1e-9 <= result.value <= result.interval.high + 1e-9
+        assert (result.p_value < 0.05) == excludes_zero(result.interval)
+        assert result.p_value == pytest.approx(back.p_value, abs=1e-9)
+        assert result.interval == pytest.approx((-back.interval.high, -back.interval.low))
 
 
 def test_the_interval_of_a_difference_of_shares_holds_what_it_promises() -> None:
@@ -60,7 +60,7 @@ def test_the_interval_of_a_difference_of_shares_holds_what_it_promises() -> None
             for a in range(n + 1)
             for b in range(m + 1)
             if binom.pmf(a, n, p) * binom.pmf(b, m, q) > 1e-9
-            and (found := difference(share(a, n), share(b, m)).interval).low <= q - p <= found.high
+            and (result := difference(share(a, n), share(b, m)).interval).low <= q - p <= result.high
         )
         assert 0.93 < inside < 0.99
 
@@ -221,8 +221,8 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def compared(prometheus: str, *arguments: str, status: int = 0) -> dict[str, Any]:
     code, out, err = run(f"--prometheus={prometheus}", "--format=json", *arguments)
     assert (code, err) == (status, "")
-    found: dict[str, Any] = json.loads(out)
-    return found | {"measures": {measure["name"]: measure for measure in found["measures"]}}
+    result: dict[str, Any] = json.loads(out)
+    return result | {"measures": {measure["name"]: measure for measure in result["measures"]}}
 
 
 HOUR_TWO = (f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN + 2 * 3600)}")
@@ -230,16 +230,16 @@ HOUR_TWO = (f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN + 2 * 3600)}")
 
 def test_two_versions_are_compared_by_their_whole_counts(prometheus: str) -> None:
     """Counts are exact, first values of new series included, and the numbers are those worked out by hand."""
-    found = compared(prometheus, "--model=digits", *HOUR_TWO)
+    result = compared(prometheus, "--model=digits", *HOUR_TWO)
     names = ("version", "requests", "errors", "attempts", "confident", "corrections")
-    assert [found["before"][name] for name in names] == ["1", 2400, 120, 2400, 1920, 60]
-    assert [found["after"][name] for name in names] == ["2", 2340, 60, 2400, 1920, 6]
-    errors = found["measures"]["error_ratio"]
+    assert [result["before"][name] for name in names] == ["1", 2400, 120, 2400, 1920, 60]
+    assert [result["after"][name] for name in names] == ["2", 2340, 60, 2400, 1920, 6]
+    errors = result["measures"]["error_ratio"]
     assert errors["before"] == pytest.approx({"value": 0.05, "low": 0.041977, "high": 0.059461}, abs=1e-6)
     assert errors["after"]["value"] == pytest.approx(60 / 2340)
     # Newcombe by hand: d = -0.024359, and the arms 0.059461 - 0.05 and 0.025641 - 0.019972, and so on.
     assert errors["difference"] == pytest.approx({"value": -0.024359, "low": -0.035388, "high": -0.013563}, abs=1e-6)
-    corrections = found["measures"]["correction_ratio"]
+    corrections = result["measures"]["correction_ratio"]
     assert corrections["before"]["value"] == pytest.approx(60 / 1920)
     assert corrections["after"]["value"] == pytest.approx(6 / 1920)
     assert corrections["verdict"] == errors["verdict"] == "better"
@@ -247,14 +247,14 @@ def test_two_versions_are_compared_by_their_whole_counts(prometheus: str) -> Non
         "Version 2 is corrected less often: 0.31 % of confident predictions against 3.1 %; "
         "the difference of 2.8 points (2.0 to 3.7) is statistically significant."
     )
-    assert found["measures"]["confident_ratio"]["verdict"] == "same"
+    assert result["measures"]["confident_ratio"]["verdict"] == "same"
     # 94 % are at or below 0.25 s; to within chance so may be 95 %, but 90 % may not.
-    latency = found["measures"]["latency_p95_seconds"]
+    latency = result["measures"]["latency_p95_seconds"]
     assert latency["before"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.4, "low": 0.25, "high": 0.5})
     assert latency["after"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.6, "low": 0.25, "high": 0.5})
     assert latency["difference"] == pytest.approx({"value": -1 / 48, "low": -0.25, "high": 0.25})
     assert latency["verdict"] == "same"
-    drift = found["measures"]["worst_drift_nats"]
+    drift = result["measures"]["worst_drift_nats"]
     plain = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
     assert drift["before"]["value"] == pytest.approx(plain, abs=0.002)
     assert drift["after"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 1.96 * math.sqrt(0.5) / 2400}, abs=1e-5)
@@ -282,23 +282,23 @@ def test_both_versions_have_lived_through_the_same(prometheus: str) -> None:
 def test_two_periods_of_one_version_are_compared(prometheus: str) -> None:
     """The later period against the earlier, each with its own counts."""
     begins = (f"--before-from={utc_time(BEGIN)}", f"--after-from={utc_time(MIDDLE)}")
-    found = compared(prometheus, "--model=digits", "--after=1", *begins, "--last=30m")
-    assert [found[side]["requests"] for side in ("before", "after")] == [1200, 1200]
-    assert {measure["verdict"] for measure in found["measures"].values()} == {"same"}
-    assert "The period from" not in found["measures"]["error_ratio"]["sentence"]  # nothing is real, so nobody is named
+    result = compared(prometheus, "--model=digits", "--after=1", *begins, "--last=30m")
+    assert [result[side]["requests"] for side in ("before", "after")] == [1200, 1200]
+    assert {measure["verdict"] for measure in result["measures"].values()} == {"same"}
+    assert "The period from" not in result["measures"]["error_ratio"]["sentence"]  # nothing is real, so nobody is named
 
 
 def test_a_restart_loses_little_and_adds_nothing_made_up(prometheus: str) -> None:
     """A counter that was reset is estimated, to within a scrape or two."""
     begins = (f"--before-from={utc_time(BEGIN)}", f"--after-from={utc_time(MIDDLE)}")
-    found = compared(prometheus, "--model=reset", *begins)
-    assert found["before"]["requests"] == 2400
-    assert found["after"]["requests"] == pytest.approx(2400, abs=25)
-    assert found["measures"]["correction_ratio"]["before"] is None
-    assert "nobody gave feedback" in found["measures"]["correction_ratio"]["sentence"]
-    assert "without duration_seconds" in found["measures"]["latency_p95_seconds"]["sentence"]
-    assert found["measures"]["worst_drift_nats"]["verdict"] == "unknown"
-    assert "the training profile changed meanwhile" in found["measures"]["worst_drift_nats"]["sentence"]
+    result = compared(prometheus, "--model=reset", *begins)
+    assert result["before"]["requests"] == 2400
+    assert result["after"]["requests"] == pytest.approx(2400, abs=25)
+    assert result["measures"]["correction_ratio"]["before"] is None
+    assert "nobody gave feedback" in result["measures"]["correction_ratio"]["sentence"]
+    assert "without duration_seconds" in result["measures"]["latency_p95_seconds"]["sentence"]
+    assert result["measures"]["worst_drift_nats"]["verdict"] == "unknown"
+    assert "the training profile changed meanwhile" in result["measures"]["worst_drift_nats"]["sentence"]
 
 
 def test_a_pipeline_stops_at_what_is_worse(prometheus: str) -> None:
@@ -361,7 +361,7 @@ def test_credentials_come_from_a_file_and_are_not_shown(tmp_path: Path, flags: t
     """The file's line goes to Prometheus as a password or as a token, and into no message."""
     seen: list[str | None] = []
 
-    class Door(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             seen.append(self.headers["Authorization"])
             self.send_response(401)
@@ -371,7 +371,7 @@ def test_credentials_come_from_a_file_and_are_not_shown(tmp_path: Path, flags: t
             pass
 
     (tmp_path / "secret").write_text("t-0k3n\n")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         code, out, err = run(f"--prometheus={url}", *flags[:-1], f"{flags[-1]}={tmp_path / 'secret'}")
@@ -417,24 +417,24 @@ def test_what_the_exporter_counts_is_what_is_compared(tmp_path: Path) -> None:
                 for n in range(600)
             ]
             assert exporter.post("/v1/predictions", events).status == 202
-            words = [
+            feedback_events = [
                 {"prediction_id": f"{version}-{n + 100}", "verdict": "corrected", "label": "no"} for n in range(failing)
             ]
-            assert exporter.post("/v1/feedback", words).status == 201
+            assert exporter.post("/v1/feedback", feedback_events).status == 201
         query = f"{url}/api/v1/query?query=sum(model_requests_total)%2Bsum(model_corrections_total)"
 
         def scraped() -> bool:
-            found = ask(query).json["data"]["result"]
-            return bool(found) and float(found[0]["value"][1]) == 1233
+            result = ask(query).json["data"]["result"]
+            return bool(result) and float(result[0]["value"][1]) == 1233
 
         eventually(scraped, 30)
-        found = compared(url, "--model=credit")
-        assert [found[side]["requests"] for side in ("before", "after")] == [600, 600]
-        assert [found[side]["errors"] for side in ("before", "after")] == [30, 3]
-        assert [found[side]["corrections"] for side in ("before", "after")] == [30, 3]
-        assert found["measures"]["latency_p95_seconds"]["before"]["high"] == 0.025
-        drift = found["measures"]["worst_drift_nats"]
+        result = compared(url, "--model=credit")
+        assert [result[side]["requests"] for side in ("before", "after")] == [600, 600]
+        assert [result[side]["errors"] for side in ("before", "after")] == [30, 3]
+        assert [result[side]["corrections"] for side in ("before", "after")] == [30, 3]
+        assert result["measures"]["latency_p95_seconds"]["before"]["high"] == 0.025
+        drift = result["measures"]["worst_drift_nats"]
         assert drift["features"][1] == "age"
         assert drift["verdict"] == "worse"
-        verdicts = [found["measures"][name]["verdict"] for name in ("error_ratio", "correction_ratio")]
+        verdicts = [result["measures"][name]["verdict"] for name in ("error_ratio", "correction_ratio")]
         assert verdicts == ["better", "better"]

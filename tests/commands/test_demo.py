@@ -265,13 +265,13 @@ def test_users_correct_what_is_wrong(
     assert monitor.flush()
     predictions = {event["id"]: event for event in exporter.events()}
     feedback = exporter.events("/v1/feedback")
-    corrections = [word for word in feedback if word["verdict"] == "corrected"]
+    corrections = [item for item in feedback if item["verdict"] == "corrected"]
     assert len(corrections) == traffic.counts["corrected"]
-    for word in corrections:
-        assert predictions[word["prediction_id"]]["confidence"] >= 0.8
-        assert predictions[word["prediction_id"]]["prediction"] != word["label"]
-        assert word["label"] in set(truths.values())
-        assert word["user"].startswith("teacher-")
+    for item in corrections:
+        assert predictions[item["prediction_id"]]["confidence"] >= 0.8
+        assert predictions[item["prediction_id"]]["prediction"] != item["label"]
+        assert item["label"] in set(truths.values())
+        assert item["user"].startswith("teacher-")
     assert len(feedback) - len(corrections) < len(corrections)
 
 
@@ -289,9 +289,9 @@ def test_only_some_teachers_pupils_come(directory: Path) -> None:
 
 def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
     """Requests to a service that is away count as failed, and lost feedback is said once, not each time."""
-    said: list[str] = []
+    printed: list[str] = []
     client = Client(nobody(), "digits")
-    traffic = Traffic(nobody(), client, *model.held_out(directory), rate=200, say=said.append)
+    traffic = Traffic(nobody(), client, *model.held_out(directory), rate=200, say=printed.append)
     traffic.start()
     assert eventually(lambda: traffic.counts["failed"] > 20)
     traffic.stop()
@@ -299,8 +299,8 @@ def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
     traffic._send_feedback(_Feedback(0, "r-1", "accepted", None, "teacher-1"))
     traffic._send_feedback(_Feedback(0, "r-2", "accepted", None, "teacher-2"))
     assert traffic.counts["undelivered"] == 2
-    assert len(said) == 1
-    assert "lost" in said[0]
+    assert len(printed) == 1
+    assert "lost" in printed[0]
 
 
 def test_the_default_scenario_lets_each_alert_fire() -> None:
@@ -316,7 +316,7 @@ def test_the_default_scenario_lets_each_alert_fire() -> None:
 def test_the_scenario_waits_for_an_incident_that_was_started_by_hand(running: tuple[str, Incidents, Client]) -> None:
     """The scenario never ends an incident that was started by hand; it announces its start and end, and goes on."""
     url, incidents, _ = running
-    said: list[str] = []
+    printed: list[str] = []
     begun: list[tuple[str | None, bool]] = []
     incidents.begin("slow", 1.2)
 
@@ -325,12 +325,12 @@ def test_the_scenario_waits_for_an_incident_that_was_started_by_hand(running: tu
         time.sleep(seconds)
         if len(begun) == 2:
             incidents.begin("noise", 1.2)
-        return "the scenario is over" in said[-1]
+        return "the scenario is over" in printed[-1]
 
-    scenario.Scenario(scenario.service_client(url), Counter(), wait, said.append).run(
+    scenario.Scenario(scenario.service_client(url), Counter(), wait, printed.append).run(
         scenario.parse("dark=2s,healthy=1s")
     )
-    assert [line.split(":")[0].strip() for line in said if "look for" not in line] == [
+    assert [line.split(":")[0].strip() for line in printed if "look for" not in line] == [
         "dark for 2s",
         "slow, started by hand, for 1s",
         "slow, started by hand, is over.",
@@ -339,7 +339,7 @@ def test_the_scenario_waits_for_an_incident_that_was_started_by_hand(running: tu
         "dark is over",
         "healthy for 1s",
         "healthy is over",
-        said[-1].split(":")[0],
+        printed[-1].split(":")[0],
     ]
     assert begun.count(("dark", False)) == 2
     assert incidents.begin("dark", 60).name is None

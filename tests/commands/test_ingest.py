@@ -120,22 +120,22 @@ def test_every_format_gives_the_same_window(
     assert re.search(r"^  income +\d\.\d+ +0\.\d+ +0\.3  drifted$", out, re.M)
     text = target.read_text()
     assert text.count('model="loans",version="3"') == sum("{" in line for line in text.splitlines())
-    found = samples(text)
+    values = samples(text)
     table = scores(2500, shift=2.0)
     income = (("feature", "income"), ("window", "run"))
-    assert found["model_feature_mean", income] == pytest.approx(np.mean(table["income"].to_numpy()))
-    assert found["model_feature_window_observations", income] == 2500
-    assert found["model_feature_kl_divergence", income] > 1 > found["model_feature_kl_divergence_noise", income]
-    assert found["model_prediction_kl_divergence", (("window", "run"),)] < 0.01
-    assert found["model_confidence_kl_divergence", (("window", "run"),)] < 0.1
-    assert found["model_multivariate_drift", (("window", "run"),)] < 0.1
-    assert found["model_segment_kl_divergence", (("segment", "BE"), ("feature", "income"))] > 1
-    assert found["model_batch_rows", ()] == 2500
-    assert found["model_batch_rejected_rows", ()] == 0
+    assert values["model_feature_mean", income] == pytest.approx(np.mean(table["income"].to_numpy()))
+    assert values["model_feature_window_observations", income] == 2500
+    assert values["model_feature_kl_divergence", income] > 1 > values["model_feature_kl_divergence_noise", income]
+    assert values["model_prediction_kl_divergence", (("window", "run"),)] < 0.01
+    assert values["model_confidence_kl_divergence", (("window", "run"),)] < 0.1
+    assert values["model_multivariate_drift", (("window", "run"),)] < 0.1
+    assert values["model_segment_kl_divergence", (("segment", "BE"), ("feature", "income"))] > 1
+    assert values["model_batch_rows", ()] == 2500
+    assert values["model_batch_rejected_rows", ()] == 0
     confidences = table["confidence"].to_numpy()
-    assert found["model_batch_confident_ratio", ()] == pytest.approx(np.mean(confidences >= 0.8))
-    assert time.time() - found["model_batch_last_success_timestamp_seconds", ()] < 60
-    names = {name for name, _ in found}
+    assert values["model_batch_confident_ratio", ()] == pytest.approx(np.mean(confidences >= 0.8))
+    assert time.time() - values["model_batch_last_success_timestamp_seconds", ()] < 60
+    names = {name for name, _ in values}
     assert not any(name.endswith("_total") or "recent" in name for name in names)
 
 
@@ -182,11 +182,11 @@ def test_bad_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: py
         '  row 7, confidence: expected a number from 0 to 1, got "sure"',
         '  row 11, when: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "yesterday"',
     ]
-    found = samples(target.read_text())
-    assert found["model_feature_window_observations", (("feature", "age"), ("window", "run"))] == 16
-    assert found["model_feature_invalid_ratio", (("feature", "age"), ("window", "run"))] == 1 / 16
-    assert found["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1 / 16
-    assert found["model_batch_rejected_rows", ()] == 4
+    values = samples(target.read_text())
+    assert values["model_feature_window_observations", (("feature", "age"), ("window", "run"))] == 16
+    assert values["model_feature_invalid_ratio", (("feature", "age"), ("window", "run"))] == 1 / 16
+    assert values["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1 / 16
+    assert values["model_batch_rejected_rows", ()] == 4
 
 
 def test_bad_predictions_are_refused_and_named(
@@ -218,9 +218,9 @@ def test_what_python_writes_for_json_is_read(
     target = tmp_path / "out.prom"
     flags = (f"--profile={folder / 'loans.json'}", f"--textfile={target}")
     assert ingest(capsys, tmp_path / "log.jsonl", *flags)[0] == 0
-    found = samples(target.read_text())
-    assert found["model_feature_missing_ratio", (("feature", "age"), ("window", "run"))] == 1 / 3
-    assert found["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
+    values = samples(target.read_text())
+    assert values["model_feature_missing_ratio", (("feature", "age"), ("window", "run"))] == 1 / 3
+    assert values["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
 
 
 def test_a_pipe_is_read(folder: Path) -> None:
@@ -244,8 +244,8 @@ def test_columns_that_differ_from_the_profile_are_named(
     assert status == 0
     assert 'has no column "income": it counts as missing' in err
     assert 'the profile does not contain "Income": not counted' in err
-    found = samples(target.read_text())
-    assert found["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1
+    values = samples(target.read_text())
+    assert values["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1
     (tmp_path / "s.csv").write_text("Alter,prediction\n41,yes\n")
     status, _, err = ingest(capsys, tmp_path / "s.csv", *flags)
     assert status == 1
@@ -468,8 +468,8 @@ def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path
         assert main(["ingest", str(file), *flags]) == 0
 
     def seen() -> set[tuple[str, str]]:
-        found = ask(f"{url}/api/v1/query?query={ALERTS}").json["data"]["result"]
-        return {(one["metric"]["alertname"], one["metric"]["version"]) for one in found}
+        values = ask(f"{url}/api/v1/query?query={ALERTS}").json["data"]["result"]
+        return {(one["metric"]["alertname"], one["metric"]["version"]) for one in values}
 
     expected = {(name, "dark") for name in ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")}
     flags = [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]

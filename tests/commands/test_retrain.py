@@ -55,22 +55,22 @@ class Demo:
     def mistakes(self) -> tuple[int, int]:
         """Send each held-out image; users correct the confident mistakes, each tenth of them wrongly."""
         corrections = slips = 0
-        for place, (image, truth) in enumerate(zip(*model.held_out(self.folder), strict=True)):
+        for index, (image, truth) in enumerate(zip(*model.held_out(self.folder), strict=True)):
             answer = ask(f"{self.url}/predict", {"image": image.tolist()}).json
             if answer["confidence"] >= 0.8 and answer["digit"] != str(truth):
                 corrections += 1
                 wrong = str((int(answer["digit"]) + 1) % 10) if corrections % 10 == 0 else str(truth)
                 slips += wrong != str(truth)
-                word = {"prediction_id": answer["id"], "verdict": "corrected", "label": wrong}
-                word["user"] = model.teacher(place)
-                assert self.exporter.post("/v1/feedback", word).status == 201
-        for one in self.versions.served:
-            assert one.monitor.flush()
+                feedback = {"prediction_id": answer["id"], "verdict": "corrected", "label": wrong}
+                feedback["user"] = model.teacher(index)
+                assert self.exporter.post("/v1/feedback", feedback).status == 201
+        for item in self.versions.served:
+            assert item.monitor.flush()
         return corrections, slips
 
     def pending(self) -> int:
         found = self.exporter.get("/v1/corrections?model=digits&status=pending&limit=1000").json["corrections"]
-        return sum(one["inputs"] is not None for one in found)
+        return sum(item["inputs"] is not None for item in found)
 
 
 @pytest.fixture
@@ -89,16 +89,16 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
     assert corrections > 100
     assert slips > 5
     eventually(lambda: demo.pending() == corrections)
-    said: list[str] = []
-    assert retrain(demo.folder, demo.exporter_client, demo.client, said.append) == "2"
+    printed: list[str] = []
+    assert retrain(demo.folder, demo.exporter_client, demo.client, printed.append) == "2"
 
-    statuses = Counter(one["status"] for one in demo.exporter.get("/v1/corrections?limit=1000").json["corrections"])
+    statuses = Counter(item["status"] for item in demo.exporter.get("/v1/corrections?limit=1000").json["corrections"])
     assert statuses == {"accepted": corrections - slips, "rejected": slips}
-    assert f"{corrections - slips} corrections accepted, {slips} rejected" in said[0]
+    assert f"{corrections - slips} corrections accepted, {slips} rejected" in printed[0]
 
     # What is held back is in no training set: neither its corrections nor its images, dark or not.
     images, _ = model.held_out(demo.folder)
-    dark = {demo.incidents.apply(image).tobytes(): model.teacher(place) for place, image in enumerate(images)}
+    dark = {demo.incidents.apply(image).tobytes(): model.teacher(index) for index, image in enumerate(images)}
     with np.load(demo.folder / "training-2.npz") as training, np.load(demo.folder / "training.npz") as first:
         assert np.array_equal(training["image"][: len(first["image"])], first["image"])
         learnt = [dark[image.tobytes()] for image in training["image"][len(first["image"]) :]]
@@ -107,15 +107,15 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
 
     def right(version: str, incident: str | None) -> float:
         demo.incidents.begin(incident, 3600)
-        held = [place for place in range(len(images)) if model.teacher(place) in model.HELD_BACK]
+        held = [index for index in range(len(images)) if model.teacher(index) in model.HELD_BACK]
         classifier, labels = model.load(demo.folder, version), model.held_out(demo.folder)[1]
-        seen = model.rows(np.array([demo.incidents.apply(images[place]) for place in held]))
+        seen = model.rows(np.array([demo.incidents.apply(images[index]) for index in held]))
         return float((classifier.classes_[classifier.predict_proba(seen).argmax(1)] == labels[held]).mean())
 
     assert right("1", "dark") < 0.4 < 0.6 < right("2", "dark")
     assert right("2", None) > 0.95
-    assert f"version 1 {right('1', 'dark'):.1%}" in said[3]
-    assert f"version 2 {right('2', 'dark'):.1%}" in said[3]
+    assert f"version 1 {right('1', 'dark'):.1%}" in printed[3]
+    assert f"version 2 {right('2', 'dark'):.1%}" in printed[3]
 
     assert ask(f"{demo.url}/healthz").json["versions"] == ["1", "2"]
     demo.incidents.begin(None, 0)
@@ -169,11 +169,11 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
     assert digits.profiles == {v: str(folder / f"digits-{v}.json") for v in ("2", "10")}
     assert digits.windows == ("5m", "2h")
     versions = Versions(folder, lambda v: Monitor("http://127.0.0.1:9", "digits", v))
-    assert [one.version for one in versions.served] == ["2", "10"]
+    assert [item.version for item in versions.served] == ["2", "10"]
     with pytest.raises(StackError, match="expected one of 1, 2, 10"):
         versions.deploy("11")
     versions.deploy("1")
-    assert [one.version for one in versions.served] == ["10", "1"]
+    assert [item.version for item in versions.served] == ["10", "1"]
     versions.close()
     assert len(evaluate(folder, "1", "2")) == 2
     model.forget(folder)
@@ -186,16 +186,16 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
 
 def test_a_step_that_fails_is_reported_and_the_scenario_goes_on() -> None:
     """The scenario runs its steps in order; one that fails does not end it."""
-    said: list[str] = []
+    printed: list[str] = []
 
     def broken() -> None:
         raise StackError("no corrections")
 
-    steps = {"retrain": broken, "compare": lambda: said.append("compared")}
+    steps = {"retrain": broken, "compare": lambda: printed.append("compared")}
     client = scenario.service_client("http://127.0.0.1:9")
-    events = scenario.Scenario(client, Counter(), lambda _: "scenario is over" in said[-1], said.append, steps)
+    events = scenario.Scenario(client, Counter(), lambda _: "scenario is over" in printed[-1], printed.append, steps)
     events.run(scenario.parse("retrain,compare"))
-    assert said[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
+    assert printed[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
 
 
 def test_the_service_refuses_versions_that_are_none(demo: Demo) -> None:
