@@ -1,4 +1,4 @@
-"""What the commands share: help texts, credentials, requests past any proxy, signals that stop."""
+"""What the commands share: help texts, credentials, signals that stop."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import signal
 import sys
 import textwrap
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from exporter.errors import ExporterError
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens URLs of this machine and its neighbours, whatever proxy the environment names for the rest."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 

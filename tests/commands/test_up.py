@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -23,13 +24,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 from support.servers import ask, eventually, free_port
 
 from exporter.commands.demo import model
-from exporter.commands.up import display as screen
-from exporter.commands.up import pidfile as state
-from exporter.commands.up import status as snapshot
+from exporter.commands.up.display import LineDisplay, render
+from exporter.commands.up.pidfile import PidFile, stop_stack
 from exporter.commands.up.plan import ADDRESSES
+from exporter.commands.up.status import Alert, Snapshot, add_receivers, take_snapshot
 from exporter.errors import StackError
 
 NAMES = ("exporter", "alertmanager", "prometheus", "demo")
@@ -75,7 +77,7 @@ class Stack:
         return self.output.read_text()
 
     def pids(self) -> dict[str, int]:
-        return {name: pid for name, (pid, _) in state.State(self.directory).read().items()}
+        return {name: pid for name, (pid, _) in PidFile(self.directory).read().items()}
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -114,7 +116,7 @@ def stack(tmp_path: Path, prepared: Path) -> Iterator[Stack]:
     yield stack
     if stack.process is not None:
         stack.end()
-    state.down(stack.directory)
+    stop_stack(stack.directory)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +165,8 @@ def test_an_alert_names_the_receivers_that_tell_somebody(running: Stack) -> None
     assert ask(f"{servers[1]}/api/v2/alerts", [{"labels": labels}]).status == 200
     (alert,) = [a for a in ask(f"{servers[1]}/api/v2/alerts").json if a["labels"] == labels]
     assert len(alert["receivers"]) > 1
-    now = snapshot.Snapshot(alerts=[snapshot.Alert("ModelHostDiskHigh", "firing", "critical", "digits", 0.0)])
-    snapshot.ask_alertmanager(servers[1], now)
+    now = Snapshot(alerts=[Alert("ModelHostDiskHigh", "firing", "critical", "digits", 0.0)])
+    add_receivers(now, servers[1])
     assert now.alerts[0].notified == ("inbox",)
 
 
@@ -173,7 +175,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(running: Stack) -> None
     before = running.pids()
     second = running.run()
     assert second.returncode == 1
-    assert f"a stack runs already in {running.directory} (process {before['stack']})" in second.stderr
+    assert f"a stack is already running in {running.directory} (process {before['stack']})" in second.stderr
     assert running.pids() == before
 
 
@@ -198,13 +200,13 @@ def test_a_program_that_keeps_dying_is_restarted_three_times_and_then_all_stops(
     stack.start("--no-demo").says("Prometheus is ready")
     for count in (1, 2, 3):
         os.kill(stack.pids()["alertmanager"], signal.SIGKILL)
-        eventually(lambda n=count: stack.said.count("Alertmanager is started again") == n, 20)
+        eventually(lambda n=count: stack.said.count("Alertmanager was restarted") == n, 20)
     os.kill(stack.pids()["alertmanager"], signal.SIGKILL)
     assert stack.process is not None
     assert stack.process.wait(timeout=20) == 1
-    assert "Alertmanager was ended by SIGKILL; starting it again in 1 s. The end of " in stack.said
-    assert "starting it again in 4 s" in stack.said
-    assert "Alertmanager was ended by SIGKILL after 3 restarts: everything stops" in stack.said
+    assert "Alertmanager was killed by SIGKILL; restarting it in 1 s. The end of " in stack.said
+    assert "restarting it in 4 s" in stack.said
+    assert "Alertmanager was killed by SIGKILL after 3 restarts: stopping everything" in stack.said
     assert not stack.left()
 
 
@@ -234,7 +236,9 @@ def test_ctrl_c_on_a_terminal_ends_the_screen_and_everything(stack: Stack) -> No
     assert os.waitstatus_to_exitcode(status) == 0
     assert time.monotonic() - pressed < 10
     assert seen.rstrip().endswith(b"Everything has stopped.")
-    rows = re.sub(r"\x1b\[[0-9;]*[mKJH]", "", seen.split(b"\x1b[H")[2].split(b"\x1b[J")[0].decode()).splitlines()
+    frame = next(part for part in seen.split(b"\x1b[H") if b"3 up" in part)
+    frame = frame.partition(b"\x1b[?1049l")[0].replace(b"^C", b"")  # what the terminal echoes
+    rows = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", frame.decode()).splitlines()
     assert len(rows) <= 24
     assert max(map(len, rows)) <= 80
     assert rows[0].startswith("model-exporter up")
@@ -246,7 +250,7 @@ def test_children_do_not_outlive_a_killed_supervisor(stack: Stack) -> None:
     stack.start().says("The demo is ready")
     stack.end(signal.SIGKILL)
     eventually(lambda: stack.left() == ["stack.json"], 20)
-    assert "Nothing of" in stack.run("--down").stdout
+    assert "No stack is running in" in stack.run("--down").stdout
     assert not stack.left()
 
 
@@ -269,7 +273,7 @@ def test_down_stops_a_running_stack(stack: Stack) -> None:
     assert stack.process.wait(timeout=5) == 0
     assert "Everything has stopped." in stack.said
     assert not stack.left()
-    assert "Nothing of" in stack.run("--down").stdout
+    assert "No stack is running in" in stack.run("--down").stdout
 
 
 def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
@@ -288,7 +292,7 @@ def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
     later = stack.directory / "demo" / "model-2.joblib"
     later.touch()
     stack.start().says("Prometheus is ready")
-    assert "Begins without the data of the run before; --keep" in stack.said
+    assert "Deleted the data of the previous run; --keep keeps it." in stack.said
     assert stack.end() == 0
     assert not any(mark.exists() for mark in (later, *marks))
     with contextlib.closing(sqlite3.connect(database)) as after:
@@ -300,19 +304,19 @@ def test_a_warning_that_is_pending_is_told_after_a_minute() -> None:
     """Plain lines tell a critical or firing alert at once, and no warning that was pending for a moment only."""
     at = time.time()
 
-    def alert(name: str, state: str, severity: str, seconds: float) -> snapshot.Alert:
-        return snapshot.Alert(name, state, severity, "", at - seconds)
+    def alert(name: str, state: str, severity: str, seconds: float) -> Alert:
+        return Alert(name, state, severity, "", at - seconds)
 
-    display = screen.Display({})
+    display = LineDisplay()
     alerts = [
         alert("A", "pending", "warning", 59),
         alert("B", "pending", "critical", 11),
         alert("C", "firing", "warning", 1),
         alert("D", "pending", "warning", 60),
     ]
-    lines = display.changes(snapshot.Snapshot(at=at, alerts=alerts))
+    lines = display.changes(Snapshot(at=at, alerts=alerts))
     assert [line.split()[2] for line in lines] == ["B", "C", "D"]
-    over = display.changes(snapshot.Snapshot(at=at))
+    over = display.changes(Snapshot(at=at))
     assert [line.split()[2] for line in over] == ["B", "C", "D"]
 
 
@@ -321,17 +325,17 @@ def test_down_spares_a_process_that_only_has_the_same_id(tmp_path: Path) -> None
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         started = psutil.Process(stranger.pid).create_time()
         (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started - 3600]}))
-        assert state.down(tmp_path) == []
+        assert stop_stack(tmp_path) == []
         assert stranger.poll() is None
         assert not (tmp_path / "stack.json").exists()
         (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started]}))
-        assert state.down(tmp_path) == ["prometheus"]
+        assert stop_stack(tmp_path) == ["prometheus"]
 
 
 def test_a_damaged_state_file_is_no_obstacle(tmp_path: Path) -> None:
     """A file that was cut off in the middle is cleaned up as well."""
     (tmp_path / "stack.json").write_text('{"stack": [12')
-    assert state.down(tmp_path) == []
+    assert stop_stack(tmp_path) == []
     assert not (tmp_path / "stack.json").exists()
 
 
@@ -343,7 +347,7 @@ def test_a_program_that_does_not_start_is_told_with_its_last_words(stack: Stack,
     broken.chmod(0o755)
     failed = stack.run("--no-demo", PATH=f"{broken.parent}:{os.environ['PATH']}")
     assert failed.returncode == 1
-    assert "Prometheus did not start: it ended with status 3." in failed.stderr
+    assert "Prometheus did not start: it exited with status 3." in failed.stderr
     assert "cannot open storage" in failed.stderr
     assert not stack.left()
 
@@ -359,8 +363,8 @@ def test_missing_programs_are_named_with_what_to_install(stack: Stack, tmp_path:
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     """The folder being a file is one clear sentence."""
     (tmp_path / "run").write_text("")
-    with pytest.raises(StackError, match="choose another --directory"):
-        state.State(tmp_path / "run").acquire()
+    with pytest.raises(StackError, match="set another --directory"):
+        PidFile(tmp_path / "run").acquire()
 
 
 @pytest.mark.parametrize("address", ["9090", "127.0.0.1:0", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
@@ -371,20 +375,28 @@ def test_an_address_must_be_host_and_port(stack: Stack, address: str) -> None:
     assert "expected HOST:PORT" in wrong.stderr
 
 
+def drawn(
+    now: Snapshot, size: tuple[int, int], urls: dict[str, str] | None = None, events: list[str] | None = None
+) -> list[str]:
+    """The lines of the screen on a terminal of so many columns and lines."""
+    console = Console(file=io.StringIO(), width=size[0], height=size[1], force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(render(now, urls or {}, events or [], size[1]))
+    return capture.get().splitlines()
+
+
 @pytest.mark.parametrize("size", [(80, 24), (60, 16), (200, 50)])
 def test_the_screen_fits_the_terminal_whatever_there_is_to_show(size: tuple[int, int]) -> None:
     """Many alerts, long names and a long story are cut to the terminal, and Ctrl-C is still explained."""
-    now = snapshot.Snapshot(
+    now = Snapshot(
         targets={f"model-exporter 10.0.0.{n}:9877": "down" for n in range(20)},
         alerts=[
-            snapshot.Alert(f"Model{'Feature' * 6}Drift{n}", "firing", "warning", "digits " * 9, time.time())
-            for n in range(40)
+            Alert(f"Model{'Feature' * 6}Drift{n}", "firing", "warning", "digits " * 9, time.time()) for n in range(40)
         ],
-        story=["10:00:00 " + "words " * 60, "10:00:00   look for: " + "more " * 60],
+        demo=["10:00:00 " + "words " * 60, "10:00:00   look for: " + "more " * 60],
     )
-    text = screen.draw(now, dict.fromkeys(NAMES, "http://127.0.0.1:9090"), ["Prometheus ended"] * 5, size)
-    rows = re.sub(r"\x1b\[[0-9;]*[mKJH]", "", text).splitlines()
-    assert len(rows) <= size[1] - 1
+    rows = drawn(now, size, dict.fromkeys(NAMES, "http://127.0.0.1:9090"), ["Prometheus ended"] * 5)
+    assert len(rows) <= size[1]
     assert max(map(len, rows)) <= size[0]
     assert rows[-1].startswith("Ctrl-C stops everything")
     assert any(re.match(r"  and \d+ more", row) for row in rows)
@@ -393,8 +405,8 @@ def test_the_screen_fits_the_terminal_whatever_there_is_to_show(size: tuple[int,
 def test_servers_that_do_not_answer_leave_their_part_empty() -> None:
     """A snapshot without servers says which do not answer, and can be drawn."""
     nobody = f"http://127.0.0.1:{free_port()}"
-    now = snapshot.take(nobody, nobody, None)
-    assert now.silent == ["Prometheus", "Alertmanager"]
-    text = screen.draw(now, {}, [], (80, 24))
-    assert "Prometheus does not answer" in text
+    now = take_snapshot(nobody, nobody, (), None)
+    assert now.unreachable == ["Prometheus", "Alertmanager"]
+    text = "\n".join(drawn(now, (80, 24)))
+    assert "Prometheus does not respond" in text
     assert "- requests/s, - errors" in text

@@ -1,12 +1,13 @@
-"""The whole stack on one machine: exporter, Prometheus, Alertmanager, the demo and Grafana as one command.
+"""The complete stack on this machine: exporter, Prometheus, Alertmanager, the demo and Grafana as one command.
 
 =============  ===================================================================
 `install`      find Prometheus and Alertmanager, or install Debian's packages
 `plan`         the folder ``run/`` and the command line of each program
-`process`      one program as a child: start, readiness, end
-`state`        the file that locks the folder and names the processes
-`snapshot`     what the servers say at this moment
-`screen`       the snapshot as one screen, or as lines where something changed
+`receivers`    Alertmanager's configuration with the receivers that work here
+`process`      one program as a child process: start, readiness, end
+`pidfile`      the file that locks the folder and lists the processes
+`status`       the state of the stack, as Prometheus and Alertmanager report it
+`display`      the state as one screen, or as a line for each change
 `command`      ``model-exporter up``: start, supervise, stop
 =============  ===================================================================
 """

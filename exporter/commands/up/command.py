@@ -1,4 +1,4 @@
-"""``model-exporter up``: start the programs, watch over them, and stop them all."""
+"""``model-exporter up``: start the programs, supervise them, and stop them all."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from exporter.commands import common
 from exporter.commands.addresses import address
 from exporter.commands.demo import scenario
 from exporter.commands.up import install, pidfile, status
-from exporter.commands.up.display import Display, say
+from exporter.commands.up.display import METRICS, Display, create_display, print_line
 from exporter.commands.up.plan import ADDRESSES, Plan, find_grafana
 from exporter.commands.up.process import Child, Program, require_free
 from exporter.errors import StackError
 
-DRAW_SECONDS = 2.0
+SHOW_SECONDS = 2.0
 RESTARTS = 3
-"""Times that a program is started again; then everything stops."""
+"""How often a program is restarted before everything is stopped."""
 STEADY_SECONDS = 300.0
-"""After so long without an end, a program's restarts are forgiven."""
+"""Restarts that are longer ago do not count."""
 STOP_SECONDS = 9.0
-"""Time for all programs together to stop by themselves."""
+"""Time that all programs together have to stop after SIGTERM."""
 
 _SOURCE = Path(__file__).resolve().parents[3]
 _OPTIONS = {
@@ -38,7 +38,7 @@ _OPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``model-exporter up``."""
+    """Add the command's options to its parser."""
     parser.add_argument(
         "--directory", type=Path, default=Path("run"), help="folder for state, logs and data (%(default)s)"
     )
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     addresses = {name: getattr(args, f"{name}_address") for name in ADDRESSES}
     plan = Plan(directory, _SOURCE, addresses, args.smarthost)
     if args.down:
-        ended = pidfile.down(directory)
-        say(f"Stopped {', '.join(ended)}." if ended else f"Nothing of {directory} runs.")
+        stopped = pidfile.stop_stack(directory)
+        print_line(f"Stopped {', '.join(stopped)}." if stopped else f"No stack is running in {directory}.")
     else:
         with common.stopping(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as stopping:
             _up(args, plan, stopping)
@@ -81,115 +81,115 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _up(args: argparse.Namespace, plan: Plan, stopping: threading.Event) -> None:
-    lock = pidfile.State(plan.directory)
-    left = lock.acquire()
+    pid_file = pidfile.PidFile(plan.directory)
+    leftovers = pid_file.acquire()
     try:
-        if ended := pidfile.end(left):
-            say(f"Ended what a crash had left behind: {', '.join(ended)}.")
-        lock.write({})
+        if stopped := pidfile.stop_leftovers(leftovers):
+            print_line(f"Stopped what a crash had left running: {', '.join(stopped)}.")
+        pid_file.write({})
         programs = _programs(args, plan)
         if stopping.is_set():
             return
         if not (args.keep or args.no_demo) and plan.clear():
-            say("Begins without the data of the run before; --keep goes on with them.")
-        plan.write(say)
+            print_line("Deleted the data of the previous run; --keep keeps it.")
+        plan.write(print_line)
         logs = plan.directory / "logs"
         logs.mkdir(exist_ok=True)
-        supervisor = _Supervisor(
-            [Child(program, logs / f"{program.name}.log") for program in programs], stopping.wait, lock
-        )
+        children = [Child(program, logs / f"{program.name}.log") for program in programs]
+        supervisor = _Supervisor(children, stopping.wait, pid_file)
         try:
             if supervisor.start():
-                supervisor.watch(plan.addresses)
+                supervisor.supervise(plan.addresses)
         finally:
             supervisor.stop()
     finally:
-        lock.release()
+        pid_file.release()
 
 
 def _programs(args: argparse.Namespace, plan: Plan) -> list[Program]:
-    """What shall run; its ports are free and its binaries are there."""
+    """Return the programs to run; check that their ports are free, and install what is missing."""
     plan.check()
     grafana = None if args.no_grafana else find_grafana()
     demo = None if args.no_demo else [f"--phases={args.phases}"] if args.phases else []
-    for program in plan.programs("", "", grafana, demo):  # a busy port is said before the long wait
+    for program in plan.programs("", "", grafana, demo):  # before an installation, which takes long
         require_free(program)
-    prometheus, alertmanager = install.find(say)
+    prometheus, alertmanager = install.find(print_line)
     return plan.programs(prometheus, alertmanager, grafana, demo)
 
 
 @dataclass
 class _Supervisor:
-    """Starts the children in order, restarts the ones that end, stops them in the reverse order."""
+    """Starts the children in order, restarts those that exit, and stops them in reverse order."""
 
     children: list[Child]
     wait: Callable[[float], bool]
-    lock: pidfile.State
+    pid_file: pidfile.PidFile
     restarts: dict[str, list[float]] = field(default_factory=dict)
-    due: dict[str, float] = field(default_factory=dict)
+    restart_at: dict[str, float] = field(default_factory=dict)
 
     def start(self) -> bool:
-        """Start each and wait until it is ready; false when all shall stop."""
+        """Start each child and wait until it is ready; return False when the stack is to stop."""
         for child in self.children:
-            began = time.monotonic()
+            started = time.monotonic()
             self._start(child)
             if not child.await_ready(self.wait):
                 return False
-            say(f"{child.program.title} is ready at {child.program.url} ({time.monotonic() - began:.1f} s)")
+            seconds = time.monotonic() - started
+            print_line(f"{child.program.title} is ready at {child.program.url} ({seconds:.1f} s)")
         return True
 
     def _start(self, child: Child) -> None:
         child.start()
-        self.lock.write({child.program.name: child.pid for child in self.children if child.pid})
+        self.pid_file.write({child.program.name: child.pid for child in self.children if child.pid})
 
-    def watch(self, addresses: dict[str, str]) -> None:
-        """Show the state, and restart what ends, until all shall stop.
+    def supervise(self, addresses: dict[str, str]) -> None:
+        """Show the state and restart children that exit, until the stack is to stop.
 
         Raises
         ------
         StackError
-            When a program keeps ending.
+            When a child exits again and again.
         """
-        display = Display({child.program.name: child.program.url for child in self.children})
         logs = {child.program.name: child.log for child in self.children}
         servers = (f"http://{addresses['prometheus']}", f"http://{addresses['alertmanager']}")
-        drawn = float("-inf")
-        while not self.wait(0.2):
-            for child in self.children:
-                self._look_after(child, display)
-            if time.monotonic() - drawn >= DRAW_SECONDS:
-                drawn = time.monotonic()
-                display.show(status.take(*servers, logs.get("demo")))
+        shown_at = float("-inf")
+        with create_display({child.program.name: child.program.url for child in self.children}) as display:
+            while not self.wait(0.2):
+                for child in self.children:
+                    self._restart_if_exited(child, display)
+                if time.monotonic() - shown_at >= SHOW_SECONDS:
+                    shown_at = time.monotonic()
+                    display.show(status.take_snapshot(*servers, METRICS, logs.get("demo")))
 
-    def _look_after(self, child: Child, display: Display) -> None:
+    def _restart_if_exited(self, child: Child, display: Display) -> None:
         name, title, now = child.program.name, child.program.title, time.monotonic()
-        if name in self.due:
-            if now >= self.due[name]:
-                del self.due[name]
+        if name in self.restart_at:
+            if now >= self.restart_at[name]:
+                del self.restart_at[name]
                 self._start(child)
-                display.event(f"{title} is started again")
+                display.show_event(f"{title} was restarted")
             return
-        if not (ended := child.ended()):
+        if not (reason := child.exit_reason()):
             return
         recent = [at for at in self.restarts.get(name, []) if now - at < STEADY_SECONDS]
         if len(recent) >= RESTARTS:
-            raise StackError(f"{title} {ended} after {RESTARTS} restarts: everything stops. {child.last_lines()}")
+            raise StackError(f"{title} {reason} after {RESTARTS} restarts: stopping everything. {child.log_end()}")
         self.restarts[name] = [*recent, now]
         delay = 2.0 ** len(recent)
-        self.due[name] = now + delay
-        display.event(f"{title} {ended}; starting it again in {delay:g} s. {child.last_lines()}")
+        self.restart_at[name] = now + delay
+        display.show_event(f"{title} {reason}; restarting it in {delay:g} s. {child.log_end()}")
 
     def stop(self) -> None:
-        """Stop all, the last started first."""
+        """Stop all children, the last started first."""
         running = [child for child in reversed(self.children) if child.pid]
         if not running:
             return
-        say("Stopping ...")
+        print_line("Stopping ...")
         deadline = time.monotonic() + STOP_SECONDS
-        for number, child in enumerate(running, start=1):
-            # The slow one must not use up the time of those after it.
-            child.stop(max(0.5, deadline - time.monotonic() - (len(running) - number)))
-        say("Everything has stopped.")
+        for index, child in enumerate(running, start=1):
+            # A slow one must leave a second to each of those after it.
+            child.stop(max(0.5, deadline - time.monotonic() - (len(running) - index)))
+        print_line("Everything has stopped.")
 
 
 def _phases(text: str) -> str:

@@ -1,212 +1,266 @@
-"""A snapshot for people: one screen that is drawn again, or lines where something changed."""
+"""Snapshots on standard output: one screen on a terminal, else a line for each change."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import textwrap
 import time
-from typing import TextIO
+from contextlib import AbstractContextManager, suppress
+
+from rich.console import Console, Group, RenderableType
+from rich.layout import Layout
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from exporter.commands.up.status import Alert, Snapshot
 
-# Colours that can be read on a dark and on a light ground; each word says the same without them.
-_BOLD, _RED, _GREEN, _MAGENTA, _OFF = "\x1b[1m", "\x1b[1;31m", "\x1b[32m", "\x1b[35m", "\x1b[0m"
-_LINES_EVERY = 60.0
-"""Seconds between two reports of the values where there is no screen."""
-_TOLD_SECONDS = 60.0
-"""A warning that has been pending for less is not worth a line: most of them pass."""
+_VALUES_SECONDS = 60.0
+"""Seconds between two lines with the values of a layer."""
+_PENDING_SECONDS = 60.0
+"""A warning that has been pending for less gets no line: most of them resolve."""
+DEMO_HEIGHT = 4
+"""Lines of the screen for what the demo last wrote."""
+_SYSTEM = {
+    "model_version:requests:rate1m": "{:.1f} requests/s",
+    "model_version:request_error_ratio:rate1m": "{:.1%} errors",
+    "model_version:request_duration_seconds:p95_rate5m": "p95 {:.3f} s",
+    "model_system_cpu_utilization_ratio": "CPU {:.0%}",
+    "model_system_memory_utilization_ratio": "memory {:.0%}",
+}
+_DATA = {"model_prediction_kl_divergence": "prediction KL {:.2f}"}
+_BUSINESS = {
+    "model_attempts_total": "{:.0f} attempts",
+    "model_version:confident_ratio:rate1h": "{:.1%} confident",
+    "model_corrections_total": "{:.0f} corrected",
+    "model_version:correction_ratio:rate1h": "{:.2%} of confident",
+}
+_SUMMED = frozenset(("model_version:requests:rate1m", "model_attempts_total", "model_corrections_total"))
+METRICS = (
+    *_SYSTEM,
+    *_DATA,
+    *_BUSINESS,
+    "model_feature_kl_divergence",
+    "model_feature_kl_divergence_noise",
+    "model_feature_mean_shift",
+    "model_exporter_notifications_total",
+)
+"""The metrics of a snapshot."""
 
 
-def is_screen(stream: TextIO) -> bool:
-    """Whether a stream can be drawn upon."""
-    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+class ScreenDisplay(AbstractContextManager["ScreenDisplay"]):
+    """A screen that is drawn again for each snapshot."""
 
-
-def clock(at: float) -> str:
-    """Local time of day."""
-    return time.strftime("%H:%M:%S", time.localtime(at))
-
-
-def layers(now: Snapshot) -> list[tuple[str, str]]:
-    """The three layers, with their values in a line or two each."""
-    kl, shift = now.worst("model_feature_kl_divergence"), now.worst("model_feature_mean_shift")
-    noise = None
-    if kl:
-        floors = now.series.get("model_feature_kl_divergence_noise", [])
-        noise = next((floor.value for floor in floors if floor.labels == kl.labels), None)
-    system = (
-        _value(now.total("model_version:requests:rate1m"), "{:.1f} requests/s"),
-        _value(_worst(now, "model_version:request_error_ratio:rate1m"), "{:.1%} errors"),
-        _value(_worst(now, "model_version:request_duration_seconds:p95_rate5m"), "p95 {:.3f} s"),
-        _value(_worst(now, "model_system_cpu_utilization_ratio"), "CPU {:.0%}"),
-        _value(_worst(now, "model_system_memory_utilization_ratio"), "memory {:.0%}"),
-    )
-    divergence = "worst KL -"
-    if kl:
-        floor = "" if noise is None else f" (noise {noise:.2f})"
-        divergence = f"worst KL {kl.value:.2f}{floor} {_place(kl.labels)}"
-    shifted = (
-        f"mean shift {shift.value:+.1f} sd {_place(shift.labels)}" if shift else "mean shift -",
-        _value(_worst(now, "model_prediction_kl_divergence"), "prediction KL {:.2f}"),
-    )
-    business = (
-        _value(now.total("model_attempts_total"), "{:.0f} attempts"),
-        _value(_worst(now, "model_version:confident_ratio:rate1h"), "{:.1%} confident"),
-        _value(now.total("model_corrections_total"), "{:.0f} corrected"),
-        _value(_worst(now, "model_version:correction_ratio:rate1h"), "{:.2%} of confident"),
-    )
-    return [
-        ("system", ", ".join(system)),
-        ("data", divergence),
-        ("data", ", ".join(shifted)),
-        ("business", ", ".join(business)),
-    ]
-
-
-def _told(line: str) -> str:
-    """A line of the demo without its time of day."""
-    return re.sub(r"^\d\d:\d\d:\d\d ", "", line)
-
-
-def _worst(now: Snapshot, name: str) -> float | None:
-    sample = now.worst(name)
-    return sample.value if sample else None
-
-
-def _place(labels: dict[str, str]) -> str:
-    return " ".join(labels[name] for name in ("feature", "window") if name in labels)
-
-
-def _value(value: float | None, text: str) -> str:
-    return re.sub(r"\{.*\}", "-", text) if value is None else text.format(value)
-
-
-def _is_told(alert: Alert, now: float) -> bool:
-    return alert.state == "firing" or alert.severity != "warning" or now - alert.since >= _TOLD_SECONDS
-
-
-def alert_text(alert: Alert) -> str:
-    """One alert in a line."""
-    reached = f" -> {', '.join(alert.notified)}" if alert.notified else ""
-    return f"{alert.state:7} {alert.name} {alert.about}, since {clock(alert.since)}{reached}"
-
-
-def draw(now: Snapshot, urls: dict[str, str], events: list[str], size: tuple[int, int]) -> str:
-    """The whole screen as text of at most ``size`` (columns, lines).
-
-    Parameters
-    ----------
-    now
-        What is shown.
-    urls
-        Of the programs, by name.
-    events
-        What happened to the programs, the newest last.
-    size
-        Of the terminal.
-    """
-    columns, height = size
-    told = now.story[-2:]
-    lines: list[tuple[str, str]] = [(_BOLD, f"model-exporter up{clock(now.at):>{max(1, columns - 17)}}")]
-    lines += [("", f"  {name:13} {url}") for name, url in urls.items()]
-    ups = [target for target, health in now.targets.items() if health == "up"]
-    downs = [target for target, health in now.targets.items() if health != "up"]
-    text = f"targets  {len(ups)} up" + (f", {len(downs)} down or new: {', '.join(downs)}" if downs else "")
-    lines.append((_RED if downs else _GREEN if ups else "", text))
-    lines += [("", f"{layer:8} {values}") for layer, values in layers(now)]
-    lines += [("", f"{name} does not answer") for name in now.silent]
-    foot = [("", f"! {event}") for event in events[-2:]]
-    received = now.total("model_exporter_notifications_total")
-    sent = f"; {received:.0f} alerts reached the home page's inbox" if received else ""
-    foot.append(("", f"Ctrl-C stops everything{sent}"))
-    firing = sum(alert.state == "firing" for alert in now.alerts)
-    title = f"alerts   {firing} firing, {len(now.alerts) - firing} pending" if now.alerts else "alerts   none"
-    lines.append((_BOLD, title))
-    room = max(1, height - 1 - len(lines) - len(foot) - len(told))
-    shown = now.alerts if len(now.alerts) <= room else now.alerts[: room - 1]
-    lines += [(_RED if alert.state == "firing" else _MAGENTA, f"  {alert_text(alert)}") for alert in shown]
-    if len(shown) < len(now.alerts):
-        lines.append(("", f"  and {len(now.alerts) - len(shown)} more"))
-    spare = height - 1 - len(lines) - len(foot)
-    story = [row for line in told for row in textwrap.wrap(_told(line), max(20, columns - 9))]
-    if len(story) > spare:
-        story = [_told(line) for line in told]
-    lines += [("", f"{'demo' if number == 0 else '':8} {line}") for number, line in enumerate(story)]
-    lines = lines[: max(0, height - 1 - len(foot))] + foot
-    cut = ((style, text if len(text) <= columns else text[: columns - 1] + "…") for style, text in lines)
-    body = "\n".join(f"{style}{text}{_OFF if style else ''}\x1b[K" for style, text in cut)
-    return f"\x1b[H{body}\n\x1b[J"
-
-
-class Display:
-    """Shows snapshots on standard output, as a screen or as lines.
-
-    Parameters
-    ----------
-    urls
-        Of the programs, by name.
-    """
-
-    def __init__(self, urls: dict[str, str]) -> None:
+    def __init__(self, urls: dict[str, str], console: Console) -> None:
         self._urls = urls
-        self._screen = is_screen(sys.stdout)
+        self._console = console
         self._events: list[str] = []
-        self._alerts: dict[tuple[str, str], Alert] = {}
-        self._targets: dict[str, str] = {}
-        self._story: list[str] = []
-        self._silent: list[str] = []
-        self._reported = 0.0
-        if self._screen:
-            say("\x1b[2J", end="")
+        # Without a thread of its own, because children are forked meanwhile.
+        self._live = Live(
+            console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
 
-    def event(self, text: str) -> None:
-        """Something happened to a program."""
+    def __enter__(self) -> ScreenDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # the terminal may be gone
+            self._live.stop()
+
+    def show_event(self, text: str) -> None:
+        """Show the first line of what happened to a program."""
         self._events.append(f"{clock(time.time())} {text.splitlines()[0]}")
-        if not self._screen:
-            say(text)
 
-    def show(self, now: Snapshot) -> None:
-        """Show a snapshot."""
-        if self._screen:
-            size = shutil.get_terminal_size()
-            say(draw(now, self._urls, self._events, (size.columns, size.lines)), end="")
-        else:
-            for line in self.changes(now):
-                say(f"{clock(now.at)} {line}")
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw the screen."""
+        with suppress(OSError):
+            self._live.update(render(snapshot, self._urls, self._events, self._console.height), refresh=True)
 
-    def changes(self, now: Snapshot) -> list[str]:
-        """Lines about what is different from the snapshot before."""
-        lines = [f"{name} does not answer" for name in now.silent if name not in self._silent]
-        lines += [f"{name} answers again" for name in self._silent if name not in now.silent]
-        self._silent = now.silent
-        lines += [f"demo: {_told(line)}" for line in now.story if line not in self._story]
-        self._story = now.story
-        if "Prometheus" in now.silent:
+
+class LineDisplay(AbstractContextManager["LineDisplay"]):
+    """Lines about what changed since the snapshot before."""
+
+    def __init__(self) -> None:
+        self._before = Snapshot()
+        self._alerts: dict[tuple[str, str], Alert] = {}
+        self._values_at = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def show_event(self, text: str) -> None:
+        """Print what happened to a program."""
+        print_line(text)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Print the changes."""
+        for line in self.changes(snapshot):
+            print_line(f"{clock(snapshot.at)} {line}")
+
+    def changes(self, snapshot: Snapshot) -> list[str]:
+        """Return a line for each change."""
+        before, self._before = self._before, snapshot
+        lines = [f"{name} does not respond" for name in snapshot.unreachable if name not in before.unreachable]
+        lines += [f"{name} responds again" for name in before.unreachable if name not in snapshot.unreachable]
+        lines += [f"demo: {_without_time(line)}" for line in snapshot.demo if line not in before.demo]
+        if "Prometheus" in snapshot.unreachable:
+            snapshot.targets = before.targets
             return lines
-        for target, health in now.targets.items():
-            if self._targets.get(target) != health and health != "unknown":
+        for target, health in snapshot.targets.items():
+            if health not in {before.targets.get(target), "unknown"}:
                 lines.append(f"target {target} is {health}")
-        self._targets = now.targets
-        alerts = {(alert.name, alert.about): alert for alert in now.alerts if _is_told(alert, now.at)}
+        lines += self._changed_alerts(snapshot)
+        if snapshot.series and snapshot.at - self._values_at >= _VALUES_SECONDS:
+            self._values_at = snapshot.at
+            lines += [f"{layer}: {values}" for layer, values in layers(snapshot)]
+        return lines
+
+    def _changed_alerts(self, snapshot: Snapshot) -> list[str]:
+        lines = []
+        alerts = {(alert.name, alert.subject): alert for alert in snapshot.alerts if _has_line(alert, snapshot.at)}
         for key, alert in alerts.items():
             before = self._alerts.get(key)
             if before is None or before.state != alert.state or (alert.notified and not before.notified):
                 lines.append(f"alert {alert_text(alert)}")
-        lines += [f"alert over    {name} {about}" for name, about in self._alerts if (name, about) not in alerts]
+        lines += [f"alert over    {name} {subject}" for name, subject in self._alerts if (name, subject) not in alerts]
         self._alerts = alerts
-        if now.series and now.at - self._reported >= _LINES_EVERY:
-            self._reported = now.at
-            lines += [f"{layer}: {values}" for layer, values in layers(now)]
         return lines
 
 
-def say(text: str, end: str = "\n") -> None:
-    """Print; a terminal or pipe that is gone must not keep the stack from stopping."""
+def _has_line(alert: Alert, now: float) -> bool:
+    return alert.state == "firing" or alert.severity != "warning" or now - alert.since >= _PENDING_SECONDS
+
+
+Display = ScreenDisplay | LineDisplay
+
+
+def create_display(urls: dict[str, str]) -> Display:
+    """Return a display for standard output; ``urls`` are those of the programs, by name."""
+    console = Console()
+    if console.is_terminal and not console.is_dumb_terminal and not console.no_color:
+        return ScreenDisplay(urls, console)
+    return LineDisplay()
+
+
+def render(snapshot: Snapshot, urls: dict[str, str], events: list[str], height: int) -> Layout:
+    """Return the screen, on which alerts get the lines that nothing else needs.
+
+    Parameters
+    ----------
+    snapshot
+        The state of the stack.
+    urls
+        URLs of the programs, by name.
+    events
+        What happened to the programs, the newest last.
+    height
+        Lines of the terminal.
+    """
+    title = Table.grid(expand=True)
+    title.add_column()
+    title.add_column(justify="right")
+    title.add_row("model-exporter up", clock(snapshot.at), style="bold")
+    head: list[RenderableType] = [title, *[_line(f"  {name:13} {url}") for name, url in urls.items()]]
+    head.append(_targets(snapshot))
+    head += [_line(f"{layer:8} {values}") for layer, values in layers(snapshot)]
+    head += [_line(f"{name} does not respond") for name in snapshot.unreachable]
+    received = snapshot.total("model_exporter_notifications_total")
+    inbox = f"; {received:.0f} alerts reached the home page's inbox" if received else ""
+    foot = [*[_line(f"! {event}") for event in events[-2:]], _line(f"Ctrl-C stops everything{inbox}")]
+    demo = Table.grid(padding=(0, 1))
+    demo.add_column(width=8)
+    demo.add_row("demo", "\n".join(map(_without_time, snapshot.demo[-2:])))
+    room = height - len(head) - len(foot)
+    lines = max(0, min(DEMO_HEIGHT, room - 2)) if snapshot.demo else 0
+    alerts = _alerts(snapshot, room - lines)
+    sections = [Layout(Group(*head), size=len(head)), Layout(Group(*alerts))]
+    sections += [Layout(demo, size=lines)] if lines else []
+    screen = Layout()
+    screen.split_column(*sections, Layout(Group(*foot), size=len(foot)))
+    return screen
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _targets(snapshot: Snapshot) -> Text:
+    down = [target for target, health in snapshot.targets.items() if health != "up"]
+    text = f"targets  {len(snapshot.targets) - len(down)} up"
+    if down:
+        return _line(f"{text}, {len(down)} down or new: {', '.join(down)}", "bold red")
+    return _line(text, "green" if snapshot.targets else "")
+
+
+def _alerts(snapshot: Snapshot, room: int) -> list[Text]:
+    """Return a title and a line for each alert, or for as many as there is room for."""
+    alerts = snapshot.alerts
+    firing = sum(alert.state == "firing" for alert in alerts)
+    lines = [_line(f"  {alert_text(a)}", "bold red" if a.state == "firing" else "magenta") for a in alerts]
+    if len(lines) > room - 1:
+        lines[max(0, room - 2) :] = [_line(f"  and {len(lines) - max(0, room - 2)} more")]
+    title = f"alerts   {firing} firing, {len(alerts) - firing} pending" if alerts else "alerts   none"
+    return [_line(title, "bold"), *lines]
+
+
+def alert_text(alert: Alert) -> str:
+    """Return one alert as a line."""
+    receivers = f" -> {', '.join(alert.notified)}" if alert.notified else ""
+    return f"{alert.state:7} {alert.name} {alert.subject}, since {clock(alert.since)}{receivers}"
+
+
+def layers(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Return the values of the three layers, in a line or two each."""
+    shift = snapshot.largest("model_feature_mean_shift")
+    shifted = f"mean shift {shift.value:+.1f} sd {_feature(shift.labels)}" if shift else "mean shift -"
+    return [
+        ("system", _values(snapshot, _SYSTEM)),
+        ("data", _divergence(snapshot)),
+        ("data", f"{shifted}, {_values(snapshot, _DATA)}"),
+        ("business", _values(snapshot, _BUSINESS)),
+    ]
+
+
+def _values(snapshot: Snapshot, formats: dict[str, str]) -> str:
+    """Format metrics: the sum of a counter or rate, the largest value of a ratio or quantile."""
+    values = []
+    for name, text in formats.items():
+        sample = snapshot.largest(name)
+        value = snapshot.total(name) if name in _SUMMED else sample.value if sample else None
+        values.append(re.sub(r"\{.*\}", "-", text) if value is None else text.format(value))
+    return ", ".join(values)
+
+
+def _divergence(snapshot: Snapshot) -> str:
+    """Return the largest divergence of a feature, with its noise floor."""
+    kl = snapshot.largest("model_feature_kl_divergence")
+    if kl is None:
+        return "worst KL -"
+    floors = snapshot.series.get("model_feature_kl_divergence_noise", [])
+    noise = next((f" (noise {floor.value:.2f})" for floor in floors if floor.labels == kl.labels), "")
+    return f"worst KL {kl.value:.2f}{noise} {_feature(kl.labels)}"
+
+
+def _feature(labels: dict[str, str]) -> str:
+    return " ".join(labels[name] for name in ("feature", "window") if name in labels)
+
+
+def _without_time(line: str) -> str:
+    """Return a line of the demo's log without the time of day."""
+    return re.sub(r"^\d\d:\d\d:\d\d ", "", line)
+
+
+def clock(at: float) -> str:
+    """Return the local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def print_line(text: str) -> None:
+    """Print a line; a terminal or pipe that is gone must not prevent the stack from stopping."""
     try:
-        print(text, end=end, flush=True)
+        print(text, flush=True)
     except (OSError, ValueError):
-        # Python would flush again at its end, and complain.
+        # Python would flush again when it exits, and print an error.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

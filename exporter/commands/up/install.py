@@ -1,4 +1,4 @@
-"""Find Prometheus and Alertmanager, or install Debian's packages of them."""
+"""Find Prometheus and Alertmanager, or install their Debian packages."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from exporter.errors import StackError
 
 BINARIES = {
     "prometheus": ("prometheus",),
-    # Debian names it after its package; the project's own archive does not.
+    # Debian's binary has the name of the package, that of the project's archive does not.
     "prometheus-alertmanager": ("prometheus-alertmanager", "alertmanager"),
 }
-"""Names of the binaries, by Debian's name of the package."""
+"""Names of the binaries, by Debian package."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
-_POLICY_TEXT = b"#!/bin/sh\n# model-exporter up: the packages it installs shall not start their services\nexit 101\n"
+_POLICY_TEXT = b"#!/bin/sh\n# model-exporter up: packages must not start their services\nexit 101\n"
 
 
-def find(say: Callable[[str], None]) -> tuple[str, str]:
-    """Paths of Prometheus and Alertmanager, installed by ``apt-get`` where they are missing.
+def find(report: Callable[[str], None]) -> tuple[str, str]:
+    """Return the paths of Prometheus and Alertmanager; install those that are missing with ``apt-get``.
 
     Raises
     ------
     StackError
-        When one is missing and cannot be installed here; the text says what to install.
+        When one is missing and cannot be installed here; the message says what to install.
     """
     missing = [package for package in BINARIES if not _which(package)]
     if missing:
         _refuse_elsewhere(missing)
-        say(f"Installing {' and '.join(missing)} with apt-get; this is the long part of a first start ...")
+        report(f"Installing {' and '.join(missing)} with apt-get; this takes most of the first start ...")
         _install(missing)
         if still := [package for package in missing if not _which(package)]:
             raise StackError(f"apt-get installed {', '.join(still)}, but no such program is on the PATH")
@@ -66,12 +66,12 @@ def _install(packages: list[str]) -> None:
     )
     with _no_services():
         for command in commands:
-            # Its output goes to the terminal, so that the wait shows what it waits for.
+            # The output goes to the terminal, to show what takes the time.
             status = subprocess.run(command, env=environment, check=False).returncode
             if status:
-                raise StackError(f"'{' '.join(command)}' failed with status {status}; what it said stands above")
+                raise StackError(f"'{' '.join(command)}' failed with status {status}; see its output above")
     for package in packages:
-        # At boot the packages' services would take the ports of this stack.
+        # The services of the packages would use the ports of this stack after a reboot.
         for tidy in (
             ["deb-systemd-helper", "disable", f"{package}.service"],
             ["update-rc.d", package, "disable"],
@@ -83,10 +83,10 @@ def _install(packages: list[str]) -> None:
 
 @contextlib.contextmanager
 def _no_services() -> Iterator[None]:
-    """While it lasts, packages that are installed do not start their services."""
+    """Prevent packages from starting their services when they are installed."""
     try:
         handle = os.open(_POLICY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
-    except FileExistsError:  # the machine has a policy of its own
+    except FileExistsError:  # the machine has its own policy
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""What runs: the files in the stack's folder, and each program with its command line."""
+"""The files in the folder of the stack, and the command line of each program."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ ADDRESSES = {
     "grafana": "127.0.0.1:3000",
     "service": "127.0.0.1:8000",
 }
-"""Where each listens by default; ``service`` is the demo's model service. ``prometheus/targets/`` says the same."""
+"""The default addresses, also in ``prometheus/targets/``; ``service`` is the demo's model service."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A stack to be started.
+    """The stack that is to be started.
 
     Parameters
     ----------
     directory
-        State, configuration and logs.
+        The folder for state, configuration and logs.
     source
-        Folder that holds ``prometheus/``, ``alertmanager/`` and ``grafana/``.
+        The folder with ``prometheus/``, ``alertmanager/`` and ``grafana/``.
     addresses
-        As `ADDRESSES`.
+        Addresses with the keys of `ADDRESSES`.
     smarthost
-        ``HOST:PORT`` that takes e-mail; None when there is none.
+        ``HOST:PORT`` of a mail server; None for none.
     """
 
     directory: Path
@@ -47,44 +47,44 @@ class Plan:
     smarthost: str | None = None
 
     def check(self) -> None:
-        """Refuse a source that is no checkout.
+        """Check that the source is a checkout.
 
         Raises
         ------
         StackError
-            Names the file that is missing.
+            When a file is missing; names it.
         """
         for name in ("prometheus/prometheus.yml", "alertmanager/alertmanager.yml"):
             if not (self.source / name).is_file():
                 raise StackError(
-                    f"{self.source / name} is not there: install this package from a checkout of the project "
+                    f"{self.source / name} does not exist: install this package from a checkout of the project "
                     "with 'make install'; Prometheus and Alertmanager run on the files of the checkout"
                 )
 
     def clear(self) -> bool:
-        """Delete what an earlier run measured and stored, so that a story begins well; whether there was any.
+        """Delete the data of the previous run; return whether there was any.
 
         Raises
         ------
         StackError
             When something cannot be deleted.
         """
-        found = [
+        folders = [
             folder for name in ("prometheus", "alertmanager") if (folder := self.directory / name / "data").exists()
         ]
         databases = list((self.directory / "demo").glob("model-exporter.db*"))
         try:
-            for folder in found:
+            for folder in folders:
                 shutil.rmtree(folder)
             for file in databases:
                 file.unlink()
             model.forget(self.directory / "demo")
         except OSError as error:
-            raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
-        return bool(found or databases)
+            raise StackError(f"{error.filename}: {error.strerror}; set another --directory") from None
+        return bool(folders or databases)
 
-    def write(self, say: Callable[[str], None]) -> None:
-        """Write what the programs read.
+    def write(self, report: Callable[[str], None]) -> None:
+        """Write the files that the programs read; report progress and what is off with ``report``.
 
         Raises
         ------
@@ -92,24 +92,24 @@ class Plan:
             When something cannot be read or written.
         """
         if not model.prepared(self.directory / "demo"):
-            say(f"Training the demo's model into {self.directory / 'demo'} ...")
+            report(f"Training the demo's model into {self.directory / 'demo'} ...")
             model.prepare(self.directory / "demo")
         try:
-            self._write_alertmanager(say)
+            self._write_alertmanager(report)
             self._write_prometheus()
         except OSError as error:
-            raise StackError(f"{error.filename}: {error.strerror}; choose another --directory") from None
+            raise StackError(f"{error.filename}: {error.strerror}; set another --directory") from None
 
-    def _write_alertmanager(self, say: Callable[[str], None]) -> None:
+    def _write_alertmanager(self, report: Callable[[str], None]) -> None:
         target = self.directory / "alertmanager" / "alertmanager.yml"
         target.parent.mkdir(parents=True, exist_ok=True)
         inbox = f"http://{self.addresses['exporter']}/v1/notifications"
         source = self.source / "alertmanager" / "alertmanager.yml"
         for line in receivers.write(source, target, inbox=inbox, smarthost=self.smarthost):
-            say(f"Alertmanager: {line}")
+            report(f"Alertmanager: {line}")
 
     def _write_prometheus(self) -> None:
-        """Links to the checkout's files, so that an edit and a reload suffice, beside this stack's targets."""
+        """Link to the files of the checkout, so that a reload applies an edit, and write this stack's targets."""
         folder = self.directory / "prometheus"
         (folder / "targets").mkdir(parents=True, exist_ok=True)
         for name in ("prometheus.yml", "rules"):
@@ -125,14 +125,14 @@ class Plan:
     def programs(
         self, prometheus: str, alertmanager: str, grafana: str | None, demo: list[str] | None
     ) -> list[Program]:
-        """The programs in the order in which they start.
+        """Return the programs in the order in which they start.
 
         Parameters
         ----------
         prometheus, alertmanager, grafana
             Paths of the binaries.
         demo
-            Further arguments of the demo; None for no demo.
+            More arguments for the demo; None for no demo.
         """
         at = self.addresses
         python = (sys.executable, "-m", "exporter.cli")
@@ -198,7 +198,7 @@ class Plan:
         folder = self.directory / "grafana"
         dashboards = self.source / "grafana" / "dashboards"
         folder.mkdir(exist_ok=True)
-        # A package keeps its pages under share, an archive beside bin/.
+        # A package has its files in /usr/share, an archive beside bin/.
         homes = (Path(binary).resolve().parents[1], Path("/usr/share/grafana"))
         home = next((path for path in homes if (path / "conf" / "defaults.ini").is_file()), homes[0])
         server = ("server",) if Path(binary).name == "grafana" else ()
@@ -233,5 +233,5 @@ class Plan:
 
 
 def find_grafana() -> str | None:
-    """Path of Grafana's binary, if one is on the PATH."""
+    """Return the path of Grafana's binary; None if none is on the PATH."""
     return shutil.which("grafana") or shutil.which("grafana-server")

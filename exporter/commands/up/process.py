@@ -1,4 +1,4 @@
-"""One program as a child process: its port, its start, its readiness, its end."""
+"""One program as a child process: free port, start, readiness, end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from exporter.commands.addresses import address
-from exporter.commands.common import DIRECT
+from exporter.commands.http_client import Client, RequestError
 from exporter.errors import StackError
 
 READY_SECONDS = 60.0
@@ -35,19 +35,19 @@ class Program:
     Parameters
     ----------
     name
-        Of its log file.
+        Name of its log file.
     title
-        For people.
+        Name in messages.
     command
         Program and arguments.
     address
         ``HOST:PORT`` that it listens on.
     option
-        The flag of ``model-exporter up`` that chooses another address.
+        The flag of ``model-exporter up`` that sets another address.
     health
-        Path that answers 200 once it is ready.
+        Path that responds with 200 when the program is ready.
     environment
-        Variables beside those of this process.
+        Variables in addition to those of this process.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Program:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Return the URL that it listens on."""
         return f"http://{self.address}"
 
 
 def require_free(program: Program) -> None:
-    """Refuse an address that somebody listens on.
+    """Check that the address of a program is free.
 
     Raises
     ------
     StackError
-        Says who needs it and, if that can be found, who holds it.
+        When it is not; names the program and, if it can be found, the process that uses the address.
     """
     host, port = address(program.address)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -81,16 +81,17 @@ def require_free(program: Program) -> None:
             if error.errno != errno.EADDRINUSE:
                 raise StackError(
                     f"{program.title} cannot listen on {program.address}: {error.strerror}; "
-                    f"choose another address with {program.option} HOST:PORT"
+                    f"set another address with {program.option} HOST:PORT"
                 ) from None
             raise StackError(
-                f"{program.title} needs {program.address}, and {_holder(port)}; "
-                f"end that, or choose another address with {program.option} HOST:PORT"
+                f"{program.title} needs {program.address}, but {_listener(port)}; "
+                f"stop it, or set another address with {program.option} HOST:PORT"
             ) from None
 
 
-def _holder(port: int) -> str:
-    unknown = "another program listens there"
+def _listener(port: int) -> str:
+    """Return a clause that names the process that listens on a port."""
+    unknown = "another program is listening there"
     try:
         connections = psutil.net_connections(kind="tcp")
     except (psutil.Error, OSError):
@@ -101,21 +102,21 @@ def _holder(port: int) -> str:
             try:
                 process = psutil.Process(connection.pid)
                 command = " ".join(process.cmdline())[:70]
-                return f"{process.name()} listens there (process {connection.pid}: {command})"
+                return f"{process.name()} is listening there (process {connection.pid}: {command})"
             except psutil.Error:
-                return f"process {connection.pid} listens there"
+                return f"process {connection.pid} is listening there"
     return unknown
 
 
 class Child:
-    """A program that runs, in a session of its own, with its output in a file.
+    """A program in a session of its own, with its output in a file.
 
     Parameters
     ----------
     program
-        What to run.
+        The program.
     log
-        File that its output is written to.
+        The file for its output.
     """
 
     def __init__(self, program: Program, log: Path) -> None:
@@ -125,7 +126,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; the first start empties the log.
+        """Start the program; the first start empties the log.
 
         Raises
         ------
@@ -149,56 +150,56 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id, which is the id of its session and group too."""
+        """Return its process id, which is also the id of its session and process group; 0 before the first start."""
         return self._process.pid if self._process else 0
 
-    def ended(self) -> str | None:
-        """How it ended, in words; None while it runs."""
+    def exit_reason(self) -> str | None:
+        """Return how it ended, as a predicate; None while it runs."""
         status = self._process.poll() if self._process else None
         if status is None:
             return None
         if status < 0:
-            return f"was ended by {signal.Signals(-status).name}"
-        return f"ended with status {status}"
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"exited with status {status}"
 
-    def answers(self) -> bool:
-        """Whether it says that it is ready."""
+    def is_ready(self) -> bool:
+        """Return whether it responds that it is ready."""
         try:
-            with DIRECT.open(self.program.url + self.program.health, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, ValueError):
+            with Client(self.program.url, self.program.option, timeout=2) as client:
+                return client.request("GET", self.program.health).status == 200
+        except RequestError:
             return False
 
     def await_ready(self, wait: Callable[[float], bool]) -> bool:
-        """Wait until it is ready; false when ``wait`` said that all shall stop.
+        """Wait until it is ready; return False when ``wait`` returned that the stack is to stop.
 
         Raises
         ------
         StackError
-            When it ends, or does not become ready in time; with its last lines.
+            When it exits, or is not ready in time; with the end of its log.
         """
         deadline = time.monotonic() + READY_SECONDS
-        while not self.answers():
-            if ended := self.ended():
-                raise StackError(f"{self.program.title} did not start: it {ended}. {self.last_lines()}")
+        while not self.is_ready():
+            if reason := self.exit_reason():
+                raise StackError(f"{self.program.title} did not start: it {reason}. {self.log_end()}")
             if time.monotonic() > deadline:
                 raise StackError(
-                    f"{self.program.title} did not answer at {self.program.url}{self.program.health} within "
-                    f"{READY_SECONDS:g} s. {self.last_lines()}"
+                    f"{self.program.title} was not ready at {self.program.url}{self.program.health} within "
+                    f"{READY_SECONDS:g} s. {self.log_end()}"
                 )
             if wait(0.1):
                 return False
         return True
 
-    def last_lines(self) -> str:
-        """The end of its log, for a message."""
+    def log_end(self) -> str:
+        """Return the end of its log, for a message."""
         lines = tail(self.log, TAIL_LINES)
         if not lines:
             return f"{self.log} is empty"
         return "\n  ".join((f"The end of {self.log}:", *lines))
 
     def stop(self, seconds: float) -> None:
-        """Ask it to end, wait so long, then end it and what it started."""
+        """Send SIGTERM, wait for some seconds, then kill it and the processes that it started."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -211,7 +212,7 @@ class Child:
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """The last lines of a file that are not empty, however long the file is."""
+    """Return the last lines of a file that are not empty; read no more than its end."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
@@ -222,7 +223,7 @@ def tail(path: Path, count: int) -> list[str]:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What a child runs first, so that it is asked to end when this process is killed."""
+    """Return what a child runs first, so that it gets SIGTERM when this process is killed."""
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

@@ -1,7 +1,7 @@
-"""Alertmanager's configuration made fit for the place where it runs.
+"""Alertmanager's configuration without the receivers that cannot work on this machine.
 
-One ``alertmanager.yml`` serves production, ``make up`` and containers. A receiver whose secret is
-missing would fail with every notification, so it is left out and people are told.
+Production, ``make up`` and containers use the same ``alertmanager.yml``. A receiver whose secret is missing would fail
+with every notification, so it is left out, with a message.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from exporter.errors import ConfigError
 from exporter.validation import load_yaml
 
 _INBOX = "/v1/notifications"  # a webhook with this path is the exporter's inbox
-# What people call an integration, and how the global settings begin that it falls back on.
+# The name of an integration in messages, and the prefix of the global settings that it uses.
 _KINDS = {"email_configs": ("E-mail", "smtp_"), "slack_configs": ("Slack", "slack_")}
 
 
 def _files(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every key ``…_file`` that names a file, at any depth."""
+    """Yield every key ``…_file`` that names a file, at any depth."""
     for key, value in list(node.items()) if isinstance(node, dict) else []:
         if key.endswith("_file") and isinstance(value, str):
             yield node, key
@@ -46,16 +46,16 @@ def _missing(kind: str, integration: dict[str, Any], shared: dict[str, Any], fol
 def usable(
     config: dict[str, Any], folder: Path, *, inbox: str, smarthost: str | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """A configuration without what cannot work here, and a sentence for each kind of message that is off.
+    """Return the configuration without the receivers that cannot work, and a sentence for each that is off.
 
     Parameters
     ----------
     config
         A parsed ``alertmanager.yml``; it is not changed.
     folder
-        What its relative paths are relative to.
+        The folder that its relative paths start from.
     inbox
-        URL of the exporter's inbox here.
+        URL of the exporter's inbox.
     smarthost
         ``host:port`` of a mail catcher without TLS and password, instead of the file's mail server.
     """
@@ -79,12 +79,12 @@ def usable(
 
 
 def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[str]:
-    """Write a usable copy of a configuration with absolute paths; what is off, in sentences.
+    """Write a copy that works here, with absolute paths; return a sentence for each receiver that is off.
 
     Raises
     ------
     ConfigError
-        When ``source`` cannot be read or is no mapping, or ``target`` cannot be written.
+        When ``source`` cannot be read or is not a mapping, or ``target`` cannot be written.
     """
     document = load_yaml(source)
     if not isinstance(document, dict):
@@ -102,14 +102,14 @@ def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m exporter.commands.up.receivers``; the exit status: 0 written, 1 failed, 2 wrong usage."""
+    """Run ``python -m exporter.commands.up.receivers``; return its exit status, 1 for a failure, 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m exporter.commands.up.receivers",
-        description="Alertmanager's configuration without the receivers that cannot work here.",
+        description="Write Alertmanager's configuration without the receivers that cannot work here.",
     )
     parser.add_argument("source", type=Path, help="alertmanager.yml")
-    parser.add_argument("target", type=Path, help="the copy")
-    parser.add_argument("--inbox", required=True, metavar="URL", help="the exporter's inbox")
+    parser.add_argument("target", type=Path, help="the file to write")
+    parser.add_argument("--inbox", required=True, metavar="URL", help="URL of the exporter's inbox")
     parser.add_argument("--smarthost", metavar="HOST:PORT", help="a mail catcher without TLS and password")
     options = parser.parse_args(arguments)
     try:
