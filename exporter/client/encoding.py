@@ -84,24 +84,20 @@ def snapshot(value: Any) -> tuple[Any, int]:
         return value, _NUMBER_BYTES
     if isinstance(value, str | bytes):
         return value, _NUMBER_BYTES + len(value)
-    if isinstance(value, list | tuple | set | frozenset | Mapping):
-        return _snapshot_container(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        if _NUMBERS.issuperset(map(type, value)):
+            return list(value), _NUMBER_BYTES * len(value)
+        pairs = [snapshot(entry) for entry in value]
+        return [entry for entry, _ in pairs], _NUMBER_BYTES + sum(size for _, size in pairs)
     return _snapshot_object(value)
 
 
-def _snapshot_container(value: Any) -> tuple[Any, int]:
+def _snapshot_object(value: Any) -> tuple[Any, int]:
+    """Copy a mapping, an array, an image or a tensor; convert anything else to what JSON has."""
     if isinstance(value, Mapping):
         entries = {key: snapshot(entry) for key, entry in value.items()}
         size = sum(size for _, size in entries.values())
         return {key: entry for key, (entry, _) in entries.items()}, _NUMBER_BYTES + size
-    if _NUMBERS.issuperset(map(type, value)):
-        return list(value), _NUMBER_BYTES * len(value)
-    pairs = [snapshot(entry) for entry in value]
-    return [entry for entry, _ in pairs], _NUMBER_BYTES + sum(size for _, size in pairs)
-
-
-def _snapshot_object(value: Any) -> tuple[Any, int]:
-    """Copy an array, an image or a tensor; convert anything else to what JSON has."""
     if hasattr(value, "tolist"):
         return _snapshot_array(value)
     if _is_pil_image(value):
