@@ -30,7 +30,7 @@ from exporter.server.authorization import (
     scope_error,
 )
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
-from exporter.server.problem import WRONG, Reply, problem
+from exporter.server.problem import INTERNAL_ERROR, Reply, problem
 from exporter.server.request import (
     SMALL_BODY,
     ClientDisconnectedError,
@@ -135,7 +135,7 @@ class Application:
             raise
         except Exception as error:
             log.error("%s %s", request.method, request.path, exc_info=error)
-            return problem(500, WRONG)
+            return problem(500, INTERNAL_ERROR)
 
     # --- who sends it -------------------------------------------------------------------------
 

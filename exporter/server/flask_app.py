@@ -25,7 +25,7 @@ from exporter.server.authorization import CALLER, SECURITY_HEADERS, cross_origin
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, review
-from exporter.server.problem import WRONG, problem
+from exporter.server.problem import INTERNAL_ERROR, problem
 from exporter.server.tokens import Caller
 from exporter.validation import any_of, preview
 
@@ -77,7 +77,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     def _unexpected(error: Exception) -> Response:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         log.error("%s in %s:%s", type(error).__name__, frame.filename, frame.lineno, exc_info=True)
-        return http_error(InternalServerError(WRONG))
+        return http_error(InternalServerError(INTERNAL_ERROR))
 
     @app.after_request
     def _secure(response: Response) -> Response:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from exporter.errors import EventError
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.server.problem import Reply, whole
+from exporter.server.problem import Reply, event_problem
 
 MAX_KEYS = 10_000
 """Keys remembered, the oldest forgotten first."""
@@ -49,7 +49,7 @@ class IdempotencyCache:
             check_key(key)
         except EventError as error:
             self._telemetry.rejected.labels(error.reason).inc()
-            return whole(error)
+            return event_problem(error)
         with self._lock:
             return self._replies.get((route, key))
 

@@ -26,7 +26,7 @@ from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache, check_key
-from exporter.server.problem import MAX_ERRORS, Reply, problem, refused, whole
+from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, problem
 from exporter.server.stored_inputs import as_stored
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.storage.schema import label_json
@@ -90,7 +90,7 @@ class Ingest:
             return self.overloaded(error)
         except EventError as error:
             self._exporter.telemetry.rejected.labels(error.reason).inc()
-            return whole(error)
+            return event_problem(error)
         if rejected or not events:
             self.count_rejected(rejected)
             if not events:
@@ -155,7 +155,7 @@ class Ingest:
         """
         self.count_rejected(rejected)
         if rejected and not events:
-            return refused(list(rejected), many)
+            return events_problem(list(rejected), many)
         if ids:
             for event in events:
                 event.id = event.id or make_id()
@@ -197,13 +197,13 @@ class Ingest:
             words, rejected = self._feedback.decode(body)
         except EventError as error:
             self._exporter.telemetry.rejected.labels(error.reason).inc()
-            return whole(error)
+            return event_problem(error)
         self.count_rejected(rejected)
         if not words:
             return _nothing_good(rejected, many)
         if len(words) > MAX_WORDS:
             detail = f"expected at most {MAX_WORDS} words a request, got {len(words)}: send them in several"
-            return whole(EventError("", detail, "too_large"), 413)
+            return event_problem(EventError("", detail, "too_large"), 413)
         self._redact(words)
         return _Said(words, rejected, many)
 
@@ -231,7 +231,7 @@ class Ingest:
             events, rejected = self._events.decode(body)
         except EventError as error:
             self._exporter.telemetry.rejected.labels(error.reason).inc()
-            return whole(error)
+            return event_problem(error)
         self.count_rejected(rejected)
         if not events:
             return _nothing_good(rejected, body.lstrip()[:1] == b"[")
@@ -295,8 +295,8 @@ def _not_taken(error: StoreError) -> Reply:
 
 def _nothing_good(rejected: list[RejectedEvent], many: bool) -> Reply:
     if not rejected:
-        return whole(EventError("", "there is no event in the body", "malformed"))
-    return refused(rejected, many)
+        return event_problem(EventError("", "there is no event in the body", "malformed"))
+    return events_problem(rejected, many)
 
 
 def _accepted(status: int, events: Sequence[Any], rejected: Sequence[RejectedEvent], ids: bool) -> Reply:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from flask import Response
 
 CONTENT_TYPE = "application/problem+json"
-WRONG = "something went wrong here; the exporter's log says what"
-"""What is said of a fault that nobody foresaw."""
+INTERNAL_ERROR = "internal error; see the exporter's log"
+"""The detail of a response to an unexpected exception."""
 MAX_ERRORS = 1000
-"""Errors that one answer names: a body of a million wrong events must not be answered with a gigabyte."""
+"""Errors in one response, so that a body of a million invalid events does not get a response of a gigabyte."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer that no framework has touched yet."""
+    """A response, independent of the framework."""
 
     status: int
     body: bytes
@@ -30,8 +30,8 @@ class Reply(msgspec.Struct, frozen=True):
     content_type: str = "application/json"
 
     def flask(self) -> Response:
-        """The same for Flask."""
-        from flask import Response  # which a server without visitors does without
+        """Return it as a response of Flask."""
+        from flask import Response  # imported only when a Flask route is called
 
         return Response(self.body, self.status, list(self.headers), content_type=self.content_type)
 
@@ -43,25 +43,25 @@ def problem(
     headers: tuple[tuple[str, str], ...] = (),
     **members: object,
 ) -> Reply:
-    """A problem document; ``errors`` have ``pointer`` and ``detail``, ``members`` are further ones."""
+    """Return a problem document; ``errors`` have ``pointer`` and ``detail``, ``members`` are added to it."""
     document: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
     if errors is not None:
         document["errors"] = list(errors)
     return Reply(status, msgspec.json.encode(document), headers, CONTENT_TYPE)
 
 
-def whole(error: EventError, status: int = 400) -> Reply:
-    """The problem of a body that is wrong as a whole."""
+def event_problem(error: EventError, status: int = 400) -> Reply:
+    """Return the problem for a body that cannot be decoded."""
     return problem(status, error.detail, [{"pointer": error.pointer, "detail": error.detail}])
 
 
-def refused(rejected: list[RejectedEvent], many: bool) -> Reply:
-    """The problem of a body in which no event was good."""
+def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
+    """Return the problem for a body without a valid event."""
     errors = [
-        {"pointer": f"/{one.index}{one.pointer}" if many else one.pointer, "detail": one.detail}
-        for one in rejected[:MAX_ERRORS]
+        {"pointer": f"/{event.index}{event.pointer}" if many else event.pointer, "detail": event.detail}
+        for event in rejected[:MAX_ERRORS]
     ]
     first = errors[0]
     where = f"{first['pointer']}: " if first["pointer"] else ""
-    count = f"none of the {len(rejected)} events was good; the first: " if len(rejected) > 1 else ""
+    count = f"none of the {len(rejected)} events is valid; the first error: " if len(rejected) > 1 else ""
     return problem(400, f"{count}{where}{first['detail']}", errors)

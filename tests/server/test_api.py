@@ -653,7 +653,7 @@ def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> Non
     assert time.monotonic() - start < 5
     thread.join()
     assert answers[0].status == 400
-    assert answers[0].json["detail"].startswith("none of the 1001 events was good")
+    assert answers[0].json["detail"].startswith("none of the 1001 events is valid")
 
 
 def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:

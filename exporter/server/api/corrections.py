@@ -16,7 +16,7 @@ from exporter.server.api.ingest import idempotency_key
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
-from exporter.server.problem import Reply, problem, whole
+from exporter.server.problem import Reply, event_problem, problem
 from exporter.storage.corrections import STATUSES, correction_history, find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_samples import Draw, sample_for_review
@@ -142,7 +142,7 @@ def _store_error(error: StoreError) -> Response:
 
 
 def _event_error(error: EventError) -> Response:
-    return whole(error).flask()
+    return event_problem(error).flask()
 
 
 def _json(document: Any) -> Response:

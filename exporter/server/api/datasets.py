@@ -16,7 +16,7 @@ from exporter.errors import EventError, StoreError
 from exporter.events import check_model
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
-from exporter.server.problem import Reply, problem, whole
+from exporter.server.problem import Reply, event_problem, problem
 from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
@@ -145,7 +145,7 @@ def _empty_error(error: release.EmptyError) -> Response:
 
 
 def _event_error(error: EventError) -> Response:
-    return whole(error).flask()
+    return event_problem(error).flask()
 
 
 def _headers(name: str, form: Format) -> dict[str, str]:

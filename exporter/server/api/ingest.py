@@ -8,7 +8,7 @@ from exporter.errors import EventError
 from exporter.server.application import Exporter
 from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.notifications import Inbox
-from exporter.server.problem import Reply, whole
+from exporter.server.problem import Reply, event_problem
 
 
 def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
@@ -38,7 +38,7 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
             alerts = inbox.take(body)
         except EventError as error:
             exporter.telemetry.rejected.labels(error.reason).inc()
-            return whole(error)
+            return event_problem(error)
         for alert in alerts:
             exporter.telemetry.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
         return Reply(200, b"{}")

@@ -31,7 +31,7 @@ from exporter.server.integrations.payload import MAX_ROWS, decode_json, decompre
 from exporter.server.integrations.payload_pairs import read_pair, split_pairs
 from exporter.server.integrations.proxy_records import read_record
 from exporter.server.integrations.seldon_feedback import feedback_documents
-from exporter.server.problem import Reply, whole
+from exporter.server.problem import Reply, event_problem
 
 _LARGE = 2**20
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
@@ -197,7 +197,7 @@ class PayloadIngest:
 
     def _refuse(self, error: EventError) -> Reply:
         self._exporter.telemetry.rejected.labels(error.reason).inc()
-        return whole(error, 413 if error.reason == "too_large" else 400)
+        return event_problem(error, 413 if error.reason == "too_large" else 400)
 
 
 def _decode_all(items: Iterable[_Item], max_rejected: int | None = None) -> _Validated:
