@@ -361,7 +361,7 @@ def test_feedback_returns_what_the_exporter_says(exporter: Exporter) -> None:
 
 
 def test_feedback_raises_when_it_is_not_kept(exporter: Exporter) -> None:
-    """A user is never told that a word was kept when it was not; the error says why."""
+    """Feedback that was not stored is never reported as stored; the error says why."""
     problem = {"detail": "the body is wrong", "errors": [{"pointer": "/verdict", "detail": "is not possible"}]}
     exporter.answers = [(400, {}, problem), (503, {"Retry-After": "1"}, {}), None, (200, {}, {"id": "f-1"})]
     with monitoring(exporter.url) as monitor:
@@ -490,7 +490,7 @@ def test_a_unix_socket(tmp_path) -> None:
 
 
 def test_a_process_that_forks_and_leaves_has_sent(exporter: Exporter) -> None:
-    """What was recorded before a fork is sent although the parent ends without a word, as daemons' do."""
+    """Events from before a fork are sent although the parent ends without `close`, as those of daemons do."""
     _python(
         "import os, sys, warnings; from exporter import Monitor\n"
         "warnings.simplefilter('ignore')\n"
@@ -602,7 +602,7 @@ def test_the_page_of_the_client(exporter: Exporter) -> None:
 
 
 def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
-    """`--web.unix-socket` takes events and words as the port does, and is nobody else's file."""
+    """`--web.unix-socket` accepts events and feedback as the port does, and is nobody else's file."""
     write_config(tmp_path)
     path = tmp_path / "exporter.sock"
     served = Served(tmp_path, f"--web.unix-socket={path}").start()

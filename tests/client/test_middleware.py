@@ -216,7 +216,7 @@ def test_a_request_without_an_id_gets_one(port: int, taker: Exporter, monitor: M
     assert max(map(len, seen)) == 36
 
 
-def test_own_words_go_first(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_the_services_own_id_takes_precedence(port: int, taker: Exporter, monitor: Monitor) -> None:
     """An identifier, duration and code that the handler gives itself stay, and the header follows the identifier."""
     _, headers, _ = ask(port, "/own", X_Request_ID="req-7")
     event = only(taker, monitor)

@@ -225,7 +225,7 @@ def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
 
 
 def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
-    """What waits, what was released and what is training data is found without a look at any other word."""
+    """Unjoined feedback, released examples and training data are found without reading other feedback."""
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
@@ -248,7 +248,7 @@ def redact(_: str, inputs: str | None) -> str | None:
     return inputs and inputs.replace(',"name":"Ada"', "")
 
 
-def test_a_sample_holds_only_confident_predictions_that_nobody_spoke_of(store: Store) -> None:
+def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: Store) -> None:
     """Not those of another model, without confidence, without a prediction, or with feedback, joined or not."""
     predict(store, [{}, {}, {"confident": False}, {"prediction": None}, {"model": "loans"}, {"version": "2"}, {}])
     put(store, [{}, {"model": None, "joined": False}])
@@ -266,8 +266,8 @@ def test_a_sample_holds_only_confident_predictions_that_nobody_spoke_of(store: S
     assert store.review_state().pending == {"digits": 1}
 
 
-def test_a_draw_looks_words_up_by_their_predictions(store: Store) -> None:
-    """However many words there are on the model: those on other predictions are not read."""
+def test_a_draw_looks_feedback_up_by_its_prediction(store: Store) -> None:
+    """However much feedback the model has: that on other predictions is not read."""
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
@@ -303,16 +303,14 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
     assert sum((found[name] - 50) ** 2 / 50 for name in names) < 50
 
 
-def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(
-    store: Store, counted: list[CountedFeedback]
-) -> None:
-    """It is the first word on it, a correction once, and pending as such; the sample is one less."""
+def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, counted: list[CountedFeedback]) -> None:
+    """It is the prediction's first feedback, a correction once, and pending; the sample loses it."""
     predict(store, [{}])
     sample_for_review(store, Draw("digits"), 1, None, redact)
-    word = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
-    taken = store.record_feedback([word], None)[0]
+    item = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
+    taken = store.record_feedback([item], None)[0]
     assert (taken.id, taken.joined, taken.repeat) == (1, True, False)
-    assert store.record_feedback([word], None)[0].repeat
+    assert store.record_feedback([item], None)[0].repeat
     store.record_feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None)
     assert [(one.correction, one.delay is not None) for one in counted] == [(True, True), (False, False)]
     assert store.review_state().pending == {"digits": 1}
@@ -322,10 +320,10 @@ def test_a_users_word_on_a_sampled_prediction_counts_as_on_any_other(
         assert [step["verdict"] for step in correction_history(connection, 1)] == ["sampled", "corrected", "corrected"]
 
 
-def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(
+def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(
     store: Store, counted: list[CountedFeedback]
 ) -> None:
-    """Only the first word has a delay, and never a negative one."""
+    """Only the first feedback has a delay, and never a negative one."""
     for label in "78":
         store.record_feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
     event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
@@ -334,7 +332,7 @@ def test_the_delay_of_a_word_that_came_before_its_prediction_is_zero(
     assert [one.delay for one in counted] == [0.0, None]
 
 
-def test_accuracy_of_users_words_and_a_decided_sample(store: Store) -> None:
+def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
     """Known ones by what was decided about them, the rest by the sample; later predictions are not among them."""
     predict(store, [{} for _ in range(100)])
     put(

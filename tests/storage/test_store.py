@@ -150,7 +150,7 @@ def test_predictions_are_stored_as_they_came(database: str, start: Callable[...,
 
 
 def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> None:
-    """A retry says nothing new; the same key with another word is refused; a restart forgets neither."""
+    """A retry is a repeat; the same key with other feedback is refused; both hold after a restart."""
     first = start(database)
     first.predict("p")
     first.store.flush(5)
@@ -166,39 +166,41 @@ def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> N
 def test_a_request_whose_key_came_with_another_body_takes_nothing(
     database: str, start: Callable[..., Exporter]
 ) -> None:
-    """Not even what stands before the word that differs, where the first request had said nothing new there."""
+    """Not even the feedback before the one that differs, which was a repeat in the first request."""
     exporter = start(database)
     names = [f"p-{number}" for number in range(20)]
     exporter.predict(*names, "new")
     assert exporter.store.flush(5)
     exporter.say(names[0])
-    words = [Feedback(name, verdict="corrected", label="1") for name in names]
-    assert [word.repeat for word in exporter.store.record_feedback(words, "k")] == [True] + [False] * 19
+    items = [Feedback(name, verdict="corrected", label="1") for name in names]
+    assert [item.repeat for item in exporter.store.record_feedback(items, "k")] == [True] + [False] * 19
     for other in (1, 19):
-        words = [Feedback(name, verdict="corrected", label="1") for name in ["new", *names[1:]]]
-        words[other].label = "2"
-        assert [word.conflict for word in exporter.store.record_feedback(words, "k")] == [True]
+        items = [Feedback(name, verdict="corrected", label="1") for name in ["new", *names[1:]]]
+        items[other].label = "2"
+        assert [item.conflict for item in exporter.store.record_feedback(items, "k")] == [True]
     assert exporter.count(feedback) == len(exporter.counted) == 20
 
 
-def test_words_that_are_taken_together_know_each_other(database: str, start: Callable[..., Exporter]) -> None:
+def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
+    database: str, start: Callable[..., Exporter]
+) -> None:
     """Of several on one prediction in one request the last stands, each is in the history, and one is a correction."""
     exporter = start(database)
     exporter.predict("p", *(f"q-{number}" for number in range(40)))
     assert exporter.store.flush(5)
     said = [("p", "1"), ("p", "2"), ("p", "2"), ("early", "1"), ("early", "2"), *((f"q-{n}", "1") for n in range(40))]
-    words = [Feedback(name, verdict="corrected", label=label) for name, label in [*said, ("p", "3")]]
-    taken = exporter.store.record_feedback(words, "key")
-    assert [word.repeat for word in taken] == [False, False, True] + [False] * 43
-    assert [word.joined for word in taken] == [True] * 3 + [False] * 2 + [True] * 41
-    assert len({word.id for word in taken}) == exporter.count(feedback) == 42
+    items = [Feedback(name, verdict="corrected", label=label) for name, label in [*said, ("p", "3")]]
+    taken = exporter.store.record_feedback(items, "key")
+    assert [item.repeat for item in taken] == [False, False, True] + [False] * 43
+    assert [item.joined for item in taken] == [True] * 3 + [False] * 2 + [True] * 41
+    assert len({item.id for item in taken}) == exporter.count(feedback) == 42
     assert [taken[0].id, taken[3].id] == [taken[-1].id, taken[4].id]
     assert exporter.count(history) == 3  # what others replaced; the word that stands is in its feedback
     assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
     assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
     assert sum(verdict.correction for verdict in exporter.counted) == 41
-    again = exporter.store.record_feedback(words[:2], "key")
-    assert [(word.id, word.repeat, word.conflict) for word in again] == [(taken[0].id, True, False)] * 2
+    again = exporter.store.record_feedback(items[:2], "key")
+    assert [(item.id, item.repeat, item.conflict) for item in again] == [(taken[0].id, True, False)] * 2
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
 
@@ -215,7 +217,7 @@ def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Call
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
 
 
-def test_words_whose_prediction_never_came_are_forgotten(database: str, start: Callable[..., Exporter]) -> None:
+def test_feedback_whose_prediction_never_came_is_deleted(database: str, start: Callable[..., Exporter]) -> None:
     """After the retention neither the feedback nor its history is left, and its key is free again."""
     exporter = start(database, retention="1s")
     exporter.say("never", key="k")
@@ -317,7 +319,7 @@ INSERT INTO windows VALUES ('m', '1', x'0123');
 
 TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotency_key")
 of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
-"""Version 2 had the word that stands in the history, too."""
+"""Version 2 had the current feedback in the history, too."""
 TO_TWO = (
     "DROP INDEX feedback_key",
     "ALTER TABLE feedback DROP COLUMN idempotency_key",
@@ -339,11 +341,11 @@ def first_version(tmp_path: Path) -> str:
 
 
 def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: Callable[..., Exporter]) -> None:
-    """Predictions, words, decisions and windows are there afterwards, and what waited is still joined."""
+    """Predictions, feedback, decisions and windows are there afterwards, and unjoined feedback is still joined."""
     exporter = start(first_version, retention="10y")
     assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
-    word = Feedback("p-1", verdict="corrected", label="1", user="ada")
-    assert [taken.repeat for taken in exporter.store.record_feedback([word], "k")] == [True]
+    item = Feedback("p-1", verdict="corrected", label="1", user="ada")
+    assert [taken.repeat for taken in exporter.store.record_feedback([item], "k")] == [True]
     assert exporter.say("p-1", label="3", key="k").conflict
     with exporter.store.reading() as connection:
         assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)] == [
@@ -356,8 +358,10 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
     eventually(lambda: [verdict.correction for verdict in exporter.counted] == [True])
 
 
-def test_words_of_the_second_version_keep_their_history_and_keys(database: str, start: Callable[..., Exporter]) -> None:
-    """The last word of each feedback leaves its history; a draw stays there, as its user is nowhere else."""
+def test_feedback_of_the_second_version_keeps_its_history_and_keys(
+    database: str, start: Callable[..., Exporter]
+) -> None:
+    """The current feedback leaves the history; a draw stays there, as its user is nowhere else."""
     before = start(database)
     before.say("p", "1", key="a")
     before.say("p", "2", key="b")
@@ -470,7 +474,7 @@ def test_exporters_that_start_together_migrate_once(
 
 
 def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> None:
-    """Words that race with their predictions through another exporter are all joined, each counted once."""
+    """Feedback that races with its prediction through another exporter is joined and counted once."""
     one, other = pair
     names = [f"p-{number}" for number in range(300)]
 
@@ -489,8 +493,8 @@ def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> Non
     eventually(lambda: sum(verdict.correction for verdict in one.counted + other.counted) == len(names))
 
 
-def test_a_prediction_is_corrected_once_whoever_takes_the_word(pair: tuple[Exporter, Exporter]) -> None:
-    """Two users at two exporters in the same moment: one feedback, two words, one correction."""
+def test_a_prediction_is_corrected_once_whichever_exporter_records_it(pair: tuple[Exporter, Exporter]) -> None:
+    """Two users at two exporters at the same moment: one row of feedback, one of history, one correction."""
     one, other = pair
     names = [f"p-{number}" for number in range(40)]
     one.predict(*names)
@@ -502,13 +506,13 @@ def test_a_prediction_is_corrected_once_whoever_takes_the_word(pair: tuple[Expor
 
 
 def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter]) -> None:
-    """A request that a balancer sends twice says its word once."""
+    """The feedback of a request that a balancer sends twice is recorded once."""
     one, other = pair
     for number in range(40):
         answers = at_once(
             lambda n=number: one.say(f"p-{n}", key=f"k-{n}"), lambda n=number: other.say(f"p-{n}", key=f"k-{n}")
         )
-        assert sorted(word.repeat for word in answers) == [False, True]
+        assert sorted(item.repeat for item in answers) == [False, True]
     assert (one.count(feedback), one.count(history)) == (40, 0)
 
 
@@ -525,13 +529,13 @@ def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter
     assert len(one.counted + other.counted) == len(names)
 
 
-def test_many_waiting_words_are_found(pair: tuple[Exporter, Exporter]) -> None:
-    """More words than are looked through one by one wait for predictions of another exporter."""
+def test_much_waiting_feedback_is_joined(pair: tuple[Exporter, Exporter]) -> None:
+    """More feedback than one query reads waits for predictions of another exporter."""
     one, other = pair
     names = [f"p-{number}" for number in range(1200)]
-    words = [Feedback(name, verdict="corrected", label="1") for name in names]
-    one.store.record_feedback(words[:700], None)
-    one.store.record_feedback(words[700:], None)
+    items = [Feedback(name, verdict="corrected", label="1") for name in names]
+    one.store.record_feedback(items[:700], None)
+    one.store.record_feedback(items[700:], None)
     other.predict(*names)
     eventually(lambda: len(other.counted) == len(names))
 
@@ -631,7 +635,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_hanging_database_holds_nobody_up(postgres: Postgres, start: Callable[..., Exporter]) -> None:
-    """Words are refused and a scrape fails in time; predictions wait; all goes on when the server does."""
+    """Feedback is refused and a scrape fails in time; predictions wait; all continues when the server does."""
     exporter = start(postgres.url())
     exporter.say("before")
     postgres.freeze()
