@@ -1,7 +1,7 @@
-"""From what a client sends to columns of scalar features.
+"""Convert the values that clients send to columns of scalar features.
 
-A column of numbers is a float64 array in which NaN means missing and an infinity means invalid
-(a value of the wrong type, or one that no number can hold): bad data is counted, never refused.
+A column of numbers is a float64 array in which NaN is missing and an infinity is invalid: a value of the wrong type, or
+one that a float cannot hold. Bad data are counted, never refused.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SCALARS = frozenset({str, bool, int, float})
 
 
 def as_list(values: Sequence[Any] | npt.NDArray[Any]) -> Sequence[Any]:
-    """A column as Python values, whatever it came as."""
-    listed: Sequence[Any] = values.tolist() if isinstance(values, np.ndarray) else values
-    return listed
+    """Return a column as Python values."""
+    result: Sequence[Any] = values.tolist() if isinstance(values, np.ndarray) else values
+    return result
 
 
 def numeric_column(values: Sequence[Any]) -> Floats:
-    """Numbers as float64, shape ``(n,)``.
+    """Return numbers as float64, shape ``(n,)``.
 
     >>> numeric_column([1, None, 2.5, "3", True, 10**400])
     array([1. , nan, 2.5, inf, inf, inf])
@@ -43,7 +43,7 @@ def numeric_column(values: Sequence[Any]) -> Floats:
 
 
 def numeric_columns(columns: Sequence[Sequence[Any] | npt.NDArray[Any]]) -> Floats:
-    """Numbers of several columns of one length as float64, shape ``(columns, n)``; see `numeric_column`."""
+    """Return the numbers of columns of equal length as float64, shape ``(columns, n)``; see `numeric_column`."""
     kinds = {values.dtype.kind if isinstance(values, np.ndarray) and values.ndim == 1 else "" for values in columns}
     if kinds <= {"i", "u", "f"}:
         return np.array(columns, dtype=np.float64)
@@ -69,48 +69,49 @@ def _number(value: Any) -> float:
 def category_counts(
     values: Sequence[Any] | Floats, known: Mapping[str, int], rare: frozenset[str]
 ) -> tuple[Floats, float]:
-    """Bin counts of a column of categories.
+    """Count a column of categories in bins.
 
-    A number or a truth value counts as the category that is spelt like it in JSON, if training
-    saw that category; otherwise it is a value of the wrong type.
+    A number or a boolean counts as the category with its JSON text, if the training data have it; otherwise it has the
+    wrong type.
 
     Parameters
     ----------
     values
-        What came, None where nothing did.
+        The values, None where an event has none.
     known
-        Place of each category that has a bin of its own, ``C`` of them.
+        Index of each of the ``C`` categories that have their own bin.
     rare
-        Further categories that training saw.
+        Further categories of the training data.
 
     Returns
     -------
     tuple
-        Counts of shape ``(C + 3,)``: the categories, other, missing, invalid; and how many
-        values were of a category that training never saw.
+        Counts of shape ``(C + 3,)``: the categories, other, missing, invalid; and the number of values whose category
+        is not in the training data.
     """
     size = len(known)
     counts = np.zeros(size + 3)
     unseen = 0.0
-    for (kind, value), times in _tally(values).items():
-        place = known.get(value) if kind in _SCALARS else None
+    for (kind, value), times in _count_values(values).items():
+        index = known.get(value) if kind in _SCALARS else None
         if kind is Missing:
-            place = size + 1
-        elif place is None and (kind is str or (kind in _SCALARS and value in rare)):
-            place = size
+            index = size + 1
+        elif index is None and (kind is str or (kind in _SCALARS and value in rare)):
+            index = size
             unseen += 0.0 if value in rare else times
-        elif place is None:
-            place = size + 2
-        counts[place] += times
+        elif index is None:
+            index = size + 2
+        counts[index] += times
     return counts, unseen
 
 
-def _tally(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
+def _count_values(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
+    """Return how often each value occurs, by its type and text."""
     if isinstance(values, np.ndarray):
-        found, times = np.unique(values, return_counts=True)  # one NaN for all
+        distinct, times = np.unique(values, return_counts=True)  # counts all NaN as one
         return Counter(
             {(float, scalar_text(value)) if value == value else (Missing, ""): n  # noqa: PLR0124 (NaN is missing)
-             for value, n in zip(found.tolist(), times.tolist(), strict=True)}
+             for value, n in zip(distinct.tolist(), times.tolist(), strict=True)}
         )  # fmt: skip
     if set(map(type, values)) == {str}:
         return Counter({(str, value): times for value, times in Counter(values).items()})
@@ -118,7 +119,7 @@ def _tally(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
 
 
 def scalar_text(value: Any) -> str:
-    """A scalar as JSON spells it, the text of a string, and nothing for what is no scalar."""
+    """Return the text of a string, the JSON text of another scalar, and an empty text for any other value."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""A batch of inputs from JSON straight to a column an input, which takes half the time of a mapping an event.
+"""Decode the inputs of a batch from JSON straight to columns, in half the time of a mapping for each event.
 
-So are read inputs that are as the profile expects them. Whatever else comes makes the whole batch take the long way,
-over mappings, where bad data is counted.
+This works for inputs that are as the profile expects them. If anything else is in a batch, all of it is decoded to
+mappings instead, where bad data are counted.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from exporter.features.base import InputType
 from exporter.stats.divergence import Floats
 
 BLOCK = 500
-"""Events whose values are turned into columns at a time: they stay in the processor's cache meanwhile."""
+"""Number of events that are converted to columns at a time, so that they stay in the processor's cache."""
 MAX_ORDERS = 8
-"""Orders of members that are read straight from JSON; clients that have no order of their own go the long way."""
+"""Most orders of members that have a decoder; inputs in other orders are decoded to mappings."""
 
 
 class InputTable(NamedTuple):
-    """Inputs of ``rows`` events by name: lists with None where nothing came, numbers as float64 with NaN."""
+    """Inputs of ``rows`` events by name: lists, None where an event has none, and numbers as float64 with NaN."""
 
     columns: dict[str, Any]
     rows: int
 
 
 class JsonColumnReader:
-    """Reads JSON objects of inputs as the profile expects them, by types made for it.
+    """Decode JSON objects of inputs as the profile expects them, with types built for the profile.
 
     Parameters
     ----------
     kinds
-        The inputs that are watched.
+        Type of each input that is counted.
     """
 
     def __init__(self, kinds: Mapping[str, InputType]) -> None:
@@ -43,48 +43,48 @@ class JsonColumnReader:
         self._decoders: list[tuple[list[str], Callable[[bytes], Any]]] = []
 
     def read(self, texts: Sequence[bytes]) -> InputTable | None:
-        """The columns of those events that have inputs; None where any of these are not as expected.
+        """Return the columns of those events that have inputs; None if any of these are not as expected.
 
         Parameters
         ----------
         texts
             The JSON of each event's inputs; empty or ``null`` for none.
         """
-        there = [text for text in texts if text and text != b"null"]
-        if not there:
+        given = [text for text in texts if text and text != b"null"]
+        if not given:
             return InputTable({}, 0)
         try:
-            found = self._decoder(msgspec.json.decode(there[0], type=dict[str, msgspec.Raw]))
-            if found is None:
+            decoder = self._decoder(msgspec.json.decode(given[0], type=dict[str, msgspec.Raw]))
+            if decoder is None:
                 return None
-            order, decode = found
+            order, decode = decoder
             columns: dict[str, Any] = {name: [] for name in order if name not in self._numbers}
             numbers: list[Floats] = []
-            for start in range(0, len(there), BLOCK):
-                rows = list(map(msgspec.structs.astuple, map(decode, there[start : start + BLOCK])))
+            for start in range(0, len(given), BLOCK):
+                rows = list(map(msgspec.structs.astuple, map(decode, given[start : start + BLOCK])))
                 block: dict[str, Any] = dict(zip(order, zip(*rows, strict=True), strict=True))
-                some = np.array([block.pop(name) for name in self._numbers], dtype=np.float64)
-                numbers.append(some.reshape(len(self._numbers), len(rows)))
+                part = np.array([block.pop(name) for name in self._numbers], dtype=np.float64)
+                numbers.append(part.reshape(len(self._numbers), len(rows)))
                 for name, values in block.items():
                     columns[name] += values
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return InputTable(columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(there))
+        return InputTable(columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(given))
 
     def _decoder(self, first: Mapping[str, Any]) -> tuple[list[str], Callable[[bytes], Any]] | None:
-        """What decodes objects with their members in the order of the first one; it looks for each behind the last."""
-        for known in self._decoders:
-            rest = iter(known[0])
+        """Return a decoder of objects with members in the order of the first one; it searches each after the last."""
+        for decoder in self._decoders:
+            rest = iter(decoder[0])
             if all(name in rest for name in first):
-                return known
+                return decoder
         if len(self._decoders) >= MAX_ORDERS or not first.keys() <= self._types.keys():
             return None
         order = [*first, *(name for name in self._types if name not in first)]
-        fields = [(f"f{place}", self._types[name], None) for place, name in enumerate(order)]
-        renamed = {f"f{place}": name for place, name in enumerate(order)}
+        fields = [(f"f{index}", self._types[name], None) for index, name in enumerate(order)]
+        renamed = {f"f{index}": name for index, name in enumerate(order)}
         try:
             kind = msgspec.defstruct("Inputs", fields, rename=renamed, forbid_unknown_fields=True, gc=False)
-        except ValueError:  # a name that cannot be one of a member
+        except ValueError:  # a name that cannot be that of a member
             return None
         self._decoders.append((order, msgspec.json.Decoder(kind).decode))
         return self._decoders[-1]

@@ -1,4 +1,4 @@
-"""Decode inputs that need not be valid: what cannot be read is counted as invalid, never refused."""
+"""Decode inputs that may be invalid: what cannot be decoded is counted as invalid, never refused."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from typing import Any
 import msgspec
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
-
-
 _list_decoder = msgspec.json.Decoder(list[dict[str, Any]])
 
 
 def decode_inputs(raw: Sequence[bytes]) -> dict[int, dict[str, Any]]:
-    """The inputs of those events that have any, by their place.
+    """Return the inputs of those events that have any, by the events' indices.
 
     Parameters
     ----------
     raw
         The JSON of each event's inputs; empty or ``null`` for none.
     """
-    there = [place for place, text in enumerate(raw) if text not in (b"", b"null")]
+    indices = [index for index, text in enumerate(raw) if text not in (b"", b"null")]
     try:
-        values = _list_decoder.decode(b"[" + b",".join([raw[place] for place in there]) + b"]")
+        values = _list_decoder.decode(b"[" + b",".join([raw[index] for index in indices]) + b"]")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        values = [_decode_one(raw[place]) for place in there]
-    return dict(zip(there, values, strict=True))
+        values = [_decode_one(raw[index]) for index in indices]
+    return dict(zip(indices, values, strict=True))
 
 
 def _decode_one(text: bytes) -> dict[str, Any]:
@@ -39,10 +37,10 @@ def _decode_one(text: bytes) -> dict[str, Any]:
 
 
 def lenient_inputs(raw: bytes) -> dict[str, Any]:
-    """An event's ``inputs`` that the strict decoder would not take: what can be read of them.
+    """Return what can be decoded of ``inputs`` that the strict decoder refuses.
 
-    Python's ``NaN`` becomes null; an infinity, or a number that no float holds, becomes its own
-    text, and so an invalid value; broken UTF-8 is replaced.
+    Python's ``NaN`` becomes null. An infinity, or a number that a float cannot hold, becomes its text, and so an
+    invalid value. Invalid UTF-8 is replaced.
     """
     try:
         document = json.loads(raw.decode("utf-8", "replace"), parse_int=parse_integer)
@@ -53,12 +51,12 @@ def lenient_inputs(raw: bytes) -> dict[str, Any]:
 
 
 def parse_integer(text: str) -> int | str:
-    """A JSON integer; one that no float holds stays text."""
+    """Return a JSON integer; one that a float cannot hold stays text."""
     return int(text) if len(text) < 300 else text
 
 
 def sanitize(value: Any, depth: int = 64) -> Any:
-    """A decoded document as plain JSON can carry it, see `lenient_inputs`; empty below ``depth`` levels."""
+    """Return a decoded document as strict JSON allows it, see `lenient_inputs`; empty below ``depth`` levels."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""Images among stored inputs, kept as PNG: nested arrays of pixels take several times the room.
+"""Store images as PNG: nested arrays of pixels take several times the space.
 
-Only what comes back number for number is written so; all else stays as it came.
+Only arrays that decode to the same numbers are encoded; anything else stays as it is.
 """
 
 from __future__ import annotations
@@ -21,46 +21,47 @@ from numpy.typing import NDArray
 from exporter.features.image import MAX_PIXELS, are_numbers
 
 PREFIX = "data:image/png;of=numbers;base64,"
-"""What a stored image begins with; no picture that a client sent as a file does."""
+"""Prefix of a stored image; an image that a client sent as a file has another one."""
 DENSEST = 8
-"""Numbers that a character may stand for: what is stored must not grow without bounds when it is read."""
+"""Most numbers for each stored character: it bounds how much a stored image grows when it is decoded."""
 _STORED = re.compile(f'"({PREFIX}[A-Za-z0-9+/=]*)"')
-_TOGETHER = 64
+_BATCH = 64
 _COLOURS = {1: 0, 3: 2, 4: 6}  # channels to PNG's colour type: grey, RGB, RGB with alpha
 Pixels = NDArray[np.uint8]
 
 
 def pack_image(value: Any) -> str | None:
-    """Nested arrays of whole numbers from 0 to 255 as the ``data:`` URL of a PNG; None for anything else, and
-    for arrays that say next to nothing: see `DENSEST`.
+    """Return nested arrays of whole numbers from 0 to 255 as the ``data:`` URL of a PNG.
+
+    None for anything else, and for arrays that compress too well: see `DENSEST`.
 
     Parameters
     ----------
     value
-        Rows of grey values, or rows of pixels of three (RGB) or four (RGBA) values. The numbers are kept as
-        they are: an image on a scale of 0 to 16 makes a PNG that looks dark.
+        Rows of grey values, or rows of pixels of three (RGB) or four (RGBA) values. The numbers are not scaled: an
+        image on a scale of 0 to 16 makes a dark PNG.
 
     Examples
     --------
     >>> unpack_image(pack_image([[0, 12], [3, 16]]))
     [[0, 12], [3, 16]]
     """
-    return _packed_all([value])[0]
+    return _pack_all([value])[0]
 
 
 def pack_inputs(inputs: Sequence[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
-    """Inputs of several events with the images among them as PNG; those of ``names`` are images."""
-    found = [dict(each) for each in inputs]
+    """Return the inputs of several events with the images, which are those of ``names``, as PNG."""
+    result = [dict(event) for event in inputs]
     for name in names:
-        places = [place for place, each in enumerate(found) if isinstance(each.get(name), list)]
-        for place, text in zip(places, _packed_all([found[place][name] for place in places]), strict=True):
+        indices = [index for index, event in enumerate(result) if isinstance(event.get(name), list)]
+        for index, text in zip(indices, _pack_all([result[index][name] for index in indices]), strict=True):
             if text is not None:
-                found[place][name] = text
-    return found
+                result[index][name] = text
+    return result
 
 
 def unpack_image(value: Any) -> Any:
-    """The nested arrays of a PNG that `pack_image` wrote; anything else as it is."""
+    """Return the nested arrays of a PNG from `pack_image`; anything else unchanged."""
     from PIL import Image  # only where images are in use
 
     if not isinstance(value, str) or not value.startswith(PREFIX):
@@ -76,31 +77,31 @@ def unpack_image(value: Any) -> Any:
 
 
 def unpack_json(inputs: str) -> str:
-    """The JSON of inputs as they came: the images in it as arrays again, nothing else touched.
+    """Return the JSON of inputs with its stored images as arrays again, otherwise unchanged.
 
     >>> unpack_json('{"a": 1.50, "image": "' + (pack_image([[0, 12], [3, 16]]) or "") + '"}')
     '{"a": 1.50, "image": [[0,12],[3,16]]}'
     """
     if PREFIX not in inputs:
         return inputs
-    return _STORED.sub(lambda found: msgspec.json.encode(unpack_image(found[1])).decode(), inputs)
+    return _STORED.sub(lambda match: msgspec.json.encode(unpack_image(match[1])).decode(), inputs)
 
 
-def _packed_all(values: Sequence[Any]) -> list[str | None]:
-    """Usually all are of one size, and are looked at together, so many at a time that it takes little memory."""
-    found: list[str | None] = []
-    for start in range(0, len(values), _TOGETHER):
-        some = list(values[start : start + _TOGETHER])
-        pixels = _pixels(some)
+def _pack_all(values: Sequence[Any]) -> list[str | None]:
+    """Encode images in batches of bounded memory; usually all are of one size, and are converted together."""
+    result: list[str | None] = []
+    for start in range(0, len(values), _BATCH):
+        batch = list(values[start : start + _BATCH])
+        pixels = _pixels(batch)
         if pixels is not None:
-            found += _png_of_each(pixels)
+            result += _encode_all(pixels)
         else:
-            found += [None if (alone := _pixels([value])) is None else _png_of_each(alone)[0] for value in some]
-    return found
+            result += [None if (single := _pixels([value])) is None else _encode_all(single)[0] for value in batch]
+    return result
 
 
 def _pixels(values: list[Any]) -> Pixels | None:
-    """Images of one size as an array of shape ``(n, height, width[, channels])``, or None."""
+    """Return images of one size as an array of shape ``(n, height, width[, channels])``, or None."""
     if not are_numbers(values):
         return None
     try:
@@ -116,14 +117,14 @@ def _pixels(values: list[Any]) -> Pixels | None:
     return pixels if np.array_equal(pixels, array) else None
 
 
-def _png_of_each(images: Pixels) -> list[str | None]:
+def _encode_all(images: Pixels) -> list[str | None]:
     _, height, width, *channels = images.shape
     head = struct.pack(">IIBBBBB", width, height, 8, _COLOURS[channels[0] if channels else 1], 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head)
     end = _chunk(b"IEND", b"")
     rows = images.reshape(len(images), height, -1)
     step = channels[0] if channels else 1
-    # Each row begins with its filter: 1, a pixel is written as its difference to the one on its left.
+    # Each row starts with its filter: 1, each pixel is the difference to the pixel on its left.
     written = np.concatenate((np.ones((len(images), height, 1), np.uint8), rows), axis=2)
     written[:, :, 1 + step :] -= rows[:, :, :-step]
     texts = (

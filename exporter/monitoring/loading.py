@@ -34,15 +34,15 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
     binners: dict[str, Binner] = {}
     version_binners: dict[tuple[str, str], Binner] = {}
     for index, model in enumerate(config.models):
-        place = f"{path}: models[{index}]"
-        profiles = _profiles(place, model)
+        where = f"{path}: models[{index}]"
+        profiles = _load_profiles(where, model)
         if not profiles:
             if model.segment_by is not None:
-                raise ConfigError(f"{place}.segment_by: needs a profile, which knows the categories")
+                raise ConfigError(f"{where}.segment_by: needs a profile, which has the categories")
             continue
-        _check_features(place, model, profiles)
+        _check_features(where, model, profiles)
         for version, (file, profile) in profiles.items():
-            _check_segments(f"{place}.segment_by", model, profile, file)
+            _check_segments(f"{where}.segment_by", model, profile, file)
             if version is None:
                 binners[model.name] = Binner(profile, model.redact)
             else:
@@ -50,48 +50,48 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
     return config, MonitorRegistry({model.name: model for model in config.models}, binners, version_binners)
 
 
-def _profiles(place: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:
-    """The file and the profile of each version that has its own, and under None those of all other versions."""
+def _load_profiles(where: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:
+    """Return the file and the profile of each version that has its own, and under None those of all other versions."""
     files: list[tuple[str | None, str, str]] = [(v, f"profiles.{v}", file) for v, file in model.profiles.items()]
     if model.profile is not None:
         files.insert(0, (None, "profile", model.profile))
-    found: dict[str | None, tuple[str, Profile]] = {}
+    profiles: dict[str | None, tuple[str, Profile]] = {}
     for version, key, file in files:
         try:
-            found[version] = file, load_profile(Path(file))
+            profiles[version] = file, load_profile(Path(file))
         except ProfileError as error:
-            raise ConfigError(f"{place}.{key}: {error}") from None
-    return found
+            raise ConfigError(f"{where}.{key}: {error}") from None
+    return profiles
 
 
-def _check_features(place: str, model: ModelConfig, profiles: dict[str | None, tuple[str, Profile]]) -> None:
-    """Refuse settings of features that no profile knows, or knows as something else."""
+def _check_features(where: str, model: ModelConfig, profiles: dict[str | None, tuple[str, Profile]]) -> None:
+    """Refuse settings of features that are in no profile, or have another type there."""
     files = ", ".join(file for file, _ in profiles.values())
     known = {name for _, profile in profiles.values() for name in (*profile.inputs, *profile.features)}
     features = {name for _, profile in profiles.values() for name in profile.features}
     for name, feature in model.features.items():
-        here = f"{place}.features.{name}"
+        here = f"{where}.features.{name}"
         if name not in known:
             raise ConfigError(f"{here}: is not in the profile {files}; {suggestion(name, known)}")
         for _, profile in profiles.values():
-            found = profile.inputs.get(name)
-            if feature.type and found and feature.type != found:
+            profiled = profile.inputs.get(name)
+            if feature.type and profiled and feature.type != profiled:
                 raise ConfigError(
-                    f"{here}.type: the profile has it as {found}; profile it anew with --type {name}={feature.type}"
+                    f"{here}.type: the profile has the type {profiled}; profile again with --type {name}={feature.type}"
                 )
         if feature.alerts and not {name, *(key for key in features if key.startswith(f"{name}."))} & features:
             raise ConfigError(f"{here}.alerts: the profile has no statistics of it")
     for name in sorted(model.redact.difference(*(profile.inputs for _, profile in profiles.values()))):
-        log.warning("%s.redact: the profile knows no input %r", place, name)
+        log.warning("%s.redact: %r is not an input of the profile", where, name)
 
 
-def _check_segments(place: str, model: ModelConfig, profile: Profile, file: str) -> None:
+def _check_segments(where: str, model: ModelConfig, profile: Profile, file: str) -> None:
     name = model.segment_by
     if name is None:
         return
     categorical = {n for n in profile.inputs if isinstance(profile.features.get(n), CategoricalFeature)}
     if name not in categorical:
-        known = suggestion(name, categorical)
-        raise ConfigError(f"{place}: {preview(name)} is no categorical input of the profile {file}; {known}")
+        hint = suggestion(name, categorical)
+        raise ConfigError(f"{where}: {preview(name)} is not a categorical input of the profile {file}; {hint}")
     if name in model.redact:
-        raise ConfigError(f"{place}: {preview(name)} is redacted: it must be in no metric")
+        raise ConfigError(f"{where}: {preview(name)} is redacted, so it must not appear in metrics")

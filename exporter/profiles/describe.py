@@ -1,4 +1,4 @@
-"""A profile in words and little histograms, for a terminal of 80 columns."""
+"""Describe a profile with text and small histograms, for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _WIDTH = 80
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _CELLS = 48
 _SHOWN = 8
-"""Categories that get a bar."""
+"""Number of categories with a bar."""
 
 
 def notes(feature: Feature) -> list[str]:
-    """What is odd about a feature: constant, without values, missing or invalid values."""
+    """Return remarks on a feature: constant, without values, with missing or invalid values."""
     rows = sum(feature.counts)
     missing, invalid = feature.counts[-2:]
-    odd = []
+    remarks = []
     if missing + invalid == rows:
-        odd.append("no value at all")
+        remarks.append("no value at all")
     elif isinstance(feature, NumericFeature):
-        odd += [f"always {feature.min:.6g}"] if feature.min == feature.max else []
+        remarks += [f"always {feature.min:.6g}"] if feature.min == feature.max else []
     elif len(feature.categories) == 1 and not feature.counts[1]:
-        odd.append(f"always {truncate(feature.categories[0], 20)}")
-    odd += [f"{_share(missing, rows)} missing"] if missing else []
-    odd += [f"{_share(invalid, rows)} invalid"] if invalid else []
-    return odd
+        remarks.append(f"always {truncate(feature.categories[0], 20)}")
+    remarks += [f"{_share(missing, rows)} missing"] if missing else []
+    remarks += [f"{_share(invalid, rows)} invalid"] if invalid else []
+    return remarks
 
 
 def describe_lines(profile: Profile) -> Iterator[str]:
-    """The profile, line by line."""
+    """Yield the description line by line."""
     made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
     yield truncate(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", _WIDTH)
     for name, kind in profile.input_types().items():
@@ -54,11 +54,11 @@ def describe_lines(profile: Profile) -> Iterator[str]:
 
 
 def _feature(name: str, kind: str, feature: Feature) -> Iterator[str]:
-    said = [kind] if kind else []
+    parts = [kind] if kind else []
     if isinstance(feature, NumericFeature) and feature.edges and feature.min != feature.max:
-        said.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
+        parts.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
     yield ""
-    yield truncate(f"{truncate(name, 32)}  {'; '.join(said + notes(feature))}".rstrip(), _WIDTH)
+    yield truncate(f"{truncate(name, 32)}  {'; '.join(parts + notes(feature))}".rstrip(), _WIDTH)
     if isinstance(feature, CategoricalFeature):
         yield from _bars(feature)
     elif feature.edges and feature.min != feature.max:
@@ -66,20 +66,20 @@ def _feature(name: str, kind: str, feature: Feature) -> Iterator[str]:
 
 
 def _histogram(feature: NumericFeature) -> str:
-    """One line: the range in cells of one width, and how much lies in each."""
+    """Return a line with the range in cells of equal width, and the mass in each."""
     edges = np.array(feature.edges)
-    inner = np.array(feature.counts[1:-2], dtype=np.float64)[: len(edges) - 1]  # all but what lies outside
+    inner = np.array(feature.counts[1:-2], dtype=np.float64)[: len(edges) - 1]  # without values outside the range
     below = np.concatenate(([0.0], np.cumsum(inner)))
-    # A long tail would press all else into one cell: then only the middle 98 % are drawn.
+    # With a long tail all else would be in one cell: then only the middle 98 % are drawn.
     low, high = (float(np.interp(share * below[-1], below, edges)) for share in (0.01, 0.99))
     if edges[-1] / 4 - edges[0] / 4 <= high / 2 - low / 2:
         low, high = float(edges[0]), float(edges[-1])
     grid = np.interp(np.linspace(0, 1, _CELLS + 1), [0, 1], [low / 2, high / 2]) * 2
     grid[-1] = high
-    place = np.clip(edges.searchsorted(grid, side="right") - 1, 0, len(edges) - 2)
-    left, right = edges[place] / 2, edges[place + 1] / 2
+    index = np.clip(edges.searchsorted(grid, side="right") - 1, 0, len(edges) - 2)
+    left, right = edges[index] / 2, edges[index + 1] / 2
     part = np.clip((grid / 2 - left) / np.maximum(right - left, 5e-324), 0, 1)
-    masses: Floats = np.diff(below[place] + part * inner[place])
+    masses: Floats = np.diff(below[index] + part * inner[index])
     heights = np.ceil(masses / max(masses.max(), 1e-300) * (len(_LEVELS) - 1)).astype(int)
     return f"  {low:>11.4g} {''.join(_LEVELS[height] for height in heights)} {high:.4g}"
 
@@ -108,7 +108,7 @@ def _columns(character: str) -> int:
 
 
 def truncate(text: str, width: int) -> str:
-    """A text in at most so many columns of a terminal, without control characters."""
+    """Cut a text to a number of columns of a terminal, and replace control characters."""
     printable = "".join(character if character.isprintable() else "�" for character in text[: width + 1])
     if sum(map(_columns, printable)) <= width:
         return printable

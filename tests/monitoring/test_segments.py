@@ -113,10 +113,10 @@ def config_with(**settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"segment_by": "age"}, '"age" is no categorical input of the profile'),
+        ({"segment_by": "age"}, '"age" is not a categorical input of the profile'),
         ({"segment_by": "contry"}, 'did you mean "country"?'),
-        ({"segment_by": "name", "redact": ["name"]}, '"name" is redacted: it must be in no metric'),
-        ({"segment_by": "country", "profile": None}, "needs a profile, which knows the categories"),
+        ({"segment_by": "name", "redact": ["name"]}, '"name" is redacted, so it must not appear in metrics'),
+        ({"segment_by": "country", "profile": None}, "needs a profile, which has the categories"),
     ],
 )
 def test_segments_of_what_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
