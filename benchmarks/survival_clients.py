@@ -207,24 +207,12 @@ class Hostile:
                 key.fileobj.close()  # type: ignore[union-attr]
 
     def _step(self, chosen: selectors.BaseSelector, key: Any, events: int, asleep: list[tuple[float, Any]]) -> None:
-        client, state = key.fileobj, key.data
+        client = key.fileobj
         try:
             if events & selectors.EVENT_READ and self._scenario.reads:
-                received = client.recv(65536)
-                if received[:9] == b"HTTP/1.1 ":
-                    self.answers[received[9:12]] = self.answers.get(received[9:12], 0) + 1
-                if not received:
-                    raise ConnectionError
+                self._receive(client)
             if events & selectors.EVENT_WRITE:
-                if not state[1]:
-                    piece = next(state[0], None)
-                    if not piece:  # everything is sent, or a pause of a second
-                        chosen.modify(client, selectors.EVENT_READ, state)
-                        if piece == b"":
-                            asleep.append((time.monotonic() + 1, key))
-                        return
-                    state[1] = memoryview(piece)
-                state[1] = state[1][client.send(state[1]) :]
+                self._send(chosen, key, asleep)
         except BlockingIOError:
             pass
         except OSError:
@@ -232,6 +220,25 @@ class Hostile:
             client.close()
             if self._scenario.again and not self._stop.is_set():
                 self._open(chosen)
+
+    def _receive(self, client: socket.socket) -> None:
+        received = client.recv(65536)
+        if received[:9] == b"HTTP/1.1 ":
+            self.answers[received[9:12]] = self.answers.get(received[9:12], 0) + 1
+        if not received:
+            raise ConnectionError
+
+    def _send(self, chosen: selectors.BaseSelector, key: Any, asleep: list[tuple[float, Any]]) -> None:
+        client, state = key.fileobj, key.data
+        if not state[1]:
+            piece = next(state[0], None)
+            if not piece:  # everything is sent, or a pause of a second
+                chosen.modify(client, selectors.EVENT_READ, state)
+                if piece == b"":
+                    asleep.append((time.monotonic() + 1, key))
+                return
+            state[1] = memoryview(piece)
+        state[1] = state[1][client.send(state[1]) :]
 
 
 class Honest:
