@@ -30,8 +30,8 @@ def corrected(tmp_path: Path, database: str) -> Iterator[Served]:
     served.stop()
 
 
-def patch(server: Served, place: str, **body: Any) -> Answer:
-    return ask(f"{server.url}/v1/corrections/{place}", body, "PATCH")
+def patch(server: Served, correction_id: str, **body: Any) -> Answer:
+    return ask(f"{server.url}/v1/corrections/{correction_id}", body, "PATCH")
 
 
 def test_the_queue_comes_in_pages_newest_first(corrected: Served) -> None:
@@ -63,9 +63,9 @@ def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -
 
 def test_the_second_reviewer_is_told_what_the_first_decided(corrected: Served) -> None:
     """A decision on an old revision is a 409 with the correction as it stands, and changes nothing."""
-    place = corrected.get("/v1/corrections").json["corrections"][0]["id"]
-    assert patch(corrected, place, status="accepted", revision=1).status == 200
-    late = patch(corrected, place, status="rejected", revision=1)
+    correction_id = corrected.get("/v1/corrections").json["corrections"][0]["id"]
+    assert patch(corrected, correction_id, status="accepted", revision=1).status == 200
+    late = patch(corrected, correction_id, status="rejected", revision=1)
     assert (late.status, late.json["correction"]["status"], late.json["correction"]["revision"]) == (409, "accepted", 2)
 
 
@@ -145,19 +145,19 @@ def test_the_next_page_keeps_filters_and_order(corrected: Served) -> None:
 
 def test_a_correction_has_its_history(corrected: Served) -> None:
     """Users' words and reviewers' decisions, the earliest first; 404 for what is not there."""
-    place = corrected.get("/v1/corrections?q=u2").json["corrections"][0]["id"]
-    patch(corrected, place, status="rejected", revision=1)
-    patch(corrected, place, status="accepted", revision=2, label="maybe")
+    correction_id = corrected.get("/v1/corrections?q=u2").json["corrections"][0]["id"]
+    patch(corrected, correction_id, status="rejected", revision=1)
+    patch(corrected, correction_id, status="accepted", revision=2, label="maybe")
     corrected.post("/v1/feedback", {"prediction_id": "c-2", "verdict": "corrected", "label": "no", "user": "u9"})
-    one = corrected.get(f"/v1/corrections/{place}").json
+    one = corrected.get(f"/v1/corrections/{correction_id}").json
     assert [step.get("verdict") or step["status"] for step in one["history"]] == [
         "corrected", "rejected", "accepted", "corrected"
     ]  # fmt: skip
     assert [step["label"] for step in one["history"]] == ["no", None, "maybe", "no"]
     assert (one["status"], one["user"], one["revision"], one["label"]) == ("pending", "u9", 4, "no")
-    for place in ("999", "9" * 30):
-        assert corrected.get(f"/v1/corrections/{place}").status == 404
-        assert patch(corrected, place, status="accepted", revision=1).status == 404
+    for correction_id in ("999", "9" * 30):
+        assert corrected.get(f"/v1/corrections/{correction_id}").status == 404
+        assert patch(corrected, correction_id, status="accepted", revision=1).status == 404
 
 
 def test_a_label_that_the_model_never_had_is_accepted_and_marked(corrected: Served) -> None:
@@ -173,16 +173,16 @@ def test_a_label_that_the_model_never_had_is_accepted_and_marked(corrected: Serv
 
 
 def test_several_are_decided_in_one_request(corrected: Served) -> None:
-    """Each with its own result: taken, another reviewer was first, or not there."""
-    places = [one["id"] for one in corrected.get("/v1/corrections").json["corrections"]]
-    patch(corrected, places[0], status="rejected", revision=1)
-    body = [{"id": place, "status": "accepted", "revision": 1} for place in [*places, places[1], "999"]]
-    body[2] |= {"id": int(places[2]), "label": "maybe"}
+    """Each with its own result: stored, decided by another reviewer first, or not found."""
+    ids = [one["id"] for one in corrected.get("/v1/corrections").json["corrections"]]
+    patch(corrected, ids[0], status="rejected", revision=1)
+    body = [{"id": correction_id, "status": "accepted", "revision": 1} for correction_id in [*ids, ids[1], "999"]]
+    body[2] |= {"id": int(ids[2]), "label": "maybe"}
     answer = ask(f"{corrected.url}/v1/corrections", body, "PATCH")
     results = answer.json["results"]
     assert answer.status == 200
     assert [(one["id"], one["taken"], one["status"]) for one in results] == [
-        (places[0], False, 409), *((place, True, 200) for place in places[1:]), (places[1], False, 409),
+        (ids[0], False, 409), *((correction_id, True, 200) for correction_id in ids[1:]), (ids[1], False, 409),
         ("999", False, 404),
     ]  # fmt: skip
     assert (results[0]["correction"]["status"], results[2]["correction"]["label"]) == ("rejected", "maybe")
@@ -203,7 +203,7 @@ def test_several_are_decided_in_one_request(corrected: Served) -> None:
     ],
 )
 def test_wrong_decisions_change_nothing(corrected: Served, body: Any, pointer: str) -> None:
-    """One that cannot be read refuses the request, and names its place."""
+    """One that cannot be read refuses the request, and names its index."""
     answer = ask(f"{corrected.url}/v1/corrections", body, "PATCH")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
     assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 5

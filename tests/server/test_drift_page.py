@@ -55,15 +55,15 @@ def columns(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def send(server: Served, count: int, model: str = "loans", version: str = "3", **changed: Any) -> None:
-    """Send predictions like training, but for the inputs of ``changed``: functions of the place."""
+    """Send predictions like training, but for the inputs of ``changed``: functions of the index."""
     rng = np.random.default_rng(11)
     known = columns(rng)
     events = []
-    for place in range(count):
-        inputs = {name: known[name][place].tolist() for name in known if name not in OUTPUTS}
-        inputs |= {name: change(place) for name, change in changed.items() if name not in OUTPUTS}
-        prediction = changed.get("predicted", lambda place: str(known["predicted"][place]))(place)
-        sure = changed.get("sure", lambda place: float(known["sure"][place]))(place)
+    for index in range(count):
+        inputs = {name: known[name][index].tolist() for name in known if name not in OUTPUTS}
+        inputs |= {name: change(index) for name, change in changed.items() if name not in OUTPUTS}
+        prediction = changed.get("predicted", lambda index: str(known["predicted"][index]))(index)
+        sure = changed.get("sure", lambda index: float(known["sure"][index]))(index)
         event = {"model": model, "version": version, "inputs": inputs, "prediction": prediction}
         events.append(event if sure is None else {**event, "confidence": sure})
     assert server.post("/v1/predictions", events).status == 202
@@ -74,7 +74,7 @@ def configured(folder: Path) -> Path:
     np.savez(folder / "training.npz", **columns(rng))
     outputs = {"prediction_column": "predicted", "confidence_column": "sure"}
     save(build_file(folder / "training.npz", name="loans", **outputs), folder / "loans.json")
-    np.savez(folder / "many.npz", **{f"signal {place:03d}": rng.normal(0, 1, 200) for place in range(300)})
+    np.savez(folder / "many.npz", **{f"signal {index:03d}": rng.normal(0, 1, 200) for index in range(300)})
     save(build_file(folder / "many.npz", name="many"), folder / "many.json")
     models = [
         {"name": "loans", "profile": "loans.json", "features": {"weight": {"alerts": {"ModelFeatureDrift": 5}}}},
@@ -95,13 +95,13 @@ def drifting(tmp_path_factory: pytest.TempPathFactory) -> Any:
     send(
         server,
         500,
-        amount=lambda place: 17.5 if place % 25 < 3 else place % 16,
-        temperature=lambda place: None if place % 50 < 17 else 15 + place % 10,
-        sensor=lambda place: 5.25,
-        weight=lambda place: 40 + place % 24,
-        country=lambda place: ("NL", "DE", "DE", "DE", "XX <i>")[place % 5],
-        predicted=lambda place: "yes" if place % 10 < 9 else "no",
-        sure=lambda place: None if place % 5 == 4 else 0.3 + place % 40 / 100,
+        amount=lambda index: 17.5 if index % 25 < 3 else index % 16,
+        temperature=lambda index: None if index % 50 < 17 else 15 + index % 10,
+        sensor=lambda index: 5.25,
+        weight=lambda index: 40 + index % 24,
+        country=lambda index: ("NL", "DE", "DE", "DE", "XX <i>")[index % 5],
+        predicted=lambda index: "yes" if index % 10 < 9 else "no",
+        sure=lambda index: None if index % 5 == 4 else 0.3 + index % 40 / 100,
     )
     send(server, 12, model=STRANGE, version='1 "β" <b>/版&x=1')
     assert server.post("/v1/predictions", {"model": "bare", "version": "1"}).status == 202
@@ -228,7 +228,7 @@ def test_an_exporter_without_traffic_has_a_page(served: Served) -> None:
 
 def test_three_hundred_features_are_listed(drifting: Served) -> None:
     """All of them are there, the first forty open."""
-    inputs = {f"signal {place:03d}": (place % 7) / 7 for place in range(300)}
+    inputs = {f"signal {index:03d}": (index % 7) / 7 for index in range(300)}
     assert drifting.post("/v1/predictions", [{"model": "many", "inputs": inputs}] * 50).status == 202
     page = drift(drifting, model="many")
     assert len(page.rows()) == 300

@@ -84,7 +84,7 @@ def post(server: Served, path: str, **form: Any) -> Answer:
 def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served) -> None:
     """Prediction, label, confidence, version, user, inputs; redacted ones are said to be."""
     page = review(reviewed, q="usual")
-    (place,) = ids(page)
+    (correction_id,) = ids(page)
     for words in (
         "Predicted yes",
         ", corrected to no",
@@ -98,7 +98,7 @@ def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served)
     assert "name: redacted, never stored." in page.text
     assert "Ada" not in page.source
     sources = [attrs["src"] or "" for tag, attrs in page.tags if tag == "img"]
-    assert re.fullmatch(rf"/v1/corrections/{place}/inputs/photo\.png\?v=[0-9a-f]{{8}}", sources[0])
+    assert re.fullmatch(rf"/v1/corrections/{correction_id}/inputs/photo\.png\?v=[0-9a-f]{{8}}", sources[0])
     assert "training values" not in page.text
 
 
@@ -193,7 +193,7 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], f
     """Each filter shows exactly its corrections; Grafana's choice is understood, empty fields do not filter."""
     page = review(reviewed, **query)
     known = {one["id"]: one["prediction_id"] for one in queue(reviewed)}
-    assert (page.status, {known[place] for place in ids(page)}) == (200, found)
+    assert (page.status, {known[correction_id] for correction_id in ids(page)}) == (200, found)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_chart_leads_to_its_cards(reviewed: Served) -> None:
     page = review(reviewed)
     links = re.findall(r'<a href="([^"]*)" aria-label="([\d,]+) from [^"]*"><title>', page.source)
     assert links
-    places = [place for link, _ in links for place in ids(Page(reviewed.get(unescape(link))))]
+    places = [correction_id for link, _ in links for correction_id in ids(Page(reviewed.get(unescape(link))))]
     assert sorted(places) == sorted(ids(page))
     assert sum(int(count) for _, count in links) == 5
 
@@ -348,9 +348,11 @@ def test_pages_follow_one_another(fresh: Served) -> None:
             following = re.search(r'id="next" rel="next" href="([^"]*)"', page.source)
             path = unescape(following[1]) if following else ""
         assert [len(part) for part in found] == [50, 50, 20]
-        assert len({place for part in found for place in part}) == 120
+        assert len({correction_id for part in found for correction_id in part}) == 120
     confidences = {one["id"]: one["confidence"] for one in queue(fresh)}
-    assert [confidences[place] for part in found for place in part] == sorted(confidences.values(), reverse=True)
+    assert [confidences[correction_id] for part in found for correction_id in part] == sorted(
+        confidences.values(), reverse=True
+    )
 
 
 def test_large_inputs_end_a_page_early(fresh: Served) -> None:
@@ -365,7 +367,7 @@ def test_large_inputs_end_a_page_early(fresh: Served) -> None:
         following = re.search(r'id="next" rel="next" href="([^"]*)"', page.source)
         path = unescape(following[1]) if following else ""
     assert [len(part) for part in found] == [1, 1, 1]
-    assert len({place for part in found for place in part}) == 3
+    assert len({correction_id for part in found for correction_id in part}) == 3
 
 
 def test_decisions_without_a_script(fresh: Served) -> None:
