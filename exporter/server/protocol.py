@@ -85,7 +85,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request under way, and drop every reference that would keep the connection in memory."""
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
         if self._active is not None:
             self._disconnect(self._active)
         self.pipeline.clear()
@@ -106,7 +105,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse requests; what comes after an error is discarded."""
         if self._error is None:
-            self._unset_keepalive_if_required()
             self._unparsed = self._unparsed + data if self._unparsed else data
             self._parse()
 
@@ -159,13 +157,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._resuming = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
 
+    @property
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _end_of_requests(self) -> None:
         if self._in_message:
             self.fail(400, "the request broke off")
-        elif self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-        else:
+        elif self._busy:
             self.cycle.keep_alive = False
+        else:
+            self.transport.close()
 
     # --- what the parser finds ----------------------------------------------------------------
 
@@ -239,17 +241,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.pipeline and self.flow.write_paused and not self.transport.is_closing():
             self._next_waits = True
             return
-        last = not self.pipeline
-        super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._error is None:
-            if self._unparsed or self._eof:
-                self._unset_keepalive_if_required()
-                self._parse()
-                self.flow.resume_reading()
-        elif last:
+        self._head_since = self.loop.time()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._error is not None:
             self._refuse(self._error)
+        if self._unparsed or self._eof:
+            self._parse()
+        self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """Read no requests of a client that does not read its answers."""
@@ -264,7 +265,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._next_waits = False
             self.on_response_complete()
         elif self._unparsed and not self.transport.is_closing():
-            self._unset_keepalive_if_required()
             self._parse()
         self.flow.resume_reading()
 
@@ -292,7 +292,6 @@ class BoundedProtocol(HttpToolsProtocol):
         headers = [("content-type", error.content_type), ("content-length", str(len(error.body))), *error.headers]
         lines = [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in headers]
         lines += [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
-        self._unset_keepalive_if_required()
         self._closing_since = self.loop.time()
         self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", error.body]))
         if self._eof or self.scheme == "https":
@@ -333,7 +332,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.fail(408, f"the head did not arrive within {HEAD_SECONDS:g} seconds")
         elif self._in_message and not self._in_head and now - self._body_since > BODY_SECONDS:
             self.fail(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
-        elif self.cycle is None and not self._in_message and now - self._head_since > IDLE_SECONDS:
+        elif not (self._in_message or self._busy) and now - self._head_since > IDLE_SECONDS:
             self.transport.close()
         return held
 

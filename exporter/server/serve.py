@@ -22,7 +22,7 @@ import uvloop
 from exporter.errors import ConfigError
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.protocol import HEAD_SECONDS, IDLE_SECONDS, BoundedProtocol, check_connections
+from exporter.server.protocol import HEAD_SECONDS, BoundedProtocol, check_connections
 from exporter.server.sockets import BACKLOG, listen, listen_at
 from exporter.server.web_config import WebConfig
 
@@ -108,7 +108,6 @@ class Server(uvicorn.Server):
             access_log=False,
             log_config=None,
             log_level="critical",  # the application logs its faults, and clients' faults are not logged
-            timeout_keep_alive=int(IDLE_SECONDS),
         )
         super().__init__(config)
         self._exporter = exporter

@@ -238,6 +238,7 @@ def test_a_client_that_reads_nothing_is_cut(exporter: Exporter, monkeypatch: pyt
         ("HEAD_SECONDS", GET[:9], b"HTTP/1.1 408 "),
         ("BODY_SECONDS", OF_A_MEGABYTE, b"HTTP/1.1 408 "),
         ("IDLE_SECONDS", b"", b""),
+        ("IDLE_SECONDS", GET, b"HTTP/1.1 200 "),
     ],
 )
 def test_what_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes, answer: bytes) -> None:
