@@ -106,35 +106,35 @@ def value(rng: Random, depth: int = 0) -> Any:
 def text(rng: Random, document: Any) -> bytes:
     """Return a document as JSON, sometimes broken: surrogates, too deep, truncated, duplicated, a bit flipped."""
     try:
-        spelt = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        encoded = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     except ValueError:  # an integer with more digits than Python prints
-        spelt = b"1" * 5000
+        encoded = b"1" * 5000
     if rng.random() < 0.01:
         deep = rng.choice((50, 500, 5000, 50_000))
         opened, closed = rng.choice(((b"[", b"]"), (b'{"inputs":', b"}"), (b'{"a":[', b"]}")))
-        spelt = opened * deep + spelt + closed * rng.choice((deep, deep - 1, 0))
-    return broken(rng, spelt) if rng.random() < 0.15 else spelt
+        encoded = opened * deep + encoded + closed * rng.choice((deep, deep - 1, 0))
+    return broken(rng, encoded) if rng.random() < 0.15 else encoded
 
 
 def broken(rng: Random, data: bytes) -> bytes:
     """Return the bytes with a few of them changed."""
-    found = bytearray(data)
+    changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5))):
-        place = rng.randrange(len(found) + 1)
+        offset = rng.randrange(len(changed) + 1)
         kind = rng.randrange(5)
-        if kind == 0 and found:
-            found[place % len(found)] ^= 1 << rng.randrange(8)
+        if kind == 0 and changed:
+            changed[offset % len(changed)] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            del found[place : place + rng.choice((1, 3, 20))]
+            del changed[offset : offset + rng.choice((1, 3, 20))]
         elif kind == 2:
-            found[place:place] = rng.randbytes(rng.choice((1, 4)))
+            changed[offset:offset] = rng.randbytes(rng.choice((1, 4)))
         elif kind == 3:
-            found[place:place] = found[place : place + 30]
+            changed[offset:offset] = changed[offset : offset + 30]
         else:
-            found[place:place] = rng.choice(
+            changed[offset:offset] = rng.choice(
                 (b"\0", b"\xff", b"\xed\xa0\x80", b'"', b"{", b"]", b"\n", b"1e999", b"\\u")
             )
-    return bytes(found)
+    return bytes(changed)
 
 
 def after(rng: Random, schema: Any, components: Any, depth: int = 0) -> Any:
@@ -147,22 +147,19 @@ def after(rng: Random, schema: Any, components: Any, depth: int = 0) -> Any:
         return after(rng, rng.choice(options), components, depth)
     if options := schema.get("enum"):
         return rng.choice(options)
+    return _of_type(rng, schema, components, depth)
+
+
+def _of_type(rng: Random, schema: Any, components: Any, depth: int) -> Any:
+    """Return a value that usually has the type of a schema."""
     kind = schema.get("type")
     if kind == "object":
-        required = schema.get("required", ())
-        members = {
-            name: _likely(rng, name, one, components, depth + 1)
-            for name, one in schema.get("properties", {}).items()
-            if rng.random() < (0.97 if name in required else 0.5)
-        }
-        if "properties" not in schema or rng.random() < 0.03:
-            members |= {rng.choice((*KNOWN, *WORDS)): value(rng, depth + 2) for _ in range(rng.randrange(5))}
-        return members
+        return _object(rng, schema, components, depth)
     if kind == "array":
         return [after(rng, schema.get("items", {}), components, depth + 1) for _ in range(rng.choice((0, 1, 1, 2, 5)))]
     if kind in {"integer", "number"}:
-        least, most = schema.get("minimum", -5), min(schema.get("maximum", 100), 10**6)
-        return rng.choice((rng.uniform(least, most), int(least), int(most), rng.randint(int(least), int(most) or 1)))
+        low, high = schema.get("minimum", -5), min(schema.get("maximum", 100), 10**6)
+        return rng.choice((rng.uniform(low, high), int(low), int(high), rng.randint(int(low), int(high) or 1)))
     if kind == "string":
         return (
             "2026-11-24T10:00:00Z"
@@ -170,6 +167,19 @@ def after(rng: Random, schema: Any, components: Any, depth: int = 0) -> Any:
             else rng.choice((*KNOWN, *KNOWN, *WORDS))
         )
     return {"boolean": rng.random() < 0.5, "null": None}.get(str(kind), value(rng, depth))
+
+
+def _object(rng: Random, schema: Any, components: Any, depth: int) -> dict[str, Any]:
+    """Return most of the required and half of the optional members of a schema, rarely with arbitrary ones."""
+    required = schema.get("required", ())
+    members = {
+        name: _likely(rng, name, member, components, depth + 1)
+        for name, member in schema.get("properties", {}).items()
+        if rng.random() < (0.97 if name in required else 0.5)
+    }
+    if "properties" not in schema or rng.random() < 0.03:
+        members |= {rng.choice((*KNOWN, *WORDS)): value(rng, depth + 2) for _ in range(rng.randrange(5))}
+    return members
 
 
 def _likely(rng: Random, name: str, schema: Any, components: Any, depth: int) -> Any:
@@ -185,29 +195,29 @@ def request(rng: Random, document: Any, routes: Sequence[tuple[str, str]]) -> Re
     query = []
     headers = []
     target = path
-    for one in operation.get("parameters", ()):
-        if not one["required"] and rng.random() < 0.6:
+    for parameter in operation.get("parameters", ()):
+        if not parameter["required"] and rng.random() < 0.6:
             continue
-        for item in _listed(_likely(rng, one["name"], one["schema"], components, 0)):
-            spelt = _spelt(item)
-            if one["in"] == "path":
-                target = target.replace("{" + one["name"] + "}", _quoted(rng, spelt))
-            elif one["in"] == "header":
-                headers.append((one["name"].encode(), _header(spelt)))
+        for item in _as_list(_likely(rng, parameter["name"], parameter["schema"], components, 0)):
+            argument = _as_text(item)
+            if parameter["in"] == "path":
+                target = target.replace("{" + parameter["name"] + "}", _quoted(rng, argument))
+            elif parameter["in"] == "header":
+                headers.append((parameter["name"].encode(), _header(argument)))
             else:
-                query.append(f"{_quoted(rng, one['name'])}={_quoted(rng, spelt)}")
+                query.append(f"{_quoted(rng, parameter['name'])}={_quoted(rng, argument)}")
     while rng.random() < 0.1:
-        query.append(f"{_quoted(rng, rng.choice((*WORDS, *KNOWN)))}={_quoted(rng, _spelt(value(rng)))}")
+        query.append(f"{_quoted(rng, rng.choice((*WORDS, *KNOWN)))}={_quoted(rng, _as_text(value(rng)))}")
     body = _body(rng, operation, components)
     for name, values in HEADERS.items():
         if rng.random() < 0.04:
-            found = rng.choice(values) if rng.random() < 0.8 else rng.choice(WORDS)
-            headers.append((name.encode(), _header(found)))
+            content = rng.choice(values) if rng.random() < 0.8 else rng.choice(WORDS)
+            headers.append((name.encode(), _header(content)))
     if rng.random() < 0.05:
         target += rng.choice(("/", "//", "/..", "/%2e%2e", "/x", ";a", "%00", "%ff", "/0", "/" + "9" * 30, "é"))
-    found_target = (target + ("?" + "&".join(query) if query else "")).encode("utf-8", "surrogatepass")
+    encoded_target = (target + ("?" + "&".join(query) if query else "")).encode("utf-8", "surrogatepass")
     verb = rng.choice(METHODS) if rng.random() < 0.05 else method.upper()
-    return Request(f"{method.upper()} {path}", verb, found_target.replace(b" ", b"%20"), headers, body)
+    return Request(f"{method.upper()} {path}", verb, encoded_target.replace(b" ", b"%20"), headers, body)
 
 
 def _body(rng: Random, operation: Any, components: Any) -> bytes:
@@ -221,11 +231,11 @@ def _body(rng: Random, operation: Any, components: Any) -> bytes:
     return text(rng, after(rng, schema, components))
 
 
-def _listed(item: Any) -> list[Any]:
+def _as_list(item: Any) -> list[Any]:
     return item[:3] if isinstance(item, list) else [item]
 
 
-def _spelt(item: Any) -> str:
+def _as_text(item: Any) -> str:
     if isinstance(item, str):
         return item
     try:
@@ -246,12 +256,12 @@ def _header(word: str) -> bytes:
 
 def mutated(rng: Random, document: Any) -> Any:
     """Return a copy of a document with a few of its values, keys or entries changed."""
-    found = copy.deepcopy(document)
+    changed = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        places = list(_places(found))
-        if not places:
+        entries = list(_entries(changed))
+        if not entries:
             return value(rng)
-        holder, key = rng.choice(places)
+        holder, key = rng.choice(entries)
         kind = rng.randrange(6)
         if kind < 3:
             holder[key] = value(rng, 3)
@@ -261,15 +271,15 @@ def mutated(rng: Random, document: Any) -> Any:
             holder[rng.choice((*WORDS, *KNOWN, 1, None, True))] = holder[key]
         else:
             holder.append(holder[key])
-    return found
+    return changed
 
 
-def _places(document: Any) -> Any:
-    entries = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, one in entries:
+def _entries(document: Any) -> Any:
+    """Iterate over the container and the key of every value in a document."""
+    for key, child in document.items() if isinstance(document, dict) else enumerate(document):
         yield document, key
-        if isinstance(one, dict | list) and len(one) < 500:
-            yield from _places(one)
+        if isinstance(child, dict | list) and len(child) < 500:
+            yield from _entries(child)
 
 
 YAML_BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
@@ -293,11 +303,11 @@ def as_yaml(rng: Random, document: Any) -> bytes:
     if rng.random() < 0.5:  # JSON is valid YAML, and faster to write
         return text(rng, changed)
     try:
-        spelt = yaml.safe_dump(changed, allow_unicode=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        encoded = yaml.safe_dump(changed, allow_unicode=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     except (ValueError, yaml.YAMLError, RecursionError, TypeError):
-        spelt = b"1" * 5000
+        encoded = b"1" * 5000
     if rng.random() < 0.1:
-        spelt = spelt.replace(
+        encoded = encoded.replace(
             b": ", b": " + rng.choice((b"!!float ", b"!!int ", b"!!binary ", b"!!timestamp ", b"&a ", b"*a ")), 1
         )
-    return broken(rng, spelt) if rng.random() < 0.3 else spelt
+    return broken(rng, encoded) if rng.random() < 0.3 else encoded

@@ -181,45 +181,45 @@ class Hostile:
         self._stop.set()
         self._thread.join()
 
-    def _open(self, chosen: selectors.BaseSelector) -> None:
+    def _open(self, selector: selectors.BaseSelector) -> None:
         client = socket.socket()
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             client.connect(("127.0.0.1", self._port))
         state = [self._scenario.sends(next(self._numbers)), memoryview(b"")]
-        chosen.register(client, selectors.EVENT_READ | selectors.EVENT_WRITE, state)
+        selector.register(client, selectors.EVENT_READ | selectors.EVENT_WRITE, state)
         self.opened += 1
 
     def _run(self) -> None:
-        with selectors.DefaultSelector() as chosen:
+        with selectors.DefaultSelector() as selector:
             for _ in range(self._scenario.clients):
-                self._open(chosen)
-            asleep: list[tuple[float, Any]] = []
+                self._open(selector)
+            paused: list[tuple[float, Any]] = []
             while not self._stop.is_set():
-                for key, events in chosen.select(0.05):
-                    self._step(chosen, key, events, asleep)
+                for key, events in selector.select(0.05):
+                    self._step(selector, key, events, paused)
                 now = time.monotonic()
-                while asleep and asleep[0][0] <= now:
-                    _, key = asleep.pop(0)
+                while paused and paused[0][0] <= now:
+                    _, key = paused.pop(0)
                     with contextlib.suppress(KeyError, ValueError):
-                        chosen.modify(key.fileobj, selectors.EVENT_READ | selectors.EVENT_WRITE, key.data)
-            for key in list(chosen.get_map().values()):
+                        selector.modify(key.fileobj, selectors.EVENT_READ | selectors.EVENT_WRITE, key.data)
+            for key in list(selector.get_map().values()):
                 key.fileobj.close()  # type: ignore[union-attr]
 
-    def _step(self, chosen: selectors.BaseSelector, key: Any, events: int, asleep: list[tuple[float, Any]]) -> None:
+    def _step(self, selector: selectors.BaseSelector, key: Any, events: int, paused: list[tuple[float, Any]]) -> None:
         client = key.fileobj
         try:
             if events & selectors.EVENT_READ and self._scenario.reads:
                 self._receive(client)
             if events & selectors.EVENT_WRITE:
-                self._send(chosen, key, asleep)
+                self._send(selector, key, paused)
         except BlockingIOError:
             pass
         except OSError:
-            chosen.unregister(client)
+            selector.unregister(client)
             client.close()
             if self._scenario.again and not self._stop.is_set():
-                self._open(chosen)
+                self._open(selector)
 
     def _receive(self, client: socket.socket) -> None:
         received = client.recv(65536)
@@ -228,14 +228,14 @@ class Hostile:
         if not received:
             raise ConnectionError
 
-    def _send(self, chosen: selectors.BaseSelector, key: Any, asleep: list[tuple[float, Any]]) -> None:
+    def _send(self, selector: selectors.BaseSelector, key: Any, paused: list[tuple[float, Any]]) -> None:
         client, state = key.fileobj, key.data
         if not state[1]:
             piece = next(state[0], None)
             if not piece:  # everything is sent, or a pause of a second
-                chosen.modify(client, selectors.EVENT_READ, state)
+                selector.modify(client, selectors.EVENT_READ, state)
                 if piece == b"":
-                    asleep.append((time.monotonic() + 1, key))
+                    paused.append((time.monotonic() + 1, key))
                 return
             state[1] = memoryview(piece)
         state[1] = state[1][client.send(state[1]) :]

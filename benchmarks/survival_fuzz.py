@@ -27,7 +27,8 @@ import psutil
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from fuzzed_files import Files
-from hostile import Request, broken, request
+from hostile import Request, broken
+from hostile import request as random_request
 from support.servers import Served, write_config
 
 SECONDS = 10.0
@@ -52,10 +53,10 @@ class Connection:
 
     def ask(self, data: bytes, head: bool) -> tuple[int, bytes, bytes]:
         """Return the status, the head and the body; status 0 if the connection ended without a response."""
-        kept = self._socket is not None
-        found = self._once(data, head)
+        reused = self._socket is not None
+        response = self._once(data, head)
         # The exporter may have closed a persistent connection in the meantime.
-        return found if found[0] or not kept else self._once(data, head)
+        return response if response[0] or not reused else self._once(data, head)
 
     def _once(self, data: bytes, head: bool) -> tuple[int, bytes, bytes]:
         if self._socket is None:
@@ -99,16 +100,16 @@ class Connection:
         self._socket = None
 
 
-def spelt(rng: Random, one: Request) -> tuple[bytes, bool]:
+def encode(rng: Random, request: Request) -> tuple[bytes, bool]:
     """Return the bytes of a request, and whether they are certainly valid HTTP."""
-    target = bytes(byte for byte in one.target if byte > 32 and byte != 127)
-    names = {name.lower() for name, _ in one.headers}
-    headers = [*one.headers]
+    target = bytes(byte for byte in request.target if byte > 32 and byte != 127)
+    names = {name.lower() for name, _ in request.headers}
+    headers = [*request.headers]
     if b"host" not in names:
         headers.append((b"Host", b"127.0.0.1"))
-    headers.append((b"Content-Length", str(len(one.body)).encode()))
-    lines = [one.method.encode() + b" " + target + b" HTTP/1.1", *(name + b": " + value for name, value in headers)]
-    data = b"\r\n".join(lines) + b"\r\n\r\n" + one.body
+    headers.append((b"Content-Length", str(len(request.body)).encode()))
+    lines = [request.method.encode() + b" " + target + b" HTTP/1.1", *(name + b": " + value for name, value in headers)]
+    data = b"\r\n".join(lines) + b"\r\n\r\n" + request.body
     if rng.random() < 0.01:
         head, _, rest = data.partition(b"\r\n\r\n")
         return broken(rng, head) + b"\r\n\r\n" + rest, False
@@ -138,50 +139,50 @@ class Faults:
 
 def operations(document: Any) -> list[tuple[str, str]]:
     """Return the paths and methods of an OpenAPI document, each repeated by its frequency."""
-    found = [(path, method) for path, methods in document["paths"].items() for method in methods]
-    return [one for one in found for _ in range(1 if one in RARE else 10)]
+    routes = [(path, method) for path, methods in document["paths"].items() for method in methods]
+    return [route for route in routes for _ in range(1 if route in RARE else 10)]
 
 
 def ask_one(connection: Connection, seed: int, document: Any, routes: list[tuple[str, str]], faults: Faults) -> None:
     """Send the request of a seed."""
     rng = Random(seed)
-    one = request(rng, document, routes)
-    data, good = spelt(rng, one)
-    if not good:
+    request = random_request(rng, document, routes)
+    data, valid = encode(rng, request)
+    if not valid:
         connection.close()
     try:
-        status, head, body = connection.ask(data, one.method == "HEAD")
+        status, head, body = connection.ask(data, request.method == "HEAD")
     except TimeoutError:
-        if good:  # bytes that are not HTTP may be half a request, for which the exporter waits
-            faults.add("hang", seed, f"{one.route}: {data[:300]!r}")
+        if valid:  # bytes that are not HTTP may be half a request, for which the exporter waits
+            faults.add("hang", seed, f"{request.route}: {data[:300]!r}")
         return
-    if not good:
+    if not valid:
         connection.close()  # the exporter would read the rest as another request
     faults.answered(f"{status // 100}xx" if status else "connection ended")
-    if status >= 500 and not (status == 503 and b"retry-after:" in head.lower()) and not _reload(one, body):
-        faults.add(f"status {status}", seed, f"{one.route}: {data[:300]!r} {body[:200]!r}")
-    elif not status and good:
-        faults.add("no answer", seed, f"{one.route}: {data[:300]!r}")
+    if status >= 500 and not (status == 503 and b"retry-after:" in head.lower()) and not _reload(request, body):
+        faults.add(f"status {status}", seed, f"{request.route}: {data[:300]!r} {body[:200]!r}")
+    elif not status and valid:
+        faults.add("no answer", seed, f"{request.route}: {data[:300]!r}")
 
 
-def _reload(one: Request, body: bytes) -> bool:
+def _reload(request: Request, body: bytes) -> bool:
     """Return whether a response is the documented 500 of a reload."""
-    return one.target.startswith(b"/-/reload") and b"the configuration before stays" in body
+    return request.target.startswith(b"/-/reload") and b"the configuration before stays" in body
 
 
 def ask(port: int, seeds: range, document: Any, faults: Faults, threads: int = 4) -> None:
     """Send the requests of the seeds on several connections at a time."""
     routes = operations(document)
 
-    def some(own: range) -> None:
+    def send(thread_seeds: range) -> None:
         connection = Connection(port)
-        for seed in own:
+        for seed in thread_seeds:
             ask_one(connection, seed, document, routes, faults)
         connection.close()
 
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(some, seeds[n::threads]) for n in range(threads)]:
-            done.result()
+        for future in [pool.submit(send, seeds[n::threads]) for n in range(threads)]:
+            future.result()
 
 
 def read(folder: Path, seeds: range, faults: Faults) -> None:
@@ -193,8 +194,8 @@ def read(folder: Path, seeds: range, faults: Faults) -> None:
         try:
             taken, seconds = files.read(kind, content)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            faults.add(f"{kind} file", seed, f"{error!r:.200} in {place.filename}:{place.lineno}")
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            faults.add(f"{kind} file", seed, f"{error!r:.200} in {frame.filename}:{frame.lineno}")
             continue
         faults.answered(f"{kind} file {'taken' if taken else 'refused'}")
         if seconds > SECONDS:
@@ -205,6 +206,83 @@ def _read_apart(folder: Path, seeds: range, results: Any) -> None:
     faults = Faults()
     read(folder, seeds, faults)
     results.put((faults.counts, faults.seen))
+
+
+class Run:
+    """A run of inputs against one exporter, in steps of requests and files.
+
+    Parameters
+    ----------
+    folder
+        Folder with the configuration of the exporter.
+    faults
+        Faults found so far.
+    first_seed
+        Seed of the first input.
+    """
+
+    def __init__(self, folder: Path, faults: Faults, first_seed: int) -> None:
+        self.faults, self._first_seed = faults, first_seed
+        self.requests = self.files = 0
+        self.memory: list[int] = []
+        self._files_folder = folder / "files"
+        self._files_folder.mkdir()
+        (self._files_folder / "credit.json").write_bytes((folder / "credit.json").read_bytes())
+        self.server = Served(folder).start()
+        self._process = psutil.Process(self.server.process.pid)
+        self._document = json.loads(self.server.get("/openapi.json").body)
+        self._results: Any = multiprocessing.Queue()
+        self.started = time.monotonic()
+
+    @property
+    def inputs(self) -> int:
+        """Number of requests and files so far."""
+        return self.requests + self.files
+
+    @property
+    def minutes(self) -> float:
+        """Minutes since the start."""
+        return (time.monotonic() - self.started) / 60
+
+    def run(self, inputs: int, minutes: float) -> None:
+        """Send inputs until there are enough, the time is over or the exporter has ended."""
+        try:
+            while self.inputs < inputs and self.minutes < minutes:
+                first = self._first_seed + self.inputs
+                self._step(first, min(20_000, inputs - self.inputs))
+                rate = self.inputs / (60 * self.minutes)
+                print(f"{self.inputs:,} inputs, {rate:,.0f} a second, {self.memory[-1]} MiB", flush=True)
+                if self.server.process.poll() is not None:
+                    self.faults.add("the exporter ended", first, self.server.log.read_text()[-2000:])
+                    break
+        finally:
+            status = self.server.stop()
+        self._check_log()
+        if status:
+            self.faults.counts["exit status"] += 1
+
+    def _step(self, first: int, size: int) -> None:
+        """Read files in another process while requests are sent from this one."""
+        files = int(size * FILES)
+        reader = multiprocessing.Process(
+            target=_read_apart, args=(self._files_folder, range(first, first + files), self._results)
+        )
+        reader.start()
+        ask(self.server.port, range(first + files, first + size), self._document, self.faults)
+        counts, seen = self._results.get()
+        reader.join()
+        self.faults.counts.update(counts)
+        self.faults.seen.update(seen)
+        self.requests += size - files
+        self.files += files
+        self.memory.append(self._process.memory_info().rss >> 20)
+
+    def _check_log(self) -> None:
+        log = self.server.log.read_text(errors="replace")
+        tracebacks = log.count("Traceback (most recent call last)")
+        if tracebacks:
+            self.faults.counts["traceback in the log"] += tracebacks
+            print(*[line[:3000] for line in log.splitlines() if "Traceback" in line][:5], sep="\n")
 
 
 def main() -> None:
@@ -218,51 +296,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_config(folder)
-        for_files = folder / "files"
-        for_files.mkdir()
-        (for_files / "credit.json").write_bytes((folder / "credit.json").read_bytes())
-        server = Served(folder).start()
-        process = psutil.Process(server.process.pid)
-        document = json.loads(server.get("/openapi.json").body)
-        results: Any = multiprocessing.Queue()
-        started = time.monotonic()
-        sent = files = 0
-        memory = []
-        try:
-            while sent + files < options.inputs and time.monotonic() - started < 60 * options.minutes:
-                step = min(20_000, options.inputs - sent - files)
-                ours = int(step * FILES)
-                first = options.seed + sent + files
-                reading = multiprocessing.Process(
-                    target=_read_apart, args=(for_files, range(first, first + ours), results)
-                )
-                reading.start()
-                ask(server.port, range(first + ours, first + step), document, faults)
-                counts, seen = results.get()
-                reading.join()
-                faults.counts.update(counts)
-                faults.seen.update(seen)
-                sent, files = sent + step - ours, files + ours
-                memory.append(process.memory_info().rss >> 20)
-                rate = (sent + files) / (time.monotonic() - started)
-                print(f"{sent + files:,} inputs, {rate:,.0f} a second, {memory[-1]} MiB", flush=True)
-                if server.process.poll() is not None:
-                    faults.add("the exporter ended", first, server.log.read_text()[-2000:])
-                    break
-        finally:
-            ended = server.stop()
-        log = server.log.read_text(errors="replace")
-    tracebacks = log.count("Traceback (most recent call last)")
-    if tracebacks:
-        faults.counts["traceback in the log"] += tracebacks
-        print(*[line[:3000] for line in log.splitlines() if "Traceback" in line][:5], sep="\n")
-    if ended:
-        faults.counts["exit status"] += 1
-    print(
-        f"{sent:,} requests and {files:,} files in {(time.monotonic() - started) / 60:.1f} minutes; memory {memory} MiB"
-    )
-    for what, times in sorted(faults.seen.items()):
-        print(f"{times:>10,}  {what}")
+        run = Run(folder, faults, options.seed)
+        run.run(options.inputs, options.minutes)
+    print(f"{run.requests:,} requests and {run.files:,} files in {run.minutes:.1f} minutes; memory {run.memory} MiB")
+    for response, times in sorted(faults.seen.items()):
+        print(f"{times:>10,}  {response}")
     print("faults:", dict(faults.counts) or "none")
     sys.exit(bool(faults.counts))
 

@@ -146,48 +146,63 @@ BEGIN = int(time.time()) // 3600 * 3600 - 6 * 3600
 MIDDLE = BEGIN + 3600
 
 
-def past() -> str:
-    """Two versions that share the traffic of the second hour; version 1 was there before, 3 only at the end."""
-    series: dict[str, list[tuple[int, float]]] = {}
+Points = list[tuple[int, float]]
+"""Samples of a series: Unix time and value."""
 
-    def add(name: str, labels: str, values: list[tuple[int, float]]) -> None:
-        series[f"{name}{{{labels}}}"] = values
 
-    def line(start: int, end: int, each: float, first: float = 0.0) -> list[tuple[int, float]]:
-        return [(at, first + each * (at - start) / STEP) for at in range(start, end + 1, STEP)]
+def linear(start: int, end: int, each: float, first: float = 0.0) -> Points:
+    """Return the samples of a counter that increases by ``each`` from scrape to scrape."""
+    return [(at, first + each * (at - start) / STEP) for at in range(start, end + 1, STEP)]
 
-    for version, start in (("1", BEGIN), ("2", MIDDLE + STEP)):
-        labels = f'model="digits",version="{version}"'
-        end = BEGIN + 2 * 3600
-        add("model_info", f'{labels},profile="p"', [(at, 1.0) for at in range(start, end + 1, STEP)])
-        # The series of version 2 begin at their first values: after 240 scrapes 2,400 requests, none of them lost.
-        first = {"1": 0.0, "2": 1.0}[version]
-        for name, each in (("model_attempts_total", 10), ("model_confident_predictions_total", 8)):
-            add(name, labels, line(start, end, each, first * each))
-        add("model_requests_total", f'{labels},code="200"', line(start, end, 9.5, first * 9.5))
-        # Version 2 fails only half as often; its errors begin on a replica of their own, with one value.
-        errors = line(start, end, 0.5) if version == "1" else [(at, 60.0) for at in range(MIDDLE + 1800, end + 1, STEP)]
-        add("model_requests_total", f'{labels},code="503",instance="b"', errors)
-        add("model_feedback_total", f'{labels},verdict="corrected"', line(start, end, 0.25, first * 0.25))
-        add("model_corrections_total", labels, line(start, end, {"1": 0.25, "2": 0.025}[version], first * 0.025))
-        for le, each in (("0.1", 9), ("0.25", 9.4), ("0.5", {"1": 9.8, "2": 10}[version]), ("+Inf", 10)):
-            add("model_request_duration_seconds_bucket", f'{labels},le="{le}"', line(start, end, each, first * each))
-        for bin_, q, each in (("00 a", 0.5, {"1": 8, "2": 5}[version]), ("01 b", 0.5, {"1": 2, "2": 5}[version])):
-            where = f'{labels},feature="age",bin="{bin_}"'
-            add("model_feature_reference_probability", where, [(at, q) for at in range(start, end + 1, STEP)])
-            add("model_feature_observations_total", where, line(start, end, each, first * each))
-    # One model of one version, whose exporter is restarted in the middle of the second hour: 1,200 and 1,200.
-    for name in ("model_requests_total", "model_attempts_total"):
-        code = ',code="200"' if name == "model_requests_total" else ""
-        halves = line(BEGIN, MIDDLE + 1800, 10) + line(MIDDLE + 1800 + STEP, BEGIN + 2 * 3600, 10, 10)
-        add(name, f'model="reset",version="1"{code}', halves)
+
+def constant(start: int, end: int, value: float) -> Points:
+    """Return the samples of a gauge, the end excluded."""
+    return [(at, value) for at in range(start, end, STEP)]
+
+
+def of_version(version: str, start: int) -> dict[str, Points]:
+    """Return the series of a version of the model digits, until the end of the second hour."""
+    younger = version == "2"
+    labels = f'model="digits",version="{version}"'
+    end = BEGIN + 2 * 3600
+    series = {f'model_info{{{labels},profile="p"}}': constant(start, end + 1, 1.0)}
+    # The series of version 2 begin at their first values: after 240 scrapes 2,400 requests, none of them lost.
+    first = 1.0 if younger else 0.0
+    for name, each in (("model_attempts_total", 10), ("model_confident_predictions_total", 8)):
+        series[f"{name}{{{labels}}}"] = linear(start, end, each, first * each)
+    series[f'model_requests_total{{{labels},code="200"}}'] = linear(start, end, 9.5, first * 9.5)
+    # Version 2 fails only half as often; its errors begin on a replica of their own, with one value.
+    errors = constant(MIDDLE + 1800, end + 1, 60.0) if younger else linear(start, end, 0.5)
+    series[f'model_requests_total{{{labels},code="503",instance="b"}}'] = errors
+    series[f'model_feedback_total{{{labels},verdict="corrected"}}'] = linear(start, end, 0.25, first * 0.25)
+    series[f"model_corrections_total{{{labels}}}"] = linear(start, end, 0.025 if younger else 0.25, first * 0.025)
+    for le, each in (("0.1", 9), ("0.25", 9.4), ("0.5", 10 if younger else 9.8), ("+Inf", 10)):
+        name = f'model_request_duration_seconds_bucket{{{labels},le="{le}"}}'
+        series[name] = linear(start, end, each, first * each)
+    for bin_, each in (("00 a", 5 if younger else 8), ("01 b", 5 if younger else 2)):
+        bin_labels = f'{labels},feature="age",bin="{bin_}"'
+        series[f"model_feature_reference_probability{{{bin_labels}}}"] = constant(start, end + 1, 0.5)
+        series[f"model_feature_observations_total{{{bin_labels}}}"] = linear(start, end, each, first * each)
+    return series
+
+
+def of_restart() -> dict[str, Points]:
+    """Return the series of one version whose exporter restarts in the middle of the second hour: 1,200 and 1,200."""
+    labels = 'model="reset",version="1"'
+    series = {}
+    for name in (f'model_requests_total{{{labels},code="200"}}', f"model_attempts_total{{{labels}}}"):
+        series[name] = linear(BEGIN, MIDDLE + 1800, 10) + linear(MIDDLE + 1800 + STEP, BEGIN + 2 * 3600, 10, 10)
     # Its profile changed with the restart: two kinds of bins, which do not go together.
     for bin_ in ("00 a", "01 b", "00 c", "01 d"):
-        where = f'model="reset",version="1",feature="age",bin="{bin_}"'
-        add("model_feature_reference_probability", where, [(at, 0.5) for at in range(BEGIN, MIDDLE + 3600, STEP)])
-        add("model_feature_observations_total", where, line(BEGIN, MIDDLE + 3600, 5))
-    add("model_info", 'model="reset",version="1",profile="none"', [(at, 1.0) for at in range(BEGIN, MIDDLE, STEP)])
-    # Many series of one family stand together, as OpenMetrics wants it.
+        bin_labels = f'{labels},feature="age",bin="{bin_}"'
+        series[f"model_feature_reference_probability{{{bin_labels}}}"] = constant(BEGIN, MIDDLE + 3600, 0.5)
+        series[f"model_feature_observations_total{{{bin_labels}}}"] = linear(BEGIN, MIDDLE + 3600, 5)
+    series[f'model_info{{{labels},profile="none"}}'] = constant(BEGIN, MIDDLE, 1.0)
+    return series
+
+
+def openmetrics(series: dict[str, Points]) -> str:
+    """Return an OpenMetrics document; the series of a family follow one another, as the format requires."""
     lines, family = [], ""
     for name in sorted(series):
         stem = name.partition("{")[0]
@@ -197,6 +212,11 @@ def past() -> str:
             family = stem
         lines += [f"{name} {value} {at}" for at, value in series[name]]
     return "\n".join([*lines, "# EOF", ""])
+
+
+def past() -> str:
+    """Return two versions that share the traffic of the second hour, and a version that restarts."""
+    return openmetrics({**of_version("1", BEGIN), **of_version("2", MIDDLE + STEP), **of_restart()})
 
 
 @pytest.fixture(scope="module")
