@@ -141,21 +141,19 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 break
             except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-                self._decline_upgrade()
+                data = self._decline_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 self.fail(400, f"the request is no HTTP/1.1: {error}")
         if self._overhead > MAX_HEAD:
             self.fail(431, f"expected a head of at most {MAX_HEAD} bytes")
 
-    def _decline_upgrade(self) -> None:
-        """Go on in HTTP/1.1 with a new parser: that of an offer to upgrade takes the body for another protocol."""
+    def _decline_upgrade(self) -> bytes:
+        """Make a new parser, for that of an offer to upgrade skips the body; return the head it needs to read one."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         framing, self._framing = self._framing, b""
-        if framing:
-            self._resuming = True
-            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+        self._resuming = bool(framing)
+        return b"POST / HTTP/1.1\r\n%b\r\n" % framing if framing else b""
 
     @property
     def _busy(self) -> bool:
@@ -199,11 +197,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._overhead = self._body_size = self._chunks = 0
         if self._error is not None:
             return
+        version = self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            self.fail(400, f"the request is no HTTP/1.1: its version is {version}")
+            return
         if self.url[:1] != b"/":
             self.url = _NO_PATH.sub(rb"\1/", self.url)
         if self.parser.should_upgrade():
             self._framing = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] in _FRAMING)
-        if self.parser.get_http_version() == "1.0":  # which has no interim answers
+        if version == "1.0":  # which has no interim answers
             self.expect_100_continue = False
         super().on_headers_complete()
         self.cycle.transport = self._writer  # type: ignore[assignment]
@@ -231,6 +233,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._in_message = False
             self._body_left = 0
             if self._error is None:
+                self.cycle.keep_alive &= self.parser.should_keep_alive()  # trailers can end the connection, too
                 super().on_message_complete()
 
     # --- answers ------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._error = problem(status, detail, headers=headers)
         self._unparsed = b""
         cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        if not self._busy:
             self._refuse(self._error)
         elif cycle.more_body and self.pipeline:
             self.pipeline.popleft()  # the newest request, whose body broke off
@@ -303,6 +306,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @staticmethod
     def _disconnect(cycle: RequestResponseCycle) -> None:
         cycle.disconnected = True
+        cycle.waiting_for_100_continue = False
         cycle.message_event.set()
 
     def shutdown(self) -> None:

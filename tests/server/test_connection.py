@@ -238,11 +238,13 @@ def test_a_client_that_reads_nothing_is_cut(exporter: Exporter, monkeypatch: pyt
         ("HEAD_SECONDS", GET[:9], b"HTTP/1.1 408 "),
         ("BODY_SECONDS", OF_A_MEGABYTE, b"HTTP/1.1 408 "),
         ("IDLE_SECONDS", b"", b""),
+        ("IDLE_SECONDS", b"\r\n", b""),
         ("IDLE_SECONDS", GET, b"HTTP/1.1 200 "),
+        ("IDLE_SECONDS", GET + b"\r\n", b"HTTP/1.1 200 "),
     ],
 )
 def test_what_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes, answer: bytes) -> None:
-    """A head and a body arrive in time, or their client is told so; a connection that says nothing is closed."""
+    """A head and a body arrive in time, or their client is told so; a connection without a request is closed."""
     monkeypatch.setattr(protocol, limit, 0.3)
     got: list[bytes] = []
 
@@ -253,6 +255,34 @@ def test_what_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch, limit: str, s
 
     served(simple, client)
     assert got[0].startswith(answer) and bool(answer) == bool(got[0])
+
+
+def test_a_refused_client_is_not_told_to_go_on(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is refused while its password is hashed is no fault of the exporter, even if it expects a 100."""
+    web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
+    go_on = threading.Event()
+    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(10) and user("ada"))
+    got: list[bytes] = []
+    app = Application(exporter, web)
+
+    def client(port: int, _: Server) -> None:
+        one = Reading(port)
+        head = OF_A_MEGABYTE.replace(b"Host", b"Expect: 100-continue\r\nAuthorization: Basic YTpi\r\nHost")
+        one.socket.sendall(head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked") + b"zz\r\n")
+        with one.socket, one.socket.makefile("rb") as answer:
+            got.append(answer.readline())
+            go_on.set()
+            got.append(answer.read())
+
+    try:
+        served(app, client)
+    finally:
+        exporter.close()
+    assert got[0].startswith(b"HTTP/1.1 400 ")
+    assert b" 100 " not in got[1]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_what_bodies_take_is_given_back(exporter: Exporter) -> None:

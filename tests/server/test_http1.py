@@ -122,6 +122,8 @@ def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
         (request("GET http://x/-/healthy HTTP/1.1"), 200),
         (request("GET https://x:1/-/healthy?a=b HTTP/1.1"), 200),
         (request("GET http://x HTTP/1.1"), 200),
+        (request("GET /-/healthy HTTP/2.0"), 400),
+        (b"GET /-/healthy\r\n\r\n", 400),
         (request("OPTIONS * HTTP/1.1"), 404),
         (request("CONNECT x:443 HTTP/1.1"), 400),
         (request("POST /v1/predictions HTTP/1.1", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 501),
@@ -210,14 +212,16 @@ def test_head_has_the_length_and_no_body(shared: Served, path: str) -> None:
         assert file.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
+CHUNKED = "Transfer-Encoding: chunked"
+
+
 def test_chunks_and_trailers(shared: Served) -> None:
     """A body may come in chunks with trailers behind them, but not in a great many of a few bytes each."""
-    chunked = "Transfer-Encoding: chunked"
     pieces = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (EVENT[:7], EVENT[7:]))
     with connected(shared) as client:
-        client.sendall(request("POST /v1/predictions HTTP/1.1", chunked) + pieces + b"0\r\nX-Sum: 1\r\n\r\n")
+        client.sendall(request("POST /v1/predictions HTTP/1.1", CHUNKED) + pieces + b"0\r\nX-Sum: 1\r\n\r\n")
         assert answers(client, 1)[0][0] == 202
-        client.sendall(request("POST /v1/predictions HTTP/1.1", chunked) + b"2\r\n  \r\n" * 50_000)
+        client.sendall(request("POST /v1/predictions HTTP/1.1", CHUNKED) + b"2\r\n  \r\n" * 50_000)
         ((status, fields, body),) = answers(client, 1)
         assert (status, fields["connection"]) == (400, "close")
         assert json.loads(body)["detail"] == "the body comes in far too many chunks"
@@ -241,6 +245,8 @@ OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings:
         (request("POST / HTTP/1.1", "Origin: http://y", "Content-Length: 70000") + b" " * 70_000 + PREDICTION, [403]),
         (request("GET /-/healthy HTTP/1.1") + request("CONNECT x:1 HTTP/1.1") + PREDICTION, [200, 400]),
         (PREDICTION + b"\x00" * 20 + PREDICTION, [202, 400]),
+        (request("POST / HTTP/1.1", *OFFER, "Transfer-Encoding: gzip") + b"0\r\n\r\n" + PREDICTION, [400]),
+        (request("POST / HTTP/1.1", CHUNKED) + b"0\r\nConnection: close\r\n\r\n" + PREDICTION, [405]),
         (request("GET /-/healthy HTTP/1.1") + PREDICTION[:-1].replace(b"Host", b"Bad Name") + PREDICTION, [200, 400]),
     ],
 )  # fmt: skip
