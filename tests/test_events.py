@@ -52,10 +52,10 @@ def test_any_bytes_are_decoded_or_refused(body, lines):
         except EventError as error:
             assert error.reason in REASONS
             rejected = [error]
-        for one in rejected:
-            assert one.detail
-            assert one.reason in REASONS
-            msgspec.json.encode(one.detail)
+        for rejection in rejected:
+            assert rejection.detail
+            assert rejection.reason in REASONS
+            msgspec.json.encode(rejection.detail)
 
 
 @settings(max_examples=200, deadline=None)
@@ -64,10 +64,10 @@ def test_events_of_any_json_are_each_taken_or_refused(events):
     """Every event of an array is either good or refused at its place, NaN and surrogates in it or not."""
     good, rejected = PREDICTIONS.decode(json.dumps(events).encode())
     assert len(good) + len(rejected) == len(events)
-    assert len({one.index for one in rejected}) == len(rejected)
+    assert len({rejection.index for rejection in rejected}) == len(rejected)
     lines = "\n".join(json.dumps(event) for event in events).encode()
     again, same = PREDICTIONS.decode(lines, lines=True)
-    assert [one.index for one in same] == [one.index for one in rejected]
+    assert [rejection.index for rejection in same] == [rejection.index for rejection in rejected]
     assert [event.prediction for event in again] == [event.prediction for event in good]
     for event in good:
         decode_inputs([bytes(memoryview(event.inputs))])
@@ -220,12 +220,14 @@ def test_a_broken_array_is_refused_as_a_whole(body):
     assert (error.value.pointer, error.value.reason) == ("", "malformed")
 
 
-@pytest.mark.parametrize(("count", "looked_at"), [(1000, 1000), (1001, 1000), (2000, 1000)])
-def test_past_a_thousand_refused_events_the_rest_is_not_looked_at(count, looked_at):
+@pytest.mark.parametrize(("count", "examined"), [(1000, 1000), (1001, 1000), (2000, 1000)])
+def test_past_a_thousand_refused_events_the_rest_is_not_looked_at(count, examined):
     """Each refused one is named by its place, and no place is named that the body does not have."""
     good, rejected = PREDICTIONS.decode(b"\n".join([b"1"] * count), lines=True)
-    assert (good, [one.index for one in rejected]) == ([], list(range(min(count, looked_at + 1))))
-    assert [one.index for one in rejected if one.detail.startswith("ignored")] == [1000][: count - looked_at]
+    assert (good, [rejection.index for rejection in rejected]) == ([], list(range(min(count, examined + 1))))
+    assert [rejection.index for rejection in rejected if rejection.detail.startswith("ignored")] == [1000][
+        : count - examined
+    ]
 
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
@@ -245,7 +247,11 @@ def test_good_events_of_a_batch_are_taken_beside_bad_ones():
     ]
     good, rejected = PREDICTIONS.decode(json.dumps(batch).encode())
     assert [event.id for event in good] == ["a", "c"]
-    assert [(one.index, one.pointer) for one in rejected] == [(1, "/model"), (2, ""), (3, "/confidence")]
+    assert [(rejection.index, rejection.pointer) for rejection in rejected] == [
+        (1, "/model"),
+        (2, ""),
+        (3, "/confidence"),
+    ]
 
 
 def test_ndjson_lines_may_be_blank_and_end_as_they_like():
@@ -253,7 +259,7 @@ def test_ndjson_lines_may_be_blank_and_end_as_they_like():
     body = b'{"model": "digits", "id": "a"}\r\n\r\n{"model": \n\n{"model": "digits", "id": "b", "inputs": {"x": NaN}}'
     good, rejected = PREDICTIONS.decode(body, lines=True)
     assert [event.id for event in good] == ["a", "b"]
-    assert [(one.index, one.reason) for one in rejected] == [(1, "malformed")]
+    assert [(rejection.index, rejection.reason) for rejection in rejected] == [(1, "malformed")]
     assert PREDICTIONS.decode(b"\n\n", lines=True) == ([], [])
 
 

@@ -47,7 +47,7 @@ def by_hand(image: list[list[float]]) -> list[float]:
     if not laplacian:
         return [mean, stddev, contrast, 0.0]
     middle = sum(laplacian) / len(laplacian)
-    return [mean, stddev, contrast, sum((one - middle) ** 2 for one in laplacian) / len(laplacian)]
+    return [mean, stddev, contrast, sum((value - middle) ** 2 for value in laplacian) / len(laplacian)]
 
 
 @st.composite
@@ -155,8 +155,8 @@ def test_a_damaged_file_is_an_image_or_none(kind, changes, data):
     file = io.BytesIO()
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB").save(file, kind)
     raw = bytearray(file.getvalue())
-    for place, byte in changes:
-        raw[place % len(raw)] = byte
+    for offset, byte in changes:
+        raw[offset % len(raw)] = byte
     raw = raw[: data.draw(st.integers(0, len(raw)))]
     image = decode_image(bytes(raw))
     assert image is None or image.ndim == 2

@@ -34,8 +34,8 @@ def check_alike(binner: Binner, events: list[dict[str, Any]]) -> bool:
     read = binner.read(texts(events))
     if read is None:
         return False
-    for one, other in zip((*binner.count_columns(*read, []), 0), binner.count(events, []), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for actual, expected in zip((*binner.count_columns(*read, []), 0), binner.count(events, []), strict=True):
+        np.testing.assert_array_equal(actual, expected)
     return True
 
 
@@ -91,8 +91,8 @@ def test_orders_of_members() -> None:
     binner = binner_of(names, ())
     event = {name: float(number) for number, name in enumerate(names)}
     turned = [dict(list(event.items())[turn:] + list(event.items())[:turn]) for turn in range(len(names))]
-    found = [check_alike(binner, [turn]) for turn in turned]
-    assert found == [turn < MAX_ORDERS for turn in range(len(names))]
+    fast = [check_alike(binner, [turn]) for turn in turned]
+    assert fast == [turn < MAX_ORDERS for turn in range(len(names))]
     assert check_alike(binner, [dict.fromkeys(names[2:5], 1.0)])
     # Within a batch any order is right.
     assert check_alike(binner, turned)

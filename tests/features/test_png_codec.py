@@ -81,9 +81,9 @@ def test_images_of_many_events_are_packed_each_for_itself() -> None:
     inputs[3] = {"age": 3}
     inputs[70]["image"] = [[0.5]]
     inputs[150]["image"] = [[1, 2, 3]]
-    found = pack_inputs(inputs, {"image", "photo"})
-    assert [{k: unpack_image(v) for k, v in each.items()} for each in found] == inputs
-    assert sum(isinstance(each.get("image"), str) for each in found) == 198
+    packed = pack_inputs(inputs, {"image", "photo"})
+    assert [{k: unpack_image(v) for k, v in each.items()} for each in packed] == inputs
+    assert sum(isinstance(each.get("image"), str) for each in packed) == 198
 
 
 def test_stored_images_are_inferred_as_images() -> None:
@@ -114,12 +114,14 @@ def test_an_image_is_stored_as_png(served: Served, side: int) -> None:
     stored = msgspec.json.decode(text)
     assert (stored.keys(), stored["age"], unpack_image(stored["photo"])) == ({"photo", "age"}, 1.5, photo)
     assert isinstance(stored["photo"], str) == (side > 3)
-    word = {"model": "credit", "label": "no", "prediction": "yes", "inputs": {"photo": photo}}
-    served.post("/v1/feedback", [{"prediction_id": "i", "verdict": "corrected", "label": "no"}, word])
-    found = served.get("/v1/corrections").json["corrections"]
-    assert [one["inputs"]["photo"] for one in found] == [photo, photo]
-    assert all("name" not in one["inputs"] for one in found)
+    feedback = {"model": "credit", "label": "no", "prediction": "yes", "inputs": {"photo": photo}}
+    served.post("/v1/feedback", [{"prediction_id": "i", "verdict": "corrected", "label": "no"}, feedback])
+    corrections = served.get("/v1/corrections").json["corrections"]
+    assert [correction["inputs"]["photo"] for correction in corrections] == [photo, photo]
+    assert all("name" not in correction["inputs"] for correction in corrections)
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
-        kept = [msgspec.json.decode(text)["photo"] for (text,) in database.execute("SELECT inputs FROM feedback")]
-    assert len(kept) == 2
-    assert all(photo.startswith(PREFIX) for photo in kept)
+        stored_photos = [
+            msgspec.json.decode(text)["photo"] for (text,) in database.execute("SELECT inputs FROM feedback")
+        ]
+    assert len(stored_photos) == 2
+    assert all(photo.startswith(PREFIX) for photo in stored_photos)

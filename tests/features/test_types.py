@@ -54,7 +54,7 @@ def test_new_data_of_the_same_kind_is_no_drift(binner):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "noticed"),
+    ("name", "value", "affected"),
     [
         ("member", True, {"member"}),
         ("ordered", "2020-01-01T03:00:00Z", {"ordered.age_seconds", "ordered.hour"}),
@@ -68,11 +68,11 @@ def test_new_data_of_the_same_kind_is_no_drift(binner):
         ("vector", [30.0, 2, 2, 2, 2, 2], {"vector.norm", "vector.component_1"}),
     ],
 )
-def test_a_change_is_noticed_where_it_is(binner, name, value, noticed):
+def test_a_change_is_noticed_where_it_is(binner, name, value, affected):
     """Each type's statistics rise above noise and threshold when what they measure changes."""
-    found = scores(binner, [row | {name: value} for row in training(200, seed=7)])
-    assert noticed <= {feature for feature, score in found.items() if score > 0}
-    assert all(feature.partition(".")[0] == name for feature, score in found.items() if score > 0)
+    excess = scores(binner, [row | {name: value} for row in training(200, seed=7)])
+    assert affected <= {feature for feature, score in excess.items() if score > 0}
+    assert all(feature.partition(".")[0] == name for feature, score in excess.items() if score > 0)
 
 
 WRONG = [
@@ -116,17 +116,17 @@ def test_columns_do_not_depend_on_how_a_batch_is_cut(binner, values):
     """The features of a value are the same whether it comes alone or among others."""
     for kind in binner.inputs.values():
         if not kind.categorical and kind.type != "image":
-            whole = kind.columns(values, NOW)
+            together = kind.columns(values, NOW)
             parts = [kind.columns([value], NOW) for value in values]
-            assert whole.shape == (len(kind.features("x")), len(values))
-            assert np.allclose(whole, np.concatenate([whole[:, :0], *parts], axis=1), equal_nan=True, rtol=1e-9)
+            assert together.shape == (len(kind.features("x")), len(values))
+            assert np.allclose(together, np.concatenate([together[:, :0], *parts], axis=1), equal_nan=True, rtol=1e-9)
 
 
 def test_booleans_are_true_or_false_and_nothing_else(binner):
     """Words and numbers that mean a truth value are values of another type: invalid."""
-    place = binner.names.index("member")
+    index = binner.names.index("member")
     row, _, _ = binner.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
-    assert binner.split(row).counts[binner.invalid[place]] == 5
+    assert binner.split(row).counts[binner.invalid[index]] == 5
 
 
 def test_timestamps():
@@ -150,15 +150,15 @@ def test_webp_images_are_measured():
     assert columns[0, 0] == pytest.approx(100, abs=1)
 
 
-def measured(text: str, known: list[str]) -> dict[str, float]:
+def measured(text: str, vocabulary: list[str]) -> dict[str, float]:
     learner = TextLearner()
-    learner.learn([*known, *known])
+    learner.learn([*vocabulary, *vocabulary])
     kind = learner.input_type()
     return dict(zip(kind.statistics, kind.columns([text], NOW)[:, 0].tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("text", "known", "expected"),
+    ("text", "vocabulary", "expected"),
     [
         ("The CAT, the dog!", ["the cat"], {"length": 17, "words": 4, "letter_ratio": 12 / 14,
                                             "punctuation_ratio": 2 / 14, "unseen_word_ratio": 0.25}),
@@ -171,10 +171,10 @@ def measured(text: str, known: list[str]) -> dict[str, float]:
         ("字", [], {"words": 1}),
     ],
 )  # fmt: skip
-def test_texts_of_any_language(text, known, expected):
+def test_texts_of_any_language(text, vocabulary, expected):
     """Words, classes of characters and unseen words by Unicode alone; scripts without spaces by pairs of characters."""
-    found = measured(text, known)
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    statistics = measured(text, vocabulary)
+    assert {name: statistics[name] for name in expected} == pytest.approx(expected)
 
 
 @given(st.lists(st.sampled_from(["ab", "Abc", "é1", "x", "ж", "ab1"]), max_size=9))
@@ -188,9 +188,9 @@ def test_a_word_has_one_hash_wherever_it_stands(parts):
 
 def test_a_long_text_is_cut_but_its_length_is_not():
     """Of a text of a megabyte the first characters are measured, and its whole length."""
-    found = measured("ab " * 400_000, [])
-    assert found["length"] == 1_200_000
-    assert found["words"] == math.ceil(MAX_CHARACTERS / 3)
+    statistics = measured("ab " * 400_000, [])
+    assert statistics["length"] == 1_200_000
+    assert statistics["words"] == math.ceil(MAX_CHARACTERS / 3)
 
 
 def test_the_words_that_a_profile_remembers_are_bounded():
@@ -198,10 +198,10 @@ def test_the_words_that_a_profile_remembers_are_bounded():
     learner = TextLearner()
     for start in range(0, 3 * MAX_WORDS, 1000):
         learner.learn([f"common w{number}" for number in range(start, start + 1000)])
-    kept = learner.state().words
-    assert len(kept) == MAX_WORDS
-    assert split_words(["common"]).hashes[0] in kept
-    assert list(kept) == sorted(kept)
+    remembered = learner.state().words
+    assert len(remembered) == MAX_WORDS
+    assert split_words(["common"]).hashes[0] in remembered
+    assert list(remembered) == sorted(remembered)
 
 
 def test_embeddings_are_measured_along_the_training_sets_directions():
@@ -263,10 +263,10 @@ def test_what_changed_in_production_is_in_the_bin_for_it(binner, name, value, wh
     """Another type or length is invalid in all features of the input, a huge category is other, any size is fine."""
     row, _, _ = binner.count([{name: value}], [])
     sums = binner.split(row)
-    own = [place for place, feature in enumerate(binner.names) if feature.partition(".")[0] == name]
-    invalid = sums.counts[binner.invalid[own]].tolist()
-    assert invalid == [float(where == "invalid")] * len(own)
-    assert not sums.counts[binner.missing[own]].any()
+    indices = [index for index, feature in enumerate(binner.names) if feature.partition(".")[0] == name]
+    invalid = sums.counts[binner.invalid[indices]].tolist()
+    assert invalid == [float(where == "invalid")] * len(indices)
+    assert not sums.counts[binner.missing[indices]].any()
     if where == "other":
-        assert sums.counts[binner.missing[own[0]] - 1] == sums.unseen[own[0]] == 1
+        assert sums.counts[binner.missing[indices[0]] - 1] == sums.unseen[indices[0]] == 1
     assert max(len(label) for target in binner.targets for label in target.labels()) < 80

@@ -45,8 +45,8 @@ def busy(shared: Served) -> Served:
     shared.post("/v1/predictions", EVENTS)
     shared.post("/v1/predictions", {"model": 'bare "model"\\ 模型', "version": "line\nbreak", "confidence": 2})
     shared.post("/v1/predictions", {"model": 'bare "model"\\ 模型', "version": "line\nbreak"})
-    word = {"prediction_id": "g-18", "verdict": "corrected", "label": "no"}
-    while not shared.post("/v1/feedback", word).json["joined"]:
+    feedback = {"prediction_id": "g-18", "verdict": "corrected", "label": "no"}
+    while not shared.post("/v1/feedback", feedback).json["joined"]:
         pass
     shared.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"})
     return shared
@@ -55,10 +55,10 @@ def busy(shared: Served) -> Served:
 def test_promtool_finds_nothing_to_complain_about(busy: Served) -> None:
     """``promtool check metrics`` is silent on the whole exposition."""
     text = busy.get("/metrics").body
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
     complaints = [
         line
-        for line in (done.stdout + done.stderr).decode().splitlines()
+        for line in (result.stdout + result.stderr).decode().splitlines()
         if not line.startswith(("process_", "python_"))  # the standard collectors' own
     ]
     assert complaints == []
@@ -80,19 +80,19 @@ def test_both_formats_say_the_same(busy: Served) -> None:
     """prometheus_client's own parsers read both formats, and find the same samples in them."""
     text = busy.get("/metrics").text
     openmetrics = busy.get("/metrics", Accept="application/openmetrics-text; version=1.0.0").text
-    ours = re.compile(r"model_(?!exporter|system|corrections_oldest)")
+    pattern = re.compile(r"model_(?!exporter|system|corrections_oldest)")
 
     def samples(families: object) -> set[tuple[object, ...]]:
         return {
             (sample.name, tuple(sorted(sample.labels.items())), sample.value)
             for family in families
             for sample in family.samples
-            if ours.match(sample.name)
+            if pattern.match(sample.name)
         }
 
-    found = samples(parse_text(text))
-    assert len(found) > 300
-    assert found == samples(parse_openmetrics(openmetrics))
+    expected = samples(parse_text(text))
+    assert len(expected) > 300
+    assert expected == samples(parse_openmetrics(openmetrics))
 
 
 def test_hostile_names_are_escaped(busy: Served) -> None:

@@ -84,21 +84,21 @@ def samples(collector: Collector) -> list[Sample]:
 
 
 def memory(root: Path) -> dict[str, float]:
-    found = {
+    values = {
         sample.name.removeprefix("model_system_memory_"): sample.value for sample in samples(collectors([], root)[1])
     }
-    assert found["utilization_ratio"] == pytest.approx(found["used_bytes"] / found["limit_bytes"])
-    return found
+    assert values["utilization_ratio"] == pytest.approx(values["used_bytes"] / values["limit_bytes"])
+    return values
 
 
-def is_the_machines(found: dict[str, float]) -> bool:
-    return found["limit_bytes"] == psutil.virtual_memory().total
+def is_the_machines(values: dict[str, float]) -> bool:
+    return values["limit_bytes"] == psutil.virtual_memory().total
 
 
 def test_memory_v2(tmp_path: Path) -> None:
     """A group's memory counts without the file pages that the kernel can drop at once."""
-    found = memory(v2(tmp_path, "/app.scope", {"app.scope": v2_memory(200 * MIB, 256 * MIB, 72 * MIB)}))
-    assert found == {"used_bytes": 128 * MIB, "limit_bytes": 256 * MIB, "utilization_ratio": 0.5}
+    values = memory(v2(tmp_path, "/app.scope", {"app.scope": v2_memory(200 * MIB, 256 * MIB, 72 * MIB)}))
+    assert values == {"used_bytes": 128 * MIB, "limit_bytes": 256 * MIB, "utilization_ratio": 0.5}
 
 
 def test_memory_v2_tightest_limit_counts(tmp_path: Path) -> None:
@@ -109,15 +109,15 @@ def test_memory_v2_tightest_limit_counts(tmp_path: Path) -> None:
         "": v2_memory(95 * MIB, 300 * MIB),
         "other": v2_memory(1 * MIB, 2 * MIB),
     }
-    found = memory(v2(tmp_path, "/pod/app", groups))
-    assert found == {"used_bytes": 90 * MIB, "limit_bytes": 100 * MIB, "utilization_ratio": 0.9}
+    values = memory(v2(tmp_path, "/pod/app", groups))
+    assert values == {"used_bytes": 90 * MIB, "limit_bytes": 100 * MIB, "utilization_ratio": 0.9}
 
 
 @pytest.mark.parametrize("group", ["/", "/..", "/../other", "/not/mounted/here"])
 def test_memory_v2_in_a_namespace(tmp_path: Path, group: str) -> None:
     """Where the path does not lead into the mount, the mount's root is the group."""
-    found = memory(v2(tmp_path, group, {"": v2_memory(3 * MIB, 4 * MIB)}))
-    assert found["limit_bytes"] == 4 * MIB
+    values = memory(v2(tmp_path, group, {"": v2_memory(3 * MIB, 4 * MIB)}))
+    assert values["limit_bytes"] == 4 * MIB
 
 
 def test_memory_v2_outside_the_mount(tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_memory_v2_outside_the_mount(tmp_path: Path) -> None:
 def test_memory_v2_mount_of_a_part(tmp_path: Path) -> None:
     """A mount that shows only the container's part of the tree is that part's root."""
     groups = {"": v2_memory(30 * MIB, 40 * MIB), "app": v2_memory(3 * MIB, 8 * MIB)}
-    found = memory(v2(tmp_path, "/docker/abc/app", groups, inside="/docker/abc"))
-    assert found["limit_bytes"] == 8 * MIB
+    values = memory(v2(tmp_path, "/docker/abc/app", groups, inside="/docker/abc"))
+    assert values["limit_bytes"] == 8 * MIB
 
 
 def test_memory_v2_foreign_mount(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
         "docker": v1_memory(50 * MIB, 64 * MIB, 18 * MIB),
         "": v1_memory(900 * MIB, NO_LIMIT_V1),
     }
-    found = memory(v1(tmp_path, "/docker/abc", groups, hybrid=hybrid))
-    assert found == {"used_bytes": 32 * MIB, "limit_bytes": 64 * MIB, "utilization_ratio": 0.5}
+    values = memory(v1(tmp_path, "/docker/abc", groups, hybrid=hybrid))
+    assert values == {"used_bytes": 32 * MIB, "limit_bytes": 64 * MIB, "utilization_ratio": 0.5}
 
 
 def test_memory_v1_in_a_container(tmp_path: Path) -> None:
@@ -169,9 +169,9 @@ def test_memory_without_limit(tmp_path: Path, limit: object) -> None:
 
 def test_memory_without_cgroups(tmp_path: Path) -> None:
     """Where there are no control groups the machine's memory counts."""
-    found = memory(tmp_path)
-    assert is_the_machines(found)
-    assert 0 < found["utilization_ratio"] < 1
+    values = memory(tmp_path)
+    assert is_the_machines(values)
+    assert 0 < values["utilization_ratio"] < 1
 
 
 def test_memory_follows_the_limit(tmp_path: Path) -> None:
@@ -321,11 +321,11 @@ def test_disk_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_collectors_of_this_machine() -> None:
     """On the machine of the test each collector reads what is there, registered nowhere."""
     registry = CollectorRegistry()
-    found = collectors([Path("/")])
+    all_collectors = collectors([Path("/")])
     time.sleep(0.06)
-    for collector in found:
+    for collector in all_collectors:
         registry.register(collector)
-    assert [collector.name for collector in found][:3] == ["cpu", "memory", "disk"]
+    assert [collector.name for collector in all_collectors][:3] == ["cpu", "memory", "disk"]
     for name in ("cpu", "memory"):
         value = registry.get_sample_value(f"model_system_{name}_utilization_ratio")
         assert value is not None

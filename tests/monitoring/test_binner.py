@@ -34,12 +34,12 @@ def binner_of(**columns: list[float]) -> Binner:
     return Binner(Profile("p", 1, dict.fromkeys(columns, "numeric"), features))
 
 
-def place_of(binner: Binner, value: object) -> int:
+def bin_of(binner: Binner, value: object) -> int:
     """The bin that one value of the input ``x`` falls into."""
     row, _, _ = binner.count([{"x": value}], [])
-    (places,) = np.nonzero(binner.split(row).counts)
-    assert len(places) == 1
-    return int(places[0])
+    (indices,) = np.nonzero(binner.split(row).counts)
+    assert len(indices) == 1
+    return int(indices[0])
 
 
 def check_frozen(values: list[float]) -> None:
@@ -85,8 +85,8 @@ def test_every_finite_value_falls_into_exactly_one_bin(training, live):
     binner = binner_of(x=training)
     edges = [-math.inf, *binner.targets[0].edges, math.inf]
     for value in live:
-        place = place_of(binner, value)
-        assert edges[place] <= value < edges[place + 1]
+        index = bin_of(binner, value)
+        assert edges[index] <= value < edges[index + 1]
     row, lows, _ = binner.count([{"x": value} for value in live], [])
     assert binner.split(row).counts.sum() == len(live)
     assert (lows[0], -lows[1]) == (min(live), max(live))
@@ -99,10 +99,10 @@ def test_the_training_range_is_inside_and_its_neighbours_outside(values):
     """The training minimum and maximum are inside; the floats next to them are below and above, and unseen."""
     binner = binner_of(x=values)
     top = len(binner.targets[0].edges)
-    assert place_of(binner, min(values)) == 1
-    assert 1 <= place_of(binner, max(values)) < top
-    assert place_of(binner, float(np.nextafter(min(values), -np.inf))) == 0
-    assert place_of(binner, float(np.nextafter(max(values), np.inf))) == top
+    assert bin_of(binner, min(values)) == 1
+    assert 1 <= bin_of(binner, max(values)) < top
+    assert bin_of(binner, float(np.nextafter(min(values), -np.inf))) == 0
+    assert bin_of(binner, float(np.nextafter(max(values), np.inf))) == top
     outside = [{"x": float(np.nextafter(max(values), np.inf))}, {"x": float(np.nextafter(min(values), -np.inf))}]
     row, _, _ = binner.count([*outside, {"x": min(values)}], [])
     assert binner.split(row).unseen.tolist() == [2]
@@ -123,8 +123,8 @@ def test_continuous_data_has_twenty_bins_of_equal_share_and_four(scale):
 def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
     """A value that half of the training data shares has a bin that holds it and nothing else."""
     edges = numeric_feature(np.array([*others, *[atom] * len(others)])).edges
-    place = edges.index(atom)
-    assert place + 1 == len(edges) or edges[place + 1] == np.nextafter(atom, np.inf)
+    index = edges.index(atom)
+    assert index + 1 == len(edges) or edges[index + 1] == np.nextafter(atom, np.inf)
 
 
 @pytest.mark.parametrize(("zeros", "alone"), [(50, False), (51, True)])
@@ -171,7 +171,9 @@ def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
     size = min(len(values) for values, _ in features)
     matrix = np.array([values[:size] for values, _ in features])
     edges = [np.unique([*edges, *np.linspace(-9, 9, 200)] if more else edges) for _, edges in features]
-    searched = [own.searchsorted(row, side="right").tolist() for own, row in zip(edges, matrix, strict=True)]
+    searched = [
+        feature_edges.searchsorted(row, side="right").tolist() for feature_edges, row in zip(edges, matrix, strict=True)
+    ]
     assert bin_indices(pad_edges(edges), matrix).tolist() == searched
     wide = np.tile(matrix, 40_000 // size)  # more than one block
     before = np.getbufsize()

@@ -58,19 +58,19 @@ def test_moments_are_those_of_the_values_in_the_window(training, batches):
         feed(monitor, [{"x": value} for value in values], now - age)
     young = [value for age, values in batches for value in values if age <= 295]
     border = any(295 < age <= 300 for age, _ in batches)
-    said = first(monitor.read(now)["5m"])
+    stats = first(monitor.read(now)["5m"])
     if border:
         return
     if not young:
-        assert np.isnan([said["mean"], said["stddev"], said["min"], said["max"], said["kl"]]).all()
+        assert np.isnan([stats["mean"], stats["stddev"], stats["min"], stats["max"], stats["kl"]]).all()
         return
     spread = max(np.std(training), *(abs(value - np.mean(training)) for value in young), 1e-9)
-    assert said["observations"] == len(young)
-    assert (said["min"], said["max"]) == (min(young), max(young))
+    assert stats["observations"] == len(young)
+    assert (stats["min"], stats["max"]) == (min(young), max(young))
     if 0 < np.ptp(training) * 1e144 < spread:  # cut at 1e145 deviations, so that sums of squares stay finite
         return
-    assert said["mean"] == pytest.approx(np.mean(young), rel=1e-9, abs=1e-9 * spread)
-    assert said["stddev"] == pytest.approx(np.std(young), rel=1e-5, abs=1e-6 * spread)
+    assert stats["mean"] == pytest.approx(np.mean(young), rel=1e-9, abs=1e-9 * spread)
+    assert stats["stddev"] == pytest.approx(np.std(young), rel=1e-5, abs=1e-6 * spread)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_moments_keep_their_digits_on_any_scale(mean, stddev):
     live = rng.normal(mean + stddev, 2 * stddev, 1000)
     for part in np.split(live, 10):
         feed(monitor, [{"x": value} for value in part.tolist()], 5000.0)
-    said = first(monitor.read(5000.0)["1h"])
+    stats = first(monitor.read(5000.0)["1h"])
     scale = abs(live).max()
-    assert said["mean"] == pytest.approx((live / scale).mean() * scale, rel=1e-12, abs=1e-9 * stddev)
-    assert said["stddev"] == pytest.approx((live / scale).std() * scale, rel=1e-5)
+    assert stats["mean"] == pytest.approx((live / scale).mean() * scale, rel=1e-12, abs=1e-9 * stddev)
+    assert stats["stddev"] == pytest.approx((live / scale).std() * scale, rel=1e-5)
     training = monitor.binner.targets[0]
     limit = 1e-15 * abs(mean) / stddev  # of the floats themselves
-    assert said["shift"] == pytest.approx((said["mean"] - training.mean) / training.stddev, rel=1e-6, abs=limit)
+    assert stats["shift"] == pytest.approx((stats["mean"] - training.mean) / training.stddev, rel=1e-6, abs=limit)
 
 
 def test_a_stuck_value_has_a_deviation_of_exactly_zero():
@@ -98,9 +98,9 @@ def test_a_stuck_value_has_a_deviation_of_exactly_zero():
     for step in range(20):
         value, now = 1000.1 + step / 7, step * 1000.0
         feed(monitor, [{"x": value}] * 77, now)
-        said = first(monitor.read(now)["5m"])
-        assert said["stddev"] == 0
-        assert said["mean"] == pytest.approx(value)
+        stats = first(monitor.read(now)["5m"])
+        assert stats["stddev"] == 0
+        assert stats["mean"] == pytest.approx(value)
 
 
 def test_the_largest_numbers_take_no_other_value_down():
@@ -119,10 +119,10 @@ def test_a_constant_training_feature_has_no_shift():
     """Without a training deviation a shift in deviations is not said; the mean is."""
     monitor = monitor_of(x=[5.0] * 9)
     feed(monitor, [{"x": 5}, {"x": 7}], 0.0)
-    said = first(monitor.read(0.0)["5m"])
-    assert said["mean"] == 6
-    assert said["stddev"] == 1
-    assert np.isnan(said["shift"])
+    stats = first(monitor.read(0.0)["5m"])
+    assert stats["mean"] == 6
+    assert stats["stddev"] == 1
+    assert np.isnan(stats["shift"])
 
 
 def test_shares_are_of_all_observations():
@@ -151,10 +151,10 @@ def test_what_holds_no_observation_says_nothing():
     monitor = monitor_of(x=np.arange(100.0))
     assert all(np.isnan(value) for value in first(monitor.read(0.0)["5m"]).values())
     feed(monitor, [{"x": None}], 0.0)
-    said = first(monitor.read(0.0)["5m"])
-    assert (said["observations"], said["missing"]) == (1, 1)
-    assert np.isnan([said["mean"], said["stddev"], said["min"], said["max"], said["shift"]]).all()
-    assert said["kl"] > 0
+    stats = first(monitor.read(0.0)["5m"])
+    assert (stats["observations"], stats["missing"]) == (1, 1)
+    assert np.isnan([stats["mean"], stats["stddev"], stats["min"], stats["max"], stats["shift"]]).all()
+    assert stats["kl"] > 0
 
 
 def test_windows_leave_and_the_total_stays():
@@ -172,10 +172,10 @@ def test_the_score_is_that_of_the_windows_counts():
     """KL and noise are the divergence's for the counts in the window."""
     monitor = monitor_of(x=np.arange(100.0))
     feed(monitor, [{"x": value} for value in range(50)], 0.0)
-    said = first(monitor.read(0.0)["5m"])
+    stats = first(monitor.read(0.0)["5m"])
     reference = monitor.binner.reference
-    assert said["kl"] == reference.kl_divergence(monitor.observed)[0]
-    assert said["noise"] == reference.noise(np.array([50.0]))[0]
+    assert stats["kl"] == reference.kl_divergence(monitor.observed)[0]
+    assert stats["noise"] == reference.noise(np.array([50.0]))[0]
 
 
 def test_the_recent_divergence_needs_an_earlier_window():
@@ -184,10 +184,10 @@ def test_the_recent_divergence_needs_an_earlier_window():
     feed(monitor, [{"x": value % 10} for value in range(200)], 0.0)
     assert np.isnan(first(monitor.read(0.0)["5m"])["recent_kl"])
     feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 500.0)
-    said = monitor.read(500.0)
-    assert first(said["5m"])["recent_kl"] > 2
-    assert first(said["5m"])["recent_kl"] > first(said["5m"])["recent_noise"] > 0
-    assert np.isnan(first(said["1h"])["recent_kl"])
+    stats_by_window = monitor.read(500.0)
+    assert first(stats_by_window["5m"])["recent_kl"] > 2
+    assert first(stats_by_window["5m"])["recent_kl"] > first(stats_by_window["5m"])["recent_noise"] > 0
+    assert np.isnan(first(stats_by_window["1h"])["recent_kl"])
     feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 1000.0)
     later = first(monitor.read(1000.0)["5m"])
     old, new = (monitor.binner.count([{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
@@ -322,12 +322,12 @@ def test_confidences_are_scored_against_those_of_training():
         live = rng.beta(2, 2, 300)
         events = [Prediction("m", prediction="a", confidence=float(sure)) for sure in live]
         monitor.observe([*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
-        said = monitor.read(101.0)["5m"]
-        assert said.observations.tolist() == [7.0, *([301.0] if prediction else []), 300.0]
+        stats = monitor.read(101.0)["5m"]
+        assert stats.observations.tolist() == [7.0, *([301.0] if prediction else []), 300.0]
         counts = np.histogram(live, [-np.inf, *trained.edges, np.inf])[0]
         alone = Reference.from_counts(np.array(trained.counts, float), [len(trained.counts)], binner.quantiles)
-        assert said.kl[-1] == pytest.approx(alone.kl_divergence(np.array([*counts, 0.0, 0.0]))[0], rel=1e-12)
-        assert said.kl[-1] > 0.3 > said.noise[-1] == alone.noise(np.array([300.0]))[0]
+        assert stats.kl[-1] == pytest.approx(alone.kl_divergence(np.array([*counts, 0.0, 0.0]))[0], rel=1e-12)
+        assert stats.kl[-1] > 0.3 > stats.noise[-1] == alone.noise(np.array([300.0]))[0]
 
 
 def test_a_profile_without_a_confidence_watches_none():
@@ -340,15 +340,15 @@ def test_a_profile_without_a_confidence_watches_none():
 
 def test_a_version_may_have_a_profile_of_its_own():
     """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
-    binner, own, newer = (binner_of(x=[1.0, last]) for last in (2, 3, 4))
+    binner, version_binner, newer = (binner_of(x=[1.0, last]) for last in (2, 3, 4))
     models = {"m": ModelConfig("m")}
-    older = MonitorRegistry(models, {"m": binner}, {("m", "2"): own})
+    older = MonitorRegistry(models, {"m": binner}, {("m", "2"): version_binner})
     for version in ("1", "2", "3"):
         older.get("m", version, 0.0).count_event("orders", 1)
-    assert [older.get("m", version, 0.0).binner for version in ("1", "2", "3")] == [binner, own, binner]
-    reloaded = MonitorRegistry(models, {"m": binner}, {("m", "2"): newer, ("m", "4"): own})
+    assert [older.get("m", version, 0.0).binner for version in ("1", "2", "3")] == [binner, version_binner, binner]
+    reloaded = MonitorRegistry(models, {"m": binner}, {("m", "2"): newer, ("m", "4"): version_binner})
     reloaded.adopt(older)
     counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
     assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
-    assert (counted["2"].binner, counted["4"].binner) == (newer, own)
-    assert MonitorRegistry(models, {}, {("m", "2"): own}).get("m", "1", 0.0).binner is None
+    assert (counted["2"].binner, counted["4"].binner) == (newer, version_binner)
+    assert MonitorRegistry(models, {}, {("m", "2"): version_binner}).get("m", "1", 0.0).binner is None

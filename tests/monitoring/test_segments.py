@@ -38,8 +38,8 @@ def monitor_of(**settings: Any) -> ModelMonitor:
 
 def feed(monitor: ModelMonitor, inputs: list[dict[str, Any]], now: float = 0.0, **fields: Any) -> None:
     assert monitor.segments is not None
-    places = [monitor.segments.index_of(event) for event in inputs]
-    monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, places)
+    indices = [monitor.segments.index_of(event) for event in inputs]
+    monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, indices)
 
 
 def test_without_names_the_most_frequent_categories_are_watched() -> None:
@@ -58,8 +58,8 @@ def test_a_new_segment_is_seen_although_the_whole_looks_fine() -> None:
     rng = np.random.default_rng(2)
     feed(monitor, [{"age": age, "country": "NL"} for age in rng.normal(40, 10, 2000).tolist()])
     feed(monitor, [{"age": age, "country": "NO"} for age in rng.normal(62, 5, 40).tolist()])
-    whole = monitor.read(0.0)["1h"]
-    assert whole.kl[0] < 0.1
+    overall = monitor.read(0.0)["1h"]
+    assert overall.kl[0] < 0.1
     (same, new, rest), noise = (values[:, 0] for values in monitor.read_segments(0.0))
     assert same < noise[0]
     assert new > max(0.3, noise[1])
@@ -133,10 +133,10 @@ def test_a_correction_finds_its_segment_after_a_restart(tmp_path: Path) -> None:
     write_config(tmp_path, config)
     server = Served(tmp_path).start()
     try:
-        places = ["NL", "DE", "Free text, from a request", None]
+        countries = ["NL", "DE", "Free text, from a request", None]
         events = [
-            {"model": "credit", "version": "3", "id": f"s-{n}", "inputs": {"country": place}, "confidence": 0.9}
-            for n, place in enumerate(places)
+            {"model": "credit", "version": "3", "id": f"s-{n}", "inputs": {"country": country}, "confidence": 0.9}
+            for n, country in enumerate(countries)
         ]
         early = {"prediction_id": "s-late", "verdict": "corrected", "label": "no"}
         assert not server.post("/v1/feedback", early).json["joined"]

@@ -57,8 +57,8 @@ def feed(monitors: MonitorRegistry, version: str, now: float, x: float = 0.1, ti
 
 def counted(monitors: MonitorRegistry, now: float) -> dict[str, dict[str, float]]:
     """Observations by version and window; those of windows that hold nothing are left out."""
-    said = {m.version: {w: float(r.observations[0]) for w, r in m.read(now).items()} for m in monitors}
-    return {version: {w: n for w, n in held.items() if n > 0} for version, held in said.items()}
+    counts = {m.version: {w: float(r.observations[0]) for w, r in m.read(now).items()} for m in monitors}
+    return {version: {w: n for w, n in by_window.items() if n > 0} for version, by_window in counts.items()}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def any_store(database: str) -> Iterator[Store]:
     store.close()
 
 
-def kept(store: Store) -> list[tuple[str, str]]:
+def saved(store: Store) -> list[tuple[str, str]]:
     with store.reading() as connection:
         return sorted(map(tuple, connection.execute(sa.select(windows.c.model, windows.c.version)).all()))
 
@@ -106,30 +106,30 @@ def test_a_deploy_does_not_blind_the_monitor(any_store: Store) -> None:
 )
 def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, float]], start: float) -> None:
     """Idle hours, midnights, restarts and stepped clocks: a window holds what its own time says."""
-    now, wall, own = start, WALL, 0.0  # own: time as the windows see it
+    now, wall, elapsed = start, WALL, 0.0  # elapsed: time as the windows see it
     monitors, times = monitors_of(windows=("5m", "1h", "24h")), []
     feed(monitors, "1", now)
-    times.append(own)
+    times.append(elapsed)
     for pause, again, step in steps:
         if again:  # a process ends; the clock steps; the next one starts on another monotonic clock
             monitor = monitors.get("m", "1", now)
             data = encode(monitor, now, wall)
             wall += pause + step
-            own += max(pause + step, 0.0)
+            elapsed += max(pause + step, 0.0)
             now = start / 2 + pause
             fresh = ModelMonitor(monitor.config, "1", BINNER)
             snapshots._restore_version(fresh, decode(data), now, wall)
             monitors = monitors_of(windows=("5m", "1h", "24h"))
             monitors.put(fresh)
         else:  # it goes on; a step of the wall clock does nothing
-            now, own, wall = now + pause, own + pause, wall + pause + step
+            now, elapsed, wall = now + pause, elapsed + pause, wall + pause + step
         feed(monitors, "1", now)
-        times.append(own)
-        for window, held in counted(monitors, now)["1"].items():
+        times.append(elapsed)
+        for window, count in counted(monitors, now)["1"].items():
             length = {"5m": 300, "1h": 3600, "24h": 86400}[window]
-            ages = [own - time for time in times]
+            ages = [elapsed - time for time in times]
             assert (
-                sum(age < length * 59 / 60 - 1e-3 for age in ages) <= held <= sum(age < length + 1e-3 for age in ages)
+                sum(age < length * 59 / 60 - 1e-3 for age in ages) <= count <= sum(age < length + 1e-3 for age in ages)
             )
 
 
@@ -250,21 +250,21 @@ def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
     feed(monitors, "2", 100.0)
-    own = SnapshotSaver(any_store, lambda: monitors)
-    own.save(100.0, WALL)
-    assert kept(any_store) == [("m", "1"), ("m", "2")]
+    saver = SnapshotSaver(any_store, lambda: monitors)
+    saver.save(100.0, WALL)
+    assert saved(any_store) == [("m", "1"), ("m", "2")]
     with any_store.reading() as connection:
         first = dict(connection.execute(sa.select(windows.c.version, windows.c.data)).all())
     feed(monitors, "2", 200.0)
-    own.save(200.0, WALL + 100)
+    saver.save(200.0, WALL + 100)
     with any_store.reading() as connection:
         second = dict(connection.execute(sa.select(windows.c.version, windows.c.data)).all())
     assert second["1"] == first["1"]
     assert second["2"] != first["2"]
     monitors = monitors_of()
     feed(monitors, "3", 300.0)
-    own.save(300.0, WALL + 200)
-    assert kept(any_store) == [("m", "3")]
+    saver.save(300.0, WALL + 200)
+    assert saved(any_store) == [("m", "3")]
 
 
 def test_a_snapshot_is_small() -> None:
@@ -282,12 +282,12 @@ def test_windows_are_kept_while_the_process_lives(store: Store) -> None:
     """What a killed process leaves is not older than the time between two snapshots."""
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
-    own = SnapshotSaver(store, lambda: monitors, seconds=0.02)
-    own.start()
-    eventually(lambda: kept(store) == [("m", "1")])
+    saver = SnapshotSaver(store, lambda: monitors, seconds=0.02)
+    saver.start()
+    eventually(lambda: saved(store) == [("m", "1")])
     feed(monitors, "2", 100.0)
-    own.close()
-    assert kept(store) == [("m", "1"), ("m", "2")]
+    saver.close()
+    assert saved(store) == [("m", "1"), ("m", "2")]
 
 
 def test_a_restarted_exporter_goes_on(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_restarted_exporter_goes_on(tmp_path: Path) -> None:
         assert server.samples(*names) == pytest.approx(before)
         assert server.samples("model_attempts_total")['model_attempts_total{model="credit",version="3"}'] == 0
         server.post("/v1/predictions", events)
-        held = 'model_feature_window_observations{model="credit",version="3",feature="age",window="1h"}'
-        eventually(lambda: server.samples("model_feature_window_observations")[held] == 60)
+        series = 'model_feature_window_observations{model="credit",version="3",feature="age",window="1h"}'
+        eventually(lambda: server.samples("model_feature_window_observations")[series] == 60)
     finally:
         server.stop()

@@ -78,8 +78,8 @@ def test_the_window_before_is_next_to_the_window():
     """With a reach of two, what leaves the window is in the one before it, then in none."""
     ring = Ring(60, 1, reach=2)
     ring.add(1000.2, ONE)
-    places = [(total(ring, now), total(ring, now, skip=60)) for now in (1000.2, 1059.9, 1060.0, 1119.9, 1120.0)]
-    assert places == [(1, 0), (1, 0), (0, 1), (0, 1), (0, 0)]
+    totals = [(total(ring, now), total(ring, now, skip=60)) for now in (1000.2, 1059.9, 1060.0, 1119.9, 1120.0)]
+    assert totals == [(1, 0), (1, 0), (0, 1), (0, 1), (0, 0)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -100,8 +100,8 @@ def test_the_window_before_shares_nothing_with_the_window(lengths, start, times)
     assert total(near, now) >= inside
     old = [age * longest for age in times if age * longest >= short]
     assert total(far, now, skip=short) <= len(old) + sum(short * 59 / 60 <= age * longest < short for age in times)
-    surely = sum(short + longest / SLOTS < age < short + longest - 3 * longest / SLOTS for age in old)
-    assert total(far, now, skip=short) >= surely
+    certain = sum(short + longest / SLOTS < age < short + longest - 3 * longest / SLOTS for age in old)
+    assert total(far, now, skip=short) >= certain
 
 
 @pytest.mark.parametrize(("seconds", "reach"), [(300, 1), (3600, 2)])

@@ -234,14 +234,14 @@ def test_batches_change_nothing(tmp_path, kind):
     """A file read in many batches gives the profile of a file read at once, and says how far it is."""
     path = write(tmp_path, kind, photos=kind in {"npz", "jsonl"})
     options = Options(prediction_column="predicted")
-    told = []
-    whole = build(FileSource(path), options)
-    parts = build(FileSource(path, block=2000), options, lambda *step: told.append(step))
-    assert parts == whole
-    assert len(told) > 4
-    assert {what for what, _, _ in told} - {"together"} == {"types", "values"}
-    assert max(done for _, done, _ in told) == 1
-    assert told[-1][2] == ROWS
+    progress = []
+    expected_profile = build(FileSource(path), options)
+    parts = build(FileSource(path, block=2000), options, lambda *step: progress.append(step))
+    assert parts == expected_profile
+    assert len(progress) > 4
+    assert {stage for stage, _, _ in progress} - {"together"} == {"types", "values"}
+    assert max(share for _, share, _ in progress) == 1
+    assert progress[-1][2] == ROWS
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
@@ -275,24 +275,26 @@ def test_a_column_that_can_be_read_alone_is_binned_exactly_where_it_fits(tmp_pat
     else:
         nulls = pa.array(columns["gaps"], from_pandas=True)
         parquet.write_table(pa.table({**columns, "nulls": nulls}), path, row_group_size=5000)
-    found = build_file(path, exact=12_000).features
+    features = build_file(path, exact=12_000).features
     for name, values in columns.items():
         exact = numeric_feature(values.astype(np.float64))
-        assert found[name] == (msgspec.structs.replace(exact, precision="single") if name == "single" else exact)
-    assert found["nulls"] == found["gaps"]
-    assert build_file(path, exact=11_999).features["plain"] != found["plain"]
+        assert features[name] == (msgspec.structs.replace(exact, precision="single") if name == "single" else exact)
+    assert features["nulls"] == features["gaps"]
+    assert build_file(path, exact=11_999).features["plain"] != features["plain"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npz"])
 def test_columns_that_nobody_looks_at_are_left_out(tmp_path, kind):
     """Some columns of a file are what they are among all; of none of them only the rows are told."""
     source = FileSource(write(tmp_path, kind), block=2000)
-    whole = list(source.batches())
+    all_batches = list(source.batches())
     some = list(source.batches({"income", "country"}))
     assert [batch.columns.keys() for batch in some] == [{"income", "country"}] * len(some)
     for name in ("income", "country"):
-        found, among = (np.concatenate([batch.columns[name] for batch in way]) for way in (some, whole))
-        np.testing.assert_array_equal(found, among)
+        alone, together = (
+            np.concatenate([batch.columns[name] for batch in batches]) for batches in (some, all_batches)
+        )
+        np.testing.assert_array_equal(alone, together)
     none = list(source.batches(set()))
     assert sum(batch.rows for batch in none) == ROWS
     assert not any(batch.columns for batch in none)
@@ -475,13 +477,13 @@ def profiled(path: Path, text: str, **options: object):
     return build(FileSource(path, Options(**options).known_types(), block=1000), Options(**options))
 
 
-@pytest.mark.parametrize("word", ["NA", "NULL", "nan", "None", "n/a"])
-def test_words_for_nothing_are_missing_among_numbers_and_categories_among_texts(tmp_path, word):
+@pytest.mark.parametrize("marker", ["NA", "NULL", "nan", "None", "n/a"])
+def test_words_for_nothing_are_missing_among_numbers_and_categories_among_texts(tmp_path, marker):
     """NA in a column of numbers, truth values or moments is missing; beside texts it is Namibia, or somebody's name."""
-    rows = "NL,1,true,2026-01-02\n" * 300 + f"{word},{word},{word},{word}\n" + "DE,2,false,2026-01-03\n,,,\n"
+    rows = "NL,1,true,2026-01-02\n" * 300 + f"{marker},{marker},{marker},{marker}\n" + "DE,2,false,2026-01-03\n,,,\n"
     profile = profiled(tmp_path / "a.csv", "country,n,b,t\n" + rows)
     assert profile.inputs == {"country": "categorical", "n": "numeric", "b": "boolean", "t": "timestamp"}
-    assert sorted(profile.features["country"].categories) == sorted(["NL", "DE", word])
+    assert sorted(profile.features["country"].categories) == sorted(["NL", "DE", marker])
     assert profile.features["country"].counts[-2:] == (1, 0)
     for name in ("n", "b", "t.hour"):
         assert profile.features[name].counts[-2:] == (2, 0)

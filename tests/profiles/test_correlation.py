@@ -46,8 +46,8 @@ def profile_of(columns: Columns) -> Profile:
 def drift(binner: Binner, columns: Columns) -> tuple[float, float]:
     assert binner.copula is not None
     assert isinstance(binner.profile.correlation, Correlation)
-    known = [name for name in binner.profile.correlation.features if name in binner.names]
-    return binner.copula.drift(binner.copula.sums(np.array([columns[name] for name in known])))
+    compared = [name for name in binner.profile.correlation.features if name in binner.names]
+    return binner.copula.drift(binner.copula.sums(np.array([columns[name] for name in compared])))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -85,7 +85,7 @@ def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(sh
         lambda x, _: x + x.std(),
         lambda x, _: x - 3 * x.std(),
         lambda x, _: 3.28 * x,
-        lambda x, place: np.full(len(x), 0.5) if place == 0 else x,
+        lambda x, index: np.full(len(x), 0.5) if index == 0 else x,
         lambda x, _: np.where(np.arange(len(x)) % 3, x, np.nan),
     ],
     ids=["shifted", "far down", "feet", "one stuck", "a third missing"],
@@ -96,7 +96,7 @@ def test_features_that_drift_alone_do_not_go_together_differently(change: Any) -
     binner = Binner(profile_of(draw(rng, 3000)))
     passed = 0
     for _ in range(40):
-        columns = {name: change(values, place) for place, (name, values) in enumerate(draw(rng, 300).items())}
+        columns = {name: change(values, index) for index, (name, values) in enumerate(draw(rng, 300).items())}
         score, noise = drift(binner, columns)
         passed += score > noise
     assert passed <= 2
@@ -129,12 +129,12 @@ def test_how_data_are_cut_does_not_matter(sizes: list[int], seed: int) -> None:
     for size in [*sizes, 400]:
         builder.add({name: values[start : start + size] for name, values in columns.items()})
         start += size
-    found, whole = builder.build(), profile.correlation
-    assert isinstance(found, Correlation)
-    assert isinstance(whole, Correlation)
-    assert found.rows == whole.rows
-    np.testing.assert_allclose(found.values, whole.values, atol=2e-6)
-    assert found.scale == pytest.approx(whole.scale, abs=2e-4)
+    chunked, expected = builder.build(), profile.correlation
+    assert isinstance(chunked, Correlation)
+    assert isinstance(expected, Correlation)
+    assert chunked.rows == expected.rows
+    np.testing.assert_allclose(chunked.values, expected.values, atol=2e-6)
+    assert chunked.scale == pytest.approx(expected.scale, abs=2e-4)
 
 
 def test_what_cannot_be_compared_is_left_out() -> None:
@@ -147,13 +147,13 @@ def test_what_cannot_be_compared_is_left_out() -> None:
         "gaps": np.where(rng.random(1000) < 0.1, np.nan, rng.normal(size=1000)),
         "rare": np.where(rng.random(1000) < 0.03, 1.0, 0.0),
     }
-    found = profile_of(columns | extra).correlation
-    assert isinstance(found, Correlation)
-    assert found.features == NAMES
-    many = {f"f{number}": rng.normal(size=500) for number in range(40)} | {"a": columns["a"][:500]}
-    found = profile_of(many).correlation
-    assert isinstance(found, Correlation)
-    assert len(found.features) == MAX_FEATURES
+    correlation = profile_of(columns | extra).correlation
+    assert isinstance(correlation, Correlation)
+    assert correlation.features == NAMES
+    wide = {f"f{number}": rng.normal(size=500) for number in range(40)} | {"a": columns["a"][:500]}
+    correlation = profile_of(wide).correlation
+    assert isinstance(correlation, Correlation)
+    assert len(correlation.features) == MAX_FEATURES
     assert profile_of({"a": columns["a"]}).correlation is msgspec.UNSET
     assert profile_of({"a": columns["a"][:3], "b": columns["b"][:3]}).correlation is msgspec.UNSET
     binner = Binner(profile_of({"a": columns["a"]}))

@@ -192,10 +192,10 @@ LEARNED = {
 
 def learned_profile(**changes: object) -> Profile:
     inputs = {"t": "text", "v": "embedding"}
-    one = numeric_feature(np.array([1.0, 2.0]))
+    feature = numeric_feature(np.array([1.0, 2.0]))
     kinds = [input_type("text", LEARNED["t"]), input_type("embedding", LEARNED["v"])]
-    features = {name: one for kind, source in zip(kinds, inputs, strict=True) for name in kind.features(source)}
-    made = Profile("p", 2, inputs, features, learned=LEARNED, confidence=one)
+    features = {name: feature for kind, source in zip(kinds, inputs, strict=True) for name in kind.features(source)}
+    made = Profile("p", 2, inputs, features, learned=LEARNED, confidence=feature)
     return msgspec.structs.replace(made, **changes)
 
 

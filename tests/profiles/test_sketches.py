@@ -27,8 +27,8 @@ STREAMS = {
 }
 
 
-def tallied(values: np.ndarray, most: int, parts: int = 13, bins: int = 20) -> NumericSketch:
-    tally = NumericSketch(bins, most)
+def tallied(values: np.ndarray, limit: int, parts: int = 13, bins: int = 20) -> NumericSketch:
+    tally = NumericSketch(bins, limit)
     for part in np.array_split(values, parts):
         tally.add(part)
     if not tally.exact:
@@ -63,16 +63,16 @@ def test_a_column_that_does_not_fit_has_exact_counts_and_bins_of_nearly_equal_fr
     values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
     tally = tallied(values, 1000)
     assert not tally.exact
-    feature, whole = tally.feature(), numeric_feature(values)
+    feature, exact = tally.feature(), numeric_feature(values)
     edges = np.array(feature.edges)
     finite = np.sort(values[np.isfinite(values)])
     assert np.diff(finite.searchsorted(edges)).tolist() == list(feature.counts[1 : len(edges)])
     assert sum(feature.counts) == len(values)
     assert (feature.counts[0], feature.counts[-2:]) == (0, (1, 2))
-    assert (feature.min, feature.max) == (whole.min, whole.max)
-    assert feature.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-9 * whole.stddev)
-    assert feature.stddev == pytest.approx(whole.stddev, rel=1e-6)
-    assert abs(len(feature.counts) - len(whole.counts)) <= 1
+    assert (feature.min, feature.max) == (exact.min, exact.max)
+    assert feature.mean == pytest.approx(exact.mean, rel=1e-9, abs=1e-9 * exact.stddev)
+    assert feature.stddev == pytest.approx(exact.stddev, rel=1e-6)
+    assert abs(len(feature.counts) - len(exact.counts)) <= 1
     share = len(finite) / 20
     single = edges[1:] == np.nextafter(edges[:-1], np.inf)
     inner = np.array(feature.counts[1 : len(edges)])

@@ -54,12 +54,12 @@ def test_distances_along_the_axis_are_nearly_those_of_the_values(shape: str) -> 
     """From 20 bins: KS at most a bin's share below scipy's; Wasserstein exact to 1 % one way, within 20 % both ways."""
     rng = np.random.default_rng(4)
     training, live = rng.normal(50, 10, 5000), SHAPES[shape](rng, 3000)
-    said = read({"x": training}, columns(x=live))
+    stats = read({"x": training}, columns(x=live))
     exact = wasserstein_distance(training, live) / training.std()
     one_way = shape in {"shifted", "far above", "far below", "stuck above"}
-    assert said.wasserstein[0] == pytest.approx(exact, rel=0.01 if one_way else 0.2, abs=0.001)
+    assert stats.wasserstein[0] == pytest.approx(exact, rel=0.01 if one_way else 0.2, abs=0.001)
     statistic = ks_2samp(training, live, method="asymp").statistic
-    assert statistic - 1 / 20 - 0.01 <= said.ks[0] <= statistic + 1e-9
+    assert statistic - 1 / 20 - 0.01 <= stats.ks[0] <= statistic + 1e-9
 
 
 def test_values_far_out_on_both_sides_are_taken_halfway_to_the_extremes() -> None:
@@ -76,13 +76,13 @@ def test_values_far_out_on_both_sides_are_taken_halfway_to_the_extremes() -> Non
 def test_where_each_value_has_its_bin_the_distances_are_exact(training: list[int], live: list[int]) -> None:
     """With a bin for every value, and live values that training saw, KS and Wasserstein are scipy's."""
     live = [value for value in live if value in training] or training[:1]
-    said = read({"x": training}, columns(x=np.array(live, float)), bins=500)
-    assert said.ks[0] == pytest.approx(ks_2samp(training, live, method="asymp").statistic, abs=1e-12)
+    stats = read({"x": training}, columns(x=np.array(live, float)), bins=500)
+    assert stats.ks[0] == pytest.approx(ks_2samp(training, live, method="asymp").statistic, abs=1e-12)
     if deviation := np.std(training):
         exact = wasserstein_distance(training, live) / deviation
-        assert said.wasserstein[0] == pytest.approx(exact, rel=1e-6, abs=1e-9)
+        assert stats.wasserstein[0] == pytest.approx(exact, rel=1e-6, abs=1e-9)
     else:
-        assert np.isnan(said.wasserstein[0])
+        assert np.isnan(stats.wasserstein[0])
 
 
 @settings(max_examples=40, deadline=None)
@@ -90,15 +90,15 @@ def test_where_each_value_has_its_bin_the_distances_are_exact(training: list[int
 def test_distances_of_categories_are_those_of_the_smoothed_shares(live: list[str]) -> None:
     """JS and PSI of categories agree with scipy and with the formula; what needs an order says nothing."""
     training = {"a": 50, "b": 30, "c": 15, "d": 5}
-    said = read({"x": training}, [{"x": value} for value in live])
+    stats = read({"x": training}, [{"x": value} for value in live])
     r = np.array([50, 30, 15, 5, 0, 0, 0])
     c = np.array([*(live.count(name) for name in "abcd"), live.count("x") + live.count("y"), 0, 0])
     q = (r + 0.5) / (r.sum() + 3.5)
     p = (c + 3.5 * q) / (c.sum() + 3.5)
-    assert said.js[0] == pytest.approx(jensenshannon(p, q) ** 2, rel=1e-9, abs=1e-12)
-    assert 0 <= said.js[0] <= np.log(2)
-    assert said.psi[0] == pytest.approx(((p - q) * np.log(p / q)).sum(), rel=1e-9, abs=1e-12)
-    assert np.isnan([said.ks[0], said.wasserstein[0]]).all()
+    assert stats.js[0] == pytest.approx(jensenshannon(p, q) ** 2, rel=1e-9, abs=1e-12)
+    assert 0 <= stats.js[0] <= np.log(2)
+    assert stats.psi[0] == pytest.approx(((p - q) * np.log(p / q)).sum(), rel=1e-9, abs=1e-12)
+    assert np.isnan([stats.ks[0], stats.wasserstein[0]]).all()
 
 
 def test_a_feature_has_the_same_distances_alone_and_among_others() -> None:
@@ -113,19 +113,19 @@ def test_a_feature_has_the_same_distances_alone_and_among_others() -> None:
     }
     live = columns(a=rng.normal(1, 1, 300), b=rng.exponential(9, 300), k=np.full(300, 4.0))
     together = read(training, live)
-    for place, (name, values) in enumerate(training.items()):
+    for index, (name, values) in enumerate(training.items()):
         alone = read({name: values}, live)
         for field in ALL:
-            assert getattr(together, field)[place] == pytest.approx(getattr(alone, field)[0], rel=1e-9, nan_ok=True)
+            assert getattr(together, field)[index] == pytest.approx(getattr(alone, field)[0], rel=1e-9, nan_ok=True)
 
 
 def test_distances_of_extreme_numbers_are_finite() -> None:
     """The largest floats overflow nothing; where no number came, nothing is said of numbers."""
     huge = 1.7e308
-    said = read({"x": [-huge, 0.0, huge], "y": [1.0, 2, 3]}, [{"x": huge, "y": "bad"}, {"x": -huge, "y": None}])
-    assert np.isfinite([getattr(said, field)[0] for field in ALL]).all()
-    assert np.isfinite([said.js[1], said.psi[1]]).all()
-    assert np.isnan([said.ks[1], said.wasserstein[1]]).all()
+    stats = read({"x": [-huge, 0.0, huge], "y": [1.0, 2, 3]}, [{"x": huge, "y": "bad"}, {"x": -huge, "y": None}])
+    assert np.isfinite([getattr(stats, field)[0] for field in ALL]).all()
+    assert np.isfinite([stats.js[1], stats.psi[1]]).all()
+    assert np.isnan([stats.ks[1], stats.wasserstein[1]]).all()
 
 
 def test_distances_are_computed_on_request_only() -> None:

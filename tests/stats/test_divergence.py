@@ -21,7 +21,7 @@ def features(draw: st.DrawFn) -> list[tuple[list[int], list[int]]]:
     """Training and live counts of one to four features."""
     sizes = draw(st.lists(st.integers(3, 30), min_size=1, max_size=4))
     counts = [(st.lists(COUNT, min_size=size, max_size=size)) for size in sizes]
-    return [(draw(one), draw(one)) for one in counts]
+    return [(draw(strategy), draw(strategy)) for strategy in counts]
 
 
 QUANTILES = quantile_array(chi2_quantiles(range(1, 60)))
@@ -41,11 +41,11 @@ def test_the_divergence_is_the_entropy_of_the_smoothed_shares(pairs):
     """Each feature's score is scipy's relative entropy of p to q to 1e-12, and never negative."""
     score = reference_of([r for r, _ in pairs]).kl_divergence(flat([c for _, c in pairs]))
     assert (score >= 0).all()
-    for place, (r, c) in enumerate(pairs):
+    for index, (r, c) in enumerate(pairs):
         bins, rows, n = len(r), sum(r), sum(c)
         q = (np.array(r) + 0.5) / (rows + bins / 2)
         p = (np.array(c) + bins / 2 * q) / (n + bins / 2)
-        assert score[place] == pytest.approx(entropy(p, q), rel=1e-12, abs=1e-12)
+        assert score[index] == pytest.approx(entropy(p, q), rel=1e-12, abs=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
@@ -63,8 +63,8 @@ def test_the_training_counts_themselves_score_next_to_nothing(training):
     rows, prior = sum(training), len(training) / 2
     score = reference_of([training]).kl_divergence(flat([training]))[0]
     assert 0 <= score <= prior / (rows + prior)
-    many = [count * 10**6 for count in training]
-    assert reference_of([many]).kl_divergence(flat([many]))[0] < 2e-5
+    scaled = [count * 10**6 for count in training]
+    assert reference_of([scaled]).kl_divergence(flat([scaled]))[0] < 2e-5
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,10 +72,10 @@ def test_the_training_counts_themselves_score_next_to_nothing(training):
 def test_neither_order_nor_batches_matter(stream, random, batch):
     """The score of a stream does not depend on its order, nor on how it is cut into batches."""
     reference = reference_of([[5, 9, 2, 0, 7, 11, 3, 1, 30, 4]])
-    whole = np.bincount(stream, minlength=10).astype(float)
+    all_counts = np.bincount(stream, minlength=10).astype(float)
     random.shuffle(stream)
     parts = sum(np.bincount(stream[at : at + batch], minlength=10).astype(float) for at in range(0, len(stream), batch))
-    assert reference.kl_divergence(parts).tolist() == reference.kl_divergence(whole).tolist()
+    assert reference.kl_divergence(parts).tolist() == reference.kl_divergence(all_counts).tolist()
 
 
 @settings(max_examples=50, deadline=None)
@@ -95,10 +95,10 @@ def test_neither_batches_nor_replicas_matter(values, cuts):
         replicas[replica].add(10.0 * turn, binner.count(events[start : start + size], [])[0])
         start, turn = start + size, turn + 1
     pooled = binner.split(np.sum([ring.total(10.0 * turn) for ring in replicas], axis=0)).counts
-    whole = binner.split(binner.count(events, [])[0]).counts
-    assert pooled.tolist() == whole.tolist()
-    assert whole.sum() == len(values)
-    assert binner.reference.kl_divergence(pooled).tolist() == binner.reference.kl_divergence(whole).tolist()
+    all_counts = binner.split(binner.count(events, [])[0]).counts
+    assert pooled.tolist() == all_counts.tolist()
+    assert all_counts.sum() == len(values)
+    assert binner.reference.kl_divergence(pooled).tolist() == binner.reference.kl_divergence(all_counts).tolist()
 
 
 WEIGHTS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2, max_size=30)
@@ -121,10 +121,10 @@ def test_a_feature_scores_the_same_alone_and_among_others():
     live = [[20, 30, 50], [4, 4, 1, 1], [0, 0, 7, 0, 0]]
     together = reference_of(parts)
     observed = np.array([sum(part) for part in live], dtype=float)
-    for place, (r, c) in enumerate(zip(parts, live, strict=True)):
+    for index, (r, c) in enumerate(zip(parts, live, strict=True)):
         alone = reference_of([r])
-        assert together.kl_divergence(flat(live))[place] == pytest.approx(alone.kl_divergence(flat([c]))[0], rel=1e-14)
-        assert together.noise(observed)[place] == alone.noise(observed[place : place + 1])[0]
+        assert together.kl_divergence(flat(live))[index] == pytest.approx(alone.kl_divergence(flat([c]))[0], rel=1e-14)
+        assert together.noise(observed)[index] == alone.noise(observed[index : index + 1])[0]
 
 
 def test_windows_are_scored_at_once():
@@ -139,10 +139,10 @@ def test_windows_are_scored_at_once():
 def test_the_prior_keeps_few_values_near_no_drift():
     """One value in a bin that training filled scores below 0.3, a hundred there far above."""
     reference = reference_of([[500, 300, 200, 0, 0]])
-    for place in range(3):
-        one, many = (reference.kl_divergence(np.eye(5)[place] * n)[0] for n in (1, 100))
-        assert one < 0.3
-        assert many > 0.6
+    for index in range(3):
+        single, hundred = (reference.kl_divergence(np.eye(5)[index] * n)[0] for n in (1, 100))
+        assert single < 0.3
+        assert hundred > 0.6
 
 
 @settings(max_examples=50, deadline=None)

@@ -52,7 +52,7 @@ def store(tmp_path: Path, counted: list[CountedFeedback]) -> Iterator[Store]:
 
 def put(store: Store, rows: list[dict[str, Any]]) -> None:
     """Corrections, identified from 1 on."""
-    full = [{"prediction_id": f"p-{place}", **_ROW, **row} for place, row in enumerate(rows, 1)]
+    full = [{"prediction_id": f"p-{number}", **_ROW, **row} for number, row in enumerate(rows, 1)]
     store.execute(lambda connection, _: connection.execute(feedback.insert(), full))
 
 
@@ -60,18 +60,20 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
     """Predictions, by default confident ones."""
     plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
              "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
-    full = [{**plain, "id": f"p-{place}", **row} for place, row in enumerate(rows, start)]
+    full = [{**plain, "id": f"p-{number}", **row} for number, row in enumerate(rows, start)]
     store.execute(lambda connection, _: connection.execute(predictions.insert(), full))
 
 
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
     """Identifiers of the corrections that a filter leaves."""
     with store.reading() as connection:
-        return [int(one["id"]) for one in list_corrections(connection, Filter(**chosen), 1000, None, order)[0]]
+        return [
+            int(correction["id"]) for correction in list_corrections(connection, Filter(**chosen), 1000, None, order)[0]
+        ]
 
 
 @pytest.mark.parametrize(
-    ("chosen", "found"),
+    ("chosen", "expected"),
     [
         ({}, {1, 2, 3, 4, 5}),
         ({"model": "loans"}, {2}),
@@ -96,7 +98,7 @@ def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
         ({"model": "digits", "status": "pending", "since": START + 2, "q": "ada"}, set()),
     ],
 )
-def test_each_filter_leaves_what_it_says(store: Store, chosen: dict[str, Any], found: set[int]) -> None:
+def test_each_filter_leaves_what_it_says(store: Store, chosen: dict[str, Any], expected: set[int]) -> None:
     """By everything that is known of a correction; text to search for is no pattern."""
     put(
         store,
@@ -111,7 +113,7 @@ def test_each_filter_leaves_what_it_says(store: Store, chosen: dict[str, Any], f
             {"created": START + 8, "joined": False},
         ],
     )
-    assert set(pick(store, **chosen)) == found
+    assert set(pick(store, **chosen)) == expected
 
 
 @pytest.mark.parametrize("order", ["newest", "confident"])
@@ -120,19 +122,26 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
     rng = random.Random(3)
     rows = [{"created": START + rng.randrange(5), "confidence": rng.choice([None, 0.8, 0.9, 1.0])} for _ in range(57)]
     put(store, rows)
-    found: list[int] = []
+    ids: list[int] = []
     after = None
     while True:
         with store.reading() as connection:
             page, after = list_corrections(connection, Filter(), 10, after, order)
-        found += [int(one["id"]) for one in page]
-        last = found[-1]
-        store.execute(lambda connection, _, place=last: decide(connection, place, Decision("accepted", None, 1, None)))
+        ids += [int(correction["id"]) for correction in page]
+        last = ids[-1]
+        store.execute(
+            lambda connection, _, correction_id=last: decide(
+                connection, correction_id, Decision("accepted", None, 1, None)
+            )
+        )
         if after is None:
             break
     name = "confidence" if order == "confident" else "created"
-    keys = [(-1.0 if rows[place - 1][name] is None else rows[place - 1][name], place) for place in found]
-    assert len(found) == 57
+    keys = [
+        (-1.0 if rows[correction_id - 1][name] is None else rows[correction_id - 1][name], correction_id)
+        for correction_id in ids
+    ]
+    assert len(ids) == 57
     assert keys == sorted(keys, reverse=True)
 
 
@@ -254,12 +263,12 @@ def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: 
     put(store, [{}, {"model": None, "joined": False}])
     assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 2
     with store.reading() as connection:
-        found, _ = list_corrections(connection, Filter(source="sample"), 10, None)
-        history = correction_history(connection, int(found[0]["id"]))
+        corrections, _ = list_corrections(connection, Filter(source="sample"), 10, None)
+        history = correction_history(connection, int(corrections[0]["id"]))
         sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
-    assert {one["prediction_id"] for one in found} == {"p-6", "p-7"}
-    assert bytes(found[0]["inputs"]) == b'{"age":1}'
-    assert (found[0]["label"], found[0]["user_label"], found[0]["source"]) == ("1", None, "sample")
+    assert {correction["prediction_id"] for correction in corrections} == {"p-6", "p-7"}
+    assert bytes(corrections[0]["inputs"]) == b'{"age":1}'
+    assert (corrections[0]["label"], corrections[0]["user_label"], corrections[0]["source"]) == ("1", None, "sample")
     assert [(step["verdict"], step["user"]) for step in history] == [("sampled", "ann")]
     assert sizes == {"1": 3, "2": 1}
     assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 0
@@ -290,17 +299,17 @@ def test_a_sample_of_one_version_and_of_those_whose_inputs_are_kept(store: Store
 def test_each_prediction_has_the_same_chance(store: Store) -> None:
     """Whatever gaps the retention left: the chi-square of 200 draws of 5 among 20 stays below its 99.99 % quantile."""
     predict(store, [{} for _ in range(400)])
-    there = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
-    names = [f"p-{place}" for place in there]
+    numbers = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
+    names = [f"p-{number}" for number in numbers]
     store.execute(lambda connection, _: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
-    found: Counter[str] = Counter()
+    drawn: Counter[str] = Counter()
     for _ in range(200):
         sample_for_review(store, Draw("digits"), 5, None, redact)
         with store.reading() as connection:
-            found.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
+            drawn.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
         store.execute(lambda connection, _: connection.execute(feedback.delete()))
-    assert found.total() == 1000
-    assert sum((found[name] - 50) ** 2 / 50 for name in names) < 50
+    assert drawn.total() == 1000
+    assert sum((drawn[name] - 50) ** 2 / 50 for name in names) < 50
 
 
 def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, counted: list[CountedFeedback]) -> None:
@@ -308,11 +317,11 @@ def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, c
     predict(store, [{}])
     sample_for_review(store, Draw("digits"), 1, None, redact)
     item = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
-    taken = store.record_feedback([item], None)[0]
-    assert (taken.id, taken.joined, taken.repeat) == (1, True, False)
+    result = store.record_feedback([item], None)[0]
+    assert (result.id, result.joined, result.repeat) == (1, True, False)
     assert store.record_feedback([item], None)[0].repeat
     store.record_feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None)
-    assert [(one.correction, one.delay is not None) for one in counted] == [(True, True), (False, False)]
+    assert [(feedback.correction, feedback.delay is not None) for feedback in counted] == [(True, True), (False, False)]
     assert store.review_state().pending == {"digits": 1}
     assert (pick(store), pick(store, source="sample")) == ([1], [])
     with store.reading() as connection:
@@ -329,7 +338,7 @@ def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(
     event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
     store.add(prediction_rows([event], [True], [b""], START))
     eventually(lambda: len(counted) == 2)
-    assert [one.delay for one in counted] == [0.0, None]
+    assert [feedback.delay for feedback in counted] == [0.0, None]
 
 
 def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
@@ -349,28 +358,32 @@ def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
     assert store.review_state().accuracy_counts == {}
     assert sample_for_review(store, Draw("digits"), 50, None, redact) == 50
     assert store.review_state().accuracy_counts == {}
-    places = pick(store, source="sample")
-    for place in places[:30]:
-        store.execute(lambda c, _, place=place: decide(c, place, Decision("accepted", '"1"', 1, None)))
-    for place in places[30:40]:
-        store.execute(lambda c, _, place=place: decide(c, place, Decision("accepted", '"7"', 1, None)))
-    store.execute(lambda c, _: decide(c, places[40], Decision("rejected", None, 1, None)))
-    one = store.review_state().accuracy_counts["digits", "1"]
-    assert (one.population, one.known, one.known_right, one.decided, one.right) == (100, 7, 3, 40, 30)
-    estimate = estimate_accuracy(one.population, one.known, one.known_right, one.decided, one.right)
+    ids = pick(store, source="sample")
+    for correction_id in ids[:30]:
+        store.execute(
+            lambda c, _, correction_id=correction_id: decide(c, correction_id, Decision("accepted", '"1"', 1, None))
+        )
+    for correction_id in ids[30:40]:
+        store.execute(
+            lambda c, _, correction_id=correction_id: decide(c, correction_id, Decision("accepted", '"7"', 1, None))
+        )
+    store.execute(lambda c, _: decide(c, ids[40], Decision("rejected", None, 1, None)))
+    counts = store.review_state().accuracy_counts["digits", "1"]
+    assert (counts.population, counts.known, counts.known_right, counts.decided, counts.right) == (100, 7, 3, 40, 30)
+    estimate = estimate_accuracy(counts.population, counts.known, counts.known_right, counts.decided, counts.right)
     assert estimate.value == pytest.approx((3 + 93 * 0.75) / 100)
 
 
 def test_the_interval_covers_the_truth() -> None:
     """Of 2,000 samples of 50 from a model that is right in 95 %, about as many hold the truth as they say."""
     rng = random.Random(11)
-    population, known = 10_000, 100  # the users found 100 of the mistakes
+    population, corrected = 10_000, 100  # the users found 100 of the mistakes
     wrong = 400
-    truth = 1 - (known + wrong) / population
+    truth = 1 - (corrected + wrong) / population
     hits = 0
     for _ in range(2000):
-        right = sum(rng.random() >= wrong / (population - known) for _ in range(50))
-        estimate = estimate_accuracy(population, known, 0, 50, right)
+        right = sum(rng.random() >= wrong / (population - corrected) for _ in range(50))
+        estimate = estimate_accuracy(population, corrected, 0, 50, right)
         hits += estimate.lower <= truth <= estimate.upper
     assert 0.92 < hits / 2000 < 0.99
 

@@ -188,19 +188,26 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     exporter = start(database)
     exporter.predict("p", *(f"q-{number}" for number in range(40)))
     assert exporter.store.flush(5)
-    said = [("p", "1"), ("p", "2"), ("p", "2"), ("early", "1"), ("early", "2"), *((f"q-{n}", "1") for n in range(40))]
-    items = [Feedback(name, verdict="corrected", label=label) for name, label in [*said, ("p", "3")]]
-    taken = exporter.store.record_feedback(items, "key")
-    assert [item.repeat for item in taken] == [False, False, True] + [False] * 43
-    assert [item.joined for item in taken] == [True] * 3 + [False] * 2 + [True] * 41
-    assert len({item.id for item in taken}) == exporter.count(feedback) == 42
-    assert [taken[0].id, taken[3].id] == [taken[-1].id, taken[4].id]
+    corrections = [
+        ("p", "1"),
+        ("p", "2"),
+        ("p", "2"),
+        ("early", "1"),
+        ("early", "2"),
+        *((f"q-{n}", "1") for n in range(40)),
+    ]
+    items = [Feedback(name, verdict="corrected", label=label) for name, label in [*corrections, ("p", "3")]]
+    results = exporter.store.record_feedback(items, "key")
+    assert [item.repeat for item in results] == [False, False, True] + [False] * 43
+    assert [item.joined for item in results] == [True] * 3 + [False] * 2 + [True] * 41
+    assert len({item.id for item in results}) == exporter.count(feedback) == 42
+    assert [results[0].id, results[3].id] == [results[-1].id, results[4].id]
     assert exporter.count(history) == 3  # what others replaced; the word that stands is in its feedback
     assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
     assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
     assert sum(verdict.correction for verdict in exporter.counted) == 41
     again = exporter.store.record_feedback(items[:2], "key")
-    assert [(item.id, item.repeat, item.conflict) for item in again] == [(taken[0].id, True, False)] * 2
+    assert [(item.id, item.repeat, item.conflict) for item in again] == [(results[0].id, True, False)] * 2
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
 
@@ -345,7 +352,7 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
     exporter = start(first_version, retention="10y")
     assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
     item = Feedback("p-1", verdict="corrected", label="1", user="ada")
-    assert [taken.repeat for taken in exporter.store.record_feedback([item], "k")] == [True]
+    assert [result.repeat for result in exporter.store.record_feedback([item], "k")] == [True]
     assert exporter.say("p-1", label="3", key="k").conflict
     with exporter.store.reading() as connection:
         assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)] == [
@@ -380,11 +387,11 @@ def test_feedback_of_the_second_version_keeps_its_history_and_keys(
     assert [after.say("p", label, key=key).repeat for label, key in (("1", "a"), ("2", "b"))] == [True, True]
     assert after.say("q", "3", key="b").conflict
     with after.store.reading() as connection:
-        told = [
+        history_rows = [
             [(step["verdict"], step["label"], step["user"]) for step in correction_history(connection, n)]
             for n in (1, 2, 3)
         ]
-    assert told == [
+    assert history_rows == [
         [("corrected", "1", None), ("corrected", "2", None)],
         [("corrected", "1", None)],
         [("sampled", None, "ann")],
@@ -395,13 +402,13 @@ def shape(url: str) -> dict[str, Any]:
     """The columns, keys and indexes of a database's tables."""
     engine = open_engine(StoreConfig(url=url))
     inspector = sa.inspect(engine)
-    found = {}
+    tables = {}
     for table in inspector.get_table_names():
         columns = {column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)}
         key = inspector.get_pk_constraint(table)["constrained_columns"]
-        found[table] = columns, key, _indexes(engine, table)
+        tables[table] = columns, key, _indexes(engine, table)
     engine.dispose()
-    return found
+    return tables
 
 
 def _indexes(engine: sa.Engine, table: str) -> list[Any]:
@@ -475,69 +482,69 @@ def test_exporters_that_start_together_migrate_once(
 
 def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> None:
     """Feedback that races with its prediction through another exporter is joined and counted once."""
-    one, other = pair
+    first, second = pair
     names = [f"p-{number}" for number in range(300)]
 
-    def predict(exporter: Exporter, mine: list[str]) -> None:
-        for name in mine:
+    def predict(exporter: Exporter, ids: list[str]) -> None:
+        for name in ids:
             exporter.predict(name)
             time.sleep(0.002)
 
     at_once(
-        lambda: predict(one, names[::2]),
-        lambda: predict(other, names[1::2]),
-        lambda: [other.say(name) for name in names[::2]],
-        lambda: [one.say(name) for name in names[1::2]],
+        lambda: predict(first, names[::2]),
+        lambda: predict(second, names[1::2]),
+        lambda: [second.say(name) for name in names[::2]],
+        lambda: [first.say(name) for name in names[1::2]],
     )
-    eventually(lambda: one.count(feedback, feedback.c.joined) == len(names))
-    eventually(lambda: sum(verdict.correction for verdict in one.counted + other.counted) == len(names))
+    eventually(lambda: first.count(feedback, feedback.c.joined) == len(names))
+    eventually(lambda: sum(verdict.correction for verdict in first.counted + second.counted) == len(names))
 
 
 def test_a_prediction_is_corrected_once_whichever_exporter_records_it(pair: tuple[Exporter, Exporter]) -> None:
     """Two users at two exporters at the same moment: one row of feedback, one of history, one correction."""
-    one, other = pair
+    first, second = pair
     names = [f"p-{number}" for number in range(40)]
-    one.predict(*names)
-    one.store.flush(5)
+    first.predict(*names)
+    first.store.flush(5)
     for name in names:
-        at_once(lambda name=name: one.say(name, "1"), lambda name=name: other.say(name, "2"))
-    assert sum(verdict.correction for verdict in one.counted + other.counted) == len(names)
-    assert (one.count(feedback), one.count(history)) == (len(names), len(names))
+        at_once(lambda name=name: first.say(name, "1"), lambda name=name: second.say(name, "2"))
+    assert sum(verdict.correction for verdict in first.counted + second.counted) == len(names)
+    assert (first.count(feedback), first.count(history)) == (len(names), len(names))
 
 
 def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter]) -> None:
     """The feedback of a request that a balancer sends twice is recorded once."""
-    one, other = pair
+    first, second = pair
     for number in range(40):
         answers = at_once(
-            lambda n=number: one.say(f"p-{n}", key=f"k-{n}"), lambda n=number: other.say(f"p-{n}", key=f"k-{n}")
+            lambda n=number: first.say(f"p-{n}", key=f"k-{n}"), lambda n=number: second.say(f"p-{n}", key=f"k-{n}")
         )
         assert sorted(item.repeat for item in answers) == [False, True]
-    assert (one.count(feedback), one.count(history)) == (40, 0)
+    assert (first.count(feedback), first.count(history)) == (40, 0)
 
 
 def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter, Exporter]) -> None:
     """What waits is joined, and counted, by the first of them."""
-    one, other = pair
+    first, second = pair
     names = [f"p-{number}" for number in range(50)]
     for name in names:
-        one.say(name)
+        first.say(name)
     for name in names:
-        at_once(lambda name=name: one.predict(name), lambda name=name: other.predict(name))
-    assert one.store.flush(10)
-    assert other.store.flush(10)
-    assert len(one.counted + other.counted) == len(names)
+        at_once(lambda name=name: first.predict(name), lambda name=name: second.predict(name))
+    assert first.store.flush(10)
+    assert second.store.flush(10)
+    assert len(first.counted + second.counted) == len(names)
 
 
 def test_much_waiting_feedback_is_joined(pair: tuple[Exporter, Exporter]) -> None:
     """More feedback than one query reads waits for predictions of another exporter."""
-    one, other = pair
+    first, second = pair
     names = [f"p-{number}" for number in range(1200)]
     items = [Feedback(name, verdict="corrected", label="1") for name in names]
-    one.store.record_feedback(items[:700], None)
-    one.store.record_feedback(items[700:], None)
-    other.predict(*names)
-    eventually(lambda: len(other.counted) == len(names))
+    first.store.record_feedback(items[:700], None)
+    first.store.record_feedback(items[700:], None)
+    second.predict(*names)
+    eventually(lambda: len(second.counted) == len(names))
 
 
 def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> None:
@@ -579,7 +586,7 @@ def test_a_password_comes_from_a_file_and_is_never_shown(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "shown"),
     [
         ("postgresql://ada:secret@db/x?password=secret", "postgresql://ada:***@db/x"),
         ("postgres://ada@db:5433/x", "postgresql://ada@db:5433/x"),
@@ -587,13 +594,13 @@ def test_a_password_comes_from_a_file_and_is_never_shown(
         ("mysql://ada:secret@db/x", "store.url"),
     ],
 )
-def test_a_shown_address_has_no_secret(url: str, said: str) -> None:
+def test_a_shown_address_has_no_secret(url: str, shown: str) -> None:
     """An address in a message names the server and the database."""
-    assert shown_url(url) == said
+    assert shown_url(url) == shown
 
 
 @pytest.mark.parametrize(
-    ("store", "said"),
+    ("store", "message"),
     [
         ({"url": "mysql://ada:secret@db/x"}, "or postgresql://USER@HOST/DATABASE, got mysql://…"),
         ({"url": "postgresql+psycopg2://ada:secret@db/x"}, "got postgresql+psycopg2://…"),
@@ -605,14 +612,14 @@ def test_a_shown_address_has_no_secret(url: str, said: str) -> None:
         ({"password_file": "pw"}, "store.password_file: needs a postgresql:// URL"),
     ],
 )
-def test_a_wrong_address_says_what_would_be_right(tmp_path: Path, store: dict[str, str], said: str) -> None:
+def test_a_wrong_address_says_what_would_be_right(tmp_path: Path, store: dict[str, str], message: str) -> None:
     """check-config names the key, and shows no password."""
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "pw").write_text("secret\n")
     path = write_config(tmp_path, {"models": [{"name": "m"}], "store": store})
     with pytest.raises(Exception, match="store") as error:
         load_monitors(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "secret" not in str(error.value)
 
 
@@ -706,8 +713,8 @@ def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
         assert server.post("/v1/feedback", {"prediction_id": "a", "verdict": "corrected", "label": "x"}).status == 201
         full = max(path.stat().st_size for path in tmp_path.glob("store.db*"))
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
-        word = {"prediction_id": "b", "verdict": "corrected", "label": "x" * 90_000}
-        refused = server.post("/v1/feedback", word, Idempotency_Key="b")
+        feedback = {"prediction_id": "b", "verdict": "corrected", "label": "x" * 90_000}
+        refused = server.post("/v1/feedback", feedback, Idempotency_Key="b")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
         assert refused.json["detail"].startswith("the database did not store it: d")  # the disk, or the database
         errors = "model_exporter_store_errors_total"
@@ -715,7 +722,7 @@ def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
         event = {"model": "credit", "inputs": {"age": 41, "note": "x" * 1000}}
         assert server.post("/v1/predictions", [event] * 1000).status == 202
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        assert server.post("/v1/feedback", word, Idempotency_Key="b").status == 201
+        assert server.post("/v1/feedback", feedback, Idempotency_Key="b").status == 201
         with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as database:
             eventually(lambda: database.execute("SELECT count(*) FROM predictions").fetchone() == (1000,), 15)
         assert server.samples("model_exporter_events_dropped_total") == {"model_exporter_events_dropped_total": 0}

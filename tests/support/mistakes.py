@@ -27,13 +27,13 @@ def mistake(name: str, model: str = "credit", version: str = "3", **changed: Any
     return event | changed
 
 
-def correct(server: Served, events: list[dict[str, Any]], **said: Any) -> None:
+def correct(server: Served, events: list[dict[str, Any]], **fields: Any) -> None:
     """Send predictions, and a user's correction of each; they are in the queue when this returns."""
     before = pending(server)
     assert server.post("/v1/predictions", events).status == 202
-    word = {"verdict": "corrected", "label": "no", "user": "clerk"} | said
-    words = [word | {"prediction_id": event["id"]} for event in events]
-    assert server.post("/v1/feedback", words).status == 201
+    template = {"verdict": "corrected", "label": "no", "user": "clerk"} | fields
+    feedback = [template | {"prediction_id": event["id"]} for event in events]
+    assert server.post("/v1/feedback", feedback).status == 201
     eventually(lambda: pending(server) == before + len(events))
 
 
@@ -44,5 +44,5 @@ def pending(server: Served) -> int:
 
 def queue(server: Served, query: str = "") -> list[dict[str, Any]]:
     """The corrections that fit a query."""
-    found: list[dict[str, Any]] = server.get(f"/v1/corrections?limit=1000&{query}").json["corrections"]
-    return found
+    corrections: list[dict[str, Any]] = server.get(f"/v1/corrections?limit=1000&{query}").json["corrections"]
+    return corrections

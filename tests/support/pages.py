@@ -41,5 +41,5 @@ class Page(HTMLParser):
 
     def rows(self) -> list[str]:
         """Names of the features, in the order of the table."""
-        found = [attrs.get("href") or "" for tag, attrs in self.tags if tag == "a"]
-        return [match[1] for href in found if (match := re.search(r"feature=([^&#]*)#chosen", href))]
+        links = [attrs.get("href") or "" for tag, attrs in self.tags if tag == "a"]
+        return [match[1] for href in links if (match := re.search(r"feature=([^&#]*)#chosen", href))]

@@ -23,11 +23,11 @@ GUARDED, PASSWORD = "guarded", "open sesame"
 
 def program(name: str) -> str:
     """One of PostgreSQL's programs, of the newest version on this machine."""
-    places = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda place: int(place.split("/")[4]), reverse=True)  # noqa: PTH207
-    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
-    if not found:
+    folders = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda folder: int(folder.split("/")[4]), reverse=True)  # noqa: PTH207
+    path = shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))
+    if not path:
         raise FileNotFoundError(f"{name}: install PostgreSQL")
-    return found
+    return path
 
 
 def _user() -> dict[str, Any]:

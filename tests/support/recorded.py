@@ -75,23 +75,25 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
     if turn == 0:
         events.append({"model": "credit", "version": "2", "inputs": {"age": 40.0}})  # that vanished soon
     assert server.post("/v1/predictions", events).status == 202
-    words: list[dict[str, Any]] = [{"prediction_id": f"{turn}-1", "verdict": "accepted"}]
+    feedback: list[dict[str, Any]] = [{"prediction_id": f"{turn}-1", "verdict": "accepted"}]
     if turn % (3 if wrong else 60) == 0:
-        words.append({"prediction_id": f"{turn}-2", "verdict": "corrected", "label": "no"})
-        words.append({"prediction_id": f"{turn}-3", "verdict": "corrected", "label": "yes"})
-    assert server.post("/v1/feedback", words).status == 201
+        feedback.append({"prediction_id": f"{turn}-2", "verdict": "corrected", "label": "no"})
+        feedback.append({"prediction_id": f"{turn}-3", "verdict": "corrected", "label": "yes"})
+    assert server.post("/v1/feedback", feedback).status == 201
     assert server.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"}).status == 202
     if turn == SCRAPES // 2:
         assert server.post("/v1/corrections/samples", {"model": "credit", "count": 20}).json["drawn"] == 20
         waiting = server.get("/v1/corrections?model=credit&source=all&status=pending").json["corrections"]
-        decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in waiting]
+        decisions = [
+            {"id": correction["id"], "revision": correction["revision"], "status": "accepted"} for correction in waiting
+        ]
         assert ask(f"{server.url}/v1/corrections", decisions, "PATCH").status == 200
         assert server.post("/v1/dataset/releases", {"model": "credit"}).status == 201
 
 
 def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
     """Comments and samples of an exposition by family; samples are given the labels of a scrape."""
-    found: dict[str, tuple[list[str], list[str]]] = {}
+    by_family: dict[str, tuple[list[str], list[str]]] = {}
     comments: list[str] = []
     samples: list[str] = []
     for line in exposition.splitlines():
@@ -99,7 +101,7 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
             if line == "# EOF":
                 break
             name = line.split(" ")[2]
-            comments, samples = found.setdefault(name, ([], []))
+            comments, samples = by_family.setdefault(name, ([], []))
             comments.append(line)
         else:
             series, value = line.rsplit(" ", 1)
@@ -107,7 +109,7 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
                 samples.append(f"{series[:-1]},{INSTANCE}}} {value}")
             else:
                 samples.append(f"{series}{{{INSTANCE}}} {value}")
-    return found
+    return by_family
 
 
 def openmetrics(scrapes: list[str], times: list[int]) -> str:
@@ -144,8 +146,8 @@ def layers(rules: Path) -> list[list[dict[str, str]]]:
 
 def promtool(*arguments: object) -> None:
     """Run promtool, which must succeed."""
-    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @contextmanager
