@@ -46,7 +46,7 @@ class Received:
         return [body for where, body in self.posts if where == path]
 
     def mailed(self, to: str) -> list[EmailMessage]:
-        return [mail for who, mail in self.mails if who == to]
+        return [mail for recipient, mail in self.mails if recipient == to]
 
 
 @contextmanager
@@ -130,23 +130,23 @@ class Running:
 
     def alerts(self) -> dict[str, str]:
         """State by alert name."""
-        found = ask(f"{self.url}/api/v2/alerts").json
-        return {alert["labels"]["alertname"]: alert["status"]["state"] for alert in found}
+        alerts = ask(f"{self.url}/api/v2/alerts").json
+        return {alert["labels"]["alertname"]: alert["status"]["state"] for alert in alerts}
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     """A real Alertmanager on the adapted configuration, every receiver on and pointing at the test."""
     with receiving() as received:
-        here = f"http://127.0.0.1:{received.http}"
+        base_url = f"http://127.0.0.1:{received.http}"
         source = copied(
             tmp_path / "alertmanager",
-            slack_url=f"{here}/slack",
-            webhook_url=f"{here}/pager",
-            watchdog_url=f"{here}/watchdog",
+            slack_url=f"{base_url}/slack",
+            webhook_url=f"{base_url}/pager",
+            watchdog_url=f"{base_url}/watchdog",
         )
         target = tmp_path / "adapted.yml"
-        off = write(source, target, inbox=f"{here}/v1/notifications", smarthost=f"127.0.0.1:{received.smtp}")
+        off = write(source, target, inbox=f"{base_url}/v1/notifications", smarthost=f"127.0.0.1:{received.smtp}")
         assert off == []
         config = yaml.safe_load(target.read_text())
         quickened(config["route"])
@@ -233,9 +233,9 @@ def part(mail: EmailMessage, kind: str) -> str:
 
 
 def amtool(*arguments: str | Path) -> str:
-    done = subprocess.run(["amtool", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    result = subprocess.run(["amtool", *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_source_is_valid() -> None:
@@ -274,10 +274,10 @@ def test_routes(severity: str, layer: str, receivers: str) -> None:
 
 def routes(route: dict[str, Any], inherited: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every route with what it inherits."""
-    whole = {key: value for key, value in (inherited | route).items() if key != "routes"}
-    yield whole
+    merged = {key: value for key, value in (inherited | route).items() if key != "routes"}
+    yield merged
     for child in route.get("routes", []):
-        yield from routes(child, whole)
+        yield from routes(child, merged)
 
 
 def test_times() -> None:
@@ -287,11 +287,11 @@ def test_times() -> None:
     def long(text: str) -> int:
         return int(text[:-1]) * seconds[text[-1]]
 
-    found = list(routes(yaml.safe_load(SOURCE.read_text())["route"], {}))
-    assert all(long(route["group_wait"]) <= 10 for route in found)
-    assert all(long(route["repeat_interval"]) < long("5d") for route in found)
-    info = [route for route in found if route.get("matchers") == ['severity="info"']]
-    others = [route for route in found if route not in info]
+    all_routes = list(routes(yaml.safe_load(SOURCE.read_text())["route"], {}))
+    assert all(long(route["group_wait"]) <= 10 for route in all_routes)
+    assert all(long(route["repeat_interval"]) < long("5d") for route in all_routes)
+    info = [route for route in all_routes if route.get("matchers") == ['severity="info"']]
+    others = [route for route in all_routes if route not in info]
     assert len(info) == 2
     slowest = max(long(route["repeat_interval"]) for route in others)
     assert all(long(route["repeat_interval"]) > slowest for route in info)
@@ -380,8 +380,8 @@ def test_secrets_are_ignored_and_described() -> None:
     """Git ignores every secret, and the folder's README names each file that the configuration asks for."""
     folder = SOURCE.parent / "secrets"
     assert (folder / ".gitignore").read_text().splitlines() == ["*", "!.gitignore", "!README.md"]
-    asked = set(re.findall(r"_file: secrets/(\w+)", SOURCE.read_text()))
-    assert asked == set(SECRETS) == set(re.findall(r"^\| `(\w+)`", (folder / "README.md").read_text(), re.MULTILINE))
+    secrets = set(re.findall(r"_file: secrets/(\w+)", SOURCE.read_text()))
+    assert secrets == set(SECRETS) == set(re.findall(r"^\| `(\w+)`", (folder / "README.md").read_text(), re.MULTILINE))
     assert not re.search(r"hooks\.slack|password: |api_url: ", SOURCE.read_text())
 
 
@@ -391,9 +391,9 @@ def test_secrets_are_ignored_and_described() -> None:
 def example(name: str) -> str:
     """A rendered example of docs/notifications.md."""
     text = (ROOT / "docs" / "notifications.md").read_text()
-    found = re.search(rf"<!-- example: {name} -->\n+```\w+\n(.*?)\n```\n", text, re.DOTALL)
-    assert found, f"docs/notifications.md has no example {name}"
-    return found[1]
+    match = re.search(rf"<!-- example: {name} -->\n+```\w+\n(.*?)\n```\n", text, re.DOTALL)
+    assert match, f"docs/notifications.md has no example {name}"
+    return match[1]
 
 
 def as_text(mail: EmailMessage) -> str:
@@ -479,10 +479,10 @@ def test_exporter_down_silences_models(running: Running) -> None:
     )
     received = running.received
     eventually(lambda: received.at("/v1/notifications") and received.at("/pager") and received.mails)
-    told = [entry["labels"]["alertname"] for post in received.at("/v1/notifications") for entry in post["alerts"]]
-    assert sorted(told) == ["ModelConfigReloadFailed", "ModelExporterDown"]
+    names = [entry["labels"]["alertname"] for post in received.at("/v1/notifications") for entry in post["alerts"]]
+    assert sorted(names) == ["ModelConfigReloadFailed", "ModelExporterDown"]
     states = running.alerts()
-    assert {name for name, state in states.items() if state == "active"} == set(told)
+    assert {name for name, state in states.items() if state == "active"} == set(names)
     assert len(states) == 6
 
 
@@ -497,11 +497,11 @@ def test_critical_silences_its_warning(running: Running) -> None:
         alert("NoModel", "warning", "system"),
         alert("CriticalWithoutModel", "critical", "system"),
     )
-    states = eventually(lambda: len(found := running.alerts()) == 7 and "suppressed" in found.values() and found)
+    states = eventually(lambda: len(result := running.alerts()) == 7 and "suppressed" in result.values() and result)
     assert [name for name, state in states.items() if state == "suppressed"] == ["ModelLatencyHigh"]
-    posts = eventually(lambda: len(found := running.received.at("/v1/notifications")) == 3 and found)
-    told = {entry["labels"]["alertname"] for post in posts for entry in post["alerts"]}
-    assert told == set(states) - {"ModelLatencyHigh"}
+    posts = eventually(lambda: len(result := running.received.at("/v1/notifications")) == 3 and result)
+    names = {entry["labels"]["alertname"] for post in posts for entry in post["alerts"]}
+    assert names == set(states) - {"ModelLatencyHigh"}
 
 
 def test_foreign_text_is_escaped(running: Running) -> None:
@@ -534,14 +534,16 @@ def test_bare_and_many(running: Running) -> None:
     running.post({"labels": {"alertname": "Bare", "severity": "warning"}})
     features = [alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)]
     running.post(*features, alert("Zenith", "critical", "system", model="wide"))
-    found = eventually(lambda: len(posts := received.at("/slack")) == 2 and posts)
-    bare, many = sorted((post["attachments"][0] for post in found), key=lambda one: len(one["text"]))
+    messages = eventually(lambda: len(posts := received.at("/slack")) == 2 and posts)
+    bare, grouped = sorted(
+        (post["attachments"][0] for post in messages), key=lambda attachment: len(attachment["text"])
+    )
     assert bare["title"] == "[warning] Bare"
-    assert many["title"] == many["fallback"] == "[critical] Zenith of wide, and 30 more"
-    assert many["text"].startswith("*CRITICAL: Zenith of wide*") and many["text"].count("*WARNING: ") == 9
-    assert many["text"].rstrip().endswith("Only the first 10 are shown: 31 are firing and 0 are resolved.")
+    assert grouped["title"] == grouped["fallback"] == "[critical] Zenith of wide, and 30 more"
+    assert grouped["text"].startswith("*CRITICAL: Zenith of wide*") and grouped["text"].count("*WARNING: ") == 9
+    assert grouped["text"].rstrip().endswith("Only the first 10 are shown: 31 are firing and 0 are resolved.")
     mails = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     assert {part(mail, "plain").count("WARNING: ") for mail in mails} == {1, 30}
-    (mail,) = (mail for mail in mails if mail["Subject"] == many["title"])
+    (mail,) = (mail for mail in mails if mail["Subject"] == grouped["title"])
     assert part(mail, "plain").startswith("CRITICAL: Zenith of wide")
     assert part(mail, "html").index("Zenith</p>") < part(mail, "html").index("ModelFeatureDrift</p>")

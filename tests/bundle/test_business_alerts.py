@@ -24,11 +24,11 @@ def series(name: str, labels: str, values: list[tuple[int, float]]) -> list[str]
 
 def counted(times: list[int], each: list[float]) -> list[tuple[int, float]]:
     """A counter that grows by ``each``."""
-    total, found = 0.0, []
+    total, points = 0.0, []
     for at, more in zip(times, each, strict=True):
         total += more
-        found.append((at, total))
-    return found
+        points.append((at, total))
+    return points
 
 
 def document(end: int) -> str:
@@ -46,8 +46,8 @@ def document(end: int) -> str:
         confident += series(
             "model_confident_predictions_total", labels, counted(times, [4 if ill and x else 80 for x in late])
         )
-        words = [float(not (ill and at > end - 30 * HOUR) and at % HOUR == 0) for at in times]
-        feedback += series("model_feedback_total", f'{labels},verdict="accepted"', counted(times, words))
+        feedback_values = [float(not (ill and at > end - 30 * HOUR) and at % HOUR == 0) for at in times]
+        feedback += series("model_feedback_total", f'{labels},verdict="accepted"', counted(times, feedback_values))
         wrong = [float(ill and at > end - HOUR) for at in times]
         corrections += series("model_corrections_total", labels, counted(times, wrong))
     oldest = [(at, 90_000.0) for at in times]
@@ -98,8 +98,8 @@ def test_each_business_alert_fires_for_the_model_that_is_ill_and_none_for_the_ot
     query = quote('ALERTS{alertstate="firing",layer="business"}')
 
     def firing() -> set[tuple[str, str]]:
-        found = ask(f"{past}/api/v1/query?query={query}").json["data"]["result"]
-        return {(one["metric"]["alertname"], one["metric"]["model"]) for one in found}
+        alerts = ask(f"{past}/api/v1/query?query={query}").json["data"]["result"]
+        return {(alert["metric"]["alertname"], alert["metric"]["model"]) for alert in alerts}
 
     names = ("AttemptsDrop", "ConfidentRatioLow", "CorrectionRatioHigh", "FeedbackMissing", "ReviewBacklog")
     expected = {(f"Model{name}", "ill") for name in names}

@@ -36,10 +36,10 @@ PORTS = {
 def project() -> dict[str, Any]:
     """The project as docker compose itself reads it."""
     command = ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,11 @@ def test_dependencies_wait_for_health_or_for_the_end_of_the_preparation(services
 
 def test_host_names_in_commands_and_variables_are_services(services: dict[str, Any]) -> None:
     """Whatever is addressed inside the network exists there, at a port it listens on."""
-    known = {f"{name}:{port}" for name, port in PORTS.items()} | {"mail:1025"}
+    addresses = {f"{name}:{port}" for name, port in PORTS.items()} | {"mail:1025"}
     for service in services.values():
         texts = [*(service.get("command") or []), *(service.get("environment") or {}).values()]
         for host in re.findall(r"(?:https?://|=)([a-z][a-z.]*:\d+)", " ".join(texts)):
-            assert host in known
+            assert host in addresses
         for local in re.findall(r"http://127\.0\.0\.1:(\d+)", " ".join(texts)):
             assert int(local) in PORTS.values()
 
@@ -155,7 +155,7 @@ def test_the_preparation_runs_as_it_stands(services: dict[str, Any], tmp_path: P
     (tmp_path / "data" / "alertmanager").mkdir(parents=True)
     script = re.sub(r"/(etc|data)/", lambda match: str(tmp_path) + match[0], script)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    result = subprocess.run(
         [*services["prepare"]["entrypoint"], script],
         cwd=tmp_path,
         env=environment,
@@ -164,8 +164,8 @@ def test_the_preparation_runs_as_it_stands(services: dict[str, Any], tmp_path: P
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Slack to team is off: there is no file" in done.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Slack to team is off: there is no file" in result.stdout
     assert (tmp_path / "data" / "demo" / "exporter.yml").is_file()
     config = yaml.safe_load((tmp_path / "data" / "alertmanager" / "alertmanager.yml").read_text())
     assert config["global"]["smtp_smarthost"] == "mail:1025"
@@ -185,9 +185,9 @@ def test_a_preparation_that_fails_says_so(tmp_path: Path) -> None:
         str(tmp_path / "a.yml"),
         "--inbox=http://a/",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("python -m exporter.commands.up.receivers: no.yml: ")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("python -m exporter.commands.up.receivers: no.yml: ")
 
 
 def test_alertmanager_finds_what_was_prepared_where_it_was_prepared(services: dict[str, Any]) -> None:

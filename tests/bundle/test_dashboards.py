@@ -72,8 +72,8 @@ class Chosen:
             name, form = match["name"], match["form"]
             if name in self.everything:
                 return ".+"
-            found = str(getattr(self, name))
-            return re.sub(r"[-/\\^$*+?.()|\[\]{}]", r"\\\g<0>", found) if form == "regex" else found
+            choice = str(getattr(self, name))
+            return re.sub(r"[-/\\^$*+?.()|\[\]{}]", r"\\\g<0>", choice) if form == "regex" else choice
 
         text = re.sub(r"\$\{(?P<name>\w+):(?P<form>regex|raw)\}", value, text)
         for name, spelt in (
@@ -96,12 +96,12 @@ def targets(panel: dict[str, Any]) -> list[dict[str, Any]]:
 
 def expressions(board: dict[str, Any]) -> list[tuple[str, str, bool]]:
     """Where it stands, the expression, and whether it is asked for a moment and not for a range."""
-    found = [
+    result = [
         (f"{board['uid']}/{panel['id']}", target["expr"], target["instant"])
         for panel in EVERY[board["uid"]]
         for target in targets(panel)
     ]
-    return found + [(f"{board['uid']} {note['name']}", note["expr"], False) for note in board["annotations"]["list"]]
+    return result + [(f"{board['uid']} {note['name']}", note["expr"], False) for note in board["annotations"]["list"]]
 
 
 ALL = [one for board in BOARDS.values() for one in expressions(board)]
@@ -135,17 +135,25 @@ def test_panels_are_numbered_and_lie_side_by_side(uid: str) -> None:
     """Panel ids are unique, panels fit the grid, and none lies over another."""
     panels = EVERY[uid]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    places = [panel["gridPos"] for panel in panels]
-    assert all(place["x"] >= 0 and place["x"] + place["w"] <= 24 and place["h"] > 0 for place in places)
-    for one, other in combinations(places, 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-        assert beside or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"], (one, other)
+    positions = [panel["gridPos"] for panel in panels]
+    assert all(
+        position["x"] >= 0 and position["x"] + position["w"] <= 24 and position["h"] > 0 for position in positions
+    )
+    for first, second in combinations(positions, 2):
+        beside = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
+        assert beside or first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"], (
+            first,
+            second,
+        )
 
 
 def test_the_overview_fits_one_screen() -> None:
     """On 768 pixels of height 640 are left below Grafana's bars; a row of the grid takes 38."""
     assert (
-        max(place["y"] + place["h"] for place in (panel["gridPos"] for panel in BOARDS["model-overview"]["panels"]))
+        max(
+            position["y"] + position["h"]
+            for position in (panel["gridPos"] for panel in BOARDS["model-overview"]["panels"])
+        )
         * 38
         <= 640
     )
@@ -169,7 +177,7 @@ def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
 def test_a_panel_is_of_a_living_type(uid: str, panel: dict[str, Any]) -> None:
     """No panel needs Angular, and no field or transformation is one that Grafana has replaced by another."""
     assert panel["type"] in TYPES
-    assert {one["id"] for one in panel.get("transformations") or []} <= TRANSFORMATIONS
+    assert {transformation["id"] for transformation in panel.get("transformations") or []} <= TRANSFORMATIONS
     text = json.dumps(panel)
     for old in (
         'displayMode": "color',
@@ -186,16 +194,16 @@ def test_a_panel_is_of_a_living_type(uid: str, panel: dict[str, Any]) -> None:
 def test_a_sparkline_is_drawn_from_a_query_over_time() -> None:
     """Grafana makes the column ``Trend #`` and a query's letter of what that query answers over time."""
     (panel,) = (panel for _, panel in PANELS if "sparkline" in json.dumps(panel))
-    steps = {one["id"]: one["options"] for one in panel["transformations"]}
+    steps = {entry["id"]: entry["options"] for entry in panel["transformations"]}
     ((ref, options),) = steps["timeSeriesTable"].items()
     (target,) = (target for target in targets(panel) if target["refId"] == ref)
     assert target["range"] and target["format"] == "time_series" and options["timeField"] == "Time"
     column = steps["organize"]["renameByName"][f"Trend #{ref}"]
-    (override,) = (one for one in panel["fieldConfig"]["overrides"] if one["matcher"]["options"] == column)
+    (override,) = (entry for entry in panel["fieldConfig"]["overrides"] if entry["matcher"]["options"] == column)
     cell = {setting["id"]: setting["value"] for setting in override["properties"]}["custom.cellOptions"]
     assert cell["type"] == "sparkline"
     others = panel["transformations"][0]["filter"]["options"]
-    assert [one["refId"] for one in targets(panel) if not re.fullmatch(others.strip("/"), one["refId"])] == [ref]
+    assert [entry["refId"] for entry in targets(panel) if not re.fullmatch(others.strip("/"), entry["refId"])] == [ref]
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
@@ -218,8 +226,8 @@ def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
     for override in config["overrides"]:
         for setting in override["properties"]:
             if setting["id"] == "color" and setting["value"].get("fixedColor") in STATE_COLOURS:
-                place = "ABCDEFGHIJ".index(override["matcher"]["options"])
-                assert targets(panel)[place]["legendFormat"].startswith(("threshold", "lowest threshold", "noise"))
+                index = "ABCDEFGHIJ".index(override["matcher"]["options"])
+                assert targets(panel)[index]["legendFormat"].startswith(("threshold", "lowest threshold", "noise"))
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
@@ -241,7 +249,7 @@ TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
 def test_a_dashboard_has_its_frame(uid: str) -> None:
     """Data source and exporter are variables, the others a click away, with variables and time; changes are marked."""
     board = BOARDS[uid]
-    variables = {one["name"]: one for one in board["templating"]["list"]}
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
     assert {"datasource", "exporter_url"} <= set(variables)
     assert variables["exporter_url"]["type"] == "constant"
     others = board["links"][0]
@@ -280,9 +288,9 @@ def test_every_link_of_a_panel_carries_what_is_chosen() -> None:
 def test_alerts_lead_to_dashboards_that_exist() -> None:
     """Every ``dashboard_url`` in the rules names a dashboard, and only variables that it has."""
     text = "".join(path.read_text(encoding="utf-8") for path in recorded.RULES.glob("*.yml"))
-    found = set(re.findall(r"dashboard_url: \S+/d/([\w-]+)(?:\?(.*))?", text))
-    assert found
-    for uid, query in found:
+    links = set(re.findall(r"dashboard_url: \S+/d/([\w-]+)(?:\?(.*))?", text))
+    assert links
+    for uid, query in links:
         names = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}
         assert set(re.findall(r"var-(\w+)=", query)) <= names
 
@@ -305,13 +313,15 @@ def test_runbooks_name_panels_that_exist() -> None:
 def test_grafana_is_started_with_a_home_that_is_there(tmp_path: Path) -> None:
     """``up`` sets what the provisioning files ask for, and Overview is the home page; so does the compose file."""
     plan = Plan(tmp_path, ROOT, dict(ADDRESSES))
-    (program,) = (one for one in plan.programs("p", "a", "/usr/bin/grafana", None) if one.name == "grafana")
-    asked = {
+    (program,) = (
+        candidate for candidate in plan.programs("p", "a", "/usr/bin/grafana", None) if candidate.name == "grafana"
+    )
+    expected = {
         name
         for path in (ROOT / "grafana/provisioning").rglob("*.yml")
         for name in re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8"))
     }
-    assert asked <= set(program.environment)
+    assert expected <= set(program.environment)
     home = program.environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert json.loads(Path(home).read_text(encoding="utf-8"))["uid"] == "model-overview"
     assert Path(home).is_relative_to(program.environment["DASHBOARDS_FOLDER"])
@@ -345,9 +355,9 @@ def answer(url: str, expr: str, *, instant: bool, ago: int = 0) -> list[Any]:
     """What Prometheus answers for this moment, or for the hour before it; fails on an error."""
     at = (NOW[0] if NOW else time.time()) - ago
     span = {"time": at} if instant else {"start": at - recorded.HOUR, "end": at, "step": recorded.STEP}
-    said = ask(f"{url}/api/v1/{'query' if instant else 'query_range'}?{urlencode({'query': expr, **span})}")
-    assert said.status == 200, f"{expr}: {said.text}"
-    result: list[Any] = said.json["data"]["result"]
+    response = ask(f"{url}/api/v1/{'query' if instant else 'query_range'}?{urlencode({'query': expr, **span})}")
+    assert response.status == 200, f"{expr}: {response.text}"
+    result: list[Any] = response.json["data"]["result"]
     return result
 
 
@@ -358,8 +368,8 @@ def test_an_expression_finds_something(prometheus: str, where: str, expr: str, i
     With one version chosen; or with all, since that one is either the last or one of those before it.
     """
     metrics, _ = names(Chosen().into(expr))
-    found = any(answer(prometheus, chosen.into(expr), instant=instant) for chosen in (Chosen(), ALL_VERSIONS))
-    assert found or set(metrics) <= set(QUIET), expr
+    result = any(answer(prometheus, chosen.into(expr), instant=instant) for chosen in (Chosen(), ALL_VERSIONS))
+    assert result or set(metrics) <= set(QUIET), expr
 
 
 @pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
@@ -418,11 +428,11 @@ def test_no_choice_is_an_error(prometheus: str, chosen: Chosen) -> None:
 
 def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
     """It shows its requests, and nothing at all of what needs a profile: no zero that nobody measured."""
-    odd = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, feature="", window="10m")
+    without_profile = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, feature="", window="10m")
     panels = BOARDS["model-overview"]["panels"]
     overview = {panel["title"] or targets(panel)[0]["legendFormat"]: panel for panel in panels}
     shown = {
-        title: answer(prometheus, odd.into(targets(panel)[0]["expr"]), instant=True)
+        title: answer(prometheus, without_profile.into(targets(panel)[0]["expr"]), instant=True)
         for title, panel in overview.items()
     }
     assert shown["Requests"] and shown["Confident"] and shown["System"] and shown["Business"]
@@ -437,8 +447,8 @@ def test_a_vanished_version_shows_its_past_and_no_present(prometheus: str) -> No
         for panel in BOARDS["model-system"]["panels"]
         if panel["title"] == "Error ratio by version"
     )
-    gone = Chosen(version="2")
-    assert not answer(prometheus, gone.into(expr), instant=True)
+    vanished = Chosen(version="2")
+    assert not answer(prometheus, vanished.into(expr), instant=True)
 
 
 def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
@@ -447,7 +457,7 @@ def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
     last, older = (ALL_VERSIONS.into(target["expr"]) for target in targets(panel)[:2])
 
     def shown(expr: str, ago: int) -> set[str]:
-        return {one["metric"]["version"] for one in answer(prometheus, expr, instant=False, ago=ago)}
+        return {series["metric"]["version"] for series in answer(prometheus, expr, instant=False, ago=ago)}
 
     assert shown(last, 0) == {"4"} and "3" in shown(older, 0)
     assert shown(last, 3000) == {"2", "3"} and not shown(older, 3000)
@@ -456,8 +466,8 @@ def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
 def test_an_hour_without_scrapes_is_neither_well_nor_ill(prometheus: str) -> None:
     """No panel shows an error, and none shows a state: a model that nobody watched was not OK."""
     for where, expr, instant in ALL:
-        found = answer(prometheus, Chosen().into(expr), instant=instant, ago=12 * recorded.HOUR)
-        assert not found, f"{where}: {expr}"
+        series = answer(prometheus, Chosen().into(expr), instant=instant, ago=12 * recorded.HOUR)
+        assert not series, f"{where}: {expr}"
 
 
 def test_the_state_is_the_worst_severity(prometheus: str) -> None:
@@ -468,7 +478,9 @@ def test_the_state_is_the_worst_severity(prometheus: str) -> None:
     }
     assert answer(prometheus, Chosen().into(panels["Business"]), instant=True)[0]["value"][1] == "3"
     assert answer(prometheus, Chosen().into(panels["Data"]), instant=True)[0]["value"][1] == "2"
-    states = {one["metric"]["model"]: one["value"][1] for one in answer(prometheus, panels["Models"], instant=True)}
+    states = {
+        series["metric"]["model"]: series["value"][1] for series in answer(prometheus, panels["Models"], instant=True)
+    }
     assert states == {"credit": "3", recorded.ODD: "0"}
 
 
@@ -476,8 +488,8 @@ def test_shares_of_bins_are_shares(prometheus: str) -> None:
     """The live and the training histogram of a feature each add up to one."""
     (panel,) = (panel for panel in BOARDS["model-data"]["panels"] if panel["type"] == "barchart")
     for target in targets(panel):
-        found = answer(prometheus, Chosen().into(target["expr"]), instant=True)
-        assert sum(float(one["value"][1]) for one in found) == pytest.approx(1, abs=1e-6)
+        series = answer(prometheus, Chosen().into(target["expr"]), instant=True)
+        assert sum(float(sample["value"][1]) for sample in series) == pytest.approx(1, abs=1e-6)
 
 
 # ---- what an expression names

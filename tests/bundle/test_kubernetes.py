@@ -46,7 +46,11 @@ def of(kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "document",
-    [one for one in DOCUMENTS if "." not in one["apiVersion"].partition("/")[0] or ".k8s.io/" in one["apiVersion"]],
+    [
+        document
+        for document in DOCUMENTS
+        if "." not in document["apiVersion"].partition("/")[0] or ".k8s.io/" in document["apiVersion"]
+    ],
     ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
 )
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
@@ -70,22 +74,22 @@ def test_metadata(document: dict[str, Any]) -> None:
 
 def test_names_are_unique() -> None:
     """No object takes another's place."""
-    found = [(document["kind"], document["metadata"]["name"]) for document in DOCUMENTS]
-    assert len(found) == len(set(found))
+    names = [(document["kind"], document["metadata"]["name"]) for document in DOCUMENTS]
+    assert len(names) == len(set(names))
 
 
 def test_each_dashboard_is_a_config_map_for_the_sidecar() -> None:
     """A ConfigMap holds one dashboard, the committed one, under the label that the sidecar looks for."""
     maps = of("ConfigMap")
-    held: dict[str, str] = {}
-    for one in maps:
-        assert one["apiVersion"] == "v1" and set(one) == {"apiVersion", "kind", "metadata", "data"}
-        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
-        assert strings(one["data"]) and all(DATA_KEY.fullmatch(key) for key in one["data"])
-        held |= one["data"]
+    dashboards: dict[str, str] = {}
+    for config_map in maps:
+        assert config_map["apiVersion"] == "v1" and set(config_map) == {"apiVersion", "kind", "metadata", "data"}
+        assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert strings(config_map["data"]) and all(DATA_KEY.fullmatch(key) for key in config_map["data"])
+        dashboards |= config_map["data"]
     folder = ROOT / "grafana" / "dashboards"
-    assert held == {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
-    assert all(json.loads(text)["uid"] == name.removesuffix(".json") for name, text in held.items())
+    assert dashboards == {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    assert all(json.loads(text)["uid"] == name.removesuffix(".json") for name, text in dashboards.items())
 
 
 def test_the_prometheus_rule_has_the_operators_schema() -> None:
@@ -97,11 +101,11 @@ def test_the_prometheus_rule_has_the_operators_schema() -> None:
     for group in groups:
         assert set(group) <= {"name", "interval", "rules"} and group["name"]
         assert DURATION.fullmatch(group.get("interval", "1m"))
-        for one in group["rules"]:
-            assert set(one) <= {"alert", "record", "expr", "for", "labels", "annotations"}
-            assert ("alert" in one) != ("record" in one)
-            assert isinstance(one["expr"], str) and DURATION.fullmatch(one.get("for", "0s"))
-            assert strings(one.get("labels", {})) and strings(one.get("annotations", {}))
+        for entry in group["rules"]:
+            assert set(entry) <= {"alert", "record", "expr", "for", "labels", "annotations"}
+            assert ("alert" in entry) != ("record" in entry)
+            assert isinstance(entry["expr"], str) and DURATION.fullmatch(entry.get("for", "0s"))
+            assert strings(entry.get("labels", {})) and strings(entry.get("annotations", {}))
     written = [
         group
         for path in sorted((ROOT / "prometheus" / "rules").glob("*.yml"))

@@ -76,9 +76,9 @@ def promtool(*args: str | Path) -> str:
     program = shutil.which("promtool")
     if program is None:
         pytest.fail("promtool is not on the PATH; on Debian and Ubuntu it comes with: apt-get install prometheus")
-    done = subprocess.run([program, *map(str, args)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    result = subprocess.run([program, *map(str, args)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def rules(kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -131,11 +131,11 @@ def test_promtool_tests_pass(path: Path) -> None:
 
 def test_alerts_are_the_policy() -> None:
     """The rule files hold exactly the alerts of the policy, each in its layer's file, with its time and labels."""
-    found = {
+    defined = {
         (Alert(rule["alert"], rule["for"], rule["labels"]["severity"], rule["labels"]["layer"]), file)
         for file, rule in rules("alert")
     }
-    assert found == {(alert, alert.layer) for alert in POLICY}
+    assert defined == {(alert, alert.layer) for alert in POLICY}
     assert len(rules("alert")) == len(POLICY)
     assert all(set(rule["labels"]) == {"severity", "layer"} for _, rule in rules("alert"))
 

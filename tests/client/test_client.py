@@ -580,11 +580,11 @@ def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
     (metadata / "model_exporter-0.dist-info" / "METADATA").write_text("Name: model-exporter\nVersion: 0\n")
     for command in (["serve"], ["check-config"], ["profile", "x.csv"], ["up"]):
         line = [python, "-W", "error", "-m", "exporter.cli", *command]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
-        assert done.returncode == 1, command
+        result = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
+        assert result.returncode == 1, command
         assert re.fullmatch(
-            r'model-exporter: \w+ is not installed: in its checkout, pip install "\.\[server\]"\n', done.stderr
-        ), done.stderr
+            r'model-exporter: \w+ is not installed: in its checkout, pip install "\.\[server\]"\n', result.stderr
+        ), result.stderr
 
 
 def test_the_page_of_the_client(exporter: Exporter) -> None:

@@ -140,10 +140,10 @@ def test_a_function_that_records_itself(taker: Exporter, monitor: Monitor) -> No
 
     predict("s", True)
     predict("s", False)
-    own, other = recorded(taker, monitor)
-    assert own["prediction"] == "own"
-    assert own["duration_seconds"] > 0
-    assert "inputs" not in own | other
+    explicit, other = recorded(taker, monitor)
+    assert explicit["prediction"] == "own"
+    assert explicit["duration_seconds"] > 0
+    assert "inputs" not in explicit | other
     assert "prediction" not in other
 
 

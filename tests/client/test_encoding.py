@@ -112,9 +112,9 @@ def test_pictures_of_every_mode(mode: str) -> None:
     if mode == "I;16":
         picture = picture.convert("I").convert("I;16")
     seen = decode_image(arrives(picture))
-    kept = picture if mode in {"I", "F", "I;16"} else picture.convert("RGB").convert("L")
+    converted = picture if mode in {"I", "F", "I;16"} else picture.convert("RGB").convert("L")
     assert seen.shape == (8, 16)
-    assert np.abs(seen - np.asarray(kept, float)).max() <= 2
+    assert np.abs(seen - np.asarray(converted, float)).max() <= 2
 
 
 def test_image_files_are_taken_as_bytes() -> None:

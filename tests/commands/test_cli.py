@@ -46,9 +46,9 @@ def test_every_command_and_option_is_described(prog: str) -> None:
 def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
     """The example is valid usage of the command, and the page has the section."""
     help_text = PARSERS[prog].format_help()
-    found = re.search(r"\n\nexample:\n  (.*)\n\ndocumentation: (docs/[\w-]+\.md)(?:#([\w-]+))?\n$", help_text)
-    assert found, help_text
-    example, page, anchor = found.groups()
+    match = re.search(r"\n\nexample:\n  (.*)\n\ndocumentation: (docs/[\w-]+\.md)(?:#([\w-]+))?\n$", help_text)
+    assert match, help_text
+    example, page, anchor = match.groups()
     (usage,) = re.findall(r"model-exporter [^>)]+", example)
     assert usage.startswith(prog)
     arguments = shlex.split(usage)[1:]
@@ -57,12 +57,14 @@ def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
     assert anchor is None or anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
 
 
-def completions(script: str, *words: str) -> set[str]:
+def completions(script: str, *arguments: str) -> set[str]:
     """What bash offers for the last of the words."""
-    line = " ".join(map(shlex.quote, words))
-    code = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_model_exporter; echo ${{COMPREPLY[@]}}"
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    line = " ".join(map(shlex.quote, arguments))
+    code = (
+        f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(arguments) - 1}; _shtab_model_exporter; echo ${{COMPREPLY[@]}}"
+    )
+    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
 
 
 def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,5 +102,5 @@ def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.returncode) == ("[]\n", 0), result.stderr

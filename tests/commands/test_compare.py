@@ -78,8 +78,8 @@ def test_the_interval_of_a_quantile_holds_the_true_one() -> None:
     assert inside >= 380
 
 
-@pytest.mark.parametrize(("shift", "least"), [(0.0, 0.95), (0.2, 0.93), (1.0, 0.93)])
-def test_the_interval_of_a_divergence_holds_the_true_one(shift: float, least: float) -> None:
+@pytest.mark.parametrize(("shift", "coverage"), [(0.0, 0.95), (0.2, 0.93), (1.0, 0.93)])
+def test_the_interval_of_a_divergence_holds_the_true_one(shift: float, coverage: float) -> None:
     """Without drift, with a little and with much, at 2,000 observations, the interval holds what the prior leaves."""
     rng = np.random.default_rng(5)
     bins, n = 20, 2000
@@ -92,16 +92,16 @@ def test_the_interval_of_a_divergence_holds_the_true_one(shift: float, least: fl
     for _ in range(400):
         low, high = divergence(rng.multinomial(n, live).astype(float), training).interval()
         inside += low <= truth <= high
-    assert inside >= least * 400 - 4
+    assert inside >= coverage * 400 - 4
 
 
 def test_the_worst_of_many_is_held_to_more() -> None:
     """The interval of the largest of ten is that of Bonferroni, so it is wider than each alone."""
     alone = [share(30 + k, 300) for k in range(10)]
     low, high = largest(alone).interval()
-    strict = [one.interval(1 - 0.05 / 10) for one in alone]
-    assert low == pytest.approx(max(one.low for one in strict))
-    assert high == pytest.approx(max(one.high for one in strict))
+    strict = [estimate.interval(1 - 0.05 / 10) for estimate in alone]
+    assert low == pytest.approx(max(estimate.low for estimate in strict))
+    assert high == pytest.approx(max(estimate.high for estimate in strict))
     assert low < alone[-1].interval().low
 
 
@@ -234,8 +234,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def run(*arguments: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "exporter.cli", "compare", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stdout, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return process.returncode, process.stdout, process.stderr
 
 
 def compared(prometheus: str, *arguments: str, status: int = 0) -> dict[str, Any]:

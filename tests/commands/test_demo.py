@@ -279,12 +279,12 @@ def test_only_some_teachers_pupils_come(directory: Path) -> None:
     """Each image is of one teacher's pupil, and images of others can be kept away, from one request to the next."""
     client = Client(nobody(), "digits")
     traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
-    places = traffic._indices()
-    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+    indices = traffic._indices()
+    assert {model.teacher(next(indices)) for _ in range(100)} == set(model.TEACHERS)
     traffic.use_teachers(model.HELD_BACK)
-    assert {model.teacher(next(places)) for _ in range(1000)} == model.HELD_BACK
+    assert {model.teacher(next(indices)) for _ in range(1000)} == model.HELD_BACK
     traffic.use_teachers()
-    assert {model.teacher(next(places)) for _ in range(100)} == set(model.TEACHERS)
+    assert {model.teacher(next(indices)) for _ in range(100)} == set(model.TEACHERS)
 
 
 def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:

@@ -143,14 +143,14 @@ def test_standard_input_is_read(folder: Path) -> None:
     """A pipe is taken with its format, and without one the command says what it needs."""
     command = [sys.executable, "-m", "exporter.cli", "ingest", "-", f"--profile={folder / 'loans.json'}"]
     data = (folder / "well.parquet").read_bytes()
-    done = subprocess.run([*command, "--format=parquet", *OUTPUTS], input=data, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"standard input: 2,500 rows, 2,500 accepted" in done.stdout
-    assert b"loans version unknown against the profile loans" in done.stdout
-    assert done.stderr == b""  # no bar where nobody looks
-    done = subprocess.run(command, input=data, capture_output=True, check=False)
-    assert done.returncode == 1
-    assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in done.stderr
+    result = subprocess.run([*command, "--format=parquet", *OUTPUTS], input=data, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert b"standard input: 2,500 rows, 2,500 accepted" in result.stdout
+    assert b"loans version unknown against the profile loans" in result.stdout
+    assert result.stderr == b""  # no bar where nobody looks
+    result = subprocess.run(command, input=data, capture_output=True, check=False)
+    assert result.returncode == 1
+    assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in result.stderr
 
 
 def test_nothing_drifted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,9 +228,9 @@ def test_a_pipe_is_read(folder: Path) -> None:
     command = (
         f"{sys.executable} -m exporter.cli ingest <(cat {folder}/well.csv) --format=csv --profile={folder}/loans.json"
     )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "2,500 rows, 2,500 accepted" in done.stdout
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "2,500 rows, 2,500 accepted" in result.stdout
 
 
 def test_columns_that_differ_from_the_profile_are_named(
@@ -260,8 +260,8 @@ def test_columns_that_differ_from_the_profile_are_named(
 
 def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     """Commands that fail, and what each says."""
-    whole = (folder / "well.csv.gz").read_bytes()
-    (tmp_path / "half.csv.gz").write_bytes(whole[: len(whole) // 2])
+    compressed = (folder / "well.csv.gz").read_bytes()
+    (tmp_path / "half.csv.gz").write_bytes(compressed[: len(compressed) // 2])
     yield [tmp_path / "half.csv.gz"], "half.csv.gz: is not complete gzip: "
     (tmp_path / "half.parquet").write_bytes((folder / "well.parquet").read_bytes()[:5000])
     yield [tmp_path / "half.parquet"], "half.parquet: is not PARQUET: "
@@ -313,8 +313,8 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
 def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each mistake ends with status 1 and a message that names it; nothing is counted."""
     for arguments, message in broken(folder, tmp_path):
-        known = any("--config.file" in str(flag) or "--exporter" in str(flag) for flag in arguments)
-        flags = [] if known else [f"--profile={folder / 'loans.json'}"]
+        has_target = any("--config.file" in str(flag) or "--exporter" in str(flag) for flag in arguments)
+        flags = [] if has_target else [f"--profile={folder / 'loans.json'}"]
         status, _, err = ingest(capsys, *arguments, *flags)
         assert status == 1, arguments
         assert message in err.splitlines()[-1], arguments
@@ -335,9 +335,9 @@ def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Pa
     log = tmp_path / "log.jsonl"
     log.write_bytes((folder / "well.predictions.jsonl").read_bytes() + b"\n")
     command = [sys.executable, "-c", GROWING, "ingest", str(log), f"--config.file={folder / 'exporter.yml'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "log.jsonl: changed while it was read, from" in done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "log.jsonl: changed while it was read, from" in result.stderr
 
 
 GROWING = """
@@ -370,9 +370,9 @@ def test_a_packed_file_leaves_nothing_behind(folder: Path, tmp_path: Path) -> No
     child.kill()
     child.communicate()
     limited = ["bash", "-c", "ulimit -f 16; trap '' XFSZ; exec \"$@\"", "bash", *command]
-    done = subprocess.run(limited, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 1
-    assert f"well.csv.gz: cannot be copied to {kept} (TMPDIR sets another folder): File too large" in done.stderr
+    result = subprocess.run(limited, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 1
+    assert f"well.csv.gz: cannot be copied to {kept} (TMPDIR sets another folder): File too large" in result.stderr
 
 
 # --- pushed ----------------------------------------------------------------------------------
@@ -469,7 +469,7 @@ def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path
 
     def seen() -> set[tuple[str, str]]:
         values = ask(f"{url}/api/v1/query?query={ALERTS}").json["data"]["result"]
-        return {(one["metric"]["alertname"], one["metric"]["version"]) for one in values}
+        return {(series["metric"]["alertname"], series["metric"]["version"]) for series in values}
 
     expected = {(name, "dark") for name in ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")}
     flags = [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
@@ -503,11 +503,11 @@ def test_the_page_leads_to_a_drift_curve(gateway: str, exporter: Served, tmp_pat
 def shell(script: str, folder: Path) -> str:
     """What a script prints."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 # --- sent to an exporter ---------------------------------------------------------------------
@@ -543,15 +543,15 @@ def test_an_exporter_counts_what_is_sent(
     assert "2,500 rows, 2,500 accepted, 0 rejected" in out
     assert ingest(capsys, folder / f"tonight.{ending}", f"--profile={folder / 'loans.json'}", *OUTPUTS,
                   f"--textfile={tmp_path / 'o.prom'}")[0] == 0  # fmt: skip
-    here = samples((tmp_path / "o.prom").read_text())
-    there = exporter.samples("model_feature_kl_divergence", "model_prediction_kl_divergence", "model_feature_mean")
+    local = samples((tmp_path / "o.prom").read_text())
+    remote = exporter.samples("model_feature_kl_divergence", "model_prediction_kl_divergence", "model_feature_mean")
     labels = f'model="loans",version="{ending}"'
     for feature in ("age", "income", "country"):
         series = f'model_feature_kl_divergence{{{labels},feature="{feature}",window="5m"}}'
-        known = here["model_feature_kl_divergence", (("feature", feature), ("window", "run"))]
-        assert there[series] == pytest.approx(known)
+        expected = local["model_feature_kl_divergence", (("feature", feature), ("window", "run"))]
+        assert remote[series] == pytest.approx(expected)
     series = f'model_prediction_kl_divergence{{{labels},window="5m"}}'
-    assert there[series] == pytest.approx(here["model_prediction_kl_divergence", (("window", "run"),)])
+    assert remote[series] == pytest.approx(local["model_prediction_kl_divergence", (("window", "run"),)])
     assert attempts(exporter, ending) == 2500
     status, out, _ = ingest(capsys, file, *flags)
     assert status == 0
@@ -598,10 +598,10 @@ def test_killed_again_and_again_nothing_is_lost_or_counted_twice(
     command = [sys.executable, "-m", "exporter.cli", "ingest", str(file), f"--exporter={exporter.url}"]
     state = Path(f"{file}.ingest.json")
     kills = 0
-    for least in (400, 1300, 2500, 2520, 6001):
+    for minimum in (400, 1300, 2500, 2520, 6001):
         with (tmp_path / "log").open("w") as log:
             child = subprocess.Popen([*command, "--batch-size=20", *flags], stdout=log, stderr=log)
-            while child.poll() is None and sent(state) < least:
+            while child.poll() is None and sent(state) < minimum:
                 time.sleep(0.0005)
             kills += child.poll() is None
             child.kill()

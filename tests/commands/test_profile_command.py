@@ -82,8 +82,8 @@ def test_production_becomes_a_profile(shop, capsys):
     options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", f"--output={output}"]
 
     def made() -> Profile | None:
-        done = main(["profile", *options, "--version=9", "--last=1h"]) == 0
-        return load(output) if done and load(output).rows == 50 else None
+        succeeded = main(["profile", *options, "--version=9", "--last=1h"]) == 0
+        return load(output) if succeeded and load(output).rows == 50 else None
 
     profile = eventually(made)
     assert "50 rows profiled into" in capsys.readouterr().out
@@ -122,8 +122,8 @@ def test_a_wrong_use_says_what_would_be_right(tmp_path, monkeypatch, capsys, opt
     (tmp_path / "exporter.yml").write_text(json.dumps({"models": [{"name": "shop"}, {"name": "other"}]}))
     monkeypatch.chdir(tmp_path)
     assert main(["profile", *options]) == 1
-    said = capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
-    assert said == f"model-exporter: {message}\n"
+    error = capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
+    assert error == f"model-exporter: {message}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["exporter.yml"]
 
 
@@ -158,15 +158,15 @@ def test_how_cells_of_csv_were_read_is_said_where_it_may_surprise(tmp_path, caps
     """Codes that look like numbers and words that may mean nothing are named, unless the type was given."""
     path = tmp_path / "a.csv"
     path.write_text("zip,country,n\n01234,NL,1\n99999,NA,NA\n")
-    said = [
+    notes = [
         "zip: categorical, 2 categories; digits that begin with 0 are read as texts, unless --type says otherwise",
         "country: categorical, 2 categories; NA and the like are read as texts; only an empty cell is missing",
         "n: numeric, 5 bins; always 1; 50.0 % missing",
     ]
     assert main(["profile", str(path)]) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == said
+    assert capsys.readouterr().out.splitlines()[:3] == notes
     assert main(["profile", str(path), "--type=zip=categorical", "--type=country=categorical"]) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == [*(line.partition(";")[0] for line in said[:2]), said[2]]
+    assert capsys.readouterr().out.splitlines()[:3] == [*(line.partition(";")[0] for line in notes[:2]), notes[2]]
 
 
 # --- the picture -----------------------------------------------------------------------------
@@ -226,16 +226,16 @@ def test_any_profile_can_be_described(numbers, categories, name):
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a bar is drawn in place, and nothing is left of it at the end."""
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
+    parent, child = pty.openpty()
+    with os.fdopen(child, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         monkeypatch.setenv("TERM", "xterm")
         with Progress(log=True) as progress:
             progress("values", 0.5, 1_200_000)
         shown = ""
         while not shown.endswith("\x1b[2K"):  # the line is erased; a terminal may hand over what was written in parts
-            shown += os.read(ours, 10_000).decode()
-    os.close(ours)
+            shown += os.read(parent, 10_000).decode()
+    os.close(parent)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert "values" in text
     assert "━" in text
@@ -263,7 +263,7 @@ def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("described", "said"),
+    ("described", "setting"),
     [
         ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: sse2 avx2 avx512f avx512dq\n", "X86_V4"),
         ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t\t: sse2 avx2\n", None),
@@ -273,7 +273,7 @@ def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
         (None, None),
     ],
 )
-def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, described, said):
+def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, described, setting):
     """Only a processor that compresses vectors slowly is kept from it, and not where somebody decided."""
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "")
     monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES")
@@ -281,7 +281,7 @@ def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, de
     if described is not None:
         path.write_text(f"processor\t: 0\n{described}\nprocessor\t: 1\n{described}")
     disable_slow_avx512(path)
-    assert os.environ.get("NPY_DISABLE_CPU_FEATURES") == said
+    assert os.environ.get("NPY_DISABLE_CPU_FEATURES") == setting
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512_SPR")
     disable_slow_avx512(path)
     assert os.environ["NPY_DISABLE_CPU_FEATURES"] == "AVX512_SPR"

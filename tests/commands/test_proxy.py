@@ -31,7 +31,7 @@ ROWS = {"inputs": [
     {"name": "age", "shape": [2], "datatype": "FP32", "data": [41, 50]},
     {"name": "country", "shape": [2], "datatype": "BYTES", "data": ["NL", "DE"]},
 ]}  # fmt: skip
-SAID = {"model_name": "credit", "model_version": "3",
+RESPONSE = {"model_name": "credit", "model_version": "3",
         "outputs": [{"name": "predict", "shape": [2], "datatype": "BYTES", "data": ["yes", "no"]}]}  # fmt: skip
 
 
@@ -82,23 +82,23 @@ class Proxied:
 
 
 def everything(connection: socket.socket) -> bytes:
-    found = b""
+    received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(65536):
-            found += part
-    return found
+            received += part
+    return received
 
 
 def until(connection: socket.socket, end: bytes) -> bytes:
     """Bytes up to and with some that must come; nothing where the connection ends instead of them."""
-    found = b""
-    while not found.endswith(end):
-        part = connection.recv(1 if b"\r\n\r\n" not in found else 65536)
-        if not (part or found):
+    received = b""
+    while not received.endswith(end):
+        part = connection.recv(1 if b"\r\n\r\n" not in received else 65536)
+        if not (part or received):
             return b""
-        assert part, found
-        found += part
-    return found
+        assert part, received
+        received += part
+    return received
 
 
 class Scripted:
@@ -170,7 +170,7 @@ class Models(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         status, answer = 200, {}
         if self.path.partition("?")[0].endswith("/infer"):
-            answer = {**SAID, "id": body.get("id", "none")}
+            answer = {**RESPONSE, "id": body.get("id", "none")}
         elif self.path.endswith(":predict"):
             answer = {"predictions": ["yes"] * len(body["instances"])}
         elif self.path == "/invocations":
@@ -227,7 +227,7 @@ def test_what_passes_becomes_predictions(served: Served, models: int, proxied: S
     """Every known format on its own path: rows, models, versions and codes are the exporter's, feedback finds them."""
     proxy = proxied(models, exporter=served.url)
     first = ask(f"{proxy.url}/v2/models/credit/infer", ROWS, X_Request_Id="r-17")
-    assert (first.status, first.json["outputs"], first.headers["X-Request-Id"]) == (200, SAID["outputs"], "r-17")
+    assert (first.status, first.json["outputs"], first.headers["X-Request-Id"]) == (200, RESPONSE["outputs"], "r-17")
     named = ask(f"{proxy.url}/v2/models/credit/versions/8/infer", ROWS, Accept_Encoding="gzip")
     assert gzip.decompress(named.body)
     made = ask(f"{proxy.url}/v1/models/credit:predict", {"instances": [{"age": 30, "country": "FR"}]})
@@ -246,8 +246,8 @@ def test_what_passes_becomes_predictions(served: Served, models: int, proxied: S
     means = served.samples("model_feature_mean")
     assert means['model_feature_mean{model="credit",version="3",feature="age",window="5m"}'] == 45.5
     for name in ("r-17-1", made.headers["X-Request-Id"]):
-        word = {"prediction_id": name, "verdict": "corrected", "label": "no"}
-        assert eventually(lambda word=word: served.post("/v1/feedback", word).json["joined"])
+        feedback = {"prediction_id": name, "verdict": "corrected", "label": "no"}
+        assert eventually(lambda feedback=feedback: served.post("/v1/feedback", feedback).json["joined"])
 
 
 def test_the_options_name_what_paths_do_not(shared: Served, models: int, proxied: Start) -> None:
@@ -257,12 +257,12 @@ def test_the_options_name_what_paths_do_not(shared: Served, models: int, proxied
     frame = {"dataframe_split": {"columns": ["age", "country"], "data": [[41, "NL"]]}}
     assert ask(f"{proxy.url}/invocations", frame).json == {"predictions": ["no"]}
     ask(f"{proxy.url}/v2/models/else/infer?x=1", ROWS)
-    own = proxied(models, "--model=credit", "--record.path=/score/*", exporter=shared.url)
-    ask(f"{own.url}/score/7", {"instances": [1]})
-    ask(f"{own.url}/invocations", frame)
-    for one, count in ((proxy, 2), (own, 1)):
-        eventually(lambda one=one, count=count: one.sample("records_sent_total") == count)
-        assert one.sample("records_total") == count
+    with_path = proxied(models, "--model=credit", "--record.path=/score/*", exporter=shared.url)
+    ask(f"{with_path.url}/score/7", {"instances": [1]})
+    ask(f"{with_path.url}/invocations", frame)
+    for instance, count in ((proxy, 2), (with_path, 1)):
+        eventually(lambda instance=instance, count=count: instance.sample("records_sent_total") == count)
+        assert instance.sample("records_total") == count
     eventually(lambda: counted(shared, 200, "7") == 3)
     eventually(lambda: counted(shared, 200) == before + 1)
     nameless = proxied(models, exporter=shared.url)
@@ -317,7 +317,7 @@ def test_the_exporters_trouble_is_not_the_clients(models: int, proxied: Start, t
     port = free_port() if trouble == "away" else exporter.port
     proxy = proxied(models, exporter=f"http://127.0.0.1:{port}")
     for _ in range(50):
-        assert ask(f"{proxy.url}/v2/models/credit/infer", ROWS).json["outputs"] == SAID["outputs"]
+        assert ask(f"{proxy.url}/v2/models/credit/infer", ROWS).json["outputs"] == RESPONSE["outputs"]
     assert proxy.sample('requests_total{code="200"}') == 50
     if trouble == "401":
         eventually(lambda: proxy.sample("records_dropped_total") == 50)
@@ -370,8 +370,8 @@ def test_the_models_own_request_id_is_the_one_that_counts(proxied: Start) -> Non
 
     def script(connection: socket.socket) -> None:
         while head := head_of(connection):
-            own = b"X-Request-ID: mine\r\n" if b"GET /own" in head else b""
-            answer(connection, re.search(rb"X-Request-Id: (.*)\r", head)[1], own)  # type: ignore[index]
+            header = b"X-Request-ID: mine\r\n" if b"GET /own" in head else b""
+            answer(connection, re.search(rb"X-Request-Id: (.*)\r", head)[1], header)  # type: ignore[index]
 
     proxy = proxied(script)
     made = ask(f"{proxy.url}/a")
@@ -502,22 +502,22 @@ def test_heads_without_bodies_and_bodies_without_lengths(proxied: Start) -> None
 
 def test_connections_are_kept_on_both_sides(proxied: Start) -> None:
     """A client asks many times on one connection, pipelined too, and others use the same one to the model server."""
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
         while head := head_of(connection):
-            heard.append(head.split()[1])
-            answer(connection, heard[-1])
+            requests.append(head.split()[1])
+            answer(connection, requests[-1])
 
     upstream = Scripted(script)
     proxy = proxied(upstream.port, "--upstream.idle=60")
-    many = [b"/%d" % number for number in range(300)]
+    paths = [b"/%d" % number for number in range(300)]
     with proxy.connect() as connection:
-        connection.sendall(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path for path in many))
+        connection.sendall(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path for path in paths))
         got = until(connection, b"/299")
-    assert heard == many
-    assert re.findall(rb"\n(/\d+)", got) == many
-    for path in many[:20]:
+    assert requests == paths
+    assert re.findall(rb"\n(/\d+)", got) == paths
+    for path in paths[:20]:
         assert ask(proxy.url + path.decode()).body == path
     assert upstream.connections == 1
     upstream.close()
@@ -530,14 +530,14 @@ def test_connections_rest_for_a_moment_only(proxied: Start) -> None:
         head_of(connection)
         answer(connection)
         if hasty:
-            head_of(connection)  # and not a word
+            head_of(connection)  # no response at all
 
     hasty = True
     upstream = Scripted(script)
-    kept = proxied(upstream.port, "--upstream.idle=60")
+    patient = proxied(upstream.port, "--upstream.idle=60")
     for _ in range(6):
-        assert ask(kept.url + "/").text == "ok"
-    assert kept.sample('upstream_failures_total{reason="closed"}') == 0
+        assert ask(patient.url + "/").text == "ok"
+    assert patient.sample('upstream_failures_total{reason="closed"}') == 0
     hasty = False
     brief = proxied(upstream.port, "--upstream.idle=0.2")
     assert ask(brief.url + "/").text == "ok"
@@ -576,11 +576,11 @@ def test_tls_to_the_model_server(tmp_path: Path, proxied: Start) -> None:
 # --- what goes wrong ---------------------------------------------------------------------------
 
 
-def problem(found: Answer) -> tuple[int, str]:
-    assert found.headers["Content-Type"] == "application/problem+json"
-    assert found.json["status"] == found.status
-    assert found.headers["X-Request-Id"]
-    return found.status, found.json["detail"]
+def problem(response: Answer) -> tuple[int, str]:
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json["status"] == response.status
+    assert response.headers["X-Request-Id"]
+    return response.status, response.json["detail"]
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
@@ -671,11 +671,11 @@ def test_what_follows_an_answer_is_nobodys_answer(proxied: Start, pause: float) 
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
-        one = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
-        connection.sendall(one + b"mine" + (b"" if pause else one + b"evil"))
+        response = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+        connection.sendall(response + b"mine" + (b"" if pause else response + b"evil"))
         if pause:
             time.sleep(pause)
-            connection.sendall(one + b"evil")
+            connection.sendall(response + b"evil")
         everything(connection)
 
     proxy = proxied(script, "--upstream.idle=60")
@@ -737,11 +737,11 @@ def test_more_connections_than_there_are_files_for(models: int, proxied: Start) 
 
 def test_upgrades_are_not_passed_on(proxied: Start) -> None:
     """A client that offers another protocol is answered in this one, and its next request is, too."""
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
         while head := head_of(connection):
-            heard.append(head)
+            requests.append(head)
             answer(connection)
 
     proxy = proxied(script)
@@ -750,8 +750,8 @@ def test_upgrades_are_not_passed_on(proxied: Start) -> None:
         for path in (b"/1", b"/2"):
             connection.sendall(b"GET %b HTTP/1.1\r\n" % path + offer)
             assert until(connection, b"ok").startswith(b"HTTP/1.1 200 OK\r\n")
-    assert len(heard) == 2
-    assert not re.search(rb"(?i)\r\n(upgrade|connection|http2-settings):", b"".join(heard))
+    assert len(requests) == 2
+    assert not re.search(rb"(?i)\r\n(upgrade|connection|http2-settings):", b"".join(requests))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -759,17 +759,17 @@ def test_a_body_beside_an_upgrade_is_passed_on(proxied: Start, chunked: bool) ->
     """It is the body of that request, however much it looks like a request of its own."""
     inner = b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
     framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner) if chunked else inner
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
-        heard.append(head_of(connection) + until(connection, framed))
+        requests.append(head_of(connection) + until(connection, framed))
         answer(connection)
 
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(inner)
     offer = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n%b\r\n\r\n" % framing
     got = proxied(script).raw(offer + framed)
     assert got.count(b"HTTP/1.1 200 OK") == 1
-    assert len(heard) == 1
+    assert len(requests) == 1
 
 
 def test_a_proxy_before_itself(tmp_path: Path, proxied: Start) -> None:
@@ -790,11 +790,11 @@ def test_a_proxy_before_itself(tmp_path: Path, proxied: Start) -> None:
 
 def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
     """The model server is let go of at once, and the exporter hears 499, which is no error of the model's."""
-    heard, let_go = threading.Event(), threading.Event()
+    request_received, let_go = threading.Event(), threading.Event()
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
-        heard.set()
+        request_received.set()
         everything(connection)
         let_go.set()
 
@@ -804,7 +804,7 @@ def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
         connection.sendall(
             b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        assert heard.wait(10)
+        assert request_received.wait(10)
     assert let_go.wait(10)
     eventually(lambda: counted(shared, 499) == 2)
     assert proxy.sample("requests_in_flight") == 0
@@ -846,8 +846,8 @@ def test_noise_from_either_side(proxied: Start) -> None:
     def mangled(good: bytes) -> bytes:
         data = bytearray(good)
         for _ in range(noise.randrange(4)):
-            place = noise.randrange(len(data))
-            data[place : place + noise.randrange(3)] = noise.choice(
+            offset = noise.randrange(len(data))
+            data[offset : offset + noise.randrange(3)] = noise.choice(
                 [b"", b"\0", b"\r\n", b"\n", b":", b"0", b"\xff" * 9]
             )
         return bytes(data[: noise.choice([len(data), noise.randrange(1, len(data) + 1)])])
@@ -882,7 +882,7 @@ def test_it_stops_when_the_last_answer_is_given(shared: Served, proxied: Start) 
     def script(connection: socket.socket) -> None:
         head_of(connection)
         assert go.wait(15)
-        answer(connection, json.dumps({**SAID, "model_version": "stop"}).encode())
+        answer(connection, json.dumps({**RESPONSE, "model_version": "stop"}).encode())
 
     proxy = proxied(script, exporter=shared.url)
     body = json.dumps(ROWS).encode()
@@ -922,18 +922,18 @@ def test_it_stops_when_the_last_answer_is_given(shared: Served, proxied: Start) 
 def test_wrong_options(flags: list[str], message: str) -> None:
     """Each mistake is named with its option, and no secret is in the message."""
     command = [sys.executable, "-m", "exporter.cli", "proxy", "--listen-address=127.0.0.1:0", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode in {1, 2}
-    assert message in done.stderr
-    assert "secret" not in done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode in {1, 2}
+    assert message in result.stderr
+    assert "secret" not in result.stderr
 
 
 def test_a_port_that_is_taken(proxied: Start, models: int) -> None:
     """The address is in the message."""
     command = [sys.executable, "-m", "exporter.cli", "proxy", "--upstream=http://127.0.0.1:1"]
     command += [f"--listen-address=127.0.0.1:{models}", "--web.listen-address=127.0.0.1:0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, f"cannot listen on 127.0.0.1:{models}" in done.stderr) == (1, True)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, f"cannot listen on 127.0.0.1:{models}" in result.stderr) == (1, True)
 
 
 # --- the route ---------------------------------------------------------------------------------
@@ -946,9 +946,9 @@ def test_exchanges_count_even_when_their_bodies_are_refused(shared: Served) -> N
         return base64.b64encode(value if isinstance(value, bytes) else json.dumps(value).encode()).decode()
 
     before = counted(shared, 200)
-    said = {**SAID, "model_version": "packed"}
+    message = {**RESPONSE, "model_version": "packed"}
     lines = [
-        {"model": "credit", "code": 200, "id": "a", "request": packed(ROWS), "response": packed(said)},
+        {"model": "credit", "code": 200, "id": "a", "request": packed(ROWS), "response": packed(message)},
         {"model": "credit", "code": 200, "request": packed(gzip.compress(json.dumps(ROWS).encode()))},
         {"model": "credit", "code": 503, "request": packed(b"no JSON"), "response": packed(b"<html>")},
         {"model": "credit", "code": 200, "request": packed(ROWS), "response": packed({"predictions": ["yes"]})},
@@ -961,7 +961,7 @@ def test_exchanges_count_even_when_their_bodies_are_refused(shared: Served) -> N
     first = shared.post("/v1/exchanges?ids=1", body, **key)
     assert first.status == 202
     assert first.json["accepted"] == 2 + 2 + 1 + 1
-    assert [(one["index"], one["pointer"]) for one in first.json["rejected"]] == [
+    assert [(rejection["index"], rejection["pointer"]) for rejection in first.json["rejected"]] == [
         (3, ""), (4, "/model"), (5, "/code"), (6, "/request"),
     ]  # fmt: skip
     assert first.json["ids"][:2] == ["a-0", "a-1"]
@@ -974,6 +974,6 @@ def test_exchanges_count_even_when_their_bodies_are_refused(shared: Served) -> N
 def test_the_metrics_are_documented(proxied: Start) -> None:
     """The table of docs/proxy.md has each metric, and nothing else."""
     text = (ROOT / "docs" / "proxy.md").read_text()
-    found = ask(f"http://127.0.0.1:{proxied(free_port()).web}/metrics").text
-    metrics = {re.sub(r"_total$", "", name) for name in re.findall(r"^# TYPE (model_proxy_\S+)", found, re.M)}
+    exposition = ask(f"http://127.0.0.1:{proxied(free_port()).web}/metrics").text
+    metrics = {re.sub(r"_total$", "", name) for name in re.findall(r"^# TYPE (model_proxy_\S+)", exposition, re.M)}
     assert {re.sub(r"_total$", "", name) for name in re.findall(r"^\| `(model_proxy_\w+)`", text, re.M)} == metrics

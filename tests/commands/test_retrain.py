@@ -54,23 +54,23 @@ class Demo:
 
     def mistakes(self) -> tuple[int, int]:
         """Send each held-out image; users correct the confident mistakes, each tenth of them wrongly."""
-        corrections = slips = 0
+        corrections = wrong_corrections = 0
         for index, (image, truth) in enumerate(zip(*model.held_out(self.folder), strict=True)):
             answer = ask(f"{self.url}/predict", {"image": image.tolist()}).json
             if answer["confidence"] >= 0.8 and answer["digit"] != str(truth):
                 corrections += 1
                 wrong = str((int(answer["digit"]) + 1) % 10) if corrections % 10 == 0 else str(truth)
-                slips += wrong != str(truth)
+                wrong_corrections += wrong != str(truth)
                 feedback = {"prediction_id": answer["id"], "verdict": "corrected", "label": wrong}
                 feedback["user"] = model.teacher(index)
                 assert self.exporter.post("/v1/feedback", feedback).status == 201
         for item in self.versions.served:
             assert item.monitor.flush()
-        return corrections, slips
+        return corrections, wrong_corrections
 
     def pending(self) -> int:
-        found = self.exporter.get("/v1/corrections?model=digits&status=pending&limit=1000").json["corrections"]
-        return sum(item["inputs"] is not None for item in found)
+        pending = self.exporter.get("/v1/corrections?model=digits&status=pending&limit=1000").json["corrections"]
+        return sum(item["inputs"] is not None for item in pending)
 
 
 @pytest.fixture
@@ -85,16 +85,16 @@ def demo(prepared: Path, tmp_path: Path) -> Iterator[Demo]:
 def test_the_dark_camera_is_learnt(demo: Demo) -> None:
     """Right corrections become the next version: served, judged by its own profile, better in the dark."""
     demo.incidents.begin("dark", 3600)
-    corrections, slips = demo.mistakes()
+    corrections, wrong_corrections = demo.mistakes()
     assert corrections > 100
-    assert slips > 5
+    assert wrong_corrections > 5
     eventually(lambda: demo.pending() == corrections)
     printed: list[str] = []
     assert retrain(demo.folder, demo.exporter_client, demo.client, printed.append) == "2"
 
     statuses = Counter(item["status"] for item in demo.exporter.get("/v1/corrections?limit=1000").json["corrections"])
-    assert statuses == {"accepted": corrections - slips, "rejected": slips}
-    assert f"{corrections - slips} corrections accepted, {slips} rejected" in printed[0]
+    assert statuses == {"accepted": corrections - wrong_corrections, "rejected": wrong_corrections}
+    assert f"{corrections - wrong_corrections} corrections accepted, {wrong_corrections} rejected" in printed[0]
 
     # What is held back is in no training set: neither its corrections nor its images, dark or not.
     images, _ = model.held_out(demo.folder)
@@ -107,10 +107,10 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
 
     def right(version: str, incident: str | None) -> float:
         demo.incidents.begin(incident, 3600)
-        held = [index for index in range(len(images)) if model.teacher(index) in model.HELD_BACK]
+        held_back = [index for index in range(len(images)) if model.teacher(index) in model.HELD_BACK]
         classifier, labels = model.load(demo.folder, version), model.held_out(demo.folder)[1]
-        seen = model.rows(np.array([demo.incidents.apply(images[index]) for index in held]))
-        return float((classifier.classes_[classifier.predict_proba(seen).argmax(1)] == labels[held]).mean())
+        seen = model.rows(np.array([demo.incidents.apply(images[index]) for index in held_back]))
+        return float((classifier.classes_[classifier.predict_proba(seen).argmax(1)] == labels[held_back]).mean())
 
     assert right("1", "dark") < 0.4 < 0.6 < right("2", "dark")
     assert right("2", None) > 0.95
@@ -145,9 +145,9 @@ def test_only_images_of_others_are_learnt_and_each_once() -> None:
     """A release's repetitions count once; what is no digit's image, and whoever is held back, is left out."""
     image = np.arange(64.0).reshape(8, 8) % 17
     good = {"inputs": {"image": image.tolist()}, "label": "7", "user": "teacher-1"}
-    held = {"inputs": {"image": (image + 1).tolist()}, "label": "7", "user": "teacher-5"}
-    odd = [{**good, "inputs": None}, {**good, "label": "seven", "inputs": {"image": (image + 2).tolist()}}]
-    images, labels = training_images([good, good, held, *odd, {**good, "inputs": {"image": [[1, 2]]}}])
+    held_back = {"inputs": {"image": (image + 1).tolist()}, "label": "7", "user": "teacher-5"}
+    invalid = [{**good, "inputs": None}, {**good, "label": "seven", "inputs": {"image": (image + 2).tolist()}}]
+    images, labels = training_images([good, good, held_back, *invalid, {**good, "inputs": {"image": [[1, 2]]}}])
     assert images.tolist() == [image.tolist()]
     assert labels.tolist() == [7]
     assert training_images([])[0].shape == (0, 8, 8)
@@ -158,8 +158,8 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
     folder = tmp_path / "demo"
     shutil.copytree(prepared, folder)
     path = folder / "exporter.yml"
-    mine = path.read_text().replace("windows: [5m, 1h]", "windows: [5m, 2h]  # mine")
-    path.write_text(mine)
+    user_config = path.read_text().replace("windows: [5m, 1h]", "windows: [5m, 2h]  # mine")
+    path.write_text(user_config)
     images, labels = model.held_out(folder)
     for version in ("2", "10"):
         model.train(folder, version, images[:200], labels[:200])
@@ -177,7 +177,7 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
     versions.close()
     assert len(evaluate(folder, "1", "2")) == 2
     model.forget(folder)
-    assert path.read_text() == mine
+    assert path.read_text() == user_config
     assert sorted(file.name for file in folder.iterdir()) == sorted(model.FILES)
     path.write_text("models: [{name: digits}]")
     with pytest.raises(StackError, match="expected one line"):

@@ -134,11 +134,11 @@ def test_all_programs_become_ready_and_the_lines_tell_of_targets_layers_and_stor
     for target in ("model-exporter", "prometheus", "alertmanager"):
         port = running.ports["exporter" if target == "model-exporter" else target]
         running.says(f"target {target} 127.0.0.1:{port} is up")
-    said = running.says("business: ")
-    assert re.search(r"system: .* requests/s, .* errors, p95 .* s, CPU \d+%, memory \d+%", said)
-    assert re.search(r"data: worst KL ", said)
-    assert "demo: healthy for 3m: the service is healthy" in said
-    assert "\x1b" not in said
+    output = running.says("business: ")
+    assert re.search(r"system: .* requests/s, .* errors, p95 .* s, CPU \d+%, memory \d+%", output)
+    assert re.search(r"data: worst KL ", output)
+    assert "demo: healthy for 3m: the service is healthy" in output
+    assert "\x1b" not in output
 
 
 def test_prometheus_has_the_rules_and_knows_alertmanager(running: Stack) -> None:
@@ -146,8 +146,8 @@ def test_prometheus_has_the_rules_and_knows_alertmanager(running: Stack) -> None
     url = f"http://127.0.0.1:{running.ports['prometheus']}/api/v1"
     names = {rule["name"] for group in ask(f"{url}/rules").json["data"]["groups"] for rule in group["rules"]}
     assert {"ModelErrorRatioHigh", "ModelFeatureDrift", "ModelCorrectionRatioHigh", "Watchdog"} <= names
-    found = eventually(lambda: ask(f"{url}/alertmanagers").json["data"]["activeAlertmanagers"])
-    assert found == [{"url": f"http://127.0.0.1:{running.ports['alertmanager']}/api/v2/alerts"}]
+    alertmanagers = eventually(lambda: ask(f"{url}/alertmanagers").json["data"]["activeAlertmanagers"])
+    assert alertmanagers == [{"url": f"http://127.0.0.1:{running.ports['alertmanager']}/api/v2/alerts"}]
 
 
 def test_the_inbox_of_alertmanager_is_the_exporter_of_the_same_stack(running: Stack) -> None:

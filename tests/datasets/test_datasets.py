@@ -64,21 +64,27 @@ def correct(served: Served, *corrections: dict[str, Any], accept: bool = True) -
             "version": "3",
             "prediction": "yes",
             "confidence": 0.9,
-            **one.get("event", {}),
+            **correction.get("event", {}),
         }
-        for n, one in enumerate(corrections)
+        for n, correction in enumerate(corrections)
     ]
     assert served.post("/v1/predictions", events).status == 202
-    words = [
-        {"prediction_id": f"d-{n}", "verdict": "corrected", "label": "no", **one.get("word", {})}
-        for n, one in enumerate(corrections)
+    feedback = [
+        {"prediction_id": f"d-{n}", "verdict": "corrected", "label": "no", **correction.get("feedback", {})}
+        for n, correction in enumerate(corrections)
     ]
-    eventually(lambda: all(word["joined"] for word in served.post("/v1/feedback", words).json["feedback"]))
-    found = {one["prediction_id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
-    places = [found[f"d-{n}"]["id"] for n in range(len(corrections))]
-    for place in places if accept else ():
-        assert ask(f"{served.url}/v1/corrections/{place}", {"status": "accepted", "revision": 1}, "PATCH").status == 200
-    return places
+    eventually(lambda: all(result["joined"] for result in served.post("/v1/feedback", feedback).json["feedback"]))
+    by_prediction = {
+        correction["prediction_id"]: correction
+        for correction in served.get("/v1/corrections?limit=1000").json["corrections"]
+    }
+    ids = [by_prediction[f"d-{n}"]["id"] for n in range(len(corrections))]
+    for correction_id in ids if accept else ():
+        assert (
+            ask(f"{served.url}/v1/corrections/{correction_id}", {"status": "accepted", "revision": 1}, "PATCH").status
+            == 200
+        )
+    return ids
 
 
 def lines(answer: Answer) -> list[dict[str, Any]]:
@@ -92,24 +98,36 @@ def lines(answer: Answer) -> list[dict[str, Any]]:
 def test_json_lines_hold_what_was_accepted(served: Served) -> None:
     """Each accepted correction is one line with its inputs and the label that counts, without the redacted input."""
     inputs = {"age": 41, "country": "NL", "name": "Ada", "photo": [[0, 12], [3, 16]]}
-    first, second = correct(served, {"event": {"inputs": inputs}, "word": {"user": "clerk"}}, {}, {}, accept=False)[:2]
+    first, second = correct(served, {"event": {"inputs": inputs}, "feedback": {"user": "clerk"}}, {}, {}, accept=False)[
+        :2
+    ]
     ask(f"{served.url}/v1/corrections/{first}", {"status": "accepted", "revision": 1, "label": "never seen"}, "PATCH")
     ask(f"{served.url}/v1/corrections/{second}", {"status": "rejected", "revision": 1}, "PATCH")
     answer = served.get("/v1/dataset?model=credit")
     assert answer.headers["Content-Type"] == "application/x-ndjson"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="credit-dataset.jsonl"'
-    (one,) = lines(answer)
-    assert one.keys() == EXAMPLE
-    assert one["inputs"] == {name: value for name, value in inputs.items() if name != "name"}
-    assert (one["id"], one["label"], one["user_label"], one["prediction"]) == (first, "never seen", "no", "yes")
-    assert (one["version"], one["confidence"], one["user"], one["source"]) == ("3", 0.9, "clerk", "user")
+    (example,) = lines(answer)
+    assert example.keys() == EXAMPLE
+    assert example["inputs"] == {name: value for name, value in inputs.items() if name != "name"}
+    assert (example["id"], example["label"], example["user_label"], example["prediction"]) == (
+        first,
+        "never seen",
+        "no",
+        "yes",
+    )
+    assert (example["version"], example["confidence"], example["user"], example["source"]) == (
+        "3",
+        0.9,
+        "clerk",
+        "user",
+    )
 
 
 def test_a_stream_is_longer_than_one_page(served: Served) -> None:
     """Two thousand examples come in order, each once, in every format."""
     fill(served, 2000)
-    found = lines(served.get("/v1/dataset?model=credit"))
-    assert [one["inputs"]["age"] for one in found] == list(range(2000))
+    examples = lines(served.get("/v1/dataset?model=credit"))
+    assert [example["inputs"]["age"] for example in examples] == list(range(2000))
     rows = list(csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline="")))
     assert [int(row["inputs.age"]) for row in rows] == list(range(2000))
     table = pq.read_table(io.BytesIO(served.get("/v1/dataset?model=credit&format=parquet").body))
@@ -119,7 +137,7 @@ def test_a_stream_is_longer_than_one_page(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "many"),
+    ("query", "count"),
     [
         ("version=4", 50),
         ("label=maybe", 34),
@@ -129,9 +147,9 @@ def test_a_stream_is_longer_than_one_page(served: Served) -> None:
         ("until=2023-11-14T22:13:30Z&version=3", 5),
     ],
 )
-def test_examples_are_chosen(hundred: Served, query: str, many: int) -> None:
+def test_examples_are_chosen(hundred: Served, query: str, count: int) -> None:
     """Version, label and time choose examples."""
-    assert len(lines(hundred.get(f"/v1/dataset?model=credit&{query}"))) == many
+    assert len(lines(hundred.get(f"/v1/dataset?model=credit&{query}"))) == count
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +170,12 @@ def test_csv_has_columns_and_no_formulas(served: Served) -> None:
         served,
         {
             "event": {"inputs": {"age": -5, "country": bad, "photo": [[1]], "own": True}},
-            "word": {"label": "+1", "user": "@me"},
+            "feedback": {"label": "+1", "user": "@me"},
         },
-        {"event": {"inputs": {"age": 2.5, "country": "'=x", "extra": 'line\nbreak, "quoted"'}}, "word": {"label": "-"}},
+        {
+            "event": {"inputs": {"age": 2.5, "country": "'=x", "extra": 'line\nbreak, "quoted"'}},
+            "feedback": {"label": "-"},
+        },
     )
     text = served.get("/v1/dataset?model=credit&format=csv").text
     first, second = csv.DictReader(io.StringIO(text, newline=""))
@@ -170,9 +191,9 @@ def test_parquet_has_types(served: Served) -> None:
     """Columns have the type of their values; mixed and nested ones hold JSON text."""
     correct(
         served,
-        {"event": {"inputs": {"age": 1, "mixed": 1, "photo": [[1]], "flag": True}}, "word": {"label": "no"}},
-        {"event": {"inputs": {"age": 2**60 + 1, "mixed": "x", "huge": 10**30}}, "word": {"label": 3}},
-        {"event": {"inputs": {"age": 2.5}}, "word": {"label": "no"}},
+        {"event": {"inputs": {"age": 1, "mixed": 1, "photo": [[1]], "flag": True}}, "feedback": {"label": "no"}},
+        {"event": {"inputs": {"age": 2**60 + 1, "mixed": "x", "huge": 10**30}}, "feedback": {"label": 3}},
+        {"event": {"inputs": {"age": 2.5}}, "feedback": {"label": "no"}},
     )
     table = pq.read_table(io.BytesIO(served.get("/v1/dataset?model=credit&format=parquet").body))
     types = {field.name: str(field.type) for field in table.schema}
@@ -190,24 +211,24 @@ def test_label_studio_shows_images(served: Served) -> None:
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, "PNG")
     encoded = base64.b64encode(png.getvalue()).decode()
-    place, _ = correct(
+    correction_id, _ = correct(
         served,
-        {"event": {"inputs": {"photo": [[0, 4], [8, 16]], "age": 3}}, "word": {"label": "<script>"}},
+        {"event": {"inputs": {"photo": [[0, 4], [8, 16]], "age": 3}}, "feedback": {"label": "<script>"}},
         {"event": {"inputs": {"photo": encoded}}},
     )
-    one, other = served.get("/v1/dataset?model=credit&format=label-studio").json
-    data = one["data"]
-    assert (data["correction_id"], data["correction_revision"], data["age"]) == (place, 2, 3)
+    first, second = served.get("/v1/dataset?model=credit&format=label-studio").json
+    data = first["data"]
+    assert (data["correction_id"], data["correction_revision"], data["age"]) == (correction_id, 2, 3)
     with Image.open(io.BytesIO(base64.b64decode(data["photo"].removeprefix("data:image/png;base64,")))) as image:
         assert image.size == (128, 128)
         assert [image.getpixel(at) for at in ((0, 0), (127, 0), (0, 127), (127, 127))] == [0, 64, 128, 255]
-    assert other["data"]["photo"] == f"data:image/png;base64,{encoded}"
+    assert second["data"]["photo"] == f"data:image/png;base64,{encoded}"
     value = {"type": "choices", "from_name": "label", "to_name": "photo"}
-    assert one["predictions"][0]["model_version"] == "3"
-    assert one["predictions"][0]["score"] == 0.9
-    assert one["predictions"][0]["result"][0].items() >= {**value, "value": {"choices": ["yes"]}}.items()
-    assert one["annotations"][0]["ground_truth"] is True
-    assert one["annotations"][0]["result"][0].items() >= {**value, "value": {"choices": ["<script>"]}}.items()
+    assert first["predictions"][0]["model_version"] == "3"
+    assert first["predictions"][0]["score"] == 0.9
+    assert first["predictions"][0]["result"][0].items() >= {**value, "value": {"choices": ["yes"]}}.items()
+    assert first["annotations"][0]["ground_truth"] is True
+    assert first["annotations"][0]["result"][0].items() >= {**value, "value": {"choices": ["<script>"]}}.items()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +248,7 @@ def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("", "model: is required; valid values: bare"),
         ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
@@ -239,11 +260,11 @@ def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes
         ("model=credit&formatt=csv", 'the parameter "formatt" is not known; did you mean "format"?'),
     ],
 )
-def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, said: str) -> None:
+def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, message: str) -> None:
     """Parameters are checked, each with its own sentence."""
     answer = shared.get(f"/v1/dataset?{query}")
     assert answer.status == 400
-    assert said in answer.json["detail"]
+    assert message in answer.json["detail"]
 
 
 def test_more_inputs_than_columns_go_into_one(served: Served) -> None:
@@ -252,8 +273,8 @@ def test_more_inputs_than_columns_go_into_one(served: Served) -> None:
     (row,) = csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline=""))
     columns = [name for name in row if name.startswith("inputs.")]
     assert len(columns) == 1000
-    kept = {name.removeprefix("inputs.") for name in columns}
-    assert json.loads(row["other_inputs"]) == {f"x{n}": n for n in range(1500) if f"x{n}" not in kept}
+    names = {name.removeprefix("inputs.") for name in columns}
+    assert json.loads(row["other_inputs"]) == {f"x{n}": n for n in range(1500) if f"x{n}" not in names}
 
 
 # --- streams ---------------------------------------------------------------------------------
@@ -318,8 +339,8 @@ def test_too_many_exports_at_once_are_refused(served: Served) -> None:
         open_ones = [stack.enter_context(reading(served.port, "/v1/dataset?model=credit")) for _ in range(8)]
         refused = served.get("/v1/dataset?model=credit")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
-        for one in open_ones:
-            assert len(one.read().splitlines()) == 5000
+        for stream in open_ones:
+            assert len(stream.read().splitlines()) == 5000
     assert served.get("/v1/dataset?model=credit").status == 200
 
 
@@ -483,7 +504,7 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         ({"model": "credit"}, 409, "nothing of credit is accepted: review its corrections first"),
         ({"model": "credits"}, 400, "did you mean"),
@@ -494,11 +515,11 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
         (b"[", 400, "the body is not JSON"),
     ],
 )
-def test_a_wrong_release_is_refused(shared: Served, body: Any, status: int, said: str) -> None:
+def test_a_wrong_release_is_refused(shared: Served, body: Any, status: int, message: str) -> None:
     """A release with nothing in it, of no model, or with a bad name says what is wrong."""
     answer = shared.post("/v1/dataset/releases", body)
     assert answer.status == status
-    assert said in answer.json["detail"]
+    assert message in answer.json["detail"]
     assert shared.get("/v1/dataset/releases").json == {"releases": [], "next": None}
     assert shared.get("/v1/dataset/releases/none").status == 404
 
@@ -518,7 +539,7 @@ def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(served: Served)
     assert served.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).status == 200
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:
         counts = database.execute("SELECT build, count(*) FROM release_chunks GROUP BY build").fetchall()
-        assert sorted(many for _, many in counts) == [1, 20]
+        assert sorted(count for _, count in counts) == [1, 20]
         assert dict(counts)["new"] == 20
         assert database.execute("SELECT sum(released), sum(marked) FROM feedback, releases").fetchone() == (10, 10)
 
@@ -528,12 +549,12 @@ def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(served: Served)
 
 def command(served: Served, *arguments: str, status: int = 0, **environment: str) -> str:
     """What ``model-exporter dataset`` prints, its errors included."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "exporter.cli", "dataset", *arguments, f"--url={served.url}"],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
     )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
@@ -570,19 +591,19 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         assert command(served, "list", "--user=ada", f"--password-file={tmp_path / 'password'}") == ""
         named = {"MODEL_EXPORTER_USER": "ada", "MODEL_EXPORTER_PASSWORD_FILE": str(tmp_path / "password")}
         assert command(served, "list", **named) == ""
-        said = command(served, "list", "--url=http://ada:s3cret@127.0.0.1", status=1)
-        assert "s3cret" not in said
+        output = command(served, "list", "--url=http://ada:s3cret@127.0.0.1", status=1)
+        assert "s3cret" not in output
     finally:
         served.stop()
 
 
 def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path) -> None:
     """What annotators chose becomes the label, under their names; what is unclear is told and not taken."""
-    numbers = [{"event": {"prediction": 7}, "word": {"label": 1}} for _ in range(3)]
-    places = correct(served, *numbers, *({} for _ in range(5)))
+    numbers = [{"event": {"prediction": 7}, "feedback": {"label": 1}} for _ in range(3)]
+    ids = correct(served, *numbers, *({} for _ in range(5)))
     exported = {task["data"]["correction_id"]: task for task in served.get(
         "/v1/dataset?model=credit&format=label-studio").json}  # fmt: skip
-    tasks = [exported[place] for place in places]
+    tasks = [exported[correction_id] for correction_id in ids]
 
     def annotate(task: dict[str, Any], choice: str, by: Any, **members: Any) -> None:
         result = [{"id": "x", "type": "choices", "from_name": "label", "to_name": "t", "value": {"choices": [choice]}}]
@@ -598,20 +619,22 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     tasks[6]["annotations"] = []
     annotate(tasks[7], "yes", 12)
     tasks[7]["data"]["correction_id"] = "9999"
-    ask(f"{served.url}/v1/corrections/{places[5]}", {"status": "rejected", "revision": 2}, "PATCH")
+    ask(f"{served.url}/v1/corrections/{ids[5]}", {"status": "rejected", "revision": 2}, "PATCH")
     (tmp_path / "export.json").write_text(json.dumps([*tasks, {"data": {"text": "other"}, "annotations": []}]))
-    told = command(served, "import", str(tmp_path / "export.json"))
+    output = command(served, "import", str(tmp_path / "export.json"))
     assert (
         "2 accepted, 2 unchanged, 1 conflicting, 1 unknown, 1 with disagreeing annotators, "
-        "1 without a single answer, 1 not from this exporter" in told
+        "1 without a single answer, 1 not from this exporter" in output
     )
-    assert f'correction {places[3]}: 12 says "yes", 13 says "maybe"' in told
-    assert f"conflicting: correction {places[5]}: another reviewer decided first: it is rejected" in told
-    found = {one["id"]: one for one in served.get("/v1/corrections?limit=1000").json["corrections"]}
-    first, second = found[places[0]], found[places[1]]
+    assert f'correction {ids[3]}: 12 says "yes", 13 says "maybe"' in output
+    assert f"conflicting: correction {ids[5]}: another reviewer decided first: it is rejected" in output
+    by_id = {
+        correction["id"]: correction for correction in served.get("/v1/corrections?limit=1000").json["corrections"]
+    }
+    first, second = by_id[ids[0]], by_id[ids[1]]
     assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")
     assert (second["label"], second["reviewer"]) == (7, "label-studio:12")
-    assert (found[places[3]]["label"], found[places[5]]["status"]) == ("no", "rejected")
+    assert (by_id[ids[3]]["label"], by_id[ids[5]]["status"]) == ("no", "rejected")
     assert "0 accepted, 4 unchanged" in command(served, "import", str(tmp_path / "export.json"))
     (tmp_path / "export.json").write_text("{}")
     assert "is not an export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
@@ -619,7 +642,7 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
 
 def test_nobody_is_called_like_an_annotator(served: Served) -> None:
     """A decision names no reviewer but one of Label Studio."""
-    (place,) = correct(served, {}, accept=False)
+    (correction_id,) = correct(served, {}, accept=False)
     body = {"status": "accepted", "revision": 1, "reviewer": "ada"}
-    answer = ask(f"{served.url}/v1/corrections/{place}", body, "PATCH")
+    answer = ask(f"{served.url}/v1/corrections/{correction_id}", body, "PATCH")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/reviewer")

@@ -53,9 +53,9 @@ def table(text: str) -> dict[str, list[str]]:
 
 def section(name: str, heading: str) -> str:
     """A document's text below a heading, up to the next one."""
-    found = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", document(name), re.M | re.S)
-    assert found, f"{name}: no heading {heading}"
-    return found[1]
+    match = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", document(name), re.M | re.S)
+    assert match, f"{name}: no heading {heading}"
+    return match[1]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -83,8 +83,8 @@ def keys(kind: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def test_every_key_is_documented_with_its_default() -> None:
     """Each key of exporter.yml has a row, its default in it, and no row is about a key that does not exist."""
     rows = table(document("configuration.md"))
-    known = dict(keys(config.Config))
-    for key, default in known.items():
+    defaults = dict(keys(config.Config))
+    for key, default in defaults.items():
         assert key in rows, f"configuration.md: {key} is missing"
         shown = rows[key][1].strip("`")
         if isinstance(default, msgspec.Struct):
@@ -94,16 +94,16 @@ def test_every_key_is_documented_with_its_default() -> None:
         else:
             plain = msgspec.json.decode(msgspec.json.encode(default))
             assert yaml.safe_load(shown) == plain, f"configuration.md: the default of {key} is {plain}"
-    stale = {row for row in rows if re.match(r"(models|store|queue|links)\b", row)} - known.keys()
+    stale = {row for row in rows if re.match(r"(models|store|queue|links)\b", row)} - defaults.keys()
     assert not stale
 
 
 def test_every_key_of_the_web_configuration_is_documented() -> None:
     """The keys of the web configuration file and of the tokens file have their rows."""
-    known = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(web_config.TlsConfig)}
-    known |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(tokens._Token)}
+    names = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(web_config.TlsConfig)}
+    names |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(tokens._Token)}
     rows = table(document("configuration.md"))
-    assert {row for row in rows if row.startswith(("tls_server_config.", "[]."))} == known
+    assert {row for row in rows if row.startswith(("tls_server_config.", "[]."))} == names
 
 
 def test_every_scope_is_documented_with_its_routes() -> None:
@@ -168,9 +168,9 @@ def shell(script: str, folder: Path, curl: str = "") -> str:
     """What a script prints; ``curl`` are further options of each curl in it."""
     function = f"curl() {{ command curl --noproxy '*' -sS {curl} \"$@\"; }}\n"
     command = ["bash", "-ec", function + script]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
+    return result.stdout
 
 
 def read(url: str) -> str:
@@ -231,7 +231,7 @@ def test_every_command_and_flag_is_documented() -> None:
     assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
     for command in commands:
         inner = re.findall(r"^ {4}(\w+) {2,}", helped(command), re.M) if command == "dataset" else ()
-        helps = [helped(command, one) for one in inner] or [helped(command)]
+        helps = [helped(command, subcommand) for subcommand in inner] or [helped(command)]
         flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
         flags -= {"--help"}
         if command in {"profile", "proxy"}:
@@ -295,9 +295,12 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
 def test_documents_name_only_metrics_that_exist(path: Path) -> None:
     """A document outside metrics.md, too, speaks of no metric that neither metrics.md nor proxy.md has."""
     named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
-    known = table(document("metrics.md")).keys() | {"model_name", "model_version"}  # members of inference protocols
-    known |= table(section("proxy.md", "Its own metrics")).keys()
-    assert named <= known, named - known
+    documented = table(document("metrics.md")).keys() | {
+        "model_name",
+        "model_version",
+    }  # members of inference protocols
+    documented |= table(section("proxy.md", "Its own metrics")).keys()
+    assert named <= documented, named - documented
 
 
 # --- readers ---------------------------------------------------------------------------------
@@ -335,9 +338,9 @@ def pages(path: Path) -> set[str]:
 def test_runbooks_send_nobody_to_a_page_that_is_not_there(exporter: Exporter) -> None:
     """Each address of the exporter in a runbook is a route."""
     adapter = create_app(exporter).url_map.bind("127.0.0.1")
-    found = {page for path in (DOCS / "runbooks").glob("*.md") for page in pages(path)}
-    assert {"/-/reload", "/drift"} <= found
-    for page in found:
+    linked = {page for path in (DOCS / "runbooks").glob("*.md") for page in pages(path)}
+    assert {"/-/reload", "/drift"} <= linked
+    for page in linked:
         adapter.match(page, method=adapter.allowed_methods(page)[0])
 
 
@@ -407,9 +410,9 @@ def test_links_lead_somewhere() -> None:
     for path in (README, ROOT / "SECURITY.md", *DOCS.glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
             file, _, anchor = target.partition("#")
-            there = path.parent / file if file else path
-            assert there.exists(), f"{path.name}: {target}"
-            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.M) if anchor else []
+            destination = path.parent / file if file else path
+            assert destination.exists(), f"{path.name}: {target}"
+            headings = re.findall(r"^#+ (.*)$", destination.read_text(encoding="utf-8"), re.M) if anchor else []
             slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in slugs, f"{path.name}: {target}"
 

@@ -36,7 +36,7 @@ ENVIRONMENT = os.environ | {
 def run(script: str, folder: Path) -> str:
     """What a script prints; what it left in the background is stopped, each with its children."""
     stop = "trap 'for group in $(jobs -p); do kill -TERM -- -$group; done; wait' EXIT\n"
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", f"set -em\n{stop}{script}"],
         cwd=folder,
         env=ENVIRONMENT,
@@ -45,8 +45,8 @@ def run(script: str, folder: Path) -> str:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_segment_that_did_not_drift_is_silent(served: Served) -> None:
     of_the_dutch = 'version="segments",segment="NL",feature="income"'
 
     def values() -> list[float]:
-        found = served.samples("model_segment_kl_divergence").items()
-        return [value for series, value in found if of_the_dutch in series]
+        segments = served.samples("model_segment_kl_divergence").items()
+        return [value for series, value in segments if of_the_dutch in series]
 
     assert max(eventually(values)) < 0.3

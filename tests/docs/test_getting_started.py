@@ -42,10 +42,10 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_release(tmp_path: Path) -> No
     script = script.replace("model-exporter serve", "model-exporter serve --web.listen-address=127.0.0.1:9877")
     script = re.sub(r"(model-exporter dataset \w+)", r"\1 --url=http://127.0.0.1:9877", script)
     for port in ("9877", "9090", "9093"):
-        own = str(free_port())
-        script = script.replace(f":{port}", f":{own}")
-        promised = {number: text.replace(f":{port}", f":{own}") for number, text in promised.items()}
-    done = subprocess.run(
+        free = str(free_port())
+        script = script.replace(f":{port}", f":{free}")
+        promised = {number: text.replace(f":{port}", f":{free}") for number, text in promised.items()}
+    result = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
         env=ENVIRONMENT,
@@ -55,9 +55,9 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_release(tmp_path: Path) -> No
         check=False,
     )
     logs = "".join(path.read_text()[-2000:] for path in tmp_path.glob("*.log"))
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}{logs}"
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}{logs}"
     printed = {
-        int(number): text for number, text in re.findall(r"^=== (\d+)\n(.*?)(?=^===|\Z)", done.stdout, re.M | re.S)
+        int(number): text for number, text in re.findall(r"^=== (\d+)\n(.*?)(?=^===|\Z)", result.stdout, re.M | re.S)
     }
     assert len(promised) >= 8
     for number, text in promised.items():

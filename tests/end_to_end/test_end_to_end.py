@@ -59,8 +59,8 @@ class Chain:
         self.paged = paged
 
     def query(self, text: str) -> list[Any]:
-        found: list[Any] = ask(f"{self.prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
-        return found
+        result: list[Any] = ask(f"{self.prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
+        return result
 
     def firing(self) -> set[str]:
         alerts = ask(f"{self.prometheus}/api/v1/alerts").json["data"]["alerts"]
@@ -203,7 +203,7 @@ def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
         return "ModelErrorRatioHigh" in chain.firing()
 
     eventually(broken, 60, 0.1)
-    moment, told = time.time(), len(chain.paged)
+    moment, notified = time.time(), len(chain.paged)
     chain.program.kill()
     for _ in range(20):
         traffic(chain, dark=False, broken=True)
@@ -212,9 +212,9 @@ def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
     assert chain.query(f'count_over_time(up{{job="model-exporter"}}[10s] @ {moment})')
     eventually(broken, 60, 0.1)
     eventually(lambda: chain.query("model_version:requests:rate1m"), 30)
-    assert not [alert for alert in chain.paged[told:] if alert["labels"]["alertname"] == "ModelExporterDown"]
+    assert not [alert for alert in chain.paged[notified:] if alert["labels"]["alertname"] == "ModelExporterDown"]
     assert "resolved" not in {
-        alert["status"] for alert in chain.paged[told:] if alert["labels"]["alertname"] == "ModelErrorRatioHigh"
+        alert["status"] for alert in chain.paged[notified:] if alert["labels"]["alertname"] == "ModelErrorRatioHigh"
     }
 
 

@@ -21,7 +21,7 @@ BODY = json.dumps({"model": "credit", "version": "cut"}).encode()
 POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_others_are_served(shared: Served, scenario: Scenario) -> None:
     """Scrapes, predictions and feedback are answered, and well, whatever other clients do; nothing is a fault here."""
     outcome = run(shared, scenario._replace(clients=min(scenario.clients, 300)), 1.0)

@@ -64,8 +64,8 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
 
     def recorded() -> float | None:
         text = f"model_version_feature:kl_divergence:increase1h{{{FEATURE}}}"
-        found: list[Any] = ask(f"{prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
-        return float(found[0]["value"][1]) if found else None
+        result: list[Any] = ask(f"{prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
+        return float(result[0]["value"][1]) if result else None
 
     def expected() -> float:
         row, _, _ = binner.count([{"age": age} for age in pooled], [])

@@ -31,11 +31,11 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]
         rules = list(create_app(exporter).url_map.iter_rules())
     finally:
         exporter.close()
-    found = [("GET", "/nowhere"), ("DELETE", "/"), ("GET", "/static/nothing.js"), ("GET", "/drift?model=nobody")]
+    requests = [("GET", "/nowhere"), ("DELETE", "/"), ("GET", "/static/nothing.js"), ("GET", "/drift?model=nobody")]
     for rule in rules:
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: VALUES.get(match[1], "1"), rule.rule)
-        found += [(method, path) for method in sorted(rule.methods or ()) if method in {"GET", "POST", "PATCH"}]
-    return found
+        requests += [(method, path) for method in sorted(rule.methods or ()) if method in {"GET", "POST", "PATCH"}]
+    return requests
 
 
 def test_every_answer_has_the_security_headers(shared: Served, addresses: list[tuple[str, str]]) -> None:

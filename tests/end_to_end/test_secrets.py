@@ -33,14 +33,21 @@ def leaked(text: str) -> list[str]:
 def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> None:
     """Right and wrong passwords and tokens, on every route and in broken requests, are in nothing that comes out."""
     write_config(tmp_path)
-    web, known = tmp_path / "web.yml", tmp_path / "tokens.yml"
+    web, tokens = tmp_path / "web.yml", tmp_path / "tokens.yml"
     web.write_text(yaml.safe_dump({"basic_auth_users": {"alice": HASH}}))
-    known.write_text(yaml.safe_dump([{"name": "all", "sha256": DIGEST, "scopes": ["read", "ingest"]}]))
-    server = Served(tmp_path, f"--web.config.file={web}", f"--web.tokens.file={known}", "--log.level=debug").start()
-    said = []
+    tokens.write_text(yaml.safe_dump([{"name": "all", "sha256": DIGEST, "scopes": ["read", "ingest"]}]))
+    server = Served(tmp_path, f"--web.config.file={web}", f"--web.tokens.file={tokens}", "--log.level=debug").start()
+    outputs = []
     try:
-        ways = (f"Basic {ALICE}", f"Bearer {TOKEN}", f"Basic {NOBODY}", f"Bearer {WRONG}", f"Digest {WRONG}", WRONG)
-        for way in ways:
+        credentials = (
+            f"Basic {ALICE}",
+            f"Bearer {TOKEN}",
+            f"Basic {NOBODY}",
+            f"Bearer {WRONG}",
+            f"Digest {WRONG}",
+            WRONG,
+        )
+        for header in credentials:
             for route in ROUTES:
                 method, path = route.split()
                 path = (
@@ -50,9 +57,9 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> N
                 )
                 if "reload" not in path:
                     answer = getattr(server, "get" if method == "GET" else "post")(
-                        path, *([] if method == "GET" else [b"{"]), Authorization=way
+                        path, *([] if method == "GET" else [b"{"]), Authorization=header
                     )
-                    said.append(f"{answer.headers}{answer.body!r}")
+                    outputs.append(f"{answer.headers}{answer.body!r}")
         broken = (
             b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 9\r\n\r\n{",
             b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\nContent-Length: x\r\n\r\n",
@@ -62,16 +69,16 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> N
             with socket.create_connection(("127.0.0.1", server.port), 10) as client:
                 client.sendall(head % WRONG.encode())
                 client.shutdown(socket.SHUT_WR)
-                said.append(repr(client.recv(10_000)))
+                outputs.append(repr(client.recv(10_000)))
         mistakes: list[tuple[Path, Any]] = [
             (web, {"basic_auth_users": {"alice": PASSWORD}}),
             (web, {"basic_auth_users": {"alice": [PASSWORD]}}),
             (web, {"basic_auth_users": [PASSWORD]}),
-            (known, [{"name": "all", "sha256": TOKEN, "scopes": ["read"]}]),
-            (known, [TOKEN]),
-            (known, TOKEN),
+            (tokens, [{"name": "all", "sha256": TOKEN, "scopes": ["read"]}]),
+            (tokens, [TOKEN]),
+            (tokens, TOKEN),
             (web, PASSWORD),
-            (known, [{"name": "all", "token": DIGEST, "scopes": ["read"]}]),
+            (tokens, [{"name": "all", "token": DIGEST, "scopes": ["read"]}]),
             (tmp_path / "exporter.yml", {**CONFIG, "store": {"url": f"postgresql://u:{URL}@127.0.0.1:1/x"}}),
             (tmp_path / "exporter.yml", {**CONFIG, "store": {"url": f"postgresql:/u:{URL}@127.0.0.1:1/x"}}),
             (tmp_path / "exporter.yml", {**CONFIG, "store": {"url": f"mysql://u:{URL}@127.0.0.1/x"}}),
@@ -82,17 +89,17 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> N
             count = server.log.read_text().count('"reload: ')
             server.process.send_signal(signal.SIGHUP)
             eventually(lambda count=count: server.log.read_text().count('"reload: ') > count)
-            said.append(server.post("/-/reload", b"", Authorization=f"Basic {ALICE}").text)
+            outputs.append(server.post("/-/reload", b"", Authorization=f"Basic {ALICE}").text)
             command = [sys.executable, "-m", "exporter.cli", "check-config", str(tmp_path / "exporter.yml")]
-            flags = [f"--web.config.file={web}", f"--web.tokens.file={known}"]
-            done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+            flags = [f"--web.config.file={web}", f"--web.tokens.file={tokens}"]
+            result = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
             fine = URL in str(document) and "postgresql://" in str(document)  # it is right; a reload refuses the change
-            assert done.returncode == (0 if fine else 1)
-            said.append(done.stdout + done.stderr)
+            assert result.returncode == (0 if fine else 1)
+            outputs.append(result.stdout + result.stderr)
             path.write_text(good)
     finally:
         server.stop()
-    assert len(said) > 100
-    assert leaked("".join(said)) == []
+    assert len(outputs) > 100
+    assert leaked("".join(outputs)) == []
     assert leaked(server.log.read_text()) == []
     assert leaked(f"a {WRONG}") == [WRONG]

@@ -21,7 +21,7 @@ from exporter.server.flask_app import create_app
 from exporter.storage import quarantine, retention
 from exporter.storage.retention import HOLD_SECONDS, Retention
 
-WORD = {"prediction_id": "p-1", "verdict": "corrected", "label": "no"}
+FEEDBACK = {"prediction_id": "p-1", "verdict": "corrected", "label": "no"}
 PREDICTION = {"id": "p-1", "model": "credit", "version": "3", "inputs": {"age": 41}, "prediction": "yes"}
 DAMAGED = "model_exporter_store_damaged_files"
 
@@ -44,7 +44,7 @@ def test_versions_that_are_gone_take_no_memory(tmp_path: Path) -> None:
             for path in ("/", "/drift", f"/drift?model={name}"):
                 assert page.get(path).status_code == 200
         gc.collect()
-        assert [one() is not None for one in seen] == [False, False, False, False, True]
+        assert [reference() is not None for reference in seen] == [False, False, False, False, True]
     finally:
         exporter.close()
 
@@ -52,29 +52,31 @@ def test_versions_that_are_gone_take_no_memory(tmp_path: Path) -> None:
 # --- damaged files ---------------------------------------------------------------------------
 
 
-def _no_database(whole: bytes) -> bytes:
+def _no_database(data: bytes) -> bytes:
     return b"garbage" * 5000
 
 
-def _header_gone(whole: bytes) -> bytes:
-    return b"\0" * 100 + whole[100:]
+def _header_gone(data: bytes) -> bytes:
+    return b"\0" * 100 + data[100:]
 
 
-def _page_overwritten(whole: bytes) -> bytes:
-    return whole[:8192] + os.urandom(4096 * 4) + whole[8192 + 4096 * 4 :]
+def _page_overwritten(data: bytes) -> bytes:
+    return data[:8192] + os.urandom(4096 * 4) + data[8192 + 4096 * 4 :]
 
 
-def _cut(whole: bytes) -> bytes:
-    return whole[: len(whole) // 2]
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
 
-@pytest.mark.parametrize("spoil", [_no_database, _header_gone, _page_overwritten, _cut], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "spoil", [_no_database, _header_gone, _page_overwritten, _cut], ids=lambda function: function.__name__
+)
 def test_a_damaged_database_is_set_aside_and_said(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     """The exporter starts with an empty one, says so in log and metric, and the damaged one stays as it was."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
     server = Served(tmp_path).start()
     server.post("/v1/predictions", [{**PREDICTION, "id": f"p-{number}"} for number in range(200)])
-    assert server.post("/v1/feedback", WORD).status == 201
+    assert server.post("/v1/feedback", FEEDBACK).status == 201
     assert server.samples(DAMAGED) == {DAMAGED: 0}
     assert server.stop() == 0
     path = tmp_path / "store.db"
@@ -86,7 +88,7 @@ def test_a_damaged_database_is_set_aside_and_said(tmp_path: Path, spoil: Callabl
         assert aside.read_bytes() == spoilt
         assert f"it was set aside as {aside}" in server.log.read_text()
         assert server.samples(DAMAGED) == {DAMAGED: 1}
-        assert server.post("/v1/feedback", WORD).status == 201
+        assert server.post("/v1/feedback", FEEDBACK).status == 201
         aside.unlink()
         assert server.samples(DAMAGED) == {DAMAGED: 0}
     finally:
@@ -99,11 +101,11 @@ def test_a_database_that_is_only_unclosed_stays(tmp_path: Path) -> None:
     (tmp_path / "store.db").touch()
     server = Served(tmp_path).start()
     try:
-        assert server.post("/v1/feedback", WORD).status == 201
+        assert server.post("/v1/feedback", FEEDBACK).status == 201
         server.stop(signal.SIGKILL)
         assert (tmp_path / "store.db-wal").stat().st_size
         server.start()
-        assert server.post("/v1/feedback", WORD).status == 200
+        assert server.post("/v1/feedback", FEEDBACK).status == 200
         assert server.samples(DAMAGED) == {DAMAGED: 0}
     finally:
         server.stop()
@@ -113,8 +115,8 @@ def test_the_look_for_damage_has_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
     """A database that is too large to be read through at the start is taken as it is, and so is one in use."""
     path = tmp_path / "large.db"
     with sqlite3.connect(path) as connection:
-        many = "pragma_function_list a, pragma_function_list b LIMIT 9999"
-        connection.execute(f"CREATE TABLE t AS SELECT hex(randomblob(500)) FROM {many}")
+        rows = "pragma_function_list a, pragma_function_list b LIMIT 9999"
+        connection.execute(f"CREATE TABLE t AS SELECT hex(randomblob(500)) FROM {rows}")
     config = StoreConfig(url=f"sqlite:///{path}")
     monkeypatch.setattr(quarantine, "CHECK_SECONDS", 0.0)
     quarantine.quarantine(config)
@@ -142,16 +144,16 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
     """Feedback is refused with the reason, scrapes go on, what waits is written later, and all goes on by itself."""
     write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{disk}/store.db"}})
     server = Served(tmp_path).start()
-    word = {**WORD, "label": "x" * 90_000}
+    feedback = {**FEEDBACK, "label": "x" * 90_000}
 
     def refused(reason: str) -> None:
-        answer = server.post("/v1/feedback", word, Idempotency_Key="k")
+        answer = server.post("/v1/feedback", feedback, Idempotency_Key="k")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
         assert reason in answer.json["detail"]
         assert server.samples("model_exporter_store_errors_total")["model_exporter_store_errors_total"] > 0
 
     try:
-        assert server.post("/v1/feedback", {**WORD, "prediction_id": "first"}).status == 201
+        assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "first"}).status == 201
         filler = disk / "filler"
         with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
             while True:
@@ -160,10 +162,10 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
         assert server.post("/v1/predictions", PREDICTION).status == 202
         assert any("attempts_total" in series for series in server.samples("model_attempts_total"))
         filler.unlink()
-        assert server.post("/v1/feedback", word, Idempotency_Key="k").status == 201
+        assert server.post("/v1/feedback", feedback, Idempotency_Key="k").status == 201
         server.stop()
         server.start()
-        assert server.post("/v1/feedback", word, Idempotency_Key="k").json["joined"] is True
+        assert server.post("/v1/feedback", feedback, Idempotency_Key="k").json["joined"] is True
         server.stop()
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         server.launch()
@@ -171,7 +173,7 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
         assert "store.url: cannot open" in server.log.read_text().splitlines()[-1]
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         server.start()
-        assert server.post("/v1/feedback", {**WORD, "prediction_id": "last"}).status == 201
+        assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "last"}).status == 201
     finally:
         server.stop()
 
@@ -197,17 +199,17 @@ def test_a_clock_that_jumps_deletes_nothing_for_an_hour(monkeypatch: pytest.Monk
     clock = Clock()
     monkeypatch.setattr(retention.time, "time", lambda: clock.wall)
     monkeypatch.setattr(retention.time, "monotonic", lambda: clock.steady)
-    kept = Retention(StoreConfig(retention="1d"))
+    rule = Retention(StoreConfig(retention="1d"))
     clock.pass_(86400.0)
-    assert kept._oldest_kept() == clock.wall - 86400.0
+    assert rule._oldest_kept() == clock.wall - 86400.0
     clock.wall += jump
-    assert kept._oldest_kept() == -float("inf")
+    assert rule._oldest_kept() == -float("inf")
     clock.pass_(HOLD_SECONDS / 2)
-    assert kept._oldest_kept() == -float("inf")
+    assert rule._oldest_kept() == -float("inf")
     clock.pass_(HOLD_SECONDS / 2)
-    assert kept._oldest_kept() == clock.wall - 86400.0
+    assert rule._oldest_kept() == clock.wall - 86400.0
     clock.wall += 30
-    assert kept._oldest_kept() == clock.wall - 86400.0
+    assert rule._oldest_kept() == clock.wall - 86400.0
 
 
 def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,22 +231,22 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     def predict(name: str) -> dict[str, Any]:
         assert server.post("/v1/predictions", {**PREDICTION, "id": name}).status == 202
-        return {**WORD, "prediction_id": name}
+        return {**FEEDBACK, "prediction_id": name}
 
     try:
-        words = [predict("before")]
-        for place, offset in enumerate(("-400d", "+400d")):
+        feedback = [predict("before")]
+        for index, offset in enumerate(("-400d", "+400d")):
             (tmp_path / "next").write_text(offset)
             (tmp_path / "next").replace(now)  # at once: the library must not read half of it
             stamp = "model_system_memory_used_bytes"
             assert server.samples(stamp)
-            words.append(predict(offset))
-            assert server.samples()[window] == place + 2
-            assert server.post("/v1/feedback", {**WORD, "prediction_id": f"late-{offset}"}).status == 201
+            feedback.append(predict(offset))
+            assert server.samples()[window] == index + 2
+            assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": f"late-{offset}"}).status == 201
         eventually(lambda: "the clock jumped by" in server.log.read_text(), 15)
-        for word in words:
-            assert server.post("/v1/feedback", word).json["joined"] is True
-        assert server.post("/v1/feedback", words[0]).status == 200
+        for item in feedback:
+            assert server.post("/v1/feedback", item).json["joined"] is True
+        assert server.post("/v1/feedback", feedback[0]).status == 200
     finally:
         assert server.stop() == 0
     assert "Traceback" not in server.log.read_text()

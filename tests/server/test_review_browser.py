@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from support.mistakes import correct, mistake, queue, start
+from support.corrections import correct, mistake, queue, start
 from support.servers import Served, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

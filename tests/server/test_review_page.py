@@ -14,7 +14,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import pytest
 from PIL import Image
-from support.mistakes import IMAGE, correct, mistake, queue, start
+from support.corrections import IMAGE, correct, mistake, queue, start
 from support.pages import Page as Parsed
 from support.servers import Answer, Served, write_config
 

@@ -202,7 +202,7 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     assert [item.joined for item in results] == [True] * 3 + [False] * 2 + [True] * 41
     assert len({item.id for item in results}) == exporter.count(feedback) == 42
     assert [results[0].id, results[3].id] == [results[-1].id, results[4].id]
-    assert exporter.count(history) == 3  # what others replaced; the word that stands is in its feedback
+    assert exporter.count(history) == 3  # what others replaced; the current feedback is not in the history
     assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
     assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
     assert sum(verdict.correction for verdict in exporter.counted) == 41

@@ -19,11 +19,11 @@ class Page(HTMLParser):
         self.source = answer.text
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.words: list[str] = []
+        self.pieces: list[str] = []
         self.feed(self.source)
         self.close()
         assert not self.open, f"left open: {self.open}"
-        self.text = " ".join("".join(self.words).split())
+        self.text = " ".join("".join(self.pieces).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -37,7 +37,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        self.pieces.append(data)
 
     def rows(self) -> list[str]:
         """Names of the features, in the order of the table."""
