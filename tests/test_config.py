@@ -47,21 +47,21 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_a_bad_config_is_refused_with_its_message(path):
-    """Each file of the folder has one mistake, and its first line has the exact message."""
+def test_an_invalid_config_is_refused_with_its_message(path):
+    """Each file of the folder has one error, and its first line has the exact message."""
     expected = path.read_text().partition("\n")[0].removeprefix("# error: ")
     with pytest.raises(ConfigError) as error:
         load(path)
     assert str(error.value).replace(str(path), "FILE") == expected
 
 
-def test_there_are_bad_configs():
-    """The folder of mistakes is there."""
+def test_there_are_invalid_configs():
+    """The folder of invalid configurations is not empty."""
     assert len(BAD) >= 25
 
 
-def test_a_config_with_everything_in_it(tmp_path):
-    """Every key arrives typed; paths are relative to the file's folder; a YAML merge is no duplicate."""
+def test_a_config_with_every_key(tmp_path):
+    """Every key has its type; paths are relative to the file's folder; a YAML merge is no duplicate."""
     digits = ModelConfig(
         name="digits",
         profile=str(tmp_path / "profiles/digits.json"),
@@ -91,7 +91,7 @@ def test_a_config_with_everything_in_it(tmp_path):
 
 
 def test_the_smallest_config_has_the_defaults(tmp_path):
-    """A model's name is enough."""
+    """A model's name is sufficient."""
     loaded = load(write(tmp_path, "models: [{name: digits}]"))
     (model,) = loaded.models
     assert (model.profile, model.confidence_threshold, model.windows, model.max_versions) == (
@@ -104,14 +104,14 @@ def test_the_smallest_config_has_the_defaults(tmp_path):
     assert (loaded.store.retention, loaded.store.inputs, loaded.queue.capacity) == ("30d", "all", 100_000)
 
 
-def test_windows_are_ordered_by_length_and_keep_their_spelling():
+def test_windows_are_ordered_by_length_and_keep_their_notation():
     """The shortest window is the first, however the config orders them."""
     model = ModelConfig("m", windows=("1h", "90s", "1d", "5m"))
     assert list(model.window_seconds().items()) == [("90s", 90), ("5m", 300), ("1h", 3600), ("1d", 86400)]
 
 
 @pytest.mark.parametrize("url", ["postgresql://db/exporter", "sqlite:////var/lib/a.db", "sqlite:///:memory:"])
-def test_an_absolute_url_stays_as_it_is(tmp_path, url):
+def test_an_absolute_url_is_unchanged(tmp_path, url):
     """Only a relative path in the store's URL is resolved."""
     assert load(write(tmp_path, f"models: [{{name: a}}]\nstore: {{url: '{url}'}}")).store.url == url
 
@@ -124,8 +124,8 @@ def test_an_absolute_url_stays_as_it_is(tmp_path, url):
         (b"[" * 5000, "FILE: is not YAML: maximum recursion depth exceeded"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
-    """A file that is missing, is no text or is nested without end is one message."""
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
+    """A file that is missing, not text or nested too deeply is one message."""
     path = tmp_path / "exporter.yml"
     if content is not None:
         path.write_bytes(content)
@@ -136,21 +136,21 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
 
 @given(st.text("0123456789smhdw x.-", max_size=8))
 def test_a_duration_is_seconds_or_refused(text):
-    """Any text is a duration of more than nothing, or a ValueError."""
+    """Any text is a positive duration or a ValueError."""
     try:
         assert parse_duration(text) > 0
     except ValueError as error:
         assert str(error).startswith("expected a duration such as 5m or 1h, got ")
 
 
-def test_durations_are_spelt_as_in_prometheus():
+def test_durations_are_written_as_in_prometheus():
     """Units add up."""
     lengths = {"10s": 10, "5m": 300, "1h30m": 5400, "1d": 86400, "1w": 604800, "1w2d": 777600}
     assert {text: parse_duration(text) for text in lengths} == lengths
 
 
 def test_the_share_of_sampled_inputs():
-    """A sampled share is a number from 0 to 1, the other policies have none."""
+    """A sampled share is a number from 0 to 1; the other policies have none."""
     policies = {"all": None, "confident": None, "none": None, "sampled:0.1": 0.1, "sampled:.5": 0.5, "sampled:1": 1.0}
     assert {policy: sampled_share(policy) for policy in policies} == policies
     for wrong in ("", "sampled", "sampled:", "sampled:1.1", "sampled:-0.1", "ALL", "sampled:nan"):

@@ -45,7 +45,7 @@ def refused_alike(raw: bytes, decoder: Decoder) -> str:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=100) | JSON.map(lambda v: json.dumps(v).encode()), st.booleans())
 def test_any_bytes_are_decoded_or_refused(body, lines):
-    """Arbitrary bytes and arbitrary JSON end in events and refusals, or in an EventError, and nothing else."""
+    """Arbitrary bytes and JSON give events and refusals, or an EventError, and nothing else."""
     for decoder in (PREDICTIONS, FEEDBACK, EVENTS):
         try:
             _, rejected = decoder.decode(body, lines)
@@ -60,8 +60,8 @@ def test_any_bytes_are_decoded_or_refused(body, lines):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(EVENT, min_size=1, max_size=4))
-def test_events_of_any_json_are_each_taken_or_refused(events):
-    """Every event of an array is either good or refused at its place, NaN and surrogates in it or not."""
+def test_events_of_any_json_are_accepted_or_refused(events):
+    """Every event of an array is either valid or refused at its index, even with NaN and surrogates."""
     good, rejected = PREDICTIONS.decode(json.dumps(events).encode())
     assert len(good) + len(rejected) == len(events)
     assert len({rejection.index for rejection in rejected}) == len(rejected)
@@ -77,7 +77,7 @@ def test_events_of_any_json_are_each_taken_or_refused(events):
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_no_value_inside_inputs_refuses_the_event(inputs):
-    """Whatever stands inside inputs, the event is taken, and its inputs can be read."""
+    """Whatever the inputs contain, the event is accepted, and its inputs can be read."""
     (event,), rejected = PREDICTIONS.decode(json.dumps({"model": "digits", "inputs": inputs}).encode())
     assert not rejected
     decoded = decode_inputs([bytes(memoryview(event.inputs))])[0]
@@ -89,15 +89,15 @@ def test_no_value_inside_inputs_refuses_the_event(inputs):
     b'{"x": "\\ud800"}', b'{"x": ' + b"[" * 500 + b"]" * 500 + b"}",
     b'{"x": ' + b"[" * 900 + b"NaN" + b"]" * 900 + b"}",
 ])  # fmt: skip
-def test_inputs_that_no_number_or_text_holds_are_taken(raw):
-    """NaN, infinities, numbers of thousands of digits, broken UTF-8 and deep nesting inside inputs are taken."""
+def test_inputs_beyond_json_types_are_accepted(raw):
+    """NaN, infinities, numbers of thousands of digits, invalid UTF-8 and deep nesting inside inputs are accepted."""
     (event,), rejected = PREDICTIONS.decode(b'{"model": "digits", "inputs": ' + raw + b"}")
     assert not rejected
     assert list(decode_inputs([bytes(memoryview(event.inputs))])[0]) == ["x"]
 
 
-def test_a_whole_prediction_is_decoded():
-    """Every field of the wire type arrives as what it is; inputs stay JSON."""
+def test_a_complete_prediction_is_decoded():
+    """Every field of the wire format is decoded to its type; inputs stay JSON."""
     body = {
         "id": "r-17", "model": "digits", "version": "3", "time": "2026-11-24T10:00:00+01:00", "inputs": {"age": 41},
         "prediction": "7", "confidence": 0.93, "duration_seconds": 0.012, "code": 200, "later": "ignored",
@@ -110,7 +110,7 @@ def test_a_whole_prediction_is_decoded():
 
 
 def test_only_the_model_is_required():
-    """The smallest event names its model, and null is as good as absent."""
+    """The smallest event names its model, and null is the same as absent."""
     (event,), _ = PREDICTIONS.decode(b'{"model": "digits"}')
     nulls = dict.fromkeys(FIELDS[:8])
     (same,), _ = PREDICTIONS.decode(json.dumps({"model": "digits", **nulls}).encode())
@@ -156,8 +156,8 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("fields", "pointer", "detail", "reason"), REFUSALS)
-def test_a_wrong_field_is_named_with_what_would_be_right(fields, pointer, detail, reason):
-    """Each refusal of the contract gives its pointer, what was wrong and what would be right."""
+def test_an_invalid_field_is_explained(fields, pointer, detail, reason):
+    """Each refusal of the contract has its pointer, the error and the valid values."""
     body = fields if "model" in fields or not fields else {"model": "digits", **fields}
     assert refusal(body) == (pointer, detail, reason)
 
@@ -165,8 +165,8 @@ def test_a_wrong_field_is_named_with_what_would_be_right(fields, pointer, detail
 @pytest.mark.parametrize("value", [
     b'"\xff"', b"1" + b"0" * 5000, b'"\\ud800"', b"1e999", b"[" * 700 + b"]" * 700, b"[NaN]",
 ])  # fmt: skip
-def test_inputs_that_are_no_object_are_refused_however_odd(value):
-    """Broken text, endless numbers and deep arrays in the place of inputs are refused like any other."""
+def test_inputs_that_are_no_object_are_refused(value):
+    """Invalid strings, endless numbers and deep arrays in place of inputs are refused like any other value."""
     pointer, detail, reason = refusal(b'{"model": "digits", "inputs": ' + value + b"}")
     assert (pointer, reason) == ("/inputs", "wrong_type")
     assert detail.startswith("expected an object with one member for each feature, got ")
@@ -176,15 +176,15 @@ def test_inputs_that_are_no_object_are_refused_however_odd(value):
 @pytest.mark.parametrize("field", ["confidence", "prediction", "id", "time"])
 @pytest.mark.parametrize("depth", [50, 300, 600, 900])
 def test_a_deeply_nested_field_is_refused_like_a_flat_one(field, depth):
-    """Where JSON can be read at all, deep nesting in a field is a wrong type at that field."""
+    """As long as JSON can be read, deep nesting in a field is a wrong type of that field."""
     pointer, _, reason = refusal(b'{"model": "digits", "%s": %s}' % (field.encode(), b"[" * depth + b"]" * depth))
     assert (pointer, reason) == ("/" + field, "wrong_type")
 
 
 @pytest.mark.parametrize("body", ['{"model": "digits", "inputs": %s}', "%s", "[%s]"])
 @pytest.mark.parametrize("value", ['"Ada Lovelace"', '["Ada Lovelace"]', '"\\ud800 Ada Lovelace"'])
-def test_what_stands_in_the_place_of_inputs_is_not_quoted(body, value):
-    """Clients log refusals: what may be about a person is named by its type only."""
+def test_invalid_inputs_are_not_quoted(body, value):
+    """Clients log refusals, so values that may be personal are named by their type only."""
     assert "Ada" not in refusal((body % value).encode())[1]
 
 
@@ -205,24 +205,24 @@ OBJECT = 'expected an object such as {"model": …}, got '
         (b'{"inputs": {"x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}}", "the JSON is nested too deeply", "malformed"),
     ],
 )  # fmt: skip
-def test_what_is_no_event_is_refused_as_a_whole(body, detail, reason):
-    """What is not JSON, or no object, is refused with the pointer to the whole."""
+def test_a_body_without_an_event_is_refused(body, detail, reason):
+    """A body that is not JSON, or no object, is refused with the pointer to the root."""
     good, (rejected,) = PREDICTIONS.decode(body)
     assert not good
     assert (rejected.pointer, rejected.detail, rejected.reason) == ("", detail, reason)
 
 
 @pytest.mark.parametrize("body", [b"[", b'[{"model": "digits"}', b'[{"model": "digits"},]', b"[" * 100_000, b"[\xff]"])
-def test_a_broken_array_is_refused_as_a_whole(body):
-    """Nothing of an array is taken that cannot be read to its end."""
+def test_an_invalid_array_is_refused(body):
+    """No event of an array is accepted if the array cannot be read to its end."""
     with pytest.raises(EventError) as error:
         PREDICTIONS.decode(body)
     assert (error.value.pointer, error.value.reason) == ("", "malformed")
 
 
 @pytest.mark.parametrize(("count", "examined"), [(1000, 1000), (1001, 1000), (2000, 1000)])
-def test_past_a_thousand_refused_events_the_rest_is_not_looked_at(count, examined):
-    """Each refused one is named by its place, and no place is named that the body does not have."""
+def test_after_a_thousand_refused_events_the_rest_is_ignored(count, examined):
+    """Each refused event is named by its index, and no index is beyond the body."""
     good, rejected = PREDICTIONS.decode(b"\n".join([b"1"] * count), lines=True)
     assert (good, [rejection.index for rejection in rejected]) == ([], list(range(min(count, examined + 1))))
     assert [rejection.index for rejection in rejected if rejection.detail.startswith("ignored")] == [1000][
@@ -232,12 +232,12 @@ def test_past_a_thousand_refused_events_the_rest_is_not_looked_at(count, examine
 
 @pytest.mark.parametrize("body", [b"[]", b" [ ] "])
 def test_an_empty_array_holds_no_event(body):
-    """An empty array is neither good nor wrong by itself."""
+    """An empty array has neither valid nor invalid events."""
     assert PREDICTIONS.decode(body) == ([], [])
 
 
-def test_good_events_of_a_batch_are_taken_beside_bad_ones():
-    """A bad event is named by its index, and the others are taken in their order."""
+def test_valid_events_are_accepted_beside_invalid_ones():
+    """An invalid event is named by its index, and the others are accepted in their order."""
     batch = [
         {"model": "digits", "id": "a"},
         {"model": "digts"},
@@ -254,8 +254,8 @@ def test_good_events_of_a_batch_are_taken_beside_bad_ones():
     ]
 
 
-def test_ndjson_lines_may_be_blank_and_end_as_they_like():
-    """Blank lines are no events, lines end with LF or CRLF, and a broken line spoils only itself."""
+def test_ndjson_lines_may_be_blank_and_end_with_lf_or_crlf():
+    """Blank lines are no events, lines end with LF or CRLF, and an invalid line affects no other."""
     body = b'{"model": "digits", "id": "a"}\r\n\r\n{"model": \n\n{"model": "digits", "id": "b", "inputs": {"x": NaN}}'
     good, rejected = PREDICTIONS.decode(body, lines=True)
     assert [event.id for event in good] == ["a", "b"]
@@ -263,14 +263,14 @@ def test_ndjson_lines_may_be_blank_and_end_as_they_like():
     assert PREDICTIONS.decode(b"\n\n", lines=True) == ([], [])
 
 
-def test_a_prediction_that_is_not_finite_is_its_own_text():
-    """NaN as a prediction is kept as text, and so an invalid number."""
+def test_a_prediction_that_is_not_finite_is_text():
+    """NaN as a prediction is stored as text, and so is an invalid number."""
     (event,), _ = PREDICTIONS.decode(b'{"model": "digits", "prediction": NaN}')
     assert event.prediction == "NaN"
 
 
-def test_a_clock_years_off_is_an_event_all_the_same():
-    """Any RFC 3339 time is taken, the first and the last that there are among them."""
+def test_any_time_is_accepted():
+    """Any RFC 3339 time is accepted, including the first and the last."""
     for time in (
         "1970-01-01T00:00:00Z",
         "0001-01-01T00:00:00+12:00",
@@ -282,7 +282,7 @@ def test_a_clock_years_off_is_an_event_all_the_same():
 
 
 def test_feedback_names_its_possible_verdicts():
-    """A verdict that is none is refused with the ones that are."""
+    """An invalid verdict is refused with the valid ones."""
     assert refusal({"model": "digits", "verdict": "acepted"}, FEEDBACK) == (
         "/verdict", 'is not a valid value; did you mean "accepted"?', "wrong_type",
     )  # fmt: skip
@@ -291,8 +291,8 @@ def test_feedback_names_its_possible_verdicts():
     assert refusal({"comment": "x" * 10_001}, FEEDBACK)[::2] == ("/comment", "too_long")
 
 
-def test_business_events_count_at_least_nothing():
-    """A value is 1 by default, never negative, never without an end."""
+def test_business_values_are_finite_and_not_negative():
+    """A value is 1 by default, never negative, never infinite."""
     (event,), _ = EVENTS.decode(b'{"event": "orders", "model": "digits"}')
     assert event.value == 1
     assert refusal({"event": "orders", "model": "digits", "value": -1}, EVENTS)[::2] == ("/value", "out_of_range")

@@ -20,20 +20,20 @@ MODULES = [
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_examples_in_docstrings_are_true(module):
-    """Every example that a docstring shows gives what it says."""
+def test_docstring_examples_are_correct(module):
+    """Every example in a docstring gives the stated result."""
     assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
 @given(st.lists(st.text() | st.integers(0, 99), max_size=5))
-def test_a_pointer_leads_back_to_its_path(path):
+def test_a_pointer_can_be_converted_back_to_its_path(path):
     """A pointer follows RFC 6901: read by its rules it gives the steps again."""
     steps = [step.replace("~1", "/").replace("~0", "~") for step in json_pointer(tuple(path)).split("/")[1:]]
     assert steps == [str(step) for step in path]
 
 
 def test_paths_are_written_as_in_yaml():
-    """Keys have dots between them, places in lists have brackets, the whole has no name."""
+    """Keys are separated by dots, list indexes are in brackets, and the root has no name."""
     assert format_path(()) == ""
     assert format_path(("models", 0, "windows", 1)) == "models[0].windows[1]"
     assert format_path((0, "name")) == "[0].name"
@@ -41,15 +41,15 @@ def test_paths_are_written_as_in_yaml():
 
 @settings(max_examples=50)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
-def test_a_value_is_shown_as_json_and_never_at_length(value):
+def test_a_value_is_shown_as_short_json(value):
     """A short value is shown as JSON, a long one is cut to 60 characters."""
     text = preview(value)
     assert len(text) <= 60
     assert text.endswith("…") or json.loads(text) == value
 
 
-def test_what_json_cannot_show_is_an_ellipsis():
-    """A value that holds itself, or is nested too deeply, is not shown."""
+def test_a_value_that_json_cannot_show_is_an_ellipsis():
+    """A circular or too deeply nested value is not shown."""
     endless: list = []
     endless.append(endless)
     deep: list = []
@@ -58,16 +58,16 @@ def test_what_json_cannot_show_is_an_ellipsis():
     assert preview(endless) == preview(deep) == "…"
 
 
-def test_a_suggestion_is_the_nearest_word_or_all_of_them():
-    """A typing error gets one word, anything else the first twenty that are possible."""
+def test_a_suggestion_is_the_nearest_name_or_all_of_them():
+    """A typing error gets one suggestion, anything else the first twenty valid names."""
     assert suggestion("windws", ["windows", "name"]) == 'did you mean "windows"?'
     assert suggestion("zzz", ["b", "a"]) == "valid values: a, b"
     assert suggestion("zzz", []) == "there are none"
     assert suggestion("zzz", map(str, range(1000))).count(",") == 19
 
 
-def test_a_word_of_any_length_is_answered_at_once():
-    """What is longer than any name is not compared with the names."""
+def test_a_very_long_name_gets_no_suggestion_quickly():
+    """A text longer than any valid name is not compared with the names."""
     tracemalloc.start()
     try:
         assert suggestion("models" * 10_000, ["models"]) == "valid values: models"
@@ -77,6 +77,6 @@ def test_a_word_of_any_length_is_answered_at_once():
     assert suggestion("m" * 124 + "odel", ["m" * 124 + "odels"]).startswith("did you mean")
 
 
-def test_words_are_listed_as_people_do():
-    """One word, two, and more."""
+def test_names_are_listed_with_or():
+    """One name, two, and more."""
     assert [any_of("a"), any_of("ab"), any_of("abc")] == ["a", "a or b", "a, b or c"]

@@ -267,7 +267,7 @@ def test_adapted_is_valid(tmp_path: Path, secrets: tuple[str, ...], smarthost: s
     ],
 )
 def test_routes(severity: str, layer: str, receivers: str) -> None:
-    """Severity and layer decide who is told; the watchdog reaches nobody but the dead man's switch."""
+    """Severity and layer decide the receivers; the watchdog reaches only the dead man's switch."""
     labels = [f"severity={severity}", f"layer={layer}", "alertname=A", "model=digits"]
     assert amtool("config", "routes", "test", f"--config.file={SOURCE}", *labels).strip() == receivers
 
@@ -281,7 +281,7 @@ def routes(route: dict[str, Any], inherited: dict[str, Any]) -> Iterator[dict[st
 
 
 def test_times() -> None:
-    """The first message comes within 15 s, info repeats least, and nothing is repeated after it was forgotten."""
+    """The first message is sent within 15 s, info repeats least often, and no interval exceeds five days."""
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
     def long(text: str) -> int:
@@ -300,8 +300,8 @@ def test_times() -> None:
 # ---- adapting it
 
 
-def test_what_is_off_is_said(tmp_path: Path) -> None:
-    """Without secrets all but the inbox is off, each with its reason in a sentence."""
+def test_receivers_without_secrets_are_off_with_a_reason(tmp_path: Path) -> None:
+    """Without secrets every receiver except the inbox is off, each with a reason."""
     source = copied(tmp_path / "am")
     target = tmp_path / "out.yml"
     missing = f"is off: there is no file {tmp_path}/am/secrets"
@@ -318,7 +318,7 @@ def test_what_is_off_is_said(tmp_path: Path) -> None:
 
 
 def test_a_secret_turns_its_receiver_on(tmp_path: Path) -> None:
-    """With a receiver's file there, it stays, and the path is absolute."""
+    """A receiver whose secret file exists is kept, with an absolute path to the file."""
     source = copied(tmp_path / "am", slack_url="http://127.0.0.1/", smtp_password="x")
     off = write(source, tmp_path / "out.yml", inbox=INBOX)
     assert [line.split(" is off")[0] for line in off] == ["Webhook to pager", "Webhook to watchdog"]
@@ -331,7 +331,7 @@ def test_a_secret_turns_its_receiver_on(tmp_path: Path) -> None:
 
 
 def test_mail_catcher(tmp_path: Path) -> None:
-    """A smarthost given turns e-mail on without password and TLS, and the source stays as it was."""
+    """A smarthost option enables e-mail without a password and TLS; the source file is unchanged."""
     config = yaml.safe_load(SOURCE.read_text())
     before = json.dumps(config)
     adapted, off = usable(config, tmp_path, inbox=INBOX, smarthost="mail:1025")
@@ -361,8 +361,8 @@ def test_no_mail_server(tmp_path: Path) -> None:
         ("a: [", "{source}:1:5: is not YAML"),
     ],
 )
-def test_bad_source(tmp_path: Path, text: str | None, message: str) -> None:
-    """A configuration that cannot be read is named with its mistake."""
+def test_an_invalid_source_is_named(tmp_path: Path, text: str | None, message: str) -> None:
+    """A configuration that cannot be read is named with the error."""
     source = tmp_path / "alertmanager.yml"
     if text is not None:
         source.write_text(text)
@@ -377,7 +377,7 @@ def test_target_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_secrets_are_ignored_and_described() -> None:
-    """Git ignores every secret, and the folder's README names each file that the configuration asks for."""
+    """Git ignores every secret, and the folder's README lists each file that the configuration refers to."""
     folder = SOURCE.parent / "secrets"
     assert (folder / ".gitignore").read_text().splitlines() == ["*", "!.gitignore", "!README.md"]
     secrets = set(re.findall(r"_file: secrets/(\w+)", SOURCE.read_text()))
@@ -406,8 +406,8 @@ def as_slack(message: Any) -> str:
     return f"{attachment['title']}\n\n{attachment['text'].rstrip()}"
 
 
-def test_every_message(running: Running) -> None:
-    """An incident of one model, firing and over, reaches each receiver in the words that the documentation shows."""
+def test_every_receiver_gets_the_documented_message(running: Running) -> None:
+    """A firing and a resolved incident of one model reach each receiver as the documentation shows."""
     received = running.received
     # The second joins the group of the first: what a bad deployment breaks is one message.
     running.post(ERRORS | {"startsAt": START})
@@ -442,8 +442,8 @@ def test_every_message(running: Running) -> None:
     assert not received.mailed("model-owners@example.com")
 
 
-def test_business_reaches_its_owners(running: Running) -> None:
-    """An alert of the business layer is mailed to stakeholders too; one of severity info is in nobody's Slack."""
+def test_business_alerts_are_mailed_to_stakeholders(running: Running) -> None:
+    """Stakeholders are mailed business alerts; alerts with severity info are not sent to Slack."""
     running.post(alert("ModelReviewBacklog", "info", "business", model="digits"))
     running.post(alert("ModelAttemptsDrop", "warning", "business", model="loans"))
     received = running.received
@@ -457,7 +457,7 @@ def test_business_reaches_its_owners(running: Running) -> None:
     ]
 
 
-def test_watchdog_disturbs_nobody(running: Running) -> None:
+def test_watchdog_reaches_no_person(running: Running) -> None:
     """The watchdog reaches the dead man's switch and no person."""
     received = running.received
     running.post(alert("Watchdog", "none", "exporter"), alert("ModelEventsDropped", "warning", "exporter"))
@@ -467,8 +467,8 @@ def test_watchdog_disturbs_nobody(running: Running) -> None:
     assert "Watchdog" not in json.dumps(others) + "".join(map(str, received.mails))
 
 
-def test_exporter_down_silences_models(running: Running) -> None:
-    """A down exporter silences all that it would have measured, and nothing of the exporter layer."""
+def test_exporter_down_inhibits_model_alerts(running: Running) -> None:
+    """ModelExporterDown inhibits the alerts that depend on the exporter, but none of the exporter layer."""
     running.post(
         alert("ModelExporterDown", "critical", "system", instance="127.0.0.1:9877"),
         ERRORS,
@@ -486,8 +486,8 @@ def test_exporter_down_silences_models(running: Running) -> None:
     assert len(states) == 6
 
 
-def test_critical_silences_its_warning(running: Running) -> None:
-    """A critical alert silences warnings of its layer, model and version, and no other."""
+def test_critical_inhibits_its_warning(running: Running) -> None:
+    """A critical alert inhibits warnings of the same layer, model and version, and no others."""
     running.post(
         ERRORS,
         alert("ModelLatencyHigh", "warning", "system", model="digits", version="3"),
@@ -504,8 +504,8 @@ def test_critical_silences_its_warning(running: Running) -> None:
     assert names == set(states) - {"ModelLatencyHigh"}
 
 
-def test_foreign_text_is_escaped(running: Running) -> None:
-    """Markup in labels and annotations arrives as text in the mail and in Slack, and a script is no link."""
+def test_markup_is_escaped(running: Running) -> None:
+    """Markup in labels and annotations is shown as text in mail and Slack, and a script URL is not a link."""
     evil = '<script>alert("1")</script> & <!channel>\r\nBcc: x@example.com'
     sent = alert("Odd", "warning", "data", f"summary {evil}", f"description {evil}", model=evil, feature="a|b>c")
     sent["annotations"]["runbook_url"] = "javascript:alert(1)"
@@ -528,8 +528,8 @@ def test_foreign_text_is_escaped(running: Running) -> None:
     assert "feature a|b&gt;c" in attachment["text"]
 
 
-def test_bare_and_many(running: Running) -> None:
-    """An alert without annotations is told; of many Slack shows ten and says how many there are, the critical first."""
+def test_alerts_without_annotations_and_large_groups(running: Running) -> None:
+    """An alert without annotations is sent; of a large group Slack shows ten, critical ones first, and the total."""
     received = running.received
     running.post({"labels": {"alertname": "Bare", "severity": "warning"}})
     features = [alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)]

@@ -93,8 +93,8 @@ def past(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_each_business_alert_fires_for_the_model_that_is_ill_and_none_for_the_other(past: str) -> None:
-    """Fewer attempts than a week ago, little confidence, no feedback, much corrected, a backlog: five alerts."""
+def test_business_alerts_fire_for_the_unhealthy_model_only(past: str) -> None:
+    """Less traffic than a week ago, low confidence, no feedback, many corrections and a backlog fire five alerts."""
     query = quote('ALERTS{alertstate="firing",layer="business"}')
 
     def firing() -> set[tuple[str, str]]:

@@ -47,13 +47,13 @@ def services(project: dict[str, Any]) -> dict[str, Any]:
     return project["services"]
 
 
-def test_the_services_are_those_of_the_documents(services: dict[str, Any]) -> None:
-    """Six services stay, and one prepares their files."""
+def test_the_services_are_the_documented_ones(services: dict[str, Any]) -> None:
+    """Six services run, and one prepares their files."""
     assert set(services) == {*PORTS, "prepare"}
 
 
-def test_every_port_is_published_on_this_machine_only_and_under_its_own_number(services: dict[str, Any]) -> None:
-    """Nothing listens on the network, and an address is the same inside and outside."""
+def test_ports_are_published_on_localhost_with_the_same_number(services: dict[str, Any]) -> None:
+    """Every port is published on localhost only, and has the same number inside and outside."""
     published = {
         name: [(port["host_ip"], int(port["published"]), port["target"]) for port in service.get("ports", [])]
         for name, service in services.items()
@@ -61,8 +61,8 @@ def test_every_port_is_published_on_this_machine_only_and_under_its_own_number(s
     assert published == {"prepare": [], **{name: [("127.0.0.1", port, port)] for name, port in PORTS.items()}}
 
 
-def test_ports_are_the_ones_of_the_stack_on_one_machine() -> None:
-    """An address in a document or a link is right for `make up` and for the containers."""
+def test_ports_are_those_of_make_up() -> None:
+    """Addresses in documents and links are valid for `make up` and for the containers."""
     names = {"demo": "service"}
     for name, port in PORTS.items():
         if name != "mail":
@@ -70,7 +70,7 @@ def test_ports_are_the_ones_of_the_stack_on_one_machine() -> None:
 
 
 def test_every_image_is_pinned(services: dict[str, Any]) -> None:
-    """An image is named with its version to the patch level, and ours with the version of the package."""
+    """Images are pinned to a patch version, and ours to the version of the package."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for service in services.values():
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
@@ -81,7 +81,7 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
 
 
 def test_every_mounted_path_is_in_the_checkout_and_read_only(services: dict[str, Any]) -> None:
-    """An engine would make an empty folder of a path that is not there."""
+    """Mounted paths exist, because an engine would create a missing one as an empty folder."""
     mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
     binds = [mount for mount in mounts if mount["type"] == "bind"]
     assert len(binds) >= 6
@@ -92,13 +92,13 @@ def test_every_mounted_path_is_in_the_checkout_and_read_only(services: dict[str,
 
 
 def test_every_volume_is_declared_and_used(project: dict[str, Any]) -> None:
-    """No volume is left over, none is missing."""
+    """Every volume is declared and used."""
     mounts = [mount for service in project["services"].values() for mount in service.get("volumes", [])]
     assert {mount["source"] for mount in mounts if mount["type"] == "volume"} == set(project["volumes"])
 
 
-def test_containers_have_no_rights_that_they_do_not_need(services: dict[str, Any]) -> None:
-    """Each runs on a read-only file system, without capabilities, and cannot gain any."""
+def test_containers_run_with_minimal_privileges(services: dict[str, Any]) -> None:
+    """Containers have a read-only file system, no capabilities, and cannot gain privileges."""
     for name, service in services.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
@@ -106,8 +106,8 @@ def test_containers_have_no_rights_that_they_do_not_need(services: dict[str, Any
         assert not service.get("privileged")
 
 
-def test_dependencies_wait_for_health_or_for_the_end_of_the_preparation(services: dict[str, Any]) -> None:
-    """A service starts when what it needs is healthy, and what it needs can be healthy."""
+def test_services_wait_for_their_dependencies(services: dict[str, Any]) -> None:
+    """A service starts when its dependencies are healthy, and these have health checks."""
     for name, service in services.items():
         for needed, how in service.get("depends_on", {}).items():
             ready = "service_completed_successfully" if needed == "prepare" else "service_healthy"
@@ -117,7 +117,7 @@ def test_dependencies_wait_for_health_or_for_the_end_of_the_preparation(services
 
 
 def test_host_names_in_commands_and_variables_are_services(services: dict[str, Any]) -> None:
-    """Whatever is addressed inside the network exists there, at a port it listens on."""
+    """Every address inside the network is a service and a port that it listens on."""
     addresses = {f"{name}:{port}" for name, port in PORTS.items()} | {"mail:1025"}
     for service in services.values():
         texts = [*(service.get("command") or []), *(service.get("environment") or {}).values()]
@@ -128,7 +128,7 @@ def test_host_names_in_commands_and_variables_are_services(services: dict[str, A
 
 
 def test_prometheus_scrapes_the_services(services: dict[str, Any]) -> None:
-    """The targets for containers are the services, and there is one file for each file of the machine's targets."""
+    """The targets for containers are the services, with one file for each file of the targets on one machine."""
     folder = ROOT / "prometheus" / "targets-compose"
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (ROOT / "prometheus/targets").iterdir())
     targets = {
@@ -145,8 +145,8 @@ def test_prometheus_scrapes_the_services(services: dict[str, Any]) -> None:
     assert "/etc/prometheus/rules" in mounts
 
 
-def test_the_preparation_runs_as_it_stands(services: dict[str, Any], tmp_path: Path) -> None:
-    """`prepare` writes the demo's files, and an alertmanager.yml for the mail catcher and the exporter's inbox."""
+def test_the_preparation_creates_the_files(services: dict[str, Any], tmp_path: Path) -> None:
+    """`prepare` writes the demo's files and an alertmanager.yml for the mail catcher and the exporter's inbox."""
     (script,) = services["prepare"]["command"]
     for path in ("/etc/alertmanager/", "/data/alertmanager/", "/data/demo"):
         assert path in script
@@ -175,8 +175,8 @@ def test_the_preparation_runs_as_it_stands(services: dict[str, Any], tmp_path: P
     assert any("email_configs" in receiver for receiver in config["receivers"])
 
 
-def test_a_preparation_that_fails_says_so(tmp_path: Path) -> None:
-    """Without a source the command ends with a sentence and a status that compose heeds."""
+def test_a_failed_preparation_is_an_error(tmp_path: Path) -> None:
+    """Without a source the command ends with a message and a non-zero status."""
     command = [
         sys.executable,
         "-m",
@@ -190,8 +190,8 @@ def test_a_preparation_that_fails_says_so(tmp_path: Path) -> None:
     assert result.stderr.startswith("python -m exporter.commands.up.receivers: no.yml: ")
 
 
-def test_alertmanager_finds_what_was_prepared_where_it_was_prepared(services: dict[str, Any]) -> None:
-    """Paths of templates in the prepared file are right in Alertmanager's container, and the file is its own."""
+def test_alertmanager_reads_the_prepared_configuration(services: dict[str, Any]) -> None:
+    """Paths of templates in the prepared file are valid in Alertmanager's container."""
     for source, target in (("/etc/alertmanager", ROOT / "alertmanager"), ("/data/alertmanager", "alertmanager-config")):
         for name in ("prepare", "alertmanager"):
             mounts = {mount["target"]: mount["source"] for mount in services[name]["volumes"]}
@@ -201,8 +201,8 @@ def test_alertmanager_finds_what_was_prepared_where_it_was_prepared(services: di
     assert f"--config.file={written[1]}" in services["alertmanager"]["command"]
 
 
-def test_exporter_and_demo_use_what_was_prepared(services: dict[str, Any]) -> None:
-    """All three have the demo's volume at the same place; the demo writes its next version there."""
+def test_exporter_and_demo_use_the_prepared_files(services: dict[str, Any]) -> None:
+    """All three mount the demo's volume at the same path; the demo writes its next version there."""
     for name in ("prepare", "exporter", "demo"):
         mount = next(m for m in services[name]["volumes"] if m["source"] == "demo")
         assert mount["target"] == "/data/demo"
@@ -210,8 +210,8 @@ def test_exporter_and_demo_use_what_was_prepared(services: dict[str, Any]) -> No
     assert "--config.file=/data/demo/exporter.yml" in services["exporter"]["command"]
 
 
-def test_commands_of_our_image_are_right_usage(services: dict[str, Any]) -> None:
-    """Options in the compose file and the Dockerfile are options of the program."""
+def test_commands_of_our_image_are_valid(services: dict[str, Any]) -> None:
+    """The compose file and the Dockerfile use options that the program has."""
     from exporter.cli import build_parser
 
     default = json.loads(re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
@@ -224,8 +224,8 @@ def test_commands_of_our_image_are_right_usage(services: dict[str, Any]) -> None
     assert re.search(rf"^EXPOSE {PORTS['exporter']}$", DOCKERFILE, re.MULTILINE)
 
 
-def test_the_image_is_healthy_with_users_too(tmp_path: Path) -> None:
-    """The image's health check is content with an exporter that wants a password, and not with none."""
+def test_the_health_check_accepts_authentication(tmp_path: Path) -> None:
+    """The image's health check accepts an exporter that requires a password, and fails without an exporter."""
     write_config(tmp_path)
     hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
     (tmp_path / "web.yml").write_text(json.dumps({"basic_auth_users": {"ada": hashed}}))
@@ -240,7 +240,7 @@ def test_the_image_is_healthy_with_users_too(tmp_path: Path) -> None:
 
 
 def test_grafana_is_provisioned_by_variables_that_are_set(services: dict[str, Any]) -> None:
-    """Data source and dashboards come from the mounted folder, through variables that the service sets."""
+    """The data source and the dashboards come from the mounted folder, through variables that the service sets."""
     grafana = services["grafana"]
     assert {mount["target"]: mount["source"] for mount in grafana["volumes"]}["/srv/grafana"] == str(ROOT / "grafana")
     folder = ROOT / "grafana" / "provisioning"
@@ -253,8 +253,8 @@ def test_grafana_is_provisioned_by_variables_that_are_set(services: dict[str, An
     assert grafana["environment"]["PROMETHEUS_URL"] == f"http://prometheus:{PORTS['prometheus']}"
 
 
-def test_what_runs_is_locked_as_it_was_tested() -> None:
-    """Each package of requirements.lock stands in requirements-dev.lock, with the same version and the same hashes."""
+def test_both_lock_files_agree() -> None:
+    """Each package of requirements.lock is in requirements-dev.lock, with the same version and hashes."""
     run, tested = (
         re.findall(r"^[a-z].*(?:\n    .*)*", re.sub(r" (;.*)?\\\n", "\n", (ROOT / name).read_text()), re.MULTILINE)
         for name in ("requirements.lock", "requirements-dev.lock")
@@ -264,7 +264,7 @@ def test_what_runs_is_locked_as_it_was_tested() -> None:
 
 
 def test_the_image_runs_without_root_on_the_locked_packages() -> None:
-    """The last stage ends as a numbered user; packages come from the lock file with their hashes."""
+    """The last stage runs as a numeric user, with packages from the lock file and their hashes."""
     last = DOCKERFILE.split("\nFROM ")[-1]
     assert re.findall(r"^USER (.*)$", last, re.MULTILINE) == ["10001:10001"]
     assert "--require-hashes" in DOCKERFILE

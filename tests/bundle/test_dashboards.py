@@ -110,15 +110,15 @@ ALL = [one for board in BOARDS.values() for one in expressions(board)]
 # ---- form
 
 
-def test_the_files_are_what_the_source_says() -> None:
+def test_the_dashboard_files_are_up_to_date() -> None:
     """``make dashboards`` would change nothing, byte for byte, and no file is left over."""
     written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
     assert written == files()
     assert sorted(BOARDS) == UIDS
 
 
-def test_another_address_of_the_exporter_goes_into_every_dashboard(tmp_path: Path) -> None:
-    """``--exporter-url`` replaces the address in all files, those for Kubernetes too; an old file is taken away."""
+def test_the_exporter_url_is_in_every_dashboard(tmp_path: Path) -> None:
+    """``--exporter-url`` replaces the address in all files, including those for Kubernetes, and removes stale files."""
     (tmp_path / "grafana" / "dashboards").mkdir(parents=True)
     (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
     command = [sys.executable, "-m", "grafana", "--exporter-url=https://me.example/", f"--output={tmp_path}"]
@@ -131,8 +131,8 @@ def test_another_address_of_the_exporter_goes_into_every_dashboard(tmp_path: Pat
 
 
 @pytest.mark.parametrize("uid", UIDS)
-def test_panels_are_numbered_and_lie_side_by_side(uid: str) -> None:
-    """Panel ids are unique, panels fit the grid, and none lies over another."""
+def test_panels_have_unique_ids_and_do_not_overlap(uid: str) -> None:
+    """Panel ids are unique, and panels fit the grid without overlapping."""
     panels = EVERY[uid]
     assert len({panel["id"] for panel in panels}) == len(panels)
     positions = [panel["gridPos"] for panel in panels]
@@ -148,7 +148,7 @@ def test_panels_are_numbered_and_lie_side_by_side(uid: str) -> None:
 
 
 def test_the_overview_fits_one_screen() -> None:
-    """On 768 pixels of height 640 are left below Grafana's bars; a row of the grid takes 38."""
+    """Of 768 pixels 640 are left below Grafana's bars; a grid row takes 38."""
     assert (
         max(
             position["y"] + position["h"]
@@ -160,8 +160,8 @@ def test_the_overview_fits_one_screen() -> None:
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
-def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
-    """It has a title, a description, a unit and words for no data; its names stay short; it asks the chosen source."""
+def test_a_panel_is_described(uid: str, panel: dict[str, Any]) -> None:
+    """A panel has a title, a description, a unit, a text for no data, short names and the data source variable."""
     defaults = panel["fieldConfig"]["defaults"]
     named = panel["title"] or (panel["type"] == "stat" and targets(panel)[0]["legendFormat"])
     assert named and len(panel["description"]) > 15 and panel["description"].endswith(".")
@@ -174,8 +174,8 @@ def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
-def test_a_panel_is_of_a_living_type(uid: str, panel: dict[str, Any]) -> None:
-    """No panel needs Angular, and no field or transformation is one that Grafana has replaced by another."""
+def test_a_panel_uses_no_deprecated_type(uid: str, panel: dict[str, Any]) -> None:
+    """Panels use neither Angular nor fields or transformations that Grafana has replaced."""
     assert panel["type"] in TYPES
     assert {transformation["id"] for transformation in panel.get("transformations") or []} <= TRANSFORMATIONS
     text = json.dumps(panel)
@@ -192,7 +192,7 @@ def test_a_panel_is_of_a_living_type(uid: str, panel: dict[str, Any]) -> None:
 
 
 def test_a_sparkline_is_drawn_from_a_query_over_time() -> None:
-    """Grafana makes the column ``Trend #`` and a query's letter of what that query answers over time."""
+    """Grafana names the column ``Trend #`` and a letter after the range query that it comes from."""
     (panel,) = (panel for _, panel in PANELS if "sparkline" in json.dumps(panel))
     steps = {entry["id"]: entry["options"] for entry in panel["transformations"]}
     ((ref, options),) = steps["timeSeriesTable"].items()
@@ -207,8 +207,8 @@ def test_a_sparkline_is_drawn_from_a_query_over_time() -> None:
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
-def test_a_threshold_is_a_series(uid: str, panel: dict[str, Any]) -> None:
-    """No panel holds a number to judge by, and what it calls a threshold comes from a rule or is a noise floor."""
+def test_thresholds_are_series(uid: str, panel: dict[str, Any]) -> None:
+    """No panel contains a threshold as a number; thresholds come from rules or are noise floors."""
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert [step["value"] for step in steps] == [None]
     assert "thresholdsStyle" not in json.dumps(panel)
@@ -219,7 +219,7 @@ def test_a_threshold_is_a_series(uid: str, panel: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
 def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
-    """A colour of state is used for states and for thresholds; all else is neutral."""
+    """Colours of states are used for states and thresholds only; everything else is neutral."""
     config = panel["fieldConfig"]
     assert config["defaults"]["color"].get("fixedColor", NEUTRAL) == NEUTRAL
     assert config["defaults"]["color"]["mode"] in ("shades", "fixed", "thresholds")
@@ -231,8 +231,8 @@ def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
-def test_settings_are_of_fields_that_are_there(uid: str, panel: dict[str, Any]) -> None:
-    """A setting for a column, or for the series of a query, names one that the panel has."""
+def test_overrides_name_existing_fields(uid: str, panel: dict[str, Any]) -> None:
+    """An override names a column or a query that the panel has."""
     columns = {"bin"}
     for transformation in panel.get("transformations", []):
         columns |= set(transformation["options"].get("renameByName", {}).values())
@@ -246,8 +246,8 @@ TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
 
 
 @pytest.mark.parametrize("uid", UIDS)
-def test_a_dashboard_has_its_frame(uid: str) -> None:
-    """Data source and exporter are variables, the others a click away, with variables and time; changes are marked."""
+def test_a_dashboard_has_variables_links_and_annotations(uid: str) -> None:
+    """Data source and exporter are variables, links keep variables and time, and changes are annotated."""
     board = BOARDS[uid]
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
     assert {"datasource", "exporter_url"} <= set(variables)
@@ -262,8 +262,8 @@ def test_a_dashboard_has_its_frame(uid: str) -> None:
             assert link["url"] == f"${{exporter_url:raw}}/{page}?model=${{model:percentencode}}&{version}{time}"
 
 
-def test_every_link_of_a_panel_carries_what_is_chosen() -> None:
-    """A link from a panel or a value takes the model, the version, and where there is a choice of it the time along."""
+def test_panel_links_keep_the_selection() -> None:
+    """Links from a panel or a value keep the model, the version and, where it can be chosen, the time."""
     urls = {
         (uid, panel["id"], url)
         for uid, panel in PANELS
@@ -285,8 +285,8 @@ def test_every_link_of_a_panel_carries_what_is_chosen() -> None:
         }
 
 
-def test_alerts_lead_to_dashboards_that_exist() -> None:
-    """Every ``dashboard_url`` in the rules names a dashboard, and only variables that it has."""
+def test_alerts_link_to_existing_dashboards() -> None:
+    """Every ``dashboard_url`` in the rules names a dashboard and variables that it has."""
     text = "".join(path.read_text(encoding="utf-8") for path in recorded.RULES.glob("*.yml"))
     links = set(re.findall(r"dashboard_url: \S+/d/([\w-]+)(?:\?(.*))?", text))
     assert links
@@ -296,7 +296,7 @@ def test_alerts_lead_to_dashboards_that_exist() -> None:
 
 
 def test_runbooks_name_panels_that_exist() -> None:
-    """Each runbook but the watchdog's says where to look, in words that stand on the dashboard."""
+    """Each runbook except the watchdog's names where to look, with titles that are on the dashboard."""
     titles = {board["title"].removeprefix("Models / "): uid for uid, board in BOARDS.items()}
     for path in (ROOT / "docs" / "runbooks").glob("Model*.md"):
         (shown,) = re.findall(
@@ -310,8 +310,8 @@ def test_runbooks_name_panels_that_exist() -> None:
         assert set(re.findall(r'"([^"]+)"', quoted)) <= panels, path.name
 
 
-def test_grafana_is_started_with_a_home_that_is_there(tmp_path: Path) -> None:
-    """``up`` sets what the provisioning files ask for, and Overview is the home page; so does the compose file."""
+def test_grafana_starts_with_an_existing_home_dashboard(tmp_path: Path) -> None:
+    """``up`` and the compose file set what the provisioning files need, and Overview is the home page."""
     plan = Plan(tmp_path, ROOT, dict(ADDRESSES))
     (program,) = (
         candidate for candidate in plan.programs("p", "a", "/usr/bin/grafana", None) if candidate.name == "grafana"
@@ -362,7 +362,7 @@ def answer(url: str, expr: str, *, instant: bool, ago: int = 0) -> list[Any]:
 
 
 @pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
-def test_an_expression_finds_something(prometheus: str, where: str, expr: str, instant: bool) -> None:
+def test_an_expression_returns_data(prometheus: str, where: str, expr: str, instant: bool) -> None:
     """Every panel and every annotation finds something in an hour in which a model goes wrong.
 
     With one version chosen; or with all, since that one is either the last or one of those before it.
@@ -373,8 +373,8 @@ def test_an_expression_finds_something(prometheus: str, where: str, expr: str, i
 
 
 @pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
-def test_an_expression_asks_for_what_is_exported(prometheus: str, where: str, expr: str, instant: bool) -> None:
-    """Each metric is the exporter's, a rule's or Prometheus' own, and each label is one that its series have."""
+def test_an_expression_uses_existing_metrics_and_labels(prometheus: str, where: str, expr: str, instant: bool) -> None:
+    """Each metric belongs to the exporter, a rule or Prometheus, and each label is one that its series have."""
     metrics, used = names(Chosen().into(expr))
     assert metrics
     assert set(metrics) <= EXPORTED | RECORDED | OF_PROMETHEUS
@@ -386,7 +386,7 @@ def test_an_expression_asks_for_what_is_exported(prometheus: str, where: str, ex
 
 @pytest.mark.parametrize("uid", UIDS)
 def test_variables_have_values(prometheus: str, uid: str) -> None:
-    """The variables offer what was exported in the time range: a version that has vanished, too."""
+    """The variables offer what was exported in the time range, including a version that has disappeared."""
     for variable in BOARDS[uid]["templating"]["list"]:
         if variable["type"] == "query":
             values = offered(prometheus, variable["query"]["query"], Chosen())
@@ -420,14 +420,14 @@ def offered(url: str, text: str, chosen: Chosen) -> list[str]:
     ],
     ids=["no profile", "vanished version", "nothing chosen", "everything chosen", "any characters"],
 )
-def test_no_choice_is_an_error(prometheus: str, chosen: Chosen) -> None:
-    """Whatever a model, a version or a feature is called, and whatever of it is missing, no panel shows an error."""
+def test_no_selection_is_an_error(prometheus: str, chosen: Chosen) -> None:
+    """Whatever the names of models, versions and features, and whatever is missing, no panel shows an error."""
     for _, expr, instant in ALL:
         answer(prometheus, chosen.into(expr), instant=instant)
 
 
 def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
-    """It shows its requests, and nothing at all of what needs a profile: no zero that nobody measured."""
+    """A model without a profile shows its requests, and no values of what needs a profile, not even zero."""
     without_profile = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, feature="", window="10m")
     panels = BOARDS["model-overview"]["panels"]
     overview = {panel["title"] or targets(panel)[0]["legendFormat"]: panel for panel in panels}
@@ -440,8 +440,8 @@ def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
     assert not shown["Worst drift"] and not shown["Worst mean shift"] and not shown["Worst missing"]
 
 
-def test_a_vanished_version_shows_its_past_and_no_present(prometheus: str) -> None:
-    """What it was is still there; what it is now is nothing, and no zero."""
+def test_a_removed_version_shows_its_past_only(prometheus: str) -> None:
+    """Past values of a removed version are shown; current ones are absent, not zero."""
     (expr,) = (
         targets(panel)[0]["expr"]
         for panel in BOARDS["model-system"]["panels"]
@@ -451,8 +451,8 @@ def test_a_vanished_version_shows_its_past_and_no_present(prometheus: str) -> No
     assert not answer(prometheus, vanished.into(expr), instant=True)
 
 
-def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
-    """Of the versions in use it is the bright one; when the hour had begun two came at once, and both were."""
+def test_the_latest_version_is_highlighted(prometheus: str) -> None:
+    """The version deployed last is highlighted; both are where two started together."""
     (panel,) = (panel for panel in BOARDS["model-system"]["panels"] if panel["title"] == "Requests by version")
     last, older = (ALL_VERSIONS.into(target["expr"]) for target in targets(panel)[:2])
 
@@ -463,15 +463,15 @@ def test_the_version_deployed_last_is_apart(prometheus: str) -> None:
     assert shown(last, 3000) == {"2", "3"} and not shown(older, 3000)
 
 
-def test_an_hour_without_scrapes_is_neither_well_nor_ill(prometheus: str) -> None:
-    """No panel shows an error, and none shows a state: a model that nobody watched was not OK."""
+def test_an_hour_without_scrapes_has_no_state(prometheus: str) -> None:
+    """Without scrapes no panel shows an error or a state."""
     for where, expr, instant in ALL:
         series = answer(prometheus, Chosen().into(expr), instant=instant, ago=12 * recorded.HOUR)
         assert not series, f"{where}: {expr}"
 
 
 def test_the_state_is_the_worst_severity(prometheus: str) -> None:
-    """The model that went wrong is critical in the layers where it did; the other one is well."""
+    """The drifted model is critical in the affected layers; the other one is OK."""
     panels = {
         panel["title"] or targets(panel)[0]["legendFormat"]: targets(panel)[0]["expr"]
         for panel in BOARDS["model-overview"]["panels"]
@@ -484,7 +484,7 @@ def test_the_state_is_the_worst_severity(prometheus: str) -> None:
     assert states == {"credit": "3", recorded.ODD: "0"}
 
 
-def test_shares_of_bins_are_shares(prometheus: str) -> None:
+def test_shares_of_bins_add_up_to_one(prometheus: str) -> None:
     """The live and the training histogram of a feature each add up to one."""
     (panel,) = (panel for panel in BOARDS["model-data"]["panels"] if panel["type"] == "barchart")
     for target in targets(panel):

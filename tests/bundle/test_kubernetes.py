@@ -54,14 +54,14 @@ def of(kind: str) -> list[dict[str, Any]]:
     ids=lambda document: f"{document['kind']}-{document['metadata']['name']}",
 )
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
-def test_kubernetes_own_kinds_have_its_schema(document: dict[str, Any], version: str) -> None:
+def test_built_in_kinds_match_the_schema(document: dict[str, Any], version: str) -> None:
     """No field is missing, of a wrong type, or unknown to the oldest and the newest Kubernetes."""
     kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["metadata"]["name"])
 def test_metadata(document: dict[str, Any]) -> None:
-    """Names and labels are of the form that Kubernetes takes, and no object is too large for it."""
+    """Names and labels are valid in Kubernetes, and no object is too large."""
     metadata = document["metadata"]
     assert set(metadata) <= {"name", "labels", "annotations"}
     assert NAME.fullmatch(metadata["name"]) and len(metadata["name"]) <= 253
@@ -73,7 +73,7 @@ def test_metadata(document: dict[str, Any]) -> None:
 
 
 def test_names_are_unique() -> None:
-    """No object takes another's place."""
+    """No two objects have the same kind and name."""
     names = [(document["kind"], document["metadata"]["name"]) for document in DOCUMENTS]
     assert len(names) == len(set(names))
 
@@ -121,8 +121,8 @@ def containers() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return [(one, pod) for one, pod in found if one["name"] == "exporter"]
 
 
-def test_the_exporter_runs_as_it_does_under_compose() -> None:
-    """The image, its user, a root that is read-only, no capability: one hardening everywhere."""
+def test_the_exporter_is_hardened_as_under_compose() -> None:
+    """The image, its user, the read-only root and the dropped capabilities are the same as under compose."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["exporter"]
     user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     assert user and compose["read_only"] and compose["cap_drop"] == ["ALL"]
@@ -139,7 +139,7 @@ def test_the_exporter_runs_as_it_does_under_compose() -> None:
 
 
 def test_the_exporter_serves_with_its_arguments(tmp_path: Path) -> None:
-    """The command takes the arguments as they stand; what they name is mounted, and the probes ask where it listens."""
+    """The command accepts the arguments; files that they name are mounted, and probes use the right port."""
     for container, pod in containers():
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         assert set(mounts.values()) <= {volume["name"] for volume in pod["volumes"]}
@@ -163,8 +163,8 @@ def test_the_exporter_serves_with_its_arguments(tmp_path: Path) -> None:
             assert server.stop() == 0
 
 
-def test_the_service_the_monitors_and_the_policy_find_the_pods() -> None:
-    """What selects selects something, by labels and ports that are there; the job is the one that the rules name."""
+def test_selectors_match_the_pods() -> None:
+    """Selectors match labels and ports that exist, and the job is the one that the rules name."""
     (pods,) = of("StatefulSet")
     labels = pods["spec"]["template"]["metadata"]["labels"]
     (service,) = of("Service")
@@ -204,7 +204,7 @@ def test_kserve_logs_to_the_service() -> None:
 
 
 def test_alerts_link_to_other_addresses() -> None:
-    """Runbooks and dashboards in the rules' annotations move with the exporter and Grafana; nothing else changes."""
+    """Runbook and dashboard links in the rules follow the given addresses; nothing else changes."""
     made = kubernetes.prometheus_rule({EXPORTER_URL: "https://e.example/x", GRAFANA_URL: "https://g.example"})
     assert "https://e.example/x/runbooks/ModelFeatureDrift" in made and "https://g.example/d/" in made
     assert "127.0.0.1" not in made

@@ -93,7 +93,7 @@ def rules(kind: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_promtool_accepts_the_rules() -> None:
-    """Promtool finds nothing to complain of in any rule file, duplicates and bad names included."""
+    """Promtool reports no problem in any rule file, including duplicates and invalid names."""
     promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
 
 
@@ -125,7 +125,7 @@ def test_both_target_folders_serve_every_job() -> None:
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_promtool_tests_pass(path: Path) -> None:
-    """The scenarios of the file behave as they say."""
+    """The promtool scenarios of the file pass."""
     promtool("test", "rules", path)
 
 
@@ -140,15 +140,15 @@ def test_alerts_are_the_policy() -> None:
     assert all(set(rule["labels"]) == {"severity", "layer"} for _, rule in rules("alert"))
 
 
-def test_recording_rules_are_there() -> None:
-    """Every recorded name that others build on exists, and each exists once."""
+def test_recording_rules_exist_once() -> None:
+    """Every recorded name that other rules use exists, and exists once."""
     names = [rule["record"] for _, rule in rules("record")]
     assert set(names) >= RECORDED
     assert len(names) == len(set(names))
 
 
 def test_thresholds_are_used_by_their_alert() -> None:
-    """An alert whose threshold the config may set compares with the recorded threshold and names it to people."""
+    """An alert with a configurable threshold compares with the recorded threshold and names it in its annotations."""
     alerts = {rule["alert"]: rule for _, rule in rules("alert")}
     for recorded in (name for name in RECORDED if ":threshold:" in name):
         rule = alerts[recorded.rpartition(":")[2]]
@@ -158,7 +158,7 @@ def test_thresholds_are_used_by_their_alert() -> None:
 
 @pytest.mark.parametrize("alert", POLICY, ids=lambda alert: alert.name)
 def test_annotations(alert: Alert) -> None:
-    """An alert says what happened and with which value, and links its runbook and a dashboard: that of its layer."""
+    """An alert's annotations give the cause and the value, and link a runbook and the dashboard of the layer."""
     (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == alert.name]
     notes = rule["annotations"]
     reviewed = {"review_url"} if alert.name in {"ModelCorrectionRatioHigh", "ModelReviewBacklog"} else set()
@@ -174,7 +174,7 @@ def test_annotations(alert: Alert) -> None:
 
 @pytest.mark.parametrize("alert", POLICY, ids=lambda alert: alert.name)
 def test_runbook(alert: Alert) -> None:
-    """An alert's runbook has its name, says something in each section, and shows it in PromQL."""
+    """An alert's runbook has its name, content in each section, and PromQL."""
     text = (RUNBOOKS / f"{alert.name}.md").read_text(encoding="utf-8")
     title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     assert title.startswith(f"# {alert.name}\n")
@@ -184,16 +184,16 @@ def test_runbook(alert: Alert) -> None:
     assert "```promql" in sections["First checks"]
 
 
-def test_dropping_is_not_refusing() -> None:
-    """A full queue refuses and drops nothing: neither the alert nor its runbook names it as the cause."""
+def test_drop_alert_does_not_blame_a_full_queue() -> None:
+    """A full queue refuses and drops nothing, so neither the alert nor its runbook names it as the cause."""
     (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == "ModelEventsDropped"]
     assert "queue" not in rule["annotations"]["description"]
     text = (RUNBOOKS / "ModelEventsDropped.md").read_text(encoding="utf-8")
     assert "queue" not in text.partition("## Likely causes")[2].partition("\n## ")[0]
 
 
-def test_runbooks_are_of_alerts() -> None:
-    """No runbook speaks of an alert that does not exist."""
+def test_every_runbook_has_an_alert() -> None:
+    """Every runbook belongs to an alert that exists."""
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == {alert.name for alert in POLICY}
 
 

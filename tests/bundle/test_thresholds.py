@@ -25,7 +25,7 @@ def recorded_thresholds() -> dict[str, str]:
 
 
 def test_every_threshold_has_its_rule() -> None:
-    """The rules record the thresholds that the configuration knows, and no others."""
+    """The rules record exactly the thresholds of the configuration."""
     assert recorded_thresholds().keys() == THRESHOLDS.keys() == set(MODEL_ALERTS)
     assert set(FEATURE_ALERTS) < set(MODEL_ALERTS)
 

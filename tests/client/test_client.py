@@ -43,12 +43,12 @@ def monitoring(url: str, **options: object) -> Iterator[Monitor]:
 
 
 def test_public_surface() -> None:
-    """One name is public."""
+    """The package exports one name."""
     assert client.__all__ == ["Monitor"]
 
 
 def test_standard_library_only() -> None:
-    """A service that imports the client gets nothing else of this package's dependencies."""
+    """Importing the client loads no dependency of the package."""
     _python(
         "import sys; before = set(sys.modules); import exporter.client\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
@@ -57,7 +57,7 @@ def test_standard_library_only() -> None:
 
 
 def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
-    """Every field of the contract arrives, in the order recorded, and is counted as sent."""
+    """Every field of the contract arrives in the recorded order, and counts as sent."""
     with monitoring(exporter.url) as monitor:
         at = dt.datetime(2026, 11, 24, 11, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
         image = [[0, 12], [3, 16]]
@@ -86,7 +86,7 @@ def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
 
 
 def test_ids_follow_time() -> None:
-    """Identifiers that the client makes are distinct and sort by the time they were made."""
+    """Generated identifiers are distinct and sort by creation time."""
     with monitoring(nobody()) as monitor:
         ids = []
         for _ in range(50):
@@ -96,7 +96,7 @@ def test_ids_follow_time() -> None:
 
 
 def test_batches_over_one_connection(exporter: Exporter) -> None:
-    """Events travel in batches of the given size, all over one kept connection, each with its own key."""
+    """Events travel in batches of the given size over one persistent connection, each with its own key."""
     with monitoring(exporter.url, batch_size=10) as monitor:
         for _ in range(25):
             monitor.record()
@@ -110,8 +110,8 @@ def test_batches_over_one_connection(exporter: Exporter) -> None:
     assert {request["headers"]["Content-Type"] for request in exporter.requests} == {"application/x-ndjson"}
 
 
-def test_waits_for_others_to_travel_with(exporter: Exporter) -> None:
-    """A lone event waits for the interval, a full batch leaves at once."""
+def test_a_single_event_waits_for_the_interval(exporter: Exporter) -> None:
+    """A single event waits for the interval; a full batch is sent at once."""
     with monitoring(exporter.url, interval=30, batch_size=5) as monitor:
         monitor.record()
         time.sleep(0.1)
@@ -123,7 +123,7 @@ def test_waits_for_others_to_travel_with(exporter: Exporter) -> None:
 
 
 def test_retries_with_the_same_key(exporter: Exporter) -> None:
-    """A batch whose answer is lost or an error is sent again with its Idempotency-Key, and counted once."""
+    """A batch whose response is lost or an error is sent again with its Idempotency-Key, and counted once."""
     exporter.answers = [(500, {}, {}), None, (429, {}, {}), (202, {}, {"accepted": 1, "rejected": []})]
     with monitoring(exporter.url) as monitor:
         monitor.record()
@@ -134,7 +134,7 @@ def test_retries_with_the_same_key(exporter: Exporter) -> None:
 
 
 def test_honours_retry_after(exporter: Exporter) -> None:
-    """A full queue's Retry-After is waited for, though the first retry would be sooner."""
+    """The client waits for the Retry-After of a full queue, even if its own retry would be sooner."""
     exporter.answers = [(503, {"Retry-After": "1"}, {})]
     with monitoring(exporter.url) as monitor:
         monitor.record()
@@ -144,7 +144,7 @@ def test_honours_retry_after(exporter: Exporter) -> None:
 
 
 def test_idle_connection_closed_by_the_server(exporter: Exporter) -> None:
-    """A kept connection that the server has closed costs nothing: the batch goes out on a new one at once."""
+    """If the server closed a persistent connection, the batch is sent at once on a new one."""
     exporter.hang_up_after_each = True
     with monitoring(exporter.url) as monitor:
         for _ in range(3):
@@ -155,7 +155,7 @@ def test_idle_connection_closed_by_the_server(exporter: Exporter) -> None:
         assert monitor.sent == 3
 
 
-def test_exporter_away_never_hurts_the_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_exporter_does_not_affect_the_service(caplog: pytest.LogCaptureFixture) -> None:
     """Without an exporter records are quick, memory is bounded, the newest are kept, and one warning is logged."""
     with monitoring(nobody(), capacity=100, interval=60) as monitor:
         started = time.monotonic()
@@ -172,7 +172,7 @@ def test_exporter_away_never_hurts_the_service(caplog: pytest.LogCaptureFixture)
 
 
 def test_memory_is_bounded_in_bytes() -> None:
-    """Large inputs push out older ones before they fill the memory."""
+    """Large inputs displace older events before they fill the memory."""
     with monitoring(nobody(), capacity_bytes=100_000, interval=60) as monitor:
         for _ in range(20):
             monitor.record(inputs={"text": "x" * 20_000})
@@ -180,7 +180,7 @@ def test_memory_is_bounded_in_bytes() -> None:
 
 
 def test_delivers_when_the_exporter_comes_back(exporter: Exporter) -> None:
-    """What was recorded during an outage arrives after it."""
+    """Events recorded during an outage arrive after it."""
     exporter.close()
     with monitoring(exporter.url) as monitor:
         for number in range(3):
@@ -192,8 +192,8 @@ def test_delivers_when_the_exporter_comes_back(exporter: Exporter) -> None:
     assert [event["id"] for event in again.events()] == ["r-0", "r-1", "r-2"]
 
 
-def test_gives_up_on_a_batch_that_cannot_be_taken(exporter: Exporter) -> None:
-    """A batch that the exporter fails on for too long makes room for the next."""
+def test_a_batch_that_keeps_failing_is_dropped(exporter: Exporter) -> None:
+    """A batch that fails for too long is dropped in favour of the next one."""
     exporter.answers = [(500, {}, {})] * 2
     with monitoring(exporter.url, give_up=0.25) as monitor:
         monitor.record(id="poison")
@@ -206,7 +206,7 @@ def test_gives_up_on_a_batch_that_cannot_be_taken(exporter: Exporter) -> None:
 
 
 def test_refused_events_count_as_dropped(exporter: Exporter) -> None:
-    """What the exporter refuses, in part or in whole, is dropped and not sent again."""
+    """Events that the exporter refuses, some or all of a batch, are dropped and not sent again."""
     exporter.answers = [
         (202, {}, {"accepted": 1, "rejected": [{"index": 1, "pointer": "/confidence", "detail": "…"}]}),
         (400, {}, {"title": "Bad Request", "status": 400, "detail": "no event was good"}),
@@ -222,8 +222,8 @@ def test_refused_events_count_as_dropped(exporter: Exporter) -> None:
     assert len(exporter.requests) == 2
 
 
-def test_values_that_json_does_not_know(exporter: Exporter) -> None:
-    """Numpy is taken, NaN is missing, an infinity or a foreign object arrives as text, which counts as invalid."""
+def test_values_that_json_lacks(exporter: Exporter) -> None:
+    """Numpy is converted, NaN is missing, and infinities and unknown objects become text, which counts as invalid."""
     with monitoring(exporter.url) as monitor:
         monitor.record(
             inputs={"image": np.eye(2), "age": np.int64(41), "height": np.float32("nan"), "width": float("inf")},
@@ -239,8 +239,8 @@ def test_values_that_json_does_not_know(exporter: Exporter) -> None:
     assert second["confidence"] is None
 
 
-def test_what_cannot_be_encoded_is_dropped() -> None:
-    """A value that refers to itself, or a time that is none, is counted and raises nothing."""
+def test_an_event_that_cannot_be_encoded_is_dropped() -> None:
+    """A circular value or an invalid time is counted and raises nothing."""
     with monitoring(nobody()) as monitor:
         circle: dict = {}
         circle["circle"] = circle
@@ -249,8 +249,8 @@ def test_what_cannot_be_encoded_is_dropped() -> None:
         assert monitor.dropped == 2
 
 
-def test_an_identifier_without_a_text_is_dropped() -> None:
-    """An object that cannot be made a string, nor its error, is counted and raises nothing."""
+def test_an_identifier_without_a_string_is_dropped() -> None:
+    """An object whose conversion to a string fails, as that of its error does, is counted and raises nothing."""
 
     class Mute:
         def __repr__(self) -> str:
@@ -264,8 +264,8 @@ def test_an_identifier_without_a_text_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("status", [202, 400])
-def test_an_answer_that_breaks_the_reader_ends_nothing(exporter: Exporter, status: int) -> None:
-    """A batch whose answer cannot be read counts as dropped, and the next one is sent."""
+def test_an_unreadable_response_does_not_stop_the_sender(exporter: Exporter, status: int) -> None:
+    """A batch whose response cannot be read counts as dropped, and the next one is sent."""
     exporter.answers = [(status, {}, b"[" * 200_000)]
     with monitoring(exporter.url) as monitor:
         monitor.record()
@@ -277,8 +277,8 @@ def test_an_answer_that_breaks_the_reader_ends_nothing(exporter: Exporter, statu
     assert [event["id"] for event in exporter.events()] == ["good"]
 
 
-def test_close_sends_what_is_there(exporter: Exporter) -> None:
-    """close() delivers, may be called twice, and ends the thread."""
+def test_close_sends_the_queue(exporter: Exporter) -> None:
+    """close() delivers the queue, may be called twice, and ends the thread."""
     monitor = Monitor(exporter.url, "digits", interval=60)
     monitor.record()
     monitor.close()
@@ -292,7 +292,7 @@ def _python(code: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
 
 
-def test_end_of_the_process_sends_what_is_left(exporter: Exporter) -> None:
+def test_the_queue_is_sent_at_exit(exporter: Exporter) -> None:
     """A process that ends without close() still delivers."""
     _python(
         "import sys; from exporter.client import Monitor\n"
@@ -302,8 +302,8 @@ def test_end_of_the_process_sends_what_is_left(exporter: Exporter) -> None:
     assert [event["id"] for event in exporter.events()] == ["last"]
 
 
-def test_end_of_the_process_is_not_held_up() -> None:
-    """A process whose exporter is away ends after the moment that it gives."""
+def test_exit_does_not_wait_for_an_unreachable_exporter() -> None:
+    """A process whose exporter is unreachable ends after the given timeout."""
     started = time.monotonic()
     _python(
         "import sys; from exporter.client import Monitor\n"
@@ -314,7 +314,7 @@ def test_end_of_the_process_is_not_held_up() -> None:
 
 
 def test_fork_starts_empty(exporter: Exporter) -> None:
-    """After a fork the child sends its own events over its own connection, and the parent's only once."""
+    """After a fork the child sends only its own events, over its own connection; the parent's are sent once."""
     _python(
         "import os, sys, warnings; from exporter.client import Monitor\n"
         "warnings.simplefilter('ignore')\n"
@@ -348,8 +348,8 @@ def test_many_threads(exporter: Exporter) -> None:
     assert len({event["id"] for event in exporter.events()}) == 1600
 
 
-def test_feedback_returns_what_the_exporter_says(exporter: Exporter) -> None:
-    """Feedback is one POST with a key, and its answer comes back."""
+def test_feedback_returns_the_response(exporter: Exporter) -> None:
+    """Feedback is one POST with a key, and returns the response."""
     with monitoring(exporter.url) as monitor:
         assert monitor.feedback("r-17", "corrected", label=np.int64(1), user="teacher-4") == {"id": "f-1"}
     request = exporter.requests[0]
@@ -360,8 +360,8 @@ def test_feedback_returns_what_the_exporter_says(exporter: Exporter) -> None:
     ]
 
 
-def test_feedback_raises_when_it_is_not_kept(exporter: Exporter) -> None:
-    """Feedback that was not stored is never reported as stored; the error says why."""
+def test_feedback_raises_when_it_is_not_stored(exporter: Exporter) -> None:
+    """Feedback that was not stored is never reported as stored; the error has the reason."""
     problem = {"detail": "the body is wrong", "errors": [{"pointer": "/verdict", "detail": "is not possible"}]}
     exporter.answers = [(400, {}, problem), (503, {"Retry-After": "1"}, {}), None, (200, {}, {"id": "f-1"})]
     with monitoring(exporter.url) as monitor:
@@ -392,7 +392,7 @@ def test_prefix_and_basic_authentication(exporter: Exporter) -> None:
 
 
 def test_a_token_from_a_file(exporter: Exporter, tmp_path, caplog: pytest.LogCaptureFixture) -> None:
-    """The token in the file goes with every request, a new one from the next request on, and none into a log."""
+    """Every request has the token of the file, a changed one from the next request on, and no log contains it."""
     file = tmp_path / "token"
     file.write_text("mex_first\n")
     with monitoring(exporter.url, token_file=file, give_up=0.5) as monitor:
@@ -420,8 +420,8 @@ def test_a_token_from_the_environment(exporter: Exporter, monkeypatch: pytest.Mo
     assert sent == ["Bearer mex_of-here", "Basic " + base64.b64encode(b"ada:love").decode()]
 
 
-def test_a_wrong_token_is_refused_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is not there or holds no token is refused where it is named, and so are two ways at once."""
+def test_an_invalid_token_is_refused_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing or empty token file is refused by the constructor, and so are two kinds of credentials."""
     (tmp_path / "empty").touch()
     for url, file in (("http://h", "none"), ("http://h", "empty"), ("http://ada:love@h", "empty")):
         with pytest.raises(ExporterError, match="token"):
@@ -433,8 +433,8 @@ def test_a_wrong_token_is_refused_at_once(tmp_path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:9877", "ftp://127.0.0.1", "http://", "http://h:port", "http://h:99999"])
-def test_wrong_url(url: str) -> None:
-    """A URL that cannot work is refused where it is written, not in a thread later."""
+def test_invalid_url(url: str) -> None:
+    """An invalid URL is refused by the constructor, not later in a thread."""
     with pytest.raises(ExporterError):
         Monitor(url, "digits")
 
@@ -489,8 +489,8 @@ def test_a_unix_socket(tmp_path) -> None:
         monitor.feedback("r-1", "accepted")
 
 
-def test_a_process_that_forks_and_leaves_has_sent(exporter: Exporter) -> None:
-    """Events from before a fork are sent although the parent ends without `close`, as those of daemons do."""
+def test_a_daemonizing_parent_sends_its_events(exporter: Exporter) -> None:
+    """Events from before a fork are sent although the parent ends without `close`, as daemons do."""
     _python(
         "import os, sys, warnings; from exporter import Monitor\n"
         "warnings.simplefilter('ignore')\n"
@@ -505,7 +505,7 @@ def test_a_process_that_forks_and_leaves_has_sent(exporter: Exporter) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_multiprocessing(exporter: Exporter, method: str, tmp_path) -> None:
-    """A worker sends what it recorded before it ends, however it was started, though such processes skip atexit."""
+    """A worker sends its events before it ends, however it was started, though such processes skip atexit."""
     (tmp_path / "work.py").write_text(
         "import multiprocessing, sys, warnings\n"
         "from exporter import Monitor\n"
@@ -523,8 +523,8 @@ def test_workers_of_multiprocessing(exporter: Exporter, method: str, tmp_path) -
     assert sorted(event["id"] for event in exporter.events()) == sorted(f"{n}-{i}" for n in range(3) for i in range(10))
 
 
-def test_a_request_of_the_parent_is_none_of_the_child(exporter: Exporter) -> None:
-    """A fork in the middle of a watched call doubles nothing: the child's own records leave at once."""
+def test_a_fork_in_a_request_duplicates_nothing(exporter: Exporter) -> None:
+    """A fork in the middle of a recorded call duplicates nothing: the child's own records are sent at once."""
     _python(
         "import os, sys, warnings; from exporter import Monitor\n"
         "warnings.simplefilter('ignore')\n"
@@ -544,7 +544,7 @@ def test_a_request_of_the_parent_is_none_of_the_child(exporter: Exporter) -> Non
 
 
 def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
-    """A signal's handler may record in the middle of a record: nothing hangs, nothing is lost."""
+    """A signal handler may record in the middle of a record: nothing hangs or is lost."""
     _python(
         "import signal, sys; from exporter import Monitor\n"
         "monitor = Monitor(sys.argv[1], 'digits', interval=0.01, capacity=50_000)\n"
@@ -567,8 +567,8 @@ def test_the_package_exports_the_monitor() -> None:
     assert package.Monitor is Monitor
 
 
-def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
-    """Installed without any dependency the client works, and the command says what the server needs."""
+def test_the_client_works_without_dependencies(tmp_path, exporter: Exporter) -> None:
+    """Installed without dependencies the client works, and the command says what the server needs."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
     python = tmp_path / "bare" / "bin" / "python"
     bare = {"PYTHONPATH": str(Path(client.__file__).parents[2]), "PATH": "/usr/bin:/bin"}
@@ -587,7 +587,7 @@ def test_a_bare_environment_has_a_client(tmp_path, exporter: Exporter) -> None:
         ), result.stderr
 
 
-def test_the_page_of_the_client(exporter: Exporter) -> None:
+def test_the_examples_of_the_client_page(exporter: Exporter) -> None:
     """The Python of docs/client.md runs in order against an exporter."""
     page = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
@@ -602,7 +602,7 @@ def test_the_page_of_the_client(exporter: Exporter) -> None:
 
 
 def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
-    """`--web.unix-socket` accepts events and feedback as the port does, and is nobody else's file."""
+    """`--web.unix-socket` accepts events and feedback as the port does, and only its user can access the file."""
     write_config(tmp_path)
     path = tmp_path / "exporter.sock"
     served = Served(tmp_path, f"--web.unix-socket={path}").start()
@@ -629,8 +629,8 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_fork_meets_no_thread(exporter: Exporter) -> None:
-    """The sender's thread has ended when its process forks, and comes back with the next event."""
+def test_the_sender_thread_stops_for_a_fork(exporter: Exporter) -> None:
+    """The sender's thread has ended when its process forks, and starts again with the next event."""
     _python(
         "import os, sys, threading; from exporter import Monitor\n"
         "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"

@@ -72,8 +72,8 @@ def test_a_function_is_recorded(taker: Exporter, monitor: Monitor) -> None:
     assert event["duration_seconds"] > 0
 
 
-def test_a_mapping_is_the_inputs_themselves(taker: Exporter, monitor: Monitor) -> None:
-    """The one argument of a method that is a mapping or a row of a frame names the features; copies, not the things."""
+def test_a_mapping_gives_the_features(taker: Exporter, monitor: Monitor) -> None:
+    """A single mapping argument, or a row of a frame, names the features; its values are copied."""
 
     class Service:
         @monitor.watch
@@ -92,7 +92,7 @@ def test_a_mapping_is_the_inputs_themselves(taker: Exporter, monitor: Monitor) -
 
 
 def test_a_coroutine_is_timed_to_its_end(taker: Exporter, monitor: Monitor) -> None:
-    """An async function is recorded when it has answered, each of several at once by itself."""
+    """An async function is recorded when it has returned, also if several run concurrently."""
 
     @monitor.watch(read=lambda answer: {"prediction": answer["label"], "confidence": answer["score"]})
     async def predict(age: int) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def test_a_coroutine_is_timed_to_its_end(taker: Exporter, monitor: Monitor) -> N
     assert len({event["id"] for event in events}) == 3
 
 
-def test_an_exception_goes_on_and_counts(taker: Exporter, monitor: Monitor) -> None:
-    """What a function raises reaches its caller, and the event says 500; wrong arguments are the function's matter."""
+def test_an_exception_is_raised_and_counted(taker: Exporter, monitor: Monitor) -> None:
+    """An exception reaches the caller, and the event has code 500; wrong arguments stay a TypeError."""
 
     @monitor.watch
     def predict(age: int) -> str:
@@ -130,7 +130,7 @@ def test_an_exception_goes_on_and_counts(taker: Exporter, monitor: Monitor) -> N
 
 
 def test_a_function_that_records_itself(taker: Exporter, monitor: Monitor) -> None:
-    """What it records is the event, complete with the duration; without inputs nothing of the arguments is kept."""
+    """What the function records is the event, with the duration added; without inputs no argument is recorded."""
 
     @monitor.watch(inputs=False)
     def predict(secret: str, record: bool) -> dict[str, str]:
@@ -147,8 +147,10 @@ def test_a_function_that_records_itself(taker: Exporter, monitor: Monitor) -> No
     assert "prediction" not in other
 
 
-def test_a_reader_that_fails_is_not_felt(taker: Exporter, monitor: Monitor, caplog: pytest.LogCaptureFixture) -> None:
-    """A mistake in what reads the result is logged, the result comes back, the request counts."""
+def test_a_failing_result_reader_is_only_logged(
+    taker: Exporter, monitor: Monitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error while reading the result is logged, the result is returned, and the request counts."""
 
     @monitor.watch(read=lambda answer: answer["missing"])
     def predict() -> dict[str, str]:
@@ -163,7 +165,7 @@ def test_a_reader_that_fails_is_not_felt(taker: Exporter, monitor: Monitor, capl
 
 
 def test_rows_of_a_frame(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
-    """predict records each row by column, its label, and its confidence without another line."""
+    """predict records each row by column, with its label and its confidence."""
     model = monitor.wrap(classifier)
     labels = model.predict(FRAME)
     assert labels.tolist() == classifier.predict(FRAME).tolist()
@@ -190,7 +192,7 @@ def test_probabilities(taker: Exporter, monitor: Monitor, classifier: LogisticRe
 
 
 def test_arrays_have_the_names_of_training(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
-    """Columns of an array are those the model learnt, or given names, or x0, x1."""
+    """Columns of an array have the names that the model learnt, given names, or x0, x1."""
     rows = FRAME.head(1).to_numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn would rather have the names itself
@@ -208,7 +210,7 @@ def test_arrays_have_the_names_of_training(taker: Exporter, monitor: Monitor, cl
 
 
 def test_texts_and_sparse_rows(taker: Exporter, monitor: Monitor) -> None:
-    """A pipeline's texts are the feature `text`; a sparse matrix has no inputs that could be kept."""
+    """Texts of a pipeline are the feature `text`; rows of a sparse matrix have no inputs."""
     texts = ["good film", "bad film", "good book", "bad book"]
     pipeline = make_pipeline(TfidfVectorizer(), MultinomialNB()).fit(texts, [1, 0, 1, 0])
     monitor.wrap(pipeline).predict(["good"])
@@ -222,8 +224,8 @@ def test_texts_and_sparse_rows(taker: Exporter, monitor: Monitor) -> None:
     ]
 
 
-def test_images_one_a_row(taker: Exporter, monitor: Monitor) -> None:
-    """A row that is an array of its own is one input."""
+def test_a_row_that_is_an_array_is_one_input(taker: Exporter, monitor: Monitor) -> None:
+    """A row that is an array is one input."""
 
     class Network:
         def predict(self, images: np.ndarray) -> np.ndarray:
@@ -235,7 +237,7 @@ def test_images_one_a_row(taker: Exporter, monitor: Monitor) -> None:
 
 
 def test_a_model_that_fails(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
-    """Its exception reaches the caller and counts as an error; a method it does not have is missing as before."""
+    """Its exception reaches the caller and counts as an error; a missing method stays missing."""
     model = monitor.wrap(classifier)
     with pytest.raises(ValueError, match="feature"):
         model.predict(FRAME[["age"]])
@@ -243,8 +245,8 @@ def test_a_model_that_fails(taker: Exporter, monitor: Monitor, classifier: Logis
     assert not hasattr(monitor.wrap(LinearRegression()), "predict_proba")
 
 
-def test_more_rows_than_fit_cost_no_time(taker: Exporter, classifier: LogisticRegression) -> None:
-    """Of more rows than the capacity the first are recorded, the others count as dropped."""
+def test_rows_beyond_the_capacity_are_dropped(taker: Exporter, classifier: LogisticRegression) -> None:
+    """Rows up to the capacity are recorded; the others count as dropped."""
     monitor = Monitor(taker.url, "loans", capacity=10, interval=60)
     rows = pd.concat([FRAME] * 5)
     monitor.wrap(classifier).predict(rows)
@@ -254,8 +256,8 @@ def test_more_rows_than_fit_cost_no_time(taker: Exporter, classifier: LogisticRe
     monitor.close(0)
 
 
-def test_a_wrapped_model_travels_without_its_monitor(monitor: Monitor, classifier: LogisticRegression) -> None:
-    """Pickled, it is the model itself."""
+def test_a_wrapped_model_is_pickled_without_its_monitor(monitor: Monitor, classifier: LogisticRegression) -> None:
+    """A pickled wrapper is the model itself."""
     again = pickle.loads(pickle.dumps(monitor.wrap(classifier)))
     assert type(again) is LogisticRegression
     assert again.predict(FRAME).tolist() == classifier.predict(FRAME).tolist()

@@ -61,13 +61,13 @@ class Colour(enum.Enum):
         (b"not an image", "b'not an image'"),
     ],
 )
-def test_values_are_taken_as_they_are(value: Any, expected: Any) -> None:
-    """Each arrives as the JSON that says the same."""
+def test_values_keep_their_meaning(value: Any, expected: Any) -> None:
+    """Each value arrives as the equivalent JSON."""
     assert arrives(value) == expected
 
 
 def test_texts_numbers_and_missing_values() -> None:
-    """The everyday event arrives as it is, whichever way it is copied."""
+    """A usual event arrives unchanged, whichever way it is copied."""
     for inputs in ({"a": 1, "b": 2.5, "c": True}, {"a": "x", "b": None, "c": 1}, {"a": [1], "b": "x"}, {}):
         copy, size = snapshot_inputs(inputs)
         assert copy == inputs
@@ -76,7 +76,7 @@ def test_texts_numbers_and_missing_values() -> None:
 
 
 def test_later_changes_do_not_arrive() -> None:
-    """What the service does to its values afterwards changes nothing, however deep they lie."""
+    """Later changes of the service to its values change nothing, however deeply nested."""
     array, nested, frame = np.zeros(3), {"a": [{"b": [1]}]}, pd.DataFrame({"x": [1.0]})
     picture = Image.new("L", (2, 2))
     inputs = {"array": array, "nested": nested, "series": frame["x"], "picture": picture}
@@ -93,7 +93,7 @@ def test_later_changes_do_not_arrive() -> None:
 
 
 def test_a_row_of_a_frame_is_the_inputs() -> None:
-    """A pandas row, or a frame of one, gives a value a column; more rows than one are refused with the way out."""
+    """A pandas row, or a frame of one row, gives a value per column; more rows are refused with advice."""
     frame = pd.DataFrame({"age": [41, 7], "country": ["NL", None]})
     for row in (frame.iloc[0], frame.head(1)):
         assert json.loads(encode_document({"inputs": snapshot_inputs(row)[0]})) == {
@@ -106,8 +106,8 @@ def test_a_row_of_a_frame_is_the_inputs() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I", "F", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_pictures_of_every_mode(mode: str) -> None:
-    """A picture of PIL arrives as one that the exporter reads, grey values and all."""
+def test_images_of_every_mode(mode: str) -> None:
+    """A PIL image of any mode arrives as one that the exporter reads, with its grey values."""
     picture = Image.linear_gradient("L").resize((16, 8)).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
         picture = picture.convert("I").convert("I;16")
@@ -117,7 +117,7 @@ def test_pictures_of_every_mode(mode: str) -> None:
     assert np.abs(seen - np.asarray(converted, float)).max() <= 2
 
 
-def test_image_files_are_taken_as_bytes() -> None:
+def test_bytes_of_image_files_become_base64() -> None:
     """The bytes of an image file become base64, which the exporter decodes."""
     data = base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -125,8 +125,8 @@ def test_image_files_are_taken_as_bytes() -> None:
     assert decode_image(arrives(data)).tolist() == [[0]]
 
 
-def test_large_arrays_arrive_whole() -> None:
-    """An array that is encoded a row at a time reads the same, in three dimensions and beside other values."""
+def test_large_arrays_are_encoded_by_row() -> None:
+    """An array that is encoded a row at a time is the same, in three dimensions and beside other values."""
     array = np.arange(3 * 50 * 40, dtype=np.float32).reshape(50, 40, 3)
     inputs, size = snapshot_inputs({"image": array, 'a "name"': "x", "age": 1})
     assert size >= array.nbytes
@@ -165,7 +165,7 @@ class Eager:
 
 
 def test_tensors() -> None:
-    """What has torch's methods is copied by them, what has only numpy() by way of numpy."""
+    """Torch tensors are copied by their methods, others by numpy()."""
     tensor = Tensor([1.0, 2.0])
     copy, size = snapshot(tensor)
     tensor.values[0] = 9.0
@@ -175,7 +175,7 @@ def test_tensors() -> None:
 
 
 def test_what_a_model_returns_for_one_row() -> None:
-    """An array of one is its value, a share that rounding took past 1 is 1, and a wrong one stays wrong."""
+    """An array of one is its value, a share rounded past 1 is 1, and an invalid one stays invalid."""
     assert unwrap_single(np.array(["7"])) == "7"
     assert unwrap_single([[2.5]]) == 2.5
     assert unwrap_single([1, 2]) == [1, 2]
@@ -184,8 +184,8 @@ def test_what_a_model_returns_for_one_row() -> None:
     assert clamp_confidence(1.5) == 1.5
 
 
-def test_nothing_is_imported_for_it() -> None:
-    """Values of numpy are taken without the client importing what it was not given."""
+def test_values_need_no_imports() -> None:
+    """Numpy values are encoded without importing further modules."""
     code = (
         "import sys, exporter.client\n"
         "from exporter.client.encoding import encode_document, snapshot_inputs\n"

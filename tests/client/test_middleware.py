@@ -195,7 +195,7 @@ def only(taker: Exporter, monitor: Monitor) -> dict[str, Any]:
 
 
 def test_a_recorded_prediction_is_one_event(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """What the handler records gets the request's identifier, duration and code, and the answer's header agrees."""
+    """A recorded prediction has the request's identifier, duration and code; the response has the identifier."""
     status, headers, body = ask(port, "/predict", X_Request_ID="req-7")
     assert (status, headers["x-request-id"], json.loads(body)) == (200, "req-7", {"id": "req-7"})
     event = only(taker, monitor)
@@ -205,7 +205,7 @@ def test_a_recorded_prediction_is_one_event(port: int, taker: Exporter, monitor:
 
 
 def test_a_request_without_an_id_gets_one(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """Without the header, or with one that is no identifier, the request gets its own; every answer names it."""
+    """Without a valid header the request gets an identifier; every response has it."""
     seen = set()
     for given in ({}, {"X_Request_ID": "x" * 129}, {"X_Request_ID": "two words"}):
         _, headers, body = ask(port, "/plain", **given)
@@ -217,7 +217,7 @@ def test_a_request_without_an_id_gets_one(port: int, taker: Exporter, monitor: M
 
 
 def test_the_services_own_id_takes_precedence(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """An identifier, duration and code that the handler gives itself stay, and the header follows the identifier."""
+    """An identifier, duration and code given by the handler are kept, and the response header has the identifier."""
     _, headers, _ = ask(port, "/own", X_Request_ID="req-7")
     event = only(taker, monitor)
     assert headers["x-request-id"] == event["id"] == "mine"
@@ -225,7 +225,7 @@ def test_the_services_own_id_takes_precedence(port: int, taker: Exporter, monito
 
 
 def test_several_predictions_of_one_request(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """Each is an event with the request's duration; the first has its identifier, the others their own."""
+    """Each is an event with the request's duration; the first has its identifier, the others new ones."""
     _, headers, body = ask(port, "/several")
     assert eventually(lambda: monitor.sent == 3)
     events = taker.events()
@@ -236,7 +236,7 @@ def test_several_predictions_of_one_request(port: int, taker: Exporter, monitor:
 
 
 def test_a_request_that_records_nothing_is_counted(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """It is an event with duration and code alone, a page that is not there included."""
+    """It is an event with only duration and code, also for a missing page."""
     assert ask(port, "/plain")[0] == 200
     assert ask(port, "/nowhere")[0] == 404
     assert eventually(lambda: monitor.sent == 2)
@@ -244,15 +244,15 @@ def test_a_request_that_records_nothing_is_counted(port: int, taker: Exporter, m
     assert all(event["duration_seconds"] > 0 and "prediction" not in event for event in taker.events())
 
 
-def test_an_error_is_an_error(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """A handler that raises answers 500 as before, and what it had recorded counts as the model's error."""
+def test_a_handler_error_is_counted(port: int, taker: Exporter, monitor: Monitor) -> None:
+    """A handler that raises still answers 500, and what it had recorded counts as the model's error."""
     assert ask(port, "/broken")[0] == 500
     event = only(taker, monitor)
     assert (event["code"], event["inputs"]) == (500, {"age": 1})
 
 
 def test_a_stream_is_timed_to_its_end(port: int, taker: Exporter, monitor: Monitor) -> None:
-    """The duration is that of the last byte, and what is recorded on the way belongs to the request."""
+    """The duration ends with the last byte, and what is recorded before belongs to the request."""
     _, headers, body = ask(port, "/stream")
     assert body == b"012"
     event = only(taker, monitor)
@@ -260,7 +260,7 @@ def test_a_stream_is_timed_to_its_end(port: int, taker: Exporter, monitor: Monit
     assert (event["prediction"], event["id"]) == ("streamed", headers["x-request-id"])
 
 
-def test_many_requests_at_once_stay_apart(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_concurrent_requests_keep_their_identifiers(port: int, taker: Exporter, monitor: Monitor) -> None:
     """Concurrent requests keep their own identifiers."""
     threads = [
         threading.Thread(target=ask, args=(port, "/predict"), kwargs={"X_Request_ID": f"r-{number}"})
@@ -274,25 +274,25 @@ def test_many_requests_at_once_stay_apart(port: int, taker: Exporter, monitor: M
     assert {event["id"] for event in taker.events()} == {f"r-{number}" for number in range(20)}
 
 
-def test_an_exporter_that_is_away_is_not_felt(taker: Exporter, monitor: Monitor, port: int) -> None:
-    """The service answers as before while nobody takes its events."""
+def test_an_unreachable_exporter_does_not_affect_responses(taker: Exporter, monitor: Monitor, port: int) -> None:
+    """The service answers as before while its events cannot be sent."""
     taker.close()
     started = time.monotonic()
     assert [ask(port, "/predict")[0] for _ in range(10)] == [200] * 10
     assert time.monotonic() - started < 2
 
 
-def test_an_error_of_the_middleware_is_not_felt(
+def test_an_error_of_the_middleware_is_only_logged(
     monitor: Monitor, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What goes wrong in the middleware is logged; the answer is the service's own."""
+    """An error in the middleware is logged; the response is that of the service."""
     monkeypatch.setattr(monitor.sender, "add", None)
     assert ask(port, "/plain")[0] == 200
     assert eventually(lambda: "a request could not be recorded" in caplog.text)
 
 
 def test_background_tasks_belong_to_the_request(taker: Exporter, monitor: Monitor) -> None:
-    """What a task records after the answer is the request's event, whose duration ends with the answer."""
+    """What a task records after the response is the request's event, whose duration ends with the response."""
     app = fast_app(monitor)
     app.add_middleware(monitor.asgi)
     with asgi_server(app) as port:
@@ -303,7 +303,7 @@ def test_background_tasks_belong_to_the_request(taker: Exporter, monitor: Monito
 
 
 def test_only_the_paths_of_the_model(taker: Exporter, monitor: Monitor) -> None:
-    """Given paths, other requests pass by untouched, and untrusted identifiers are replaced where so asked."""
+    """Given paths, other requests are not recorded, and untrusted identifiers are replaced if requested."""
     app = flask_app(monitor)
     app.wsgi_app = monitor.wsgi(app.wsgi_app, paths=["/pre*"], trust_ids=False)
     with wsgi_server(app) as port:
@@ -312,7 +312,7 @@ def test_only_the_paths_of_the_model(taker: Exporter, monitor: Monitor) -> None:
         assert only(taker, monitor)["prediction"] == "yes"
 
 
-def test_around_one_another(taker: Exporter, monitor: Monitor) -> None:
+def test_nested_middleware_makes_one_event(taker: Exporter, monitor: Monitor) -> None:
     """Two layers of middleware make one event."""
     app = flask_app(monitor)
     app.wsgi_app = monitor.wsgi(monitor.wsgi(app.wsgi_app))
@@ -322,7 +322,7 @@ def test_around_one_another(taker: Exporter, monitor: Monitor) -> None:
 
 
 def test_a_header_of_the_service_stays(taker: Exporter, monitor: Monitor) -> None:
-    """A service that names its requests itself is followed."""
+    """An identifier that the service puts into the response is used."""
 
     async def answer(_: Request) -> JSONResponse:
         return JSONResponse({}, headers={"X-Request-ID": "ours"})
@@ -333,8 +333,8 @@ def test_a_header_of_the_service_stays(taker: Exporter, monitor: Monitor) -> Non
         assert only(taker, monitor)["id"] == "ours"
 
 
-def test_the_end_of_the_lifespan_sends_what_waits(taker: Exporter) -> None:
-    """An ASGI server that is about to end by a signal has sent its events before."""
+def test_the_end_of_the_lifespan_sends_the_queue(taker: Exporter) -> None:
+    """An ASGI server that ends by a signal sends its events first."""
     monitor = Monitor(taker.url, "loans", interval=60)
     app = fast_app(monitor)
     app.add_middleware(monitor.asgi)
@@ -346,7 +346,7 @@ def test_the_end_of_the_lifespan_sends_what_waits(taker: Exporter) -> None:
 
 
 def test_django(taker: Exporter, monitor: Monitor) -> None:
-    """Django is a WSGI application like any other."""
+    """The middleware wraps Django as any WSGI application."""
     import django
     from django.conf import settings
     from django.core.wsgi import get_wsgi_application
@@ -367,8 +367,8 @@ def test_django(taker: Exporter, monitor: Monitor) -> None:
     assert only(taker, monitor)["id"] == headers["x-request-id"]
 
 
-def test_a_client_that_leaves(taker: Exporter, monitor: Monitor) -> None:
-    """A stream whose reader is gone is an event with the code that was answered, and the server goes on."""
+def test_a_client_that_disconnects(taker: Exporter, monitor: Monitor) -> None:
+    """A stream whose client has disconnected is an event with the code of the response, and the server continues."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -35,7 +35,7 @@ PARSERS = {parser.prog: parser for parser in parsers(build_parser(_COMMANDS))}
 
 @pytest.mark.parametrize("prog", PARSERS)
 def test_every_command_and_option_is_described(prog: str) -> None:
-    """Each has a description, and each option a text."""
+    """Every command has a description, and every option a help text."""
     parser = PARSERS[prog]
     assert parser.description
     options = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
@@ -91,7 +91,7 @@ def test_zsh_has_a_completion_script(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
-    """Neither scipy nor the libraries of the command line take memory in the process that serves."""
+    """The serving process loads neither scipy nor the libraries of the command line."""
     write_config(tmp_path)
     script = (
         "import sys; from pathlib import Path; from exporter.cli import build_parser\n"

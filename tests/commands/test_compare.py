@@ -51,7 +51,7 @@ def test_the_p_value_agrees_with_the_interval(a: int, n: int, b: int, m: int) ->
         assert result.interval == pytest.approx((-back.interval.high, -back.interval.low))
 
 
-def test_the_interval_of_a_difference_of_shares_holds_what_it_promises() -> None:
+def test_the_interval_of_a_difference_of_shares_has_its_coverage() -> None:
     """Over all outcomes of two small samples, weighted exactly, the true difference is inside 95 % of the time."""
     n, m = 60, 90
     for p, q in ((0.02, 0.05), (0.1, 0.1), (0.3, 0.5)):
@@ -65,7 +65,7 @@ def test_the_interval_of_a_difference_of_shares_holds_what_it_promises() -> None
         assert 0.93 < inside < 0.99
 
 
-def test_the_interval_of_a_quantile_holds_the_true_one() -> None:
+def test_the_interval_of_a_quantile_has_its_coverage() -> None:
     """The 95th percentile of exponential times lies within the interval in 95 % of samples at least."""
     rng = np.random.default_rng(3)
     bounds = [*np.linspace(0.1, 5, 50), math.inf]
@@ -79,8 +79,8 @@ def test_the_interval_of_a_quantile_holds_the_true_one() -> None:
 
 
 @pytest.mark.parametrize(("shift", "coverage"), [(0.0, 0.95), (0.2, 0.93), (1.0, 0.93)])
-def test_the_interval_of_a_divergence_holds_the_true_one(shift: float, coverage: float) -> None:
-    """Without drift, with a little and with much, at 2,000 observations, the interval holds what the prior leaves."""
+def test_the_interval_of_a_divergence_has_its_coverage(shift: float, coverage: float) -> None:
+    """At 2,000 observations, without drift and with some, the interval covers the divergence that the prior leaves."""
     rng = np.random.default_rng(5)
     bins, n = 20, 2000
     training = np.full(bins, 1 / bins)
@@ -95,8 +95,8 @@ def test_the_interval_of_a_divergence_holds_the_true_one(shift: float, coverage:
     assert inside >= coverage * 400 - 4
 
 
-def test_the_worst_of_many_is_held_to_more() -> None:
-    """The interval of the largest of ten is that of Bonferroni, so it is wider than each alone."""
+def test_the_largest_of_several_has_a_bonferroni_interval() -> None:
+    """The interval of the largest of ten is that of Bonferroni, so it is wider than a single one."""
     alone = [share(30 + k, 300) for k in range(10)]
     low, high = largest(alone).interval()
     strict = [estimate.interval(1 - 0.05 / 10) for estimate in alone]
@@ -128,8 +128,8 @@ def drawn(rng: np.random.Generator, n: int, corrected: float) -> Counts:
     )
 
 
-def test_five_verdicts_together_are_rarely_fooled() -> None:
-    """Two versions that are alike get a verdict in at most 5 % of comparisons; one that is better is found."""
+def test_five_verdicts_together_are_rarely_wrong() -> None:
+    """Two equal versions get a verdict in at most 5 % of comparisons; a better one is found."""
     rng = np.random.default_rng(1)
     alike = [compare(drawn(rng, 300, 0.01), drawn(rng, 1000, 0.01)) for _ in range(200)]
     assert sum(any(metric.significant for metric in metrics) for metrics in alike) <= 10
@@ -248,8 +248,8 @@ def compared(prometheus: str, *arguments: str, status: int = 0) -> dict[str, Any
 HOUR_TWO = (f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN + 2 * 3600)}")
 
 
-def test_two_versions_are_compared_by_their_whole_counts(prometheus: str) -> None:
-    """Counts are exact, first values of new series included, and the numbers are those worked out by hand."""
+def test_two_versions_are_compared_by_exact_counts(prometheus: str) -> None:
+    """Counts are exact, including first values of new series, and the results are those computed by hand."""
     result = compared(prometheus, "--model=digits", *HOUR_TWO)
     names = ("version", "requests", "errors", "attempts", "confident", "corrections")
     assert [result["before"][name] for name in names] == ["1", 2400, 120, 2400, 1920, 60]
@@ -283,15 +283,15 @@ def test_two_versions_are_compared_by_their_whole_counts(prometheus: str) -> Non
 
 
 def test_versions_are_chosen_by_when_they_appeared(prometheus: str) -> None:
-    """Without names it is the last two, in their order; with one name the other is its neighbour or the newest."""
+    """By default the last two versions are compared; with one name the other is its neighbour or the newest."""
     assert compared(prometheus, "--model=digits", *HOUR_TWO)["before"]["version"] == "1"
     turned = compared(prometheus, "--model=digits", "--before=2", *HOUR_TWO)
     assert (turned["before"]["version"], turned["after"]["version"]) == ("2", "1")
     assert turned["measures"]["error_ratio"]["verdict"] == "worse"
 
 
-def test_both_versions_have_lived_through_the_same(prometheus: str) -> None:
-    """Without a length the period begins when the younger version appeared; with one it is what was asked for."""
+def test_both_versions_are_compared_over_the_same_period(prometheus: str) -> None:
+    """By default the period begins when the younger version appeared; otherwise it has the given length."""
     end = utc_time(MIDDLE + 1200)
     short = compared(prometheus, "--model=digits", f"--to={end}")
     assert short["before"]["from"] == utc_time(MIDDLE + STEP - 1)
@@ -300,7 +300,7 @@ def test_both_versions_have_lived_through_the_same(prometheus: str) -> None:
 
 
 def test_two_periods_of_one_version_are_compared(prometheus: str) -> None:
-    """The later period against the earlier, each with its own counts."""
+    """The later period is compared with the earlier, each with its own counts."""
     begins = (f"--before-from={utc_time(BEGIN)}", f"--after-from={utc_time(MIDDLE)}")
     result = compared(prometheus, "--model=digits", "--after=1", *begins, "--last=30m")
     assert [result[side]["requests"] for side in ("before", "after")] == [1200, 1200]
@@ -308,8 +308,8 @@ def test_two_periods_of_one_version_are_compared(prometheus: str) -> None:
     assert "The period from" not in result["measures"]["error_ratio"]["sentence"]  # nothing is real, so nobody is named
 
 
-def test_a_restart_loses_little_and_adds_nothing_made_up(prometheus: str) -> None:
-    """A counter that was reset is estimated, to within a scrape or two."""
+def test_a_restart_loses_at_most_two_scrapes(prometheus: str) -> None:
+    """A counter that was reset is estimated to within a scrape or two."""
     begins = (f"--before-from={utc_time(BEGIN)}", f"--after-from={utc_time(MIDDLE)}")
     result = compared(prometheus, "--model=reset", *begins)
     assert result["before"]["requests"] == 2400
@@ -321,8 +321,8 @@ def test_a_restart_loses_little_and_adds_nothing_made_up(prometheus: str) -> Non
     assert "the training profile changed meanwhile" in result["measures"]["worst_drift_nats"]["sentence"]
 
 
-def test_a_pipeline_stops_at_what_is_worse(prometheus: str) -> None:
-    """``--fail-if-worse`` ends with 3 where a measure is really worse, else with 0."""
+def test_fail_if_worse_sets_the_exit_status(prometheus: str) -> None:
+    """``--fail-if-worse`` ends with 3 where a measure is significantly worse, else with 0."""
     code, out, _ = run(f"--prometheus={prometheus}", "--model=digits", "--fail-if-worse", *HOUR_TWO)
     assert code == 0
     assert "correction ratio" in out
@@ -353,15 +353,15 @@ def test_a_pipeline_stops_at_what_is_worse(prometheus: str) -> None:
         (("--user=me",), "--password-file: is required with --user"),
     ],
 )
-def test_what_cannot_be_compared_is_said(prometheus: str, arguments: tuple[str, ...], message: str) -> None:
-    """Each mistake has a sentence that says what would be right, and exit status 1."""
+def test_invalid_comparisons_are_errors(prometheus: str, arguments: tuple[str, ...], message: str) -> None:
+    """Each error has a message with the valid alternative, and exit status 1."""
     code, out, err = run(f"--prometheus={prometheus}", *arguments)
     assert (code, out) == (1, "")
     assert message in err
 
 
-def test_a_prometheus_that_cannot_be_reached_or_is_not_one(prometheus: str) -> None:
-    """An address where nobody answers, something else does, or that is no address, is said."""
+def test_an_unreachable_prometheus_is_an_error(prometheus: str) -> None:
+    """An unreachable address, a server that is not Prometheus and an invalid address are reported."""
     code, _, err = run(f"--prometheus=http://127.0.0.1:{free_port()}", "--model=digits")
     assert code == 1
     assert "Prometheus cannot be reached" in err
@@ -378,7 +378,7 @@ def test_a_prometheus_that_cannot_be_reached_or_is_not_one(prometheus: str) -> N
     ],
 )
 def test_credentials_come_from_a_file_and_are_not_shown(tmp_path: Path, flags: tuple[str, ...], sent: str) -> None:
-    """The file's line goes to Prometheus as a password or as a token, and into no message."""
+    """The line of the file is sent to Prometheus as a password or a token, and is in no message."""
     seen: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -411,8 +411,8 @@ def like_training(rng: np.random.Generator, youngest: int) -> dict[str, Any]:
     return {"age": int(rng.integers(youngest, 90)), "income": rng.lognormal(10, 1), "country": country, "photo": photo}
 
 
-def test_what_the_exporter_counts_is_what_is_compared(tmp_path: Path) -> None:
-    """Two versions served by a real exporter and scraped by a real Prometheus have their counts, drift included."""
+def test_a_real_exporter_is_compared_by_its_counts(tmp_path: Path) -> None:
+    """Two versions of a real exporter, scraped by a real Prometheus, have their counts, including drift."""
     write_config(tmp_path)
     with ExitStack() as stack:
         exporter = Served(tmp_path).start()

@@ -98,7 +98,7 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
 
 
 def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
-    """The configuration loads, its profile is of the training part alone, and the two parts are all digits."""
+    """The configuration loads, its profile is of the training part only, and both parts together are all digits."""
     settings = config.load(directory / "exporter.yml")
     (digits,) = settings.models
     trained = profile.load(Path(digits.profile))
@@ -145,8 +145,8 @@ def test_healthy_traffic_keeps_every_alert_silent(directory: Path) -> None:
         ("shifted", {"prediction", "confidence"}),
     ],
 )
-def test_incidents_move_what_they_promise(directory: Path, incident: str, drifting: set[str]) -> None:
-    """An incident brings drift where its text says so, less confidence, and wrong confident answers to correct."""
+def test_incidents_have_their_documented_effect(directory: Path, incident: str, drifting: set[str]) -> None:
+    """An incident causes drift as its text says, lower confidence, and confident wrong answers."""
     confident, wrong, divergence = judged(directory, incident)
     assert {name for name, score in divergence.items() if score > 0.3} == drifting
     assert 0.25 < confident < 0.5
@@ -156,7 +156,7 @@ def test_incidents_move_what_they_promise(directory: Path, incident: str, drifti
 def test_service_answers_and_records(
     directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]
 ) -> None:
-    """A digit is recognised, and the exporter learns of it what the user was told."""
+    """A digit is recognised, and the exporter records the answer."""
     url, _, monitor = running
     images, labels = model.held_out(directory)
     status, answer = ask(f"{url}/predict", {"image": images[0].tolist()})
@@ -179,10 +179,10 @@ def test_service_answers_and_records(
     [b"{", b"[]", b'"7"', b"{}", b'{"image": null}', b'{"image": [[1, 2]]}', b'{"image": "x"}']
     + [json.dumps({"image": [[value] * 8] * 8}).encode() for value in (17, -1, float("nan"), "a", 10**400)],
 )
-def test_service_refuses_what_is_no_image(
+def test_service_refuses_invalid_images(
     exporter: Exporter, running: tuple[str, Incidents, Client], body: bytes
 ) -> None:
-    """A wrong request is answered 400 with the reason, and recorded as such."""
+    """An invalid request is answered 400 with the reason, and recorded as such."""
     url, _, monitor = running
     status, answer = ask(f"{url}/predict", data=body)
     assert status == 400
@@ -194,7 +194,7 @@ def test_service_refuses_what_is_no_image(
 
 
 def test_service_refuses_a_large_body(exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
-    """A body that can be no digit is not read."""
+    """A body too large for a digit is not read."""
     url, _, monitor = running
     assert ask(f"{url}/predict", data=b" " * 100_000)[0] == 413
     assert monitor.flush()
@@ -202,7 +202,7 @@ def test_service_refuses_a_large_body(exporter: Exporter, running: tuple[str, In
 
 
 def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
-    """An incident is begun, read and ended over HTTP; a dark camera is what the exporter sees."""
+    """An incident is started, read and ended over HTTP; a dark camera reaches the exporter."""
     url, _, monitor = running
     image = model.held_out(directory)[0][0]
     nothing = {"name": None, "seconds_left": 0.0, "by_hand": False}
@@ -246,10 +246,10 @@ def test_errors_and_slowness(directory: Path, running: tuple[str, Incidents, Cli
     assert incidents.current() == NO_INCIDENT
 
 
-def test_users_correct_what_is_wrong(
+def test_users_correct_wrong_answers(
     directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]
 ) -> None:
-    """Users send images at the rate asked for, correct wrong confident answers with the true digit, and confirm few."""
+    """Users send images at the given rate, correct confident wrong answers, and confirm a few others."""
     url, incidents, monitor = running
     incidents.begin("dark", 60)
     images, labels = model.held_out(directory)
@@ -275,8 +275,8 @@ def test_users_correct_what_is_wrong(
     assert len(feedback) - len(corrections) < len(corrections)
 
 
-def test_only_some_teachers_pupils_come(directory: Path) -> None:
-    """Each image is of one teacher's pupil, and images of others can be kept away, from one request to the next."""
+def test_held_back_teachers_can_be_excluded(directory: Path) -> None:
+    """Each image is of one teacher's pupil, and those of some teachers can be excluded at any time."""
     client = Client(nobody(), "digits")
     traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
     indices = traffic._indices()
@@ -287,8 +287,8 @@ def test_only_some_teachers_pupils_come(directory: Path) -> None:
     assert {model.teacher(next(indices)) for _ in range(100)} == set(model.TEACHERS)
 
 
-def test_users_outlive_an_outage(directory: Path, exporter: Exporter) -> None:
-    """Requests to a service that is away count as failed, and lost feedback is said once, not each time."""
+def test_users_survive_an_outage(directory: Path, exporter: Exporter) -> None:
+    """Requests to an unreachable service count as failed, and lost feedback is reported once."""
     printed: list[str] = []
     client = Client(nobody(), "digits")
     traffic = Traffic(nobody(), client, *model.held_out(directory), rate=200, say=printed.append)
@@ -432,8 +432,8 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
         pass
 
 
-def test_killed_demo_takes_its_service_along(directory: Path, exporter: Exporter) -> None:
-    """Even SIGKILL leaves no service behind."""
+def test_killed_demo_ends_its_service(directory: Path, exporter: Exporter) -> None:
+    """Even SIGKILL leaves no service running."""
     demo = Demo("--directory", directory, "--exporter", exporter.url, "--listen-address", address())
     child = demo.child()
     demo.process.stdout.readline()
@@ -442,7 +442,7 @@ def test_killed_demo_takes_its_service_along(directory: Path, exporter: Exporter
 
 
 def test_killed_service_ends_the_demo(directory: Path, exporter: Exporter) -> None:
-    """A service that dies is said, and the demo ends with an error."""
+    """If the service dies, the demo reports it and ends with an error."""
     demo = Demo("--directory", directory, "--exporter", exporter.url, "--listen-address", address())
     child = demo.child()
     demo.process.stdout.readline()
@@ -462,21 +462,21 @@ def test_busy_port(directory: Path, exporter: Exporter) -> None:
 
 
 def test_incident_without_service() -> None:
-    """An incident that nothing can have says how to start a service."""
+    """An incident without a running service is an error that says how to start one."""
     code, out, err = Demo("--incident", "dark", "--service", nobody()).end()
     assert (code, out) == (1, "")
     assert "no model service responds" in err
 
 
 def test_unreachable_exporter(directory: Path) -> None:
-    """An exporter that does not answer is named, with the command that starts one."""
+    """An unreachable exporter is named, with the command that starts one."""
     code, _, err = Demo("--directory", directory, "--exporter", nobody()).end()
     assert code == 1
     assert f"model-exporter serve --config.file={directory}/exporter.yml" in err
 
 
 def test_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    """A directory that is a file is named, with what to do."""
+    """A directory that is a file is named, with advice."""
     (tmp_path / "file").touch()
     with pytest.raises(StackError, match="choose another --directory"):
         model.prepare(tmp_path / "file")

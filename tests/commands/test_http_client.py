@@ -76,7 +76,7 @@ def test_a_request_is_repeated_until_its_deadline(exporter: Exporter) -> None:
         ),
     ],
 )
-def test_what_went_wrong_is_said(sent: bytes, message: str | None) -> None:
+def test_errors_have_a_reason(sent: bytes, message: str | None) -> None:
     """A response that ends early or is too large is an error with its reason; a redirect is not followed."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         threading.Thread(target=answer_once, args=(server, sent), daemon=True).start()
@@ -97,8 +97,8 @@ def answer_once(server: socket.socket, sent: bytes) -> None:
         connection.sendall(sent)
 
 
-def test_a_server_that_does_not_respond_is_not_waited_for_without_end() -> None:
-    """The timeout bounds each wait."""
+def test_a_request_has_a_timeout() -> None:
+    """The timeout limits each wait."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as server,
         Client(f"http://127.0.0.1:{server.getsockname()[1]}", "--url", timeout=0.2) as client,
@@ -159,10 +159,10 @@ def test_a_token_is_read_for_each_request(exporter: Exporter, tmp_path: Path) ->
     assert "words" not in str(caught.value).replace(str(file), "")
 
 
-def test_the_variable_of_before_is_read_with_a_warning(
+def test_the_deprecated_variable_is_read_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """MODEL_EXPORTER_TOKEN still holds a token where it did, after the options; the warning is printed once."""
+    """MODEL_EXPORTER_TOKEN still holds a token, with lower precedence than the options; the warning is printed once."""
     common.warn_deprecated.cache_clear()
     monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "t-1")
     parser = argparse.ArgumentParser()

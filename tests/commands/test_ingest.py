@@ -108,7 +108,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 def test_every_format_gives_the_same_window(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    """The gauges of a run are those of its rows, whatever file they came in."""
+    """The gauges of a run are those of its rows, whatever the file format."""
     columns = () if "predictions" in ending else (*OUTPUTS, "--model=loans", "--version=3")
     config = f"--config.file={folder / 'exporter.yml'}"
     target = tmp_path / "out.prom"
@@ -140,7 +140,7 @@ def test_every_format_gives_the_same_window(
 
 
 def test_standard_input_is_read(folder: Path) -> None:
-    """A pipe is taken with its format, and without one the command says what it needs."""
+    """A pipe is read with a given format; without one the error says what is needed."""
     command = [sys.executable, "-m", "exporter.cli", "ingest", "-", f"--profile={folder / 'loans.json'}"]
     data = (folder / "well.parquet").read_bytes()
     result = subprocess.run([*command, "--format=parquet", *OUTPUTS], input=data, capture_output=True, check=False)
@@ -153,7 +153,7 @@ def test_standard_input_is_read(folder: Path) -> None:
     assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in result.stderr
 
 
-def test_nothing_drifted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_rows_do_not_drift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows like those of training pass."""
     profile = f"--profile={folder / 'loans.json'}"
     status, out, err = ingest(capsys, folder / "well.csv", profile, *OUTPUTS, "--fail-on-drift")
@@ -161,8 +161,8 @@ def test_nothing_drifted(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "drifted" not in out
 
 
-def test_bad_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the exporter would refuse is refused, the other rows are counted; bad values of features are counted."""
+def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows that the exporter would refuse are refused, the others are counted, and so are invalid values."""
     lines = ["id,age,income,country,prediction,confidence,when"]
     lines += [f"r-{n},41,3000,NL,yes,0.9,2026-11-24T10:00:00Z" for n in range(20)]
     lines[3] = "r-2,41,3000,NL,yes,1.5,2026-11-24T10:00:00Z"
@@ -189,10 +189,10 @@ def test_bad_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: py
     assert values["model_batch_rejected_rows", ()] == 4
 
 
-def test_bad_predictions_are_refused_and_named(
+def test_invalid_predictions_are_refused_and_named(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines of the wire format are checked as the exporter checks them, and blank ones are none."""
+    """Lines of predictions are validated as the exporter does; blank lines are skipped."""
     good = json.dumps(prediction(scores(1).to_pylist()[0]))
     other = good.replace('"loans"', '"loan"')
     lines = [good, "", other, "{", good, good.replace("{", '{"code": 999, ', 1), good]
@@ -223,8 +223,8 @@ def test_what_python_writes_for_json_is_read(
     assert values["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
 
 
-def test_a_pipe_is_read(folder: Path) -> None:
-    """What a shell hands over in place of a file is read as standard input is."""
+def test_a_process_substitution_is_read(folder: Path) -> None:
+    """A pipe that a shell passes as a file is read as standard input is."""
     command = (
         f"{sys.executable} -m exporter.cli ingest <(cat {folder}/well.csv) --format=csv --profile={folder}/loans.json"
     )
@@ -236,7 +236,7 @@ def test_a_pipe_is_read(folder: Path) -> None:
 def test_columns_that_differ_from_the_profile_are_named(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missing column counts as missing, a foreign one does not count, and both are said; none at all is a mistake."""
+    """Missing and unknown columns are reported, and a missing one counts as missing; no known column is an error."""
     flags = (f"--profile={folder / 'loans.json'}", "--prediction-column=prediction")
     (tmp_path / "s.csv").write_text("age,Income,prediction\n41,3000,yes\n")
     target = tmp_path / "o.prom"
@@ -310,8 +310,8 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     )
 
 
-def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each mistake ends with status 1 and a message that names it; nothing is counted."""
+def test_errors_end_with_a_message(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each error ends with status 1 and a message that names it; nothing is counted."""
     for arguments, message in broken(folder, tmp_path):
         has_target = any("--config.file" in str(flag) or "--exporter" in str(flag) for flag in arguments)
         flags = [] if has_target else [f"--profile={folder / 'loans.json'}"]
@@ -331,7 +331,7 @@ def test_neither_a_profile_nor_a_configuration(
 
 
 def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Path) -> None:
-    """Rows that another program appends while they are read make the run fail: nobody knows what it counted."""
+    """Rows that another program appends during the read make the run fail, because what was counted is undefined."""
     log = tmp_path / "log.jsonl"
     log.write_bytes((folder / "well.predictions.jsonl").read_bytes() + b"\n")
     command = [sys.executable, "-c", GROWING, "ingest", str(log), f"--config.file={folder / 'exporter.yml'}"]
@@ -356,8 +356,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_packed_file_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
-    """What was unpacked is gone with the command, even when it is killed; a folder without room is named."""
+def test_decompression_leaves_no_files(folder: Path, tmp_path: Path) -> None:
+    """Decompressed files are deleted even when the command is killed; a full folder is named."""
     command = [sys.executable, "-m", "exporter.cli", "ingest", str(folder / "well.csv.gz"), *OUTPUTS]
     command.append(f"--profile={folder / 'loans.json'}")
     kept = tmp_path / "kept"
@@ -411,7 +411,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_run_replaces_the_run_before(folder: Path, gateway: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The Pushgateway has one group a job, model and version, with nothing left of the run before."""
+    """The Pushgateway has one group per job, model and version, without values of the previous run."""
     profile, push = f"--profile={folder / 'loans.json'}", f"--push={gateway}"
     flags = (profile, push, "--model=a/b c", "--job=nightly")
     assert ingest(capsys, folder / "tonight.csv", *flags, *OUTPUTS)[0] == 0
@@ -426,7 +426,7 @@ def test_a_run_replaces_the_run_before(folder: Path, gateway: str, capsys: pytes
     assert rows == ['instance="",job="nightly",model="a/b c",version="unknown"']
 
 
-def test_a_pushgateway_that_is_away_or_refuses_is_said(
+def test_a_failing_pushgateway_is_an_error(
     folder: Path, gateway: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with the reason, and the password in the address is not shown."""
@@ -443,8 +443,8 @@ def test_a_pushgateway_that_is_away_or_refuses_is_said(
     assert "did not accept the metrics: 404" in err
 
 
-def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path) -> None:
-    """Pushed gauges of a drifted run reach the rules as they are shipped; those of a run that is well are silent."""
+def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, tmp_path: Path) -> None:
+    """Pushed gauges of a drifted run fire the shipped rules; those of a healthy run do not."""
     document = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     (scrape,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```$", document, re.M | re.S)
     port = free_port()
@@ -481,8 +481,8 @@ def test_the_shipped_alerts_see_a_run(folder: Path, gateway: str, tmp_path: Path
         assert [rule["lastError"] for group in rules for rule in group["rules"] if rule["health"] == "err"] == []
 
 
-def test_the_page_leads_to_a_drift_curve(gateway: str, exporter: Served, tmp_path: Path) -> None:
-    """The commands of docs/batch.md, run as they stand, print what stands there, and end with drift to be seen."""
+def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path: Path) -> None:
+    """The commands of docs/batch.md print the documented output, and end with visible drift."""
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     first, push, send = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
@@ -534,7 +534,7 @@ def attempts(exporter: Served, version: str) -> float:
 def test_an_exporter_counts_what_is_sent(
     folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
-    """Its window is that which the command counts by itself; sent once more, nothing is counted twice."""
+    """The exporter's window is the one that the command computes itself; a second run counts nothing twice."""
     file = tmp_path / f"tonight.{ending}"
     shutil.copy(folder / file.name, file)
     flags = (f"--exporter={exporter.url}", "--model=loans", f"--version={ending}", *OUTPUTS)
@@ -562,7 +562,7 @@ def test_an_exporter_counts_what_is_sent(
 def test_rows_that_the_exporter_refuses_are_named(
     exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Refused by this side or by the other: the row in the file, what was wrong, and the others count."""
+    """Refused rows are named by their row in the file and the reason, whichever side refuses them; the others count."""
     lines = [json.dumps(prediction(row) | {"version": "refused"}) for row in scores(30).to_pylist()]
     lines[4] = lines[4].replace('"version": "refused"', '"version": 7')
     lines[12] = "[]"
@@ -582,10 +582,8 @@ def test_rows_that_the_exporter_refuses_are_named(
 
 
 @pytest.mark.parametrize("ending", ["parquet", "predictions.jsonl"])
-def test_killed_again_and_again_nothing_is_lost_or_counted_twice(
-    folder: Path, exporter: Served, tmp_path: Path, ending: str
-) -> None:
-    """After each SIGKILL the same command goes on, until all rows are counted once."""
+def test_repeated_kills_lose_and_duplicate_nothing(folder: Path, exporter: Served, tmp_path: Path, ending: str) -> None:
+    """After each SIGKILL the same command continues, until all rows are counted once."""
     write_all(tmp_path, "many", scores(6000))
     file = tmp_path / f"many.{ending}"
     if ending == "parquet":
@@ -616,10 +614,8 @@ def sent(state: Path) -> int:
     return msgspec.json.decode(state.read_bytes(), type=State).rows if state.exists() else 0
 
 
-def test_a_log_that_has_grown_is_gone_on_with(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Lines that were appended are sent, those before are not sent again; another file under the name is sent whole."""
+def test_appended_lines_are_sent(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines that were appended are sent, earlier ones are not sent again; a replaced file is sent from the start."""
     log = tmp_path / "log.jsonl"
     rows = [json.dumps(prediction(row) | {"version": "grown"}) + "\n" for row in scores(700).to_pylist()]
     log.write_text("".join(rows[:300]))
@@ -638,10 +634,10 @@ def test_a_log_that_has_grown_is_gone_on_with(
     assert attempts(exporter, "grown") == 800
 
 
-def test_a_batch_that_was_cut_by_the_end_of_the_file_is_sent_again_as_it_was(
+def test_an_interrupted_last_batch_is_repeated_unchanged(
     exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed after the last, short batch was counted but not yet noted, then grown: its rows count once."""
+    """A last, short batch that was counted but not noted before a kill counts once, though the file has grown."""
     log = tmp_path / "log.jsonl"
     rows = [json.dumps(prediction(row) | {"version": "cut"}) + "\n" for row in scores(500).to_pylist()]
     log.write_text("".join(rows[:130]))
@@ -659,10 +655,10 @@ def test_a_batch_that_was_cut_by_the_end_of_the_file_is_sent_again_as_it_was(
     assert attempts(exporter, "cut") == 500
 
 
-def test_an_unfinished_run_to_somewhere_else_is_not_mixed_up(
+def test_an_unfinished_run_is_not_continued_elsewhere(
     folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Half sent to one version, the rest is not sent to another; a state that is none is refused."""
+    """The rest of a run is not sent to another version; an invalid state file is refused."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     flags = (f"--exporter={exporter.url}", "--model=loans", *OUTPUTS)
@@ -680,10 +676,10 @@ def test_an_unfinished_run_to_somewhere_else_is_not_mixed_up(
     assert f"{path}: is not a state file of ingest" in err
 
 
-def test_an_exporter_that_is_away_or_foreign_is_said(
+def test_an_unreachable_or_unknown_server_is_an_error(
     folder: Path, exporter: Served, gateway: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command gives up in time, and at once where asking again is of no use."""
+    """The command gives up in time, and at once where a retry is useless."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     address = f"http://127.0.0.1:{free_port()}"
@@ -697,7 +693,7 @@ def test_an_exporter_that_is_away_or_foreign_is_said(
 
 
 def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Batches that find no room come again when the exporter says so, and none is lost or counted twice."""
+    """Batches that a full queue refuses are sent again after Retry-After, and none is lost or counted twice."""
     config = {"models": [{"name": "loans", "profile": "loans.json"}], "queue": {"capacity": 1}}
     (tmp_path / "exporter.yml").write_text(yaml.safe_dump(config))
     shutil.copy(folder / "loans.json", tmp_path)
@@ -716,7 +712,7 @@ def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pyt
 def test_a_state_file_that_cannot_be_written_stops_the_run(
     folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a place to note what was sent, nothing is sent; a disk that fills up stops it where it is."""
+    """Without a writable state file nothing is sent; a full disk stops the run."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     flags = (f"--exporter={exporter.url}", "--model=loans", "--version=unnoted", *OUTPUTS)

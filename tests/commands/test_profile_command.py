@@ -48,8 +48,8 @@ def events(rows: list[dict[str, object]], **fields: object) -> list[dict[str, ob
     ]
 
 
-def test_every_type_is_watched_from_end_to_end(shop):
-    """A served model has the metrics of every feature of every type, and bad values are counted, not refused."""
+def test_every_type_is_monitored_end_to_end(shop):
+    """A served model has the metrics of every feature of every type, and invalid values are counted, not refused."""
     bad = {
         "review": 7,
         "vector": [1.0],
@@ -73,8 +73,8 @@ def test_every_type_is_watched_from_end_to_end(shop):
         assert sample("model_feature_invalid_ratio", feature) == pytest.approx(1 / 41)
 
 
-def test_production_becomes_a_profile(shop, capsys):
-    """What was stored of a version is profiled, predictions and confidence too; wrong values in it are invalid."""
+def test_stored_predictions_become_a_profile(shop, capsys):
+    """Stored predictions of a version give a profile, with predictions and confidence; invalid values are counted."""
     shop.post("/v1/predictions", events([{"amount": 1, "review": 7}], version="10"))
     shop.post("/v1/predictions", events([{}], model="other"))
     shop.post("/v1/predictions", events(training(50, seed=1), version="9", prediction="sold"))
@@ -117,8 +117,8 @@ def test_production_becomes_a_profile(shop, capsys):
         (["a.csv", "--type=age"], "--type: expected NAME=TYPE such as zip=categorical, got age"),
     ],
 )  # fmt: skip
-def test_a_wrong_use_says_what_would_be_right(tmp_path, monkeypatch, capsys, options, message):
-    """Each mistake on the command line is one line with what would be right, and nothing is written."""
+def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, message):
+    """Each error on the command line is one line with the valid alternative, and nothing is written."""
     (tmp_path / "exporter.yml").write_text(json.dumps({"models": [{"name": "shop"}, {"name": "other"}]}))
     monkeypatch.chdir(tmp_path)
     assert main(["profile", *options]) == 1
@@ -127,14 +127,14 @@ def test_a_wrong_use_says_what_would_be_right(tmp_path, monkeypatch, capsys, opt
     assert [path.name for path in tmp_path.iterdir()] == ["exporter.yml"]
 
 
-def test_a_store_without_such_predictions_says_so(shop, capsys):
-    """Nothing stored of a version is nothing to profile."""
+def test_a_version_without_stored_predictions_is_an_error(shop, capsys):
+    """A version without stored predictions cannot be profiled."""
     options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", "--version=none"]
     assert main(["profile", *options]) == 1
     assert capsys.readouterr().err.endswith("model-exporter.db: shop version none: has no rows to profile\n")
 
 
-def test_what_is_odd_is_said(tmp_path, capsys):
+def test_unusual_columns_are_reported(tmp_path, capsys):
     """The command names constant and empty columns, shares of missing and invalid values, and where ages begin."""
     rows = [{"a": 3, "b": None, "c": "x", "d": n if n else None, "e": n, "t": "2026-01-01"} for n in range(100)]
     rows[5]["e"] = "five"
@@ -154,8 +154,8 @@ def test_what_is_odd_is_said(tmp_path, capsys):
     assert err == "model-exporter: ages are measured from now; set the time of a row with --time-column\n"
 
 
-def test_how_cells_of_csv_were_read_is_said_where_it_may_surprise(tmp_path, capsys):
-    """Codes that look like numbers and words that may mean nothing are named, unless the type was given."""
+def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):
+    """Codes that look like numbers and texts that may mean a missing value are named, unless the type was given."""
     path = tmp_path / "a.csv"
     path.write_text("zip,country,n\n01234,NL,1\n99999,NA,NA\n")
     notes = [
@@ -188,7 +188,7 @@ def test_a_profile_is_described_in_eighty_columns(shop, capsys):
 
 
 def test_a_histogram_has_the_shape_of_the_data():
-    """Heights follow the density: one hill, a step, a lone value beside a spread."""
+    """Heights follow the density: a hill, a step, a single value beside a spread."""
 
     def drawn(values: np.ndarray) -> str:
         described = list(describe_lines(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(values)})))
@@ -225,7 +225,7 @@ def test_any_profile_can_be_described(numbers, categories, name):
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal a bar is drawn in place, and nothing is left of it at the end."""
+    """On a terminal a bar is drawn, and is removed at the end."""
     parent, child = pty.openpty()
     with os.fdopen(child, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
@@ -244,7 +244,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_progress_is_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal there are lines, at most one every ten seconds and only where asked for."""
+    """Without a terminal there are lines, on request only and at most one every ten seconds."""
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     with Progress(log=True) as progress, Progress() as silent:
@@ -256,7 +256,7 @@ def test_progress_is_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
-    """A small file is profiled before there is anything to say."""
+    """A small file is profiled without a progress message."""
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
     assert main(["profile", str(tmp_path / "a.csv")]) == 0
     assert not capsys.readouterr().err
@@ -274,7 +274,7 @@ def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
     ],
 )
 def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, described, setting):
-    """Only a processor that compresses vectors slowly is kept from it, and not where somebody decided."""
+    """AVX-512 is disabled only on processors that compress vectors slowly, and not if the user has set the variable."""
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "")
     monkeypatch.delenv("NPY_DISABLE_CPU_FEATURES")
     path = tmp_path / "cpuinfo"

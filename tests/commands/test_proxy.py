@@ -223,8 +223,8 @@ def answer(connection: socket.socket, body: bytes = b"ok", more: bytes = b"") ->
 # --- what the exporter learns ------------------------------------------------------------------
 
 
-def test_what_passes_becomes_predictions(served: Served, models: int, proxied: Start) -> None:
-    """Every known format on its own path: rows, models, versions and codes are the exporter's, feedback finds them."""
+def test_proxied_requests_become_predictions(served: Served, models: int, proxied: Start) -> None:
+    """Requests of every known format give rows, models, versions and codes; feedback finds them."""
     proxy = proxied(models, exporter=served.url)
     first = ask(f"{proxy.url}/v2/models/credit/infer", ROWS, X_Request_Id="r-17")
     assert (first.status, first.json["outputs"], first.headers["X-Request-Id"]) == (200, RESPONSE["outputs"], "r-17")
@@ -250,8 +250,8 @@ def test_what_passes_becomes_predictions(served: Served, models: int, proxied: S
         assert eventually(lambda feedback=feedback: served.post("/v1/feedback", feedback).json["joined"])
 
 
-def test_the_options_name_what_paths_do_not(shared: Served, models: int, proxied: Start) -> None:
-    """`--model` and `--version` go before all else; with `--record.path` other paths are recorded instead."""
+def test_options_override_model_and_version(shared: Served, models: int, proxied: Start) -> None:
+    """`--model` and `--version` take precedence; with `--record.path` other paths are recorded instead."""
     before = counted(shared, 200)
     proxy = proxied(models, "--model=credit", "--version=7", exporter=shared.url)
     frame = {"dataframe_split": {"columns": ["age", "country"], "data": [[41, "NL"]]}}
@@ -271,10 +271,8 @@ def test_the_options_name_what_paths_do_not(shared: Served, models: int, proxied
     assert nameless.samples()["records_total"] == 0
 
 
-def test_large_and_foreign_bodies_pass_and_are_counted_without_what_they_say(
-    shared: Served, models: int, proxied: Start
-) -> None:
-    """A body above the bound, a picture, and what is no known format: the request counts, its inputs are not kept."""
+def test_large_and_unknown_bodies_are_counted_without_inputs(shared: Served, models: int, proxied: Start) -> None:
+    """For a body above the limit, an image and an unknown format the request counts, without its inputs."""
     refused = "model_exporter_events_rejected_total"
     before = shared.samples(refused)[f'{refused}{{reason="missing_field"}}']
     proxy = proxied(models, "--model=credit", "--version=wide", "--record.body-limit=1000", exporter=shared.url)
@@ -290,8 +288,8 @@ def test_large_and_foreign_bodies_pass_and_are_counted_without_what_they_say(
     assert shared.samples(refused)[f'{refused}{{reason="missing_field"}}'] == before + 1
 
 
-def test_records_that_are_too_many_together_arrive_in_parts(shared: Served, models: int, proxied: Start) -> None:
-    """Batches of requests with more rows than the exporter takes in one go are sent again, by halves."""
+def test_oversized_batches_are_split(shared: Served, models: int, proxied: Start) -> None:
+    """Batches with more rows than the exporter accepts at once are split in halves and sent again."""
     proxy = proxied(models, "--version=many", exporter=shared.url)
     rows = b'{"instances":[' + b"1," * 25_999 + b"1]}"
     for _ in range(2):
@@ -301,8 +299,8 @@ def test_records_that_are_too_many_together_arrive_in_parts(shared: Served, mode
 
 
 @pytest.mark.parametrize("trouble", ["away", "hanging", "401", "503"])
-def test_the_exporters_trouble_is_not_the_clients(models: int, proxied: Start, trouble: str) -> None:
-    """Requests pass unharmed and at once whatever the exporter does; what was lost is counted."""
+def test_a_failing_exporter_does_not_affect_clients(models: int, proxied: Start, trouble: str) -> None:
+    """Requests pass at once whatever the exporter does; lost records are counted."""
 
     def bad(connection: socket.socket) -> None:
         if trouble == "hanging":
@@ -330,8 +328,8 @@ def test_the_exporters_trouble_is_not_the_clients(models: int, proxied: Start, t
 # --- what passes -------------------------------------------------------------------------------
 
 
-def test_requests_and_responses_pass_as_they_are(proxied: Start) -> None:
-    """Method, target, fields and their order stay; fields of the connection go, Via, X-Forwarded-* and an id come."""
+def test_requests_and_responses_are_unchanged(proxied: Start) -> None:
+    """Method, target and headers stay in their order; hop-by-hop headers go, Via, X-Forwarded-* and an id are added."""
     seen: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
@@ -365,8 +363,8 @@ def test_requests_and_responses_pass_as_they_are(proxied: Start) -> None:
     )
 
 
-def test_the_models_own_request_id_is_the_one_that_counts(proxied: Start) -> None:
-    """An identifier is made where none came, or one that cannot be kept; the model server's own word replaces it."""
+def test_the_model_servers_request_id_takes_precedence(proxied: Start) -> None:
+    """An identifier is made where none or an invalid one came; one from the model server replaces it."""
 
     def script(connection: socket.socket) -> None:
         while head := head_of(connection):
@@ -382,8 +380,8 @@ def test_the_models_own_request_id_is_the_one_that_counts(proxied: Start) -> Non
     assert ask(f"{proxy.url}/own", X_Request_Id="r-1").headers.get_all("X-Request-Id") == ["mine"]  # type: ignore[attr-defined]
 
 
-def test_bodies_pass_piece_by_piece(proxied: Start) -> None:
-    """Neither side waits for the end of a body: a part is through before the next one is even sent."""
+def test_bodies_are_streamed(proxied: Start) -> None:
+    """A part of a body passes before the next one is sent, in both directions."""
     parts = threading.Event()
 
     def script(connection: socket.socket) -> None:
@@ -416,7 +414,7 @@ def test_bodies_pass_piece_by_piece(proxied: Start) -> None:
         assert until(connection, b"\r\n\r\n") == b"0\r\n\r\n"
 
 
-def test_a_slow_reader_slows_the_other_side_down(proxied: Start) -> None:
+def test_a_slow_reader_causes_backpressure(proxied: Start) -> None:
     """What one side sends faster than the other reads waits there, not in the proxy's memory."""
     large, sent, done = 256 * 2**20, [0], threading.Event()
 
@@ -500,8 +498,8 @@ def test_heads_without_bodies_and_bodies_without_lengths(proxied: Start) -> None
         assert b"Connection: keep-alive\r\n" in head_of(connection)
 
 
-def test_connections_are_kept_on_both_sides(proxied: Start) -> None:
-    """A client asks many times on one connection, pipelined too, and others use the same one to the model server."""
+def test_connections_are_persistent_on_both_sides(proxied: Start) -> None:
+    """A client sends many requests on one connection, also pipelined; upstream connections are shared."""
     requests: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
@@ -523,8 +521,8 @@ def test_connections_are_kept_on_both_sides(proxied: Start) -> None:
     upstream.close()
 
 
-def test_connections_rest_for_a_moment_only(proxied: Start) -> None:
-    """One that has rested is closed before the model server does it; one closed meanwhile is replaced unnoticed."""
+def test_idle_upstream_connections_are_closed(proxied: Start) -> None:
+    """An idle connection is closed before the model server closes it; a request on a closed one is repeated."""
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
@@ -546,7 +544,7 @@ def test_connections_rest_for_a_moment_only(proxied: Start) -> None:
 
 
 def test_tls_to_the_model_server(tmp_path: Path, proxied: Start) -> None:
-    """A model server behind https is verified, asked for by the host given, below the path given."""
+    """A model server behind https is verified, and gets the given host name and path prefix."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
@@ -603,10 +601,10 @@ CLOSED = (502, "model-exporter proxy: the model server closed the connection bef
         (None, (504, "model-exporter proxy: the model server did not answer in time"), "timeout"),
     ],
 )  # fmt: skip
-def test_an_upstream_that_does_not_answer(
+def test_an_upstream_that_does_not_respond(
     shared: Served, proxied: Start, says: bytes | None, expected: tuple[int, str], reason: str
 ) -> None:
-    """Whatever comes in place of an answer is a clear one to the client, counted and recorded, and the next is fine."""
+    """An invalid response is a clear one to the client, counted and recorded, and the next request succeeds."""
     first = threading.Event()
 
     def script(connection: socket.socket) -> None:
@@ -633,8 +631,8 @@ def test_an_upstream_that_does_not_answer(
     eventually(lambda: counted(shared, status) == before + 2)  # rows
 
 
-def test_an_upstream_that_is_not_there(proxied: Start) -> None:
-    """Nobody listens: 502 at once, without saying where it should be."""
+def test_an_unreachable_upstream(proxied: Start) -> None:
+    """An unreachable upstream is a 502 at once, without its address."""
     port = free_port()
     proxy = proxied(port)
     status, detail = problem(ask(f"{proxy.url}/v1/models/credit:predict", {"instances": [[1]]}))
@@ -644,8 +642,8 @@ def test_an_upstream_that_is_not_there(proxied: Start) -> None:
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked", b"X-Until: reset"])
-def test_an_answer_that_breaks_off_is_never_taken_for_whole(shared: Served, proxied: Start, framing: bytes) -> None:
-    """Half an answer ends the client's connection; the exporter hears 502, for that is what it was."""
+def test_a_truncated_response_is_never_complete(shared: Served, proxied: Start, framing: bytes) -> None:
+    """A truncated response ends the client's connection and is recorded with 502."""
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
@@ -666,8 +664,8 @@ def test_an_answer_that_breaks_off_is_never_taken_for_whole(shared: Served, prox
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1])
-def test_what_follows_an_answer_is_nobodys_answer(proxied: Start, pause: float) -> None:
-    """A second response that nobody asked for does not reach the next request, on that connection or another."""
+def test_an_unsolicited_response_is_discarded(proxied: Start, pause: float) -> None:
+    """A second response does not reach the next request, on that connection or another."""
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
@@ -705,8 +703,8 @@ NOT_HTTP = "the request is not valid HTTP/1.1"
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, NOT_HTTP),
     ],
 )  # fmt: skip
-def test_a_client_that_speaks_no_http(models: int, proxied: Start, sent: bytes, status: int, detail: str) -> None:
-    """What is no request, or two in one, is refused with the reason and never passed on."""
+def test_invalid_http_is_refused(models: int, proxied: Start, sent: bytes, status: int, detail: str) -> None:
+    """An invalid request, or two in one, is refused with the reason and never forwarded."""
     proxy = proxied(models)
     got = proxy.raw(sent)
     assert re.match(rb"HTTP/1\.[01] %d " % status, got), got
@@ -717,8 +715,8 @@ def test_a_client_that_speaks_no_http(models: int, proxied: Start, sent: bytes, 
     assert ask(f"{proxy.url}/").text == "alive"
 
 
-def test_more_connections_than_there_are_files_for(models: int, proxied: Start) -> None:
-    """A client beyond the limit is told so at once, and others are served; where one leaves, another is let in."""
+def test_connections_beyond_the_limit_of_open_files(models: int, proxied: Start) -> None:
+    """A client beyond the limit is refused at once, others are served, and a freed place is used."""
     proxy = proxied(models, files=160)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(proxy.connect()) for _ in range(16)]
@@ -735,8 +733,8 @@ def test_more_connections_than_there_are_files_for(models: int, proxied: Start) 
         assert ask(f"{proxy.url}/").text == "alive"
 
 
-def test_upgrades_are_not_passed_on(proxied: Start) -> None:
-    """A client that offers another protocol is answered in this one, and its next request is, too."""
+def test_upgrades_are_not_forwarded(proxied: Start) -> None:
+    """An upgrade request is answered in HTTP/1.1, and so is the next request."""
     requests: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
@@ -755,8 +753,8 @@ def test_upgrades_are_not_passed_on(proxied: Start) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_beside_an_upgrade_is_passed_on(proxied: Start, chunked: bool) -> None:
-    """It is the body of that request, however much it looks like a request of its own."""
+def test_the_body_of_an_upgrade_request_is_forwarded(proxied: Start, chunked: bool) -> None:
+    """The body belongs to that request, even if it looks like another request."""
     inner = b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
     framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner) if chunked else inner
     requests: list[bytes] = []
@@ -772,8 +770,8 @@ def test_a_body_beside_an_upgrade_is_passed_on(proxied: Start, chunked: bool) ->
     assert len(requests) == 1
 
 
-def test_a_proxy_before_itself(tmp_path: Path, proxied: Start) -> None:
-    """An upstream that leads back is found out at the first turn, before it eats all connections."""
+def test_a_loop_is_detected(tmp_path: Path, proxied: Start) -> None:
+    """An upstream that leads back to the proxy is detected at the first turn, before it uses all connections."""
     ports: list[int] = []
 
     def script(connection: socket.socket) -> None:
@@ -789,7 +787,7 @@ def test_a_proxy_before_itself(tmp_path: Path, proxied: Start) -> None:
 
 
 def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
-    """The model server is let go of at once, and the exporter hears 499, which is no error of the model's."""
+    """The upstream connection is closed at once, and 499 is recorded, which is no error of the model."""
     request_received, let_go = threading.Event(), threading.Event()
 
     def script(connection: socket.socket) -> None:
@@ -816,7 +814,7 @@ def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
 
 
 def test_a_client_that_stalls(models: int, proxied: Start) -> None:
-    """The rest of a body that does not come is 408, and the model server is let go of."""
+    """A body that does not arrive in time is a 408, and the upstream connection is closed."""
     proxy = proxied(models, "--upstream.timeout=0.4")
     got = proxy.raw(b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf")
     assert got.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -824,8 +822,8 @@ def test_a_client_that_stalls(models: int, proxied: Start) -> None:
     eventually(lambda: proxy.sample('connections{side="upstream"}') == 0)
 
 
-def test_an_answer_before_the_body_is_whole(proxied: Start) -> None:
-    """A model server that refuses a body early is heard, and the rest of the body goes nowhere."""
+def test_a_response_before_the_end_of_the_body(proxied: Start) -> None:
+    """An early response of the model server reaches the client, and the rest of the body is not forwarded."""
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
@@ -839,8 +837,8 @@ def test_an_answer_before_the_body_is_whole(proxied: Start) -> None:
         assert everything(connection) == b""
 
 
-def test_noise_from_either_side(proxied: Start) -> None:
-    """Mangled requests and answers, cut, doubled and spiced, leave the proxy well, with nothing under way."""
+def test_random_bytes_from_either_side(proxied: Start) -> None:
+    """Randomly changed requests and responses leave no request in progress."""
     noise = random.Random(7)
 
     def mangled(good: bytes) -> bytes:
@@ -875,8 +873,8 @@ def test_noise_from_either_side(proxied: Start) -> None:
 # --- the process -------------------------------------------------------------------------------
 
 
-def test_it_stops_when_the_last_answer_is_given(shared: Served, proxied: Start) -> None:
-    """SIGTERM: no new connections, but what is under way is answered, and what was recorded is sent."""
+def test_sigterm_drains_requests(shared: Served, proxied: Start) -> None:
+    """After SIGTERM there are no new connections, requests in progress are answered, and all records are sent."""
     go = threading.Event()
 
     def script(connection: socket.socket) -> None:
@@ -919,8 +917,8 @@ def test_it_stops_when_the_last_answer_is_given(shared: Served, proxied: Start) 
         (["--upstream=http://a", "--upstream.host=a b"], "expected a host such as models.example.com"),
     ],
 )
-def test_wrong_options(flags: list[str], message: str) -> None:
-    """Each mistake is named with its option, and no secret is in the message."""
+def test_invalid_options(flags: list[str], message: str) -> None:
+    """Each error is named with its option, and no secret is in the message."""
     command = [sys.executable, "-m", "exporter.cli", "proxy", "--listen-address=127.0.0.1:0", *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode in {1, 2}
@@ -940,7 +938,7 @@ def test_a_port_that_is_taken(proxied: Start, models: int) -> None:
 
 
 def test_exchanges_count_even_when_their_bodies_are_refused(shared: Served) -> None:
-    """`POST /v1/exchanges`: a repeated key counts once, wrong bodies are told, and their requests count."""
+    """`POST /v1/exchanges`: a repeated key counts once, invalid bodies are reported, and their requests count."""
 
     def packed(value: Any) -> str:
         return base64.b64encode(value if isinstance(value, bytes) else json.dumps(value).encode()).decode()

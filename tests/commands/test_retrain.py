@@ -83,7 +83,7 @@ def demo(prepared: Path, tmp_path: Path) -> Iterator[Demo]:
 
 
 def test_the_dark_camera_is_learnt(demo: Demo) -> None:
-    """Right corrections become the next version: served, judged by its own profile, better in the dark."""
+    """Correct labels become the next version, which is served, judged by its own profile, and better in the dark."""
     demo.incidents.begin("dark", 3600)
     corrections, wrong_corrections = demo.mistakes()
     assert corrections > 100
@@ -132,8 +132,8 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
     assert abs(shares[1] / len(images) - 0.5) < 0.1
 
 
-def test_nothing_to_learn_from_changes_nothing(demo: Demo) -> None:
-    """Without an accepted correction no version comes, and the reason is said."""
+def test_without_corrections_no_version_is_trained(demo: Demo) -> None:
+    """Without an accepted correction there is no new version, and the reason is given."""
     with pytest.raises(StackError, match="nothing of digits is accepted"):
         retrain(demo.folder, demo.exporter_client, demo.client, lambda _: None)
     assert model.versions(demo.folder) == ["1"]
@@ -141,8 +141,8 @@ def test_nothing_to_learn_from_changes_nothing(demo: Demo) -> None:
         flywheel.review(Client("http://127.0.0.1:9", "--exporter"), demo.folder)
 
 
-def test_only_images_of_others_are_learnt_and_each_once() -> None:
-    """A release's repetitions count once; what is no digit's image, and whoever is held back, is left out."""
+def test_training_skips_held_back_and_repeated_images() -> None:
+    """Repetitions in a release count once; invalid images and held-back users are left out."""
     image = np.arange(64.0).reshape(8, 8) % 17
     good = {"inputs": {"image": image.tolist()}, "label": "7", "user": "teacher-1"}
     held_back = {"inputs": {"image": (image + 1).tolist()}, "label": "7", "user": "teacher-5"}
@@ -153,8 +153,8 @@ def test_only_images_of_others_are_learnt_and_each_once() -> None:
     assert training_images([])[0].shape == (0, 8, 8)
 
 
-def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: Path) -> None:
-    """The configuration names each later version's profile, and keeps what a user wrote, until they are forgotten."""
+def test_later_versions_are_added_and_removed(prepared: Path, tmp_path: Path) -> None:
+    """The configuration names each later version's profile and keeps the user's changes, until versions are removed."""
     folder = tmp_path / "demo"
     shutil.copytree(prepared, folder)
     path = folder / "exporter.yml"
@@ -184,8 +184,8 @@ def test_later_versions_are_configured_and_forgotten(prepared: Path, tmp_path: P
         model.configure(folder)
 
 
-def test_a_step_that_fails_is_reported_and_the_scenario_goes_on() -> None:
-    """The scenario runs its steps in order; one that fails does not end it."""
+def test_the_scenario_continues_after_a_failed_step() -> None:
+    """The scenario runs its steps in order; a failed step does not end it."""
     printed: list[str] = []
 
     def broken() -> None:
@@ -198,8 +198,8 @@ def test_a_step_that_fails_is_reported_and_the_scenario_goes_on() -> None:
     assert printed[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
 
 
-def test_the_service_refuses_versions_that_are_none(demo: Demo) -> None:
-    """A version that was not trained, or is no text, is answered 400, and nothing is loaded."""
+def test_the_service_refuses_invalid_versions(demo: Demo) -> None:
+    """An untrained version, or a value that is not a string, is answered 400, and nothing is loaded."""
     for wrong in ({"version": "7"}, {"version": "../../x"}, {"version": 2}, {}, []):
         answer = ask(f"{demo.url}/versions", wrong)
         assert answer.status == 400

@@ -129,8 +129,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Iterato
     assert eventually(lambda: not stack.left(), 5)
 
 
-def test_all_programs_become_ready_and_the_lines_tell_of_targets_layers_and_story(running: Stack) -> None:
-    """Without a terminal, the output is plain lines: readiness, targets, the three layers, the demo's words."""
+def test_plain_output_reports_readiness_targets_layers_and_demo(running: Stack) -> None:
+    """Without a terminal, the output is plain lines: readiness, targets, the three layers and the demo's messages."""
     for target in ("model-exporter", "prometheus", "alertmanager"):
         port = running.ports["exporter" if target == "model-exporter" else target]
         running.says(f"target {target} 127.0.0.1:{port} is up")
@@ -158,7 +158,7 @@ def test_the_inbox_of_alertmanager_is_the_exporter_of_the_same_stack(running: St
     assert f"http://127.0.0.1:{running.ports['exporter']}/v1/notifications" in text
 
 
-def test_an_alert_names_the_receivers_that_tell_somebody(running: Stack) -> None:
+def test_the_status_names_receivers_with_a_secret(running: Stack) -> None:
     """A receiver without a secret is routed to but sends nothing, so the status does not name it."""
     servers = [f"http://127.0.0.1:{running.ports[name]}" for name in ("prometheus", "alertmanager")]
     labels = {"alertname": "ModelHostDiskHigh", "severity": "critical", "layer": "system", "model": "digits"}
@@ -170,8 +170,8 @@ def test_an_alert_names_the_receivers_that_tell_somebody(running: Stack) -> None
     assert now.alerts[0].notified == ("inbox",)
 
 
-def test_a_second_start_is_refused_and_the_first_goes_on(running: Stack) -> None:
-    """A second stack in the same folder is refused, with the process of the first."""
+def test_a_second_start_is_refused(running: Stack) -> None:
+    """A second stack in the same folder is refused with the process id of the first, which continues."""
     before = running.pids()
     second = running.run()
     assert second.returncode == 1
@@ -180,10 +180,10 @@ def test_a_second_start_is_refused_and_the_first_goes_on(running: Stack) -> None
 
 
 @pytest.mark.parametrize(("name", "title"), [("exporter", "The exporter"), ("prometheus", "Prometheus")])
-def test_a_busy_port_names_who_needs_it_and_who_holds_it(
+def test_a_busy_port_is_an_error_before_the_start(
     running: Stack, tmp_path: Path, prepared: Path, name: str, title: str
 ) -> None:
-    """A taken port is said before anything starts, with the program that needs it, its holder and the way out."""
+    """A port in use is reported before anything starts, with the program that needs it, its user and a solution."""
     other = Stack(tmp_path, prepared)
     other.ports[name] = running.ports[name]
     failed = other.run()
@@ -195,8 +195,8 @@ def test_a_busy_port_names_who_needs_it_and_who_holds_it(
     assert not (other.directory / "logs").exists()
 
 
-def test_a_program_that_keeps_dying_is_restarted_three_times_and_then_all_stops(stack: Stack) -> None:
-    """A killed program is told with its last lines and restarted with backoff; after three restarts all stops."""
+def test_a_program_is_restarted_three_times_before_the_stack_stops(stack: Stack) -> None:
+    """A killed program is reported with its last lines and restarted with backoff; after three restarts all stops."""
     stack.start("--no-demo").says("Prometheus is ready")
     for count in (1, 2, 3):
         os.kill(stack.pids()["alertmanager"], signal.SIGKILL)
@@ -210,8 +210,8 @@ def test_a_program_that_keeps_dying_is_restarted_three_times_and_then_all_stops(
     assert not stack.left()
 
 
-def test_ctrl_c_on_a_terminal_ends_the_screen_and_everything(stack: Stack) -> None:
-    """On a terminal of 80x24 the state is one screen that fits, and Ctrl-C stops all within ten seconds."""
+def test_ctrl_c_on_a_terminal_stops_the_stack(stack: Stack) -> None:
+    """On a terminal of 80x24 the status fits one screen, and Ctrl-C stops all within ten seconds."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm"
@@ -246,7 +246,7 @@ def test_ctrl_c_on_a_terminal_ends_the_screen_and_everything(stack: Stack) -> No
 
 
 def test_children_do_not_outlive_a_killed_supervisor(stack: Stack) -> None:
-    """After SIGKILL the children end by themselves, and `--down` removes what is left."""
+    """After SIGKILL the children end by themselves, and `--down` removes the rest."""
     stack.start().says("The demo is ready")
     stack.end(signal.SIGKILL)
     eventually(lambda: stack.left() == ["stack.json"], 20)
@@ -254,7 +254,7 @@ def test_children_do_not_outlive_a_killed_supervisor(stack: Stack) -> None:
     assert not stack.left()
 
 
-def test_a_child_that_cannot_end_is_ended_by_the_next_start_or_down(stack: Stack) -> None:
+def test_down_ends_a_stopped_child(stack: Stack) -> None:
     """A stopped child that survived a crash is ended by `--down`, which names it."""
     stack.start("--no-demo").says("Prometheus is ready")
     os.kill(stack.pids()["prometheus"], signal.SIGSTOP)
@@ -276,8 +276,8 @@ def test_down_stops_a_running_stack(stack: Stack) -> None:
     assert "No stack is running in" in stack.run("--down").stdout
 
 
-def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
-    """What the run before measured and stored is gone, unless `--keep` is given; so are versions but the first."""
+def test_a_start_deletes_old_data_unless_keep_is_given(stack: Stack) -> None:
+    """Data of the previous run and later versions are deleted, unless `--keep` is given."""
     trained = (stack.directory / "demo" / "exporter.yml").stat()
     marks = [stack.directory / name / "data" / "mark" for name in ("prometheus", "alertmanager")]
     database = stack.directory / "demo" / "model-exporter.db"
@@ -300,8 +300,8 @@ def test_a_second_start_begins_afresh_and_keep_goes_on(stack: Stack) -> None:
     assert (stack.directory / "demo" / "exporter.yml").stat().st_mtime_ns == trained.st_mtime_ns
 
 
-def test_a_warning_that_is_pending_is_told_after_a_minute() -> None:
-    """Plain lines tell a critical or firing alert at once, and no warning that was pending for a moment only."""
+def test_a_pending_warning_is_reported_after_a_minute() -> None:
+    """Plain lines report a critical or firing alert at once, and a pending warning only after a minute."""
     at = time.time()
 
     def alert(name: str, state: str, severity: str, seconds: float) -> Alert:
@@ -320,8 +320,8 @@ def test_a_warning_that_is_pending_is_told_after_a_minute() -> None:
     assert [line.split()[2] for line in over] == ["B", "C", "D"]
 
 
-def test_down_spares_a_process_that_only_has_the_same_id(tmp_path: Path) -> None:
-    """A process id in a left-over file that belongs to somebody else by now is not ended."""
+def test_down_does_not_end_a_reused_process_id(tmp_path: Path) -> None:
+    """A process id in an old file that belongs to another program by now is not ended."""
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         started = psutil.Process(stranger.pid).create_time()
         (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started - 3600]}))
@@ -332,15 +332,15 @@ def test_down_spares_a_process_that_only_has_the_same_id(tmp_path: Path) -> None
         assert stop_stack(tmp_path) == ["prometheus"]
 
 
-def test_a_damaged_state_file_is_no_obstacle(tmp_path: Path) -> None:
-    """A file that was cut off in the middle is cleaned up as well."""
+def test_a_damaged_state_file_is_removed(tmp_path: Path) -> None:
+    """A truncated state file is removed as well."""
     (tmp_path / "stack.json").write_text('{"stack": [12')
     assert stop_stack(tmp_path) == []
     assert not (tmp_path / "stack.json").exists()
 
 
-def test_a_program_that_does_not_start_is_told_with_its_last_words(stack: Stack, tmp_path: Path) -> None:
-    """When a program ends before it is ready, its last lines are shown and nothing is left."""
+def test_a_program_that_does_not_start_is_reported_with_its_last_lines(stack: Stack, tmp_path: Path) -> None:
+    """When a program ends before it is ready, its last lines are shown and everything stops."""
     broken = tmp_path / "bin" / "prometheus"
     broken.parent.mkdir()
     broken.write_text("#!/bin/sh\necho cannot open storage >&2\nexit 3\n")
@@ -353,15 +353,15 @@ def test_a_program_that_does_not_start_is_told_with_its_last_words(stack: Stack,
 
 
 def test_missing_programs_are_named_with_what_to_install(stack: Stack, tmp_path: Path) -> None:
-    """Without the programs, and without a way to install them, the message says what to do."""
+    """Without the programs, and without a way to install them, the message has instructions."""
     failed = stack.run(PATH=str(tmp_path))
     assert failed.returncode == 1
     assert "prometheus and alertmanager not found on the PATH: install" in failed.stderr
     assert not stack.left()
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    """The folder being a file is one clear sentence."""
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """A folder that is a file is one clear message."""
     (tmp_path / "run").write_text("")
     with pytest.raises(StackError, match="set another --directory"):
         PidFile(tmp_path / "run").acquire()
@@ -369,7 +369,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["9090", "127.0.0.1:0", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
 def test_an_address_must_be_host_and_port(stack: Stack, address: str) -> None:
-    """An address that is none is refused as wrong usage."""
+    """An invalid address is a usage error."""
     wrong = stack.run(f"--prometheus-address={address}")
     assert wrong.returncode == 2
     assert "expected HOST:PORT" in wrong.stderr
@@ -386,8 +386,8 @@ def drawn(
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 16), (200, 50)])
-def test_the_screen_fits_the_terminal_whatever_there_is_to_show(size: tuple[int, int]) -> None:
-    """Many alerts, long names and a long story are cut to the terminal, and Ctrl-C is still explained."""
+def test_the_screen_fits_the_terminal(size: tuple[int, int]) -> None:
+    """Many alerts, long names and long events are cut to the terminal, and Ctrl-C is still explained."""
     now = Snapshot(
         targets={f"model-exporter 10.0.0.{n}:9877": "down" for n in range(20)},
         alerts=[
@@ -402,8 +402,8 @@ def test_the_screen_fits_the_terminal_whatever_there_is_to_show(size: tuple[int,
     assert any(re.match(r"  and \d+ more", row) for row in rows)
 
 
-def test_servers_that_do_not_answer_leave_their_part_empty() -> None:
-    """A snapshot without servers says which do not answer, and can be drawn."""
+def test_servers_that_do_not_respond_leave_their_part_empty() -> None:
+    """A snapshot without servers says which do not respond, and can be drawn."""
     nobody = f"http://127.0.0.1:{free_port()}"
     now = take_snapshot(nobody, nobody, (), None)
     assert now.unreachable == ["Prometheus", "Alertmanager"]

@@ -96,7 +96,7 @@ def lines(answer: Answer) -> list[dict[str, Any]]:
 
 
 def test_json_lines_hold_what_was_accepted(served: Served) -> None:
-    """Each accepted correction is one line with its inputs and the label that counts, without the redacted input."""
+    """Each accepted correction is one line with its inputs and the final label, without the redacted input."""
     inputs = {"age": 41, "country": "NL", "name": "Ada", "photo": [[0, 12], [3, 16]]}
     first, second = correct(served, {"event": {"inputs": inputs}, "feedback": {"user": "clerk"}}, {}, {}, accept=False)[
         :2
@@ -124,7 +124,7 @@ def test_json_lines_hold_what_was_accepted(served: Served) -> None:
 
 
 def test_a_stream_is_longer_than_one_page(served: Served) -> None:
-    """Two thousand examples come in order, each once, in every format."""
+    """Two thousand examples are streamed in order, each once, in every format."""
     fill(served, 2000)
     examples = lines(served.get("/v1/dataset?model=credit"))
     assert [example["inputs"]["age"] for example in examples] == list(range(2000))
@@ -147,8 +147,8 @@ def test_a_stream_is_longer_than_one_page(served: Served) -> None:
         ("until=2023-11-14T22:13:30Z&version=3", 5),
     ],
 )
-def test_examples_are_chosen(hundred: Served, query: str, count: int) -> None:
-    """Version, label and time choose examples."""
+def test_examples_are_filtered(hundred: Served, query: str, count: int) -> None:
+    """Examples are filtered by version, label and time."""
     assert len(lines(hundred.get(f"/v1/dataset?model=credit&{query}"))) == count
 
 
@@ -164,7 +164,7 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_csv_has_columns_and_no_formulas(served: Served) -> None:
-    """Text that a spreadsheet would run gets an apostrophe, numbers stay numbers, what is nested is JSON."""
+    """Text that a spreadsheet would run gets an apostrophe, numbers stay numbers, nested values are JSON."""
     bad = '=HYPERLINK("http://x","<b>hi</b>")'
     correct(
         served,
@@ -188,7 +188,7 @@ def test_csv_has_columns_and_no_formulas(served: Served) -> None:
 
 
 def test_parquet_has_types(served: Served) -> None:
-    """Columns have the type of their values; mixed and nested ones hold JSON text."""
+    """Columns have the type of their values; mixed and nested ones contain JSON text."""
     correct(
         served,
         {"event": {"inputs": {"age": 1, "mixed": 1, "photo": [[1]], "flag": True}}, "feedback": {"label": "no"}},
@@ -207,7 +207,7 @@ def test_parquet_has_types(served: Served) -> None:
 
 
 def test_label_studio_shows_images(served: Served) -> None:
-    """A task has the image as a PNG, the model's answer as prediction and the label as ground truth."""
+    """A task has the image as a PNG, the model's output as prediction and the label as ground truth."""
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, "PNG")
     encoded = base64.b64encode(png.getvalue()).decode()
@@ -235,8 +235,8 @@ def test_label_studio_shows_images(served: Served) -> None:
     ("form", "body"),
     [("jsonl", b""), ("label-studio", b"[]\n"), ("csv", None), ("parquet", None)],
 )
-def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes | None) -> None:
-    """Without an accepted correction the file is empty, and can be read."""
+def test_an_empty_dataset_is_a_valid_file(shared: Served, form: str, body: bytes | None) -> None:
+    """Without an accepted correction the file is empty but valid."""
     answer = shared.get(f"/v1/dataset?model=credit&format={form}")
     assert answer.status == 200
     if form == "csv":
@@ -260,15 +260,15 @@ def test_an_empty_dataset_is_a_right_file(shared: Served, form: str, body: bytes
         ("model=credit&formatt=csv", 'the parameter "formatt" is not known; did you mean "format"?'),
     ],
 )
-def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, message: str) -> None:
-    """Parameters are checked, each with its own sentence."""
+def test_invalid_parameters_are_explained(shared: Served, query: str, message: str) -> None:
+    """Each invalid parameter has its own message."""
     answer = shared.get(f"/v1/dataset?{query}")
     assert answer.status == 400
     assert message in answer.json["detail"]
 
 
-def test_more_inputs_than_columns_go_into_one(served: Served) -> None:
-    """Names of inputs are the clients': past a thousand columns the rest is one column of JSON."""
+def test_inputs_beyond_the_column_limit_share_one(served: Served) -> None:
+    """Input names come from clients: beyond a thousand columns the rest is one column of JSON."""
     fill(served, 1, inputs="{{" + ", ".join(f'"x{n}": {n}' for n in range(1500)) + "}}")
     (row,) = csv.DictReader(io.StringIO(served.get("/v1/dataset?model=credit&format=csv").text, newline=""))
     columns = [name for name in row if name.startswith("inputs.")]
@@ -288,7 +288,7 @@ def reading(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
 
 
 def test_a_large_dataset_takes_little_memory(served: Served) -> None:
-    """Fifty thousand examples, and a release of them, grow the process by far less than they take."""
+    """Fifty thousand examples, and a release of them, use far less memory than their size."""
     fill(served, 50_000, inputs='{{"age": {n}, "country": "NL", "words": "' + "word " * 200 + '"}}')
     process = psutil.Process(served.process.pid)
     served.get("/v1/dataset?model=credit&until=2023-11-14T22:13:30Z&format=parquet")  # imports pyarrow
@@ -308,7 +308,7 @@ def test_a_large_dataset_takes_little_memory(served: Served) -> None:
 
 
 def test_a_slow_client_makes_the_export_wait(served: Served) -> None:
-    """What a client does not read is not made: it waits in no memory."""
+    """An export produces nothing that the client does not read, so it does not fill the memory."""
     fill(served, 20_000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     process = psutil.Process(served.process.pid)
     lines(served.get("/v1/dataset?model=credit&label=7"))
@@ -322,7 +322,7 @@ def test_a_slow_client_makes_the_export_wait(served: Served) -> None:
 
 
 def test_a_client_that_goes_away_ends_the_export(served: Served) -> None:
-    """Nothing is made for nobody, and the places of streams are free again."""
+    """A disconnect ends the export and frees its place among the streams."""
     fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     for _ in range(10):
         with closing(socket.create_connection(("127.0.0.1", served.port))) as client:
@@ -333,7 +333,7 @@ def test_a_client_that_goes_away_ends_the_export(served: Served) -> None:
 
 
 def test_too_many_exports_at_once_are_refused(served: Served) -> None:
-    """Past eight streams the answer is a 503 that says when to come back."""
+    """Beyond eight streams the response is a 503 with Retry-After."""
     fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     with ExitStack() as stack:
         open_ones = [stack.enter_context(reading(served.port, "/v1/dataset?model=credit")) for _ in range(8)]
@@ -345,7 +345,7 @@ def test_too_many_exports_at_once_are_refused(served: Served) -> None:
 
 
 def test_an_error_half_way_breaks_the_connection(served: Served) -> None:
-    """A file that is not whole does not look whole; the log says why."""
+    """An incomplete file is recognisable as such; the log has the reason."""
     fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     with reading(served.port, "/v1/dataset?model=credit") as body:
         body.read(1000)
@@ -372,8 +372,8 @@ class Hurried(Served):
             self.process = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stdout=log, stderr=log)
 
 
-def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
-    """A client that stops to read loses its connection, and nobody waits for it at the end."""
+def test_a_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
+    """A client that stops reading loses its connection, and a shutdown does not wait for it."""
     write_config(tmp_path)
     served = Hurried(tmp_path).start()
     try:
@@ -387,8 +387,8 @@ def test_a_client_that_takes_nothing_is_left(tmp_path: Path) -> None:
         served.stop()
 
 
-def test_half_an_export_does_not_look_whole_on_a_unix_socket(tmp_path: Path) -> None:
-    """A client there that stops to read loses its connection, too, and hears of what goes wrong before."""
+def test_an_incomplete_export_is_recognisable_on_a_unix_socket(tmp_path: Path) -> None:
+    """On a Unix socket too, a client that stops reading is disconnected, and an error before that is reported."""
     write_config(tmp_path)
     path = tmp_path / "socket"
     served = Hurried(tmp_path, f"--web.unix-socket={path}").start()
@@ -421,7 +421,7 @@ def test_half_an_export_does_not_look_whole_on_a_unix_socket(tmp_path: Path) -> 
 
 
 def test_a_stop_does_not_wait_for_an_export(served: Served) -> None:
-    """A stop ends what is being sent, and what was sent does not look whole."""
+    """A shutdown ends running exports, and what was sent is recognisable as incomplete."""
     fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
     with reading(served.port, "/v1/dataset?model=credit") as body:
         body.read(1000)
@@ -430,7 +430,7 @@ def test_a_stop_does_not_wait_for_an_export(served: Served) -> None:
             body.read()
 
 
-def test_head_says_what_get_would(hundred: Served) -> None:
+def test_head_has_the_headers_of_get(hundred: Served) -> None:
     """HEAD has the headers and no body, of a stream and of a release."""
     made = hundred.post("/v1/dataset/releases", {"model": "credit"}).json
     stream = ask(f"{hundred.url}/v1/dataset?model=credit&format=csv", method="HEAD")
@@ -445,7 +445,7 @@ def test_head_says_what_get_would(hundred: Served) -> None:
 
 
 def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
-    """Its bytes have its hash, and stay what they are whatever is decided later; each example counts once."""
+    """A release's bytes match its hash and do not change with later decisions; each example counts once."""
     fill(served, 1500)
     answer = served.post("/v1/dataset/releases", {"model": "credit", "name": "first"})
     made = answer.json
@@ -483,7 +483,7 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
 
 
 def test_the_same_release_twice_is_one(served: Served) -> None:
-    """The same content under the same name is the same release; anything else in conflict is a 409 that says so."""
+    """The same content under the same name is the same release; anything else in conflict is a 409."""
     fill(served, 10)
     first = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
     again = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
@@ -515,8 +515,8 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
         (b"[", 400, "the body is not JSON"),
     ],
 )
-def test_a_wrong_release_is_refused(shared: Served, body: Any, status: int, message: str) -> None:
-    """A release with nothing in it, of no model, or with a bad name says what is wrong."""
+def test_an_invalid_release_is_refused(shared: Served, body: Any, status: int, message: str) -> None:
+    """An empty release, one of no model and an invalid name are explained."""
     answer = shared.post("/v1/dataset/releases", body)
     assert answer.status == status
     assert message in answer.json["detail"]
@@ -524,8 +524,8 @@ def test_a_wrong_release_is_refused(shared: Served, body: Any, status: int, mess
     assert shared.get("/v1/dataset/releases/none").status == 404
 
 
-def test_what_a_crash_left_of_a_release_is_never_listed_and_goes(served: Served) -> None:
-    """Chunks without a release are deleted later; a release that was published is marked to the end."""
+def test_remains_of_an_interrupted_release_are_deleted(served: Served) -> None:
+    """Chunks without a release are never listed and deleted later; a published release is marked to the end."""
     fill(served, 10)
     made = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).json
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
@@ -558,7 +558,7 @@ def command(served: Served, *arguments: str, status: int = 0, **environment: str
 
 
 def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
-    """Made, listed and written to a file whose hash is right; a failure leaves no file and says why."""
+    """A release is made, listed and written to a file with the right hash; a failure leaves no file."""
     fill(served, 700)
     assert "700 examples  autumn" in command(served, "release", "--model=credit", "--name=autumn")
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
@@ -580,7 +580,7 @@ def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
-    """A user's password is read from a file, and nowhere shown."""
+    """A user's password is read from a file, and never shown."""
     write_config(tmp_path)
     hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
     (tmp_path / "web.yml").write_text(f"basic_auth_users: {{ada: '{hashed}'}}\n")
@@ -598,7 +598,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
 
 
 def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path) -> None:
-    """What annotators chose becomes the label, under their names; what is unclear is told and not taken."""
+    """What annotators chose becomes the label, under their names; unclear tasks are reported and skipped."""
     numbers = [{"event": {"prediction": 7}, "feedback": {"label": 1}} for _ in range(3)]
     ids = correct(served, *numbers, *({} for _ in range(5)))
     exported = {task["data"]["correction_id"]: task for task in served.get(
@@ -640,8 +640,8 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     assert "is not an export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
 
 
-def test_nobody_is_called_like_an_annotator(served: Served) -> None:
-    """A decision names no reviewer but one of Label Studio."""
+def test_annotator_names_are_reserved(served: Served) -> None:
+    """A decision may not use a reviewer name of Label Studio."""
     (correction_id,) = correct(served, {}, accept=False)
     body = {"status": "accepted", "revision": 1, "reviewer": "ada"}
     answer = ask(f"{served.url}/v1/corrections/{correction_id}", body, "PATCH")

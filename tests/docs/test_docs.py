@@ -81,7 +81,7 @@ def keys(kind: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def test_every_key_is_documented_with_its_default() -> None:
-    """Each key of exporter.yml has a row, its default in it, and no row is about a key that does not exist."""
+    """Each key of exporter.yml has a row with its default, and every row is about an existing key."""
     rows = table(document("configuration.md"))
     defaults = dict(keys(config.Config))
     for key, default in defaults.items():
@@ -107,7 +107,7 @@ def test_every_key_of_the_web_configuration_is_documented() -> None:
 
 
 def test_every_scope_is_documented_with_its_routes() -> None:
-    """Each route that changes something stands in the row of the scope it needs, and nowhere else."""
+    """Each route that changes something is in the row of the scope it needs, and in no other."""
     rows = {name: cells for name, *cells in re.findall(r"^\| `?([\w ]+)`? \| (.*) \|$", section(
         "configuration.md", "Who may do what"), re.M)}  # fmt: skip
     documented = {
@@ -119,8 +119,8 @@ def test_every_scope_is_documented_with_its_routes() -> None:
     assert set(tokens.SCOPES) <= rows.keys()
 
 
-def test_the_mapping_in_the_integrations_is_a_configuration(tmp_path: Path) -> None:
-    """The example of a mapping can be loaded, and says what the text around it says."""
+def test_the_documented_mapping_is_a_valid_configuration(tmp_path: Path) -> None:
+    """The example of a mapping can be loaded, and matches the text around it."""
     (tmp_path / "exporter.yml").write_text(blocks(document("integrations.md"), "yaml")[0])
     (model,) = config.load(tmp_path / "exporter.yml").models
     assert model.mapping.inputs == {"INPUT__0": ("age", "income"), "INPUT__1": "country", "max_tokens": None}
@@ -211,7 +211,7 @@ def exporter(folder: Path) -> Iterator[Exporter]:
 
 
 def test_every_route_is_documented(exporter: Exporter) -> None:
-    """Each route has a section of its own in api.md, and each section a route."""
+    """Each route has a section in api.md, and each section a route."""
     routes = {
         f"{method} {rule.rule}"
         for rule in create_app(exporter).url_map.iter_rules()
@@ -265,14 +265,14 @@ def examples(folder: Path) -> tuple[list[Example], str]:
 
 
 def test_the_examples_of_the_api_answer_as_documented(examples: tuple[list[Example], str]) -> None:
-    """Each example of api.md, run against a real exporter in the documented order, answers what stands there."""
+    """Each example of api.md, run against a real exporter in the documented order, returns the documented response."""
     assert len(examples[0]) == len(blocks(document("api.md"), "sh"))
     for example in examples[0]:
         assert example.given == example.promised, example.script
 
 
 def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None:
-    """Each metric has a row with its type and its labels, and each row is about a metric that exists."""
+    """Each metric has a row with its type and labels, and each row is about an existing metric."""
     rows = table(document("metrics.md"))
     types = {family.name: family.kind for family in FAMILIES}
     types |= dict(re.findall(r"^# TYPE (\S+) (\S+)$", examples[1], re.M))
@@ -293,7 +293,7 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
 
 @pytest.mark.parametrize("path", [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
 def test_documents_name_only_metrics_that_exist(path: Path) -> None:
-    """A document outside metrics.md, too, speaks of no metric that neither metrics.md nor proxy.md has."""
+    """All documents name only metrics that are in metrics.md or proxy.md."""
     named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
     documented = table(document("metrics.md")).keys() | {
         "model_name",
@@ -335,7 +335,7 @@ def pages(path: Path) -> set[str]:
     return set(re.findall(rf"{ADDRESS}(/[\w/-]*)", path.read_text(encoding="utf-8")))
 
 
-def test_runbooks_send_nobody_to_a_page_that_is_not_there(exporter: Exporter) -> None:
+def test_runbooks_link_to_existing_pages(exporter: Exporter) -> None:
     """Each address of the exporter in a runbook is a route."""
     adapter = create_app(exporter).url_map.bind("127.0.0.1")
     linked = {page for path in (DOCS / "runbooks").glob("*.md") for page in pages(path)}
@@ -344,8 +344,8 @@ def test_runbooks_send_nobody_to_a_page_that_is_not_there(exporter: Exporter) ->
         adapter.match(page, method=adapter.allowed_methods(page)[0])
 
 
-def test_queries_of_the_store_in_the_runbooks_answer(exporter: Exporter, folder: Path) -> None:
-    """The SQL in the runbooks fits the tables of the store."""
+def test_sql_in_the_runbooks_is_valid(exporter: Exporter, folder: Path) -> None:
+    """The SQL in the runbooks runs on the tables of the store."""
     texts = [path.read_text(encoding="utf-8") for path in (DOCS / "runbooks").glob("*.md")]
     queries = [query for text in texts for query in re.findall(r'"(SELECT [^"]*)"', text)]
     assert queries
@@ -405,7 +405,7 @@ def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
     assert bound in document("architecture.md")
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_are_valid() -> None:
     """Relative links between the documents point to files and headings that exist."""
     for path in (README, ROOT / "SECURITY.md", *DOCS.glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
@@ -417,8 +417,8 @@ def test_links_lead_somewhere() -> None:
             assert not anchor or anchor in slugs, f"{path.name}: {target}"
 
 
-def test_what_shows_a_promise_exists() -> None:
-    """Each test and script that reliability.md names is there."""
+def test_tests_of_guarantees_exist() -> None:
+    """Each test and script that reliability.md names exists."""
     text = (ROOT / "docs" / "reliability.md").read_text()
     tests = {
         name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())

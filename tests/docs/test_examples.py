@@ -65,8 +65,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_the_example_leads_to_a_drift_curve(served: Served, name: str) -> None:
-    """Its commands end with the divergence of what drifted, far from training; each of its requests counts once."""
+def test_the_examples_end_with_visible_drift(served: Served, name: str) -> None:
+    """The commands end with a divergence far above that of training; each request counts once."""
     script = SECTIONS[name].replace("http://127.0.0.1:9877", served.url).replace("8000", str(free_port()))
     output = run(script, served.folder)
     (line,) = [line for line in output.splitlines() if "_kl_divergence{" in line]
@@ -77,7 +77,7 @@ def test_the_example_leads_to_a_drift_curve(served: Served, name: str) -> None:
 
 
 def test_every_example_has_its_section() -> None:
-    """Each file that monitors stands on the page, and is short."""
+    """Each monitoring example is on the page, and is short."""
     files = [path for path in (ROOT / "examples").glob("*.py") if "127.0.0.1:9877" in path.read_text()]
     assert len(files) == len(SECTIONS) == 7
     for file in files:
@@ -86,8 +86,8 @@ def test_every_example_has_its_section() -> None:
         assert len(lines) < 20, file.name
 
 
-def test_a_segment_that_did_not_drift_is_silent(served: Served) -> None:
-    """The Dutch, whose incomes are those of training, are below the threshold."""
+def test_a_segment_without_drift_is_below_the_threshold(served: Served) -> None:
+    """The segment NL, whose incomes are those of training, is below the threshold."""
     run("python segments.py", served.folder)
     of_the_dutch = 'version="segments",segment="NL",feature="income"'
 

@@ -28,8 +28,8 @@ def pattern(shown: str) -> str:
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus on this machine")
-def test_a_newcomer_gets_from_an_empty_folder_to_a_release(tmp_path: Path) -> None:
-    """The commands of each step, one after the other in one shell, print what the page says."""
+def test_the_commands_of_getting_started(tmp_path: Path) -> None:
+    """The commands of each step, one after the other in one shell, print the documented output."""
     (kind, install), *steps = STEPS
     assert kind == "sh"
     assert "venv" in install

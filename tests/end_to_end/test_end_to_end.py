@@ -134,7 +134,7 @@ def traffic(chain: Chain, dark: bool, broken: bool) -> None:
     assert chain.exporter.post("/v1/predictions", events).status == 202
 
 
-def test_an_incident_travels_from_the_service_to_the_pager_and_back(chain: Chain) -> None:
+def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
     """Healthy traffic is silent; an incident fires, is notified with value and threshold, shown, and resolved."""
     labels = 'model="credit",version="7"'
 
@@ -175,7 +175,7 @@ def test_an_incident_travels_from_the_service_to_the_pager_and_back(chain: Chain
 
 
 def test_the_recorded_divergence_is_that_of_the_gauge(chain: Chain) -> None:
-    """With one replica, PromQL over the additive counters says what the exporter itself says."""
+    """With one replica, the recording rule over the additive counters gives the value of the exporter's gauge."""
     selector = '{model="credit",version="7",feature="photo.intensity_mean"}'
 
     def agree() -> bool:
@@ -188,7 +188,7 @@ def test_the_recorded_divergence_is_that_of_the_gauge(chain: Chain) -> None:
 
 
 def test_every_alert_and_recording_rule_is_loaded_and_healthy(chain: Chain) -> None:
-    """No rule of the shipped files fails over real data."""
+    """No shipped rule fails on real data."""
     groups = ask(f"{chain.prometheus}/api/v1/rules").json["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) > 40
@@ -196,7 +196,7 @@ def test_every_alert_and_recording_rule_is_loaded_and_healthy(chain: Chain) -> N
 
 
 def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
-    """After kill -9 it knows what was before, the alert fires on and is not called off; the exporter took no notice."""
+    """After kill -9 Prometheus has its data, and the alert keeps firing without being resolved in between."""
 
     def broken() -> bool:
         traffic(chain, dark=False, broken=True)
@@ -219,7 +219,7 @@ def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
 
 
 def test_a_dead_exporter_is_an_alert(chain: Chain) -> None:
-    """When the exporter is gone, ModelExporterDown fires, and speaks for it."""
+    """When the exporter is down, ModelExporterDown fires instead of its other alerts."""
     chain.exporter.stop()
     eventually(lambda: "ModelExporterDown" in chain.firing(), 30)
     eventually(lambda: any(a["labels"]["alertname"] == "ModelExporterDown" for a in chain.paged), 20)

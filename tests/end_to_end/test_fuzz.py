@@ -60,7 +60,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def test_no_request_is_a_fault(doors: Doors) -> None:
-    """Requests of every route, right or nearly so, get an answer below 500 within seconds, or a 503 that says when."""
+    """Requests of every route get a response below 500 within seconds, or a 503 with Retry-After."""
 
     @settings(FREE, max_examples=1500)
     @given(SEEDS)
@@ -74,7 +74,7 @@ def test_no_request_is_a_fault(doors: Doors) -> None:
 
 
 def test_no_event_is_a_fault(doors: Doors) -> None:
-    """Any JSON, or nearly JSON, in place of an event or of its inputs is taken or refused."""
+    """Any JSON, or nearly JSON, in place of an event or of its inputs is accepted or refused."""
 
     @settings(FREE, max_examples=1000)
     @given(SEEDS)
@@ -93,7 +93,7 @@ def test_no_event_is_a_fault(doors: Doors) -> None:
 
 
 def test_no_file_is_a_fault(files: Files) -> None:
-    """A configuration, a profile, users or tokens, changed at random: taken, or refused with a message."""
+    """A randomly changed configuration, profile, user or token file is accepted, or refused with a message."""
 
     @settings(FREE, max_examples=250)
     @given(SEEDS)
@@ -104,7 +104,7 @@ def test_no_file_is_a_fault(files: Files) -> None:
 
 
 def test_faults_are_found(doors: Doors, files: Files) -> None:
-    """The search would see a 500, an answer that does not come, and a file that raises."""
+    """The search finds a 500, a missing response, and a file that raises."""
     faults = Faults()
 
     class Broken(Connection):

@@ -23,7 +23,7 @@ POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_others_are_served(shared: Served, scenario: Scenario) -> None:
-    """Scrapes, predictions and feedback are answered, and well, whatever other clients do; nothing is a fault here."""
+    """Scrapes, predictions and feedback are answered correctly whatever other clients do."""
     outcome = run(shared, scenario._replace(clients=min(scenario.clients, 300)), 1.0)
     assert not outcome.bad
     assert max(outcome.longest.values()) < 5  # one second on a machine that does nothing else
@@ -41,8 +41,8 @@ def test_the_others_are_served(shared: Served, scenario: Scenario) -> None:
     ],
     ids=["announced", "announced and large", "chunked", "chunked and wrong"],
 )
-def test_half_a_body_is_not_taken_for_the_whole(shared: Served, sent: bytes) -> None:
-    """A body that breaks off is refused, even where what came is a whole event: its sender will send it again."""
+def test_an_incomplete_body_is_refused(shared: Served, sent: bytes) -> None:
+    """An incomplete body is refused, even if the received part is a complete event: its sender will repeat it."""
     with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
         client.sendall(POST + sent)
         client.shutdown(socket.SHUT_WR)
@@ -52,7 +52,7 @@ def test_half_a_body_is_not_taken_for_the_whole(shared: Served, sent: bytes) -> 
 
 @pytest.mark.parametrize("target", ["/drift?model=\u05ae", "/\u05ae", "/runbooks/\u05ae?\u05ae"])
 def test_an_address_in_plain_utf8_is_read(shared: Served, target: str) -> None:
-    """Characters that should have been percent-encoded are taken as if they were, and are no fault."""
+    """Characters that should have been percent-encoded are accepted as if they were."""
     with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: client.recv(65536), b""))
@@ -60,8 +60,8 @@ def test_an_address_in_plain_utf8_is_read(shared: Served, target: str) -> None:
     assert "/drift" not in target or "\u05ae" in answer.decode()
 
 
-def test_bodies_that_are_only_announced_take_no_room(shared: Served) -> None:
-    """A hundred clients announce 16 MiB each and send nothing; the room for bodies is there for those that do."""
+def test_announced_bodies_reserve_no_memory(shared: Served) -> None:
+    """A hundred clients announce 16 MiB each and send nothing, which does not limit the bodies of others."""
     idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(100)]
     try:
         for client in idle:
@@ -73,8 +73,8 @@ def test_bodies_that_are_only_announced_take_no_room(shared: Served) -> None:
             client.close()
 
 
-def test_what_arrives_has_a_bound(shared: Served) -> None:
-    """Large bodies that do not end take up to 256 MiB together; then more are a 503 until some have gone."""
+def test_incomplete_bodies_have_a_memory_limit(shared: Served) -> None:
+    """Large incomplete bodies take up to 256 MiB together; beyond that, requests get a 503 until memory is free."""
     idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(300)]
     large = json.dumps({"model": "credit", "inputs": {"text": "x" * 3_000_000}}).encode()
     try:
@@ -89,8 +89,8 @@ def test_what_arrives_has_a_bound(shared: Served) -> None:
     eventually(lambda: shared.post("/v1/predictions", large).status == 202)
 
 
-def test_a_client_that_goes_away_leaves_no_trace(shared: Served) -> None:
-    """It is no fault of the exporter, and a hostile one must not fill the disk with the log."""
+def test_a_disconnect_is_not_logged(shared: Served) -> None:
+    """A disconnect is no error of the exporter, and hostile clients must not fill the disk with logs."""
     before = shared.log.stat().st_size
     for number in range(100):
         with socket.create_connection(("127.0.0.1", shared.port)) as client:

@@ -49,7 +49,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[list[Served], str]]:
 
 
 def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list[Served], str]) -> None:
-    """However the traffic is spread, and though one replica restarts and one serves a newer version besides."""
+    """However the traffic is distributed, though one replica restarts and one serves a newer version."""
     servers, prometheus = replicas
     binner = Binner(load(servers[0].folder / "credit.json"))
     rng = np.random.default_rng(11)

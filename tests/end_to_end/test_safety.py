@@ -39,7 +39,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]
 
 
 def test_every_answer_has_the_security_headers(shared: Served, addresses: list[tuple[str, str]]) -> None:
-    """Whatever the route and the status: scripts and styles from here alone, none inline, no frame, no guesses."""
+    """On every route and status: scripts and styles from the same origin, none inline, no frames, no sniffing."""
     assert len(addresses) > 30
     for method, path in addresses:
         if (method, path) == ("POST", "/v1/predictions"):
@@ -54,7 +54,7 @@ def test_every_answer_has_the_security_headers(shared: Served, addresses: list[t
 
 
 def test_no_page_asks_another_host_for_anything(shared: Served, addresses: list[tuple[str, str]]) -> None:
-    """Neither a page nor what it loads names another origin but in links to follow, nor has it anything inline."""
+    """Neither a page nor its files name another origin except in links, and nothing is inline."""
     shared.post("/v1/predictions", {"id": "s-1", "model": "credit", "prediction": "yes", "inputs": {"photo": [[0, 9]]}})
     shared.post("/v1/feedback", {"prediction_id": "s-1", "verdict": "corrected", "label": "no"})
     pages = 0
@@ -95,7 +95,7 @@ def test_no_page_asks_another_host_for_anything(shared: Served, addresses: list[
     ],
 )
 def test_no_path_of_a_request_leads_out_of_a_folder(shared: Served, target: str) -> None:
-    """Names in an address are looked up, never opened."""
+    """Names in a path are looked up, never opened as files."""
     with socket.create_connection(("127.0.0.1", shared.port), 10) as client:
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: client.recv(65536), b""))
@@ -104,10 +104,10 @@ def test_no_path_of_a_request_leads_out_of_a_folder(shared: Served, target: str)
 
 
 def test_sql_is_made_of_constants_and_parameters() -> None:
-    """No statement is put together as text, but from names that are written in the code itself."""
+    """No statement is built from strings, except from names that are constants in the code."""
     allowed = {
         ("storage/engine.py", "PRAGMA {pragma}"),
-        ("storage/engine.py", "SELECT txid_current(), {frozen}, {function}({_WRITER})"),
+        ("storage/engine.py", "SELECT txid_current(), {set_timeout}, {function}({_WRITER_LOCK})"),
         ("storage/retention.py", "PRAGMA {name}"),
     }
     found = set()

@@ -31,7 +31,7 @@ def leaked(text: str) -> list[str]:
 
 
 def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path) -> None:
-    """Right and wrong passwords and tokens, on every route and in broken requests, are in nothing that comes out."""
+    """Valid and invalid passwords and tokens, on every route and in broken requests, are in no output."""
     write_config(tmp_path)
     web, tokens = tmp_path / "web.yml", tmp_path / "tokens.yml"
     web.write_text(yaml.safe_dump({"basic_auth_users": {"alice": HASH}}))

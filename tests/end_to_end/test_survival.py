@@ -27,7 +27,7 @@ DAMAGED = "model_exporter_store_damaged_files"
 
 
 def test_versions_that_are_gone_take_no_memory(tmp_path: Path) -> None:
-    """However often models change, and are scraped and drawn meanwhile, only what lives is held."""
+    """However often models change, while they are scraped and drawn, only current versions are in memory."""
     write_config(tmp_path)
     exporter = Exporter(tmp_path / "exporter.yml")
     page = create_app(exporter).test_client()
@@ -71,8 +71,8 @@ def _cut(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "spoil", [_no_database, _header_gone, _page_overwritten, _cut], ids=lambda function: function.__name__
 )
-def test_a_damaged_database_is_set_aside_and_said(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
-    """The exporter starts with an empty one, says so in log and metric, and the damaged one stays as it was."""
+def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    """The exporter starts with an empty database, reports it in log and metric, and keeps the damaged one unchanged."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
     server = Served(tmp_path).start()
     server.post("/v1/predictions", [{**PREDICTION, "id": f"p-{number}"} for number in range(200)])
@@ -95,8 +95,8 @@ def test_a_damaged_database_is_set_aside_and_said(tmp_path: Path, spoil: Callabl
         server.stop()
 
 
-def test_a_database_that_is_only_unclosed_stays(tmp_path: Path) -> None:
-    """After kill -9 the file and its log are taken over as they are, and so is an empty file; nothing is set aside."""
+def test_an_unclosed_database_is_kept(tmp_path: Path) -> None:
+    """After kill -9 the file and its log are used as they are, and so is an empty file."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
     (tmp_path / "store.db").touch()
     server = Served(tmp_path).start()
@@ -111,8 +111,8 @@ def test_a_database_that_is_only_unclosed_stays(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_the_look_for_damage_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that is too large to be read through at the start is taken as it is, and so is one in use."""
+def test_the_damage_check_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is too large to check at the start is used as it is, and so is one in use."""
     path = tmp_path / "large.db"
     with sqlite3.connect(path) as connection:
         rows = "pragma_function_list a, pragma_function_list b LIMIT 9999"
@@ -141,7 +141,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk: Path) -> None:
-    """Feedback is refused with the reason, scrapes go on, what waits is written later, and all goes on by itself."""
+    """Feedback is refused with the reason, scrapes continue, waiting data are written once there is space."""
     write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{disk}/store.db"}})
     server = Served(tmp_path).start()
     feedback = {**FEEDBACK, "label": "x" * 90_000}
@@ -195,7 +195,7 @@ class Clock:
 
 @pytest.mark.parametrize("jump", [86400.0 * 365, -86400.0 * 365, 61.0, -61.0])
 def test_a_clock_that_jumps_deletes_nothing_for_an_hour(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
-    """What is too old by a clock that jumped stays until it had an hour to be put right; else age decides at once."""
+    """Data that a clock jump makes too old are kept for an hour, so that the clock can be corrected."""
     clock = Clock()
     monkeypatch.setattr(retention.time, "time", lambda: clock.wall)
     monkeypatch.setattr(retention.time, "monotonic", lambda: clock.steady)
@@ -213,7 +213,7 @@ def test_a_clock_that_jumps_deletes_nothing_for_an_hour(monkeypatch: pytest.Monk
 
 
 def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real exporter whose wall clock goes back by 400 days and on by 800: windows, store and feedback go on."""
+    """The wall clock of a real exporter goes back by 400 days and on by 800: windows, store and feedback continue."""
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
     now = tmp_path / "now"
     now.write_text("+0")

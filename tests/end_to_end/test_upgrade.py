@@ -54,8 +54,8 @@ def upgraded(config: Path) -> Iterator[Served]:
     server.stop()
 
 
-def test_corrections_decisions_and_releases_are_still_there(upgraded: Served) -> None:
-    """Every field that the version before returned has the same value."""
+def test_corrections_decisions_and_releases_are_kept(upgraded: Served) -> None:
+    """Every field that the previous version returned has the same value."""
     assert upgraded.get("/v1/corrections?limit=100").json == RESPONSES["corrections"]
     assert upgraded.get("/v1/dataset/releases?model=credit").json == RESPONSES["releases"]
     lines = upgraded.get("/v1/dataset?model=credit&format=jsonl").text.splitlines()
@@ -71,8 +71,8 @@ def pending(server: Served) -> set[str]:
     return {each["prediction_id"] for each in corrections}
 
 
-def test_feedback_goes_on(upgraded: Served) -> None:
-    """Feedback that came first is joined with its prediction, and a stored prediction can still be corrected."""
+def test_feedback_is_joined_after_the_upgrade(upgraded: Served) -> None:
+    """Feedback that arrived first is joined with its prediction, and a stored prediction can still be corrected."""
     assert upgraded.post("/v1/predictions", {"id": "late", "model": "bare", "prediction": "y"}).status == 202
     feedback = {"prediction_id": "p-9", "verdict": "corrected", "label": "no"}
     assert upgraded.post("/v1/feedback", feedback).json["joined"]
@@ -85,7 +85,7 @@ def values(text: str) -> dict[str, float]:
     return {series: float(value) for series, value in pairs}
 
 
-def test_windows_go_on_where_they_stopped(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_restored(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart a second after the stop shows the same gauges of every window, feature and segment."""
     monkeypatch.chdir(config.parent)
     with monkeypatch.context() as patched:

@@ -66,16 +66,16 @@ def test_image_statistics_are_those_counted_by_hand(batch):
     assert image_columns(batch) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_images_of_many_shapes_keep_their_places():
-    """Sizes, nulls and what is no image may stand in one batch, each in its own place."""
+def test_images_of_many_shapes_keep_their_order():
+    """Images of different sizes, nulls and invalid values in one batch have statistics in the same order."""
     small, wide = [[1, 2], [3, 4]], [[0, 0, 9, 9], [1, 1, 1, 1], [0, 5, 0, 5]]
     columns = image_columns([small, None, wide, "no image", small])
     expected = [by_hand(small), MISSING, by_hand(wide), INVALID, by_hand(small)]
     assert np.allclose(columns.T, expected, equal_nan=True)
 
 
-def test_a_batch_of_many_pixels_is_worked_off_in_parts(monkeypatch):
-    """Whatever the parts that bound the memory, each image has its own statistics."""
+def test_a_batch_of_many_pixels_is_split(monkeypatch):
+    """Each image has its own statistics, however the batch is split to limit memory."""
     monkeypatch.setattr(image, "_PENDING_PIXELS", 10)
     batch = [[[n, 0], [0, n]] if n % 3 else [[n, 1, n]] for n in range(20)] + [None]
     expected = np.array([*(by_hand(image) for image in batch[:-1]), MISSING])
@@ -90,22 +90,22 @@ def test_a_batch_of_many_pixels_is_worked_off_in_parts(monkeypatch):
         base64.b64encode(b"GIF89a").decode(),
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_invalid(value):
-    """A number, a broken string, a ragged or empty array is invalid: alone, beside its like, and among images."""
+def test_values_that_are_no_image_are_invalid(value):
+    """A number, an undecodable string, and a ragged or empty array are invalid: alone, together, and among images."""
     assert image_columns([value]).T.tolist() == [INVALID]
     assert image_columns([value, value]).T.tolist() == [INVALID, INVALID]
     assert image_columns([[[1, 2], [3, 4]], value])[:, 1].tolist() == INVALID
 
 
 def test_a_deeply_nested_image_is_invalid():
-    """An array of hundreds of dimensions is no image, and harms nobody."""
+    """An array of hundreds of dimensions is invalid and raises nothing."""
     deep: list = [1]
     for _ in range(800):
         deep = [deep]
     assert image_columns([deep]).T.tolist() == [INVALID]
 
 
-def test_encoded_images_are_what_their_pixels_are():
+def test_encoded_images_have_the_statistics_of_their_pixels():
     """Base64 of PNG or lossless WebP, with or without a data: prefix, gives the statistics of the array."""
     pixels = np.random.default_rng(3).integers(0, 256, (9, 7)).astype(np.uint8)
     text = png(Image.fromarray(pixels))
@@ -135,8 +135,8 @@ def test_files_of_one_and_of_sixteen_bits():
     assert decode_image(png(deep)).tolist() == [[60_000.0] * 2] * 2
 
 
-def test_a_file_that_would_unpack_to_too_many_pixels_is_invalid():
-    """A small file that claims 100 million pixels is refused unread."""
+def test_a_file_of_too_many_pixels_is_invalid():
+    """A small file that claims 100 million pixels is refused without decoding."""
     side = math.isqrt(MAX_PIXELS) + 1
     assert decode_image(png(Image.new("1", (side, side)))) is None
     head = io.BytesIO()
@@ -150,8 +150,8 @@ def test_a_file_that_would_unpack_to_too_many_pixels_is_invalid():
 @given(
     st.sampled_from(["PNG", "JPEG", "WEBP"]), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255))), st.data()
 )
-def test_a_damaged_file_is_an_image_or_none(kind, changes, data):
-    """Whatever bytes of an image file change or are cut off, it is an image or it is invalid, never an error."""
+def test_a_damaged_file_is_an_image_or_invalid(kind, changes, data):
+    """Whatever bytes of an image file change or are cut off, the result is an image or invalid, never an error."""
     file = io.BytesIO()
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB").save(file, kind)
     raw = bytearray(file.getvalue())
@@ -180,8 +180,8 @@ def test_any_json_is_a_number_missing_or_invalid(values):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(JSON, min_size=1, max_size=5))
-def test_any_json_is_an_image_or_none(values):
-    """A column of any JSON has four statistics a value: finite, missing or invalid, and all four alike."""
+def test_any_json_is_an_image_missing_or_invalid(values):
+    """A column of any JSON has four statistics per value: finite, missing or invalid, and all four alike."""
     columns = image_columns(values)
     assert columns.shape == (4, len(values))
     kinds = np.where(np.isnan(columns), 2, np.isinf(columns))
@@ -191,7 +191,7 @@ def test_any_json_is_an_image_or_none(values):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(JSON | st.sampled_from(["NL", "DE", "FR", "1", 1, 1.0, True, "true"]), max_size=20))
 def test_every_category_is_counted_once(values):
-    """Counts add up to the number of values, unseen ones among them."""
+    """Counts add up to the number of values, including unseen ones."""
     counts, unseen = category_counts(values, {"NL": 0, "1": 1, "true": 2}, frozenset({"FR"}))
     assert counts.sum() == len(values)
     assert counts[0] == values.count("NL")
@@ -199,7 +199,7 @@ def test_every_category_is_counted_once(values):
     assert 0 <= unseen <= counts[3]
 
 
-def test_categories_are_told_apart():
+def test_categories_have_their_bins():
     """Known, rare, new, missing and invalid values have their bins; only the new ones are unseen."""
     values = ["NL", "NL", "FR", "XX", None, 7, ["NL"], {}, True, 3, 3.0]
     counts, unseen = category_counts(values, {"NL": 0, "3": 1}, frozenset({"FR"}))
@@ -207,29 +207,29 @@ def test_categories_are_told_apart():
     assert unseen == 1
 
 
-def test_an_empty_text_is_a_category_and_a_list_is_not():
-    """Where training saw the empty text, a value of the wrong type is still invalid."""
+def test_an_empty_string_is_a_category_and_a_list_is_not():
+    """If training contains the empty string, a value of a wrong type is still invalid."""
     assert category_counts(["", [], {}], {"": 0}, frozenset())[0].tolist() == [1, 0, 0, 2]
     assert category_counts(["", [], {}], {"a": 0}, frozenset({""}))[0].tolist() == [0, 1, 0, 2]
 
 
-def test_scalars_are_spelt_as_in_json():
-    """Numbers and truth values are the categories that JSON spells alike; a whole float is a whole number."""
+def test_scalars_are_written_as_in_json():
+    """Numbers and booleans are the categories that JSON writes for them; an integral float is an integer."""
     assert [scalar_text(value) for value in ("a", True, False, 3, 3.0, 3.5, None, [])] == [
         "a", "true", "false", "3", "3", "3.5", "", "",
     ]  # fmt: skip
 
 
-def test_inputs_that_strict_json_refuses_are_read_as_far_as_they_can_be():
-    """NaN is missing, infinities and numbers that no float holds are text, and so invalid."""
+def test_inputs_that_strict_json_refuses_are_read_leniently():
+    """NaN is missing; infinities and numbers beyond the range of a float are text, and so invalid."""
     raw = b'{"a": NaN, "b": 1e999, "c": -Infinity, "d": 1' + b"0" * 5000 + b', "e": 2, "f": "\\ud800", "g": "\xff"}'
     inputs = lenient_inputs(raw)
     assert inputs == {"a": None, "b": "inf", "c": "-inf", "d": "1" + "0" * 5000, "e": 2, "f": "?", "g": "�"}
 
 
 @pytest.mark.parametrize("depth", [60, 500, 900, 5000])
-def test_inputs_nested_deeply_are_not_followed(depth):
-    """Deep nesting never ends in an error, and leaves the other inputs alone as long as JSON can be read."""
+def test_deeply_nested_inputs_raise_nothing(depth):
+    """Deep nesting never raises, and does not affect other inputs as long as JSON can be read."""
     inputs = lenient_inputs(b'{"age": 3, "x": ' + b"[" * depth + b"NaN" + b"]" * depth + b"}")
     assert inputs.get("age", 3) == 3
     assert depth > 900 or "x" in inputs
@@ -237,15 +237,15 @@ def test_inputs_nested_deeply_are_not_followed(depth):
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_inputs_or_none(raw):
-    """Whatever the bytes, an object comes back, and strict JSON can carry it."""
+def test_any_bytes_give_an_object(raw):
+    """Whatever the bytes, the result is an object that strict JSON can represent."""
     inputs = lenient_inputs(raw)
     assert isinstance(inputs, dict)
     json.dumps(sanitize(inputs), allow_nan=False).encode()
 
 
-def test_a_string_among_numbers_costs_no_memory_at_every_place():
-    """A long string in an image or an embedding is invalid before numpy makes room for it thousands of times."""
+def test_a_string_among_numbers_is_not_widened():
+    """A long string in an image or an embedding is invalid before numpy allocates its length for every element."""
     value = [["x" * 1_000_000, *range(5000)]]
     tracemalloc.start()
     assert decode_image(value) is None

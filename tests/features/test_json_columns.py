@@ -47,8 +47,8 @@ EXPECTED = st.fixed_dictionaries(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(EXPECTED, max_size=20))
-def test_straight_from_json_counts_as_mappings_do(events: list[dict[str, Any]]) -> None:
-    """Numbers of any size, null and absent values are read straight from JSON, and count as decoded ones do."""
+def test_direct_decoding_counts_as_mappings_do(events: list[dict[str, Any]]) -> None:
+    """Numbers of any size, null and absent values are read directly from JSON, with the same counts as decoded ones."""
     assert check_alike(binner_of(), events)
 
 
@@ -58,8 +58,8 @@ def test_straight_from_json_counts_as_mappings_do(events: list[dict[str, Any]]) 
         st.dictionaries(st.sampled_from([*NAMES, "more"]), st.none() | st.booleans() | NUMBER | st.text(max_size=3))
     )
 )
-def test_what_is_read_is_never_wrong(events: list[dict[str, Any]]) -> None:
-    """Whatever comes is counted alike, or left to the long way."""
+def test_direct_decoding_is_correct_or_falls_back(events: list[dict[str, Any]]) -> None:
+    """Any input is counted alike, or left to the slow path."""
     check_alike(binner_of(), events)
 
 
@@ -67,8 +67,8 @@ def test_what_is_read_is_never_wrong(events: list[dict[str, Any]]) -> None:
     "text",
     ['{"age": true}', '{"age": "3"}', '{"age": [1]}', '{"age": 1e999}', '{"more": 1}', "[1]", '{"age": NaN}', "{"],
 )
-def test_the_long_way(text: str) -> None:
-    """One event that is not as expected, be it the first or not, leaves the batch to what counts bad data."""
+def test_the_slow_path(text: str) -> None:
+    """One event that is not as expected, first or not, sends the batch to the slow path."""
     binner = binner_of()
     assert binner.read([text.encode()]) is None
     assert binner.read([b'{"age": 1}', text.encode()]) is None
@@ -76,7 +76,7 @@ def test_the_long_way(text: str) -> None:
 
 
 def test_events_without_inputs() -> None:
-    """Events without inputs are no rows."""
+    """Events without inputs give no rows."""
     read = binner_of().read([b"", b'{"age": 3}', b"null"])
     assert read is not None
     assert read.rows == 1
@@ -86,7 +86,7 @@ def test_events_without_inputs() -> None:
 
 
 def test_orders_of_members() -> None:
-    """Each order is learnt, one that only lacks members is no new one, and of so many orders none more is."""
+    """Each order of members is learnt up to a limit; one that only lacks members is not new."""
     names = tuple(f"f{number}" for number in range(MAX_ORDERS + 3))
     binner = binner_of(names, ())
     event = {name: float(number) for number, name in enumerate(names)}
@@ -99,13 +99,13 @@ def test_orders_of_members() -> None:
 
 
 def test_names_that_are_no_identifiers() -> None:
-    """Any name is one of a member; those that JSON has to escape take the long way."""
+    """Any string can be a member's name; names that JSON escapes take the slow path."""
     for name, straight in (("größe in m", True), ("", True), ("f0", True), ('a"b', False), ("a\\b", False)):
         assert check_alike(binner_of((name, "f1"), ()), [{"f1": 1, name: 3.5}, {name: None}]) == straight
 
 
 def test_escaped_names() -> None:
-    """A name that a client writes in escapes is the same name."""
+    """A name that a client writes with escapes is the same name."""
     read = binner_of().read([b'{"\\u0061ge": 3}'])
     assert read is not None
     assert read.columns["age"].tolist() == [3.0]

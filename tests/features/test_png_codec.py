@@ -28,8 +28,8 @@ SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
 
 
 @given(SHAPES.flatmap(lambda shape: hnp.arrays(np.uint8, shape)))
-def test_what_is_packed_comes_back_number_for_number(pixels: Any) -> None:
-    """Grey, RGB and RGBA of any size; other programs read the file, and its statistics are the same."""
+def test_packed_images_are_restored_exactly(pixels: Any) -> None:
+    """Grey, RGB and RGBA of any size are restored exactly; other programs read the file with the same statistics."""
     value = pixels.tolist()
     text = pack_image(value)
     if text is None:  # next to nothing in it
@@ -67,15 +67,15 @@ def test_what_is_packed_comes_back_number_for_number(pixels: Any) -> None:
         7,
     ],
 )
-def test_what_would_not_come_back_is_left_alone(value: Any) -> None:
-    """Another scale, another shape, or no image at all: it is stored as it came."""
+def test_values_that_png_cannot_restore_are_unchanged(value: Any) -> None:
+    """Another scale, another shape, or no image at all: the value is stored unchanged."""
     assert pack_image(value) is None
     assert pack_inputs([{"image": value, "age": 4}], {"image"}) == [{"image": value, "age": 4}]
     assert unpack_image(value) == value
 
 
-def test_images_of_many_events_are_packed_each_for_itself() -> None:
-    """Sizes that differ, images that cannot be packed and inputs that are missing do not disturb each other."""
+def test_images_of_many_events_are_packed_independently() -> None:
+    """Different sizes, images that cannot be packed and missing inputs do not affect each other."""
     rng = np.random.default_rng(3)
     inputs: list[dict[str, Any]] = [{"image": rng.integers(0, 17, (8, 8)).tolist(), "age": n} for n in range(200)]
     inputs[3] = {"age": 3}
@@ -87,14 +87,14 @@ def test_images_of_many_events_are_packed_each_for_itself() -> None:
 
 
 def test_stored_images_are_inferred_as_images() -> None:
-    """A profile of what production sent knows them again."""
+    """A profile of stored predictions recognises them."""
     inference = ColumnTypeInference()
     inference.add([pack_image([[1, 2]]), [[1, 2.5]], None])
     assert inference.type() == "image"
 
 
-def test_what_is_read_is_bounded_by_what_is_stored() -> None:
-    """A black image of a million pixels stays an array, and a client's file that looks like a stored one a text."""
+def test_unpacking_is_limited() -> None:
+    """A black image of a million pixels stays an array, and a client's imitation of a stored image stays a string."""
     black = np.zeros((1000, 1000), np.uint8)
     assert pack_image(black.tolist()) is None
     file = io.BytesIO()
@@ -105,7 +105,7 @@ def test_what_is_read_is_bounded_by_what_is_stored() -> None:
 
 @pytest.mark.parametrize("side", [3, 40])
 def test_an_image_is_stored_as_png(served: Served, side: int) -> None:
-    """With feedback always, with a prediction where that takes less room; the values are what they were."""
+    """With feedback always, with a prediction if that is smaller; the values are unchanged."""
     photo = np.random.default_rng(1).integers(0, 17, (side, side)).tolist()
     event = {"id": "i", "model": "credit", "prediction": "yes", "inputs": {"photo": photo, "age": 1.50, "name": "Ada"}}
     assert served.post("/v1/predictions", event).status == 202

@@ -48,8 +48,8 @@ def test_every_type_is_inferred(binner):
     assert set(binner.profile.inputs.values()) == set(INPUT_TYPES)
 
 
-def test_new_data_of_the_same_kind_is_no_drift(binner):
-    """Rows that training did not see, but that are drawn alike, alarm in no feature."""
+def test_new_data_from_the_same_distribution_is_no_drift(binner):
+    """New rows from the training distribution raise no alarm in any feature."""
     assert max(scores(binner, training(500, seed=6)).values()) < 0
 
 
@@ -68,7 +68,7 @@ def test_new_data_of_the_same_kind_is_no_drift(binner):
         ("vector", [30.0, 2, 2, 2, 2, 2], {"vector.norm", "vector.component_1"}),
     ],
 )
-def test_a_change_is_noticed_where_it_is(binner, name, value, affected):
+def test_a_change_raises_the_affected_features_only(binner, name, value, affected):
     """Each type's statistics rise above noise and threshold when what they measure changes."""
     excess = scores(binner, [row | {name: value} for row in training(200, seed=7)])
     assert affected <= {feature for feature, score in excess.items() if score > 0}
@@ -84,7 +84,7 @@ WRONG = [
 
 @pytest.mark.parametrize("value", WRONG, ids=range(len(WRONG)))
 def test_any_value_is_counted_once_in_each_feature(binner, value):
-    """Whatever comes for an input is counted in one bin of each of its features, quickly, and raises nothing."""
+    """Any input value is counted in one bin of each of its features, quickly, and raises nothing."""
     begun = time.monotonic()
     row, _, unknown = binner.count([dict.fromkeys(binner.inputs, value)] * 3, [])
     assert time.monotonic() - begun < 5
@@ -95,13 +95,13 @@ def test_any_value_is_counted_once_in_each_feature(binner, value):
 
 
 def test_null_and_absence_are_missing_in_every_type(binner):
-    """A null and an input that does not come count as missing in each feature."""
+    """A null and an absent input count as missing in each feature."""
     row, _, _ = binner.count([dict.fromkeys(binner.inputs), {}], [])
     assert binner.split(row).counts[binner.missing].tolist() == [2] * len(binner.names)
 
 
-def test_one_wrong_value_spoils_no_other(binner):
-    """A batch with a wrong value gives the others the counts that they have without it."""
+def test_an_invalid_value_does_not_affect_others(binner):
+    """In a batch with an invalid value the others have the same counts as without it."""
     good = training(20, seed=8)
     alone = binner.split(binner.count(good, [], NOW)[0]).counts
     for value in (3, "x", [1.0], None, [1e308] * 6, ["1"] * 6):
@@ -112,8 +112,8 @@ def test_one_wrong_value_spoils_no_other(binner):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.text(max_size=40) | st.lists(st.floats(), max_size=7) | st.integers(), max_size=8))
-def test_columns_do_not_depend_on_how_a_batch_is_cut(binner, values):
-    """The features of a value are the same whether it comes alone or among others."""
+def test_columns_do_not_depend_on_batches(binner, values):
+    """The features of a value are the same whether it is alone or among others."""
     for kind in binner.inputs.values():
         if not kind.categorical and kind.type != "image":
             together = kind.columns(values, NOW)
@@ -123,14 +123,14 @@ def test_columns_do_not_depend_on_how_a_batch_is_cut(binner, values):
 
 
 def test_booleans_are_true_or_false_and_nothing_else(binner):
-    """Words and numbers that mean a truth value are values of another type: invalid."""
+    """Strings and numbers that mean a boolean are values of another type: invalid."""
     index = binner.names.index("member")
     row, _, _ = binner.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
     assert binner.split(row).counts[binner.invalid[index]] == 5
 
 
 def test_timestamps():
-    """RFC 3339 in all its spellings and Unix seconds say the same moment; what is no moment is invalid."""
+    """Every RFC 3339 form and Unix seconds give the same time; other values are invalid."""
     same = ["2026-11-24T10:30:00Z", "2026-11-24t12:30:00.000+02:00", "2026-11-24 10:30:00", 1795516200, 1795516200.0]
     assert {unix_seconds(value) for value in same} == {1795516200.0}
     columns = input_type("timestamp").columns([*same, "2026-11-24", None, "now", True, 1e300], 1795516260.0)
@@ -172,29 +172,29 @@ def measured(text: str, vocabulary: list[str]) -> dict[str, float]:
     ],
 )  # fmt: skip
 def test_texts_of_any_language(text, vocabulary, expected):
-    """Words, classes of characters and unseen words by Unicode alone; scripts without spaces by pairs of characters."""
+    """Words, character classes and unseen words follow Unicode only; scripts without spaces are split into pairs."""
     statistics = measured(text, vocabulary)
     assert {name: statistics[name] for name in expected} == pytest.approx(expected)
 
 
 @given(st.lists(st.sampled_from(["ab", "Abc", "é1", "x", "ж", "ab1"]), max_size=9))
-def test_a_word_has_one_hash_wherever_it_stands(parts):
-    """Words hash alike wherever they stand, and unlike when they differ."""
+def test_a_word_has_one_hash(parts):
+    """Equal words have equal hashes wherever they occur, and different ones differ."""
     hashes = split_words([" ".join(parts)]).hashes.tolist() if parts else []
     alone = {part: split_words([part]).hashes.tolist()[0] for part in parts}
     assert hashes == [alone[part] for part in parts]
     assert len(set(hashes)) == len({part.casefold() for part in parts})
 
 
-def test_a_long_text_is_cut_but_its_length_is_not():
-    """Of a text of a megabyte the first characters are measured, and its whole length."""
+def test_a_long_text_is_cut():
+    """Only the first characters of a megabyte of text are measured, but its length is complete."""
     statistics = measured("ab " * 400_000, [])
     assert statistics["length"] == 1_200_000
     assert statistics["words"] == math.ceil(MAX_CHARACTERS / 3)
 
 
-def test_the_words_that_a_profile_remembers_are_bounded():
-    """Of more words than it may remember a profile keeps those of the most texts."""
+def test_the_words_of_a_profile_are_limited():
+    """Beyond the limit a profile keeps the words that occur in the most texts."""
     learner = TextLearner()
     for start in range(0, 3 * MAX_WORDS, 1000):
         learner.learn([f"common w{number}" for number in range(start, start + 1000)])
@@ -222,8 +222,8 @@ def test_embeddings_are_measured_along_the_training_sets_directions():
         assert abs(np.corrcoef(component, centred @ axes[number])[0, 1]) > 0.999
 
 
-def test_the_commonest_length_is_the_embeddings():
-    """One vector of another length in training is invalid, first though it is; too long ones are all."""
+def test_the_most_frequent_length_is_the_embeddings():
+    """A training vector of another length is invalid, even if it is the first; if all are too long, all are."""
     learner = EmbeddingLearner()
     learner.learn([[1.0], *[[1.0, 2.0]] * 5, [1.0, 3.0], "x", None])
     kind = learner.input_type()
@@ -235,8 +235,8 @@ def test_the_commonest_length_is_the_embeddings():
 
 
 @pytest.mark.parametrize("kind", [*LEARNERS, "video"])
-def test_a_type_without_what_it_learned_is_refused(kind):
-    """A type that learns cannot work without its state, and an unknown one not at all."""
+def test_a_type_without_its_state_is_refused(kind):
+    """A type that learns requires its state, and an unknown type is refused."""
     with pytest.raises(ValueError, match="nothing was learned"):
         input_type(kind)
 
@@ -259,8 +259,8 @@ def test_a_type_without_what_it_learned_is_refused(kind):
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_what_changed_in_production_is_in_the_bin_for_it(binner, name, value, where):
-    """Another type or length is invalid in all features of the input, a huge category is other, any size is fine."""
+def test_changed_inputs_are_in_the_right_bin(binner, name, value, where):
+    """Another type or length is invalid in all features of the input, a huge category is other, any size is valid."""
     row, _, _ = binner.count([{name: value}], [])
     sums = binner.split(row)
     indices = [index for index, feature in enumerate(binner.names) if feature.partition(".")[0] == name]

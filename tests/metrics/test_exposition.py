@@ -52,7 +52,7 @@ def busy(shared: Served) -> Served:
     return shared
 
 
-def test_promtool_finds_nothing_to_complain_about(busy: Served) -> None:
+def test_promtool_reports_no_problem(busy: Served) -> None:
     """``promtool check metrics`` is silent on the whole exposition."""
     text = busy.get("/metrics").body
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
@@ -64,8 +64,8 @@ def test_promtool_finds_nothing_to_complain_about(busy: Served) -> None:
     assert complaints == []
 
 
-def test_the_exposition_is_the_golden_one(busy: Served) -> None:
-    """Nothing in the exposition changes unnoticed; after a wanted change, delete the file and run again."""
+def test_the_exposition_matches_the_golden_file(busy: Served) -> None:
+    """No change of the exposition goes unnoticed; after an intended one, delete the file and run again."""
     text = "\n".join(line for line in busy.get("/metrics").text.splitlines() if "python_gc" not in line)
     text = VOLATILE.sub(r"\1 …", text)
     text = re.sub(r" (\S+e-\d+|-?\d+\.\d{9,})$", lambda m: f" {float(m[1]):.6g}", text, flags=re.M)  # last digits vary
@@ -76,8 +76,8 @@ def test_the_exposition_is_the_golden_one(busy: Served) -> None:
     assert text == GOLDEN.read_text()
 
 
-def test_both_formats_say_the_same(busy: Served) -> None:
-    """prometheus_client's own parsers read both formats, and find the same samples in them."""
+def test_both_formats_have_the_same_samples(busy: Served) -> None:
+    """prometheus_client's parsers read both formats, and find the same samples in them."""
     text = busy.get("/metrics").text
     openmetrics = busy.get("/metrics", Accept="application/openmetrics-text; version=1.0.0").text
     pattern = re.compile(r"model_(?!exporter|system|corrections_oldest)")
@@ -96,13 +96,13 @@ def test_both_formats_say_the_same(busy: Served) -> None:
 
 
 def test_hostile_names_are_escaped(busy: Served) -> None:
-    """Quotes, backslashes, line breaks and other scripts in names arrive as they were."""
+    """Quotes, backslashes, line breaks and other scripts in names are preserved."""
     labels = [sample.labels for family in parse_text(busy.get("/metrics").text) for sample in family.samples]
     assert {"model": 'bare "model"\\ 模型', "version": "line\nbreak"} in labels
 
 
-def test_every_family_has_help_and_type_once_and_in_one_piece(busy: Served) -> None:
-    """A family's lines stand together under one HELP and one TYPE."""
+def test_every_family_is_contiguous(busy: Served) -> None:
+    """A family's lines are together, under one HELP and one TYPE."""
     seen: list[str] = []
     for line in busy.get("/metrics").text.splitlines():
         if line.startswith("# TYPE "):

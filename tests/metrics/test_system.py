@@ -96,13 +96,13 @@ def is_the_machines(values: dict[str, float]) -> bool:
 
 
 def test_memory_v2(tmp_path: Path) -> None:
-    """A group's memory counts without the file pages that the kernel can drop at once."""
+    """The memory of a control group excludes file pages that the kernel can drop at once."""
     values = memory(v2(tmp_path, "/app.scope", {"app.scope": v2_memory(200 * MIB, 256 * MIB, 72 * MIB)}))
     assert values == {"used_bytes": 128 * MIB, "limit_bytes": 256 * MIB, "utilization_ratio": 0.5}
 
 
 def test_memory_v2_tightest_limit_counts(tmp_path: Path) -> None:
-    """Of nested limits the tightest counts, with the memory of the group that has it."""
+    """Of nested limits the tightest counts, with the memory of its group."""
     groups = {
         "pod/app": v2_memory(50 * MIB, "max"),
         "pod": v2_memory(90 * MIB, 100 * MIB),
@@ -115,7 +115,7 @@ def test_memory_v2_tightest_limit_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["/", "/..", "/../other", "/not/mounted/here"])
 def test_memory_v2_in_a_namespace(tmp_path: Path, group: str) -> None:
-    """Where the path does not lead into the mount, the mount's root is the group."""
+    """If the path is not in the mount, the mount's root is the group."""
     values = memory(v2(tmp_path, group, {"": v2_memory(3 * MIB, 4 * MIB)}))
     assert values["limit_bytes"] == 4 * MIB
 
@@ -127,14 +127,14 @@ def test_memory_v2_outside_the_mount(tmp_path: Path) -> None:
 
 
 def test_memory_v2_mount_of_a_part(tmp_path: Path) -> None:
-    """A mount that shows only the container's part of the tree is that part's root."""
+    """A mount that shows only the container's part of the tree is the root of that part."""
     groups = {"": v2_memory(30 * MIB, 40 * MIB), "app": v2_memory(3 * MIB, 8 * MIB)}
     values = memory(v2(tmp_path, "/docker/abc/app", groups, inside="/docker/abc"))
     assert values["limit_bytes"] == 8 * MIB
 
 
 def test_memory_v2_foreign_mount(tmp_path: Path) -> None:
-    """A mount of somebody else's part of the tree says nothing about this process."""
+    """A mount of another part of the tree is ignored."""
     root = v2(tmp_path, "/app", {"app": v2_memory(3 * MIB, 8 * MIB)})
     write(root / "foreign", v2_memory(1 * MIB, 2 * MIB))
     mounts = root / "proc/self/mountinfo"
@@ -145,7 +145,7 @@ def test_memory_v2_foreign_mount(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
 def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
-    """Version 1 is read the same way, beside a version 2 without controllers too; its huge number is no limit."""
+    """Version 1 is read in the same way, also beside a version 2 without controllers; its huge number is no limit."""
     groups = {
         "docker/abc": v1_memory(48 * MIB, NO_LIMIT_V1),
         "docker": v1_memory(50 * MIB, 64 * MIB, 18 * MIB),
@@ -156,26 +156,26 @@ def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
 
 
 def test_memory_v1_in_a_container(tmp_path: Path) -> None:
-    """The host's path of a container leads to the root of its mount."""
+    """The host's path of a container maps to the root of its mount."""
     root = v1(tmp_path, "/docker/abc", {"": v1_memory(5 * MIB, 8 * MIB)}, inside="/docker/abc")
     assert memory(root)["limit_bytes"] == 8 * MIB
 
 
 @pytest.mark.parametrize("limit", ["max", 2**50])
 def test_memory_without_limit(tmp_path: Path, limit: object) -> None:
-    """Without a limit, or with one above what the machine has, the machine's memory counts."""
+    """Without a limit, or with one above the machine's memory, the machine's memory counts."""
     assert is_the_machines(memory(v2(tmp_path, "/app", {"app": v2_memory(5 * MIB, limit)})))
 
 
 def test_memory_without_cgroups(tmp_path: Path) -> None:
-    """Where there are no control groups the machine's memory counts."""
+    """Without control groups the machine's memory counts."""
     values = memory(tmp_path)
     assert is_the_machines(values)
     assert 0 < values["utilization_ratio"] < 1
 
 
 def test_memory_follows_the_limit(tmp_path: Path) -> None:
-    """A limit that changes while the process runs is seen by the next collection."""
+    """A limit that changes while the process runs applies to the next collection."""
     root = v2(tmp_path, "/app", {"app": v2_memory(5 * MIB, 8 * MIB)})
     collector = MemoryCollector(Cgroup(root))
     before = samples(collector)[1].value
@@ -213,7 +213,7 @@ def test_cpu_v2(tmp_path: Path) -> None:
 
 
 def test_cpu_v2_nested(tmp_path: Path) -> None:
-    """Of nested quotas the tightest counts, with the time of all in the group that has it."""
+    """Of nested quotas the tightest counts, with the processor time of its whole group."""
     groups = {"pod/app": v2_cpu("90000 100000", 1_000_000), "pod": v2_cpu("50000 100000", 5_000_000)}
     root = v2(tmp_path, "/pod/app", {**groups, "": {"cpu.stat": {"usage_usec": 90_000_000}}})
     collector, started = start(root)
@@ -224,7 +224,7 @@ def test_cpu_v2_nested(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
 def test_cpu_v1(tmp_path: Path, hybrid: bool) -> None:
-    """Version 1 is read the same way, beside a version 2 without controllers too."""
+    """Version 1 is read in the same way, also beside a version 2 without controllers."""
     groups = {"docker/abc": v1_cpu(-1, 1_000_000_000), "docker": v1_cpu(50_000, 8_000_000_000)}
     root = v1(tmp_path, "/docker/abc", groups, hybrid=hybrid)
     collector, started = start(root)
@@ -235,7 +235,7 @@ def test_cpu_v1(tmp_path: Path, hybrid: bool) -> None:
 
 @pytest.mark.parametrize(("usage", "share"), [(60_000_000, 1.0), (1_000, 0.0)], ids=["ahead", "back"])
 def test_cpu_stays_a_share(tmp_path: Path, usage: int, share: float) -> None:
-    """A burst above the quota is 1, a counter that went back is 0."""
+    """Usage above the quota is 1, and a counter that went back is 0."""
     root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 7_000_000)})
     collector, _ = start(root)
     time.sleep(0.06)
@@ -244,7 +244,7 @@ def test_cpu_stays_a_share(tmp_path: Path, usage: int, share: float) -> None:
 
 
 def test_cpu_scrapers_close_together(tmp_path: Path) -> None:
-    """A second scraper within a second is told what the first was, and takes no time from the next."""
+    """A second scraper within a second gets the value of the first, and does not shorten the next interval."""
     root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 0)})
     collector, (begun, _) = start(root)
     assert cpu(collector) is None or time.monotonic() - begun >= 0.05  # too early for a first value
@@ -260,7 +260,7 @@ def test_cpu_scrapers_close_together(tmp_path: Path) -> None:
 
 
 def test_cpu_quota_changes(tmp_path: Path) -> None:
-    """A quota that is lowered while the process runs counts at once."""
+    """A quota that is lowered while the process runs applies at once."""
     root = v2(tmp_path, "/app", {"app": v2_cpu("80000 100000", 0)})
     collector, started = start(root)
     time.sleep(0.06)
@@ -269,7 +269,7 @@ def test_cpu_quota_changes(tmp_path: Path) -> None:
 
 
 def test_cpu_quota_is_lifted(tmp_path: Path) -> None:
-    """Where the machine takes the group's place, its time counts from then on."""
+    """When the quota is removed, the machine's processor time counts from then on."""
     root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 0)})
     collector, _ = start(root)
     time.sleep(0.06)
@@ -281,7 +281,7 @@ def test_cpu_quota_is_lifted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quota", ["max 100000", "99900000 100000"], ids=["none", "more than there is"])
 def test_cpu_without_quota(tmp_path: Path, quota: str) -> None:
-    """Without a quota, or with one above what the machine has, the machine's processors count."""
+    """Without a quota, or with one above the machine's processors, the machine counts."""
     root = v2(tmp_path, "/app", {"app": v2_cpu(quota, 0)})
     collector, _ = start(root)
     before, deadline = psutil.cpu_times(), time.monotonic() + 0.3
@@ -294,7 +294,7 @@ def test_cpu_without_quota(tmp_path: Path, quota: str) -> None:
 
 
 def test_disk_as_df(tmp_path: Path) -> None:
-    """The share is what is used of what an ordinary user may use, as df has it."""
+    """The share is used space over the space available to ordinary users, as in df."""
     (sample,) = samples(DiskCollector([tmp_path]))
     disk = os.statvfs(tmp_path)
     used = disk.f_blocks - disk.f_bfree
@@ -303,7 +303,7 @@ def test_disk_as_df(tmp_path: Path) -> None:
 
 
 def test_disk_once_a_device(tmp_path: Path) -> None:
-    """Two paths of one file system are one series; one that is not there yet stands for its nearest parent."""
+    """Two paths on one file system are one series; a missing path is replaced by its nearest parent."""
     shared_memory = Path("/dev/shm")
     missing = tmp_path / "not" / "yet"
     paths = [sample.labels["path"] for sample in samples(DiskCollector([missing, tmp_path, shared_memory]))]
@@ -312,14 +312,14 @@ def test_disk_once_a_device(tmp_path: Path) -> None:
 
 
 def test_disk_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is one of the working folder."""
+    """A relative path is relative to the working directory."""
     monkeypatch.chdir(tmp_path)
     (sample,) = samples(DiskCollector([Path("data/store.db")]))
     assert sample.labels == {"path": "data/store.db"}
 
 
 def test_collectors_of_this_machine() -> None:
-    """On the machine of the test each collector reads what is there, registered nowhere."""
+    """On the machine of the test each collector reads the actual values, without registration."""
     registry = CollectorRegistry()
     all_collectors = collectors([Path("/")])
     time.sleep(0.06)

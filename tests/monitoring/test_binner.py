@@ -59,20 +59,20 @@ def check_frozen(values: list[float]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(COLUMN.map(lambda values: [value for value in values if abs(value) < 1e308] or [0.0]))
 def test_every_training_value_lies_in_one_inner_bin(values):
-    """Counts add up, edges increase, nothing of the training data is below, above, missing or invalid."""
+    """Counts add up, edges increase, and no training value is below, above, missing or invalid."""
     check_frozen(values)
 
 
 @pytest.mark.parametrize(
     "values", [case for case in EDGE_CASES if max(case) < 1e308], ids=lambda values: f"{values[:2]}"
 )
-def test_odd_columns_are_binned(values):
-    """Constants, two values, tiny and huge scales, and integers beyond 2^53 are frozen like all others."""
+def test_unusual_columns_are_binned(values):
+    """Constants, two values, tiny and huge scales, and integers beyond 2^53 get valid bins."""
     check_frozen(values)
 
 
 def test_the_largest_float_has_no_edge_above_it():
-    """A profile holds no infinite edge, even where training holds the largest number there is."""
+    """A profile has no infinite edge, even if training contains the largest float."""
     feature = numeric_feature(np.array(EDGE_CASES[5]))
     assert all(math.isfinite(edge) for edge in feature.edges)
     assert sum(feature.counts) == 3
@@ -96,7 +96,7 @@ def test_every_finite_value_falls_into_exactly_one_bin(training, live):
     "values", [case for case in EDGE_CASES if max(case) < 1e308], ids=lambda values: f"{values[:2]}"
 )
 def test_the_training_range_is_inside_and_its_neighbours_outside(values):
-    """The training minimum and maximum are inside; the floats next to them are below and above, and unseen."""
+    """The training minimum and maximum are inside; the adjacent floats are below and above, and unseen."""
     binner = binner_of(x=values)
     top = len(binner.targets[0].edges)
     assert bin_of(binner, min(values)) == 1
@@ -109,7 +109,7 @@ def test_the_training_range_is_inside_and_its_neighbours_outside(values):
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
-def test_continuous_data_has_twenty_bins_of_equal_share_and_four(scale):
+def test_continuous_data_has_twenty_bins_of_equal_share_and_four_others(scale):
     """Twenty inner bins of 5 % each, below, above, missing and invalid, whatever the scale."""
     feature = numeric_feature(np.random.default_rng(5).random(10_000) * scale)
     assert len(feature.counts) == 24
@@ -121,7 +121,7 @@ def test_continuous_data_has_twenty_bins_of_equal_share_and_four(scale):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(FINITE, min_size=1, max_size=100), st.sampled_from([0.0, -3.5, 1e-300, 1e300, 2.0**53]))
 def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
-    """A value that half of the training data shares has a bin that holds it and nothing else."""
+    """A value that half of the training data has gets a bin of its own."""
     edges = numeric_feature(np.array([*others, *[atom] * len(others)])).edges
     index = edges.index(atom)
     assert index + 1 == len(edges) or edges[index + 1] == np.nextafter(atom, np.inf)
@@ -135,7 +135,7 @@ def test_a_bins_share_is_the_limit(zeros, alone):
 
 
 def test_sixty_percent_of_zeros():
-    """Zeros stand alone, and the rest is shared out in equal parts."""
+    """Zeros have their own bin, and the other values are split into equal parts."""
     feature = numeric_feature(np.concatenate([np.zeros(6000), np.random.default_rng(6).uniform(1, 2, 4000)]))
     assert feature.counts[1] == 6000
     assert set(feature.counts[2:-3]) == {500}
@@ -145,14 +145,14 @@ def test_sixty_percent_of_zeros():
 
 
 def test_labels_of_two_values():
-    """Two values have a bin each, and what lies between them another."""
+    """Two values have a bin each, and values between them another."""
     assert numeric_feature(np.array([0.0, 1.0] * 5)).labels() == [
         "00 below 0", "01 0", "02 (0, 1)", "03 1", "04 above 1", "05 missing", "06 invalid",
     ]  # fmt: skip
 
 
-def test_a_column_without_numbers_has_one_bin_for_any():
-    """An all-missing column is profiled, and a number that comes later is counted, not unseen."""
+def test_a_column_without_numbers_has_one_bin():
+    """An all-missing column is profiled, and a later number is counted, but not unseen."""
     feature = numeric_feature(np.array([np.nan, np.nan, np.inf]))
     assert feature == NumericFeature((), (0, 2, 1))
     assert feature.labels() == ["00 any", "01 missing", "02 invalid"]
@@ -166,8 +166,8 @@ def test_a_column_without_numbers_has_one_bin_for_any():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(COLUMN, COLUMN), min_size=1, max_size=5), st.booleans())
-def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
-    """The places of many numbers at once are those of searching each, however many edges; numpy's buffer stays."""
+def test_comparison_with_all_edges_equals_a_search(features, more):
+    """The bins of many numbers at once equal those of separate searches; numpy's buffer size is kept."""
     size = min(len(values) for values, _ in features)
     matrix = np.array([values[:size] for values, _ in features])
     edges = [np.unique([*edges, *np.linspace(-9, 9, 200)] if more else edges) for _, edges in features]
@@ -182,7 +182,7 @@ def test_comparing_with_each_edge_finds_what_a_search_does(features, more):
 
 
 def test_categories_are_the_most_frequent_in_order():
-    """The most frequent categories have bins, ties in the order of their names; others are remembered as rare."""
+    """The most frequent categories have bins, ties in the order of their names; the others are stored as rare."""
     feature = categorical_feature({"b": 5, "a": 5, "c": 9, "d": 1, "e": 1}, missing=2, invalid=3, top=3)
     assert feature.categories == ("c", "a", "b")
     assert feature.counts == (9, 5, 5, 2, 2, 3)
@@ -191,7 +191,7 @@ def test_categories_are_the_most_frequent_in_order():
 
 
 def test_labels_sort_beyond_a_hundred_bins_and_are_short():
-    """With more than a hundred bins places have three digits, and a long category is cut to 64 characters."""
+    """With more than a hundred bins indices have three digits, and a long category is cut to 64 characters."""
     labels = categorical_feature({f"{n:03d}" + "x" * 100: 1 for n in range(120)}, 0, 0, top=120).labels()
     assert labels == sorted(labels)
     assert labels[7] == "007 007" + "x" * 60 + "…"
@@ -216,8 +216,8 @@ def test_labels_sort_beyond_a_hundred_bins_and_are_short():
     st.lists(st.sampled_from(["yes", "no", "?", 3, True]), max_size=8),
     st.integers(1, 8),
 )
-def test_any_inputs_are_counted_once_a_target(inputs, predictions, cut):
-    """Each target's counts add up to its events, whatever came, and batches add up to the whole."""
+def test_any_inputs_are_counted_once_per_target(inputs, predictions, cut):
+    """Each target's counts add up to its events, whatever the inputs, and batches add up to the total."""
     binner = mixed_binner()
     row, _, unknown = binner.count(inputs, predictions)
     counts = np.add.reduceat(binner.split(row).counts, binner.starts)
@@ -248,8 +248,8 @@ def test_a_redacted_input_has_no_target_and_is_not_unknown():
     assert binner.count([{"secret": "a", "age": 3, "country": "NL", "photo": None}], [])[2] == 0
 
 
-def test_thousands_of_unknown_features_are_a_number():
-    """Unknown features are counted, and nothing is kept of them."""
+def test_unknown_features_are_only_counted():
+    """Unknown features are counted, and nothing else of them is stored."""
     binner = mixed_binner()
     row, _, unknown = binner.count([{f"f{n}": n for n in range(5000)}, {"age": 4}], [])
     assert unknown == 5000
@@ -257,7 +257,7 @@ def test_thousands_of_unknown_features_are_a_number():
 
 
 def test_a_profile_without_targets_counts_nothing():
-    """Where everything is redacted there is nothing to count, and no error."""
+    """If everything is redacted there is nothing to count, and no error."""
     profile = Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))})
     binner = Binner(profile, {"x"})
     row, lows, unknown = binner.count([{"x": 3}], ["a"])

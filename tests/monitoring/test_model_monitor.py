@@ -93,7 +93,7 @@ def test_moments_keep_their_digits_on_any_scale(mean, stddev):
 
 
 def test_a_stuck_value_has_a_deviation_of_exactly_zero():
-    """A sensor that is stuck far from training shows a deviation of 0, not of rounding."""
+    """A constant live value far from training has a deviation of 0 without rounding errors."""
     monitor = monitor_of(x=np.random.default_rng(9).normal(0, 1, 100))
     for step in range(20):
         value, now = 1000.1 + step / 7, step * 1000.0
@@ -103,8 +103,8 @@ def test_a_stuck_value_has_a_deviation_of_exactly_zero():
         assert stats["mean"] == pytest.approx(value)
 
 
-def test_the_largest_numbers_take_no_other_value_down():
-    """The largest floats are counted; what can be said of them is said, without a warning."""
+def test_the_largest_floats_do_not_affect_others():
+    """The largest floats are counted; statistics that exist are reported, without a warning."""
     huge = 1.7976931348623157e308
     monitor = monitor_of(x=[1.0, 2, 3], y=[1.0, 2, 3], z=[huge, -huge, 0])
     feed(monitor, [{"x": huge, "y": 2, "z": -huge}, {"x": -huge, "y": 2, "z": huge}], 0.0)
@@ -116,7 +116,7 @@ def test_the_largest_numbers_take_no_other_value_down():
 
 
 def test_a_constant_training_feature_has_no_shift():
-    """Without a training deviation a shift in deviations is not said; the mean is."""
+    """Without a training deviation the shift in deviations is NaN; the mean is reported."""
     monitor = monitor_of(x=[5.0] * 9)
     feed(monitor, [{"x": 5}, {"x": 7}], 0.0)
     stats = first(monitor.read(0.0)["5m"])
@@ -126,7 +126,7 @@ def test_a_constant_training_feature_has_no_shift():
 
 
 def test_shares_are_of_all_observations():
-    """Missing, invalid and unseen are shares of all that came, an absent feature among them."""
+    """Missing, invalid and unseen are shares of all observations, including absent features."""
     monitor = monitor_of(x=np.arange(100.0), country={"NL": 3, "DE": 1})
     inputs = [
         {"x": 1, "country": "NL"},
@@ -146,8 +146,8 @@ def test_shares_are_of_all_observations():
     assert np.isnan(reading.stddev[1])
 
 
-def test_what_holds_no_observation_says_nothing():
-    """An empty window is all NaN, and so are moments where every value is missing."""
+def test_an_empty_window_is_nan():
+    """An empty window is all NaN, and so are moments if every value is missing."""
     monitor = monitor_of(x=np.arange(100.0))
     assert all(np.isnan(value) for value in first(monitor.read(0.0)["5m"]).values())
     feed(monitor, [{"x": None}], 0.0)
@@ -157,8 +157,8 @@ def test_what_holds_no_observation_says_nothing():
     assert stats["kl"] > 0
 
 
-def test_windows_leave_and_the_total_stays():
-    """The short window forgets, the long one still holds, and the additive counts never fall."""
+def test_windows_expire_and_totals_do_not():
+    """The short window expires, the long one still has the values, and the totals never decrease."""
     monitor = monitor_of(x=np.arange(100.0))
     feed(monitor, [{"x": 1}] * 4, 0.0)
     feed(monitor, [{"x": 2}], 400.0)
@@ -169,7 +169,7 @@ def test_windows_leave_and_the_total_stays():
 
 
 def test_the_score_is_that_of_the_windows_counts():
-    """KL and noise are the divergence's for the counts in the window."""
+    """KL and noise are computed from the counts in the window."""
     monitor = monitor_of(x=np.arange(100.0))
     feed(monitor, [{"x": value} for value in range(50)], 0.0)
     stats = first(monitor.read(0.0)["5m"])
@@ -179,7 +179,7 @@ def test_the_score_is_that_of_the_windows_counts():
 
 
 def test_the_recent_divergence_needs_an_earlier_window():
-    """Recent KL is absent until values are older than the window, and then judges against those alone."""
+    """Recent KL is absent until values are older than the window, and then compares with those only."""
     monitor = monitor_of(x=np.arange(100.0))
     feed(monitor, [{"x": value % 10} for value in range(200)], 0.0)
     assert np.isnan(first(monitor.read(0.0)["5m"])["recent_kl"])
@@ -195,7 +195,7 @@ def test_the_recent_divergence_needs_an_earlier_window():
 
 
 def test_the_longest_window_is_compared_with_the_one_before_it():
-    """What left the longest window is its past, for one more length of it."""
+    """Values that left the longest window are its reference for one more length of it."""
     monitor = monitor_of(("5m", "1h"), x=np.arange(100.0))
     feed(monitor, [{"x": 1}] * 50, 0.0)
     feed(monitor, [{"x": 99}] * 50, 4000.0)
@@ -205,7 +205,7 @@ def test_the_longest_window_is_compared_with_the_one_before_it():
 
 
 def test_requests_are_counted_by_code_and_confidence():
-    """An event without a code is a 200; confident is at or above the threshold, and no error."""
+    """An event without a code is a 200; confident means at or above the threshold, and no error."""
     monitor = monitor_of(threshold=0.8)
     events = [
         Prediction("m", confidence=0.8), Prediction("m", confidence=0.79), Prediction("m", confidence=0.9, code=503),
@@ -221,8 +221,8 @@ def test_requests_are_counted_by_code_and_confidence():
     assert monitor.read(0.0) == {}
 
 
-def test_a_threshold_of_zero_needs_a_confidence_all_the_same():
-    """Where every confidence counts as confident, an event without one does not."""
+def test_a_threshold_of_zero_requires_a_confidence():
+    """At a threshold of zero every confidence counts as confident, but an event without one does not."""
     monitor = monitor_of(threshold=0.0)
     monitor.observe([Prediction("m"), Prediction("m", confidence=0.0)], [], 0.0)
     assert monitor.counters.confident == 1
@@ -231,7 +231,7 @@ def test_a_threshold_of_zero_needs_a_confidence_all_the_same():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.floats(0, 20), max_size=10), max_size=5))
 def test_a_histogram_counts_at_or_below_its_bounds(batches):
-    """Cumulative counts are those of counting by hand, a value on a bound included."""
+    """Cumulative counts equal a direct count; a value on a bound is included."""
     histogram = Histogram((0.5, 1.0, 10.0))
     for batch in batches:
         histogram.observe(batch)
@@ -242,7 +242,7 @@ def test_a_histogram_counts_at_or_below_its_bounds(batches):
 
 
 def test_feedback_and_business_events_are_counted():
-    """Verdicts start at zero; a correction is counted apart; a business event adds its value."""
+    """Verdicts start at zero; a correction is counted separately; a business event adds its value."""
     monitor = monitor_of()
     monitor.count_feedback("corrected", True)
     monitor.count_feedback("corrected", False)
@@ -258,7 +258,7 @@ def monitors_of(max_versions: int, **binners: Binner) -> MonitorRegistry:
 
 
 def test_versions_past_the_cap_are_other():
-    """Past the cap a new version is counted as other, an old one still as itself, and without a version as unknown."""
+    """Beyond the limit a new version is counted as other, a known one under its name, and a missing one as unknown."""
     monitors = monitors_of(3)
     assert [monitors.get("m", version, 0.0).version for version in ("1", None, "", "3", "4", "5", "1", "other")] == [
         "1", "unknown", "unknown", "3", "other", "other", "1", "other",
@@ -267,7 +267,7 @@ def test_versions_past_the_cap_are_other():
 
 
 def test_ten_thousand_versions_are_one_series():
-    """However many versions come, the cap and other are all that is kept."""
+    """However many versions appear, only the limit and other are stored."""
     monitors = monitors_of(20)
     for number in range(10_000):
         monitors.get("m", f"v{number}", number / 1000)
@@ -275,7 +275,7 @@ def test_ten_thousand_versions_are_one_series():
 
 
 def test_a_version_unused_for_a_day_makes_room():
-    """After a day the version that rested longest leaves, one that was used does not."""
+    """After a day the least recently used version is removed; one that was used is kept."""
     monitors = monitors_of(2)
     monitors.get("m", "1", 0.0)
     monitors.get("m", "2", 0.0)
@@ -285,8 +285,8 @@ def test_a_version_unused_for_a_day_makes_room():
     assert sorted(monitor.version for monitor in monitors) == ["1", "3", "other"]
 
 
-def test_a_version_that_only_users_speak_of_is_in_use():
-    """Feedback and business events keep a version as requests do."""
+def test_feedback_keeps_a_version_in_use():
+    """Feedback and business events keep a version in use as requests do."""
     monitors = monitors_of(1)
     for hour in range(48):
         monitors.get("m", "1", hour * 3600.0).count_event("orders", 1)
@@ -295,7 +295,7 @@ def test_a_version_that_only_users_speak_of_is_in_use():
 
 
 def test_a_reload_keeps_what_did_not_change():
-    """State survives a reload of the same model and profile, and starts anew when either changed."""
+    """State survives a reload of the same model and profile, and is reset when either changed."""
     binner, other = binner_of(x=[1.0, 2]), binner_of(x=[1.0, 3])
     older = monitors_of(5, m=binner)
     older.get("m", "1", 0.0).count_event("orders", 1)
@@ -309,7 +309,7 @@ def test_a_reload_keeps_what_did_not_change():
 
 
 def test_confidences_are_scored_against_those_of_training():
-    """The confidence is the last target: its score is that of the confidences that came, whatever came beside them."""
+    """The confidence is the last target: its score is that of the live confidences, whatever the inputs."""
     rng = np.random.default_rng(3)
     trained = numeric_feature(rng.beta(8, 2, 2000))
     sides = {"x": numeric_feature(np.arange(100.0))}
@@ -330,16 +330,16 @@ def test_confidences_are_scored_against_those_of_training():
         assert stats.kl[-1] > 0.3 > stats.noise[-1] == alone.noise(np.array([300.0]))[0]
 
 
-def test_a_profile_without_a_confidence_watches_none():
-    """Without training confidences live ones are counted in the histogram alone."""
+def test_a_profile_without_confidence_has_no_confidence_target():
+    """Without training confidences live ones are counted in the histogram only."""
     monitor = monitor_of(x=[1.0, 2.0, 3.0])
     monitor.observe([Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
     assert monitor.binner.confidence is None
     assert len(monitor.read(0.0)["5m"].kl) == 1
 
 
-def test_a_version_may_have_a_profile_of_its_own():
-    """It is judged by that, all others by the model's; a reload that changes one profile empties that version alone."""
+def test_a_version_may_have_its_own_profile():
+    """A version's own profile replaces the model's; a reload with a changed profile resets that version only."""
     binner, version_binner, newer = (binner_of(x=[1.0, last]) for last in (2, 3, 4))
     models = {"m": ModelConfig("m")}
     older = MonitorRegistry(models, {"m": binner}, {("m", "2"): version_binner})

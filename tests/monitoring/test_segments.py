@@ -42,8 +42,8 @@ def feed(monitor: ModelMonitor, inputs: list[dict[str, Any]], now: float = 0.0, 
     monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, indices)
 
 
-def test_without_names_the_most_frequent_categories_are_watched() -> None:
-    """The default is the profile's most frequent few, but none that is empty, overlong or called other."""
+def test_without_names_the_most_frequent_categories_are_segments() -> None:
+    """The default is the profile's most frequent categories, except empty, overlong ones and other."""
     segments = Segments.from_config(ModelConfig("m", segment_by="country"), PROFILE)
     assert segments is not None
     assert len(segments.names) == DEFAULT_SEGMENTS + 1
@@ -52,8 +52,8 @@ def test_without_names_the_most_frequent_categories_are_watched() -> None:
     assert Segments.from_config(ModelConfig("m"), PROFILE) is None
 
 
-def test_a_new_segment_is_seen_although_the_whole_looks_fine() -> None:
-    """Forty users of a new country, all of an age of their own, among two thousand others."""
+def test_drift_of_a_small_segment_is_detected() -> None:
+    """Forty users of a new country with unusual ages drift among two thousand others that do not."""
     monitor = monitor_of(segments=("NL", "NO"))
     rng = np.random.default_rng(2)
     feed(monitor, [{"age": age, "country": "NL"} for age in rng.normal(40, 10, 2000).tolist()])
@@ -66,8 +66,8 @@ def test_a_new_segment_is_seen_although_the_whole_looks_fine() -> None:
     assert np.isnan(rest)
 
 
-def test_the_whole_is_the_same_with_and_without_segments() -> None:
-    """Counting by segment changes nothing of the windows of all events together."""
+def test_segments_do_not_change_the_overall_windows() -> None:
+    """Counting by segment changes nothing in the windows of all events together."""
     rng = np.random.default_rng(3)
     inputs = [
         {"age": age, "country": country, "more": 1}
@@ -82,8 +82,8 @@ def test_the_whole_is_the_same_with_and_without_segments() -> None:
     assert (cut.observed == plain.observed).all()
 
 
-def test_segments_forget_and_stay_within_their_memory() -> None:
-    """A segment's divergence is that of the longest window; its ring has 61 rows of a count a segment and bin."""
+def test_segments_expire_and_are_limited() -> None:
+    """A segment's divergence is that of the longest window; its ring has 61 rows of a count per segment and bin."""
     monitor = monitor_of(segments=("NL",))
     assert monitor.binner is not None
     for hour in range(30):
@@ -94,7 +94,7 @@ def test_segments_forget_and_stay_within_their_memory() -> None:
 
 
 def test_counters_by_segment_add_up() -> None:
-    """Attempts, confident predictions and corrections land in the event's segment, the rest in other."""
+    """Attempts, confident predictions and corrections count in the event's segment, or in other."""
     monitor = monitor_of(segments=("NL", "DE"))
     feed(monitor, [{"country": "NL"}, {"country": "DE"}, {"country": "DE"}, {"country": "XX"}, {}], confidence=0.9)
     feed(monitor, [{"country": "NL"}], confidence=0.1)
@@ -119,8 +119,8 @@ def config_with(**settings: Any) -> dict[str, Any]:
         ({"segment_by": "country", "profile": None}, "needs a profile, which has the categories"),
     ],
 )
-def test_segments_of_what_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    """Only a categorical input of the profile that may be shown has segments; the message says what is wrong."""
+def test_invalid_segments_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    """Only a categorical, unredacted input of the profile can have segments; the message has the reason."""
     with pytest.raises(ConfigError) as error:
         load_monitors(write_config(tmp_path, config_with(**settings)))
     assert "models[0].segment_by: " in str(error.value)
@@ -128,7 +128,7 @@ def test_segments_of_what_cannot_be_are_refused(tmp_path: Path, settings: dict[s
 
 
 def test_a_correction_finds_its_segment_after_a_restart(tmp_path: Path) -> None:
-    """A prediction says its segment on disk, even where inputs are not kept; a late correction counts for it."""
+    """A stored prediction has its segment, even if its inputs are not stored; a late correction counts in it."""
     config = {**CONFIG, "store": {"inputs": "none"}}
     write_config(tmp_path, config)
     server = Served(tmp_path).start()

@@ -80,7 +80,7 @@ def saved(store: Store) -> list[tuple[str, str]]:
         return sorted(map(tuple, connection.execute(sa.select(windows.c.model, windows.c.version)).all()))
 
 
-def test_a_deploy_does_not_blind_the_monitor(any_store: Store) -> None:
+def test_a_restart_keeps_every_gauge(any_store: Store) -> None:
     """Every gauge of every window is the same before and after, on a machine with another uptime."""
     before = monitors_of()
     for second in range(0, 5000, 250):
@@ -105,7 +105,7 @@ def test_a_deploy_does_not_blind_the_monitor(any_store: Store) -> None:
     st.floats(0, 1e6),
 )
 def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, float]], start: float) -> None:
-    """Idle hours, midnights, restarts and stepped clocks: a window holds what its own time says."""
+    """Across pauses, midnights, restarts and clock steps a window contains what its own time says."""
     now, wall, elapsed = start, WALL, 0.0  # elapsed: time as the windows see it
     monitors, times = monitors_of(windows=("5m", "1h", "24h")), []
     feed(monitors, "1", now)
@@ -133,8 +133,8 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
             )
 
 
-def test_a_clock_that_went_back_resurrects_nothing(store: Store) -> None:
-    """Saved at nine, restarted when the clock says eight: the values are as old as at nine, and age from there on."""
+def test_a_clock_step_back_restores_no_expired_values(store: Store) -> None:
+    """Saved at nine and restarted when the clock says eight, values have the age they had at nine, and grow older."""
     before = monitors_of()
     feed(before, "1", 100.0, times=5)
     SnapshotSaver(store, lambda: before).save(200.0, WALL)
@@ -147,8 +147,8 @@ def test_a_clock_that_went_back_resurrects_nothing(store: Store) -> None:
     assert counted(after, 50.0 + 3600) == {"1": {"1h": 1}}
 
 
-def test_what_grew_old_while_the_process_was_away_is_gone(store: Store) -> None:
-    """After half an hour the short window is empty, after days the version is not made at all."""
+def test_values_expire_while_the_process_is_down(store: Store) -> None:
+    """After half an hour the short window is empty; after days the version is not restored."""
     before = monitors_of()
     feed(before, "1", 100.0, times=5)
     SnapshotSaver(store, lambda: before).save(100.0, WALL)
@@ -159,8 +159,8 @@ def test_what_grew_old_while_the_process_was_away_is_gone(store: Store) -> None:
     assert counted(later, 9.0) == {}
 
 
-def test_a_new_version_starts_empty_and_old_ones_keep_their_place(store: Store) -> None:
-    """Past the cap the last used are restored, other among them; a new version has no past."""
+def test_a_new_version_starts_empty_beside_restored_ones(store: Store) -> None:
+    """Beyond the limit the most recently used versions are restored, including other; a new version has no past."""
     before = monitors_of(max_versions=3)
     for number in range(5):
         feed(before, f"v{number}", 100.0 + number)
@@ -187,7 +187,7 @@ def test_a_new_version_starts_empty_and_old_ones_keep_their_place(store: Store) 
     ids=["profile", "length", "spelling", "segments", "no segments", "no profile", "another model"],
 )
 def test_windows_of_another_profile_or_other_lengths_start_empty(store: Store, other: MonitorRegistry) -> None:
-    """What does not mean the same is not taken over."""
+    """Snapshots with another meaning are not restored."""
     before = monitors_of()
     feed(before, "1", 100.0)
     SnapshotSaver(store, lambda: before).save(100.0, WALL)
@@ -196,7 +196,7 @@ def test_windows_of_another_profile_or_other_lengths_start_empty(store: Store, o
 
 
 def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
-    """Only what decides the meaning of a count matters."""
+    """Settings that do not change the meaning of counts keep the windows."""
     before, after = monitors_of(), monitors_of(alerts={"ModelLatencyHigh": 2.0}, max_versions=3)
     feed(before, "1", 100.0)
     SnapshotSaver(store, lambda: before).save(100.0, WALL)
@@ -230,8 +230,8 @@ def damaged() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", damaged())
-def test_a_damaged_snapshot_is_a_line_in_the_log(store: Store, caplog: pytest.LogCaptureFixture, kind: str) -> None:
-    """Whatever is wrong with it, the version starts empty, the others do not, and the log says so."""
+def test_a_damaged_snapshot_is_logged_and_skipped(store: Store, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """Whatever the damage, the version starts empty, the others do not, and the log has a warning."""
     before = monitors_of()
     feed(before, "good", 100.0)
     SnapshotSaver(store, lambda: before).save(100.0, WALL)
@@ -245,8 +245,8 @@ def test_a_damaged_snapshot_is_a_line_in_the_log(store: Store, caplog: pytest.Lo
     assert "windows of model 'm' version '1' start empty: the snapshot is damaged: " in caplog.text
 
 
-def test_the_store_holds_what_lives_and_no_more(any_store: Store) -> None:
-    """Only versions that changed are written again; those that are no more are deleted; a huge one is not kept."""
+def test_the_store_has_snapshots_of_current_versions_only(any_store: Store) -> None:
+    """Only changed versions are written again; removed ones are deleted; a huge one is not stored."""
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
     feed(monitors, "2", 100.0)
@@ -278,8 +278,8 @@ def test_a_snapshot_is_small() -> None:
     assert len(encode(monitor, 48 * 3600.0, WALL)) < 8 * 2**20
 
 
-def test_windows_are_kept_while_the_process_lives(store: Store) -> None:
-    """What a killed process leaves is not older than the time between two snapshots."""
+def test_snapshots_are_saved_periodically(store: Store) -> None:
+    """After a kill the snapshot is not older than the time between two of them."""
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
     saver = SnapshotSaver(store, lambda: monitors, seconds=0.02)
@@ -290,8 +290,8 @@ def test_windows_are_kept_while_the_process_lives(store: Store) -> None:
     assert saved(store) == [("m", "1"), ("m", "2")]
 
 
-def test_a_restarted_exporter_goes_on(tmp_path: Path) -> None:
-    """The gauges are there at the first scrape after a restart, before any event; counters begin at zero."""
+def test_a_restarted_exporter_restores_its_gauges(tmp_path: Path) -> None:
+    """The gauges are there at the first scrape after a restart, before any event; counters start at zero."""
     write_config(tmp_path)
     server = Served(tmp_path).start()
     try:

@@ -14,7 +14,7 @@ def total(ring: Ring, now: float, skip: float = 0.0) -> float:
     return float(ring.total(now, skip)[0])
 
 
-def test_a_window_forgets_what_is_older_than_itself():
+def test_a_window_expires_its_values():
     """A value counts until between 59/60 and 60/60 of the window have passed."""
     ring = Ring(300, 1)
     ring.add(1000.0, ONE)
@@ -24,7 +24,7 @@ def test_a_window_forgets_what_is_older_than_itself():
 
 
 def test_the_boundary_of_a_sub_window_belongs_to_the_later_one():
-    """At the very boundary of a sub-window the row is a new one, and leaves one step later."""
+    """A value exactly at the boundary of a sub-window is in the new row, and expires one step later."""
     ring = Ring(60, 1)
     ring.add(9.999, ONE)
     ring.add(10.0, ONE * 10)
@@ -34,7 +34,7 @@ def test_the_boundary_of_a_sub_window_belongs_to_the_later_one():
 
 
 def test_idle_hours_need_no_clearing():
-    """After a pause of many windows, nothing old is counted, and what comes is."""
+    """After a pause of many windows no old value is counted, and new ones are."""
     ring = Ring(60, 1, minima=1)
     ring.add(5.0, ONE * 7, np.array([-3.0]))
     assert total(ring, 5.0 + 86400 * 30) == 0
@@ -43,16 +43,16 @@ def test_idle_hours_need_no_clearing():
     assert ring.minima(5.0 + 61 * 60).tolist() == [2.0]
 
 
-def test_many_laps_hold_a_steady_sum():
-    """One value a sub-window is always 60 in a full window, over many laps of the ring."""
+def test_many_turns_keep_the_sum():
+    """With one value per sub-window a full window always has 60, over many turns of the ring."""
     ring = Ring(60, 1)
     for second in range(1000):
         ring.add(second + 0.5, ONE)
         assert total(ring, second + 0.5) == min(second + 1, SLOTS)
 
 
-def test_minima_leave_with_their_window():
-    """The minimum is that of the values in the window, infinite when there are none."""
+def test_minima_expire_with_their_window():
+    """The minimum is that of the values in the window, infinite if there are none."""
     ring = Ring(60, 1, minima=2)
     assert ring.minima(0.0).tolist() == [np.inf, np.inf]
     ring.add(0.0, ONE, np.array([-5.0, np.inf]))
@@ -65,7 +65,7 @@ def test_minima_leave_with_their_window():
 
 
 def test_a_ring_starts_at_any_monotonic_time():
-    """Neither an uptime of zero nor one of years matters."""
+    """A ring works from an uptime of zero and of years."""
     for start in (0.0, 1e-3, 1e9):
         ring = Ring(10, 1)
         assert total(ring, start) == 0
@@ -74,8 +74,8 @@ def test_a_ring_starts_at_any_monotonic_time():
         assert total(ring, start + 10) == 0
 
 
-def test_the_window_before_is_next_to_the_window():
-    """With a reach of two, what leaves the window is in the one before it, then in none."""
+def test_the_previous_window_is_adjacent():
+    """With a reach of two, values that leave the window are in the previous one, then in none."""
     ring = Ring(60, 1, reach=2)
     ring.add(1000.2, ONE)
     totals = [(total(ring, now), total(ring, now, skip=60)) for now in (1000.2, 1059.9, 1060.0, 1119.9, 1120.0)]
@@ -88,8 +88,8 @@ def test_the_window_before_is_next_to_the_window():
     st.floats(0, 1e6),
     st.lists(st.floats(0, 2), min_size=1, max_size=20),
 )
-def test_the_window_before_shares_nothing_with_the_window(lengths, start, times):
-    """No value is both in a window and in the longest window before it, and a full one lies there."""
+def test_the_previous_window_does_not_overlap(lengths, start, times):
+    """No value is both in a window and in the longest window before it."""
     short, longest = lengths
     near, far = Ring(short, 1), Ring(longest, 1, reach=2)
     now = start + 3 * longest
@@ -106,7 +106,7 @@ def test_the_window_before_shares_nothing_with_the_window(lengths, start, times)
 
 @pytest.mark.parametrize(("seconds", "reach"), [(300, 1), (3600, 2)])
 def test_memory_does_not_grow(seconds, reach):
-    """A ring has 60 rows a window and one more, whatever the traffic."""
+    """A ring has 60 rows per window and one more, whatever the traffic."""
     ring = Ring(seconds, 5, 2, reach)
     for second in range(0, 5 * seconds, 7):
         ring.add(float(second), np.ones(5), np.ones(2))

@@ -54,7 +54,7 @@ def write(folder: Path, kind: str, photos: bool = False) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "npz", "jsonl", "ndjson"])
 def test_all_formats_give_the_same_profile(tmp_path, kind):
-    """The same data gives the same profile as CSV, to the last digit, in each format."""
+    """The same data in each format gives the same profile as CSV, to the last digit."""
     expected = build_file(write(tmp_path, "csv"), prediction_column="predicted")
     assert build_file(write(tmp_path, kind), prediction_column="predicted") == expected
     assert expected.inputs == {"age": "numeric", "income": "numeric", "country": "categorical"}
@@ -85,7 +85,7 @@ def test_the_profile_is_that_of_the_data(tmp_path):
 
 
 def test_training_data_sent_as_requests_does_not_drift(tmp_path):
-    """Rows of the training file, as a client would send them, score next to nothing and are never unseen."""
+    """Rows of the training file, sent as by a client, have a score near zero and are never unseen."""
     path = write(tmp_path, "jsonl", photos=True)
     binner = Binner(build_file(path, prediction_column="predicted"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -98,7 +98,7 @@ def test_training_data_sent_as_requests_does_not_drift(tmp_path):
 
 
 def test_types_can_be_given(tmp_path):
-    """A code that looks like a number is a category where the caller says so."""
+    """A code that looks like a number is a category if the type is given."""
     path = tmp_path / "a.csv"
     path.write_text("code,flag\n3,true\n3,false\n7,true\n")
     profile = build_file(path, types={"code": "categorical"})
@@ -179,8 +179,8 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), MISTAKES)
-def test_a_file_that_cannot_be_profiled_says_why(tmp_path, name, content, message):
-    """Each mistake gives one line that names the file and what is wrong with it."""
+def test_a_file_that_cannot_be_profiled_is_an_error(tmp_path, name, content, message):
+    """Each error is one line that names the file and the cause."""
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -212,8 +212,8 @@ def test_a_broken_file_is_refused(tmp_path, name, content):
         ({"types": {"country": "image"}}, 'FILE: no value of the column "country" is an image'),
     ],
 )
-def test_a_wrong_option_says_what_would_be_right(tmp_path, options, message):
-    """A column that is not there, or a type that cannot be, is named with what was probably meant."""
+def test_invalid_options_are_explained(tmp_path, options, message):
+    """A missing column, or an impossible type, is named with a suggestion."""
     path = tmp_path / "a.csv"
     path.write_text("age,country\n3,NL\n")
     with pytest.raises(ProfileError) as error:
@@ -231,7 +231,7 @@ def lines(path: Path, rows: list[dict[str, object]]) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
 def test_batches_change_nothing(tmp_path, kind):
-    """A file read in many batches gives the profile of a file read at once, and says how far it is."""
+    """A file read in many batches gives the profile of a single read, and reports its progress."""
     path = write(tmp_path, kind, photos=kind in {"npz", "jsonl"})
     options = Options(prediction_column="predicted")
     progress = []
@@ -246,7 +246,7 @@ def test_batches_change_nothing(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
 def test_data_that_do_not_fit_are_counted_exactly(tmp_path, kind):
-    """Where distinct values are more than are held at once, a further pass counts: the same in each format."""
+    """With more distinct values than fit in memory, a further pass counts exactly, in each format."""
     path = write(tmp_path, kind)
     profile = build(FileSource(path, block=2000), Options(exact=100, bins=5))
     income = np.sort(INCOME[np.isfinite(INCOME)])
@@ -259,8 +259,8 @@ def test_data_that_do_not_fit_are_counted_exactly(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npz"])
-def test_a_column_that_can_be_read_alone_is_binned_exactly_where_it_fits(tmp_path, kind):
-    """Columns of numbers are read one at a time: those that fit alone need no sketch, however many there are."""
+def test_columns_that_are_read_alone_are_binned_exactly(tmp_path, kind):
+    """Numeric columns are read one at a time: those that fit alone need no sketch, however many there are."""
     rng = np.random.default_rng(3)
     columns = {
         "plain": rng.normal(size=12_000),
@@ -284,8 +284,8 @@ def test_a_column_that_can_be_read_alone_is_binned_exactly_where_it_fits(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npz"])
-def test_columns_that_nobody_looks_at_are_left_out(tmp_path, kind):
-    """Some columns of a file are what they are among all; of none of them only the rows are told."""
+def test_unselected_columns_are_not_read(tmp_path, kind):
+    """Selected columns are the same as among all; without any only the rows are counted."""
     source = FileSource(write(tmp_path, kind), block=2000)
     all_batches = list(source.batches())
     some = list(source.batches({"income", "country"}))
@@ -301,7 +301,7 @@ def test_columns_that_nobody_looks_at_are_left_out(tmp_path, kind):
 
 
 def test_a_csv_column_is_of_one_type_to_its_last_row(tmp_path):
-    """A column whose first text comes late is text from its first row; spaces around numbers mean nothing."""
+    """A column with a late text is text from its first row; spaces around numbers are ignored."""
     path = tmp_path / "a.csv"
     path.write_text("code,flag,size\n" + "7,true, 1.5\n" * 2000 + "x7,false,2 \n,,\n")
     profile = build(FileSource(path, block=200), Options())
@@ -320,7 +320,7 @@ def test_long_and_broken_rows_of_csv(tmp_path):
     assert feature.counts == (500, 1, 0, 0)
 
 
-def test_columns_that_come_late_are_missing_before(tmp_path):
+def test_late_columns_are_missing_in_earlier_rows(tmp_path):
     """A key that only later rows have is a column, missing in the rows before."""
     path = lines(tmp_path / "a.jsonl", [{"a": 1}] * 300 + [{"a": 1, "b": 2}] * 100)
     profile = build(FileSource(path, block=500), Options())
@@ -348,13 +348,13 @@ def test_columns_that_come_late_are_missing_before(tmp_path):
     ],
 )
 def test_types_are_inferred(tmp_path, values, kind):
-    """Each column gets the type that its values say."""
+    """Each column gets the type of its values."""
     path = lines(tmp_path / "a.jsonl", [{"x": value} for value in values])
     assert build_file(path).inputs == {"x": kind}
 
 
-def test_moments_of_parquet_and_npz_are_timestamps(tmp_path):
-    """Dates and times of Parquet and NPZ give what their RFC 3339 strings give in CSV."""
+def test_times_of_parquet_and_npz_are_timestamps(tmp_path):
+    """Dates and times of Parquet and NPZ give the same as their RFC 3339 strings in CSV."""
     moments = np.datetime64("2026-01-01T12:00:00") + np.arange(50) * np.timedelta64(3601, "s")
     seen = [int(moment.astype("datetime64[s]").astype(int)) + 60 for moment in moments]
     parquet.write_table(pa.table({"when": moments, "seen": seen}), tmp_path / "a.parquet")
@@ -366,8 +366,8 @@ def test_moments_of_parquet_and_npz_are_timestamps(tmp_path):
     assert made[0].features["when.age_seconds"].edges[0] == made[0].features["when.age_seconds"].max == 60
 
 
-def test_matrices_are_embeddings_where_that_is_said(tmp_path):
-    """A two-dimensional array is an embedding where its type is given, as lists of JSON lines are unsaid."""
+def test_matrices_are_embeddings_if_the_type_is_given(tmp_path):
+    """A two-dimensional array is an embedding if its type is given, as lists of JSON lines are without."""
     vectors = RNG.normal(size=(60, 3))
     np.savez(tmp_path / "a.npz", v=vectors)
     lines(tmp_path / "a.jsonl", [{"v": vector} for vector in vectors.tolist()])
@@ -381,8 +381,8 @@ def test_arrays_of_any_order(tmp_path):
     assert build_file(tmp_path / "a.npz", name="p") == build_file(tmp_path / "b.npz", name="p")
 
 
-def test_odd_columns(tmp_path):
-    """Constant, missing, infinite, huge, tiny and whole-number columns all have bins, and nothing is lost."""
+def test_unusual_columns(tmp_path):
+    """Constant, missing, infinite, huge, tiny and integer columns all have bins, and no value is lost."""
     columns = {
         "constant": np.full(100, 3.0),
         "missing": np.full(100, np.nan),
@@ -420,14 +420,14 @@ def test_confidence_has_bins_and_is_no_feature(tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "embedding", "timestamp"])
 def test_a_type_that_no_value_has_is_refused(tmp_path, kind):
-    """A type that none of the column's values can be of is a mistake, and said to be one."""
+    """A given type that none of the column's values can have is an error."""
     path = lines(tmp_path / "a.jsonl", [{"x": True}] * 3)
     with pytest.raises(ProfileError, match=r'no value of the column "x" is an? '):
         build_file(path, types={"x": kind})
 
 
-def test_a_mistake_far_down_is_placed(tmp_path):
-    """A line that is no JSON is refused with its number."""
+def test_an_invalid_line_is_numbered(tmp_path):
+    """A line that is not JSON is refused with its number."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n' * 500 + '{"a": \n')
     with pytest.raises(ProfileError, match="is not JSONL: row 501: "):
@@ -448,14 +448,14 @@ def test_single_precision_training_and_double_live_values_are_the_same(tmp_path)
 
 
 def test_two_features_of_one_name_are_refused(tmp_path):
-    """A column that is called like a statistic of another is named, and not overwritten."""
+    """A column named like a statistic of another is refused, not overwritten."""
     path = lines(tmp_path / "a.jsonl", [{"t": "2026-01-01", "t.hour": n} for n in range(9)])
     with pytest.raises(ProfileError, match=r'two features are called "t.hour"; rename or ignore a column'):
         build_file(path)
 
 
 def test_the_type_of_a_prediction_can_be_given(tmp_path):
-    """Few whole numbers are classes, unless the caller says that they are numbers."""
+    """A few integers are classes, unless the type is given as numeric."""
     path = lines(tmp_path / "a.jsonl", [{"x": 1, "p": n % 3} for n in range(30)])
     assert build_file(path, prediction_column="p").prediction.categories == ("0", "1", "2")
     assert build_file(path, prediction_column="p", types={"p": "numeric"}).prediction.mean == 1
@@ -478,8 +478,8 @@ def profiled(path: Path, text: str, **options: object):
 
 
 @pytest.mark.parametrize("marker", ["NA", "NULL", "nan", "None", "n/a"])
-def test_words_for_nothing_are_missing_among_numbers_and_categories_among_texts(tmp_path, marker):
-    """NA in a column of numbers, truth values or moments is missing; beside texts it is Namibia, or somebody's name."""
+def test_null_markers_are_missing_among_numbers_and_categories_among_texts(tmp_path, marker):
+    """NA in a column of numbers, booleans or times is missing; among texts it is a category."""
     rows = "NL,1,true,2026-01-02\n" * 300 + f"{marker},{marker},{marker},{marker}\n" + "DE,2,false,2026-01-03\n,,,\n"
     profile = profiled(tmp_path / "a.csv", "country,n,b,t\n" + rows)
     assert profile.inputs == {"country": "categorical", "n": "numeric", "b": "boolean", "t": "timestamp"}
@@ -489,15 +489,15 @@ def test_words_for_nothing_are_missing_among_numbers_and_categories_among_texts(
         assert profile.features[name].counts[-2:] == (2, 0)
 
 
-def test_words_for_nothing_alone_are_no_value(tmp_path):
-    """A column of nothing but such words has no value; given as text they are its values."""
+def test_null_markers_alone_are_missing(tmp_path):
+    """A column of only such markers has no value; given as text, they are its values."""
     text = "x\n" + "NA\n" * 50
     assert profiled(tmp_path / "a.csv", text).features["x"].counts == (0, 50, 0)
     assert profiled(tmp_path / "a.csv", text, types={"x": "categorical"}).features["x"].categories == ("NA",)
 
 
 def test_digits_with_a_leading_zero_are_codes(tmp_path):
-    """Whole numbers of which one begins with 0 are categories as they stand; decimals and plain numbers are numbers."""
+    """Integers with leading zeros are unchanged categories; decimals and plain integers are numbers."""
     rows = "12345,0.5,10,00.5\n" * 300 + "01234,0,0,01.5\n"
     profile = profiled(tmp_path / "a.csv", "zip,share,n,padded\n" + rows)
     assert profile.inputs == {"zip": "categorical", "share": "numeric", "n": "numeric", "padded": "numeric"}
@@ -507,16 +507,16 @@ def test_digits_with_a_leading_zero_are_codes(tmp_path):
     assert given.features["n"].categories == ("10", "0")
 
 
-def test_a_column_given_as_categories_is_read_as_it_stands(tmp_path):
-    """Nothing of a code is lost where its column is said to be categorical."""
+def test_a_column_given_as_categories_is_read_verbatim(tmp_path):
+    """A column given as categorical keeps its codes unchanged."""
     profile = profiled(tmp_path / "a.csv", "zip\n01234\n1e5\n1.10\n NA\n\n01234\n", types={"zip": "categorical"})
     assert dict(zip(profile.features["zip"].categories, profile.features["zip"].counts, strict=False)) == {
         "01234": 2, "1e5": 1, "1.10": 1, " NA": 1,
     }  # fmt: skip
 
 
-def test_one_wrong_cell_leaves_the_others_what_they_were_said_to_be(tmp_path):
-    """Given as a number, truth value or moment, a cell that is none is invalid, and all others count."""
+def test_an_invalid_cell_does_not_change_the_type(tmp_path):
+    """In a column given as numeric, boolean or time, an invalid cell is counted as such, and all others by the type."""
     rows = (
         "".join(f"{n},true,2026-01-02,{n / 1000}\n" for n in range(300)) + "?,?,?,?\n +5 ,FALSE,1767312000,1\nNA,,,\n"
     )

@@ -53,7 +53,7 @@ def drift(binner: Binner, columns: Columns) -> tuple[float, float]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [30, 300])
 def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str, rows: int) -> None:
-    """Of 600 windows without drift at most 18 pass: 3 %, where 1 % is aimed at."""
+    """Of 600 windows without drift at most 18 exceed the noise floor: 3 %, for a target of 1 %."""
     rng = np.random.default_rng(10)
     passed = 0
     for _ in range(6):
@@ -64,8 +64,8 @@ def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(shape: str) -> None:
-    """One column in another order: every window of 200 shows it, in the gauges of a monitor too."""
+def test_shuffled_rows_are_detected(shape: str) -> None:
+    """With one column in another order every window of 200 exceeds the floor, in the gauges of a monitor too."""
     rng = np.random.default_rng(11)
     binner = Binner(profile_of(draw(rng, 3000, shape)))
     for _ in range(20):
@@ -90,8 +90,8 @@ def test_a_join_that_mixes_rows_up_is_seen_though_each_feature_looks_the_same(sh
     ],
     ids=["shifted", "far down", "feet", "one stuck", "a third missing"],
 )
-def test_features_that_drift_alone_do_not_go_together_differently(change: Any) -> None:
-    """A move, another unit, a stuck sensor, missing values: at most 2 of 40 windows of 300 pass the floor."""
+def test_drift_of_single_features_is_not_correlation_drift(change: Any) -> None:
+    """A shift, another unit, a stuck sensor, missing values: at most 2 of 40 windows of 300 exceed the floor."""
     rng = np.random.default_rng(12)
     binner = Binner(profile_of(draw(rng, 3000)))
     passed = 0
@@ -102,8 +102,8 @@ def test_features_that_drift_alone_do_not_go_together_differently(change: Any) -
     assert passed <= 2
 
 
-def test_features_that_copy_each_other_disturb_nothing() -> None:
-    """Exact copies have no inverse correlation; the score stays small, and falls out when a copy breaks."""
+def test_copied_features_keep_the_score_small() -> None:
+    """Exact copies have no inverse correlation; the score stays small, and is absent when a copy breaks."""
     rng = np.random.default_rng(13)
 
     def copied(rows: int) -> Columns:
@@ -120,8 +120,8 @@ def test_features_that_copy_each_other_disturb_nothing() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
-def test_how_data_are_cut_does_not_matter(sizes: list[int], seed: int) -> None:
-    """Training in chunks, and a window in batches, give what the whole gives."""
+def test_chunks_and_batches_do_not_matter(sizes: list[int], seed: int) -> None:
+    """Training in chunks, and a window in batches, give the same as all at once."""
     rng = np.random.default_rng(seed)
     columns = draw(rng, 400 + sum(sizes), "log-normal")
     profile = profile_of(columns)
@@ -137,8 +137,8 @@ def test_how_data_are_cut_does_not_matter(sizes: list[int], seed: int) -> None:
     assert chunked.scale == pytest.approx(expected.scale, abs=2e-4)
 
 
-def test_what_cannot_be_compared_is_left_out() -> None:
-    """Constant, empty, often missing and nearly constant columns are not compared; at most 32 are; one is none."""
+def test_unsuitable_columns_are_left_out() -> None:
+    """Constant, empty, often missing and nearly constant columns are left out; two to 32 columns are compared."""
     rng = np.random.default_rng(14)
     columns = draw(rng, 1000)
     extra = {
@@ -161,7 +161,7 @@ def test_what_cannot_be_compared_is_left_out() -> None:
 
 
 def test_a_redacted_feature_is_not_compared() -> None:
-    """Without it the others are compared as before."""
+    """Without a redacted feature the others are compared as before."""
     rng = np.random.default_rng(15)
     profile = profile_of(draw(rng, 2000))
     binner = Binner(profile, ["b"])
@@ -172,8 +172,8 @@ def test_a_redacted_feature_is_not_compared() -> None:
     assert Binner(profile, ["a", "b", "c"]).copula is None
 
 
-def test_wild_values_are_bounded_and_few_rows_say_nothing() -> None:
-    """The largest floats, infinities and a window of one row make no warning and no nonsense."""
+def test_extreme_values_and_few_rows_raise_nothing() -> None:
+    """The largest floats, infinities and a window of one row cause no warning and no invalid score."""
     rng = np.random.default_rng(16)
     binner = Binner(profile_of(draw(rng, 500)))
     columns = draw(rng, 50)
@@ -184,8 +184,8 @@ def test_wild_values_are_bounded_and_few_rows_say_nothing() -> None:
     assert np.isnan(drift(binner, {name: values[:0] for name, values in columns.items()})).all()
 
 
-def test_a_profile_keeps_what_goes_together(tmp_path: Path) -> None:
-    """Saved and read again it is the same; one without it is as before, its hash too."""
+def test_a_profile_keeps_its_correlation(tmp_path: Path) -> None:
+    """A saved correlation is read back unchanged; a profile without one is as before, including its hash."""
     profile = profile_of(draw(np.random.default_rng(17), 300))
     save(profile, tmp_path / "p.json")
     assert load(tmp_path / "p.json").correlation == profile.correlation
@@ -205,8 +205,8 @@ def test_a_profile_keeps_what_goes_together(tmp_path: Path) -> None:
         ({"features": ("a",), "values": ()}, "correlation: expected at least two features"),
     ],
 )
-def test_a_correlation_that_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str) -> None:
-    """A profile that does not agree with itself is refused with what is wrong."""
+def test_an_inconsistent_correlation_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    """An inconsistent profile is refused with the reason."""
     profile = profile_of(draw(np.random.default_rng(18), 300))
     assert isinstance(profile.correlation, Correlation)
     wrong = msgspec.structs.replace(profile.correlation, **change)

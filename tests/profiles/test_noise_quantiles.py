@@ -36,7 +36,7 @@ def floors(binner: Binner) -> list[float]:
 
 
 def test_an_older_profile_is_read_and_has_the_same_noise_floors():
-    """A profile without quantiles keeps its hash, and its floors are those of the version that wrote it."""
+    """A profile without quantiles keeps its hash, and its noise floors equal those of the version that wrote it."""
     profile = load(OLD_PROFILE)
     assert profile.noise_quantiles is msgspec.UNSET
     assert profile.hash == profile.digest() == OLD_HASH
@@ -60,7 +60,7 @@ def test_saving_adds_the_quantiles_and_keeps_the_hash(tmp_path):
 
 
 def test_a_removed_quantile_is_computed_again(tmp_path):
-    """A profile that was edited by hand has no gap in its noise floors."""
+    """A profile that was edited by hand has all its noise floors."""
     save(load(OLD_PROFILE), tmp_path / "new.json")
     document = json.loads((tmp_path / "new.json").read_text())
     del document["noise_quantiles"]["12"]
@@ -91,7 +91,7 @@ def loads_scipy(folder: Path) -> bool:
 
 
 def test_serving_imports_no_scipy(tmp_path):
-    """A server of a profile that has its quantiles never imports scipy; with an older profile it does, once."""
+    """A server of a profile with quantiles never imports scipy; with an older profile it does."""
     save(load(OLD_PROFILE), tmp_path / "credit.json")
     assert not loads_scipy(tmp_path)
     shutil.copy(OLD_PROFILE, tmp_path / "credit.json")
@@ -99,7 +99,7 @@ def test_serving_imports_no_scipy(tmp_path):
 
 
 def test_checking_a_configuration_imports_no_scipy(tmp_path):
-    """Nothing that reads profiles imports scipy as long as these have their quantiles."""
+    """Commands that read profiles do not import scipy if the profiles have quantiles."""
     save(load(OLD_PROFILE), tmp_path / "credit.json")
     (tmp_path / "exporter.yml").write_text("models: [{name: credit, profile: credit.json}]\n")
     code = "import sys; from exporter.cli import main; main(sys.argv[1:]); assert 'scipy' not in sys.modules"

@@ -48,8 +48,8 @@ def refusal(path: Path) -> str:
     return str(error.value).replace(str(path), "FILE")
 
 
-def test_a_saved_profile_is_read_as_it_was(path):
-    """Everything comes back to the last bit, with the time of its making and its hash; no partial file stays."""
+def test_a_saved_profile_is_read_back_exactly(path):
+    """Every bit is restored, with the creation time and the hash; no partial file remains."""
     loaded = load(path)
     made = example()
     assert (loaded.inputs, loaded.features, loaded.prediction) == (made.inputs, made.features, made.prediction)
@@ -69,32 +69,32 @@ def test_a_profile_is_readable_json(path):
 
 
 def test_whitespace_is_no_change(path):
-    """A profile that was only indented otherwise is the same profile."""
+    """A profile with different indentation is the same profile."""
     path.write_text(json.dumps(json.loads(path.read_text())))
     assert load(path).name == "credit"
 
 
 def test_a_changed_profile_is_refused(path):
-    """One changed count is found by the hash, and the message says what to do."""
+    """The hash detects one changed count, and the message has instructions."""
     edit(path, '"rows": 102', '"rows": 103')
     assert refusal(path) == "FILE: was changed after it was made: its hash differs; make it again, or drop the hash"
 
 
-def test_a_profile_whose_hash_was_dropped_is_read(path):
-    """Who changes a profile on purpose drops its hash."""
+def test_a_profile_without_a_hash_is_read(path):
+    """A profile that was changed on purpose is read once its hash is removed."""
     edit(path, '"rows": 102', '"rows": 103', keep_hash=False)
     assert load(path).rows == 103
 
 
 def test_a_missing_profile(tmp_path):
-    """A file that is not there is named."""
+    """A missing file is named."""
     assert refusal(tmp_path / "no.json") == "FILE: cannot be read: No such file or directory"
     assert refusal(tmp_path) == "FILE: cannot be read: Is a directory"
 
 
 @pytest.mark.parametrize("content", [b"", b"name,age\na,3\n", b"{", b'"\xff"', b"[" * 5000, b'{"format": NaN}'])
-def test_what_is_not_json_is_no_profile(tmp_path, content):
-    """A file that is something else is refused with the command that would make the right one."""
+def test_a_file_that_is_not_json_is_refused(tmp_path, content):
+    """Any other file is refused with the command that creates a profile."""
     path = tmp_path / "x.json"
     path.write_bytes(content)
     assert refusal(path) == "FILE: is not a profile: expected the JSON that 'model-exporter profile' writes"
@@ -109,8 +109,8 @@ def test_what_is_not_json_is_no_profile(tmp_path, content):
         ('{"format": 7}', "its format is 7"),
     ],
 )
-def test_a_foreign_file_or_another_version_is_refused(tmp_path, content, found):
-    """JSON without our format, or of another version of it, is refused with both."""
+def test_another_format_or_version_is_refused(tmp_path, content, found):
+    """JSON without the profile format, or of another version, is refused with both."""
     path = tmp_path / "x.json"
     path.write_text(content)
     message = f'FILE: is not a profile that this version reads: {found}, expected "model-exporter-profile/1"'
@@ -145,14 +145,14 @@ def test_a_foreign_file_or_another_version_is_refused(tmp_path, content, found):
         ),
     ],
 )  # fmt: skip
-def test_a_profile_that_does_not_agree_with_itself_is_refused(path, old, new, message):
-    """A hand-made mistake in a profile without a hash is found when it is read, not when a request comes."""
+def test_an_inconsistent_profile_is_refused(path, old, new, message):
+    """An error in an edited profile without a hash is found on reading, not at a request."""
     edit(path, old, new, keep_hash=False)
     assert refusal(path) == message
 
 
 def test_negative_counts_are_refused(path):
-    """No bin can hold fewer than no values."""
+    """A count below zero is refused."""
     document = json.loads(path.read_text())
     document["prediction"]["counts"][0] = -1
     path.write_text(json.dumps({**document, "hash": ""}))
@@ -161,8 +161,8 @@ def test_negative_counts_are_refused(path):
     )
 
 
-def test_counts_beyond_reason_are_refused(path):
-    """More values than a float can count would leave no share between 0 and 1."""
+def test_counts_beyond_the_float_range_are_refused(path):
+    """Counts that a float cannot represent would leave no share between 0 and 1."""
     document = json.loads(path.read_text())
     document["prediction"]["counts"][0] = 10**400
     path.write_text(json.dumps({**document, "hash": ""}))
@@ -170,7 +170,7 @@ def test_counts_beyond_reason_are_refused(path):
 
 
 def test_moments_are_those_of_the_finite_values():
-    """Mean and population deviation leave out what is missing or invalid."""
+    """Mean and population deviation exclude missing and invalid values."""
     values = np.random.default_rng(2).normal(1e9, 1, 5000)
     feature = numeric_feature(np.concatenate([values, [np.nan, np.inf]]))
     assert feature.mean == pytest.approx(values.mean(), rel=1e-15)
@@ -199,8 +199,8 @@ def learned_profile(**changes: object) -> Profile:
     return msgspec.structs.replace(made, **changes)
 
 
-def test_what_was_learned_is_kept(tmp_path):
-    """Word hashes, centroid, directions and the confidence come back as they were, and are under the hash."""
+def test_learned_state_is_restored(tmp_path):
+    """Word hashes, centroid, directions and the confidence are restored, and are part of the hash."""
     save(learned_profile(), tmp_path / "p.json")
     loaded = load(tmp_path / "p.json")
     assert (loaded.learned, loaded.confidence) == (LEARNED, learned_profile().confidence)
@@ -223,14 +223,14 @@ def test_what_was_learned_is_kept(tmp_path):
          "FILE: features.(confidence).counts: expected 4 counts of at least 0 for 1 edges, got 1"),
     ],
 )  # fmt: skip
-def test_what_was_learned_must_fit(tmp_path, changes, message):
-    """A profile whose learned part belongs to another input is refused when it is read, not when a request comes."""
+def test_learned_state_must_match_the_input(tmp_path, changes, message):
+    """A profile whose learned state belongs to another input is refused on reading, not at a request."""
     save(learned_profile(**changes), tmp_path / "p.json")
     assert refusal(tmp_path / "p.json") == message
 
 
 def test_a_profile_without_the_newer_fields_keeps_its_hash():
-    """Fields that a profile does not use are not in its file: profiles made before they existed stay valid."""
+    """Unused fields are not in the file, so older profiles stay valid."""
     text = msgspec.json.encode(example())
     assert b"confidence" not in text
     assert b"learned" not in text

@@ -43,8 +43,8 @@ def tallied(values: np.ndarray, limit: int, parts: int = 13, bins: int = 20) -> 
     st.lists(st.integers(-3, 3).map(float) | st.floats(width=32), max_size=100),
     st.integers(1, 7),
 )
-def test_what_fits_gives_the_bins_of_the_whole_column(values, parts):
-    """A column in any number of parts gives the very bins, counts and moments that it gives at once."""
+def test_values_that_fit_give_exact_bins(values, parts):
+    """A column in any number of parts gives the same bins, counts and moments as at once."""
     column = np.array(values, dtype=float)
     assert tallied(column, 1000, parts).feature() == numeric_feature(column)
 
@@ -59,7 +59,7 @@ def test_distinct_values_and_values_in_order_give_the_same_bins(name, bins):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_column_that_does_not_fit_has_exact_counts_and_bins_of_nearly_equal_frequency(name):
-    """Past the bound, counts in the bins, extremes and moments are exact, and bins hold what they should."""
+    """Beyond the limit, counts, extremes and moments are exact, and bins have nearly equal shares."""
     values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
     tally = tallied(values, 1000)
     assert not tally.exact
@@ -81,8 +81,8 @@ def test_a_column_that_does_not_fit_has_exact_counts_and_bins_of_nearly_equal_fr
     assert set(edges[:-1][single].tolist()) == heavy
 
 
-def test_a_sketch_knows_ranks_to_its_bound():
-    """Of a quarter of a million values, whatever their order, ranks are right to n·log₂(n/size)/size."""
+def test_rank_errors_are_within_the_bound():
+    """For a quarter of a million values in any order, rank errors are at most n·log₂(n/size)/size."""
     count, size = 250_000, 1024
     bound = math.log2(count / size) / size
     for values in (np.arange(count), np.arange(count)[::-1], np.random.default_rng(3).permutation(count)):
@@ -95,12 +95,12 @@ def test_a_sketch_knows_ranks_to_its_bound():
 
 
 def test_the_same_data_give_the_same_profile():
-    """No chance is in the sketch: twice the same stream gives twice the same bins."""
+    """The sketch is deterministic: the same stream gives the same bins."""
     assert tallied(STREAMS["normal"], 100).feature() == tallied(STREAMS["normal"], 100).feature()
 
 
-def test_many_categories_are_counted_exactly_where_it_matters():
-    """Past the bound the frequent categories are found among many rare ones, and their counts are exact."""
+def test_frequent_categories_are_counted_exactly():
+    """Beyond the limit frequent categories are found among many rare ones, with exact counts."""
     rng = np.random.default_rng(4)
     labels = [f"c{n}" if n < 30 else f"rare{rng.integers(10**6)}" for n in rng.integers(0, 60, 20_000)]
     tally = CategorySketch(20, most=500)
@@ -120,8 +120,8 @@ def test_many_categories_are_counted_exactly_where_it_matters():
     assert len(feature.rare) < 500
 
 
-def test_categories_in_parts_are_those_of_the_whole():
-    """Scalars are spelt as JSON spells them; null and NaN are missing, what is no scalar is invalid."""
+def test_categories_in_parts_are_the_same():
+    """Scalars are written as in JSON; null and NaN are missing, other values are invalid."""
     tally = CategorySketch(50)
     tally.add(["a", 1, True, None])
     tally.add(["a", 1.0, math.nan, [1], {}])
@@ -149,7 +149,7 @@ def test_categories_of_one_type_are_those_of_several(labels, counts, missing, in
 
 
 def test_a_category_of_a_megabyte_is_other():
-    """A category too long for a profile counts in ``other``, and its text is not kept."""
+    """A category too long for a profile counts in ``other``, and its text is not stored."""
     tally = CategorySketch(50)
     tally.add(["x" * 1_000_000, "y" * MAX_CATEGORY])
     feature = tally.feature()

@@ -50,8 +50,8 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_distances_along_the_axis_are_nearly_those_of_the_values(shape: str) -> None:
-    """From 20 bins: KS at most a bin's share below scipy's; Wasserstein exact to 1 % one way, within 20 % both ways."""
+def test_distances_of_bins_approximate_those_of_values(shape: str) -> None:
+    """With 20 bins KS is at most a bin's share below scipy's; Wasserstein is within 1 % one way, 20 % both ways."""
     rng = np.random.default_rng(4)
     training, live = rng.normal(50, 10, 5000), SHAPES[shape](rng, 3000)
     stats = read({"x": training}, columns(x=live))
@@ -62,8 +62,8 @@ def test_distances_along_the_axis_are_nearly_those_of_the_values(shape: str) -> 
     assert statistic - 1 / 20 - 0.01 <= stats.ks[0] <= statistic + 1e-9
 
 
-def test_values_far_out_on_both_sides_are_taken_halfway_to_the_extremes() -> None:
-    """A few values far below and far above: the distance is of the right size, though not exact."""
+def test_outliers_on_both_sides_count_halfway_to_the_extremes() -> None:
+    """With a few values far below and far above, the distance has the right size, though it is not exact."""
     rng = np.random.default_rng(5)
     training = rng.normal(0, 1, 2000)
     live = np.concatenate([rng.normal(0, 1, 1000), rng.uniform(-80, -40, 50), rng.uniform(30, 90, 50)])
@@ -73,8 +73,8 @@ def test_values_far_out_on_both_sides_are_taken_halfway_to_the_extremes() -> Non
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=10, max_size=200), st.lists(st.integers(0, 9), min_size=1, max_size=200))
-def test_where_each_value_has_its_bin_the_distances_are_exact(training: list[int], live: list[int]) -> None:
-    """With a bin for every value, and live values that training saw, KS and Wasserstein are scipy's."""
+def test_with_a_bin_per_value_the_distances_are_exact(training: list[int], live: list[int]) -> None:
+    """With a bin for every value, and live values from training, KS and Wasserstein equal scipy's."""
     live = [value for value in live if value in training] or training[:1]
     stats = read({"x": training}, columns(x=np.array(live, float)), bins=500)
     assert stats.ks[0] == pytest.approx(ks_2samp(training, live, method="asymp").statistic, abs=1e-12)
@@ -88,7 +88,7 @@ def test_where_each_value_has_its_bin_the_distances_are_exact(training: list[int
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from("abcdxy"), min_size=1, max_size=100))
 def test_distances_of_categories_are_those_of_the_smoothed_shares(live: list[str]) -> None:
-    """JS and PSI of categories agree with scipy and with the formula; what needs an order says nothing."""
+    """JS and PSI of categories agree with scipy and with the formula; distances that need an order are absent."""
     training = {"a": 50, "b": 30, "c": 15, "d": 5}
     stats = read({"x": training}, [{"x": value} for value in live])
     r = np.array([50, 30, 15, 5, 0, 0, 0])
@@ -102,7 +102,7 @@ def test_distances_of_categories_are_those_of_the_smoothed_shares(live: list[str
 
 
 def test_a_feature_has_the_same_distances_alone_and_among_others() -> None:
-    """Neighbours of any kind, empty or constant ones too, change nothing of a feature's distances."""
+    """Other features of any type, even empty or constant ones, change nothing in a feature's distances."""
     rng = np.random.default_rng(6)
     training = {
         "none": np.full(900, np.nan),
@@ -120,7 +120,7 @@ def test_a_feature_has_the_same_distances_alone_and_among_others() -> None:
 
 
 def test_distances_of_extreme_numbers_are_finite() -> None:
-    """The largest floats overflow nothing; where no number came, nothing is said of numbers."""
+    """The largest floats do not overflow; without numbers the distances are absent."""
     huge = 1.7e308
     stats = read({"x": [-huge, 0.0, huge], "y": [1.0, 2, 3]}, [{"x": huge, "y": "bad"}, {"x": -huge, "y": None}])
     assert np.isfinite([getattr(stats, field)[0] for field in ALL]).all()
@@ -129,7 +129,7 @@ def test_distances_of_extreme_numbers_are_finite() -> None:
 
 
 def test_distances_are_computed_on_request_only() -> None:
-    """Without the configuration's word, every distance is absent."""
+    """Unless configured, every distance is absent."""
     binner = Binner(Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}))
     monitor = ModelMonitor(ModelConfig("m"), "1", binner)
     monitor.observe([Prediction("m")], [{"x": 3}], 0.0)

@@ -51,15 +51,15 @@ def test_the_divergence_is_the_entropy_of_the_smoothed_shares(pairs):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(COUNT, min_size=3, max_size=30), st.integers(0, 10**6))
 def test_the_divergence_of_the_training_shares_is_zero(training, n):
-    """Live counts in the smoothed training proportions score 0, however many there are; none at all score 0."""
+    """Live counts in the smoothed training proportions score 0, whatever their number, and so do none."""
     reference = reference_of([training])
     assert reference.kl_divergence(reference.probability * n)[0] == pytest.approx(0, abs=1e-13)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(COUNT, min_size=3, max_size=30).filter(any))
-def test_the_training_counts_themselves_score_next_to_nothing(training):
-    """Both sides are smoothed, so the counts of training score at most K/(2N), and nothing where they are many."""
+def test_the_training_counts_score_almost_zero(training):
+    """Both sides are smoothed, so the training counts score at most K/(2N)."""
     rows, prior = sum(training), len(training) / 2
     score = reference_of([training]).kl_divergence(flat([training]))[0]
     assert 0 <= score <= prior / (rows + prior)
@@ -70,7 +70,7 @@ def test_the_training_counts_themselves_score_next_to_nothing(training):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=200), st.randoms(), st.integers(1, 20))
 def test_neither_order_nor_batches_matter(stream, random, batch):
-    """The score of a stream does not depend on its order, nor on how it is cut into batches."""
+    """The score of a stream does not depend on its order or its batches."""
     reference = reference_of([[5, 9, 2, 0, 7, 11, 3, 1, 30, 4]])
     all_counts = np.bincount(stream, minlength=10).astype(float)
     random.shuffle(stream)
@@ -84,7 +84,7 @@ def test_neither_order_nor_batches_matter(stream, random, batch):
     st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=20),
 )
 def test_neither_batches_nor_replicas_matter(values, cuts):
-    """Values cut into batches and dealt out to three replicas add up to the counts, score and floor of one stream."""
+    """Values split into batches and over three replicas add up to the counts, score and floor of one stream."""
     training = numeric_feature(np.random.default_rng(5).normal(size=500))
     binner = Binner(Profile(name="m", rows=500, inputs={"x": "numeric"}, features={"x": training}))
     events = [{"x": value} for value in values]
@@ -106,8 +106,8 @@ WEIGHTS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2
 
 @settings(max_examples=100, deadline=None)
 @given(WEIGHTS)
-def test_many_values_make_the_smoothing_vanish(weights):
-    """At 100,000 training and live values the score is the plain divergence of their shares to 1 %."""
+def test_smoothing_vanishes_with_many_values(weights):
+    """At 100,000 training and live values the score equals the plain divergence of their shares to 1 %."""
     r, c = (np.round(100_000 * side / max(side.sum(), 1)) for side in np.array(weights, dtype=float).T)
     assume(c.sum() > 0)
     plain = entropy(c, r)
@@ -116,7 +116,7 @@ def test_many_values_make_the_smoothing_vanish(weights):
 
 
 def test_a_feature_scores_the_same_alone_and_among_others():
-    """The flat array changes nothing: a feature's score and noise do not depend on its neighbours."""
+    """A feature's score and noise do not depend on its neighbours in the flat array."""
     parts = [[50, 30, 20], [1, 0, 0, 9], [100, 100, 0, 0, 3]]
     live = [[20, 30, 50], [4, 4, 1, 1], [0, 0, 7, 0, 0]]
     together = reference_of(parts)
@@ -137,7 +137,7 @@ def test_windows_are_scored_at_once():
 
 
 def test_the_prior_keeps_few_values_near_no_drift():
-    """One value in a bin that training filled scores below 0.3, a hundred there far above."""
+    """One value in a single training bin scores below 0.3, a hundred far above."""
     reference = reference_of([[500, 300, 200, 0, 0]])
     for index in range(3):
         single, hundred = (reference.kl_divergence(np.eye(5)[index] * n)[0] for n in (1, 100))
@@ -159,14 +159,14 @@ def test_the_noise_floor_is_the_formula(training, n):
         assert noise == pytest.approx((n / (n + m)) ** 2 * quantile / 2 * (1 / n + 1 / rows), rel=1e-9)
 
 
-def test_the_noise_of_nothing_is_zero():
-    """Without observations, or without training rows, there is no floor."""
+def test_without_observations_there_is_no_noise_floor():
+    """Without observations, or without training rows, the floor is zero."""
     assert reference_of([[5, 5, 5]]).noise(np.array([0.0])).tolist() == [0.0]
     assert reference_of([[0, 0, 0]]).noise(np.array([7.0])).tolist() == [0.0]
 
 
-def test_sampling_alone_rarely_passes_the_floor():
-    """Windows without drift pass their noise floor in at most 3.5 %, a shift of one deviation nearly always."""
+def test_windows_without_drift_rarely_exceed_the_floor():
+    """Windows without drift exceed their noise floor in at most 3.5 %, a shift of one deviation nearly always."""
     rng = np.random.default_rng(1)
     edges = np.quantile(rng.normal(size=2000), np.arange(1, 20) / 20)
     training = np.bincount(edges.searchsorted(rng.normal(size=2000)), minlength=20)
@@ -198,12 +198,12 @@ def test_a_reference_without_quantiles_has_no_noise_floor():
 
 
 def test_no_features_are_no_scores():
-    """A model whose profile has no target has scores of shape (0,)."""
+    """A model without targets has scores of shape (0,)."""
     reference = Reference.from_counts(np.empty(0), [])
     assert reference.kl_divergence(np.empty(0)).shape == (0,)
     assert reference.noise(np.empty(0)).shape == (0,)
 
 
-def test_a_ratio_to_nothing_is_not_a_number():
+def test_a_ratio_to_zero_is_nan():
     """A share of no observations is NaN, not zero."""
     assert np.array_equal(ratio(np.array([1, 0]), np.array([4, 0])), [0.25, np.nan], equal_nan=True)

@@ -32,7 +32,7 @@ def first_cells(text: str) -> list[str]:
 
 
 def test_the_study_runs_and_its_document_has_its_tables():
-    """A quick run makes the tables that docs/drift.md shows, and finds what must not be lost."""
+    """A quick run produces the tables that docs/drift.md shows, with the expected detections."""
     run = subprocess.run(
         [sys.executable, ROOT / "benchmarks/drift_study.py", "--quick"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -54,7 +54,7 @@ def test_the_study_runs_and_its_document_has_its_tables():
 
 
 def test_the_study_bins_as_the_exporter_does(study):
-    """The study's counts of a window are the exporter's, missing values and values out of range included."""
+    """The study's counts of a window equal the exporter's, including missing and out-of-range values."""
     rng = np.random.default_rng(7)
     training, live = rng.normal(size=800), np.append(rng.normal(2, 2, size=300), [np.nan, np.nan])
     binner = Binner(Profile(name="m", rows=800, inputs={"x": "numeric"}, features={"x": numeric_feature(training)}))
@@ -64,7 +64,7 @@ def test_the_study_bins_as_the_exporter_does(study):
 
 
 def test_the_alert_of_the_study_waits_for_five_minutes(study):
-    """A sensor that sticks fires after the five minutes that the alert waits and not much later."""
+    """A stuck sensor fires after the five minutes that the alert waits, and not much later."""
     case = study.CASES["normal"]
     bins = study.Bins(study.seeded("training").normal(size=5000), case)
     rng, alter = study.seeded("stream"), study.CHANGES["stuck sensor"][1]
@@ -73,8 +73,8 @@ def test_the_alert_of_the_study_waits_for_five_minutes(study):
     assert study.HOLD <= first <= study.HOLD + 36
 
 
-def test_the_formulas_of_others_are_theirs(study):
-    """NannyML's distance is scipy's; where no bin is empty, Evidently's and boxkite's scores are the plain sums."""
+def test_the_peer_formulas_are_correct(study):
+    """NannyML's distance is scipy's; without empty bins, Evidently's and boxkite's scores are the plain sums."""
     import drift_peers  # type: ignore[import-not-found]
 
     rng = np.random.default_rng(2)

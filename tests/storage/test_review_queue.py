@@ -98,8 +98,8 @@ def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
         ({"model": "digits", "status": "pending", "since": START + 2, "q": "ada"}, set()),
     ],
 )
-def test_each_filter_leaves_what_it_says(store: Store, chosen: dict[str, Any], expected: set[int]) -> None:
-    """By everything that is known of a correction; text to search for is no pattern."""
+def test_each_filter_selects_its_corrections(store: Store, chosen: dict[str, Any], expected: set[int]) -> None:
+    """Corrections are filtered by every field; search text is not a pattern."""
     put(
         store,
         [
@@ -118,7 +118,7 @@ def test_each_filter_leaves_what_it_says(store: Store, chosen: dict[str, Any], e
 
 @pytest.mark.parametrize("order", ["newest", "confident"])
 def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> None:
-    """Over ties and missing confidences, and while others are decided between two pages."""
+    """Across ties and missing confidences, and while others are decided between two pages."""
     rng = random.Random(3)
     rows = [{"created": START + rng.randrange(5), "confidence": rng.choice([None, 0.8, 0.9, 1.0])} for _ in range(57)]
     put(store, rows)
@@ -145,8 +145,8 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
     assert keys == sorted(keys, reverse=True)
 
 
-def test_every_page_is_found_in_an_index(store: Store) -> None:
-    """No page of a model's queue reads the whole table, or sorts more than what a page may hold, in either order."""
+def test_every_page_uses_an_index(store: Store) -> None:
+    """No page of a model's queue reads the whole table, or sorts more than a page, in either order."""
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
@@ -162,8 +162,8 @@ def test_every_page_is_found_in_an_index(store: Store) -> None:
             assert not any("SCAN feedback" in step for step in plan), plan
 
 
-def test_the_queue_at_a_glance(store: Store) -> None:
-    """What is taken for what, by the label that counts; how often over time; how many wait."""
+def test_the_summary_of_the_queue(store: Store) -> None:
+    """Confusions by the final label, counts over time, and the number of pending corrections."""
     put(
         store,
         [
@@ -190,7 +190,7 @@ def test_the_queue_at_a_glance(store: Store) -> None:
 
 @pytest.mark.parametrize(("hours", "step"), [(0, 60), (1, 60), (4, 300), (48, 3600), (47 * 24 + 1, 86400)])
 def test_a_long_period_is_counted_in_long_steps(store: Store, hours: int, step: int) -> None:
-    """As many numbers come back for years as for an hour, each of a whole step, and none is lost."""
+    """A period of years has as many steps as an hour, each of a whole unit, and no correction is lost."""
     times = [START + 0.9 + hours * 3600 * n / 100 for n in range(101)]
     put(store, [{"created": time} for time in times])
     with store.reading() as connection:
@@ -199,8 +199,8 @@ def test_a_long_period_is_counted_in_long_steps(store: Store, hours: int, step: 
     assert seen.rates == sorted(Counter(int(time // step) * step for time in times).items())
 
 
-def test_undoing_brings_the_users_label_back(store: Store) -> None:
-    """A correction that waits again has no reviewer's label, and its history has every step."""
+def test_undoing_restores_the_users_label(store: Store) -> None:
+    """A correction that is pending again has no reviewer's label, and its history has every step."""
     put(store, [{}])
 
     def decided(status: str, label: str | None, revision: int) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def test_undoing_brings_the_users_label_back(store: Store) -> None:
 
 
 def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
-    """Neither of its two queries looks at the rows of all corrections."""
+    """Neither of its two queries reads the rows of all corrections."""
     predict(store, [{}])
     sample_for_review(store, Draw("digits"), 1, None, redact)
     statements: list[tuple[str, Any]] = []
@@ -233,7 +233,7 @@ def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     assert "USING INDEX feedback_relabelled" in turned[0]
 
 
-def test_what_few_rows_have_is_in_an_index_of_its_own(store: Store) -> None:
+def test_rare_rows_have_partial_indexes(store: Store) -> None:
     """Unjoined feedback, released examples and training data are found without reading other feedback."""
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
@@ -258,7 +258,7 @@ def redact(_: str, inputs: str | None) -> str | None:
 
 
 def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: Store) -> None:
-    """Not those of another model, without confidence, without a prediction, or with feedback, joined or not."""
+    """Predictions of another model, without confidence, not stored, or with feedback are not sampled."""
     predict(store, [{}, {}, {"confident": False}, {"prediction": None}, {"model": "loans"}, {"version": "2"}, {}])
     put(store, [{}, {"model": None, "joined": False}])
     assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 2
@@ -275,8 +275,8 @@ def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: 
     assert store.review_state().pending == {"digits": 1}
 
 
-def test_a_draw_looks_feedback_up_by_its_prediction(store: Store) -> None:
-    """However much feedback the model has: that on other predictions is not read."""
+def test_sampling_looks_feedback_up_by_prediction(store: Store) -> None:
+    """However much feedback the model has, that on other predictions is not read."""
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
@@ -287,8 +287,8 @@ def test_a_draw_looks_feedback_up_by_its_prediction(store: Store) -> None:
     assert plan == ["SEARCH feedback USING INDEX ix_feedback_prediction_id (prediction_id=?)"]
 
 
-def test_a_sample_of_one_version_and_of_those_whose_inputs_are_kept(store: Store) -> None:
-    """Version and kept inputs narrow the draw; an empty store has nothing to draw."""
+def test_a_sample_can_be_limited_to_a_version_and_stored_inputs(store: Store) -> None:
+    """Version and stored inputs limit the sample; an empty store gives none."""
     assert sample_for_review(store, Draw("digits"), 5, None, redact) == 0
     predict(store, [{"version": "2"}, {"inputs": None}, {}])
     assert sample_for_review(store, Draw("digits", "2"), 5, None, redact) == 1
@@ -297,7 +297,7 @@ def test_a_sample_of_one_version_and_of_those_whose_inputs_are_kept(store: Store
 
 
 def test_each_prediction_has_the_same_chance(store: Store) -> None:
-    """Whatever gaps the retention left: the chi-square of 200 draws of 5 among 20 stays below its 99.99 % quantile."""
+    """Whatever gaps the retention left, the chi-square of 200 draws of 5 among 20 is below its 99.99 % quantile."""
     predict(store, [{} for _ in range(400)])
     numbers = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
     names = [f"p-{number}" for number in numbers]
@@ -313,7 +313,7 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
 
 
 def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, counted: list[CountedFeedback]) -> None:
-    """It is the prediction's first feedback, a correction once, and pending; the sample loses it."""
+    """It is the prediction's first feedback, counts as one correction, and is pending; the sample no longer has it."""
     predict(store, [{}])
     sample_for_review(store, Draw("digits"), 1, None, redact)
     item = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
@@ -342,7 +342,7 @@ def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(
 
 
 def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
-    """Known ones by what was decided about them, the rest by the sample; later predictions are not among them."""
+    """Predictions with feedback count by their decision, the others by the sample; later ones do not count."""
     predict(store, [{} for _ in range(100)])
     put(
         store,
@@ -375,7 +375,7 @@ def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
 
 
 def test_the_interval_covers_the_truth() -> None:
-    """Of 2,000 samples of 50 from a model that is right in 95 %, about as many hold the truth as they say."""
+    """Of 2,000 samples of 50 from a model with 95 % accuracy, the nominal share of intervals covers it."""
     rng = random.Random(11)
     population, corrected = 10_000, 100  # the users found 100 of the mistakes
     wrong = 400
@@ -389,7 +389,7 @@ def test_the_interval_covers_the_truth() -> None:
 
 
 def test_the_interval_at_its_ends() -> None:
-    """All right or all wrong, a known part that is everything, and nothing known: no share leaves 0 to 1."""
+    """With all right or all wrong, all known or none known, the interval stays within 0 to 1."""
     assert wilson(10, 10).upper == pytest.approx(1.0)
     assert wilson(0, 10).lower == pytest.approx(0.0)
     assert estimate_accuracy(5, 10, 7, 3, 3) == pytest.approx((0.7, 0.7, 0.7))

@@ -111,8 +111,8 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Cal
     assert exporter.store.review_state().pending == {"m": 4}
 
 
-def test_predictions_are_stored_as_they_came(database: str, start: Callable[..., Exporter]) -> None:
-    """However many fill a statement, each with labels of its own, in the order of the index and not of their coming."""
+def test_predictions_are_stored_completely(database: str, start: Callable[..., Exporter]) -> None:
+    """However many fill a statement, each has its own labels, and they are in the order of the index."""
     exporter = start(database)
     moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
     labels = [1, 1.0, True, "1", None, -0.5, 'modèle "é"']
@@ -163,10 +163,8 @@ def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> N
     assert not again.counted
 
 
-def test_a_request_whose_key_came_with_another_body_takes_nothing(
-    database: str, start: Callable[..., Exporter]
-) -> None:
-    """Not even the feedback before the one that differs, which was a repeat in the first request."""
+def test_a_request_with_a_reused_key_stores_nothing(database: str, start: Callable[..., Exporter]) -> None:
+    """Nothing is stored, not even the feedback before the one that differs."""
     exporter = start(database)
     names = [f"p-{number}" for number in range(20)]
     exporter.predict(*names, "new")
@@ -184,7 +182,7 @@ def test_a_request_whose_key_came_with_another_body_takes_nothing(
 def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     database: str, start: Callable[..., Exporter]
 ) -> None:
-    """Of several on one prediction in one request the last stands, each is in the history, and one is a correction."""
+    """Of several in one request the last is current, each is in the history, and they are one correction."""
     exporter = start(database)
     exporter.predict("p", *(f"q-{number}" for number in range(40)))
     assert exporter.store.flush(5)
@@ -211,8 +209,8 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
 
-def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Callable[..., Exporter]) -> None:
-    """What is older than the retention is deleted, its feedback with its inputs is not."""
+def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: Callable[..., Exporter]) -> None:
+    """Predictions older than the retention are deleted; feedback is kept with its inputs."""
     exporter = start(database, retention="1h")
     exporter.predict(*(f"old-{number}" for number in range(1500)), inputs=b'{"x":1}', received=time.time() - 7200)
     exporter.predict("new")
@@ -224,8 +222,8 @@ def test_the_oldest_predictions_go_and_feedback_stays(database: str, start: Call
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
 
 
-def test_feedback_whose_prediction_never_came_is_deleted(database: str, start: Callable[..., Exporter]) -> None:
-    """After the retention neither the feedback nor its history is left, and its key is free again."""
+def test_feedback_without_a_prediction_is_deleted(database: str, start: Callable[..., Exporter]) -> None:
+    """After the retention the feedback and its history are deleted, and its key can be used again."""
     exporter = start(database, retention="1s")
     exporter.say("never", key="k")
     time.sleep(1.1)
@@ -236,7 +234,7 @@ def test_feedback_whose_prediction_never_came_is_deleted(database: str, start: C
 
 
 def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> None:
-    """Past max_size the oldest predictions go until the rest fits, and no more than that; feedback stays."""
+    """Beyond max_size the oldest predictions are deleted until the rest fits, and no more; feedback is kept."""
     exporter = start(database, max_size="4MiB")
     for block in range(10):
         noise = b'{"x":"' + bytes(str(block), "ascii") * 1000 + b'"}'
@@ -259,8 +257,8 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     assert exporter.count(feedback, feedback.c.inputs.like('{"x":"000%')) == 1
 
 
-def test_production_is_read_back_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
-    """Inputs of a model, images as PNG among them, in passes that agree; in the order of sequential identifiers."""
+def test_stored_predictions_are_read_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
+    """Inputs of a model, with images as PNG, are the same in each pass, in the order of sequential identifiers."""
     exporter = start(database)
     images = [pack_image([[0, number % 256], [3, 16]]) for number in range(5000)]
     for first in range(0, 5000, 1000):
@@ -274,8 +272,8 @@ def test_production_is_read_back_for_profiling(database: str, start: Callable[..
         assert [image for columns in batches for image in columns["image"]] == images
 
 
-def test_a_database_that_cannot_be_read_says_so_without_its_password(postgres: Postgres) -> None:
-    """What the profile command says of a wrong address names the database, and no secret."""
+def test_a_database_error_does_not_show_the_password(postgres: Postgres) -> None:
+    """The error of the profile command names the database, and no secret."""
     url = postgres.url().replace("postgres@", f"{GUARDED}:secret@")
     with pytest.raises(StoreError, match=r"^postgresql://guarded:\*\*\*@/test_\d+: m: cannot be read") as error:
         StoreSource(StoreConfig(url=url), "m", None, 0.0)
@@ -348,7 +346,7 @@ def first_version(tmp_path: Path) -> str:
 
 
 def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: Callable[..., Exporter]) -> None:
-    """Predictions, feedback, decisions and windows are there afterwards, and unjoined feedback is still joined."""
+    """Predictions, feedback, decisions and windows are kept, and unjoined feedback can still be joined."""
     exporter = start(first_version, retention="10y")
     assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
     item = Feedback("p-1", verdict="corrected", label="1", user="ada")
@@ -368,7 +366,7 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
 def test_feedback_of_the_second_version_keeps_its_history_and_keys(
     database: str, start: Callable[..., Exporter]
 ) -> None:
-    """The current feedback leaves the history; a draw stays there, as its user is nowhere else."""
+    """The current feedback leaves the history; a draw stays, because its user is stored nowhere else."""
     before = start(database)
     before.say("p", "1", key="a")
     before.say("p", "2", key="b")
@@ -422,7 +420,7 @@ def _indexes(engine: sa.Engine, table: str) -> list[Any]:
 
 
 def test_an_upgraded_database_is_like_a_new_one(first_version: str, tmp_path: Path) -> None:
-    """The migrations lead to the same tables, columns and indexes that a new database has."""
+    """The migrations give the same tables, columns and indexes as a new database."""
     fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
     for url in (first_version, fresh):
         migrate(StoreConfig(url=url))
@@ -430,10 +428,8 @@ def test_an_upgraded_database_is_like_a_new_one(first_version: str, tmp_path: Pa
     assert shape(fresh).keys() == metadata.tables.keys()
 
 
-def test_a_migration_happens_whole_or_not_at_all(
-    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that fails in the middle leaves the tables as they were, and the database opens as before."""
+def test_a_migration_is_atomic(database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration that fails in the middle leaves the tables unchanged, and the database opens as before."""
     start(database).store.close()
 
     def failing(connection: sa.Connection) -> None:
@@ -451,7 +447,7 @@ def test_a_migration_happens_whole_or_not_at_all(
 
 
 def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporter]) -> None:
-    """An exporter does not write into tables that it does not know."""
+    """An exporter does not write into tables of a newer version."""
     exporter = start(database)
     exporter.store.execute(lambda connection, _: connection.execute(schema_table.update().values(version=999)))
     exporter.store.close()
@@ -462,7 +458,7 @@ def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporte
 def test_exporters_that_start_together_migrate_once(
     database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several, one makes the tables and one runs the migration; the others find it done."""
+    """Of several exporters one creates the tables and one runs the migration; the others find it done."""
     assert len(at_once(*[lambda: migrate(StoreConfig(url=database))] * 4)) == 4
     ran = []
 
@@ -481,7 +477,7 @@ def test_exporters_that_start_together_migrate_once(
 
 
 def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> None:
-    """Feedback that races with its prediction through another exporter is joined and counted once."""
+    """Feedback that races with its prediction at another exporter is joined and counted once."""
     first, second = pair
     names = [f"p-{number}" for number in range(300)]
 
@@ -501,7 +497,7 @@ def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> Non
 
 
 def test_a_prediction_is_corrected_once_whichever_exporter_records_it(pair: tuple[Exporter, Exporter]) -> None:
-    """Two users at two exporters at the same moment: one row of feedback, one of history, one correction."""
+    """Two users at two exporters at the same time: one row of feedback, one of history, one correction."""
     first, second = pair
     names = [f"p-{number}" for number in range(40)]
     first.predict(*names)
@@ -524,7 +520,7 @@ def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter
 
 
 def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter, Exporter]) -> None:
-    """What waits is joined, and counted, by the first of them."""
+    """Waiting feedback is joined and counted by the first of them."""
     first, second = pair
     names = [f"p-{number}" for number in range(50)]
     for name in names:
@@ -537,7 +533,7 @@ def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter
 
 
 def test_much_waiting_feedback_is_joined(pair: tuple[Exporter, Exporter]) -> None:
-    """More feedback than one query reads waits for predictions of another exporter."""
+    """More feedback than one query reads is joined with predictions of another exporter."""
     first, second = pair
     names = [f"p-{number}" for number in range(1200)]
     items = [Feedback(name, verdict="corrected", label="1") for name in names]
@@ -595,7 +591,7 @@ def test_a_password_comes_from_a_file_and_is_never_shown(
     ],
 )
 def test_a_shown_address_has_no_secret(url: str, shown: str) -> None:
-    """An address in a message names the server and the database."""
+    """An address in a message names the server and the database only."""
     assert shown_url(url) == shown
 
 
@@ -612,7 +608,7 @@ def test_a_shown_address_has_no_secret(url: str, shown: str) -> None:
         ({"password_file": "pw"}, "store.password_file: needs a postgresql:// URL"),
     ],
 )
-def test_a_wrong_address_says_what_would_be_right(tmp_path: Path, store: dict[str, str], message: str) -> None:
+def test_an_invalid_address_is_explained(tmp_path: Path, store: dict[str, str], message: str) -> None:
     """check-config names the key, and shows no password."""
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "pw").write_text("secret\n")
@@ -624,7 +620,7 @@ def test_a_wrong_address_says_what_would_be_right(tmp_path: Path, store: dict[st
 
 
 def test_a_database_of_another_encoding_is_refused(postgres: Postgres, start: Callable[..., Exporter]) -> None:
-    """What clients send would not fit into it."""
+    """A database that is not UTF-8 cannot store what clients send."""
     with postgres.connect() as connection:
         connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
     with pytest.raises(StoreError, match="expected a database with the encoding UTF8, got LATIN1"):
@@ -641,7 +637,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_hanging_database_holds_nobody_up(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+def test_a_hanging_database_blocks_no_client(postgres: Postgres, start: Callable[..., Exporter]) -> None:
     """Feedback is refused and a scrape fails in time; predictions wait; all continues when the server does."""
     exporter = start(postgres.url())
     exporter.say("before")
@@ -662,8 +658,8 @@ def test_a_hanging_database_holds_nobody_up(postgres: Postgres, start: Callable[
     assert exporter.say("p").joined
 
 
-def test_a_commit_that_nobody_answered_is_looked_up(postgres: Postgres) -> None:
-    """The server knows of each transaction whether it was committed, and says when it cannot know yet."""
+def test_a_commit_without_a_response_is_looked_up(postgres: Postgres) -> None:
+    """The server reports whether each transaction was committed, or that it does not know yet."""
     engine = open_engine(StoreConfig(url=postgres.url()))
     with engine.begin() as connection:
         committed = write_beside(connection)
@@ -678,7 +674,7 @@ def test_a_commit_that_nobody_answered_is_looked_up(postgres: Postgres) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_group_is_not_written_twice(postgres: Postgres, start: Callable[..., Exporter]) -> None:
-    """A server that freezes in the middle of writing, again and again, stores each prediction once."""
+    """If the server freezes repeatedly during a write, each prediction is stored once."""
     exporter = start(postgres.url())
     stop = threading.Event()
     names = (f"p-{number}" for number in range(100_000))
@@ -705,8 +701,8 @@ def test_a_group_is_not_written_twice(postgres: Postgres, start: Callable[..., E
         assert sorted(connection.execute(sa.select(predictions.c.id)).scalars()) == sorted(sent)
 
 
-def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
-    """Feedback is refused with what is wrong, losses are counted, and it goes on once there is room."""
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
+    """Feedback is refused with the reason, losses are counted, and writing continues once there is space."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
     server = Served(tmp_path).start()
     try:
@@ -731,7 +727,7 @@ def test_a_full_disk_is_a_clear_answer(tmp_path: Path) -> None:
 
 
 def test_deletion_keeps_up_with_what_is_written(database: str, start: Callable[..., Exporter]) -> None:
-    """A busy machine makes steps short; one still deletes twice what was written since the step before."""
+    """On a busy machine steps are short; one still deletes twice what was written since the step before."""
     exporter = start(database, retention="1d")
     exporter.predict(*(f"p-{number}" for number in range(3000)), received=time.time() - 2 * 86400)
     assert exporter.store.flush(10)
