@@ -32,6 +32,8 @@ CONNECTIONS = 16_384
 """Connections served at a time, as far as the limit of open files allows; more are refused."""
 SPARE_FILES = 512
 """Open files that are kept for what is no connection: the database, pipes, profiles."""
+LISTENERS = 8
+"""Listeners on each socket: libuv accepts one connection of each in a pass of the loop, however many wait."""
 STOP_SECONDS = 5
 """Time that requests under way have to end once a stop is asked for."""
 _CHECK_TICKS = 5  # uvicorn ticks ten times a second
@@ -122,12 +124,12 @@ class Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(self._exporter,)).start())
         bound, *unix = sockets or []
         self._bound = bound
-        self.servers = [await self._listen(bound, self._web.context())]
+        self.servers = await self._listen(bound, self._web.context())
         host, port = bound.getsockname()[:2]
         scheme = "https" if self._web.tls else "http"
         log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         for listener in unix:
-            self.servers.append(await self._listen(listener, None))
+            self.servers += await self._listen(listener, None)
             log.info("listening on unix://%s", Path(listener.getsockname()).absolute())
 
         def renewed() -> None:
@@ -136,26 +138,30 @@ class Server(uvicorn.Server):
         self._web.renewed = renewed
         self.started = True
 
-    async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
+    async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> list[asyncio.Server]:
         seconds = None if context is None else HEAD_SECONDS
-        return await asyncio.get_running_loop().create_server(
-            lambda: BoundedProtocol(self.config, self.server_state, self._max_connections),
-            sock=bound.dup(),
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=seconds,
-            ssl_shutdown_timeout=seconds,
-        )
+        return [
+            await asyncio.get_running_loop().create_server(
+                lambda: BoundedProtocol(self.config, self.server_state, self._max_connections),
+                sock=bound.dup(),
+                backlog=BACKLOG,
+                ssl=context,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
+            )
+            for _ in range(LISTENERS)
+        ]
 
     async def _renew_certificates(self) -> None:
         """Take new connections with the certificates of now; those that are open go on."""
         try:
-            server = await self._listen(self._bound, self._web.context())
+            servers = await self._listen(self._bound, self._web.context())
         except OSError as error:  # SSLError among them
             log.warning("the certificates before stay: %s", error.strerror or error)
             return
-        self.servers[0].close()
-        self.servers[0] = server
+        for server in self.servers[:LISTENERS]:
+            server.close()
+        self.servers[:LISTENERS] = servers
 
     def _stop(self) -> None:
         self._exporter.ready = False

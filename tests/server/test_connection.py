@@ -139,6 +139,35 @@ def test_far_too_many_connections_are_cut() -> None:
     assert seen[0] <= 10 + MAX_REFUSALS
 
 
+def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
+    """Those that wait while the loop is busy do not wait for one pass each, which many open connections make long."""
+    opened, seen = threading.Event(), threading.Event()
+    passes: list[int] = []
+    servers: list[Server] = []
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        seen.set()
+        opened.wait(10)
+        while len(servers[0].server_state.connections) <= 64:
+            passes.append(1)
+            await asyncio.sleep(0)
+        await simple(scope, receive, send)
+
+    def clients(port: int, server: Server) -> None:
+        servers.append(server)
+        first = Reading(port)
+        first.socket.sendall(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        assert seen.wait(10)
+        many = [Reading(port) for _ in range(64)]
+        opened.set()
+        assert first.all().startswith(b"HTTP/1.1 200 ")
+        for one in many:
+            one.socket.close()
+
+    served(busy, clients)
+    assert len(passes) < 32
+
+
 def test_nothing_is_left_of_connections() -> None:
     """Whatever ends a connection, neither it nor its parser stays, and no collection of garbage is needed."""
     refs: list[weakref.ref[BoundedProtocol]] = []
