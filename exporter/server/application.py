@@ -22,7 +22,7 @@ from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
 from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
-from exporter.server.stored_inputs import as_stored
+from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 
@@ -139,7 +139,7 @@ class Exporter:
             return inputs
         images = image_inputs(model, binner.profile if binner else None)
         raw = [inputs.encode()]
-        return as_stored(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
+        return prepare_inputs(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
 
     def _count_verdict(self, verdict: CountedFeedback) -> None:
         monitors = self.pipeline.monitors

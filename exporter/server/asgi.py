@@ -130,7 +130,7 @@ class Application:
                 self._exporter.telemetry.rejected.labels("too_large").inc()
             return error.reply
         except QueueFullError as error:
-            return _busy(error) if request.method in SAFE else self._ingest.overloaded(error)
+            return _busy(error) if request.method in SAFE else self._ingest.overload_reply(error)
         except ClientDisconnectedError:
             raise
         except Exception as error:
@@ -193,7 +193,7 @@ class Application:
     async def _feedback(self, request: Request, body: bytes) -> Reply:
         key, pool = request.header("idempotency-key"), self._pools["feedback"]
         if len(body) <= SMALL_BODY:
-            return await pool.bounded(lambda: self._ingest.small_feedback(body, key))
+            return await pool.bounded(lambda: self._ingest.feedback_async(body, key))
         return await pool.run(lambda: self._ingest.feedback(body, key))
 
     def _probe(self, request: Request) -> Reply:

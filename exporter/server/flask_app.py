@@ -49,7 +49,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     ingest = ingest or Ingest(exporter)
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))
     app.register_blueprint(integrations.blueprint(exporter, ingest))
-    app.register_blueprint(corrections.blueprint(exporter, ingest.retries))
+    app.register_blueprint(corrections.blueprint(exporter, ingest.idempotency))
     app.register_blueprint(dataset.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(home.blueprint(exporter, inbox))

@@ -1,4 +1,4 @@
-"""A POST that comes again with its ``Idempotency-Key`` counts once: the answers of before, in bounded memory."""
+"""Remember responses by their ``Idempotency-Key``, in bounded memory, so that a repeated POST counts once."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from exporter.metrics.exporter import ExporterMetrics
 from exporter.server.problem import Reply, event_problem
 
 MAX_KEYS = 10_000
-"""Keys remembered, the oldest forgotten first."""
-MAX_KEPT_BYTES = 16 * 2**20
-"""Bytes of answers remembered by their keys."""
+"""Keys that are remembered; new ones replace the oldest."""
+MAX_BYTES = 16 * 2**20
+"""Bytes of the bodies that are remembered."""
 MAX_KEY_LENGTH = 255
 
 
 class IdempotencyCache:
-    """Good answers by route and key; safe between threads.
+    """Successful responses by route and key; thread-safe.
 
     Parameters
     ----------
     telemetry
-        Counts requests that are refused for their key.
+        Counts the requests that are refused for their key.
     """
 
     def __init__(self, telemetry: ExporterMetrics) -> None:
         self._telemetry = telemetry
         self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
-        self._kept = 0
+        self._bytes = 0
         self._lock = threading.Lock()
-        self._turns: dict[str, threading.Lock] = {}
+        self._route_locks: dict[str, threading.Lock] = {}
 
     def once(self, route: str, key: str | None, call: Callable[[], Reply]) -> Reply:
-        """What the call answers; with a key that came before, what it answered then.
+        """Return what ``call`` returns; for a key that was used before, return its response instead.
 
-        A retry that comes while the first request is worked on waits for its answer.
+        A retry that arrives while the first request is being processed waits for its response.
         """
         if key is None:
             return call()
-        with self._turns.setdefault(route, threading.Lock()):
-            return self.known(route, key) or self.remember(route, key, call())
+        with self._route_locks.setdefault(route, threading.Lock()):
+            return self.get(route, key) or self.remember(route, key, call())
 
-    def known(self, route: str, key: str) -> Reply | None:
-        """The answer of before, or why the key is none; None for a new one."""
+    def get(self, route: str, key: str) -> Reply | None:
+        """Return the response of the key, or a problem if the key is not valid; None for a new key."""
         try:
             check_key(key)
         except EventError as error:
@@ -54,21 +54,21 @@ class IdempotencyCache:
             return self._replies.get((route, key))
 
     def remember(self, route: str, key: str, reply: Reply) -> Reply:
-        """Keep an answer, if it is a good one: what was refused may come again."""
+        """Remember a response if it is successful, and return it: a request that was refused may be repeated."""
         if reply.status >= 400:
             return reply
         with self._lock:
-            self._kept += len(reply.body)
-            if before := self._replies.pop((route, key), None):
-                self._kept -= len(before.body)
+            self._bytes += len(reply.body)
+            if replaced := self._replies.pop((route, key), None):
+                self._bytes -= len(replaced.body)
             self._replies[route, key] = reply
-            while len(self._replies) > MAX_KEYS or self._kept > MAX_KEPT_BYTES:
-                self._kept -= len(self._replies.popitem(last=False)[1].body)
+            while len(self._replies) > MAX_KEYS or self._bytes > MAX_BYTES:
+                self._bytes -= len(self._replies.popitem(last=False)[1].body)
         return reply
 
 
 def check_key(key: str) -> None:
-    """Refuse what cannot be a key.
+    """Check an idempotency key.
 
     Raises
     ------

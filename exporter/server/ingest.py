@@ -1,4 +1,4 @@
-"""Bodies in, acknowledgements out: what the fast door and Flask's routes share."""
+"""Decode, check and record the events in request bodies; used by the ASGI application and by Flask's routes."""
 
 from __future__ import annotations
 
@@ -12,121 +12,112 @@ from typing import Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.events import (
-    BusinessEvent,
-    Decoder,
-    Feedback,
-    Prediction,
-    RejectedEvent,
-    check_model,
-    check_models,
-    make_id,
-)
+from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, RejectedEvent, check_models, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
+from exporter.server.event_checks import check_business_events, check_feedback
 from exporter.server.idempotency import IdempotencyCache, check_key
 from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, problem
-from exporter.server.stored_inputs import as_stored
+from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
-from exporter.storage.schema import label_json
-from exporter.validation import preview, suggestion
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-"""Content types of one object a line."""
+"""Content types with one object per line."""
 MAX_BODY = 16 * 2**20
 """Bytes of a request's body."""
-MAX_WORDS = 1000
-"""Words of feedback in one request: they are on disk before it is answered, and others wait meanwhile."""
+MAX_FEEDBACK = 1000
+"""Feedback objects in one request. They are on disk before the response, and other requests wait meanwhile."""
 _RETRY = (("Retry-After", "1"),)
 ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
 
 
-class _Said(NamedTuple):
-    """The words of a request."""
+class _FeedbackRequest(NamedTuple):
+    """The decoded feedback in a request; ``many`` is set when the body is an array."""
 
-    words: Sequence[Feedback]
+    feedback: Sequence[Feedback]
     rejected: Sequence[RejectedEvent]
     many: bool
 
 
 class Ingest:
-    """Takes what clients POST.
+    """Record the events that clients send.
 
     Parameters
     ----------
     exporter
-        Where it goes.
+        The exporter that counts and stores them.
     """
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._predictions = Decoder(Prediction, self._check_predictions)
-        self._feedback = Decoder(Feedback, self._check_feedback)
-        self._events = Decoder(BusinessEvent, self._check_events)
-        self._came = functools.cache(exporter.telemetry.events.labels)
-        self.retries = IdempotencyCache(exporter.telemetry)
+        pipeline = exporter.pipeline
+        self._predictions = Decoder(Prediction, lambda events: check_models(pipeline.monitors.models, events))
+        self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
+        self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
+        self._accepted_counter = functools.cache(exporter.telemetry.events.labels)
+        self.idempotency = IdempotencyCache(exporter.telemetry)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
-        """``POST /v1/predictions``.
+        """Queue the predictions in a body (``POST /v1/predictions``).
 
         Parameters
         ----------
         body
-            An object, an array, or with ``lines`` NDJSON.
+            An object, an array, or NDJSON if ``lines`` is set.
         lines
-            Whether it is NDJSON.
+            Whether the body is NDJSON.
         key
             The ``Idempotency-Key`` header.
         ids
-            Whether the answer names the events' identifiers.
+            Whether the response has the predictions' identifiers.
         """
-        if key is not None and (known := self.retries.known("predictions", key)):
-            return known
+        if key is not None and (previous := self.idempotency.get("predictions", key)):
+            return previous
         try:
-            self._exporter.pipeline.check_room()
+            self._exporter.pipeline.check_capacity()
             events, rejected = self._predictions.decode(body, lines)
         except QueueFullError as error:
-            return self.overloaded(error)
+            return self.overload_reply(error)
         except EventError as error:
             self._exporter.telemetry.rejected.labels(error.reason).inc()
             return event_problem(error)
         if rejected or not events:
             self.count_rejected(rejected)
             if not events:
-                return _nothing_good(rejected, lines or body.lstrip()[:1] == b"[")
+                return _no_valid_event(rejected, lines or body.lstrip()[:1] == b"[")
         if ids:
             for event in events:
                 if not event.id:
                     event.id = make_id()
-        if full := self.queue("predictions", events, len(body)):
+        if full := self.enqueue("predictions", events, len(body)):
             return full
         reply = _accepted(202, events, rejected, ids)
-        return reply if key is None else self.retries.remember("predictions", key, reply)
+        return reply if key is None else self.idempotency.remember("predictions", key, reply)
 
-    def queue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
-        """Queue checked predictions of ``size`` bytes; the answer where there is no room for them."""
+    def enqueue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
+        """Queue checked predictions of ``size`` bytes; return the response to send if the queue is full."""
         try:
             self._exporter.pipeline.submit(events, size)
         except QueueFullError as error:
-            return self.overloaded(error)
-        self._came(source).inc(len(events))
+            return self.overload_reply(error)
+        self._accepted_counter(source).inc(len(events))
         return None
 
-    def full(self) -> Reply | None:
-        """The answer while there is no room, before a body is even decoded."""
+    def check_capacity(self) -> Reply | None:
+        """Return the response to send if the queue is full, before the body is decoded; None otherwise."""
         try:
-            self._exporter.pipeline.check_room()
+            self._exporter.pipeline.check_capacity()
         except QueueFullError as error:
-            return self.overloaded(error)
+            return self.overload_reply(error)
         return None
 
-    def overloaded(self, error: QueueFullError) -> Reply:
-        """The answer to a request for which there is no room; it is counted."""
+    def overload_reply(self, error: QueueFullError) -> Reply:
+        """Count a request that is refused because a queue is full, and return its response."""
         self._exporter.telemetry.rejected.labels("overloaded").inc()
-        return problem(503, f"{error}: nothing was taken, try again", headers=_RETRY)
+        return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
 
-    def decoded(
+    def submit(
         self,
         source: str,
         events: Sequence[Prediction],
@@ -136,22 +127,22 @@ class Ingest:
         many: bool,
         ids: bool = False,
     ) -> Reply:
-        """Take what was decoded from another server's format.
+        """Queue predictions that were decoded from another server's format.
 
         Parameters
         ----------
         source
-            The route.
+            The route, as it is counted.
         events
-            Predictions of configured models; none is no error.
+            Predictions of configured models; may be empty.
         rejected
-            What was wrong with the others.
+            The events that are not valid.
         size
-            Bytes they came in.
+            Bytes of the body.
         many
-            Whether they came with others, so that a place says which one was wrong.
+            Whether the body could hold several events, so that errors name the index of theirs.
         ids
-            Whether the answer names the events' identifiers.
+            Whether the response has the predictions' identifiers.
         """
         self.count_rejected(rejected)
         if rejected and not events:
@@ -159,72 +150,75 @@ class Ingest:
         if ids:
             for event in events:
                 event.id = event.id or make_id()
-        if events and (full := self.queue(source, events, max(size, sum(len(memoryview(e.inputs)) for e in events)))):
+        size = max(size, sum(len(memoryview(event.inputs)) for event in events))
+        if events and (full := self.enqueue(source, events, size)):
             return full
         return _accepted(202, events, rejected, ids)
 
     def feedback(self, body: bytes, key: str | None) -> Reply:
-        """``POST /v1/feedback``: on disk before it answers."""
-        said = self._words(body, key)
-        if isinstance(said, Reply):
-            return said
+        """Store the feedback in a body before returning (``POST /v1/feedback``)."""
+        request = self._decode_feedback(body, key)
+        if isinstance(request, Reply):
+            return request
         try:
-            return self._taken(said, self._exporter.store.record_feedback(said.words, key))
+            results = self._exporter.store.record_feedback(request.feedback, key)
         except StoreError as error:
-            return _not_taken(error)
+            return _store_error_reply(error)
+        return self._feedback_reply(request, results)
 
-    async def small_feedback(self, body: bytes, key: str | None) -> Reply:
-        """The same on an event loop: no thread waits for the disk but the one that writes."""
-        said = self._words(body, key)
-        if isinstance(said, Reply):
-            return said
+    async def feedback_async(self, body: bytes, key: str | None) -> Reply:
+        """Do the same on an event loop, where only the store's writer thread waits for the disk."""
+        request = self._decode_feedback(body, key)
+        if isinstance(request, Reply):
+            return request
         try:
-            future = self._exporter.store.submit_feedback(said.words, key)
+            future = self._exporter.store.submit_feedback(request.feedback, key)
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                    taken: list[FeedbackResult] = await asyncio.wrap_future(future)
+                    results: list[FeedbackResult] = await asyncio.wrap_future(future)
             except TimeoutError:
                 raise commit_timeout(future) from None
         except StoreError as error:
-            return _not_taken(error)
-        return self._taken(said, taken)
+            return _store_error_reply(error)
+        return self._feedback_reply(request, results)
 
-    def _words(self, body: bytes, key: str | None) -> Reply | _Said:
+    def _decode_feedback(self, body: bytes, key: str | None) -> Reply | _FeedbackRequest:
         many = body.lstrip()[:1] == b"["
         try:
             if key is not None:
                 check_key(key)
-            words, rejected = self._feedback.decode(body)
+            items, rejected = self._feedback.decode(body)
         except EventError as error:
             self._exporter.telemetry.rejected.labels(error.reason).inc()
             return event_problem(error)
         self.count_rejected(rejected)
-        if not words:
-            return _nothing_good(rejected, many)
-        if len(words) > MAX_WORDS:
-            detail = f"expected at most {MAX_WORDS} words a request, got {len(words)}: send them in several"
+        if not items:
+            return _no_valid_event(rejected, many)
+        if len(items) > MAX_FEEDBACK:
+            count = f"expected at most {MAX_FEEDBACK} feedback objects in a request, got {len(items)}"
+            detail = f"{count}: send them in several requests"
             return event_problem(EventError("", detail, "too_large"), 413)
-        self._redact(words)
-        return _Said(words, rejected, many)
+        self._redact(items)
+        return _FeedbackRequest(items, rejected, many)
 
-    def _taken(self, said: _Said, taken: Sequence[FeedbackResult]) -> Reply:
-        if any(word.conflict for word in taken):
-            return problem(422, "this Idempotency-Key came before with another body: use a new one")
-        fresh = sum(not word.repeat for word in taken)
-        self._exporter.telemetry.events.labels("feedback").inc(fresh)
-        status = 201 if fresh else 200
-        if not said.many:
-            return Reply(status, msgspec.json.encode(_word(taken[0])))
+    def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:
+        if any(result.conflict for result in results):
+            return problem(422, "this Idempotency-Key was already used with another body: use a new key")
+        new = sum(not result.repeat for result in results)
+        self._exporter.telemetry.events.labels("feedback").inc(new)
+        status = 201 if new else 200
+        if not request.many:
+            return Reply(status, msgspec.json.encode(_feedback_document(results[0])))
         document = {
-            "accepted": len(taken),
-            "rejected": _shown(said.rejected),
-            "feedback": [_word(word) for word in taken],
+            "accepted": len(results),
+            "rejected": _rejected_document(request.rejected),
+            "feedback": [_feedback_document(result) for result in results],
         }
         return Reply(status, msgspec.json.encode(document))
 
     def events(self, body: bytes, key: str | None) -> Reply:
-        """``POST /v1/events``: business counters."""
-        return self.retries.once("events", key, lambda: self._count_events(body))
+        """Count the business events in a body (``POST /v1/events``)."""
+        return self.idempotency.once("events", key, lambda: self._count_events(body))
 
     def _count_events(self, body: bytes) -> Reply:
         try:
@@ -234,7 +228,7 @@ class Ingest:
             return event_problem(error)
         self.count_rejected(rejected)
         if not events:
-            return _nothing_good(rejected, body.lstrip()[:1] == b"[")
+            return _no_valid_event(rejected, body.lstrip()[:1] == b"[")
         monitors = self._exporter.pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
@@ -242,75 +236,54 @@ class Ingest:
         return _accepted(202, events, rejected, False)
 
     def count_rejected(self, rejected: Sequence[RejectedEvent]) -> None:
-        """Count refused events by their reason."""
-        for reason, times in Counter(one.reason for one in rejected).items():
-            self._exporter.telemetry.rejected.labels(reason).inc(times)
+        """Count rejected events by their reason."""
+        for reason, count in Counter(event.reason for event in rejected).items():
+            self._exporter.telemetry.rejected.labels(reason).inc(count)
 
-    def _redact(self, words: Sequence[Feedback]) -> None:
-        """Take out of words' inputs what must not be stored; images become PNG."""
+    def _redact(self, items: Sequence[Feedback]) -> None:
+        """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
         config, monitors = self._exporter.config, self._exporter.pipeline.monitors
-        for word in words:
-            if word.prediction_id is not None or config.store.inputs == "none":
-                word.inputs = msgspec.Raw()
-            elif word.model is not None:
-                model, binner = monitors.models[word.model], monitors.nearest_binner(word.model, word.version)
+        for feedback in items:
+            if feedback.prediction_id is not None or config.store.inputs == "none":
+                feedback.inputs = msgspec.Raw()
+            elif feedback.model is not None:
+                model, binner = (
+                    monitors.models[feedback.model],
+                    monitors.nearest_binner(feedback.model, feedback.version),
+                )
                 images = image_inputs(model, binner.profile if binner else None)
                 if model.redact or images:
-                    raw = [bytes(memoryview(word.inputs))]
-                    word.inputs = msgspec.Raw(as_stored(raw, decode_inputs(raw), model.redact, images)[0])
-
-    def _check_predictions(self, events: Sequence[Prediction]) -> None:
-        check_models(self._exporter.pipeline.monitors.models, events)
-
-    def _check_feedback(self, words: Sequence[Feedback]) -> None:
-        models = self._exporter.pipeline.monitors.models
-        for word in words:
-            if word.model is not None:
-                check_model(models, word.model)
-            if word.prediction_id is None:
-                if word.model is None:
-                    detail = "is required, or a model and a label in its stead"
-                    raise EventError("/prediction_id", detail, "missing_field")
-                if word.label is None:
-                    raise EventError("/label", "is required where there is no prediction_id", "missing_field")
-                if word.verdict is None:
-                    word.verdict = "accepted" if label_json(word.label) == label_json(word.prediction) else "corrected"
-            if word.verdict is None:
-                raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
-
-    def _check_events(self, events: Sequence[BusinessEvent]) -> None:
-        models = self._exporter.pipeline.monitors.models
-        for event in events:
-            check_model(models, event.model)
-            declared = models[event.model].events
-            if event.event not in declared:
-                hint = suggestion(event.event, declared)
-                detail = f"{preview(event.event)} is not among the model's events in the configuration; {hint}"
-                raise EventError("/event", detail, "unknown_event")
+                    raw = [bytes(memoryview(feedback.inputs))]
+                    feedback.inputs = msgspec.Raw(prepare_inputs(raw, decode_inputs(raw), model.redact, images)[0])
 
 
-def _not_taken(error: StoreError) -> Reply:
+def _store_error_reply(error: StoreError) -> Reply:
     return problem(503, str(error), headers=(("Retry-After", "5"),))
 
 
-def _nothing_good(rejected: list[RejectedEvent], many: bool) -> Reply:
+def _no_valid_event(rejected: list[RejectedEvent], many: bool) -> Reply:
     if not rejected:
-        return event_problem(EventError("", "there is no event in the body", "malformed"))
+        return event_problem(EventError("", "the body has no events", "malformed"))
     return events_problem(rejected, many)
 
 
 def _accepted(status: int, events: Sequence[Any], rejected: Sequence[RejectedEvent], ids: bool) -> Reply:
     if len(events) == 1 and not rejected and not ids:
         return ONE_ACCEPTED
-    document: dict[str, Any] = {"accepted": len(events), "rejected": _shown(rejected)}
+    document: dict[str, Any] = {"accepted": len(events), "rejected": _rejected_document(rejected)}
     if ids:
         document["ids"] = [event.id for event in events]
     return Reply(status, msgspec.json.encode(document))
 
 
-def _shown(rejected: Sequence[RejectedEvent]) -> list[dict[str, Any]]:
+def _rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, Any]]:
     return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
 
 
-def _word(word: FeedbackResult) -> dict[str, Any]:
-    return {"id": str(word.id), "prediction_id": word.prediction_id, "verdict": word.verdict, "joined": word.joined}
+def _feedback_document(result: FeedbackResult) -> dict[str, Any]:
+    return {
+        "id": str(result.id),
+        "prediction_id": result.prediction_id,
+        "verdict": result.verdict,
+        "joined": result.joined,
+    }

@@ -19,7 +19,7 @@ from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import image_inputs
-from exporter.server.stored_inputs import as_stored
+from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import InputsPolicy, Store, prediction_rows
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Pipeline:
         """Count with another configuration from the next batch on."""
         self._state = (config, monitors)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Say that the queue is full before a body is even decoded.
 
         Raises
@@ -118,7 +118,7 @@ class Pipeline:
             When no room was left before these came.
         """
         with self._lock:
-            self.check_room()
+            self.check_capacity()
             self._queue.append((events, size))
             self._submitted += len(events)
             self._bytes_in += size
@@ -210,7 +210,7 @@ class Pipeline:
         ).tolist()
         kept = policy.select(group, confident, raw)
         if model.redact or images:
-            kept = as_stored(kept, decoded, model.redact, images, PACKED_BYTES)
+            kept = prepare_inputs(kept, decoded, model.redact, images, PACKED_BYTES)
         places = [segments.index_of(decoded.get(place)) for place in range(len(group))] if segments else []
         names = [segments.names[place] for place in places] if segments else None
         rows = prediction_rows(group, confident, kept, received, names)

@@ -1,4 +1,4 @@
-"""The inputs of a prediction as the store keeps them: redacted, and with images as PNG."""
+"""Prepare inputs for the store: remove redacted inputs and convert images to PNG."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import msgspec
 from exporter.features.png_codec import pack_inputs
 
 
-def as_stored(
-    kept: Sequence[bytes],
+def prepare_inputs(
+    raw: Sequence[bytes],
     decoded: Mapping[int, dict[str, Any]],
     redacted: frozenset[str],
     images: frozenset[str],
-    least: int = 0,
+    min_image_bytes: int = 0,
 ) -> list[bytes]:
-    """The JSON of events' inputs without what is redacted, and with images as PNG.
+    """Return the JSON of events' inputs without redacted inputs, and with images as PNG.
 
     Parameters
     ----------
-    kept
-        The JSON of each one's inputs as it came; empty for none.
+    raw
+        The JSON of each event's inputs as it was received; empty for an event whose inputs are not stored.
     decoded
-        Inputs by their place.
+        The decoded inputs by the index of their event.
     redacted, images
         Names of inputs.
-    least
-        Bytes of JSON from which on images become PNG.
+    min_image_bytes
+        Images become PNG where the JSON has at least so many bytes.
     """
-    found = [b"" if redacted else text for text in kept]
-    there = [place for place, text in enumerate(kept) if text and place in decoded]
-    inputs = {place: without(decoded[place], redacted) if redacted else decoded[place] for place in there}
-    large = [place for place in there if len(kept[place]) >= least and not images.isdisjoint(inputs[place])]
-    packed = dict(zip(large, pack_inputs([inputs[place] for place in large], images), strict=True))
-    for place, each in (inputs | packed if redacted else packed).items():
-        found[place] = msgspec.json.encode(each)
-    return found
+    prepared = [b"" if redacted else text for text in raw]
+    indices = [index for index, text in enumerate(raw) if text and index in decoded]
+    inputs = {index: without(decoded[index], redacted) if redacted else decoded[index] for index in indices}
+    large = [i for i in indices if len(raw[i]) >= min_image_bytes and not images.isdisjoint(inputs[i])]
+    packed = dict(zip(large, pack_inputs([inputs[index] for index in large], images), strict=True))
+    for index, values in (inputs | packed if redacted else packed).items():
+        prepared[index] = msgspec.json.encode(values)
+    return prepared
 
 
 def without(inputs: Mapping[str, Any], redacted: frozenset[str]) -> dict[str, Any]:
-    """Inputs less those that must leave no trace."""
+    """Return the inputs that are not redacted."""
     return {name: value for name, value in inputs.items() if name not in redacted}

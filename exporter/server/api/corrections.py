@@ -32,13 +32,13 @@ class CorrectionsApi:
     ----------
     exporter
         The store and the models.
-    retries
+    idempotency
         Answers retried requests.
     """
 
-    def __init__(self, exporter: Exporter, retries: IdempotencyCache) -> None:
+    def __init__(self, exporter: Exporter, idempotency: IdempotencyCache) -> None:
         self._exporter = exporter
-        self._retries = retries
+        self._idempotency = idempotency
 
     def list_corrections(self) -> Response:
         """``GET /v1/corrections``: a page of the queue."""
@@ -119,13 +119,13 @@ class CorrectionsApi:
             count = sample_for_review(store, draw, sample.count, reviewer, redact)
             return Reply(201, msgspec.json.encode({"drawn": count}))
 
-        return self._retries.once("samples", idempotency_key(), reply).flask()
+        return self._idempotency.once("samples", idempotency_key(), reply).flask()
 
 
-def blueprint(exporter: Exporter, retries: IdempotencyCache) -> Blueprint:
+def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
     """Return the routes of the review queue."""
     routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
-    api = CorrectionsApi(exporter, retries)
+    api = CorrectionsApi(exporter, idempotency)
     routes.register_error_handler(StoreError, _store_error)
     routes.register_error_handler(EventError, _event_error)
     routes.get("")(api.list_corrections)

@@ -31,7 +31,7 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     @routes.post("/notifications")
     def notifications() -> Response:
         body = request.get_data()
-        return ingest.retries.once("notifications", idempotency_key(), lambda: notified(body)).flask()
+        return ingest.idempotency.once("notifications", idempotency_key(), lambda: notified(body)).flask()
 
     def notified(body: bytes) -> Reply:
         try:

@@ -119,7 +119,7 @@ class PayloadIngest:
         self, signal: Signal, body: bytes, encoding: str, protobuf: bool
     ) -> tuple[Reply | None, list[RejectedEvent]]:
         """Take an export request: the problem that refuses it, or the rejected records."""
-        if full := self._ingest.full():
+        if full := self._ingest.check_capacity():
             return full, []
         try:
             if encoding.lower() == "gzip":
@@ -134,19 +134,19 @@ class PayloadIngest:
             return self._refuse(error), []
         self._ingest.count_rejected(rejected)
         size = max(len(body), sum(len(memoryview(event.inputs)) for event in accepted))
-        return self._ingest.queue(signal, accepted, size) if accepted else None, rejected
+        return self._ingest.enqueue(signal, accepted, size) if accepted else None, rejected
 
     def _take(
         self, source: str, body: bytes, decode: Callable[[], Iterable[_Item]], many: bool, ids: bool = False
     ) -> Reply:
-        if full := self._ingest.full():
+        if full := self._ingest.check_capacity():
             return full
         try:
             with self._limit_memory(body):
                 accepted, rejected = _decode_all(decode(), MAX_REJECTED)
         except EventError as error:
             return self._refuse(error)
-        return self._ingest.decoded(source, accepted, rejected, len(body), many=many, ids=ids)
+        return self._ingest.submit(source, accepted, rejected, len(body), many=many, ids=ids)
 
     def _limit_memory(self, body: bytes) -> AbstractContextManager[Any]:
         """Decode large bodies one at a time: decoded, they take many times their size."""
@@ -246,13 +246,13 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     @routes.post("/v1/kserve")
     def kserve() -> Response:
         headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
-        return ingest.retries.once("kserve", idempotency_key(), lambda: payloads.kserve(headers, body)).flask()
+        return ingest.idempotency.once("kserve", idempotency_key(), lambda: payloads.kserve(headers, body)).flask()
 
     @routes.post("/v2/models/<model>/infer")
     @routes.post("/v2/models/<model>/versions/<version>/infer")
     def infer(model: str, version: str | None = None) -> Response:
         body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        reply = ingest.retries.once(
+        reply = ingest.idempotency.once(
             "infer", idempotency_key(), lambda: payloads.infer(model, version, body, ndjson, ids)
         )
         return reply.flask()
@@ -260,7 +260,7 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     @routes.post("/v1/exchanges")
     def exchanges() -> Response:
         body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        reply = ingest.retries.once("exchanges", idempotency_key(), lambda: payloads.exchanges(body, ndjson, ids))
+        reply = ingest.idempotency.once("exchanges", idempotency_key(), lambda: payloads.exchanges(body, ndjson, ids))
         return reply.flask()
 
     @routes.post("/v1/seldon/feedback")
@@ -278,7 +278,9 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     def otlp(signal: Signal) -> Response:
         body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
         protobuf = request.mimetype == PROTOBUF
-        reply = ingest.retries.once(signal, idempotency_key(), lambda: payloads.otlp(signal, body, encoding, protobuf))
+        reply = ingest.idempotency.once(
+            signal, idempotency_key(), lambda: payloads.otlp(signal, body, encoding, protobuf)
+        )
         return reply.flask()
 
     return routes
