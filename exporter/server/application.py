@@ -1,4 +1,4 @@
-"""One exporter: its configuration, state and threads, from start to end."""
+"""The exporter: its configuration, state and threads, from start to shutdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Exporter:
-    """Everything that lives as long as the process.
+    """The state of the process.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Exporter:
     Attributes
     ----------
     last_scrape : float or None
-        When `metrics` was asked last, by the monotonic clock in seconds; None: never.
+        Time of the last call of `metrics` by the monotonic clock, in seconds; None before the first.
 
     Raises
     ------
@@ -66,8 +66,8 @@ class Exporter:
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
-        self._keeper = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
-        self._keeper.start()
+        self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
+        self._snapshots.start()
         self.telemetry.reload_successful.set(1)
         self.telemetry.reload_time.set(time.time())
         self.ready = True
@@ -75,23 +75,23 @@ class Exporter:
         self.reloaders: list[Callable[[], None]] = []
         for model in config.models:
             if not monitors.binners_of(model.name):
-                log.warning("model %r has no profile: its inputs are not watched", model.name)
+                log.warning("model %r has no profile: its inputs are not monitored", model.name)
 
     @property
     def config(self) -> Config:
-        """The configuration now."""
+        """The current configuration."""
         return self.pipeline.config
 
     def reload(self) -> None:
-        """Read the configuration again; the old one stays where the new one is wrong.
+        """Read the configuration again; if the new one is not valid, the old one stays in use.
 
-        Models that did not change keep their counters and windows. The store is opened once:
-        a changed ``store`` needs a restart.
+        Models that did not change keep their counters and windows. The store is opened only once, so that
+        a change of ``store`` requires a restart.
 
         Raises
         ------
         ConfigError
-            What is wrong with the new one.
+            When the new configuration is not valid.
         """
         with self._reloading:
             try:
@@ -100,7 +100,7 @@ class Exporter:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
                 for reloader in self.reloaders:
                     reloader()
-            except Exception as error:  # whatever it was: the metric must not go on saying that all is well
+            except Exception as error:  # of any type: the metric must not keep reporting success
                 self.telemetry.reload_successful.set(0)
                 log.error("reload: %s", error)
                 raise
@@ -112,11 +112,14 @@ class Exporter:
 
     @property
     def alive(self) -> bool:
-        """Whether the threads that everything depends on live."""
+        """Whether the threads of the queue and of the store run."""
         return self.pipeline.alive and self.store.alive
 
     def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
-        """The exposition, what was acknowledged before included but under overload; see `Exposition.render`."""
+        """Return the exposition; see `Exposition.render`.
+
+        Except under overload, it includes all events that were acknowledged before.
+        """
         if not self.pipeline.crowded:
             self.pipeline.settle(0.5)
         self.last_scrape = time.monotonic()
@@ -124,15 +127,15 @@ class Exporter:
         return self.exposition.render(accept, names)
 
     def close(self) -> None:
-        """Count and write what waits, within bounds, and end the threads."""
+        """Count and store what is queued, within time limits, and end the threads."""
         self.ready = False
         self.pipeline.close()
-        self._keeper.close()
+        self._snapshots.close()
         if not self.store.close():
-            log.error("%d predictions that waited for the database are lost", self.store.waiting)
+            log.error("%d predictions were not written to the database before the exporter stopped", self.store.waiting)
 
     def snapshot(self, name: str, inputs: str | None) -> str | None:
-        """What feedback keeps of its prediction's inputs: nothing redacted, and images as PNG."""
+        """Return the inputs of a prediction as its feedback stores them: without redacted ones, and images as PNG."""
         monitors = self.pipeline.monitors
         model, binner = monitors.models.get(name), monitors.nearest_binner(name)
         if not inputs or model is None:

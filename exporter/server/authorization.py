@@ -1,4 +1,4 @@
-"""Who may do what: a scope for each route, and no unsafe request from another site's page."""
+"""Authorize requests by the scope of their route, and refuse unsafe requests from pages of other origins."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "same-origin",  # no-referrer would make browsers hide the Origin of our own forms
 }
 CALLER = "exporter.caller"
-"""Where a request's WSGI environment has the `Caller`, if it was asked who it is."""
+"""The key of the `Caller` in the WSGI environment of an authenticated request."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing (RFC 9110)."""
+"""Safe methods (RFC 9110)."""
 OPEN = frozenset({"/metrics", "/-/healthy", "/-/ready"})
-"""What ``--web.open-metrics`` leaves to everybody: scrapes and probes."""
+"""Paths that need no authentication with ``--web.open-metrics``: scrapes and probes."""
 
 
 def scope(method: str, rule: str) -> str | None:
-    """What a caller needs for a route: one of `SCOPES`, `USER`, or None where a name is enough.
+    """Return the scope that a route requires: one of `SCOPES`, `USER`, or None if any caller may use it.
 
     >>> scope("GET", "/drift"), scope("POST", "/v1/feedback"), scope("GET", "/-/ready")
     ('read', 'feedback', None)
@@ -36,38 +36,37 @@ def scope(method: str, rule: str) -> str | None:
 
 
 def scope_error(caller: Caller, needed: str | None) -> Reply | None:
-    """Why a caller may not; None when it may."""
+    """Return the problem of a caller without the scope; None for a caller that has it."""
     if needed is None or needed in caller.scopes:
         return None
     has = ", ".join(sorted(caller.scopes))
     if needed == USER:
-        detail = f"only a user with a password may do this, not a token; {preview(caller.name)} is one"
-        return problem(403, detail)
+        return problem(403, f"only a user with a password may do this; {preview(caller.name)} is a token")
     detail = f"the token {preview(caller.name)} lacks the scope {needed}; it has {has}"
     header = ("WWW-Authenticate", f'Bearer realm="model-exporter", error="insufficient_scope", scope="{needed}"')
     return problem(403, detail, headers=(header,), scope=needed)
 
 
 def cross_origin_error(method: str, header: Callable[[str], str | None]) -> Reply | None:
-    """Why a request is refused that another site's page made a browser send; None for all others.
+    """Return the problem of an unsafe request that a browser sends for a page of another origin; None for all others.
 
-    ``header`` says the value of a field by its name in small letters.
+    ``header`` returns the value of a header by its name in lower case.
 
-    A browser says where a request comes from in headers that no page can change. Programs send neither.
-    ``Sec-Fetch-Site`` says it best, but only to ``https`` and this machine; ``Origin`` must else have the
-    ``Host`` that was asked, whatever its scheme: TLS may end at a proxy.
+    Browsers name the origin of a request in headers that a page cannot change; other programs send neither.
+    ``Sec-Fetch-Site`` is the more reliable one, but browsers send it only over ``https`` and to localhost. Without
+    it, ``Origin`` must have the same host as ``Host``. Its scheme may differ, because a proxy may terminate TLS.
     """
     if method in SAFE:
         return None
     site, origin = header("sec-fetch-site"), header("origin")
     if site is not None:
-        own = site in {"same-origin", "none"}
+        same_origin = site in {"same-origin", "none"}
     else:
-        own = origin is None or origin.partition("://")[2].lower() == (header("host") or "/").lower()
-    if own:
+        same_origin = origin is None or origin.partition("://")[2].lower() == (header("host") or "/").lower()
+    if same_origin:
         return None
     return problem(
         403,
-        f"a page of another origin ({preview(origin or site)}) sent this, and only this exporter's own pages may; "
-        "a program sends no Origin header, and a proxy passes the Host header on",
+        f"a page of another origin ({preview(origin or site)}) sent this request, and only the exporter's own pages "
+        "may send it; programs must not send an Origin header, and proxies must pass the Host header on",
     )

@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 
 
 def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
-    """Return the application of one exporter. It lets everybody in: users and tokens are checked before.
+    """Return the Flask application of an exporter. Users and tokens are not checked here but by the ASGI application.
 
     Parameters
     ----------
     exporter
-        Its state.
+        The exporter's state.
     ingest
-        Shared with the fast door; one of its own where there is none.
+        Shared with the ASGI application; by default a new one.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
@@ -59,11 +59,10 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
 
     @app.before_request
     def _permit() -> Response | None:
-        """Check a request's origin, and its scope where the caller is known, whose name is ``flask.g.user``."""
-        if page := cross_origin_error(
-            request.method, request.headers.get
-        ):  # the door has asked that; other servers have not
-            return page.flask()
+        """Check the origin of a request and the scope of an authenticated caller; set ``flask.g.user`` to its name."""
+        # The ASGI application has checked the origin already; under another WSGI server only this does.
+        if error := cross_origin_error(request.method, request.headers.get):
+            return error.flask()
         caller: Caller | None = request.environ.get(CALLER)
         g.user = caller.name if caller else None
         if caller is None or request.url_rule is None:
@@ -88,10 +87,10 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
 
 
 def http_error(error: HTTPException) -> Response:
-    """Flask's handler of every HTTP error."""
+    """Return the problem for an HTTP error of Flask."""
     detail = error.description or ""
     if isinstance(error, NotFound) and detail == NotFound.description:
-        detail = f"there is nothing at {preview(request.path)}; /openapi.json lists what there is"
+        detail = f"there is no route {preview(request.path)}; /openapi.json lists all routes"
     if isinstance(error, MethodNotAllowed):
         detail = (
             f"{preview(request.path)} takes {any_of(sorted(error.valid_methods or ()))}, not {preview(request.method)}"

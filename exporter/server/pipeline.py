@@ -1,4 +1,4 @@
-"""From the web threads to the monitors and the store: a bounded queue and one aggregator."""
+"""Queue predictions within bounds, and count and store them in one aggregator thread."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from exporter.storage import InputsPolicy, Store, prediction_rows
 log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 256 * 2**20
-"""Bytes of request bodies that may wait to be counted."""
-PACKED_BYTES = 1024
-"""JSON of inputs from which on the images in it are stored as PNG: that of smaller ones would take no less room."""
+"""Bytes of request bodies that may be queued."""
+MIN_IMAGE_BYTES = 1024
+"""Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""
 _CHUNK = 1000
 _BATCH = 5000
-_GATHER_SECONDS = 0.01  # a little patience makes batches that numpy likes
+_GATHER_SECONDS = 0.01  # a short wait makes batches that numpy processes efficiently
 
 _MODEL_AND_VERSION = attrgetter("model", "version")
 
 
 class Pipeline:
-    """A bounded queue and the thread that empties it.
+    """A bounded queue of predictions and the thread that counts and stores them.
 
     Parameters
     ----------
     config
         The configuration; `reconfigure` replaces it.
     monitors
-        Where events are counted.
+        Count the predictions.
     store
-        Where they are kept.
+        Stores them.
     telemetry
-        Where losses are counted.
+        Counts predictions that are lost.
     """
 
     def __init__(self, config: Config, monitors: MonitorRegistry, store: Store, telemetry: ExporterMetrics) -> None:
@@ -59,7 +59,7 @@ class Pipeline:
         self._submitted = self._counted = 0
         self._bytes_in = self._bytes_out = 0
         self._wake = threading.Event()
-        self._hurry = threading.Event()
+        self._skip_wait = threading.Event()
         self._closing = False
         telemetry.queue_length.set_function(lambda: self._submitted - self._counted)
         telemetry.queue_capacity.set_function(lambda: self._state[0].queue.capacity)
@@ -68,35 +68,35 @@ class Pipeline:
 
     @property
     def monitors(self) -> MonitorRegistry:
-        """Where events are counted now."""
+        """The current monitors."""
         return self._state[1]
 
     @property
     def config(self) -> Config:
-        """The configuration now."""
+        """The current configuration."""
         return self._state[0]
 
     @property
     def alive(self) -> bool:
-        """Whether the aggregator lives."""
+        """Whether the aggregator thread runs."""
         return self._thread.is_alive()
 
     @property
     def crowded(self) -> bool:
-        """Whether so much waits that a moment will not do to count it."""
+        """Whether more than half of the queue is in use, so that counting it takes more than a moment."""
         return self._submitted - self._counted > self._state[0].queue.capacity // 2
 
     def reconfigure(self, config: Config, monitors: MonitorRegistry) -> None:
-        """Count with another configuration from the next batch on."""
+        """Use another configuration from the next batch on."""
         self._state = (config, monitors)
 
     def check_capacity(self) -> None:
-        """Say that the queue is full before a body is even decoded.
+        """Check that the queue has room, before a body is decoded.
 
         Raises
         ------
         QueueFullError
-            When it is.
+            When it is full.
         """
         full = self._submitted - self._counted >= self._state[0].queue.capacity
         if full or self._bytes_in - self._bytes_out >= QUEUE_BYTES or self._closing:
@@ -110,12 +110,12 @@ class Pipeline:
         events
             The predictions.
         size
-            Bytes they came in.
+            Bytes of their request body.
 
         Raises
         ------
         QueueFullError
-            When no room was left before these came.
+            When the queue was full before these predictions.
         """
         with self._lock:
             self.check_capacity()
@@ -126,33 +126,33 @@ class Pipeline:
             self._wake.set()
 
     def settle(self, timeout: float) -> bool:
-        """Wait until what was submitted before is counted; whether it is, after ``timeout`` seconds at most."""
+        """Wait up to ``timeout`` seconds for what was submitted before to be counted; return whether it was."""
         target, deadline = self._submitted, time.monotonic() + timeout
         while self._counted < target and time.monotonic() < deadline:
-            self._hurry.set()
+            self._skip_wait.set()
             time.sleep(0.001)
         return self._counted >= target
 
     def close(self, timeout: float = 5.0) -> None:
-        """Refuse what comes, count what waits within ``timeout`` seconds, and end."""
+        """Refuse new predictions, count the queued ones within ``timeout`` seconds, and end the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
         if lost := self._submitted - self._counted:
             self._telemetry.dropped.inc(lost)
-            log.error("%d events were accepted but not counted before the end", lost)
+            log.error("%d events were accepted but not counted before the exporter stopped", lost)
 
     def _run(self) -> None:
         while not (self._closing and not self._queue):
             self._wake.wait()
             self._wake.clear()
             if not self._closing:
-                self._hurry.wait(_GATHER_SECONDS)
-                self._hurry.clear()
+                self._skip_wait.wait(_GATHER_SECONDS)
+                self._skip_wait.clear()
             while self._queue:
-                self._count_some()
+                self._count_batch()
 
-    def _count_some(self) -> None:
+    def _count_batch(self) -> None:
         batch: list[Prediction] = []
         size = 0
         while self._queue and len(batch) < _BATCH:
@@ -162,7 +162,7 @@ class Pipeline:
         try:
             for start in range(0, len(batch), _BATCH):
                 self._count(batch[start : start + _BATCH])
-        except Exception:  # without this thread nothing is ever counted again
+        except Exception:  # if this thread ended, nothing would be counted any more
             self._telemetry.dropped.inc(len(batch))
             log.exception("events were lost")
         finally:
@@ -176,13 +176,13 @@ class Pipeline:
             groups.setdefault(key, []).extend(run)
         for (name, version), group in groups.items():
             model = monitors.models.get(name)
-            if model is None:  # taken out of the configuration while it waited
+            if model is None:  # removed from the configuration while the events were queued
                 self._telemetry.dropped.inc(len(group))
                 continue
             monitor = monitors.get(name, version, time.monotonic())
             try:
                 self._count_group(config, monitors, monitor, group)
-            except Exception:  # one event that nobody foresaw must not cost the others
+            except Exception:  # one unexpected event must not lose the others
                 log.exception("events of %r are counted one by one after an error", name)
                 for event in group:
                     try:
@@ -193,29 +193,29 @@ class Pipeline:
     def _count_group(
         self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, group: Sequence[Prediction]
     ) -> None:
-        """Count and store predictions of one model and version; what raises here has counted nothing."""
+        """Count and store predictions of one model and version; after an exception nothing has been counted."""
         model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()
         raw: Sequence[bytes] = [bytes(event.inputs) for event in group]
         images = image_inputs(model, monitor.binner.profile if monitor.binner else None)
         segments, binner = monitor.segments, monitor.binner
-        one_by_one = model.redact or images or segments
-        columns = binner.read(raw) if binner and not one_by_one else None
-        decoded = decode_inputs(raw) if one_by_one or (binner and columns is None) else {}
+        needs_values = model.redact or images or segments
+        columns = binner.read(raw) if binner and not needs_values else None
+        decoded = decode_inputs(raw) if needs_values or (binner and columns is None) else {}
         for event in group:
             if not event.id:
                 event.id = make_id()
         confident = are_confident(
             [event.confidence for event in group], model.confidence_threshold, [event.code for event in group]
         ).tolist()
-        kept = policy.select(group, confident, raw)
+        stored_inputs = policy.select(group, confident, raw)
         if model.redact or images:
-            kept = prepare_inputs(kept, decoded, model.redact, images, PACKED_BYTES)
-        places = [segments.index_of(decoded.get(place)) for place in range(len(group))] if segments else []
-        names = [segments.names[place] for place in places] if segments else None
-        rows = prediction_rows(group, confident, kept, received, names)
+            stored_inputs = prepare_inputs(stored_inputs, decoded, model.redact, images, MIN_IMAGE_BYTES)
+        segment_indices = [segments.index_of(decoded.get(i)) for i in range(len(group))] if segments else []
+        segment_names = [segments.names[index] for index in segment_indices] if segments else None
+        rows = prediction_rows(group, confident, stored_inputs, received, segment_names)
         monitors.unknown_features[model.name] += monitor.observe(
-            group, columns or list(decoded.values()), now, places, confident
+            group, columns or list(decoded.values()), now, segment_indices, confident
         )
         for part in rows.parts(_CHUNK):
             self._telemetry.dropped.inc(self._store.add(part))

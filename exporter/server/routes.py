@@ -1,6 +1,6 @@
-"""The table of all routes: who may use each, which threads answer it, and what it takes and returns.
+"""The table of all routes: the scope, thread pool, body, parameters and responses of each.
 
-Authorization, the dispatch of requests, the OpenAPI document and the tests of the documentation read it.
+It is read by authorization, the dispatch of requests, the OpenAPI document and the tests of the documentation.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Route(NamedTuple):
     parameters
         Parameters of the query, and headers.
     scope
-        What a caller needs: one of `SCOPES`, `USER`, or None where a name is enough.
+        The scope that a caller needs: one of `SCOPES`, `USER`, or None if any caller may use it.
     pool
-        The thread pool that answers.
+        The thread pool that runs it.
     max_body
-        Bytes of the request's body.
+        Maximum size of the request's body in bytes.
     gzip
         Whether the body may be compressed, as collectors send it.
     """
@@ -291,7 +291,7 @@ _PATTERNS = [
 
 
 def find(method: str, path: str) -> Route | None:
-    """Return the route of a request; None where Flask knows best what to answer.
+    """Return the route of a request; None if there is none: then Flask returns the error.
 
     >>> find("HEAD", "/metrics").pool, find("POST", "/v2/models/m/infer").scope, find("GET", "/nothing")
     ('operations', 'ingest', None)

@@ -1,4 +1,4 @@
-"""Sockets to listen on, each this process's own."""
+"""Create the TCP and Unix sockets on which the server listens."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from exporter.errors import StackError
 
 BACKLOG = 4096
-"""Connections that wait to be taken."""
+"""Connections that may wait to be accepted."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Return a listening TCP socket.
 
     Raises
     ------
     StackError
-        When the address cannot be listened on.
+        When it cannot listen on the address.
     """
     bound = None
     try:
@@ -34,36 +34,36 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def listen_at(path: Path) -> socket.socket:
-    """A Unix socket that listens, in place of one that a process left behind.
+    """Return a listening Unix socket; replace a socket that an ended process left behind.
 
     Raises
     ------
     StackError
-        See `vacate`; and when the path is none for a socket.
+        See `_remove_stale`; also when the path is not valid for a socket.
     """
-    vacate(path)
+    _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
         bound.bind(str(path))
         bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
-        raise StackError(f"{path}: cannot listen there: {error.strerror or error}") from None
+        raise StackError(f"{path}: cannot listen on it: {error.strerror or error}") from None
     return bound
 
 
-def vacate(path: Path) -> None:
-    """Remove a socket that a process left behind; nothing else is this process's to take.
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that an ended process left behind, and nothing else.
 
     Raises
     ------
     StackError
-        When somebody listens there, it is no socket, or its folder is not there.
+        When another process listens on it, the path is not a socket, or its folder does not exist.
     """
     if not path.parent.is_dir():
-        raise StackError(f"{path}: cannot listen there, its folder does not exist")
+        raise StackError(f"{path}: cannot listen on it: its folder does not exist")
     if path.exists() and not path.is_socket():
-        raise StackError(f"{path}: cannot listen there, it is a file and no socket")
+        raise StackError(f"{path}: cannot listen on it: it is a file, not a socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
@@ -73,5 +73,5 @@ def vacate(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError as error:
-            raise StackError(f"{path}: cannot listen there: {error.strerror or error}") from None
-    raise StackError(f"{path}: cannot listen there, somebody else does")
+            raise StackError(f"{path}: cannot listen on it: {error.strerror or error}") from None
+    raise StackError(f"{path}: cannot listen on it: another process already does")

@@ -1,4 +1,4 @@
-"""Responses too large to join: made piece by piece in threads, no faster than the client reads."""
+"""Responses that are too large for memory: threads produce them piece by piece, as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 STREAMED = "exporter.streamed"
-"""The key of the WSGI environment that marks a response to be streamed."""
+"""The key in the WSGI environment of a response that is streamed."""
 STREAMS = 8
-"""Bodies streamed at a time."""
+"""Responses that are streamed at the same time."""
 
 
 class Streamed(NamedTuple):
-    """A response whose body is made while it is sent: ``first`` is its beginning, ``rest`` what follows."""
+    """A response whose body is produced while it is sent: ``first`` is its beginning, ``rest`` yields what follows."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -617,7 +617,7 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
     second = Served(tmp_path, f"--web.unix-socket={path}")
     second.launch()
     assert second.process.wait(20) == 1
-    assert "somebody else does" in second.log.read_text()
+    assert "another process already does" in second.log.read_text()
     assert served.stop(signal.SIGKILL) != 0
     assert served.start().stop() == 0  # what is left of a socket is in nobody's way
     assert not path.exists()
@@ -625,7 +625,7 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
     third = Served(tmp_path, f"--web.unix-socket={tmp_path / 'notes.txt'}")
     third.launch()
     assert third.process.wait(20) == 1
-    assert "no socket" in third.log.read_text()
+    assert "not a socket" in third.log.read_text()
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -587,7 +587,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cret\n")
     served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
     try:
-        assert "a user with a password is needed" in command(served, "list", status=1)
+        assert "a user with a password is required" in command(served, "list", status=1)
         assert command(served, "list", "--user=ada", f"--password-file={tmp_path / 'password'}") == ""
         named = {"MODEL_EXPORTER_USER": "ada", "MODEL_EXPORTER_PASSWORD_FILE": str(tmp_path / "password")}
         assert command(served, "list", **named) == ""

@@ -411,7 +411,7 @@ def test_what_is_not_there_is_said(shared: Served) -> None:
     missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
     assert (missing.status, wrong.status) == (404, 405)
     assert set(wrong.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
-    assert missing.json["detail"] == 'there is nothing at "/v1/prediction"; /openapi.json lists what there is'
+    assert missing.json["detail"] == 'there is no route "/v1/prediction"; /openapi.json lists all routes'
     assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
 
 
@@ -468,7 +468,7 @@ def test_a_new_version_brings_its_own_profile_without_a_restart(served: Served) 
     answer = served.post("/-/reload", b"")
     assert (answer.status, "models[0].profiles.9:" in answer.json["detail"]) == (500, True)
     write_config(served.folder, {"models": [{"name": "credit", "profiles": {"9": "new.json"}, "segment_by": "age"}]})
-    assert "no categorical input of the profile" in served.post("/-/reload", b"").json["detail"]
+    assert "is not a categorical input of the profile" in served.post("/-/reload", b"").json["detail"]
 
 
 def test_metrics_speak_both_formats_compressed_and_filtered(shared: Served) -> None:

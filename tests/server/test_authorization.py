@@ -113,7 +113,7 @@ def test_a_caller_is_told_how_to_say_who_it_is(server: Served) -> None:
     assert (answer.status, answer.headers["Content-Type"]) == (401, "application/problem+json")
     challenges = answer.headers.get_all("WWW-Authenticate")  # type: ignore[attr-defined]
     assert challenges == ['Basic realm="model-exporter"', 'Bearer realm="model-exporter"']
-    assert answer.json["detail"] == "a user with a password or a bearer token is needed"
+    assert answer.json["detail"] == "a user with a password or a bearer token is required"
 
 
 def test_every_route_that_changes_something_has_a_scope(tmp_path: Path) -> None:
@@ -192,7 +192,9 @@ def test_tokens_come_and_go_with_a_reload(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump([entry("newcomer", "reed")]))
         answer = server.post("/-/reload", b"", Authorization=ALICE)
         assert answer.status == 500
-        assert answer.json["detail"].endswith('tokens.yml: [0].scopes[0]: "reed" is no scope; did you mean "read"?')
+        assert answer.json["detail"].endswith(
+            'tokens.yml: [0].scopes[0]: "reed" is not a valid scope; did you mean "read"?'
+        )
         assert server.post("/v1/predictions", PREDICTION, Authorization=new).status == 202
         path.write_text("")
         assert server.post("/-/reload", b"", Authorization=ALICE).status == 200

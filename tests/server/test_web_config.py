@@ -96,7 +96,10 @@ BAD = [
         "http_server_config: {http2: true}",
         "http_server_config: is not supported here; the server speaks HTTP/1.1 and sets its headers itself",
     ),
-    ("rate_limit: {interval: 1s, burst: 1}", "rate_limit: is not supported here; the queue refuses what is too much"),
+    (
+        "rate_limit: {interval: 1s, burst: 1}",
+        "rate_limit: is not supported here; the queue refuses requests when it is full",
+    ),
     (
         "tls_server_config: {cert: PEM, key: PEM}",
         "tls_server_config.cert: is not supported here; name a cert_file instead",
@@ -124,7 +127,7 @@ BAD = [
     ),
     (
         f"tls_server_config: {{{GOOD}, client_ca_file: authority.crt}}",
-        "tls_server_config.client_auth_type: is required beside client_ca_file: RequireAndVerifyClientCert",
+        "tls_server_config.client_auth_type: is required with client_ca_file: RequireAndVerifyClientCert",
     ),
     ("tls_server_config: {cert_file: server.crt}", "tls_server_config.key_file: is required"),
     (
@@ -225,7 +228,7 @@ def test_authenticated(web: WebConfig, header: str | None, right: bool) -> None:
 def test_an_unknown_user_costs_what_a_known_one_does() -> None:
     """The hash that stands in for an unknown user's has the cost of the users' own."""
     web = WebConfig(users={"alice": hashed("a", 10)})
-    assert web._nobody.split(b"$")[2] == b"10"
+    assert web._unknown_user_hash.split(b"$")[2] == b"10"
     assert not web.remembered(basic("alice", "a"))
     assert web.authenticated(basic("alice", "a"))
     assert web.remembered(basic("alice", "a"))
@@ -237,7 +240,7 @@ def test_remembered_credentials_are_bounded() -> None:
     users = {f"user-{number}": hashed("p") for number in range(150)}
     web = WebConfig(users=users)
     assert all(web.authenticated(basic(user, "p")) for user in users)
-    assert len(web._good) == 100
+    assert len(web._valid) == 100
     assert all(web.authenticated(basic(user, "p")) for user in users)
 
 
@@ -252,11 +255,11 @@ BAD_TOKENS = [
     (f"- {{name: a, sha256: {HASH}, scopes: read}}", "[0].scopes: expected an array"),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [read, injest]}}",
-        '[0].scopes[1]: "injest" is no scope; did you mean "ingest"?',
+        '[0].scopes[1]: "injest" is not a valid scope; did you mean "ingest"?',
     ),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [user]}}",
-        '[0].scopes[0]: "user" is no scope; valid values: feedback, ingest, read, review',
+        '[0].scopes[0]: "user" is not a valid scope; valid values: feedback, ingest, read, review',
     ),
     (f"- {{name: a, sha265: {HASH}, scopes: [read]}}", '[0].sha265: is not known; did you mean "sha256"?'),
     (
@@ -278,7 +281,7 @@ BAD_TOKENS = [
     ),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: b, sha256: {HASH.upper()}, scopes: [read]}}",
-        "[1].sha256: is that of [0]; each name needs a token of its own",
+        "[1].sha256: is the same as that of [0]; each name needs its own token",
     ),
 ]
 

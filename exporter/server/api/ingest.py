@@ -1,4 +1,4 @@
-"""``/v1``: what services and clients POST."""
+"""The routes under ``/v1`` to which services and clients send events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.server.problem import Reply, event_problem
 
 
 def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
-    """The routes under ``/v1``."""
+    """Return the routes for predictions, feedback, business events and notifications."""
     routes = Blueprint("api", __name__, url_prefix="/v1")
 
     @routes.post("/predictions")
@@ -31,9 +31,9 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     @routes.post("/notifications")
     def notifications() -> Response:
         body = request.get_data()
-        return ingest.idempotency.once("notifications", idempotency_key(), lambda: notified(body)).flask()
+        return ingest.idempotency.once("notifications", idempotency_key(), lambda: receive_notification(body)).flask()
 
-    def notified(body: bytes) -> Reply:
+    def receive_notification(body: bytes) -> Reply:
         try:
             alerts = inbox.take(body)
         except EventError as error:
@@ -47,5 +47,5 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
 
 
 def idempotency_key() -> str | None:
-    """The request's ``Idempotency-Key``."""
+    """Return the request's ``Idempotency-Key``."""
     return request.headers.get("Idempotency-Key")

@@ -1,4 +1,4 @@
-"""What Prometheus and probes ask again and again, answered without a framework."""
+"""Answer scrapes and probes without a framework."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ TEXT = "text/plain; charset=utf-8"
 
 
 class Probes:
-    """Answers as Prometheus answers them.
+    """Responses to scrapes and probes, in the form that Prometheus itself uses.
 
     Parameters
     ----------
     exporter
-        Who is asked.
+        The exporter's state.
     """
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
 
     def metrics(self, accept: str, encodings: str, names: list[str]) -> Reply:
-        """``GET /metrics``.
+        """Return the metrics (``GET /metrics``).
 
         Parameters
         ----------
         accept, encodings
             The request's ``Accept`` and ``Accept-Encoding``.
         names
-            The families or samples that are wanted; all, if none are given.
+            The families or samples to return; all of them without any.
         """
         body, content_type = self._exporter.metrics(accept, names)
         headers: tuple[tuple[str, str], ...] = (("Vary", "Accept, Accept-Encoding"),)
@@ -40,20 +40,20 @@ class Probes:
         return Reply(200, body, headers, content_type)
 
     def healthy(self) -> Reply:
-        """``GET /-/healthy``."""
+        """Return whether the process runs (``GET /-/healthy``)."""
         if self._exporter.alive:
             return _text("model-exporter is healthy.\n")
-        return _text("a thread of model-exporter has ended: restart it, and read its log.\n", 503)
+        return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
 
     def ready(self) -> Reply:
-        """``GET /-/ready``."""
+        """Return whether events are accepted (``GET /-/ready``)."""
         if self._exporter.ready:
             return _text("model-exporter is ready.\n")
         return _text("model-exporter is stopping.\n", 503)
 
 
 def takes_gzip(encodings: str) -> bool:
-    """Whether a client that sends such an ``Accept-Encoding`` can read gzip.
+    """Return whether an ``Accept-Encoding`` header allows gzip.
 
     >>> takes_gzip("deflate, gzip;q=0.5"), takes_gzip("*"), takes_gzip("gzip; q=0, *"), takes_gzip("")
     (True, True, False, False)
