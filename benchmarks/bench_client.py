@@ -23,7 +23,7 @@ from timing import free_port, report
 from exporter import Monitor
 
 EVENTS = 500
-NUMBERS = {f"feature_{place}": random.random() for place in range(30)}
+NUMBERS = {f"feature_{number}": random.random() for number in range(30)}
 
 
 def microseconds(call: Callable[[], object], runs: int = 60) -> float:
@@ -40,16 +40,22 @@ def microseconds(call: Callable[[], object], runs: int = 60) -> float:
 def main() -> None:
     """Print the figures."""
     logging.getLogger("exporter.client").setLevel(logging.ERROR)
-    texts = NUMBERS | {f"feature_{place}": "NL" for place in range(5)}
+    texts = NUMBERS | {f"feature_{number}": "NL" for number in range(5)}
     pixels = {"image": [[float(column) for column in range(8)] for _ in range(8)]}
-    kept: deque[object] = deque(maxlen=EVENTS)
-    least = microseconds(
-        lambda: kept.append(("r-17", time.time_ns(), NUMBERS.copy(), "7", 0.93, 0.012, 200)),
+    events: deque[object] = deque(maxlen=EVENTS)
+    baseline = microseconds(
+        lambda: events.append(("r-17", time.time_ns(), NUMBERS.copy(), "7", 0.93, 0.012, 200)),
     )
-    peer = Histogram("seen", "", ["feature"], registry=CollectorRegistry(), buckets=[place / 20 for place in range(20)])
+    peer = Histogram(
+        "seen", "", ["feature"], registry=CollectorRegistry(), buckets=[number / 20 for number in range(20)]
+    )
     children = [(peer.labels(name), value) for name, value in NUMBERS.items()]
     report(
-        "prometheus_client, 30 numbers", microseconds(lambda: [c.observe(v) for c, v in children]), "µs", "floor", least
+        "prometheus_client, 30 numbers",
+        microseconds(lambda: [c.observe(v) for c, v in children]),
+        "µs",
+        "floor",
+        baseline,
     )
     nobody = f"http://127.0.0.1:{free_port()}"
     monitor = Monitor(nobody, "m", "3", capacity=EVENTS, interval=3600, batch_size=10**6)
@@ -63,7 +69,7 @@ def main() -> None:
         ("64 pixels as nested lists", pixels),
         ("224 x 224 x 3 pixels of numpy", {"image": np.zeros((224, 224, 3), np.uint8)}),
     ):
-        report(f"record, {what}", microseconds(record(inputs)), "µs", "floor", least)
+        report(f"record, {what}", microseconds(record(inputs)), "µs", "floor", baseline)
     monitor.close(0)
     stalls()
 
@@ -88,7 +94,7 @@ def stalls() -> None:
     exporter = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
     exporter.start()
     monitor = Monitor(f"http://127.0.0.1:{server.server_port}", "m", "3", interval=0.05)
-    found = []
+    percentiles = []
     for recording in (False, True):
         waits = []
         until = time.perf_counter() + 5
@@ -98,9 +104,9 @@ def stalls() -> None:
             waits.append(time.perf_counter() - begun)
             time.sleep(0.0005)
         waits.sort()
-        found.append((waits[round(0.999 * len(waits)) - 1] * 1e3, waits[-1] * 1e3))
-    report("record while others are sent, p99.9", found[1][0], "ms", "not recording", found[0][0])
-    report("record while others are sent, longest", found[1][1], "ms", "not recording", found[0][1])
+        percentiles.append((waits[round(0.999 * len(waits)) - 1] * 1e3, waits[-1] * 1e3))
+    report("record while others are sent, p99.9", percentiles[1][0], "ms", "not recording", percentiles[0][0])
+    report("record while others are sent, longest", percentiles[1][1], "ms", "not recording", percentiles[0][1])
     monitor.close()
     exporter.terminate()
 

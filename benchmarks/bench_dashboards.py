@@ -43,8 +43,12 @@ def templates(folder: Path) -> list[Series]:
     recorded.record(folder)
     with recorded.prometheus(folder, rules=True) as url:
         time.sleep(5)  # until the rules have been evaluated
-        found: list[Series] = ask(f'{url}/api/v1/series?match[]={{__name__!="",model=~"credit|"}}').json["data"]
-    return [one for one in found if one.get("feature", "age") == "age" and one.get("version") not in {"2", "other"}]
+        all_series: list[Series] = ask(f'{url}/api/v1/series?match[]={{__name__!="",model=~"credit|"}}').json["data"]
+    return [
+        labels
+        for labels in all_series
+        if labels.get("feature", "age") == "age" and labels.get("version") not in {"2", "other"}
+    ]
 
 
 def multiplied(found: list[Series]) -> Iterator[tuple[Series, bool]]:
@@ -81,14 +85,14 @@ def seconds(url: str, expr: str, instant: bool, end: int) -> tuple[float, bool]:
     """Return the seconds of the fastest of three queries, and whether the result was not empty."""
     span = {"time": end} if instant else {"start": end - DAYS * 86400, "end": end, "step": STEP_SECONDS}
     text = CHOSEN.into(expr, STEP_SECONDS).replace(f"[{recorded.HOUR}s]", f"[{DAYS}d]").replace("[60s]", "[31m]")
-    best, found = float("inf"), False
+    best, has_data = float("inf"), False
     for _ in range(3):
         start = time.perf_counter()
-        said = ask(f"{url}/api/v1/{'query' if instant else 'query_range'}?{urlencode({'query': text, **span})}")
+        response = ask(f"{url}/api/v1/{'query' if instant else 'query_range'}?{urlencode({'query': text, **span})}")
         best = min(best, time.perf_counter() - start)
-        assert said.status == 200, said.text
-        found = bool(said.json["data"]["result"])
-    return best, found
+        assert response.status == 200, response.text
+        has_data = bool(response.json["data"]["result"])
+    return best, has_data
 
 
 def main() -> None:
@@ -105,12 +109,12 @@ def main() -> None:
             text.unlink()
         print(f"{len(series):,} series, {samples:,} samples", flush=True)
         with recorded.prometheus(Path(month), rules=False) as url:
-            taken = sorted((*seconds(url, expr, instant, end - 60), where, expr) for where, expr, instant in ALL)
-    for best, _, where, expr in taken[-10:]:
+            timings = sorted((*seconds(url, expr, instant, end - 60), where, expr) for where, expr, instant in ALL)
+    for best, _, where, expr in timings[-10:]:
         print(f"{best:6.2f} s  {where:20} {expr[:110]}")
-    slowest, found = taken[-1][0], sum(one[1] for one in taken)
+    slowest, with_data = timings[-1][0], sum(timing[1] for timing in timings)
     print(
-        f"{len(taken)} expressions, {found} of which found something: at most {slowest:.2f} s, goal {GOAL_SECONDS:g} s"
+        f"{len(timings)} expressions, {with_data} of which found something: at most {slowest:.2f} s, goal {GOAL_SECONDS:g} s"
     )
     sys.exit(slowest > GOAL_SECONDS)
 

@@ -69,23 +69,23 @@ def floor(path: Path) -> tuple[float, int]:
 @contextlib.contextmanager
 def growth(process: psutil.Process) -> Iterator[list[float]]:
     """Append to the list by how many MiB the process grew at most."""
-    before = most = process.memory_info().rss
+    before = peak = process.memory_info().rss
     done = threading.Event()
-    found: list[float] = []
+    seconds_taken: list[float] = []
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not done.wait(0.005):
-            most = max(most, process.memory_info().rss)
+            peak = max(peak, process.memory_info().rss)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield found
+        yield seconds_taken
     finally:
         done.set()
         thread.join()
-        found.append((most - before) / 2**20)
+        seconds_taken.append((peak - before) / 2**20)
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> float:
@@ -103,16 +103,16 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> float:
 
 def corrections(port: int, done: threading.Event, first: int) -> list[float]:
     """Send corrections one after the other until it is done, and return their sorted latencies in seconds."""
-    found = []
+    seconds_taken = []
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        while not done.is_set() or not found:
-            correction = {"model": "m", "prediction": 1, "label": 2, "user": f"{first + len(found)}"}
+        while not done.is_set() or not seconds_taken:
+            correction = {"model": "m", "prediction": 1, "label": 2, "user": f"{first + len(seconds_taken)}"}
             start = time.perf_counter()
             connection.request("POST", "/v1/feedback", json.dumps(correction))
             connection.getresponse().read()
-            found.append(time.perf_counter() - start)
+            seconds_taken.append(time.perf_counter() - start)
             time.sleep(0.01)
-    return sorted(found)
+    return sorted(seconds_taken)
 
 
 def beside(port: int, call: Callable[[], float]) -> tuple[float, list[float], list[float]]:
@@ -141,9 +141,9 @@ def main() -> None:
             fill(path)
             process = psutil.Process(child.pid)
             floor(path)
-            asked = {"release": "/v1/dataset/releases", "GET of the release": "/v1/dataset/releases/r"}
-            asked |= {f"export as {name}": f"/v1/dataset?model=m&format={name}" for name in FORMATS}
-            for what, address in asked.items():
+            paths = {"release": "/v1/dataset/releases", "GET of the release": "/v1/dataset/releases/r"}
+            paths |= {f"export as {name}": f"/v1/dataset?model=m&format={name}" for name in FORMATS}
+            for what, address in paths.items():
                 bare, size = floor(path)
                 with growth(process) as grown:
                     if what == "release":

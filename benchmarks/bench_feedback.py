@@ -111,17 +111,17 @@ def in_process(kind: str, url: str, folder: Path) -> None:
 
     def say(client: int) -> list[float]:
         begin.wait()
-        found = []
+        durations = []
         for number in range(client, MANY, CLIENTS):
             correction = Feedback(f"p-{number + 1000}", verdict="corrected", label="1", user=f"{client}")
-            found.append(timed(lambda correction=correction: store.record_feedback([correction], None)))  # type: ignore[misc]
-        return found
+            durations.append(timed(lambda correction=correction: store.record_feedback([correction], None)))  # type: ignore[misc]
+        return durations
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         start = time.perf_counter()
-        many = [seconds for found in pool.map(say, range(CLIENTS)) for seconds in found]
+        concurrent = [seconds for durations in pool.map(say, range(CLIENTS)) for seconds in durations]
         passed = time.perf_counter() - start
-    told(f"{MANY:,} corrections from {CLIENTS} threads", many, passed)
+    print_rates(f"{MANY:,} corrections from {CLIENTS} threads", concurrent, passed)
     print(f"{'commits a correction':52} {commits[0] / MANY:12,.3f}")
     several = [Feedback(f"p-{number}", verdict="corrected", label="1") for number in range(5000, 5000 + MANY)]
     seconds = timed(lambda: store.record_feedback(several, None))
@@ -129,7 +129,7 @@ def in_process(kind: str, url: str, folder: Path) -> None:
     store.close()
 
 
-def told(what: str, seconds: list[float], passed: float) -> None:
+def print_rates(what: str, seconds: list[float], passed: float) -> None:
     """Print latencies and throughput."""
     print(f"{f'{what}, p50':52} {percentile(seconds, 0.5):12,.4g} ms")
     print(f"{f'{what}, p99':52} {percentile(seconds, 0.99):12,.4g} ms")
@@ -152,8 +152,8 @@ def over_http(exporter: Exporter) -> None:
             raise SystemExit(f"{path}: {answer!r}")
 
     def correction(number: int) -> bytes:
-        said = {"prediction_id": f"p-{number}", "verdict": "corrected", "label": "1", "user": "ada"}
-        return json.dumps(said).encode()
+        feedback = {"prediction_id": f"p-{number}", "verdict": "corrected", "label": "1", "user": "ada"}
+        return json.dumps(feedback).encode()
 
     client = connect()
     corrections, floor = [], []
@@ -166,21 +166,21 @@ def over_http(exporter: Exporter) -> None:
         report(what, percentile(corrections, share), "ms", "a prediction, from memory", percentile(floor, share))
     begin = threading.Barrier(CLIENTS)
 
-    def say(place: int) -> list[float]:
-        own = connect()
+    def say(client_number: int) -> list[float]:
+        connection = connect()
         begin.wait()
-        found = [
-            timed(lambda number=number: ask(own, "/v1/feedback", correction(number + 12_000)))  # type: ignore[misc]
-            for number in range(place, MANY, CLIENTS)
+        durations = [
+            timed(lambda number=number: ask(connection, "/v1/feedback", correction(number + 12_000)))  # type: ignore[misc]
+            for number in range(client_number, MANY, CLIENTS)
         ]
-        own.close()
-        return found
+        connection.close()
+        return durations
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         start = time.perf_counter()
-        many = [seconds for found in pool.map(say, range(CLIENTS)) for seconds in found]
+        concurrent = [seconds for durations in pool.map(say, range(CLIENTS)) for seconds in durations]
         passed = time.perf_counter() - start
-    told(f"{MANY:,} corrections over {CLIENTS} connections", many, passed)
+    print_rates(f"{MANY:,} corrections over {CLIENTS} connections", concurrent, passed)
 
 
 def main() -> None:

@@ -89,17 +89,17 @@ def latencies(port: int, body: bytes, rate: float) -> list[float]:
 
     thread = threading.Thread(target=background)
     thread.start()
-    found = []
+    seconds = []
     with socket.create_connection(("127.0.0.1", port)) as client:
         for _ in range(3000):
             begun = time.perf_counter()
             client.sendall(request(port, body))
             client.recv(65536)
-            found.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - begun)
             time.sleep(0.0005)
     stop.set()
     thread.join()
-    return sorted(found)
+    return sorted(seconds)
 
 
 def main() -> None:
@@ -120,11 +120,11 @@ def main() -> None:
             rate, refused = throughput(port, one, 1, *how)
             report(f"one event a request, {what} ({refused:.1%} refused)", rate, "events/s", "the floor", floor)
     with exporter(10) as (port, _):
-        found = latencies(port, one, LOAD)
-        middle, p99 = len(found) // 2, round(0.99 * len(found))
+        seconds = latencies(port, one, LOAD)
+        middle, p99 = len(seconds) // 2, round(0.99 * len(seconds))
         for name, place in (("p50", middle), ("p99", p99)):
             ratio = 1e3 * floor_latency[place]
-            report(f"latency {name} beside {LOAD:,.0f} a second", 1e3 * found[place], "ms", "the floor", ratio)
+            report(f"latency {name} beside {LOAD:,.0f} a second", 1e3 * seconds[place], "ms", "the floor", ratio)
     with exporter(10) as (port, _):
         rate, refused = throughput(port, thousand, 1000, *batches)
         report(f"1,000 events a request ({refused:.1%} refused)", rate, "events/s", "the floor", floor_batches)

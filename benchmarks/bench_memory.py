@@ -27,20 +27,20 @@ VERSIONS = ("1", "2", "3")
 def bodies(models: Sequence[str], versions: Sequence[str]) -> list[bytes]:
     """Return arrays of 1,000 predictions, distributed over models and versions in turn."""
     rng = np.random.default_rng(3)
-    found = []
+    requests = []
     for start in range(0, 10_000, 1000):
         events = [
             {
-                "id": f"r-{start + place}",
-                "model": models[place % len(models)],
-                "version": versions[place // len(models) % len(versions)],
+                "id": f"r-{start + number}",
+                "model": models[number % len(models)],
+                "version": versions[number // len(models) % len(versions)],
                 "inputs": {f"f{n}": value for n, value in enumerate(row)},
                 "confidence": 0.9,
             }
-            for place, row in enumerate(rng.normal(size=(1000, FEATURES)).round(4).tolist())
+            for number, row in enumerate(rng.normal(size=(1000, FEATURES)).round(4).tolist())
         ]
-        found.append(json.dumps(events).encode())
-    return found
+        requests.append(json.dumps(events).encode())
+    return requests
 
 
 def send(port: int, body: bytes) -> None:

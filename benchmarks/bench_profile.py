@@ -73,8 +73,8 @@ def child(what: str, path: Path) -> None:
     for values in held:
         STEPS[what](values)
     spent, passed = time.process_time() - spent, time.perf_counter() - passed
-    (most,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(spent, passed, int(most) / 1024)
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(spent, passed, int(peak) / 1024)
 
 
 def measured(what: str, path: Path) -> tuple[float, float, float]:

@@ -31,7 +31,7 @@ from timing import exporter, free_port
 FEATURES = 30
 ROUNDS, REQUESTS = 7, 1500
 _ROW = [
-    {"name": f"f{place}", "shape": [1], "datatype": "FP32", "data": [place / FEATURES]} for place in range(FEATURES)
+    {"name": f"f{index}", "shape": [1], "datatype": "FP32", "data": [index / FEATURES]} for index in range(FEATURES)
 ]
 _BODY = json.dumps({"inputs": _ROW}).encode()
 _ANSWER = json.dumps(
@@ -212,12 +212,14 @@ def main() -> None:
         return
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        place, _ = stack.enter_context(exporter(FEATURES))
+        exporter_port, _ = stack.enter_context(exporter(FEATURES))
         ports = {name: free_port() for name in ("direct", "relay", "proxy", "nginx", "web")}
-        own = [sys.executable, __file__]
-        pids = {"direct": stack.enter_context(running([*own, "model", ports["direct"], 0], ports["direct"]))}
-        pids["relay"] = stack.enter_context(running([*own, "relay", ports["relay"], ports["direct"]], ports["relay"]))
-        command = [sys.executable, "-m", "exporter.cli", "proxy", f"--exporter=http://127.0.0.1:{place}"]
+        command_prefix = [sys.executable, __file__]
+        pids = {"direct": stack.enter_context(running([*command_prefix, "model", ports["direct"], 0], ports["direct"]))}
+        pids["relay"] = stack.enter_context(
+            running([*command_prefix, "relay", ports["relay"], ports["direct"]], ports["relay"])
+        )
+        command = [sys.executable, "-m", "exporter.cli", "proxy", f"--exporter=http://127.0.0.1:{exporter_port}"]
         command += [f"--upstream=http://127.0.0.1:{ports['direct']}", f"--listen-address=127.0.0.1:{ports['proxy']}"]
         command += [f"--web.listen-address=127.0.0.1:{ports['web']}"]
         pids["proxy"] = stack.enter_context(running(command, ports["web"]))
@@ -229,11 +231,13 @@ def main() -> None:
         for _ in range(ROUNDS):
             for name, pid in pids.items():
                 rounds[name].append(measure(ports[name], pid))
-        medians = {name: Figures(*map(statistics.median, zip(*found, strict=True))) for name, found in rounds.items()}
+        medians = {
+            name: Figures(*map(statistics.median, zip(*figures, strict=True))) for name, figures in rounds.items()
+        }
         show(medians)
         with urllib.request.urlopen(f"http://127.0.0.1:{ports['web']}/metrics") as answer:
-            kept = [line for line in answer.read().decode().splitlines() if line.startswith("model_proxy_records")]
-        print("; ".join(kept))
+            lines = [line for line in answer.read().decode().splitlines() if line.startswith("model_proxy_records")]
+        print("; ".join(lines))
 
 
 def show(medians: dict[str, Figures]) -> None:

@@ -104,16 +104,16 @@ def seen(features: int) -> None:
             for name, where in (("exporter", port), ("memory", memory.server_port))
         )
         config.write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n{jobs}")
-        own = free_port()
+        own_port = free_port()
         command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/tsdb"]
-        with serving([*command, f"--web.listen-address=127.0.0.1:{own}"], own):
+        with serving([*command, f"--web.listen-address=127.0.0.1:{own_port}"], own_port):
             for _ in range(30):
                 send()
                 time.sleep(0.7)
 
             def asked_of(job: str, expression: str) -> float:
                 query = quote(expression.replace("JOB", f'{{job="{job}"}}'))
-                with urllib.request.urlopen(f"http://127.0.0.1:{own}/api/v1/query?query={query}") as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{own_port}/api/v1/query?query={query}") as answer:
                     return float(json.load(answer)["data"]["result"][0]["value"][1])
 
             middle = "1e3 * quantile_over_time(0.5, scrape_duration_secondsJOB[15s])"

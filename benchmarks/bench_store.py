@@ -40,7 +40,7 @@ NAMES = ", ".join(COLUMNS)
 def bodies(events: int, ordered: bool) -> list[bytes]:
     """Return request bodies. Identifiers are random, or ordered by time like those of the client library."""
     rng = random.Random(1)
-    found: list[bytes] = []
+    requests: list[bytes] = []
     for first in range(0, events, BATCH):
         batch = [
             {
@@ -55,8 +55,8 @@ def bodies(events: int, ordered: bool) -> list[bytes]:
             }
             for number in range(first, first + BATCH)
         ]
-        found.append(json.dumps(batch).encode())
-    return found
+        requests.append(json.dumps(batch).encode())
+    return requests
 
 
 def processor(name: str) -> Callable[[], float]:
@@ -84,23 +84,23 @@ def whole_way(folder: Path, texts: list[bytes], events: int) -> dict[str, float]
         decoding += time.thread_time() - used
     if not exporter.pipeline.settle(60) or not exporter.store.flush(60):
         raise SystemExit("it was not stored within a minute")
-    found = {"all": time.perf_counter() - start, "decode": decoding}
-    found |= {name: clock() - before[name] for name, clock in clocks.items()}
+    seconds = {"all": time.perf_counter() - start, "decode": decoding}
+    seconds |= {name: clock() - before[name] for name, clock in clocks.items()}
     with exporter.store.reading() as connection:
         stored = connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar()
     if stored != events:
         raise SystemExit(f"{stored} of {events} events were stored")
     exporter.close()
     gc.unfreeze()
-    return found
+    return seconds
 
 
 def rows_of(path: Path) -> list[tuple[object, ...]]:
     """Return the stored rows, with ascending identifiers."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        found = connection.execute(f"SELECT {NAMES} FROM predictions").fetchall()
-    place = COLUMNS.index("id")
-    return [(*row[:place], f"{number:08x}{row[place][8:]}", *row[place + 1 :]) for number, row in enumerate(found)]
+        rows = connection.execute(f"SELECT {NAMES} FROM predictions").fetchall()
+    index = COLUMNS.index("id")
+    return [(*row[:index], f"{number:08x}{row[index][8:]}", *row[index + 1 :]) for number, row in enumerate(rows)]
 
 
 def floor(path: Path, rows: list[tuple[object, ...]]) -> dict[str, float]:
@@ -113,9 +113,9 @@ def floor(path: Path, rows: list[tuple[object, ...]]) -> dict[str, float]:
     for first in range(0, len(rows), GROUP):
         connection.cursor().executemany(insert, rows[first : first + GROUP])
         connection.commit()
-    found = {"all": time.perf_counter() - start, "floor": time.thread_time() - used}
+    seconds = {"all": time.perf_counter() - start, "floor": time.thread_time() - used}
     connection.close()
-    return found
+    return seconds
 
 
 def middle(runs: list[dict[str, float]], part: str) -> float:

@@ -113,8 +113,8 @@ def nannyml_formula(training: Floats, discrete: bool) -> Callable[[Floats], floa
     def score(live: Floats) -> float:
         live = live[~np.isnan(live)]
         if discrete:
-            places = bins.searchsorted(live).clip(max=len(bins) - 1)
-            inside = np.bincount(places[bins[places] == live], minlength=len(bins)) / len(live)
+            indices = bins.searchsorted(live).clip(max=len(bins) - 1)
+            inside = np.bincount(indices[bins[indices] == live], minlength=len(bins)) / len(live)
         else:
             inside = np.histogram(live, bins)[0] / len(live)
         q = np.append(inside, 1 - inside.sum())
@@ -144,10 +144,10 @@ def boxkite_scorer(training: Floats, discrete: bool) -> Callable[[Floats], float
 
     def score(live: Floats) -> float:
         if discrete:
-            places = bins.searchsorted(live).clip(max=len(bins) - 1)
-            known = bins[places] == live
-            seen = np.bincount(places[known], minlength=len(bins))
-            size = len(bins) + len(np.unique(live[~known]))
+            indices = bins.searchsorted(live).clip(max=len(bins) - 1)
+            matches = bins[indices] == live
+            seen = np.bincount(indices[matches], minlength=len(bins))
+            size = len(bins) + len(np.unique(live[~matches]))
         else:
             seen = np.bincount(np.where(np.isnan(live), len(bins), bins.searchsorted(live)), minlength=len(bins) + 1)
             size = len(seen)
@@ -187,6 +187,6 @@ def peer_scores(peer: Peer, training: Floats, windows: Floats, discrete: bool) -
         if threshold is None:
             size = windows.shape[1]
             chunks = training[: len(training) // size * size].reshape(-1, size)
-            own = np.array([score(chunk) for chunk in chunks[:300]])
-            threshold = float(own.mean() + 3 * own.std())
+            scalar_scores = np.array([score(chunk) for chunk in chunks[:300]])
+            threshold = float(scalar_scores.mean() + 3 * scalar_scores.std())
     return scores, threshold

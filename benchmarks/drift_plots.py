@@ -58,9 +58,9 @@ def _false(study: Study) -> Any:
     cases = ("normal", "zero-heavy", "AR(1) 0.9")
     figure, all_axes = plt.subplots(1, len(cases), figsize=(9, 3), sharey=True)
     for axes, case in zip(all_axes, cases, strict=True):
-        for who in MONITORS:
-            shares = [max(100 * study.peer_false[who, case, n], 0.02) for n in study.sizes]
-            axes.plot(study.sizes, shares, marker=".", color=COLOURS[who], label=who)
+        for monitor in MONITORS:
+            shares = [max(100 * study.peer_false[monitor, case, n], 0.02) for n in study.sizes]
+            axes.plot(study.sizes, shares, marker=".", color=COLOURS[monitor], label=monitor)
         axes.axhline(0.1, color="black", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", yscale="log", ylim=(0.015, 130), title=f"no drift, {case}", xlabel="values a window")
     all_axes[0].set_ylabel("windows that alarm, %")
@@ -72,9 +72,9 @@ def _power(study: Study) -> Any:
     changes = ("mean + 0.5 sd", "mean + 1 sd", "new category, 10 %", "missing, 20 %")
     figure, all_axes = plt.subplots(1, len(changes), figsize=(10, 2.8), sharey=True)
     for axes, change in zip(all_axes, changes, strict=True):
-        for who in MONITORS:
-            shares = [100 * study.power[who, change, n] for n in study.change_sizes]
-            axes.plot(study.change_sizes, shares, marker=".", color=COLOURS[who], label=who)
+        for monitor in MONITORS:
+            shares = [100 * study.power[monitor, change, n] for n in study.change_sizes]
+            axes.plot(study.change_sizes, shares, marker=".", color=COLOURS[monitor], label=monitor)
         axes.set(xscale="log", ylim=(-3, 103), title=change, xlabel="values a window")
     all_axes[0].set_ylabel("windows that alarm, %")
     all_axes[-1].legend()

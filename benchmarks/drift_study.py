@@ -111,13 +111,13 @@ class Bins:
     def places(self, values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
         """Return the bin of each value."""
         if isinstance(self._feature, NumericFeature):
-            found = np.array(self._feature.edges).searchsorted(values, side="right")
+            indices = np.array(self._feature.edges).searchsorted(values, side="right")
         else:
             names = [float(name) for name in self._feature.categories]
             place = np.full(len(SHARES) + 1, len(names))  # the last is the category that training did not have
             place[np.array(names, dtype=int)] = np.arange(len(names))
-            found = place[np.nan_to_num(values).astype(int)]
-        return np.where(np.isnan(values), self.size - 2, found)
+            indices = place[np.nan_to_num(values).astype(int)]
+        return np.where(np.isnan(values), self.size - 2, indices)
 
     def counts(self, windows: Floats) -> Floats:
         """Return the counts, of shape ``(W, K)``, of windows of shape ``(W, n)``."""
@@ -266,18 +266,18 @@ class Study:
                 scores, threshold = peer_scores(peer, training, part, case.discrete)
                 found.setdefault(peer.name, []).append(scores)
                 fired.setdefault(peer.name, []).append(scores > threshold)
-        for who, values in fired.items():
+        for monitor, values in fired.items():
             share = float(np.concatenate(values).mean())
             if null:
-                self.peer_false[who, name, size] = share
+                self.peer_false[monitor, name, size] = share
             else:
-                self.power[who, what, size] = share
-        for who, values in found.items():
+                self.power[monitor, what, size] = share
+        for monitor, values in found.items():
             if null:
-                self.null_scores[who, name, size] = np.concatenate(values)
-            elif (who, name, size) in self.null_scores:
-                level = np.quantile(self.null_scores[who, name, size], 0.99)
-                self.even_power[who, what, size] = float((np.concatenate(values) > level).mean())
+                self.null_scores[monitor, name, size] = np.concatenate(values)
+            elif (monitor, name, size) in self.null_scores:
+                level = np.quantile(self.null_scores[monitor, name, size], 0.99)
+                self.even_power[monitor, what, size] = float((np.concatenate(values) > level).mean())
 
     def peer_tables(self) -> None:
         """Write the tables of `beside_peers`, and where a peer is better on both axes."""
@@ -286,17 +286,19 @@ class Study:
         chosen = [n for n in (20, 50, 100, 1000, 10_000) if n in sizes]
         body = []
         for name in CASES:
-            for who in names:
-                shares = (percent(self.peer_false[who, name, n]) for n in chosen)
-                body.append([name if who == names[0] else "", who, *shares])
+            for monitor in names:
+                shares = (percent(self.peer_false[monitor, name, n]) for n in chosen)
+                body.append([name if monitor == names[0] else "", monitor, *shares])
         self.tables["peers-false-alarms"] = table(["no drift", "monitor", *(f"n = {number(n)}" for n in chosen)], body)
         body = []
         for change in CHANGES:
-            shares = [" · ".join(percent(self.power[who, change, n], 0) for n in self.change_sizes) for who in names]
+            shares = [
+                " · ".join(percent(self.power[monitor, change, n], 0) for n in self.change_sizes) for monitor in names
+            ]
             body.append([change, *shares])
         self.tables["power"] = table(["change", *names], body)
         size = 100
-        body = [[c, *(percent(self.even_power[who, c, size], 0) for who in names)] for c in CHANGES]
+        body = [[c, *(percent(self.even_power[monitor, c, size], 0) for monitor in names)] for c in CHANGES]
         self.tables["even-power"] = table(["change", *names], body)
         for title, own in (("better", "model-exporter"), ("better-at-0.1", "threshold 0.1")):
             better = [self._better(change, own) for change in CHANGES]

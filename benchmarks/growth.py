@@ -44,12 +44,12 @@ def binner(features: int, bins: int = 20) -> Binner:
     return Binner(Profile("growth", 2000, dict.fromkeys(made, "numeric"), dict(made), correlation=together))
 
 
-def monitor(place: Binner, windows: Sequence[str] = ("5m", "1h"), version: str = "3") -> ModelMonitor:
+def monitor(bins_of: Binner, windows: Sequence[str] = ("5m", "1h"), version: str = "3") -> ModelMonitor:
     """Return the monitor of a version that has filled the 60 sub-windows of its longest window."""
-    found = ModelMonitor(ModelConfig(name="m", windows=tuple(windows)), version, place)
+    result = ModelMonitor(ModelConfig(name="m", windows=tuple(windows)), version, bins_of)
     for tick in range(60):
-        observe(found, place, tick * list(found.windows.values())[-1] / 60)
-    return found
+        observe(result, bins_of, tick * list(result.windows.values())[-1] / 60)
+    return result
 
 
 def observe(found: ModelMonitor, place: Binner, now: float) -> None:

@@ -85,10 +85,10 @@ class Exporter:
 
     def metrics(self) -> dict[str, float]:
         """Return the samples of the exposition, summed over labels."""
-        found: Counter[str] = Counter()
+        samples: Counter[str] = Counter()
         for series, value in self.series().items():
-            found[series.partition("{")[0]] += value  # type: ignore[assignment]
-        return dict(found)
+            samples[series.partition("{")[0]] += value  # type: ignore[assignment]
+        return dict(samples)
 
 
 class Clients:

@@ -57,8 +57,8 @@ def then(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def dripping(data: bytes) -> Iterator[bytes]:
     """Yield one byte a second; the sender waits after each empty piece."""
-    for place in range(len(data)):
-        yield data[place : place + 1]
+    for index in range(len(data)):
+        yield data[index : index + 1]
         yield b""
 
 
@@ -311,20 +311,20 @@ class Outcome(NamedTuple):
 def run(server: Served, scenario: Scenario, seconds: float) -> Outcome:
     """Run one scenario against a server."""
     process = psutil.Process(server.process.pid)
-    before = most = process.memory_info().rss / 2**20
+    before = peak = process.memory_info().rss / 2**20
     with Hostile(server.port, scenario) as hostile:
         time.sleep(min(1.0, seconds / 4))
         others = honest(server)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            most = max(most, process.memory_info().rss / 2**20)
+            peak = max(peak, process.memory_info().rss / 2**20)
             time.sleep(0.05)
         for one in others:
             one.stop()
     longest = {one.name: max(one.waits, default=seconds) for one in others}
     bad = [f"{one.name}: {what}" for one in others for what in one.bad]
     answers = {status.decode("latin-1"): times for status, times in sorted(hostile.answers.items())}
-    return Outcome(longest, bad, before, most, hostile.opened, answers)
+    return Outcome(longest, bad, before, peak, hostile.opened, answers)
 
 
 def main() -> None:

@@ -34,12 +34,12 @@ class Scraper:
         while not self._stop.wait(1):
             begun = time.monotonic()
             try:
-                found = self._exporter.metrics()
+                samples = self._exporter.metrics()
             except (OSError, http.client.HTTPException):
                 self.failed += 1
                 continue
             self.slowest = max(self.slowest, time.monotonic() - begun)
-            self.queue = max(self.queue, found["model_exporter_queue_length"])
+            self.queue = max(self.queue, samples["model_exporter_queue_length"])
 
     def stop(self) -> None:
         """Stop."""
@@ -68,11 +68,11 @@ def outage(what: str, seconds: float, begin: Callable[[Postgres], None], end: Ca
         time.sleep(10)
         clients.stop()
         scraper.stop()
-        found = exporter.metrics()
+        samples = exporter.metrics()
         exporter.process.terminate()
         exporter.process.wait()
         result = Comparison(url, clients)
-        dropped = found["model_exporter_events_dropped_total"]
+        dropped = samples["model_exporter_events_dropped_total"]
         print(f"{what} for {seconds:.0f} s")
         print(f"predictions accepted {clients.accepted:,}, refused with 503 {clients.refused:,}")
         print(f"stored {result.stored:,}, dropped and counted {dropped:,.0f}, stored twice {result.stored_twice}")

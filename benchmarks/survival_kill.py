@@ -25,7 +25,7 @@ def main(kind: str = "sqlite", kills: str = "200", number: str = "1") -> None:
     chance = random.Random(1)
     shown = 0.0
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as (url, _):
-        exporters = [Exporter(Path(name), url, f"exporter-{place}") for place in range(int(number))]
+        exporters = [Exporter(Path(name), url, f"exporter-{index}") for index in range(int(number))]
         for exporter in exporters:
             exporter.start()
         clients = Clients(exporters, users=4, rate=1000)

@@ -37,7 +37,7 @@ def stopped(exporter: Exporter) -> tuple[float, int]:
 def rolling(kind: str, number: int, restarts: int) -> bool:
     """Restart the exporters of one database in turn, and return whether the guarantee held."""
     with tempfile.TemporaryDirectory() as name, database(kind, Path(name)) as (url, _):
-        exporters = [Exporter(Path(name), url, f"exporter-{place}") for place in range(number)]
+        exporters = [Exporter(Path(name), url, f"exporter-{index}") for index in range(number)]
         for exporter in exporters:
             exporter.start()
         clients = Clients(exporters, users=4, rate=2000, kept=True)
@@ -53,7 +53,7 @@ def rolling(kind: str, number: int, restarts: int) -> bool:
         for exporter in exporters:
             shown += exporter.metrics()["model_exporter_events_dropped_total"]
             stopped(exporter)
-        log = "".join((Path(name) / f"exporter-{place}" / "log").read_text() for place in range(number))
+        log = "".join((Path(name) / f"exporter-{index}" / "log").read_text() for index in range(number))
         result = Comparison(url, clients)
     distinct = result.stored - result.stored_twice
     print(f"{kind}, {number} exporters, {restarts} restarts; a stop took {max(seconds):.1f} s at most, "
@@ -90,12 +90,12 @@ def overloaded() -> bool:
         with contextlib.closing(sqlite3.connect(f"{name}/store.db")) as connection:
             (stored,) = connection.execute("SELECT count(*) FROM predictions").fetchone()
     accepted = sent.statuses[202] * EVENTS
-    said = sum(map(int, re.findall(r"(\d+) (?:events were accepted|predictions that waited)", log)))
+    reported = sum(map(int, re.findall(r"(\d+) (?:events were accepted|predictions that waited)", log)))
     print(f"stopped in an overload: {seconds:.1f} s, exit status {status}")
-    print(f"predictions accepted {accepted:,}, stored {stored:,}, lost and said so {said:,}, neither "
-          f"{accepted - stored - said:,}; requests: {dict(sent.statuses)} (0: no answer)")  # fmt: skip
+    print(f"predictions accepted {accepted:,}, stored {stored:,}, lost and said so {reported:,}, neither "
+          f"{accepted - stored - reported:,}; requests: {dict(sent.statuses)} (0: no answer)")  # fmt: skip
     print(json.dumps([line for line in log.splitlines() if "error" in line or "warn" in line][:5], indent=1))
-    return accepted - stored - said <= 0 and not status
+    return accepted - stored - reported <= 0 and not status
 
 
 def hanging() -> bool:
@@ -120,12 +120,12 @@ def hanging() -> bool:
         stopped(exporter)
         log = (Path(name) / "one" / "log").read_text()
         result = Comparison(url, clients)
-    said = sum(map(int, re.findall(r"(\d+) predictions that waited", log)))
+    reported = sum(map(int, re.findall(r"(\d+) predictions that waited", log)))
     lost = clients.accepted - (result.stored - result.stored_twice)
     print(f"stopped while PostgreSQL hangs: {seconds:.1f} s; predictions accepted {clients.accepted:,}, not stored "
-          f"{lost:,}, said to be lost {said:,}; corrections acknowledged {len(clients.acknowledged):,}, "
+          f"{lost:,}, said to be lost {reported:,}; corrections acknowledged {len(clients.acknowledged):,}, "
           f"lost {result.lost}, accepted twice {result.accepted_twice}")  # fmt: skip
-    return not (result.lost or result.accepted_twice) and lost <= said
+    return not (result.lost or result.accepted_twice) and lost <= reported
 
 
 def main(restarts: str = "30") -> None:

@@ -176,7 +176,7 @@ def main(minutes: str = "60") -> None:
         work = Work(exporter, folder)
         load = Load(exporter.port, 64)
         times: list[float] = []
-        found: list[tuple[float, ...]] = []
+        samples: list[tuple[float, ...]] = []
         begun = time.monotonic()
         print("minute", *NAMES, sep="  ", flush=True)
         minute = -1
@@ -187,9 +187,9 @@ def main(minutes: str = "60") -> None:
                 rests = minute % REST == REST - 1
                 load.offer(batch(f"{work.generation if minute % 2 else minute}", EVENTS), 0 if rests else rate / EVENTS)
             times.append(passed)
-            found.append(look(process, folder))
-            if len(found) % 6 == 1:
-                print(f"{passed:6.1f}", *(f"{value:{len(n)}.1f}" for n, value in zip(NAMES, found[-1], strict=True)),
+            samples.append(look(process, folder))
+            if len(samples) % 6 == 1:
+                print(f"{passed:6.1f}", *(f"{value:{len(n)}.1f}" for n, value in zip(NAMES, samples[-1], strict=True)),
                       sep="  ", flush=True)  # fmt: skip
             time.sleep(10)
         sent = load.stop()
@@ -199,8 +199,8 @@ def main(minutes: str = "60") -> None:
         status = exporter.process.wait()
         errors = [line for line in (folder / "log").read_text().splitlines() if "Traceback" in line]
     first = len(times) // 4
-    for place, what in enumerate(NAMES):
-        values = [one[place] for one in found]
+    for index, what in enumerate(NAMES):
+        values = [sample[index] for sample in samples]
         quarter = len(values) // 4
         early, late = np.median(values[first : first + quarter]), np.median(values[-quarter:])
         print(f"{what}: median of the second quarter {early:.1f}, of the last {late:.1f}, most {max(values):.1f}; "
