@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 from timing import median_seconds, profile, report
 
-from exporter.commands.ingest.local import NOW, WINDOW, chosen, count_table, profiled
+from exporter.commands.ingest.local import NOW, WINDOW, choose_monitor, count_table, monitors_of_profile
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import NumericFeature, save
@@ -57,7 +57,7 @@ def main() -> None:
 
 def run(folder: Path, kind: str) -> ModelMonitor:
     """Count a file as ``model-exporter ingest`` does, and read its window."""
-    monitor = chosen(profiled(folder / "profile.json", None), None, None)
+    monitor = choose_monitor(monitors_of_profile(folder / "profile.json", None), None, None)
     assert monitor.binner
     types = cell_types(monitor.binner.profile, Roles())
     table = Table(FileSource(folder / f"rows.{kind}", types, others="text"), Roles(), Refused())

@@ -114,7 +114,8 @@ def main() -> None:
         print(f"{best:6.2f} s  {where:20} {expr[:110]}")
     slowest, with_data = timings[-1][0], sum(timing[1] for timing in timings)
     print(
-        f"{len(timings)} expressions, {with_data} of which found something: at most {slowest:.2f} s, goal {GOAL_SECONDS:g} s"
+        f"{len(timings)} expressions, {with_data} of which found something: "
+        f"at most {slowest:.2f} s, goal {GOAL_SECONDS:g} s"
     )
     sys.exit(slowest > GOAL_SECONDS)
 
