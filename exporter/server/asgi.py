@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 CROWDED_SECONDS = 0.005
-"""Time that a client waits longer for its answer while the queue is more than half full."""
+"""Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
 _OTHER = Route("Whatever Flask answers.", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
@@ -121,7 +121,8 @@ class Application:
             _check_framing(request)
             if error := cross_origin_error(request.method, request.header):
                 return error
-            await self._authenticate(request)
+            if self._web.guarded:
+                await self._authenticate(request)
             route = find(request.method, request.path) or _OTHER
             body = await request.body(route.max_body)
             return await self._dispatch(request, route, body)
@@ -142,7 +143,7 @@ class Application:
     async def _authenticate(self, request: Request) -> None:
         """Find out who sends a request, before its body is read."""
         web = self._web
-        if not web.guarded or (web.open_metrics and request.path in OPEN and request.method in SAFE):
+        if web.open_metrics and request.path in OPEN and request.method in SAFE:
             return
         authorization = request.header("authorization")
         caller = web.remembered(authorization)
@@ -185,7 +186,7 @@ class Application:
         ids = bool(query) and ("ids", "1") in parse_qsl(request.query)
         key = request.header("idempotency-key")
         if self._exporter.pipeline.crowded:  # whoever counts what has come needs the processor more
-            await asyncio.sleep(CROWDED_SECONDS)
+            await asyncio.sleep(CROWDED_SECONDS * (1 + len(body) // SMALL_BODY))
         if len(body) <= LARGE_BODY:
             return self._ingest.predictions(body, lines, key, ids)
         return await self._pools["large"].run(lambda: self._ingest.predictions(body, lines, key, ids))

@@ -465,3 +465,24 @@ def test_a_crowded_queue_slows_each_client_down(
     finally:
         exporter.close()
     assert (took[0] > 0.5) is crowded
+
+
+def test_a_crowded_queue_slows_batches_down_by_their_size(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that wait no longer than single events would fill the queue, and be refused."""
+    monkeypatch.setattr(asgi, "CROWDED_SECONDS", 0.1)
+    monkeypatch.setattr(type(exporter.pipeline), "crowded", True)
+    body = b'[{"model": "credit"}%b]' % b" ".ljust(10 * 16 * 1024)
+    took: list[float] = []
+
+    def clients(port: int, _: Server) -> None:
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            begun = time.monotonic()
+            client.sendall(OF_A_MEGABYTE.replace(b"1000000", b"%d" % len(body)) + body)
+            assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
+            took.append(time.monotonic() - begun)
+
+    try:
+        served(Application(exporter, WebConfig()), clients)
+    finally:
+        exporter.close()
+    assert took[0] > 1.0
