@@ -126,7 +126,7 @@ class Binner:
         self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
         edges = [n.edges if n else () for n in numeric]
         self._edges = pad_edges(edges)
-        self._above = self.starts + np.array([len(own) for own in edges], dtype=np.intp)
+        self._above = self.starts + np.array([len(feature_edges) for feature_edges in edges], dtype=np.intp)
         self._single_precision = {index for index, n in enumerate(numeric) if n and n.precision == "single"}
         self._categories = [
             {name: index for index, name in enumerate(target.categories)}

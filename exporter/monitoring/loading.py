@@ -67,12 +67,12 @@ def _load_profiles(where: str, model: ModelConfig) -> dict[str | None, tuple[str
 def _check_features(where: str, model: ModelConfig, profiles: dict[str | None, tuple[str, Profile]]) -> None:
     """Refuse settings of features that are in no profile, or have another type there."""
     files = ", ".join(file for file, _ in profiles.values())
-    known = {name for _, profile in profiles.values() for name in (*profile.inputs, *profile.features)}
+    names_in_profiles = {name for _, profile in profiles.values() for name in (*profile.inputs, *profile.features)}
     features = {name for _, profile in profiles.values() for name in profile.features}
     for name, feature in model.features.items():
         here = f"{where}.features.{name}"
-        if name not in known:
-            raise ConfigError(f"{here}: is not in the profile {files}; {suggestion(name, known)}")
+        if name not in names_in_profiles:
+            raise ConfigError(f"{here}: is not in the profile {files}; {suggestion(name, names_in_profiles)}")
         for _, profile in profiles.values():
             profiled = profile.inputs.get(name)
             if feature.type and profiled and feature.type != profiled:

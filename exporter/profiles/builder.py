@@ -111,8 +111,8 @@ class _Builder:
 
     def build(self) -> Profile:
         options = self._options
-        known = dict(self._source.columns())
-        self._inspect_columns(known)
+        source_columns = dict(self._source.columns())
+        self._inspect_columns(source_columns)
         self._check_options()
         inputs = self._infer_inputs()
         learners = self._learn(inputs)
@@ -121,7 +121,7 @@ class _Builder:
             name: learners[name].input_type() if name in learners else input_type(kind, None)
             for name, kind in inputs.items()
         }
-        bins = self._build_bins(kinds, {name for name, numbers in known.items() if numbers})
+        bins = self._build_bins(kinds, {name for name, numbers in source_columns.items() if numbers})
         features = self._name_features(kinds, bins)
         prediction, confidence = options.prediction_column, options.confidence_column
         confidence_bins = bins[confidence][0] if confidence else None
@@ -136,13 +136,13 @@ class _Builder:
             correlation=self._measure_correlation(kinds, features) or msgspec.UNSET,
         )
 
-    def _inspect_columns(self, known: Mapping[str, bool]) -> None:
+    def _inspect_columns(self, source_columns: Mapping[str, bool]) -> None:
         """Collect what decides the types of the columns, and count the rows; in a pass, if the source cannot tell."""
-        self._columns |= {name: ColumnTypeInference(numbers) for name, numbers in known.items()}
-        unknown = {n for n, numbers in known.items() if not numbers or n == self._options.prediction_column}
-        rows = self._source.rows if known and not unknown else None
+        self._columns |= {name: ColumnTypeInference(numbers) for name, numbers in source_columns.items()}
+        unknown = {n for n, numbers in source_columns.items() if not numbers or n == self._options.prediction_column}
+        rows = self._source.rows if source_columns and not unknown else None
         self._rows = rows or 0
-        for batch in self._read_pass("types", unknown if known else None) if rows is None else ():
+        for batch in self._read_pass("types", unknown if source_columns else None) if rows is None else ():
             self._rows += batch.rows
             for name, values in batch.columns.items():
                 self._columns.setdefault(name, ColumnTypeInference()).add(values)

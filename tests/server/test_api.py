@@ -1,4 +1,4 @@
-"""The HTTP contract, asked of an exporter in its own process."""
+"""The HTTP API of an exporter in its own process."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LABELS = 'model="credit",version="3"'
 
 
 def test_predictions_count_once_acknowledged(served: Served) -> None:
-    """A scrape after the acknowledgement sees the prediction on all three layers."""
+    """A scrape after the acknowledgement has the prediction in the metrics of all three layers."""
     answer = served.post("/v1/predictions", GOOD)
     assert (answer.status, answer.json) == (202, {"accepted": 1, "rejected": []})
     samples = served.samples()
@@ -61,8 +61,8 @@ def test_predictions_count_once_acknowledged(served: Served) -> None:
 
 
 @pytest.mark.parametrize("kind", ["array", "ndjson"])
-def test_batches_take_the_good_and_name_the_bad(served: Served, kind: str) -> None:
-    """One bad event among good ones is refused by itself, with its index and pointer."""
+def test_batches_accept_valid_events_and_report_the_others(served: Served, kind: str) -> None:
+    """An invalid event among valid ones is rejected with its index and pointer; the others are accepted."""
     events = [{"model": "credit", "version": "b"}, {"model": "credit", "version": "b", "confidence": 1.7}, 3]
     if kind == "array":
         answer = served.post("/v1/predictions", events)
@@ -103,10 +103,10 @@ def test_batches_take_the_good_and_name_the_bad(served: Served, kind: str) -> No
         (b'{"model": "credit", "inputs": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001, "", "nested too deeply"),
     ],
 )
-def test_bad_predictions_get_a_problem_that_says_what_would_be_right(
+def test_bad_predictions_get_a_problem_that_says_what_is_expected(
     shared: Served, body: bytes, pointer: str, detail: str
 ) -> None:
-    """A body without a good event is a 400 with a pointer to the field and what was wrong with it."""
+    """A body without a valid event is a 400 with a pointer to the field and what is wrong with it."""
     answer = shared.post("/v1/predictions", body)
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -117,7 +117,7 @@ def test_bad_predictions_get_a_problem_that_says_what_would_be_right(
 
 
 def test_wrong_values_among_the_inputs_are_counted_not_refused(served: Served) -> None:
-    """Bad data is what is being watched: it is counted as invalid or missing."""
+    """Invalid values are monitored, not refused: they are counted as invalid or missing."""
     inputs = [
         b'{"age": "old", "income": NaN, "country": 5, "photo": "no image"}',
         b'{"age": Infinity, "income": null, "country": ["NL"], "photo": [[1, 2], [3]]}',
@@ -142,8 +142,8 @@ def test_wrong_values_among_the_inputs_are_counted_not_refused(served: Served) -
     assert f"model_feature_mean{{{window % 'income'}}}" not in samples
 
 
-def test_a_profile_of_another_model_is_seen_at_once(served: Served) -> None:
-    """Its features are all missing, what comes is unknown to it, both are counted, and every prediction is taken."""
+def test_a_profile_of_another_model_is_noticed_at_once(served: Served) -> None:
+    """All its features are missing and all inputs unknown; both are counted, and every prediction is accepted."""
     config = yaml.safe_load((served.folder / "exporter.yml").read_text())
     config["models"] = [{"name": "loans", "profile": "credit.json"}]
     write_config(served.folder, config)
@@ -162,7 +162,7 @@ def test_a_profile_of_another_model_is_seen_at_once(served: Served) -> None:
     assert min(scores) > 0.3
 
 
-def test_encoded_images_are_images(served: Served) -> None:
+def test_base64_images_count_like_arrays(served: Served) -> None:
     """A base64 PNG counts like the nested array of its pixels."""
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     png = io.BytesIO()
@@ -180,15 +180,15 @@ def test_encoded_images_are_images(served: Served) -> None:
         assert samples[series % "n"] == samples[series % "p"] == samples[series % "u"]
 
 
-def test_ids_are_made_and_returned_on_request(shared: Served) -> None:
-    """``?ids=1`` names the identifiers, the client's own and those that were made."""
+def test_ids_are_generated_and_returned_on_request(shared: Served) -> None:
+    """``?ids=1`` returns the identifiers of the client and those that were generated."""
     answer = shared.post("/v1/predictions?ids=1", [{"model": "credit", "id": "mine"}, {"model": "credit"}])
     assert answer.json["ids"][0] == "mine"
     assert len(answer.json["ids"][1]) > 10
 
 
 def test_idempotency_key_makes_a_retry_count_once(served: Served) -> None:
-    """The second POST of a key gets the first one's answer and counts nothing."""
+    """The second POST with a key gets the response of the first and counts nothing."""
     first, second = (served.post("/v1/predictions", GOOD, Idempotency_Key="k-1") for _ in range(2))
     assert first.json == second.json
     assert served.samples("model_attempts_total") == {f"model_attempts_total{{{LABELS}}}": 1}
@@ -211,8 +211,8 @@ NOTICE = {"version": "4", "status": "firing", "alerts": [{"status": "firing", "l
         ("/v1/logs", {"resourceLogs": []}, "model_exporter_events_total"),
     ],
 )
-def test_every_route_that_counts_takes_an_idempotency_key(served: Served, path: str, body: Any, metric: str) -> None:
-    """A retry is told what the first POST was, and counts nothing; a request that was refused may come again."""
+def test_every_route_that_counts_accepts_an_idempotency_key(served: Served, path: str, body: Any, metric: str) -> None:
+    """A retry gets the response of the first POST and counts nothing; a request that was refused can be repeated."""
     assert served.post(path, b"no", Idempotency_Key="k").status == 400
     before = sum(served.samples(metric).values())
     first = served.post(path, body, Idempotency_Key="k")
@@ -225,8 +225,8 @@ def test_every_route_that_counts_takes_an_idempotency_key(served: Served, path: 
     assert served.post(path, body, Idempotency_Key="k" * 300).status == 400
 
 
-def test_a_retried_draw_draws_once(served: Served) -> None:
-    """``POST /v1/corrections/samples`` with a key that came before draws nothing more."""
+def test_a_retried_sample_is_drawn_once(served: Served) -> None:
+    """``POST /v1/corrections/samples`` with a key that was used before draws no further sample."""
     served.post("/v1/predictions", [{**GOOD, "id": f"d{number}", "confidence": 0.99} for number in range(4)])
     eventually(lambda: served.post("/v1/corrections/samples", {"model": "credit", "count": 1}).json["drawn"])
     wish = {"model": "credit", "count": 1}
@@ -236,7 +236,7 @@ def test_a_retried_draw_draws_once(served: Served) -> None:
 
 
 def test_versions_are_capped(tmp_path: object, served: Served) -> None:
-    """Past twenty versions, new ones are counted together as ``other``."""
+    """After twenty versions, new ones are counted together as ``other``."""
     served.post("/v1/predictions", [{"model": "credit", "version": f"v{number}"} for number in range(30)])
     samples = served.samples("model_attempts_total")
     assert len(samples) == 21
@@ -244,14 +244,14 @@ def test_versions_are_capped(tmp_path: object, served: Served) -> None:
 
 
 def test_too_large_bodies_are_refused(shared: Served) -> None:
-    """A body above 16 MiB is a 413, announced or not; one below is taken."""
+    """A body above 16 MiB is a 413, with or without a declared length; a smaller one is accepted."""
     assert shared.post("/v1/predictions", b" " * (16 * 2**20 + 1)).status == 413
     large = json.dumps({"model": "credit", "inputs": {"comment": "x" * 10_000_000}}).encode()
     assert shared.post("/v1/predictions", large).status == 202
 
 
 def test_chunked_bodies_are_bounded_too(shared: Served) -> None:
-    """A body without an announced length is read, up to the same bound."""
+    """A body without a declared length is read up to the same limit."""
     with socket.create_connection(("127.0.0.1", shared.port)) as client:
         head = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         client.sendall(head + b'13\r\n{"model": "credit"}\r\n0\r\n\r\n')
@@ -267,8 +267,8 @@ def test_chunked_bodies_are_bounded_too(shared: Served) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
 
 
-def test_a_slow_client_holds_nobody_up(shared: Served) -> None:
-    """Fifty clients that never finish their bodies leave the others unharmed."""
+def test_slow_clients_do_not_delay_others(shared: Served) -> None:
+    """Fifty clients that never finish their bodies do not delay the others."""
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
     slow = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(50)]
     try:
@@ -284,7 +284,7 @@ def test_a_slow_client_holds_nobody_up(shared: Served) -> None:
 
 
 def test_feedback_counts_each_prediction_once(served: Served) -> None:
-    """A correction counts on the version that predicted, a repeat not again, a second word not twice."""
+    """A correction counts for the version that predicted; repeated or further feedback does not count again."""
     served.post("/v1/predictions", GOOD)
     word = {"prediction_id": "r-17", "verdict": "corrected", "label": "no", "user": "teacher-4", "comment": "<b>"}
     first = served.post("/v1/feedback", word)
@@ -303,8 +303,8 @@ def test_feedback_counts_each_prediction_once(served: Served) -> None:
     assert 0 <= samples['model_corrections_oldest_pending_seconds{model="credit"}'] < 60
 
 
-def test_feedback_may_come_before_its_prediction(served: Served) -> None:
-    """A word on a prediction that nobody has seen is kept, and joined when the prediction comes."""
+def test_feedback_may_arrive_before_its_prediction(served: Served) -> None:
+    """Feedback on an unknown prediction is stored, and joined when the prediction arrives."""
     early = served.post("/v1/feedback", {"prediction_id": "r-17", "verdict": "corrected", "label": "no"})
     assert (early.status, early.json["joined"]) == (201, False)
     assert not served.samples("model_feedback_total")
@@ -313,7 +313,7 @@ def test_feedback_may_come_before_its_prediction(served: Served) -> None:
 
 
 def test_feedback_without_a_logged_prediction(served: Served) -> None:
-    """Model, inputs, prediction and label stand in for a prediction; the verdict follows from the labels."""
+    """Model, inputs, prediction and label replace a prediction; the verdict follows from the labels."""
     word = {"model": "credit", "version": "3", "inputs": {"age": 3, "name": "Ada"}, "prediction": "yes", "label": "no"}
     assert served.post("/v1/feedback", word).json["verdict"] == "corrected"
     assert served.post("/v1/feedback", {**word, "label": "yes"}, Idempotency_Key="f-1").status == 201
@@ -336,14 +336,14 @@ def test_feedback_without_a_logged_prediction(served: Served) -> None:
     ],
 )
 def test_bad_feedback_names_its_field(shared: Served, word: object, pointer: str) -> None:
-    """Feedback that cannot be taken is a 400 with the pointer to the field."""
+    """Invalid feedback is a 400 with the pointer to the field."""
     answer = shared.post("/v1/feedback", word)
     assert answer.status == 400
     assert answer.json["errors"][0]["pointer"] == pointer
 
 
 def test_acknowledged_feedback_survives_a_kill(served: Served) -> None:
-    """What was answered with 201 is there after SIGKILL and a restart."""
+    """Feedback that was answered with 201 is still stored after SIGKILL and a restart."""
     ids = [f"k-{number}" for number in range(20)]
     for name in ids:
         assert served.post("/v1/feedback", {"prediction_id": name, "verdict": "corrected", "label": "b"}).status == 201
@@ -356,7 +356,7 @@ def test_acknowledged_feedback_survives_a_kill(served: Served) -> None:
 
 
 def test_business_events_are_declared_counters(served: Served) -> None:
-    """Declared events add up, undeclared ones are refused."""
+    """Declared events are counted, undeclared ones are refused."""
     for value in ({}, {"value": 2.5}):
         assert (
             served.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3", **value}).status == 202
@@ -367,15 +367,15 @@ def test_business_events_are_declared_counters(served: Served) -> None:
     assert served.post("/v1/events", {"event": "contracts", "model": "credit", "value": -1}).status == 400
 
 
-def test_health_and_readiness_as_prometheus_has_them(shared: Served) -> None:
-    """``/-/healthy`` and ``/-/ready`` are plain 200s; reload is a POST."""
+def test_health_and_readiness(shared: Served) -> None:
+    """``/-/healthy`` and ``/-/ready`` return 200 as Prometheus does; reload is a POST."""
     assert shared.get("/-/healthy").status == 200
     assert shared.get("/-/ready").status == 200
     assert ask(f"{shared.url}/-/reload").status == 405
 
 
 def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Served) -> None:
-    """A bad reload says what is wrong, shows in a metric, and changes nothing; a good one keeps the counts."""
+    """An invalid reload is explained, shows in a metric and changes nothing; a valid one keeps the counters."""
     served.post("/v1/predictions", GOOD)
     good = (served.folder / "exporter.yml").read_text()
     (served.folder / "exporter.yml").write_text(good.replace("redact", "retract"))
@@ -394,8 +394,8 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
     assert served.post("/-/reload", b"").status == 200
 
 
-def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> None:
-    """Whatever goes wrong, the metric does not go on saying that the last reload succeeded."""
+def test_an_unexpected_exception_in_a_reload_shows_in_the_metric(tmp_path: Path) -> None:
+    """After any exception the metric no longer reports that the last reload succeeded."""
     exporter = Exporter(write_config(tmp_path))
     try:
         exporter.reloaders.append((tmp_path / "gone").unlink)
@@ -406,8 +406,8 @@ def test_a_reload_that_fails_unforeseen_shows_in_the_metric(tmp_path: Path) -> N
         exporter.close()
 
 
-def test_what_is_not_there_is_said(shared: Served) -> None:
-    """A wrong path, or a wrong method, is told what would be right."""
+def test_unknown_routes_and_methods_name_the_valid_ones(shared: Served) -> None:
+    """The problem for a wrong path or method names the valid ones."""
     missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
     assert (missing.status, wrong.status) == (404, 405)
     assert set(wrong.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
@@ -416,7 +416,7 @@ def test_what_is_not_there_is_said(shared: Served) -> None:
 
 
 def test_reloads_under_load_lose_nothing(served: Served) -> None:
-    """While the configuration is read again, well and badly, each prediction is taken, counted and in the windows."""
+    """During successful and failed reloads every prediction is accepted, counted and in the windows."""
     good = (served.folder / "exporter.yml").read_text()
     stop = threading.Event()
     statuses: list[int] = []
@@ -443,8 +443,8 @@ def test_reloads_under_load_lose_nothing(served: Served) -> None:
     assert samples["model_exporter_config_last_reload_successful"] == 1
 
 
-def test_a_new_version_brings_its_own_profile_without_a_restart(served: Served) -> None:
-    """After a reload the new version is judged by its own training data, and the old ones keep their counts."""
+def test_a_new_version_gets_its_profile_without_a_restart(served: Served) -> None:
+    """After a reload the new version is compared with its own training data, and the old ones keep their counters."""
     served.post("/v1/predictions", GOOD)
     halves = {"country": np.repeat(["NL", "BE"], 20), "predicted": np.repeat(["yes", "no"], 20)}
     rows = {"age": np.arange(40.0), **halves}
@@ -471,8 +471,8 @@ def test_a_new_version_brings_its_own_profile_without_a_restart(served: Served) 
     assert "is not a categorical input of the profile" in served.post("/-/reload", b"").json["detail"]
 
 
-def test_metrics_speak_both_formats_compressed_and_filtered(shared: Served) -> None:
-    """Accept decides the format, Accept-Encoding the compression, name[] what is in it."""
+def test_metrics_have_two_formats_and_can_be_compressed_and_filtered(shared: Served) -> None:
+    """Accept selects the format, Accept-Encoding the compression, and name[] the metrics."""
     shared.post("/v1/predictions", GOOD)
     plain = shared.get("/metrics")
     assert plain.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -487,7 +487,7 @@ def test_metrics_speak_both_formats_compressed_and_filtered(shared: Served) -> N
 
 
 def test_unknown_routes_and_methods_are_problems(shared: Served) -> None:
-    """What does not exist is a problem document with the right status."""
+    """Unknown routes and methods are problem documents with the right status."""
     assert shared.get("/nothing").json["status"] == 404
     answer = ask(f"{shared.url}/v1/predictions")
     assert (answer.status, answer.json["title"]) == (405, "Method Not Allowed")
@@ -495,7 +495,7 @@ def test_unknown_routes_and_methods_are_problems(shared: Served) -> None:
 
 
 def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
-    """Alertmanager's webhook fills the inbox; what users wrote is text, never markup."""
+    """Alerts of Alertmanager's webhook are shown; text of users is never markup."""
     served.post("/v1/predictions", GOOD)
     alert = {
         "status": "firing",
@@ -513,10 +513,10 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<b>System</b>" in page.text
     assert "<b>Exporter</b>" not in page.text
-    own = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
-    served.post("/v1/notifications", {"status": "firing", "alerts": [{"status": "firing", "labels": own}]})
+    alert_labels = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
+    served.post("/v1/notifications", {"status": "firing", "alerts": [{"status": "firing", "labels": alert_labels}]})
     assert '<li class="warning"><b>Exporter</b>' in served.get("/").text
-    served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": own}]})
+    served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": alert_labels}]})
     served.post("/v1/notifications", {"status": "resolved", "alerts": [{**alert, "status": "resolved"}]})
     assert "No alert is firing" in served.get("/").text
     assert served.samples("model_exporter_notifications_total") == {
@@ -536,8 +536,8 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert served.get("/runbooks/../../pyproject.toml").status == 404
 
 
-def test_nothing_is_green_while_nobody_scrapes(served: Served) -> None:
-    """Before the first scrape the layers are grey and say why; the home page itself counts as none."""
+def test_layers_are_grey_before_the_first_scrape(served: Served) -> None:
+    """Before the first scrape the layers are grey and give the reason; the home page does not count as a scrape."""
     for _ in range(2):
         page = served.get("/").text
         assert page.count('<li class="not-scraped">') == 3
@@ -549,7 +549,7 @@ def test_nothing_is_green_while_nobody_scrapes(served: Served) -> None:
 
 
 def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> None:
-    """When scrapes stop the layers say since when, and only an alert that fires keeps its colour."""
+    """When scrapes stop, the layers show since when; only a firing alert keeps its colour."""
     exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
     client = create_app(exporter).test_client()
     alert = {"status": "firing", "labels": {"alertname": "A", "severity": "critical", "layer": "data"}}
@@ -564,7 +564,7 @@ def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> No
 
 
 def test_all_runbooks_are_listed(shared: Served) -> None:
-    """The list has each runbook once, with the sentence that it begins with; each page leads there."""
+    """The list has each runbook once with its first sentence; each page links to the list."""
     page = shared.get("/runbooks/").text
     names = sorted(path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md"))
     assert re.findall(r'<h2><a href="/runbooks/(\w+)">', page) == names
@@ -572,8 +572,8 @@ def test_all_runbooks_are_listed(shared: Served) -> None:
     assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
 
 
-def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
-    """Each other alert that a runbook names in its text is a link to a runbook that is there."""
+def test_a_runbook_links_to_the_others_it_names(shared: Served) -> None:
+    """Each other alert that a runbook names in its text is a link to an existing runbook."""
     page = shared.get("/runbooks/ModelFeatureDrift").text
     links = set(re.findall(r'<a href="(/runbooks/\w+)">', page))
     assert {"/runbooks/ModelFeatureMissing", "/runbooks/ModelCorrectionRatioHigh"} <= links
@@ -583,7 +583,7 @@ def test_a_runbook_leads_to_the_others_it_names(shared: Served) -> None:
 
 
 def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served) -> None:
-    """When events come faster than they can be counted, the rest is refused, and nothing accepted is lost."""
+    """Events that arrive faster than they can be counted are refused, and no accepted event is lost."""
     served.stop()
     config = {"queue": {"capacity": 1}, "models": [{"name": "credit"}]}
     write_config(served.folder, config)
@@ -605,7 +605,7 @@ def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served
 
 
 def test_sigterm_counts_and_stores_what_was_accepted(served: Served) -> None:
-    """A stop writes what was acknowledged: feedback joins it after the restart."""
+    """On SIGTERM acknowledged predictions are stored: feedback joins them after the restart."""
     served.post("/v1/predictions", [{**GOOD, "id": f"s-{number}"} for number in range(500)])
     assert served.stop() == 0
     served.start()
@@ -613,8 +613,8 @@ def test_sigterm_counts_and_stores_what_was_accepted(served: Served) -> None:
     assert answer.json["joined"] is True
 
 
-def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
-    """A second exporter on the same address ends with a sentence, not a traceback."""
+def test_a_port_in_use_is_reported(shared: Served, tmp_path: Path) -> None:
+    """A second exporter on the same address ends with a message, not a traceback."""
     second = Served(shared.folder)
     second.port = shared.port
     second.log = tmp_path / "log"
@@ -624,8 +624,8 @@ def test_a_taken_port_is_said_clearly(shared: Served, tmp_path: Path) -> None:
     assert "Traceback" not in second.log.read_text()
 
 
-def test_each_address_of_a_machine_has_ports_of_its_own() -> None:
-    """Two exporters may have one port at two addresses, and not at one."""
+def test_each_address_of_a_machine_has_its_own_ports() -> None:
+    """Two exporters may use the same port at two addresses, but not at one address."""
     with listen("127.0.0.1", 0) as one, listen("127.0.0.2", one.getsockname()[1]) as other:
         assert other.getsockname() == ("127.0.0.2", one.getsockname()[1])
         with pytest.raises(StackError, match="Address already in use"):
@@ -633,16 +633,16 @@ def test_each_address_of_a_machine_has_ports_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])
-def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
-    """What is not HOST:PORT is refused with the flag and what would be right."""
+def test_an_invalid_address_is_wrong_usage(address: str) -> None:
+    """An address that is not HOST:PORT is refused with the flag and the expected form."""
     command = [sys.executable, "-m", "exporter.cli", "serve", f"--web.listen-address={address}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "--web.listen-address: expected HOST:PORT such as 127.0.0.1:9877, got" in done.stderr
 
 
-def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> None:
-    """Past a thousand refused events the rest of a request is not looked at; others are answered meanwhile."""
+def test_a_body_of_a_million_invalid_events_does_not_delay_others(shared: Served) -> None:
+    """After a thousand rejected events the rest of a request is not checked; others are answered meanwhile."""
     hostile = b"[" + b"1," * 4_000_000 + b"1]"
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(shared.post("/v1/predictions", hostile)))
@@ -656,8 +656,8 @@ def test_a_body_of_a_million_wrong_events_holds_nobody_up(shared: Served) -> Non
     assert answers[0].json["detail"].startswith("none of the 1001 events is valid")
 
 
-def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:
-    """A key that comes again with another word is refused, and no store error hurts anybody."""
+def test_conflicting_feedback_does_not_affect_others(served: Served) -> None:
+    """A key that is used again with other feedback is refused; other requests are not affected."""
     first = {"prediction_id": "w1", "verdict": "corrected", "label": "a"}
     assert served.post("/v1/feedback", first).status == 201
     assert served.post("/v1/feedback", {**first, "prediction_id": "w2"}, Idempotency_Key="k").status == 201
@@ -672,8 +672,8 @@ def test_one_bad_feedback_spoils_nobody_elses(served: Served) -> None:
     assert served.samples("model_exporter_store_errors_total") == {"model_exporter_store_errors_total": 0}
 
 
-def test_feedback_names_its_model_where_identifiers_are_not_unique(served: Served) -> None:
-    """Two models that both count from 1 keep their corrections apart."""
+def test_feedback_names_its_model_if_identifiers_are_not_unique(served: Served) -> None:
+    """Corrections of two models that both number their predictions from 1 are kept apart."""
     other = 'bare "model"\\ 模型'
     served.post(
         "/v1/predictions", [{**GOOD, "id": "1"}, {"model": other, "version": "9", "id": "1", "confidence": 0.9}]
@@ -694,7 +694,7 @@ def test_feedback_names_its_model_where_identifiers_are_not_unique(served: Serve
     "sent", [b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", b"GET / HTT"]
 )
 def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> None:
-    """Neither half a head nor half a body keeps the exporter from ending in time, with everything written."""
+    """An incomplete head or body does not delay the shutdown, and everything accepted is stored."""
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         client.sendall(sent)
         served.post("/v1/predictions", {**GOOD, "id": "last"})
@@ -709,14 +709,14 @@ def test_a_stop_does_not_wait_for_slow_clients(served: Served, sent: bytes) -> N
     assert served.post("/v1/feedback", {"prediction_id": "last", "verdict": "accepted"}).json["joined"] is True
 
 
-def test_paths_of_any_bytes_are_only_not_found(shared: Served) -> None:
-    """A path that is no UTF-8, or not ASCII, is a 404."""
+def test_paths_of_any_bytes_are_404(shared: Served) -> None:
+    """A path that is not UTF-8 or not ASCII is a 404."""
     for path in ("/%ff", "/%E2%82%AC", "/runbooks/%00"):
         assert shared.get(path).status == 404
 
 
-def test_names_are_listened_on(tmp_path: Path) -> None:
-    """``localhost`` is as good an address as its number."""
+def test_localhost_is_a_valid_address(tmp_path: Path) -> None:
+    """The exporter listens on ``localhost``."""
     write_config(tmp_path)
     server = Served(tmp_path, "--web.listen-address=localhost:0")
     server._flags = (f"--web.listen-address=localhost:{server.port}",)

@@ -39,7 +39,7 @@ def bearer(token: str) -> str:
 
 
 def entry(name: str, *scopes: str) -> dict[str, Any]:
-    """The entry of a token that is its name backwards."""
+    """Return the entry of a token that is its name backwards."""
     return {"name": name, "sha256": hashlib.sha256(name[::-1].encode()).hexdigest(), "scopes": list(scopes)}
 
 
@@ -85,8 +85,8 @@ QUESTIONS: list[tuple[str, str, Any, str | None]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "scope"), QUESTIONS)
-def test_each_route_wants_its_scope(server: Served, method: str, path: str, body: Any, scope: str | None) -> None:
-    """A user may everything, a token what its scope says; the answer names the missing scope; nobody else is let in."""
+def test_each_route_requires_its_scope(server: Served, method: str, path: str, body: Any, scope: str | None) -> None:
+    """A user may use every route, a token those of its scope; the response names the missing scope."""
 
     def asked(**headers: str) -> Answer:
         return ask(server.url + path, body, method, **headers)
@@ -107,8 +107,8 @@ def test_each_route_wants_its_scope(server: Served, method: str, path: str, body
     assert asked().status == 401
 
 
-def test_a_caller_is_told_how_to_say_who_it_is(server: Served) -> None:
-    """A 401 offers both schemes, and says what is missing."""
+def test_a_401_names_the_ways_to_authenticate(server: Served) -> None:
+    """A 401 offers both schemes and names the missing credentials."""
     answer = server.post("/v1/predictions", PREDICTION, Authorization=bearer("wrong"))
     assert (answer.status, answer.headers["Content-Type"]) == (401, "application/problem+json")
     challenges = answer.headers.get_all("WWW-Authenticate")  # type: ignore[attr-defined]
@@ -134,37 +134,39 @@ def test_every_route_that_changes_something_has_a_scope(tmp_path: Path) -> None:
     [b"", b"Bearer", b"Bearer ", b"Bearer \xff\xfe", b"Basic \xff", b"B", b"\xc3\xa9 x", b"Bearer " + b"x" * 9000],
     ids=lambda header: repr(header[:12]),
 )
-def test_nonsense_is_nobody(server: Served, header: bytes) -> None:
-    """Whatever an Authorization header holds, the answer is a 401 and no fault."""
+def test_invalid_authorization_headers_are_401(server: Served, header: bytes) -> None:
+    """Any invalid Authorization header is a 401, never a 500."""
     with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
         head = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n"
         connection.sendall(head + b"Authorization: " + header + b"\r\n\r\n{}")
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_decision_has_the_name_of_who_made_it(server: Served) -> None:
-    """The reviewer is the user or the token that asked, whatever else the request says."""
+def test_a_decision_has_the_name_of_its_reviewer(server: Served) -> None:
+    """The reviewer is the authenticated user or token, whatever the request's body contains."""
     word = {"model": "credit", "prediction": "yes", "label": "no"}
-    place = server.post("/v1/feedback", word, Authorization=token("feedback")).json["id"]
+    correction_id = server.post("/v1/feedback", word, Authorization=token("feedback")).json["id"]
 
     def decided(revision: int, authorization: str) -> Any:
         body = {"status": "rejected", "revision": revision}
-        return ask(f"{server.url}/v1/corrections/{place}", body, "PATCH", Authorization=authorization).json["reviewer"]
+        return ask(f"{server.url}/v1/corrections/{correction_id}", body, "PATCH", Authorization=authorization).json[
+            "reviewer"
+        ]
 
     assert decided(1, token("review")) == "reviewer"
     assert decided(2, ALICE) == "alice"
 
 
-def test_without_users_nobody_is_named(shared: Served) -> None:
-    """An open exporter lets everybody decide, and takes no name from a header that it did not check."""
-    place = shared.post("/v1/feedback", {"model": "credit", "prediction": "yes", "label": "no"}).json["id"]
+def test_without_users_decisions_have_no_name(shared: Served) -> None:
+    """Without authentication anybody can decide, and no name is taken from an unchecked header."""
+    correction_id = shared.post("/v1/feedback", {"model": "credit", "prediction": "yes", "label": "no"}).json["id"]
     body = {"status": "rejected", "revision": 1}
-    answer = ask(f"{shared.url}/v1/corrections/{place}", body, "PATCH", Authorization=ALICE)
+    answer = ask(f"{shared.url}/v1/corrections/{correction_id}", body, "PATCH", Authorization=ALICE)
     assert (answer.status, answer.json["reviewer"]) == (200, None)
 
 
 def test_metrics_can_stay_open(tmp_path: Path) -> None:
-    """With --web.open-metrics scrapes and probes need no name, and everything else does."""
+    """With --web.open-metrics scrapes and probes need no authentication; everything else does."""
     server = guarded(tmp_path, "--web.open-metrics").start()
     try:
         assert {server.get(path).status for path in ("/metrics", "/metrics?name[]=x", "/-/healthy", "/-/ready")} == {
@@ -178,8 +180,8 @@ def test_metrics_can_stay_open(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_tokens_come_and_go_with_a_reload(tmp_path: Path) -> None:
-    """SIGHUP and /-/reload read the tokens again; a file that is wrong changes nothing."""
+def test_a_reload_adds_and_removes_tokens(tmp_path: Path) -> None:
+    """SIGHUP and /-/reload read the tokens again; an invalid file changes nothing."""
     server = guarded(tmp_path).start()
     path = tmp_path / "tokens.yml"
     new = bearer("newcomer"[::-1])
@@ -204,8 +206,8 @@ def test_tokens_come_and_go_with_a_reload(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_token_may_have_a_rate(tmp_path: Path) -> None:
-    """What a token sends beyond its rate is a 429 that says when to come back, is counted, and hinders nobody else."""
+def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
+    """A request above a token's rate is a 429 with Retry-After and is counted; other tokens are not affected."""
     write_config(tmp_path)
     path = tmp_path / "tokens.yml"
     path.write_text(yaml.safe_dump([entry("free", "ingest", "read"), {**entry("slow", "ingest", "read"), "rate": 0.1}]))
@@ -224,16 +226,16 @@ def test_a_token_may_have_a_rate(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_the_command_makes_a_token(tmp_path: Path) -> None:
-    """Its entry goes into the tokens file, its token to the terminal, and the two belong together."""
+def test_the_command_creates_a_token(tmp_path: Path) -> None:
+    """The printed entry, put into the tokens file, authenticates the printed token."""
     write_config(tmp_path)
     path = tmp_path / "tokens.yml"
-    said = []
+    tokens = []
     for name, scope in (('bäd: "name" #1', "ingest"), ("prometheus", "read")):
         with path.open("a") as file:
             command = [sys.executable, "-m", "exporter.cli", "token", name, f"--scope={scope}"]
-            said.append(subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, check=True).stderr)
-    scorer, prometheus = (bearer(line.rsplit(maxsplit=1)[1]) for line in said)
+            tokens.append(subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, check=True).stderr)
+    scorer, prometheus = (bearer(line.rsplit(maxsplit=1)[1]) for line in tokens)
     assert scorer.split()[1] not in path.read_text()
     server = Served(tmp_path, f"--web.tokens.file={path}").start()
     try:
@@ -272,8 +274,10 @@ def test_the_command_makes_a_token(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/predictions", "/v1/feedback", "/-/reload", "/nothing"])
-def test_a_foreign_page_changes_nothing(shared: Served, path: str, headers: dict[str, str], taken: bool) -> None:
-    """What a browser sends for another site's page is refused on every route, whatever the content type."""
+def test_pages_of_other_origins_cannot_change_anything(
+    shared: Served, path: str, headers: dict[str, str], taken: bool
+) -> None:
+    """Requests of another origin's page are refused on every route, whatever the content type."""
     body = {"/v1/predictions": PREDICTION, "/v1/feedback": WORD}.get(path, b"")
     own = {name: value.replace("HOST", f"127.0.0.1:{shared.port}") for name, value in headers.items()}
     answer = shared.post(path, body, **{"Content-Type": "text/plain", **own})
@@ -284,16 +288,16 @@ def test_a_foreign_page_changes_nothing(shared: Served, path: str, headers: dict
         assert "a page of another origin (" in answer.json["detail"]
 
 
-def test_a_foreign_page_may_lead_here(server: Served) -> None:
-    """Links from elsewhere work: what only reads is answered wherever it comes from, if the caller may."""
+def test_pages_of_other_origins_may_link_to_the_exporter(server: Served) -> None:
+    """Links from other origins work: safe requests are answered if the caller may send them."""
     headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
     assert server.get("/drift", Authorization=ALICE, **headers).status == 200
     assert server.post("/v1/feedback", WORD, Authorization=ALICE, **headers).status == 403
     assert server.post("/v1/feedback", WORD, **headers).status == 403  # not 401: no window asks for a password
 
 
-def test_the_application_alone_refuses_foreign_pages_too(tmp_path: Path) -> None:
-    """Another server in front of it needs no code for that."""
+def test_the_flask_application_refuses_pages_of_other_origins_too(tmp_path: Path) -> None:
+    """The Flask application under another WSGI server refuses them as well."""
     exporter = Exporter(write_config(tmp_path))
     try:
         client = create_app(exporter).test_client()
@@ -338,15 +342,15 @@ def site() -> Iterator[int]:
 
 
 def submitted(page: Page, target: str) -> int:
-    """The status that a browser gets for a form of feedback, sent from the page it shows."""
+    """Return the status that a browser gets for feedback sent by a form from the current page."""
     with page.expect_navigation() as navigation:
         page.evaluate(FORM.replace("ACTION", f'"{target}/v1/feedback"'))
     return int(navigation.value.status)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "exporter.test"])
-def test_a_real_browser_tells_a_foreign_form_from_our_own(served: Served, name: str) -> None:
-    """Chromium's form is taken from our page, not from another: with Sec-Fetch-Site (this machine) and without."""
+def test_a_browser_is_refused_from_another_origin_only(served: Served, name: str) -> None:
+    """Chromium may send a form from the exporter's page only, with Sec-Fetch-Site (localhost) and without."""
     own = f"http://{name}:{served.port}"
     options = ["--no-sandbox", "--host-resolver-rules=MAP *.test 127.0.0.1"]
     with site() as port, sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""Connections of the HTTP server in this process: faults of its own, what it keeps, what it lets go."""
+"""Connections of the HTTP server in this process: exceptions, limits and released memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OF_A_MEGABYTE = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 10
 
 
 class Reading:
-    """A client of its own thread's time."""
+    """A client that sends and reads in its own thread."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), 10)
@@ -46,7 +46,7 @@ class Reading:
 
 
 async def simple(scope: Any, receive: Any, send: Any) -> None:
-    """Answer nothing, well."""
+    """Return an empty 200."""
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
@@ -54,7 +54,7 @@ async def simple(scope: Any, receive: Any, send: Any) -> None:
 
 
 def served(app: Any, clients: Callable[[int, Server], None], most: int = 1000) -> None:
-    """Serve in this thread until the clients, which have one of their own, are done."""
+    """Serve in this thread until the clients, which run in another, are done."""
     faults: list[object] = []
 
     async def run() -> None:
@@ -73,7 +73,9 @@ def served(app: Any, clients: Callable[[int, Server], None], most: int = 1000) -
 
 
 def connections(server: Server) -> list[BoundedProtocol]:
-    return [one for one in list(server.server_state.connections) if isinstance(one, BoundedProtocol)]
+    return [
+        connection for connection in list(server.server_state.connections) if isinstance(connection, BoundedProtocol)
+    ]
 
 
 @pytest.fixture
@@ -82,10 +84,10 @@ def exporter(tmp_path: Path) -> Exporter:
 
 
 @pytest.mark.parametrize("before", [b"", GET.replace(b"/ ", b"/-/healthy ")])
-def test_a_fault_here_is_no_fault_of_the_client(
+def test_an_exception_is_logged_and_a_500(
     exporter: Exporter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, before: bytes
 ) -> None:
-    """What goes wrong while a request is handled is logged and a 500, also behind another one."""
+    """An exception while a request is handled is logged and becomes a 500, also after another request."""
     got: list[bytes] = []
     app = Application(exporter, WebConfig())
 
@@ -95,10 +97,10 @@ def test_a_fault_here_is_no_fault_of_the_client(
     monkeypatch.setattr(app._ingest, "predictions", fail)
 
     def client(port: int, _: Server) -> None:
-        one = Reading(port)
-        one.socket.sendall(before + OF_A_MEGABYTE.replace(b"1000000", b"2") + b"{}")
-        one.socket.shutdown(socket.SHUT_WR)
-        got.append(one.all())
+        connection = Reading(port)
+        connection.socket.sendall(before + OF_A_MEGABYTE.replace(b"1000000", b"2") + b"{}")
+        connection.socket.shutdown(socket.SHUT_WR)
+        got.append(connection.all())
 
     try:
         served(app, client)
@@ -109,8 +111,10 @@ def test_a_fault_here_is_no_fault_of_the_client(
     assert record.exc_info and str(record.exc_info[1]) == "made"
 
 
-def test_time_limits_outlive_a_fault(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look for what takes too long that fails is logged, and followed by the next."""
+def test_time_limits_are_checked_after_an_exception(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the check of time limits raises, this is logged, and the next check follows."""
     looks: list[int] = []
 
     def failing(*_: object) -> None:
@@ -124,16 +128,16 @@ def test_time_limits_outlive_a_fault(caplog: pytest.LogCaptureFixture, monkeypat
     assert caplog.records[0].exc_info
 
 
-def test_far_too_many_connections_are_cut() -> None:
-    """Those that are told why take files, too: so no more than a few are."""
+def test_far_too_many_connections_are_closed() -> None:
+    """Connections that get a 503 also need files, so that only a few of them get one."""
     seen: list[int] = []
 
     def clients(port: int, server: Server) -> None:
         many = [Reading(port) for _ in range(MAX_REFUSALS + 200)]
         time.sleep(0.3)
         seen.append(len(connections(server)))
-        for one in many:
-            one.socket.close()
+        for connection in many:
+            connection.socket.close()
 
     served(simple, clients, 10)
     assert seen[0] <= 10 + MAX_REFUSALS
@@ -161,29 +165,29 @@ def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
         many = [Reading(port) for _ in range(64)]
         opened.set()
         assert first.all().startswith(b"HTTP/1.1 200 ")
-        for one in many:
-            one.socket.close()
+        for connection in many:
+            connection.socket.close()
 
     served(busy, clients)
     assert len(passes) < 32
 
 
-def test_nothing_is_left_of_connections() -> None:
-    """Whatever ends a connection, neither it nor its parser stays, and no collection of garbage is needed."""
+def test_closed_connections_are_freed() -> None:
+    """However a connection ends, it and its parser are freed without a garbage collection."""
     refs: list[weakref.ref[BoundedProtocol]] = []
     ways = [GET, GET[:9], b"\x00", GET.replace(b"Host", b"Connection: close\r\nHost"), b"", GET * 300, b"x" * 100_000]
 
     def clients(port: int, server: Server) -> None:
         for number in range(200):
-            one = Reading(port)
-            one.socket.sendall(ways[number % len(ways)])
+            connection = Reading(port)
+            connection.socket.sendall(ways[number % len(ways)])
             if number % 3:
-                one.socket.shutdown(socket.SHUT_WR)
-                one.all()
+                connection.socket.shutdown(socket.SHUT_WR)
+                connection.all()
             else:
                 time.sleep(0.001)
                 refs.extend(weakref.ref(connection) for connection in connections(server))
-                one.socket.close()
+                connection.socket.close()
         until = time.monotonic() + 10
         while server.server_state.connections:
             assert time.monotonic() < until
@@ -206,26 +210,28 @@ def test_headers_are_joined_once() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_those_that_read_a_little_now_and_then_are_cut_too(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound of answers that wait holds against clients that read a few bytes to stay."""
+def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit on unread responses also applies to clients that read a few bytes now and then."""
     monkeypatch.setattr(protocol, "HELD_BYTES", 0)
     ended: list[bool] = []
 
     def client(port: int, server: Server) -> None:
-        one = Reading(port)
-        one.socket.setblocking(False)
+        connection = Reading(port)
+        connection.socket.setblocking(False)
         until = time.monotonic() + 20
         while time.monotonic() < until and not ended:
             try:
-                one.socket.send(GET.replace(b"/ ", b"/metrics ") * 1000)
+                connection.socket.send(GET.replace(b"/ ", b"/metrics ") * 1000)
             except BlockingIOError:
                 pass
             except ConnectionError:
                 ended.append(True)
-            for connection in connections(server):
-                connection._last_write = time.monotonic()  # as if some bytes had left; the kernel's buffers are large
+            for server_connection in connections(server):
+                server_connection._last_write = (
+                    time.monotonic()
+                )  # as if some bytes had left; the kernel's buffers are large
             time.sleep(0.05)
-        one.socket.close()
+        connection.socket.close()
 
     try:
         served(Application(exporter, WebConfig()), client)
@@ -234,25 +240,25 @@ def test_those_that_read_a_little_now_and_then_are_cut_too(exporter: Exporter, m
     assert ended
 
 
-def test_a_client_that_reads_nothing_is_cut(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer of which nothing is read for a while ends its connection."""
+def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection is closed when its client reads nothing of a response for a while."""
     monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.5)
     ended: list[bool] = []
 
     def client(port: int, _: Server) -> None:
-        one = Reading(port)
-        one.socket.sendall(GET.replace(b"/ ", b"/metrics ") * 1000)
-        one.socket.setblocking(False)
+        connection = Reading(port)
+        connection.socket.sendall(GET.replace(b"/ ", b"/metrics ") * 1000)
+        connection.socket.setblocking(False)
         until = time.monotonic() + 20
         while time.monotonic() < until and not ended:
             try:
-                one.socket.send(GET)
+                connection.socket.send(GET)
             except BlockingIOError:
                 pass
             except ConnectionError:
                 ended.append(True)
             time.sleep(0.05)
-        one.socket.close()
+        connection.socket.close()
 
     try:
         served(Application(exporter, WebConfig()), client)
@@ -272,24 +278,24 @@ def test_a_client_that_reads_nothing_is_cut(exporter: Exporter, monkeypatch: pyt
         ("IDLE_SECONDS", GET + b"\r\n", b"HTTP/1.1 200 "),
     ],
 )
-def test_what_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes, answer: bytes) -> None:
-    """A head and a body arrive in time, or their client is told so; a connection without a request is closed."""
+def test_slow_requests_are_ended(monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes, answer: bytes) -> None:
+    """A head or a body that does not arrive in time gets a 408; a connection without a request is closed."""
     monkeypatch.setattr(protocol, limit, 0.3)
     got: list[bytes] = []
 
     def client(port: int, _: Server) -> None:
-        one = Reading(port)
-        one.socket.sendall(sent)
-        got.append(one.all())
+        connection = Reading(port)
+        connection.socket.sendall(sent)
+        got.append(connection.all())
 
     served(simple, client)
     assert got[0].startswith(answer) and bool(answer) == bool(got[0])
 
 
-def test_a_refused_client_is_not_told_to_go_on(
+def test_a_refused_request_gets_no_100_continue(
     exporter: Exporter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request that is refused while its password is hashed is no fault of the exporter, even if it expects a 100."""
+    """A request that is refused while its password is hashed causes no error, even if it expects a 100."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
     monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(10) and user("ada"))
@@ -297,10 +303,10 @@ def test_a_refused_client_is_not_told_to_go_on(
     app = Application(exporter, web)
 
     def client(port: int, _: Server) -> None:
-        one = Reading(port)
+        connection = Reading(port)
         head = OF_A_MEGABYTE.replace(b"Host", b"Expect: 100-continue\r\nAuthorization: Basic YTpi\r\nHost")
-        one.socket.sendall(head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked") + b"zz\r\n")
-        with one.socket, one.socket.makefile("rb") as answer:
+        connection.socket.sendall(head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked") + b"zz\r\n")
+        with connection.socket, connection.socket.makefile("rb") as answer:
             got.append(answer.readline())
             go_on.set()
             got.append(answer.read())
@@ -314,8 +320,8 @@ def test_a_refused_client_is_not_told_to_go_on(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_what_bodies_take_is_given_back(exporter: Exporter) -> None:
-    """After a storm of bodies that are whole, broken, cut, too large, too many parts or refused nothing is counted."""
+def test_memory_of_bodies_is_released(exporter: Exporter) -> None:
+    """After many bodies that are complete, invalid, cut, too large or refused, no memory is counted."""
     chunked = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     large = b'{"model": "credit", "inputs": {"name": "%b"}}' % (b"x" * 600_000)
     ways = [
@@ -338,19 +344,19 @@ def test_what_bodies_take_is_given_back(exporter: Exporter) -> None:
     def storm(port: int, seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(12):
-            one = Reading(port)
+            connection = Reading(port)
             try:
-                one.socket.sendall(ways[chance.randrange(len(ways))])
+                connection.socket.sendall(ways[chance.randrange(len(ways))])
                 end = chance.randrange(3)
                 if end == 0:
-                    one.socket.shutdown(socket.SHUT_WR)
-                    one.all()
+                    connection.socket.shutdown(socket.SHUT_WR)
+                    connection.all()
                 elif end == 1:
-                    one.socket.settimeout(0.05)
-                    one.all()
+                    connection.socket.settimeout(0.05)
+                    connection.all()
             except OSError:
                 pass
-            one.socket.close()
+            connection.socket.close()
 
     def clients(port: int, server: Server) -> None:
         threads = [threading.Thread(target=storm, args=(port, seed)) for seed in range(4)]
@@ -374,8 +380,8 @@ def test_what_bodies_take_is_given_back(exporter: Exporter) -> None:
     assert held == [0]
 
 
-def test_what_a_thread_works_on_counts_until_it_is_done(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body whose password was hashed first counts, too, while it is decoded and its client has gone."""
+def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body also counts while it is decoded after its password was hashed and its client has disconnected."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     monkeypatch.setattr(web, "authenticated", lambda _: time.sleep(0.2) or user("ada"))
     working, go_on = threading.Event(), threading.Event()
@@ -390,12 +396,14 @@ def test_what_a_thread_works_on_counts_until_it_is_done(exporter: Exporter, monk
     monkeypatch.setattr(app._ingest, "predictions", predictions)
 
     def client(port: int, server: Server) -> None:
-        one = Reading(port)
+        connection = Reading(port)
         head = OF_A_MEGABYTE.replace(b"1000000", b"%d" % size).replace(b"Host", b"Authorization: Basic YTpi\r\nHost")
-        one.socket.sendall(head + b" " * size)
+        connection.socket.sendall(head + b" " * size)
         assert working.wait(10)
-        one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it is gone, not silent
-        one.socket.close()
+        connection.socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )  # it is gone, not silent
+        connection.socket.close()
         time.sleep(0.3)
         held.append(app.inflight.total)
         go_on.set()
@@ -411,10 +419,8 @@ def test_what_a_thread_works_on_counts_until_it_is_done(exporter: Exporter, monk
     assert held == [size, 0]
 
 
-def test_nobody_fills_the_room_for_bodies_before_it_is_known(
-    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a password is hashed the body behind it waits at its sender; one that broke off meanwhile is let go."""
+def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body is not read while the password of its request is hashed; a client may disconnect meanwhile."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
     monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(10) and user("ada"))
@@ -447,7 +453,7 @@ def test_nobody_fills_the_room_for_bodies_before_it_is_known(
 def test_a_crowded_queue_slows_each_client_down(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch, crowded: bool
 ) -> None:
-    """While too much waits to be counted, a client waits longer for each answer, and gets it nevertheless."""
+    """While the queue is crowded, a client waits longer for each response, but it gets one."""
     monkeypatch.setattr(asgi, "CROWDED_SECONDS", 0.2)
     monkeypatch.setattr(type(exporter.pipeline), "crowded", crowded)
     took: list[float] = []

@@ -35,7 +35,7 @@ def patch(server: Served, correction_id: str, **body: Any) -> Answer:
 
 
 def test_the_queue_comes_in_pages_newest_first(corrected: Served) -> None:
-    """Following next gives each correction once; inputs are there, redacted ones are not."""
+    """Following next returns each correction once, with its inputs but without redacted ones."""
     found, path = [], "/v1/corrections?model=credit&limit=2"
     while path:
         page = corrected.get(path).json
@@ -49,7 +49,7 @@ def test_the_queue_comes_in_pages_newest_first(corrected: Served) -> None:
 
 
 def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -> None:
-    """Accepted, relabelled, rejected and taken back: each shows in the queue and in the metric."""
+    """Decisions to accept, relabel, reject and undo show in the queue and in the metric."""
     one, two, three, *_ = corrected.get("/v1/corrections").json["corrections"]
     assert patch(corrected, one["id"], status="accepted", revision=1).json["status"] == "accepted"
     relabelled = patch(corrected, two["id"], status="accepted", revision=1, label="maybe").json
@@ -61,8 +61,8 @@ def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -
     assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 3
 
 
-def test_the_second_reviewer_is_told_what_the_first_decided(corrected: Served) -> None:
-    """A decision on an old revision is a 409 with the correction as it stands, and changes nothing."""
+def test_the_second_reviewer_learns_what_the_first_decided(corrected: Served) -> None:
+    """A decision on an old revision is a 409 with the current correction, and changes nothing."""
     correction_id = corrected.get("/v1/corrections").json["corrections"][0]["id"]
     assert patch(corrected, correction_id, status="accepted", revision=1).status == 200
     late = patch(corrected, correction_id, status="rejected", revision=1)
@@ -70,7 +70,7 @@ def test_the_second_reviewer_is_told_what_the_first_decided(corrected: Served) -
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
         ("status=done", 'status: expected accepted, pending or rejected, got "done"'),
@@ -93,10 +93,10 @@ def test_the_second_reviewer_is_told_what_the_first_decided(corrected: Served) -
         ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),
     ],
 )
-def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, said: str) -> None:
-    """Parameters are checked, each with its own sentence."""
+def test_invalid_parameters_are_explained(shared: Served, query: str, message: str) -> None:
+    """Each invalid parameter has its own message."""
     answer = shared.get(f"/v1/corrections?{query}")
-    assert (answer.status, answer.json["detail"]) == (400, said)
+    assert (answer.status, answer.json["detail"]) == (400, message)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_a_wrong_question_says_what_would_be_right(shared: Served, query: str, s
         (b"nonsense", ""),
     ],
 )
-def test_a_wrong_decision_names_its_field(shared: Served, body: Any, pointer: str) -> None:
-    """A decision that cannot be read is a 400 with the pointer; one on nothing is a 404."""
+def test_an_invalid_decision_names_its_field(shared: Served, body: Any, pointer: str) -> None:
+    """An invalid decision is a 400 with the pointer; one on an unknown correction is a 404."""
     answer = ask(f"{shared.url}/v1/corrections/1", body, "PATCH")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
     assert patch(shared, "999", status="accepted", revision=1).status == 404
 
 
 def test_filters_are_parameters(corrected: Served) -> None:
-    """A label is JSON as the correction shows it, or plain text; whatever is asked, the answer is one."""
+    """A label is JSON as the correction shows it, or plain text; unusual values cause no error."""
 
     def found(query: str) -> int:
         answer = corrected.get(f"/v1/corrections?{query}")
@@ -133,7 +133,7 @@ def test_filters_are_parameters(corrected: Served) -> None:
 
 
 def test_the_next_page_keeps_filters_and_order(corrected: Served) -> None:
-    """Following next gives each correction once in the other order, too."""
+    """Following next also returns each correction once in the other order."""
     found, path = [], "/v1/corrections?order=confident&label=no&limit=2"
     while path:
         page = corrected.get(path).json
@@ -144,7 +144,7 @@ def test_the_next_page_keeps_filters_and_order(corrected: Served) -> None:
 
 
 def test_a_correction_has_its_history(corrected: Served) -> None:
-    """Users' words and reviewers' decisions, the earliest first; 404 for what is not there."""
+    """The history has feedback and review decisions, the earliest first; an unknown correction is a 404."""
     correction_id = corrected.get("/v1/corrections?q=u2").json["corrections"][0]["id"]
     patch(corrected, correction_id, status="rejected", revision=1)
     patch(corrected, correction_id, status="accepted", revision=2, label="maybe")
@@ -161,7 +161,7 @@ def test_a_correction_has_its_history(corrected: Served) -> None:
 
 
 def test_a_label_that_the_model_never_had_is_accepted_and_marked(corrected: Served) -> None:
-    """``new_label`` says so, by the profile's predictions."""
+    """``new_label`` is set for a label that is not among the profile's predictions."""
     one = corrected.get("/v1/corrections").json["corrections"][0]
     assert one["new_label"] is False
     assert patch(corrected, one["id"], status="accepted", revision=1, label="maybe").json["new_label"] is True
@@ -172,8 +172,8 @@ def test_a_label_that_the_model_never_had_is_accepted_and_marked(corrected: Serv
     assert (too_big.status, too_big.json["errors"][0]["pointer"]) == (400, "/label")
 
 
-def test_several_are_decided_in_one_request(corrected: Served) -> None:
-    """Each with its own result: stored, decided by another reviewer first, or not found."""
+def test_several_corrections_are_decided_in_one_request(corrected: Served) -> None:
+    """Each correction has its own result: stored, already decided by another reviewer, or not found."""
     ids = [one["id"] for one in corrected.get("/v1/corrections").json["corrections"]]
     patch(corrected, ids[0], status="rejected", revision=1)
     body = [{"id": correction_id, "status": "accepted", "revision": 1} for correction_id in [*ids, ids[1], "999"]]
@@ -202,15 +202,15 @@ def test_several_are_decided_in_one_request(corrected: Served) -> None:
         ([{"id": "1", "status": "accepted", "revision": 2**80}], "/0/revision"),
     ],
 )
-def test_wrong_decisions_change_nothing(corrected: Served, body: Any, pointer: str) -> None:
-    """One that cannot be read refuses the request, and names its index."""
+def test_invalid_decisions_change_nothing(corrected: Served, body: Any, pointer: str) -> None:
+    """With one invalid decision the request is refused, and the pointer names its index."""
     answer = ask(f"{corrected.url}/v1/corrections", body, "PATCH")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
     assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 5
 
 
-def test_a_sample_shows_how_right_the_model_is(corrected: Served) -> None:
-    """Drawn, decided, and in the metrics with its interval; the corrections' own counts stay."""
+def test_a_sample_estimates_the_accuracy(corrected: Served) -> None:
+    """A decided sample is in the metrics with its interval; the counts of corrections do not change."""
     more = [{**wrong(number), "id": f"s-{number}"} for number in range(15)]
     corrected.post("/v1/predictions", more)
     drawn = eventually(
@@ -252,14 +252,14 @@ def test_a_sample_shows_how_right_the_model_is(corrected: Served) -> None:
         ([], ""),
     ],
 )
-def test_a_wrong_wish_for_a_sample_names_its_field(shared: Served, body: Any, pointer: str) -> None:
-    """A draw that cannot be read is a 400 with the pointer."""
+def test_an_invalid_sample_request_names_its_field(shared: Served, body: Any, pointer: str) -> None:
+    """An invalid sample request is a 400 with the pointer."""
     answer = shared.post("/v1/corrections/samples", body)
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
 
 
-def test_who_corrects_far_more_than_others_is_seen(served: Served) -> None:
-    """Each user's corrections and what became of them; one above ten times the median is suspicious, nobody few."""
+def test_a_user_with_far_more_corrections_than_others_is_suspicious(served: Served) -> None:
+    """Users are listed with their corrections; one with more than ten times the median is suspicious."""
     word = {"model": "credit", "prediction": "yes", "label": "no"}
     crowd = [{**word, "user": f"u{number % 9}"} for number in range(18)]
     served.post("/v1/feedback", [*crowd, *({**word, "user": "poisoner"} for _ in range(25)), word])

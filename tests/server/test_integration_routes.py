@@ -72,8 +72,8 @@ def test_kserves_logger_without_a_line_of_code(served: Served) -> None:
     assert correction["inputs"] == {"age": 41.5, "country": "NL"}
 
 
-def test_the_only_row_bears_the_events_id(served: Served) -> None:
-    """A request of one row is found by the id of its events; a structured batch has request and response at once."""
+def test_a_single_row_has_the_id_of_its_event(served: Served) -> None:
+    """A request with one row has the id of its events; a structured batch has both request and response."""
     events = [
         {
             "specversion": "1.0",
@@ -93,7 +93,7 @@ def test_the_only_row_bears_the_events_id(served: Served) -> None:
 
 
 def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
-    """Seldon's messages have ids of their own and a request id in common; each model of a graph has its own pair."""
+    """Seldon's messages have their own ids and a common request id; each model of a graph has its own pair."""
     kind = "io.seldon.serving.inference"
     graph = {"inferenceservicename": "graph", "requestid": "q", "endpoint": "default"}
     for number, (side, model, body) in enumerate(
@@ -110,7 +110,7 @@ def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
     assert eventually(lambda: corrections(served))[0]["prediction"] == "yes"
 
 
-def test_messages_without_counterpart_wait_and_are_no_predictions(served: Served) -> None:
+def test_messages_without_counterpart_wait_and_are_not_predictions(served: Served) -> None:
     """A message without its counterpart is acknowledged and waits; for an unknown model the pair is refused."""
     assert log(served, "request", "a", b'{"instances": [1]}').json == {"accepted": 0, "rejected": []}
     assert log(served, "request", "b", b'{"instances": [1]}', inferenceservicename="other").status == 202
@@ -125,7 +125,7 @@ def test_messages_without_counterpart_wait_and_are_no_predictions(served: Served
 
 @pytest.mark.parametrize("server", ["mlserver", "seldon"])
 def test_payload_pairs(served: Served, server: str) -> None:
-    """A request and its response in one object, as another server's own package writes them."""
+    """One object has a request and its response, as the package of another server writes them."""
     pair = {side: json.loads(recorded(f"{server}_{side}.json")) for side in ("request", "response")}
     answer = served.post("/v2/models/credit/versions/9/infer?ids=1", {**pair, "duration_seconds": 0.5})
     assert (answer.status, answer.json["accepted"]) == (202, 2)
@@ -136,8 +136,8 @@ def test_payload_pairs(served: Served, server: str) -> None:
     assert samples['model_request_duration_seconds_count{model="credit",version="9"}'] == 2
 
 
-def test_lines_of_pairs_take_the_good_and_name_the_bad(served: Served) -> None:
-    """One bad line among good ones is refused by itself, with its place."""
+def test_ndjson_of_pairs_accepts_valid_lines_and_reports_the_others(served: Served) -> None:
+    """An invalid line among valid ones is rejected with its index; the others are accepted."""
     tensor = {"name": "age", "shape": [1], "datatype": "FP32", "data": [41]}
     good = {"id": "a", "inputs": [tensor], "outputs": [{**tensor, "name": "y"}]}
     lies = {**good, "inputs": [{**tensor, "shape": [2]}]}
@@ -165,7 +165,7 @@ def test_seldons_feedback_corrects_what_its_logger_sent(served: Served) -> None:
 
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
 def test_spans_by_protobuf(served: Served, packed: bool) -> None:
-    """A collector's export counts, and the answer says in protobuf how many spans were refused."""
+    """A collector's export is counted, and the protobuf response has the number of rejected spans."""
     body = recorded("otlp_traces.pb")
     headers = {"Content_Type": PROTOBUF, **({"Content_Encoding": "GZip"} if packed else {})}
     answer = served.post("/v1/traces", gzip.compress(body) if packed else body, **headers)
@@ -181,7 +181,7 @@ def test_spans_by_protobuf(served: Served, packed: bool) -> None:
 
 
 def test_log_records_by_json_and_protobuf(served: Served) -> None:
-    """Log records count in both encodings; a full success is an empty answer."""
+    """Log records count in both encodings; the response to a full success is empty."""
     answer = served.post("/v1/logs", recorded("otlp_logs.pb"), Content_Type=PROTOBUF)
     assert (answer.status, answer.body) == (200, b"")
     attributes = [{"key": "model.name", "value": {"stringValue": "credit"}}]
@@ -228,7 +228,7 @@ def test_bad_exports_are_refused(shared: Served, body: bytes, headers: dict[str,
     ],
 )
 def test_bad_bodies_get_a_problem(shared: Served, path: str, body: bytes, pointer: str, detail: str) -> None:
-    """A body without anything good is a 400 with a pointer and what would be right."""
+    """A body without a valid event is a 400 with a pointer and what is expected."""
     answer = shared.post(path, body)
     assert (answer.status, answer.headers["Content-Type"]) == (400, "application/problem+json")
     assert answer.json["errors"][0]["pointer"] == pointer
@@ -242,7 +242,7 @@ def test_many_small_arrays_are_refused_before_they_are_decoded(shared: Served) -
 
 
 def test_a_full_queue_refuses_and_forgets_nothing(tmp_path: Path) -> None:
-    """503 on every route while the queue is full; a message that waited still waits for the sender's next attempt."""
+    """Every route is a 503 while the queue is full; a waiting message still waits for the sender's next attempt."""
     exporter = Exporter(write_config(tmp_path))
     client = create_app(exporter).test_client()
     headers = {"ce-id": "a", "ce-inferenceservicename": "credit"}
@@ -261,7 +261,7 @@ def test_a_full_queue_refuses_and_forgets_nothing(tmp_path: Path) -> None:
 
 
 def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
-    """A service of another name with tensors of other names is understood by the model's mapping."""
+    """The model's mapping translates the names of another service and its tensors."""
     mapping = {"names": ["default/credit-isvc"], "inputs": {"INPUT__0": ["age", "income"]}, "labels": ["no", "yes"]}
     models = [{**CONFIG["models"][0], "mapping": mapping}]
     write_config(tmp_path, {"models": models})
@@ -279,7 +279,7 @@ def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_version_with_a_profile_of_its_own(tmp_path: Path) -> None:
+def test_a_version_with_its_own_profile(tmp_path: Path) -> None:
     """Unnamed tensors of such a version go to the inputs of its own profile."""
     columns = {"age": np.arange(100.0), "income": np.arange(100.0)}
     np.savez(tmp_path / "two.npz", **columns)
@@ -350,8 +350,8 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClien
     body=SENT | st.lists(SENT, max_size=3),
     kind=st.sampled_from(["", "-batch"]),
 )
-def test_no_body_is_a_fault_of_the_exporter(application: FlaskClient, path: str, body: Any, kind: str) -> None:
-    """Whatever is sent is taken or refused as the client's mistake, never a 500."""
+def test_no_body_causes_a_500(application: FlaskClient, path: str, body: Any, kind: str) -> None:
+    """Every body is accepted or refused as the client's error, never a 500."""
     kind = f"application/cloudevents{kind}+json" if path == "/v1/kserve" else "application/json"
     answer = application.post(path, data=json.dumps(body).encode(), content_type=kind)
     assert answer.status_code in {200, 201, 202, 400, 413}, answer.get_data()

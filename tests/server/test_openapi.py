@@ -42,7 +42,7 @@ def find(document: Any, key: str) -> Iterator[Any]:
 
 
 def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
-    """A new route needs an entry in the table of operations, and an entry is about a route that exists."""
+    """Each route has an entry in the table of routes, and each entry a route."""
     exporter = Exporter(write_config(tmp_path))
     try:
         rules = list(create_app(exporter).url_map.iter_rules())
@@ -58,7 +58,7 @@ def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_document_is_openapi(described: Any) -> None:
-    """It has what OpenAPI 3.1 requires: references that resolve, the parameters of each path, responses."""
+    """The document has what OpenAPI 3.1 requires: references that resolve, parameters of paths, responses."""
     assert described["openapi"] == "3.1.0"
     assert {"title", "version"} <= described["info"].keys()
     for reference in find(described, "$ref"):
@@ -72,17 +72,17 @@ def test_the_document_is_openapi(described: Any) -> None:
         assert methods.keys() <= METHODS
         for operation in methods.values():
             parameters = operation.get("parameters", [])
-            assert len({(one["in"], one["name"]) for one in parameters}) == len(parameters)
-            in_path = {one["name"] for one in parameters if one["in"] == "path" and one["required"]}
+            assert len({(item["in"], item["name"]) for item in parameters}) == len(parameters)
+            in_path = {item["name"] for item in parameters if item["in"] == "path" and item["required"]}
             assert in_path == set(re.findall(r"\{(\w+)\}", path))
-            assert all(one["schema"] for one in parameters)
+            assert all(item["schema"] for item in parameters)
             assert operation["summary"].endswith(".")
             assert "default" in operation["responses"]
             assert all(answer.get("description") or "$ref" in answer for answer in operation["responses"].values())
 
 
-def test_each_operation_names_the_scope_that_is_asked_for(described: Any) -> None:
-    """The scopes at bearer are those that authorization checks."""
+def test_each_operation_names_its_scope(described: Any) -> None:
+    """The scopes of the bearer scheme are those that authorization checks."""
     scopes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route): entry.scope for route, entry in ROUTES.items()}
     assert set(SCOPES) < {*scopes.values(), "read"}
     for path, methods in described["paths"].items():
@@ -137,7 +137,7 @@ def test_responses_are_as_described(served: Served) -> None:
             assert msgspec.convert(answer.json, Problem).status == answer.status
             continue
         kind = kind["application/json"] if isinstance(kind, dict) else kind
-        assert any(fits(answer.json, one) for one in alternatives(kind)), (route, answer.json)
+        assert any(fits(answer.json, item) for item in alternatives(kind)), (route, answer.json)
         eventually(lambda: served.samples()["model_exporter_queue_length"] == 0)
     assert covered == {route for route, _, _ in QUESTIONS}
     assert {200, 201, 202, 404, 409} <= statuses
@@ -148,7 +148,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def fits(document: Any, kind: Any) -> bool:
-    """Whether a document is of a type, and has no member that the type does not name."""
+    """Return whether a document has a type and no further members."""
     try:
         return json.loads(msgspec.json.encode(msgspec.convert(document, kind))) == document
     except msgspec.ValidationError:
@@ -156,7 +156,7 @@ def fits(document: Any, kind: Any) -> bool:
 
 
 def test_the_document_is_small_and_the_same_each_time(shared: Served) -> None:
-    """It has nothing of this exporter's models or data, and does not change while the exporter runs."""
+    """The document has nothing of the exporter's models or data, and does not change while the exporter runs."""
     first = shared.get("/openapi.json").body
     shared.post("/v1/predictions", {"model": "credit", "version": "secret-version"})
     assert shared.get("/openapi.json").body == first

@@ -192,12 +192,12 @@ def test_the_table_shows_the_same_corrections(reviewed: Served) -> None:
 def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], found: set[str]) -> None:
     """Each filter shows exactly its corrections; Grafana's choice is understood, empty fields do not filter."""
     page = review(reviewed, **query)
-    known = {one["id"]: one["prediction_id"] for one in queue(reviewed)}
-    assert (page.status, {known[correction_id] for correction_id in ids(page)}) == (200, found)
+    prediction_ids = {one["id"]: one["prediction_id"] for one in queue(reviewed)}
+    assert (page.status, {prediction_ids[correction_id] for correction_id in ids(page)}) == (200, found)
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "message"),
     [
         ("model=credits", 'no model "credits" is configured; did you mean "credit"?'),
         ("status=done", "status: expected accepted, pending or rejected"),
@@ -212,11 +212,11 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], f
         ("q=" + "x" * 300, "q: expected at most 256 characters"),
     ],
 )
-def test_a_wrong_filter_says_what_would_be_right(reviewed: Served, query: str, said: str) -> None:
+def test_a_wrong_filter_says_what_would_be_right(reviewed: Served, query: str, message: str) -> None:
     """The page itself says what is wrong with the address, with status 400."""
     page = Page(reviewed.get(f"/review?{query}"))
     assert page.status == 400
-    assert said in page.text
+    assert message in page.text
 
 
 def test_chips_take_filters_away(reviewed: Served) -> None:
@@ -242,8 +242,8 @@ def test_the_chart_leads_to_its_cards(reviewed: Served) -> None:
     page = review(reviewed)
     links = re.findall(r'<a href="([^"]*)" aria-label="([\d,]+) from [^"]*"><title>', page.source)
     assert links
-    places = [correction_id for link, _ in links for correction_id in ids(Page(reviewed.get(unescape(link))))]
-    assert sorted(places) == sorted(ids(page))
+    correction_ids = [correction_id for link, _ in links for correction_id in ids(Page(reviewed.get(unescape(link))))]
+    assert sorted(correction_ids) == sorted(ids(page))
     assert sum(int(count) for _, count in links) == 5
 
 
@@ -374,10 +374,10 @@ def test_decisions_without_a_script(fresh: Served) -> None:
     """A form accepts, relabels, rejects and takes back; a late one shows what the first decided."""
     correct(fresh, [mistake(f"m-{n}") for n in range(3)])
     first, second, third = (one["id"] for one in queue(fresh))
-    said = post(
+    response = post(
         fresh, "/review/decide", id=first, revision=1, status="accepted", label_type="string", back="model=credit"
     )
-    assert (said.status, said.headers["Location"]) == (303, "/review?model=credit")
+    assert (response.status, response.headers["Location"]) == (303, "/review?model=credit")
     post(
         fresh,
         "/review/decide",
@@ -414,8 +414,8 @@ def test_a_sample_is_drawn_and_shows_how_often_the_model_is_right(fresh: Served)
     """The button draws uncorrected confident predictions; their decisions show the accuracy with its interval."""
     fresh.post("/v1/predictions", [mistake(f"p-{n}") for n in range(30)])
     correct(fresh, [mistake("wrong")])
-    said = post(fresh, "/review/samples", model="credit", version="", count="20")
-    assert (said.status, said.headers["Location"]) == (303, "/review?model=credit&source=sample")
+    response = post(fresh, "/review/samples", model="credit", version="", count="20")
+    assert (response.status, response.headers["Location"]) == (303, "/review?model=credit&source=sample")
     page = review(fresh, model="credit", source="sample")
     assert len(ids(page)) == 20
     assert "Is this right?" in page.text

@@ -35,8 +35,8 @@ def basic(user: str, password: str, scheme: str = "Basic") -> str:
     return f"{scheme} {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
-def openssl(*words: str | Path) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
+def openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 def certificate(folder: Path, name: str, *more: str | Path) -> None:
@@ -181,8 +181,8 @@ def test_paths_are_relative_to_the_file(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "basic_auth_users:", "basic_auth_users: {}\ntls_server_config:"])
-def test_empty_is_open(folder: Path, text: str) -> None:
-    """Without users everybody is let in, without certificates the server speaks plain HTTP."""
+def test_without_a_configuration_everything_is_allowed(folder: Path, text: str) -> None:
+    """Without users all requests are allowed; without certificates the server uses plain HTTP."""
     web = load(folder, text)
     assert not web.guarded
     assert web.context() is None
@@ -219,14 +219,14 @@ def web(folder: Path) -> WebConfig:
     ],
 )
 def test_authenticated(web: WebConfig, header: str | None, right: bool) -> None:
-    """A known user with the right password is let in by name, every time; anything else is not, and is no error."""
+    """A user with the right password is authenticated every time; other credentials are refused without an error."""
     found = [web.authenticated(header), web.authenticated(header)]
     assert [one is not None for one in found] == [right, right]
     assert {one.name for one in found if one} <= {"alice", "bob"}
 
 
-def test_an_unknown_user_costs_what_a_known_one_does() -> None:
-    """The hash that stands in for an unknown user's has the cost of the users' own."""
+def test_an_unknown_user_takes_as_long_as_a_known_one() -> None:
+    """The hash that is checked for unknown users has the cost of the users' hashes."""
     web = WebConfig(users={"alice": hashed("a", 10)})
     assert web._unknown_user_hash.split(b"$")[2] == b"10"
     assert not web.remembered(basic("alice", "a"))
@@ -236,7 +236,7 @@ def test_an_unknown_user_costs_what_a_known_one_does() -> None:
 
 
 def test_remembered_credentials_are_bounded() -> None:
-    """However many credentials were right, only some are remembered."""
+    """The number of remembered credentials is limited."""
     users = {f"user-{number}": hashed("p") for number in range(150)}
     web = WebConfig(users=users)
     assert all(web.authenticated(basic(user, "p")) for user in users)
@@ -288,7 +288,7 @@ BAD_TOKENS = [
 
 @pytest.mark.parametrize(("text", "message"), BAD_TOKENS, ids=[f"{n}" for n in range(len(BAD_TOKENS))])
 def test_wrong_tokens_are_refused(tmp_path: Path, text: str, message: str) -> None:
-    """A mistake in the tokens file is refused like one in the other; what may be a secret is not shown."""
+    """A mistake in the tokens file is refused with the key and what is wrong; possible secrets are not shown."""
     path = tmp_path / "tokens.yml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -296,8 +296,8 @@ def test_wrong_tokens_are_refused(tmp_path: Path, text: str, message: str) -> No
     assert str(caught.value) == f"{path}: {message}"
 
 
-def test_a_file_without_tokens_lets_nobody_in(tmp_path: Path) -> None:
-    """A tokens file that is named guards, even when its last token was taken out."""
+def test_an_empty_tokens_file_refuses_all_requests(tmp_path: Path) -> None:
+    """With a tokens file requests must be authenticated, even if the file has no tokens."""
     (tmp_path / "tokens.yml").write_text("# none yet\n")
     empty = web_config.load(None, tmp_path / "tokens.yml")
     assert empty.guarded
@@ -317,16 +317,16 @@ def test_a_file_without_tokens_lets_nobody_in(tmp_path: Path) -> None:
         ("Bearer", None),
     ],
 )
-def test_a_token_is_known_by_its_hash(header: str, name: str | None) -> None:
-    """The token of an entry is let in under the entry's name; its hash, or another scheme, is not."""
-    known = {bytes.fromhex(HASH): Caller("scorer", frozenset({"ingest"}))}
-    caller = WebConfig(users={"alice": hashed("a")}, tokens=known).authenticated(header)
+def test_a_token_is_looked_up_by_its_hash(header: str, name: str | None) -> None:
+    """A token is authenticated as the name of its entry; its hash or another scheme is refused."""
+    tokens_by_hash = {bytes.fromhex(HASH): Caller("scorer", frozenset({"ingest"}))}
+    caller = WebConfig(users={"alice": hashed("a")}, tokens=tokens_by_hash).authenticated(header)
     assert (caller and caller.name) == name
 
 
 @pytest.fixture
 def secured(folder: Path, tmp_path: Path) -> Iterator[Served]:
-    """An exporter with TLS, that wants a client's certificate and a user."""
+    """An exporter with TLS that requires a client certificate and a user."""
     write_config(tmp_path)
     (folder / "secured.yml").write_text(
         f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: authority.crt}}\n"
@@ -341,8 +341,8 @@ def secured(folder: Path, tmp_path: Path) -> Iterator[Served]:
     server.stop(signal.SIGTERM)
 
 
-def test_served(folder: Path, secured: Served) -> None:
-    """A real server lets in who has a certificate of the authority and the password, and nobody else."""
+def test_mutual_tls_and_a_password_are_required(folder: Path, secured: Served) -> None:
+    """The server accepts clients with a certificate of the authority and the password, and no others."""
 
     def status(name: str | None, header: str | None, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> int | None:
         """The status, None where there was no connection."""
@@ -373,7 +373,7 @@ def test_served(folder: Path, secured: Served) -> None:
 
 
 def presented(port: int) -> bytes:
-    """The certificate that a server shows."""
+    """Return the certificate of a server."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.create_connection(("127.0.0.1", port), 10) as plain, context.wrap_socket(plain) as connection:
@@ -382,8 +382,8 @@ def presented(port: int) -> bytes:
         return connection.getpeercert(binary_form=True) or b""
 
 
-def test_tls_ends_with_a_word(tmp_path: Path) -> None:
-    """An answer without a length, or the end of what the server does not take, is told from one that was cut."""
+def test_tls_ends_with_close_notify(tmp_path: Path) -> None:
+    """A client can tell the end of a response without a length from a response that was cut."""
     write_config(tmp_path)
     certificate(tmp_path, "server")
     (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
@@ -418,7 +418,7 @@ def test_tls_ends_with_a_word(tmp_path: Path) -> None:
 
 
 def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
-    """SIGHUP swaps the certificate without a request refused; a key of another one leaves what there was."""
+    """SIGHUP replaces the certificate without refusing a request; with a key that does not match, the old one stays."""
     write_config(tmp_path)
     certificate(tmp_path, "server")
     (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")

@@ -180,16 +180,16 @@ async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) 
             return {"client": len(server.connections), "upstream": connector.count}
 
         app = create_app(ProxyCollector(metrics, recorder, connections), metrics)
-        proxy, own = web.ServerRunner(server), web.AppRunner(app, access_log=None)
+        proxy, metrics_runner = web.ServerRunner(server), web.AppRunner(app, access_log=None)
         try:
             await _listen(proxy, options.listen, f"a proxy to {options.upstream}")
-            await _listen(own, options.web, "metrics and probes")
+            await _listen(metrics_runner, options.web, "metrics and probes")
             await stop.wait()
             _log.info("stopping: %d requests under way", metrics.in_flight)
             metrics.draining = True
             await _drain(proxy, server)
         finally:
-            await own.cleanup()
+            await metrics_runner.cleanup()
 
 
 async def _listen(runner: web.BaseRunner, where: Address, what: str) -> None:

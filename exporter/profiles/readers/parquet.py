@@ -28,8 +28,8 @@ class Parquet(ColumnarFile):
         """Return `Source.columns`, and the number of rows."""
         with self._opened() as file:
             fields = file.schema_arrow
-            found = {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in fields}
-            return found, file.metadata.num_rows
+            columns = {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in fields}
+            return columns, file.metadata.num_rows
 
     def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.read_columns`."""

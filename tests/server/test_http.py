@@ -1,4 +1,4 @@
-"""The server's HTTP/1.1: requests one after the other, what ends them, and what is no request."""
+"""HTTP/1.1 of the server: pipelined requests, ends of connections and invalid requests."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def connected(server: Served) -> Iterator[socket.socket]:
 
 
 def request(line: str, *fields: str, body: bytes = b"") -> bytes:
-    """A request; its body has its length unless a field says otherwise."""
+    """Return a request with the length of its body, unless other headers are given."""
     length = [f"Content-Length: {len(body)}"] if body else []
     return "\r\n".join([line, "Host: x", *(fields or length), "", ""]).encode() + body
 
 
 def answers(client: socket.socket, count: int) -> list[tuple[int, dict[str, str], bytes]]:
-    """The next answers: status, headers by name in small letters, body."""
+    """Return the next responses: status, headers by their names in lower case, body."""
     file = client.makefile("rb")
-    found = []
+    responses = []
     for _ in range(count):
         status = int(file.readline().split()[1])
         pairs = (line.decode().strip().split(": ", 1) for line in iter(file.readline, b"\r\n"))
         fields = {name.lower(): value for name, value in pairs}
-        found.append((status, fields, file.read(int(fields.get("content-length", 0)))))
-    return found
+        responses.append((status, fields, file.read(int(fields.get("content-length", 0)))))
+    return responses
 
 
 def closed(client: socket.socket) -> bool:
-    """Whether the server has nothing more to say."""
+    """Return whether the server has closed the connection."""
     return client.recv(1) == b""
 
 
@@ -56,15 +56,15 @@ PREDICTION = request("POST /v1/predictions HTTP/1.1", body=EVENT)
 
 
 def test_requests_on_a_connection_are_answered_in_order(shared: Served) -> None:
-    """What takes a thread's time does not let what takes none overtake it."""
+    """Fast responses do not overtake slow ones that were requested before."""
     several = request("GET /-/healthy HTTP/1.1") + PREDICTION + request("GET /nothing HTTP/1.1") + PREDICTION
     with connected(shared) as client:
         client.sendall(several * 50)
         assert [status for status, _, _ in answers(client, 200)] == [200, 202, 404, 202] * 50
 
 
-def test_requests_that_wait_take_little_room(shared: Served) -> None:
-    """A client that sends requests and reads no answers is read no further; when it reads, each is answered."""
+def test_pipelined_requests_take_little_memory(shared: Served) -> None:
+    """The server stops reading from a client that reads no responses; once it reads, each request is answered."""
     memory = psutil.Process(shared.process.pid).memory_info
     before = memory().rss
     many = request("GET /-/healthy HTTP/1.1") * 20_000
@@ -82,8 +82,8 @@ def test_requests_that_wait_take_little_room(shared: Served) -> None:
         assert {body for _, _, body in answers(client, min(whole, 5000))} == {HEALTHY}
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(shared: Served) -> None:
-    """``Expect: 100-continue`` is answered at once, and not where the body would be refused."""
+def test_expect_100_continue_is_answered(shared: Served) -> None:
+    """``Expect: 100-continue`` is answered at once, unless the body would be refused."""
     fields = (f"Content-Length: {len(EVENT)}", "Expect: 100-continue")
     with connected(shared) as client:
         client.sendall(request("POST /v1/predictions HTTP/1.1", *fields))
@@ -96,8 +96,8 @@ def test_a_client_that_asks_first_is_told_to_go_on(shared: Served) -> None:
         assert closed(client)
 
 
-def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
-    """A client without credentials need not send what nobody reads; a small body does not cost it the connection."""
+def test_missing_credentials_are_refused_before_the_body(tmp_path: Path) -> None:
+    """A client without credentials need not send its body; after a small body its connection stays open."""
     write_config(tmp_path)
     (tmp_path / "tokens.yml").write_text(f"- {{name: one, sha256: '{'a' * 64}', scopes: [ingest]}}\n", encoding="utf-8")
     served = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
@@ -151,16 +151,16 @@ def test_who_is_nobody_is_told_before_the_body(tmp_path: Path) -> None:
         (request("POST / HTTP/1.1", "Transfer-Encoding: chunked") + b"0x2\r\n{}\r\n0\r\n\r\n", 400),
     ],
 )  # fmt: skip
-def test_kinds_of_requests(shared: Served, sent: bytes, status: int) -> None:
-    """Each gets the answer that says most, and the exporter serves on."""
+def test_valid_and_invalid_requests(shared: Served, sent: bytes, status: int) -> None:
+    """Each gets the appropriate status, and the exporter keeps serving."""
     with connected(shared) as client:
         client.sendall(sent)
         assert answers(client, 1)[0][0] == status
     assert shared.get("/-/healthy").text == HEALTHY.decode()
 
 
-def test_connections_are_kept_as_their_clients_wish(shared: Served) -> None:
-    """By default in HTTP/1.1, not in HTTP/1.0, and not where the client says so."""
+def test_keep_alive_follows_the_client(shared: Served) -> None:
+    """Connections are kept by default in HTTP/1.1 but not in HTTP/1.0, and closed when the client asks for it."""
     with connected(shared) as client:
         client.sendall(request("GET /-/healthy HTTP/1.0", "Connection: keep-alive"))
         ((_, fields, _),) = answers(client, 1)
@@ -173,8 +173,8 @@ def test_connections_are_kept_as_their_clients_wish(shared: Served) -> None:
         assert closed(client)
 
 
-def test_a_client_that_has_said_all_still_gets_its_answers(shared: Served) -> None:
-    """One that ends its side of the connection, as ``nc -N`` does, reads what it asked for."""
+def test_a_client_that_closes_its_side_still_gets_its_responses(shared: Served) -> None:
+    """A client that closes its side of the connection, as ``nc -N`` does, receives all responses."""
     with connected(shared) as client:
         client.sendall(request("GET /-/healthy HTTP/1.1") + PREDICTION)
         client.shutdown(socket.SHUT_WR)
@@ -187,8 +187,8 @@ def test_a_client_that_has_said_all_still_gets_its_answers(shared: Served) -> No
         assert closed(client)
 
 
-def test_what_has_not_changed_says_nothing_of_it(shared: Served) -> None:
-    """A 304 has no media type, which would replace the one that is known; a date is there once."""
+def test_a_304_has_no_content_type(shared: Served) -> None:
+    """A 304 has no media type, which would replace that of the cached response, and exactly one date."""
     with connected(shared) as client:
         client.sendall(request("GET /static/review.js HTTP/1.1"))
         ((_, known, _),) = answers(client, 1)
@@ -202,8 +202,8 @@ def test_what_has_not_changed_says_nothing_of_it(shared: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/metrics", "/", "/nothing"])
-def test_head_has_the_length_and_no_body(shared: Served, path: str) -> None:
-    """The answer to HEAD is that to GET without what it would say; the next request on the connection is read right."""
+def test_head_has_a_content_length_and_no_body(shared: Served, path: str) -> None:
+    """The response to HEAD is that to GET without the body; the next request is answered correctly."""
     with connected(shared) as client:
         client.sendall(request(f"HEAD {path} HTTP/1.1") + request("GET /-/healthy HTTP/1.1"))
         file = client.makefile("rb")
@@ -216,7 +216,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 def test_chunks_and_trailers(shared: Served) -> None:
-    """A body may come in chunks with trailers behind them, but not in a great many of a few bytes each."""
+    """A body may have chunks and trailers, but not a very large number of tiny chunks."""
     pieces = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (EVENT[:7], EVENT[7:]))
     with connected(shared) as client:
         client.sendall(request("POST /v1/predictions HTTP/1.1", CHUNKED) + pieces + b"0\r\nX-Sum: 1\r\n\r\n")
@@ -250,8 +250,8 @@ OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings:
         (request("GET /-/healthy HTTP/1.1") + PREDICTION[:-1].replace(b"Host", b"Bad Name") + PREDICTION, [200, 400]),
     ],
 )  # fmt: skip
-def test_nothing_is_answered_behind_the_end(shared: Served, sent: bytes, statuses: list[int]) -> None:
-    """What comes behind a request that ends the connection is not worked on, and no fault of the exporter."""
+def test_requests_after_the_last_one_are_ignored(shared: Served, sent: bytes, statuses: list[int]) -> None:
+    """Data after a request that ends the connection is ignored and causes no error."""
     before = shared.samples("model_exporter_events_total")
     with connected(shared) as client:
         client.sendall(sent)
@@ -263,8 +263,8 @@ def test_nothing_is_answered_behind_the_end(shared: Served, sent: bytes, statuse
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_an_offer_to_upgrade_is_passed_over(shared: Served, pieces: int) -> None:
-    """Java's client offers HTTP/2 with its first request, whatever that is: its body is no request of its own."""
+def test_an_offer_to_upgrade_is_ignored(shared: Served, pieces: int) -> None:
+    """Java's client offers HTTP/2 with any first request; the request's body is not parsed as another request."""
     sized = request("POST /v1/predictions HTTP/1.1", *OFFER, f"Content-Length: {len(EVENT)}") + EVENT
     chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(EVENT), EVENT)
     chunked = request("POST /v1/predictions HTTP/1.1", *OFFER, "Transfer-Encoding: chunked") + chunk
@@ -278,8 +278,8 @@ def test_an_offer_to_upgrade_is_passed_over(shared: Served, pieces: int) -> None
         assert [status for status, _, _ in answers(client, 5)] == [202, 200, 202, 400, 202]
 
 
-def test_a_body_waits_with_its_request(shared: Served) -> None:
-    """Of a large one behind a request that takes time the rest is read when its turn has come."""
+def test_the_body_of_a_pipelined_request_is_read_in_its_turn(shared: Served) -> None:
+    """The rest of a large body after a slow request is read when that request has been answered."""
     large = json.dumps({"model": "credit", "inputs": {"name": "x" * 50_000}}).encode()
     post = request("POST /v1/predictions HTTP/1.1", body=large)
     with connected(shared) as client:
@@ -287,8 +287,8 @@ def test_a_body_waits_with_its_request(shared: Served) -> None:
         assert [status for status, _, _ in answers(client, 6)] == [200, 202] * 3
 
 
-def test_an_old_client_is_not_told_to_go_on(shared: Served) -> None:
-    """HTTP/1.0 knows no interim answers."""
+def test_http_1_0_gets_no_100_continue(shared: Served) -> None:
+    """HTTP/1.0 has no interim responses."""
     fields = (f"Content-Length: {len(EVENT)}", "Expect: 100-continue")
     with connected(shared) as client:
         client.sendall(request("POST /v1/predictions HTTP/1.0", *fields))
@@ -297,8 +297,8 @@ def test_an_old_client_is_not_told_to_go_on(shared: Served) -> None:
         assert client.recv(20).startswith(b"HTTP/1.1 202")
 
 
-def test_requests_of_many_that_wait_take_little_room(shared: Served) -> None:
-    """What clients send that read no answers is neither read nor kept."""
+def test_pipelined_requests_of_many_clients_take_little_memory(shared: Served) -> None:
+    """Requests of clients that do not read their responses are neither read nor buffered."""
     memory = psutil.Process(shared.process.pid).memory_info
     shared.get("/metrics")
     before = memory().rss
@@ -319,7 +319,7 @@ LARGE = json.dumps({"model": "credit", "inputs": {"name": "x" * 30_000}}).encode
 
 
 def posted(body: bytes, *fields: str, pieces: int = 0) -> bytes:
-    """Events, with their length or in chunks of so many bytes."""
+    """Return a request with events, with their length or in chunks of so many bytes."""
     line = "POST /v1/predictions HTTP/1.1"
     if not pieces:
         return request(line, *fields, f"Content-Length: {len(body)}") + body
@@ -356,8 +356,8 @@ LAST: list[tuple[bytes, list[int]]] = [
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_how_bytes_are_cut_changes_nothing(shared: Served, seed: int) -> None:
-    """Requests of all kinds one after the other, in pieces of all sizes, are answered alike and in their order."""
+def test_how_requests_are_split_changes_nothing(shared: Served, seed: int) -> None:
+    """Pipelined requests of all kinds, sent in pieces of all sizes, get the same responses in the same order."""
     chance = random.Random(seed)
     for _ in range(10):
         several = [chance.choice(WHOLE) for _ in range(chance.randint(1, 12))]
@@ -371,8 +371,8 @@ def test_how_bytes_are_cut_changes_nothing(shared: Served, seed: int) -> None:
                 sent = sent[size:]
             client.shutdown(socket.SHUT_WR)
             answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
-        found = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) [A-Z]", answer)]
-        assert found == [status for _, status in several] + statuses
+        responses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) [A-Z]", answer)]
+        assert responses == [status for _, status in several] + statuses
 
 
 class Few(Served):
@@ -386,8 +386,8 @@ class Few(Served):
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
 
-def test_more_connections_than_there_is_room_for(tmp_path: Path) -> None:
-    """Beyond the limit of open files clients are told so; those that are connected are served, and so are the next."""
+def test_connections_above_the_limit_of_open_files_are_refused(tmp_path: Path) -> None:
+    """Clients above the limit of open files get a 503; connected clients and later ones are served."""
     write_config(tmp_path)
     served = Few(tmp_path).start()
     try:
