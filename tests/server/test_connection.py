@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from support.servers import CONFIG, write_config
+from support.servers import CONFIG, eventually, write_config
 
 from exporter.server import asgi, protocol, serve
 from exporter.server.application import Exporter
@@ -130,17 +130,15 @@ def test_time_limits_are_checked_after_an_exception(
 
 def test_far_too_many_connections_are_closed() -> None:
     """Connections that get a 503 also need files, so that only a few of them get one."""
-    seen: list[int] = []
 
     def clients(port: int, server: Server) -> None:
         many = [Reading(port) for _ in range(MAX_REFUSALS + 200)]
         time.sleep(0.3)
-        seen.append(len(connections(server)))
+        eventually(lambda: len(connections(server)) <= 10 + MAX_REFUSALS)
         for connection in many:
             connection.socket.close()
 
     served(simple, clients, 10)
-    assert seen[0] <= 10 + MAX_REFUSALS
 
 
 def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
