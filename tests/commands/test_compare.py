@@ -339,7 +339,7 @@ def test_fail_if_worse_sets_the_exit_status(prometheus: str) -> None:
         ((), "set --model to one of: digits, reset"),
         (
             ("--model=reset",),
-            "there is no other version of 'reset' to compare with, Prometheus has: 1; compare two",
+            "there is no other version of 'reset' to compare with: Prometheus has only 1; compare two",
         ),
         (("--model=digits", "--after=7", *HOUR_TWO), "there is no other version"),
         (("--model=digits", "--before=1", "--after=7", *HOUR_TWO), "version '7' of 'digits' has no data from"),

@@ -325,7 +325,7 @@ def test_the_scenario_waits_for_an_incident_that_was_started_by_hand(running: tu
         time.sleep(seconds)
         if len(begun) == 2:
             incidents.begin("noise", 1.2)
-        return "the scenario is over" in printed[-1]
+        return "the scenario has ended" in printed[-1]
 
     scenario.Scenario(scenario.service_client(url), Counter(), wait, printed.append).run(
         scenario.parse("dark=2s,healthy=1s")
@@ -333,12 +333,12 @@ def test_the_scenario_waits_for_an_incident_that_was_started_by_hand(running: tu
     assert [line.split(":")[0].strip() for line in printed if "look for" not in line] == [
         "dark for 2s",
         "slow, started by hand, for 1s",
-        "slow, started by hand, is over.",
+        "slow, started by hand, ended.",
         "noise, started by hand, for 1s",
-        "noise, started by hand, is over; the scenario goes on.",
-        "dark is over",
+        "noise, started by hand, ended; the scenario goes on.",
+        "dark ended",
         "healthy for 1s",
-        "healthy is over",
+        "healthy ended",
         printed[-1].split(":")[0],
     ]
     assert begun.count(("dark", False)) == 2
@@ -403,7 +403,7 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     assert "healthy for 1s: the service is healthy." in lines[1]
     assert "dark for 2s: the camera goes dark" in lines[4]
     assert "ModelCorrectionRatioHigh" in lines[5]
-    assert "dark is over:" in lines[6]
+    assert "dark ended:" in lines[6]
     assert "the service stays healthy" in lines[7]
     by_hand = ("--listen-address", listen, "--seconds", 90, "--incident")
     code, out, err = Demo(*by_hand, "errors").end()

@@ -193,7 +193,7 @@ def test_the_scenario_continues_after_a_failed_step() -> None:
 
     steps = {"retrain": broken, "compare": lambda: printed.append("compared")}
     client = scenario.service_client("http://127.0.0.1:9")
-    events = scenario.Scenario(client, Counter(), lambda _: "scenario is over" in printed[-1], printed.append, steps)
+    events = scenario.Scenario(client, Counter(), lambda _: "scenario has ended" in printed[-1], printed.append, steps)
     events.run(scenario.parse("retrain,compare"))
     assert printed[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
 

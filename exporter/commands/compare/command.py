@@ -148,7 +148,7 @@ def _versions(prometheus: Prometheus, model: str, before: str | None, after: str
             before = names[names.index(after) - 1] if names.index(after) else None
         if before is None or after is None:
             raise CompareError(
-                f"there is no other version of {model!r} to compare with, Prometheus has: {', '.join(names)}; "
+                f"there is no other version of {model!r} to compare with: Prometheus has only {', '.join(names)}; "
                 "compare two periods of one version with --before-from and --after-from"
             )
     if before == after:

@@ -40,7 +40,7 @@ INCIDENTS = {
         150,
         "a dependency of the service breaks, and about 5 % of the requests answer 503",
         "the error ratio rises to 5 %; ModelErrorRatioHigh (above 1 %) is pending at once and fires after 1 to 2 "
-        "minutes, ModelErrorBudgetBurn some 3 to 4 minutes after the beginning",
+        "minutes, ModelErrorBudgetBurn after 3 to 4 minutes",
     ),
     "dark": Incident(
         480,

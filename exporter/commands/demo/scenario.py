@@ -176,11 +176,11 @@ class Scenario:
                 before = self.counts.copy()
                 if self._run_phase(phase):
                     return
-                self.say(f"  {phase.name} is over: {_summary(self.counts, before)}.")
+                self.say(f"  {phase.name} ended: {_summary(self.counts, before)}.")
                 previous = None if phase.name == HEALTHY else phase.name
             if not repeat:
                 break
-        self.say(f"the scenario is over, and the service stays healthy. Next: {program()} demo --incident=dark")
+        self.say(f"the scenario has ended, and the service stays healthy. Next: {program()} demo --incident=dark")
         self._run_phase(Phase(HEALTHY, math.inf))
 
     def _run_step(self, step: str) -> None:
@@ -213,7 +213,7 @@ class Scenario:
         until = time.monotonic() + current.seconds_left
         name = current.name if current.by_hand else None
         if self._by_hand and (name != self._by_hand[0] or abs(until - self._by_hand[1]) > 1.5):
-            self.say(f"  {self._by_hand[0]}, started by hand, is over{'' if name else '; the scenario goes on'}.")
+            self.say(f"  {self._by_hand[0]}, started by hand, ended{'' if name else '; the scenario goes on'}.")
             self._by_hand = None
         if name and not self._by_hand:
             self._by_hand = name, until
