@@ -103,5 +103,5 @@ def test_business_alerts_fire_for_the_unhealthy_model_only(past: str) -> None:
 
     names = ("AttemptsDrop", "ConfidentRatioLow", "CorrectionRatioHigh", "FeedbackMissing", "ReviewBacklog")
     expected = {(f"Model{name}", "ill") for name in names}
-    eventually(lambda: firing() >= expected, 40, 0.5)
+    eventually(lambda: firing() >= expected, 120, 0.5)
     assert firing() == expected
