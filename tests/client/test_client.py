@@ -26,13 +26,6 @@ from exporter.client import Monitor
 from exporter.errors import ExporterError
 
 
-@pytest.fixture
-def exporter() -> Iterator[Exporter]:
-    server = Exporter()
-    yield server
-    server.close()
-
-
 @contextlib.contextmanager
 def monitoring(url: str, **options: object) -> Iterator[Monitor]:
     monitor = Monitor(url, "digits", "3", **{"interval": 0.01, **options})

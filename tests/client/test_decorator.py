@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,10 @@ from support.fake_exporter import Exporter
 from exporter import Monitor
 
 
-@pytest.fixture
-def taker() -> Iterator[Exporter]:
-    """A server that takes events and keeps them."""
-    server = Exporter()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def monitor(taker: Exporter) -> Iterator[Monitor]:
-    monitor = Monitor(taker.url, "loans", "3", interval=0.01)
-    yield monitor
-    monitor.close(0)
-
-
-def recorded(taker: Exporter, monitor: Monitor) -> list[dict[str, Any]]:
+def recorded(exporter: Exporter, monitor: Monitor) -> list[dict[str, Any]]:
     assert monitor.flush()
     assert monitor.dropped == 0
-    return taker.events()
+    return exporter.events()
 
 
 FRAME = pd.DataFrame({"age": [20.0, 30.0, 60.0, 70.0], "debt": [9.0, 8.0, 1.0, 0.0]})
@@ -53,7 +37,7 @@ def classifier() -> LogisticRegression:
 # --- functions -------------------------------------------------------------------------------
 
 
-def test_a_function_is_recorded(taker: Exporter, monitor: Monitor) -> None:
+def test_a_function_is_recorded(exporter: Exporter, monitor: Monitor) -> None:
     """Arguments are the inputs, the returned label the prediction, and the function is otherwise itself."""
 
     @monitor.watch
@@ -63,7 +47,7 @@ def test_a_function_is_recorded(taker: Exporter, monitor: Monitor) -> None:
 
     assert predict(41, connection=object()) == "yes"
     assert (predict.__name__, predict.__doc__) == ("predict", "Say yes.")
-    (event,) = recorded(taker, monitor)
+    (event,) = recorded(exporter, monitor)
     assert (event["inputs"], event["prediction"], event["code"]) == (
         {"age": 41, "country": "NL"},
         "yes",
@@ -72,7 +56,7 @@ def test_a_function_is_recorded(taker: Exporter, monitor: Monitor) -> None:
     assert event["duration_seconds"] > 0
 
 
-def test_a_mapping_gives_the_features(taker: Exporter, monitor: Monitor) -> None:
+def test_a_mapping_gives_the_features(exporter: Exporter, monitor: Monitor) -> None:
     """A single mapping argument, or a row of a frame, names the features; its values are copied."""
 
     class Service:
@@ -84,14 +68,14 @@ def test_a_mapping_gives_the_features(taker: Exporter, monitor: Monitor) -> None
 
     Service().predict({"age": 41, "country": "NL"})
     Service().predict(FRAME.iloc[0])
-    assert [event["inputs"] for event in recorded(taker, monitor)] == [
+    assert [event["inputs"] for event in recorded(exporter, monitor)] == [
         {"age": 41, "country": "NL"},
         {"age": 20, "debt": 9},
     ]
-    assert taker.events()[0]["prediction"] == "yes"
+    assert exporter.events()[0]["prediction"] == "yes"
 
 
-def test_a_coroutine_is_timed_to_its_end(taker: Exporter, monitor: Monitor) -> None:
+def test_a_coroutine_is_timed_to_its_end(exporter: Exporter, monitor: Monitor) -> None:
     """An async function is recorded when it has returned, also if several run concurrently."""
 
     @monitor.watch(read=lambda answer: {"prediction": answer["label"], "confidence": answer["score"]})
@@ -103,7 +87,7 @@ def test_a_coroutine_is_timed_to_its_end(taker: Exporter, monitor: Monitor) -> N
         await asyncio.gather(*(predict(age) for age in range(3)))
 
     asyncio.run(several())
-    events = recorded(taker, monitor)
+    events = recorded(exporter, monitor)
     assert {(event["inputs"]["age"], event["prediction"]) for event in events} == {
         (age, f"older than {age}") for age in range(3)
     }
@@ -111,7 +95,7 @@ def test_a_coroutine_is_timed_to_its_end(taker: Exporter, monitor: Monitor) -> N
     assert len({event["id"] for event in events}) == 3
 
 
-def test_an_exception_is_raised_and_counted(taker: Exporter, monitor: Monitor) -> None:
+def test_an_exception_is_raised_and_counted(exporter: Exporter, monitor: Monitor) -> None:
     """An exception reaches the caller, and the event has code 500; wrong arguments stay a TypeError."""
 
     @monitor.watch
@@ -122,14 +106,14 @@ def test_an_exception_is_raised_and_counted(taker: Exporter, monitor: Monitor) -
         predict(41)
     with pytest.raises(TypeError, match="missing 1 required"):
         predict()
-    assert [(event["code"], event.get("inputs")) for event in recorded(taker, monitor)] == [
+    assert [(event["code"], event.get("inputs")) for event in recorded(exporter, monitor)] == [
         (500, {"age": 41}),
         (500, None),
     ]
     assert monitor.prediction_id is None
 
 
-def test_a_function_that_records_itself(taker: Exporter, monitor: Monitor) -> None:
+def test_a_function_that_records_itself(exporter: Exporter, monitor: Monitor) -> None:
     """What the function records is the event, with the duration added; without inputs no argument is recorded."""
 
     @monitor.watch(inputs=False)
@@ -140,7 +124,7 @@ def test_a_function_that_records_itself(taker: Exporter, monitor: Monitor) -> No
 
     predict("s", True)
     predict("s", False)
-    explicit, other = recorded(taker, monitor)
+    explicit, other = recorded(exporter, monitor)
     assert explicit["prediction"] == "own"
     assert explicit["duration_seconds"] > 0
     assert "inputs" not in explicit | other
@@ -148,7 +132,7 @@ def test_a_function_that_records_itself(taker: Exporter, monitor: Monitor) -> No
 
 
 def test_a_failing_result_reader_is_only_logged(
-    taker: Exporter, monitor: Monitor, caplog: pytest.LogCaptureFixture
+    exporter: Exporter, monitor: Monitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error while reading the result is logged, the result is returned, and the request counts."""
 
@@ -158,18 +142,18 @@ def test_a_failing_result_reader_is_only_logged(
 
     assert predict() == {}
     assert "could not be read" in caplog.text
-    assert [event["code"] for event in recorded(taker, monitor)] == [200]
+    assert [event["code"] for event in recorded(exporter, monitor)] == [200]
 
 
 # --- models ----------------------------------------------------------------------------------
 
 
-def test_rows_of_a_frame(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
+def test_rows_of_a_frame(exporter: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
     """predict records each row by column, with its label and its confidence."""
     model = monitor.wrap(classifier)
     labels = model.predict(FRAME)
     assert labels.tolist() == classifier.predict(FRAME).tolist()
-    events = recorded(taker, monitor)
+    events = recorded(exporter, monitor)
     assert [event["inputs"] for event in events] == FRAME.to_dict("records")
     assert [event["prediction"] for event in events] == labels.tolist()
     best = classifier.predict_proba(FRAME).max(axis=1)
@@ -179,19 +163,21 @@ def test_rows_of_a_frame(taker: Exporter, monitor: Monitor, classifier: Logistic
     assert model.score(FRAME, LABELS) == 1.0
 
 
-def test_probabilities(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
+def test_probabilities(exporter: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
     """predict_proba records the likeliest class; both methods on the same rows are the same predictions."""
     model = monitor.wrap(classifier)
     rows = FRAME.head(2)
     for _ in range(2):
         shares = model.predict_proba(rows)
         model.predict(rows)
-    events = recorded(taker, monitor)
+    events = recorded(exporter, monitor)
     assert [event["prediction"] for event in events] == ["no", "no"] * 2
     assert events[0]["confidence"] == pytest.approx(shares[0].max())
 
 
-def test_arrays_have_the_names_of_training(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
+def test_arrays_have_the_names_of_training(
+    exporter: Exporter, monitor: Monitor, classifier: LogisticRegression
+) -> None:
     """Columns of an array have the names that the model learnt, given names, or x0, x1."""
     rows = FRAME.head(1).to_numpy()
     with warnings.catch_warnings():
@@ -200,7 +186,7 @@ def test_arrays_have_the_names_of_training(taker: Exporter, monitor: Monitor, cl
         monitor.wrap(classifier, names=["a", "b"], confidence=False, timed=False).predict(rows)
     unnamed = LinearRegression().fit(FRAME.to_numpy(), [1.0, 2.0, 3.0, 4.0])
     monitor.wrap(unnamed).predict([[20.0, 9.0]])
-    first, second, third = recorded(taker, monitor)
+    first, second, third = recorded(exporter, monitor)
     assert first["inputs"] == {"age": 20, "debt": 9}
     assert second["inputs"] == {"a": 20, "b": 9}
     assert not second.keys() & {"confidence", "duration_seconds"}
@@ -209,14 +195,14 @@ def test_arrays_have_the_names_of_training(taker: Exporter, monitor: Monitor, cl
     assert "confidence" not in third
 
 
-def test_texts_and_sparse_rows(taker: Exporter, monitor: Monitor) -> None:
+def test_texts_and_sparse_rows(exporter: Exporter, monitor: Monitor) -> None:
     """Texts of a pipeline are the feature `text`; rows of a sparse matrix have no inputs."""
     texts = ["good film", "bad film", "good book", "bad book"]
     pipeline = make_pipeline(TfidfVectorizer(), MultinomialNB()).fit(texts, [1, 0, 1, 0])
     monitor.wrap(pipeline).predict(["good"])
     monitor.wrap(pipeline[-1]).predict(pipeline[0].transform(["bad"]))
     monitor.wrap(pipeline, names=["review"]).predict(pd.Series(["bad"]))
-    events = recorded(taker, monitor)
+    events = recorded(exporter, monitor)
     assert [(event.get("inputs"), event["prediction"]) for event in events] == [
         ({"text": "good"}, 1),
         (None, 0),
@@ -224,7 +210,7 @@ def test_texts_and_sparse_rows(taker: Exporter, monitor: Monitor) -> None:
     ]
 
 
-def test_a_row_that_is_an_array_is_one_input(taker: Exporter, monitor: Monitor) -> None:
+def test_a_row_that_is_an_array_is_one_input(exporter: Exporter, monitor: Monitor) -> None:
     """A row that is an array is one input."""
 
     class Network:
@@ -232,22 +218,22 @@ def test_a_row_that_is_an_array_is_one_input(taker: Exporter, monitor: Monitor) 
             return images.sum(axis=(1, 2))
 
     monitor.wrap(Network(), names=["image"]).predict(np.ones((2, 3, 3)))
-    events = recorded(taker, monitor)
+    events = recorded(exporter, monitor)
     assert [(event["inputs"], event["prediction"]) for event in events] == [({"image": [[1] * 3] * 3}, 9)] * 2
 
 
-def test_a_model_that_fails(taker: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
+def test_a_model_that_fails(exporter: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
     """Its exception reaches the caller and counts as an error; a missing method stays missing."""
     model = monitor.wrap(classifier)
     with pytest.raises(ValueError, match="feature"):
         model.predict(FRAME[["age"]])
-    assert [event["code"] for event in recorded(taker, monitor)] == [500]
+    assert [event["code"] for event in recorded(exporter, monitor)] == [500]
     assert not hasattr(monitor.wrap(LinearRegression()), "predict_proba")
 
 
-def test_rows_beyond_the_capacity_are_dropped(taker: Exporter, classifier: LogisticRegression) -> None:
+def test_rows_beyond_the_capacity_are_dropped(exporter: Exporter, classifier: LogisticRegression) -> None:
     """Rows up to the capacity are recorded; the others count as dropped."""
-    monitor = Monitor(taker.url, "loans", capacity=10, interval=60)
+    monitor = Monitor(exporter.url, "loans", capacity=10, interval=60)
     rows = pd.concat([FRAME] * 5)
     monitor.wrap(classifier).predict(rows)
     assert monitor.dropped == 10

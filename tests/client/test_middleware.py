@@ -27,21 +27,6 @@ from werkzeug.serving import make_server
 from exporter import Monitor
 
 
-@pytest.fixture
-def taker() -> Iterator[Exporter]:
-    """A server that takes events and keeps them."""
-    server = Exporter()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def monitor(taker: Exporter) -> Iterator[Monitor]:
-    monitor = Monitor(taker.url, "loans", "3", interval=0.01)
-    yield monitor
-    monitor.close(0)
-
-
 @contextlib.contextmanager
 def wsgi_server(app: Any) -> Iterator[int]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -188,23 +173,23 @@ def port(request: pytest.FixtureRequest, monitor: Monitor) -> Iterator[int]:
             yield port
 
 
-def only(taker: Exporter, monitor: Monitor) -> dict[str, Any]:
+def only(exporter: Exporter, monitor: Monitor) -> dict[str, Any]:
     assert eventually(lambda: monitor.sent)
-    (event,) = taker.events()
+    (event,) = exporter.events()
     return event
 
 
-def test_a_recorded_prediction_is_one_event(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_a_recorded_prediction_is_one_event(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """A recorded prediction has the request's identifier, duration and code; the response has the identifier."""
     status, headers, body = ask(port, "/predict", X_Request_ID="req-7")
     assert (status, headers["x-request-id"], json.loads(body)) == (200, "req-7", {"id": "req-7"})
-    event = only(taker, monitor)
+    event = only(exporter, monitor)
     assert event["id"] == "req-7"
     assert (event["prediction"], event["code"], event["inputs"]) == ("yes", 200, {"age": 41})
     assert 0.02 <= event["duration_seconds"] < 2
 
 
-def test_a_request_without_an_id_gets_one(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_a_request_without_an_id_gets_one(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """Without a valid header the request gets an identifier; every response has it."""
     seen = set()
     for given in ({}, {"X_Request_ID": "x" * 129}, {"X_Request_ID": "two words"}):
@@ -212,55 +197,55 @@ def test_a_request_without_an_id_gets_one(port: int, taker: Exporter, monitor: M
         assert headers["x-request-id"] == json.loads(body)["id"]
         seen.add(headers["x-request-id"])
     assert eventually(lambda: monitor.sent == 3)
-    assert {event["id"] for event in taker.events()} == seen
+    assert {event["id"] for event in exporter.events()} == seen
     assert max(map(len, seen)) == 36
 
 
-def test_the_services_own_id_takes_precedence(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_the_services_own_id_takes_precedence(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """An identifier, duration and code given by the handler are kept, and the response header has the identifier."""
     _, headers, _ = ask(port, "/own", X_Request_ID="req-7")
-    event = only(taker, monitor)
+    event = only(exporter, monitor)
     assert headers["x-request-id"] == event["id"] == "mine"
     assert (event["duration_seconds"], event["code"]) == (7.0, 207)
 
 
-def test_several_predictions_of_one_request(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_several_predictions_of_one_request(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """Each is an event with the request's duration; the first has its identifier, the others new ones."""
     _, headers, body = ask(port, "/several")
     assert eventually(lambda: monitor.sent == 3)
-    events = taker.events()
+    events = exporter.events()
     assert [event["id"] for event in events] == json.loads(body)["id"]
     assert headers["x-request-id"] == events[0]["id"]
     assert len({event["id"] for event in events}) == 3
     assert len({event["duration_seconds"] for event in events}) == 1
 
 
-def test_a_request_that_records_nothing_is_counted(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_a_request_that_records_nothing_is_counted(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """It is an event with only duration and code, also for a missing page."""
     assert ask(port, "/plain")[0] == 200
     assert ask(port, "/nowhere")[0] == 404
     assert eventually(lambda: monitor.sent == 2)
-    assert sorted(event["code"] for event in taker.events()) == [200, 404]
-    assert all(event["duration_seconds"] > 0 and "prediction" not in event for event in taker.events())
+    assert sorted(event["code"] for event in exporter.events()) == [200, 404]
+    assert all(event["duration_seconds"] > 0 and "prediction" not in event for event in exporter.events())
 
 
-def test_a_handler_error_is_counted(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_a_handler_error_is_counted(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """A handler that raises still answers 500, and what it had recorded counts as the model's error."""
     assert ask(port, "/broken")[0] == 500
-    event = only(taker, monitor)
+    event = only(exporter, monitor)
     assert (event["code"], event["inputs"]) == (500, {"age": 1})
 
 
-def test_a_stream_is_timed_to_its_end(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_a_stream_is_timed_to_its_end(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """The duration ends with the last byte, and what is recorded before belongs to the request."""
     _, headers, body = ask(port, "/stream")
     assert body == b"012"
-    event = only(taker, monitor)
+    event = only(exporter, monitor)
     assert 0.15 <= event["duration_seconds"] < 2
     assert (event["prediction"], event["id"]) == ("streamed", headers["x-request-id"])
 
 
-def test_concurrent_requests_keep_their_identifiers(port: int, taker: Exporter, monitor: Monitor) -> None:
+def test_concurrent_requests_keep_their_identifiers(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """Concurrent requests keep their own identifiers."""
     threads = [
         threading.Thread(target=ask, args=(port, "/predict"), kwargs={"X_Request_ID": f"r-{number}"})
@@ -271,12 +256,12 @@ def test_concurrent_requests_keep_their_identifiers(port: int, taker: Exporter, 
     for thread in threads:
         thread.join()
     assert eventually(lambda: monitor.sent == 20)
-    assert {event["id"] for event in taker.events()} == {f"r-{number}" for number in range(20)}
+    assert {event["id"] for event in exporter.events()} == {f"r-{number}" for number in range(20)}
 
 
-def test_an_unreachable_exporter_does_not_affect_responses(taker: Exporter, monitor: Monitor, port: int) -> None:
+def test_an_unreachable_exporter_does_not_affect_responses(exporter: Exporter, monitor: Monitor, port: int) -> None:
     """The service answers as before while its events cannot be sent."""
-    taker.close()
+    exporter.close()
     started = time.monotonic()
     assert [ask(port, "/predict")[0] for _ in range(10)] == [200] * 10
     assert time.monotonic() - started < 2
@@ -291,37 +276,37 @@ def test_an_error_of_the_middleware_is_only_logged(
     assert eventually(lambda: "a request could not be recorded" in caplog.text)
 
 
-def test_background_tasks_belong_to_the_request(taker: Exporter, monitor: Monitor) -> None:
+def test_background_tasks_belong_to_the_request(exporter: Exporter, monitor: Monitor) -> None:
     """What a task records after the response is the request's event, whose duration ends with the response."""
     app = fast_app(monitor)
     app.add_middleware(monitor.asgi)
     with asgi_server(app) as port:
         ask(port, "/later", X_Request_ID="req-7")
-        event = only(taker, monitor)
+        event = only(exporter, monitor)
     assert (event["id"], event["prediction"]) == ("req-7", "later")
     assert event["duration_seconds"] < 0.2
 
 
-def test_only_the_paths_of_the_model(taker: Exporter, monitor: Monitor) -> None:
+def test_only_the_paths_of_the_model(exporter: Exporter, monitor: Monitor) -> None:
     """Given paths, other requests are not recorded, and untrusted identifiers are replaced if requested."""
     app = flask_app(monitor)
     app.wsgi_app = monitor.wsgi(app.wsgi_app, paths=["/pre*"], trust_ids=False)
     with wsgi_server(app) as port:
         assert "x-request-id" not in ask(port, "/plain")[1]
         assert ask(port, "/predict", X_Request_ID="req-7")[1]["x-request-id"] != "req-7"
-        assert only(taker, monitor)["prediction"] == "yes"
+        assert only(exporter, monitor)["prediction"] == "yes"
 
 
-def test_nested_middleware_makes_one_event(taker: Exporter, monitor: Monitor) -> None:
+def test_nested_middleware_makes_one_event(exporter: Exporter, monitor: Monitor) -> None:
     """Two layers of middleware make one event."""
     app = flask_app(monitor)
     app.wsgi_app = monitor.wsgi(monitor.wsgi(app.wsgi_app))
     with wsgi_server(app) as port:
         ask(port, "/plain")
-        only(taker, monitor)
+        only(exporter, monitor)
 
 
-def test_a_header_of_the_service_stays(taker: Exporter, monitor: Monitor) -> None:
+def test_a_header_of_the_service_stays(exporter: Exporter, monitor: Monitor) -> None:
     """An identifier that the service puts into the response is used."""
 
     async def answer(_: Request) -> JSONResponse:
@@ -330,22 +315,22 @@ def test_a_header_of_the_service_stays(taker: Exporter, monitor: Monitor) -> Non
     app = monitor.asgi(Starlette(routes=[Route("/", answer)]))
     with asgi_server(app) as port:
         assert ask(port, "/", X_Request_ID="theirs")[1]["x-request-id"] == "ours"
-        assert only(taker, monitor)["id"] == "ours"
+        assert only(exporter, monitor)["id"] == "ours"
 
 
-def test_the_end_of_the_lifespan_sends_the_queue(taker: Exporter) -> None:
+def test_the_end_of_the_lifespan_sends_the_queue(exporter: Exporter) -> None:
     """An ASGI server that ends by a signal sends its events first."""
-    monitor = Monitor(taker.url, "loans", interval=60)
+    monitor = Monitor(exporter.url, "loans", interval=60)
     app = fast_app(monitor)
     app.add_middleware(monitor.asgi)
     with asgi_server(app) as port:
         ask(port, "/predict")
-        assert taker.events() == []
-    assert [event["prediction"] for event in taker.events()] == ["yes"]
+        assert exporter.events() == []
+    assert [event["prediction"] for event in exporter.events()] == ["yes"]
     monitor.close(0)
 
 
-def test_django(taker: Exporter, monitor: Monitor) -> None:
+def test_django(exporter: Exporter, monitor: Monitor) -> None:
     """The middleware wraps Django as any WSGI application."""
     import django
     from django.conf import settings
@@ -364,10 +349,10 @@ def test_django(taker: Exporter, monitor: Monitor) -> None:
     with wsgi_server(monitor.wsgi(get_wsgi_application())) as port:
         _, headers, body = ask(port, "/predict")
     assert {headers["x-request-id"]} == set(json.loads(body).values())
-    assert only(taker, monitor)["id"] == headers["x-request-id"]
+    assert only(exporter, monitor)["id"] == headers["x-request-id"]
 
 
-def test_a_client_that_disconnects(taker: Exporter, monitor: Monitor) -> None:
+def test_a_client_that_disconnects(exporter: Exporter, monitor: Monitor) -> None:
     """A stream whose client has disconnected is an event with the code of the response, and the server continues."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -386,5 +371,5 @@ def test_a_client_that_disconnects(taker: Exporter, monitor: Monitor) -> None:
     scope = {"type": "http", "path": "/", "headers": [(b"x-request-id", b"r-1")]}
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(monitor.asgi(app)(scope, nothing, gone))
-    event = only(taker, monitor)
+    event = only(exporter, monitor)
     assert (event["id"], event["code"]) == ("r-1", 200)
