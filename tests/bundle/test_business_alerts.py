@@ -46,7 +46,7 @@ def document(end: int) -> str:
         confident += series(
             "model_confident_predictions_total", labels, counted(times, [4 if ill and x else 80 for x in late])
         )
-        feedback_values = [float(not (ill and at > end - 30 * HOUR) and at % HOUR == 0) for at in times]
+        feedback_values = [float(not (ill and at > end - 30 * HOUR) and (end - at) % HOUR == 0) for at in times]
         feedback += series("model_feedback_total", f'{labels},verdict="accepted"', counted(times, feedback_values))
         wrong = [float(ill and at > end - HOUR) for at in times]
         corrections += series("model_corrections_total", labels, counted(times, wrong))
@@ -77,8 +77,8 @@ def document(end: int) -> str:
 
 @pytest.fixture
 def past(tmp_path: Path) -> Iterator[str]:
-    """A Prometheus that has recorded the document."""
-    end = int(time.time()) // STEP * STEP
+    """A Prometheus that has recorded the document, whose last samples are new: they go stale after five minutes."""
+    end = int(time.time())
     (tmp_path / "days.txt").write_text(document(end))
     promtool("tsdb", "create-blocks-from", "openmetrics", tmp_path / "days.txt", tmp_path / "tsdb")
     (tmp_path / "layer.yml").write_text(yaml.safe_dump({"groups": [{"name": "first", "rules": layers(RULES)[0]}]}))
