@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
+_FLOAT_LIMIT = 10**308
 _list_decoder = msgspec.json.Decoder(list[dict[str, Any]])
 
 
@@ -62,7 +63,7 @@ def sanitize(value: Any, depth: int = 64) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and abs(value) >= 2**63:
-        return float(value)
+        return float(value) if abs(value) < _FLOAT_LIMIT else str(value)
     if isinstance(value, list):
         return [sanitize(item, depth - 1) for item in value] if depth else []
     if isinstance(value, dict):

@@ -191,6 +191,19 @@ def test_log_records_by_json_and_protobuf(served: Served) -> None:
     assert served.samples()['model_exporter_events_total{source="logs"}'] == 3
 
 
+def test_a_wrong_log_record_is_reported(served: Served) -> None:
+    """A record that cannot be read is in the partial success with its field; the others are counted."""
+    good = {"attributes": [{"key": "model.name", "value": {"stringValue": "credit"}}]}
+    wrong = {"attributes": [{"key": "model.name", "value": "credit"}]}
+    answer = served.post("/v1/logs", {"resourceLogs": [{"scopeLogs": [{"logRecords": [good, wrong, good]}]}]})
+    message = '/attributes/0/value: expected an object, got "credit"'
+    assert (answer.status, answer.json) == (
+        200,
+        {"partialSuccess": {"rejectedLogRecords": "1", "errorMessage": message}},
+    )
+    assert served.samples()['model_exporter_events_total{source="logs"}'] == 2
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [

@@ -23,7 +23,8 @@ from exporter.server.integrations import ConfiguredModel, PayloadPair, resolve_m
 from exporter.server.integrations.cloudevents import LoggedMessage, read_events
 from exporter.server.integrations.detect import decode_request, decode_response
 from exporter.server.integrations.mapping import MAX_COLUMNS
-from exporter.server.integrations.otlp import MAX_PROTOBUF, MAX_RECORDS, read_records
+from exporter.server.integrations.otlp import read_records
+from exporter.server.integrations.otlp_request import MAX_PROTOBUF, MAX_RECORDS
 from exporter.server.integrations.pairing import MAX_SECONDS, MAX_WAITING_BYTES, RequestResponsePairer
 from exporter.server.integrations.payload import MAX_ROWS, Payload, decompress
 from exporter.server.integrations.payload_pairs import read_pair, split_pairs
@@ -569,6 +570,107 @@ def test_the_json_encoding_of_otlp() -> None:
     assert (event.duration_seconds, event.code) == (0.25, 500)
     inputs = {"a": 41, "b": None, "c": [1, True], "d": {"k": 0.5}, "e": None}
     assert json.loads(bytes(memoryview(event.inputs))) == inputs
+
+
+def export(*records: Any) -> bytes:
+    """Return an export request of log records in JSON."""
+    return json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": list(records)}]}]}).encode()
+
+
+def log_record(attributes: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {"attributes": [{"key": key, "value": value} for key, value in attributes.items()], **members}
+
+
+NAMED = {"model.name": {"stringValue": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("record", "pointer"),
+    [
+        (log_record({"model.name": "m"}), "/attributes/0/value"),
+        (log_record(NAMED, timeUnixNano="1" * 310), "/timeUnixNano"),
+        (log_record(NAMED, timeUnixNano=-1), "/timeUnixNano"),
+        (log_record(NAMED, startTimeUnixNano="yesterday"), "/startTimeUnixNano"),
+        ({"attributes": 5}, "/attributes"),
+        ({"attributes": [5]}, "/attributes/0"),
+        (log_record(NAMED, status=[]), "/status"),
+        ("a record", ""),
+    ],
+)
+def test_a_wrong_record_costs_only_itself(record: Any, pointer: str) -> None:
+    """A record that cannot be read is an error in its place; the records before and after it are read."""
+    first, error, last = read_records(export(log_record(NAMED), record, log_record(NAMED)), "logs", protobuf=False)
+    assert isinstance(error, EventError)
+    assert (error.pointer, error.reason) in {(pointer, "wrong_type"), (pointer, "out_of_range")}
+    assert not isinstance(first, EventError) and not isinstance(last, EventError)
+    assert first.names[0] == last.names[0] == "m"
+
+
+@pytest.mark.parametrize("group", [5, {"scopeLogs": 5}, {"scopeLogs": [5]}, {"resource": {"attributes": "x"}}])
+def test_a_wrong_group_of_records_costs_only_itself(group: Any) -> None:
+    """A resource or a scope that cannot be read is an error; the records of other resources are read."""
+    good = {"scopeLogs": [{"logRecords": [log_record(NAMED)]}]}
+    error, record = read_records(json.dumps({"resourceLogs": [group, good]}).encode(), "logs", protobuf=False)
+    assert isinstance(error, EventError)
+    assert not isinstance(record, EventError)
+
+
+@pytest.mark.parametrize("body", ["5", "[]", '{"resourceLogs": 5}', '{"resourceLogs": []} x', '{"resourceLogs": ['])
+def test_a_body_that_is_no_export_request(body: str) -> None:
+    """A body that is no export request is refused as a whole."""
+    with pytest.raises(EventError, match="the body is not an export request in JSON"):
+        read_records(body.encode(), "logs", protobuf=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"intValue": 10**400}, str(10**400)),
+        ({"intValue": "1" * 5000}, "1" * 5000),
+        ({"intValue": 10**20}, 1e20),
+        ({"intValue": "99999999999999999999"}, 1e20),
+        ({"intValue": "--5"}, "--5"),
+        ({"intValue": "-5"}, -5),
+        ({"doubleValue": "0.5"}, 0.5),
+        ({"doubleValue": "-Infinity"}, "-inf"),
+        ({"doubleValue": "x"}, "x"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_numbers_of_attributes(value: Any, expected: Any) -> None:
+    """A number of any size becomes a number if a float can hold it, else text, which counts as an invalid value."""
+    (record,) = read_records(export(log_record({**NAMED, "model.input.x": value})), "logs", protobuf=False)
+    assert not isinstance(record, EventError)
+    (event,), _ = record.validate("m")
+    assert json.loads(bytes(memoryview(event.inputs))) == {"x": expected}
+
+
+EVALUATED = {"gen_ai.response.model": {"stringValue": "m"}, "gen_ai.response.id": {"stringValue": "chatcmpl-1"}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        log_record(EVALUATED, eventName="gen_ai.evaluation.result"),
+        log_record(EVALUATED | {"event.name": {"stringValue": "gen_ai.evaluation.result"}}),
+        log_record(EVALUATED | {"gen_ai.evaluation.name": {"stringValue": "Relevance"}}),
+        log_record(EVALUATED | {"gen_ai.operation.name": {"arrayValue": {"values": []}}}),
+    ],
+    ids=["name", "name in an attribute", "attributes", "operation of another type"],
+)
+def test_evaluations_are_no_predictions(record: Any) -> None:
+    """The result of an evaluation names the model that responded, but is no second prediction of it."""
+    assert not list(read_records(export(record), "logs", protobuf=False))
+    assert list(read_records(export(log_record(EVALUATED)), "logs", protobuf=False))
+
+
+def test_an_evaluation_in_protobuf() -> None:
+    """The name of the event is read from protobuf, too."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    request = ExportLogsServiceRequest.FromString(recorded("otlp_logs.pb"))
+    request.resource_logs[0].scope_logs[0].log_records[0].event_name = "gen_ai.evaluation.result"
+    assert len(list(read_records(request.SerializeToString(), "logs", protobuf=True))) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"abc", b"\x1f\x8b\x08"], ids=["empty", "no gzip", "cut off"])

@@ -22,11 +22,11 @@ from exporter.server.integrations.detect import decode_request, decode_response
 from exporter.server.integrations.otlp import (
     PROTOBUF,
     PredictionRecord,
-    Signal,
     error_status,
     export_response,
     read_records,
 )
+from exporter.server.integrations.otlp_request import Signal
 from exporter.server.integrations.payload import MAX_ROWS, decode_json, decompress, decompress_if_gzip
 from exporter.server.integrations.payload_pairs import read_pair, split_pairs
 from exporter.server.integrations.proxy_records import read_record

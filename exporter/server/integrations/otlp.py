@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.lenient_json import sanitize
 from exporter.server.integrations.mapping import encode_inputs, validate
-from exporter.server.integrations.payload import check_size
+from exporter.server.integrations.otlp_request import Signal, decode_records, plain_attributes
 
-Signal = Literal["logs", "traces"]
 PROTOBUF = "application/x-protobuf"
 GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completion"})
 """Operations of the GenAI conventions that call a model; other spans, such as an agent's, contain these."""
-MAX_PROTOBUF = 8 * 2**20
-"""Bytes of an export request in protobuf: an empty span of 2 bytes takes 200 decoded."""
-MAX_RECORDS = 200_000
-"""Spans or log records of an export request, predictions or not."""
+EVALUATION = "gen_ai.evaluation.result"
+"""Name of the events that hold the result of an evaluation, such as a score, of a prediction."""
 _GENAI = "gen_ai."
 _ERROR_STATUS = 2
 _ERROR_SEVERITY = 17
 _INHERITED = frozenset({"model.name", "model.version"})  # attributes that records inherit from their resource
-_MAX_DEPTH = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class _Attribute(msgspec.Struct, rename="camel", gc=False):
-    key: str = ""
-    value: Any = None
-
-
-class _Resource(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    attributes: list[_Attribute] = []
-
-
-class _Status(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    code: int = 0
-
-
-class _Record(msgspec.Struct, rename="camel", gc=False):
-    """The used fields of a log record or a span."""
-
-    attributes: list[_Attribute] = []
-    trace_id: str = ""
-    span_id: str = ""
-    time_unix_nano: int = 0
-    observed_time_unix_nano: int = 0
-    severity_number: int = 0
-    start_time_unix_nano: int = 0
-    end_time_unix_nano: int = 0
-    status: _Status = _Status()
-
-
-class _Scope(msgspec.Struct, rename="camel", gc=False):
-    log_records: list[_Record] = []
-    spans: list[_Record] = []
-
-
-class _Group(msgspec.Struct, rename="camel", gc=False):
-    resource: _Resource = _Resource()
-    scope_logs: list[_Scope] = []
-    scope_spans: list[_Scope] = []
-
-
-class _Request(msgspec.Struct, rename="camel", gc=False):
-    resource_logs: list[_Group] = []
-    resource_spans: list[_Group] = []
 
 
 class PredictionRecord(NamedTuple):
@@ -100,122 +51,39 @@ def read_records(body: bytes, signal: Signal, protobuf: bool) -> Iterator[Predic
     EventError
         At once, when the body is not an export request.
     """
-    request = _decode_protobuf(body, signal) if protobuf else _decode_json(body)
-    return _predictions(request, signal)
+    return _predictions(decode_records(body, signal, protobuf), signal)
 
 
-def _predictions(request: Any, signal: Signal) -> Iterator[PredictionRecord | EventError]:
+def _predictions(
+    records: Iterator[tuple[Any, Any] | EventError], signal: Signal
+) -> Iterator[PredictionRecord | EventError]:
     is_log = signal == "logs"
     current, inherited = None, dict[str, Any]()
-    for group, record in _records(request, signal):
-        if not record.attributes:
+    for item in records:
+        if isinstance(item, EventError):
+            yield item
             continue
-        attributes = _attributes(record.attributes)
+        resource, record = item
+        if not record.attributes or (is_log and record.event_name == EVALUATION):
+            continue
+        attributes = plain_attributes(record.attributes)
         if not is_prediction(attributes):
             continue
-        if group is not current:
-            current = group
-            inherited = _attributes(item for item in group.resource.attributes if item.key in _INHERITED)
-        try:
-            yield _prediction({**inherited, **attributes}, record, is_log)
-        except EventError as error:
-            yield error
-
-
-def _records(request: Any, signal: Signal) -> Iterator[tuple[Any, Any]]:
-    """Yield all records with the group of their resource.
-
-    Raises
-    ------
-    EventError
-        After `MAX_RECORDS`.
-    """
-    count = 0
-    for group in request.resource_logs if signal == "logs" else request.resource_spans:
-        for scope in group.scope_logs if signal == "logs" else group.scope_spans:
-            for record in scope.log_records if signal == "logs" else scope.spans:
-                count += 1
-                if count > MAX_RECORDS:
-                    raise EventError("", f"the body has more than {MAX_RECORDS} records", "too_large")
-                yield group, record
+        if resource is not current:
+            current = resource
+            inherited = plain_attributes(item for item in resource.attributes if item.key in _INHERITED)
+        yield _prediction({**inherited, **attributes}, record, is_log)
 
 
 def is_prediction(attributes: Mapping[str, Any]) -> bool:
     """Return whether the attributes of a record are those of a prediction."""
+    operation = attributes.get(f"{_GENAI}operation.name")
+    is_evaluation = f"{_GENAI}evaluation.name" in attributes and operation is None
+    if is_evaluation or attributes.get("event.name") == EVALUATION:
+        return False
     if f"{_GENAI}request.model" in attributes or f"{_GENAI}response.model" in attributes:
-        return attributes.get(f"{_GENAI}operation.name", "chat") in GENERATED
+        return operation is None or (isinstance(operation, str) and operation in GENERATED)
     return any(key in {"model.name", "model.prediction"} or key.startswith("model.input.") for key in attributes)
-
-
-def _decode_json(body: bytes) -> _Request:
-    """Decode a request in JSON, where 64-bit numbers are strings."""
-    check_size(body)
-    try:
-        return msgspec.json.decode(body, type=_Request, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise EventError("", f"the body is not an export request in JSON: {error}", "malformed") from None
-
-
-def _decode_protobuf(body: bytes, signal: Signal) -> Any:
-    from google.protobuf.message import DecodeError  # imported only when a collector sends protobuf
-
-    if len(body) > MAX_PROTOBUF:
-        raise EventError("", f"the body has more than {MAX_PROTOBUF} bytes of protobuf", "too_large")
-    try:
-        if signal == "logs":
-            from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-
-            return ExportLogsServiceRequest.FromString(body)
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-        return ExportTraceServiceRequest.FromString(body)
-    except DecodeError:
-        raise EventError("", "the body is not an export request in protobuf", "malformed") from None
-
-
-def _attributes(attributes: Any) -> dict[str, Any]:
-    return {attribute.key: _value(attribute.value) for attribute in attributes}
-
-
-def _value(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """Convert an attribute's value, decoded from JSON or protobuf, to plain JSON."""
-    if value is None or isinstance(value, dict):
-        return _value_of_json(value, depth)
-    field = value.WhichOneof("value")
-    if field is None or depth == 0:
-        return None
-    content = getattr(value, field)
-    if field == "array_value":
-        return [_value(item, depth - 1) for item in content.values]
-    if field == "kvlist_value":
-        return {item.key: _value(item.value, depth - 1) for item in content.values}
-    return base64.b64encode(content).decode() if field == "bytes_value" else sanitize(content)
-
-
-def _value_of_json(value: Any, depth: int) -> Any:
-    if not isinstance(value, dict) or not value or depth == 0:
-        return None
-    member, content = next(iter(value.items()))
-    if member == "arrayValue":
-        return [_value_of_json(item, depth - 1) for item in _values(content)]
-    if member == "kvlistValue":
-        pairs = [item for item in _values(content) if isinstance(item, dict)]
-        return {str(item.get("key")): _value_of_json(item.get("value"), depth - 1) for item in pairs}
-    return _number_of_text(member, content) if isinstance(content, str) else sanitize(content)
-
-
-def _number_of_text(member: str, text: str) -> Any:
-    """Convert a scalar that JSON has as a string; other strings stay."""
-    if member == "intValue":
-        return int(text) if text.lstrip("-").isdecimal() and len(text) < 21 else None
-    if member == "doubleValue":
-        return {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}.get(text, text)
-    return sanitize(text)
-
-
-def _values(content: Any) -> list[Any]:
-    values = content.get("values") if isinstance(content, dict) else None
-    return values if isinstance(values, list) else []
 
 
 def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> PredictionRecord:

@@ -140,8 +140,8 @@ def check_size(text: bytes) -> None:
         raise EventError("", f"the body has more than {MAX_CONTAINERS} arrays and objects", "too_large")
 
 
-def convert(value: Any, expected: type[_T], at: tuple[str | int, ...] = ()) -> _T:
-    """Convert a part of a document to a typed value.
+def convert(value: Any, expected: type[_T], at: tuple[str | int, ...] = (), strict: bool = True) -> _T:
+    """Convert a part of a document to a typed value; unless ``strict``, also a number from its text.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def convert(value: Any, expected: type[_T], at: tuple[str | int, ...] = ()) -> _
         With a pointer to the wrong part below ``at``.
     """
     try:
-        return msgspec.convert(value, expected)
+        return msgspec.convert(value, expected, strict=strict)
     except msgspec.ValidationError as error:
         path, detail, reason = explain(error, value)
         raise EventError(json_pointer((*at, *path)), detail, reason) from None
