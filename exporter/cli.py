@@ -247,15 +247,18 @@ def _complete_file_names(parser: argparse.ArgumentParser, completion: Mapping[st
 def _serve(options: argparse.Namespace) -> int:
     gc.disable()  # what is allocated at the start stays: there is nothing to collect
     from exporter.commands import logs
-    from exporter.server import web_config
+    from exporter.server import start_log, web_config
     from exporter.server.application import Exporter
     from exporter.server.serve import serve
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before there is anything to reload
     logs.configure(options.level, options.format)
     host, port = options.address
+    config_file = options.config_file or Path("exporter.yml")
+    start_log.log_version(config_file)
     web = web_config.load(options.web, options.tokens, options.open)
-    exporter = Exporter(options.config_file or Path("exporter.yml"))
+    exporter = Exporter(config_file)
+    start_log.log_state(exporter)
     exporter.reloaders.append(lambda: web.reload(options.web, options.tokens))
     try:
         serve(exporter, host or "0.0.0.0", port, web, options.socket)  # noqa: S104 (what :9877 means)

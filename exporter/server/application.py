@@ -73,9 +73,6 @@ class Exporter:
         self.ready = True
         self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
-        for model in config.models:
-            if not monitors.binners_of(model.name):
-                log.warning("model %r has no profile: its inputs are not monitored", model.name)
 
     @property
     def config(self) -> Config:

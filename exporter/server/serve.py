@@ -24,6 +24,7 @@ from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.protocol import HEAD_SECONDS, BoundedProtocol, check_connections
 from exporter.server.sockets import BACKLOG, listen, listen_at
+from exporter.server.start_log import log_access
 from exporter.server.web_config import WebConfig
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class Server(uvicorn.Server):
         for listener in unix:
             self.servers += await self._listen(listener, None)
             log.info("listening on unix://%s", Path(listener.getsockname()).absolute())
+        log_access(self._web, host)
 
         def renewed() -> None:
             asyncio.run_coroutine_threadsafe(self._renew_certificates(), loop)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage.engine import is_shared, open_engine, write_alone
+from exporter.storage.engine import is_shared, open_engine, shown_url, write_alone
 from exporter.storage.schema import metadata, schema_table
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,8 @@ def migrate(config: StoreConfig) -> None:
             for version in range((current or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
                 log.info("migrating the database from schema %d to %d", version - 1, version)
                 MIGRATIONS[version](connection)
+            if current is None:
+                log.info("%s has no tables yet: creating them, with schema %d", shown_url(config.url), SCHEMA_VERSION)
             if current != SCHEMA_VERSION:
                 metadata.create_all(connection)
                 connection.execute(schema_table.delete())
