@@ -1,5 +1,5 @@
 # One image for the exporter and the demo's model service. It does not run as root.
-FROM python:3.12.11-slim-bookworm AS build
+FROM python:3.12.15-slim-trixie@sha256:a6e34c598f2467ed0e9a8d349809fcd8b5c603269512df273a0bb1784edc11b1 AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
@@ -17,7 +17,7 @@ COPY docs/runbooks/ docs/runbooks/
 RUN pip install --no-deps --no-build-isolation . \
     && pip uninstall --yes setuptools pip
 
-FROM python:3.12.11-slim-bookworm
+FROM python:3.12.15-slim-trixie@sha256:a6e34c598f2467ed0e9a8d349809fcd8b5c603269512df273a0bb1784edc11b1
 
 ENV PATH=/opt/model-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

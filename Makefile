@@ -62,10 +62,18 @@ dashboards kubernetes: $(STAMP)  ## generate the dashboards and the PrometheusRu
 	$(BIN)/python -m grafana
 
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-  --no-annotate --extra demo --extra proxy pyproject.toml
+  --no-annotate $(UPGRADE) --extra demo --extra proxy pyproject.toml
 
 lock:  ## write both lock files anew from pyproject.toml: what the image holds, and that with the developers' tools
 	$(LOCK) --group build --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
-.PHONY: help install up down programs test test-fast lint bench dashboards kubernetes lock
+upgrade: UPGRADE = --upgrade
+upgrade: lock  ## the same with the newest version of each package; then run `make test`
+
+# grafana-foundation-sdk is pinned: the newest version by number is of an older line. Renovate (renovate.json) watches images.
+outdated: $(STAMP)  ## list the packages that have a newer version, and the images
+	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude model-exporter --exclude grafana_foundation_sdk --exclude pip
+	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
+
+.PHONY: help install up down programs test test-fast lint bench dashboards kubernetes lock upgrade outdated

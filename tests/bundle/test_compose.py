@@ -70,14 +70,22 @@ def test_ports_are_those_of_make_up() -> None:
 
 
 def test_every_image_is_pinned(services: dict[str, Any]) -> None:
-    """Images are pinned to a patch version, and ours to the version of the package."""
+    """Images are pinned to a patch version and its digest, and ours to the version of the package."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for service in services.values():
-        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
+        digest = "" if "build" in service else r"@sha256:[0-9a-f]{64}"
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+" + digest, service["image"])
     assert {service["image"] for service in services.values() if "build" in service} == {f"model-exporter:{version}"}
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert len(set(bases)) == 1
-    assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+", bases[0])
+    assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", bases[0])
+
+
+def test_updates_of_images_are_proposed() -> None:
+    """Renovate reads the files that name images, and keeps their digests current."""
+    config = json.loads((ROOT / "renovate.json").read_text())
+    assert {"dockerfile", "docker-compose"} <= set(config["enabledManagers"])
+    assert "docker:pinDigests" in config["extends"]
 
 
 def test_every_mounted_path_is_in_the_checkout_and_read_only(services: dict[str, Any]) -> None:
