@@ -47,6 +47,7 @@ class MonitorRegistry:
         self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
         self._monitors: dict[str, dict[str, ModelMonitor]] = {name: {} for name in models}
+        self._full_until: dict[str, float] = {}  # no version of the model makes room before
         self._lock = threading.Lock()
 
     def binner(self, model: str, version: str) -> Binner | None:
@@ -73,6 +74,8 @@ class MonitorRegistry:
         if monitor := versions.get(name):
             monitor.last_used = now
             return monitor
+        if now < self._full_until.get(model, 0.0) and (other := versions.get(OTHER_VERSION)):
+            return other
         with self._lock:
             named = {key: monitor for key, monitor in versions.items() if key != OTHER_VERSION}
             if name not in versions and len(named) >= self.models[model].max_versions:
@@ -80,6 +83,7 @@ class MonitorRegistry:
                 if now - named[oldest].last_used > IDLE_SECONDS:
                     del versions[oldest]
                 else:
+                    self._full_until[model] = named[oldest].last_used + IDLE_SECONDS
                     name = OTHER_VERSION
             if name not in versions:
                 monitor = ModelMonitor(self.models[model], name, self.binner(model, name), self._windows)

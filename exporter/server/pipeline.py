@@ -171,19 +171,18 @@ class Pipeline:
 
     def _count(self, events: Sequence[Prediction]) -> None:
         config, monitors = self._state
-        groups: dict[tuple[str, str | None], list[Prediction]] = {}
-        for key, run in itertools.groupby(events, _MODEL_AND_VERSION):
-            groups.setdefault(key, []).extend(run)
-        for (name, version), group in groups.items():
-            model = monitors.models.get(name)
-            if model is None:  # removed from the configuration while the events were queued
-                self._telemetry.dropped.inc(len(group))
-                continue
-            monitor = monitors.get(name, version, time.monotonic())
+        now = time.monotonic()
+        groups: dict[ModelMonitor, list[Prediction]] = {}  # versions that share a monitor are counted together
+        for (name, version), run in itertools.groupby(events, _MODEL_AND_VERSION):
+            if name in monitors.models:
+                groups.setdefault(monitors.get(name, version, now), []).extend(run)
+            else:  # removed from the configuration while the events were queued
+                self._telemetry.dropped.inc(len(list(run)))
+        for monitor, group in groups.items():
             try:
                 self._count_group(config, monitors, monitor, group)
             except Exception:  # one unexpected event must not lose the others
-                log.exception("events of %r are counted one by one after an error", name)
+                log.exception("events of %r are counted one by one after an error", monitor.config.name)
                 for event in group:
                     try:
                         self._count_group(config, monitors, monitor, [event])
@@ -193,7 +192,7 @@ class Pipeline:
     def _count_group(
         self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, group: Sequence[Prediction]
     ) -> None:
-        """Count and store predictions of one model and version; after an exception nothing has been counted."""
+        """Count and store predictions that share a monitor; after an exception nothing has been counted."""
         model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()
         raw: Sequence[bytes] = [bytes(event.inputs) for event in group]

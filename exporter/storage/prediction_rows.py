@@ -18,7 +18,7 @@ from exporter.events import NO_VERSION, Label, Prediction
 from exporter.storage.schema import label_json, predictions, storable
 from exporter.storage.statements import driver_connection
 
-SHARED = ("day", "model", "version", "received")
+SHARED = ("day", "model", "received")
 """Columns that have the same value in all rows of a request."""
 PER_ROW = tuple(column.name for column in predictions.columns if column.name not in {"seq", *SHARED})
 """Columns with a value for each row, the identifier first."""
@@ -33,7 +33,7 @@ _WIDTH, _INPUTS = len(PER_ROW), PER_ROW.index("inputs")
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
-    """Predictions of one model and version that arrived together, ordered by identifier.
+    """Predictions of one model that arrived together, ordered by identifier.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ def prediction_rows(
     received: float,
     segments: Sequence[str | None] | None = None,
 ) -> Rows:
-    """Return predictions of one model and version as rows.
+    """Return predictions of one model as rows.
 
     Parameters
     ----------
@@ -122,12 +122,14 @@ def prediction_rows(
     segments
         The name of each prediction's segment, if the model has segments.
     """
-    shared = (int(received // 86400), events[0].model, storable(events[0].version or NO_VERSION), received)
+    shared = (int(received // 86400), events[0].model, received)
+    versions = {version: storable(version or NO_VERSION) for version in {event.version for event in events}}
     ids = [event.id or "" for event in events]
     if "\0" in "".join(ids):
         ids = [storable(id_) for id_ in ids]
     rows: Any = zip(
         ids,
+        [versions[event.version] for event in events],
         [event.time.timestamp() if event.time else received for event in events],
         _label_texts([event.prediction for event in events]),
         [event.confidence for event in events],
