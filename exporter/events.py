@@ -28,6 +28,8 @@ _process = os.urandom(5).hex()
 
 MAX_ID, MAX_LABEL = 128, 100_000
 """Longest identifier, and longest prediction or label, in characters."""
+MAX_NAME = 32
+"""Longest unknown member that is compared with the known ones."""
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
 _Name = Annotated[str, msgspec.Meta(max_length=128)]
@@ -59,8 +61,11 @@ class Prediction(msgspec.Struct, gc=False):
     code: _Code | None = None
 
 
-class Feedback(msgspec.Struct, gc=False):
-    """A user's feedback on a prediction."""
+class Feedback(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A user's feedback on a prediction.
+
+    Unknown members are ignored, unless they resemble a known one: a misspelt label must not be lost.
+    """
 
     prediction_id: _Id | None = None
     model: _Name | None = None
@@ -115,6 +120,8 @@ class Decoder(Generic[_Event]):
         self._kind = kind
         self._check = check
         self._has_inputs = "inputs" in kind.__struct_fields__
+        strict = kind.__struct_config__.forbid_unknown_fields
+        self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
@@ -178,11 +185,34 @@ class Decoder(Generic[_Event]):
             document = _plain(_lenient(text))
         try:
             if isinstance(document, dict):
-                return self._one.decode(msgspec.json.encode(document))
+                return self._one.decode(msgspec.json.encode(self._known(document) if self._similar else document))
             raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document, ("accepted", "corrected"))
             raise EventError(json_pointer(path), detail, reason) from None
+
+    def _known(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return the known members of an event; one that is probably a misspelt known member is refused."""
+        names = frozenset(self._kind.__struct_fields__)
+        for key in document.keys() - names:
+            similar = {self._similar.get(form) for form in _spellings(key)} if len(key) <= MAX_NAME else ()
+            if missing := sorted(names.difference(document).intersection(similar)):
+                detail = f"is not known; did you mean {preview(missing[0])}?"
+                raise EventError(json_pointer((key,)), detail, "wrong_type")
+        return {key: value for key, value in document.items() if key in names}
+
+
+def _spellings(word: str) -> list[str]:
+    """Return a word without case, ``-`` and ``_``, and without one of its characters.
+
+    Words that share one of these forms differ in a character, or in two that are swapped. `difflib` takes ten times as
+    long, and a body may have a million members.
+
+    >>> _spellings("User_")
+    ['user', 'ser', 'uer', 'usr', 'use']
+    """
+    plain = word.lower().replace("-", "").replace("_", "")
+    return [plain, *(plain[:index] + plain[index + 1 :] for index in range(len(plain)))]
 
 
 def _kind(text: bytes) -> str:
@@ -240,14 +270,19 @@ def _malformed(error: Exception) -> EventError:
 
 
 def _plain(item: Any) -> Any:
-    """Return an event as strict JSON allows it: numbers that are not finite are sanitized in inputs, else strings."""
+    """Return an event as strict JSON allows it.
+
+    Numbers that are not finite are sanitized in inputs, else they become strings; a label that is NaN is missing.
+    """
     if isinstance(item, dict):
-        item = {key: value if key == "inputs" else _finite_or_text(value) for key, value in item.items()}
+        item = {key: value if key == "inputs" else _finite_or_text(key, value) for key, value in item.items()}
     return sanitize(item)
 
 
-def _finite_or_text(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _finite_or_text(key: str, value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if key == "label" and math.isnan(value) else json.dumps(value)  # NaN is pandas' missing label
 
 
 def check_model(models: Collection[str], model: str | None) -> None:

@@ -185,7 +185,7 @@ class Monitor:
         verdict
             ``"accepted"`` or ``"corrected"``.
         label
-            The correct label, if corrected.
+            The correct label; required if corrected.
         user, comment
             The user and the user's comment.
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.events import BusinessEvent, Feedback, check_model
-from exporter.storage.schema import label_json
 from exporter.validation import preview, suggestion
 
 
@@ -26,6 +25,10 @@ def check_feedback(models: Mapping[str, ModelConfig], items: Sequence[Feedback])
             _check_without_prediction(feedback)
         if feedback.verdict is None:
             raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
+        if feedback.verdict == "corrected" and feedback.label is None:
+            raise EventError(
+                "/label", "is required with the verdict corrected: send the correct label", "missing_field"
+            )
 
 
 def _check_without_prediction(feedback: Feedback) -> None:
@@ -34,8 +37,7 @@ def _check_without_prediction(feedback: Feedback) -> None:
     if feedback.label is None:
         raise EventError("/label", "is required without a prediction_id", "missing_field")
     if feedback.verdict is None:
-        is_same = label_json(feedback.label) == label_json(feedback.prediction)
-        feedback.verdict = "accepted" if is_same else "corrected"
+        feedback.verdict = "corrected"  # unless it is the prediction itself, see `effective_verdict`
 
 
 def check_business_events(models: Mapping[str, ModelConfig], events: Sequence[BusinessEvent]) -> None:

@@ -55,11 +55,14 @@ def accepted_examples(connection: sa.Connection, selection: Selection, after: in
         The identifier after which to start.
     """
     table = feedback.c
-    conditions = [table.model == selection.model, is_accepted, table.joined, table.id > after]
+    effective_label = sa.func.coalesce(table.reviewed_label, table.label)
+    # Earlier versions took corrections without a label.
+    has_label = effective_label.is_not(None)
+    conditions = [table.model == selection.model, is_accepted, table.joined, table.id > after, has_label]
     if selection.version is not None:
         conditions.append(table.version == selection.version)
     if selection.labels is not None:
-        conditions.append(sa.func.coalesce(table.reviewed_label, table.label).in_(selection.labels))
+        conditions.append(effective_label.in_(selection.labels))
     if selection.since is not None:
         conditions.append(table.created >= selection.since)
     if selection.until is not None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from exporter.events import NO_VERSION, Feedback
-from exporter.storage.engine import is_shared
+from exporter.storage.feedback_batch import CONTENT, EMPTY_ROW, FeedbackBatch
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
-from exporter.storage.prediction_lookup import find_predictions, is_given_model, stored_days
-from exporter.storage.schema import feedback, history, label_json, storable
+from exporter.storage.prediction_lookup import find_predictions, stored_days
+from exporter.storage.schema import effective_verdict, feedback, history, label_json, storable
 from exporter.storage.statements import CompiledStatement, Values
 
 BATCH = 16
@@ -100,7 +100,7 @@ class FeedbackRecorder:
     ) -> list[FeedbackResult]:
         """Record some feedback: read all that is stored about it first, and write all changes at the end."""
         items = [item for item, _, _ in submitted]
-        batch = _Batch(connection, items)
+        batch = FeedbackBatch(connection, items)
         new = [
             (item.prediction_id, item.model)
             for item in items
@@ -115,7 +115,7 @@ class FeedbackRecorder:
 
     def _record_one(
         self,
-        batch: _Batch,
+        batch: FeedbackBatch,
         submitted: _Submitted,
         predictions: Mapping[Any, Values | None],
         counted: list[CountedFeedback],
@@ -126,15 +126,17 @@ class FeedbackRecorder:
             joined = bool(earlier["joined"])
             result = FeedbackResult(0, item.prediction_id, earlier["verdict"], joined, repeat=True)
             return result, {"id": earlier["feedback_id"]}
-        content = _content(item)
-        row = batch.find(item)
-        if row is not None and all(row[name] == value for name, value in content.items()):
-            return _result(row, repeat=True), row
         now = time.time()
+        row = batch.find(item)
         is_first = item.prediction_id is not None and (row is None or row["verdict"] == "sampled")
         if row is None:
-            row = batch.insert(self._new_row(item, now, predictions.get((item.prediction_id, item.model))))
+            row = self._new_row(item, now, predictions.get((item.prediction_id, item.model)))
+            content = _content(item, row)
+            batch.insert(row)
         else:
+            content = _content(item, row)
+            if all(row[name] == value for name, value in content.items()):
+                return _result(row, repeat=True), row
             batch.replace(row)
         row |= {**content, "idempotency_key": key, "updated": now}
         if row["joined"]:
@@ -146,7 +148,7 @@ class FeedbackRecorder:
 
     def _new_row(self, item: Feedback, now: float, prediction: Values | None) -> dict[str, Any]:
         row: dict[str, Any] = {
-            **_EMPTY_ROW,
+            **EMPTY_ROW,
             "prediction_id": item.prediction_id,
             "model": item.model,
             "created": now,
@@ -166,101 +168,16 @@ class FeedbackRecorder:
         return row
 
 
-_EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
-_CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")
-_CHANGED = (*_CONTENT, "updated", "status", "revision", "reviewed_label", "counted")
-_find = CompiledStatement(
-    sa.select(feedback.c.id)
-    .where(
-        feedback.c.prediction_id == sa.bindparam("prediction_id"),
-        feedback.c.model.is_(None) | is_given_model(feedback.c.model),
-    )
-    .order_by(feedback.c.id)
+_RESULT = (
+    feedback.c.id.label("feedback_id"),
+    *(feedback.c[name] for name in ("prediction_id", "prediction", "joined")),
 )
-_get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
-_insert = CompiledStatement(feedback.insert(), _EMPTY_ROW)
-_insert_returning = CompiledStatement(feedback.insert().returning(feedback.c.id), _EMPTY_ROW)
-_update = CompiledStatement(
-    feedback.update()
-    .where(feedback.c.id == sa.bindparam("row_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _CHANGED})
-)
-_insert_history = CompiledStatement(history.insert(), [column.name for column in history.c if column.name != "id"])
-
-
-class _Batch:
-    """Feedback that is recorded together: the stored rows on the same predictions, and their changes.
-
-    Parameters
-    ----------
-    connection
-        To read the rows.
-    items
-        The feedback.
-    """
-
-    def __init__(self, connection: sa.Connection, items: Iterable[Feedback]) -> None:
-        self._rows: dict[str | None, list[dict[str, Any]]] = {}
-        self._inserted: list[dict[str, Any]] = []
-        self._updated: dict[int, dict[str, Any]] = {}
-        self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        wanted = [
-            {"prediction_id": item.prediction_id, "given_model": item.model}
-            for item in items
-            if item.prediction_id is not None
-        ]
-        ids = sorted({row["id"] for row in _find.first_rows(connection, wanted) if row})
-        for row in _get.first_rows(connection, [{"row_id": id_} for id_ in ids]):
-            if row is not None:
-                self._rows.setdefault(row["prediction_id"], []).append(dict(row))
-
-    def find(self, item: Feedback) -> dict[str, Any] | None:
-        """Return the row on the item's prediction; of the same model, where both name one."""
-        if item.prediction_id is None:
-            return None
-        rows = self._rows.get(item.prediction_id, ())
-        return next((row for row in rows if item.model in {None, row["model"]} or row["model"] is None), None)
-
-    def insert(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Add a new row."""
-        self._inserted.append(row)
-        self._rows.setdefault(row["prediction_id"], []).append(row)
-        return row
-
-    def replace(self, row: dict[str, Any]) -> None:
-        """Move a row's feedback into the history, and return the row to review; the caller sets its new content."""
-        if row["verdict"] != "sampled":  # the draw is in the history already
-            self._replaced.append((row, {"time": row["updated"], **{name: row[name] for name in _CONTENT}}))
-        row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None}
-        if "id" in row:
-            self._updated[row["id"]] = row
-
-    def write(self, connection: sa.Connection) -> None:
-        """Write all changes; new rows get their identifiers."""
-        if is_shared(connection):
-            for row, result in zip(
-                self._inserted, _insert_returning.first_rows(connection, self._inserted), strict=True
-            ):
-                row["id"] = result and result["id"]
-        else:
-            for row in self._inserted:
-                row["id"] = _insert.execute(connection, row).lastrowid
-        changes = [
-            {"row_id": row["id"], **{f"new_{name}": row[name] for name in _CHANGED}} for row in self._updated.values()
-        ]
-        _update.execute_many(connection, changes)
-        _insert_history.execute_many(
-            connection, [{"feedback_id": row["id"], **values} for row, values in self._replaced]
-        )
-
-
-_RESULT = (feedback.c.id.label("feedback_id"), feedback.c.prediction_id, feedback.c.joined)
 _find_key = CompiledStatement(
     sa.union_all(
-        sa.select(*_RESULT, *(feedback.c[name] for name in _CONTENT)).where(
+        sa.select(*_RESULT, *(feedback.c[name] for name in CONTENT)).where(
             feedback.c.idempotency_key == sa.bindparam("key")
         ),
-        sa.select(*_RESULT, *(history.c[name] for name in _CONTENT))
+        sa.select(*_RESULT, *(history.c[name] for name in CONTENT))
         .join_from(history, feedback, history.c.feedback_id == feedback.c.id)
         .where(history.c.idempotency_key == sa.bindparam("key")),
     )
@@ -282,11 +199,15 @@ def _storable(text: str | None) -> str | None:
     return text and storable(text)
 
 
-def _content(item: Feedback) -> dict[str, Any]:
-    return {"verdict": item.verdict, "label": label_json(item.label), "user": item.user, "comment": item.comment}
+def _content(item: Feedback, row: Values) -> dict[str, Any]:
+    """Return the content of feedback on the prediction of a row, if that is known."""
+    label = label_json(item.label)
+    verdict = effective_verdict(item.verdict or "", label, row["prediction"])
+    return {"verdict": verdict, "label": label, "user": item.user, "comment": item.comment}
 
 
 def _is_same(recorded: Values, item: Feedback) -> bool:
-    """Whether feedback repeats what was recorded with its idempotency key."""
-    content = {"prediction_id": item.prediction_id, **_content(item)}
-    return all(recorded[name] == value for name, value in content.items())
+    """Whether feedback repeats what was recorded with its idempotency key, maybe before its prediction was known."""
+    content = {"prediction_id": item.prediction_id, **_content(item, recorded)}
+    is_verdict = recorded["verdict"] in {item.verdict, content.pop("verdict")}
+    return is_verdict and all(recorded[name] == value for name, value in content.items())

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from exporter.storage.engine import is_shared
 from exporter.storage.prediction_rows import COLUMNS, Rows
-from exporter.storage.schema import feedback, history
+from exporter.storage.schema import effective_verdict, feedback, history, label_spellings
 
 MAX_WAITING = 100_000
 """Identifiers of unjoined feedback kept in memory; with more, the database is queried for each group of predictions."""
@@ -144,14 +144,19 @@ class UnjoinedFeedback:
     ) -> Iterable[CountedFeedback]:
         """Join one row, and return how its earlier verdicts and its current one count."""
         snapshot = prediction_snapshot(prediction, self._redact)
-        earlier = sa.select(history.c.verdict).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        accepts = history.c.label.in_(label_spellings(snapshot["prediction"]) if snapshot["prediction"] else ())
+        verdict_then = sa.case((accepts, "accepted"), else_=history.c.verdict)
+        earlier = sa.select(verdict_then).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        current = effective_verdict(row["verdict"], row["label"], snapshot["prediction"])
         delay: float | None = max(row["created"] - snapshot["predicted"], 0.0)
         corrected = False
-        for verdict in [*connection.execute(earlier).scalars(), row["verdict"]]:
+        for verdict in [*connection.execute(earlier).scalars(), current]:
             result = count(snapshot, verdict, corrected, delay)
             corrected = corrected or result.correction
             delay = None
             yield result
+        if row["status"] == "pending":  # what a reviewer decided while it waited stands
+            snapshot["verdict"] = current
         connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
 
 

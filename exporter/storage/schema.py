@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+
+from exporter.features.extract import scalar_text
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database assigns; of 64 bits on both, although SQLite calls that INTEGER."""
@@ -177,6 +180,31 @@ def set_postgresql_options() -> None:
 def label_json(value: Any) -> str | None:
     """Encode a label or a prediction as the stored JSON text; None stays None."""
     return None if value is None else msgspec.json.encode(value).decode()
+
+
+def label_spellings(stored: str) -> set[str]:
+    """Return the stored labels that are the same label as a stored one: as in profiles, 7, 7.0 and "7" are.
+
+    >>> sorted(label_spellings("7")), label_spellings('"yes"')
+    (['"7"', '7', '7.0'], {'"yes"'})
+    """
+    text = scalar_text(msgspec.json.decode(stored))
+    spellings = {stored, msgspec.json.encode(text).decode()}
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, OverflowError):
+        value = msgspec.json.decode(text, type=int | float | bool)
+        numbers = (value, float(value)) if type(value) is int else (value,)
+        spellings |= {msgspec.json.encode(same).decode() for same in numbers if scalar_text(same) == text}
+    return spellings
+
+
+def effective_verdict(verdict: str, label: str | None, prediction: str | None) -> str:
+    """Return what a verdict means: the correction to the prediction itself accepts it.
+
+    >>> effective_verdict("corrected", '"7"', "7"), effective_verdict("corrected", "8", "7")
+    ('accepted', 'corrected')
+    """
+    is_same = label is not None and prediction is not None and label in label_spellings(prediction)
+    return "accepted" if is_same else verdict
 
 
 def storable(text: str) -> str:

@@ -488,7 +488,6 @@ SCORES = {"meta": {"puid": "p"}, "data": {"ndarray": [[0.25, 0.75]]}}
         ({"response": SCORES, "truth": {"data": {"tensor": {"shape": [1, 1], "values": [0.0]}}}}, ("corrected", "no")),
         ({"response": SCORES, "truth": {"strData": "no"}, "reward": 1}, ("corrected", "no")),
         ({"response": SCORES, "reward": 1}, ("accepted", None)),
-        ({"response": SCORES, "reward": 0}, ("corrected", None)),
         ({"request": {"meta": {"puid": "p"}}, "truth": {"strData": "no"}, "reward": 0}, ("corrected", "no")),
     ],
 )
@@ -513,6 +512,8 @@ def test_seldons_feedback_without_an_identifier() -> None:
     assert (document["model"], document["inputs"], document["label"]) == ("m", {"age": 41}, "no")
     with pytest.raises(EventError, match="puid"):
         feedback_documents(decode_feedback(message), None)
+    with pytest.raises(EventError, match="correction needs the correct label"):
+        feedback_documents(decode_feedback({"response": SCORES, "reward": 0}), None)
     with pytest.raises(EventError, match="or a reward"):
         decode_feedback({"response": {}})
 

@@ -32,7 +32,8 @@ def feedback_documents(feedback: Feedback, model: ConfiguredModel | None) -> lis
     Raises
     ------
     EventError
-        When the message does not identify a prediction, or its truth has another number of rows than its response.
+        When the message does not identify a prediction, or its truth has another number of rows than its response, or
+        it corrects without a truth.
     """
     sent = {"request": feedback.request, "response": feedback.response, "truth": feedback.truth}
     parts = {name: decode_message(part, (name,)) for name, part in sent.items() if part is not None}
@@ -45,7 +46,10 @@ def feedback_documents(feedback: Feedback, model: ConfiguredModel | None) -> lis
     labels = _labels(mapping, truth, response.columns)
     rewarded = (feedback.reward or 0) > 0
     if not labels:
-        return [_document(puid, model, rewarded)]
+        if not rewarded:
+            detail = "is required, unless a reward above 0 accepts the prediction: a correction needs the correct label"
+            raise EventError("/truth", detail, "missing_field")
+        return [_document(puid, model, accepted=True)]
     if predicted and len(predicted) != len(labels):
         raise EventError("/truth", f"has {len(labels)} rows, the response {len(predicted)}", "malformed")
     if len(labels) > MAX_ROWS:
@@ -95,6 +99,7 @@ def _class_of_index(label: Any, classes: Sequence[Any]) -> Any:
 def _document(
     puid: str | None,
     model: ConfiguredModel | None,
+    *,
     accepted: bool,
     label: Any = None,
     **prediction: Any,
