@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -112,7 +112,7 @@ class Exporter:
         """Whether the threads of the queue and of the store run."""
         return self.pipeline.alive and self.store.alive
 
-    def metrics(self, accept: str, names: list[str]) -> tuple[bytes, str]:
+    def metrics(self, accept: str, names: Collection[str]) -> tuple[bytes, str]:
         """Return the exposition; see `Exposition.render`.
 
         Except under overload, it includes all events that were acknowledged before.

@@ -1,8 +1,8 @@
 """The ASGI application: who sends a request, and which thread answers it.
 
-``POST /v1/predictions`` is answered on the event loop, and ``POST /v1/feedback`` there, too, once it is on disk.
-Scrapes and probes have threads of their own. All other routes are Flask's, in thread pools of which none can
-starve another.
+``POST /v1/predictions`` and probes are answered on the event loop, and ``POST /v1/feedback`` there, too, once it is
+on disk. Scrapes have threads of their own, and equal ones that wait share one response. All other routes are Flask's,
+in thread pools of which none can starve another.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -41,7 +42,7 @@ from exporter.server.request import (
     Scope,
     Send,
 )
-from exporter.server.response import respond, stream
+from exporter.server.response import StreamLimit, respond, stream
 from exporter.server.routes import ROUTES, Route, find
 from exporter.server.streaming import STREAMS, Streamed
 from exporter.server.thread_pools import ThreadPools
@@ -90,10 +91,11 @@ class Application:
         self._ingest = Ingest(exporter)
         self._probes = Probes(exporter)
         self._pools = ThreadPools()
+        self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
         self._loading = threading.Lock()
         self.inflight = InflightBytes()
-        self._streams = 0
+        self._streams = StreamLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -149,7 +151,7 @@ class Application:
         caller = web.remembered(authorization)
         if caller is None and authorization and authorization[:6].lower() == "basic ":
             # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
-            caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization))
+            caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization), request.client)
         if caller is None:
             raise RequestError(problem(401, web.wanted, headers=web.challenges))
         self._check_rate(caller)
@@ -171,13 +173,12 @@ class Application:
             return _refused(request, route) or await self._predictions(request, body)
         if route is _FEEDBACK:
             return _refused(request, route) or _secured(await self._feedback(request, body))
-        pool = self._pools[route.pool]
         if request.path in OPEN and request.method in {"GET", "HEAD"}:
-            return _refused(request, route) or _secured(await pool.run(lambda: self._probe(request)))
+            return _refused(request, route) or _secured(await self._probe(request))
         environ = wsgi.environment(request, body)
         if request.caller:
             environ[CALLER] = request.caller
-        return await pool.run(lambda: wsgi.run(self._pages(), environ))
+        return await self._pools[route.pool].run(lambda: wsgi.run(self._pages(), environ), request.client)
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
         kind = request.headers.get(b"content-type", _JSON)
@@ -189,21 +190,39 @@ class Application:
             await asyncio.sleep(CROWDED_SECONDS * (1 + len(body) // SMALL_BODY))
         if len(body) <= LARGE_BODY:
             return self._ingest.predictions(body, lines, key, ids)
-        return await self._pools["large"].run(lambda: self._ingest.predictions(body, lines, key, ids))
+        pool = self._pools["large"]
+        return await pool.run(lambda: self._ingest.predictions(body, lines, key, ids), request.client)
 
     async def _feedback(self, request: Request, body: bytes) -> Reply:
         key, pool = request.header("idempotency-key"), self._pools["feedback"]
         if len(body) <= SMALL_BODY:
-            return await pool.bounded(lambda: self._ingest.feedback_async(body, key))
-        return await pool.run(lambda: self._ingest.feedback(body, key))
+            return await pool.bounded(lambda: self._ingest.feedback_async(body, key), request.client)
+        return await pool.run(lambda: self._ingest.feedback(body, key), request.client)
 
-    def _probe(self, request: Request) -> Reply:
+    async def _probe(self, request: Request) -> Reply:
         if request.path == "/-/healthy":
             return self._probes.healthy()
         if request.path == "/-/ready":
             return self._probes.ready()
-        names = [value for key, value in parse_qsl(request.query) if key == "name[]"]
-        return self._probes.metrics(request.header("accept") or "", request.header("accept-encoding") or "", names)
+        names = tuple(value for key, value in parse_qsl(request.query) if key == "name[]")
+        key = (request.header("accept") or "", request.header("accept-encoding") or "", names)
+        scrape = self._scrapes.get(key)
+        if scrape is None:
+            scrape = self._scrapes[key] = asyncio.ensure_future(self._scrape(key, (request.client, bool(names))))
+        return await asyncio.shield(scrape)
+
+    async def _scrape(self, key: tuple[str, str, tuple[str, ...]], client: Hashable) -> Reply:
+        """Return one response for all scrapes that ask for the same until a thread begins it."""
+
+        def render() -> Reply:
+            self._scrapes.pop(key, None)
+            return self._probes.metrics(*key)
+
+        try:
+            return await self._pools["scrapes"].run(render, client)
+        except QueueFullError:
+            self._scrapes.pop(key, None)
+            raise
 
     def _pages(self) -> Flask:
         """Flask's application, made for the first request of it: without visitors it takes no memory."""
@@ -216,15 +235,14 @@ class Application:
 
     async def _stream(self, request: Request, streamed: Streamed, send: Send) -> None:
         step = self._pools["dataset"].step
-        if self._streams >= STREAMS:
+        if not self._streams.admit(request):
             await step(streamed.close)
             await respond(request, _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5"), send)
             return
-        self._streams += 1
         try:
-            await stream(request, streamed, send, step)
+            await stream(request, streamed, send, step, self._streams)
         finally:
-            self._streams -= 1
+            self._streams.release(request)
 
 
 def _check_framing(request: Request) -> None:

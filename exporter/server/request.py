@@ -91,6 +91,12 @@ class Request:
         self._held = 0
 
     @property
+    def client(self) -> str:
+        """The address of the client; empty on a Unix socket."""
+        client: tuple[str, int] | None = self.scope["client"]
+        return client[0] if client else ""
+
+    @property
     def query(self) -> str:
         """The query string."""
         text: bytes = self.scope["query_string"]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from exporter.server.problem import Reply
 from exporter.server.request import Request, Send
-from exporter.server.streaming import Streamed
+from exporter.server.streaming import STREAMS, Streamed
 
 log = logging.getLogger(__name__)
 
 SEND_SECONDS = 30.0
 """Time that a client may take to read the next piece of a streamed body."""
+STALLED_SECONDS = 5.0
+"""Time after which a client that takes nothing of a streamed body is disconnected if another one waits for a stream."""
 PIECE = 64 * 1024
 """Bytes of a streamed body that wait for its client at a time."""
 _CLOSE = (b"connection", b"close")
@@ -42,7 +44,43 @@ async def respond(request: Request, reply: Reply, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def stream(request: Request, streamed: Streamed, send: Send, step: Callable[..., Awaitable[Any]]) -> None:
+class StreamLimit:
+    """Limits the responses that are streamed at the same time to `STREAMS`."""
+
+    def __init__(self) -> None:
+        self._limits: dict[Request, asyncio.Timeout | None] = {}
+
+    def admit(self, request: Request) -> bool:
+        """Return whether a response may be streamed; at the limit, instead of one whose client takes nothing."""
+        if len(self._limits) >= STREAMS:
+            ends = {other: limit.when() or 0.0 for other, limit in self._limits.items() if limit}
+            stalled = min(ends, key=lambda other: ends[other], default=None)
+            now = asyncio.get_running_loop().time()
+            if stalled is None or ends[stalled] - now > SEND_SECONDS - STALLED_SECONDS:
+                return False
+            if limit := self._limits.pop(stalled):
+                limit.reschedule(now)
+        self._limits[request] = None
+        return True
+
+    def release(self, request: Request) -> None:
+        """Count a response no longer."""
+        self._limits.pop(request, None)
+
+    @contextlib.asynccontextmanager
+    async def sending(self, request: Request) -> AsyncIterator[None]:
+        """Limit the time in which a client takes a piece."""
+        async with asyncio.timeout(SEND_SECONDS) as limit:
+            if request in self._limits:
+                self._limits[request] = limit
+            yield
+        if request in self._limits:
+            self._limits[request] = None
+
+
+async def stream(
+    request: Request, streamed: Streamed, send: Send, step: Callable[..., Awaitable[Any]], limit: StreamLimit
+) -> None:
     """Send a response piece by piece, each made in a thread.
 
     Should that fail half-way, the connection is closed before the end: nobody may take it for the whole.
@@ -57,13 +95,13 @@ async def stream(request: Request, streamed: Streamed, send: Send, step: Callabl
                 if disconnected.done():
                     log.info("%s: the client went away", request.path)
                     return
-                async with asyncio.timeout(SEND_SECONDS):
+                async with limit.sending(request):
                     body = chunk[start : start + PIECE]
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             chunk = await step(lambda: next(streamed.rest, None))
         await send({"type": "http.response.body"})
     except TimeoutError:
-        log.warning("%s: the client took nothing for %g s", request.path, SEND_SECONDS)
+        log.warning("%s: the client took nothing for too long", request.path)
     except Exception:
         log.exception("%s: the answer broke off", request.path)
     finally:

@@ -219,12 +219,12 @@ ROUTES: dict[str, Route] = {
         "Return the metrics.",
         {200: {TEXT: None, OPENMETRICS: None}},
         parameters=(Parameter("name[]", list[str], "Return only these metrics."),),
-        pool="operations",
+        pool="scrapes",
     ),
-    "GET /-/healthy": Route("Return whether the process runs.", _PROBE, scope=None, pool="operations"),
-    "GET /-/ready": Route("Return whether events are accepted.", _PROBE, scope=None, pool="operations"),
-    "POST /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="operations"),
-    "PUT /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="operations"),
+    "GET /-/healthy": Route("Return whether the process runs.", _PROBE, scope=None),
+    "GET /-/ready": Route("Return whether events are accepted.", _PROBE, scope=None),
+    "POST /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="reload"),
+    "PUT /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="reload"),
     "GET /": Route("The home page.", _HTML_PAGE),
     "GET /drift": Route(
         "The drift page.",
@@ -294,7 +294,7 @@ def find(method: str, path: str) -> Route | None:
     """Return the route of a request; None if there is none: then Flask returns the error.
 
     >>> find("HEAD", "/metrics").pool, find("POST", "/v2/models/m/infer").scope, find("GET", "/nothing")
-    ('operations', 'ingest', None)
+    ('scrapes', 'ingest', None)
     """
     text = f"{'GET' if method == 'HEAD' else method} {path}"
     if entry := _STATIC.get(text):

@@ -1,48 +1,90 @@
-"""Thread pools by the kind of request, so that none can starve another."""
+"""Thread pools by the kind of request, in which clients take turns: neither a kind nor a client can starve another."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from exporter.errors import QueueFullError
 
-POOLS = {"operations": 2, "feedback": 32, "payloads": 2, "pages": 4, "dataset": 2, "passwords": 1, "large": 1}
+POOLS = {
+    "scrapes": 2,
+    "reload": 1,
+    "feedback": 32,
+    "payloads": 2,
+    "pages": 4,
+    "dataset": 2,
+    "passwords": 1,
+    "large": 1,
+}
 """Threads of each pool; the table of routes names the pool of each route."""
-WAITING = 1000
+WAITING = 2000
 """Requests that may wait for a thread of a pool."""
+WAITING_OF_CLIENT = WAITING // 2
+"""Requests of one client that may wait for a thread of a pool."""
 
 _Result = TypeVar("_Result")
 
 
 class ThreadPool:
-    """Threads for one kind of request, with a limit on the requests that wait for them."""
+    """Threads for one kind of request, with a limit on the requests that wait for them.
+
+    A free thread takes the first request of the client that has waited longest for its turn.
+    """
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._waiting = 0
+        self._free = threads
+        self._turns: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._waiting: Counter[Hashable] = Counter()
 
-    async def run(self, call: Callable[[], _Result]) -> _Result:
-        """Run a call in one of the threads, within the limit of `bounded`."""
-        return await self.bounded(lambda: asyncio.get_running_loop().run_in_executor(self._pool, call))
+    async def run(self, call: Callable[[], _Result], client: Hashable) -> _Result:
+        """Run a call in one of the threads, within the limits of `bounded`."""
+        return await self.bounded(lambda: self._in_turn(call, client), client)
 
-    async def bounded(self, begin: Callable[[], Awaitable[_Result]]) -> _Result:
+    async def bounded(self, begin: Callable[[], Awaitable[_Result]], client: Hashable) -> _Result:
         """Call ``begin`` and await its result.
 
         Raises
         ------
         QueueFullError
-            When too many requests are waiting already.
+            When too many requests, or too many of this client, are waiting already.
         """
-        if self._waiting >= WAITING:
+        if self._waiting[client] >= WAITING_OF_CLIENT or self._waiting.total() >= WAITING:
             raise QueueFullError("too many requests are waiting")
-        self._waiting += 1
+        self._waiting[client] += 1
         try:
             return await begin()
         finally:
-            self._waiting -= 1
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+
+    async def _in_turn(self, call: Callable[[], _Result], client: Hashable) -> _Result:
+        if self._free:
+            self._free -= 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.setdefault(client, deque()).append(turn)
+            await turn
+        try:
+            return await self.step(call)
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give a thread that is free to the next client."""
+        if not self._turns:
+            self._free += 1
+            return
+        client, turns = next(iter(self._turns.items()))
+        turns.popleft().set_result(None)
+        del self._turns[client]
+        if turns:
+            self._turns[client] = turns  # behind the other clients
 
     async def step(self, call: Callable[[], _Result]) -> _Result:
         """Run a further part of a request that was admitted before."""

@@ -88,13 +88,17 @@ class WebConfig:
         self.open_metrics = open_metrics
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
+        self.users: dict[str, str] = {}
+        self._valid: OrderedDict[bytes, Caller] = OrderedDict()
         self._set(users or {}, tokens)
 
     def _set(self, users: dict[str, str], tokens: Tokens | None) -> None:
-        """Replace the users and tokens, and forget the credentials that were valid before."""
+        """Replace the users and tokens, and forget the passwords that are no longer valid."""
+        kept = {name for name, hashed in users.items() if self.users.get(name) == hashed}
         self.users = users
         self.tokens = tokens
-        self._valid: OrderedDict[bytes, Caller] = OrderedDict()
+        with self._lock:
+            self._valid = OrderedDict(item for item in self._valid.items() if item[1].name in kept)
         # Checked for unknown users, so that they take as long as known ones: same cost, and no password matches.
         cost = max((int(hashed.split("$")[2]) for hashed in self.users.values()), default=10)
         self._unknown_user_hash = bcrypt.gensalt(cost) + b"." * 31

@@ -32,7 +32,7 @@ def environment(request: Request, body: bytes) -> dict[str, Any]:
         "SERVER_NAME": host if port else "localhost",  # a Unix socket has neither
         "SERVER_PORT": str(port or 80),
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": scope["client"][0] if scope["client"] else "",
+        "REMOTE_ADDR": request.client,
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope["scheme"],

@@ -359,12 +359,14 @@ def test_an_error_half_way_breaks_the_connection(served: Served) -> None:
 
 
 class Hurried(Served):
-    """An exporter that gives a client one second."""
+    """An exporter that gives a client one second, unless ``limit`` sets another limit."""
+
+    limit = "SEND_SECONDS = 1.0"
 
     def launch(self) -> None:
         program = (
             "import sys; from exporter import cli; from exporter.server import response; "
-            "response.SEND_SECONDS = 1.0; sys.exit(cli.main())"
+            f"response.{self.limit}; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
         flags += self._flags
@@ -380,9 +382,28 @@ def test_a_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
         fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
         with reading(served.port, "/v1/dataset?model=credit") as body:
             body.read(1000)
-            eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
+            eventually(lambda: "the client took nothing" in served.log.read_text())
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 body.read()
+    finally:
+        served.stop()
+
+
+def test_an_export_that_nobody_reads_blocks_no_other(tmp_path: Path) -> None:
+    """When eight clients take nothing of their exports, a ninth export ends the one that has waited longest."""
+    write_config(tmp_path)
+    served = Hurried(tmp_path)
+    served.limit = "STALLED_SECONDS = 0.5"
+    served.start()
+    try:
+        fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
+        with ExitStack() as stack:
+            unread = [stack.enter_context(reading(served.port, "/v1/dataset?model=credit")) for _ in range(8)]
+            eventually(lambda: served.get("/v1/dataset?model=credit").status == 200)
+            assert served.log.read_text().count("the client took nothing") == 1
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                unread[0].read()
+            assert len(unread[-1].read().splitlines()) == 5000
     finally:
         served.stop()
 
@@ -408,7 +429,7 @@ def test_an_incomplete_export_is_recognisable_on_a_unix_socket(tmp_path: Path) -
             assert len(body.read().splitlines()) == 5000
         with export() as body:
             body.read(1000)
-            eventually(lambda: "the client took nothing for 1 s" in served.log.read_text())
+            eventually(lambda: "the client took nothing" in served.log.read_text())
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 body.read()
         with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:

@@ -490,3 +490,39 @@ def test_a_crowded_queue_slows_batches_down_by_their_size(exporter: Exporter, mo
     finally:
         exporter.close()
     assert took[0] > 1.0
+
+
+def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many scrapes hang or wait, probes are answered, and equal scrapes that wait are rendered once."""
+    app = Application(exporter, WebConfig())
+    go_on, rendered = threading.Event(), []
+    metrics = app._probes.metrics
+
+    def slow(*arguments: Any) -> Any:
+        rendered.append(arguments)
+        go_on.wait(10)
+        return metrics(*arguments)
+
+    monkeypatch.setattr(app._probes, "metrics", slow)
+    answers: list[bytes] = []
+
+    def clients(port: int, _: Server) -> None:
+        scrape = GET.replace(b"/ ", b"/metrics ").replace(b"Host", b"Connection: close\r\nHost")
+        waiting = [Reading(port) for _ in range(40)]
+        for number, connection in enumerate(waiting):
+            connection.socket.sendall(scrape)
+            if number < 2:
+                eventually(lambda begun=number + 1: len(rendered) == begun)
+        probe = Reading(port)
+        probe.socket.sendall(scrape.replace(b"/metrics", b"/-/healthy"))
+        answers.append(probe.all())
+        go_on.set()
+        answers.extend(connection.all() for connection in waiting)
+
+    try:
+        served(app, clients)
+    finally:
+        exporter.close()
+    assert {answer[:13] for answer in answers} == {b"HTTP/1.1 200 "}
+    assert len(answers) == 41
+    assert 3 <= len(rendered) <= 5  # a scrape that arrives while the third is rendered begins another

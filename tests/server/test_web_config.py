@@ -244,6 +244,20 @@ def test_remembered_credentials_are_bounded() -> None:
     assert all(web.authenticated(basic(user, "p")) for user in users)
 
 
+def test_a_reload_forgets_only_passwords_that_changed(tmp_path: Path) -> None:
+    """A reload keeps the passwords that are still valid in memory, so that nobody waits for them to be hashed again."""
+    path = tmp_path / "web.yml"
+    alice, bob = hashed("a"), hashed("b")
+    path.write_text(f"basic_auth_users: {{alice: {alice}, bob: {bob}, carol: {hashed('c')}}}")
+    web = web_config.load(path)
+    headers = [basic("alice", "a"), basic("bob", "b"), basic("carol", "c")]
+    assert all(web.authenticated(header) for header in headers)
+    path.write_text(f"basic_auth_users: {{alice: {alice}, bob: {hashed('new')}}}")
+    web.reload(path)
+    assert [web.remembered(header) is not None for header in headers] == [True, False, False]
+    assert [web.authenticated(header) is not None for header in headers] == [True, False, False]
+
+
 HASH = hashlib.sha256(b"secret").hexdigest()
 BAD_TOKENS = [
     ("tokens: []", "the document: expected an array"),

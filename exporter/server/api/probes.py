@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Collection
 
 from exporter.server.application import Exporter
 from exporter.server.problem import Reply
@@ -22,7 +23,7 @@ class Probes:
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
 
-    def metrics(self, accept: str, encodings: str, names: list[str]) -> Reply:
+    def metrics(self, accept: str, encodings: str, names: Collection[str]) -> Reply:
         """Return the metrics (``GET /metrics``).
 
         Parameters
