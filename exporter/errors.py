@@ -70,6 +70,9 @@ REASONS = (
 )
 """Every reason for which an event, or a request with events that nobody looked at, can be refused."""
 
+WARNINGS = ("time_off", "unknown_member")
+"""Every reason for which an event that is accepted looks wrong."""
+
 
 class QueueFullError(ExporterError):
     """The queue has no room; the client should retry after a moment."""

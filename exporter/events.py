@@ -92,7 +92,10 @@ MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
 _SCANNER = json.JSONDecoder(parse_int=parse_integer)
 _SPACE = re.compile(r"[ \t\r\n]*")
+_UNKNOWN_MEMBER = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$[^`]*`)?$", re.DOTALL)
 _Event = TypeVar("_Event", bound=msgspec.Struct)
+_Result = TypeVar("_Result")
+_Read = Callable[[msgspec.json.Decoder[_Event], msgspec.json.Decoder[list[_Event]]], _Result]
 
 
 class RejectedEvent(msgspec.Struct, gc=False):
@@ -124,8 +127,12 @@ class Decoder(Generic[_Event]):
         self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        refusing: Any = msgspec.defstruct(kind.__name__, [], bases=(kind,), forbid_unknown_fields=True, gc=False)
+        self._strict_one, self._strict_many = msgspec.json.Decoder(refusing), msgspec.json.Decoder(list[refusing])
 
-    def decode(self, body: bytes, lines: bool = False) -> tuple[list[_Event], list[RejectedEvent]]:
+    def decode(
+        self, body: bytes, lines: bool = False, unknown: list[str] | None = None
+    ) -> tuple[list[_Event], list[RejectedEvent]]:
         """Return the valid events of a body, and the rejected ones.
 
         Parameters
@@ -134,6 +141,8 @@ class Decoder(Generic[_Event]):
             A JSON object or an array of objects, or with ``lines`` an object in each line.
         lines
             Whether the body is NDJSON.
+        unknown
+            Gets the name of the first member that is not known, if there is one. Such members are ignored.
 
         Raises
         ------
@@ -143,15 +152,28 @@ class Decoder(Generic[_Event]):
         body = body.removeprefix(b"\xef\xbb\xbf")
         try:
             if lines:
-                events = self._one.decode_lines(body)
+                events = self._read(lambda one, _: one.decode_lines(body), unknown)
             elif body.lstrip()[:1] == b"[":
-                events = self._many.decode(body)
+                events = self._read(lambda _, many: many.decode(body), unknown)
             else:
-                events = [self._one.decode(body)]
+                events = [self._read(lambda one, _: one.decode(body), unknown)]
             self._check_events(events)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EventError):
-            return self._decode_one_by_one(body, lines)
+            return self._decode_one_by_one(body, lines, unknown)
         return events, []
+
+    def _read(self, read: _Read[_Event, _Result], unknown: list[str] | None) -> _Result:
+        """Call ``read`` with the decoders of one event and of an array; with ``unknown``, first with strict ones."""
+        if unknown is not None:
+            try:
+                return read(self._strict_one, self._strict_many)
+            except msgspec.ValidationError as error:
+                match = _UNKNOWN_MEMBER.match(str(error))
+                if match is None:
+                    raise
+                if not unknown:
+                    unknown.append(match[1])
+        return read(self._one, self._many)
 
     def _check_events(self, events: Sequence[_Event]) -> None:
         if self._has_inputs:
@@ -162,7 +184,9 @@ class Decoder(Generic[_Event]):
                     raise EventError("/inputs", detail, "wrong_type")
         self._check(events)
 
-    def _decode_one_by_one(self, body: bytes, lines: bool) -> tuple[list[_Event], list[RejectedEvent]]:
+    def _decode_one_by_one(
+        self, body: bytes, lines: bool, unknown: list[str] | None
+    ) -> tuple[list[_Event], list[RejectedEvent]]:
         good: list[_Event] = []
         rejected: list[RejectedEvent] = []
         for index, part in enumerate(_lines(body) if lines else _items(body)):
@@ -171,21 +195,23 @@ class Decoder(Generic[_Event]):
                 rejected.append(RejectedEvent(index, "", detail, "malformed"))
                 break
             try:
-                event = self._single(part)
+                event = self._single(part, unknown)
                 self._check_events([event])
                 good.append(event)
             except EventError as error:
                 rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))
         return good, rejected
 
-    def _single(self, text: bytes) -> _Event:
+    def _single(self, text: bytes, unknown: list[str] | None) -> _Event:
         try:
-            return self._one.decode(text)
+            return self._read(lambda one, _: one.decode(text), unknown)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             document = _plain(_lenient(text))
         try:
             if isinstance(document, dict):
-                return self._one.decode(msgspec.json.encode(self._known(document) if self._similar else document))
+                known = self._known(document) if self._similar else document
+                encoded = msgspec.json.encode(known)
+                return self._read(lambda one, _: one.decode(encoded), unknown)
             raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document, ("accepted", "corrected"))

@@ -110,10 +110,12 @@ def refused() -> Panel:
     return time_series(
         5,
         "Events refused",
-        "Refused events a second, by reason. ModelEventsRejected fires above 0.",
+        "Refused events a second, by reason. ModelEventsRejected fires above 0. "
+        "Warnings are requests that were accepted, but look wrong. The exporter's log names the clients.",
         EVENTS_PER_SECOND,
         position(8, 6, 8, 8),
         Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
+        Query(_rate("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
         values=False,
         empty="no exporter is scraped",
         least=0,

@@ -109,6 +109,23 @@ def test_a_complete_prediction_is_decoded():
     assert (event.id, event.version, event.prediction, event.confidence, event.code) == ("r-17", "3", "7", 0.93, 200)
 
 
+@pytest.mark.parametrize(("body", "lines", "names"), [
+    ({"model": "digits"}, False, []),
+    ({"model": "digits", "features": {"age": 41}}, False, ["features"]),
+    ({"model": "digits", "features": {"age": float("nan")}}, False, ["features"]),
+    ([{"model": "digits"}, {"model": "digits", "a`b": 1, "c": 1}], False, ["a`b"]),
+    ([{"model": "digits", "x": 1}, {"model": 3, "y": 1}], False, ["x"]),
+    ({"model": "digits", "\ud800": 1}, True, ["?"]),
+])  # fmt: skip
+def test_unknown_members_are_ignored_and_named(body, lines, names):
+    """Members that are not known are ignored; the name of the first is returned on request."""
+    unknown = []
+    events, _ = PREDICTIONS.decode(json.dumps(body).encode(), lines, unknown)
+    assert unknown == names
+    assert {event.model for event in events} == {"digits"}
+    assert len(PREDICTIONS.decode(json.dumps(body).encode(), lines)[0]) == len(events)
+
+
 def test_only_the_model_is_required():
     """The smallest event names its model, and null is the same as absent."""
     (event,), _ = PREDICTIONS.decode(b'{"model": "digits"}')

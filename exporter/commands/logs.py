@@ -27,13 +27,18 @@ class Formatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         if self._as_json:
-            return json.dumps(fields, ensure_ascii=False)
+            return _escaped(json.dumps(fields, ensure_ascii=False))
         return " ".join(f"{key}={_quote(value)}" for key, value in fields.items())
 
 
 def _quote(value: str) -> str:
     plain = value.isascii() and value.isprintable() and value and not set(' "=') & set(value)
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if plain else _escaped(json.dumps(value, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    """Escape the characters of a JSON text that a terminal or a viewer would interpret, such as control characters."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def configure(level: str, style: str) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from exporter.errors import REASONS
+from exporter.errors import REASONS, WARNINGS
 
 SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
@@ -27,6 +27,12 @@ class ExporterMetrics:
         self.events = Counter(f"{prefix}events", "Events accepted, by route.", ["source"], registry=registry)
         self.rejected = Counter(
             f"{prefix}events_rejected", "Events rejected, by reason.", ["reason"], registry=registry
+        )
+        self.warnings = Counter(
+            f"{prefix}event_warnings",
+            "Requests with events that are accepted, but look wrong, by reason.",
+            ["reason"],
+            registry=registry,
         )
         self.dropped = Counter(
             f"{prefix}events_dropped", "Accepted events that were lost or could not be stored.", registry=registry
@@ -63,5 +69,7 @@ class ExporterMetrics:
             self.events.labels(source)
         for reason in REASONS:
             self.rejected.labels(reason)
+        for reason in WARNINGS:
+            self.warnings.labels(reason)
         for status in ("firing", "resolved"):
             self.notifications.labels(status)

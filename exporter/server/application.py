@@ -20,6 +20,7 @@ from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
+from exporter.server.client_log import ClientLog
 from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
 from exporter.server.stored_inputs import prepare_inputs
@@ -56,6 +57,7 @@ class Exporter:
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
+        self.clients = ClientLog(self.telemetry)
         self.store = Store(config.store, self._count_verdict, self.telemetry.store_errors.inc, self.snapshot)
         self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
         restore(self.store, monitors, time.monotonic(), time.time())

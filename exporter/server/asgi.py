@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 from msgspec import structs
 
-from exporter.errors import QueueFullError
+from exporter.errors import EventError, QueueFullError
 from exporter.server import wsgi
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
@@ -30,6 +30,7 @@ from exporter.server.authorization import (
     cross_origin_error,
     scope_error,
 )
+from exporter.server.client_log import set_client
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
 from exporter.server.problem import INTERNAL_ERROR, Reply, problem
 from exporter.server.request import (
@@ -100,6 +101,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive, self.inflight)
+        set_client(request.client)
         try:
             reply = await self._reply(request)
             if reply is ONE_ACCEPTED and request.received:
@@ -130,7 +132,7 @@ class Application:
             return await self._dispatch(request, route, body)
         except RequestError as error:
             if error.reply.status == 413:
-                self._exporter.telemetry.rejected.labels("too_large").inc()
+                self._exporter.clients.reject(EventError("", "the body is too large", "too_large"))
             return error.reply
         except QueueFullError as error:
             return _busy(error) if request.method in SAFE else self._ingest.overload_reply(error)
@@ -154,13 +156,14 @@ class Application:
             caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization), request.client)
         if caller is None:
             raise RequestError(problem(401, web.wanted, headers=web.challenges))
-        self._check_rate(caller)
         request.caller = caller
+        set_client(request.client, caller.name)
+        self._check_rate(caller)
 
     def _check_rate(self, caller: Caller) -> None:
         if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
-            self._exporter.telemetry.rejected.labels("rate_limited").inc()
             detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} requests a second"
+            self._exporter.clients.reject(EventError("", detail, "rate_limited"))
             raise RequestError(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
 
     # --- which route --------------------------------------------------------------------------

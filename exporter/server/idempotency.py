@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from exporter.errors import EventError
-from exporter.metrics.exporter import ExporterMetrics
+from exporter.server.client_log import ClientLog
 from exporter.server.problem import Reply, event_problem
 
 MAX_KEYS = 10_000
@@ -22,12 +22,12 @@ class IdempotencyCache:
 
     Parameters
     ----------
-    telemetry
+    clients
         Counts the requests that are refused for their key.
     """
 
-    def __init__(self, telemetry: ExporterMetrics) -> None:
-        self._telemetry = telemetry
+    def __init__(self, clients: ClientLog) -> None:
+        self._clients = clients
         self._replies: OrderedDict[tuple[str, str], Reply] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class IdempotencyCache:
         try:
             check_key(key)
         except EventError as error:
-            self._telemetry.rejected.labels(error.reason).inc()
+            self._clients.reject(error)
             return event_problem(error)
         with self._lock:
             return self._replies.get((route, key))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +15,12 @@ from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, Reject
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
-from exporter.server.event_checks import check_business_events, check_feedback
+from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
 from exporter.server.idempotency import IdempotencyCache, check_key
 from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, problem
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
+from exporter.validation import json_pointer, preview
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 """Content types with one object per line."""
@@ -56,7 +56,7 @@ class Ingest:
         self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
         self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
         self._accepted_counter = functools.cache(exporter.telemetry.events.labels)
-        self.idempotency = IdempotencyCache(exporter.telemetry)
+        self.idempotency = IdempotencyCache(exporter.clients)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
@@ -76,14 +76,15 @@ class Ingest:
             return previous
         try:
             self._exporter.pipeline.check_capacity()
-            events, rejected = self._predictions.decode(body, lines)
+            unknown: list[str] = []
+            events, rejected = self._predictions.decode(body, lines, unknown)
         except QueueFullError as error:
             return self.overload_reply(error)
         except EventError as error:
-            self._exporter.telemetry.rejected.labels(error.reason).inc()
+            self._exporter.clients.reject(error)
             return event_problem(error)
         if rejected or not events:
-            self.count_rejected(rejected)
+            self._exporter.clients.reject_events(rejected)
             if not events:
                 return _no_valid_event(rejected, lines or body.lstrip()[:1] == b"[")
         if ids:
@@ -92,7 +93,7 @@ class Ingest:
                     event.id = make_id()
         if full := self.enqueue("predictions", events, len(body)):
             return full
-        reply = _accepted(202, events, rejected, ids)
+        reply = _accepted(202, events, rejected, ids, self._warn_of_member(events[0].model, unknown))
         return reply if key is None else self.idempotency.remember("predictions", key, reply)
 
     def enqueue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
@@ -102,7 +103,18 @@ class Ingest:
         except QueueFullError as error:
             return self.overload_reply(error)
         self._accepted_counter(source).inc(len(events))
+        if detail := time_off(events):
+            self._exporter.clients.warn("time_off", detail)
         return None
+
+    def _warn_of_member(self, model: str, unknown: Sequence[str]) -> list[dict[str, str]]:
+        """Count and log an unknown member of predictions; return the warning to send if another one was meant."""
+        if not unknown:
+            return []
+        name = unknown[0]
+        detail, is_mistake = describe_member(name)
+        self._exporter.clients.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
+        return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
 
     def check_capacity(self) -> Reply | None:
         """Return the response to send if the queue is full, before the body is decoded; None otherwise."""
@@ -114,7 +126,7 @@ class Ingest:
 
     def overload_reply(self, error: QueueFullError) -> Reply:
         """Count a request that is refused because a queue is full, and return its response."""
-        self._exporter.telemetry.rejected.labels("overloaded").inc()
+        self._exporter.clients.reject(EventError("", str(error), "overloaded"))
         return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
 
     def submit(
@@ -144,7 +156,7 @@ class Ingest:
         ids
             Whether the response has the predictions' identifiers.
         """
-        self.count_rejected(rejected)
+        self._exporter.clients.reject_events(rejected)
         if rejected and not events:
             return events_problem(list(rejected), many)
         if ids:
@@ -189,9 +201,9 @@ class Ingest:
                 check_key(key)
             items, rejected = self._feedback.decode(body)
         except EventError as error:
-            self._exporter.telemetry.rejected.labels(error.reason).inc()
+            self._exporter.clients.reject(error)
             return event_problem(error)
-        self.count_rejected(rejected)
+        self._exporter.clients.reject_events(rejected)
         if not items:
             return _no_valid_event(rejected, many)
         if len(items) > MAX_FEEDBACK:
@@ -224,9 +236,9 @@ class Ingest:
         try:
             events, rejected = self._events.decode(body)
         except EventError as error:
-            self._exporter.telemetry.rejected.labels(error.reason).inc()
+            self._exporter.clients.reject(error)
             return event_problem(error)
-        self.count_rejected(rejected)
+        self._exporter.clients.reject_events(rejected)
         if not events:
             return _no_valid_event(rejected, body.lstrip()[:1] == b"[")
         monitors = self._exporter.pipeline.monitors
@@ -234,11 +246,6 @@ class Ingest:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
         self._exporter.telemetry.events.labels("events").inc(len(events))
         return _accepted(202, events, rejected, False)
-
-    def count_rejected(self, rejected: Sequence[RejectedEvent]) -> None:
-        """Count rejected events by their reason."""
-        for reason, count in Counter(event.reason for event in rejected).items():
-            self._exporter.telemetry.rejected.labels(reason).inc(count)
 
     def _redact(self, items: Sequence[Feedback]) -> None:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
@@ -267,12 +274,20 @@ def _no_valid_event(rejected: list[RejectedEvent], many: bool) -> Reply:
     return events_problem(rejected, many)
 
 
-def _accepted(status: int, events: Sequence[Any], rejected: Sequence[RejectedEvent], ids: bool) -> Reply:
-    if len(events) == 1 and not rejected and not ids:
+def _accepted(
+    status: int,
+    events: Sequence[Any],
+    rejected: Sequence[RejectedEvent],
+    ids: bool,
+    warnings: Sequence[dict[str, str]] = (),
+) -> Reply:
+    if len(events) == 1 and not rejected and not ids and not warnings:
         return ONE_ACCEPTED
     document: dict[str, Any] = {"accepted": len(events), "rejected": _rejected_document(rejected)}
     if ids:
         document["ids"] = [event.id for event in events]
+    if warnings:
+        document["warnings"] = warnings
     return Reply(status, msgspec.json.encode(document))
 
 

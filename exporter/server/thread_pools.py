@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,8 +88,9 @@ class ThreadPool:
             self._turns[client] = turns  # behind the other clients
 
     async def step(self, call: Callable[[], _Result]) -> _Result:
-        """Run a further part of a request that was admitted before."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        """Run a further part of a request that was admitted before, in the context of its task."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(call))
 
     def close(self) -> None:
         """End the threads once they have finished their calls."""

@@ -37,7 +37,7 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
         try:
             alerts = inbox.take(body)
         except EventError as error:
-            exporter.telemetry.rejected.labels(error.reason).inc()
+            exporter.clients.reject(error)
             return event_problem(error)
         for alert in alerts:
             exporter.telemetry.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()

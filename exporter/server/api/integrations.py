@@ -132,7 +132,7 @@ class PayloadIngest:
                 accepted, rejected = _decode_all(items)
         except EventError as error:
             return self._refuse(error), []
-        self._ingest.count_rejected(rejected)
+        self._exporter.clients.reject_events(rejected)
         size = max(len(body), sum(len(memoryview(event.inputs)) for event in accepted))
         return self._ingest.enqueue(signal, accepted, size) if accepted else None, rejected
 
@@ -196,7 +196,7 @@ class PayloadIngest:
         return self._model(*models) if len(models) == 1 else None
 
     def _refuse(self, error: EventError) -> Reply:
-        self._exporter.telemetry.rejected.labels(error.reason).inc()
+        self._exporter.clients.reject(error)
         return event_problem(error, 413 if error.reason == "too_large" else 400)
 
 

@@ -19,11 +19,15 @@ class RejectedEvent(msgspec.Struct):
 
 
 class AcceptedEvents(msgspec.Struct):
-    """How many events were accepted; at most 1,000 rejected ones are listed."""
+    """How many events were accepted; at most 1,000 rejected ones are listed.
+
+    ``warnings`` name a member that is not known and was probably meant to be another one.
+    """
 
     accepted: int
     rejected: list[RejectedEvent]
     ids: list[str] | UnsetType = UNSET
+    warnings: list[FieldError] | UnsetType = UNSET
 
 
 class FeedbackResult(msgspec.Struct):

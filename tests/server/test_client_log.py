@@ -1,0 +1,181 @@
+"""The log lines about clients: who is named, what is left out, and how many lines there can be."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from support.servers import Served, eventually, write_config
+
+from exporter.commands.logs import Formatter
+from exporter.errors import EventError
+from exporter.events import RejectedEvent
+from exporter.metrics.exporter import ExporterMetrics
+from exporter.server import client_log
+from exporter.server.client_log import MAX_CLIENTS, MAX_LINES, ClientLog, set_client
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def clients(registry: CollectorRegistry) -> ClientLog:
+    return ClientLog(ExporterMetrics(registry))
+
+
+ERROR = EventError("/confidence", "expected a number of at most 1, got 7", "out_of_range")
+
+
+def test_a_client_has_one_line_a_minute(
+    clients: ClientLog, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first refusal is logged at once, the next after a minute with the number since then; all are counted."""
+    set_client("10.0.0.7", "scorer")
+    for _ in range(10):
+        clients.reject(ERROR)
+    line = 'refused %s of client "scorer" at 10.0.0.7: out_of_range at "/confidence": expected a number of at most 1'
+    assert caplog.messages == [line % "1 event"]
+    monkeypatch.setattr(client_log, "CLIENT_SECONDS", 0.0)
+    set_client("10.0.0.8")
+    clients.reject(ERROR)
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    set_client("10.0.0.7", "scorer")
+    clients.reject_events([RejectedEvent(n, "", "the body is not JSON", "malformed") for n in range(3)])
+    assert caplog.messages[2] == 'refused 12 events of client "scorer" at 10.0.0.7: malformed: the body is not JSON'
+    assert registry.get_sample_value("model_exporter_events_rejected_total", {"reason": "out_of_range"}) == 11
+    assert registry.get_sample_value("model_exporter_events_rejected_total", {"reason": "malformed"}) == 3
+
+
+def test_many_clients_have_bounded_lines_and_memory(clients: ClientLog, caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of addresses take neither more lines in a minute nor more memory than some of them."""
+    for number in range(5 * MAX_CLIENTS):
+        set_client(f"10.0.{number // 250}.{number % 250}")
+        clients.reject(ERROR)
+        clients.warn("unknown_member", "detail")
+    assert len(caplog.messages) == MAX_LINES
+    assert len(clients._pending) <= MAX_CLIENTS
+    assert len(clients._warned) <= MAX_CLIENTS
+
+
+def test_a_warning_is_logged_once_for_each_client(
+    clients: ClientLog, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each warning is counted; the log has it once for each client and reason."""
+    for address in ("10.0.0.7", "10.0.0.8", "10.0.0.7"):
+        set_client(address)
+        clients.warn("unknown_member", "one")
+        clients.warn("time_off", "two")
+    assert len(caplog.messages) == 4
+    assert caplog.messages[0] == "client 10.0.0.7: one; this is logged once for each client"
+    assert registry.get_sample_value("model_exporter_event_warnings_total", {"reason": "time_off"}) == 3
+
+
+def test_the_client_is_that_of_the_task(clients: ClientLog, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests that are answered at the same time do not get each other's client."""
+
+    async def request(address: str) -> None:
+        set_client(address)
+        await asyncio.sleep(0)
+        clients.reject(ERROR)
+
+    async def both() -> None:
+        await asyncio.gather(request("10.0.0.1"), request("10.0.0.2"))
+
+    asyncio.run(both())
+    assert [message.split()[5] for message in caplog.messages] == ["10.0.0.1:", "10.0.0.2:"]
+
+
+@pytest.mark.parametrize("style", ["logfmt", "json"])
+@pytest.mark.parametrize("character", ["\x1b", "\x7f", "\x9b", "\n", "\u2028", "\u202e", "\U000e0041", "\ud800"])
+def test_no_character_reaches_a_terminal_unescaped(style: str, character: str) -> None:
+    """Control characters, separators, bidirectional marks and surrogates are escaped in both formats."""
+    record = logging.LogRecord("exporter.x", logging.WARNING, "", 1, "a%s模型", (character,), None)
+    line = Formatter(style).format(record)
+    assert line.isprintable()
+    assert "模型" in line
+    value = json.loads(line)["msg"] if style == "json" else json.loads(line.partition("msg=")[2])
+    assert value.encode("utf-16", "surrogatepass") == f"a{character}模型".encode("utf-16", "surrogatepass")
+
+
+def test_refused_events_are_in_the_log(served: Served) -> None:
+    """Each route names the client and the field, and neither a value nor a raw character that the client sent."""
+    served.post("/v1/predictions", {"model": "cred\u009bit\u202e", "prediction": "secret-1"})
+    lines = eventually(lambda: [line for line in served.log.read_text().splitlines() if "client_log" in line])
+    assert len(lines) == 1
+    assert r"refused 1 event of client 127.0.0.1: unknown_model at \"/model\": no model" in lines[0]
+    assert lines[0].isprintable()
+    assert "secret-1" not in served.log.read_text()
+
+
+ROUTES: dict[str, Any] = {
+    "/v1/feedback": {"prediction_id": "r-1", "verdict": "secret-2"},
+    "/v1/events": {"event": "contracts", "model": "credit", "value": "secret-2"},
+    "/v1/notifications": {"alerts": "secret-2"},
+    "/v1/exchanges": {"model": "credit", "code": "secret-2"},
+    "/v2/models/credit/infer": {"request": "secret-2"},
+    "/v1/kserve": {"x": "secret-2"},
+    "/v1/logs": {"resourceLogs": "secret-2"},
+    "/v1/seldon/feedback": {"reward": "secret-2"},
+}
+
+
+def test_refused_events_of_each_route_are_in_the_log(served: Served) -> None:
+    """The routes that run in threads name the client, too; each is asked from another address."""
+    for number, (path, body) in enumerate(ROUTES.items(), 1):
+        connection = HTTPConnection("127.0.0.1", served.port, 10, source_address=(f"127.0.0.1{number}", 0))
+        connection.request("POST", path, json.dumps(body))
+        assert connection.getresponse().status == 400
+        connection.close()
+    log = served.log.read_text()
+    for number, path in enumerate(ROUTES, 1):
+        assert f"refused 1 event of client 127.0.0.1{number}: " in log, path
+    assert "secret-2" not in log
+
+
+def test_a_token_is_named(tmp_path: Path) -> None:
+    """With tokens, the log has the name of the client's token, and not the token."""
+    write_config(tmp_path)
+    token = "t" * 40
+    document = [{"name": "scorer", "sha256": hashlib.sha256(token.encode()).hexdigest(), "scopes": ["ingest"]}]
+    (tmp_path / "tokens.yml").write_text(json.dumps(document))
+    server = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
+    try:
+        assert server.post("/v1/events", {}, Authorization=f"Bearer {token}").status == 400
+        log = server.log.read_text()
+    finally:
+        server.stop()
+    assert r"of client \"scorer\" at 127.0.0.1: missing_field" in log
+    assert token not in log
+
+
+def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> None:
+    """An unknown member and a time a day off are counted, and told once; the response suggests the member."""
+    clear = {"accepted": 1, "rejected": []}
+    features = {"model": "credit", "features": {"age": 41}}
+    warning = {"pointer": "/features", "detail": 'is not known and is ignored; did you mean "inputs"?'}
+    for _ in range(3):
+        answer = served.post("/v1/predictions", features)
+        assert (answer.status, answer.json) == (202, {**clear, "warnings": [warning]})
+    assert served.post("/v1/predictions", {"model": "credit", "trace": "x"}).json == clear
+    for hours in (-25, 25, 1, -1):
+        moment = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+        assert served.post("/v1/predictions", {"model": "credit", "time": moment}).json == clear
+    samples = served.samples("model_exporter_event_warnings_total")
+    assert samples == {
+        'model_exporter_event_warnings_total{reason="time_off"}': 2,
+        'model_exporter_event_warnings_total{reason="unknown_member"}': 4,
+    }
+    lines = [line for line in served.log.read_text().splitlines() if "once for each client" in line]
+    assert [line.count("features") + 2 * line.count("1 days before") for line in lines] == [1, 2]
