@@ -36,15 +36,15 @@ class Monitor:
     Parameters
     ----------
     url
-        The exporter, such as ``http://127.0.0.1:9877``. ``https`` verifies the certificate with those of the
-        system, ``user:password@`` becomes basic authentication, and a path is a prefix of all paths.
-        ``unix:///run/exporter.sock`` is a socket.
+        The exporter, such as ``http://127.0.0.1:9877``, ``https://…`` or ``unix:///run/exporter.sock`` for a socket.
+        ``user:password@`` becomes basic authentication, and a path is a prefix of all paths.
     model, version
         Labels of everything recorded here.
     token_file
-        A file with the service's bearer token; it is read for every request, so that a new token needs no
-        restart. Without it the token is ``MODEL_EXPORTER_TOKEN`` of the environment, if that is set and the URL
-        has no user.
+        A file with the service's bearer token, read for every request. Without it the token is
+        ``MODEL_EXPORTER_TOKEN`` of the environment, if that is set and the URL has no user.
+    ca_file
+        A file in PEM with the certificates to trust instead of the system's, for a private certificate authority.
     capacity
         Events kept in memory; with more, the oldest is dropped.
     capacity_bytes
@@ -66,6 +66,7 @@ class Monitor:
         version: str | None = None,
         *,
         token_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
         capacity: int = 10_000,
         capacity_bytes: int = 64 << 20,
         batch_size: int = 500,
@@ -73,7 +74,7 @@ class Monitor:
         timeout: float = 5.0,
         give_up: float = 300.0,
     ) -> None:
-        self._transport = Transport(url, timeout, token_file)
+        self._transport = Transport(url, timeout, token_file, ca_file)
         self.sender = Sender(
             self._transport,
             functools.partial(encode_event, model=model, version=version),

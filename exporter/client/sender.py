@@ -8,17 +8,17 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from exporter.client import process_hooks
 from exporter.client.encoding import describe_error
+from exporter.client.failures import Failure, rejection_detail
 from exporter.client.transport import (
     FAILURES,
     KeepAliveConnection,
     Transport,
     accepted_count,
-    error_detail,
     is_final,
     new_idempotency_key,
     retry_after,
@@ -92,8 +92,9 @@ class Sender:
         self._stopping_for_fork = self._starting = False
         self._thread: threading.Thread | None = None
         self._connection = KeepAliveConnection(self._transport)
-        self._warned = False
-        self._failing = False
+        self._warned: set[str] = set()
+        self._failure: Failure | None = None
+        self._overflow = 0
         self.sent = 0
         self.dropped = 0
 
@@ -106,33 +107,26 @@ class Sender:
             buffer.append(event)
             self._bytes += event[0]
             waiting = len(buffer)
-            if waiting > self.capacity and self._warned:  # for each event while the exporter is unavailable
+            while waiting > self.capacity or self._bytes > self._capacity_bytes:
                 self._bytes -= buffer.popleft()[0]
                 self.dropped += 1
+                self._overflow += 1
                 waiting -= 1
-            if waiting > self.capacity or self._bytes > self._capacity_bytes:
-                self._drop_oldest()
             if waiting == 1 or not waiting % self._batch_size:
                 self._start_thread()
                 self._changed.notify_all()
 
-    def _drop_oldest(self) -> None:
-        count = 0
-        while len(self._buffer) > self.capacity or self._bytes > self._capacity_bytes:
-            self._bytes -= self._buffer.popleft()[0]
-            count += 1
-        self.drop(count, "the exporter is unavailable or too slow: the oldest events were dropped")
-
-    def drop(self, count: int, reason: str) -> None:
+    def drop(self, count: int, reason: str, cause: str = "record") -> None:
         """Count dropped events, and log the reason."""
         with self._lock:
             self.dropped += count
-        self._warn(reason)
+        self._warn(Failure(cause, reason))
 
-    def _warn(self, reason: str) -> None:
-        """Log why events were dropped: the first time as a warning, then for debugging only, lest the log overflow."""
-        level, self._warned = logging.DEBUG if self._warned else logging.WARNING, True
-        _log.log(level, "%s: %s", self._transport.display_url, reason)
+    def _warn(self, failure: Failure) -> None:
+        """Log a failure: the first of its cause as a warning, then for debugging only, lest the log overflow."""
+        level = logging.DEBUG if failure.cause in self._warned else logging.WARNING
+        self._warned.add(failure.cause)
+        _log.log(level, "%s: %s", self._transport.display_url, failure.detail)
 
     def flush(self, timeout: float) -> bool:
         """Send the buffered events; return whether all were sent in time."""
@@ -151,7 +145,7 @@ class Sender:
 
         Then end the thread until there are events again: a process with threads should not fork.
         """
-        if not self._failing and (self._buffer or self._sending):
+        if self._failure is None and (self._buffer or self._sending):
             self.flush(timeout)
         with self._changed:
             thread = self._thread
@@ -170,7 +164,8 @@ class Sender:
             self._buffer.clear()
             self._changed.notify_all()
         if unsent:
-            self.drop(unsent, f"{unsent} events were not sent before close()")
+            cause = "close" if self._failure is None else self._failure.cause
+            self.drop(unsent, f"{unsent} events dropped: they were not sent before close()", cause)
 
     def _start_thread(self) -> None:
         if self._starting:  # a signal handler records while this thread starts the other
@@ -191,16 +186,16 @@ class Sender:
         while batch := self._next_batch():
             for lines in self._bodies(batch):
                 try:
-                    accepted, reason = self._deliver(lines)
+                    accepted, failure = self._deliver(lines)
                 except Exception as error:  # the next batch may succeed
-                    accepted, reason = 0, f"a batch could not be sent: {describe_error(error)}"
+                    accepted, failure = 0, Failure("error", describe_error(error))
                     self.disconnect()
-                if not self._finish(len(lines), accepted, reason):
+                if not self._finish(len(lines), accepted, failure):
                     break
         if self._closed:
             self.disconnect()
 
-    def _finish(self, count: int, accepted: int, reason: str) -> bool:
+    def _finish(self, count: int, accepted: int, failure: Failure) -> bool:
         """Count events that are sent or dropped; return False after `close`, which has counted them as dropped."""
         with self._changed:
             if self._closed:
@@ -210,7 +205,7 @@ class Sender:
             self._sending -= count
             self._changed.notify_all()
         if accepted < count:
-            self._warn(reason)
+            self._warn(failure._replace(detail=f"{count - accepted} events dropped: {failure.detail}"))
         return True
 
     def disconnect(self) -> None:
@@ -242,7 +237,7 @@ class Sender:
                 lines.append(self._encode(batch.pop()))
                 size += len(lines[-1])
             except Exception as error:
-                self._finish(1, 0, f"an event could not be encoded: {describe_error(error)}")
+                self._finish(1, 0, Failure("encode", describe_error(error)))
             if lines and size >= self._batch_bytes:
                 yield lines
                 lines, size = [], 0
@@ -251,39 +246,50 @@ class Sender:
         if lines:
             yield lines
 
-    def _deliver(self, lines: list[bytes]) -> tuple[int, str]:
+    def _deliver(self, lines: list[bytes]) -> tuple[int, Failure]:
         """Send one body, repeatedly if necessary; return how many events were accepted, and why others were not."""
         body, key = b"\n".join(lines), new_idempotency_key()
         deadline, wait = time.monotonic() + self._give_up, 0.1
         while True:
-            status, headers, response = self._attempt(body, key)
-            if status == 202:
-                self._failing = False
-                return accepted_count(response, len(lines)), f"the exporter refused events: {response[:500]!r}"
-            if status == 413 and len(lines) > 1:  # each event may be good, and only all together too large
-                return self._deliver_halves(lines)
-            reason = f"POST {self._path}: {error_detail(status, response)}"
-            if is_final(status):
-                return 0, reason
-            self._failing = True
+            try:
+                status, headers, response = self._connection.post(self._path, body, "application/x-ndjson", key)
+            except FAILURES as error:
+                final, headers, failure = False, {}, self._transport.explain_error(error)
+            else:
+                if status == 202:
+                    self._note_success()
+                    return accepted_count(response, len(lines)), Failure("rejected", rejection_detail(response))
+                if status == 413 and len(lines) > 1:  # each event may be good, and only all together too large
+                    return self._deliver_halves(lines)
+                final, failure = is_final(status), self._transport.explain_response(status, headers, response)
+            if final:
+                return 0, failure
+            self._note_failure(failure)
             wait = min(wait * 2, 30.0)
             delay = _with_jitter(wait, retry_after(headers))
             with self._changed:
                 if time.monotonic() + delay > deadline or self._changed.wait_for(lambda: self._closed, delay):
-                    return 0, reason
+                    return 0, failure
 
-    def _deliver_halves(self, lines: list[bytes]) -> tuple[int, str]:
+    def _note_success(self) -> None:
+        """Remember that the exporter accepts events, and log if events were dropped meanwhile."""
+        with self._lock:
+            overflow, self._overflow = self._overflow, 0
+            failure, self._failure = self._failure, None
+        if overflow:
+            cause = "overflow" if failure is None else failure.cause
+            self._warn(Failure(cause, f"{overflow} events dropped: more were recorded than could be sent"))
+
+    def _note_failure(self, failure: Failure) -> None:
+        self._failure = failure
+        kept = f"cannot send events, the newest {self.capacity:,} are kept: "
+        self._warn(failure._replace(detail=kept + failure.detail))
+
+    def _deliver_halves(self, lines: list[bytes]) -> tuple[int, Failure]:
         half = len(lines) // 2
-        accepted, reason = self._deliver(lines[:half])
-        more_accepted, other_reason = self._deliver(lines[half:])
-        return accepted + more_accepted, reason if accepted < half else other_reason
-
-    def _attempt(self, body: bytes, key: str) -> tuple[int, Mapping[str, str], bytes]:
-        """Send one request; return status 0 and the error when there was no response."""
-        try:
-            return self._connection.post(self._path, body, "application/x-ndjson", key)
-        except FAILURES as error:
-            return 0, {}, repr(error).encode()
+        accepted, failure = self._deliver(lines[:half])
+        more_accepted, other_failure = self._deliver(lines[half:])
+        return accepted + more_accepted, failure if accepted < half else other_failure
 
 
 def _with_jitter(wait: float, retry_after: float | None) -> float:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exporter.client import failures
+from exporter.client.failures import Failure, Server, tls_context
 from exporter.errors import ExporterError
 
 FAILURES = (OSError, ValueError, http.client.HTTPException)
@@ -34,11 +36,13 @@ class Transport:
         Seconds one request may take.
     token_file
         A file with a bearer token.
+    ca_file
+        A file with the certificates to trust instead of the system's; it is read for every connection.
 
     Raises
     ------
     ExporterError
-        When the address or the token is not valid.
+        When the address, the token or the file with certificates is not valid.
 
     Attributes
     ----------
@@ -46,12 +50,19 @@ class Transport:
         The address without user and password, for messages.
     """
 
-    def __init__(self, url: str, timeout: float, token_file: str | os.PathLike[str] | None) -> None:
-        parts, self._port = _split(url)
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        token_file: str | os.PathLike[str] | None,
+        ca_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        parts, port = _split(url)
         is_local = parts.scheme == "unix"
-        self._host = parts.hostname or "localhost"
-        self._socket = urllib.parse.unquote(parts.path) if is_local else None
-        self._connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        port = port or (443 if parts.scheme == "https" else 80)
+        path = urllib.parse.unquote(parts.path) if is_local else None
+        self._server = Server(parts.scheme, parts.hostname or "localhost", port, path)
+        self._ca_file = ca_file
         self._timeout = timeout
         self._prefix = "" if is_local else parts.path.rstrip("/")
         self.display_url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
@@ -59,20 +70,28 @@ class Transport:
         if self._token_file is not None:
             self._check_token_file(self._token_file, parts)
         self._headers = _authorization(parts) if self._token_file is None else {}
+        if ca_file is not None:
+            try:
+                tls_context(ca_file)
+            except ValueError as error:
+                raise ExporterError(str(error)) from None
 
     def _check_token_file(self, token_file: Path, parts: urllib.parse.SplitResult) -> None:
         if parts.username is not None:
             raise ExporterError(f"{self.display_url}: expected a user in the address or a token_file, got both")
         try:
             _read_token(token_file)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise ExporterError(f"the exporter's token: {error}") from None
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the exporter, which opens with its first request."""
-        if self._socket is not None:
-            return _UnixConnection(self._socket, self._timeout)
-        return self._connection_class(self._host, self._port, timeout=self._timeout)
+        scheme, host, port, path = self._server
+        if path is not None:
+            return _UnixConnection(path, self._timeout)
+        if scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=tls_context(self._ca_file))
+        return http.client.HTTPConnection(host, port, timeout=self._timeout)
 
     def post(
         self, connection: http.client.HTTPConnection, path: str, body: bytes, content_type: str, key: str
@@ -85,6 +104,15 @@ class Transport:
         response = connection.getresponse()
         return response.status, dict(response.headers), response.read()
 
+    def explain_error(self, error: Exception) -> Failure:
+        """Explain one of `FAILURES`."""
+        return failures.explain_error(error, self._server, self._timeout)
+
+    def explain_response(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+        """Explain a response that is not the one for success."""
+        has_credentials = self._token_file is not None or bool(self._headers)
+        return failures.explain_response(status, headers, body, self._server, has_credentials)
+
     def send_feedback(self, body: bytes) -> dict[str, Any]:
         """Send a user's feedback, and return the exporter's response.
 
@@ -96,11 +124,15 @@ class Transport:
         try:
             with contextlib.closing(self.connect()) as connection:
                 key = new_idempotency_key()
-                status, _, response = self.post(connection, "/v1/feedback", body, "application/json", key)
+                status, headers, response = self.post(connection, "/v1/feedback", body, "application/json", key)
         except FAILURES as error:
-            raise ExporterError(f"{self.display_url}: feedback not delivered: {error!r}") from error
+            raise ExporterError(
+                f"{self.display_url}: feedback not delivered: {self.explain_error(error).detail}"
+            ) from error
         if status not in {200, 201}:
-            raise ExporterError(f"{self.display_url}: feedback refused: {error_detail(status, response)}")
+            raise ExporterError(
+                f"{self.display_url}: feedback refused: {self.explain_response(status, headers, response).detail}"
+            )
         try:
             result = json.loads(response)
         except ValueError:
@@ -188,7 +220,10 @@ def _authorization(parts: urllib.parse.SplitResult) -> dict[str, str]:
 
 def _read_token(file: Path) -> str:
     """Read the token in a file; the error for anything else does not show it."""
-    token = file.read_text(encoding="ascii", errors="replace").strip()
+    try:
+        token = file.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from None
     if not _TOKEN.fullmatch(token):
         raise ValueError(f"{file}: expected one bearer token and nothing else")
     return token
@@ -207,21 +242,9 @@ def accepted_count(response: bytes, sent: int) -> int:
         return sent
 
 
-def error_detail(status: int, response: bytes) -> str:
-    """Return the text of a problem document (RFC 9457); status 0 stands for a failure without a response."""
-    if not status:
-        return response.decode(errors="replace")
-    try:
-        problem = json.loads(response)
-        details = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
-        return "; ".join([f"{status} {problem['detail']}", *details])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return f"{status} {response[:200].decode(errors='replace')}".rstrip()
-
-
 def is_final(status: int) -> bool:
-    """Whether repeating the request would not help; status 0 stands for a failure without a response."""
-    return 0 < status < 500 and status not in _TRY_LATER
+    """Whether repeating the request would not help."""
+    return status < 500 and status not in _TRY_LATER
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

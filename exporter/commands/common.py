@@ -35,7 +35,7 @@ def set_help(parser: argparse.ArgumentParser, description: str, example: str, pa
 
 
 def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated: str | None = None) -> None:
-    """Add the options that hold the credentials for a server.
+    """Add the options that hold the credentials for a server, and the certificates to trust.
 
     Parameters
     ----------
@@ -50,7 +50,11 @@ def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated:
     parser.add_argument(
         "--user", default=os.environ.get(variable), metavar="NAME", help=f"user for basic authentication (${variable})"
     )
-    files = {"password-file": "file with the user's password", "bearer-token-file": "file with a bearer token"}
+    files = {
+        "password-file": "file with the user's password",
+        "bearer-token-file": "file with a bearer token",
+        "ca-file": "file with the certificates to trust instead of the system's, in PEM",
+    }
     for flag, text in files.items():
         variable = f"{server}_{flag.upper().replace('-', '_')}"
         parser.add_argument(f"--{flag}", default=os.environ.get(variable), metavar="FILE", help=f"{text} (${variable})")

@@ -108,7 +108,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _client(options: argparse.Namespace) -> Client:
     return Client(
-        options.url, "--url", authorization=lambda: authorization(options), timeout=TIMEOUT, retries=WHEN_BUSY
+        options.url,
+        "--url",
+        authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
+        timeout=TIMEOUT,
+        retries=WHEN_BUSY,
     )
 
 

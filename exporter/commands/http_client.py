@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
+from exporter.client.failures import Server, expects_tls, explain_tls_error, tls_context
 from exporter.commands.common import basic_authorization
 from exporter.errors import ExporterError
 
@@ -80,6 +82,8 @@ class Client:
         Returns the ``Authorization`` header, None for none; called for each request, so that a token may be renewed.
     user_in_url
         Whether the URL may hold a user and a password; they are used instead of ``authorization``.
+    ca_file
+        File with the certificates to trust instead of the system's.
     timeout
         Seconds that connecting may take, and each wait for data.
     retries
@@ -95,7 +99,7 @@ class Client:
     Raises
     ------
     ExporterError
-        When the URL is not valid.
+        When the URL or the file with certificates is not valid.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Client:
         example: str = "http://127.0.0.1:9877",
         user_in_url: bool = False,
         authorization: Callable[[], str | None] = lambda: None,
+        ca_file: str | None = None,
         timeout: float = 30.0,
         retries: urllib3.Retry = NO_RETRY,
         connections: int = 1,
@@ -121,10 +126,17 @@ class Client:
         self._retries = retries
         self._prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
         pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool, "unix": _UnixPool}
-        where = {"socket_path": urllib.parse.unquote(parts.path)} if parts.scheme == "unix" else {}
+        special: dict[str, Any] = {"socket_path": urllib.parse.unquote(parts.path)} if parts.scheme == "unix" else {}
+        if parts.scheme == "https" or ca_file:
+            try:
+                context = tls_context(ca_file, "--ca-file")
+            except ValueError as error:
+                raise ExporterError(str(error)) from None
+            special = {"ssl_context": context} if parts.scheme == "https" else special
         self._pool = pools[parts.scheme](
-            parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **where
+            parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **special
         )
+        self._server = Server(parts.scheme, self._pool.host, self._pool.port or 0)
 
     def __enter__(self) -> Client:
         return self
@@ -170,13 +182,16 @@ class Client:
         """
         header, response = self._authorization(), None
         options["headers"] = {**(headers or {}), **({"Authorization": header} if header else {})}
-        options |= {"retries": retries or self._retries, "redirect": False, "preload_content": False}
+        retries = retries or self._retries
+        if isinstance(retries, _RetryUntil):
+            retries.server = self._server
+        options |= {"retries": retries, "redirect": False, "preload_content": False}
         try:
             response = self._pool.request(method, self._prefix + path, body, **options)
             yield response
         except HTTPError as error:
             early = "" if response is None else "the response ended early; the server's log may say why: "
-            raise RequestError(self.url, early + _reason(error)) from None
+            raise RequestError(self.url, early + _reason(error, self._server)) from None
         finally:
             if response is not None:
                 response.close()
@@ -210,10 +225,11 @@ class _RetryUntil(urllib3.Retry):
 
     deadline = 0.0
     on_retry: Callable[[str], None]
+    server: Server
 
     def new(self, **changes: Any) -> _RetryUntil:
         following = super().new(**changes)
-        following.deadline, following.on_retry = self.deadline, self.on_retry
+        following.deadline, following.on_retry, following.server = self.deadline, self.on_retry, self.server
         return following
 
     def is_exhausted(self) -> bool:
@@ -222,7 +238,8 @@ class _RetryUntil(urllib3.Retry):
     def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
         last = self.history[-1]
         if last.status != 503:
-            self.on_retry(_reason(last.error) if last.error else Response(last.status or 0, b"").error_message())
+            response_error = Response(last.status or 0, b"").error_message()
+            self.on_retry(_reason(last.error, self.server) if last.error else response_error)
         super().sleep(response)
 
 
@@ -263,12 +280,16 @@ def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
     return parts
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, server: Server) -> str:
     """Return the cause of a failed request in one phrase, without the exceptions around it."""
     while inner := _cause(error):
         error = inner
     if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
         return "timed out"
+    if isinstance(error, ssl.SSLError):
+        return explain_tls_error(error, server, "--ca-file").detail
+    if failure := expects_tls(error, server):
+        return failure.detail
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -6,7 +6,6 @@ import datetime as dt
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.certificates import certificate
 from support.fake_exporter import Exporter, eventually, nobody
 from support.paths import ROOT
 from support.servers import Served, write_config
@@ -434,17 +434,13 @@ def test_invalid_url(url: str) -> None:
 
 def test_https(exporter: Exporter, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An https exporter is verified against the certificates that the system trusts."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
-    subprocess.run(["openssl", *request.split(), *names], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    exporter.server.socket = context.wrap_socket(exporter.server.socket, server_side=True)
-    url = exporter.url.replace("http:", "https:")
-    with monitoring(url) as monitor, pytest.raises(ExporterError, match="CERTIFICATE_VERIFY_FAILED"):
+    certificate(tmp_path, "server")
+    exporter.serve_tls(tmp_path / "server.crt", tmp_path / "server.key")
+    url = exporter.url
+    untrusted = r"not trusted \(self-signed certificate\): .*ca_file"
+    with monitoring(url) as monitor, pytest.raises(ExporterError, match=untrusted):
         monitor.feedback("r-17", "accepted")
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.crt"))
     with monitoring(url) as monitor:
         monitor.record()
         assert monitor.flush()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
+from support.certificates import certificate, openssl, signed_by
 from support.servers import Served, eventually, write_config
 
 from exporter.errors import ConfigError
@@ -35,26 +36,13 @@ def basic(user: str, password: str, scheme: str = "Basic") -> str:
     return f"{scheme} {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
-def openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
-def certificate(folder: Path, name: str, *more: str | Path) -> None:
-    """``NAME.crt`` and ``NAME.key``, signed by themselves unless ``more`` names an authority."""
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-    openssl("req", "-x509", *new, *names, *files, *more)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with keys and certificates, good ones and others."""
     folder = tmp_path_factory.mktemp("certificates")
     for name in ("server", "other", "authority"):
         certificate(folder, name)
-    signed = ["-CA", folder / "authority.crt", "-CAkey", folder / "authority.key"]
-    certificate(folder, "client", *signed, "-addext", "basicConstraints=critical,CA:FALSE")
+    certificate(folder, "client", *signed_by(folder, "authority"))
     locked = ["-aes128", "-passout", "pass:secret", "-out", folder / "locked.key"]
     openssl("ec", "-in", folder / "server.key", *locked)
     (folder / "text").write_text("neither key nor certificate\n")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Exporter:
@@ -68,6 +70,13 @@ class Exporter:
     def events(self, path: str = "/v1/predictions") -> list[dict]:
         """Everything that was accepted there."""
         return [e for r in list(self.requests) if r["answered"] and r["path"] == path for e in r["events"]]
+
+    def serve_tls(self, certificate: Path, key: Path) -> None:
+        """Expect TLS from now on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = self.url.replace("http:", "https:")
 
     def close(self) -> None:
         self.server.shutdown()

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 def compare_selected(args: argparse.Namespace, now: float) -> Comparison:
     """Compare what the options select, at the Unix time ``now``."""
     _check_periods(args)
-    prometheus = Prometheus(args.prometheus, lambda: authorization(args))
+    prometheus = Prometheus(args.prometheus, lambda: authorization(args), args.ca_file)
     model = args.model or _only_model(prometheus, now)
     if args.before_from is not None:
         after = args.after or versions(prometheus, model, now)[-1]

@@ -31,6 +31,8 @@ class Prometheus:
         Such as ``http://127.0.0.1:9090``; a path is a prefix.
     authorization
         Returns the ``Authorization`` header, None for none.
+    ca_file
+        File with the certificates to trust instead of the system's.
 
     Raises
     ------
@@ -38,8 +40,12 @@ class Prometheus:
         When the URL is not valid.
     """
 
-    def __init__(self, url: str, authorization: Callable[[], str | None] = lambda: None) -> None:
-        self._client = Client(url, "--prometheus", example=DEFAULT_URL, authorization=authorization, timeout=TIMEOUT)
+    def __init__(
+        self, url: str, authorization: Callable[[], str | None] = lambda: None, ca_file: str | None = None
+    ) -> None:
+        self._client = Client(
+            url, "--prometheus", example=DEFAULT_URL, authorization=authorization, ca_file=ca_file, timeout=TIMEOUT
+        )
 
     def query(self, text: str, at: float) -> list[Sample]:
         """Return the result of an instant query at a Unix time.

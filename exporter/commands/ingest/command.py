@@ -110,7 +110,7 @@ def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> 
     start = time.monotonic()
     if options.textfile and options.textfile.suffix != ".prom":
         raise BatchError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
-    gateway = Gateway(options.push, options.job) if options.push else None
+    gateway = Gateway(options.push, options.job, options.ca_file) if options.push else None
     monitors = _monitors(options)
     refused = Refused()
     with open_input(options.file, options.format) as source, Progress() as progress:
@@ -259,6 +259,7 @@ def _client(options: argparse.Namespace) -> Client:
         "--exporter",
         user_in_url=True,
         authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
         timeout=TIMEOUT,
     )
 

@@ -69,6 +69,8 @@ class Gateway:
         Its URL, with ``USER:PASSWORD@`` where it requires authentication.
     job
         The ``job`` label of what is pushed.
+    ca_file
+        File with the certificates to trust instead of the system's.
 
     Raises
     ------
@@ -76,12 +78,18 @@ class Gateway:
         When the URL is not valid.
     """
 
-    def __init__(self, url: str, job: str) -> None:
+    def __init__(self, url: str, job: str, ca_file: str | None = None) -> None:
         retries = Retry(
             RETRIES, allowed_methods=None, status_forcelist=range(500, 600), backoff_factor=1, raise_on_status=False
         )
         self._client = Client(
-            url, "--push", example="http://127.0.0.1:9091", user_in_url=True, timeout=TIMEOUT, retries=retries
+            url,
+            "--push",
+            example="http://127.0.0.1:9091",
+            user_in_url=True,
+            ca_file=ca_file,
+            timeout=TIMEOUT,
+            retries=retries,
         )
         self.url = self._client.url
         self._job = job

@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with a bearer token for the exporter",
     )
+    add(
+        "--exporter.ca-file",
+        dest="exporter_ca_file",
+        metavar="FILE",
+        help="file with certificates to trust for the exporter instead of the system's",
+    )
     add("--model", help="model of everything recorded; default: the one in the path")
     add("--version", help="version of everything recorded; default: the one in the path or response")
     add(
@@ -149,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
     if options.paths and not options.model:
         raise ExporterError("--record.path: needs a --model, which such paths do not name")
     to = upstream.parse(options.upstream, options.ca_file)
-    target = Transport(options.exporter, 5.0, options.token_file)
+    target = Transport(options.exporter, 5.0, options.token_file, options.exporter_ca_file)
     recorder = Recorder(target, options.model, options.version, options.paths, options.limit)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:

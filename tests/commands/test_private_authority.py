@@ -1,0 +1,105 @@
+"""Commands against servers whose certificate a private authority issued."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.certificates import certificate, listens, serve_tls, signed_by
+from support.servers import Served, eventually, free_port, write_config
+
+from exporter.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the certificates of an authority and of a server."""
+    folder = tmp_path_factory.mktemp("certificates")
+    certificate(folder, "authority")
+    certificate(folder, "server", *signed_by(folder, "authority"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Served]:
+    here = tmp_path_factory.mktemp("exporter")
+    write_config(here)
+    (here / "scores.csv").write_text("age,income,country\n41,2000,NL\n")
+    server = serve_tls(here, folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[int]:
+    """The port of a Prometheus with TLS."""
+    here = tmp_path_factory.mktemp("prometheus")
+    (here / "prometheus.yml").write_text("{}\n")
+    (here / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {folder / 'server.crt'}, key_file: {folder / 'server.key'}}}"
+    )
+    port = free_port()
+    flags = ["config.file=prometheus.yml", "web.config.file=web.yml", "storage.tsdb.path=tsdb"]
+    command = ["prometheus", *(f"--{flag.replace('=', f'={here}/')}" for flag in flags)]
+    command.append(f"--web.listen-address=127.0.0.1:{port}")
+    with (here / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        eventually(lambda: listens(port), 60)
+        yield port
+        process.terminate()
+
+
+def _errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    status = main(list(arguments))
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["dataset", "ingest"])
+def test_the_exporters_certificate(
+    exporter: Served,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """Without --ca-file the error names it; with it, or with its variable, the command works. http:// is told of."""
+    url = f"https://127.0.0.1:{exporter.port}"
+
+    def run(url: str, *more: str) -> tuple[int, str]:
+        if command == "dataset":
+            return _errors(capsys, "dataset", "list", f"--url={url}", *more)
+        file = str(exporter.folder / "scores.csv")
+        state = f"--state={tmp_path / url.partition(':')[0]}"
+        return _errors(capsys, "ingest", file, f"--exporter={url}", "--model=credit", "--give-up=1s", state, *more)
+
+    status, error = run(url)
+    assert status == 1
+    assert "the certificate is not trusted (" in error
+    assert "if a private authority issued it, set --ca-file to the authority's certificate" in error
+    status, error = run(exporter.url)
+    assert status == 1
+    assert f"the port expects TLS: use {url}" in error
+    status, error = run(url, "--ca-file=/none")
+    assert (status, error) == (1, "model-exporter: --ca-file: /none: cannot be read: No such file or directory\n")
+    assert run(url, f"--ca-file={folder / 'authority.crt'}")[0] == 0
+    monkeypatch.setenv("MODEL_EXPORTER_CA_FILE", str(folder / "authority.crt"))
+    assert run(url)[0] == 0
+
+
+def test_https_to_a_plain_port(shared: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """The URL that works is named."""
+    status, error = _errors(capsys, "dataset", "list", f"--url=https://127.0.0.1:{shared.port}")
+    assert status == 1
+    assert f"the port does not speak TLS: use http://127.0.0.1:{shared.port}" in error
+
+
+def test_prometheus_certificate(prometheus: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare` asks a Prometheus with TLS."""
+    url = f"--prometheus=https://127.0.0.1:{prometheus}"
+    status, error = _errors(capsys, "compare", url)
+    assert status == 1
+    assert "set --ca-file to the authority's certificate" in error
+    error = _errors(capsys, "compare", url, f"--ca-file={folder / 'authority.crt'}")[1]
+    assert error == "model-exporter: Prometheus has no model: is the exporter scraped?\n"
