@@ -278,8 +278,8 @@ def _check_distances(path: KeyPath, model: dict[str, Any]) -> None:
 def _check_windows(path: KeyPath, model: dict[str, Any]) -> None:
     for index, window in _entries(model, "windows"):
         key = (*path, "windows", index)
-        if isinstance(window, str):
-            seconds = _parse(parse_duration, window, key)
+        if isinstance(window, str) or type(window) is int:
+            seconds = _parse(parse_duration, str(window), key)
             if not SHORTEST_WINDOW <= seconds <= LONGEST_WINDOW:
                 _refuse(key, f"expected from 10s to 31d, got {preview(window)}")
         if window in model["windows"][:index]:
@@ -310,7 +310,7 @@ def _check_store(store: dict[str, Any]) -> None:
     }
     for key, check in checks.items():
         value = store.get(key)
-        if isinstance(value, str) or (key == "max_size" and type(value) is int):
+        if isinstance(value, str) or type(value) is int:
             _parse(check, str(value), ("store", key))
 
 

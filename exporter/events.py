@@ -214,7 +214,7 @@ class Decoder(Generic[_Event]):
                 return self._read(lambda one, _: one.decode(encoded), unknown)
             raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
-            path, detail, reason = explain(error, document, ("accepted", "corrected"))
+            path, detail, reason = explain(error, document, choices={"verdict": ("accepted", "corrected")})
             raise EventError(json_pointer(path), detail, reason) from None
 
     def _known(self, document: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,6 +37,7 @@ _KINDS = {
 }
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+_UNIT_WORDS = ("seconds", "minutes", "hours", "days", "weeks", "years")
 _BYTES = {f"{prefix}{unit}": base ** (power + 1)
           for power, prefix in enumerate("KMGT") for unit, base in (("iB", 1024), ("B", 1000))}  # fmt: skip
 
@@ -78,12 +80,17 @@ def any_of(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def closest(word: str, valid: Iterable[str]) -> str | None:
+    """Return the valid word that was probably meant; None if none is similar."""
+    close = difflib.get_close_matches(word, sorted(valid), n=1) if len(word) <= _LONGEST else []
+    return close[0] if close else None
+
+
 def suggestion(word: str, valid: Iterable[str]) -> str:
     """Return the valid word that was probably meant, or the valid words."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(word, valid, n=1) if len(word) <= _LONGEST else []
-    if close:
-        return f"did you mean {preview(close[0])}?"
+    if close := closest(word, valid):
+        return f"did you mean {preview(close)}?"
     return f"valid values: {', '.join(valid[:20])}" if valid else "there are none"
 
 
@@ -100,7 +107,7 @@ def parse_duration(text: str) -> float:
     """
     parts = re.findall(r"(\d+)([smhdwy])", text)
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
-        raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}")
+        raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}{_duration_hint(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
 
 
@@ -120,6 +127,17 @@ def parse_size(text: str) -> int:
     if not size:
         raise ValueError(f"expected a size such as 10GiB or 500MB, got {preview(text)}{_unit_hint(text)}")
     return size
+
+
+def _duration_hint(text: str) -> str:
+    """Return what is missing from a number without a unit, or what was meant by one with a word."""
+    parts = re.fullmatch(r"\s*(\d{1,9})\s*([a-z]*)\s*", text.lower())
+    if not parts or not int(parts[1]):
+        return ""
+    if not parts[2]:
+        return f"; add a unit: {any_of(preview(parts[1] + unit) for unit in 'smhd')}"
+    unit = next((unit for unit in _UNIT_WORDS if unit.startswith(parts[2])), "")
+    return f'; did you mean "{parts[1]}{unit[0]}"?' if unit else ""
 
 
 def _unit_hint(text: str) -> str:
@@ -144,7 +162,12 @@ def _value_at(document: Any, path: KeyPath) -> tuple[bool, Any]:
     return True, document
 
 
-def explain(error: msgspec.ValidationError, document: Any, valid: Sequence[str] = ()) -> tuple[KeyPath, str, str]:
+def explain(
+    error: msgspec.ValidationError,
+    document: Any,
+    valid: Sequence[str] = (),
+    choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> tuple[KeyPath, str, str]:
     """Explain what msgspec refused, for the author of the document.
 
     Parameters
@@ -154,7 +177,9 @@ def explain(error: msgspec.ValidationError, document: Any, valid: Sequence[str] 
     document
         The decoded document (plain dicts and lists), from which the invalid value is quoted.
     valid
-        Valid keys in place of an unknown one, or valid values of an enumeration.
+        Valid keys in place of an unknown one.
+    choices
+        Valid values by the key of an enumeration.
 
     Returns
     -------
@@ -182,7 +207,9 @@ def explain(error: msgspec.ValidationError, document: Any, valid: Sequence[str] 
         return path, f"expected {bound}{size}", "too_long" if match[1] == "<=" else "wrong_type"
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
         return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {float(match[3]):g}{got}", "out_of_range"
-    return path, _explain_type(text, value, got, valid), "wrong_type"
+    words = choices.get(str(path[-1])) if path else None
+    detail = f"expected {any_of(words)}{got}" if words else _explain_type(text, value, got)
+    return path, detail, "wrong_type"
 
 
 def _count_of(number: str, characters: bool) -> str:
@@ -190,11 +217,11 @@ def _count_of(number: str, characters: bool) -> str:
     return f"{number} {singular if number == '1' else plural}"
 
 
-def _explain_type(text: str, value: Any, got: str, valid: Sequence[str]) -> str:
+def _explain_type(text: str, value: Any, got: str) -> str:
     if match := re.fullmatch(r"Expected `([^`]*)`, got `[^`]*`", text):
-        return f"expected {_kind(match[1])}{got}"
-    if text.startswith("Invalid enum value"):
-        return f"is not a valid value; {suggestion(str(value), valid)}"
+        entry = preview(value)
+        hint = f"; for a single entry write [{entry}]" if match[1] == "array" and got and entry[-1] != "…" else ""
+        return f"expected {_kind(match[1])}{got}{hint if value is not None else ''}"
     if "RFC3339" in text or "timezone" in text:
         return f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}'
     return f"{text[:1].lower()}{text[1:]}{got}"

@@ -16,8 +16,6 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from msgspec import structs
-
 from exporter.errors import EventError, QueueFullError
 from exporter.server import wsgi
 from exporter.server.api.probes import Probes
@@ -26,7 +24,6 @@ from exporter.server.authorization import (
     CALLER,
     OPEN,
     SAFE,
-    SECURITY_HEADERS,
     cross_origin_error,
     scope_error,
 )
@@ -63,7 +60,6 @@ CROWDED_SECONDS = 0.005
 _OTHER = Route("Whatever Flask answers.", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
-_SECURITY = tuple(SECURITY_HEADERS.items())
 _ONE_ACCEPTED = {
     "type": "http.response.start",
     "status": ONE_ACCEPTED.status,
@@ -175,9 +171,9 @@ class Application:
         if route is _PREDICTIONS:
             return _refused(request, route) or await self._predictions(request, body)
         if route is _FEEDBACK:
-            return _refused(request, route) or _secured(await self._feedback(request, body))
+            return _refused(request, route) or await self._feedback(request, body)
         if request.path in OPEN and request.method in {"GET", "HEAD"}:
-            return _refused(request, route) or _secured(await self._probe(request))
+            return _refused(request, route) or await self._probe(request)
         environ = wsgi.environment(request, body)
         if request.caller:
             environ[CALLER] = request.caller
@@ -259,10 +255,6 @@ def _check_framing(request: Request) -> None:
 
 def _refused(request: Request, route: Route) -> Reply | None:
     return scope_error(request.caller, route.scope) if request.caller else None
-
-
-def _secured(reply: Reply) -> Reply:
-    return structs.replace(reply, headers=(*reply.headers, *_SECURITY))
 
 
 def _busy(error: QueueFullError, seconds: str = "1") -> Reply:

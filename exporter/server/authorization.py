@@ -9,12 +9,6 @@ from exporter.server.routes import ROUTES
 from exporter.server.tokens import USER, Caller
 from exporter.validation import preview
 
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
-    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # no-referrer would make browsers hide the Origin of our own forms
-}
 CALLER = "exporter.caller"
 """The key of the `Caller` in the WSGI environment of an authenticated request."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -21,13 +21,14 @@ from exporter.server.api import (
     ingest as api,
 )
 from exporter.server.application import Exporter
-from exporter.server.authorization import CALLER, SECURITY_HEADERS, cross_origin_error, scope, scope_error
+from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, review
 from exporter.server.problem import INTERNAL_ERROR, problem
+from exporter.server.routes import ROUTES
 from exporter.server.tokens import Caller
-from exporter.validation import any_of, preview
+from exporter.validation import any_of, closest, preview
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.url_map.merge_slashes = False  # no redirects, which would name the Host of the request
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     inbox = Inbox()
     ingest = ingest or Ingest(exporter)
@@ -78,11 +80,6 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         log.error("%s in %s:%s", type(error).__name__, frame.filename, frame.lineno, exc_info=True)
         return http_error(InternalServerError(INTERNAL_ERROR))
 
-    @app.after_request
-    def _secure(response: Response) -> Response:
-        response.headers.extend(SECURITY_HEADERS)
-        return response
-
     return app
 
 
@@ -90,7 +87,9 @@ def http_error(error: HTTPException) -> Response:
     """Return the problem for an HTTP error of Flask."""
     detail = error.description or ""
     if isinstance(error, NotFound) and detail == NotFound.description:
-        detail = f"there is no route {preview(request.path)}; /openapi.json lists all routes"
+        similar = similar_path(request.path)
+        hint = f"did you mean {preview(similar)}? " if similar else ""
+        detail = f"there is no route {preview(request.path)}; {hint}/openapi.json lists all routes"
     if isinstance(error, MethodNotAllowed):
         detail = (
             f"{preview(request.path)} takes {any_of(sorted(error.valid_methods or ()))}, not {preview(request.method)}"
@@ -100,3 +99,20 @@ def http_error(error: HTTPException) -> Response:
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value
     return response
+
+
+def similar_path(path: str) -> str | None:
+    """Return the path of a route that was probably meant by one that there is not.
+
+    >>> similar_path("/v1/prediction"), similar_path("/v1/correction/7"), similar_path("/nothing/like/it")
+    ('/v1/predictions', '/v1/corrections/7', None)
+    """
+    given = path.rstrip("/").split("/")
+    paths = set()
+    for route in ROUTES:
+        steps = route.partition(" ")[2].split("/")
+        if len(steps) == len(given) and steps[1] == given[1]:
+            paths.add("/".join(own if "<" in step else step for step, own in zip(steps, given, strict=True)))
+        elif "<" not in route:
+            paths.add("/".join(steps))
+    return closest(path, paths - {path})

@@ -17,7 +17,7 @@ from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
 from exporter.server.idempotency import IdempotencyCache, check_key
-from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, problem
+from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, json_reply, problem
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview
@@ -29,7 +29,7 @@ MAX_BODY = 16 * 2**20
 MAX_FEEDBACK = 1000
 """Feedback objects in one request. They are on disk before the response, and other requests wait meanwhile."""
 _RETRY = (("Retry-After", "1"),)
-ONE_ACCEPTED = Reply(202, b'{"accepted":1,"rejected":[]}')
+ONE_ACCEPTED = json_reply(202, {"accepted": 1, "rejected": []})
 
 
 class _FeedbackRequest(NamedTuple):
@@ -220,13 +220,13 @@ class Ingest:
         self._exporter.telemetry.events.labels("feedback").inc(new)
         status = 201 if new else 200
         if not request.many:
-            return Reply(status, msgspec.json.encode(_feedback_document(results[0])))
+            return json_reply(status, _feedback_document(results[0]))
         document = {
             "accepted": len(results),
             "rejected": _rejected_document(request.rejected),
             "feedback": [_feedback_document(result) for result in results],
         }
-        return Reply(status, msgspec.json.encode(document))
+        return json_reply(status, document)
 
     def events(self, body: bytes, key: str | None) -> Reply:
         """Count the business events in a body (``POST /v1/events``)."""
@@ -288,7 +288,7 @@ def _accepted(
         document["ids"] = [event.id for event in events]
     if warnings:
         document["warnings"] = warnings
-    return Reply(status, msgspec.json.encode(document))
+    return json_reply(status, document)
 
 
 def _rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, Any]]:

@@ -36,6 +36,16 @@ class Reply(msgspec.Struct, frozen=True):
         return Response(self.body, self.status, list(self.headers), content_type=self.content_type)
 
 
+def json_reply(
+    status: int,
+    document: object,
+    headers: tuple[tuple[str, str], ...] = (),
+    content_type: str = "application/json",
+) -> Reply:
+    """Return a response of JSON, with a line end for people who read it in a terminal."""
+    return Reply(status, msgspec.json.encode(document) + b"\n", headers, content_type)
+
+
 def problem(
     status: int,
     detail: str,
@@ -47,7 +57,7 @@ def problem(
     document: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
     if errors is not None:
         document["errors"] = list(errors)
-    return Reply(status, msgspec.json.encode(document), headers, CONTENT_TYPE)
+    return json_reply(status, document, headers, CONTENT_TYPE)
 
 
 def event_problem(error: EventError, status: int = 400) -> Reply:

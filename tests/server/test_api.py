@@ -411,7 +411,11 @@ def test_unknown_routes_and_methods_name_the_valid_ones(shared: Served) -> None:
     missing, wrong = shared.get("/v1/prediction"), ask(f"{shared.url}/v1/predictions", method="DELETE")
     assert (missing.status, wrong.status) == (404, 405)
     assert set(wrong.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
-    assert missing.json["detail"] == 'there is no route "/v1/prediction"; /openapi.json lists all routes'
+    assert missing.json["detail"] == (
+        'there is no route "/v1/prediction"; did you mean "/v1/predictions"? /openapi.json lists all routes'
+    )
+    nothing = shared.get("/nothing/like/it").json["detail"]
+    assert nothing == 'there is no route "/nothing/like/it"; /openapi.json lists all routes'
     assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
 
 
@@ -484,6 +488,23 @@ def test_metrics_have_two_formats_and_can_be_compressed_and_filtered(shared: Ser
     assert "# TYPE model_attempts counter" in openmetrics.text
     names = {line.split("{")[0] for line in shared.get("/metrics?name[]=model_info").text.splitlines()[2:]}
     assert names == {"model_info"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/corrections", "/v1/dataset/releases", "/openapi.json", "/nothing", "/review?a=b"]
+)
+def test_json_ends_with_a_line_end(shared: Served, path: str) -> None:
+    """In a terminal, the prompt after curl is on a line of its own."""
+    assert shared.get(path).text.endswith(("}\n", "</html>\n"))
+
+
+def test_answers_to_a_post_end_with_a_line_end(shared: Served) -> None:
+    """The same for what is accepted and for what is refused."""
+    for body in ({"model": "credit"}, [{"model": "credit"}] * 2, {"model": "nobody"}, b"no"):
+        assert shared.post("/v1/predictions", body).text.endswith("}\n")
+    feedback = {"prediction_id": "line-end", "verdict": "accepted"}
+    for document in (feedback, [feedback], {"verdict": "none"}):
+        assert shared.post("/v1/feedback", document).text.endswith("}\n")
 
 
 def test_unknown_routes_and_methods_are_problems(shared: Served) -> None:

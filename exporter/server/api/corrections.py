@@ -16,7 +16,7 @@ from exporter.server.api.ingest import idempotency_key
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
-from exporter.server.problem import Reply, event_problem, problem
+from exporter.server.problem import Reply, event_problem, json_reply, problem
 from exporter.storage.corrections import STATUSES, correction_history, find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_samples import Draw, sample_for_review
@@ -117,7 +117,7 @@ class CorrectionsApi:
         def reply() -> Reply:
             store, redact = self._exporter.store, self._exporter.snapshot
             count = sample_for_review(store, draw, sample.count, reviewer, redact)
-            return Reply(201, msgspec.json.encode({"drawn": count}))
+            return json_reply(201, {"drawn": count})
 
         return self._idempotency.once("samples", idempotency_key(), reply).flask()
 
@@ -146,7 +146,7 @@ def _event_error(error: EventError) -> Response:
 
 
 def _json(document: Any) -> Response:
-    return Reply(200, msgspec.json.encode(document)).flask()
+    return json_reply(200, document).flask()
 
 
 def _not_found(correction_id: int) -> Response:
@@ -171,7 +171,7 @@ def _convert(struct: type[Any], document: Any) -> Any:
     try:
         return msgspec.convert(document, struct)
     except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, (*STATUSES, *struct.__struct_fields__))
+        path, detail, reason = explain(error, document, struct.__struct_fields__, {"status": STATUSES})
         raise EventError(json_pointer(path), detail, reason) from None
 
 

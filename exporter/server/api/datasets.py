@@ -16,7 +16,7 @@ from exporter.errors import EventError, StoreError
 from exporter.events import check_model
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
-from exporter.server.problem import Reply, event_problem, problem
+from exporter.server.problem import event_problem, json_reply, problem
 from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
@@ -64,8 +64,8 @@ class DatasetApi:
             same = {"name": "other examples", "content": "the same examples"}[result.conflict]
             detail = f"there already is a release {result.row['name']} of {same}, and releases do not change"
             return problem(409, detail, release=document).flask()
-        location = ("Location", f"{request.base_url}/{document['id']}")
-        return Reply(201 if result.new else 200, msgspec.json.encode(document), (location,)).flask()
+        location = ("Location", f"{request.path}/{document['id']}")
+        return json_reply(201 if result.new else 200, document, (location,)).flask()
 
     def list_releases(self) -> Response:
         """``GET /v1/dataset/releases``: a page of the releases."""
@@ -81,7 +81,7 @@ class DatasetApi:
             arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
             next_url = f"{request.base_url}?{arguments}"
         documents = [release.release_document(row) for row in rows[:limit]]
-        return Reply(200, msgspec.json.encode({"releases": documents, "next": next_url})).flask()
+        return json_reply(200, {"releases": documents, "next": next_url}).flask()
 
     def download(self, key: str) -> Response:
         """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
@@ -93,7 +93,7 @@ class DatasetApi:
             return problem(404, f"there is no release {preview(key)}").flask()
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
-            return Reply(200, msgspec.json.encode(release.release_document(row)), (("Vary", "Accept"),)).flask()
+            return json_reply(200, release.release_document(row), (("Vary", "Accept"),)).flask()
         if form.name != "jsonl":
             pages = release.frozen_pages(self._exporter.store, row)
             return self._write(form, pages, row["model"], row["name"])

@@ -8,7 +8,7 @@ from exporter.errors import EventError
 from exporter.server.application import Exporter
 from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.notifications import Inbox
-from exporter.server.problem import Reply, event_problem
+from exporter.server.problem import Reply, event_problem, json_reply
 
 
 def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
@@ -41,7 +41,7 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
             return event_problem(error)
         for alert in alerts:
             exporter.telemetry.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()
-        return Reply(200, b"{}")
+        return json_reply(200, {})
 
     return routes
 

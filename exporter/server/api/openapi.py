@@ -14,7 +14,7 @@ from flask import Blueprint, Response
 
 from exporter.server import problem as problems
 from exporter.server.api.schemas import Problem
-from exporter.server.problem import Reply
+from exporter.server.problem import Reply, json_reply
 from exporter.server.routes import JSON, ROUTES, Route
 from exporter.server.tokens import USER
 
@@ -33,14 +33,14 @@ def blueprint() -> Blueprint:
 
     @routes.get("/openapi.json")
     def openapi() -> Response:
-        return Reply(200, _encoded()).flask()
+        return _reply().flask()
 
     return routes
 
 
 @functools.cache
-def _encoded() -> bytes:
-    return msgspec.json.encode(document())
+def _reply() -> Reply:
+    return json_reply(200, document())
 
 
 def document() -> dict[str, Any]:

@@ -68,7 +68,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             nan=math.nan,
         )
 
-    @routes.get("/runbooks/")
+    @routes.get("/runbooks/", strict_slashes=False)
     def runbooks() -> str:
         return render_template("runbook.html", name="Runbooks", text=_html(_contents()))
 
