@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.commands.addresses import address
-from exporter.commands.common import set_help
+from exporter.commands.common import Parser, set_help
 from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
 
@@ -127,7 +127,7 @@ def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
 
     The module of a command is only imported when it is among them: it may need what a server does not have.
     """
-    parser = argparse.ArgumentParser(prog="model-exporter")
+    parser = Parser(prog="model-exporter")
     set_help(
         parser,
         "Prometheus exporter for machine-learning models: monitoring of their inputs, predictions and corrections.",

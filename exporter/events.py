@@ -88,6 +88,12 @@ class BusinessEvent(msgspec.Struct, gc=False):
     value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
 
 
+_NAMES: dict[type[msgspec.Struct], tuple[str, ...]] = {
+    Prediction: ("id", "version"),
+    Feedback: ("prediction_id", "version"),
+    BusinessEvent: ("version",),
+}
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # the last two end lines in some viewers of logs
 MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
 _SCANNER = json.JSONDecoder(parse_int=parse_integer)
@@ -182,6 +188,7 @@ class Decoder(Generic[_Event]):
                 if view and view[0] not in b"{n":
                     detail = f"expected an object with one member for each feature, got {_kind(bytes(view[:1]))}"
                     raise EventError("/inputs", detail, "wrong_type")
+        check_names(events)
         self._check(events)
 
     def _decode_one_by_one(
@@ -309,6 +316,23 @@ def _finite_or_text(key: str, value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if key == "label" and math.isnan(value) else json.dumps(value)  # NaN is pandas' missing label
+
+
+def check_names(events: Sequence[msgspec.Struct]) -> None:
+    """Raise an error for an identifier or version with a control character, which would garble logs and terminals.
+
+    Raises
+    ------
+    EventError
+        At the first one.
+    """
+    names = _NAMES[type(events[0])] if events else ()
+    for event in events:
+        for name in names:
+            value = getattr(event, name)
+            if value and not value.isprintable() and _CONTROL.search(value):
+                detail = f"expected no control characters, got {json.dumps(value[:60])}"
+                raise EventError(f"/{name}", detail, "wrong_type")
 
 
 def check_model(models: Collection[str], model: str | None) -> None:

@@ -308,6 +308,23 @@ def test_feedback_names_its_possible_verdicts():
     assert refusal({"comment": "x" * 10_001}, FEEDBACK)[::2] == ("/comment", "too_long")
 
 
+@pytest.mark.parametrize("text", ["3\n", "\0", "\x1b[31mred", "a\x7f", "a\x9b", "a\u2028b"])
+def test_identifiers_and_versions_have_no_control_characters(text):
+    """They would garble logs, terminals and metrics; the message escapes them."""
+    shown = f"expected no control characters, got {json.dumps(text)}"
+    assert refusal({"model": "digits", "id": text}) == ("/id", shown, "wrong_type")
+    assert refusal({"model": "digits", "version": text}) == ("/version", shown, "wrong_type")
+    assert refusal({"prediction_id": text, "verdict": "accepted"}, FEEDBACK)[:2] == ("/prediction_id", shown)
+    assert refusal({"model": "digits", "event": "orders", "version": text}, EVENTS)[:2] == ("/version", shown)
+
+
+def test_identifiers_and_versions_of_any_language():
+    """Every other character is accepted, invisible ones of scripts and emoji included."""
+    for text in ("版本 3", "a\u00a0b", "\u200bx", "👩\u200d🔬", "\ue000", "v1.0+build/7"):
+        good, rejected = PREDICTIONS.decode(json.dumps({"model": "digits", "id": text, "version": text}).encode())
+        assert (len(good), rejected) == (1, [])
+
+
 def test_business_values_are_finite_and_not_negative():
     """A value is 1 by default, never negative, never infinite."""
     (event,), _ = EVENTS.decode(b'{"event": "orders", "model": "digits"}')

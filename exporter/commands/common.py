@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import difflib
 import functools
 import os
 import re
@@ -12,8 +13,9 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from exporter.errors import ExporterError
 
@@ -25,6 +27,31 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return super()._fill_text(text if "\n" in text else textwrap.fill(text, width), width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors name the command, option or value that was probably meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown options here, where the options of the command are known."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            hint = _did_you_mean(word, self._option_string_actions if word.startswith("-") else ())
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _did_you_mean(str(value), map(str, action.choices or ()))
+            raise
+
+
+def _did_you_mean(word: str, valid: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word[:100], list(valid), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def set_help(parser: argparse.ArgumentParser, description: str, example: str, page: str) -> None:

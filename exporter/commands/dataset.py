@@ -24,6 +24,8 @@ TIMEOUT = 600.0
 """Seconds to wait for a response: a release of many examples is made before it is answered."""
 MAX_REPORTED = 20
 """Tasks that are named when they are not accepted."""
+_SUFFIXES = {f".{form.suffix}": form.name for form in FORMATS.values() if form.suffix != "json"}
+"""Formats by the ending of a file; JSON is also what any program may call its JSON lines."""
 _OUTCOMES = {
     "accepted": "accepted",
     "unchanged": "unchanged",
@@ -64,12 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     set_help(
         export,
         "Write a release, or all accepted corrections of a model, to a file.",
-        "model-exporter dataset export 2026-11 -o corrections.parquet --format=parquet",
+        "model-exporter dataset export 2026-11 -o corrections.parquet",
         "docs/dataset.md",
     )
     export.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
     export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
-    export.add_argument("--format", default="jsonl", choices=tuple(FORMATS), help="format of the file (%(default)s)")
+    export.add_argument(
+        "--format", choices=tuple(FORMATS), help="format of the file; default: that of its ending, or jsonl"
+    )
     export.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
         export.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: only corrections {text}")
@@ -164,14 +168,15 @@ def _export(options: argparse.Namespace) -> int:
     filters = {name: value for name, value in filters.items() if value is not None}
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise ExporterError("dataset export: expected RELEASE, or --model NAME and its filters")
+    name = options.format or _SUFFIXES.get(options.output.suffix.lower(), "jsonl")
     with _client(options) as client:
         if options.release:
             path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
             release = _request(client, "GET", path, Accept="application/json")
-            sha256 = release["sha256"] if options.format == "jsonl" else None
-            size = _download(client, f"{path}?format={options.format}", options.output, sha256)
+            sha256 = release["sha256"] if name == "jsonl" else None
+            size = _download(client, f"{path}?format={name}", options.output, sha256)
         else:
-            query = urlencode({**filters, "format": options.format})
+            query = urlencode({**filters, "format": name})
             size = _download(client, f"/v1/dataset?{query}", options.output, None)
     print(f"{size} bytes written to {options.output}")
     return 0

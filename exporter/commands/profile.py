@@ -16,6 +16,7 @@ from exporter.profiles.builder import Options, build
 from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
 from exporter.profiles.readers.base import Source
+from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
 from exporter.validation import any_of, parse_duration, suggestion
@@ -24,7 +25,13 @@ from exporter.validation import any_of, parse_duration, suggestion
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("training_file", nargs="?", type=Path, metavar="TRAINING_FILE", help="CSV, Parquet, NPZ or JSON lines")
+    add(
+        "training_file",
+        nargs="?",
+        type=Path,
+        metavar="TRAINING_FILE",
+        help="CSV, Parquet, NPZ or JSON lines, also as .gz",
+    )
     add(
         "-o",
         "--output",
@@ -81,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
     output = options.output or (Path(f"{source.name}.json") if options.from_store else None)
-    output = output or options.training_file.with_suffix(".json")
+    output = output or without_gz(options.training_file).with_suffix(".json")
     save(profile, output)
     _print_features(profile, source.remarks)
     if "timestamp" in profile.inputs.values() and not build_options.time_column:

@@ -15,7 +15,7 @@ from exporter.datasets.examples import Pages
 from exporter.datasets.formats import FIELDS, OTHER, Columns, Format
 
 _fields = operator.attrgetter(*FIELDS)
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n]").match
+_FORMULA = re.compile(r"'*[=+\-@＝＋－＠\t\r\n]").match  # Excel reads the full-width ones, too
 
 
 def csv_cell(value: Any) -> Any:
@@ -23,11 +23,11 @@ def csv_cell(value: Any) -> Any:
 
     Text that a spreadsheet would read as a formula gets an apostrophe before it, and so does text that starts with
     apostrophes and then looks like a formula. To restore it, remove one apostrophe from text that starts with one or
-    more of them followed by ``=``, ``+``, ``-``, ``@``, a tab or a line end. Numbers stay numbers; nested values become
-    JSON text.
+    more of them followed by ``=``, ``+``, ``-``, ``@`` or one of their full-width forms, a tab or a line end. Numbers
+    stay numbers; nested values become JSON text.
 
-    >>> [csv_cell(value) for value in ("=1+1", "'=1", "-", -1, True, None, [1, 2], "it's")]
-    ["'=1+1", "''=1", "'-", -1, 'true', None, '[1,2]', "it's"]
+    >>> [csv_cell(value) for value in ("=1+1", "'=1", "＝1", "-", -1, True, None, [1, 2], "it's")]
+    ["'=1+1", "''=1", "'＝1", "'-", -1, 'true', None, '[1,2]', "it's"]
     """
     if isinstance(value, str):
         return f"'{value}" if _FORMULA(value) else value

@@ -46,7 +46,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # no redirects, which would name the Host of the request
-    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = app.jinja_env.keep_trailing_newline = True
     inbox = Inbox()
     ingest = ingest or Ingest(exporter)
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))

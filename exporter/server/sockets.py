@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if bound is not None:
             bound.close()
-        raise StackError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        hint = "; stop what listens there ('make down' if 'make up' started it), or choose another address"
+        taken = hint if error.errno == errno.EADDRINUSE else ""
+        raise StackError(f"cannot listen on {host}:{port}: {error.strerror}{taken}") from None
     return bound
 
 

@@ -57,6 +57,32 @@ def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
     assert anchor is None or anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("serv", "did you mean serve?"),
+        ("dataset exprt", "did you mean export?"),
+        ("serve --config-file=exporter.yml", "did you mean --config.file?"),
+        ("serve --web.listen-adress :1", "did you mean --web.listen-address?"),
+        ("serve --log.level=warning", "did you mean warn?"),
+    ],
+)
+def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command, option or value that is close to a valid one; all of an exit status of 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"; {hint}\n")
+
+
+def test_errors_without_a_similar_word_suggest_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is better than a wrong suggestion."""
+    for line in ("xyzzy", "serve --frobnicate", "serve exporter.yml"):
+        with pytest.raises(SystemExit):
+            main(line.split())
+        assert "did you mean" not in capsys.readouterr().err
+
+
 def completions(script: str, *arguments: str) -> set[str]:
     """What bash offers for the last of the words."""
     line = " ".join(map(shlex.quote, arguments))

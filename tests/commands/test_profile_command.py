@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import csv, parquet
 from support.rows import training
 from support.servers import Served, eventually, write_config
 
@@ -285,3 +288,37 @@ def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, de
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512_SPR")
     disable_slow_avx512(path)
     assert os.environ["NPY_DISABLE_CPU_FEATURES"] == "AVX512_SPR"
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl", "npz"])
+def test_compressed_files_have_the_same_profile(tmp_path, ending, capsys):
+    """A file with .gz is read as the one in it, and the profile is named as if it were not compressed."""
+    table = pa.table({"age": [float(n % 50) for n in range(300)], "country": ["NL", "DE", "FR"] * 100})
+    plain = tmp_path / f"loans.{ending}"
+    if ending == "csv":
+        csv.write_csv(table, plain)
+    elif ending == "parquet":
+        parquet.write_table(table, plain)
+    elif ending == "jsonl":
+        plain.write_text("\n".join(map(json.dumps, table.to_pylist())))
+    else:
+        np.savez(plain, **{name: np.array(table[name].to_pylist()) for name in table.column_names})
+    assert main(["profile", str(plain)]) == 0
+    expected = (tmp_path / "loans.json").read_bytes()
+    (tmp_path / "loans.json").unlink()
+    compressed = tmp_path / f"loans.{ending}.gz"
+    compressed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert main(["profile", str(compressed)]) == 0
+    profile, from_plain = json.loads((tmp_path / "loans.json").read_text()), json.loads(expected)
+    assert {**profile, "created": 0, "hash": 0} == {**from_plain, "created": 0, "hash": 0}
+    assert "300 rows profiled" in capsys.readouterr().out
+
+
+def test_incomplete_compressed_files_are_named(tmp_path, capsys):
+    """A broken or unknown compressed file is an error with its name, and no profile is written."""
+    (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"age\n1\n" * 1000)[:30])
+    (tmp_path / "table.xls.gz").write_bytes(gzip.compress(b"x"))
+    for name, message in (("half.csv.gz", "is not complete gzip: "), ("table.xls.gz", "expected a file that ends in ")):
+        assert main(["profile", str(tmp_path / name)]) == 1
+        assert f"{name}: {message}" in capsys.readouterr().err
+    assert list(tmp_path.glob("*.json")) == []

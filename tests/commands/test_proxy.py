@@ -363,6 +363,77 @@ def test_requests_and_responses_are_unchanged(proxied: Start) -> None:
     )
 
 
+def forwarded(proxied: Start, *parts: bytes) -> tuple[bytes, list[bytes]]:
+    """Send the parts of a request in turn; return the request line and the headers that the model server gets."""
+    seen: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        seen.append(head_of(connection))
+        if b"chunked" in seen[-1]:
+            seen[-1] += until(connection, b"0\r\n\r\n")
+        answer(connection)
+
+    proxy = proxied(script)
+    with proxy.connect() as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.1)
+        until(connection, b"ok")
+    line, *fields = seen[0].partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert b"evil" not in seen[0]
+    return line, fields
+
+
+@pytest.mark.parametrize("name", [b"Host", b"Authorization", b"X-Forwarded-For", b"X-Request-Id", b"X-Own"])
+@pytest.mark.parametrize("together", [True, False])
+def test_trailers_are_not_forwarded(proxied: Start, name: bytes, together: bool) -> None:
+    """No field after the body becomes a header or a trailer of the forwarded request."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    trailer = b"0\r\n%b: evil\r\n\r\n" % name
+    _, fields = forwarded(proxied, *([head + trailer] if together else [head, trailer]))
+    assert b"Host: a" in fields
+
+
+def test_headers_with_underscores_do_not_replace_those_with_hyphens(proxied: Start) -> None:
+    """WSGI servers take one for the other; a header with a name of its own still passes."""
+    _, fields = forwarded(
+        proxied,
+        b"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: evil\r\nX-Forwarded_Prefix: evil\r\nx_request_id: evil\r\n"
+        b"Content_Length: evil\r\nTransfer_Encoding: evil\r\nX_User: evil\r\nX-User: ada\r\nX_Own: 1\r\n\r\n",
+    )
+    assert b"X-User: ada" in fields
+    assert b"X_Own: 1" in fields
+    assert b"X-Forwarded-For: 127.0.0.1" in fields
+
+
+def test_connection_cannot_remove_what_an_earlier_proxy_set(proxied: Start) -> None:
+    """X-Forwarded-* and the like pass even if Connection names them."""
+    kept = [b"X-Forwarded-Proto: https", b"X-Forwarded-Host: public", b"X-Forwarded-Port: 443", b"Forwarded: for=a"]
+    names = b", ".join(field.partition(b":")[0] for field in kept)
+    _, fields = forwarded(
+        proxied, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: X-Hop, %b\r\nX-Hop: evil\r\n%b\r\n\r\n"
+        % (names, b"\r\n".join([*kept, b"X-Forwarded-For: 10.0.0.9"]))
+    )  # fmt: skip
+    assert set(kept) < set(fields)
+    assert b"X-Forwarded-For: 10.0.0.9, 127.0.0.1" in fields
+
+
+@pytest.mark.parametrize(
+    ("target", "line", "host"),
+    [
+        (b"http://models.example:81/a?b", b"GET /a?b HTTP/1.1", b"models.example:81"),
+        (b"HTTP://user:secret@models.example", b"GET / HTTP/1.1", b"models.example"),
+        (b"http://[::1]:80?b", b"GET /?b HTTP/1.1", b"[::1]:80"),
+        (b"/a?u=http://evi.l/", b"GET /a?u=http://evi.l/ HTTP/1.1", b"a"),
+    ],
+)
+def test_the_host_of_a_url_replaces_the_header(proxied: Start, target: bytes, line: bytes, host: bytes) -> None:
+    """RFC 9112, section 3.2.2: both names could otherwise lead to different rules."""
+    got, fields = forwarded(proxied, b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+    assert got == line
+    assert fields.count(b"Host: " + host) == fields.count(b"X-Forwarded-Host: " + host) == 1
+
+
 def test_the_model_servers_request_id_takes_precedence(proxied: Start) -> None:
     """An identifier is made where none or an invalid one came; one from the model server replaces it."""
 

@@ -191,6 +191,7 @@ def test_a_busy_port_is_an_error_before_the_start(
     assert f"{title} needs 127.0.0.1:{running.ports[name]}" in failed.stderr
     assert f"(process {running.pids()[name]}:" in failed.stderr
     assert f"--{name}-address HOST:PORT" in failed.stderr
+    assert "make down" in failed.stderr
     assert not (other.directory / "stack.json").exists()
     assert not (other.directory / "logs").exists()
 

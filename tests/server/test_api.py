@@ -642,6 +642,7 @@ def test_a_port_in_use_is_reported(shared: Served, tmp_path: Path) -> None:
     second.launch()
     assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
+    assert "make down" in second.log.read_text()
     assert "Traceback" not in second.log.read_text()
 
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
 import json
 import os
-import shutil
 import stat
 import sys
-import tempfile
-import zlib
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
 from exporter.errors import BatchError
+from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
 from exporter.validation import any_of
 
 FORMATS = ("csv", "parquet", "npz", "jsonl", "predictions")
 """The last is JSON lines of predictions as ``POST /v1/predictions`` accepts them."""
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_GZIP = b"\x1f\x8b"
 
 
 class Input(NamedTuple):
@@ -83,8 +79,7 @@ def open_input(name: str, kind: str | None) -> Iterator[Input]:
     with stream:
         with contextlib.suppress(OSError):  # not every file system has locks
             _lock(stream, name)
-        compressed = stream.peek(2)[:2] == _GZIP
-        with _plain_file(stream, name) if compressed else contextlib.nullcontext(file) as path:
+        with _plain_file(stream, name) if is_gzip(stream) else contextlib.nullcontext(file) as path:
             yield Input(path, name, _detect_predictions(path, kind), file)
         after = file.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
@@ -93,8 +88,7 @@ def open_input(name: str, kind: str | None) -> Iterator[Input]:
 
 
 def _kind_of_name(file: Path) -> str:
-    plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
-    kind = _SUFFIXES.get(plain.suffix.lower())
+    kind = _SUFFIXES.get(without_gz(file).suffix.lower())
     if kind is None:
         raise BatchError(f"{file}: expected a file that ends in {any_of(_SUFFIXES)}, or --format to say what it is")
     return kind
@@ -127,20 +121,12 @@ def _lock(stream: BufferedReader, name: str) -> None:
 @contextlib.contextmanager
 def _plain_file(stream: BufferedReader, where: str) -> Iterator[Path]:
     """Copy a stream, decompressed if it is gzip, to a temporary file that never outlives the process."""
-    with tempfile.TemporaryFile() as copy:
-        try:
-            if stream.peek(2)[:2] == _GZIP:
-                with gzip.GzipFile(fileobj=stream) as decompressed:
-                    shutil.copyfileobj(decompressed, copy, 2**20)
-            else:
-                shutil.copyfileobj(stream, copy, 2**20)
-            copy.flush()
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BatchError(f"{where}: is not complete gzip: {error}") from None
-        except OSError as error:
-            folder = f"{tempfile.gettempdir()} (TMPDIR sets another folder)"
-            raise BatchError(f"{where}: cannot be copied to {folder}: {error.strerror or error}") from None
-        yield Path(f"/proc/self/fd/{copy.fileno()}")
+    try:
+        copy = plain_copy(stream)
+    except (ValueError, OSError) as error:
+        raise BatchError(f"{where}: {error}") from None
+    with copy:
+        yield path_of(copy)
 
 
 def _detect_predictions(path: Path, kind: str) -> str:

@@ -25,7 +25,9 @@ _HOP_BY_HOP = frozenset(
 )
 _SET_IN_REQUESTS = frozenset(("expect", "host", "via", "x-forwarded-for", "x-request-id"))
 _SET_IN_RESPONSES = frozenset(("x-request-id",))
-_END_TO_END = frozenset(("content-length", "host", "x-request-id"))  # even where Connection names them
+_END_TO_END = re.compile("content-length|forwarded|host|x-forwarded-.*|x-real-ip|x-request-id")
+"""Headers that are passed on even where Connection names them: a client must not remove what a proxy before it set."""
+_AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]+)", re.IGNORECASE)
 _IDENTIFIER = re.compile(r"[!-~]{1,120}")  # shorter than the exporter's limit, because rows add their number
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -50,15 +52,17 @@ def for_upstream(request: web.BaseRequest, name: str, host: str | None) -> CIMul
         The ``Host`` to send in place of the client's.
     """
     given = request.headers
-    headers = _passed_on(request.raw_headers, given, _SET_IN_REQUESTS)
-    if host or "Host" in given:
-        headers["Host"] = host or given["Host"]
+    headers = _passed_on(_unambiguous(request), given, _SET_IN_REQUESTS)
+    url = _AUTHORITY.match(request.raw_path)
+    asked = url[1] if url else given.get("Host")  # RFC 9112, section 3.2.2: that of a URL replaces the header
+    if host or asked:
+        headers["Host"] = host or asked or ""
     headers["X-Request-Id"] = name
     if request.remote:
         headers["X-Forwarded-For"] = ", ".join([*given.getall("X-Forwarded-For", []), request.remote])
     headers.setdefault("X-Forwarded-Proto", "http")
-    if "Host" in given:
-        headers.setdefault("X-Forwarded-Host", given["Host"])
+    if asked:
+        headers.setdefault("X-Forwarded-Host", asked)
     headers["Via"] = ", ".join([*given.getall("Via", []), f"1.1 {PSEUDONYM}"])
     return headers
 
@@ -70,10 +74,23 @@ def for_client(raw: RawHeaders, headers: MultiMapping[str], name: str) -> CIMult
     return passed
 
 
+def _unambiguous(request: web.BaseRequest) -> RawHeaders:
+    """Return the headers without those whose underscores some servers take for hyphens, where that name has a meaning.
+
+    WSGI and CGI do not tell ``X_Forwarded_For`` from ``X-Forwarded-For``.
+    """
+    for name, value in request.raw_headers:
+        if b"_" in name:
+            twin = name.decode().lower().replace("_", "-")
+            if twin in _HOP_BY_HOP | _SET_IN_REQUESTS or twin in request.headers or _END_TO_END.fullmatch(twin):
+                continue
+        yield name, value
+
+
 def _passed_on(raw: RawHeaders, headers: MultiMapping[str], replaced: frozenset[str]) -> CIMultiDict[str]:
     """Return the headers that are not for one connection alone, spelled and ordered as they came."""
     named = {part.strip().lower() for value in headers.getall("Connection", []) for part in value.split(",")}
-    dropped = _HOP_BY_HOP | replaced | (named - _END_TO_END)
+    dropped = _HOP_BY_HOP | replaced | {name for name in named if not _END_TO_END.fullmatch(name)}
     return CIMultiDict((_text(name), _text(value)) for name, value in raw if name.decode().lower() not in dropped)
 
 

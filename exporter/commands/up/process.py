@@ -85,7 +85,8 @@ def require_free(program: Program) -> None:
                 ) from None
             raise StackError(
                 f"{program.title} needs {program.address}, but {_listener(port)}; "
-                f"stop it, or set another address with {program.option} HOST:PORT"
+                "stop it ('make down' in its checkout if 'make up' started it), "
+                f"or set another address with {program.option} HOST:PORT"
             ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import weakref
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 from exporter.errors import ProfileError
 from exporter.features.lenient_json import parse_integer, sanitize
 from exporter.profiles.readers.base import Batch, ColumnarFile, Source, to_columns
+from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
 from exporter.profiles.readers.csv_cells import CsvColumn
 from exporter.profiles.readers.npz import Npz
 from exporter.profiles.readers.parquet import Parquet, as_arrays, check_unique_names
@@ -34,7 +36,7 @@ _MALFORMED = (
 
 
 class FileSource(Source):
-    """A CSV, Parquet, NPZ or JSON lines file.
+    """A CSV, Parquet, NPZ or JSON lines file, plain or compressed with gzip.
 
     Parameters
     ----------
@@ -68,21 +70,35 @@ class FileSource(Source):
         where: str | None = None,
         others: str | None = None,
     ) -> None:
-        self.where, self.name, self.remarks = where or str(path), path.stem, {}
+        plain = without_gz(path)
+        self.where, self.name, self.remarks = where or str(path), plain.stem, {}
         self._path = path
-        self._kind = kind or path.suffix[1:].lower()
+        self._kind = kind or plain.suffix[1:].lower()
         self.reads_columns = self._kind in _TABLES
         reader = _READERS.get(f".{self._kind}")
         if reader is None:
-            raise ProfileError(f"{path}: expected a file that ends in {any_of(_READERS)}")
+            raise ProfileError(f"{path}: expected a file that ends in {any_of(_READERS)}, and then perhaps in .gz")
         if not path.is_file():
             raise ProfileError(f"{path}: cannot be read: there is no such file")
+        self._decompress()
         self._types = types or {}
         self._others = others
         self._block = block
         self._read = reader
         self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
         self._cells: dict[str, CsvColumn] | None = None
+
+    def _decompress(self) -> None:
+        """Read a compressed file from a decompressed copy, which lasts as long as this source."""
+        try:
+            with self._path.open("rb") as stream:
+                if not is_gzip(stream):
+                    return
+                copy = plain_copy(stream)
+        except (ValueError, OSError) as error:
+            raise ProfileError(f"{self.where}: {getattr(error, 'strerror', None) or error}") from None
+        weakref.finalize(self, copy.close)
+        self._path = path_of(copy)
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """See `Source.batches`."""

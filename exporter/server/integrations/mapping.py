@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.events import Prediction, RejectedEvent
+from exporter.events import Prediction, RejectedEvent, check_names
 from exporter.features.image import are_numbers
 from exporter.features.lenient_json import sanitize
 from exporter.server.integrations.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
@@ -109,14 +110,18 @@ def to_predictions(model: ConfiguredModel, pair: PayloadPair) -> tuple[list[Pred
 
 def validate(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[RejectedEvent]]:
     """Validate predictions as strictly as those sent to ``POST /v1/predictions``."""
-    try:
-        return msgspec.convert(documents, list[Prediction]), []
-    except msgspec.ValidationError:
-        pass
+    with contextlib.suppress(msgspec.ValidationError, EventError):
+        predictions = msgspec.convert(documents, list[Prediction])
+        check_names(predictions)
+        return predictions, []
     accepted, rejected = [], []
     for index, document in enumerate(documents):
         try:
-            accepted.append(msgspec.convert(document, Prediction))
+            prediction = msgspec.convert(document, Prediction)
+            check_names([prediction])
+            accepted.append(prediction)
+        except EventError as error:
+            rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document)
             rejected.append(RejectedEvent(index, json_pointer(path), detail, reason))
