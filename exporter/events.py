@@ -88,11 +88,6 @@ class BusinessEvent(msgspec.Struct, gc=False):
     value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
 
 
-_NAMES: dict[type[msgspec.Struct], tuple[str, ...]] = {
-    Prediction: ("id", "version"),
-    Feedback: ("prediction_id", "version"),
-    BusinessEvent: ("version",),
-}
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # the last two end lines in some viewers of logs
 MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
@@ -129,6 +124,7 @@ class Decoder(Generic[_Event]):
         self._kind = kind
         self._check = check
         self._has_inputs = "inputs" in kind.__struct_fields__
+        self._names = [name for name in ("id", "prediction_id", "version") if name in kind.__struct_fields__]
         strict = kind.__struct_config__.forbid_unknown_fields
         self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
@@ -188,7 +184,7 @@ class Decoder(Generic[_Event]):
                 if view and view[0] not in b"{n":
                     detail = f"expected an object with one member for each feature, got {_kind(bytes(view[:1]))}"
                     raise EventError("/inputs", detail, "wrong_type")
-        check_names(events)
+        check_names(events, self._names)
         self._check(events)
 
     def _decode_one_by_one(
@@ -318,15 +314,21 @@ def _finite_or_text(key: str, value: Any) -> Any:
     return None if key == "label" and math.isnan(value) else json.dumps(value)  # NaN is pandas' missing label
 
 
-def check_names(events: Sequence[msgspec.Struct]) -> None:
-    """Raise an error for an identifier or version with a control character, which would garble logs and terminals.
+def check_names(events: Sequence[msgspec.Struct], names: Sequence[str] = ("id", "version")) -> None:
+    """Raise an error for a name with a control character, which would garble logs and terminals.
+
+    Parameters
+    ----------
+    events
+        Decoded events.
+    names
+        Members to check: strings or None.
 
     Raises
     ------
     EventError
         At the first one.
     """
-    names = _NAMES[type(events[0])] if events else ()
     for event in events:
         for name in names:
             value = getattr(event, name)
