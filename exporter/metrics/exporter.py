@@ -43,7 +43,7 @@ class ExporterMetrics:
         )
         self.quarantined_files = Gauge(
             f"{prefix}store_damaged_files",
-            "Damaged databases that were set aside and still exist.",
+            "Damaged databases and write-ahead logs that were set aside and still exist.",
             registry=registry,
         )
         self.store_errors = Counter(f"{prefix}store_errors", "Failed reads and writes of the store.", registry=registry)

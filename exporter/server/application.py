@@ -114,6 +114,12 @@ class Exporter:
         """Whether the threads of the queue and of the store run."""
         return self.pipeline.alive and self.store.alive
 
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should look into although events are accepted and stored."""
+        damaged = "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing"
+        return [damaged] * bool(self.store.damaged)
+
     def metrics(self, accept: str, names: Collection[str]) -> tuple[bytes, str]:
         """Return the exposition; see `Exposition.render`.
 

@@ -27,6 +27,7 @@ _PRAGMAS = {
     "journal_size_limit": 64 * 2**20,
     "wal_autocheckpoint": 4000,  # pages: those of an index change often, and a checkpoint copies each once
 }
+_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _WRITER_LOCK = 0x6D6F64656C  # the exporters' advisory lock: calls take it alone, groups of predictions share it
 
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -182,6 +183,12 @@ def is_unavailable(error: BaseException) -> bool:
     if error.connection_invalidated or _state(error.orig) == "55P03":  # lock_not_available
         return True
     return _state(error.orig) is None and any(kind.__name__ == "OperationalError" for kind in type(error.orig).__mro__)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite found its file damaged."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE_CODES
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -20,7 +20,8 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback
 from exporter.storage.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
-from exporter.storage.engine import error_message, is_shared, open_engine, shown_url
+from exporter.storage.database_file import DatabaseLock, database_path
+from exporter.storage.engine import error_message, is_damage, is_shared, open_engine, shown_url
 from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
 from exporter.storage.migrations import migrate
@@ -73,7 +74,11 @@ class Store:
         self._on_counted = on_counted
         self._on_failure = on_failure
         self._config = config
+        self._damage: str | None = None
+        path = database_path(config)
+        self._lock: DatabaseLock | None = None
         try:
+            self._lock = DatabaseLock(path) if path else None
             quarantine(config)
             migrate(config)
             self._engine = open_engine(config)
@@ -83,9 +88,12 @@ class Store:
             with self._engine.begin() as connection:
                 unjoined = UnjoinedFeedback(connection, redact)
             self._recorder = FeedbackRecorder(unjoined, redact)
-            self._writer = Writer(self._engine, Retention(config), unjoined, self._on_commit, on_failure)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {error_message(error)}") from None
+            self._writer = Writer(self._engine, Retention(config), unjoined, self._on_commit, self._failed)
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, sa.exc.SQLAlchemyError | OSError):
+                raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {error_message(error)}") from None
+            raise
 
     def add(self, rows: Rows) -> int:
         """Queue predictions for the next commit.
@@ -160,7 +168,7 @@ class Store:
                     connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            self._on_failure()
+            self._failed(error)
             raise StoreError(error_message(error)) from None
 
     def _connect(self) -> sa.Connection:
@@ -185,8 +193,13 @@ class Store:
         return self._writer.alive
 
     @property
+    def fault(self) -> str | None:
+        """What is wrong with the file of an SQLite database, so that nothing is stored until somebody acts."""
+        return self._writer.fault or self._damage
+
+    @property
     def damaged(self) -> int:
-        """The number of damaged databases beside the one in use."""
+        """The number of damaged databases and write-ahead logs beside the database in use."""
         return count_damaged(self._config)
 
     @property
@@ -205,7 +218,19 @@ class Store:
         """Write what waits, within ``timeout`` seconds, and stop; return whether everything was written."""
         self._writer.close(timeout)
         self._engine.dispose()
+        self._unlock()
         return not self.waiting
+
+    def _unlock(self) -> None:
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+    def _failed(self, error: Exception) -> None:
+        self._on_failure()
+        if self._damage is None and is_damage(error):
+            self._damage = f"the database is damaged: {error_message(error)}"
+            log.error("%s: restart the exporter, which sets a damaged file aside", self._damage)
 
     def _on_commit(self, counted: Iterable[CountedFeedback]) -> None:
         self._backlog.invalidate()

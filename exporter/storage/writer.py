@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
+from exporter.storage.database_file import DatabaseFile
 from exporter.storage.engine import (
     error_message,
     is_retryable,
@@ -34,6 +37,8 @@ GATHER_SECONDS = 0.2
 """How long a group may take to fill: fewer commits cost the disk less."""
 IDLE_SECONDS = 60.0
 """How long the writer sleeps while there is nothing to do."""
+FILE_SECONDS = 5.0
+"""How often the file of an SQLite database is checked while nothing is written."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may delay the counting of events."""
 
@@ -76,7 +81,7 @@ class Writer:
     on_commit
         Called after each commit of calls, and of predictions for which feedback waited, with the feedback that counts.
     on_failure
-        Called at each failed write.
+        Called with the error of each failed write.
 
     Attributes
     ----------
@@ -90,7 +95,7 @@ class Writer:
         retention: Retention,
         unjoined: UnjoinedFeedback,
         on_commit: Callable[[Iterable[CountedFeedback]], None],
-        on_failure: Callable[[], None],
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self._engine = engine
         self._retention = retention
@@ -104,9 +109,10 @@ class Writer:
         self._pending_calls = 0
         self._uncertain: _Group | None = None
         self._added_since_sweep = 0
-        self._retry_at = self._pause = self._sweep_at = 0.0
+        self._retry_at = self._pause = self._sweep_at = self._check_at = 0.0
         # For PostgreSQL each transaction takes a connection from the pool, which replaces lost ones.
         self._connection = None if is_shared(engine) else engine.connect()
+        self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -114,6 +120,11 @@ class Writer:
     def alive(self) -> bool:
         """Whether the thread lives."""
         return self._thread.is_alive()
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is written until somebody acts; None where the file of an SQLite database is in order."""
+        return self._file.fault if self._file else None
 
     @property
     def waiting(self) -> int:
@@ -163,15 +174,15 @@ class Writer:
         while not (self._closing and not self._jobs and (self._failing or not self._buffer.rows)):
             try:
                 self._step()
-            except Exception:  # without this thread nothing is ever written again
-                self._on_failure()
+            except Exception as error:  # without this thread nothing is ever written again
+                self._on_failure(error)
                 log.exception("the store's writer continues after an error")
                 time.sleep(0.5)
 
     def _step(self) -> None:
         with self._wake:
             now = time.monotonic()
-            until = min(self._sweep_at, self._retry_at if self._buffer.rows else now + IDLE_SECONDS)
+            until = min(self._sweep_at, self._check_at, self._retry_at if self._buffer.rows else now + IDLE_SECONDS)
             self._wake.wait_for(self._has_work, max(until - now, 0.0))
             if self._has_work() and not self._is_urgent():
                 self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
@@ -185,15 +196,32 @@ class Writer:
             else:
                 self._pause = min(2 * self._pause or 0.5, 10.0)
                 self._retry_at = now + self._pause
+        self._check_file(now)
         if now >= self._sweep_at:
             self._sweep_at = now + (0.0 if self._sweep() else self._retention.pause)
+
+    def _check_file(self, now: float) -> None:
+        """Check the file from time to time: metrics and readiness must tell of a fault without any traffic."""
+        if now < self._check_at:
+            return
+        self._check_at = now + FILE_SECONDS if self._file else math.inf
+        before = self.fault
+        try:
+            with self._transaction():
+                pass
+        except Exception as error:
+            if self.fault != before:
+                self._log(error, "nothing can be stored")
+            else:
+                self._on_failure(error)
 
     def _has_work(self) -> bool:
         return bool(self._jobs or self._closing or (self._buffer.rows and time.monotonic() >= self._retry_at))
 
     def _log(self, error: Exception, what: str) -> None:
-        self._on_failure()
-        log.error("%s: %s", what, error_message(error), exc_info=not isinstance(error, sa.exc.SQLAlchemyError))
+        self._on_failure(error)
+        expected = isinstance(error, sa.exc.SQLAlchemyError | StoreError)
+        log.error("%s: %s", what, error_message(error), exc_info=not expected)
 
     def _is_urgent(self) -> bool:
         return bool(self._jobs) or self._buffer.rows >= GROUP or self._closing
@@ -253,6 +281,8 @@ class Writer:
                 yield connection
         else:
             with self._connection.begin():
+                if self._file:
+                    self._file.check(self._connection)
                 yield self._connection
 
     def _write_group(self) -> bool:

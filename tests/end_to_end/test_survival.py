@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -96,9 +98,8 @@ def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Cal
 
 
 def test_an_unclosed_database_is_kept(tmp_path: Path) -> None:
-    """After kill -9 the file and its log are used as they are, and so is an empty file."""
+    """After kill -9 the file and its log are used as they are."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
-    (tmp_path / "store.db").touch()
     server = Served(tmp_path).start()
     try:
         assert server.post("/v1/feedback", FEEDBACK).status == 201
@@ -109,6 +110,188 @@ def test_an_unclosed_database_is_kept(tmp_path: Path) -> None:
         assert server.samples(DAMAGED) == {DAMAGED: 0}
     finally:
         server.stop()
+
+
+def _killed_with_feedback(folder: Path, number: int = 10) -> Served:
+    """Return an exporter that was killed after this number of commits of feedback, all of them in its log."""
+    write_config(folder, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    server = Served(folder).start()
+    for count in range(number):
+        feedback = {"model": "credit", "prediction": "yes", "verdict": "corrected", "label": f"no-{count}"}
+        assert server.post("/v1/feedback", feedback).status == 201
+    server.stop(signal.SIGKILL)
+    return server
+
+
+def _labels(server: Served) -> set[str]:
+    return {row["label"] for row in server.get("/v1/corrections?limit=100").json["corrections"]}
+
+
+@pytest.mark.parametrize("part", ["header", "frame"])
+def test_a_damaged_write_ahead_log_is_reported(tmp_path: Path, part: str) -> None:
+    """What SQLite cannot read of its log is copied, logged and counted; the transactions before it are kept."""
+    server = _killed_with_feedback(tmp_path)
+    log = tmp_path / "store.db-wal"
+    data = bytearray(log.read_bytes())
+    start = 0 if part == "header" else len(data) * 3 // 4
+    data[start : start + 64] = os.urandom(64)
+    log.write_bytes(data)
+    server.start()
+    try:
+        (aside,) = tmp_path.glob("store.db.damaged-*-wal")
+        assert aside.read_bytes() == data
+        text = server.log.read_text()
+        assert "transactions cannot be read" in text
+        assert str(aside) in text
+        assert server.samples(DAMAGED) == {DAMAGED: 1}
+        assert "warning: a damaged database" in server.get("/-/ready").text
+        kept = _labels(server)
+        assert kept == {f"no-{count}" for count in range(len(kept))}
+        assert len(kept) < 10
+        if part == "frame":
+            assert kept
+        aside.unlink()
+        assert server.get("/-/ready").text == "model-exporter is ready.\n"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("rest", ["nothing", "log"])
+def test_an_empty_database_is_reported(tmp_path: Path, rest: str) -> None:
+    """A file of zero bytes, or a log without its file, is set aside with its log, which SQLite would delete."""
+    server = _killed_with_feedback(tmp_path)
+    path, log = tmp_path / "store.db", tmp_path / "store.db-wal"
+    data = log.read_bytes()
+    if rest == "nothing":
+        os.truncate(path, 0)
+    else:
+        path.unlink()
+    server.start()
+    try:
+        (aside,) = tmp_path.glob("store.db.damaged-*-wal")
+        assert aside.read_bytes() == data
+        expected = "the file is empty" if rest == "nothing" else "the file is gone, and its write-ahead log is"
+        assert expected in server.log.read_text()
+        assert server.samples(DAMAGED) == {DAMAGED: 1}
+        assert "warning: a damaged database" in server.get("/-/ready").text
+        assert server.post("/v1/feedback", FEEDBACK).status == 201
+    finally:
+        server.stop()
+
+
+def _delete_folder(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+def _move_folder(data: Path) -> None:
+    data.rename(data.with_name("moved"))
+
+
+def _replace_file(data: Path) -> None:
+    shutil.copy(data / "store.db", data / "copy")
+    (data / "copy").rename(data / "store.db")
+
+
+def _empty_file(data: Path) -> None:
+    os.truncate(data / "store.db", 0)
+
+
+def _halve_file(data: Path) -> None:
+    os.truncate(data / "store.db", (data / "store.db").stat().st_size // 8192 * 4096)
+
+
+def _delete_log(data: Path) -> None:
+    (data / "store.db-wal").unlink()
+
+
+def _overwrite_log(data: Path) -> None:
+    with (data / "store.db-wal").open("r+b") as log:
+        log.write(os.urandom(4096))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_delete_folder, "was deleted"),
+        (_move_folder, "was deleted"),
+        (_replace_file, "was replaced by another file"),
+        (_empty_file, "was cut to 0 bytes"),
+        (_halve_file, "was cut to"),
+        (_delete_log, "-wal was deleted"),
+        (_overwrite_log, "-wal was overwritten or cut"),
+    ],
+)
+def test_a_database_that_is_deleted_or_cut_is_no_longer_used(
+    tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    """Without any traffic it is logged, counted and not ready; feedback is refused with the reason."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///data/store.db"}})
+    server = Served(tmp_path).start()
+    failures = "model_exporter_store_errors_total"
+    try:
+        assert server.post("/v1/feedback", FEEDBACK).status == 201
+        spoil(tmp_path / "data")
+        eventually(lambda: server.get("/-/ready").status == 503, 30)
+        assert reason in server.log.read_text()
+        before = server.samples(failures)[failures]
+        assert before
+        eventually(lambda: server.samples(failures)[failures] > before, 30)
+        refused = server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "p-2"})
+        assert refused.status == 503
+        assert reason in refused.json["detail"]
+        assert "Traceback" not in server.log.read_text()
+        if spoil is _move_folder:
+            (tmp_path / "moved").rename(tmp_path / "data")
+            eventually(lambda: server.get("/-/ready").status == 200, 30)
+            assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "p-2"}).status == 201
+    finally:
+        server.stop()
+
+
+def test_other_programs_may_use_the_database(tmp_path: Path) -> None:
+    """A checkpoint and VACUUM of another program are no faults."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    server = Served(tmp_path).start()
+    try:
+        events = [{**PREDICTION, "id": f"p-{number}", "inputs": {"age": "x" * 1000}} for number in range(3000)]
+        assert server.post("/v1/predictions", events).status == 202
+        with contextlib.closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+            eventually(lambda: other.execute("SELECT count(*) FROM predictions").fetchone() == (3000,))
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            size = (tmp_path / "store.db").stat().st_size
+            assert server.post("/v1/feedback", FEEDBACK).status == 201
+            other.execute("DELETE FROM predictions")
+            for number in range(3):
+                other.execute("VACUUM")
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": f"q-{number}"}).status == 201
+            assert (tmp_path / "store.db").stat().st_size < size
+        assert server.get("/-/ready").status == 200
+        assert server.samples("model_exporter_store_errors_total") == {"model_exporter_store_errors_total": 0}
+    finally:
+        server.stop()
+
+
+def test_a_second_exporter_on_the_same_file_does_not_start(tmp_path: Path) -> None:
+    """It names the file and the process that uses it; the first goes on, and the lock ends with a killed process."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
+    (tmp_path / "second").mkdir()
+    write_config(tmp_path / "second", {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/link.db"}})
+    first, second = Served(tmp_path).start(), Served(tmp_path / "second")
+    try:
+        second.launch()
+        assert second.process.wait(60) == 1
+        assert f"{tmp_path}/store.db is in use by another exporter, process {first.process.pid}" in (
+            second.log.read_text()
+        )
+        assert first.post("/v1/feedback", FEEDBACK).status == 201
+        first.stop(signal.SIGKILL)
+        second.start()
+        assert second.post("/v1/feedback", FEEDBACK).status == 200
+    finally:
+        first.stop()
+        second.stop()
 
 
 def test_the_damage_check_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,10 +47,14 @@ class Probes:
         return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
 
     def ready(self) -> Reply:
-        """Return whether events are accepted (``GET /-/ready``)."""
-        if self._exporter.ready:
-            return _text("model-exporter is ready.\n")
-        return _text("model-exporter is stopping.\n", 503)
+        """Return whether events are accepted (``GET /-/ready``); a ready exporter may have warnings."""
+        if not self._exporter.ready:
+            return _text("model-exporter is stopping.\n", 503)
+        if self._exporter.store.fault:  # the log has it; a probe may be open to everyone
+            return _text(
+                "model-exporter cannot store anything: see its log for what is wrong with its database.\n", 503
+            )
+        return _text("".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in self._exporter.warnings)]))
 
 
 def takes_gzip(encodings: str) -> bool:
