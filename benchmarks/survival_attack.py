@@ -1,7 +1,5 @@
 """Attack an exporter from 300 connections in ten ways at once, and measure what its other clients notice.
 
-Usage: survival_attack.py [MINUTES]
-
 The attackers run in a process of low priority, because they would run on other machines. Meanwhile Prometheus scrapes
 each second, a probe asks ``/-/healthy`` on new connections, and a user corrects predictions. The run fails if one of
 them gets no good answer or waits a second, if the exporter takes more memory than `MEMORY`, if its log has a
@@ -10,6 +8,7 @@ traceback, if a route answers with an undocumented 5xx, or if an acknowledged co
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import contextlib
@@ -210,12 +209,12 @@ class Attackers:
         self._context.check_hostname = False
         self._context.verify_mode = ssl.CERT_NONE
 
-    async def run(self, seconds: float) -> None:
-        """Attack."""
+    async def run(self, seconds: float, only: str) -> None:
+        """Attack in all ways whose names have ``only``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for name, attack in ATTACKS.items():
-                    for _ in range(attack.connections):
+                    for _ in range(attack.connections if only in name else 0):
                         group.create_task(self._again(name, attack))
 
     async def _again(self, name: str, attack: Attack) -> None:
@@ -263,13 +262,13 @@ class Attackers:
                     self.answers[name][part[:3].decode("latin-1")] += 1
 
 
-def attack(port: int, seconds: float, results: Connection) -> None:
+def attack(port: int, seconds: float, only: str, results: Connection) -> None:
     """Attack from a process of low priority."""
     os.nice(15)
     logging.disable()  # asyncio logs each write to a connection that the exporter has closed
     bomb_image()
     attackers = Attackers(port)
-    asyncio.run(attackers.run(seconds))
+    asyncio.run(attackers.run(seconds, only))
     results.send((attackers.opened, attackers.answers))
 
 
@@ -397,7 +396,11 @@ def quantile(waits: list[float], share: float) -> float:
 
 def main() -> None:
     """Run the attack and print what the others noticed."""
-    seconds = 60 * (float(sys.argv[1]) if len(sys.argv) > 1 else MINUTES)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--only", default="", help="the ways to attack whose names have this")
+    options = parser.parse_args()
+    seconds = 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = serve(folder)
@@ -405,7 +408,9 @@ def main() -> None:
         context.check_hostname = False
         process = psutil.Process(server.process.pid)
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        attackers = multiprocessing.get_context("spawn").Process(target=attack, args=(server.port, seconds, sender))
+        attackers = multiprocessing.get_context("spawn").Process(
+            target=attack, args=(server.port, seconds, options.only, sender)
+        )
         attackers.start()
         user = Corrections()
         clients = {
