@@ -57,6 +57,8 @@ LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 CROWDED_SECONDS = 0.005
 """Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
+REFUSAL_SECONDS = 0.1
+"""Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
 _OTHER = Route("Whatever Flask answers.", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
@@ -151,6 +153,7 @@ class Application:
             # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
             caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization), request.client)
         if caller is None:
+            await asyncio.sleep(REFUSAL_SECONDS)
             raise RequestError(problem(401, web.wanted, headers=web.challenges))
         request.caller = caller
         set_client(request.client, caller.name)

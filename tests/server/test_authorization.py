@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from support.servers import Answer, Served, ask, eventually, write_config
 
 from exporter.server import authorization as access
 from exporter.server.application import Exporter
+from exporter.server.asgi import REFUSAL_SECONDS
 from exporter.server.flask_app import create_app
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import SCOPES, USER
@@ -114,6 +116,17 @@ def test_a_401_names_the_ways_to_authenticate(server: Served) -> None:
     challenges = answer.headers.get_all("WWW-Authenticate")  # type: ignore[attr-defined]
     assert challenges == ['Basic realm="model-exporter"', 'Bearer realm="model-exporter"']
     assert answer.json["detail"] == "a user with a password or a bearer token is required"
+
+
+def test_a_flood_without_credentials_is_answered_slowly(server: Served) -> None:
+    """Requests behind one another on a connection wait a moment each for their 401."""
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+        received = b""
+        while received.count(b"HTTP/1.1 401 ") < 5:
+            received += connection.recv(65536)
+    assert time.monotonic() - started >= 5 * REFUSAL_SECONDS
 
 
 def test_every_route_that_changes_something_has_a_scope(tmp_path: Path) -> None:
