@@ -40,6 +40,9 @@ _Code = Annotated[int, msgspec.Meta(ge=100, le=599)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] | int | float | bool | None
 
+FIRST_YEAR, LAST_YEAR = 1678, 2261
+"""Years of an event's time: those that pandas and Arrow can hold as nanoseconds, in every time zone."""
+
 NO_VERSION = "unknown"
 """The version of an event without one."""
 
@@ -127,6 +130,7 @@ class Decoder(Generic[_Event]):
         self._names = [name for name in ("id", "prediction_id", "version") if name in kind.__struct_fields__]
         strict = kind.__struct_config__.forbid_unknown_fields
         self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
+        self._has_time = "time" in kind.__struct_fields__
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         refusing: Any = msgspec.defstruct(kind.__name__, [], bases=(kind,), forbid_unknown_fields=True, gc=False)
@@ -185,6 +189,8 @@ class Decoder(Generic[_Event]):
                     detail = f"expected an object with one member for each feature, got {_kind(bytes(view[:1]))}"
                     raise EventError("/inputs", detail, "wrong_type")
         check_names(events, self._names)
+        if self._has_time:
+            check_times(events)
         self._check(events)
 
     def _decode_one_by_one(
@@ -335,6 +341,21 @@ def check_names(events: Sequence[msgspec.Struct], names: Sequence[str] = ("id", 
             if value and not value.isprintable() and _CONTROL.search(value):
                 detail = f"expected no control characters, got {json.dumps(value[:60])}"
                 raise EventError(f"/{name}", detail, "wrong_type")
+
+
+def check_times(events: Iterable[Any]) -> None:
+    """Raise an error for a time that other programs cannot represent.
+
+    Raises
+    ------
+    EventError
+        At the first one whose year is not from `FIRST_YEAR` to `LAST_YEAR`.
+    """
+    for event in events:
+        time: datetime | None = event.time
+        if time is not None and not FIRST_YEAR <= time.year <= LAST_YEAR:
+            detail = f"expected a year from {FIRST_YEAR} to {LAST_YEAR}, got {preview(time.isoformat())}"
+            raise EventError("/time", detail, "out_of_range")
 
 
 def check_model(models: Collection[str], model: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,7 +12,9 @@ import msgspec
 from exporter.features.lenient_json import lenient_inputs
 from exporter.storage import Store
 from exporter.storage.accepted_examples import Selection, accepted_examples
-from exporter.storage.corrections import decode_label, rfc3339
+from exporter.storage.correction_document import decode_label, rfc3339
+
+log = logging.getLogger(__name__)
 
 PAGE = 500
 """Examples that are read at a time, at most."""
@@ -59,7 +62,7 @@ def stored_pages(store: Store, selection: Selection, redacted: frozenset[str]) -
     store
         The store.
     selection
-        Which corrections.
+        Which corrections; those whose label cannot be read are left out.
     redacted
         Inputs that are left out: they may have been stored when less was redacted.
     """
@@ -80,18 +83,24 @@ def _page(store: Store, selection: Selection, redacted: frozenset[str], after: i
     size = 0
     with store.reading() as connection:
         for row in accepted_examples(connection, selection, after):
-            page.append(to_example(row, redacted))
+            if (example := to_example(row, redacted)) is not None:
+                page.append(example)
             size += len(row["inputs"] or "")
             if len(page) == PAGE or size > PAGE_CHARACTERS:
                 return page, row["id"]
     return page, None
 
 
-def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
-    """Convert a row of `exporter.storage.accepted_examples.accepted_examples`."""
+def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example | None:
+    """Convert a row of `exporter.storage.accepted_examples.accepted_examples`; None if its label cannot be read."""
     inputs = decode_inputs(row["inputs"])
     if inputs and redacted:
         inputs = {name: value for name, value in inputs.items() if name not in redacted}
+    stored_label = row["label"] if row["reviewed_label"] is None else row["reviewed_label"]
+    label = decode_label(stored_label)
+    if label is None and stored_label not in {None, "null"}:
+        log.warning("correction %s is left out of the dataset: its label cannot be read", row["id"])
+        return None
     sampled = row["verdict"] == "sampled"  # its label is the model's prediction, not a user's label
     return Example(
         id=str(row["id"]),
@@ -99,7 +108,7 @@ def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example:
         model=row["model"],
         version=row["version"],
         inputs=inputs,
-        label=decode_label(row["label"] if row["reviewed_label"] is None else row["reviewed_label"]),
+        label=label,
         prediction=decode_label(row["prediction"]),
         confidence=row["confidence"],
         user_label=None if sampled else decode_label(row["label"]),

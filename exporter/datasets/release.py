@@ -19,7 +19,7 @@ from exporter.errors import StoreError
 from exporter.features.extract import scalar_text
 from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted_examples
-from exporter.storage.corrections import rfc3339
+from exporter.storage.correction_document import rfc3339
 from exporter.storage.releases import PublishResult
 from exporter.storage.user_stats import suspicious_users
 
@@ -153,7 +153,8 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
             if row["user"] in held_back:
                 lineage.hold_back(row["user"])
                 continue
-            example = to_example(row, redacted)
+            if (example := to_example(row, redacted)) is None:
+                continue
             lineage.add(example, row["predicted"])
             page.append(example)
             if len(page) == PAGE or len(row["inputs"] or "") > CHUNK // 16:

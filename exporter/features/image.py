@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import itertools
+import struct
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.features.base import ColumnSample, InputType
 from exporter.stats.divergence import Floats
 
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+
 IMAGE_STATISTICS = ("intensity_mean", "intensity_stddev", "contrast", "sharpness")
 """Scalar features of an image, in the order of `image_columns`."""
 MAX_PIXELS = 16_000_000
 """Most pixels of an encoded image. A larger one is invalid, since decoding it would take too much memory."""
+FILE_PREFIXES = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR")
+"""First characters of an image file in base64, with a ``data:`` prefix or without."""
+IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
+"""What Pillow raises for a file that is not a valid image."""
 _PENDING_PIXELS = 4_000_000  # bounds memory: a small file can hold many pixels, and a batch many files
+_ROWS = 64
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -65,7 +74,7 @@ def image_columns(values: Sequence[Any]) -> Floats:
             pending += image.size
         if pending > _PENDING_PIXELS or index == len(values) - 1:
             for indices, images in shapes.values():
-                columns[:, indices] = image_statistics(np.stack(images))
+                columns[:, indices] = image_statistics(np.stack(images) if len(images) > 1 else images[0][np.newaxis])
             shapes.clear()
             pending = 0
     return columns
@@ -116,26 +125,49 @@ def are_numbers(value: Any) -> bool:
     return isinstance(level, list) and set(map(type, level)) <= {int, float}
 
 
-def _decode_file(value: str | bytes) -> Floats | None:
+def open_image(value: str | bytes) -> PillowImage.Image:
+    """Open an image file, or its base64 with or without a ``data:`` prefix; only its head is decoded.
+
+    Raises
+    ------
+    ValueError, OSError
+        When it is not a PNG, JPEG or WebP file, or has more than `MAX_PIXELS`; see `IMAGE_ERRORS`.
+    """
     from PIL import Image  # only where encoded images are in use
 
     Image.MAX_IMAGE_PIXELS = None  # the limit below is the stricter one
+    if isinstance(value, str):
+        value = base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value)
+    image = Image.open(io.BytesIO(value), formats=("PNG", "JPEG", "WEBP"))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels")
+    return image
+
+
+def encoded_pixels(value: Any) -> int:
+    """Return the number of pixels of an image file in base64; 0 for anything else."""
+    if not isinstance(value, str) or not value.startswith(FILE_PREFIXES):
+        return 0
     try:
-        raw = (
-            base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value)
-            if isinstance(value, str)
-            else value
-        )
-        with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return None
+        with open_image(value) as image:
+            return image.width * image.height
+    except IMAGE_ERRORS:
+        return 0
+
+
+def _decode_file(value: str | bytes) -> Floats | None:
+    try:
+        with open_image(value) as image:
             if image.mode in {"1", "L", "LA", "I", "I;16", "F"}:
                 return np.asarray(image if image.mode in {"I", "I;16", "F"} else image.convert("L"), dtype=np.float64)
-            # As nested arrays are: Pillow's own luma is rounded to whole numbers.
-            colour: Floats = np.asarray(image.convert("RGB"), dtype=np.float64) @ _LUMA
-            return colour
-    except (OSError, ValueError, SyntaxError, binascii.Error):
+            colour = np.asarray(image.convert("RGB"))
+    except IMAGE_ERRORS:
         return None
+    # As nested arrays are: Pillow's own luma is rounded to whole numbers.
+    grey = np.empty(colour.shape[:2])
+    for start in range(0, len(grey), _ROWS):  # all at once, the product would take three times the memory of the result
+        grey[start : start + _ROWS] = colour[start : start + _ROWS].astype(np.float64) @ _LUMA
+    return grey
 
 
 def image_statistics(images: Floats) -> Floats:
@@ -165,7 +197,9 @@ def image_statistics(images: Floats) -> Floats:
     contrast = np.divide(high - low, span, out=np.zeros(len(images)), where=span > 0)
     sharpness = np.zeros(len(images))
     if min(images.shape[1:]) >= 3:
-        centre = images[:, 1:-1, 1:-1]
-        around = images[:, :-2, 1:-1] + images[:, 2:, 1:-1] + images[:, 1:-1, :-2] + images[:, 1:-1, 2:]
-        sharpness = (around - 4 * centre).reshape(len(images), -1).var(axis=1)
+        laplacian = images[:, :-2, 1:-1] + images[:, 2:, 1:-1]
+        laplacian += images[:, 1:-1, :-2]
+        laplacian += images[:, 1:-1, 2:]
+        laplacian -= 4 * images[:, 1:-1, 1:-1]
+        sharpness = laplacian.reshape(len(images), -1).var(axis=1)
     return np.stack([flat.mean(axis=1), flat.std(axis=1), contrast, sharpness])

@@ -6,25 +6,25 @@ Only arrays that decode to the same numbers are encoded; anything else stays as 
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 import re
 import struct
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.features.image import MAX_PIXELS, are_numbers
+from exporter.features.image import IMAGE_ERRORS, MAX_PIXELS, are_numbers, open_image
 
 PREFIX = "data:image/png;of=numbers;base64,"
-"""Prefix of a stored image; an image that a client sent as a file has another one."""
+"""Prefix of a stored image; clients' own strings never have it in the stored JSON, see `escape_prefix`."""
 DENSEST = 8
 """Most numbers for each stored character: it bounds how much a stored image grows when it is decoded."""
-_STORED = re.compile(f'"({PREFIX}[A-Za-z0-9+/=]*)"')
+_PREFIX = PREFIX.encode()
+_ESCAPED = PREFIX.replace("d", r"\u0064", 1).encode()
+_STORED = re.compile(f'(:\\s*)"({PREFIX}[A-Za-z0-9+/=]*)"')  # the value of a member, never its name
 _BATCH = 64
 _COLOURS = {1: 0, 3: 2, 4: 6}  # channels to PNG's colour type: grey, RGB, RGB with alpha
 Pixels = NDArray[np.uint8]
@@ -49,42 +49,62 @@ def pack_image(value: Any) -> str | None:
     return _pack_all([value])[0]
 
 
-def pack_inputs(inputs: Sequence[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
-    """Return the inputs of several events with the images, which are those of ``names``, as PNG."""
-    result = [dict(event) for event in inputs]
+def pack_inputs(inputs: Sequence[Mapping[str, Any]], names: Collection[str]) -> list[dict[str, str]]:
+    """Return those images of several events that can be packed, as PNG, by name; ``names`` are the image inputs."""
+    result: list[dict[str, str]] = [{} for _ in inputs]
     for name in names:
-        indices = [index for index, event in enumerate(result) if isinstance(event.get(name), list)]
-        for index, text in zip(indices, _pack_all([result[index][name] for index in indices]), strict=True):
+        indices = [index for index, event in enumerate(inputs) if isinstance(event.get(name), list)]
+        for index, text in zip(indices, _pack_all([inputs[index][name] for index in indices]), strict=True):
             if text is not None:
                 result[index][name] = text
     return result
 
 
-def unpack_image(value: Any) -> Any:
-    """Return the nested arrays of a PNG from `pack_image`; anything else unchanged."""
-    from PIL import Image  # only where images are in use
+def escape_prefix(text: bytes) -> bytes:
+    """Escape `PREFIX` in the JSON of a client's inputs: it stays the same string, and is not taken for a stored image.
 
+    >>> msgspec.json.decode(escape_prefix(msgspec.json.encode(PREFIX))) == PREFIX
+    True
+    """
+    return text.replace(_PREFIX, _ESCAPED) if _PREFIX in text else text
+
+
+def unpack_image(value: Any, limit: int = MAX_PIXELS) -> Any:
+    """Return the nested arrays of a PNG from `pack_image`; anything else, or more numbers than ``limit``, unchanged."""
     if not isinstance(value, str) or not value.startswith(PREFIX):
         return value
     try:
-        with Image.open(io.BytesIO(base64.b64decode(value[len(PREFIX) :])), formats=("PNG",)) as image:
+        with open_image(base64.b64decode(value[len(PREFIX) :])) as image:
             numbers = image.width * image.height * len(image.getbands())
-            if image.mode not in {"L", "RGB", "RGBA"} or numbers > DENSEST * len(value):
+            if image.format != "PNG" or image.mode not in {"L", "RGB", "RGBA"}:
                 return value
-            return np.asarray(image).tolist()
-    except (OSError, ValueError, SyntaxError, binascii.Error):
+            return value if numbers > min(DENSEST * len(value), limit) else np.asarray(image).tolist()
+    except IMAGE_ERRORS:
         return value
 
 
 def unpack_json(inputs: str) -> str:
     """Return the JSON of inputs with its stored images as arrays again, otherwise unchanged.
 
+    Images beyond `MAX_PIXELS` numbers together stay as they are: no request can have brought more.
+
     >>> unpack_json('{"a": 1.50, "image": "' + (pack_image([[0, 12], [3, 16]]) or "") + '"}')
     '{"a": 1.50, "image": [[0,12],[3,16]]}'
     """
     if PREFIX not in inputs:
         return inputs
-    return _STORED.sub(lambda match: msgspec.json.encode(unpack_image(match[1])).decode(), inputs)
+    left = MAX_PIXELS
+
+    def unpacked(match: re.Match[str]) -> str:
+        nonlocal left
+        value = unpack_image(match[2], left)
+        if value is match[2]:
+            return match[0]
+        text = msgspec.json.encode(value).decode()
+        left -= text.count(",") + 1
+        return match[1] + text
+
+    return _STORED.sub(unpacked, inputs)
 
 
 def _pack_all(values: Sequence[Any]) -> list[str | None]:

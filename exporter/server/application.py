@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
 from exporter.errors import ConfigError
-from exporter.features.lenient_json import decode_inputs
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.exposition import Exposition
@@ -23,7 +22,7 @@ from exporter.profiles.profile import image_inputs
 from exporter.server.client_log import ClientLog
 from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
-from exporter.server.stored_inputs import prepare_inputs
+from exporter.server.stored_inputs import snapshot_inputs
 from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 
@@ -80,6 +79,11 @@ class Exporter:
     def config(self) -> Config:
         """The current configuration."""
         return self.pipeline.config
+
+    @property
+    def redacted(self) -> dict[str, frozenset[str]]:
+        """Names of inputs that must not be shown, by model."""
+        return {name: model.redact for name, model in self.pipeline.monitors.models.items() if model.redact}
 
     def reload(self) -> None:
         """Read the configuration again; if the new one is not valid, the old one stays in use.
@@ -145,9 +149,7 @@ class Exporter:
         model, binner = monitors.models.get(name), monitors.nearest_binner(name)
         if not inputs or model is None:
             return inputs
-        images = image_inputs(model, binner.profile if binner else None)
-        raw = [inputs.encode()]
-        return prepare_inputs(raw, decode_inputs(raw), model.redact, images)[0].decode() or None
+        return snapshot_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
 
     def _count_verdict(self, verdict: CountedFeedback) -> None:
         monitors = self.pipeline.monitors

@@ -259,9 +259,9 @@ class Ingest:
                     monitors.nearest_binner(feedback.model, feedback.version),
                 )
                 images = image_inputs(model, binner.profile if binner else None)
-                if model.redact or images:
-                    raw = [bytes(memoryview(feedback.inputs))]
-                    feedback.inputs = msgspec.Raw(prepare_inputs(raw, decode_inputs(raw), model.redact, images)[0])
+                raw = [bytes(memoryview(feedback.inputs))]
+                decoded = decode_inputs(raw) if model.redact or images else {}
+                feedback.inputs = msgspec.Raw(prepare_inputs(raw, decoded, model.redact, images)[0])
 
 
 def _store_error_reply(error: StoreError) -> Reply:

@@ -208,8 +208,7 @@ class Pipeline:
             [event.confidence for event in group], model.confidence_threshold, [event.code for event in group]
         ).tolist()
         stored_inputs = policy.select(group, confident, raw)
-        if model.redact or images:
-            stored_inputs = prepare_inputs(stored_inputs, decoded, model.redact, images, MIN_IMAGE_BYTES)
+        stored_inputs = prepare_inputs(stored_inputs, decoded, model.redact, images, MIN_IMAGE_BYTES)
         segment_indices = [segments.index_of(decoded.get(i)) for i in range(len(group))] if segments else []
         segment_names = [segments.names[index] for index in segment_indices] if segments else None
         rows = prediction_rows(group, confident, stored_inputs, received, segment_names)

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from exporter.features.png_codec import pack_inputs
+from exporter.features.png_codec import escape_prefix, pack_inputs
+from exporter.features.stored_inputs import remove_inputs
 
 
 def prepare_inputs(
@@ -24,20 +25,39 @@ def prepare_inputs(
     raw
         The JSON of each event's inputs as it was received; empty for an event whose inputs are not stored.
     decoded
-        The decoded inputs by the index of their event.
+        The decoded inputs by the index of their event; may be empty where nothing is redacted and no input is an image.
     redacted, images
         Names of inputs.
     min_image_bytes
         Images become PNG where the JSON has at least so many bytes.
     """
-    prepared = [b"" if redacted else text for text in raw]
+    prepared = [b"" if redacted else escape_prefix(text) for text in raw]
     indices = [index for index, text in enumerate(raw) if text and index in decoded]
     inputs = {index: without(decoded[index], redacted) if redacted else decoded[index] for index in indices}
     large = [i for i in indices if len(raw[i]) >= min_image_bytes and not images.isdisjoint(inputs[i])]
     packed = dict(zip(large, pack_inputs([inputs[index] for index in large], images), strict=True))
-    for index, values in (inputs | packed if redacted else packed).items():
-        prepared[index] = msgspec.json.encode(values)
+    for index in indices if redacted else [index for index in large if packed[index]]:
+        prepared[index] = _encode(inputs[index], packed.get(index, {}))
     return prepared
+
+
+def _encode(inputs: Mapping[str, Any], packed: Mapping[str, str]) -> bytes:
+    """Encode a client's inputs, some of which are packed images."""
+    rest = {name: value for name, value in inputs.items() if name not in packed}
+    parts = [escape_prefix(msgspec.json.encode(rest))[1:-1], msgspec.json.encode(packed)[1:-1]]
+    return b"{%s}" % b",".join(filter(None, parts))
+
+
+def snapshot_inputs(text: str, redacted: frozenset[str], images: frozenset[str]) -> str:
+    """Return stored inputs as feedback stores them: without redacted inputs, and with all images as PNG."""
+    text = remove_inputs(text, redacted)
+    try:
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        arrays = {name: msgspec.json.decode(raw) for name, raw in members.items() if name in images}
+    except (msgspec.MsgspecError, RecursionError):
+        return text
+    (packed,) = pack_inputs([arrays], images)
+    return msgspec.json.encode({**members, **packed}).decode() if packed else text
 
 
 def without(inputs: Mapping[str, Any], redacted: frozenset[str]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.corrections import STATUSES, Filter, conditions, decode_label, label_column, label_conditions
+from exporter.storage.correction_document import decode_label
+from exporter.storage.corrections import STATUSES, Filter, conditions, label_column, label_conditions
 from exporter.storage.schema import feedback
 
 MAX_CELLS = 1000
@@ -52,7 +53,7 @@ def overview(connection: sa.Connection, chosen: Filter) -> Overview:
         if part == _COUNTS:
             result.counts[first] = total
         elif part == _PAIRS:
-            result.pairs.append((decode_label(first), decode_label(second), total))
+            result.pairs.append((decode_label(first), decode_label(second), total))  # of what is unreadable: None
         elif part == _RATES:
             result.rates.append((start, total))
         else:

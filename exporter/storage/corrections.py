@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 
-from exporter.features.png_codec import DENSEST, PREFIX, unpack_json
+from exporter.storage.correction_document import Redacted, correction_document, decode_label, rfc3339
+from exporter.storage.redaction import may_hold
 from exporter.storage.schema import confidence_key, decisions, feedback, history, label_json
 
 STATUSES = ("accepted", "pending", "rejected")
@@ -22,7 +22,7 @@ VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected",
 """Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
 
 PAGE_CHARACTERS = 16 * 2**20
-"""Characters of inputs in one page; with larger inputs it ends early, so that they cannot fill the memory."""
+"""Characters of inputs, with unpacked images, in one page: with more it ends early, to bound the memory."""
 
 Position = tuple[float, int]
 """Where a page ended: the value that it is ordered by, and the identifier."""
@@ -45,6 +45,8 @@ class Filter(NamedTuple):
         Both are inclusive.
     q
         Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
+    redacted
+        Inputs that are neither shown nor searched; see `exporter.storage.correction_document.correction_document`.
     """
 
     model: str | None = None
@@ -59,6 +61,11 @@ class Filter(NamedTuple):
     confidence_from: float | None = None
     confidence_to: float | None = None
     q: str | None = None
+    redacted: Redacted = MappingProxyType({})
+
+
+PARAMETERS = tuple(name for name in Filter._fields if name != "redacted")
+"""The fields of a `Filter` that clients choose."""
 
 
 def list_corrections(
@@ -88,8 +95,16 @@ def list_corrections(
     keys = connection.execute(_page_query(chosen, limit, after, order)).all()
     ids = _that_fit(connection, [row.id for row in keys[:limit]])
     rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
-    end = (keys[len(ids) - 1].key, ids[-1]) if len(keys) > len(ids) else None
-    return [correction_document(rows[id_]) for id_ in ids if id_ in rows], end
+    documents: list[dict[str, Any]] = []
+    size = shown = 0
+    for shown, id_ in enumerate(ids, 1):
+        document = correction_document(rows[id_], chosen.redacted) if id_ in rows else None
+        size += len(memoryview(document["inputs"])) if document and document["inputs"] else 0
+        if documents and size > PAGE_CHARACTERS:
+            shown -= 1  # noqa: PLW2901 (the page ends before this one)
+            break
+        documents += [document] if document else []
+    return documents, (keys[shown - 1].key, ids[shown - 1]) if len(keys) > shown else None
 
 
 def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) -> sa.Select[Any]:
@@ -118,9 +133,7 @@ def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) 
 
 def _that_fit(connection: sa.Connection, ids: list[int]) -> list[int]:
     """Return the first of these corrections, as many as `PAGE_CHARACTERS` allows, but at least one."""
-    length = sa.func.length(feedback.c.inputs)
-    shown = sa.case((feedback.c.inputs.contains(PREFIX), 4 * DENSEST * length), else_=length)  # ", 255" a number
-    sizes = sa.select(feedback.c.id, shown).where(feedback.c.id.in_(ids))
+    sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(feedback.c.id.in_(ids))
     size = {id_: length or 0 for id_, length in connection.execute(sizes)}
     total = list(itertools.accumulate(size.get(id_, 0) for id_ in ids))
     return ids[: max(bisect.bisect_right(total, PAGE_CHARACTERS), 1)]
@@ -146,8 +159,11 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
     result += label_conditions(feedback.c.prediction, label_column, chosen)
     result += _range_conditions(chosen)
     if chosen.q is not None:
-        searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id, feedback.c.inputs)
-        result.append(sa.or_(*(column.icontains(chosen.q, autoescape=True) for column in searched)))
+        searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id)
+        in_inputs = feedback.c.inputs.icontains(chosen.q, autoescape=True)
+        for model, names in chosen.redacted.items():
+            in_inputs &= feedback.c.model.is_distinct_from(model) | ~may_hold(feedback.c.inputs, names)
+        result.append(sa.or_(*(column.icontains(chosen.q, autoescape=True) for column in searched), in_inputs))
     return result
 
 
@@ -174,47 +190,11 @@ def label_conditions(
     ]
 
 
-def correction_document(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a correction as its JSON document; ``label`` is the effective label."""
-    label = row["label"] if row["reviewed_label"] is None else row["reviewed_label"]
-    return {
-        "id": str(row["id"]),
-        "prediction_id": row["prediction_id"],
-        "model": row["model"],
-        "version": row["version"],
-        "segment": row["segment"],
-        "source": "sample" if row["verdict"] == "sampled" else "user",
-        "inputs": msgspec.Raw(unpack_json(row["inputs"]).encode()) if row["inputs"] else None,
-        "prediction": decode_label(row["prediction"]),
-        "confidence": row["confidence"],
-        "predicted": rfc3339(row["predicted"]),
-        "label": decode_label(label),
-        "user_label": None if row["verdict"] == "sampled" else decode_label(row["label"]),
-        "user": row["user"],
-        "comment": row["comment"],
-        "created": rfc3339(row["created"]),
-        "status": row["status"],
-        "reviewer": row["reviewer"],
-        "reviewed": rfc3339(row["reviewed"]),
-        "revision": row["revision"],
-    }
-
-
-def decode_label(text: str | None) -> Any:
-    """Decode a stored label or prediction."""
-    return None if text is None else msgspec.json.decode(text)
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Format Unix time as RFC 3339."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def find_correction(connection: sa.Connection, correction_id: int) -> dict[str, Any] | None:
+def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
     """Return a correction, or a prediction that was sampled for review, as its document; None if there is none."""
     query = sa.select(feedback).where(feedback.c.id == correction_id, *conditions(Filter(source="all")))
     row = connection.execute(query).mappings().first()
-    return None if row is None else correction_document(row)
+    return None if row is None else correction_document(row, redacted)
 
 
 def correction_history(connection: sa.Connection, correction_id: int) -> list[dict[str, Any]]:

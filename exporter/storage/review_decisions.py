@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.corrections import Filter, conditions, correction_document
+from exporter.storage.correction_document import Redacted, correction_document
+from exporter.storage.corrections import Filter, conditions
 from exporter.storage.schema import decisions, feedback
 
 
@@ -32,7 +33,9 @@ class Decision(NamedTuple):
     reviewer: str | None
 
 
-def decide(connection: sa.Connection, correction_id: int, decision: Decision) -> tuple[bool, dict[str, Any] | None]:
+def decide(
+    connection: sa.Connection, correction_id: int, decision: Decision, redacted: Redacted
+) -> tuple[bool, dict[str, Any] | None]:
     """Decide a correction, unless another reviewer was first.
 
     Parameters
@@ -43,17 +46,19 @@ def decide(connection: sa.Connection, correction_id: int, decision: Decision) ->
         The correction's identifier.
     decision
         The decision.
+    redacted
+        Inputs that are not shown; see `correction_document`.
 
     Returns
     -------
     tuple
         Whether the decision was stored, and the correction as it is now; None if there is none.
     """
-    return decide_all(connection, [(correction_id, decision)])[0]
+    return decide_all(connection, [(correction_id, decision)], redacted)[0]
 
 
 def decide_all(
-    connection: sa.Connection, batch: Sequence[tuple[int, Decision]]
+    connection: sa.Connection, batch: Sequence[tuple[int, Decision]], redacted: Redacted
 ) -> list[tuple[bool, dict[str, Any] | None]]:
     """Decide corrections in order; see `decide`. Each is returned as it is after the last decision."""
     now = time.time()
@@ -66,7 +71,7 @@ def decide_all(
     if entries:
         connection.execute(decisions.insert(), entries)
     query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
-    documents = {row["id"]: correction_document(row) for row in connection.execute(query).mappings()}
+    documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
     return [(is_stored, documents.get(id_)) for (id_, _), is_stored in zip(batch, stored, strict=True)]
 
 

@@ -70,7 +70,7 @@ def test_packed_images_are_restored_exactly(pixels: Any) -> None:
 def test_values_that_png_cannot_restore_are_unchanged(value: Any) -> None:
     """Another scale, another shape, or no image at all: the value is stored unchanged."""
     assert pack_image(value) is None
-    assert pack_inputs([{"image": value, "age": 4}], {"image"}) == [{"image": value, "age": 4}]
+    assert pack_inputs([{"image": value, "age": 4}], {"image"}) == [{}]
     assert unpack_image(value) == value
 
 
@@ -82,8 +82,10 @@ def test_images_of_many_events_are_packed_independently() -> None:
     inputs[70]["image"] = [[0.5]]
     inputs[150]["image"] = [[1, 2, 3]]
     packed = pack_inputs(inputs, {"image", "photo"})
-    assert [{k: unpack_image(v) for k, v in each.items()} for each in packed] == inputs
-    assert sum(isinstance(each.get("image"), str) for each in packed) == 198
+    assert [
+        event | {k: unpack_image(v) for k, v in each.items()} for event, each in zip(inputs, packed, strict=True)
+    ] == inputs
+    assert sum(map(len, packed)) == 198
 
 
 def test_stored_images_are_inferred_as_images() -> None:
@@ -101,6 +103,18 @@ def test_unpacking_is_limited() -> None:
     Image.fromarray(black).save(file, "PNG")
     text = f'{{"image": "{PREFIX}{b64encode(file.getvalue()).decode()}", "note": "{PREFIX}AAAA"}}'
     assert json.loads(unpack_json(text)) == json.loads(text)
+
+
+def test_unpacked_images_are_bounded_together() -> None:
+    """However long its text is, an image above the limit stays text, and so does one that exceeds it with others."""
+    noise = np.random.default_rng(2).integers(0, 255, (4100, 4100), np.uint8, endpoint=True)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG", compress_level=0)
+    large = PREFIX + b64encode(file.getvalue()).decode()
+    assert unpack_image(large) is large
+    (half,) = pack_inputs([{"image": noise[:2900, :2900].tolist()}], {"image"})
+    first, *others = json.loads(unpack_json(f'{{"a":"{half["image"]}","b":"{half["image"]}","c":"x"}}')).values()
+    assert (len(first), others) == (2900, [half["image"], "x"])
 
 
 @pytest.mark.parametrize("side", [3, 40])

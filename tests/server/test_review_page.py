@@ -95,7 +95,7 @@ def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served)
         "country NL",
     ):
         assert words in page.text.replace("\N{NO-BREAK SPACE}", " "), words
-    assert "name: redacted, never stored." in page.text
+    assert "name: redacted, never shown." in page.text
     assert "Ada" not in page.source
     sources = [attrs["src"] or "" for tag, attrs in page.tags if tag == "img"]
     assert re.fullmatch(rf"/v1/corrections/{correction_id}/inputs/photo\.png\?v=[0-9a-f]{{8}}", sources[0])

@@ -131,7 +131,7 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
         last = ids[-1]
         store.execute(
             lambda connection, _, correction_id=last: decide(
-                connection, correction_id, Decision("accepted", None, 1, None)
+                connection, correction_id, Decision("accepted", None, 1, None), {}
             )
         )
         if after is None:
@@ -205,7 +205,7 @@ def test_undoing_restores_the_users_label(store: Store) -> None:
 
     def decided(status: str, label: str | None, revision: int) -> dict[str, Any]:
         return (
-            store.execute(lambda connection, _: decide(connection, 1, Decision(status, label, revision, "ann")))[1]
+            store.execute(lambda connection, _: decide(connection, 1, Decision(status, label, revision, "ann"), {}))[1]
             or {}
         )
 
@@ -369,13 +369,13 @@ def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
     ids = pick(store, source="sample")
     for correction_id in ids[:30]:
         store.execute(
-            lambda c, _, correction_id=correction_id: decide(c, correction_id, Decision("accepted", '"1"', 1, None))
+            lambda c, _, correction_id=correction_id: decide(c, correction_id, Decision("accepted", '"1"', 1, None), {})
         )
     for correction_id in ids[30:40]:
         store.execute(
-            lambda c, _, correction_id=correction_id: decide(c, correction_id, Decision("accepted", '"7"', 1, None))
+            lambda c, _, correction_id=correction_id: decide(c, correction_id, Decision("accepted", '"7"', 1, None), {})
         )
-    store.execute(lambda c, _: decide(c, ids[40], Decision("rejected", None, 1, None)))
+    store.execute(lambda c, _: decide(c, ids[40], Decision("rejected", None, 1, None), {}))
     counts = store.review_state().accuracy_counts["digits", "1"]
     assert (counts.population, counts.known, counts.known_right, counts.decided, counts.right) == (100, 7, 3, 40, 30)
     estimate = estimate_accuracy(counts.population, counts.known, counts.known_right, counts.decided, counts.right)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import BatchError
-from exporter.events import MAX_ID, MAX_LABEL
+from exporter.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 from exporter.features.extract import as_list, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
@@ -22,6 +23,7 @@ from exporter.validation import preview, suggestion
 
 MAX_REPORTED = 10
 """Refused rows whose reasons are kept."""
+_FIRST_SECOND, _END = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (FIRST_YEAR, LAST_YEAR + 1))
 
 
 class Roles(NamedTuple):
@@ -218,8 +220,10 @@ def _ids(values: Any) -> tuple[Sequence[str | None], dict[int, str]]:
 def _times(values: Any) -> tuple[Floats, dict[int, str]]:
     items = as_list(values)
     moments = np.array([unix_seconds(value) for value in items], dtype=np.float64)
-    detail = 'expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got '
-    return moments, {index: detail + preview(items[index]) for index in np.flatnonzero(np.isinf(moments)).tolist()}
+    bad = dict.fromkeys(np.flatnonzero(np.isinf(moments)).tolist(), 'an RFC 3339 time such as "2026-11-24T10:00:00Z"')
+    for index in np.flatnonzero(np.isfinite(moments) & ((moments < _FIRST_SECOND) | (moments >= _END))).tolist():
+        bad[index] = f"a year from {FIRST_YEAR} to {LAST_YEAR}"
+    return moments, {index: f"expected {expected}, got {preview(items[index])}" for index, expected in bad.items()}
 
 
 def cell_types(profile: Profile, roles: Roles) -> dict[str, str]:

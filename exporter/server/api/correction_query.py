@@ -15,7 +15,7 @@ from exporter.errors import EventError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.application import Exporter
-from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS, Filter, Position
+from exporter.storage.corrections import ORDERS, PARAMETERS, STATUSES, VERDICTS, Filter, Position
 from exporter.storage.schema import label_json
 from exporter.validation import any_of, preview, suggestion
 
@@ -61,7 +61,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
     EventError
         When a parameter is not valid.
     """
-    names = (*Filter._fields, *others)
+    names = (*PARAMETERS, *others)
     for name, text in arguments.items():
         if name not in names:
             raise _malformed(f"the parameter {preview(name)} is not known; {suggestion(name, names)}")
@@ -87,6 +87,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         confidence_from=_share("confidence_from", arguments.get("confidence_from")),
         confidence_to=_share("confidence_to", arguments.get("confidence_to")),
         q=q or None,
+        redacted=exporter.redacted,
     )
 
 

@@ -63,8 +63,9 @@ class CorrectionsApi:
 
     def show(self, correction_id: int) -> Response:
         """``GET /v1/corrections/<id>``: a correction with its history."""
+        redacted = self._exporter.redacted
         with self._exporter.store.reading() as connection:
-            document = find_correction(connection, correction_id) if correction_id <= MAX_ID else None
+            document = find_correction(connection, correction_id, redacted) if correction_id <= MAX_ID else None
             if document is None:
                 return _not_found(correction_id)
             history = correction_history(connection, correction_id)
@@ -75,8 +76,8 @@ class CorrectionsApi:
         decision = _decision(_convert(ReviewDecision, _json_body()))
         if correction_id > MAX_ID:
             return _not_found(correction_id)
-        store = self._exporter.store
-        stored, document = store.execute(lambda connection, _: decide(connection, correction_id, decision))
+        store, redacted = self._exporter.store, self._exporter.redacted
+        stored, document = store.execute(lambda connection, _: decide(connection, correction_id, decision, redacted))
         if document is None:
             return _not_found(correction_id)
         document = with_new_label(self._exporter, document)
@@ -91,7 +92,8 @@ class CorrectionsApi:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
             return problem(400, detail, errors).flask()
-        outcomes = self._exporter.store.execute(lambda connection, _: decide_all(connection, decisions))
+        store, redacted = self._exporter.store, self._exporter.redacted
+        outcomes = store.execute(lambda connection, _: decide_all(connection, decisions, redacted))
         results = [
             self._result(correction_id, stored, document)
             for (correction_id, _), (stored, document) in zip(decisions, outcomes, strict=True)

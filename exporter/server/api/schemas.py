@@ -64,18 +64,19 @@ class Correction(msgspec.Struct):
     user_label: Label
     user: str | None
     comment: str | None
-    created: str
+    created: str | None
     status: Literal["accepted", "pending", "rejected"]
     reviewer: str | None
     reviewed: str | None
     revision: int
     new_label: bool
+    unreadable: list[str] | UnsetType = UNSET
 
 
 class HistoryEntry(msgspec.Struct):
     """An entry in the history of a correction: a user's feedback, or a reviewer's decision."""
 
-    time: str
+    time: str | None
     label: Label
     verdict: Literal["accepted", "corrected", "sampled"] | UnsetType = UNSET
     user: str | UnsetType | None = UNSET
@@ -85,7 +86,7 @@ class HistoryEntry(msgspec.Struct):
     revision: int | UnsetType = UNSET
 
 
-class CorrectionWithHistory(Correction):
+class CorrectionWithHistory(Correction, kw_only=True):
     """A correction with its history, the earliest entry first."""
 
     history: list[HistoryEntry]

@@ -13,7 +13,7 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.events import Prediction, RejectedEvent, check_names
+from exporter.events import Prediction, RejectedEvent, check_names, check_times
 from exporter.features.image import are_numbers
 from exporter.features.lenient_json import sanitize
 from exporter.server.integrations.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
@@ -113,12 +113,14 @@ def validate(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], lis
     with contextlib.suppress(msgspec.ValidationError, EventError):
         predictions = msgspec.convert(documents, list[Prediction])
         check_names(predictions)
+        check_times(predictions)
         return predictions, []
     accepted, rejected = [], []
     for index, document in enumerate(documents):
         try:
             prediction = msgspec.convert(document, Prediction)
             check_names([prediction])
+            check_times([prediction])
             accepted.append(prediction)
         except EventError as error:
             rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))

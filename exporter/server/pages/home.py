@@ -181,10 +181,10 @@ def review_parameters(alert: Alert) -> dict[str, str] | None:
         return None
     parameters = {"model": model, "version": alert.labels.get("version", "")}
     try:
-        start = datetime.fromisoformat(alert.starts_at)
-    except ValueError:
+        since = datetime.fromisoformat(alert.starts_at) - CORRECTION_WINDOW
+    except (ValueError, OverflowError):
         return parameters
-    return parameters | {"since": (start - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")}
+    return parameters | {"since": since.isoformat().replace("+00:00", "Z")}
 
 
 def _state(layer: str, firing: list[Alert]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 from typing import Any
 
 import numpy as np
 
-from exporter.features.image import MAX_PIXELS, are_numbers, decode_image
+from exporter.features.image import FILE_PREFIXES, IMAGE_ERRORS, are_numbers, decode_image, open_image
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.stats.divergence import Floats
 
@@ -26,7 +24,7 @@ def is_image(value: Any) -> bool:
     (True, False, True, True)
     """
     if isinstance(value, str):
-        return value.startswith(("data:image/", "iVBORw0KGgo", "/9j/", "UklGR"))
+        return value.startswith(FILE_PREFIXES)
     rows = isinstance(value, list) and len(value) > 1 and isinstance(value[0], list) and len(value[0]) > 1
     return rows and are_numbers(value)
 
@@ -94,14 +92,10 @@ def _decode_channels(value: Any) -> Any:
 
 def _decode_file(value: str) -> Any:
     """Decode a colour image; it is encoded again, so that the client's bytes are not served."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # the limit below is the stricter one
     try:
-        raw = base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value)
-        with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > MAX_PIXELS or image.mode in {"I", "I;16", "F"}:
+        with open_image(value) as image:
+            if image.mode in {"I", "I;16", "F"}:
                 return None
             return image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB")
-    except (OSError, ValueError, SyntaxError, binascii.Error):
+    except IMAGE_ERRORS:
         return None

@@ -25,7 +25,7 @@ from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, paramet
 from exporter.stats.accuracy import Estimate, estimate_accuracy
 from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.correction_stats import overview
-from exporter.storage.corrections import STATUSES, Filter, find_correction, list_corrections
+from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import label_json
@@ -67,8 +67,9 @@ class ReviewPage:
         text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
         label = label_json(review_cards.parse_label(text, label_type)) if text and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
-        stored, document = self._exporter.store.execute(
-            lambda connection, _: decide(connection, int(correction_id), decision)
+        store, redacted = self._exporter.store, self._exporter.redacted
+        stored, document = store.execute(
+            lambda connection, _: decide(connection, int(correction_id), decision, redacted)
         )
         if stored:
             return redirect(_address(back), 303)
@@ -92,13 +93,13 @@ class ReviewPage:
 
     def image(self, correction_id: int, name: str) -> WerkzeugResponse:
         """``GET /v1/corrections/<id>/inputs/<name>.png``: an image input."""
+        redacted = self._exporter.redacted
         with self._exporter.store.reading() as connection:
-            document = find_correction(connection, correction_id) if correction_id <= MAX_ID else None
+            document = find_correction(connection, correction_id, redacted) if correction_id <= MAX_ID else None
         if document is None:
             abort(404, f"there is no correction {correction_id}")
         monitors = self._exporter.pipeline.monitors
-        model = monitors.models.get(document["model"])
-        inputs = {} if model and name in model.redact else review_cards.decode_document_inputs(document["inputs"])
+        inputs = review_cards.decode_document_inputs(document["inputs"])
         binner = monitors.nearest_binner(document["model"], document["version"])
         value = inputs.get(name)
         file = None if value is None else image_png.png(value, name, binner.profile if binner else None)
@@ -232,7 +233,7 @@ def _active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
             descriptions[name]() if name in descriptions else f"{name} {query.args[name][:40]}",
             query.with_changes(**{name: None}),
         )
-        for name in Filter._fields
+        for name in PARAMETERS
         if name in query.args and name != "status"
     ]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from exporter.features.image import MAX_PIXELS, encoded_pixels
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.api.correction_query import is_new
@@ -24,6 +27,8 @@ MAX_ROWS = 40
 """Inputs that a card shows, those with outliers first."""
 LONG_TEXT = 60
 """Characters from which a value is shown as a text."""
+PAGE_PIXELS = 4 * MAX_PIXELS
+"""Pixels of image files that are decoded for a page; the inputs of further cards are not compared with training."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Card:
         Whether the label is not among the training predictions.
     label_type
         The JSON type of the model's labels.
+    compared
+        Whether its inputs were compared with the training data, if there are any.
     """
 
     document: Mapping[str, Any]
@@ -68,6 +75,7 @@ class Card:
     values: list[Input]
     hidden: int
     redacted: list[str]
+    compared: bool = True
 
     @property
     def outliers(self) -> list[Input]:
@@ -79,20 +87,25 @@ def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> 
     """Return the cards of a page of corrections, each compared with the training data of its version."""
     inputs = [decode_document_inputs(document["inputs"]) for document in documents]
     binners = [monitors.binner(document["model"], document["version"]) for document in documents]
+    pixels = itertools.accumulate(sum(map(encoded_pixels, row.values())) for row in inputs)
+    compared = [total <= PAGE_PIXELS for total in pixels]
     outliers: list[dict[str, list[str]]] = [{} for _ in documents]
     for binner in dict.fromkeys(filter(None, binners)):
-        indexes = [index for index, other in enumerate(binners) if other is binner and inputs[index]]
+        indexes = [
+            index for index, other in enumerate(binners) if other is binner and inputs[index] and compared[index]
+        ]
         times = np.array([unix_time(documents[index]["predicted"]) for index in indexes])
         notes = find_outliers(binner, [inputs[index] for index in indexes], times)
         for index, item in zip(indexes, notes, strict=True):
             outliers[index] = item
-    return [_card(*row, monitors) for row in zip(documents, inputs, outliers, strict=True)]
+    return [_card(*row, monitors) for row in zip(documents, inputs, outliers, compared, strict=True)]
 
 
 def _card(
     document: Mapping[str, Any],
     inputs: Mapping[str, Any],
     outliers: Mapping[str, list[str]],
+    compared: bool,
     monitors: MonitorRegistry,
 ) -> Card:
     model, version = document["model"], document["version"]
@@ -103,7 +116,7 @@ def _card(
     )
     if binner:
         types |= binner.profile.inputs
-    names = [name for name in inputs if name not in redact] + [name for name in outliers if name not in inputs]
+    names = [*inputs, *(name for name in outliers if name not in inputs)]
     images, texts, values = [], [], []
     for name in sorted(names, key=lambda name: name not in outliers):
         value, notes, input_type = inputs.get(name), tuple(outliers.get(name, ())), types.get(name)
@@ -125,6 +138,7 @@ def _card(
         values=values[:MAX_ROWS],
         hidden=max(len(values) - MAX_ROWS, 0),
         redacted=sorted(redact & binner.profile.inputs.keys() if binner else redact),
+        compared=compared,
     )
 
 
@@ -163,18 +177,17 @@ def parse_label(text: str, label_type: str) -> str | int | float | bool:
 
     >>> parse_label("7", "string"), parse_label("7", "number"), parse_label("true", "boolean")
     ('7', 7, True)
-    >>> parse_label("seven", "number")
-    'seven'
+    >>> parse_label("seven", "number"), parse_label("NaN", "number")
+    ('seven', 'NaN')
     """
     if label_type == "boolean" and text in {"true", "false"}:
         return text == "true"
     if label_type == "number":
         try:
-            number = json.loads(text)
-        except ValueError:
+            number = msgspec.json.decode(text, type=int | float)
+        except (msgspec.MsgspecError, UnicodeError):
             return text
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            return number
+        return number
     return text
 
 

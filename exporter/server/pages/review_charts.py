@@ -136,7 +136,8 @@ def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQu
     for index, count in sorted(total.items()):
         start = begin + index * step
         within = max(start, query.filter.since or start), min(start + step, query.filter.until or start + step)
-        address = query.with_changes(since=rfc3339(within[0]), until=rfc3339(within[1]))
+        since_text, until_text = (rfc3339(min(max(edge, FIRST), LAST)) for edge in within)
+        address = query.with_changes(since=since_text, until=until_text)
         description = f"{count:,} from {format_time(start)} to {format_time(start + step)}"
         bars.append(Bar(100 * index / bar_count, 100 / bar_count, 100 * count / top, description, address))
     return TimeChart(bars, top, format_time(begin), format_time(begin + bar_count * step))

@@ -12,12 +12,12 @@ from werkzeug.datastructures import MultiDict
 from exporter.errors import EventError
 from exporter.server.api.correction_query import parse_query
 from exporter.server.application import Exporter
-from exporter.storage.corrections import Filter, Position
+from exporter.storage.corrections import PARAMETERS, Filter, Position
 from exporter.validation import any_of, parse_duration, preview
 
 VIEWS = ("cards", "table")
 DEFAULTS = {"status": "pending", "source": "user", "order": "newest", "view": "cards"}
-NAMES = (*Filter._fields, "order", "view", "cursor")
+NAMES = (*PARAMETERS, "order", "view", "cursor")
 """Parameters of the page, in their order in an address."""
 PAGE_SIZE = 50
 """Cards on a page."""

@@ -1,0 +1,91 @@
+"""The JSON document of a correction.
+
+Older versions, or other programs, may have written what nobody can read: a time of the year 0, or a label that is not
+JSON. Such a member is null, and the document names it, so that the correction can still be decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from exporter.features.png_codec import unpack_json
+from exporter.features.stored_inputs import readable, remove_inputs
+
+Redacted = Mapping[str, Collection[str]]
+"""Names of inputs that are never shown, by model."""
+
+
+def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str, Any]:
+    """Return a correction as its JSON document; ``label`` is the effective label.
+
+    Members that cannot be read are null, and are named in ``unreadable``, which is absent if there are none.
+
+    Parameters
+    ----------
+    row
+        A row of the table ``feedback``.
+    redacted
+        Inputs that are left out: they may have been stored when less was redacted.
+    """
+    stored = {
+        "inputs": row["inputs"] or None,
+        "prediction": row["prediction"],
+        "predicted": row["predicted"],
+        "label": row["label"] if row["reviewed_label"] is None else row["reviewed_label"],
+        "user_label": None if row["verdict"] == "sampled" else row["label"],
+        "created": row["created"],
+        "reviewed": row["reviewed"],
+    }
+    inputs = readable(unpack_json(remove_inputs(stored["inputs"] or "", redacted.get(row["model"], ()))))
+    read = {
+        "inputs": msgspec.Raw(inputs.encode()) if inputs else None,
+        **{name: decode_label(stored[name]) for name in ("prediction", "label", "user_label")},
+        **{name: rfc3339(stored[name]) for name in ("predicted", "created", "reviewed")},
+    }
+    unreadable = [name for name, value in stored.items() if value not in {None, "null"} and read[name] is None]
+    return {
+        "id": str(row["id"]),
+        "prediction_id": row["prediction_id"],
+        "model": row["model"],
+        "version": row["version"],
+        "segment": row["segment"],
+        "source": "sample" if row["verdict"] == "sampled" else "user",
+        "inputs": read["inputs"],
+        "prediction": read["prediction"],
+        "confidence": row["confidence"],
+        "predicted": read["predicted"],
+        "label": read["label"],
+        "user_label": read["user_label"],
+        "user": row["user"],
+        "comment": row["comment"],
+        "created": read["created"],
+        "status": row["status"],
+        "reviewer": row["reviewer"],
+        "reviewed": read["reviewed"],
+        "revision": row["revision"],
+        **({"unreadable": unreadable} if unreadable else {}),
+    }
+
+
+def decode_label(text: str | None) -> Any:
+    """Decode a stored label or prediction; None if it cannot be read."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Format Unix time as RFC 3339; None for a time that has no year of four digits.
+
+    >>> rfc3339(1795514400.0), rfc3339(-62135600400.0)
+    ('2026-11-24T10:00:00Z', None)
+    """
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return None
