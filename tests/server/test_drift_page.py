@@ -118,7 +118,8 @@ def test_the_worst_stand_first(drifting: Served) -> None:
     assert rows[0] == "sensor"
     assert rows[-1] == "steady"
     assert rows.index("weight") == len(rows) - 2, "its score is high, but so is its own threshold"
-    assert "6 of 8 have drifted" in page.text
+    assert "4 of 6 features, the prediction and the confidence have drifted in the last 1h" in page.text
+    assert "All features and outputs, the most drifted first" in page.text
     assert "Every value is 5.25; training has values from" in page.text
     samples = drifting.samples("model_feature_kl_divergence")
     score = samples['model_feature_kl_divergence{model="loans",version="3",feature="sensor",window="1h"}']
@@ -233,6 +234,7 @@ def test_three_hundred_features_are_listed(drifting: Served) -> None:
     page = drift(drifting, model="many")
     assert len(page.rows()) == 300
     assert "260 more" in page.text
+    assert "All features, the most drifted first" in page.text
     assert len(page.source) < 1_500_000
 
 

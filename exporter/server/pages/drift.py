@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,7 +111,8 @@ def _monitor_context(
         "max_open_rows": MAX_OPEN_ROWS,
         "selected": selected
         and {**_row(selected, ages, scores, drift_charts.SPECIAL_WIDTH), "table": drift_charts.table(selected)},
-        "drifted": sum(drift.status == "drifted" for drift in drifts),
+        "drifted": _drifted(drifts),
+        "outputs_listed": any(name in OUTPUTS for name in by_name),
         "status": STATUS,
         "outputs": OUTPUTS,
         "time": datetime.now(UTC),
@@ -121,6 +122,18 @@ def _monitor_context(
 def _check(what: str, name: str, names: Iterable[str], relation: str) -> None:
     if name not in names:
         raise _UnknownError(f"No {what} {preview(name)} {relation}; {suggestion(name, names)}")
+
+
+def _drifted(drifts: Sequence[TargetDrift]) -> str:
+    """Return which have drifted, with their verb; features are counted, outputs named. Nothing if none has."""
+    names = [drift.name for drift in drifts if drift.status == "drifted"]
+    features = sum(name not in OUTPUTS for name in names)
+    total = sum(drift.name not in OUTPUTS for drift in drifts)
+    parts = [f"{features} of {total} feature{'s' if total > 1 else ''}"] if features else []
+    parts += [f"the {text}" for name, text in OUTPUTS.items() if name in names]
+    *first, last = parts or [""]
+    verb = "has" if len(names) == 1 else "have"
+    return f"{', '.join(first)} and {last} {verb}" if first else last and f"{last} {verb}"
 
 
 def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> dict[str, Any]:
