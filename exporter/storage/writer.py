@@ -187,8 +187,6 @@ class Writer:
             if self._has_work() and not self._is_urgent():
                 self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
             jobs, self._jobs = self._jobs, deque()
-        if jobs:
-            self._run_jobs(jobs)
         now = time.monotonic()
         if self._buffer.rows and (self._closing or now >= self._retry_at):
             if self._write_group():
@@ -196,6 +194,8 @@ class Writer:
             else:
                 self._pause = min(2 * self._pause or 0.5, 10.0)
                 self._retry_at = now + self._pause
+        if jobs:  # after the predictions, so that feedback that follows its prediction finds it
+            self._run_jobs(jobs)
         self._check_file(now)
         if now >= self._sweep_at:
             self._sweep_at = now + (0.0 if self._sweep() else self._retention.pause)

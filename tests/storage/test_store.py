@@ -111,6 +111,14 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Cal
     assert exporter.store.review_state().pending == {"m": 4}
 
 
+def test_feedback_right_after_its_prediction_is_joined_at_once(database: str, start: Callable[..., Exporter]) -> None:
+    """What was handed over before the feedback is written before it, so that the response says so."""
+    exporter = start(database)
+    for number in range(20):
+        exporter.predict(f"p-{number}")
+        assert exporter.say(f"p-{number}").joined
+
+
 def test_predictions_are_stored_completely(database: str, start: Callable[..., Exporter]) -> None:
     """However many fill a statement, each has its own labels, and they are in the order of the index."""
     exporter = start(database)

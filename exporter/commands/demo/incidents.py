@@ -48,7 +48,7 @@ INCIDENTS = {
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
         "corrections rise; ModelFeatureChanged fires after about 3 minutes, ModelFeatureDrift, "
         "ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) after 5 to 8, "
-        "ModelConfidenceDrift after 9, ModelMultivariateDrift after 16, because the window of an hour remembers",
+        "ModelConfidenceDrift after 9, ModelMultivariateDrift after 16 (the 1h window still holds the incident)",
     ),
     "slow": Incident(
         480,
@@ -59,8 +59,8 @@ INCIDENTS = {
         480,
         "the camera's sensor overheats, and every pixel is noisy",
         "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeatureChanged fires after about "
-        "3 minutes, ModelFeatureDrift and ModelFeatureMeanShift after 6 to 8, ModelMultivariateDrift after 16, because the "
-        "window of an hour remembers",
+        "3 minutes, ModelFeatureDrift and ModelFeatureMeanShift after 6 to 8, ModelMultivariateDrift after 16 "
+        "(the 1h window still holds the incident)",
     ),
     "shifted": Incident(
         600,
