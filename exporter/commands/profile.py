@@ -10,12 +10,13 @@ from pathlib import Path
 
 from exporter import config
 from exporter.commands.progress import Progress
-from exporter.errors import ConfigError, ExporterError
+from exporter.errors import ConfigError, ExporterError, ProfileError
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import Options, build
+from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
-from exporter.profiles.readers.base import Source
+from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
@@ -42,11 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="name of the profile; default: the training file's name")
     add("--prediction-column", metavar="NAME", help="column with the model's prediction")
     add("--confidence-column", metavar="NAME", help="column with the model's confidence")
+    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
     add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
     add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
     types = ", ".join(INPUT_TYPES)
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
+    add(
+        "--delimiter",
+        type=_delimiter,
+        default=",",
+        metavar="CHARACTER",
+        help="separates the cells of CSV (%(default)s)",
+    )
+    add(
+        "--decimal",
+        choices=(".", ","),
+        default=".",
+        metavar="CHARACTER",
+        help="decimal point of numbers in CSV (%(default)s)",
+    )
+    add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
     add("--bins", type=_count, default=20, metavar="N", help="bins of a number (%(default)s)")
     add("--categories", type=_count, default=50, metavar="N", help="categories with a bin of their own (%(default)s)")
     add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
@@ -70,6 +87,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _delimiter(text: str) -> str:
+    delimiter = {"tab": "\t", r"\t": "\t"}.get(text, text)
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"expected one character such as ; or the word tab, got {text!r}")
+    return delimiter
+
+
 def run(options: argparse.Namespace) -> int:
     """Create a profile, or describe one; return the exit status."""
     if sum((options.training_file is not None, options.describe is not None, options.from_store)) != 1:
@@ -84,17 +108,40 @@ def run(options: argparse.Namespace) -> int:
         source, expected = _stored_predictions(options)
         build_options = build_options._replace(expected=expected)
     else:
-        source = FileSource(options.training_file, build_options.known_types())
+        source = FileSource(
+            options.training_file,
+            build_options.known_types(),
+            delimiter=options.delimiter,
+            decimal=options.decimal,
+        )
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
     output = options.output or (Path(f"{source.name}.json") if options.from_store else None)
     output = output or without_gz(options.training_file).with_suffix(".json")
-    save(profile, output)
+    found = _warnings(source, profile, build_options)
     _print_features(profile, source.remarks)
-    if "timestamp" in profile.inputs.values() and not build_options.time_column:
+    if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
         print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
+    for text in found:
+        print(f"model-exporter: warning: {text}", file=sys.stderr)
+    if found and options.strict:
+        raise ProfileError(f"{source.where}: {len(found)} warnings with --strict: {output} was not written")
+    save(profile, output)
     print(f"{profile.rows} rows profiled into {output}")
     return 0
+
+
+def _warnings(source: Source, profile: Profile, options: Options) -> list[str]:
+    """Return what would alarm for ever, with what mends it."""
+    sample = next(source.batches(), Batch({}, 0, 1.0)).columns
+    columns = Columns(
+        options.prediction_column,
+        options.confidence_column,
+        options.time_column,
+        [*options.types],
+        source.cells_are_texts,
+    )
+    return [*warnings(profile, sample, columns, options.bins)]
 
 
 def _build_options(options: argparse.Namespace) -> Options:
@@ -113,7 +160,9 @@ def _build_options(options: argparse.Namespace) -> Options:
         outputs = PREDICTION, CONFIDENCE, TIME
     return Options(
         options.name,
-        *outputs,
+        *outputs[:2],
+        confidence_percent=options.confidence_percent,
+        time_column=outputs[2],
         ignore=[*options.ignore, *([options.label_column] if options.label_column else [])],
         types=types,
         bins=options.bins,

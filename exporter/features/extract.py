@@ -42,6 +42,32 @@ def numeric_column(values: Sequence[Any]) -> Floats:
     return np.array([_number(value) for value in values], dtype=np.float64)
 
 
+def confidence_column(values: Sequence[Any], percent: bool) -> Floats:
+    """Return confidences, shape ``(n,)``; a text that holds a number is that number.
+
+    Parameters
+    ----------
+    values
+        The values, None where there is none.
+    percent
+        Whether they are in percent, with or without a percent sign.
+
+    >>> confidence_column([93, "93 %", "50", None, "high"], percent=True)
+    array([0.93, 0.93, 0.5 ,  nan,  inf])
+    """
+    numbers = [
+        _parsed(value.strip().rstrip("%") if percent else value) if type(value) is str else value for value in values
+    ]
+    return numeric_column(numbers) / (100 if percent else 1)
+
+
+def _parsed(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def numeric_columns(columns: Sequence[Sequence[Any] | npt.NDArray[Any]]) -> Floats:
     """Return the numbers of columns of equal length as float64, shape ``(columns, n)``; see `numeric_column`."""
     kinds = {values.dtype.kind if isinstance(values, np.ndarray) and values.ndim == 1 else "" for values in columns}

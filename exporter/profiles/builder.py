@@ -13,13 +13,14 @@ import numpy as np
 from exporter.errors import ProfileError
 from exporter.features.base import InputType
 from exporter.features.categorical import Categorical
-from exporter.features.extract import as_list
+from exporter.features.extract import as_list, confidence_column
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES, LEARNERS, Learner, State, input_type
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
 from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
 from exporter.profiles.readers.base import Batch, Source
+from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
@@ -42,6 +43,8 @@ class Options(NamedTuple):
     prediction_column, confidence_column
         Columns with the model's prediction for each row and its confidence. Live ones are compared with them. They are
         not features.
+    confidence_percent
+        Whether the confidence is in percent: 93, or a text such as ``93 %``, is 0.93.
     time_column
         Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present.
     ignore
@@ -59,6 +62,7 @@ class Options(NamedTuple):
     name: str | None = None
     prediction_column: str | None = None
     confidence_column: str | None = None
+    confidence_percent: bool = False
     time_column: str | None = None
     ignore: Sequence[str] = ()
     types: Mapping[str, str] = {}
@@ -152,7 +156,9 @@ class _Builder:
         outputs = (options.prediction_column, options.confidence_column, options.time_column)
         for column in [*filter(None, outputs), *options.ignore, *options.types]:
             if column not in self._columns and (self._rows or self._columns):
-                raise ProfileError(f"{where}: has no column {preview(column)}; {suggestion(column, self._columns)}")
+                delimiter = delimiter_in(self._columns) if self._source.cells_are_texts else None
+                hint = f"set --delimiter={delimiter}" if delimiter else suggestion(column, self._columns)
+                raise ProfileError(f"{where}: has no column {preview(column)}; {hint}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
         for kind in options.types.values():
@@ -202,6 +208,8 @@ class _Builder:
         options = self._options
         kinds = {**inputs, **self._output_types()}
         whole = [n for n, kind in kinds.items() if n in numeric and kind.type == "numeric"]
+        if options.confidence_percent:
+            whole = [name for name in whole if name != options.confidence_column]
         if not self._source.reads_columns or self._rows > options.exact:
             whole = []
         bins: dict[str, list[Feature]] = {}
@@ -268,6 +276,8 @@ class _Builder:
 
     def _feature_columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
         values: Column = batch.columns.get(name, (None,) * batch.rows)
+        if name == self._options.confidence_column:
+            values = confidence_column(as_list(values), self._options.confidence_percent)
         if kind.type != "numeric":
             values = as_list(values)
         else:

@@ -37,6 +37,8 @@ class Source:
         Number of rows, where `columns` could tell.
     reads_columns
         Whether it has `read_columns`.
+    cells_are_texts
+        Whether it is CSV, whose content decides how cells are read.
     """
 
     where: str
@@ -44,6 +46,7 @@ class Source:
     remarks: Mapping[str, str] = MappingProxyType({})
     rows: int | None = None
     reads_columns = False
+    cells_are_texts = False
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """Yield all rows, from the start.

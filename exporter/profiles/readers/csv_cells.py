@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, get_args
 
 import numpy as np
@@ -19,6 +20,8 @@ WORDS = "NA and the like are read as texts; only an empty cell is missing"
 _KINDS: tuple[CellKind, ...] = get_args(CellKind)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
+_DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+([eE][+-]?\d+)?\s*)$"
+_DELIMITERS = {";": '";"', "\t": "tab", "|": '"|"'}
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -29,14 +32,17 @@ class CsvColumn:
     ----------
     given
         The input type that was chosen. Cells that do not fit it stay texts, which count as invalid.
+    decimal
+        The decimal point of numbers, ``.`` or ``,``. With ``,`` both are read.
     """
 
-    def __init__(self, given: str | None = None) -> None:
+    def __init__(self, given: str | None = None, decimal: str = ".") -> None:
         self._given = INPUT_TYPES[given].cells if given in INPUT_TYPES else None
         self._kind: CellKind = self._given or "number"
         self._digits = not self._given
         self._padded = self._words = False
-        self._plain = not given
+        self._decimal = decimal
+        self._plain = not given and decimal == "."
 
     def add(self, column: Any) -> None:
         """Inspect some of the cells: an Arrow array of strings, null where they are empty."""
@@ -45,13 +51,13 @@ class CsvColumn:
         if self._given:
             return
         trimmed = column
-        if self._kind != "number" or not _are_numbers(column):
+        if self._kind != "number" or not _are_numbers(self._with_points(column)):
             self._plain = False
             trimmed, words = _trimmed(column)
             self._words = self._words or words
             for kind in _KINDS[_KINDS.index(self._kind) :]:
                 try:
-                    _cast(column, trimmed, kind)
+                    self._cast(column, trimmed, kind)
                 except ArrowInvalid:
                     continue
                 self._kind = kind
@@ -82,14 +88,35 @@ class CsvColumn:
             return column
         if kind == "number":
             try:
-                return column.cast(pa.float64())  # most columns need no more
+                return self._with_points(column).cast(pa.float64())  # most columns need no more
             except ArrowInvalid:
                 pass
         trimmed, _ = _trimmed(column)
         try:
-            return _cast(column, trimmed, kind)
+            return self._cast(column, trimmed, kind)
         except ArrowInvalid:
-            return [_single(cell, kind) for cell in trimmed.to_pylist()]
+            return [_single(cell, kind) for cell in self._with_points(trimmed).to_pylist()]
+
+    def _cast(self, column: Any, trimmed: Any, kind: str) -> Any:
+        return _cast(column, self._with_points(trimmed) if kind == "number" else trimmed, kind)
+
+    def _with_points(self, column: Any) -> Any:
+        """Return cells with a point in decimal numbers."""
+        from pyarrow import compute
+
+        if self._decimal == ".":
+            return column
+        return compute.replace_substring_regex(column, _DECIMAL_COMMA, r"\1.\2")
+
+
+def delimiter_in(names: Collection[str]) -> str | None:
+    """Return the delimiter, as ``--delimiter`` takes it, of a file that was read as one column; None for others.
+
+    >>> delimiter_in(["age;income"]), delimiter_in(["age\\tincome"]), delimiter_in(["age;x", "income"])
+    ('";"', 'tab', None)
+    """
+    name = next(iter(names), "")
+    return next((text for delimiter, text in _DELIMITERS.items() if len(names) == 1 and delimiter in name), None)
 
 
 def _trimmed(column: Any) -> tuple[Any, bool]:

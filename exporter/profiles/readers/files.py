@@ -16,7 +16,7 @@ from exporter.errors import ProfileError
 from exporter.features.lenient_json import parse_integer, sanitize
 from exporter.profiles.readers.base import Batch, ColumnarFile, Source, to_columns
 from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
-from exporter.profiles.readers.csv_cells import CsvColumn
+from exporter.profiles.readers.csv_cells import CsvColumn, delimiter_in
 from exporter.profiles.readers.npz import Npz
 from exporter.profiles.readers.parquet import Parquet, as_arrays, check_unique_names
 from exporter.profiles.type_inference import Column
@@ -53,6 +53,8 @@ class FileSource(Source):
         Name of the source in messages; its path when None.
     others
         Chosen type of all columns that are not in ``types``.
+    delimiter, decimal
+        What separates the cells of a CSV file, and the decimal point of its numbers, ``.`` or ``,``.
 
     Raises
     ------
@@ -69,6 +71,8 @@ class FileSource(Source):
         kind: str | None = None,
         where: str | None = None,
         others: str | None = None,
+        delimiter: str = ",",
+        decimal: str = ".",
     ) -> None:
         plain = without_gz(path)
         self.where, self.name, self.remarks = where or str(path), plain.stem, {}
@@ -83,6 +87,8 @@ class FileSource(Source):
         self._decompress()
         self._types = types or {}
         self._others = others
+        self._delimiter, self._decimal = delimiter, decimal
+        self.cells_are_texts = self._kind == "csv"
         self._block = block
         self._read = reader
         self._csv_block = max(block // 8, 100)  # pyarrow reads many blocks ahead
@@ -129,7 +135,16 @@ class FileSource(Source):
         except OSError as error:
             raise ProfileError(f"{self.where}: cannot be read: {error.strerror or error}") from None
         except _MALFORMED as error:
-            raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}") from None
+            delimiter = self._other_delimiter()
+            hint = f"; set --delimiter={delimiter}" if delimiter else ""
+            raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}{hint}") from None
+
+    def _other_delimiter(self) -> str | None:
+        """Return the delimiter of a CSV file whose header has another one than it was read with."""
+        if self._kind != "csv":
+            return None
+        with self._path.open(encoding="utf-8", errors="replace") as file:
+            return delimiter_in(file.readline(10_000).split(self._delimiter))
 
     def _csv(self, names: Collection[str] | None) -> Iterator[Batch]:
         readers = self._inferred()
@@ -153,7 +168,7 @@ class FileSource(Source):
             next((table.column_names for table, _ in self._csv_texts()), []) if self._types or self._others else []
         )
         types = {name: self._types.get(name, self._others) for name in names}
-        return {} if None in types.values() else {name: CsvColumn(kind) for name, kind in types.items()}
+        return {} if None in types.values() else {name: CsvColumn(kind, self._decimal) for name, kind in types.items()}
 
     def _csv_inferred(self) -> dict[str, CsvColumn]:
         """Return the columns after inspecting all rows: only the last one tells whether all are numbers."""
@@ -162,7 +177,7 @@ class FileSource(Source):
         for table, _ in self._csv_texts():
             self.rows += table.num_rows
             for name, column in zip(table.column_names, table.columns, strict=True):
-                cells.setdefault(name, CsvColumn(self._types.get(name))).add(column.combine_chunks())
+                cells.setdefault(name, CsvColumn(self._types.get(name), self._decimal)).add(column.combine_chunks())
         return cells
 
     def _csv_texts(self, names: Collection[str] | None = None) -> Iterator[tuple[Any, float]]:
@@ -190,7 +205,7 @@ class FileSource(Source):
         size = self._path.stat().st_size
         options = {
             "read_options": csv.ReadOptions(block_size=self._csv_block),
-            "parse_options": csv.ParseOptions(newlines_in_values=True),
+            "parse_options": csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
         }
         with csv.open_csv(self._path, **options) as reader:
             names = reader.schema.names

@@ -1,0 +1,200 @@
+"""Find what in training data would alarm for ever: live data can never resemble it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from exporter.features.extract import as_list
+from exporter.features.timestamp import unix_seconds
+from exporter.profiles.describe import truncate
+from exporter.profiles.profile import NumericFeature, Profile
+from exporter.profiles.readers.csv_cells import delimiter_in
+from exporter.profiles.type_inference import Column
+from exporter.stats.divergence import Floats
+from exporter.validation import preview
+
+ROWS_PER_BIN = 10
+"""With fewer training rows a bin's share is hardly known: 200 rows for 20 bins."""
+SAMPLE = 10_000
+"""Rows of the beginning of the file that are inspected."""
+_FEW, _FEW_UNNAMED = 10, 50
+"""With fewer values in the sample, or with fewer where the name is no hint, chance explains what they look like."""
+_SPREAD = 3
+"""The whole numbers of an identifier cover at most so many times the number of rows."""
+_YEAR = 365.25 * 86400
+_UNITS_OF_SECONDS = (1.0, 1e3, 1e6, 1e9)
+_UNNAMED = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+_ID_NAME = re.compile(r"(?:.*[^a-z])?(?:id|uuid|guid|pk|idx|index)|.*[a-z](?:Id|ID|Uuid|UUID)", re.DOTALL)
+_TIME_NAME = re.compile(r"(?:.*[^a-z])?(?:at|date|datetime|epoch|time|timestamp|ts)|.*[a-z](?:At|Date|Time)", re.DOTALL)
+_ID = re.compile(r"[A-Za-z_]{0,12}[-_#:]?\d{2,}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-f]{16,}")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?\s*")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})*\s*")
+_PERCENT = "set --confidence-percent"
+_DATE = re.compile(r"(\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})([ T]\d{1,2}:\d\d.*)?")
+
+
+class Columns(NamedTuple):
+    """Names of the columns that are not ordinary features, and of those whose type was chosen.
+
+    Attributes
+    ----------
+    prediction, confidence, time
+        See `exporter.profiles.builder.Options`.
+    chosen
+        Columns that were described by the user, on which nothing is said.
+    is_csv
+        Whether cells are texts, and the way they are read can be chosen.
+    """
+
+    prediction: str | None
+    confidence: str | None
+    time: str | None
+    chosen: Sequence[str]
+    is_csv: bool
+
+
+def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, bins: int) -> Iterator[str]:
+    """Yield a line for each thing that would alarm for ever, with the flag that mends it.
+
+    Parameters
+    ----------
+    profile
+        The profile of all rows.
+    sample
+        Some rows from the beginning of the file, in its order.
+    columns
+        What is known of the columns.
+    bins
+        Number of bins of a number.
+    """
+    if columns.is_csv and (delimiter := delimiter_in(profile.inputs)):
+        yield f"all columns are read as one: set --delimiter={delimiter}"
+        return
+    for name, values in sample.items():
+        if name in {columns.prediction, columns.confidence}:
+            text = _decimal_comma(name, _strings(values), columns.is_csv)
+        elif name in profile.inputs and name not in columns.chosen:
+            text = _column(name, values, profile, columns)
+        else:
+            continue
+        if text:
+            yield f"{truncate(name, 40) or 'a column without a name'}: {text}"
+        elif name == columns.confidence and (text := _confidence(name, _strings(values), profile)):
+            yield f"{truncate(name, 40)}: {text}"
+    if profile.rows < ROWS_PER_BIN * bins:
+        fewer = profile.rows // ROWS_PER_BIN
+        advice = f", or set --bins={fewer}" if fewer >= 2 else ""
+        yield f"{profile.rows} rows are few for {bins} bins: profile at least {ROWS_PER_BIN * bins}{advice}"
+
+
+def _column(name: str, values: Column, profile: Profile, columns: Columns) -> str | None:
+    if _UNNAMED.fullmatch(name):
+        return f"is probably the index of a table: set {_ignore(name)}"
+    kind = profile.inputs[name]
+    if kind == "numeric":
+        feature = profile.features[name]
+        return _numbers(name, values, feature, profile.rows) if isinstance(feature, NumericFeature) else None
+    texts = _strings(values)
+    if kind == "timestamp":
+        return None if columns.time else _growing_time(name, texts)
+    if kind in {"categorical", "text"}:
+        return _decimal_comma(name, texts, columns.is_csv) or _texts(name, texts)
+    return None
+
+
+def _numbers(name: str, values: Column, feature: NumericFeature, rows: int) -> str | None:
+    numbers = np.array([value for value in as_list(values[:SAMPLE]) if isinstance(value, int | float)], dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    if len(numbers) < _FEW:
+        return None
+    if _is_time(name, numbers):
+        return f"is a time, which only grows: set {_ignore(name)}"
+    if (numbers == np.round(numbers)).all() and len(np.unique(numbers)) == len(numbers):
+        dense = feature.max is not None and feature.min is not None and feature.max - feature.min < _SPREAD * rows
+        counts = (np.diff(numbers) == 1).all() or (dense and len(numbers) >= _FEW_UNNAMED)
+        if counts or _ID_NAME.fullmatch(name):
+            return f"is an identifier, different in every row: set {_ignore(name)}"
+    return None
+
+
+def _is_time(name: str, numbers: Floats) -> bool:
+    """Whether numbers are times of recent years in any unit, or dates such as 20261124."""
+    if not (_is_sorted(numbers) or _TIME_NAME.fullmatch(name)) or numbers.min() == numbers.max():
+        return False
+    now = time.time()
+    for unit in _UNITS_OF_SECONDS:
+        if now - 20 * _YEAR < numbers.min() / unit and numbers.max() / unit < now + _YEAR:
+            return True
+    months, days = numbers // 100 % 100, numbers % 100
+    dates = (numbers == np.round(numbers)) & (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
+    return bool(dates.all()) and numbers.min() > 1990_00_00 and numbers.max() < 2100_00_00
+
+
+def _growing_time(name: str, texts: list[str]) -> str | None:
+    times = np.array([unix_seconds(text) for text in texts])
+    times = times[np.isfinite(times)]
+    if len(times) >= _FEW and _is_sorted(times) and times[0] != times[-1]:
+        time_column = _flag("--time-column", name)
+        return f"only grows, so live values are younger: set {time_column} if rows arrived then, else {_ignore(name)}"
+    return None
+
+
+def _is_sorted(numbers: Floats) -> bool:
+    steps = np.diff(numbers)
+    return bool((steps >= 0).all() or (steps <= 0).all())
+
+
+def _texts(name: str, texts: list[str]) -> str | None:
+    if len(texts) < _FEW:
+        return None
+    if all(map(_DATE.fullmatch, texts)):
+        return f"holds dates that are not RFC 3339, and are read as text: set {_ignore(name)}"
+    if len(set(texts)) == len(texts):
+        named = _ID_NAME.fullmatch(name) and not any(re.search(r"\s", text) for text in texts)
+        if named or (len(texts) >= _FEW_UNNAMED and all(map(_ID.fullmatch, texts))):
+            return f"is an identifier, different in every row: set {_ignore(name)}"
+    return None
+
+
+def _decimal_comma(name: str, texts: list[str], is_csv: bool) -> str | None:
+    with_comma = [text for text in texts if "," in text]
+    if not with_comma or not all(map(_DECIMAL_COMMA.fullmatch, texts)) or all(map(_THOUSANDS.fullmatch, with_comma)):
+        return None
+    advice = 'set --decimal=","' if is_csv else f"write them with a point, or set {_ignore(name)}"
+    return f"holds numbers with decimal commas, which are read as text: {advice}"
+
+
+def _confidence(name: str, texts: list[str], profile: Profile) -> str | None:
+    """Return what is wrong with the confidence."""
+    feature = profile.confidence
+    if not isinstance(feature, NumericFeature):
+        return None
+    without = f"set {_ignore(name)} instead of --confidence-column"
+    if feature.counts[-1]:
+        percent = any(text.rstrip().endswith("%") for text in texts)
+        return f"is text such as {preview(next(iter(texts), ''), 20)}: {_PERCENT if percent else without}"
+    if feature.min is None or feature.max is None or 0 <= feature.min <= feature.max <= 1:
+        return None
+    if feature.min >= 0 and feature.max <= 100:
+        return f"is in percent: {_PERCENT}"
+    return f"is not a confidence from 0 to 1, but {feature.min:g} to {feature.max:g}: {without}"
+
+
+def _strings(values: Column) -> list[str]:
+    if isinstance(values, np.ndarray):
+        return []
+    return [value for value in values[:SAMPLE] if isinstance(value, str) and value.strip()]
+
+
+def _ignore(name: str) -> str:
+    return _flag("--ignore", name)
+
+
+def _flag(flag: str, name: str) -> str:
+    """Return a flag with a name as a shell reads it."""
+    return f"{flag}={name}" if re.fullmatch(r"[\w.-]+", name) else f'{flag}="{name}"'
