@@ -154,7 +154,11 @@ OWN_NAME = "save each column under its own name"
 NOT_NPZ = "FILE: is not NPZ: expected what numpy.savez writes"
 MISTAKES = [
     ("a.csv", None, "FILE: cannot be read: there is no such file"),
-    ("a.xlsx", b"PK", "FILE: expected a file that ends in .csv, .parquet, .npz, .jsonl or .ndjson"),
+    (
+        "a.xlsx",
+        b"PK",
+        "FILE: expected a file that ends in .csv, .parquet, .npz, .jsonl or .ndjson, and then perhaps in .gz",
+    ),
     ("a.csv", b"", "FILE: is not CSV: Empty CSV file"),
     ("a.csv", b"a,b\n", "FILE: has no rows to profile"),
     ("a.csv", b"a,b\n1\n", "FILE: is not CSV: CSV parse error: Expected 2 columns, got 1: 1"),
