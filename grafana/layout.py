@@ -44,7 +44,7 @@ def page_link(page: str, title: str, versions: str = "", **parameters: str) -> L
     title
         Text of the link.
     versions
-        The selected versions: `VERSIONS`, or nothing.
+        The selected versions, `VERSIONS`, or another constant part of the query.
     parameters
         Query parameters and the source of their values, such as ``version="__field.labels.version"``.
     """

@@ -38,6 +38,7 @@ def dashboard(exporter_url: str) -> Dashboard:
             flywheel(),
             reviewed(),
             delay(),
+            unjoined(),
             layout.row(102, "Segments and business events", 46),
             segment_corrections(),
             segment_attempts(),
@@ -235,7 +236,7 @@ def reviewed() -> Panel:
             "confidence interval. It includes mistakes that users do not report."
         ),
         SHARE,
-        position(0, 38, 12, 8),
+        position(0, 38, 8, 8),
         *by_version(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
         Query(
             f"max by (model, version) (model_reviewed_accuracy_lower{{{BOTH}}})",
@@ -262,11 +263,29 @@ def delay() -> Panel:
             "recent predictions are still incomplete."
         ),
         SECONDS,
-        position(12, 38, 12, 8),
+        position(8, 38, 8, 8),
         Query(f"histogram_quantile(0.5, {buckets})", "half within"),
         Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
         empty="no feedback",
         least=0,
+    )
+
+
+def unjoined() -> Panel:
+    return time_series(
+        16,
+        "Feedback without a prediction",
+        (
+            "Feedback whose prediction was not logged. It does not count until its prediction arrives. Click a value "
+            "to see it."
+        ),
+        COUNT,
+        position(16, 38, 8, 8),
+        Query(f"max by (model) (model_exporter_feedback_unjoined{{{MODEL}}})", "{{model}}"),
+        Query('max(model_exporter_feedback_unjoined{model=""}) > 0', "no model named"),
+        empty="no feedback",
+        least=0,
+        value_links=[layout.page_link("review", "List it", "joined=false", model="__field.labels.model")],
     )
 
 

@@ -104,6 +104,13 @@ DELAY = Family("model_feedback_delay_seconds", "histogram", "Time from a predict
 EVENTS = _counter("model_business_events_total", "Business events declared in the configuration.")
 PENDING = _gauge("model_corrections_pending", "Corrections waiting for review.")
 OLDEST = _gauge("model_corrections_oldest_pending_seconds", "Age of the oldest correction waiting for review.")
+UNJOINED = _gauge(
+    "model_exporter_feedback_unjoined",
+    "Feedback whose prediction has not arrived; the model is empty for feedback that names none.",
+)
+UNJOINED_OLDEST = _gauge(
+    "model_exporter_feedback_unjoined_oldest_seconds", "Age of the oldest feedback whose prediction has not arrived."
+)
 REVIEWED_ACCURACY = (
     _gauge(
         "model_reviewed_accuracy", "Share of confident predictions that were right, estimated from a reviewed sample."
@@ -208,6 +215,8 @@ FAMILIES = (
     *(
         PENDING,
         OLDEST,
+        UNJOINED,
+        UNJOINED_OLDEST,
         EXAMPLES,
         *REVIEWED_ACCURACY,
         REVIEWED,

@@ -226,7 +226,7 @@ def _segments(monitor: ModelMonitor, templates: _Templates, now: float) -> Itera
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:
-    """Return the lines about review: pending corrections, released examples, and the reviewed accuracy.
+    """Return the lines about review: pending corrections, unjoined feedback, released examples, reviewed accuracy.
 
     Raises
     ------
@@ -240,6 +240,10 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         if model in state.oldest:
             yield _line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
         yield _line(f.EXAMPLES, state.examples.get(model, 0), model=model)
+    for model in dict.fromkeys((*monitors.models, "", *state.unjoined)):
+        yield _line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
+        if model in state.oldest_unjoined:
+            yield _line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
     for (model, version), counts in state.accuracy_counts.items():
         if model not in monitors.models:
             continue

@@ -251,7 +251,7 @@ class Ingest:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
         config, monitors = self._exporter.config, self._exporter.pipeline.monitors
         for feedback in items:
-            if feedback.prediction_id is not None or config.store.inputs == "none":
+            if config.store.inputs == "none":
                 feedback.inputs = msgspec.Raw()
             elif feedback.model is not None:
                 model, binner = (

@@ -104,6 +104,7 @@ _QUEUE = (
     Parameter("label", str, "The label of the review, or of the user without one, as JSON or plain text."),
     Parameter("predicted", str, "The prediction, as JSON or plain text."),
     Parameter("source", _one_of(VERDICTS), "Users' corrections by default."),
+    Parameter("joined", _one_of(("false", "true")), "With false, all feedback whose prediction has not arrived."),
     *_PERIOD,
     Parameter("confidence_from", _Share),
     Parameter("confidence_to", _Share),

@@ -58,7 +58,7 @@ def accepted_examples(connection: sa.Connection, selection: Selection, after: in
     effective_label = sa.func.coalesce(table.reviewed_label, table.label)
     # Earlier versions took corrections without a label.
     has_label = effective_label.is_not(None)
-    conditions = [table.model == selection.model, is_accepted, table.joined, table.id > after, has_label]
+    conditions = [table.model == selection.model, is_accepted, table.id > after, has_label]
     if selection.version is not None:
         conditions.append(table.version == selection.version)
     if selection.labels is not None:

@@ -11,13 +11,14 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreError
 from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
-from exporter.storage.schema import feedback, is_released
+from exporter.storage.corrections import STATUSES, is_ready_correction
+from exporter.storage.schema import feedback, is_released, is_unjoined
 from exporter.storage.timeout import statement_timeout
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""
-REVIEW_SECONDS = 5.0
-"""How old the cached state of a shared database may be: other exporters write into it, too."""
+REVIEW_SECONDS, SHARED_REVIEW_SECONDS = 60.0, 5.0
+"""How old the cached state may be: feedback becomes ready for review, and others write into a shared database."""
 REVIEW_RETRY_SECONDS = 10.0
 """How long scrapes fail at once after the database did not answer one."""
 
@@ -31,12 +32,17 @@ class ReviewState(msgspec.Struct, frozen=True):
         By model: corrections that wait for review, the Unix time of the oldest, and released examples.
     accuracy_counts
         By model and version.
+    unjoined, oldest_unjoined
+        By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
+        the oldest.
     """
 
     pending: dict[str, int]
     oldest: dict[str, float]
     examples: dict[str, int]
     accuracy_counts: dict[tuple[str, str], StratumCounts]
+    unjoined: dict[str, int]
+    oldest_unjoined: dict[str, float]
 
 
 class Backlog:
@@ -52,7 +58,7 @@ class Backlog:
 
     def __init__(self, reading: Callable[[], AbstractContextManager[sa.Connection]], *, shared: bool) -> None:
         self._reading = reading
-        self._shared = shared
+        self._max_age = SHARED_REVIEW_SECONDS if shared else REVIEW_SECONDS
         self._cached: ReviewState | None = None
         self._read_at = self._retry_at = 0.0
         self._generation = 0
@@ -63,7 +69,7 @@ class Backlog:
         self._cached = None
 
     def state(self) -> ReviewState:
-        """Return the current state; of a shared database that of some seconds ago.
+        """Return the current state; see `REVIEW_SECONDS`.
 
         Raises
         ------
@@ -72,7 +78,7 @@ class Backlog:
         """
         cached = self._cached
         now = time.monotonic()
-        if cached is not None and not (self._shared and now > self._read_at + REVIEW_SECONDS):
+        if cached is not None and now <= self._read_at + self._max_age:
             return cached
         if now < self._retry_at:
             raise StoreError("the database did not answer a moment ago")
@@ -90,16 +96,21 @@ class Backlog:
 
 def read_state(connection: sa.Connection) -> ReviewState:
     """Read the state from the database, with queries that indexes answer."""
-    pending = (
-        sa.select(feedback.c.model, sa.func.count(), sa.func.min(feedback.c.created))
-        .where(feedback.c.verdict == "corrected", feedback.c.status == "pending", feedback.c.joined)
-        .group_by(feedback.c.model)
-    )
+    number, oldest = sa.func.count().label("number"), sa.func.min(feedback.c.created).label("oldest")
+    by_model = sa.select(feedback.c.model, number, oldest).group_by(feedback.c.model)
+    is_pending = feedback.c.status == "pending"
+    in_queue = feedback.c.verdict.in_(("accepted", "corrected")) & feedback.c.status.in_(STATUSES)
     examples = sa.select(feedback.c.model, sa.func.count()).where(is_released).group_by(feedback.c.model)
-    rows = connection.execute(pending).all()
+    rows = [
+        *connection.execute(by_model.where(feedback.c.verdict == "corrected", is_pending, feedback.c.joined)),
+        *connection.execute(by_model.where(is_ready_correction, is_pending)),
+    ]
+    unjoined = connection.execute(by_model.where(in_queue, is_unjoined)).all()
     return ReviewState(
-        pending={model: count for model, count, _ in rows},
-        oldest={model: created for model, _, created in rows},
+        pending={row.model: sum(other.number for other in rows if other.model == row.model) for row in rows},
+        oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
         examples={model: int(total) for model, total in connection.execute(examples)},
         accuracy_counts=accuracy_counts(connection),
+        unjoined={row.model or "": row.number for row in unjoined},
+        oldest_unjoined={row.model or "": row.oldest for row in unjoined},
     )

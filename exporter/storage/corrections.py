@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import time
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +13,15 @@ import sqlalchemy as sa
 
 from exporter.storage.correction_document import Redacted, correction_document, decode_label, rfc3339
 from exporter.storage.redaction import may_hold
-from exporter.storage.schema import confidence_key, decisions, feedback, history, label_json
+from exporter.storage.schema import (
+    confidence_key,
+    decisions,
+    feedback,
+    history,
+    is_described,
+    is_unjoined,
+    label_json,
+)
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""
@@ -21,11 +30,19 @@ ORDERS = ("confident", "newest")
 VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
 """Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
 
+WAITING_SECONDS = 3600.0
+"""How long feedback that describes its prediction waits for it, before it can be reviewed without."""
+
 PAGE_CHARACTERS = 16 * 2**20
 """Characters of inputs, with unpacked images, in one page: with more it ends early, to bound the memory."""
 
 Position = tuple[float, int]
 """Where a page ended: the value that it is ordered by, and the identifier."""
+_ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
+is_ready = is_described & (feedback.c.created < _ready_before)
+"""Feedback that waited long enough for its prediction, which it describes."""
+# With coalesce, SQLite does not use an index of all unjoined feedback.
+is_ready_correction = is_ready & (sa.func.coalesce(feedback.c.verdict, "") == "corrected")
 label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
 """The effective label: the reviewer's if there is one, else the user's."""
 
@@ -39,6 +56,9 @@ class Filter(NamedTuple):
         The effective label, and the prediction, as stored JSON.
     source
         A key of `VERDICTS`.
+    joined
+        True for corrections of logged predictions only; False for all feedback whose prediction has not arrived, of
+        either verdict; None for what can be reviewed.
     since, until
         Unix time in seconds of the user's first feedback; ``until`` is exclusive.
     confidence_from, confidence_to
@@ -56,6 +76,7 @@ class Filter(NamedTuple):
     predicted: str | None = None
     segment: str | None = None
     source: str = "user"
+    joined: bool | None = None
     since: float | None = None
     until: float | None = None
     confidence_from: float | None = None
@@ -114,15 +135,20 @@ def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) 
     if after:
         value, id_ = after
         is_after = [key <= value, (key < value) | (feedback.c.id < id_)]
-    sources = ("user", "sample") if chosen.source == "all" else (chosen.source,)
     statuses = STATUSES if chosen.status is None else (chosen.status,)
-    # The index is ordered within each source and status: one query for each, then the first of all.
+    # The index is ordered within each verdict and status: one query for each, then the first of all.
+    selected = sa.select(feedback.c.id, key.label("key"))
+    kinds = [
+        selected.where(feedback.c.verdict == verdict, _in_state(chosen.joined is not False))
+        for verdict in _verdicts(chosen)
+    ]
+    if chosen.joined is None and chosen.source != "sample":
+        kinds.append(selected.where(is_ready_correction))
     parts = [
-        sa.select(feedback.c.id, key.label("key"))
-        .where(*conditions(chosen._replace(source=source, status=status)), *is_after)
+        kind.where(*_content_conditions(chosen._replace(status=status)), *is_after)
         .order_by(key.desc(), feedback.c.id.desc())
         .limit(limit + 1)
-        for source in sources
+        for kind in kinds
         for status in statuses
     ]
     if len(parts) == 1:
@@ -140,12 +166,27 @@ def _that_fit(connection: sa.Connection, ids: list[int]) -> list[int]:
 
 
 def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
-    """Return the filter as SQL conditions; they select corrections and samples, not other feedback."""
-    verdicts = VERDICTS[chosen.source]
+    """Return the filter as SQL conditions; they select corrections and samples, not other joined feedback."""
+    verdicts = _verdicts(chosen)
     has_verdict = (
         feedback.c.verdict == verdicts[0] if len(verdicts) == 1 else feedback.c.verdict.in_(map(sa.literal, verdicts))
     )
-    result: list[sa.ColumnElement[bool]] = [has_verdict, feedback.c.joined]
+    return [has_verdict, _in_state(chosen.joined), *_content_conditions(chosen)]
+
+
+def _verdicts(chosen: Filter) -> tuple[str, ...]:
+    return ("accepted", "corrected") if chosen.joined is False else VERDICTS[chosen.source]
+
+
+def _in_state(joined: bool | None) -> sa.ColumnElement[bool]:
+    """Return the condition for `Filter.joined`."""
+    if joined is None:  # both values by name: so the index finds a model's in each of them
+        return feedback.c.joined.in_((sa.true(), sa.false())) & (feedback.c.joined | is_ready)
+    return feedback.c.joined if joined else is_unjoined
+
+
+def _content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    result: list[sa.ColumnElement[bool]] = []
     if chosen.status is None:  # all three by name: so the index finds a model's, or a day's, in each of them
         result.append(feedback.c.status.in_(map(sa.literal, STATUSES)))
     for column, value in (
@@ -191,8 +232,9 @@ def label_conditions(
 
 
 def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
-    """Return a correction, or a prediction that was sampled for review, as its document; None if there is none."""
-    query = sa.select(feedback).where(feedback.c.id == correction_id, *conditions(Filter(source="all")))
+    """Return a correction, a prediction sampled for review, or unjoined feedback as its document; None for others."""
+    is_shown = sa.or_(sa.and_(*conditions(Filter(source="all"))), is_unjoined)
+    query = sa.select(feedback).where(feedback.c.id == correction_id, is_shown)
     row = connection.execute(query).mappings().first()
     return None if row is None else correction_document(row, redacted)
 

@@ -134,10 +134,11 @@ class FeedbackRecorder:
             content = _content(item, row)
             batch.insert(row)
         else:
-            content = _content(item, row)
-            if all(row[name] == value for name, value in content.items()):
+            description = {} if row["joined"] or row["version"] is not None else _description(item)
+            content = _content(item, {**row, **description})
+            if not description and all(row[name] == value for name, value in content.items()):
                 return _result(row, repeat=True), row
-            batch.replace(row)
+            batch.replace(row, description)
         row |= {**content, "idempotency_key": key, "updated": now}
         if row["joined"]:
             delay = max(now - row["predicted"], 0.0) if is_first else None
@@ -159,13 +160,24 @@ class FeedbackRecorder:
             "joined": item.prediction_id is None,
         }
         if item.prediction_id is None:
-            inputs = bytes(memoryview(item.inputs)).decode("utf-8", "replace")
-            about = {"version": item.version or NO_VERSION, "prediction": label_json(item.prediction)}
-            return row | about | {"inputs": inputs or None, "predicted": now}
+            return row | _given(item) | {"predicted": now}
         if prediction is not None:
             return row | prediction_snapshot(prediction, self._redact)
         self._unjoined.add(item.prediction_id)
-        return row
+        return row | _description(item)
+
+
+def _given(item: Feedback) -> dict[str, Any]:
+    """Return the columns of the prediction as its feedback describes it."""
+    inputs = bytes(memoryview(item.inputs)).decode("utf-8", "replace")
+    version, prediction = item.version or NO_VERSION, label_json(item.prediction)
+    return {"model": item.model, "version": version, "prediction": prediction, "inputs": inputs or None}
+
+
+def _description(item: Feedback) -> dict[str, Any]:
+    """Return `_given` if feedback describes its prediction well enough for a review without it, else nothing."""
+    given = _given(item)
+    return {} if None in given.values() else given
 
 
 _RESULT = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +32,12 @@ _update = CompiledStatement(
     .where(feedback.c.id == sa.bindparam("row_id"))
     .values({name: sa.bindparam(f"new_{name}") for name in _CHANGED})
 )
+_DESCRIPTION = ("model", "version", "prediction", "inputs")
+_describe = CompiledStatement(
+    feedback.update()
+    .where(feedback.c.id == sa.bindparam("row_id"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _DESCRIPTION})
+)
 _insert_history = CompiledStatement(history.insert(), [column.name for column in history.c if column.name != "id"])
 
 
@@ -50,6 +56,7 @@ class FeedbackBatch:
         self._rows: dict[str | None, list[dict[str, Any]]] = {}
         self._inserted: list[dict[str, Any]] = []
         self._updated: dict[int, dict[str, Any]] = {}
+        self._described: dict[int, dict[str, Any]] = {}
         self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
         wanted = [
             {"prediction_id": item.prediction_id, "given_model": item.model}
@@ -74,13 +81,23 @@ class FeedbackBatch:
         self._rows.setdefault(row["prediction_id"], []).append(row)
         return row
 
-    def replace(self, row: dict[str, Any]) -> None:
-        """Move a row's feedback into the history, and return the row to review; the caller sets its new content."""
+    def replace(self, row: dict[str, Any], description: Mapping[str, Any]) -> None:
+        """Move a row's feedback into the history, and return the row to review; the caller sets its new content.
+
+        Parameters
+        ----------
+        row
+            The row.
+        description
+            The columns of its prediction, if they become known now.
+        """
         if row["verdict"] != "sampled":  # the draw is in the history already
             self._replaced.append((row, {"time": row["updated"], **{name: row[name] for name in CONTENT}}))
-        row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None}
+        row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None, **description}
         if "id" in row:
             self._updated[row["id"]] = row
+            if description:
+                self._described[row["id"]] = row
 
     def write(self, connection: sa.Connection) -> None:
         """Write all changes; new rows get their identifiers."""
@@ -92,10 +109,9 @@ class FeedbackBatch:
         else:
             for row in self._inserted:
                 row["id"] = _insert.execute(connection, row).lastrowid
-        changes = [
-            {"row_id": row["id"], **{f"new_{name}": row[name] for name in _CHANGED}} for row in self._updated.values()
-        ]
-        _update.execute_many(connection, changes)
+        for statement, names, rows in ((_update, _CHANGED, self._updated), (_describe, _DESCRIPTION, self._described)):
+            changes = [{"row_id": row["id"], **{f"new_{name}": row[name] for name in names}} for row in rows.values()]
+            statement.execute_many(connection, changes)
         _insert_history.execute_many(
             connection, [{"feedback_id": row["id"], **values} for row, values in self._replaced]
         )

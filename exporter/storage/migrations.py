@@ -63,8 +63,16 @@ def _migrate_to_3(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def _migrate_to_4(connection: sa.Connection) -> None:
+    """Index feedback that waits for its prediction and describes it."""
+    unjoined = "NOT joined" if is_shared(connection) else "joined = 0"
+    connection.exec_driver_sql(
+        f"CREATE INDEX feedback_described ON feedback (model, status, created) WHERE {unjoined} AND version IS NOT NULL"
+    )
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _migrate_to_2, 3: _migrate_to_3}
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _migrate_to_2, 3: _migrate_to_3, 4: _migrate_to_4}
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.storage.engine import is_shared, write_alone
-from exporter.storage.schema import feedback, history, predictions
+from exporter.storage.schema import feedback, history, is_unjoined, predictions
+from exporter.storage.unjoined_log import UnjoinedLog
 from exporter.validation import parse_duration, parse_size
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Retention:
         self._seconds = parse_duration(config.retention)
         self._bytes = parse_size(config.max_size) if config.max_size else None
         self._step = STEP
+        self._unjoined_log = UnjoinedLog()
         self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
         self.pause = SECONDS if self._bytes is None else SIZE_SECONDS
 
@@ -78,17 +80,12 @@ class Retention:
             # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
-            unjoined = (
-                sa.select(feedback.c.id).where(~feedback.c.joined & (feedback.c.updated < oldest_kept)).limit(step)
-            )
-            orphans = connection.execute(unjoined).scalars().all()
-            if orphans:
-                connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
-                connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
+            orphans = _end_waiting(connection, oldest_kept, step)
+            self._unjoined_log.write(connection)
         passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
-        return deleted == limit or len(orphans) == step
+        return deleted == limit or orphans == step
 
     def _surplus(self, connection: sa.Connection) -> int:
         """Estimate how many predictions exceed the maximum size."""
@@ -96,6 +93,27 @@ class Retention:
             return 0
         used = _bytes_used(connection)
         return 0 if used <= self._bytes else math.ceil((1 - self._bytes / used) * len(_seq_range(connection)))
+
+
+def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> int:
+    """End the wait for predictions that do not come: feedback that describes its own stays, other is deleted.
+
+    Returns
+    -------
+    int
+        How much feedback no longer waits; at most ``limit``.
+    """
+    query = sa.select(feedback.c.id, feedback.c.version).where(is_unjoined, feedback.c.updated < oldest_kept)
+    rows = connection.execute(query.limit(limit)).all()
+    described = [row.id for row in rows if row.version is not None]
+    orphans = [row.id for row in rows if row.version is None]
+    if described:
+        joined = feedback.update().where(feedback.c.id.in_(described))
+        connection.execute(joined.values(joined=True, predicted=feedback.c.created))
+    if orphans:
+        connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
+        connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
+    return len(rows)
 
 
 def _seq_range(connection: sa.Connection) -> range:

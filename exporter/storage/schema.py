@@ -127,6 +127,8 @@ sa.Index(
 )
 has_reviewed_label = feedback.c.reviewed_label.is_not(None)
 is_unjoined = ~feedback.c.joined
+# Unjoined feedback has a version only if it describes its prediction itself, with model, inputs and prediction.
+is_described = is_unjoined & feedback.c.version.is_not(None)
 is_released = feedback.c.released == sa.true()
 is_accepted = feedback.c.status == sa.literal_column(
     "'accepted'"
@@ -135,6 +137,7 @@ is_accepted = feedback.c.status == sa.literal_column(
 _PARTIAL = {
     "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), has_reviewed_label),
     "feedback_waiting": (("updated", "prediction_id"), is_unjoined),
+    "feedback_described": (("model", "status", "created"), is_described),
     "feedback_dataset": (("model", "id"), is_accepted),
     "feedback_released": (("model",), is_released),
     "feedback_key": (("idempotency_key",), feedback.c.idempotency_key.is_not(None)),

@@ -278,10 +278,11 @@ def test_panel_links_keep_the_selection() -> None:
             continue
         assert re.search(r"[?&](var-)?model=\$|__all_variables", url), url
         assert ("__url_time_range" in url or url.endswith(f"&{TIME}")) != ("/drift?" in url), url
-        # A model in the timeline of all models, and a model's backlog, are of no version.
+        # A model in the timeline of all models, its backlog and its unjoined feedback are of no version.
         assert re.search(r"version|__all_variables", url) or (uid, panel) in {
             ("model-overview", 1),
             ("model-business", 7),
+            ("model-business", 16),
         }
 
 

@@ -49,6 +49,7 @@ POLICY = (
     Alert("ModelCorrectionRatioHigh", "5m", "critical", "business"),
     Alert("ModelAttemptsDrop", "30m", "warning", "business"),
     Alert("ModelFeedbackMissing", "0m", "info", "business"),
+    Alert("ModelFeedbackUnjoined", "0m", "info", "business"),
     Alert("ModelReviewBacklog", "0m", "info", "business"),
     Alert("ModelEventsDropped", "5m", "warning", "exporter"),
     Alert("ModelEventsRejected", "5m", "warning", "exporter"),
@@ -161,7 +162,8 @@ def test_annotations(alert: Alert) -> None:
     """An alert's annotations give the cause and the value, and link a runbook and the dashboard of the layer."""
     (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == alert.name]
     notes = rule["annotations"]
-    reviewed = {"review_url"} if alert.name in {"ModelCorrectionRatioHigh", "ModelReviewBacklog"} else set()
+    on_review = {"ModelCorrectionRatioHigh", "ModelFeedbackUnjoined", "ModelReviewBacklog"}
+    reviewed = {"review_url"} if alert.name in on_review else set()
     assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"} | reviewed
     assert "$value" in notes["description"]
     assert notes["runbook_url"] == f"http://127.0.0.1:9877/runbooks/{alert.name}"

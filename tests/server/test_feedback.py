@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import Answer, Served, eventually
+import sqlalchemy as sa
+from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
+
+from exporter.storage.engine import check_url
+from exporter.storage.schema import feedback
 
 CORRECTED = {"prediction_id": "r-1", "verdict": "corrected", "label": "no"}
 LABELS = 'model="credit",version="3"'
@@ -124,3 +130,100 @@ def test_feedback_without_a_logged_prediction_is_compared_with_its_own(served: S
     assert served.post("/v1/feedback", described | {"label": 7}).json["verdict"] == "accepted"
     assert served.post("/v1/feedback", described | {"label": 8}).json["verdict"] == "corrected"
     assert verdicts(served) == {"accepted": 1, "corrected": 1}
+
+
+DESCRIBED = {"model": "credit", "version": "3", "inputs": {"age": 41, "name": "Ada"}, "prediction": "yes"}
+
+
+@pytest.fixture
+def stored(tmp_path: Path, database: str) -> Iterator[Served]:
+    """An exporter with a database of each kind."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database}})
+    served = Served(tmp_path).start()
+    yield served
+    served.stop()
+
+
+def make_older(database: str, seconds: float) -> None:
+    """Move all feedback into the past."""
+    engine = sa.create_engine(check_url(database))
+    with engine.begin() as connection:
+        connection.execute(feedback.update().values(created=feedback.c.created - seconds))
+    engine.dispose()
+
+
+def waiting(server: Served) -> dict[str, float]:
+    """Feedback that waits for its prediction, by the series' labels."""
+    samples = server.samples("model_exporter_feedback_unjoined")
+    return {series.partition("{")[2]: value for series, value in samples.items() if value}
+
+
+def test_feedback_without_a_prediction_is_counted_and_listed(stored: Served) -> None:
+    """All feedback that waits is in the metric, the list and on the page; none whose prediction is there is."""
+    predict(stored, "known")
+    eventually(lambda: send(stored, prediction_id="known").json["joined"])
+    stored.post("/v1/feedback", DESCRIBED | {"label": "no"})
+    assert waiting(stored) == {}
+    send(stored, prediction_id="a")
+    send(stored, prediction_id="b", verdict="accepted", label=None, model="credit")
+    send(stored, prediction_id="c", **DESCRIBED)
+    assert waiting(stored) == {'model=""}': 1, 'model="credit"}': 2}
+    ages = stored.samples("model_exporter_feedback_unjoined_oldest_seconds")
+    assert len(ages) == 2
+    assert all(0 <= age < 60 for age in ages.values())
+    listed = stored.get("/v1/corrections?joined=false").json["corrections"]
+    assert [(row["prediction_id"], row["verdict"], row["model"], row["joined"]) for row in listed] == [
+        ("c", "corrected", "credit", False),
+        ("b", "accepted", "credit", False),
+        ("a", "corrected", None, False),
+    ]
+    assert len(stored.get("/v1/corrections?joined=true").json["corrections"]) == 2
+    assert [
+        row["prediction_id"] for row in stored.get("/v1/corrections?joined=false&model=credit").json["corrections"]
+    ] == ["c", "b"]
+    assert stored.get(f"/v1/corrections/{listed[2]['id']}").json["history"][0]["label"] == "no"
+    page = stored.get("/review").text
+    assert "Feedback on 3 predictions that were not logged" in page
+    page = stored.get("/review?joined=false").text
+    assert "the prediction a was not logged" in page
+    assert "the prediction c was not logged" in page
+    assert "Ada" not in page
+    assert page.count("Accept <kbd>") == 0
+    predict(stored, "a", "b", "c")
+    eventually(lambda: waiting(stored) == {})
+    assert stored.get("/v1/corrections?joined=false").json["corrections"] == []
+
+
+def test_feedback_that_describes_its_prediction_is_reviewed_after_an_hour(stored: Served, database: str) -> None:
+    """It is decided and released like any other; other feedback still waits; a late prediction is joined."""
+    send(stored, prediction_id="a", model="credit")
+    send(stored, prediction_id="b")
+    send(stored, prediction_id="b", **DESCRIBED)  # the same, with a description
+    send(stored, prediction_id="c", **DESCRIBED | {"label": "yes"})
+    assert stored.get("/v1/corrections").json["corrections"] == []
+    (listed,) = stored.get("/v1/corrections?joined=false&q=b").json["corrections"]
+    decision = {"status": "accepted", "revision": listed["revision"]}
+    assert ask(f"{stored.url}/v1/corrections/{listed['id']}", decision, "PATCH").status == 404
+    make_older(database, 3700)
+    send(stored, prediction_id="new", **DESCRIBED)
+    (ready,) = stored.get("/v1/corrections").json["corrections"]
+    assert (ready["prediction_id"], ready["inputs"], ready["prediction"]) == ("b", {"age": 41}, "yes")
+    assert stored.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 1
+    assert (
+        stored.samples("model_corrections_oldest_pending_seconds")[
+            'model_corrections_oldest_pending_seconds{model="credit"}'
+        ]
+        >= 3700
+    )
+    assert "Accept" in stored.get("/review").text
+    decided = ask(f"{stored.url}/v1/corrections/{ready['id']}", decision, "PATCH")
+    assert decided.json["status"] == "accepted"
+    assert '"inputs":{"age":41}' in stored.get("/v1/dataset?model=credit").text
+    assert waiting(stored) == {'model="credit"}': 4}
+    assert verdicts(stored) == {"accepted": 0, "corrected": 0}
+    predict(stored, "b", prediction="maybe", inputs={"age": 7})
+    eventually(lambda: verdicts(stored) == {"accepted": 0, "corrected": 2})
+    joined = stored.get(f"/v1/corrections/{ready['id']}").json
+    assert (joined["status"], joined["joined"], joined["inputs"], joined["prediction"]) == (
+        "accepted", True, {"age": 7}, "maybe",
+    )  # fmt: skip

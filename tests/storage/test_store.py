@@ -28,9 +28,9 @@ from exporter.events import Feedback, Prediction
 from exporter.features.png_codec import pack_image
 from exporter.monitoring.loading import load_monitors
 from exporter.profiles.readers.store import StoreSource
-from exporter.storage import CountedFeedback, Store, migrations, prediction_rows
+from exporter.storage import CountedFeedback, Store, migrations, prediction_rows, unjoined_log
 from exporter.storage import store as database_module
-from exporter.storage.corrections import correction_history
+from exporter.storage.corrections import Filter, correction_history, list_corrections
 from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.storage.migrations import SCHEMA_VERSION, migrate
 from exporter.storage.retention import Retention
@@ -241,6 +241,55 @@ def test_feedback_without_a_prediction_is_deleted(database: str, start: Callable
     assert not exporter.say("never", key="k").repeat
 
 
+def test_feedback_that_describes_its_prediction_outlives_the_retention(
+    database: str, start: Callable[..., Exporter]
+) -> None:
+    """It no longer waits then, and stays in the review queue; it does not count."""
+    exporter = start(database, retention="1s")
+    described = Feedback("never", "m", "1", "corrected", "1", prediction="2", inputs=msgspec.Raw(b'{"a":1}'))
+    exporter.store.record_feedback([described], None)
+    assert exporter.store.review_state().unjoined == {"m": 1}
+    time.sleep(1.1)
+    exporter.store._writer._sweep_at = 0.0
+    exporter.predict("new")  # wakes the writer
+    eventually(lambda: exporter.count(feedback, feedback.c.joined) == 1)
+    with exporter.store.reading() as connection:
+        assert [row["prediction_id"] for row in list_corrections(connection, Filter(), 9, None)[0]] == ["never"]
+    assert exporter.counted == []
+
+
+def test_the_log_names_feedback_that_waits(
+    database: str,
+    start: Callable[..., Exporter],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, at most five identifiers in a line, with their number; not feedback whose prediction came."""
+    monkeypatch.setattr(unjoined_log, "PATIENCE_SECONDS", 0.5)
+    exporter = start(database)
+    monkeypatch.setattr(unjoined_log, "PAUSE_SECONDS", 0.0)
+    exporter.say("comes")
+    exporter.predict("comes")
+    assert exporter.store.flush(5)
+    lines: list[str] = []
+
+    def sweep() -> list[str]:
+        exporter.store._writer._sweep_at = 0.0
+        exporter.predict("any")  # wakes the writer
+        exporter.store.flush(5)
+        lines[:] = [record.message for record in caplog.records if "waits for predictions" in record.message]
+        return lines
+
+    for number in range(7):
+        exporter.say(f"lost-{number}\n")
+    eventually(lambda: "and 2 more" in " ".join(sweep()) or sum(line.count("lost") for line in lines) == 7)
+    for _ in range(3):
+        sweep()
+    named = re.findall(r'"lost-\d\\n"', " ".join(lines))
+    assert len(named) == len(set(named)) >= 5
+    assert "comes" not in " ".join(lines)
+
+
 def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> None:
     """Beyond max_size the oldest predictions are deleted until the rest fits, and no more; feedback is kept."""
     exporter = start(database, max_size="4MiB")
@@ -335,6 +384,7 @@ of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for nam
 """Version 2 had the current feedback in the history, too."""
 TO_TWO = (
     "DROP INDEX feedback_key",
+    "DROP INDEX feedback_described",
     "ALTER TABLE feedback DROP COLUMN idempotency_key",
     "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
     "UPDATE schema SET version = 2",

@@ -26,6 +26,7 @@ MAX_SEARCH = 256
 MAX_ID = 2**31 - 1
 """The greatest identifier or revision that every database can store."""
 _PAGING = ("cursor", "limit", "order")
+_JOINED = ("false", "true")
 
 
 class QueueQuery(NamedTuple):
@@ -73,7 +74,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     if q is not None and len(q) > MAX_SEARCH:
         raise _malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
-    status = arguments.get("status")
+    status, joined = arguments.get("status"), arguments.get("joined")
     return Filter(
         model=model,
         version=arguments.get("version"),
@@ -87,6 +88,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         confidence_from=_share("confidence_from", arguments.get("confidence_from")),
         confidence_to=_share("confidence_to", arguments.get("confidence_to")),
         q=q or None,
+        joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
         redacted=exporter.redacted,
     )
 

@@ -48,13 +48,15 @@ class FeedbackResults(msgspec.Struct):
 
 
 class Correction(msgspec.Struct):
-    """A correction, or a prediction drawn for review."""
+    """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
 
     id: str
     prediction_id: str | None
-    model: str
-    version: str
+    model: str | None
+    version: str | None
     segment: str | None
+    joined: bool
+    verdict: Literal["accepted", "corrected", "sampled"]
     source: Literal["user", "sample"]
     inputs: dict[str, Any] | None
     prediction: Label

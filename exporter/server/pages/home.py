@@ -173,10 +173,14 @@ def review_parameters(alert: Alert) -> dict[str, str] | None:
     >>> labels = {"alertname": "ModelCorrectionRatioHigh", "model": "digits", "version": "3"}
     >>> review_parameters(Alert("firing", labels, starts_at="2026-11-24T10:05:00Z"))
     {'model': 'digits', 'version': '3', 'since': '2026-11-24T09:00:00Z'}
+    >>> review_parameters(Alert("firing", {"alertname": "ModelFeedbackUnjoined", "model": "digits"}))
+    {'model': 'digits', 'joined': 'false'}
     """
     name, model = alert.labels.get("alertname"), alert.labels.get("model", "")
     if name == "ModelReviewBacklog":
         return {"model": model}
+    if name == "ModelFeedbackUnjoined":
+        return {"model": model, "joined": "false"}
     if name != "ModelCorrectionRatioHigh":
         return None
     parameters = {"model": model, "version": alert.labels.get("version", "")}

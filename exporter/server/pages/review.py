@@ -150,6 +150,11 @@ class ReviewPage:
         one_model = query.filter.model or len(monitors.models) == 1
         return {
             "counts": stats.counts,
+            "unjoined": sum(
+                count
+                for name, count in self._exporter.store.review_state().unjoined.items()
+                if query.filter.model in {None, name}
+            ),
             "confusion": review_charts.confusion_table(stats.pairs, query) if one_model else None,
             "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
             "predicted": _options([pair[0] for pair in stats.pairs], query.filter.predicted),
@@ -227,6 +232,7 @@ def _active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
         "confidence_to": lambda: f"confidence up to {query.args['confidence_to']}",
         "q": lambda: f"with “{query.args['q'][:40]}”",
         "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
+        "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",
     }
     return [
         (

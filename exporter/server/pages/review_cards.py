@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.api.correction_query import is_new
 from exporter.server.pages.image_png import is_image
 from exporter.server.pages.outliers import find_outliers
+from exporter.storage.corrections import WAITING_SECONDS
 
 MAX_TEXT = 20_000
 """Characters of a text that a card shows."""
@@ -57,6 +59,8 @@ class Card:
         Names of inputs that are never stored.
     label, prediction
         For display, cut.
+    decidable
+        Whether it can be decided: it can if its prediction is known, or it describes one and waited long enough.
     new
         Whether the label is not among the training predictions.
     label_type
@@ -69,6 +73,7 @@ class Card:
     label: str
     prediction: str
     label_type: str
+    decidable: bool
     new: bool
     images: list[Input]
     texts: list[Input]
@@ -132,6 +137,7 @@ def _card(
         label=abbreviate(document["label"]),
         prediction=abbreviate(document["prediction"]),
         label_type=json_type(label),
+        decidable=document["joined"] or _is_ready(document),
         new=is_new(monitors.binner(model, version), document["label"]),
         images=images,
         texts=texts,
@@ -140,6 +146,11 @@ def _card(
         redacted=sorted(redact & binner.profile.inputs.keys() if binner else redact),
         compared=compared,
     )
+
+
+def _is_ready(document: Mapping[str, Any]) -> bool:
+    has_waited = time.time() - unix_time(document["created"]) > WAITING_SECONDS
+    return document["verdict"] == "corrected" and document["version"] is not None and has_waited
 
 
 def _shows_image(value: Any, input_type: str | None, notes: tuple[str, ...]) -> bool:
