@@ -19,12 +19,12 @@ from exporter.validation import (
     KeyPath,
     convert,
     format_path,
-    load_yaml,
     parse_duration,
     parse_size,
     preview,
     suggestion,
 )
+from exporter.yaml_file import load_yaml
 
 
 class Threshold(NamedTuple):

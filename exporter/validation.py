@@ -1,8 +1,9 @@
-"""Describe what is wrong with a document: the path, the value and what would be right. Load YAML files."""
+"""Describe what is wrong with a document: the path, the value and what would be right."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,20 +12,18 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from exporter.errors import ConfigError
 
 _T = TypeVar("_T")
 KeyPath = tuple[str | int, ...]
 """Keys and indexes from the top of a document to a value in it."""
-MAX_NODES = 1_000_000
-"""Most values in a YAML file."""
 
+MAX_FILES = 1000
+"""Files of a folder among which one with a similar name is looked for."""
 _AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
 _LONGEST = 128  # longest word that is compared: the time grows with the square of its length
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
-_UNFIT = re.compile("[\0\ud800-\udfff]")
 _KINDS = {
     "str": "a string",
     "int": "a whole number",
@@ -84,6 +83,16 @@ def closest(word: str, valid: Iterable[str]) -> str | None:
     """Return the valid word that was probably meant; None if none is similar."""
     close = difflib.get_close_matches(word, sorted(valid), n=1) if len(word) <= _LONGEST else []
     return close[0] if close else None
+
+
+def similar_file(path: Path) -> str:
+    """Return a hint at the file of the same folder that was probably meant by one that is not there; else nothing."""
+    try:
+        names = [file.name for file in itertools.islice(path.parent.iterdir(), MAX_FILES)]
+    except OSError:
+        return ""
+    name = closest(path.name, names)
+    return f"; did you mean {path.with_name(name)}?" if name and not path.exists() else ""
 
 
 def suggestion(word: str, valid: Iterable[str]) -> str:
@@ -225,73 +234,6 @@ def _explain_type(text: str, value: Any, got: str) -> str:
     if "RFC3339" in text or "timezone" in text:
         return f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}'
     return f"{text[:1].lower()}{text[1:]}{got}"
-
-
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader that refuses duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value!r} is duplicated", problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> Any:
-    """Return the document in a YAML file.
-
-    Raises
-    ------
-    ConfigError
-        When the file cannot be read or is not YAML; the text names the line.
-    """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML raises the last three for a scalar that does not have the type of its tag, such as !!int x.
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or error
-        if isinstance(error, LookupError | AttributeError | TypeError):
-            problem = "a value is not of the type of its tag"
-        raise ConfigError(f"{where}: is not YAML: {problem}") from None
-    try:
-        _count(document, {})
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return document
-
-
-def _count(item: Any, counted: dict[int, int]) -> int:
-    """Return the number of values in a document, each alias counted in full.
-
-    Raises
-    ------
-    ValueError
-        When there are more than `MAX_NODES`, or a text cannot be stored in files and databases.
-    """
-    if isinstance(item, str) and _UNFIT.search(item):
-        raise ValueError("a text has the character NUL or half of a surrogate pair")
-    if not isinstance(item, dict | list | tuple | set):
-        return 1
-    if total := counted.get(id(item)):
-        return total
-    if total == 0:
-        raise ValueError("an alias stands in what it names")
-    counted[id(item)] = 0
-    inner = (*item.keys(), *item.values()) if isinstance(item, dict) else item
-    total = 1 + sum(_count(value, counted) for value in inner)
-    if total > MAX_NODES:
-        raise ValueError(f"with its aliases written out it has more than {MAX_NODES:,} values")
-    counted[id(item)] = total
-    return total
 
 
 def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quoted: bool = True) -> _T:

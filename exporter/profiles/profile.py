@@ -21,7 +21,7 @@ from exporter.features.base import InputType
 from exporter.features.types import INPUT_TYPES, State, input_type
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Floats
-from exporter.validation import explain, format_path, preview
+from exporter.validation import explain, format_path, preview, similar_file
 
 FORMAT = "model-exporter-profile/1"
 MAX_VALUES = 10**15
@@ -222,7 +222,7 @@ def load(path: Path) -> Profile:
     try:
         document = msgspec.json.decode(path.read_bytes())
     except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}{similar_file(path)}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ProfileError(
             f"{path}: is not a profile: expected the JSON that 'model-exporter profile' writes"

@@ -11,7 +11,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from exporter.errors import ConfigError
-from exporter.validation import convert, load_yaml, preview, suggestion
+from exporter.validation import convert, preview, suggestion
+from exporter.yaml_file import load_yaml
 
 SCOPES = ("feedback", "ingest", "read", "review")
 """The scopes of tokens."""

@@ -19,7 +19,8 @@ import msgspec
 from exporter.errors import ConfigError
 from exporter.server import tokens
 from exporter.server.tokens import Caller, Tokens
-from exporter.validation import any_of, convert, load_yaml, preview
+from exporter.validation import any_of, convert, preview
+from exporter.yaml_file import load_yaml
 
 _CACHED = 100  # valid credentials: bcrypt is slow by design, and every scrape would have to wait for it
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$([./A-Za-z0-9]{22})[./A-Za-z0-9]{31}")

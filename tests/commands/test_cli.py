@@ -75,6 +75,25 @@ def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytes
     assert capsys.readouterr().err.endswith(f"; {hint}\n")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "check-config {}/exporter.yaml",
+        "serve --config.file={}/exporter.yaml",
+        "profile {}/trainig.npz",
+        "profile --describe {}/credt.json",
+        "ingest {}/trainig.npz --profile={}/credit.json --prediction-column=predicted",
+    ],
+)
+def test_errors_name_a_file_with_a_similar_name(tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file is an error that names the one of its folder that was probably meant."""
+    write_config(tmp_path)
+    assert main(line.replace("{}", str(tmp_path)).split()) == 1
+    meant = re.search(r"did you mean (\S+)\?\n$", capsys.readouterr().err)
+    assert meant
+    assert Path(meant[1]).is_file()
+
+
 def test_errors_without_a_similar_word_suggest_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is better than a wrong suggestion."""
     for line in ("xyzzy", "serve --frobnicate", "serve exporter.yml"):

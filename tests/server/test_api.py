@@ -416,6 +416,7 @@ def test_unknown_routes_and_methods_name_the_valid_ones(shared: Served) -> None:
     )
     nothing = shared.get("/nothing/like/it").json["detail"]
     assert nothing == 'there is no route "/nothing/like/it"; /openapi.json lists all routes'
+    assert "did you mean ModelFeatureDrift?" in shared.get("/runbooks/ModelFeatureDrif").json["detail"]
     assert wrong.json["detail"] == '"/v1/predictions" takes OPTIONS or POST, not "DELETE"'
 
 

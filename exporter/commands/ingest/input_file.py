@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from exporter.errors import BatchError
 from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
-from exporter.validation import any_of
+from exporter.validation import any_of, similar_file
 
 FORMATS = ("csv", "parquet", "npz", "jsonl", "predictions")
 """The last is JSON lines of predictions as ``POST /v1/predictions`` accepts them."""
@@ -99,7 +99,7 @@ def _open(file: Path) -> BufferedReader:
         stream = file.open("rb")
         stream.peek(1)  # some file systems open what they cannot read
     except FileNotFoundError:
-        raise BatchError(f"{file}: cannot be read: there is no such file") from None
+        raise BatchError(f"{file}: cannot be read: there is no such file{similar_file(file)}") from None
     except OSError as error:
         raise BatchError(f"{file}: cannot be read: {error.strerror or error}") from None
     return stream

@@ -20,7 +20,7 @@ from exporter.profiles.readers.csv_cells import CsvColumn, delimiter_in
 from exporter.profiles.readers.npz import Npz
 from exporter.profiles.readers.parquet import Parquet, as_arrays, check_unique_names
 from exporter.profiles.type_inference import Column
-from exporter.validation import any_of, preview
+from exporter.validation import any_of, preview, similar_file
 
 # Errors of pyarrow (its own derive from these), numpy, zipfile and msgspec for a file that is not what its name says.
 _MALFORMED = (
@@ -83,7 +83,7 @@ class FileSource(Source):
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {any_of(_READERS)}, and then perhaps in .gz")
         if not path.is_file():
-            raise ProfileError(f"{path}: cannot be read: there is no such file")
+            raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
         self._decompress()
         self._types = types or {}
         self._others = others

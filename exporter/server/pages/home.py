@@ -27,6 +27,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.notifications import Alert, Inbox, annotation, is_shown
 from exporter.server.pages.drift_text import number
+from exporter.validation import closest
 
 LAYERS = ("system", "data", "business", "exporter")
 SEVERITIES = ("critical", "warning", "info")
@@ -75,7 +76,9 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     @routes.get("/runbooks/<name>")
     def runbook(name: str) -> str:
         if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
-            abort(404, f"there is no runbook for an alert {name}")
+            similar = closest(name, (page.stem for page in RUNBOOKS.glob("*.md")))
+            hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
+            abort(404, f"there is no runbook for an alert {name}; {hint}")
         return render_template(
             "runbook.html", name=name, text=_link_alerts(_html(page.read_text(encoding="utf-8")), name)
         )
