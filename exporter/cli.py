@@ -78,6 +78,13 @@ _COMMANDS = {
         "model-exporter dataset release --model=digits --name=2026-11",
         "docs/dataset.md",
     ),
+    "redact": _Command(
+        "exporter.commands.redact",
+        "remove redacted inputs from the database",
+        "Remove from the database what was stored before the configuration redacted it. Exporters may run meanwhile.",
+        "model-exporter redact --config.file=exporter.yml --dry-run",
+        "docs/configuration.md#redact",
+    ),
     "up": _Command(
         "exporter.commands.up.command",
         "run the complete stack on this machine",

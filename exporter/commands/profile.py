@@ -187,7 +187,8 @@ def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, 
     path = Path(model.profile) if model.profile else None
     expected = dict(load(path).inputs) if path and path.exists() else {}
     expected |= {feature: settings.type for feature, settings in model.features.items() if settings.type}
-    return StoreSource(configuration.store, name, options.version, time.time() - seconds), expected
+    expected = {feature: kind for feature, kind in expected.items() if feature not in model.redact}
+    return StoreSource(configuration.store, name, options.version, time.time() - seconds, model.redact), expected
 
 
 def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:

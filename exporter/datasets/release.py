@@ -9,12 +9,13 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
+from exporter.datasets.redaction import redacted_pages
 from exporter.errors import StoreError
 from exporter.features.extract import scalar_text
 from exporter.storage import Store, releases
@@ -100,7 +101,12 @@ def _make(
     build, lineage = uuid.uuid4().hex, _Lineage(hold_back)
     result: PublishResult | None = None
     try:
-        sha256, size = _write_content(store, build, _encode(store, model, redacted, lineage))
+        sha256, size = write_content(
+            _encode(store, model, redacted, lineage),
+            lambda number, data: store.execute(
+                lambda connection, _: releases.write_chunk(connection, build, number, data)
+            ),
+        )
         if not lineage.examples:
             exception = " except what is held back" if lineage.holds_back else ""
             raise EmptyError(f"nothing of {model} is accepted{exception}: review its corrections first")
@@ -127,8 +133,8 @@ def _make(
     return result
 
 
-def _write_content(store: Store, build: str, content: Iterator[bytes]) -> tuple[str, int]:
-    """Write a release's content in chunks; return its SHA-256 and its size in bytes."""
+def write_content(content: Iterator[bytes], write: Callable[[int, bytes], object]) -> tuple[str, int]:
+    """Write a release's content in chunks with their numbers; return its SHA-256 and its size in bytes."""
     digest, size, number = hashlib.sha256(), 0, 0
     waiting = bytearray()
     for text in content:
@@ -136,11 +142,11 @@ def _write_content(store: Store, build: str, content: Iterator[bytes]) -> tuple[
         size += len(text)
         waiting += text
         while len(waiting) >= CHUNK:
-            releases.write_chunk(store, build, number, bytes(waiting[:CHUNK]))
+            write(number, bytes(waiting[:CHUNK]))
             del waiting[:CHUNK]
             number += 1
     if waiting:
-        releases.write_chunk(store, build, number, bytes(waiting))
+        write(number, bytes(waiting))
     return digest.hexdigest(), size
 
 
@@ -166,7 +172,7 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
 
 def _mark_examples(store: Store, row: releases.Row) -> None:
     """Mark a release's examples as released; they are read from it, so that this can be repeated after a crash."""
-    for examples in decode_lines(releases.read_chunks(store, row["build"]), ExampleId):
+    for examples in decode_lines(releases.read_chunks(store.reading, row), ExampleId):
         releases.mark_released(store, [int(example.id) for example in examples])
     releases.set_marked(store, row["seq"])
 
@@ -183,9 +189,9 @@ def _finish_interrupted(store: Store) -> None:
         releases.delete_chunks(store, build)
 
 
-def frozen_pages(store: Store, row: releases.Row) -> Pages:
-    """Return the pages of a release's examples."""
-    return lambda: decode_lines(releases.read_chunks(store, row["build"]), Example)
+def frozen_pages(store: Store, row: releases.Row, redacted: frozenset[str]) -> Pages:
+    """Return the pages of a release's examples, without inputs that were redacted since."""
+    return lambda: redacted_pages(releases.read_chunks(store.reading, row), redacted)
 
 
 def release_document(row: releases.Row) -> dict[str, Any]:

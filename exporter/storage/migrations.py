@@ -94,7 +94,7 @@ def migrate(config: StoreConfig) -> None:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
                 if encoding != "UTF8":
                     raise StoreError(f"store.url: expected a database with the encoding UTF8, got {encoding}")
-            current = _stored_version(connection)
+            current = stored_version(connection)
             if current is not None and current > SCHEMA_VERSION:
                 raise StoreError(
                     f"store.url: the database has schema {current}, newer than this version understands; "
@@ -113,7 +113,7 @@ def migrate(config: StoreConfig) -> None:
         engine.dispose()
 
 
-def _stored_version(connection: sa.Connection) -> int | None:
+def stored_version(connection: sa.Connection) -> int | None:
     """Return the version of the database's schema; None if it has no tables yet."""
     if not sa.inspect(connection).has_table(schema_table.name):
         return None

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
+from exporter.features.stored_inputs import remove_inputs
+from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
+from exporter.storage.migrations import SCHEMA_VERSION, stored_version
+from exporter.storage.schema import feedback, predictions, release_chunks
+
+STATEMENT_SECONDS = 3600.0
+"""How long one statement may take on PostgreSQL: reading a large table takes minutes."""
+STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
+"""Rows and characters of inputs that are changed in one transaction: an exporter may wait for it."""
+TABLES = {"predictions": (predictions, predictions.c.seq), "feedback": (feedback, feedback.c.id)}
+"""The tables with inputs, by name, and the key of each."""
 
 MAX_NAMES = 200
 """Names that one condition looks for; with more, every row may hold one of them."""
@@ -22,3 +38,113 @@ def may_hold(inputs: sa.ColumnElement[str | None], names: Collection[str]) -> sa
     texts = ["\\u", *(["\\/"] if any("/" in name for name in names) else [])]
     texts += [msgspec.json.encode(name).decode() for name in names]
     return sa.or_(*(inputs.contains(text, autoescape=True) for text in texts))
+
+
+@contextmanager
+def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
+    """Open a database beside the exporters that use it; SQLite overwrites with zeros what is deleted from its file.
+
+    Raises
+    ------
+    StoreError
+        When there is none, it is of another version, or it cannot be read or written.
+    """
+    address, url = check_url(config.url), shown_url(config.url)
+    if not is_shared(address) and not Path(address.database or "").is_file():
+        raise StoreError(f"store.url: there is no database {url}")
+    engine = open_engine(config, STATEMENT_SECONDS)
+    try:
+        with engine.connect() as connection:
+            if (version := stored_version(connection)) != SCHEMA_VERSION:
+                hint = "start an exporter of this version once"
+                raise StoreError(f"store.url: {url} has schema {version}, expected {SCHEMA_VERSION}: {hint}")
+            if not is_shared(connection):
+                connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
+            connection.rollback()
+            yield connection
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(f"store.url: {url}: {error_message(error)}; run the command again to continue") from None
+    finally:
+        engine.dispose()
+
+
+def redact_rows(
+    connection: sa.Connection, table: str, redacted: Mapping[str, Collection[str]], *, after: int = 0, dry_run: bool
+) -> tuple[int, int]:
+    """Remove redacted inputs from the rows of one of `TABLES`, in short transactions.
+
+    A row is only changed if it still is as it was read, so that nothing that an exporter writes meanwhile is lost.
+
+    Parameters
+    ----------
+    connection
+        Of `open_database`.
+    table
+        A key of `TABLES`.
+    redacted
+        Names of inputs by model.
+    after
+        The key after which to start.
+    dry_run
+        Whether to count only.
+
+    Returns
+    -------
+    tuple
+        The number of rows that had redacted inputs, and the last key of the table.
+    """
+    rows, key = TABLES[table]
+    held = [(rows.c.model == model) & may_hold(rows.c.inputs, names) for model, names in redacted.items()]
+    last = connection.execute(sa.select(sa.func.max(key))).scalar() or 0
+    changed = 0
+    while True:
+        query = sa.select(key, sa.func.length(rows.c.inputs)).where(key > after, key <= last, sa.or_(*held))
+        sizes = connection.execute(query.order_by(key).limit(STEP_ROWS)).all()
+        connection.rollback()
+        if not sizes:
+            return changed, last
+        step: list[int] = []
+        characters = 0
+        for id_, length in sizes:
+            if step and characters + length > STEP_CHARACTERS:
+                break
+            step.append(id_)
+            characters += length
+        changed += _redact_step(connection, table, redacted, step, dry_run=dry_run)
+        after = step[-1]
+
+
+def _redact_step(
+    connection: sa.Connection,
+    table: str,
+    redacted: Mapping[str, Collection[str]],
+    keys: Collection[int],
+    *,
+    dry_run: bool,
+) -> int:
+    rows, key = TABLES[table]
+    stored = connection.execute(sa.select(key, rows.c.model, rows.c.inputs).where(key.in_(keys))).all()
+    connection.rollback()
+    changed = 0
+    with connection.begin():
+        for id_, model, inputs in stored:
+            cleaned = remove_inputs(inputs, redacted[model])
+            if cleaned == inputs:
+                continue
+            changed += 1
+            if not dry_run:
+                is_unchanged = (key == id_) & (rows.c.inputs == inputs)
+                connection.execute(rows.update().where(is_unchanged).values(inputs=cleaned or None))
+    return changed
+
+
+def purge(connection: sa.Connection) -> bool:
+    """Free the space of what was removed, so that the files hold no copy of it; return whether that was possible."""
+    connection.rollback()
+    if not is_shared(connection):
+        busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        return not busy
+    connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+    for table in (predictions, feedback, release_chunks):
+        connection.exec_driver_sql(f"VACUUM {table.name}")
+    return True

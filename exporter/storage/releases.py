@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.errors import StoreError
 from exporter.storage.schema import feedback, release_chunks, releases
 from exporter.storage.store import Store
 
@@ -42,22 +44,12 @@ class PublishResult(NamedTuple):
     conflict: str = ""
 
 
-def write_chunk(store: Store, build: str, number: int, data: bytes) -> None:
-    """Write the next chunk of a release that is being made.
-
-    Raises
-    ------
-    StoreError
-        See `Store.execute`; the other functions raise it, too.
-    """
+def write_chunk(connection: sa.Connection, build: str, number: int, data: bytes) -> None:
+    """Write the next chunk of a release that is being made, in a transaction that may be repeated."""
     values = {"build": build, "number": number, "created": time.time(), "data": zlib.compress(data)}
-
-    def write(connection: sa.Connection, _: object) -> None:
-        is_chunk = (release_chunks.c.build == build) & (release_chunks.c.number == number)
-        if connection.execute(sa.select(release_chunks.c.number).where(is_chunk)).first() is None:
-            connection.execute(release_chunks.insert().values(values))
-
-    store.execute(write)
+    is_chunk = (release_chunks.c.build == build) & (release_chunks.c.number == number)
+    if connection.execute(sa.select(release_chunks.c.number).where(is_chunk)).first() is None:
+        connection.execute(release_chunks.insert().values(values))
 
 
 def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
@@ -69,10 +61,16 @@ def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
         The store with the chunks.
     values
         The row without ``seq`` and ``marked``.
+
+    Raises
+    ------
+    StoreError
+        See `Store.execute`; the other functions with a store raise it, too.
     """
 
     def write(connection: sa.Connection, _: object) -> PublishResult:
-        by_content = sa.select(releases).where(releases.c.id == values["id"])
+        is_same = (releases.c.id == values["id"]) | (releases.c.sha256 == values["sha256"])  # differ once redacted
+        by_content = sa.select(releases).where(is_same)
         by_name = sa.select(releases).where(releases.c.name == values["name"])
         same_content: Any = connection.execute(by_content).mappings().first()
         if same_content is not None:
@@ -88,17 +86,36 @@ def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
     return store.execute(write)
 
 
-def read_chunks(store: Store, build: str) -> Iterator[bytes]:
-    """Yield the content of a release, chunk by chunk."""
-    number = 0
-    while True:
-        is_chunk = (release_chunks.c.build == build) & (release_chunks.c.number == number)
-        with store.reading() as connection:
+def read_chunks(reading: Callable[[], AbstractContextManager[sa.Connection]], row: Row) -> Iterator[bytes]:
+    """Yield the content of a release, chunk by chunk, each read with a connection of its own.
+
+    Raises
+    ------
+    StoreError
+        When it was rewritten meanwhile, or is damaged.
+    """
+    number = size = 0
+    while size < row["bytes"]:
+        is_chunk = (release_chunks.c.build == row["build"]) & (release_chunks.c.number == number)
+        with reading() as connection:
             data = connection.execute(sa.select(release_chunks.c.data).where(is_chunk)).scalar()
-        if data is None:
-            return
-        yield zlib.decompress(data)
+        try:
+            content = zlib.decompress(data or b"")
+        except zlib.error:
+            detail = "cannot be read completely: repeat the request; if that fails, the database is damaged"
+            raise StoreError(f"the release {row['name']} {detail}") from None
+        yield content
+        size += len(content)
         number += 1
+
+
+def replace_content(connection: sa.Connection, row: Row, values: Mapping[str, Any]) -> bool:
+    """Give a release other chunks, in a transaction, and delete the earlier ones; return whether it still had these."""
+    is_row = (releases.c.seq == row["seq"]) & (releases.c.build == row["build"])
+    replaced = bool(connection.execute(releases.update().where(is_row).values(**values)).rowcount)
+    obsolete = row["build"] if replaced else values["build"]
+    connection.execute(release_chunks.delete().where(release_chunks.c.build == obsolete))
+    return replaced
 
 
 def find_release(connection: sa.Connection, key: str) -> Row | None:

@@ -170,23 +170,25 @@ def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys
     lines[7] = "r-6,41,3000,NL,yes,sure,2026-11-24T10:00:00Z"
     lines[9] = "r-8,old,,NL,yes,,2026-11-24T10:00:00Z"
     lines[11] = "r-10,41,3000,NL,yes,0.9,yesterday"
+    lines[13] = "r-12,41,3000,NL,yes,0.9,9999-12-31T23:59:59-05:00"
     (tmp_path / "s.csv").write_text("\n".join(lines) + "\n")
     target = tmp_path / "out.prom"
     flags = (f"--profile={folder / 'loans.json'}", *OUTPUTS, "--time-column=when", f"--textfile={target}")
     status, out, _ = ingest(capsys, tmp_path / "s.csv", *flags)
     assert status == 0
-    assert out.splitlines()[:5] == [
-        *[line for line in out.splitlines()[:1] if "20 rows, 16 accepted, 4 rejected" in line],
+    assert out.splitlines()[:6] == [
+        *[line for line in out.splitlines()[:1] if "20 rows, 15 accepted, 5 rejected" in line],
         "  row 3, confidence: expected a number from 0 to 1, got 1.5",
         f'  row 5, id: expected a string of at most 128 characters, got "{"x" * 58}…',
         '  row 7, confidence: expected a number from 0 to 1, got "sure"',
         '  row 11, when: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "yesterday"',
+        '  row 13, when: expected a year from 1678 to 2261, got "9999-12-31T23:59:59-05:00"',
     ]
     values = samples(target.read_text())
-    assert values["model_feature_window_observations", (("feature", "age"), ("window", "run"))] == 16
-    assert values["model_feature_invalid_ratio", (("feature", "age"), ("window", "run"))] == 1 / 16
-    assert values["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1 / 16
-    assert values["model_batch_rejected_rows", ()] == 4
+    assert values["model_feature_window_observations", (("feature", "age"), ("window", "run"))] == 15
+    assert values["model_feature_invalid_ratio", (("feature", "age"), ("window", "run"))] == 1 / 15
+    assert values["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1 / 15
+    assert values["model_batch_rejected_rows", ()] == 5
 
 
 def test_invalid_predictions_are_refused_and_named(

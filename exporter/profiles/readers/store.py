@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.lenient_json import lenient_inputs
+from exporter.features.stored_inputs import remove_inputs
 from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
+from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.schema import predictions
 
@@ -35,6 +37,8 @@ class StoreSource(Source):
         The model, and its version; any version when None.
     since
         Unix time in seconds of the oldest prediction.
+    redacted
+        Inputs that are left out: they may have been stored when less was redacted.
 
     Raises
     ------
@@ -42,8 +46,11 @@ class StoreSource(Source):
         When the database does not exist or cannot be read.
     """
 
-    def __init__(self, store: StoreConfig, model: str, version: str | None, since: float) -> None:
+    def __init__(
+        self, store: StoreConfig, model: str, version: str | None, since: float, redacted: Collection[str] = ()
+    ) -> None:
         self.name = model
+        self._redacted = redacted
         self.where = f"{shown_url(store.url)}: {model}{f' version {version}' if version else ''}"
         address = check_url(store.url)
         if not is_shared(address) and not Path(address.database or "").is_file():
@@ -82,15 +89,15 @@ class StoreSource(Source):
             result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
             for part in result.partitions():
                 read += len(part)
-                columns: dict[str, Column] = dict(to_columns([_inputs(row.inputs) for row in part]))
-                columns[PREDICTION] = [row.prediction and msgspec.json.decode(row.prediction) for row in part]
+                columns: dict[str, Column] = dict(to_columns([self._inputs(row.inputs) for row in part]))
+                columns[PREDICTION] = [decode_label(row.prediction) for row in part]
                 columns[CONFIDENCE] = [row.confidence for row in part]
                 columns[TIME] = [row.received for row in part]
                 yield Batch(columns, len(part), read / max(self._rows, 1))
 
-
-def _inputs(text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
-        return lenient_inputs(text.encode())
+    def _inputs(self, text: str) -> dict[str, Any]:
+        text = remove_inputs(text, self._redacted)
+        try:
+            return msgspec.json.decode(text, type=dict[str, Any])
+        except (msgspec.MsgspecError, RecursionError):
+            return lenient_inputs(text.encode("utf-8", "replace"))

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from exporter.datasets import FORMATS, Format, release
+from exporter.datasets import FORMATS, Format, redaction, release
 from exporter.datasets.examples import Pages, stored_pages
 from exporter.errors import EventError, StoreError
 from exporter.events import check_model
@@ -94,10 +94,11 @@ class DatasetApi:
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
             return json_reply(200, release.release_document(row), (("Vary", "Accept"),)).flask()
-        if form.name != "jsonl":
-            pages = release.frozen_pages(self._exporter.store, row)
-            return self._write(form, pages, row["model"], row["name"])
-        chunks = releases.read_chunks(self._exporter.store, row["build"])
+        store, redacted = self._exporter.store, self._exporter.redacted.get(row["model"], frozenset())
+        if form.name != "jsonl" or (redacted and redaction.holds(releases.read_chunks(store.reading, row), redacted)):
+            # Without the release's ETag: its SHA-256 is not that of what remains.
+            return self._write(form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
+        chunks = releases.read_chunks(store.reading, row)
         response = _streamed(chunks, form.content_type, _headers(row["name"], form))
         response.content_length = row["bytes"]
         response.set_etag(row["sha256"])

@@ -152,6 +152,7 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     since: str | None
     until: str | None
     held_back: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    redacted_from: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Release(msgspec.Struct):

@@ -1,0 +1,115 @@
+"""The command ``model-exporter redact``: remove from the database what was stored before it was redacted."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from exporter import config
+from exporter.datasets.examples import encode_lines
+from exporter.datasets.redaction import holds, redacted_pages
+from exporter.datasets.release import write_content
+from exporter.errors import ExporterError
+from exporter.storage import releases
+from exporter.storage.quarantine import count_damaged
+from exporter.storage.redaction import TABLES, open_database, purge, redact_rows
+
+_Redacted = Mapping[str, Collection[str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        type=Path,
+        default=Path("exporter.yml"),
+        metavar="FILE",
+        help="configuration that names the database and what is redacted (%(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only count what holds redacted inputs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Clean the database; return the exit status."""
+    configuration = config.load(options.config_file)
+    redacted = {model.name: sorted(model.redact) for model in configuration.models if model.redact}
+    if not redacted:
+        raise ExporterError(f"{options.config_file}: no model has redact: there is nothing to remove")
+    for model, names in redacted.items():
+        print(f"{model}: {', '.join(names)}")
+    with open_database(configuration.store) as connection:
+        later = _redact_tables(connection, redacted, dry_run=options.dry_run)
+        for row in _releases_with(connection, redacted):
+            print(_redact_release(connection, row, redacted[row["model"]], dry_run=options.dry_run))
+        purged = options.dry_run or purge(connection)
+    if later:
+        _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")
+    if not purged:
+        _remark("the write-ahead log may hold copies until it is written anew: the exporter is using it")
+    if damaged := count_damaged(configuration.store):
+        _remark(f"{damaged} damaged databases beside this one are not cleaned: remove them once you need them no more")
+    return 0
+
+
+def _redact_tables(connection: sa.Connection, redacted: _Redacted, *, dry_run: bool) -> int:
+    """Clean the tables; return how many rows with redacted inputs were stored meanwhile, and cleaned, too."""
+    later = 0
+    what = "hold redacted inputs" if dry_run else "cleaned"
+    for table in TABLES:
+        changed, last = redact_rows(connection, table, redacted, dry_run=dry_run)
+        print(f"{table}: {changed:,} rows {what}")
+        if not dry_run:
+            later += redact_rows(connection, table, redacted, after=last, dry_run=False)[0]
+    return later
+
+
+def _releases_with(connection: sa.Connection, redacted: _Redacted) -> Iterator[releases.Row]:
+    """Yield the releases that hold redacted inputs."""
+    for model, names in redacted.items():
+        rows = releases.list_releases(connection, model, sys.maxsize, None)
+        connection.rollback()
+        for row in rows:
+            if holds(releases.read_chunks(lambda: _reading(connection), row), names):
+                yield row
+
+
+def _redact_release(connection: sa.Connection, row: releases.Row, names: Collection[str], *, dry_run: bool) -> str:
+    """Rewrite a release without redacted inputs; return what to print."""
+    if dry_run:
+        return f"release {row['name']}: holds redacted inputs"
+    build = uuid.uuid4().hex
+
+    def write(number: int, data: bytes) -> None:
+        with connection.begin():
+            releases.write_chunk(connection, build, number, data)
+
+    pages = redacted_pages(releases.read_chunks(lambda: _reading(connection), row), names)
+    sha256, size = write_content((encode_lines(page) for page in pages), write)
+    lineage: dict[str, Any] = msgspec.json.decode(row["lineage"])
+    lineage.setdefault("redacted_from", row["sha256"])
+    values = {"build": build, "sha256": sha256, "bytes": size, "lineage": msgspec.json.encode(lineage).decode()}
+    with connection.begin():
+        replaced = releases.replace_content(connection, row, values)
+    if not replaced:
+        raise ExporterError(f"the release {row['name']} was changed by another process: run the command again")
+    return f"release {row['name']}: rewritten, SHA-256 {sha256} instead of {row['sha256']}"
+
+
+@contextlib.contextmanager
+def _reading(connection: sa.Connection) -> Iterator[sa.Connection]:
+    """Read without holding a transaction afterwards."""
+    yield connection
+    connection.rollback()
+
+
+def _remark(text: str) -> None:
+    print(f"model-exporter: {text}", file=sys.stderr)

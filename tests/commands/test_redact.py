@@ -1,0 +1,218 @@
+"""What is redacted after it was stored: gone from every route, and with `model-exporter redact` from the database."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+from support.servers import Served, ask, eventually, write_config
+
+from exporter.config import StoreConfig
+from exporter.storage.engine import open_engine
+
+SECRET = "Ada Lovelace 1815"
+OTHER = "kept-note"
+FORMATS = ("jsonl", "csv", "parquet", "label-studio")
+
+
+def configuration(database: str, *redact: str) -> dict[str, Any]:
+    loans = {"name": "loans", "redact": list(redact)}
+    return {"store": {"url": database}, "models": [loans, {"name": "other"}]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, database: str) -> Path:
+    """The folder of an exporter that redacts nothing."""
+    write_config(tmp_path, configuration(database))
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Served]:
+    """An exporter that stored a name in every way, before that is redacted; it is in a release, too."""
+    served = Served(folder).start()
+    inputs = [
+        json.dumps({"name": SECRET, "note": OTHER, "age": 41}),
+        f'{{"n\\u0061me": "{SECRET}", "note": "{OTHER}\\u002e\\n"}}',
+        f'{{"name":"{SECRET}","name":"{SECRET}2","note":"{OTHER}"}}',
+    ]
+    for number, text in enumerate(inputs):
+        body = f'{{"id": "p-{number}", "model": "loans", "prediction": "yes", "confidence": 0.9, "inputs": {text}}}'
+        assert served.post("/v1/predictions", body.encode()).status == 202
+    other = {"id": "o", "model": "other", "prediction": "yes", "confidence": 0.9, "inputs": {"name": SECRET}}
+    assert served.post("/v1/predictions", other).status == 202
+    feedback = [{"prediction_id": name, "verdict": "corrected", "label": "no"} for name in ("p-0", "p-1", "p-2", "o")]
+    feedback.append({"model": "loans", "prediction": "yes", "label": "no", "inputs": {"name": SECRET, "note": OTHER}})
+    assert served.post("/v1/feedback", feedback).status == 201
+    corrections = eventually(lambda: (found := queue(served)) and len(found) == 5 and found)
+    decisions = [{"id": each["id"], "revision": 1, "status": "accepted"} for each in corrections]
+    assert ask(f"{served.url}/v1/corrections", decisions, "PATCH").status == 200
+    assert served.post("/v1/dataset/releases", {"model": "loans", "name": "before"}).status == 201
+    yield served
+    served.stop()
+
+
+def queue(server: Served, query: str = "") -> list[dict[str, Any]]:
+    corrections: list[dict[str, Any]] = server.get(f"/v1/corrections?limit=100&{query}").json["corrections"]
+    return corrections
+
+
+def redact(server: Served, *names: str) -> None:
+    """Redact inputs in the configuration of a running exporter."""
+    path = server.folder / "exporter.yml"
+    document = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(configuration(document["store"]["url"], *names)))
+    assert server.post("/-/reload", b"").status == 200
+
+
+def command(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    arguments = [sys.executable, "-m", "exporter.cli", "redact", f"--config.file={folder / 'exporter.yml'}", *flags]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def responses(server: Served) -> Iterator[bytes]:
+    """Everything that the exporter says of the model's rows."""
+    for path in (
+        "/",
+        "/drift",
+        "/metrics",
+        "/review?status=all&model=loans",
+        "/review?status=all&view=table&model=loans",
+    ):
+        yield server.get(path).body
+    yield server.get("/v1/corrections?model=loans").body
+    for each in queue(server, "model=loans"):
+        yield server.get(f"/v1/corrections/{each['id']}").body
+        decision = {"status": "accepted", "revision": each["revision"]}
+        yield ask(f"{server.url}/v1/corrections/{each['id']}", decision, "PATCH").body
+        yield ask(
+            f"{server.url}/v1/corrections/{each['id']}", decision, "PATCH"
+        ).body  # a conflict shows the correction
+        decision |= {"id": each["id"], "revision": each["revision"] + 1}
+        yield ask(f"{server.url}/v1/corrections", [decision], "PATCH").body
+    for form in FORMATS:
+        yield server.get(f"/v1/dataset?model=loans&format={form}").body
+        yield server.get(f"/v1/dataset/releases/before?format={form}").body
+    yield server.post("/v1/dataset/releases", {"model": "loans"}).body
+    yield server.get("/v1/dataset/releases?model=loans").body
+
+
+def stored(folder: Path, model: str = "loans") -> list[str]:
+    """The inputs in the database."""
+    url = yaml.safe_load((folder / "exporter.yml").read_text())["store"]["url"]
+    engine = open_engine(StoreConfig(url=url))
+    with engine.connect() as connection:
+        query = "SELECT inputs FROM {} WHERE model = :model"
+        tables = ("predictions", "feedback")
+        rows = [connection.execute(sa.text(query.format(table)), {"model": model}).scalars() for table in tables]
+        result = [str(text) for texts in rows for text in texts]
+    engine.dispose()
+    return result
+
+
+def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path) -> None:
+    """No route returns it, the search does not find it, and the command removes it while the exporter runs."""
+    secret = SECRET.encode()
+    assert any(secret in body for body in responses(server))
+    assert len(queue(server, "q=lovelace")) == 5
+    redact(server, "name")
+    assert not any(secret in body for body in responses(server))
+    assert [each["model"] for each in queue(server, "q=lovelace")] == ["other"]
+    assert "name: redacted, never shown" in server.get("/review?status=all&model=loans").text
+    frozen = server.get("/v1/dataset/releases/before?format=jsonl")
+    assert (frozen.headers["ETag"], frozen.text.count(OTHER)) == (None, 4)
+    export = [sys.executable, "-m", "exporter.cli", "dataset", "export", "before", "-o", str(folder / "a.jsonl")]
+    result = subprocess.run([*export, f"--url={server.url}"], capture_output=True, text=True, check=False)
+    assert (result.returncode, "are left out" in result.stderr) == (0, True), result.stderr
+
+    before = server.get("/v1/dataset/releases/before", Accept="application/json").json
+    result = command(folder, "--dry-run")
+    assert (result.returncode, result.stdout.splitlines()) == (
+        0,
+        [
+            "loans: name",
+            "predictions: 3 rows hold redacted inputs",
+            "feedback: 4 rows hold redacted inputs",
+            "release before: holds redacted inputs",
+        ],
+    ), result.stderr
+    assert SECRET in "".join(stored(folder))
+    result = command(folder)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[:3] == ["loans: name", "predictions: 3 rows cleaned", "feedback: 4 rows cleaned"]
+    assert lines[3].startswith("release before: rewritten, SHA-256 ")
+    assert SECRET not in "".join(stored(folder))
+    assert SECRET in "".join(stored(folder, "other"))
+    assert len(queue(server, f"q={OTHER}&model=loans")) == 4
+
+    after = server.get("/v1/dataset/releases/before", Accept="application/json").json
+    assert after["lineage"].pop("redacted_from") == before["sha256"]
+    unchanged = before | {"sha256": after["sha256"], "bytes": after["bytes"]}
+    assert after == unchanged
+    frozen = server.get("/v1/dataset/releases/before?format=jsonl")
+    assert (frozen.headers["ETag"], len(frozen.body)) == (f'"{after["sha256"]}"', after["bytes"])
+    assert server.post("/v1/dataset/releases", {"model": "loans", "name": "before"}).status in {200, 409}
+    result = command(folder)
+    assert result.stdout.splitlines() == ["loans: name", "predictions: 0 rows cleaned", "feedback: 0 rows cleaned"]
+    late = {"prediction_id": "p-0", "verdict": "corrected", "label": "maybe"}
+    assert server.post("/v1/feedback", late).status == 201
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_nothing_is_left_in_the_file(tmp_path: Path) -> None:
+    """After the command, the file of SQLite and its write-ahead log hold no copy."""
+    path = tmp_path / "store.db"
+    write_config(tmp_path, configuration(f"sqlite:///{path}"))
+    server = Served(tmp_path).start()
+    events = [{"model": "loans", "inputs": {"name": f"{SECRET}-{n}", "note": "x" * 3000}} for n in range(300)]
+    assert server.post("/v1/predictions", events).status == 202
+    assert server.samples("model_attempts_total")
+    eventually(lambda: len(stored(tmp_path)) == 300)
+    redact(server, "name")
+    result = command(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "predictions: 300 rows cleaned" in result.stdout
+    server.stop()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    for file in tmp_path.glob("store.db*"):
+        assert SECRET.encode() not in file.read_bytes(), file
+
+
+def test_rows_that_are_stored_meanwhile_are_cleaned(server: Served, folder: Path) -> None:
+    """The exporter goes on storing while the command runs, and nothing of either is lost."""
+    redact(server, "name")
+    for number in range(200):
+        event = {"id": f"m-{number}", "model": "loans", "prediction": "yes", "inputs": {"name": SECRET, "note": OTHER}}
+        assert server.post("/v1/predictions", event).status == 202
+        if number in {50, 100}:
+            assert command(folder).returncode == 0
+    eventually(lambda: len(stored(folder)) == 3 + 200 + 4)
+    assert SECRET not in "".join(stored(folder))
+    assert "".join(stored(folder)).count(OTHER) == 3 + 200 + 4
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"models": [{"name": "loans"}]}, "no model has redact: there is nothing to remove"),
+        ({"models": [{"name": "loans", "redact": ["name"]}]}, "store.url: there is no database sqlite:///"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, document: dict[str, Any], message: str) -> None:
+    """Without anything to redact, or without a database, the command says so and makes none."""
+    write_config(tmp_path, document)
+    result = command(tmp_path)
+    assert (result.returncode, message in result.stderr) == (1, True), result.stderr
+    assert not (tmp_path / "data").exists()
