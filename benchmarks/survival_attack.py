@@ -20,6 +20,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import ssl
 import struct
 import subprocess
@@ -210,11 +211,11 @@ class Attackers:
         self._context.verify_mode = ssl.CERT_NONE
 
     async def run(self, seconds: float, only: str) -> None:
-        """Attack in all ways whose names have ``only``."""
+        """Attack in all ways whose names match ``only``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for name, attack in ATTACKS.items():
-                    for _ in range(attack.connections if only in name else 0):
+                    for _ in range(attack.connections if re.search(only, name) else 0):
                         group.create_task(self._again(name, attack))
 
     async def _again(self, name: str, attack: Attack) -> None:
@@ -398,7 +399,7 @@ def main() -> None:
     """Run the attack and print what the others noticed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=MINUTES)
-    parser.add_argument("--only", default="", help="the ways to attack whose names have this")
+    parser.add_argument("--only", default="", help="the ways to attack whose names match this regular expression")
     options = parser.parse_args()
     seconds = 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:

@@ -35,7 +35,7 @@ MANY = 10_000
 LONGEST = 1.0
 """Seconds that an honest client may wait."""
 GROWTH = 400
-"""MiB that the exporter may grow by: 256 of arriving bodies, and the memory to handle them."""
+"""MiB that the exporter may grow by: 128 of arriving bodies, and the memory to handle them."""
 
 POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
 FEEDBACK = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\n"

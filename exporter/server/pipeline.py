@@ -24,7 +24,7 @@ from exporter.storage import InputsPolicy, Store, prediction_rows
 
 log = logging.getLogger(__name__)
 
-QUEUE_BYTES = 256 * 2**20
+QUEUE_BYTES = 128 * 2**20
 """Bytes of request bodies that may be queued."""
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""

@@ -35,7 +35,7 @@ MAX_HEAD = 64 * 1024
 """Bytes of a head, of trailers, or of the lines between chunks."""
 SMALL_CHUNKS = 10_000
 """Chunks of a few bytes that a body may have: each costs as much as a kilobyte."""
-HELD_BYTES = 256 * 2**20
+HELD_BYTES = 128 * 2**20
 """Bytes that all connections together may hold: answers that nobody reads, and requests that wait."""
 MAX_REFUSALS = 100
 """Connections beyond the limit that get an answer at a time; more are closed without one."""

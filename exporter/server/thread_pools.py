@@ -70,7 +70,12 @@ class ThreadPool:
         else:
             turn = asyncio.get_running_loop().create_future()
             self._turns.setdefault(client, deque()).append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # the thread was given to it in the same moment
+                    self._pass_on()
+                raise
         try:
             return await self.step(call)
         finally:
@@ -78,14 +83,16 @@ class ThreadPool:
 
     def _pass_on(self) -> None:
         """Give a thread that is free to the next client."""
-        if not self._turns:
-            self._free += 1
-            return
-        client, turns = next(iter(self._turns.items()))
-        turns.popleft().set_result(None)
-        del self._turns[client]
-        if turns:
-            self._turns[client] = turns  # behind the other clients
+        while self._turns:
+            client, turns = next(iter(self._turns.items()))
+            turn = turns.popleft()
+            del self._turns[client]
+            if turns:
+                self._turns[client] = turns  # behind the other clients
+            if not turn.done():  # otherwise its request was cancelled
+                turn.set_result(None)
+                return
+        self._free += 1
 
     async def step(self, call: Callable[[], _Result]) -> _Result:
         """Run a further part of a request that was admitted before, in the context of its task."""

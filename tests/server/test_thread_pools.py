@@ -42,6 +42,26 @@ def test_clients_take_turns() -> None:
     assert len(order) == 53
 
 
+def test_a_cancelled_request_gives_up_its_turn() -> None:
+    """Requests that are cancelled while they wait, or as their turn comes, keep no thread from the others."""
+
+    async def run() -> None:
+        pool, go_on = ThreadPool("test", 1), threading.Event()
+        running = asyncio.create_task(pool.run(lambda: go_on.wait(10), "one"))
+        waiting = [asyncio.create_task(pool.run(str, client)) for client in ("one", "other", "third")]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        running.add_done_callback(lambda _: waiting[1].cancel())  # its turn has come by then
+        go_on.set()
+        await asyncio.wait([running, *waiting])
+        assert [task.cancelled() for task in waiting] == [True, True, False]
+        assert await asyncio.wait_for(pool.run(lambda: "free again", "one"), 10) == "free again"
+        pool.close()
+
+    asyncio.run(run())
+
+
 def test_a_client_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that has the most requests waiting that it may have is refused, and others are not."""
     monkeypatch.setattr(thread_pools, "WAITING_OF_CLIENT", 3)
