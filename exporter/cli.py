@@ -85,6 +85,22 @@ _COMMANDS = {
         "model-exporter redact --config.file=exporter.yml --dry-run",
         "docs/configuration.md#redact",
     ),
+    "backup": _Command(
+        "exporter.commands.backup",
+        "back up the database, also while the exporter runs",
+        "Copy the SQLite database to a new file, also while the exporter runs, and verify the copy: pages, indexes, "
+        "releases.",
+        "model-exporter backup --config.file=exporter.yml /var/backups/",
+        "docs/operations.md#backup-and-restore",
+    ),
+    "restore": _Command(
+        "exporter.commands.restore",
+        "put a backup in the place of the database",
+        "Verify a backup, and put it in the place of the SQLite database of a stopped exporter. The previous files are "
+        "renamed, not deleted.",
+        "model-exporter restore --config.file=exporter.yml model-exporter-20261126T020000Z.db",
+        "docs/operations.md#backup-and-restore",
+    ),
     "up": _Command(
         "exporter.commands.up.command",
         "run the complete stack on this machine",

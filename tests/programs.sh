@@ -13,6 +13,7 @@ packages=(
   "docker-compose docker-compose"
   "faketime faketime"
   "kustomize kustomize"
+  "systemd systemd-analyze"
 )
 
 missing=()

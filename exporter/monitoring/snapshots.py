@@ -22,7 +22,12 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
-from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
+from exporter.storage.window_snapshots import (
+    ReplicaLease,
+    delete_other_snapshots,
+    load_snapshots,
+    save_snapshot,
+)
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +109,11 @@ class SnapshotSaver:
         Returns the current monitors.
     seconds
         Time between two snapshots.
+
+    Attributes
+    ----------
+    lease : ReplicaLease
+        Without it nothing is saved.
     """
 
     def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], seconds: float = SECONDS) -> None:
@@ -111,6 +121,7 @@ class SnapshotSaver:
         self._monitors = monitors
         self._seconds = seconds
         self._saved_attempts: WeakKeyDictionary[ModelMonitor, int] = WeakKeyDictionary()
+        self.lease = ReplicaLease(store)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
 
@@ -123,25 +134,36 @@ class SnapshotSaver:
         self._closing.set()
         self._thread.join(10.0)
         self.save(time.monotonic(), time.time())
+        self._logged(self.lease.release)
 
     def _run(self) -> None:
+        self._logged(lambda: self.lease.renew(time.monotonic()))
         while not self._closing.wait(self._seconds):
             self.save(time.monotonic(), time.time())
 
     def save(self, now: float, unix_time: float) -> None:
         """Save the versions that have changed since the last time, and delete those that no longer exist."""
-        monitors = [monitor for monitor in self._monitors() if monitor.binner]
+        self._logged(lambda: self._save(now, unix_time))
+
+    def _logged(self, step: Callable[[], object]) -> None:
         try:
-            for monitor in monitors:
-                attempts = monitor.counters.attempts
-                if self._saved_attempts.get(monitor, 0) != attempts:
-                    self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
-                    self._saved_attempts[monitor] = attempts
-            delete_other_snapshots(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
+            step()
         except StoreError as error:
             log.warning("windows are not saved: %s", error)
         except Exception:  # no other error may end the thread either
             log.exception("windows are not saved")
+
+    def _save(self, now: float, unix_time: float) -> None:
+        if not self.lease.renew(now):
+            log.info("windows are not saved yet: another process had the name %r until now", self._store.replica)
+            return
+        monitors = [monitor for monitor in self._monitors() if monitor.binner]
+        for monitor in monitors:
+            attempts = monitor.counters.attempts
+            if self._saved_attempts.get(monitor, 0) != attempts:
+                self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
+                self._saved_attempts[monitor] = attempts
+        delete_other_snapshots(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
 
     def _save_version(self, model: str, version: str, data: bytes) -> None:
         if len(data) > MAX_BYTES:

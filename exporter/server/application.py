@@ -121,8 +121,11 @@ class Exporter:
     @property
     def warnings(self) -> list[str]:
         """What an operator should look into although events are accepted and stored."""
-        damaged = "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing"
-        return [damaged] * bool(self.store.damaged)
+        texts = {
+            "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
+            "windows are not saved: another exporter has the same store.replica": self._snapshots.lease.rival,
+        }
+        return [text for text, applies in texts.items() if applies]
 
     def metrics(self, accept: str, names: Collection[str]) -> tuple[bytes, str]:
         """Return the exposition; see `Exposition.render`.

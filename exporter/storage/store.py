@@ -57,6 +57,8 @@ class Store:
     ----------
     replica : str
         The name under which this exporter saves snapshots: a shared database holds those of several exporters.
+    set_aside : int
+        `damaged` at the last scrape.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class Store:
         try:
             self._lock = DatabaseLock(path) if path else None
             quarantine(config)
+            self.set_aside = count_damaged(config)
             migrate(config)
             self._engine = open_engine(config)
             self._shared = is_shared(self._engine)
@@ -199,8 +202,9 @@ class Store:
 
     @property
     def damaged(self) -> int:
-        """The number of damaged databases and write-ahead logs beside the database in use."""
-        return count_damaged(self._config)
+        """The number of damaged databases and write-ahead logs beside the database in use; reads its directory."""
+        self.set_aside = count_damaged(self._config)
+        return self.set_aside
 
     @property
     def waiting(self) -> int:
@@ -220,6 +224,10 @@ class Store:
         self._engine.dispose()
         self._unlock()
         return not self.waiting
+
+    def report_failure(self) -> None:
+        """Count a failure that the database does not know of."""
+        self._on_failure()
 
     def _unlock(self) -> None:
         if self._lock:

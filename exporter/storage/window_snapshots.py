@@ -1,15 +1,24 @@
-"""Snapshots of windows: one row per replica, model and version."""
+"""Snapshots of windows: one row per replica, model and version.
+
+A further row per replica, with an empty model, is its lease: it names the exporter that saves under that name.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 import time
 from collections.abc import Collection
 
 import sqlalchemy as sa
 
+from exporter.errors import StoreError
 from exporter.storage.schema import windows
 from exporter.storage.store import Store
 
+LEASE_SECONDS = 90.0
+"""An exporter whose lease has not changed for this long no longer runs."""
 MAX_AGE_SECONDS = 62 * 86400.0
 """Twice the longest window: the replica of an older snapshot no longer exists."""
 
@@ -33,7 +42,7 @@ def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
 
 def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
     """Return models, versions and snapshots of this replica."""
-    is_own = windows.c.replica == store.replica
+    is_own = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)
     with store.reading() as connection:
         rows = connection.execute(sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_own)).all()
     return [(model, version, data) for model, version, data in rows]
@@ -41,7 +50,7 @@ def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
 
 def delete_other_snapshots(store: Store, live: Collection[tuple[str, str]]) -> None:
     """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
-    is_own = windows.c.replica == store.replica
+    is_own = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)
     is_old = windows.c.saved < time.time() - MAX_AGE_SECONDS
     with store.reading() as connection:
         rows = connection.execute(sa.select(windows.c.model, windows.c.version).where(is_own)).all()
@@ -49,6 +58,91 @@ def delete_other_snapshots(store: Store, live: Collection[tuple[str, str]]) -> N
     obsolete += [_is(store, model, version) for model, version in rows if (model, version) not in live]
     if obsolete:
         store.execute(lambda connection, _: connection.execute(windows.delete().where(sa.or_(*obsolete[:500]))))
+
+
+class ReplicaLease:
+    """Lets one exporter at a time save snapshots under a replica's name in a shared database.
+
+    The lease has a number that its exporter changes each time. So two exporters need no common clock, and one that
+    follows a killed one is not mistaken for a second one.
+
+    Parameters
+    ----------
+    store
+        The store.
+
+    Attributes
+    ----------
+    rival : str or None
+        The running exporter that has the lease: its host and process.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.rival: str | None = None
+        self._store = store
+        self._is_lease = _is(store, _LEASE, _LEASE)
+        self._owner = f"process {os.getpid()} on {socket.gethostname()}"
+        self._data = f"{secrets.token_hex(8)} {self._owner}".encode()
+        self._seen: tuple[bytes, float] | None = None
+        self._seen_at = 0.0
+
+    def renew(self, now: float) -> bool:
+        """Return whether this exporter has the lease, after taking it where no running exporter has it.
+
+        Parameters
+        ----------
+        now
+            Monotonic time in seconds.
+
+        Raises
+        ------
+        StoreError
+            When another running exporter has it, or the database fails.
+        """
+        if not self._store.replica:  # nobody else uses an SQLite file
+            return True
+        other = self._store.execute(lambda connection, _: self._take(connection, now))
+        if other is None:
+            self._seen = self.rival = None
+            return True
+        if self._seen is None or other != self._seen:
+            if self._seen and other[0] == self._seen[0]:  # the same exporter has renewed it: it runs
+                self.rival = other[0].decode("utf-8", "replace").partition(" ")[2]
+            self._seen, self._seen_at = other, now
+        if self.rival:
+            self._store.report_failure()
+            raise StoreError(
+                f"store.replica: {self._store.replica!r} is also the name of another exporter ({self.rival}): "
+                "give each its own store.replica, and restart"
+            )
+        return False
+
+    def _take(self, connection: sa.Connection, now: float) -> tuple[bytes, float] | None:
+        """Take or renew the lease; return the data and the number of the one that another exporter has."""
+        lease = connection.execute(sa.select(windows.c.data, windows.c.saved).where(self._is_lease)).first()
+        if lease is not None and bytes(lease.data) != self._data:
+            other = (bytes(lease.data), float(lease.saved))
+            if other != self._seen or now - self._seen_at < LEASE_SECONDS:
+                return other
+        row = {"replica": self._store.replica, "model": _LEASE, "version": _LEASE, "saved": time.time()}
+        connection.execute(windows.delete().where(self._is_lease))
+        connection.execute(windows.insert().values(**row, data=self._data))
+        return None
+
+    def release(self) -> None:
+        """Let another exporter have the lease at once.
+
+        Raises
+        ------
+        StoreError
+            When the database fails.
+        """
+        if self._store.replica:
+            is_own = self._is_lease & (windows.c.data == self._data)
+            self._store.execute(lambda connection, _: connection.execute(windows.delete().where(is_own)))
+
+
+_LEASE = ""  # no model has an empty name
 
 
 def _is(store: Store, model: str, version: str) -> sa.ColumnElement[bool]:

@@ -151,6 +151,7 @@ def test_a_damaged_write_ahead_log_is_reported(tmp_path: Path, part: str) -> Non
         if part == "frame":
             assert kept
         aside.unlink()
+        assert server.samples(DAMAGED) == {DAMAGED: 0}
         assert server.get("/-/ready").text == "model-exporter is ready.\n"
     finally:
         server.stop()

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.postgres import Postgres
 from support.servers import Served, eventually, write_config
 
 from exporter.config import ModelConfig, StoreConfig
@@ -77,7 +78,8 @@ def any_store(database: str) -> Iterator[Store]:
 
 def saved(store: Store) -> list[tuple[str, str]]:
     with store.reading() as connection:
-        return sorted(map(tuple, connection.execute(sa.select(windows.c.model, windows.c.version)).all()))
+        rows = sa.select(windows.c.model, windows.c.version).where(windows.c.model != "")
+        return sorted(map(tuple, connection.execute(rows).all()))
 
 
 def test_a_restart_keeps_every_gauge(any_store: Store) -> None:
@@ -309,3 +311,80 @@ def test_a_restarted_exporter_restores_its_gauges(tmp_path: Path) -> None:
         eventually(lambda: server.samples("model_feature_window_observations")[series] == 60)
     finally:
         server.stop()
+
+
+# --- two exporters with the same replica -----------------------------------------------------
+
+
+class Replica:
+    """An exporter on a shared database, as far as it saves windows."""
+
+    def __init__(self, url: str) -> None:
+        self.monitors = monitors_of()
+        self.failures: list[None] = []
+        config = StoreConfig(url=url, replica="a")
+        self.store = Store(config, lambda _: None, lambda: self.failures.append(None))
+        self.saver = SnapshotSaver(self.store, lambda: self.monitors)
+
+    def save(self, now: float, times: int) -> None:
+        feed(self.monitors, "1", now, times=times)
+        self.saver.save(now, WALL + now)
+
+    def stored(self) -> float:
+        """Return the observations of the snapshot."""
+        after = monitors_of()
+        with self.store.reading() as connection:
+            saved_at = connection.execute(sa.select(windows.c.saved).where(windows.c.model == "m")).scalar()
+        assert saved_at is not None
+        restore(self.store, after, 1000.0, WALL + 1000.0)
+        return counted(after, 1000.0)["1"]["1h"]
+
+
+@pytest.fixture
+def replicas(postgres: Postgres) -> Iterator[tuple[Replica, Replica]]:
+    url = postgres.url()
+    pair = Replica(url), Replica(url)
+    yield pair
+    for replica in pair:
+        replica.store.close()
+
+
+def test_two_exporters_with_one_name_do_not_overwrite_each_other(
+    replicas: tuple[Replica, Replica], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second one says so in log, metric and state, and saves nothing until the first one has stopped."""
+    first, second = replicas
+    first.save(0.0, 5)
+    for now in (10.0, 40.0, 70.0):
+        second.save(now, 100)
+        first.save(now + 1, 5)
+    assert first.stored() == 20
+    assert "'a' is also the name of another exporter (process " in caplog.text
+    assert first.saver.lease.rival is None
+    assert second.saver.lease.rival
+    assert len(second.failures) == 2
+    first.saver.lease.release()
+    second.save(100.0, 100)
+    assert second.saver.lease.rival is None
+    assert second.stored() == 400
+
+
+def test_an_exporter_that_was_killed_is_followed(
+    replicas: tuple[Replica, Replica], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its successor waits for a sign of life, without a false alarm, and then saves under the same name."""
+    first, second = replicas
+    first.save(0.0, 5)
+    for now in (10.0, 40.0, 70.0):
+        second.save(now, 1)
+    assert second.stored() == 5
+    second.save(101.0, 1)
+    assert second.stored() == 4
+    assert not second.failures
+    assert "is also the name" not in caplog.text
+    caplog.clear()
+    first.save(102.0, 5)  # it was not killed, but suspended
+    second.save(103.0, 1)
+    first.save(104.0, 5)
+    assert second.stored() == 5
+    assert "is also the name" in caplog.text

@@ -1,0 +1,49 @@
+"""The command ``model-exporter backup``: copy the database, also while the exporter runs."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from exporter import config
+from exporter.storage.backup import BackupSummary, back_up
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument(
+        "target", type=Path, metavar="FILE", help="new file of the backup; in a directory it is named by the time"
+    )
+    add_config_file(parser)
+
+
+def add_config_file(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the configuration, and with it the database."""
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        type=Path,
+        default=Path("exporter.yml"),
+        metavar="FILE",
+        help="configuration that names the database (%(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write and verify a backup, and print what it holds."""
+    target: Path = options.target
+    if target.is_dir():
+        target /= f"model-exporter-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+    summary = back_up(config.load(options.config_file).store, target)
+    print(f"{target}: {describe(summary)}")
+    return 0
+
+
+def describe(summary: BackupSummary) -> str:
+    """Return in words what a verified backup holds."""
+    return (
+        f"{summary.bytes / 2**20:.1f} MiB, verified: {summary.predictions:,} predictions, "
+        f"{summary.feedback:,} feedback ({summary.pending:,} to review), {summary.releases:,} releases, "
+        f"windows of {summary.windows:,} versions"
+    )
