@@ -145,3 +145,20 @@ def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how the fields of a table are written."""
+    add = parser.add_argument
+    delimiter = "what separates the fields of CSV (%(default)s)"
+    add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help=delimiter)
+    decimal = "decimal point of numbers in CSV (%(default)s)"
+    add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help=decimal)
+    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
+
+
+def _delimiter(text: str) -> str:
+    delimiter = {"tab": "\t", r"\t": "\t"}.get(text, text)
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"expected one character such as ; or the word tab, got {text!r}")
+    return delimiter

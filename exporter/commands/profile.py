@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exporter import config
+from exporter.commands.common import add_reading_options
 from exporter.commands.progress import Progress
 from exporter.errors import ConfigError, ExporterError, ProfileError
 from exporter.features.types import INPUT_TYPES
@@ -43,26 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="name of the profile; default: the training file's name")
     add("--prediction-column", metavar="NAME", help="column with the model's prediction")
     add("--confidence-column", metavar="NAME", help="column with the model's confidence")
-    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
     add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
     add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
     types = ", ".join(INPUT_TYPES)
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
-    add(
-        "--delimiter",
-        type=_delimiter,
-        default=",",
-        metavar="CHARACTER",
-        help="separates the cells of CSV (%(default)s)",
-    )
-    add(
-        "--decimal",
-        choices=(".", ","),
-        default=".",
-        metavar="CHARACTER",
-        help="decimal point of numbers in CSV (%(default)s)",
-    )
+    add_reading_options(parser)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
     add("--bins", type=_count, default=20, metavar="N", help="bins of a number (%(default)s)")
     add("--categories", type=_count, default=50, metavar="N", help="categories with a bin of their own (%(default)s)")
@@ -85,13 +72,6 @@ def _count(text: str) -> int:
     if not text.isdigit() or not 2 <= int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f"expected a whole number from 2 to 10000, got {text}")
     return int(text)
-
-
-def _delimiter(text: str) -> str:
-    delimiter = {"tab": "\t", r"\t": "\t"}.get(text, text)
-    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
-        raise argparse.ArgumentTypeError(f"expected one character such as ; or the word tab, got {text!r}")
-    return delimiter
 
 
 def run(options: argparse.Namespace) -> int:

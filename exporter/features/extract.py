@@ -52,18 +52,16 @@ def confidence_column(values: Sequence[Any], percent: bool) -> Floats:
     percent
         Whether they are in percent, with or without a percent sign.
 
-    >>> confidence_column([93, "93 %", "50", None, "high"], percent=True)
-    array([0.93, 0.93, 0.5 ,  nan,  inf])
+    >>> confidence_column([93, "93 %", "50,5", None, "high"], percent=True)
+    array([0.93 , 0.93 , 0.505,   nan,   inf])
     """
-    numbers = [
-        _parsed(value.strip().rstrip("%") if percent else value) if type(value) is str else value for value in values
-    ]
+    numbers = [_parsed(value, percent) if type(value) is str else value for value in values]
     return numeric_column(numbers) / (100 if percent else 1)
 
 
-def _parsed(text: str) -> float | str:
+def _parsed(text: str, percent: bool) -> float | str:
     try:
-        return float(text)
+        return float(text.strip().removesuffix("%").replace(",", ".") if percent else text)
     except ValueError:
         return text
 

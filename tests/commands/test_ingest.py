@@ -139,6 +139,26 @@ def test_every_format_gives_the_same_window(
     assert not any(name.endswith("_total") or "recent" in name for name in names)
 
 
+def test_a_table_as_a_spreadsheet_writes_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Semicolons, decimal commas and a confidence in percent count as the same table written plainly does."""
+    rows = scores(2500).to_pylist()
+    for row in rows:
+        row["confidence"] = f"{100 * row['confidence']} %"
+    lines = [";".join(map(str, row.values())).replace(".", ",") for row in rows]
+    path = tmp_path / "well.csv"
+    path.write_text("\n".join([";".join(rows[0]), *lines]) + "\n")
+    flags = [*OUTPUTS, f"--profile={folder / 'loans.json'}"]
+
+    def counts(file: Path, *reading: str) -> list[str]:
+        metrics = tmp_path / "a.prom"
+        assert ingest(capsys, file, *flags, *reading, f"--textfile={metrics}")[0] == 0
+        return [line for line in metrics.read_text().splitlines() if "observations" in line or "_mean{" in line]
+
+    expected = counts(folder / "well.csv")
+    assert counts(path, "--delimiter=;", "--decimal=,", "--confidence-percent") == expected != []
+    assert any("_mean{" in line for line in expected)
+
+
 def test_standard_input_is_read(folder: Path) -> None:
     """A pipe is read with a given format; without one the error says what is needed."""
     command = [sys.executable, "-m", "exporter.cli", "ingest", "-", f"--profile={folder / 'loans.json'}"]

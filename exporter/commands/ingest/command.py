@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.commands.common import add_credentials, authorization
+from exporter.commands.common import add_credentials, add_reading_options, authorization
 from exporter.commands.http_client import Client
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State, begin
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
     types = ", ".join(INPUT_TYPES)
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
+    add_reading_options(parser)
     add("--push", metavar="URL", help="push the run's metrics to this Pushgateway")
     add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
@@ -91,9 +92,9 @@ def run(options: argparse.Namespace) -> int:
         options.id_column,
         options.time_column,
         (*options.ignore, *([options.label_column] if options.label_column else [])),
+        options.confidence_percent,
     )
-    types = dict(_type(text) for text in options.type)
-    return _send(options, roles, types) if options.exporter else _count(options, roles, types)
+    return _send(options, roles) if options.exporter else _count(options, roles)
 
 
 def _type(text: str) -> tuple[str, str]:
@@ -105,7 +106,7 @@ def _type(text: str) -> tuple[str, str]:
     return name, type_name
 
 
-def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> int:
+def _count(options: argparse.Namespace, roles: Roles) -> int:
     """Count the rows in this process."""
     start = time.monotonic()
     if options.textfile and options.textfile.suffix != ".prom":
@@ -121,7 +122,7 @@ def _count(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> 
             total, remarks = lines.rows, []
         else:
             monitor = choose_monitor(monitors, options.model, options.version)
-            table = _table(source, roles, types, refused, monitor)
+            table = _table(options, source, roles, refused, monitor)
             count_table(table, monitor, source.where, progress)
             total, remarks = table.rows, _remarks(table, monitor)
     _require_good_rows(source, total, refused)
@@ -164,11 +165,21 @@ def _print_lines(lines: Iterable[str]) -> None:
         print(line)
 
 
-def _table(source: Input, roles: Roles, types: dict[str, str], refused: Refused, monitor: ModelMonitor | None) -> Table:
+def _table(
+    options: argparse.Namespace, source: Input, roles: Roles, refused: Refused, monitor: ModelMonitor | None
+) -> Table:
     binner = monitor.binner if monitor else None
     expected = cell_types(binner.profile, roles) if binner else output_types(roles)
     others = "text" if binner else None
-    reader = FileSource(source.path, expected | types, kind=source.kind, where=source.where, others=others)
+    reader = FileSource(
+        source.path,
+        expected | dict(map(_type, options.type)),
+        kind=source.kind,
+        where=source.where,
+        others=others,
+        delimiter=options.delimiter,
+        decimal=options.decimal,
+    )
     return Table(reader, roles, refused)
 
 
@@ -201,7 +212,7 @@ def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
     return remarks
 
 
-def _send(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> int:
+def _send(options: argparse.Namespace, roles: Roles) -> int:
     """Send the rows to an exporter."""
     start = time.monotonic()
     for flag in ("push", "textfile", "fail_on_drift", "config_file"):
@@ -242,7 +253,7 @@ def _send(options: argparse.Namespace, roles: Roles, types: dict[str, str]) -> i
             )
             chunks = iter(rows)
         else:
-            rows = _table(source, roles, types, refused, monitor)
+            rows = _table(options, source, roles, refused, monitor)
             chunks = table_chunks(rows, state, options.model, options.version)
         sender = Sender(client, state, path, refused, give_up)
         sender.send(chunks, lambda chunk: progress("rows", chunk.done, chunk.numbers[-1]))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from exporter.errors import BatchError
 from exporter.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
-from exporter.features.extract import as_list, numeric_column, scalar_text
+from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import select_rows
@@ -34,6 +34,7 @@ class Roles(NamedTuple):
     id: str | None = None
     time: str | None = None
     ignored: tuple[str, ...] = ()
+    confidence_percent: bool = False
 
     def named(self) -> list[str]:
         """Return all names."""
@@ -148,7 +149,10 @@ class Table:
         for role, check in (("prediction", _predictions), ("confidence", _confidences), ("id", _ids), ("time", _times)):
             name = getattr(self._roles, role)
             if name is not None:
-                outputs[role], wrong = check(columns.get(name, [None] * size))
+                values = columns.get(name, [None] * size)
+                if role == "confidence" and self._roles.confidence_percent:
+                    values = confidence_column(as_list(values), percent=True)
+                outputs[role], wrong = check(values)
                 for index, detail in wrong.items():
                     bad.setdefault(index, (name, detail))
         for index in sorted(bad):
