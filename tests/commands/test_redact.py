@@ -170,6 +170,18 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
     assert "Traceback" not in server.log.read_text()
 
 
+def test_a_profile_of_stored_predictions_leaves_it_out(server: Served, folder: Path) -> None:
+    """The categories of a profile are values, so a redacted input is in none, cleaned or not."""
+    redact(server, "name")
+    arguments = ["profile", "--from-store", f"--config.file={folder / 'exporter.yml'}", "--model=loans"]
+    profile = folder / "profile.json"
+    run = [sys.executable, "-m", "exporter.cli", *arguments, f"--output={profile}"]
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(profile.read_text())["inputs"]) == {"note", "age"}
+    assert SECRET not in profile.read_text()
+
+
 def test_nothing_is_left_in_the_file(tmp_path: Path) -> None:
     """After the command, the file of SQLite and its write-ahead log hold no copy."""
     path = tmp_path / "store.db"

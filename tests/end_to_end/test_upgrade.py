@@ -56,7 +56,10 @@ def upgraded(config: Path) -> Iterator[Served]:
 
 def test_corrections_decisions_and_releases_are_kept(upgraded: Served) -> None:
     """Every field that the previous version returned has the same value."""
-    assert upgraded.get("/v1/corrections?limit=100").json == RESPONSES["corrections"]
+    page = upgraded.get("/v1/corrections?limit=100").json
+    earlier = RESPONSES["corrections"]["corrections"]
+    kept = [{name: new[name] for name in old} for new, old in zip(page["corrections"], earlier, strict=True)]
+    assert {**page, "corrections": kept} == RESPONSES["corrections"]
     assert upgraded.get("/v1/dataset/releases?model=credit").json == RESPONSES["releases"]
     lines = upgraded.get("/v1/dataset?model=credit&format=jsonl").text.splitlines()
     assert [json.loads(line) for line in lines] == RESPONSES["dataset"]

@@ -19,6 +19,8 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, write_confi
 
 from exporter.config import StoreConfig
 from exporter.features.png_codec import PREFIX
+from exporter.monitoring.loading import load_monitors
+from exporter.server.pages import review_cards
 from exporter.storage.engine import open_engine
 
 ABSURD = [
@@ -218,6 +220,20 @@ def test_a_client_cannot_pretend_that_an_image_is_packed(server: Served, folder:
     seen = [each["inputs"] for each in queue(server) if "note" in (each["inputs"] or {})]
     assert seen == [inputs] * 4
     read_everything(server)
+
+
+def test_a_page_decodes_images_up_to_a_number_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inputs of cards beyond it are not compared with the training data, and the card says so."""
+    _, monitors = load_monitors(write_config(tmp_path))
+    image = f"data:image/png;base64,{bomb(30)}"
+    inputs = msgspec.Raw(msgspec.json.encode({"photo": image, "country": "XX"}))
+    prediction = {"model": "credit", "version": "1", "predicted": None, "label": "no", "prediction": "yes"}
+    document = {**prediction, "inputs": inputs, "joined": True}
+    monkeypatch.setattr(review_cards, "PAGE_PIXELS", 2 * 30 * 30)
+    shown = review_cards.cards([document] * 3, monitors)
+    assert [card.compared for card in shown] == [True, True, False]
+    assert ["country" in {item.name for item in card.outliers} for card in shown] == [True, True, False]
+    assert [item.name for item in shown[2].images] == ["photo"]
 
 
 def test_images_of_many_pixels_do_not_fill_the_memory(server: Served, folder: Path) -> None:
