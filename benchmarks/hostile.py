@@ -6,8 +6,9 @@ The seed of the ``random.Random`` that is passed in determines everything, so ev
 from __future__ import annotations
 
 import copy
+import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -21,33 +22,27 @@ WORDS = (
     "..%2f..%2f",
     "<script>alert(1)</script>", "{{7*7}}", "${jndi:ldap://x}", "=1+1", "__proto__", "__name__", "le", "null",
     "NaN", "Infinity",
-    "2026-11-24T10:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59",
-    "2026-02-30T00:00:00Z",
     "data:image/png;base64,iVBORw0KGgo=", "iVBORw0KGgoAAAANSUhEUgAAAAEAAAAB", "/9j/4AAQSkZJRg==", "label-studio:x",
     "sqlite:///x", "x" * 129, "y" * 257, "z" * 3000, "(prediction)", "(confidence)", "unknown", "other",
 )  # fmt: skip
+TIMES = (
+    "2026-11-24T10:00:00Z", "2026-11-24T10:00:00.123456789+01:00", "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.99999Z", "9999-12-31T23:59:59.9999999Z", "0001-01-01T00:00:00Z",
+    "0001-01-01T00:00:00+01:00", "0001-01-01T00:00:00+23:59", "0001-01-01T00:00:00-23:59", "0000-00-00T00:00:00Z",
+    "1969-12-31T23:59:59Z", "1970-01-01T00:00:00Z", "2026-02-30T00:00:00Z", "2026-12-31T23:59:60Z",
+    "2026-11-24T10:00:00", "2026-11-24", "20261124T100000Z", "2026-11-24T24:00:00Z", "2026-11-24T10:00:00+99:99", "", 0,
+    1764000000, None,
+)  # fmt: skip
+"""Times, most of them at the end of what a type can hold."""
 KNOWN = (
-    "credit",
-    "3",
-    "yes",
-    "no",
-    "NL",
-    "u-1",
-    "contracts",
-    "age",
-    "income",
-    "country",
-    "photo",
-    "name",
-    "5m",
-    "1h",
+    "credit", "3", "yes", "no", "NL", "u-1", "contracts", "age", "income", "country", "photo", "name", "5m", "1h",
     "r-1",
-)
+)  # fmt: skip
 """Strings that have a meaning for the exporter under test."""
 LIKELY: dict[str, tuple[Any, ...]] = {
     "model": ("credit",), "version": ("3", "4"), "event": ("contracts",), "prediction_id": ("r-1", "r-2", "r-3"),
-    "id": ("r-1", "r-2", "r-3", "1", 2), "place": (1, 2, 3), "revision": (1, 2, 3), "key": ("one",),
-    "name": ("one", "ModelFeatureDrift"), "feature": ("age", "country"), "window": ("5m",),
+    "id": ("r-1", "r-2", "r-3", "1", 2), "correction_id": (1, 2, 3), "revision": (1, 2, 3), "key": ("one",),
+    "name": ("one", "ModelFeatureDrift", "photo"), "feature": ("age", "country"), "window": ("5m",),
 }  # fmt: skip
 """Usual values of members and parameters with these names, so that many requests pass the first checks."""
 NUMBERS = (
@@ -150,6 +145,19 @@ def after(rng: Random, schema: Any, components: Any, depth: int = 0) -> Any:
     return _of_type(rng, schema, components, depth)
 
 
+def encoded(rng: Random, body: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a body, rarely in an encoding of the text or of the content; the ``headers`` usually get its name."""
+    kind = rng.randrange(100)
+    if kind == 0:
+        headers += [(b"Content-Encoding", rng.choice((b"gzip", b"gzip", b"deflate", b"identity")))]
+        return gzip.compress(body if rng.random() < 0.9 else b" " * 2**24)
+    if kind == 1:
+        encoding = rng.choice(("utf-16", "utf-32", "utf-8-sig", "latin-1"))
+        headers += [(b"Content-Type", f"application/json; charset={encoding}".encode())]
+        return body.decode("utf-8", "replace").encode(encoding, "replace")
+    return body
+
+
 def _of_type(rng: Random, schema: Any, components: Any, depth: int) -> Any:
     """Return a value that usually has the type of a schema."""
     kind = schema.get("type")
@@ -161,11 +169,9 @@ def _of_type(rng: Random, schema: Any, components: Any, depth: int) -> Any:
         low, high = schema.get("minimum", -5), min(schema.get("maximum", 100), 10**6)
         return rng.choice((rng.uniform(low, high), int(low), int(high), rng.randint(int(low), int(high) or 1)))
     if kind == "string":
-        return (
-            "2026-11-24T10:00:00Z"
-            if "format" in schema and rng.random() < 0.7
-            else rng.choice((*KNOWN, *KNOWN, *WORDS))
-        )
+        if "format" in schema and rng.random() < 0.7:
+            return rng.choice((TIMES[0], rng.choice(TIMES)))
+        return rng.choice((*KNOWN, *KNOWN, *WORDS))
     return {"boolean": rng.random() < 0.5, "null": None}.get(str(kind), value(rng, depth))
 
 
@@ -188,8 +194,13 @@ def _likely(rng: Random, name: str, schema: Any, components: Any, depth: int) ->
     return after(rng, schema, components, depth)
 
 
-def request(rng: Random, document: Any, routes: Sequence[tuple[str, str]]) -> Request:
-    """Return a valid or nearly valid request for one of the ``routes`` (path and method) of an OpenAPI document."""
+def request(
+    rng: Random, document: Any, routes: Sequence[tuple[str, str]], makers: Mapping[str, Callable[[Random], Any]]
+) -> Request:
+    """Return a valid or nearly valid request for one of the ``routes`` (path and method) of an OpenAPI document.
+
+    Most bodies of an operation among the ``makers`` are made by its function, see `hostile_payloads.PAYLOADS`.
+    """
     path, method = rng.choice(routes)
     operation, components = document["paths"][path][method], document["components"]["schemas"]
     query = []
@@ -208,7 +219,10 @@ def request(rng: Random, document: Any, routes: Sequence[tuple[str, str]]) -> Re
                 query.append(f"{_quoted(rng, parameter['name'])}={_quoted(rng, argument)}")
     while rng.random() < 0.1:
         query.append(f"{_quoted(rng, rng.choice((*WORDS, *KNOWN)))}={_quoted(rng, _as_text(value(rng)))}")
-    body = _body(rng, operation, components)
+    make = makers.get(f"{method.upper()} {path}")
+    body, more = make(rng) if make and rng.random() < 0.7 else (_body(rng, operation, components), ())
+    headers += more
+    body = encoded(rng, body, headers)
     for name, values in HEADERS.items():
         if rng.random() < 0.04:
             content = rng.choice(values) if rng.random() < 0.8 else rng.choice(WORDS)

@@ -1,8 +1,10 @@
 """Send a number of hostile inputs to a real exporter and to the readers of its files.
 
 ``python benchmarks/survival_fuzz.py 1000000`` counts faults: responses with 5xx (except a 503 with ``Retry-After``),
-requests without a response, inputs that take longer than `SECONDS`, tracebacks in the log, and files that raise
-anything other than a message. ``--seed`` sets the first seed; each fault prints its own.
+requests without a response, inputs that take longer than `SECONDS`, tracebacks in the log, memory above
+``--memory``, files that raise anything other than a message, and metrics or lists that cannot be read at the end.
+``--seed`` sets the first seed; each fault prints its own and the request. The seed of an input determines it, except
+for a history, which depends on the responses. With ``--threads 1`` a run repeats the run before.
 """
 
 from __future__ import annotations
@@ -24,17 +26,22 @@ from random import Random
 from typing import Any
 
 import psutil
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from fuzzed_files import Files
 from hostile import Request, broken
 from hostile import request as random_request
+from hostile_history import history
+from hostile_payloads import PAYLOADS
 from support.servers import Served, write_config
 
 SECONDS = 10.0
 """Seconds after which an input counts as hanging."""
 FILES = 0.2
 """Share of files among the inputs."""
+HISTORIES = 0.02
+"""Share of histories, of about ten requests each, among the inputs that are sent."""
 RARE = {
     ("/-/reload", "post"), ("/-/reload", "put"), ("/", "get"), ("/drift", "get"), ("/metrics", "get"),
     ("/v1/dataset/releases", "post"), ("/openapi.json", "get"),
@@ -42,6 +49,19 @@ RARE = {
 """Operations that are slow or find little, and therefore run a tenth as often."""
 SHOWN = 5
 """Faults of each kind to print."""
+NEWLINE = r"\n"  # as the log escapes it
+SHOWN_BYTES = 2000
+"""Bytes of a request to print."""
+READ_AT_END = (
+    "/-/healthy",
+    "/v1/corrections",
+    "/v1/corrections?limit=1000",
+    "/review",
+    "/",
+    "/drift",
+    "/v1/dataset?model=credit",
+)
+"""What must be readable, whatever was stored."""
 
 
 class Connection:
@@ -107,9 +127,16 @@ def encode(rng: Random, request: Request) -> tuple[bytes, bool]:
     headers = [*request.headers]
     if b"host" not in names:
         headers.append((b"Host", b"127.0.0.1"))
-    headers.append((b"Content-Length", str(len(request.body)).encode()))
+    body = request.body
+    if body and rng.random() < 0.03:
+        size = rng.choice((1, 7, 1000))
+        parts = [body[start : start + size] for start in range(0, len(body), size)]
+        body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    else:
+        headers.append((b"Content-Length", str(len(body)).encode()))
     lines = [request.method.encode() + b" " + target + b" HTTP/1.1", *(name + b": " + value for name, value in headers)]
-    data = b"\r\n".join(lines) + b"\r\n\r\n" + request.body
+    data = b"\r\n".join(lines) + b"\r\n\r\n" + body
     if rng.random() < 0.01:
         head, _, rest = data.partition(b"\r\n\r\n")
         return broken(rng, head) + b"\r\n\r\n" + rest, False
@@ -122,6 +149,7 @@ class Faults:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
+        self.routes: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def add(self, kind: str, seed: int, what: str) -> None:
@@ -131,10 +159,11 @@ class Faults:
             if self.counts[kind] <= SHOWN:
                 print(f"FAULT {kind}, seed {seed}: {what}", flush=True)
 
-    def answered(self, what: str) -> None:
-        """Count a response."""
+    def answered(self, what: str, route: str = "") -> None:
+        """Count a response, and that of a route."""
         with self._lock:
             self.seen[what] += 1
+            self.routes[route, what] += 1
 
 
 def operations(document: Any) -> list[tuple[str, str]]:
@@ -144,9 +173,16 @@ def operations(document: Any) -> list[tuple[str, str]]:
 
 
 def ask_one(connection: Connection, seed: int, document: Any, routes: list[tuple[str, str]], faults: Faults) -> None:
-    """Send the request of a seed."""
+    """Send the request of a seed, or its history."""
     rng = Random(seed)
-    request = random_request(rng, document, routes)
+    if rng.random() < HISTORIES:
+        history(rng, lambda request: send(connection, rng, seed, request, faults))
+    else:
+        send(connection, rng, seed, random_request(rng, document, routes, PAYLOADS), faults)
+
+
+def send(connection: Connection, rng: Random, seed: int, request: Request, faults: Faults) -> tuple[int, bytes]:
+    """Send a request and return the status and the body of its response; status 0 without a response."""
     data, valid = encode(rng, request)
     if not valid:
         connection.close()
@@ -154,15 +190,21 @@ def ask_one(connection: Connection, seed: int, document: Any, routes: list[tuple
         status, head, body = connection.ask(data, request.method == "HEAD")
     except TimeoutError:
         if valid:  # bytes that are not HTTP may be half a request, for which the exporter waits
-            faults.add("hang", seed, f"{request.route}: {data[:300]!r}")
-        return
+            faults.add("hang", seed, f"{request.route}: {data[:SHOWN_BYTES]!r}")
+        return 0, b""
     if not valid:
         connection.close()  # the exporter would read the rest as another request
-    faults.answered(f"{status // 100}xx" if status else "connection ended")
-    if status >= 500 and not (status == 503 and b"retry-after:" in head.lower()) and not _reload(request, body):
-        faults.add(f"status {status}", seed, f"{request.route}: {data[:300]!r} {body[:200]!r}")
+    faults.answered(f"{status // 100}xx" if status else "connection ended", request.route)
+    if status >= 500 and not _documented(request, status, head, body):
+        faults.add(f"status {status}", seed, f"{request.route}: {data[:SHOWN_BYTES]!r} {body[:200]!r}")
     elif not status and valid:
-        faults.add("no answer", seed, f"{request.route}: {data[:300]!r}")
+        faults.add("no answer", seed, f"{request.route}: {data[:SHOWN_BYTES]!r}")
+    return status, body
+
+
+def _documented(request: Request, status: int, head: bytes, body: bytes) -> bool:
+    """Return whether the documentation has such a response with 5xx."""
+    return status == 507 or (status == 503 and b"retry-after:" in head.lower()) or _reload(request, body)
 
 
 def _reload(request: Request, body: bytes) -> bool:
@@ -174,14 +216,14 @@ def ask(port: int, seeds: range, document: Any, faults: Faults, threads: int = 4
     """Send the requests of the seeds on several connections at a time."""
     routes = operations(document)
 
-    def send(thread_seeds: range) -> None:
+    def send_all(thread_seeds: range) -> None:
         connection = Connection(port)
         for seed in thread_seeds:
             ask_one(connection, seed, document, routes, faults)
         connection.close()
 
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(send, seeds[n::threads]) for n in range(threads)]:
+        for future in [pool.submit(send_all, seeds[n::threads]) for n in range(threads)]:
             future.result()
 
 
@@ -219,10 +261,12 @@ class Run:
         Faults found so far.
     first_seed
         Seed of the first input.
+    threads
+        Connections that send at the same time.
     """
 
-    def __init__(self, folder: Path, faults: Faults, first_seed: int) -> None:
-        self.faults, self._first_seed = faults, first_seed
+    def __init__(self, folder: Path, faults: Faults, first_seed: int, threads: int) -> None:
+        self.faults, self._first_seed, self._threads = faults, first_seed, threads
         self.requests = self.files = 0
         self.memory: list[int] = []
         self._files_folder = folder / "files"
@@ -244,8 +288,8 @@ class Run:
         """Minutes since the start."""
         return (time.monotonic() - self.started) / 60
 
-    def run(self, inputs: int, minutes: float) -> None:
-        """Send inputs until there are enough, the time is over or the exporter has ended."""
+    def run(self, inputs: int, minutes: float, memory: int) -> None:
+        """Send inputs until there are enough, the time is over, or the exporter has ended or has too much memory."""
         try:
             while self.inputs < inputs and self.minutes < minutes:
                 first = self._first_seed + self.inputs
@@ -255,6 +299,10 @@ class Run:
                 if self.server.process.poll() is not None:
                     self.faults.add("the exporter ended", first, self.server.log.read_text()[-2000:])
                     break
+                if self.memory[-1] > memory:
+                    self.faults.add("memory", first, f"{self.memory[-1]} MiB")
+                    break
+            check_end(self.server, self.faults, first)
         finally:
             status = self.server.stop()
         self._check_log()
@@ -268,7 +316,7 @@ class Run:
             target=_read_apart, args=(self._files_folder, range(first, first + files), self._results)
         )
         reader.start()
-        ask(self.server.port, range(first + files, first + size), self._document, self.faults)
+        ask(self.server.port, range(first + files, first + size), self._document, self.faults, self._threads)
         counts, seen = self._results.get()
         reader.join()
         self.faults.counts.update(counts)
@@ -279,10 +327,25 @@ class Run:
 
     def _check_log(self) -> None:
         log = self.server.log.read_text(errors="replace")
-        tracebacks = log.count("Traceback (most recent call last)")
-        if tracebacks:
-            self.faults.counts["traceback in the log"] += tracebacks
-            print(*[line[:3000] for line in log.splitlines() if "Traceback" in line][:5], sep="\n")
+        for entry in [line for line in log.splitlines() if "Traceback (most recent call last)" in line]:
+            self.faults.add(f"traceback: {entry.rpartition(NEWLINE)[2]:.200}", self._first_seed, entry[-3000:])
+
+
+def check_end(server: Served, faults: Faults, seed: int) -> None:
+    """Check that metrics and lists can be read after all that was sent."""
+    for path in READ_AT_END:
+        answer = server.get(path)
+        if answer.status != 200:
+            faults.add(f"status {answer.status} at the end", seed, f"{path}: {answer.body[:500]!r}")
+    scrape = server.get("/metrics", Accept="application/openmetrics-text; version=1.0.0").text
+    try:
+        families = [family.name for family in text_string_to_metric_families(scrape)]
+    except ValueError as error:
+        faults.add("metrics that cannot be read", seed, repr(error))
+    else:
+        for name in families:
+            if not name.startswith(("model_", "process_", "python_")) or "forged" in name:
+                faults.add("metric that a client named", seed, name)
 
 
 def main() -> None:
@@ -290,17 +353,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("inputs", type=int, nargs="?", default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=4, help="connections that send at the same time")
+    parser.add_argument("--memory", type=int, default=1000, help="MiB of the exporter that are a fault")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long, whatever is left")
     options = parser.parse_args()
     faults = Faults()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_config(folder)
-        run = Run(folder, faults, options.seed)
-        run.run(options.inputs, options.minutes)
-    print(f"{run.requests:,} requests and {run.files:,} files in {run.minutes:.1f} minutes; memory {run.memory} MiB")
+        run = Run(folder, faults, options.seed, options.threads)
+        run.run(options.inputs, options.minutes, options.memory)
+    print(f"seed {options.seed}: {run.requests:,} requests and {run.files:,} files in {run.minutes:.1f} minutes")
+    print(f"memory {run.memory} MiB")
     for response, times in sorted(faults.seen.items()):
         print(f"{times:>10,}  {response}")
+    routes = sorted({route for route, _ in faults.routes if route})
+    print("accepted and refused by route")
+    for route in routes:
+        accepted = sum(faults.routes[route, what] for what in ("2xx", "3xx"))
+        print(f"{accepted:>10,} {faults.routes[route, '4xx']:>10,}  {route}")
     print("faults:", dict(faults.counts) or "none")
     sys.exit(bool(faults.counts))
 

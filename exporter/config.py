@@ -296,7 +296,7 @@ def _check_mapped_names(models: _Models) -> None:
                 detail = f"{preview(name)} is among the mapping.names of {preview(owners[name])} already"
                 _refuse((*path, "mapping", "names", index), detail)
             owners[name] = str(model.get("name"))
-    names = {model.get("name") for model in models.values()}
+    names = {name for model in models.values() if isinstance(name := model.get("name"), str)}
     for name, owner in owners.items():
         if name in names and name != owner:
             _refuse(("models",), f"{preview(name)} is a model and among the mapping.names of {preview(owner)}")
