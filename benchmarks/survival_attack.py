@@ -23,7 +23,6 @@ import random
 import re
 import ssl
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -41,6 +40,7 @@ import psutil
 import yaml
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.certificates import certificate
 from support.servers import CONFIG, Served, free_port, write_config
 
 from exporter.server.tokens import digest
@@ -361,11 +361,9 @@ class Corrections:
 
 def write_web_config(folder: Path) -> list[str]:
     """Write a certificate, a user and a token; return the flags that name them."""
-    names = ["-subj", "/CN=exporter", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    subprocess.run(["openssl", "req", "-x509", *new, *names], check=True, capture_output=True)
+    certificate(folder, "server")
     web = {
-        "tls_server_config": {"cert_file": str(folder / "cert.pem"), "key_file": str(folder / "key.pem")},
+        "tls_server_config": {"cert_file": str(folder / "server.crt"), "key_file": str(folder / "server.key")},
         "basic_auth_users": {"prometheus": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()},
     }
     (folder / "web.yml").write_text(yaml.safe_dump(web))
@@ -405,8 +403,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = serve(folder)
-        context = ssl.create_default_context(cafile=folder / "cert.pem")
-        context.check_hostname = False
+        context = ssl.create_default_context(cafile=folder / "server.crt")
         process = psutil.Process(server.process.pid)
         receiver, sender = multiprocessing.Pipe(duplex=False)
         attackers = multiprocessing.get_context("spawn").Process(

@@ -37,8 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     certificate(folder, "other")
     certificate(folder, "server", *signed_by(folder, "authority"))
     certificate(folder, "elsewhere", *signed_by(folder, "authority"), names="DNS:exporter.example.com")
-    moments = ["-not_before", "20200101000000Z", "-not_after", "20200102000000Z"]
-    certificate(folder, "expired", *signed_by(folder, "authority"), *moments)
+    certificate(folder, "expired", *signed_by(folder, "authority"), at="2020-01-01")
     return folder
 
 

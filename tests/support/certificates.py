@@ -10,16 +10,16 @@ from pathlib import Path
 from support.servers import Served, eventually
 
 
-def openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+def openssl(*arguments: str | Path, at: str = "now") -> None:
+    subprocess.run(["faketime", at, "openssl", *arguments], check=True, capture_output=True)
 
 
-def certificate(folder: Path, name: str, *more: str | Path, names: str = "IP:127.0.0.1") -> None:
-    """``NAME.crt`` and ``NAME.key``, signed by themselves unless ``more`` names an authority."""
+def certificate(folder: Path, name: str, *more: str | Path, names: str = "IP:127.0.0.1", at: str = "now") -> None:
+    """``NAME.crt`` and ``NAME.key``, valid for two days from ``at``; ``more`` may name the authority that signs."""
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={names}"]
     files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"]
-    openssl("req", "-x509", *new, *subject, *files, *more)
+    openssl("req", "-x509", *new, *subject, *files, *more, at=at)
 
 
 def signed_by(folder: Path, authority: str) -> list[str | Path]:
