@@ -1,19 +1,22 @@
 """Run slow and hostile clients against a real exporter, and measure its memory and the latency of other clients.
 
-``python benchmarks/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds``. Meanwhile three honest
-clients scrape, send predictions and send feedback, each request on a new connection. A scenario fails if one of
+``python benchmarks/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds``. Meanwhile four honest
+clients probe, scrape, send predictions and send feedback, each request on a new connection. A scenario fails if one of
 them gets no good response or waits a second, or if the exporter's memory grows by more than `GROWTH`.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import gzip
 import json
 import resource
 import selectors
+import signal
 import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -23,10 +26,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bcrypt
 import psutil
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support.servers import Served, write_config
+from support.certificates import certificate
+from support.servers import Served, unverified, write_config
 
 SECONDS = 8.0
 """Duration of a scenario."""
@@ -37,9 +42,12 @@ LONGEST = 1.0
 GROWTH = 400
 """MiB that the exporter may grow by: 128 of arriving bodies, and the memory to handle them."""
 
+HONEST = ("probe", "scrape", "prediction", "feedback")
+"""The honest clients."""
 POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
 FEEDBACK = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
+PROBE = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n"
 MIB = b" " * 2**20
 
 
@@ -126,16 +134,45 @@ BOMB = gzip.compress(b" " * 200 * 2**20)
 
 
 class Scenario(NamedTuple):
-    """Clients of one kind: their number, what each sends, and whether they reconnect after being disconnected."""
+    """Clients of one kind: their number, what each sends, and whether they reconnect after being disconnected.
+
+    ``web`` is ``tls`` or ``users`` if the exporter has those.
+    """
 
     name: str
     clients: int
     sends: Callable[[int], Iterator[bytes]]
     again: bool = True
     reads: bool = True
+    web: str = ""
+
+
+def client_hello() -> bytes:
+    """Return the first message of a TLS handshake."""
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        unverified().wrap_bio(ssl.MemoryBIO(), sent).do_handshake()
+    return sent.read()
+
+
+def wrong_passwords(client: int) -> Iterator[bytes]:
+    """Yield requests of a known user, each with another wrong password."""
+    for number in count():
+        credentials = base64.b64encode(f"ada:{client}-{number}".encode())
+        yield b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %b\r\n\r\n" % credentials
+
+
+def new_versions(client: int) -> Iterator[bytes]:
+    """Yield batches of predictions, each prediction with another version."""
+    for number in count():
+        version = f"{time.time_ns()}-{client}-{number}"
+        events = [{"model": "credit", "version": f"{version}-{row}", "inputs": {"age": 40}} for row in range(500)]
+        body = json.dumps(events).encode()
+        yield announced(len(body)) + body
 
 
 _LIES = [POST + lie for lie in LIES] + [FEEDBACK + lie for lie in LIES] + list(FIRST)
+_HELLO = client_hello()
 _BOMB = POST + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB
 SCENARIOS = [
     Scenario("connections that say nothing", MANY, lambda _: iter(())),
@@ -159,6 +196,15 @@ SCENARIOS = [
     Scenario("small requests without end, answers read", 4, lambda _: endless((announced(2) + b"{}") * 1000)),
     Scenario("bodies that break off", 50, lambda _: broken_off(announced(1000) + b"{")),
     Scenario("connections that are closed at once", 50, lambda _: broken_off(b"")),
+    Scenario("scrapes without end, pipelined", 100, lambda _: endless((GET + b"\r\n") * 100)),
+    Scenario("probes without end, pipelined", 100, lambda _: endless((PROBE + b"\r\n") * 100)),
+    Scenario("a version for each prediction", 4, new_versions),
+    Scenario("without a credential, pipelined", 200, lambda _: endless((GET + b"\r\n") * 100), web="users"),
+    Scenario("the same, answers not read", 200, lambda _: endless((GET + b"\r\n") * 100), reads=False, web="users"),
+    Scenario("wrong passwords, after a reload", 900, wrong_passwords, web="users"),
+    Scenario("TLS handshakes that do not begin", MANY, lambda _: iter(()), web="tls"),
+    Scenario("TLS handshakes that stop half-way", MANY, lambda _: iter([_HELLO]), web="tls"),
+    Scenario("TLS handshakes that break off", 300, lambda _: broken_off(_HELLO), web="tls"),
 ]
 
 
@@ -274,7 +320,7 @@ class Honest:
 
 
 def honest(server: Served) -> list[Honest]:
-    """Return a scraper, a service and a user."""
+    """Return a probe, a scraper, a service and a user."""
     started = time.time_ns()
 
     def correction(number: int) -> int:
@@ -286,6 +332,7 @@ def honest(server: Served) -> list[Honest]:
         return server.post("/v1/predictions", body).status
 
     return [
+        Honest("probe", lambda _: server.get("/-/healthy").status, 200, 0.3),
         Honest("scrape", lambda _: server.get("/metrics").status, 200, 0.3),
         Honest("prediction", prediction, 202),
         Honest("feedback", correction, 201),
@@ -308,8 +355,30 @@ class Outcome(NamedTuple):
         return not self.bad and max(self.longest.values()) < LONGEST and self.most - self.before < GROWTH
 
 
+def start(folder: Path, web: str = "") -> Served:
+    """Return an exporter that serves, with TLS or a user where ``web`` says so."""
+    write_config(folder)
+    if not web:
+        return Served(folder).start()
+    if web == "tls":
+        certificate(folder, "server")
+        text = "tls_server_config: {cert_file: server.crt, key_file: server.key}"
+    else:
+        text = f"basic_auth_users: {{ada: {bcrypt.hashpw(b'right', bcrypt.gensalt(10)).decode()}}}"
+    (folder / "web.yml").write_text(text)
+    server = Served(folder, f"--web.config.file={folder / 'web.yml'}")
+    if web == "tls":
+        server.url = server.url.replace("http:", "https:")
+    else:
+        server.headers["Authorization"] = "Basic " + base64.b64encode(b"ada:right").decode()
+    return server.start()
+
+
 def run(server: Served, scenario: Scenario, seconds: float) -> Outcome:
     """Run one scenario against a server."""
+    if scenario.web == "users":
+        server.get("/-/healthy")  # or the password would be new
+        server.process.send_signal(signal.SIGHUP)
     process = psutil.Process(server.process.pid)
     before = peak = process.memory_info().rss / 2**20
     with Hostile(server.port, scenario) as hostile:
@@ -337,22 +406,21 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, options.connections + 1000), hard))
     failed = False
-    print("| clients | opened | longest wait: scrape | prediction | feedback | memory before, at most, MiB | answers |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| clients | opened | longest wait: {' | '.join(HONEST)} | memory before, at most, MiB | answers |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_config(folder)
         for one in SCENARIOS:
             if options.only not in one.name:
                 continue
             scenario = one._replace(clients=options.connections) if one.clients == MANY else one
             (folder / "log").unlink(missing_ok=True)
-            server = Served(folder).start()
+            server = start(folder, scenario.web)
             try:
                 outcome = run(server, scenario, options.seconds)
             finally:
                 ended = server.stop()
-            waits = " | ".join(f"{1000 * outcome.longest[who]:.0f} ms" for who in ("scrape", "prediction", "feedback"))
+            waits = " | ".join(f"{1000 * outcome.longest[who]:.0f} ms" for who in HONEST)
             memory = f"{outcome.before:.0f}, {outcome.most:.0f}"
             print(
                 f"| {scenario.name} | {outcome.opened:,} | {waits} | {memory} | {json.dumps(outcome.answers)} |",

@@ -8,9 +8,10 @@ requests read ahead of the one being answered, and the answers that wait for a c
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import httptools
@@ -340,13 +341,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
         return held
 
+    @property
+    def idle_since(self) -> float:
+        """When the connection became idle; infinite while a request arrives or is answered."""
+        return math.inf if self._busy or (self._in_message and not self._in_head) else self._head_since
+
     def holds_long(self, now: float) -> bool:
         """Whether the connection has held bytes for longer than a moment."""
         return now - self._held_since > 1
 
 
-def check_connections(connections: Iterable[Any], now: float) -> None:
-    """Close connections that take too long, and those that hold most where all hold too much."""
+def check_connections(connections: Collection[Any], now: float, most: int) -> None:
+    """Close connections that take too long, those that hold most, and those idle for longest where there are many.
+
+    Of ``most`` connections, a tenth stays free for clients that are yet to come.
+    """
     held: dict[BoundedProtocol, int] = {connection: connection.check(now) for connection in list(connections)}
     total = sum(held.values())
     for connection in sorted(held, key=lambda one: held[one], reverse=True) if total > HELD_BYTES else ():
@@ -355,6 +364,16 @@ def check_connections(connections: Iterable[Any], now: float) -> None:
             total -= held[connection]
         if total <= HELD_BYTES:
             break
+    surplus = len(held) - most * 9 // 10
+    for connection in heapq.nsmallest(surplus, held, key=lambda one: one.idle_since) if surplus > 0 else ():
+        if connection.idle_since < now:
+            connection.transport.abort()
+
+
+def all_finished(connections: Collection[Any]) -> bool:
+    """Return whether all connections are closed, except that clients may have to confirm it."""
+    transports = [connection.transport for connection in connections]
+    return all(transport.is_closing() and not transport.get_write_buffer_size() for transport in transports)
 
 
 class _ResponseWriter:

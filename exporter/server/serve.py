@@ -20,10 +20,11 @@ import uvicorn
 import uvloop
 
 from exporter.errors import ConfigError
+from exporter.server.acceptor import Acceptor
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.protocol import HEAD_SECONDS, BoundedProtocol, check_connections
-from exporter.server.sockets import BACKLOG, listen, listen_at
+from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol, all_finished, check_connections
+from exporter.server.sockets import listen, listen_at
 from exporter.server.start_log import log_access
 from exporter.server.web_config import WebConfig
 
@@ -33,10 +34,12 @@ CONNECTIONS = 16_384
 """Connections served at a time, as far as the limit of open files allows; more are refused."""
 SPARE_FILES = 512
 """Open files that are kept for what is no connection: the database, pipes, profiles."""
-LISTENERS = 8
-"""Listeners on each socket: libuv accepts one connection of each in a pass of the loop, however many wait."""
+TLS_CONNECTIONS = 4096
+"""The same with TLS, of which a connection takes 60 KiB."""
 STOP_SECONDS = 5
 """Time that requests under way have to end once a stop is asked for."""
+CONFIRM_SECONDS = 1
+"""Time that TLS clients have after that to confirm the end of their connection."""
 SECURITY_HEADERS = (
     (
         "Content-Security-Policy",
@@ -105,7 +108,7 @@ class Server(uvicorn.Server):
     web
         TLS.
     max_connections
-        Connections served at a time.
+        Connections that may be open at a time; with TLS, `TLS_CONNECTIONS` of them are served.
     """
 
     def __init__(self, exporter: Exporter, app: Application, web: WebConfig, max_connections: int) -> None:
@@ -126,7 +129,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._exporter = exporter
         self._web = web
-        self._max_connections = max_connections
+        self._files = max_connections
+        self._max_connections = min(max_connections, TLS_CONNECTIONS) if web.tls else max_connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and take signals."""
@@ -136,46 +140,35 @@ class Server(uvicorn.Server):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(self._exporter,)).start())
         bound, *unix = sockets or []
-        self._bound = bound
-        self.servers = await self._listen(bound, self._web.context())
+        self._acceptors = [self._acceptor(bound, self._web.context())]
         host, port = bound.getsockname()[:2]
         scheme = "https" if self._web.tls else "http"
         log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         for listener in unix:
-            self.servers += await self._listen(listener, None)
+            self._acceptors.append(self._acceptor(listener, None))
             log.info("listening on unix://%s", Path(listener.getsockname()).absolute())
         log_access(self._web, host)
 
         def renewed() -> None:
-            asyncio.run_coroutine_threadsafe(self._renew_certificates(), loop)
+            loop.call_soon_threadsafe(self._renew_certificates)
 
         self._web.renewed = renewed
         self.started = True
 
-    async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> list[asyncio.Server]:
-        seconds = None if context is None else HEAD_SECONDS
-        return [
-            await asyncio.get_running_loop().create_server(
-                lambda: BoundedProtocol(self.config, self.server_state, self._max_connections),
-                sock=bound.dup(),
-                backlog=BACKLOG,
-                ssl=context,
-                ssl_handshake_timeout=seconds,
-                ssl_shutdown_timeout=seconds,
-            )
-            for _ in range(LISTENERS)
-        ]
+    def _acceptor(self, bound: socket.socket, context: ssl.SSLContext | None) -> Acceptor:
+        return Acceptor(
+            bound,
+            lambda: BoundedProtocol(self.config, self.server_state, self._max_connections),
+            context,
+            lambda: self._files + MAX_REFUSALS - len(self.server_state.connections),
+        )
 
-    async def _renew_certificates(self) -> None:
+    def _renew_certificates(self) -> None:
         """Take new connections with the certificates of now; those that are open go on."""
         try:
-            servers = await self._listen(self._bound, self._web.context())
+            self._acceptors[0].context = self._web.context()
         except OSError as error:  # SSLError among them
             log.warning("the certificates before stay: %s", error.strerror or error)
-            return
-        for server in self.servers[:LISTENERS]:
-            server.close()
-        self.servers[:LISTENERS] = servers
 
     def _stop(self) -> None:
         self._exporter.ready = False
@@ -189,22 +182,30 @@ class Server(uvicorn.Server):
 
     def _check_connections(self) -> None:
         try:
-            check_connections(self.server_state.connections, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            for acceptor in self._acceptors:
+                acceptor.check(now)
+            check_connections(self.server_state.connections, now, self._max_connections)
         except Exception:  # time limits must hold for the others
             log.exception("checking connections")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Answer what has arrived, within bounds, and close all connections."""
-        for server in self.servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         loop, connections = asyncio.get_running_loop(), self.server_state.connections
         until = loop.time() + STOP_SECONDS
         for connection in list(connections):
             connection.shutdown()
-        while connections and loop.time() < until:
+        confirmed = until
+        while connections and loop.time() < min(until, confirmed):
             await asyncio.sleep(0.02)
             self._check_connections()
-        if connections:
+            if not all_finished(connections):
+                confirmed = until
+            elif confirmed == until:
+                confirmed = loop.time() + CONFIRM_SECONDS
+        if confirmed == until and connections:
             log.warning("connections were still open after %g s", STOP_SECONDS)
         for connection in list(connections):
             connection.transport.abort()

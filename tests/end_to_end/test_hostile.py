@@ -9,26 +9,37 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from support.paths import ROOT
 from support.servers import Served, eventually
 
 sys.path.append(str(ROOT / "benchmarks"))
-from survival_clients import GROWTH, SCENARIOS, Scenario, run
+from survival_clients import GROWTH, SCENARIOS, Scenario, run, start
 
 BODY = json.dumps({"model": "credit", "version": "cut"}).encode()
 POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
 
 
+@pytest.fixture(scope="module")
+def servers(shared: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    """Exporters by what their web configuration has."""
+    secured = {web: start(tmp_path_factory.mktemp(web), web) for web in ("tls", "users")}
+    yield {"": shared, **secured}
+    for server in secured.values():
+        server.stop()
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_others_are_served(shared: Served, scenario: Scenario) -> None:
-    """Scrapes, predictions and feedback are answered correctly whatever other clients do."""
-    outcome = run(shared, scenario._replace(clients=min(scenario.clients, 300)), 1.0)
+def test_the_others_are_served(servers: dict[str, Served], scenario: Scenario) -> None:
+    """Probes, scrapes, predictions and feedback are answered correctly whatever other clients do."""
+    server = servers[scenario.web]
+    outcome = run(server, scenario._replace(clients=min(scenario.clients, 300)), 1.0)
     assert not outcome.bad
     assert max(outcome.longest.values()) < 5  # one second on a machine that does nothing else
     assert outcome.most - outcome.before < GROWTH
-    assert "Traceback" not in shared.log.read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize(

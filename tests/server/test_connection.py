@@ -526,3 +526,22 @@ def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pyt
     assert {answer[:13] for answer in answers} == {b"HTTP/1.1 200 "}
     assert len(answers) == 41
     assert 3 <= len(rendered) <= 5  # a scrape that arrives while the third is rendered begins another
+
+
+def test_idle_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are nearly too many connections, those that have been idle for longest are closed."""
+    monkeypatch.setattr(serve, "_CHECK_TICKS", 1)
+
+    def clients(port: int, server: Server) -> None:
+        oldest = Reading(port)
+        eventually(lambda: connections(server))
+        time.sleep(0.1)
+        idle = [Reading(port) for _ in range(9)]
+        assert oldest.all() == b""
+        last = Reading(port)
+        last.socket.sendall(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        assert last.all().startswith(b"HTTP/1.1 200 ")
+        for connection in idle:
+            connection.socket.close()
+
+    served(simple, clients, 10)

@@ -1,0 +1,166 @@
+"""Accept connections: many in one pass of the event loop, but only a few TLS handshakes."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable
+
+ACCEPTED = 64
+"""Connections accepted in a pass of the loop; libuv would accept one, however many wait."""
+BEGUN_HANDSHAKES = 4
+"""TLS handshakes begun in a pass of the loop: each signs, which takes a millisecond with an RSA key."""
+HANDSHAKES = 1000
+"""TLS handshakes at a time: each takes 60 KiB."""
+ENDED_EVERY_SECONDS = 0.0025
+"""Interval at which the oldest handshake makes room for another one when there are so many."""
+HANDSHAKE_SECONDS = 10.0
+"""Time in which a TLS handshake must be complete once the client has begun it."""
+SILENT_SECONDS = 30.0
+"""Time in which a client must begin its TLS handshake, and get its turn."""
+OLDEST_EVERY = 4
+"""One in so many handshakes is that of the client that has waited longest, the others those of the newest."""
+CLOSE_SECONDS = 30.0
+"""Time that a TLS client may take to read its last response and to confirm the end of the connection."""
+_PAUSE_SECONDS = 0.1  # while there is no file descriptor for a connection
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
+
+
+class Acceptor:
+    """Accepts the connections of a listening socket.
+
+    Of the clients that have sent a part of a TLS handshake, mostly the newest is next: those of a flood, who wait
+    before it, must not delay it.
+
+    Parameters
+    ----------
+    bound
+        The socket.
+    factory
+        Returns the protocol of a connection.
+    context
+        The TLS context of new connections, which may be replaced; None for plain HTTP.
+    room
+        Returns how many connections may be added to those that have a protocol.
+    """
+
+    def __init__(
+        self,
+        bound: socket.socket,
+        factory: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+        room: Callable[[], int],
+    ) -> None:
+        self.context = context
+        self._bound = bound
+        self._factory = factory
+        self._room = room
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[socket.socket, float] = {}  # without a handshake, since when
+        self._ready: OrderedDict[socket.socket, None] = OrderedDict()  # those of them that have sent something
+        self._opening: dict[asyncio.Task[None], socket.socket] = {}
+        self._begun = 0
+        self._next: asyncio.Handle | None = None
+        bound.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Accept nothing more, and end the handshakes under way."""
+        self._loop.remove_reader(self._bound)
+        if self._next:
+            self._next.cancel()
+        for client in list(self._waiting):
+            self._drop(client)
+        for task in self._opening:
+            task.cancel()
+
+    def check(self, now: float) -> None:
+        """Close the connections that wait too long."""
+        for client in [client for client, since in self._waiting.items() if now - since > SILENT_SECONDS]:
+            self._drop(client)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._bound, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            for _ in range(ACCEPTED):
+                client, _address = self._bound.accept()
+                if self.context:
+                    self._waiting[client] = self._loop.time()
+                    self._loop.add_reader(client, self._arrived, client)
+                else:
+                    self._connect(client)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._loop.remove_reader(self._bound)
+            self._loop.call_later(_PAUSE_SECONDS, self._listen)
+        surplus = len(self._waiting) + len(self._opening) - self._room()
+        for client in list(self._waiting)[: max(surplus, 0)]:
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        del self._waiting[client]
+        self._ready.pop(client, None)
+        self._loop.remove_reader(client)
+        client.close()
+
+    def _arrived(self, client: socket.socket) -> None:
+        self._loop.remove_reader(client)
+        self._ready[client] = None
+        self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        if self._ready and not self._next:
+            self._next = self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._next = None
+        most = self._begun + BEGUN_HANDSHAKES
+        while self._ready and self._begun < most:
+            if len(self._opening) >= HANDSHAKES:
+                self._end_oldest()
+                self._next = self._loop.call_later(ENDED_EVERY_SECONDS, self._begin)
+                return
+            client, _ = self._ready.popitem(last=self._begun % OLDEST_EVERY > 0)
+            if _has_hung_up(client):
+                self._drop(client)
+            else:
+                del self._waiting[client]
+                self._connect(client)
+                self._begun += 1
+        self._begin_soon()
+
+    def _end_oldest(self) -> None:
+        """End a handshake, but leave its connection open for a while: a hostile client would connect again at once."""
+        task = next(iter(self._opening))
+        self._waiting[self._opening.pop(task).dup()] = self._loop.time()
+        task.cancel()
+
+    def _connect(self, client: socket.socket) -> None:
+        task = self._loop.create_task(self._open(client))
+        self._opening[task] = client
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.pop(task, None)
+        self._begin_soon()
+
+    async def _open(self, client: socket.socket) -> None:
+        handshake, close = (HANDSHAKE_SECONDS, CLOSE_SECONDS) if self.context else (None, None)
+        try:
+            await self._loop.connect_accepted_socket(
+                self._factory, client, ssl=self.context, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=close
+            )
+        except (OSError, asyncio.CancelledError):  # that a client's handshake fails is no fault of the exporter
+            client.close()
+
+
+def _has_hung_up(client: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(client, _HUNG_UP)
+    return bool(poll.poll(0))
