@@ -637,9 +637,9 @@ def test_sigterm_counts_and_stores_what_was_accepted(served: Served) -> None:
 
 def test_a_port_in_use_is_reported(shared: Served, tmp_path: Path) -> None:
     """A second exporter on the same address ends with a message, not a traceback."""
-    second = Served(shared.folder)
+    write_config(tmp_path)
+    second = Served(tmp_path)
     second.port = shared.port
-    second.log = tmp_path / "log"
     second.launch()
     assert second.process.wait(15) == 1
     assert f"cannot listen on 127.0.0.1:{shared.port}" in second.log.read_text()
