@@ -37,7 +37,7 @@ def readable(text: str) -> str:
 def remove_inputs(text: str, names: Collection[str]) -> str:
     """Return stored inputs without some of them, in canonical JSON; unchanged if they have none of these.
 
-    >>> remove_inputs('{"n\\\\u0061me": "Ada", "age": 41}', {"name"}), remove_inputs("{", {"name"})
+    >>> remove_inputs('{"n\\\\u0061me": "Ada", "age": 41}', {"name"}), remove_inputs('{"name"', {"name"})
     ('{"age":41}', '')
     """
     # Without an escape sequence, a name in the JSON is written as it is.
