@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models.dashboard import (
@@ -171,6 +171,24 @@ def _annotations(layer: str, only_deployments: bool) -> list[dashboard.Annotatio
             "model",
         ),
     ]
+
+
+def side_by_side(
+    y: int, height: int, panels: Mapping[int, Panel], widths: Sequence[int] = (), *, x: int = 0
+) -> list[Panel]:
+    """Give panels, by their identifiers, their positions on the grid of 24 columns; a row is 30 pixels and a gap of 8.
+
+    Parameters
+    ----------
+    y, x
+        Position of the first panel.
+    widths
+        One for each panel; without, all are equal and fill the grid.
+    """
+    for (number, panel), width in zip(panels.items(), widths or [24 // len(panels)] * len(panels), strict=True):
+        panel.id_val, panel.grid_pos = number, GridPos(x=x, y=y, w=width, h=height)
+        x += width
+    return list(panels.values())
 
 
 def row(number: int, title: str, y: int, collapsed: Sequence[Panel] = ()) -> RowPanel:

@@ -20,7 +20,6 @@ from grafana.style import (
     Query,
     for_field,
     for_query,
-    position,
     setting,
     state_cell,
     transformation,
@@ -47,20 +46,14 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         [
             layout.row(100, "Features of version $version", 0),
-            features_by_score(),
-            features_over_time(),
-            data_alerts(),
+            *layout.side_by_side(1, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
+            *layout.side_by_side(12, 8, {3: data_alerts()}),
             layout.row(101, "$feature", 20),
-            model_data_feature.histogram(),
-            model_data_feature.score(),
-            model_data_feature.mean(),
-            model_data_feature.stddev(),
-            model_data_feature.missing(),
-            model_data_feature.unseen(),
+            *layout.side_by_side(21, 10, {4: model_data_feature.histogram(), 5: model_data_feature.score()}, (14, 10)),
+            *layout.side_by_side(31, 8, {6: model_data_feature.mean(), 7: model_data_feature.stddev()}, (14, 10)),
+            *layout.side_by_side(39, 8, {8: model_data_feature.missing(), 9: model_data_feature.unseen()}, (14, 10)),
             layout.row(102, "Predictions, and correlations between features", 47),
-            prediction(),
-            together(),
-            observations(),
+            *layout.side_by_side(48, 9, {10: prediction(), 11: together(), 12: observations()}, (10, 7, 7)),
         ],
         exporter_url,
         links=[layout.DRIFT, layout.REVIEW],
@@ -83,7 +76,6 @@ def features_by_score() -> Panel:
     names = ("State", "Score", "Threshold", "Shift", "Missing", "Unseen")
     trend = "Trend #G"
     return table(
-        1,
         "Features by score",
         (
             "KL divergence from training in any window (0 if below the noise floor) and its threshold; shift of the "
@@ -91,7 +83,6 @@ def features_by_score() -> Panel:
             "explanation."
         ),
         NATS,
-        position(0, 1, 16, 11),
         *(Query(expr, kind="table") for expr in columns),
         Query(f"{each} ({score})"),
         empty=model_data_feature.NO_PROFILE,
@@ -165,11 +156,9 @@ def features_over_time() -> Panel:
     series = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
     expr = f"max by (feature) ({series})"
     return time_series(
-        2,
         "Score of the ten worst features",
         ("KL divergence from training over time, if above the noise floor, and the lowest threshold of any feature."),
         NATS,
-        position(16, 1, 8, 11),
         Query(
             f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
             "{{feature}}",
@@ -177,7 +166,6 @@ def features_over_time() -> Panel:
         Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
         values=False,
         empty=model_data_feature.NO_PROFILE,
-        least=0,
     )
 
 
@@ -186,13 +174,11 @@ def data_alerts() -> Panel:
     states = f'2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}}'
     longest = f"topk(15, sum by (alertname, feature) (count_over_time({alerts}}}[$__range] @ end())))"
     return state_timeline(
-        3,
         "Alerts of the data layer",
         (
             "Alerts by feature over time: blue while pending, orange while firing, green if there is none. With more "
             "than 15, those active for longest."
         ),
-        position(0, 12, 24, 8),
         # Shows that there is no alert; without this row, Grafana would report missing data.
         Query(
             f"max({states}) or 0 * group(model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})", "any alert"
@@ -212,11 +198,9 @@ def prediction() -> Panel:
     of_predictions = f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})"
     of_confidence = f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})"
     return time_series(
-        10,
         "Predictions and confidence: divergence from training",
         "KL divergence of predictions and of confidence in the window from training, and their noise floors.",
         NATS,
-        position(0, 48, 10, 9),
         Query(of_predictions, "predictions"),
         Query(of_confidence, "confidence"),
         Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
@@ -228,35 +212,28 @@ def prediction() -> Panel:
         ),
         overrides=[for_query(3, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))],
         empty="no predictions in the profile, or no data",
-        least=0,
     )
 
 
 def together() -> Panel:
     return time_series(
-        11,
         "Correlations between features",
         (
             "Difference of the correlations between numeric features from training, which the histogram of a single "
             "feature does not show. The noise is the threshold."
         ),
         NATS,
-        position(10, 48, 7, 9),
         Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
         Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
         empty="fewer than two numeric features, or no data",
-        least=0,
     )
 
 
 def observations() -> Panel:
     return time_series(
-        12,
         "Observations in the window",
         ("Number of values in the window, for the feature that has most. With few values a score has little meaning."),
         COUNT,
-        position(17, 48, 7, 9),
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
         empty=model_data_feature.NO_PROFILE,
-        least=0,
     )

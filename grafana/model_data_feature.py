@@ -16,7 +16,6 @@ from grafana.style import (
     Query,
     for_field,
     for_query,
-    position,
     setting,
     transformation,
 )
@@ -37,14 +36,12 @@ def histogram() -> Panel:
     trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
     whole = f"sum(increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
     return bar_chart(
-        4,
         "$feature: live values over training ones",
         (
             "Share of values in each bin, for all replicas over the whole time range, next to the share in training. "
             "The profile fixes the bins."
         ),
         SHARE,
-        position(0, 21, 14, 10),
         Query(_short(f"{grown} / on () group_left () ({whole} > 0)"), "live", "table"),
         Query(_short(f"sum by (bin) ({trained}) / on () group_left () sum({trained})"), "training", "table"),
         by="bin",
@@ -70,14 +67,12 @@ def histogram() -> Panel:
 
 def score() -> Panel:
     return time_series(
-        5,
         "$feature: divergence and its noise",
         (
             "KL divergence from training in the window, and the noise floor, which sampling alone exceeds in 1 % of "
             "windows. Only a score above both the noise floor and the threshold is significant."
         ),
         NATS,
-        position(14, 21, 10, 10),
         Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
         Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
         Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
@@ -85,7 +80,6 @@ def score() -> Panel:
         Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
         links=[_DRIFT],
         empty=NO_PROFILE,
-        least=0,
     )
 
 
@@ -99,14 +93,12 @@ def mean() -> Panel:
         setting("custom.lineStyle", {"fill": "solid"}),
     ]
     return time_series(
-        6,
         "$feature: mean within the training band",
         (
             "Mean in the window, and the training mean plus and minus one training standard deviation. Categories "
             "have no mean."
         ),
         COUNT,
-        position(0, 31, 14, 8),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
         Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
         Query(reference, "training mean", role="reference"),
@@ -114,6 +106,7 @@ def mean() -> Panel:
         Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
         links=[_DRIFT],
         empty="a category, no profile, or no data",
+        least=None,
         overrides=[
             for_query(3, *band),
             for_query(4, setting("custom.lineWidth", 0)),
@@ -123,17 +116,16 @@ def mean() -> Panel:
 
 def stddev() -> Panel:
     return time_series(
-        7,
         "$feature: spread and extremes",
         "Standard deviation, minimum and maximum in the window, and the standard deviation in training.",
         COUNT,
-        position(14, 31, 10, 8),
         Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
         Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
         Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
         Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
         links=[_DRIFT],
         empty="a category, no profile, or no data",
+        least=None,
     )
 
 
@@ -141,34 +133,28 @@ def missing() -> Panel:
     trained = f'sum(max by (bin) (model_feature_reference_probability{{{_ONE},bin=~"[0-9]+ (missing|invalid)"}}))'
     threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
     return time_series(
-        8,
         "$feature: missing and invalid",
         (
             "Share of missing values and of values of a wrong type in the window. The threshold is relative to their "
             "share in training."
         ),
         SHARE,
-        position(0, 39, 14, 8),
         Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
         Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
         Query(f"{trained} + {threshold}", "threshold", role="threshold"),
         links=[_DRIFT],
         empty=NO_PROFILE,
-        least=0,
     )
 
 
 def unseen() -> Panel:
     return time_series(
-        9,
         "$feature: unseen in training",
         "Share of values outside the training range, or of categories that training did not have.",
         SHARE,
-        position(14, 39, 10, 8),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
         Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
         links=[_DRIFT],
         empty=NO_PROFILE,
-        least=0,
         top=0.1,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
@@ -17,11 +19,11 @@ from grafana.style import (
     SUCCESS,
     Query,
     for_field,
-    position,
     setting,
     transformation,
 )
 
+_lines = functools.partial(time_series, empty="no exporter is scraped")
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
@@ -37,35 +39,22 @@ def dashboard(exporter_url: str) -> Dashboard:
             ),
         ],
         [
-            up(),
-            collectors(),
-            reloads(),
+            *layout.side_by_side(0, 5, {1: up(), 2: collectors(), 3: reloads()}),
             layout.row(100, "Events", 5),
-            taken(),
-            refused(),
-            lost(),
-            queue(),
-            unknown_features(),
-            notifications(),
+            *layout.side_by_side(6, 8, {4: taken(), 5: refused(), 6: lost()}),
+            *layout.side_by_side(14, 8, {7: queue(), 8: unknown_features(), 9: notifications()}),
             layout.row(101, "Cost", 22),
-            collector_durations(),
-            scrapes(),
-            series(),
-            memory(),
-            cpu(),
-            files(),
-            builds(),
+            *layout.side_by_side(23, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
+            *layout.side_by_side(31, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
         ],
         exporter_url,
     )
 
 
-def _health(number: int, title: str, description: str, x: int, expr: str, legend: str) -> Panel:
+def _health(title: str, description: str, expr: str, legend: str) -> Panel:
     return state_timeline(
-        number,
         title,
         description,
-        position(x, 0, 8, 5),
         Query(expr, legend),
         empty="no exporter is scraped",
         names=SUCCESS,
@@ -74,18 +63,18 @@ def _health(number: int, title: str, description: str, x: int, expr: str, legend
 
 def up() -> Panel:
     text = "Whether Prometheus can scrape each exporter. A gap means that it was not a target."
-    return _health(1, "Scraped", text, 0, _UP, "{{instance}}")
+    return _health("Scraped", text, _UP, "{{instance}}")
 
 
 def collectors() -> Panel:
     expr = f"min by (collector) (model_exporter_collector_success{{{INSTANCE}}})"
-    return _health(2, "Collectors", "Whether each part of the exposition is complete.", 8, expr, "{{collector}}")
+    return _health("Collectors", "Whether each part of the exposition is complete.", expr, "{{collector}}")
 
 
 def reloads() -> Panel:
     expr = f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})"
     text = "Whether the last reload of the configuration succeeded. If not, the previous configuration is in effect."
-    return _health(3, "Configuration", text, 16, expr, "{{instance}}")
+    return _health("Configuration", text, expr, "{{instance}}")
 
 
 def _rate(metric: str, by: str) -> str:
@@ -93,138 +82,97 @@ def _rate(metric: str, by: str) -> str:
 
 
 def taken() -> Panel:
-    return time_series(
-        4,
+    return _lines(
         "Events accepted",
         "Accepted events a second, by source.",
         EVENTS_PER_SECOND,
-        position(0, 6, 8, 8),
         Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
         values=False,
-        empty="no exporter is scraped",
-        least=0,
     )
 
 
 def refused() -> Panel:
-    return time_series(
-        5,
+    return _lines(
         "Events refused",
         "Refused events a second, by reason. ModelEventsRejected fires above 0. "
         "Warnings are requests that were accepted, but look wrong. The exporter's log names the clients.",
         EVENTS_PER_SECOND,
-        position(8, 6, 8, 8),
         Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
         Query(_rate("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
         values=False,
-        empty="no exporter is scraped",
-        least=0,
         top=1,
     )
 
 
 def lost() -> Panel:
-    return time_series(
-        6,
+    return _lines(
         "Events lost, and failures of the store",
         (
             "Events a second that were accepted and then lost, and failed reads and writes of the store. Alerts fire "
             "above 0."
         ),
         EVENTS_PER_SECOND,
-        position(16, 6, 8, 8),
         Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
         Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
-        empty="no exporter is scraped",
-        least=0,
         top=1,
     )
 
 
 def queue() -> Panel:
-    return time_series(
-        7,
+    return _lines(
         "Queue",
         "Predictions waiting to be counted, and the number at which the exporter answers 503.",
         COUNT,
-        position(0, 14, 8, 8),
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
         Query(f"model_exporter_queue_capacity{{{INSTANCE}}}", "may wait {{instance}}", role="reference"),
-        empty="no exporter is scraped",
-        least=0,
     )
 
 
 def unknown_features() -> Panel:
     return time_series(
-        8,
         "Unknown features",
         "Features a second that the profile does not have, usually misspelt names.",
         EVENTS_PER_SECOND,
-        position(8, 14, 8, 8),
         Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
         empty="no model has a profile, or no exporter is scraped",
-        least=0,
         top=1,
     )
 
 
 def notifications() -> Panel:
-    return time_series(
-        9,
+    return _lines(
         "Notifications received",
         "Alerts a minute that Alertmanager sent to the exporter's inbox.",
         COUNT,
-        position(16, 14, 8, 8),
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
-        empty="no exporter is scraped",
-        least=0,
         top=1,
     )
 
 
 def collector_durations() -> Panel:
-    return time_series(
-        10,
+    return _lines(
         "Time of a scrape by collector",
         "Duration of each collector in a scrape, in the slowest exporter.",
         SECONDS,
-        position(0, 23, 8, 8),
         Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
-        empty="no exporter is scraped",
-        least=0,
     )
 
 
 def scrapes() -> Panel:
-    return time_series(
-        11,
+    return _lines(
         "Time of a scrape",
         "Duration of the scrape of each exporter, as measured by Prometheus.",
         SECONDS,
-        position(8, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_duration_seconds{"), "{{instance}}"),
-        empty="no exporter is scraped",
-        least=0,
     )
 
 
 def series() -> Panel:
-    return time_series(
-        12,
+    return _lines(
         "Series",
         "Samples per scrape: the cost of the exporter in Prometheus.",
         COUNT,
-        position(16, 23, 8, 8),
         Query(_UP.replace("up{", "scrape_samples_scraped{"), "{{instance}}"),
-        empty="no exporter is scraped",
-        least=0,
-    )
-
-
-def _process(number: int, title: str, description: str, unit: str, x: int, *queries: Query) -> Panel:
-    return time_series(
-        number, title, description, unit, position(x, 31, 5, 8), *queries, empty="no exporter is scraped", least=0
     )
 
 
@@ -233,22 +181,20 @@ _JOB = 'job="model-exporter",' + INSTANCE
 
 def memory() -> Panel:
     expr = f"process_resident_memory_bytes{{{_JOB}}}"
-    return _process(13, "Memory", "Resident memory of the exporter.", BYTES, 0, Query(expr, "{{instance}}"))
+    return _lines("Memory", "Resident memory of the exporter.", BYTES, Query(expr, "{{instance}}"))
 
 
 def cpu() -> Panel:
     expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
     text = "Processors in use by the exporter."
-    return _process(14, "Processors", text, BARE, 5, Query(expr, "{{instance}}"))
+    return _lines("Processors", text, BARE, Query(expr, "{{instance}}"))
 
 
 def files() -> Panel:
-    return _process(
-        15,
+    return _lines(
         "Open files",
         "Open files and connections of the exporter, and their limit.",
         COUNT,
-        10,
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
         Query(f"process_max_fds{{{_JOB}}}", "limit", role="reference"),
     )
@@ -256,11 +202,9 @@ def files() -> Panel:
 
 def builds() -> Panel:
     return table(
-        16,
         "Builds",
         "Version and start time of each exporter.",
         BARE,
-        position(15, 31, 9, 8),
         Query(
             f"1000 * process_start_time_seconds{{{_JOB}}}"
             f" * on (instance) group_left (version, pythonversion) model_exporter_build_info{{{INSTANCE}}}",

@@ -26,7 +26,6 @@ from grafana.style import (
     Query,
     for_field,
     for_query,
-    position,
     setting,
     state_cell,
     transformation,
@@ -35,7 +34,8 @@ from grafana.style import (
 
 _NO_PROFILE = "no profile, or no data"
 _NO_REQUESTS = "no requests"
-_HEIGHT = 5
+_WIDTHS = (2, 5, 5, 5)
+"""Of the state of a layer, and its three panels."""
 _DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
 """Grey and dotted on each panel. The description and the tooltip name it, because the legend has room for two."""
 
@@ -53,20 +53,21 @@ def dashboard(exporter_url: str) -> Dashboard:
         ),
         [layout.model_variable(), layout.versions_variable()],
         [
-            models_state(),
-            system_state(),
-            request_rate(),
-            error_ratio(),
-            latency(),
-            firing_alerts(),
-            data_state(),
-            worst_drift(),
-            worst_mean_shift(),
-            worst_missing(),
-            business_state(),
-            attempts(),
-            confident_share(),
-            correction_share(),
+            *layout.side_by_side(0, 5, {1: models_state()}, (7,)),
+            *layout.side_by_side(
+                0, 5, {3: system_state(), 6: request_rate(), 7: error_ratio(), 8: latency()}, _WIDTHS, x=7
+            ),
+            *layout.side_by_side(5, 10, {2: firing_alerts()}, (7,)),
+            *layout.side_by_side(
+                5, 5, {4: data_state(), 9: worst_drift(), 10: worst_mean_shift(), 11: worst_missing()}, _WIDTHS, x=7
+            ),
+            *layout.side_by_side(
+                10,
+                5,
+                {5: business_state(), 12: attempts(), 13: confident_share(), 14: correction_share()},
+                _WIDTHS,
+                x=7,
+            ),
         ],
         exporter_url,
         links=[layout.DRIFT, layout.REVIEW],
@@ -77,13 +78,11 @@ def dashboard(exporter_url: str) -> Dashboard:
 
 def models_state() -> Panel:
     return state_timeline(
-        1,
         "Models",
         (
             "State of each model over time: the highest severity of its firing alerts (!! critical, ! warning, i "
             "info). A gap means that the model was not monitored."
         ),
-        position(0, 0, 7, 5),
         Query(severity("model", 'model!=""', "model_info"), "{{model}}"),
         names=MARKS,
         empty="no model is monitored",
@@ -96,14 +95,12 @@ def firing_alerts() -> Panel:
     expr = f'max by (rank, alert, of) (label_replace({ranked(named)}, "alert", "$1", "alertname", "Model(.+)"))'
     runbook = {"title": "Runbook", "url": f"{layout.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
     return table(
-        2,
         "Firing alerts, of all models",
         (
             "Firing alerts and their duration, the most severe first (!! critical, ! warning, i info). Click an alert "
             "to open its runbook."
         ),
         SECONDS,
-        position(0, 5, 7, 10),
         Query(expr, kind="table"),
         empty="no alert is known to fire",
         sort=(" ", "For"),
@@ -133,16 +130,14 @@ _DATA = [_detail("model-data"), layout.DRIFT]
 _BUSINESS = [_detail("model-business"), layout.REVIEW]
 
 
-def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str = "model_info") -> Panel:
+def _layer(layer: str, title: str, uid: str, watched: str = "model_info") -> Panel:
     return stat(
-        number,
         "",
         (
             "Highest severity of the firing alerts of this layer, for the model or for no particular model. Grey: not "
             "monitored."
         ),
         BARE,
-        position(7, y, 2, _HEIGHT),
         Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
         empty="not monitored",
         state=True,
@@ -152,45 +147,39 @@ def _layer(number: int, layer: str, title: str, uid: str, y: int, watched: str =
 
 
 def system_state() -> Panel:
-    return _layer(3, "system", "System", "model-system", 0)
+    return _layer("system", "System", "model-system")
 
 
 def data_state() -> Panel:
-    return _layer(4, "data", "Data", "model-data", 5, "model_version_feature:kl_divergence_above_noise:max")
+    return _layer("data", "Data", "model-data", "model_version_feature:kl_divergence_above_noise:max")
 
 
 def business_state() -> Panel:
-    return _layer(5, "business", "Business", "model-business", 10)
+    return _layer("business", "Business", "model-business")
 
 
 def request_rate() -> Panel:
     expr = f"sum(model_version:requests:rate1m{{{BOTH}}}"
     return time_series(
-        6,
         "Requests",
         (
             "Requests a second, over one minute. Grey: a day ago. There is no threshold; ModelTrafficMissing fires if "
             "there are none."
         ),
         PER_SECOND,
-        position(9, 0, 5, _HEIGHT),
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         links=_SYSTEM,
         empty=_NO_REQUESTS,
-        least=0,
         overrides=[_DAY_AGO],
     )
 
 
 def error_ratio() -> Panel:
     return _worst(
-        7,
         "Errors",
         "Share of requests answered with a 5xx over one minute, for the worst version.",
         SHARE,
-        14,
-        0,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         _NO_REQUESTS,
@@ -200,12 +189,9 @@ def error_ratio() -> Panel:
 
 def latency() -> Panel:
     return _worst(
-        8,
         "Latency p95",
         "95 % of requests are faster than this, over five minutes, for the slowest version.",
         SECONDS,
-        19,
-        0,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
         _NO_REQUESTS,
@@ -215,15 +201,12 @@ def latency() -> Panel:
 
 def worst_drift() -> Panel:
     return _worst(
-        9,
         "Worst drift",
         (
             "KL divergence from training of the feature that is furthest above its threshold; 0 is below the noise "
             "floor."
         ),
         NATS,
-        9,
-        5,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{BOTH}}})",
         _NO_PROFILE,
@@ -233,12 +216,9 @@ def worst_drift() -> Panel:
 
 def worst_mean_shift() -> Panel:
     return _worst(
-        10,
         "Worst mean shift",
         ("Largest shift of a feature's mean in training standard deviations, in either direction; 0 is within chance."),
         DEVIATIONS,
-        14,
-        5,
         "model_version:mean_shift_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureMeanShift{{{BOTH}}})",
         _NO_PROFILE,
@@ -248,12 +228,9 @@ def worst_mean_shift() -> Panel:
 
 def worst_missing() -> Panel:
     return _worst(
-        11,
         "Worst missing",
         "Share of values that are missing or of a wrong type, above their share in training.",
         SHARE,
-        19,
-        5,
         "model_version:missing_excess_ratio:worst",
         f"min(model_version:threshold:ModelFeatureMissing{{{BOTH}}})",
         _NO_PROFILE,
@@ -264,11 +241,9 @@ def worst_missing() -> Panel:
 def attempts() -> Panel:
     expr = f"sum(model_version:attempts:increase1h{{{BOTH}}}"
     return time_series(
-        12,
         "Predictions an hour",
         "Predictions per hour. Grey: a day ago. The threshold is a share of the same hour a week ago.",
         COUNT,
-        position(9, 10, 5, _HEIGHT),
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         Query(
@@ -279,22 +254,18 @@ def attempts() -> Panel:
         ),
         links=_BUSINESS,
         empty="no predictions",
-        least=0,
         overrides=[_DAY_AGO],
     )
 
 
 def confident_share() -> Panel:
     return _worst(
-        13,
         "Confident",
         (
             "Share of predictions at or above the model's confidence threshold over one hour, for the least confident "
             "version."
         ),
         SHARE,
-        14,
-        10,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         "no predictions",
@@ -305,12 +276,9 @@ def confident_share() -> Panel:
 
 def correction_share() -> Panel:
     return _worst(
-        14,
         "Corrected",
         "Share of confident predictions that users corrected over one hour, for the worst version.",
         SHARE,
-        19,
-        10,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
         "no confident predictions",
@@ -319,12 +287,9 @@ def correction_share() -> Panel:
 
 
 def _worst(
-    number: int,
     title: str,
     description: str,
     unit: str,
-    x: int,
-    y: int,
     series: str,
     threshold: str,
     empty: str,
@@ -333,16 +298,13 @@ def _worst(
 ) -> Panel:
     """Return a panel with the value of the worst version, its value a day ago, and its threshold."""
     return time_series(
-        number,
         title,
         f"{description} Grey: a day ago.",
         unit,
-        position(x, y, 5, _HEIGHT),
         Query(f"{worst}({series}{{{BOTH}}})", "now"),
         Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
         Query(threshold, "threshold", role="threshold"),
         links=links,
         empty=empty,
-        least=0,
         overrides=[_DAY_AGO],
     )

@@ -22,7 +22,6 @@ from grafana.style import (
     Query,
     for_field,
     for_query,
-    position,
     setting,
     transformation,
 )
@@ -46,21 +45,14 @@ def dashboard(exporter_url: str) -> Dashboard:
         ],
         [
             layout.row(100, "Over the whole time range: before, after, difference", 0),
-            requests(),
-            errors(),
-            latency(),
-            confident(),
-            corrected(),
-            drift(),
+            *layout.side_by_side(
+                1, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
+            ),
             layout.row(101, "Over time", 7),
-            requests_over_time(),
-            errors_over_time(),
-            latency_over_time(),
-            confident_over_time(),
-            corrected_over_time(),
-            drift_over_time(),
+            *layout.side_by_side(8, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),
+            *layout.side_by_side(16, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
             layout.row(102, "Features", 24),
-            features(),
+            *layout.side_by_side(25, 9, {13: features()}),
         ],
         exporter_url,
         links=[
@@ -86,20 +78,16 @@ def earlier() -> VariableModel:
     )
 
 
-def _pair(
-    number: int, title: str, description: str, unit: str, x: int, expr: Callable[[str, str], str], empty: str
-) -> Panel:
+def _pair(title: str, description: str, unit: str, expr: Callable[[str, str], str], empty: str) -> Panel:
     """Return a panel with a value before, after, and the difference; ``expr`` takes a selector and an offset."""
     before, after = expr(BEFORE, EARLIER), expr(AFTER, "")
     # Equal values differ in their last digits, because no offset is a millisecond.
     difference = f"round(({after}) - ({before}), 0.00001)"
     points = unit == SHARE
     return stat(
-        number,
         title,
         description,
         unit,
-        position(x, 1, 4, 6),
         Query(before, "before", "instant"),
         Query(after, "after", "instant"),
         Query(f"100 * {difference}" if points else difference, "difference", "instant"),
@@ -131,60 +119,55 @@ def _drift(selector: str, ago: str) -> str:
 
 
 def requests() -> Panel:
-    return _pair(1, "Requests", "Requests a second, on average.", PER_SECOND, 0, _rate, "no requests")
+    return _pair("Requests", "Requests a second, on average.", PER_SECOND, _rate, "no requests")
 
 
 def errors() -> Panel:
     expr = _ratio('model_requests_total{%s,code=~"5.."}', "model_requests_total")
-    return _pair(2, "Errors", "Share of requests answered with a 5xx.", SHARE, 4, expr, "no requests")
+    return _pair("Errors", "Share of requests answered with a 5xx.", SHARE, expr, "no requests")
 
 
 def latency() -> Panel:
-    return _pair(3, "Latency p95", "95 % of requests were faster.", SECONDS, 8, _quantile, "no durations")
+    return _pair("Latency p95", "95 % of requests were faster.", SECONDS, _quantile, "no durations")
 
 
 def confident() -> Panel:
     expr = _ratio("model_confident_predictions_total{%s}", "model_attempts_total")
     text = "Share of predictions at or above the confidence threshold."
-    return _pair(4, "Confident", text, SHARE, 12, expr, "no predictions")
+    return _pair("Confident", text, SHARE, expr, "no predictions")
 
 
 def corrected() -> Panel:
     expr = _ratio("model_corrections_total{%s}", "model_confident_predictions_total")
     text = "Share of confident predictions that users corrected."
-    return _pair(5, "Corrected", text, SHARE, 16, expr, "no confident predictions")
+    return _pair("Corrected", text, SHARE, expr, "no confident predictions")
 
 
 def drift() -> Panel:
     text = "Largest KL divergence of any feature from training, if above its noise floor."
-    return _pair(6, "Worst drift", text, NATS, 20, _drift, "no profile, or no data")
+    return _pair("Worst drift", text, NATS, _drift, "no profile, or no data")
 
 
-def _over_time(
-    number: int, title: str, description: str, unit: str, x: int, y: int, series: str, threshold: str | None, empty: str
-) -> Panel:
+def _over_time(title: str, description: str, unit: str, series: str, threshold: str | None, empty: str) -> Panel:
     queries = [
         Query(f"max({series}{{{BEFORE}}}{EARLIER})", "before: $before", role="past"),
         Query(f"max({series}{{{AFTER}}})", "after: $after"),
     ]
     if threshold is not None:
         queries.append(Query(threshold, "threshold", role="threshold"))
-    return time_series(number, title, description, unit, position(x, y, 8, 8), *queries, empty=empty, least=0)
+    return time_series(title, description, unit, *queries, empty=empty)
 
 
 def requests_over_time() -> Panel:
     text = "Requests a second over one minute."
-    return _over_time(7, "Requests", text, PER_SECOND, 0, 8, "model_version:requests:rate1m", None, "no requests")
+    return _over_time("Requests", text, PER_SECOND, "model_version:requests:rate1m", None, "no requests")
 
 
 def errors_over_time() -> Panel:
     return _over_time(
-        8,
         "Errors",
         "Share of requests answered with a 5xx, over one minute.",
         SHARE,
-        8,
-        8,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         "no requests",
@@ -193,12 +176,9 @@ def errors_over_time() -> Panel:
 
 def latency_over_time() -> Panel:
     return _over_time(
-        9,
         "Latency p95",
         "95 % of requests are faster, over five minutes.",
         SECONDS,
-        16,
-        8,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
         "no durations",
@@ -207,12 +187,9 @@ def latency_over_time() -> Panel:
 
 def confident_over_time() -> Panel:
     return _over_time(
-        10,
         "Confident",
         "Share of predictions at or above the confidence threshold, over one hour.",
         SHARE,
-        0,
-        16,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         "no predictions",
@@ -221,12 +198,9 @@ def confident_over_time() -> Panel:
 
 def corrected_over_time() -> Panel:
     return _over_time(
-        11,
         "Corrected",
         "Share of confident predictions that users corrected, over one hour.",
         SHARE,
-        8,
-        16,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
         "no confident predictions",
@@ -235,12 +209,9 @@ def corrected_over_time() -> Panel:
 
 def drift_over_time() -> Panel:
     return _over_time(
-        12,
         "Worst drift",
         "KL divergence of the feature that is furthest above its threshold; 0 is below the noise floor.",
         NATS,
-        16,
-        16,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{AFTER}}})",
         "no profile, or no data",
@@ -262,14 +233,12 @@ def features() -> Panel:
     }
     refs = "ABCDEFG"
     return table(
-        13,
         "Features, before and after",
         (
             "For each feature, the largest divergence from its training data and the largest shift of the mean in the "
             "time range, and the training means of both profiles."
         ),
         NATS,
-        position(0, 25, 24, 9),
         *(Query(expr, kind="table") for expr in columns.values()),
         empty="no profile, or no data",
         sort=("Score after",),

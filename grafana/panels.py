@@ -1,4 +1,4 @@
-"""Panels: one function per type, and what they share."""
+"""Panels: one function per type, and what they share. A dashboard gives them their identifiers and positions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ from grafana_foundation_sdk.models.dashboard import (
     FieldColorModeId,
     FieldConfig,
     FieldConfigSource,
-    GridPos,
     Panel,
     Threshold,
     ThresholdsMode,
@@ -82,11 +81,9 @@ def _target(query: Query, ref: str) -> prometheus.Dataquery:
 
 def _finish(
     builder: _Targets,
-    number: int,
     title: str,
     description: str,
     unit: str,
-    grid_pos: GridPos,
     queries: Sequence[Query],
     *,
     empty: str,
@@ -102,7 +99,7 @@ def _finish(
 ) -> Panel:
     """Set what panels of all types share."""
     panel = builder.build()
-    panel.id_val, panel.title, panel.description, panel.grid_pos = number, title, description, grid_pos
+    panel.title, panel.description = title, description
     panel.datasource = DATASOURCE
     panel.repeat_direction = None
     panel.targets = [_target(query, ref).build() for query, ref in zip(queries, REFS, strict=False)]
@@ -147,15 +144,14 @@ def legend(*, values: bool = True) -> common.VizLegendOptions:
 
 
 def time_series(
-    number: int,
     title: str,
     description: str,
     unit: str,
-    grid_pos: GridPos,
     *queries: Query,
     stepped: bool = False,
     values: bool = True,
     top: float | None = None,
+    least: float | None = 0,
     **more: Any,
 ) -> Panel:
     """Return lines over time. The legend shows each last value, unless there are too many lines.
@@ -178,15 +174,13 @@ def time_series(
     single = [i for i, query in enumerate(queries) if query.role == "value" and "{{" not in query.legend]
     overrides = [for_query(i, *settings) for i, settings in zip(single, APART, strict=False)] if len(single) > 1 else []
     overrides = [*overrides, *more.pop("overrides", ())]
-    return _finish(builder, number, title, description, unit, grid_pos, queries, overrides=overrides, **more)
+    return _finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
 
 
 def stat(
-    number: int,
     title: str,
     description: str,
     unit: str,
-    grid_pos: GridPos,
     *queries: Query,
     state: bool = False,
     stacked: bool = False,
@@ -204,14 +198,12 @@ def stat(
     )
     if stacked or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
-    return _finish(builder, number, title, description, unit, grid_pos, queries, state=state, **more)
+    return _finish(builder, title, description, unit, queries, state=state, **more)
 
 
 def state_timeline(
-    number: int,
     title: str,
     description: str,
-    grid_pos: GridPos,
     *queries: Query,
     names: Mapping[str, str],
     show_values: bool = True,
@@ -230,11 +222,9 @@ def state_timeline(
     )
     return _finish(
         builder,
-        number,
         title,
         description,
         BARE,
-        grid_pos,
         queries,
         mappings=value_mappings(names),
         **more,
@@ -242,29 +232,25 @@ def state_timeline(
 
 
 def table(
-    number: int,
     title: str,
     description: str,
     unit: str,
-    grid_pos: GridPos,
     *queries: Query,
     sort: Sequence[str] = (),
     **more: Any,
 ) -> Panel:
     """Return a table, sorted by columns in descending order."""
     builder = table_sdk.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
-    panel = _finish(builder, number, title, description, unit, grid_pos, queries, **more)
+    panel = _finish(builder, title, description, unit, queries, **more)
     options: Any = panel.options
     options.footer = None
     return panel
 
 
 def bar_chart(
-    number: int,
     title: str,
     description: str,
     unit: str,
-    grid_pos: GridPos,
     *queries: Query,
     by: str,
     **more: Any,
@@ -285,15 +271,13 @@ def bar_chart(
         .legend(legend(values=False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
     )
-    return _finish(builder, number, title, description, unit, grid_pos, queries, **more)
+    return _finish(builder, title, description, unit, queries, **more)
 
 
 def bar_gauge(
-    number: int,
     title: str,
     description: str,
     unit: str,
-    grid_pos: GridPos,
     *queries: Query,
     **more: Any,
 ) -> Panel:
@@ -307,4 +291,4 @@ def bar_gauge(
         .orientation(VizOrientation.HORIZONTAL)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    return _finish(builder, number, title, description, unit, grid_pos, queries, **more)
+    return _finish(builder, title, description, unit, queries, **more)

@@ -15,7 +15,6 @@ from grafana_foundation_sdk.models.common import DataSourceRef
 from grafana_foundation_sdk.models.dashboard import (
     DataTransformerConfig,
     DynamicConfigValue,
-    GridPos,
     MatcherConfig,
     ValueMap,
     ValueMapping,
@@ -76,11 +75,6 @@ class Link:
     title: str
     url: str
     outside: bool = False
-
-
-def position(x: int, y: int, w: int, h: int) -> GridPos:
-    """Return a position on the grid of 24 columns; a row is 30 pixels and a gap of 8."""
-    return GridPos(x=x, y=y, w=w, h=h)
 
 
 def setting(name: str, value: object) -> DynamicConfigValue:
