@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 import yaml
 from support.paths import ROOT
+from support.postgres import Postgres
 from support.programs import quickened_rules, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import load
+from exporter.server.api.probes import Probes
+from exporter.server.application import Exporter
 
 FEATURE = 'model="credit",version="3",feature="age"'
 
@@ -87,3 +91,23 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
     servers[0].start()
     send(servers[0], 800, 25)
     eventually(agrees, 30)
+
+
+def test_a_second_exporter_with_the_same_name_has_a_warning(postgres: Postgres, tmp_path: Path) -> None:
+    """Readiness and metrics tell of it, and it accepts events nevertheless; the first one has no warning."""
+    path = write_config(tmp_path, {"models": [{"name": "m"}], "store": {"url": postgres.url(), "replica": "a"}})
+    first, second = Exporter(path), Exporter(path)
+    try:
+        start = time.monotonic()
+        for seconds in (30.0, 60.0, 90.0):
+            for exporter in (first, second):
+                exporter._snapshots.save(start + seconds, time.time() + seconds)
+        ready = Probes(second).ready()
+        assert ready.status == 200
+        assert b"warning: windows are not saved: another exporter has the same store.replica" in ready.body
+        assert second.registry.get_sample_value("model_exporter_store_errors_total")
+        assert Probes(first).ready().body == b"model-exporter is ready.\n"
+        assert first.registry.get_sample_value("model_exporter_store_errors_total") == 0
+    finally:
+        first.close()
+        second.close()
