@@ -141,7 +141,10 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses that the home page links to. The defaults are those of ``make up``; null means no link."""
+    """Addresses that the home page links to. The defaults are those of ``make up``; null means no link.
+
+    Alerts link to the dashboards of ``grafana``.
+    """
 
     prometheus: str | None = "http://127.0.0.1:9090"
     alertmanager: str | None = "http://127.0.0.1:9093"
@@ -158,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of ``exporter.yml``."""
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
+    external_url: str | None = None
     store: StoreConfig = StoreConfig()
     links: LinksConfig = LinksConfig()
     queue: QueueConfig = QueueConfig()
@@ -216,6 +220,8 @@ def _check_document(document: Any, where: str) -> Any:
             _check_distances(path, model)
             _check_windows(path, model)
         _check_mapped_names(models)
+        _check_url(document.get("external_url"), ("external_url",))
+        _check_url(_mapping(document, "links").get("grafana"), ("links", "grafana"))
         _check_store(_mapping(document, "store"))
     except _InvalidError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -300,6 +306,12 @@ def _check_mapped_names(models: _Models) -> None:
     for name, owner in owners.items():
         if name in names and name != owner:
             _refuse(("models",), f"{preview(name)} is a model and among the mapping.names of {preview(owner)}")
+
+
+def _check_url(url: Any, path: KeyPath) -> None:
+    """Check an address that links begin with."""
+    if isinstance(url, str) and not re.fullmatch(r"https?://[^\s/?#\"'<>]+(/[^\s?#\"'<>]*)?", url):
+        _refuse(path, f"expected a URL such as https://models.example.org, got {preview(url)}")
 
 
 def _check_store(store: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Dashboards as code: ``python -m grafana`` writes ``grafana/dashboards/`` and ``deploy/kubernetes/``.
+"""Dashboards as code: ``python -m grafana`` writes ``grafana/{dashboards,import}/`` and ``deploy/kubernetes/``.
 
 ====================  =====================================================================
 `style`               colours, units, texts and the small parts of a panel

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import (
     kubernetes,
@@ -24,29 +23,46 @@ _MODULES = (model_overview, model_system, model_data, model_business, model_rele
 BUILDERS = tuple(module.dashboard for module in _MODULES)
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTER_URL = "http://127.0.0.1:9877"
-GRAFANA_URL = "http://127.0.0.1:3000"
 
 
-def text(document: Dashboard) -> str:
-    """Return a dashboard as the text of its file."""
-    return json.dumps(document, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
+def files() -> dict[str, str]:
+    """Return the text of each dashboard by the name of its file, for provisioning."""
+    documents = [build() for build in BUILDERS]
+    return {f"{d.uid}.json": json.dumps(d, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n" for d in documents}
 
 
-def files(exporter_url: str = EXPORTER_URL) -> dict[str, str]:
-    """Return the text of each dashboard by the name of its file.
+def importable(text: str) -> str:
+    """Return a dashboard for Grafana's "Import", which asks for the data source and the address of the exporter.
 
-    Parameters
-    ----------
-    exporter_url
-        Address of the exporter for browsers, for links from values to its pages.
+    The format is that of Grafana's own export. It is one line, so that a change is one line of the repository.
     """
-    documents = [build(exporter_url.rstrip("/")) for build in BUILDERS]
-    return {f"{document.uid}.json": text(document) for document in documents}
+    document = json.loads(text)
+    for variable in document["templating"]["list"]:
+        if variable["name"] == "datasource":
+            variable["current"] = {"selected": True, "text": "${DS_PROMETHEUS}", "value": "${DS_PROMETHEUS}"}
+    variables = [v for v in document["templating"]["list"] if v["name"] != "exporter_url"]
+    url = {"selected": True, "text": "${VAR_EXPORTER_URL}", "value": "${VAR_EXPORTER_URL}"}
+    constant = {"name": "exporter_url", "type": "constant", "hide": 2, "skipUrlSync": True, "query": url["value"]}
+    document["templating"]["list"] = [*variables, constant | {"current": url, "options": [url]}]
+    source = {"type": "datasource", "pluginId": "prometheus", "pluginName": "Prometheus", "description": ""}
+    address = {"type": "constant", "value": EXPORTER_URL, "description": "external_url of exporter.yml"}
+    inputs = [
+        {"name": "DS_PROMETHEUS", "label": "Prometheus"} | source,
+        {"name": "VAR_EXPORTER_URL", "label": "URL of the exporter"} | address,
+    ]
+    requires = [
+        {"type": "grafana", "id": "grafana", "name": "Grafana", "version": "11.0.0"},
+        {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
+    ]
+    document = {"__inputs": inputs, "__requires": requires} | document
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def write(folder: Path, contents: Mapping[str, str]) -> None:
-    """Write these files, by name, to a directory."""
+    """Write these files, by name, to a directory, and delete its other JSON files."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.json"):
+        old.unlink()
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
 
@@ -54,16 +70,12 @@ def write(folder: Path, contents: Mapping[str, str]) -> None:
 def main() -> None:
     """Run ``python -m grafana``."""
     parser = argparse.ArgumentParser(prog="python -m grafana", description=__doc__)
-    parser.add_argument("--exporter-url", default=EXPORTER_URL, help="where browsers reach the exporter (%(default)s)")
-    parser.add_argument("--grafana-url", default=GRAFANA_URL, help="where browsers reach Grafana (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT, help="folder that holds grafana/ and deploy/")
     options = parser.parse_args()
-    dashboards = files(options.exporter_url)
-    for old in (options.output / "grafana" / "dashboards").glob("*.json"):
-        old.unlink()
+    dashboards = files()
     write(options.output / "grafana" / "dashboards", dashboards)
-    urls = {EXPORTER_URL: options.exporter_url.rstrip("/"), GRAFANA_URL: options.grafana_url.rstrip("/")}
-    write(options.output / "deploy" / "kubernetes", {"rules.yaml": kubernetes.prometheus_rule(urls)})
+    write(options.output / "grafana" / "import", {name: importable(text) for name, text in dashboards.items()})
+    write(options.output / "deploy" / "kubernetes", {"rules.yaml": kubernetes.prometheus_rule()})
 
 
 if __name__ == "__main__":

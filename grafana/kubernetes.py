@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -22,20 +21,11 @@ def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def prometheus_rule(urls: Mapping[str, str]) -> str:
-    """Return the YAML of a PrometheusRule with every rule of ``prometheus/rules/``.
-
-    Parameters
-    ----------
-    urls
-        Prefixes of URLs in the annotations, and their replacements.
-    """
+def prometheus_rule() -> str:
+    """Return the YAML of a PrometheusRule with every rule of ``prometheus/rules/``."""
     groups = []
     for path in sorted(RULES.glob("*.yml")):
-        text = path.read_text(encoding="utf-8")
-        for old, new in urls.items():
-            text = text.replace(old, new)
-        groups += yaml.safe_load(text)["groups"]
+        groups += yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -20,7 +20,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from grafana.queries import MODEL, MODEL_OR_NONE
+from grafana.queries import INSTANCE, MODEL, MODEL_OR_NONE
 from grafana.style import CRITICAL, DATASOURCE, GREY, NEUTRAL, Link
 
 TAG = "model-exporter"
@@ -118,9 +118,14 @@ def _datasource() -> VariableModel:
     return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus").build()
 
 
-def _exporter_url(address: str) -> VariableModel:
-    """Return a constant, because a URL that could set this address would allow links to any site."""
-    variable = dashboard.ConstantVariable("exporter_url").value(address).build()
+def _exporter_url(variables: Sequence[VariableModel]) -> VariableModel:
+    """Return the variable for the address that links begin with, as the exporter of the model or instance exports it.
+
+    It is not synchronized with the dashboard's URL, which could otherwise make the links lead to any site.
+    """
+    chosen = MODEL if any(variable.name == "model" for variable in variables) else INSTANCE
+    query = f"label_values(model_exporter_links_info{{{chosen}}}, external_url)"
+    variable = query_variable("exporter_url", "Exporter", query)
     variable.hide, variable.skip_url_sync = VariableHide.HIDE_VARIABLE, True
     return variable
 
@@ -205,7 +210,6 @@ def build_dashboard(
     description: str,
     variables: Sequence[VariableModel],
     panels: Sequence[Panel | RowPanel],
-    exporter_url: str,
     *,
     links: Sequence[Link] = (),
     alerts: str | None = None,
@@ -241,9 +245,7 @@ def build_dashboard(
             dashboard.DashboardLink(link.title).icon("external link").url(link.url).target_blank(link.outside)
         )
     document = builder.build()
-    document.templating = DashboardDashboardTemplating(
-        list_val=[_datasource(), *variables, _exporter_url(exporter_url)]
-    )
+    document.templating = DashboardDashboardTemplating(list_val=[_datasource(), *variables, _exporter_url(variables)])
     document.panels = list(panels)
     # Without a placement, links and annotations are visible, not in a menu.
     for document_link in document.links or []:

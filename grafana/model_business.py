@@ -16,7 +16,7 @@ _NO_PREDICTIONS = "no predictions"
 _NO_SEGMENTS = "no segment_by in the model's configuration, or no data"
 
 
-def dashboard(exporter_url: str) -> Dashboard:
+def dashboard() -> Dashboard:
     """Return the dashboard Business and flywheel."""
     return layout.build_dashboard(
         "model-business",
@@ -34,7 +34,6 @@ def dashboard(exporter_url: str) -> Dashboard:
             layout.row(102, "Segments and business events", 46),
             *layout.side_by_side(47, 7, {11: segment_corrections(), 12: segment_attempts(), 13: events()}),
         ],
-        exporter_url,
         links=[layout.DRIFT, layout.REVIEW],
         alerts="business",
     )

@@ -30,7 +30,7 @@ _FEATURE = layout.page_link(
 )
 
 
-def dashboard(exporter_url: str) -> Dashboard:
+def dashboard() -> Dashboard:
     """Return the dashboard Data and drift."""
     features = f"label_values(model_feature_reference_probability{{{BOTH}}}, feature)"
     windows = f"label_values(model_feature_window_observations{{{BOTH}}}, window)"
@@ -55,7 +55,6 @@ def dashboard(exporter_url: str) -> Dashboard:
             layout.row(102, "Predictions, and correlations between features", 47),
             *layout.side_by_side(48, 9, {10: prediction(), 11: together(), 12: observations()}, (10, 7, 7)),
         ],
-        exporter_url,
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
     )

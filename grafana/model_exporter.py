@@ -27,7 +27,7 @@ _lines = functools.partial(time_series, empty="no exporter is scraped")
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
-def dashboard(exporter_url: str) -> Dashboard:
+def dashboard() -> Dashboard:
     """Return the dashboard Exporter."""
     return layout.build_dashboard(
         "model-exporter",
@@ -47,7 +47,6 @@ def dashboard(exporter_url: str) -> Dashboard:
             *layout.side_by_side(23, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
             *layout.side_by_side(31, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
         ],
-        exporter_url,
     )
 
 

@@ -42,7 +42,7 @@ _DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": F
 _SEVERITY = {"3": ("!!", CRITICAL), "2": ("!", WARNING), "1": ("i", INFO)}
 
 
-def dashboard(exporter_url: str) -> Dashboard:
+def dashboard() -> Dashboard:
     """Return the dashboard Overview."""
     return layout.build_dashboard(
         "model-overview",
@@ -69,7 +69,6 @@ def dashboard(exporter_url: str) -> Dashboard:
                 x=7,
             ),
         ],
-        exporter_url,
         links=[layout.DRIFT, layout.REVIEW],
         alerts=".+",
         only_deployments=True,

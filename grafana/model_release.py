@@ -31,7 +31,7 @@ AFTER = f"{MODEL},version=~`${{after:regex}}`"
 EARLIER = " offset ${earlier:raw}"
 
 
-def dashboard(exporter_url: str) -> Dashboard:
+def dashboard() -> Dashboard:
     """Return the dashboard Release comparison."""
     return layout.build_dashboard(
         "model-release",
@@ -54,7 +54,6 @@ def dashboard(exporter_url: str) -> Dashboard:
             layout.row(102, "Features", 24),
             *layout.side_by_side(25, 9, {13: features()}),
         ],
-        exporter_url,
         links=[
             layout.page_link("drift", layout.DRIFT.title, model="model", version="after"),
             layout.page_link("review", layout.REVIEW.title, model="model", version="after"),

@@ -13,7 +13,7 @@ _NO_REQUESTS = "no requests"
 _NO_GPU = "no GPU, or no driver"
 
 
-def dashboard(exporter_url: str) -> Dashboard:
+def dashboard() -> Dashboard:
     """Return the dashboard System."""
     return layout.build_dashboard(
         "model-system",
@@ -36,7 +36,6 @@ def dashboard(exporter_url: str) -> Dashboard:
             *layout.side_by_side(29, 7, {7: cpu(), 8: memory(), 9: memory_bytes(), 10: disk()}),
             layout.row(103, "GPU", 36, layout.side_by_side(37, 7, {11: gpu(), 12: gpu_memory()})),
         ],
-        exporter_url,
         links=[layout.DRIFT, layout.REVIEW],
         alerts="system",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from exporter.errors import REASONS, WARNINGS
 
@@ -73,3 +75,28 @@ class ExporterMetrics:
             self.warnings.labels(reason)
         for status in ("firing", "resolved"):
             self.notifications.labels(status)
+
+
+class LinksCollector:
+    """Collects the addresses that links in alerts and dashboards begin with, for each model.
+
+    Parameters
+    ----------
+    links
+        Returns the models, the address of the exporter and that of the dashboards.
+    """
+
+    def __init__(self, links: Callable[[], tuple[Iterable[str], str, str]]) -> None:
+        self._links = links
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metric."""
+        models, external_url, dashboards_url = self._links()
+        family = GaugeMetricFamily(
+            "model_exporter_links_info",
+            "Addresses that links to the exporter and to the dashboards of a model begin with.",
+            labels=["model", "external_url", "dashboards_url"],
+        )
+        for model in models:
+            family.add_metric([model, external_url, dashboards_url], 1)
+        yield family

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from exporter.config import Config
 from exporter.errors import ConfigError
 from exporter.metrics import system
-from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.exporter import ExporterMetrics, LinksCollector
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
@@ -39,6 +39,8 @@ class Exporter:
 
     Attributes
     ----------
+    address : str
+        Where the exporter listens, as a URL; links begin with it if no ``external_url`` is configured.
     last_scrape : float or None
         Time of the last call of `metrics` by the monotonic clock, in seconds; None before the first.
 
@@ -67,11 +69,13 @@ class Exporter:
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
+        self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
         self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
         self._snapshots.start()
         self.telemetry.reload_successful.set(1)
         self.telemetry.reload_time.set(time.time())
         self.ready = True
+        self.address = "http://127.0.0.1:9877"
         self.last_scrape: float | None = None
         self.reloaders: list[Callable[[], None]] = []
 
@@ -84,6 +88,14 @@ class Exporter:
     def redacted(self) -> dict[str, frozenset[str]]:
         """Names of inputs that must not be shown, by model."""
         return {name: model.redact for name, model in self.pipeline.monitors.models.items() if model.redact}
+
+    def link_addresses(self) -> tuple[str, str]:
+        """Return what links to the exporter and to Grafana's dashboards begin with.
+
+        Without a Grafana, the exporter redirects links to dashboards to its own pages.
+        """
+        external_url = self.config.external_url or self.address
+        return external_url.rstrip("/"), (self.config.links.grafana or external_url).rstrip("/")
 
     def reload(self) -> None:
         """Read the configuration again; if the new one is not valid, the old one stays in use.

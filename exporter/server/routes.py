@@ -280,6 +280,7 @@ ROUTES: dict[str, Route] = {
     ),
     "GET /runbooks/": Route("The runbooks of all alerts.", _HTML_PAGE),
     "GET /runbooks/<name>": Route("The runbook of an alert.", _HTML_PAGE),
+    "GET /d/<uid>": Route("Redirect a link to a dashboard to Grafana, or to the page that replaces it.", _REDIRECT),
     "GET /openapi.json": Route("Return this document.", {200: dict[str, Any]}),
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""

@@ -143,6 +143,8 @@ class Server(uvicorn.Server):
         self._acceptors = [self._acceptor(bound, self._web.context())]
         host, port = bound.getsockname()[:2]
         scheme = "https" if self._web.tls else "http"
+        browsed = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (compared, not listened on)
+        self._exporter.address = f"{scheme}://{f'[{browsed}]' if ':' in browsed else browsed}:{port}"
         log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         for listener in unix:
             self._acceptors.append(self._acceptor(listener, None))

@@ -206,7 +206,7 @@ ERRORS = alert(
     "critical",
     "system",
     "digits version 3 returns errors",
-    "4.2% of the requests to digits version 3 failed with a 5xx code in the last minute, above 1%.",
+    "4.2% of the requests to digits version 3 fail with a 5xx code, above 1%.",
     model="digits",
     version="3",
 )

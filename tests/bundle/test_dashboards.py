@@ -21,7 +21,7 @@ from support.paths import ROOT
 from support.servers import ask, eventually
 
 from exporter.commands.up.plan import ADDRESSES, Plan
-from grafana.__main__ import files
+from grafana.__main__ import files, importable
 from grafana.style import NEUTRAL
 
 FOLDER = ROOT / "grafana" / "dashboards"
@@ -115,19 +115,39 @@ def test_the_dashboard_files_are_up_to_date() -> None:
     written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
     assert written == files()
     assert sorted(BOARDS) == UIDS
+    imported = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER.parent / "import").iterdir()}
+    assert imported == {name: importable(text) for name, text in written.items()}
 
 
-def test_the_exporter_url_is_in_every_dashboard(tmp_path: Path) -> None:
-    """``--exporter-url`` replaces the address in all files, including those for Kubernetes, and removes stale files."""
+def test_stale_files_are_removed(tmp_path: Path) -> None:
+    """``python -m grafana`` writes all files, and removes those of dashboards that no longer exist."""
     (tmp_path / "grafana" / "dashboards").mkdir(parents=True)
     (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
-    command = [sys.executable, "-m", "grafana", "--exporter-url=https://me.example/", f"--output={tmp_path}"]
-    subprocess.run(command, check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "grafana", f"--output={tmp_path}"], check=True, cwd=ROOT)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.stem for path in written} == {*UIDS, "rules"}
-    for path in written:
-        text = path.read_text(encoding="utf-8")
-        assert path.stem == "rules" or ('"https://me.example"' in text and "127.0.0.1:9877" not in text)
+    assert sorted(path.stem for path in written) == sorted([*UIDS, *UIDS, "rules"])
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_import_asks_for_the_data_source_and_the_exporter(uid: str) -> None:
+    """Grafana's "Import" replaces ``${NAME}`` of each of ``__inputs``; the result differs in these two alone."""
+    board = json.loads((FOLDER.parent / "import" / f"{uid}.json").read_text(encoding="utf-8"))
+    kinds = {entry["name"]: entry["type"] for entry in board.pop("__inputs")}
+    assert kinds == {"DS_PROMETHEUS": "datasource", "VAR_EXPORTER_URL": "constant"}
+    assert {entry["id"] for entry in board.pop("__requires")} == {"grafana", "prometheus"}
+    answers = {"DS_PROMETHEUS": "uid-of-mine", "VAR_EXPORTER_URL": "https://models.example"}
+    text = re.sub(r"\$\{(DS_\w+|VAR_\w+)\}", lambda match: answers[match[1]], json.dumps(board))
+    imported = json.loads(text)
+    variables = {variable["name"]: variable for variable in imported.pop("templating")["list"]}
+    assert variables["datasource"]["current"]["value"] == "uid-of-mine"
+    assert variables["exporter_url"]["type"] == "constant"
+    assert (
+        variables["exporter_url"]["query"] == variables["exporter_url"]["current"]["value"] == "https://models.example"
+    )
+    provisioned = dict(BOARDS[uid])
+    assert list(variables) == [variable["name"] for variable in provisioned.pop("templating")["list"]]
+    assert imported == provisioned
+    assert "127.0.0.1" not in text
 
 
 @pytest.mark.parametrize("uid", UIDS)
@@ -251,7 +271,8 @@ def test_a_dashboard_has_variables_links_and_annotations(uid: str) -> None:
     board = BOARDS[uid]
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
     assert {"datasource", "exporter_url"} <= set(variables)
-    assert variables["exporter_url"]["type"] == "constant"
+    # From the exporter alone: an address in the URL of the dashboard would make its links lead to any site.
+    assert variables["exporter_url"]["type"] == "query" and variables["exporter_url"]["skipUrlSync"]
     others = board["links"][0]
     assert others["type"] == "dashboards" and others["includeVars"] and others["keepTime"]
     if uid != "model-exporter":
@@ -289,7 +310,7 @@ def test_panel_links_keep_the_selection() -> None:
 def test_alerts_link_to_existing_dashboards() -> None:
     """Every ``dashboard_url`` in the rules names a dashboard and variables that it has."""
     text = "".join(path.read_text(encoding="utf-8") for path in recorded.RULES.glob("*.yml"))
-    links = set(re.findall(r"dashboard_url: \S+/d/([\w-]+)(?:\?(.*))?", text))
+    links = set(re.findall(r"dashboard_url: .+?/d/([\w-]+)(?:\?(.*))?'$", text, re.M))
     assert links
     for uid, query in links:
         names = {variable["name"] for variable in BOARDS[uid]["templating"]["list"]}

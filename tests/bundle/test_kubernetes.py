@@ -15,7 +15,6 @@ from support.paths import ROOT
 from support.servers import Served, write_config
 
 from grafana import kubernetes
-from grafana.__main__ import EXPORTER_URL, GRAFANA_URL
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 BUILT = subprocess.run(["kustomize", "build", FOLDER], check=True, capture_output=True, text=True).stdout
@@ -36,7 +35,7 @@ def strings(value: Any) -> bool:
 
 def test_the_rules_are_generated() -> None:
     """``make kubernetes`` would change nothing, byte for byte."""
-    assert (FOLDER / "rules.yaml").read_text(encoding="utf-8") == kubernetes.prometheus_rule({})
+    assert (FOLDER / "rules.yaml").read_text(encoding="utf-8") == kubernetes.prometheus_rule()
 
 
 def of(kind: str) -> list[dict[str, Any]]:
@@ -201,12 +200,3 @@ def test_kserve_logs_to_the_service() -> None:
     assert address and inference["spec"]["predictor"]["logger"]["mode"] == "all"
     assert address[1] == service["metadata"]["name"] and int(address[2]) == service["spec"]["ports"][0]["port"]
     assert f"| `POST {address[3]}`" in (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
-
-
-def test_alerts_link_to_other_addresses() -> None:
-    """Runbook and dashboard links in the rules follow the given addresses; nothing else changes."""
-    made = kubernetes.prometheus_rule({EXPORTER_URL: "https://e.example/x", GRAFANA_URL: "https://g.example"})
-    assert "https://e.example/x/runbooks/ModelFeatureDrift" in made and "https://g.example/d/" in made
-    assert "127.0.0.1" not in made
-    moved = made.replace("https://e.example/x", EXPORTER_URL).replace("https://g.example", GRAFANA_URL)
-    assert moved == (FOLDER / "rules.yaml").read_text(encoding="utf-8")

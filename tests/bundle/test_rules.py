@@ -69,6 +69,13 @@ RECORDED = {
     *(f"model_feature:threshold:{name}" for name in FEATURE_ALERTS),
     *(f"model:threshold:{name}" for name in MODEL_ALERTS if name not in FEATURE_ALERTS),
 }
+ADDRESS = re.compile(
+    r"""^{{ with (?:printf "model_exporter_links_info{(?:model|instance)=%q}(?: or \w+)?" """
+    r"""\$labels\.(?:model|instance) \| query"""
+    r"""|query "model_exporter_links_info[^"]*") }}{{ \. \| first \| label "(\w+)" }}"""
+    r"""{{ else }}http://127\.0\.0\.1:(?:9877|3000){{ end }}"""
+)
+"""The beginning of a link: the address that the exporter exports, or that of ``make up``."""
 SECTIONS = ("What users notice", "First checks", "Likely causes", "Change the threshold or silence the alert")
 
 
@@ -166,9 +173,11 @@ def test_annotations(alert: Alert) -> None:
     reviewed = {"review_url"} if alert.name in on_review else set()
     assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"} | reviewed
     assert "$value" in notes["description"]
-    assert notes["runbook_url"] == f"http://127.0.0.1:9877/runbooks/{alert.name}"
+    runbook, dashboard = (ADDRESS.sub(r"<\1>", notes[name]) for name in ("runbook_url", "dashboard_url"))
+    assert runbook == f"<external_url>/runbooks/{alert.name}"
+    assert reviewed <= {name for name in notes if ADDRESS.sub(r"<\1>", notes[name]).startswith("<external_url>/review")}
     layer = "exporter" if alert.name == "ModelExporterDown" else alert.layer  # whose own says more of it
-    assert notes["dashboard_url"].partition("?")[0] == f"http://127.0.0.1:3000/d/model-{layer}"
+    assert dashboard.partition("?")[0] == f"<dashboards_url>/d/model-{layer}"
     for label in ("model", "version", "feature"):
         used = f"$labels.{label} " in notes["summary"]
         assert (f"var-{label}={{{{ $labels.{label} | urlquery }}}}" in notes["dashboard_url"]) is used

@@ -19,12 +19,10 @@ import numpy as np
 import pytest
 import yaml
 from support.paths import ROOT
-from support.programs import Program, quickened_routes, quickened_rules, running
+from support.programs import ALERTMANAGER, Program, quickened_routes, quickened_rules, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.commands.up import receivers
-
-ALERTMANAGER = shutil.which("prometheus-alertmanager") or "alertmanager"
 
 
 @contextmanager

@@ -594,6 +594,25 @@ def test_all_runbooks_are_listed(shared: Served) -> None:
     assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
 
 
+def test_a_link_to_a_dashboard_leads_to_grafana_or_to_a_page(tmp_path: Path) -> None:
+    """``/d/`` keeps the model, version and feature of a link; without Grafana only the drift page can show them."""
+    query = "?var-model=credit&var-version=3&var-feature=age"
+    store = {"store": {"url": f"sqlite:///{tmp_path}/store.db"}}
+    for links, expected in (
+        ({}, {"model-data": "/drift?model=credit&version=3&feature=age", "model-system": "/"}),
+        (
+            {"links": {"grafana": "https://grafana.example/sub/"}},
+            {"model-data": f"https://grafana.example/sub/d/model-data{query}"},
+        ),
+    ):
+        exporter = Exporter(write_config(tmp_path, {**CONFIG, **store, **links}))
+        client = create_app(exporter).test_client()
+        for uid, target in expected.items():
+            answer = client.get(f"/d/{uid}{query}")
+            assert (answer.status_code, answer.headers["Location"]) == (303, target)
+        exporter.close()
+
+
 def test_a_runbook_links_to_the_others_it_names(shared: Served) -> None:
     """Each other alert that a runbook names in its text is a link to an existing runbook."""
     page = shared.get("/runbooks/ModelFeatureDrift").text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 
 from support.servers import ask, eventually
+
+ALERTMANAGER = shutil.which("prometheus-alertmanager") or "alertmanager"
 
 
 class Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +41,7 @@ models:
 
 
 _PROFILE = re.compile(r"^( +profile: digits\.json)(?:\n +profiles: .*)?$", re.MULTILINE)
+_LINKS = re.compile(r"^links: .*\n", re.MULTILINE)
 _LATER = re.compile(r"model-([1-9]\d{0,5})\.joblib")
 
 
@@ -171,6 +173,21 @@ def configure(directory: Path) -> None:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _cannot_write(directory, error) from None
+
+
+def link(directory: Path, links: dict[str, str | None]) -> None:
+    """Write the addresses of the other programs into the configuration, and keep everything else in it.
+
+    Raises
+    ------
+    OSError
+        When the configuration cannot be written.
+    """
+    path = directory / CONFIG_FILE
+    before = path.read_text(encoding="utf-8")
+    text = f"{_LINKS.sub('', before)}links: {json.dumps(links)}\n"
+    if text != before:
+        path.write_text(text, encoding="utf-8")
 
 
 def forget(directory: Path) -> None:

@@ -92,7 +92,7 @@ def _up(args: argparse.Namespace, plan: Plan, stopping: threading.Event) -> None
             return
         if not (args.keep or args.no_demo) and plan.clear():
             print_line("Deleted the data of the previous run; --keep keeps it.")
-        plan.write(print_line)
+        plan.write(print_line, grafana=any(program.name == "grafana" for program in programs))
         logs = plan.directory / "logs"
         logs.mkdir(exist_ok=True)
         children = [Child(program, logs / f"{program.name}.log") for program in programs]

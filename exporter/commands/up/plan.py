@@ -83,8 +83,10 @@ class Plan:
             raise StackError(f"{error.filename}: {error.strerror}; set another --directory") from None
         return bool(folders or databases)
 
-    def write(self, report: Callable[[str], None]) -> None:
+    def write(self, report: Callable[[str], None], *, grafana: bool) -> None:
         """Write the files that the programs read; report progress and what is off with ``report``.
+
+        Without Grafana, alerts link to pages of the exporter.
 
         Raises
         ------
@@ -95,6 +97,9 @@ class Plan:
             report(f"Training the demo's model into {self.directory / 'demo'} ...")
             model.prepare(self.directory / "demo")
         try:
+            names = ("prometheus", "alertmanager", "grafana")
+            links: dict[str, str | None] = {name: f"http://{self.addresses[name]}" for name in names}
+            model.link(self.directory / "demo", links if grafana else links | {"grafana": None})
             self._write_alertmanager(report)
             self._write_prometheus()
         except OSError as error:

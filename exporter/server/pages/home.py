@@ -8,8 +8,10 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
-from flask import Blueprint, abort, render_template
+from flask import Blueprint, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
 
 from exporter.config import THRESHOLDS
 from exporter.errors import StoreError
@@ -36,6 +38,8 @@ MAX_SCRAPE_AGE = 120.0
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"
+_ADDRESSES = ("http://127.0.0.1:9877", "http://127.0.0.1:3000")
+"""The addresses of the exporter and of Grafana in the text of runbooks."""
 
 
 def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
@@ -73,15 +77,26 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     def runbooks() -> str:
         return render_template("runbook.html", name="Runbooks", text=_html(_contents()))
 
+    @routes.get("/d/<uid>")
+    def dashboard(uid: str) -> Response:
+        query = request.query_string.decode("ascii", "replace")
+        if grafana := exporter.config.links.grafana:
+            return redirect(f"{grafana.rstrip('/')}/d/{quote(uid)}?{query}", 303)
+        if uid != "model-data":
+            return redirect(url_for("pages.home"), 303)
+        chosen = {name: request.args.get(f"var-{name}", "") for name in ("model", "version", "feature")}
+        return redirect(f"{url_for('drift.page')}?{urlencode({k: v for k, v in chosen.items() if v})}", 303)
+
     @routes.get("/runbooks/<name>")
     def runbook(name: str) -> str:
         if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
             similar = closest(name, (page.stem for page in RUNBOOKS.glob("*.md")))
             hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
             abort(404, f"there is no runbook for an alert {name}; {hint}")
-        return render_template(
-            "runbook.html", name=name, text=_link_alerts(_html(page.read_text(encoding="utf-8")), name)
-        )
+        text = page.read_text(encoding="utf-8")
+        for default, address in zip(_ADDRESSES, exporter.link_addresses(), strict=True):
+            text = text.replace(default, address)
+        return render_template("runbook.html", name=name, text=_link_alerts(_html(text), name))
 
     return routes
 

@@ -1,0 +1,259 @@
+"""Alerts that depend on a range fire, and stay silent, at each scrape interval from 5 seconds to a minute."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from support.recorded import RULES, promtool
+
+INTERVALS = (5, 15, 60)
+DAY = 24 * 60
+GROUPS = [
+    group
+    for path in sorted(RULES.glob("*.yml"))
+    for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+]
+MODEL = 'model="digits",version="3"'
+EXPORTER = 'job="model-exporter",instance="a:9877"'
+BINS = {"01 [0, 1)": 0.5, "02 [1, 2)": 0.498, "03 missing": 0.002}
+
+
+class Counter(NamedTuple):
+    """A counter in phases of (minutes, increase per second); None for one without the series."""
+
+    phases: tuple[tuple[float, float | None], ...]
+
+    def values(self, interval: int) -> str:
+        """The samples in promtool's notation."""
+        parts, total = [], 0.0
+        for minutes, rate in self.phases:
+            count = int(minutes * 60 / interval)
+            if rate is None:
+                parts.append(f"_x{count}")
+                continue
+            step = rate * interval
+            parts.append(f"{total:.6f}+{step:.6f}x{count - 1}")
+            total += step * count
+        return " ".join(parts)
+
+
+class Steps(NamedTuple):
+    """A series that keeps each value for some minutes; None for none."""
+
+    phases: tuple[tuple[float, float | None], ...]
+
+    def values(self, interval: int) -> str:
+        """The samples in promtool's notation."""
+        counts = [(int(minutes * 60 / interval), value) for minutes, value in self.phases]
+        return " ".join(f"_x{count}" if value is None else f"{value}x{count - 1}" for count, value in counts)
+
+
+class Scenario(NamedTuple):
+    """A file of rules, series, and the minutes at which alerts are silent and firing."""
+
+    rules: str
+    series: dict[str, Counter | Steps]
+    silent: dict[str, tuple[float, ...]]
+    firing: dict[str, tuple[float, ...]]
+
+
+def latency(bound: str, fast: float, slow: float) -> dict[str, Counter | Steps]:
+    return {f'model_request_duration_seconds_bucket{{{MODEL},le="{bound}"}}': Counter(((10, fast), (15, slow)))}
+
+
+SCENARIOS = {
+    "errors": Scenario(
+        "system",
+        {
+            f'model_requests_total{{{MODEL},code="200"}}': Counter(((20, 20), (20, 18), (10, 20))),
+            f'model_requests_total{{{MODEL},code="500"}}': Counter(((20, None), (20, 2), (10, 0))),
+        },
+        {"ModelErrorRatioHigh": (10, 20, 48), "ModelErrorBudgetBurn": (10, 20)},
+        {"ModelErrorRatioHigh": (24, 30, 39), "ModelErrorBudgetBurn": (30, 39)},
+    ),
+    "latency": Scenario(
+        "system",
+        latency("0.5", 10, 8)
+        | latency("1", 10, 10)
+        | latency("+Inf", 10, 10)
+        | {f"model_request_duration_seconds_count{{{MODEL}}}": Counter(((25, 10),))},
+        {"ModelLatencyHigh": (5, 10)},
+        {"ModelLatencyHigh": (20, 24)},
+    ),
+    "no traffic": Scenario(
+        "system",
+        {f'model_requests_total{{{MODEL},code="200"}}': Counter(((20, 0.5), (30, 0)))},
+        {"ModelTrafficMissing": (10, 28)},
+        {"ModelTrafficMissing": (32, 40)},
+    ),
+    "corrections": Scenario(
+        "business",
+        {
+            f"model_attempts_total{{{MODEL}}}": Counter(((40, 1),)),
+            f"model_confident_predictions_total{{{MODEL}}}": Counter(((40, 1),)),
+            f"model_corrections_total{{{MODEL}}}": Counter(((10, 0), (30, 0.05))),
+        },
+        {"ModelCorrectionRatioHigh": (10,)},
+        {"ModelCorrectionRatioHigh": (20, 39)},
+    ),
+    "three corrections": Scenario(
+        "business",
+        {
+            f"model_attempts_total{{{MODEL}}}": Counter(((59, 0.02),)),
+            f"model_confident_predictions_total{{{MODEL}}}": Counter(((59, 0.02),)),
+            f"model_corrections_total{{{MODEL}}}": Steps(((20, None), (10, 1), (10, 2), (19, 3))),
+        },
+        {"ModelCorrectionRatioHigh": (39,)},
+        {"ModelCorrectionRatioHigh": (47, 58)},
+    ),
+    "losses": Scenario(
+        "exporter",
+        {
+            f"model_exporter_events_dropped_total{{{EXPORTER}}}": Counter(((10, 0), (20, 0.1))),
+            f'model_exporter_events_rejected_total{{{EXPORTER},reason="wrong_type"}}': Counter(((10, 0), (20, 0.1))),
+            f"model_exporter_store_errors_total{{{EXPORTER}}}": Counter(((10, 0), (20, 0.1))),
+        },
+        dict.fromkeys(("ModelEventsDropped", "ModelEventsRejected", "ModelStoreFailing"), (10, 14)),
+        dict.fromkeys(("ModelEventsDropped", "ModelEventsRejected", "ModelStoreFailing"), (17, 29)),
+    ),
+    "one burst of losses": Scenario(
+        "exporter",
+        {
+            f"model_exporter_events_dropped_total{{{EXPORTER}}}": Steps(((10, 0), (20, 90))),
+            f'model_exporter_events_rejected_total{{{EXPORTER},reason="too_long"}}': Steps(((10, 0), (20, 90))),
+            f"model_exporter_store_errors_total{{{EXPORTER}}}": Steps(((10, 0), (20, 90))),
+        },
+        dict.fromkeys(("ModelEventsDropped", "ModelEventsRejected", "ModelStoreFailing"), (14, 15, 16, 20)),
+        {},
+    ),
+    "drift over all replicas": Scenario(
+        "data",
+        {
+            f'model_feature_reference_probability{{{MODEL},feature="age",bin="{name}"}}': Steps(((50, share),))
+            for name, share in BINS.items()
+        }
+        | {
+            f'model_feature_observations_total{{{MODEL},feature="age",bin="{name}"}}': Counter(((20, 1), (30, rate)))
+            for name, rate in zip(BINS, (20, 0, 0), strict=True)
+            if name != "03 missing"
+        },
+        {"ModelFeatureDrift": (20,)},
+        {"ModelFeatureDrift": (40, 49)},
+    ),
+}
+DAYS = {
+    "days": Scenario(
+        "business",
+        {
+            f"model_attempts_total{{{MODEL}}}": Counter(((8 * DAY, 1), (DAY, 0.1))),
+            f"model_confident_predictions_total{{{MODEL}}}": Counter(((8 * DAY, 0.9), (DAY, 0.04))),
+            f'model_feedback_total{{{MODEL},verdict="accepted"}}': Counter(((7.5 * DAY, 0.01), (1.5 * DAY, 0))),
+            'model_exporter_feedback_unjoined{model="digits"}': Steps(((7.5 * DAY, 0), (1.5 * DAY, 3))),
+        },
+        dict.fromkeys(
+            ("ModelAttemptsDrop", "ModelConfidentRatioLow", "ModelFeedbackMissing", "ModelFeedbackUnjoined"),
+            (7.8 * DAY, 8 * DAY),
+        ),
+        {
+            "ModelAttemptsDrop": (8 * DAY + 120,),
+            "ModelConfidentRatioLow": (8 * DAY + 120,),
+            "ModelFeedbackMissing": (8.6 * DAY,),
+            "ModelFeedbackUnjoined": (8.6 * DAY,),
+        },
+    ),
+}
+
+
+def document(rules: Path, scenarios: dict[str, Scenario], interval: int, evaluation: int) -> dict[str, Any]:
+    """A file of promtool's tests: the scenarios, scraped at an interval of seconds and evaluated at another."""
+    tests = []
+    for name, scenario in scenarios.items():
+        minutes = max(sum(phase[0] for phase in series.phases) for series in scenario.series.values())
+        present = Steps(((minutes, 1),))
+        series = {f"model_info{{{MODEL}}}": present, f"up{{{EXPORTER}}}": present, **scenario.series}
+        cases = [
+            {
+                "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                "eval_time": f"{int(minute * 60)}s",
+                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+            }
+            for fires, alerts in ((False, scenario.silent), (True, scenario.firing))
+            for alert, moments in alerts.items()
+            for minute in moments
+        ]
+        tests.append(
+            {
+                "name": f"{name} at {interval} s",
+                "interval": f"{interval}s",
+                "input_series": [{"series": key, "values": value.values(interval)} for key, value in series.items()],
+                "promql_expr_test": cases,
+            }
+        )
+    return {
+        "rule_files": [str(rules)],
+        "evaluation_interval": f"{evaluation}s",
+        "group_eval_order": [group["name"] for group in yaml.safe_load(rules.read_text(encoding="utf-8"))["groups"]],
+        "tests": tests,
+    }
+
+
+def check(folder: Path, tests: dict[str, Any]) -> None:
+    (folder / "intervals.yml").write_text(json.dumps(tests))
+    promtool("test", "rules", folder / "intervals.yml")
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+@pytest.mark.parametrize("layer", ["system", "data", "business", "exporter"])
+def test_alerts_at_a_scrape_interval(tmp_path: Path, layer: str, interval: int) -> None:
+    """Each alert is silent before and fires soon after, evaluated at moments between the scrapes."""
+    scenarios = {name: scenario for name, scenario in SCENARIOS.items() if scenario.rules == layer}
+    check(tmp_path, document(RULES / f"{layer}.yml", scenarios, interval, 13))
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_alerts_over_days_at_a_scrape_interval(tmp_path: Path, interval: int) -> None:
+    """Alerts that compare days are silent before and fire soon after."""
+    rules, scenario = yaml.safe_load((RULES / "business.yml").read_text(encoding="utf-8")), DAYS["days"]
+    if interval == 5:  # a day at 5 s has more samples than the 10,000 that promtool reads for a query
+        for group in rules["groups"]:
+            group["rules"] = [rule for rule in group["rules"] if "Feedback" not in rule.get("alert", "")]
+        silent, firing = (
+            {alert: moments for alert, moments in alerts.items() if "Feedback" not in alert}
+            for alerts in (scenario.silent, scenario.firing)
+        )
+        scenario = scenario._replace(silent=silent, firing=firing)
+    (tmp_path / "business.yml").write_text(yaml.safe_dump(rules))
+    check(tmp_path, document(tmp_path / "business.yml", {"days": scenario}, interval, 290))
+
+
+def test_every_alert_that_depends_on_a_range_is_tested() -> None:
+    """The scenarios name every alert whose expression, or a recording rule in it, has a range."""
+    recorded = {rule["record"]: rule["expr"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+
+    def has_range(expr: str) -> bool:
+        used = set(re.findall(r"\bmodel\w*:\w+:\w+", expr)) & recorded.keys()
+        return bool(re.search(r"\[\d+[smhdw]", expr)) or any(has_range(recorded[name]) for name in used)
+
+    alerts = {rule["alert"]: rule["expr"] for group in GROUPS for rule in group["rules"] if "alert" in rule}
+    fired = {alert for scenario in (*SCENARIOS.values(), *DAYS.values()) for alert in scenario.firing}
+    assert fired == {name for name, expr in alerts.items() if has_range(expr)}
+
+
+@pytest.mark.parametrize(("interval", "ratio"), [(5, 0.05), (15, 0.05), (30, 0.05), (60, 0.02)])
+def test_a_range_of_a_minute_is_kept_where_it_holds_two_samples(tmp_path: Path, interval: int, ratio: float) -> None:
+    """Two minutes after errors began, a ratio over a minute holds only them; over five, what was before, too."""
+    series: dict[str, Counter | Steps] = {
+        f'model_requests_total{{{MODEL},code="200"}}': Counter(((10, 20), (4, 19))),
+        f'model_requests_total{{{MODEL},code="500"}}': Counter(((10, 0), (4, 1))),
+    }
+    tests = document(RULES / "system.yml", {"errors": Scenario("system", series, {}, {})}, interval, 7)
+    for name, unit, value in (("request_error_ratio", 0.01, ratio), ("requests", 1, 20)):
+        case = {"expr": f"round(model_version:{name}:rate1m, {unit})", "eval_time": "749s"}
+        case["exp_samples"] = [{"labels": f"{{{MODEL}}}", "value": value}]
+        tests["tests"][0]["promql_expr_test"].append(case)
+    check(tmp_path, tests)
