@@ -166,7 +166,7 @@ def new_versions(client: int) -> Iterator[bytes]:
     """Yield batches of predictions, each prediction with another version."""
     for number in count():
         version = f"{time.time_ns()}-{client}-{number}"
-        events = [{"model": "credit", "version": f"{version}-{row}", "inputs": {"age": 40}} for row in range(500)]
+        events = [{"model": "credit", "version": f"{version}-{row}", "inputs": {"age": 40}} for row in range(100)]
         body = json.dumps(events).encode()
         yield announced(len(body)) + body
 
@@ -197,8 +197,8 @@ SCENARIOS = [
     Scenario("bodies that break off", 50, lambda _: broken_off(announced(1000) + b"{")),
     Scenario("connections that are closed at once", 50, lambda _: broken_off(b"")),
     Scenario("scrapes without end, pipelined", 100, lambda _: endless((GET + b"\r\n") * 100)),
-    Scenario("probes without end, pipelined", 100, lambda _: endless((PROBE + b"\r\n") * 100)),
-    Scenario("a version for each prediction", 4, new_versions),
+    Scenario("probes without end, pipelined", 1000, lambda _: endless((PROBE + b"\r\n") * 100)),
+    Scenario("a version for each prediction", 2, new_versions),
     Scenario("without a credential, pipelined", 200, lambda _: endless((GET + b"\r\n") * 100), web="users"),
     Scenario("the same, answers not read", 200, lambda _: endless((GET + b"\r\n") * 100), reads=False, web="users"),
     Scenario("wrong passwords, after a reload", 900, wrong_passwords, web="users"),

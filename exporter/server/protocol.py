@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from exporter.server.problem import Reply, problem
+from exporter.server.turns import Turns
 
 HEAD_SECONDS = 15.0
 """Time in which a head must arrive."""
@@ -40,7 +41,7 @@ HELD_BYTES = 128 * 2**20
 """Bytes that all connections together may hold: answers that nobody reads, and requests that wait."""
 MAX_REFUSALS = 100
 """Connections beyond the limit that get an answer at a time; more are closed without one."""
-_STEP = 1024  # bytes parsed at a time: one of small requests becomes many requests that wait
+_STEP = 256  # bytes parsed at a time: one of small requests becomes many requests that wait
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _NO_PATH = re.compile(rb"(https?://[^/?]+)(?=$|\?)", re.IGNORECASE)
 _FRAMING = (b"content-length", b"transfer-encoding")
@@ -55,11 +56,14 @@ class BoundedProtocol(HttpToolsProtocol):
         Uvicorn's.
     max_connections
         Connections served at a time.
+    turns
+        Begins the requests of all connections.
     """
 
-    def __init__(self, config: Config, server_state: ServerState, max_connections: int) -> None:
+    def __init__(self, config: Config, server_state: ServerState, max_connections: int, turns: Turns) -> None:
         super().__init__(config, server_state, {})
         self._max_connections = max_connections
+        self._turns = turns
         self._unparsed = b""
         self._error: Reply | None = None  # what the client is told once its earlier requests are answered
         self._active: RequestResponseCycle | None = None
@@ -211,10 +215,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.transport = self._writer  # type: ignore[assignment]
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any, pipelined: bool = False) -> None:
         self._active = cycle
         self._body_since = self.loop.time()
-        super()._start_asgi_task(cycle, app)
+        begin = super()._start_asgi_task
+        self._turns.add(lambda: None if cycle.disconnected else begin(cycle, app), pipelined)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -249,7 +254,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head_since = self.loop.time()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._start_asgi_task(*self.pipeline.pop(), pipelined=True)
         elif self._error is not None:
             self._refuse(self._error)
         if self._unparsed or self._eof:

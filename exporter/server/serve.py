@@ -26,6 +26,7 @@ from exporter.server.asgi import Application
 from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol, all_finished, check_connections
 from exporter.server.sockets import listen, listen_at
 from exporter.server.start_log import log_access
+from exporter.server.turns import Turns
 from exporter.server.web_config import WebConfig
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class Server(uvicorn.Server):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(self._exporter,)).start())
         bound, *unix = sockets or []
+        self._turns = Turns()
         self._acceptors = [self._acceptor(bound, self._web.context())]
         host, port = bound.getsockname()[:2]
         scheme = "https" if self._web.tls else "http"
@@ -160,7 +162,7 @@ class Server(uvicorn.Server):
     def _acceptor(self, bound: socket.socket, context: ssl.SSLContext | None) -> Acceptor:
         return Acceptor(
             bound,
-            lambda: BoundedProtocol(self.config, self.server_state, self._max_connections),
+            lambda: BoundedProtocol(self.config, self.server_state, self._max_connections, self._turns),
             context,
             lambda: self._files + MAX_REFUSALS - len(self.server_state.connections),
         )
