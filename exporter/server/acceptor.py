@@ -1,4 +1,4 @@
-"""Accept connections: many in one pass of the event loop, but only a few TLS handshakes."""
+"""Accept TLS connections: many in one pass of the event loop, but begin only a few handshakes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class Acceptor:
-    """Accepts the connections of a listening socket.
+    """Accepts the TLS connections of a listening socket.
 
     Of the clients that have sent a part of a TLS handshake, mostly the newest is next: those of a flood, who wait
     before it, must not delay it.
@@ -42,7 +42,7 @@ class Acceptor:
     factory
         Returns the protocol of a connection.
     context
-        The TLS context of new connections, which may be replaced; None for plain HTTP.
+        The TLS context of new connections, which may be replaced.
     room
         Returns how many connections may be added to those that have a protocol.
     """
@@ -51,7 +51,7 @@ class Acceptor:
         self,
         bound: socket.socket,
         factory: Callable[[], asyncio.Protocol],
-        context: ssl.SSLContext | None,
+        context: ssl.SSLContext,
         room: Callable[[], int],
     ) -> None:
         self.context = context
@@ -89,11 +89,8 @@ class Acceptor:
         try:
             for _ in range(ACCEPTED):
                 client, _address = self._bound.accept()
-                if self.context:
-                    self._waiting[client] = self._loop.time()
-                    self._loop.add_reader(client, self._arrived, client)
-                else:
-                    self._connect(client)
+                self._waiting[client] = self._loop.time()
+                self._loop.add_reader(client, self._arrived, client)
         except BlockingIOError:
             pass
         except OSError:
@@ -151,10 +148,13 @@ class Acceptor:
         self._begin_soon()
 
     async def _open(self, client: socket.socket) -> None:
-        handshake, close = (HANDSHAKE_SECONDS, CLOSE_SECONDS) if self.context else (None, None)
         try:
             await self._loop.connect_accepted_socket(
-                self._factory, client, ssl=self.context, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=close
+                self._factory,
+                client,
+                ssl=self.context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=CLOSE_SECONDS,
             )
         except (OSError, asyncio.CancelledError):  # that a client's handshake fails is no fault of the exporter
             client.close()

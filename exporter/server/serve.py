@@ -24,7 +24,7 @@ from exporter.server.acceptor import Acceptor
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol, all_finished, check_connections
-from exporter.server.sockets import listen, listen_at
+from exporter.server.sockets import BACKLOG, listen, listen_at
 from exporter.server.start_log import log_access
 from exporter.server.turns import Turns
 from exporter.server.web_config import WebConfig
@@ -35,6 +35,8 @@ CONNECTIONS = 16_384
 """Connections served at a time, as far as the limit of open files allows; more are refused."""
 SPARE_FILES = 512
 """Open files that are kept for what is no connection: the database, pipes, profiles."""
+LISTENERS = 8
+"""Listeners on each socket without TLS: libuv accepts one connection of each in a pass of the loop."""
 TLS_CONNECTIONS = 4096
 """The same with TLS, of which a connection takes 60 KiB."""
 STOP_SECONDS = 5
@@ -130,6 +132,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._exporter = exporter
         self._web = web
+        self._acceptors: list[Acceptor] = []
         self._files = max_connections
         self._max_connections = min(max_connections, TLS_CONNECTIONS) if web.tls else max_connections
 
@@ -142,14 +145,15 @@ class Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(self._exporter,)).start())
         bound, *unix = sockets or []
         self._turns = Turns()
-        self._acceptors = [self._acceptor(bound, self._web.context())]
+        self.servers = []
+        await self._listen(bound, self._web.context())
         host, port = bound.getsockname()[:2]
         scheme = "https" if self._web.tls else "http"
         browsed = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (compared, not listened on)
         self._exporter.address = f"{scheme}://{f'[{browsed}]' if ':' in browsed else browsed}:{port}"
         log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         for listener in unix:
-            self._acceptors.append(self._acceptor(listener, None))
+            await self._listen(listener, None)
             log.info("listening on unix://%s", Path(listener.getsockname()).absolute())
         log_access(self._web, host)
 
@@ -159,18 +163,23 @@ class Server(uvicorn.Server):
         self._web.renewed = renewed
         self.started = True
 
-    def _acceptor(self, bound: socket.socket, context: ssl.SSLContext | None) -> Acceptor:
-        return Acceptor(
-            bound,
-            lambda: BoundedProtocol(self.config, self.server_state, self._max_connections, self._turns),
-            context,
-            lambda: self._files + MAX_REFUSALS - len(self.server_state.connections),
-        )
+    async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
+        def protocol() -> BoundedProtocol:
+            return BoundedProtocol(self.config, self.server_state, self._max_connections, self._turns)
+
+        if context:
+            files = self._files + MAX_REFUSALS
+            self._acceptors = [Acceptor(bound, protocol, context, lambda: files - len(self.server_state.connections))]
+            return
+        loop = asyncio.get_running_loop()
+        for _ in range(LISTENERS):
+            self.servers.append(await loop.create_server(protocol, sock=bound.dup(), backlog=BACKLOG))
 
     def _renew_certificates(self) -> None:
         """Take new connections with the certificates of now; those that are open go on."""
         try:
-            self._acceptors[0].context = self._web.context()
+            if context := self._web.context():
+                self._acceptors[0].context = context
         except OSError as error:  # SSLError among them
             log.warning("the certificates before stay: %s", error.strerror or error)
 
@@ -195,6 +204,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """Answer what has arrived, within bounds, and close all connections."""
+        for server in self.servers:
+            server.close()
         for acceptor in self._acceptors:
             acceptor.close()
         loop, connections = asyncio.get_running_loop(), self.server_state.connections
