@@ -279,7 +279,7 @@ def test_down_stops_a_running_stack(stack: Stack) -> None:
 
 def test_a_start_deletes_old_data_unless_keep_is_given(stack: Stack) -> None:
     """Data of the previous run and later versions are deleted, unless `--keep` is given."""
-    trained = (stack.directory / "demo" / "exporter.yml").stat()
+    trained = (stack.directory / "demo" / "model.joblib").stat()
     marks = [stack.directory / name / "data" / "mark" for name in ("prometheus", "alertmanager")]
     database = stack.directory / "demo" / "model-exporter.db"
     for mark in marks:
@@ -298,7 +298,9 @@ def test_a_start_deletes_old_data_unless_keep_is_given(stack: Stack) -> None:
     assert not any(mark.exists() for mark in (later, *marks))
     with contextlib.closing(sqlite3.connect(database)) as after:
         assert not after.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
-    assert (stack.directory / "demo" / "exporter.yml").stat().st_mtime_ns == trained.st_mtime_ns
+    assert (stack.directory / "demo" / "model.joblib").stat().st_mtime_ns == trained.st_mtime_ns
+    text = (stack.directory / "demo" / "exporter.yml").read_text()
+    assert text.count("links:") == 1 and '"grafana": null' in text, "no Grafana runs: alerts link to the exporter"
 
 
 def test_a_pending_warning_is_reported_after_a_minute() -> None:
