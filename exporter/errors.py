@@ -10,6 +10,7 @@
     ├── EventError           an event that arrived is wrong
     ├── QueueFullError       no room left: try again later
     ├── StoreError           the database could not read or write
+    │   └── StoreFullError   store.max_size leaves no room for what is kept
     └── StackError           a program of the stack is missing, or did not start
 """
 
@@ -80,6 +81,10 @@ class QueueFullError(ExporterError):
 
 class StoreError(ExporterError):
     """The store could not read or write; nothing was acknowledged."""
+
+
+class StoreFullError(StoreError):
+    """There is no room in ``store.max_size`` for what is never deleted; nothing was stored."""
 
 
 class StackError(ExporterError):

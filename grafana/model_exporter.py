@@ -46,6 +46,7 @@ def dashboard() -> Dashboard:
             layout.row(101, "Cost", 22),
             *layout.side_by_side(23, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
             *layout.side_by_side(31, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
+            *layout.side_by_side(39, 8, {17: store_size()}, (12,)),
         ],
     )
 
@@ -196,6 +197,21 @@ def files() -> Panel:
         COUNT,
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
         Query(f"process_max_fds{{{_JOB}}}", "limit", role="reference"),
+    )
+
+
+def store_size() -> Panel:
+    return time_series(
+        "Size of the store",
+        (
+            "Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. "
+            "ModelStoreFull fires when it takes 90 %."
+        ),
+        BYTES,
+        Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
+        Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
+        empty="no exporter is scraped",
+        least=0,
     )
 
 

@@ -104,7 +104,7 @@ def _make(
         sha256, size = write_content(
             _encode(store, model, redacted, lineage),
             lambda number, data: store.execute(
-                lambda connection, _: releases.write_chunk(connection, build, number, data)
+                lambda connection, _: releases.write_chunk(connection, build, number, data), len(data)
             ),
         )
         if not lineage.examples:

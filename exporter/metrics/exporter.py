@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from exporter.errors import REASONS, WARNINGS
+from exporter.storage.size import StoreSize
 
 SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
@@ -48,6 +50,15 @@ class ExporterMetrics:
             "Damaged databases and write-ahead logs that were set aside and still exist.",
             registry=registry,
         )
+        self.store_bytes = Gauge(
+            f"{prefix}store_bytes",
+            "Size of the store: predictions, which are deleted to make room, and what is kept.",
+            ["part"],
+            registry=registry,
+        )
+        self.store_max_bytes = Gauge(
+            f"{prefix}store_max_bytes", "Maximum size of the store; infinite without store.max_size.", registry=registry
+        )
         self.store_errors = Counter(f"{prefix}store_errors", "Failed reads and writes of the store.", registry=registry)
         self.notifications = Counter(
             f"{prefix}notifications", "Alerts received from Alertmanager.", ["status"], registry=registry
@@ -75,6 +86,12 @@ class ExporterMetrics:
             self.warnings.labels(reason)
         for status in ("firing", "resolved"):
             self.notifications.labels(status)
+
+    def watch_size(self, size: StoreSize) -> None:
+        """Report the size of the store, and its maximum."""
+        self.store_bytes.labels("predictions").set_function(lambda: size.usage.predictions)
+        self.store_bytes.labels("kept").set_function(lambda: size.usage.kept)
+        self.store_max_bytes.set(math.inf if size.limit is None else size.limit)
 
 
 class LinksCollector:

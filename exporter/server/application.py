@@ -61,6 +61,7 @@ class Exporter:
         self.clients = ClientLog(self.telemetry)
         self.store = Store(config.store, self._count_verdict, self.telemetry.store_errors.inc, self.snapshot)
         self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
+        self.telemetry.watch_size(self.store.size)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry)
         self.exposition = Exposition(

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from exporter.errors import EventError, QueueFullError, StoreError
+from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
 from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, RejectedEvent, check_models, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
 from exporter.server.idempotency import IdempotencyCache, check_key
-from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, json_reply, problem
+from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, json_reply, problem, store_problem
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview
@@ -175,7 +175,7 @@ class Ingest:
         try:
             results = self._exporter.store.record_feedback(request.feedback, key)
         except StoreError as error:
-            return _store_error_reply(error)
+            return self._store_problem(error)
         return self._feedback_reply(request, results)
 
     async def feedback_async(self, body: bytes, key: str | None) -> Reply:
@@ -191,7 +191,7 @@ class Ingest:
             except TimeoutError:
                 raise commit_timeout(future) from None
         except StoreError as error:
-            return _store_error_reply(error)
+            return self._store_problem(error)
         return self._feedback_reply(request, results)
 
     def _decode_feedback(self, body: bytes, key: str | None) -> Reply | _FeedbackRequest:
@@ -212,6 +212,11 @@ class Ingest:
             return event_problem(EventError("", detail, "too_large"), 413)
         self._redact(items)
         return _FeedbackRequest(items, rejected, many)
+
+    def _store_problem(self, error: StoreError) -> Reply:
+        if isinstance(error, StoreFullError):
+            self._exporter.telemetry.rejected.labels("overloaded").inc()
+        return store_problem(error)
 
     def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:
         if any(result.conflict for result in results):
@@ -262,10 +267,6 @@ class Ingest:
                 raw = [bytes(memoryview(feedback.inputs))]
                 decoded = decode_inputs(raw) if model.redact or images else {}
                 feedback.inputs = msgspec.Raw(prepare_inputs(raw, decoded, model.redact, images)[0])
-
-
-def _store_error_reply(error: StoreError) -> Reply:
-    return problem(503, str(error), headers=(("Retry-After", "5"),))
 
 
 def _no_valid_event(rejected: list[RejectedEvent], many: bool) -> Reply:

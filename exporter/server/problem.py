@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter.errors import EventError
+from exporter.errors import EventError, StoreError, StoreFullError
 from exporter.events import RejectedEvent
 
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ def problem(
     if errors is not None:
         document["errors"] = list(errors)
     return json_reply(status, document, headers, CONTENT_TYPE)
+
+
+def store_problem(error: StoreError) -> Reply:
+    """Return the problem when the store cannot read or write, or has no room: then a retry does not help."""
+    if isinstance(error, StoreFullError):
+        return problem(507, str(error))
+    return problem(503, str(error), headers=(("Retry-After", "5"),))
 
 
 def event_problem(error: EventError, status: int = 400) -> Reply:

@@ -166,7 +166,12 @@ ROUTES: dict[str, Route] = {
         "Count the corrections of each user.", {200: schemas.Users}, parameters=(_MODEL._replace(required=True),)
     ),
     "GET /v1/corrections/<int:correction_id>": Route(
-        "Return a correction with its history.", {200: schemas.CorrectionWithHistory}
+        "Return a correction with its history.",
+        {200: schemas.CorrectionWithHistory},
+        parameters=(
+            Parameter("limit", _Page, "Entries of the history on a page."),
+            Parameter("cursor", str, "From the URL history_next of the page before."),
+        ),
     ),
     "PATCH /v1/corrections": Route(
         "Decide several corrections.", {200: schemas.DecisionResults}, list[BatchDecision], scope="review"

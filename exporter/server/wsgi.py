@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from exporter.errors import StoreError
-from exporter.server.problem import Reply, problem
+from exporter.server.problem import Reply, store_problem
 from exporter.server.request import Request
 from exporter.server.streaming import STREAMED, Streamed
 
@@ -79,7 +79,7 @@ def _stream(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply |
         return Streamed(status, headers, next(chunks, b""), chunks, chunks.close)
     except StoreError as error:
         chunks.close()
-        return problem(503, str(error), headers=(("Retry-After", "5"),))
+        return store_problem(error)
     except Exception:
         chunks.close()
         raise

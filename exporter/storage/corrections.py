@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.correction_document import Redacted, correction_document, decode_label, rfc3339
+from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.redaction import may_hold
 from exporter.storage.schema import (
     confidence_key,
-    decisions,
     feedback,
-    history,
     is_described,
     is_unjoined,
     label_json,
@@ -237,23 +235,3 @@ def find_correction(connection: sa.Connection, correction_id: int, redacted: Red
     query = sa.select(feedback).where(feedback.c.id == correction_id, is_shown)
     row = connection.execute(query).mappings().first()
     return None if row is None else correction_document(row, redacted)
-
-
-def correction_history(connection: sa.Connection, correction_id: int) -> list[dict[str, Any]]:
-    """Return the events of a correction, the earliest first.
-
-    Users' feedback has ``verdict``, ``label``, ``user`` and ``comment``; a sample for review has the verdict
-    ``sampled``, and its user is the reviewer who drew it. Decisions have ``status``, ``label``, ``reviewer`` and
-    ``revision``. All have ``time``.
-    """
-    names = ("verdict", "label", "user", "comment")
-    earlier = sa.select(history.c.time, *map(history.c.get, names)).where(history.c.feedback_id == correction_id)
-    latest = sa.select(feedback.c.updated.label("time"), *map(feedback.c.get, names)).where(
-        feedback.c.id == correction_id, feedback.c.verdict != "sampled"
-    )
-    columns = (decisions.c.time, decisions.c.status, decisions.c.label, decisions.c.reviewer, decisions.c.revision)
-    decided = sa.select(*columns).where(decisions.c.feedback_id == correction_id)
-    queries = (earlier.order_by(history.c.id), latest, decided.order_by(decisions.c.id))
-    events = [dict(row) for query in queries for row in connection.execute(query).mappings()]
-    events.sort(key=lambda event: event["time"])
-    return [{**event, "time": rfc3339(event["time"]), "label": decode_label(event["label"])} for event in events]

@@ -14,6 +14,7 @@ from exporter.storage.feedback_batch import CONTENT, EMPTY_ROW, FeedbackBatch
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
 from exporter.storage.prediction_lookup import find_predictions, stored_days
 from exporter.storage.schema import effective_verdict, feedback, history, label_json, storable
+from exporter.storage.size import StoreSize
 from exporter.storage.statements import CompiledStatement, Values
 
 BATCH = 16
@@ -52,10 +53,13 @@ class FeedbackRecorder:
         Gets the feedback whose prediction has not arrived.
     redact
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    size
+        Refuses feedback that it has no room for.
     """
 
-    def __init__(self, unjoined: UnjoinedFeedback, redact: Redact) -> None:
+    def __init__(self, unjoined: UnjoinedFeedback, redact: Redact, size: StoreSize) -> None:
         self._unjoined = unjoined
+        self._size = size
         self._redact = redact
 
     def record(
@@ -73,6 +77,11 @@ class FeedbackRecorder:
             The request's idempotency key.
         counted
             Feedback that counts once the transaction is committed; it is extended.
+
+        Raises
+        ------
+        StoreFullError
+            When there is no room for it; repeats need none.
         """
         for item in items:
             item.prediction_id, item.version, item.user, item.comment = map(
@@ -108,7 +117,7 @@ class FeedbackRecorder:
         ]
         predictions = dict(zip(new, find_predictions(connection, new, days), strict=True))
         recorded = [self._record_one(batch, entry, predictions, counted) for entry in submitted]
-        batch.write(connection)
+        batch.write(connection, self._size)
         for result, row in recorded:
             result.id = row["id"]
         return [result for result, _ in recorded]

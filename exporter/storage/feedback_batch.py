@@ -11,6 +11,7 @@ from exporter.events import Feedback
 from exporter.storage.engine import is_shared
 from exporter.storage.prediction_lookup import is_given_model
 from exporter.storage.schema import feedback, history
+from exporter.storage.size import StoreSize, text_bytes
 from exporter.storage.statements import CompiledStatement
 
 EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
@@ -99,8 +100,11 @@ class FeedbackBatch:
             if description:
                 self._described[row["id"]] = row
 
-    def write(self, connection: sa.Connection) -> None:
-        """Write all changes; new rows get their identifiers."""
+    def write(self, connection: sa.Connection, size: StoreSize) -> None:
+        """Write all changes if there is room for them; new rows get their identifiers."""
+        added = [*self._inserted, *self._described.values(), *(values for _, values in self._replaced)]
+        if added:
+            size.require(connection, text_bytes(added))
         if is_shared(connection):
             for row, result in zip(
                 self._inserted, _insert_returning.first_rows(connection, self._inserted), strict=True

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from exporter.errors import StoreFullError
 from exporter.storage.engine import is_shared
 from exporter.storage.prediction_rows import COLUMNS, Rows
 from exporter.storage.schema import effective_verdict, feedback, history, label_spellings
+from exporter.storage.size import StoreSize
 
 MAX_WAITING = 100_000
 """Identifiers of unjoined feedback kept in memory; with more, the database is queried for each group of predictions."""
@@ -69,10 +71,13 @@ class UnjoinedFeedback:
         To read the identifiers for which feedback waits.
     redact
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    size
+        Tells whether there is room for the inputs.
     """
 
-    def __init__(self, connection: sa.Connection, redact: Redact) -> None:
+    def __init__(self, connection: sa.Connection, redact: Redact, size: StoreSize) -> None:
         self._redact = redact
+        self._size = size
         self._shared = is_shared(connection)
         query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(MAX_WAITING + 1)
         # In a shared database other exporters add unjoined feedback, too: it is queried for each group.
@@ -155,6 +160,10 @@ class UnjoinedFeedback:
             corrected = corrected or result.correction
             delay = None
             yield result
+        try:
+            self._size.require(connection, len(snapshot["inputs"] or ""))
+        except StoreFullError:  # the feedback was acknowledged: it is joined without the inputs
+            del snapshot["inputs"]
         if row["status"] == "pending":  # what a reviewer decided while it waited stands
             snapshot["verdict"] = current
         connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))

@@ -83,7 +83,7 @@ def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
         row: Any = connection.execute(by_content).mappings().one()
         return PublishResult(row, new=True)
 
-    return store.execute(write)
+    return store.execute(write, len(values["lineage"]))
 
 
 def read_chunks(reading: Callable[[], AbstractContextManager[sa.Connection]], row: Row) -> Iterator[bytes]:

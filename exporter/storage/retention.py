@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.storage.engine import is_shared, write_alone
+from exporter.storage.engine import write_alone
 from exporter.storage.schema import feedback, history, is_unjoined, predictions
+from exporter.storage.size import StoreSize, prediction_range
 from exporter.storage.unjoined_log import UnjoinedLog
-from exporter.validation import parse_duration, parse_size
+from exporter.validation import parse_duration
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,6 @@ STEP_SECONDS = 0.05
 """How long one step may lock the database: the number of rows in a step follows from it."""
 STEP, MIN_STEP, MAX_STEP = 200, 10, 5000
 """Rows of the first step, and bounds of any step's."""
-SAMPLE = 500
-"""Rows whose size PostgreSQL is asked for, to estimate that of all."""
 
 
 class Retention:
@@ -35,16 +33,18 @@ class Retention:
     Parameters
     ----------
     config
-        The retention and the maximum size.
+        The retention.
+    size
+        Measures the store; knows the maximum size.
     """
 
-    def __init__(self, config: StoreConfig) -> None:
+    def __init__(self, config: StoreConfig, size: StoreSize) -> None:
         self._seconds = parse_duration(config.retention)
-        self._bytes = parse_size(config.max_size) if config.max_size else None
+        self._size = size
         self._step = STEP
         self._unjoined_log = UnjoinedLog()
         self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
-        self.pause = SECONDS if self._bytes is None else SIZE_SECONDS
+        self.pause = SECONDS if size.limit is None else SIZE_SECONDS
 
     def _oldest_kept(self) -> float:
         """Return the Unix time before which predictions are too old; for an hour after a jump of the clock, none is."""
@@ -89,10 +89,10 @@ class Retention:
 
     def _surplus(self, connection: sa.Connection) -> int:
         """Estimate how many predictions exceed the maximum size."""
-        if self._bytes is None:
+        used, limit = sum(self._size.measure(connection)), self._size.limit
+        if limit is None or used <= limit:
             return 0
-        used = _bytes_used(connection)
-        return 0 if used <= self._bytes else math.ceil((1 - self._bytes / used) * len(_seq_range(connection)))
+        return math.ceil((1 - limit / used) * len(prediction_range(connection)))
 
 
 def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> int:
@@ -114,38 +114,3 @@ def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> i
         connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
         connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
     return len(rows)
-
-
-def _seq_range(connection: sa.Connection) -> range:
-    """Return the numbers of predictions, from the first to the last; few in between are unused."""
-    first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
-    last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
-    return range(0) if first is None or last is None else range(first, last + 1)
-
-
-def _bytes_used(connection: sa.Connection) -> float:
-    """Return the bytes in use: of SQLite's file, or of PostgreSQL's table of predictions with its indexes."""
-    if is_shared(connection):
-        return _table_bytes(connection)
-    pages, free, size = (
-        connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return float((pages - free) * size)
-
-
-def _table_bytes(connection: sa.Connection) -> float:
-    """Return the size of the table's files, or an estimate from its rows if that is less: the files do not shrink."""
-    total = float(connection.execute(sa.select(sa.func.pg_total_relation_size(predictions.name))).scalar() or 0)
-    seqs = _seq_range(connection)
-    sample = random.sample(seqs, min(SAMPLE, len(seqs)))
-    texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
-    width = sum((sa.func.coalesce(sa.func.pg_column_size(column), 0) for column in texts), start=sa.literal(0))
-    in_index = sa.func.coalesce(sa.func.pg_column_size(predictions.c.id), 0)
-    # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
-    row_bytes = width + 28 + 64 + (44 + in_index) / 0.7
-    query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))
-    count, mean = connection.execute(query).one()
-    if not count:
-        return total
-    return float(min(total, float(mean) * count / len(sample) * len(seqs)))

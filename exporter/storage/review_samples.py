@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from exporter.storage.feedback_join import Redact, prediction_snapshot
 from exporter.storage.schema import draws, feedback, history, predictions
+from exporter.storage.size import text_bytes
 from exporter.storage.store import Store
 
 MIN_PROBES, MAX_PROBES = 10_000, 200_000
@@ -31,8 +32,9 @@ class Draw(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """Numbers of the drawn predictions, estimates of confident ones by version, and when the oldest was received."""
+    """A model, its drawn predictions, estimates of confident ones by version, and when the oldest was received."""
 
+    model: str
     seqs: list[int]
     confident: dict[str, int]
     since: float
@@ -70,14 +72,14 @@ def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | No
     """
     with store.reading() as connection:
         drawn = _draw(connection, chosen, count, np.random.default_rng())
-    return store.execute(lambda connection, _: _store(connection, chosen.model, drawn, reviewer, redact))
+    return store.execute(lambda connection, _: _store(store, connection, drawn, reviewer, redact))
 
 
 def _draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> _Drawn:
     first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
     last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
     if first is None or last is None:
-        return _Drawn([], {}, 0.0)
+        return _Drawn(chosen.model, [], {}, 0.0)
     since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == first)).scalar()
     size = last + 1 - first
     probes = (first + rng.choice(size, min(size, MAX_PROBES), replace=False)).tolist()
@@ -99,7 +101,7 @@ def _draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Ge
             if row and is_new and len(seqs) < count:
                 seqs[row.id] = seq
     confident = {version: round(hits * size / probed) for version, hits in versions.items()}
-    return _Drawn(list(seqs.values()), confident, since or 0.0)
+    return _Drawn(chosen.model, list(seqs.values()), confident, since or 0.0)
 
 
 def _candidates(chosen: Draw) -> sa.Select[int, str, str, bool]:
@@ -119,9 +121,9 @@ def _with_feedback(connection: sa.Connection, model: str, ids: Collection[str]) 
     return set(connection.execute(sa.select(feedback.c.prediction_id).where(condition)).scalars())
 
 
-def _store(connection: sa.Connection, model: str, drawn: _Drawn, reviewer: str | None, redact: Redact) -> int:
+def _store(store: Store, connection: sa.Connection, drawn: _Drawn, reviewer: str | None, redact: Redact) -> int:
     """Add the drawn predictions to the review queue, and their draw to its history; return their number."""
-    now, count = time.time(), 0
+    now, count, model = time.time(), 0, drawn.model
     for start in range(0, len(drawn.seqs), _STEP):
         is_next = predictions.c.seq.in_(drawn.seqs[start : start + _STEP])
         rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
@@ -129,6 +131,7 @@ def _store(connection: sa.Connection, model: str, drawn: _Drawn, reviewer: str |
         with_feedback = _with_feedback(connection, model, [row["id"] for row in rows])
         samples = [_sample_row(row, now, redact) for row in rows if row["id"] not in with_feedback]
         if samples:
+            store.size.require(connection, text_bytes(samples))
             connection.execute(feedback.insert(), samples)
         count += len(samples)
     is_new_sample = sa.and_(

@@ -28,6 +28,7 @@ from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import count_damaged, quarantine
 from exporter.storage.retention import Retention
+from exporter.storage.size import StoreSize
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.writer import Writer
 
@@ -55,6 +56,8 @@ class Store:
 
     Attributes
     ----------
+    size : StoreSize
+        The bytes that the store holds, and its limit.
     replica : str
         The name under which this exporter saves snapshots: a shared database holds those of several exporters.
     set_aside : int
@@ -77,6 +80,7 @@ class Store:
         self._on_failure = on_failure
         self._config = config
         self._damage: str | None = None
+        self.size = StoreSize(config.max_size)
         path = database_path(config)
         self._lock: DatabaseLock | None = None
         try:
@@ -89,9 +93,10 @@ class Store:
             self._backlog = Backlog(self.reading, shared=self._shared)
             self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
-                unjoined = UnjoinedFeedback(connection, redact)
-            self._recorder = FeedbackRecorder(unjoined, redact)
-            self._writer = Writer(self._engine, Retention(config), unjoined, self._on_commit, self._failed)
+                unjoined = UnjoinedFeedback(connection, redact, self.size)
+            self._recorder = FeedbackRecorder(unjoined, redact, self.size)
+            retention = Retention(config, self.size)
+            self._writer = Writer(self._engine, retention, unjoined, self._on_commit, self._failed)
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
@@ -114,7 +119,7 @@ class Store:
         """
         return self._writer.add(rows)
 
-    def submit(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> Future[_T]:
+    def submit(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T], adds: int | None = None) -> Future[_T]:
         """Run a call in the writer's thread, in a transaction; the future has its result once that is on disk.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
@@ -125,20 +130,28 @@ class Store:
         call
             Takes the connection, and a list to which it adds feedback that counts once it is committed. It may run
             twice: a call with which it shared a commit may have failed.
+        adds
+            About how many bytes it adds to what is kept; None if it checks that itself, or must not be refused.
 
         Returns
         -------
         Future
-            Raises StoreError when nothing was written.
+            Raises StoreError when nothing was written; StoreFullError when there is no room for it.
 
         Raises
         ------
         StoreError
             When it is already known that nothing will be written.
         """
-        return self._writer.submit(call)
 
-    def execute(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> _T:
+        def checked(connection: sa.Connection, counted: list[CountedFeedback]) -> _T:
+            if adds is not None:
+                self.size.require(connection, adds)
+            return call(connection, counted)
+
+        return self._writer.submit(checked)
+
+    def execute(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T], adds: int | None = None) -> _T:
         """Run a call as `submit` does, and wait for its result.
 
         Raises
@@ -146,7 +159,7 @@ class Store:
         StoreError
             When nothing was written, or it is not known yet whether it will be: repeat the call.
         """
-        return _result(self.submit(call))
+        return _result(self.submit(call, adds))
 
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""

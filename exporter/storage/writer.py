@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from exporter.errors import StoreError
+from exporter.errors import StoreError, StoreFullError
 from exporter.storage.database_file import DatabaseFile
 from exporter.storage.engine import (
     error_message,
@@ -242,6 +242,10 @@ class Writer:
                     self._fail([job], job_error)
 
     def _fail(self, jobs: Iterable[_Job], error: Exception) -> None:
+        if isinstance(error, StoreFullError):  # the database works
+            for _, future in jobs:
+                future.set_exception(error)
+            return
         self._log(error, "a write failed")
         for _, future in jobs:
             future.set_exception(StoreError(f"the database did not store it: {error_message(error)}"))

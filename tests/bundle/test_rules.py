@@ -54,6 +54,7 @@ POLICY = (
     Alert("ModelEventsDropped", "5m", "warning", "exporter"),
     Alert("ModelEventsRejected", "5m", "warning", "exporter"),
     Alert("ModelStoreFailing", "5m", "warning", "exporter"),
+    Alert("ModelStoreFull", "5m", "warning", "exporter"),
     Alert("ModelConfigReloadFailed", "5m", "warning", "exporter"),
     Alert("Watchdog", "0m", "none", "exporter"),
 )

@@ -22,6 +22,7 @@ from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.storage import quarantine, retention
 from exporter.storage.retention import HOLD_SECONDS, Retention
+from exporter.storage.size import StoreSize
 
 FEEDBACK = {"prediction_id": "p-1", "verdict": "corrected", "label": "no"}
 PREDICTION = {"id": "p-1", "model": "credit", "version": "3", "inputs": {"age": 41}, "prediction": "yes"}
@@ -383,7 +384,7 @@ def test_a_clock_that_jumps_deletes_nothing_for_an_hour(monkeypatch: pytest.Monk
     clock = Clock()
     monkeypatch.setattr(retention.time, "time", lambda: clock.wall)
     monkeypatch.setattr(retention.time, "monotonic", lambda: clock.steady)
-    rule = Retention(StoreConfig(retention="1d"))
+    rule = Retention(StoreConfig(retention="1d"), StoreSize(None))
     clock.pass_(86400.0)
     assert rule._oldest_kept() == clock.wall - 86400.0
     clock.wall += jump

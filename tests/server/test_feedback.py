@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,65 @@ def test_feedback_that_describes_its_prediction_is_reviewed_after_an_hour(stored
     assert (joined["status"], joined["joined"], joined["inputs"], joined["prediction"]) == (
         "accepted", True, {"age": 7}, "maybe",
     )  # fmt: skip
+
+
+def test_beyond_its_size_the_store_refuses_feedback_and_keeps_what_it_has(tmp_path: Path, database: str) -> None:
+    """Predictions make room; then new feedback is a 507, a repeat is a 200, and all that was stored is readable."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
+    served = Served(tmp_path).start()
+    try:
+        predict(served, *(f"p-{number}" for number in range(50)), inputs={"text": secrets.token_hex(50_000)})
+        eventually(lambda: send(served, prediction_id="p-49").json["joined"])
+        stored: list[str] = []
+        first: dict[str, Any] = {}
+        for number in range(30):
+            inputs = {"text": secrets.token_hex(250_000)}
+            body = DESCRIBED | {"inputs": inputs, "label": "no", "user": f"u-{number}"}
+            answer = served.post("/v1/feedback", body, Idempotency_Key=f"k-{number}")
+            assert answer.status in {201, 507}, answer.text
+            if answer.status == 201:
+                stored.append(answer.json["id"])
+                first = body if number == 0 else first
+        assert 3 <= len(stored) <= 12
+        assert "store.max_size" in answer.json["detail"]
+        assert served.post("/v1/feedback", first, Idempotency_Key="k-0").status == 200
+        for correction in stored:
+            assert len(served.get(f"/v1/corrections/{correction}").json["inputs"]["text"]) == 500_000
+
+        def bytes_by_part() -> tuple[float, ...]:
+            samples = served.samples("model_exporter_store_bytes")
+            return tuple(samples[f'model_exporter_store_bytes{{part="{part}"}}'] for part in ("kept", "predictions"))
+
+        eventually(lambda: bytes_by_part()[0] > 4e6 and sum(bytes_by_part()) <= 6e6, 30)
+        assert served.samples("model_exporter_store_max_bytes") == {"model_exporter_store_max_bytes": 6e6}
+        predict(served, "late")
+        assert served.log.read_text().count("has no room") == 1
+    finally:
+        served.stop()
+
+
+def test_a_long_history_comes_in_pages(served: Served) -> None:
+    """No entry is lost or repeated between pages, and decisions stand where they were made."""
+    predict(served, "r-1")
+    eventually(lambda: send(served, label="0").json["joined"])
+    for start in range(1, 2401, 800):
+        items = [CORRECTED | {"label": str(number)} for number in range(start, start + 800)]
+        assert served.post("/v1/feedback", items).status == 201
+    (correction,) = served.get("/v1/corrections").json["corrections"]
+    address = f"{served.url}/v1/corrections/{correction['id']}"
+    decision = {"status": "rejected", "revision": correction["revision"]}
+    assert ask(address, decision, "PATCH").status == 200
+    first = ask(address).json
+    assert [entry["label"] for entry in first["history"]] == [str(number) for number in range(100)]
+    entries, following = [], f"{address}?limit=1000"
+    sizes = []
+    while following:
+        page = ask(following).json
+        entries += page["history"]
+        sizes.append(len(page["history"]))
+        following = page["history_next"]
+    assert sizes == [1000, 1000, 402]
+    assert [entry["label"] for entry in entries] == [*map(str, range(2401)), None]
+    assert entries[-1]["status"] == "rejected"
+    assert ask(f"{address}?limit=0").status == 400
+    assert ask(f"{address}?cursor=x").status == 400

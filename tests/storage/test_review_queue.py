@@ -22,8 +22,9 @@ from exporter.storage import CountedFeedback, Store, prediction_rows
 from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.accuracy_counts import accuracy_counts
 from exporter.storage.backlog import read_state
+from exporter.storage.correction_history import correction_history
 from exporter.storage.correction_stats import overview
-from exporter.storage.corrections import Filter, correction_history, list_corrections
+from exporter.storage.corrections import Filter, list_corrections
 from exporter.storage.feedback_join import UnjoinedFeedback
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_samples import Draw, _with_feedback, sample_for_review
@@ -221,7 +222,7 @@ def test_undoing_restores_the_users_label(store: Store) -> None:
     assert decided("accepted", '"8"', 1)["label"] == "8"
     assert decided("pending", None, 2)["label"] == "7"
     with store.reading() as connection:
-        steps = [(step["status"], step["label"], step["reviewer"]) for step in correction_history(connection, 1)[1:]]
+        steps = [(step["status"], step["label"], step["reviewer"]) for step in correction_history(connection, 1)[0][1:]]
     assert steps == [("accepted", "8", "ann"), ("pending", None, "ann")]
 
 
@@ -249,7 +250,7 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection)
         list(accepted_examples(connection, Selection("digits")))
-        UnjoinedFeedback(connection, redact)
+        UnjoinedFeedback(connection, redact, store.size)
         _, ready, unjoined, released, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
@@ -283,7 +284,7 @@ def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: 
     assert sample_for_review(store, Draw("digits"), 1000, "ann", redact) == 2
     with store.reading() as connection:
         corrections, _ = list_corrections(connection, Filter(source="sample"), 10, None)
-        history = correction_history(connection, int(corrections[0]["id"]))
+        history = correction_history(connection, int(corrections[0]["id"]))[0]
         sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
     assert {correction["prediction_id"] for correction in corrections} == {"p-6", "p-7"}
     assert bytes(corrections[0]["inputs"]) == b'{"age":1}'
@@ -345,7 +346,11 @@ def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, c
     assert (pick(store), pick(store, source="sample")) == ([1], [])
     with store.reading() as connection:
         assert connection.execute(sa.select(feedback.c.sampled)).scalar() is True
-        assert [step["verdict"] for step in correction_history(connection, 1)] == ["sampled", "corrected", "corrected"]
+        assert [step["verdict"] for step in correction_history(connection, 1)[0]] == [
+            "sampled",
+            "corrected",
+            "corrected",
+        ]
 
 
 def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(

@@ -30,11 +30,13 @@ from exporter.monitoring.loading import load_monitors
 from exporter.profiles.readers.store import StoreSource
 from exporter.storage import CountedFeedback, Store, migrations, prediction_rows, unjoined_log
 from exporter.storage import store as database_module
-from exporter.storage.corrections import Filter, correction_history, list_corrections
+from exporter.storage.correction_history import PAGE_CHARACTERS, START, correction_history
+from exporter.storage.corrections import Filter, list_corrections
 from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.storage.migrations import SCHEMA_VERSION, migrate
 from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
+from exporter.storage.size import StoreSize
 from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 
 
@@ -217,6 +219,22 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
 
+def test_a_page_of_the_history_takes_bounded_memory(database: str, start: Callable[..., Exporter]) -> None:
+    """It ends early where labels are long; every entry is on one page."""
+    exporter = start(database)
+    for number in range(90):
+        exporter.say("p", f"{number} " + "x" * 99_000)
+    labels, sizes, after = [], [], START
+    with exporter.store.reading() as connection:
+        while after is not None:
+            page, after = correction_history(connection, 1, 1000, after)
+            sizes.append(sum(len(entry["label"]) for entry in page))
+            labels += [entry["label"].split()[0] for entry in page]
+    assert labels == [str(number) for number in range(90)]
+    assert max(sizes) <= PAGE_CHARACTERS
+    assert len(sizes) == 3
+
+
 def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: Callable[..., Exporter]) -> None:
     """Predictions older than the retention are deleted; feedback is kept with its inputs."""
     exporter = start(database, retention="1h")
@@ -282,11 +300,17 @@ def test_the_log_names_feedback_that_waits(
 
     for number in range(7):
         exporter.say(f"lost-{number}\n")
-    eventually(lambda: "and 2 more" in " ".join(sweep()) or sum(line.count("lost") for line in lines) == 7)
+
+    def told() -> int:
+        text = " ".join(sweep())
+        return text.count("lost") + sum(int(number) for number in re.findall(r"and (\d+) more", text))
+
+    eventually(lambda: told() == 7)
     for _ in range(3):
         sweep()
     named = re.findall(r'"lost-\d\\n"', " ".join(lines))
     assert len(named) == len(set(named)) >= 5
+    assert told() == 7
     assert "comes" not in " ".join(lines)
 
 
@@ -411,7 +435,7 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
     assert [result.repeat for result in exporter.store.record_feedback([item], "k")] == [True]
     assert exporter.say("p-1", label="3", key="k").conflict
     with exporter.store.reading() as connection:
-        assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)] == [
+        assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)[0]] == [
             ("corrected", "1"),
             (None, "2"),
         ]
@@ -444,7 +468,7 @@ def test_feedback_of_the_second_version_keeps_its_history_and_keys(
     assert after.say("q", "3", key="b").conflict
     with after.store.reading() as connection:
         history_rows = [
-            [(step["verdict"], step["label"], step["user"]) for step in correction_history(connection, n)]
+            [(step["verdict"], step["label"], step["user"]) for step in correction_history(connection, n)[0]]
             for n in (1, 2, 3)
         ]
     assert history_rows == [
@@ -789,7 +813,7 @@ def test_deletion_keeps_up_with_what_is_written(database: str, start: Callable[.
     exporter = start(database, retention="1d")
     exporter.predict(*(f"p-{number}" for number in range(3000)), received=time.time() - 2 * 86400)
     assert exporter.store.flush(10)
-    retention = Retention(StoreConfig(url=database, retention="1d"))
+    retention = Retention(StoreConfig(url=database, retention="1d"), StoreSize(None))
     retention._step = 10
     assert retention.sweep(exporter.store._engine, 1000)
     assert exporter.count(predictions) == 1000

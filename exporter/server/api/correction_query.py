@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +16,7 @@ from exporter.errors import EventError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.application import Exporter
+from exporter.storage.correction_history import HistoryPosition
 from exporter.storage.corrections import ORDERS, PARAMETERS, STATUSES, VERDICTS, Filter, Position
 from exporter.storage.schema import label_json
 from exporter.validation import any_of, preview, suggestion
@@ -48,10 +50,36 @@ def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
     """
     selected = parse_filter(exporter, arguments, _PAGING)
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
+    return QueueQuery(selected, order, parse_limit(arguments), _decode_cursor(order, arguments.get("cursor")))
+
+
+def parse_limit(arguments: Mapping[str, str]) -> int:
+    """Parse the number of entries on a page.
+
+    Raises
+    ------
+    EventError
+        When it is not valid.
+    """
     limit = arguments.get("limit", str(DEFAULT_LIMIT))
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LIMIT):
         raise _malformed(f"limit: expected a whole number from 1 to {MAX_LIMIT}, got {preview(limit)}")
-    return QueueQuery(selected, order, int(limit), _decode_cursor(order, arguments.get("cursor")))
+    return int(limit)
+
+
+def parse_history_cursor(arguments: Mapping[str, str]) -> HistoryPosition:
+    """Parse the position of a page of a correction's history.
+
+    Raises
+    ------
+    EventError
+        When it is not valid.
+    """
+    match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", arguments.get("cursor", "0-0"), re.ASCII)
+    position = HistoryPosition(int(match[1]), int(match[2])) if match else HistoryPosition(MAX_ID + 1)
+    if max(position) > MAX_ID:
+        raise _malformed("cursor: expected the cursor in the URL history_next of the page before")
+    return position
 
 
 def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str, ...] = ()) -> Filter:

@@ -11,13 +11,22 @@ from flask import Blueprint, Response, g, request
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.events import check_model
-from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor, parse_query, with_new_label
+from exporter.server.api.correction_query import (
+    MAX_ID,
+    MAX_LIMIT,
+    encode_cursor,
+    parse_history_cursor,
+    parse_limit,
+    parse_query,
+    with_new_label,
+)
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
-from exporter.server.problem import Reply, event_problem, json_reply, problem
-from exporter.storage.corrections import STATUSES, correction_history, find_correction, list_corrections
+from exporter.server.problem import Reply, event_problem, json_reply, problem, store_problem
+from exporter.storage.correction_history import correction_history
+from exporter.storage.corrections import STATUSES, find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import label_json
@@ -62,14 +71,19 @@ class CorrectionsApi:
             return _json(user_stats(connection, model))
 
     def show(self, correction_id: int) -> Response:
-        """``GET /v1/corrections/<id>``: a correction with its history."""
+        """``GET /v1/corrections/<id>``: a correction with a page of its history."""
         redacted = self._exporter.redacted
+        limit, after = parse_limit(request.args), parse_history_cursor(request.args)
         with self._exporter.store.reading() as connection:
             document = find_correction(connection, correction_id, redacted) if correction_id <= MAX_ID else None
             if document is None:
                 return _not_found(correction_id)
-            history = correction_history(connection, correction_id)
-        return _json({**with_new_label(self._exporter, document), "history": history})
+            history, end = correction_history(connection, correction_id, limit, after)
+        next_url = None
+        if end:
+            arguments = urlencode({**request.args.to_dict(), "cursor": f"{end.feedback}-{end.decision}"})
+            next_url = f"{request.base_url}?{arguments}"
+        return _json({**with_new_label(self._exporter, document), "history": history, "history_next": next_url})
 
     def decide(self, correction_id: int) -> Response:
         """``PATCH /v1/corrections/<id>``: decide a correction."""
@@ -77,7 +91,9 @@ class CorrectionsApi:
         if correction_id > MAX_ID:
             return _not_found(correction_id)
         store, redacted = self._exporter.store, self._exporter.redacted
-        stored, document = store.execute(lambda connection, _: decide(connection, correction_id, decision, redacted))
+        stored, document = store.execute(
+            lambda connection, _: decide(connection, correction_id, decision, redacted), len(request.get_data())
+        )
         if document is None:
             return _not_found(correction_id)
         document = with_new_label(self._exporter, document)
@@ -93,7 +109,9 @@ class CorrectionsApi:
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
             return problem(400, detail, errors).flask()
         store, redacted = self._exporter.store, self._exporter.redacted
-        outcomes = store.execute(lambda connection, _: decide_all(connection, decisions, redacted))
+        outcomes = store.execute(
+            lambda connection, _: decide_all(connection, decisions, redacted), len(request.get_data())
+        )
         results = [
             self._result(correction_id, stored, document)
             for (correction_id, _), (stored, document) in zip(decisions, outcomes, strict=True)
@@ -140,7 +158,7 @@ def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
 
 
 def _store_error(error: StoreError) -> Response:
-    return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
+    return store_problem(error).flask()
 
 
 def _event_error(error: EventError) -> Response:

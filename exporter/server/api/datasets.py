@@ -16,7 +16,7 @@ from exporter.errors import EventError, StoreError
 from exporter.events import check_model
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
-from exporter.server.problem import event_problem, json_reply, problem
+from exporter.server.problem import event_problem, json_reply, problem, store_problem
 from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
@@ -138,7 +138,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
 
 def _store_error(error: StoreError) -> Response:
-    return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
+    return store_problem(error).flask()
 
 
 def _empty_error(error: release.EmptyError) -> Response:

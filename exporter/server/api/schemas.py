@@ -89,9 +89,10 @@ class HistoryEntry(msgspec.Struct):
 
 
 class CorrectionWithHistory(Correction, kw_only=True):
-    """A correction with its history, the earliest entry first."""
+    """A correction with a page of its history, the earliest entry first, and the URL of the next page."""
 
     history: list[HistoryEntry]
+    history_next: str | None
 
 
 class Corrections(msgspec.Struct):

@@ -22,6 +22,7 @@ from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_curso
 from exporter.server.application import Exporter
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
+from exporter.server.problem import store_problem
 from exporter.stats.accuracy import Estimate, estimate_accuracy
 from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.correction_stats import overview
@@ -69,7 +70,7 @@ class ReviewPage:
         decision = Decision(status, label, int(revision), g.user)
         store, redacted = self._exporter.store, self._exporter.redacted
         stored, document = store.execute(
-            lambda connection, _: decide(connection, int(correction_id), decision, redacted)
+            lambda connection, _: decide(connection, int(correction_id), decision, redacted), len(text)
         )
         if stored:
             return redirect(_address(back), 303)
@@ -114,7 +115,8 @@ class ReviewPage:
     def store_error(self, error: StoreError) -> tuple[str, int, dict[str, str]]:
         """Return the page with the error of the store."""
         models = list(self._exporter.pipeline.monitors.models)
-        return render_template("review.html", models=models, errors=[str(error)]), 503, {"Retry-After": "5"}
+        reply = store_problem(error)
+        return render_template("review.html", models=models, errors=[str(error)]), reply.status, dict(reply.headers)
 
     def _render(self, args: dict[str, str], messages: list[str] | None = None, status: int = 200) -> _Page:
         """Render the page of a query; only its first page has charts and filters."""
