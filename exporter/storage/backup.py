@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,15 +77,18 @@ def restore(config: StoreConfig, backup: Path) -> BackupSummary:
     """
     path = _sqlite_path(config, "restore it with pg_restore")
     summary = verify(backup)
+    aside = f"{path}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+
+    def move_aside() -> None:
+        for part in PARTS:  # a log that stayed would be applied to the restored file
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}{part}").rename(f"{aside}{part}")
+
     with _explained(f"{path}: {backup} cannot be restored"):
         lock = DatabaseLock(path)
         try:
             owner = (path if path.exists() else path.parent).stat()
-            aside = f"{path}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-            for part in PARTS:  # a log that stayed would be applied to the restored file
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{path}{part}").rename(f"{aside}{part}")
-            with _new_file(path) as partial:
+            with _new_file(path, move_aside) as partial:
                 shutil.copyfile(backup, partial)
                 if os.geteuid() == 0:
                     for file in (partial, Path(f"{path}.lock")):
@@ -129,7 +132,7 @@ def _check_schema(path: Path, database: sqlite3.Connection) -> None:
     if not {"schema", "feedback"} <= tables:
         raise StoreError(f"{path}: expected a database of model-exporter, got one without its tables")
     (version,) = database.execute("SELECT max(version) FROM schema").fetchone()
-    if version > SCHEMA_VERSION:
+    if version is not None and version > SCHEMA_VERSION:
         raise StoreError(
             f"{path}: has schema {version}, newer than this version understands; it knows {SCHEMA_VERSION}: use the "
             "newer exporter"
@@ -154,23 +157,36 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def _new_file(target: Path) -> Iterator[Path]:
-    """Yield a file to write that gets its name at the end; nothing stays of it when the block fails."""
-    if target.exists():
+def _new_file(target: Path, move_aside: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Yield a file to write that gets its name at the end; nothing stays of it when the block fails.
+
+    Parameters
+    ----------
+    target
+        The name. A file that has it is an error, unless ``move_aside`` renames it.
+    move_aside
+        Called once the new file is on disk.
+    """
+    if move_aside is None and target.exists():
         raise StoreError(f"{target}: exists already; choose another name")
     partial = target.with_name(f"{target.name}.partial")
     with _explained(f"{target}: cannot be written"):
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         yield partial
-        for path in (partial, target.parent):
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            if path == partial:
-                partial.rename(target)
+        _flush(partial)
+        if move_aside:
+            move_aside()
+        partial.rename(target)
+        _flush(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 @contextlib.contextmanager

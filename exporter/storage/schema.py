@@ -191,7 +191,10 @@ def label_spellings(stored: str) -> set[str]:
     >>> sorted(label_spellings("7")), label_spellings('"yes"')
     (['"7"', '7', '7.0'], {'"yes"'})
     """
-    text = scalar_text(msgspec.json.decode(stored))
+    try:
+        text = scalar_text(msgspec.json.decode(stored))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an older version, or another program, wrote it
+        return {stored}
     spellings = {stored, msgspec.json.encode(text).decode()}
     with contextlib.suppress(msgspec.MsgspecError, ValueError, OverflowError):
         value = msgspec.json.decode(text, type=int | float | bool)

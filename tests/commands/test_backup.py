@@ -191,6 +191,19 @@ def test_a_wrong_backup_is_refused(
     assert (example / "data" / "store.db").read_bytes() == before
 
 
+def test_a_restore_that_cannot_copy_leaves_the_database(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The database keeps its name until the copy of the backup is complete."""
+    database = example / "data" / "store.db"
+    before = database.read_bytes()
+    partial = Path(f"{database}.partial")
+    partial.touch()
+    assert run(example, "restore", example / "backup.db") == 1
+    assert f"{partial} exists" in capsys.readouterr().err
+    partial.unlink()
+    assert database.read_bytes() == before
+    assert not list(database.parent.glob("*.replaced-*"))
+
+
 def test_an_existing_file_is_not_overwritten(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A second backup needs a name of its own."""
     before = (example / "backup.db").read_bytes()

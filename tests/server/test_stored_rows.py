@@ -174,6 +174,13 @@ def test_stored_inputs_that_cannot_be_read_break_nothing(server: Served, folder:
         read_everything(server)
 
 
+def test_feedback_on_a_prediction_that_cannot_be_read_is_stored(server: Served, folder: Path) -> None:
+    plant(folder, prediction="{")
+    feedback = {"prediction_id": "c-1", "verdict": "corrected", "label": "maybe"}
+    assert server.post("/v1/feedback", feedback).status == 201
+    assert [each["label"] for each in queue(server) if each["prediction_id"] == "c-1"] == ["maybe"]
+
+
 def test_labels_that_cannot_be_read_are_left_out_of_datasets(server: Served, folder: Path) -> None:
     """A label that is no JSON is null and named, and the log says what an export leaves out."""
     plant(folder, label="{", prediction="nope")
