@@ -310,6 +310,8 @@ def _check_mapped_names(models: _Models) -> None:
 
 def _check_url(url: Any, path: KeyPath) -> None:
     """Check an address that links begin with."""
+    if isinstance(url, str) and re.match(r"https?://[^/]*@", url):
+        _refuse(path, "expected a URL without user and password: metrics, alerts and pages show it")
     if isinstance(url, str) and not re.fullmatch(r"https?://[^\s/?#\"'<>]+(/[^\s?#\"'<>]*)?", url):
         _refuse(path, f"expected a URL such as https://models.example.org, got {preview(url)}")
 

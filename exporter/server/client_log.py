@@ -86,7 +86,7 @@ class ClientLog:
             if len(self._warned) > MAX_CLIENTS:
                 self._warned.popitem(last=False)
         if not told:
-            log.warning("client %s: %s; this is logged once for each client", client, detail)
+            log.warning("client %s: %s (logged once for each client)", client, detail)
 
     def _admit(self, client: str, count: int) -> int:
         """Return how many events of a client its next log line is about; 0 if none is due."""

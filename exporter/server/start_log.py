@@ -43,7 +43,7 @@ def log_state(exporter: Exporter) -> None:
             log.warning("model %r has no profile: its inputs are not monitored", model.name)
     restored = sum(1 for _ in exporter.pipeline.monitors)
     if restored:
-        log.info("windows restored from the database: %d versions", restored)
+        log.info("versions whose windows were restored from the database: %d", restored)
 
 
 def log_access(web: WebConfig, host: str) -> None:

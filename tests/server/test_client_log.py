@@ -78,7 +78,7 @@ def test_a_warning_is_logged_once_for_each_client(
         clients.warn("unknown_member", "one")
         clients.warn("time_off", "two")
     assert len(caplog.messages) == 4
-    assert caplog.messages[0] == "client 10.0.0.7: one; this is logged once for each client"
+    assert caplog.messages[0] == "client 10.0.0.7: one (logged once for each client)"
     assert registry.get_sample_value("model_exporter_event_warnings_total", {"reason": "time_off"}) == 3
 
 

@@ -204,7 +204,9 @@ def test_feedback_that_describes_its_prediction_is_reviewed_after_an_hour(stored
     assert stored.get("/v1/corrections").json["corrections"] == []
     (listed,) = stored.get("/v1/corrections?joined=false&q=b").json["corrections"]
     decision = {"status": "accepted", "revision": listed["revision"]}
-    assert ask(f"{stored.url}/v1/corrections/{listed['id']}", decision, "PATCH").status == 404
+    refused = ask(f"{stored.url}/v1/corrections/{listed['id']}", decision, "PATCH")
+    assert refused.status == 404
+    assert "can be decided after an hour" in refused.json["detail"]
     make_older(database, 3700)
     send(stored, prediction_id="new", **DESCRIBED)
     (ready,) = stored.get("/v1/corrections").json["corrections"]

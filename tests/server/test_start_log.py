@@ -50,7 +50,7 @@ def test_a_start_says_what_runs(tmp_path: Path) -> None:
         eventually(lambda: server.samples("model_attempts_total"))
         server.stop()
         server.start()
-        assert ("info", "windows restored from the database: 1 versions") in lines(server)
+        assert ("info", "versions whose windows were restored from the database: 1") in lines(server)
         assert sum("has no tables yet" in text for _, text in lines(server)) == 1
     finally:
         server.stop()

@@ -89,13 +89,13 @@ class CorrectionsApi:
         """``PATCH /v1/corrections/<id>``: decide a correction."""
         decision = _decision(_convert(ReviewDecision, _json_body()))
         if correction_id > MAX_ID:
-            return _not_found(correction_id)
+            return problem(404, _undecidable(correction_id)).flask()
         store, redacted = self._exporter.store, self._exporter.redacted
         stored, document = store.execute(
             lambda connection, _: decide(connection, correction_id, decision, redacted), len(request.get_data())
         )
         if document is None:
-            return _not_found(correction_id)
+            return problem(404, _undecidable(correction_id)).flask()
         document = with_new_label(self._exporter, document)
         if not stored:
             return problem(409, _conflict(document), correction=document).flask()
@@ -121,7 +121,7 @@ class CorrectionsApi:
     def _result(self, correction_id: int, stored: bool, document: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = {"id": str(correction_id), "taken": stored}
         if document is None:
-            return result | {"status": 404, "detail": f"there is no correction {correction_id}"}
+            return result | {"status": 404, "detail": _undecidable(correction_id)}
         result |= {"status": 200} if stored else {"status": 409, "detail": _conflict(document)}
         return result | {"correction": with_new_label(self._exporter, document)}
 
@@ -171,6 +171,13 @@ def _json(document: Any) -> Response:
 
 def _not_found(correction_id: int) -> Response:
     return problem(404, f"there is no correction {correction_id}").flask()
+
+
+def _undecidable(correction_id: int) -> str:
+    return (
+        f"there is no correction {correction_id} to decide; feedback that waits for its prediction can be decided "
+        "after an hour, if it brought model, inputs and prediction"
+    )
 
 
 def _conflict(document: dict[str, Any]) -> str:
