@@ -215,7 +215,7 @@ class Ingest:
 
     def _store_problem(self, error: StoreError) -> Reply:
         if isinstance(error, StoreFullError):
-            self._exporter.telemetry.rejected.labels("overloaded").inc()
+            self._exporter.clients.reject(EventError("", str(error), "overloaded"))
         return store_problem(error)
 
     def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:

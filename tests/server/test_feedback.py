@@ -262,7 +262,9 @@ def test_beyond_its_size_the_store_refuses_feedback_and_keeps_what_it_has(tmp_pa
         eventually(lambda: bytes_by_part()[0] > 4e6 and sum(bytes_by_part()) <= 6e6, 30)
         assert served.samples("model_exporter_store_max_bytes") == {"model_exporter_store_max_bytes": 6e6}
         predict(served, "late")
-        assert served.log.read_text().count("has no room") == 1
+        log = served.log.read_text()
+        assert log.count("component=storage.size") == 1
+        assert "of client 127.0.0.1: overloaded: the store has no room" in log
     finally:
         served.stop()
 
