@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
-from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, check_models
+from exporter.event_decoder import Decoder
+from exporter.events import BusinessEvent, Feedback, Prediction, check_models
 from exporter.features.lenient_json import decode_inputs
 
 PREDICTIONS = Decoder(Prediction, lambda events: check_models(["digits", "credit"], events))

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
-from exporter.events import BusinessEvent, Decoder, Feedback, Prediction, RejectedEvent, check_models, make_id
+from exporter.event_decoder import Decoder
+from exporter.events import BusinessEvent, Feedback, Prediction, RejectedEvent, check_models, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter

@@ -13,7 +13,8 @@ from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.commands.progress import Progress
 from exporter.config import ModelConfig
 from exporter.errors import BatchError
-from exporter.events import Decoder, Prediction, check_models
+from exporter.event_decoder import Decoder
+from exporter.events import Prediction, check_models
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.loading import load_monitors
