@@ -39,6 +39,8 @@ IDLE_SECONDS = 60.0
 """How long the writer sleeps while there is nothing to do."""
 FILE_SECONDS = 5.0
 """How often the file of an SQLite database is checked while nothing is written."""
+LOG_SECONDS = 60.0
+"""Time between two log lines of the same error: clients send feedback while it lasts."""
 ROOM_SECONDS = 10.0
 """How long a slow disk may delay the counting of events."""
 
@@ -110,6 +112,7 @@ class Writer:
         self._uncertain: _Group | None = None
         self._added_since_sweep = 0
         self._retry_at = self._pause = self._sweep_at = self._check_at = 0.0
+        self._failed, self._failed_at = "", -math.inf
         # For PostgreSQL each transaction takes a connection from the pool, which replaces lost ones.
         self._connection = None if is_shared(engine) else engine.connect()
         self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
@@ -246,9 +249,14 @@ class Writer:
             for _, future in jobs:
                 future.set_exception(error)
             return
-        self._log(error, "a write failed")
+        message, now = error_message(error), time.monotonic()
+        if message != self._failed or now > self._failed_at + LOG_SECONDS:
+            self._failed, self._failed_at = message, now
+            self._log(error, "a write failed")
+        else:
+            self._on_failure(error)
         for _, future in jobs:
-            future.set_exception(StoreError(f"the database did not store it: {error_message(error)}"))
+            future.set_exception(StoreError(f"the database did not store it: {message}"))
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
         def run(connection: sa.Connection) -> tuple[list[Any], list[CountedFeedback]]:
