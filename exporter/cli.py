@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.commands.addresses import address
-from exporter.commands.common import Parser, set_help
+from exporter.commands.common import Parser, add_config_file, add_log_options, set_help
 from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
 
@@ -181,7 +181,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "model-exporter serve --config.file=exporter.yml --web.listen-address=:9877",
         "docs/configuration.md#serve",
     )
-    _add_config_file(parser)
+    add_config_file(parser)
     parser.add_argument(
         "--web.listen-address",
         dest="address",
@@ -197,20 +197,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--web.open-metrics", dest="open", action="store_true", help="serve /metrics and probes without authentication"
     )
-    parser.add_argument(
-        "--log.level",
-        dest="level",
-        default="info",
-        choices=("debug", "info", "warn", "error"),
-        help="least severe level that is logged (%(default)s)",
-    )
-    parser.add_argument(
-        "--log.format",
-        dest="format",
-        default="logfmt",
-        choices=("logfmt", "json"),
-        help="format of the log (%(default)s)",
-    )
+    add_log_options(parser)
     parser.set_defaults(run=_serve)
 
 
@@ -222,15 +209,9 @@ def _add_check_config(parser: argparse.ArgumentParser) -> None:
         "docs/configuration.md#check-config",
     )
     parser.add_argument("config", nargs="?", type=Path, metavar="FILE", help="configuration (exporter.yml)")
-    _add_config_file(parser)
+    add_config_file(parser)
     _add_web_files(parser)
     parser.set_defaults(run=_check_config)
-
-
-def _add_config_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config.file", dest="config_file", type=Path, metavar="FILE", help="configuration (exporter.yml)"
-    )
 
 
 def _add_web_files(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from exporter import config
+from exporter.commands.common import add_config_file
 from exporter.storage.backup import BackupSummary, back_up
 
 
@@ -15,19 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", type=Path, metavar="FILE", help="new file of the backup; in a directory it is named by the time"
     )
-    add_config_file(parser)
-
-
-def add_config_file(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the configuration, and with it the database."""
-    parser.add_argument(
-        "--config.file",
-        dest="config_file",
-        type=Path,
-        default=Path("exporter.yml"),
-        metavar="FILE",
-        help="configuration that names the database (%(default)s)",
-    )
+    add_config_file(parser, "the database")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,12 +13,13 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exporter.errors import ExporterError
 
+_Value = TypeVar("_Value")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
@@ -147,14 +148,76 @@ def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how the fields of a table are written."""
+def add_config_file(parser: argparse.ArgumentParser, names: str = "") -> None:
+    """Add the option ``--config.file``, with a default where the command needs what the configuration ``names``."""
+    default = Path("exporter.yml") if names else None
+    text = f"configuration that names {names} (%(default)s)" if names else "configuration (exporter.yml)"
+    parser.add_argument("--config.file", dest="config_file", type=Path, default=default, metavar="FILE", help=text)
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a server's log."""
+    levels, formats = ("debug", "info", "warn", "error"), ("logfmt", "json")
+    text = "least severe level that is logged (%(default)s)"
+    parser.add_argument("--log.level", dest="level", default="info", choices=levels, help=text)
+    text = "format of the log (%(default)s)"
+    parser.add_argument("--log.format", dest="format", default="logfmt", choices=formats, help=text)
+
+
+def add_table_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> None:
+    """Add the options that say what the columns of a table are, and how its fields are written.
+
+    Parameters
+    ----------
+    parser
+        The command's.
+    types
+        The input types.
+    """
     add = parser.add_argument
+    add("--prediction-column", metavar="NAME", help="column with the model's prediction")
+    add("--confidence-column", metavar="NAME", help="column with the model's confidence, 0 to 1")
+    add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
+    add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
+    add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
+    text = f"type of a column: {', '.join(types)}; repeatable"
+    add("--type", action="append", default=[], metavar="NAME=TYPE", help=text)
     delimiter = "what separates the fields of CSV (%(default)s)"
     add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help=delimiter)
     decimal = "decimal point of numbers in CSV (%(default)s)"
     add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help=decimal)
     add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a type for argparse: a whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """Parse a number of seconds, up to a day; a type for argparse."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) <= 86_400:
+            return number
+    raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 86400, got {text!r}")
+
+
+def checked(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """Return a type for argparse that reports the ValueError of a function."""
+
+    def checked_parse(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked_parse
 
 
 def _delimiter(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exporter import config
-from exporter.commands.common import add_reading_options
+from exporter.commands.common import add_config_file, add_table_options, whole_number
 from exporter.commands.progress import Progress
 from exporter.errors import ConfigError, ExporterError, ProfileError
 from exporter.features.types import INPUT_TYPES
@@ -42,36 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="profile to write; default: the training file's name with .json",
     )
     add("--name", help="name of the profile; default: the training file's name")
-    add("--prediction-column", metavar="NAME", help="column with the model's prediction")
-    add("--confidence-column", metavar="NAME", help="column with the model's confidence")
-    add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
-    add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
-    add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
-    types = ", ".join(INPUT_TYPES)
-    add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
-    add_reading_options(parser)
+    add_table_options(parser, INPUT_TYPES)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
-    add("--bins", type=_count, default=20, metavar="N", help="bins of a number (%(default)s)")
-    add("--categories", type=_count, default=50, metavar="N", help="categories with a bin of their own (%(default)s)")
+    categories = "categories with a bin of their own (%(default)s)"
+    add("--bins", type=whole_number(2, 10_000), default=20, metavar="N", help="bins of a number (%(default)s)")
+    add("--categories", type=whole_number(2, 10_000), default=50, metavar="N", help=categories)
     add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
     add("--from-store", action="store_true", help="profile the predictions in the database instead of a file")
-    add(
-        "--config.file",
-        dest="config_file",
-        type=Path,
-        default=Path("exporter.yml"),
-        metavar="FILE",
-        help="configuration with the database (%(default)s)",
-    )
+    add_config_file(parser, "the database")
     add("--model", metavar="NAME", help="model whose predictions are read from the database")
     add("--version", metavar="VERSION", help="version of that model; default: all")
     add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not 2 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 2 to 10000, got {text}")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

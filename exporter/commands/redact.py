@@ -7,13 +7,13 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from exporter import config
+from exporter.commands.common import add_config_file
 from exporter.datasets.examples import encode_lines
 from exporter.datasets.redaction import holds, redacted_pages
 from exporter.datasets.release import write_content
@@ -27,14 +27,7 @@ _Redacted = Mapping[str, Collection[str]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument(
-        "--config.file",
-        dest="config_file",
-        type=Path,
-        default=Path("exporter.yml"),
-        metavar="FILE",
-        help="configuration that names the database and what is redacted (%(default)s)",
-    )
+    add_config_file(parser, "the database and what is redacted")
     parser.add_argument("--dry-run", action="store_true", help="only count what holds redacted inputs")
 
 

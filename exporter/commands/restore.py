@@ -6,14 +6,15 @@ import argparse
 from pathlib import Path
 
 from exporter import config
-from exporter.commands.backup import add_config_file, describe
+from exporter.commands.backup import describe
+from exporter.commands.common import add_config_file
 from exporter.storage.backup import restore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("backup", type=Path, metavar="FILE", help="backup that `model-exporter backup` wrote")
-    add_config_file(parser)
+    add_config_file(parser, "the database")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import json
 import time
 from datetime import UTC, datetime
 
-from exporter.commands.common import add_credentials, authorization
+from exporter.commands.common import add_credentials, authorization, checked
 from exporter.commands.compare.counts import Period, count, first_seen, models, versions
 from exporter.commands.compare.metrics import compare
 from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--after", metavar="VERSION", help="version to judge; default: the one that appeared last")
     add(
         "--last",
-        type=_duration,
+        type=checked(parse_duration),
         metavar="DURATION",
         help="length of the period; default: an hour, or the time since the newer version appeared if that is shorter",
     )
@@ -154,13 +154,6 @@ def _versions(prometheus: Prometheus, model: str, before: str | None, after: str
     if before == after:
         raise CompareError("--before and --after are the same version; compare two periods of it with --before-from")
     return before, after
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _time(text: str) -> float:

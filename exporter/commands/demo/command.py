@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="URL of Prometheus, for the comparison of two versions (%(default)s)",
     )
     add("--rate", type=_rate, default=10.0, metavar="N", help="requests of users per second (%(default)g)")
-    add("--phases", type=_phases, default=scenario.DEFAULT, help="phases of the scenario (%(default)s)")
+    add(
+        "--phases",
+        type=common.checked(scenario.parse),
+        default=scenario.DEFAULT,
+        help="phases of the scenario (%(default)s)",
+    )
     add("--repeat", action="store_true", help="repeat the scenario without end")
     add("--prepare", action="store_true", help="only write the files into the folder")
     add(
@@ -74,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--seconds",
-        type=_seconds,
+        type=common.seconds,
         metavar="N",
         help=f"duration of the incident; default: long enough for its alerts to fire, {_DURATIONS}",
     )
@@ -278,26 +283,8 @@ def _say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
-def _phases(text: str) -> tuple[scenario.Phase, ...]:
-    try:
-        return scenario.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _number(text: str, most: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number <= most:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and up to {most:g}, got {text!r}")
-    return number
-
-
 def _rate(text: str) -> float:
-    return _number(text, 1000)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 86400)
+    with contextlib.suppress(ValueError):
+        if 0 < (rate := float(text)) <= 1000:
+            return rate
+    raise argparse.ArgumentTypeError(f"expected a number above 0 and up to 1000, got {text!r}")

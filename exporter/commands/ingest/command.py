@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.commands.common import add_credentials, add_reading_options, authorization
+from exporter.commands.common import add_config_file, add_credentials, add_table_options, authorization, whole_number
 from exporter.commands.http_client import Client
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State, begin
@@ -45,26 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input")
     add("--format", choices=FORMATS, help="format of the file; default: by its name")
-    add("--config.file", dest="config_file", type=Path, metavar="FILE", help="configuration (exporter.yml)")
+    add_config_file(parser)
     add("--profile", type=Path, metavar="FILE", help="profile of the model, instead of a configuration")
     add("--model", metavar="NAME", help="model of the rows; default: the only one")
     add("--version", metavar="VERSION", help="version of the model")
-    add("--prediction-column", metavar="NAME", help="column with the model's prediction")
-    add("--confidence-column", metavar="NAME", help="column with the model's confidence, 0 to 1")
     add("--id-column", metavar="NAME", help="column that identifies a prediction, for feedback on it")
-    add("--time-column", metavar="NAME", help="column with the time at which a row arrived")
-    add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
-    add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
-    types = ", ".join(INPUT_TYPES)
-    add("--type", action="append", default=[], metavar="NAME=TYPE", help=f"type of a column: {types}; repeatable")
-    add_reading_options(parser)
+    add_table_options(parser, INPUT_TYPES)
     add("--push", metavar="URL", help="push the run's metrics to this Pushgateway")
     add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
     add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
     add_credentials(parser, "MODEL_EXPORTER", deprecated="MODEL_EXPORTER_TOKEN")
-    add("--batch-size", type=_size, default=_CHUNK, metavar="N", help="rows of a request to the exporter (%(default)s)")
+    size = whole_number(1, _CHUNK)
+    add("--batch-size", type=size, default=_CHUNK, metavar="N", help="rows of a request to the exporter (%(default)s)")
     add(
         "--give-up",
         default="5m",
@@ -72,12 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to retry when the exporter does not respond or is full (%(default)s)",
     )
     add("--state", type=Path, metavar="FILE", help="file that records what was sent; default: FILE.ingest.json")
-
-
-def _size(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _CHUNK:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {_CHUNK}, got {text}")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

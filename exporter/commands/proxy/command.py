@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import resource
 import signal
@@ -16,6 +15,7 @@ from aiohttp import web
 from exporter.client.transport import Transport
 from exporter.commands import logs
 from exporter.commands.addresses import Address, address
+from exporter.commands.common import add_log_options, seconds
 from exporter.commands.proxy import upstream
 from exporter.commands.proxy.forward import Forwarder
 from exporter.commands.proxy.metrics import Metrics, ProxyCollector, create_app
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--upstream.timeout",
         dest="timeout",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="seconds without a byte in either direction (%(default)g)",
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--upstream.connect-timeout",
         dest="connect",
-        type=_seconds,
+        type=seconds,
         default=5.0,
         metavar="SECONDS",
         help="seconds to connect to the model server (%(default)g)",
@@ -116,25 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="seconds that a connection to the model server may be idle (%(default)g)",
     )
-    add(
-        "--log.level", dest="level", default="info", choices=("debug", "info", "warn", "error"),
-        help="least severe level that is logged (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--log.format", dest="format", default="logfmt", choices=("logfmt", "json"),
-        help="format of the log (%(default)s)",
-    )  # fmt: skip
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) <= 86_400:
-            return seconds
-    raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 86400, got {text!r}")
+    add_log_options(parser)
 
 
 def _idle(text: str) -> float:
-    return 0.0 if text == "0" else _seconds(text)
+    return 0.0 if text == "0" else seconds(text)
 
 
 def _bytes(text: str) -> int:

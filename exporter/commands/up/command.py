@@ -46,9 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the data of the previous run, even with the demo")
     parser.add_argument("--no-demo", action="store_true", help="run without the demo's service and users")
     parser.add_argument("--no-grafana", action="store_true", help="run without Grafana, even if it is on the PATH")
-    parser.add_argument(
-        "--phases", type=_phases, metavar="PHASES", help="phases of the demo's scenario; see 'demo --help'"
-    )
+    phases = "phases of the demo's scenario; see 'demo --help'"
+    parser.add_argument("--phases", type=common.checked(_phases), metavar="PHASES", help=phases)
     parser.add_argument("--smarthost", type=_address, metavar="HOST:PORT", help="mail server that accepts e-mails")
     for name, program in _OPTIONS.items():
         text = f"address of {program} (%(default)s)"
@@ -193,10 +192,7 @@ class _Supervisor:
 
 
 def _phases(text: str) -> str:
-    try:
-        scenario.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    scenario.parse(text)
     return text
 
 

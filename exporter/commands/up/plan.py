@@ -69,9 +69,8 @@ class Plan:
         StackError
             When something cannot be deleted.
         """
-        folders = [
-            folder for name in ("prometheus", "alertmanager") if (folder := self.directory / name / "data").exists()
-        ]
+        folders = [self.directory / name / "data" for name in ("prometheus", "alertmanager")]
+        folders = [folder for folder in folders if folder.exists()]
         databases = list((self.directory / "demo").glob("model-exporter.db*"))
         try:
             for folder in folders:
@@ -139,48 +138,15 @@ class Plan:
         demo
             More arguments for the demo; None for no demo.
         """
-        at = self.addresses
+        at, demo_folder = self.addresses, self.directory / "demo"
         python = (sys.executable, "-m", "exporter.cli")
-        config = self.directory / "demo" / model.CONFIG_FILE
+        config = f"--config.file={demo_folder / model.CONFIG_FILE}"
         programs = [
-            Program(
-                "exporter",
-                "The exporter",
-                (*python, "serve", f"--config.file={config}", f"--web.listen-address={at['exporter']}"),
-                at["exporter"],
-                "--exporter-address",
-                "/-/ready",
+            self._program(
+                "exporter", "The exporter", *python, "serve", config, f"--web.listen-address={at['exporter']}"
             ),
-            Program(
-                "alertmanager",
-                "Alertmanager",
-                (
-                    alertmanager,
-                    f"--config.file={self.directory / 'alertmanager' / 'alertmanager.yml'}",
-                    f"--storage.path={self.directory / 'alertmanager' / 'data'}",
-                    f"--web.listen-address={at['alertmanager']}",
-                    f"--web.external-url=http://{at['alertmanager']}",
-                    "--cluster.listen-address=",
-                ),
-                at["alertmanager"],
-                "--alertmanager-address",
-                "/-/ready",
-            ),
-            Program(
-                "prometheus",
-                "Prometheus",
-                (
-                    prometheus,
-                    f"--config.file={self.directory / 'prometheus' / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={self.directory / 'prometheus' / 'data'}",
-                    f"--web.listen-address={at['prometheus']}",
-                    f"--web.external-url=http://{at['prometheus']}",
-                    "--web.enable-lifecycle",
-                ),
-                at["prometheus"],
-                "--prometheus-address",
-                "/-/ready",
-            ),
+            self._server("alertmanager", "Alertmanager", alertmanager, "--storage.path", "--cluster.listen-address="),
+            self._server("prometheus", "Prometheus", prometheus, "--storage.tsdb.path", "--web.enable-lifecycle"),
         ]
         if grafana:
             programs.append(self._grafana(grafana))
@@ -188,7 +154,7 @@ class Plan:
             command = (
                 *python,
                 "demo",
-                f"--directory={self.directory / 'demo'}",
+                f"--directory={demo_folder}",
                 f"--exporter=http://{at['exporter']}",
                 f"--prometheus=http://{at['prometheus']}",
                 f"--listen-address={at['service']}",
@@ -196,6 +162,16 @@ class Plan:
             )
             programs.append(Program("demo", "The demo", command, at["service"], "--service-address", "/healthz"))
         return programs
+
+    def _program(self, name: str, title: str, *command: str, health: str = "/-/ready", **environment: str) -> Program:
+        return Program(name, title, command, self.addresses[name], f"--{name}-address", health, environment)
+
+    def _server(self, name: str, title: str, binary: str, storage: str, *flags: str) -> Program:
+        """Return Prometheus or Alertmanager; ``storage`` is the flag that sets the folder of its data."""
+        folder, at = self.directory / name, self.addresses[name]
+        files = (f"--config.file={folder / f'{name}.yml'}", f"{storage}={folder / 'data'}")
+        web = (f"--web.listen-address={at}", f"--web.external-url=http://{at}")
+        return self._program(name, title, binary, *files, *web, *flags)
 
     def _grafana(self, binary: str) -> Program:
         at = self.addresses
@@ -226,15 +202,8 @@ class Plan:
             "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
             "GF_PLUGINS_PREINSTALL_DISABLED": "true",
         }
-        return Program(
-            "grafana",
-            "Grafana",
-            (binary, *server, f"--homepath={home}"),
-            at["grafana"],
-            "--grafana-address",
-            "/api/health",
-            environment,
-        )
+        command = (binary, *server, f"--homepath={home}")
+        return self._program("grafana", "Grafana", *command, health="/api/health", **environment)
 
 
 def find_grafana() -> str | None:
