@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
+from http.client import responses as phrases
 from typing import NamedTuple
 
 _PROBE_SECONDS = 1.0
@@ -166,9 +167,9 @@ def error_detail(status: int, response: bytes) -> str:
     try:
         problem = json.loads(response)
         details = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
-        return "; ".join([f"{status} {problem['detail']}", *details])
+        return "; ".join([f"{status} {problem.get('detail') or problem['error']}", *details])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return f"{status} {response[:200].decode(errors='replace')}".rstrip()
+        return f"{status} {response[:300].decode(errors='replace').strip() or phrases.get(status, '')}".rstrip()
 
 
 def rejection_detail(response: bytes) -> str:

@@ -180,13 +180,19 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(self._path)
-        except BaseException:
-            self.close()
-            raise
+        self.sock = connect_unix(self._path, self.timeout)
+
+
+def connect_unix(path: str, timeout: float | None) -> socket.socket:
+    """Return a connection to a socket in the file system."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:

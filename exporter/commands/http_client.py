@@ -5,7 +5,6 @@ The requests go past any proxy that the environment names: they are for servers 
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import ssl
@@ -13,13 +12,13 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import responses as phrases
 from typing import Any, NamedTuple
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
-from exporter.client.failures import Server, expects_tls, explain_tls_error, tls_context
+from exporter.client.failures import Server, error_detail, expects_tls, explain_tls_error, tls_context
+from exporter.client.transport import connect_unix
 from exporter.commands.common import basic_authorization
 from exporter.errors import ExporterError
 
@@ -58,13 +57,7 @@ class Response(NamedTuple):
 
     def error_message(self) -> str:
         """Return the status and the detail of a problem document (RFC 9457), an ``error`` member, or the text."""
-        try:
-            problem = json.loads(self.body)
-            fields = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
-            text = "; ".join([str(problem.get("detail") or problem["error"]), *fields])
-        except (ValueError, LookupError, TypeError, AttributeError):
-            text = self.body[:300].decode(errors="replace").strip()
-        return f"{self.status} {text or phrases.get(self.status, '')}"
+        return error_detail(self.status, self.body)
 
 
 class Client:
@@ -251,14 +244,7 @@ class _UnixConnection(urllib3.connection.HTTPConnection):
         self._socket_path = socket_path
 
     def _new_conn(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(self.timeout)
-            connection.connect(self._socket_path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connect_unix(self._socket_path, self.timeout)
 
 
 class _UnixPool(urllib3.HTTPConnectionPool):

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from exporter.features.base import ColumnSample, InputType
-from exporter.features.image import are_numbers
+from exporter.features.image import number_array
 from exporter.stats.divergence import Floats, Ints
 
 COMPONENTS = 4
@@ -52,13 +52,8 @@ def vectors(values: Sequence[Any], dimension: int) -> tuple[Ints, Floats]:
 def _matrix(values: list[Any], dimension: int) -> Floats | None:
     if not values:
         return np.empty((0, dimension))
-    if not are_numbers(values):
-        return None
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (ValueError, OverflowError):
-        return None
-    if array.ndim != 2:
+    array = number_array(values)
+    if array is None or array.ndim != 2:
         return None
     return array if np.abs(array).max() < _LARGEST else None  # NaN is not smaller
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.features.base import ColumnSample, InputType
 from exporter.stats.divergence import Floats
@@ -101,13 +102,18 @@ def _to_grey(pixels: Floats) -> Floats | None:
 
 def _pixels(value: Any) -> Floats | None:
     """Return a nested list of numbers as an array; None where it is ragged, or not of finite numbers."""
+    array: Floats | None = number_array(value)
+    return array if array is not None and np.isfinite(array).all() and abs(array).max(initial=0) < 1e100 else None
+
+
+def number_array(value: Any, dtype: type | None = np.float64) -> npt.NDArray[Any] | None:
+    """Return nested lists of numbers as an array; None when they hold something else, or have no common shape."""
     if not are_numbers(value):
         return None
     try:
-        array = np.array(value, dtype=np.float64)
+        return np.array(value, dtype=dtype)
     except (ValueError, OverflowError):
         return None
-    return array if np.isfinite(array).all() and abs(array).max(initial=0) < 1e100 else None
 
 
 def are_numbers(value: Any) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.features.image import IMAGE_ERRORS, MAX_PIXELS, are_numbers, open_image
+from exporter.features.image import IMAGE_ERRORS, MAX_PIXELS, number_array, open_image
 
 PREFIX = "data:image/png;of=numbers;base64,"
 """Prefix of a stored image; clients' own strings never have it in the stored JSON, see `escape_prefix`."""
@@ -122,13 +122,14 @@ def _pack_all(values: Sequence[Any]) -> list[str | None]:
 
 def _pixels(values: list[Any]) -> Pixels | None:
     """Return images of one size as an array of shape ``(n, height, width[, channels])``, or None."""
-    if not are_numbers(values):
-        return None
-    try:
-        array = np.array(values)
-    except (ValueError, OverflowError):
-        return None
-    if array.dtype.kind not in "iuf" or array.ndim not in {3, 4} or not array.size or array[0].size > MAX_PIXELS:
+    array = number_array(values, None)
+    if (
+        array is None
+        or array.dtype.kind not in "iuf"
+        or array.ndim not in {3, 4}
+        or not array.size
+        or array[0].size > MAX_PIXELS
+    ):
         return None
     if array.ndim == 4 and array.shape[3] not in {3, 4}:
         return None

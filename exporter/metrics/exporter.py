@@ -27,56 +27,31 @@ class ExporterMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        prefix = "model_exporter_"
-        self.events = Counter(f"{prefix}events", "Events accepted, by route.", ["source"], registry=registry)
-        self.rejected = Counter(
-            f"{prefix}events_rejected", "Events rejected, by reason.", ["reason"], registry=registry
-        )
-        self.warnings = Counter(
-            f"{prefix}event_warnings",
-            "Requests with events that are accepted, but look wrong, by reason.",
-            ["reason"],
-            registry=registry,
-        )
-        self.dropped = Counter(
-            f"{prefix}events_dropped", "Accepted events that were lost or could not be stored.", registry=registry
-        )
-        self.queue_length = Gauge(f"{prefix}queue_length", "Events waiting to be counted.", registry=registry)
-        self.queue_capacity = Gauge(
-            f"{prefix}queue_capacity", "Number of events that can wait to be counted.", registry=registry
-        )
-        self.quarantined_files = Gauge(
-            f"{prefix}store_damaged_files",
-            "Damaged databases and write-ahead logs that were set aside and still exist.",
-            registry=registry,
-        )
-        self.store_bytes = Gauge(
-            f"{prefix}store_bytes",
-            "Size of the store: predictions, which are deleted to make room, and what is kept.",
-            ["part"],
-            registry=registry,
-        )
-        self.store_max_bytes = Gauge(
-            f"{prefix}store_max_bytes", "Maximum size of the store; infinite without store.max_size.", registry=registry
-        )
-        self.store_errors = Counter(f"{prefix}store_errors", "Failed reads and writes of the store.", registry=registry)
-        self.notifications = Counter(
-            f"{prefix}notifications", "Alerts received from Alertmanager.", ["status"], registry=registry
-        )
-        self.reload_successful = Gauge(
-            f"{prefix}config_last_reload_successful", "Whether the last reload succeeded.", registry=registry
-        )
-        self.reload_time = Gauge(
-            f"{prefix}config_last_reload_success_timestamp_seconds",
-            "Unix time of the last successful reload.",
-            registry=registry,
-        )
-        build = Gauge(
-            f"{prefix}build_info",
-            "Build information about the exporter.",
-            ["version", "pythonversion"],
-            registry=registry,
-        )
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"model_exporter_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"model_exporter_{name}", text, labels, registry=registry)
+
+        looks_wrong = "Requests with events that are accepted, but look wrong, by reason."
+        self.events = counter("events", "Events accepted, by route.", "source")
+        self.rejected = counter("events_rejected", "Events rejected, by reason.", "reason")
+        self.warnings = counter("event_warnings", looks_wrong, "reason")
+        self.dropped = counter("events_dropped", "Accepted events that were lost or could not be stored.")
+        self.queue_length = gauge("queue_length", "Events waiting to be counted.")
+        self.queue_capacity = gauge("queue_capacity", "Number of events that can wait to be counted.")
+        damaged = "Damaged databases and write-ahead logs that were set aside and still exist."
+        self.quarantined_files = gauge("store_damaged_files", damaged)
+        stored = "Size of the store: predictions, which are deleted to make room, and what is kept."
+        self.store_bytes = gauge("store_bytes", stored, "part")
+        largest = "Maximum size of the store; infinite without store.max_size."
+        self.store_max_bytes = gauge("store_max_bytes", largest)
+        self.store_errors = counter("store_errors", "Failed reads and writes of the store.")
+        self.notifications = counter("notifications", "Alerts received from Alertmanager.", "status")
+        self.reload_successful = gauge("config_last_reload_successful", "Whether the last reload succeeded.")
+        reloaded = "Unix time of the last successful reload."
+        self.reload_time = gauge("config_last_reload_success_timestamp_seconds", reloaded)
+        build = gauge("build_info", "Build information about the exporter.", "version", "pythonversion")
         build.labels(version("model-exporter"), platform.python_version()).set(1)
         for source in SOURCES:
             self.events.labels(source)

@@ -87,6 +87,7 @@ def _counter(name: str, text: str) -> Family:
     return Family(name, "counter", text)
 
 
+_NOISE = "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %."
 INFO = _gauge(
     "model_info", "Information about a model version; the profile label is the start of the training profile's hash."
 )
@@ -136,10 +137,7 @@ SEGMENT_CORRECTIONS = _counter(
 SEGMENT_KL = _gauge(
     "model_segment_kl_divergence", "KL divergence of a segment's longest window from the whole training set, in nats."
 )
-SEGMENT_NOISE = _gauge(
-    "model_segment_kl_divergence_noise",
-    "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
-)
+SEGMENT_NOISE = _gauge("model_segment_kl_divergence_noise", _NOISE)
 FEATURE_WINDOW = {
     "observations": _gauge(
         "model_feature_window_observations", "Observations in the window, including missing values."
@@ -158,10 +156,7 @@ FEATURE_WINDOW = {
         "model_feature_mean_shift", "Mean in the window less the training mean, in training standard deviations."
     ),
     "kl": _gauge("model_feature_kl_divergence", "KL divergence of the window from training, in nats."),
-    "noise": _gauge(
-        "model_feature_kl_divergence_noise",
-        "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
-    ),
+    "noise": _gauge("model_feature_kl_divergence_noise", _NOISE),
     "recent_kl": _gauge(
         "model_feature_recent_kl_divergence", "KL divergence of the window from the longest window before it, in nats."
     ),
@@ -191,17 +186,11 @@ MULTIVARIATE = (
 )
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
-    "noise": _gauge(
-        "model_prediction_kl_divergence_noise",
-        "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
-    ),
+    "noise": _gauge("model_prediction_kl_divergence_noise", _NOISE),
 }
 CONFIDENCE_WINDOW = {
     "kl": _gauge("model_confidence_kl_divergence", "KL divergence of the window's confidences from training, in nats."),
-    "noise": _gauge(
-        "model_confidence_kl_divergence_noise",
-        "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %.",
-    ),
+    "noise": _gauge("model_confidence_kl_divergence_noise", _NOISE),
 }
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")

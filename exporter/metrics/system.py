@@ -118,17 +118,18 @@ def _field(path: Path, name: str) -> int | None:
 
 
 def _v2_memory(folder: Path) -> tuple[int, int] | None:
-    used, limit = _numbers(folder / "memory.current"), _numbers(folder / "memory.max")
-    if not used or not limit:
-        return None
-    return max(used[0] - (_field(folder / "memory.stat", "inactive_file") or 0), 0), limit[0]
+    return _memory(folder, "memory.current", "memory.max", "inactive_file")
 
 
 def _v1_memory(folder: Path) -> tuple[int, int] | None:
-    used, limit = _numbers(folder / "memory.usage_in_bytes"), _numbers(folder / "memory.limit_in_bytes")
+    return _memory(folder, "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
+
+
+def _memory(folder: Path, used_file: str, limit_file: str, reclaimable: str) -> tuple[int, int] | None:
+    used, limit = _numbers(folder / used_file), _numbers(folder / limit_file)
     if not used or not limit:
         return None
-    return max(used[0] - (_field(folder / "memory.stat", "total_inactive_file") or 0), 0), limit[0]
+    return max(used[0] - (_field(folder / "memory.stat", reclaimable) or 0), 0), limit[0]
 
 
 def _v2_quota(group: Path) -> Quota | None:
