@@ -8,24 +8,15 @@ import traceback
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
-from exporter.server.api import (
-    corrections,
-    integrations,
-    openapi,
-    operations,
-)
-from exporter.server.api import (
-    datasets as dataset,
-)
-from exporter.server.api import (
-    ingest as api,
-)
+from exporter.errors import EventError, StoreError
+from exporter.server.api import corrections, datasets, integrations, openapi, operations
+from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, review
-from exporter.server.problem import INTERNAL_ERROR, problem
+from exporter.server.problem import INTERNAL_ERROR, event_problem, problem
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import Caller
 from exporter.validation import any_of, closest, preview
@@ -52,7 +43,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(api.blueprint(exporter, ingest, inbox))
     app.register_blueprint(integrations.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter, ingest.idempotency))
-    app.register_blueprint(dataset.blueprint(exporter))
+    app.register_blueprint(datasets.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(home.blueprint(exporter, inbox))
     app.register_blueprint(drift.blueprint(exporter))
@@ -73,6 +64,8 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         return refused.flask() if refused else None
 
     app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(EventError, lambda error: event_problem(error).flask())
+    app.register_error_handler(StoreError, _store_error)
 
     @app.errorhandler(Exception)
     def _unexpected(error: Exception) -> Response:
@@ -81,6 +74,10 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         return http_error(InternalServerError(INTERNAL_ERROR))
 
     return app
+
+
+def _store_error(error: StoreError) -> Response:
+    return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
 
 
 def http_error(error: HTTPException) -> Response:

@@ -81,10 +81,13 @@ def test_the_second_reviewer_learns_what_the_first_decided(corrected: Served) ->
         ("cursor=bmV3ZXN0LG5hbiwx", "cursor: expected the cursor in the URL next of the page before"),
         ("order=oldest", 'order: expected confident or newest, got "oldest"'),
         ("source=model", 'source: expected all, sample or user, got "model"'),
-        ("since=yesterday", 'since: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "yesterday"'),
+        (
+            "since=yesterday",
+            'since: expected an RFC 3339 time with a zone such as "2026-11-24T10:00:00Z", got "yesterday"',
+        ),
         (
             "until=2026-11-24T10:00:00",
-            'until: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got "2026-11-24T10:00:00"',
+            'until: expected an RFC 3339 time with a zone such as "2026-11-24T10:00:00Z", got "2026-11-24T10:00:00"',
         ),
         ("confidence_from=2", 'confidence_from: expected a number from 0 to 1, got "2"'),
         ("confidence_to=nan", 'confidence_to: expected a number from 0 to 1, got "nan"'),

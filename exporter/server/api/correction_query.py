@@ -7,14 +7,14 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from exporter.errors import EventError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
+from exporter.server.api.parameters import check_parameters, malformed, parse_time, parse_whole_number
 from exporter.server.application import Exporter
 from exporter.storage.correction_history import HistoryPosition
 from exporter.storage.corrections import ORDERS, PARAMETERS, STATUSES, VERDICTS, Filter, Position
@@ -50,7 +50,8 @@ def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
     """
     selected = parse_filter(exporter, arguments, _PAGING)
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
-    return QueueQuery(selected, order, parse_limit(arguments), _decode_cursor(order, arguments.get("cursor")))
+    limit = parse_limit(arguments)
+    return QueueQuery(selected, order, limit, _decode_cursor(order, arguments.get("cursor")))
 
 
 def parse_limit(arguments: Mapping[str, str]) -> int:
@@ -61,10 +62,7 @@ def parse_limit(arguments: Mapping[str, str]) -> int:
     EventError
         When it is not valid.
     """
-    limit = arguments.get("limit", str(DEFAULT_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LIMIT):
-        raise _malformed(f"limit: expected a whole number from 1 to {MAX_LIMIT}, got {preview(limit)}")
-    return int(limit)
+    return parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
 
 
 def parse_history_cursor(arguments: Mapping[str, str]) -> HistoryPosition:
@@ -78,7 +76,7 @@ def parse_history_cursor(arguments: Mapping[str, str]) -> HistoryPosition:
     match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", arguments.get("cursor", "0-0"), re.ASCII)
     position = HistoryPosition(int(match[1]), int(match[2])) if match else HistoryPosition(MAX_ID + 1)
     if max(position) > MAX_ID:
-        raise _malformed("cursor: expected the cursor in the URL history_next of the page before")
+        raise malformed("cursor: expected the cursor in the URL history_next of the page before")
     return position
 
 
@@ -90,18 +88,13 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
     EventError
         When a parameter is not valid.
     """
-    names = (*PARAMETERS, *others)
-    for name, text in arguments.items():
-        if name not in names:
-            raise _malformed(f"the parameter {preview(name)} is not known; {suggestion(name, names)}")
-        if "\0" in text:
-            raise _malformed(f"{name}: expected text without the character NUL")
+    check_parameters(arguments, (*PARAMETERS, *others))
     model, q = arguments.get("model"), arguments.get("q")
     if model is not None and model not in exporter.pipeline.monitors.models:
         hint = suggestion(model, exporter.pipeline.monitors.models)
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     if q is not None and len(q) > MAX_SEARCH:
-        raise _malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
+        raise malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
     status, joined = arguments.get("status"), arguments.get("joined")
     return Filter(
         model=model,
@@ -111,8 +104,8 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         predicted=_label(arguments.get("predicted")),
         segment=arguments.get("segment"),
         source=_one_of("source", arguments.get("source", "user"), VERDICTS),
-        since=_time("since", arguments.get("since")),
-        until=_time("until", arguments.get("until")),
+        since=parse_time("since", arguments.get("since")),
+        until=parse_time("until", arguments.get("until")),
         confidence_from=_share("confidence_from", arguments.get("confidence_from")),
         confidence_to=_share("confidence_to", arguments.get("confidence_to")),
         q=q or None,
@@ -141,13 +134,9 @@ def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
     return name not in feature.categories and name not in feature.rare
 
 
-def _malformed(detail: str) -> EventError:
-    return EventError("", detail, "malformed")
-
-
 def _one_of(name: str, text: str, values: tuple[str, ...] | Mapping[str, Any]) -> str:
     if text not in values:
-        raise _malformed(f"{name}: expected {any_of(sorted(values))}, got {preview(text)}")
+        raise malformed(f"{name}: expected {any_of(sorted(values))}, got {preview(text)}")
     return text
 
 
@@ -161,18 +150,6 @@ def _label(text: str | None) -> str | None:
         return label_json(text)
 
 
-def _time(name: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-    except msgspec.ValidationError:
-        raise _malformed(
-            f'{name}: expected an RFC 3339 time such as "2026-11-24T10:00:00Z", got {preview(text)}'
-        ) from None
-    return time.timestamp()
-
-
 def _share(name: str, text: str | None) -> float | None:
     if text is None:
         return None
@@ -181,7 +158,7 @@ def _share(name: str, text: str | None) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise _malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
+        raise malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
     return value
 
 
@@ -194,7 +171,7 @@ def _decode_cursor(order: str, text: str | None) -> Position | None:
     except (binascii.Error, ValueError):
         cursor_order, position = "", (math.nan, 0)
     if cursor_order in ORDERS and cursor_order != order:
-        raise _malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
+        raise malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
     if cursor_order != order or not math.isfinite(position[0]) or not 0 <= position[1] <= MAX_ID:
-        raise _malformed("cursor: expected the cursor in the URL next of the page before")
+        raise malformed("cursor: expected the cursor in the URL next of the page before")
     return position

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 from flask import Blueprint, Response, g, request
 
 from exporter.config import sampled_share
-from exporter.errors import EventError, StoreError
+from exporter.errors import EventError
 from exporter.events import check_model
 from exporter.server.api.correction_query import (
     MAX_ID,
@@ -21,17 +20,17 @@ from exporter.server.api.correction_query import (
     with_new_label,
 )
 from exporter.server.api.ingest import idempotency_key
+from exporter.server.api.parameters import convert_body, parse_json
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
-from exporter.server.problem import Reply, event_problem, json_reply, problem, store_problem
+from exporter.server.problem import Reply, json_reply, problem
 from exporter.storage.correction_history import correction_history
-from exporter.storage.corrections import STATUSES, find_correction, list_corrections
+from exporter.storage.corrections import find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_samples import Draw, sample_for_review
 from exporter.storage.schema import label_json
 from exporter.storage.user_stats import user_stats
-from exporter.validation import explain, json_pointer
 
 
 class CorrectionsApi:
@@ -87,7 +86,7 @@ class CorrectionsApi:
 
     def decide(self, correction_id: int) -> Response:
         """``PATCH /v1/corrections/<id>``: decide a correction."""
-        decision = _decision(_convert(ReviewDecision, _json_body()))
+        decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
         if correction_id > MAX_ID:
             return problem(404, _undecidable(correction_id)).flask()
         store, redacted = self._exporter.store, self._exporter.redacted
@@ -103,7 +102,7 @@ class CorrectionsApi:
 
     def decide_several(self) -> Response:
         """``PATCH /v1/corrections``: decide several corrections."""
-        decisions, errors = _batch(_json_body())
+        decisions, errors = _batch(parse_json(request.get_data()))
         if errors:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
@@ -127,7 +126,7 @@ class CorrectionsApi:
 
     def draw_sample(self) -> Response:
         """``POST /v1/corrections/samples``: draw predictions for review."""
-        sample = _convert(SampleRequest, _json_body())
+        sample = convert_body(SampleRequest, parse_json(request.get_data()))
         check_model(self._exporter.pipeline.monitors.models, sample.model)
         if sample.version is not None and "\0" in sample.version:
             raise EventError("/version", "expected text without the character NUL", "malformed")
@@ -146,8 +145,6 @@ def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
     """Return the routes of the review queue."""
     routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
     api = CorrectionsApi(exporter, idempotency)
-    routes.register_error_handler(StoreError, _store_error)
-    routes.register_error_handler(EventError, _event_error)
     routes.get("")(api.list_corrections)
     routes.get("/users")(api.list_users)
     routes.get("/<int:correction_id>")(api.show)
@@ -155,14 +152,6 @@ def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
     routes.patch("")(api.decide_several)
     routes.post("/samples")(api.draw_sample)
     return routes
-
-
-def _store_error(error: StoreError) -> Response:
-    return store_problem(error).flask()
-
-
-def _event_error(error: EventError) -> Response:
-    return event_problem(error).flask()
 
 
 def _json(document: Any) -> Response:
@@ -187,21 +176,6 @@ def _conflict(document: dict[str, Any]) -> str:
     )
 
 
-def _json_body() -> Any:
-    try:
-        return msgspec.json.decode(request.get_data())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise EventError("", "the body is not JSON", "malformed") from None
-
-
-def _convert(struct: type[Any], document: Any) -> Any:
-    try:
-        return msgspec.convert(document, struct)
-    except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, struct.__struct_fields__, {"status": STATUSES})
-        raise EventError(json_pointer(path), detail, reason) from None
-
-
 def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, str]]]:
     """Return the decisions in a body by the correction's identifier, and the errors of those that are not valid.
 
@@ -215,7 +189,7 @@ def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, st
     decisions, errors = [], []
     for index, item in enumerate(document):
         try:
-            decision = _convert(BatchDecision, item)
+            decision = convert_body(BatchDecision, item)
         except EventError as error:
             errors.append({"pointer": f"/{index}{error.pointer}", "detail": error.detail})
         else:

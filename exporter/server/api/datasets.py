@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -12,16 +10,17 @@ from flask import Blueprint, Response, g, request
 
 from exporter.datasets import FORMATS, Format, redaction, release
 from exporter.datasets.examples import Pages, stored_pages
-from exporter.errors import EventError, StoreError
+from exporter.errors import EventError
 from exporter.events import check_model
+from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
-from exporter.server.problem import event_problem, json_reply, problem, store_problem
+from exporter.server.problem import json_reply, problem
 from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
 from exporter.storage.schema import label_json
-from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.validation import preview, suggestion
 
 DEFAULT_LIMIT = 100
 """Releases on a page, unless the client asks for another number."""
@@ -42,10 +41,14 @@ class DatasetApi:
 
     def stream(self) -> Response:
         """``GET /v1/dataset``: the accepted corrections of a model."""
-        _check_parameters("model", "version", "label", "since", "until", "format")
+        check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
         form, model = _format(), self._model(request.args.get("model"))
         selection = Selection(
-            model, request.args.get("version"), _labels(request.args.get("label")), _time("since"), _time("until")
+            model,
+            request.args.get("version"),
+            _labels(request.args.get("label")),
+            parse_time("since", request.args.get("since")),
+            parse_time("until", request.args.get("until")),
         )
         redacted = self._exporter.pipeline.monitors.models[model].redact
         pages = stored_pages(self._exporter.store, selection, redacted)
@@ -69,13 +72,14 @@ class DatasetApi:
 
     def list_releases(self) -> Response:
         """``GET /v1/dataset/releases``: a page of the releases."""
-        _check_parameters("model", "limit", "cursor")
+        check_parameters(request.args, ("model", "limit", "cursor"))
         model = request.args.get("model")
         if model is not None:
             check_model(self._exporter.pipeline.monitors.models, model)
-        limit = _integer("limit", MAX_LIMIT) or DEFAULT_LIMIT
+        limit = parse_whole_number("limit", request.args.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
         with self._exporter.store.reading() as connection:
-            rows = releases.list_releases(connection, model, limit + 1, _integer("cursor", 2**62))
+            before = parse_whole_number("cursor", request.args.get("cursor"), 2**62)
+            rows = releases.list_releases(connection, model, limit + 1, before)
         next_url = None
         if len(rows) > limit:
             arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
@@ -85,7 +89,7 @@ class DatasetApi:
 
     def download(self, key: str) -> Response:
         """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
-        _check_parameters("format")
+        check_parameters(request.args, ("format",))
         form = _format()
         with self._exporter.store.reading() as connection:
             row = releases.find_release(connection, key)
@@ -127,9 +131,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     """Return the routes of datasets."""
     routes = Blueprint("dataset", __name__, url_prefix="/v1/dataset")
     api = DatasetApi(exporter)
-    routes.register_error_handler(StoreError, _store_error)
     routes.register_error_handler(release.EmptyError, _empty_error)
-    routes.register_error_handler(EventError, _event_error)
     routes.get("")(api.stream)
     routes.post("/releases")(api.make_release)
     routes.get("/releases")(api.list_releases)
@@ -137,16 +139,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
     return routes
 
 
-def _store_error(error: StoreError) -> Response:
-    return store_problem(error).flask()
-
-
 def _empty_error(error: release.EmptyError) -> Response:
     return problem(409, str(error)).flask()
-
-
-def _event_error(error: EventError) -> Response:
-    return event_problem(error).flask()
 
 
 def _headers(name: str, form: Format) -> dict[str, str]:
@@ -154,15 +148,7 @@ def _headers(name: str, form: Format) -> dict[str, str]:
 
 
 def _release_request(body: bytes) -> ReleaseRequest:
-    document: Any = None
-    try:
-        document = msgspec.json.decode(body)
-        wanted = msgspec.convert(document, ReleaseRequest)
-    except msgspec.ValidationError as error:
-        path, detail, reason = explain(error, document, ("model", "name", "hold_back"))
-        raise EventError(json_pointer(path), detail, reason) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise EventError("", "the body is not JSON", "malformed") from None
+    wanted = convert_body(ReleaseRequest, parse_json(body))
     if wanted.name is not None and not release.NAME.fullmatch(wanted.name):
         rule = "1 to 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
         detail = f"expected {rule}, and not an identifier of a release, got {preview(wanted.name)}"
@@ -190,37 +176,6 @@ def _labels(text: str | None) -> tuple[str, ...] | None:
     if isinstance(value, str | bool | int | float):
         labels.append(label_json(value))
     return tuple(label for label in labels if label)
-
-
-def _time(name: str) -> float | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        expected = "an RFC 3339 time with a zone such as 2026-11-24T10:00:00Z"
-        raise EventError("", f"{name}: expected {expected}, got {preview(text)}", "malformed")
-    return time.timestamp()
-
-
-def _integer(name: str, maximum: int) -> int | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= maximum):
-        detail = f"{name}: expected a whole number from 1 to {maximum}, got {preview(text)}"
-        raise EventError("", detail, "malformed")
-    return int(text)
-
-
-def _check_parameters(*names: str) -> None:
-    for name in request.args:
-        if name not in names:
-            detail = f"the parameter {preview(name)} is not known; {suggestion(name, names)}"
-            raise EventError("", detail, "malformed")
 
 
 def _streamed(chunks: Iterator[bytes], content_type: str, headers: dict[str, str]) -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.image import FILE_PREFIXES, IMAGE_ERRORS, are_numbers, decode_image, open_image
+from exporter.features.image import FILE_PREFIXES, IMAGE_ERRORS, are_numbers, decode_image, number_array, open_image
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.stats.divergence import Floats
 
@@ -79,13 +79,14 @@ def _decode_channels(value: Any) -> Any:
     """Return an image of rows of pixels with three or four channels; None for other values."""
     from PIL import Image
 
-    if not are_numbers(value):
-        return None
-    try:
-        pixels = np.array(value, dtype=np.float64)
-    except (ValueError, OverflowError):
-        return None
-    if pixels.ndim != 3 or pixels.shape[2] not in {3, 4} or not pixels.size or not np.isfinite(pixels).all():
+    pixels = number_array(value)
+    if (
+        pixels is None
+        or pixels.ndim != 3
+        or pixels.shape[2] not in {3, 4}
+        or not pixels.size
+        or not np.isfinite(pixels).all()
+    ):
         return None
     return Image.fromarray(_to_bytes(pixels, white(pixels, None)))
 

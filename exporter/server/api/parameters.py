@@ -1,0 +1,67 @@
+"""Parameters in the query and JSON bodies: checked, with errors that say what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from exporter.errors import EventError
+from exporter.storage.corrections import STATUSES
+from exporter.validation import explain, json_pointer, preview, suggestion
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+
+
+def malformed(detail: str) -> EventError:
+    """Return the error for a parameter."""
+    return EventError("", detail, "malformed")
+
+
+def check_parameters(arguments: Mapping[str, str], names: Collection[str]) -> None:
+    """Check that all parameters are known and hold text that can be stored."""
+    for name, text in arguments.items():
+        if name not in names:
+            raise malformed(f"the parameter {preview(name)} is not known; {suggestion(name, names)}")
+        if "\0" in text:
+            raise malformed(f"{name}: expected text without the character NUL")
+
+
+def parse_whole_number(name: str, text: str | None, most: int) -> int | None:
+    """Return a parameter from 1 to ``most``."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= most):
+        raise malformed(f"{name}: expected a whole number from 1 to {most}, got {preview(text)}")
+    return int(text)
+
+
+def parse_time(name: str, text: str | None) -> float | None:
+    """Return a time in Unix seconds."""
+    if text is None:
+        return None
+    try:
+        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+    except msgspec.ValidationError:
+        expected = 'an RFC 3339 time with a zone such as "2026-11-24T10:00:00Z"'
+        raise malformed(f"{name}: expected {expected}, got {preview(text)}") from None
+    return time.timestamp()
+
+
+def parse_json(body: bytes) -> object:
+    """Return the document of a body."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise malformed("the body is not JSON") from None
+
+
+def convert_body(struct: type[_Body], document: object) -> _Body:
+    """Return a document as a struct."""
+    try:
+        return msgspec.convert(document, struct)
+    except msgspec.ValidationError as error:
+        path, detail, reason = explain(error, document, struct.__struct_fields__, {"status": STATUSES})
+        raise EventError(json_pointer(path), detail, reason) from None
