@@ -16,7 +16,7 @@ from exporter.server.authorization import CALLER, cross_origin_error, scope, sco
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, review
-from exporter.server.problem import INTERNAL_ERROR, event_problem, problem
+from exporter.server.problem import INTERNAL_ERROR, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import Caller
 from exporter.validation import any_of, closest, preview
@@ -65,7 +65,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
 
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(EventError, lambda error: event_problem(error).flask())
-    app.register_error_handler(StoreError, _store_error)
+    app.register_error_handler(StoreError, lambda error: store_problem(error).flask())
 
     @app.errorhandler(Exception)
     def _unexpected(error: Exception) -> Response:
@@ -74,10 +74,6 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         return http_error(InternalServerError(INTERNAL_ERROR))
 
     return app
-
-
-def _store_error(error: StoreError) -> Response:
-    return problem(503, str(error), headers=(("Retry-After", "5"),)).flask()
 
 
 def http_error(error: HTTPException) -> Response:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage.database_file import PARTS, DatabaseLock, database_path
+from exporter.storage.database_file import DatabaseLock, database_path, rename_database
 from exporter.storage.engine import shown_url
 from exporter.storage.migrations import SCHEMA_VERSION
 
@@ -77,18 +76,11 @@ def restore(config: StoreConfig, backup: Path) -> BackupSummary:
     """
     path = _sqlite_path(config, "restore it with pg_restore")
     summary = verify(backup)
-    aside = f"{path}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-
-    def move_aside() -> None:
-        for part in PARTS:  # a log that stayed would be applied to the restored file
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{path}{part}").rename(f"{aside}{part}")
-
     with _explained(f"{path}: {backup} cannot be restored"):
         lock = DatabaseLock(path)
         try:
             owner = (path if path.exists() else path.parent).stat()
-            with _new_file(path, move_aside) as partial:
+            with _new_file(path, lambda: rename_database(path, "replaced")) as partial:
                 shutil.copyfile(backup, partial)
                 if os.geteuid() == 0:
                     for file in (partial, Path(f"{path}.lock")):
@@ -157,7 +149,7 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def _new_file(target: Path, move_aside: Callable[[], None] | None = None) -> Iterator[Path]:
+def _new_file(target: Path, move_aside: Callable[[], object] | None = None) -> Iterator[Path]:
     """Yield a file to write that gets its name at the end; nothing stays of it when the block fails.
 
     Parameters

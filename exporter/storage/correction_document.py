@@ -19,6 +19,13 @@ Redacted = Mapping[str, Collection[str]]
 """Names of inputs that are never shown, by model."""
 
 
+_MEMBERS = (
+    "id", "prediction_id", "model", "version", "segment", "joined", "verdict", "source", "inputs", "prediction",
+    "confidence", "predicted", "label", "user_label", "user", "comment", "created", "status", "reviewer", "reviewed",
+    "revision",
+)  # fmt: skip
+
+
 def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str, Any]:
     """Return a correction as its JSON document; ``label`` is the effective label.
 
@@ -47,30 +54,14 @@ def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str,
         **{name: rfc3339(stored[name]) for name in ("predicted", "created", "reviewed")},
     }
     unreadable = [name for name, value in stored.items() if value not in {None, "null"} and read[name] is None]
-    return {
+    document = {
+        **row,
+        **read,
         "id": str(row["id"]),
-        "prediction_id": row["prediction_id"],
-        "model": row["model"],
-        "version": row["version"],
-        "segment": row["segment"],
         "joined": bool(row["joined"]),
-        "verdict": row["verdict"],
         "source": "sample" if row["verdict"] == "sampled" else "user",
-        "inputs": read["inputs"],
-        "prediction": read["prediction"],
-        "confidence": row["confidence"],
-        "predicted": read["predicted"],
-        "label": read["label"],
-        "user_label": read["user_label"],
-        "user": row["user"],
-        "comment": row["comment"],
-        "created": read["created"],
-        "status": row["status"],
-        "reviewer": row["reviewer"],
-        "reviewed": read["reviewed"],
-        "revision": row["revision"],
-        **({"unreadable": unreadable} if unreadable else {}),
     }
+    return {name: document[name] for name in _MEMBERS} | ({"unreadable": unreadable} if unreadable else {})
 
 
 def decode_label(text: str | None) -> Any:

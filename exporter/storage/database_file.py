@@ -5,8 +5,10 @@ SQLite notices neither: it goes on in a file that was deleted, and what it commi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,15 @@ def database_path(config: StoreConfig) -> Path | None:
     """Return the file of an SQLite database; None for another one."""
     address = check_url(config.url)
     return None if is_shared(address) else Path(address.database or "").resolve()
+
+
+def rename_database(path: Path, reason: str) -> str:
+    """Rename the files of a database, so that they still belong together, to names with a reason and the time."""
+    aside = f"{path}.{reason}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    for part in PARTS:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{part}").rename(f"{aside}{part}")
+    return aside
 
 
 class DatabaseLock:

@@ -12,7 +12,7 @@ from exporter.storage.engine import is_shared
 from exporter.storage.prediction_lookup import is_given_model
 from exporter.storage.schema import feedback, history
 from exporter.storage.size import StoreSize, text_bytes
-from exporter.storage.statements import CompiledStatement
+from exporter.storage.statements import CompiledStatement, update_of_row
 
 EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
 CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")
@@ -28,17 +28,9 @@ _find = CompiledStatement(
 _get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
 _insert = CompiledStatement(feedback.insert(), EMPTY_ROW)
 _insert_returning = CompiledStatement(feedback.insert().returning(feedback.c.id), EMPTY_ROW)
-_update = CompiledStatement(
-    feedback.update()
-    .where(feedback.c.id == sa.bindparam("row_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _CHANGED})
-)
+_update = CompiledStatement(update_of_row(feedback, _CHANGED))
 _DESCRIPTION = ("model", "version", "prediction", "inputs")
-_describe = CompiledStatement(
-    feedback.update()
-    .where(feedback.c.id == sa.bindparam("row_id"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _DESCRIPTION})
-)
+_describe = CompiledStatement(update_of_row(feedback, _DESCRIPTION))
 _insert_history = CompiledStatement(history.insert(), [column.name for column in history.c if column.name != "id"])
 
 

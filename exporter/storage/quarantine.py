@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from exporter.config import StoreConfig
-from exporter.storage.database_file import PARTS, database_path
+from exporter.storage.database_file import database_path, rename_database
 from exporter.storage.engine import is_damage
 from exporter.storage.write_ahead_log import WalCommits, read_commits
 
@@ -37,10 +37,7 @@ def quarantine(config: StoreConfig) -> None:
         damage = _damage(path)
     if damage is None:
         return
-    aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    for part in PARTS:  # with these names they still belong together
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{part}").rename(f"{aside}{part}")
+    aside = rename_database(path, "damaged")
     log.error(
         "the database %s is damaged (%s): it was set aside as %s, and an empty one takes its place. Users' feedback is "
         'in the damaged one and in the last backup: sqlite3 %s ".recover" restores what can be read',

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.corrections import Filter, conditions
 from exporter.storage.schema import decisions, feedback
+from exporter.storage.statements import update_of_row
 
 
 class Decision(NamedTuple):
@@ -76,11 +77,8 @@ def decide_all(
 
 
 _in_review = sa.and_(*conditions(Filter(source="all")))
-_changed = ("status", "reviewer", "reviewed", "revision")
-_update = (
-    feedback.update()
-    .where(feedback.c.id == sa.bindparam("row_id"), feedback.c.revision == sa.bindparam("seen_revision"), _in_review)
-    .values({name: sa.bindparam(f"new_{name}") for name in _changed})
+_update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")).where(
+    feedback.c.revision == sa.bindparam("seen_revision"), _in_review
 )
 _update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from exporter.storage.feedback_join import Redact, prediction_snapshot
 from exporter.storage.schema import draws, feedback, history, predictions
-from exporter.storage.size import text_bytes
+from exporter.storage.size import prediction_range, text_bytes
 from exporter.storage.store import Store
 
 MIN_PROBES, MAX_PROBES = 10_000, 200_000
@@ -76,13 +76,12 @@ def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | No
 
 
 def _draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> _Drawn:
-    first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
-    last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
-    if first is None or last is None:
+    numbers = prediction_range(connection)
+    if not numbers:
         return _Drawn(chosen.model, [], {}, 0.0)
-    since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == first)).scalar()
-    size = last + 1 - first
-    probes = (first + rng.choice(size, min(size, MAX_PROBES), replace=False)).tolist()
+    since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == numbers.start)).scalar()
+    size = len(numbers)
+    probes = (numbers.start + rng.choice(size, min(size, MAX_PROBES), replace=False)).tolist()
     query = _candidates(chosen)
     versions: Counter[str] = Counter()
     seqs: dict[str, int] = {}

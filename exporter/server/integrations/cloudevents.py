@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.payload import convert, decode_json
+from exporter.server.integrations.payload import convert, decode_one
 from exporter.validation import preview
 
 STRUCTURED = "application/cloudevents+json"
@@ -79,9 +79,7 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage |
     if media_type not in {STRUCTURED, BATCH}:
         attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
         return [_message(attributes, body, headers.get("inference-header-content-length"))]
-    document, rest = decode_json(body)
-    if rest:
-        raise EventError("", "the body is not JSON: data follows the first value", "malformed")
+    document = decode_one(body)
     events = convert(document, list[Any]) if media_type == BATCH else [document]
     return [_message_or_error(event) for event in events]
 

@@ -103,6 +103,14 @@ def decode_json(body: bytes, json_length: int | None = None) -> tuple[Any, bytes
     return sanitize(value), after
 
 
+def decode_one(text: bytes) -> Any:
+    """Return the document of a body that must hold nothing else."""
+    document, rest = decode_json(text)
+    if rest:
+        raise EventError("", "the body is not JSON: data follows the first value", "malformed")
+    return document
+
+
 def decompress(body: bytes, max_bytes: int) -> bytes:
     """Decompress a gzip body of at most ``max_bytes``.
 

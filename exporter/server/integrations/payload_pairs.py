@@ -12,7 +12,7 @@ import msgspec
 from exporter.errors import EventError
 from exporter.server.integrations.detect import request_from_json, response_from_json
 from exporter.server.integrations.mapping import PayloadPair
-from exporter.server.integrations.payload import convert, decode_json
+from exporter.server.integrations.payload import convert, decode_one
 
 
 class _Pair(msgspec.Struct):
@@ -42,22 +42,15 @@ def split_pairs(body: bytes, ndjson: bool) -> Iterator[Any]:
     if ndjson:
         yield from (_decode_line(line) for line in io.BytesIO(body) if line.strip())
         return
-    document = _decode(body)
+    document = decode_one(body)
     yield from document if isinstance(document, list) else [document]
 
 
 def _decode_line(line: bytes) -> Any:
     try:
-        return _decode(line)
+        return decode_one(line)
     except EventError as error:
         return error
-
-
-def _decode(text: bytes) -> Any:
-    document, rest = decode_json(text)
-    if rest:
-        raise EventError("", "the body is not JSON: data follows the first value", "malformed")
-    return document
 
 
 def read_pair(document: Any, version: str | None = None) -> PayloadPair:
