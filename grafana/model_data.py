@@ -111,41 +111,23 @@ def features_by_score() -> Panel:
         overrides=[
             for_field(
                 "Feature",
-                setting("unit", TEXT),
-                setting("custom.minWidth", 150),
                 setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
+                unit=TEXT,
+                minWidth=150,
             ),
-            for_field("Version", setting("unit", TEXT), setting("custom.width", 66)),
-            for_field("State", setting("custom.width", 66), *state_cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)})),
-            for_field("Score", setting("noValue", "–"), setting("custom.width", 80), setting("decimals", 2)),
-            for_field("Threshold", setting("noValue", "–"), setting("custom.width", 84), setting("decimals", 2)),
-            for_field(
-                "Shift",
-                setting("noValue", "–"),
-                setting("custom.width", 70),
-                setting("unit", DEVIATIONS),
-                setting("decimals", 1),
-            ),
-            for_field(
-                "Missing",
-                setting("noValue", "–"),
-                setting("custom.width", 72),
-                setting("unit", SHARE),
-                setting("decimals", 1),
-            ),
-            for_field(
-                "Unseen",
-                setting("noValue", "–"),
-                setting("custom.width", 72),
-                setting("unit", SHARE),
-                setting("decimals", 1),
-            ),
+            for_field("Version", unit=TEXT, width=66),
+            for_field("State", *state_cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)}), width=66),
+            for_field("Score", noValue="–", width=80, decimals=2),
+            for_field("Threshold", noValue="–", width=84, decimals=2),
+            for_field("Shift", noValue="–", width=70, unit=DEVIATIONS, decimals=1),
+            for_field("Missing", noValue="–", width=72, unit=SHARE, decimals=1),
+            for_field("Unseen", noValue="–", width=72, unit=SHARE, decimals=1),
             for_field(
                 "Over time",
-                setting("custom.minWidth", 80),
                 setting(
                     "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
                 ),
+                minWidth=80,
             ),
         ],
     )

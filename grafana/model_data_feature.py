@@ -60,7 +60,7 @@ def histogram() -> Panel:
         overrides=[
             for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
             for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY})),
-            for_field("bin", setting("noValue", " ")),
+            for_field("bin", noValue=" "),
         ],
     )
 

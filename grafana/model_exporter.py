@@ -19,7 +19,6 @@ from grafana.style import (
     SUCCESS,
     Query,
     for_field,
-    setting,
     transformation,
 )
 
@@ -240,9 +239,9 @@ def builds() -> Panel:
             )
         ],
         overrides=[
-            for_field("Exporter", setting("custom.width", 140)),
-            for_field("Version", setting("custom.width", 75)),
-            for_field("Python", setting("custom.width", 75)),
-            for_field("Since", setting("custom.minWidth", 80), setting("unit", SINCE)),
+            for_field("Exporter", width=140),
+            for_field("Version", width=75),
+            for_field("Python", width=75),
+            for_field("Since", minWidth=80, unit=SINCE),
         ],
     )

@@ -112,10 +112,10 @@ def firing_alerts() -> Panel:
             )
         ],
         overrides=[
-            for_field(" ", setting("custom.width", 50), *state_cell(_SEVERITY)),
-            for_field("Alert", setting("custom.width", 162), setting("links", [runbook])),
-            for_field("Of", setting("custom.minWidth", 60)),
-            for_field("For", setting("custom.width", 64), setting("decimals", 0)),
+            for_field(" ", *state_cell(_SEVERITY), width=50),
+            for_field("Alert", setting("links", [runbook]), width=162),
+            for_field("Of", minWidth=60),
+            for_field("For", width=64, decimals=0),
         ],
     )
 

@@ -254,27 +254,13 @@ def features() -> Panel:
             ),
         ],
         overrides=[
-            for_field("Feature", setting("unit", TEXT), setting("custom.width", 230)),
+            for_field("Feature", unit=TEXT, width=230),
+            *(for_field(name, decimals=2, noValue="–", minWidth=95) for name in columns if name.startswith("Score")),
             *(
-                for_field(name, setting("decimals", 2), setting("noValue", "–"), setting("custom.minWidth", 95))
-                for name in columns
-                if name.startswith("Score")
-            ),
-            *(
-                for_field(
-                    name,
-                    setting("unit", DEVIATIONS),
-                    setting("decimals", 2),
-                    setting("noValue", "–"),
-                    setting("custom.minWidth", 95),
-                )
+                for_field(name, unit=DEVIATIONS, decimals=2, noValue="–", minWidth=95)
                 for name in columns
                 if name.startswith("Shift")
             ),
-            *(
-                for_field(name, setting("unit", COUNT), setting("noValue", "–"), setting("custom.minWidth", 95))
-                for name in columns
-                if name.startswith("Mean")
-            ),
+            *(for_field(name, unit=COUNT, noValue="–", minWidth=95) for name in columns if name.startswith("Mean")),
         ],
     )

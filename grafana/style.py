@@ -82,9 +82,12 @@ def setting(name: str, value: object) -> DynamicConfigValue:
     return DynamicConfigValue(id_val=name, value=value)
 
 
-def for_field(name: str, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
-    """Return settings of the field with a name."""
-    return MatcherConfig(id_val="byName", options=name), list(settings)
+def for_field(
+    name: str, *settings: DynamicConfigValue, **more: object
+) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+    """Return settings of the field with a name; ``width`` and ``minWidth`` are those of a table's column."""
+    named = [setting(f"custom.{key}" if key.lower().endswith("width") else key, value) for key, value in more.items()]
+    return MatcherConfig(id_val="byName", options=name), [*named, *settings]
 
 
 def for_query(index: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
@@ -141,29 +144,23 @@ APART = (
 )
 """Shades for the values of different queries in one panel; those that Grafana chooses are too similar."""
 
+
+def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue]:
+    return [
+        setting("color", {"mode": "fixed", "fixedColor": colour}),
+        *([setting("custom.lineStyle", {"fill": "dash", "dash": dash})] if dash else []),
+        setting("custom.lineWidth", 1),
+        setting("custom.fillOpacity", 0),
+        setting("custom.showPoints", "never"),
+    ]
+
+
 ROLES: dict[str, list[DynamicConfigValue]] = {
     "older": [
         setting("color", {"mode": "shades", "fixedColor": DARKER}),
         setting("custom.lineWidth", 1),
     ],
-    "threshold": [
-        setting("color", {"mode": "fixed", "fixedColor": CRITICAL}),
-        setting("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
-        setting("custom.lineWidth", 1),
-        setting("custom.fillOpacity", 0),
-        setting("custom.showPoints", "never"),
-    ],
-    "past": [
-        setting("color", {"mode": "fixed", "fixedColor": GREY}),
-        setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]}),
-        setting("custom.lineWidth", 1),
-        setting("custom.fillOpacity", 0),
-        setting("custom.showPoints", "never"),
-    ],
-    "reference": [
-        setting("color", {"mode": "fixed", "fixedColor": GREY}),
-        setting("custom.lineWidth", 1),
-        setting("custom.fillOpacity", 0),
-        setting("custom.showPoints", "never"),
-    ],
+    "threshold": _line(CRITICAL, dash=[8, 6]),
+    "past": _line(GREY, dash=[3, 4]),
+    "reference": _line(GREY),
 }
