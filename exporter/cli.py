@@ -182,21 +182,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "docs/configuration.md#serve",
     )
     add_config_file(parser)
-    parser.add_argument(
-        "--web.listen-address",
-        dest="address",
-        type=address,
-        default=DEFAULT_ADDRESS,
-        metavar="HOST:PORT",
-        help="address to listen on (%(default)s); without a host on every address",
-    )
-    parser.add_argument(
-        "--web.unix-socket", dest="socket", type=Path, metavar="FILE", help="Unix socket to listen on as well"
-    )
+    text = "address to listen on (%(default)s); without a host on every address"
+    parser.add_argument("--web.listen-address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=text)
+    parser.add_argument("--web.unix-socket", type=Path, metavar="FILE", help="Unix socket to listen on as well")
     _add_web_files(parser)
-    parser.add_argument(
-        "--web.open-metrics", dest="open", action="store_true", help="serve /metrics and probes without authentication"
-    )
+    text = "serve /metrics and probes without authentication"
+    parser.add_argument("--web.open-metrics", action="store_true", help=text)
     add_log_options(parser)
     parser.set_defaults(run=_serve)
 
@@ -215,8 +206,8 @@ def _add_check_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_web_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--web.config.file", dest="web", type=Path, metavar="FILE", help="file with TLS and users")
-    parser.add_argument("--web.tokens.file", dest="tokens", type=Path, metavar="FILE", help="file with bearer tokens")
+    parser.add_argument("--web.config.file", type=Path, metavar="FILE", help="file with TLS and users")
+    parser.add_argument("--web.tokens.file", type=Path, metavar="FILE", help="file with bearer tokens")
 
 
 def _add_completion(parser: argparse.ArgumentParser) -> None:
@@ -256,16 +247,16 @@ def _serve(options: argparse.Namespace) -> int:
     from exporter.server.serve import serve
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before there is anything to reload
-    logs.configure(options.level, options.format)
-    host, port = options.address
+    logs.configure(options.log_level, options.log_format)
+    host, port = options.web_listen_address
     config_file = options.config_file or Path("exporter.yml")
     start_log.log_version(config_file)
-    web = web_config.load(options.web, options.tokens, options.open)
+    web = web_config.load(options.web_config_file, options.web_tokens_file, options.web_open_metrics)
     exporter = Exporter(config_file)
     start_log.log_state(exporter)
-    exporter.reloaders.append(lambda: web.reload(options.web, options.tokens))
+    exporter.reloaders.append(lambda: web.reload(options.web_config_file, options.web_tokens_file))
     try:
-        serve(exporter, host or "0.0.0.0", port, web, options.socket)  # noqa: S104 (what :9877 means)
+        serve(exporter, host or "0.0.0.0", port, web, options.web_unix_socket)  # noqa: S104 (what :9877 means)
     finally:
         exporter.close()
     return 0
@@ -277,7 +268,7 @@ def _check_config(options: argparse.Namespace) -> int:
 
     path = options.config or options.config_file or Path("exporter.yml")
     config, monitors = load_monitors(path)
-    web_config.load(options.web, options.tokens)
+    web_config.load(options.web_config_file, options.web_tokens_file)
     for model in config.models:
         binner = monitors.nearest_binner(model.name)
         inputs = f"{len(binner.names)} features in {len(binner.targets)} profiled targets" if binner else "no profile"

@@ -31,7 +31,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors name the command, option or value that was probably meant."""
+    """A parser whose errors name the command, option or value that was probably meant.
+
+    The value of an option such as ``--web.config.file`` has the name ``web_config_file``.
+    """
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add an argument; an option with dots in its name gets a name that Python can read."""
+        if "." in names[-1]:
+            settings.setdefault("dest", names[-1].lstrip("-").replace(".", "_").replace("-", "_"))
+        return super().add_argument(*names, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown options here, where the options of the command are known."""
@@ -152,16 +161,16 @@ def add_config_file(parser: argparse.ArgumentParser, names: str = "") -> None:
     """Add the option ``--config.file``, with a default where the command needs what the configuration ``names``."""
     default = Path("exporter.yml") if names else None
     text = f"configuration that names {names} (%(default)s)" if names else "configuration (exporter.yml)"
-    parser.add_argument("--config.file", dest="config_file", type=Path, default=default, metavar="FILE", help=text)
+    parser.add_argument("--config.file", type=Path, default=default, metavar="FILE", help=text)
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a server's log."""
     levels, formats = ("debug", "info", "warn", "error"), ("logfmt", "json")
     text = "least severe level that is logged (%(default)s)"
-    parser.add_argument("--log.level", dest="level", default="info", choices=levels, help=text)
+    parser.add_argument("--log.level", default="info", choices=levels, help=text)
     text = "format of the log (%(default)s)"
-    parser.add_argument("--log.format", dest="format", default="logfmt", choices=formats, help=text)
+    parser.add_argument("--log.format", default="logfmt", choices=formats, help=text)
 
 
 def add_table_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> None:

@@ -38,84 +38,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="URL of the model server, such as http://127.0.0.1:8080")
-    add(
-        "--listen-address", dest="listen", type=address, default="127.0.0.1:9880", metavar="HOST:PORT",
-        help="address of the proxy (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--web.listen-address", dest="web", type=address, default="127.0.0.1:9881", metavar="HOST:PORT",
-        help="address of the proxy's own metrics and probes (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--exporter",
-        default="http://127.0.0.1:9877",
-        metavar="URL",
-        help="URL of the exporter (%(default)s): http://, https:// or unix:///",
-    )
-    add(
-        "--exporter.token-file",
-        dest="token_file",
-        type=Path,
-        metavar="FILE",
-        help="file with a bearer token for the exporter",
-    )
-    add(
-        "--exporter.ca-file",
-        dest="exporter_ca_file",
-        metavar="FILE",
-        help="file with certificates to trust for the exporter instead of the system's",
-    )
+    text = "address of the proxy (%(default)s)"
+    add("--listen-address", type=address, default="127.0.0.1:9880", metavar="HOST:PORT", help=text)
+    text = "address of the proxy's own metrics and probes (%(default)s)"
+    add("--web.listen-address", type=address, default="127.0.0.1:9881", metavar="HOST:PORT", help=text)
+    text = "URL of the exporter (%(default)s): http://, https:// or unix:///"
+    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help=text)
+    add("--exporter.token-file", type=Path, metavar="FILE", help="file with a bearer token for the exporter")
+    text = "file with certificates to trust for the exporter instead of the system's"
+    add("--exporter.ca-file", metavar="FILE", help=text)
     add("--model", help="model of everything recorded; default: the one in the path")
     add("--version", help="version of everything recorded; default: the one in the path or response")
-    add(
-        "--record.path", dest="paths", action="append", default=[], metavar="PATTERN",
-        help="record POST requests to these paths instead of the known ones; * matches anything; repeatable",
-    )  # fmt: skip
-    add(
-        "--record.body-limit",
-        dest="limit",
-        type=_bytes,
-        default=2**20,
-        metavar="BYTES",
-        help="bytes of a body that are copied (%(default)s)",
-    )
-    add(
-        "--upstream.host",
-        dest="host",
-        type=_host,
-        metavar="HOST",
-        help="Host header for the model server; default: the client's",
-    )
-    add(
-        "--upstream.ca-file",
-        dest="ca_file",
-        metavar="FILE",
-        help="file with certificates to trust instead of the system's",
-    )
-    add(
-        "--upstream.timeout",
-        dest="timeout",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="seconds without a byte in either direction (%(default)g)",
-    )
-    add(
-        "--upstream.connect-timeout",
-        dest="connect",
-        type=seconds,
-        default=5.0,
-        metavar="SECONDS",
-        help="seconds to connect to the model server (%(default)g)",
-    )
-    add(
-        "--upstream.idle",
-        dest="idle",
-        type=_idle,
-        default=1.0,
-        metavar="SECONDS",
-        help="seconds that a connection to the model server may be idle (%(default)g)",
-    )
+    text = "record POST requests to these paths instead of the known ones; * matches anything; repeatable"
+    add("--record.path", action="append", default=[], metavar="PATTERN", help=text)
+    text = "bytes of a body that are copied (%(default)s)"
+    add("--record.body-limit", type=_bytes, default=2**20, metavar="BYTES", help=text)
+    text = "Host header for the model server; default: the client's"
+    add("--upstream.host", type=_host, metavar="HOST", help=text)
+    add("--upstream.ca-file", metavar="FILE", help="file with certificates to trust instead of the system's")
+    text = "seconds without a byte in either direction (%(default)g)"
+    add("--upstream.timeout", type=seconds, default=60.0, metavar="SECONDS", help=text)
+    text = "seconds to connect to the model server (%(default)g)"
+    add("--upstream.connect-timeout", type=seconds, default=5.0, metavar="SECONDS", help=text)
+    text = "seconds that a connection to the model server may be idle (%(default)g)"
+    add("--upstream.idle", type=_idle, default=1.0, metavar="SECONDS", help=text)
     add_log_options(parser)
 
 
@@ -137,12 +83,12 @@ def _host(text: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Pass on and record until a signal says to stop."""
-    logs.configure(options.level, options.format)
-    if options.paths and not options.model:
+    logs.configure(options.log_level, options.log_format)
+    if options.record_path and not options.model:
         raise ExporterError("--record.path: needs a --model, which such paths do not name")
-    to = upstream.parse(options.upstream, options.ca_file)
-    target = Transport(options.exporter, 5.0, options.token_file, options.exporter_ca_file)
-    recorder = Recorder(target, options.model, options.version, options.paths, options.limit)
+    to = upstream.parse(options.upstream, options.upstream_ca_file)
+    target = Transport(options.exporter, 5.0, options.exporter_token_file, options.exporter_ca_file)
+    recorder = Recorder(target, options.model, options.version, options.record_path, options.record_body_limit)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         asyncio.run(_serve(options, to, recorder))
@@ -163,9 +109,9 @@ async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    connector = Connector(to, options.idle)
-    async with client(connector, options.connect) as session:
-        forwarder = Forwarder(to, session, recorder, metrics, options.host, options.timeout)
+    connector = Connector(to, options.upstream_idle)
+    async with client(connector, options.upstream_connect_timeout) as session:
+        forwarder = Forwarder(to, session, recorder, metrics, options.upstream_host, options.upstream_timeout)
         server = ProxyServer(forwarder, metrics, _max_connections())
 
         def connections() -> dict[str, int]:
@@ -174,8 +120,8 @@ async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) 
         app = create_app(ProxyCollector(metrics, recorder, connections), metrics)
         proxy, metrics_runner = web.ServerRunner(server), web.AppRunner(app, access_log=None)
         try:
-            await _listen(proxy, options.listen, f"a proxy to {options.upstream}")
-            await _listen(metrics_runner, options.web, "metrics and probes")
+            await _listen(proxy, options.listen_address, f"a proxy to {options.upstream}")
+            await _listen(metrics_runner, options.web_listen_address, "metrics and probes")
             await stop.wait()
             _log.info("stopping: %d requests under way", metrics.in_flight)
             metrics.draining = True
