@@ -157,9 +157,8 @@ def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
         "model-exporter serve --config.file=exporter.yml",
         "docs/configuration.md#command-line",
     )
-    parser.add_argument(
-        "--version", action="version", version=version("model-exporter"), help="print the version and exit"
-    )
+    text = "print the version and exit"
+    parser.add_argument("--version", action="version", version=version("model-exporter"), help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(subparsers.add_parser("serve", help="receive predictions and feedback, and serve /metrics"))
     _add_check_config(subparsers.add_parser("check-config", help="check a configuration and its profiles"))

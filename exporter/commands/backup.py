@@ -13,9 +13,8 @@ from exporter.storage.backup import BackupSummary, back_up
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument(
-        "target", type=Path, metavar="FILE", help="new file of the backup; in a directory it is named by the time"
-    )
+    text = "new file of the backup; in a directory it is named by the time"
+    parser.add_argument("target", type=Path, metavar="FILE", help=text)
     add_config_file(parser, "the database")
 
 

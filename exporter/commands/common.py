@@ -84,9 +84,8 @@ def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated:
         A variable that used to hold the token itself; it is still read, with a warning.
     """
     variable = f"{server}_USER"
-    parser.add_argument(
-        "--user", default=os.environ.get(variable), metavar="NAME", help=f"user for basic authentication (${variable})"
-    )
+    text = f"user for basic authentication (${variable})"
+    parser.add_argument("--user", default=os.environ.get(variable), metavar="NAME", help=text)
     files = {
         "password-file": "file with the user's password",
         "bearer-token-file": "file with a bearer token",

@@ -57,9 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     release.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
     release.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
-    release.add_argument(
-        "--hold-back", action="store_true", help="omit the corrections of users who sent far more than others"
-    )
+    text = "omit the corrections of users who sent far more than others"
+    release.add_argument("--hold-back", action="store_true", help=text)
     release.set_defaults(step=_release)
 
     export = commands.add_parser("export", help="write a release, or all accepted corrections, to a file")
@@ -71,9 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     export.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
     export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
-    export.add_argument(
-        "--format", choices=tuple(FORMATS), help="format of the file; default: that of its ending, or jsonl"
-    )
+    text = "format of the file; default: that of its ending, or jsonl"
+    export.add_argument("--format", choices=tuple(FORMATS), help=text)
     export.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
         export.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: only corrections {text}")

@@ -27,20 +27,10 @@ from exporter.validation import any_of, parse_duration, suggestion
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add(
-        "training_file",
-        nargs="?",
-        type=Path,
-        metavar="TRAINING_FILE",
-        help="CSV, Parquet, NPZ or JSON lines, also as .gz",
-    )
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="profile to write; default: the training file's name with .json",
-    )
+    text = "CSV, Parquet, NPZ or JSON lines, also as .gz"
+    add("training_file", nargs="?", type=Path, metavar="TRAINING_FILE", help=text)
+    text = "profile to write; default: the training file's name with .json"
+    add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")

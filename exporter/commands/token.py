@@ -13,14 +13,8 @@ from exporter.server.tokens import SCOPES, check, digest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("name", metavar="NAME", help="name of the program that will use the token")
-    parser.add_argument(
-        "--scope",
-        dest="scopes",
-        action="append",
-        required=True,
-        choices=SCOPES,
-        help="what the token permits; repeatable",
-    )
+    text = "what the token permits; repeatable"
+    parser.add_argument("--scope", dest="scopes", action="append", required=True, choices=SCOPES, help=text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -26,34 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus (%(default)s)")
     add_credentials(parser, "PROMETHEUS")
     add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
-    add(
-        "--before",
-        metavar="VERSION",
-        help="version to compare with; default: the one that appeared last before --after",
-    )
+    text = "version to compare with; default: the one that appeared last before --after"
+    add("--before", metavar="VERSION", help=text)
     add("--after", metavar="VERSION", help="version to judge; default: the one that appeared last")
-    add(
-        "--last",
-        type=checked(parse_duration),
-        metavar="DURATION",
-        help="length of the period; default: an hour, or the time since the newer version appeared if that is shorter",
-    )
-    add(
-        "--from",
-        dest="start",
-        type=_time,
-        metavar="TIME",
-        help="start of the period, RFC 3339, such as 2026-11-24T10:00:00Z; local time without an offset",
-    )
+    text = "length of the period; default: an hour, or the time since the newer version appeared if that is shorter"
+    add("--last", type=checked(parse_duration), metavar="DURATION", help=text)
+    text = "start of the period, RFC 3339, such as 2026-11-24T10:00:00Z; local time without an offset"
+    add("--from", dest="start", type=_time, metavar="TIME", help=text)
     add("--to", dest="end", type=_time, metavar="TIME", help="end of the period; default: now")
     add("--before-from", type=_time, metavar="TIME", help="compare two periods of length --last: start of the first")
     add("--after-from", type=_time, metavar="TIME", help="start of the second period")
     add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
-    add(
-        "--fail-if-worse",
-        action="store_true",
-        help=f"exit with status {WORSE} if a measure is significantly worse",
-    )
+    add("--fail-if-worse", action="store_true", help=f"exit with status {WORSE} if a measure is significantly worse")
 
 
 def run(args: argparse.Namespace) -> int:

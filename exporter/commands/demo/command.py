@@ -36,53 +36,25 @@ _DURATIONS = ", ".join(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add(
-        "--directory",
-        type=Path,
-        default=Path("run/demo"),
-        metavar="FOLDER",
-        help="folder of the model, its profile and its exporter.yml (%(default)s)",
-    )
+    text = "folder of the model, its profile and its exporter.yml (%(default)s)"
+    add("--directory", type=Path, default=Path("run/demo"), metavar="FOLDER", help=text)
     add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="URL of the exporter (%(default)s)")
-    add(
-        "--listen-address",
-        type=addresses.address,
-        default=ADDRESS,
-        metavar="HOST:PORT",
-        help="address of the model service (%(default)s)",
-    )
+    text = "address of the model service (%(default)s)"
+    add("--listen-address", type=addresses.address, default=ADDRESS, metavar="HOST:PORT", help=text)
     add("--service", metavar="URL", help="use the model service at this URL instead of starting one")
-    add(
-        "--prometheus",
-        default=DEFAULT_URL,
-        metavar="URL",
-        help="URL of Prometheus, for the comparison of two versions (%(default)s)",
-    )
+    text = "URL of Prometheus, for the comparison of two versions (%(default)s)"
+    add("--prometheus", default=DEFAULT_URL, metavar="URL", help=text)
     add("--rate", type=_rate, default=10.0, metavar="N", help="requests of users per second (%(default)g)")
-    add(
-        "--phases",
-        type=common.checked(scenario.parse),
-        default=scenario.DEFAULT,
-        help="phases of the scenario (%(default)s)",
-    )
+    text = "phases of the scenario (%(default)s)"
+    add("--phases", type=common.checked(scenario.parse), default=scenario.DEFAULT, help=text)
     add("--repeat", action="store_true", help="repeat the scenario without end")
     add("--prepare", action="store_true", help="only write the files into the folder")
-    add(
-        "--retrain",
-        action="store_true",
-        help="only review the corrections, train a version on a release of them, and serve it beside the old one",
-    )
-    add(
-        "--incident",
-        choices=[*sorted(INCIDENTS), NONE],
-        help=f"only start this incident in the running service; the scenario pauses; '{NONE}' ends the active one",
-    )
-    add(
-        "--seconds",
-        type=common.seconds,
-        metavar="N",
-        help=f"duration of the incident; default: long enough for its alerts to fire, {_DURATIONS}",
-    )
+    text = "only review the corrections, train a version on a release of them, and serve it beside the old one"
+    add("--retrain", action="store_true", help=text)
+    text = f"only start this incident in the running service; the scenario pauses; '{NONE}' ends the active one"
+    add("--incident", choices=[*sorted(INCIDENTS), NONE], help=text)
+    text = f"duration of the incident; default: long enough for its alerts to fire, {_DURATIONS}"
+    add("--seconds", type=common.seconds, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -59,12 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_credentials(parser, "MODEL_EXPORTER", deprecated="MODEL_EXPORTER_TOKEN")
     size = whole_number(1, _CHUNK)
     add("--batch-size", type=size, default=_CHUNK, metavar="N", help="rows of a request to the exporter (%(default)s)")
-    add(
-        "--give-up",
-        default="5m",
-        metavar="DURATION",
-        help="how long to retry when the exporter does not respond or is full (%(default)s)",
-    )
+    text = "how long to retry when the exporter does not respond or is full (%(default)s)"
+    add("--give-up", default="5m", metavar="DURATION", help=text)
     add("--state", type=Path, metavar="FILE", help="file that records what was sent; default: FILE.ingest.json")
 
 

@@ -39,9 +39,8 @@ _OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument(
-        "--directory", type=Path, default=Path("run"), help="folder for state, logs and data (%(default)s)"
-    )
+    text = "folder for state, logs and data (%(default)s)"
+    parser.add_argument("--directory", type=Path, default=Path("run"), help=text)
     parser.add_argument("--down", action="store_true", help="only stop the stack of this folder, even after a crash")
     parser.add_argument("--keep", action="store_true", help="keep the data of the previous run, even with the demo")
     parser.add_argument("--no-demo", action="store_true", help="run without the demo's service and users")
