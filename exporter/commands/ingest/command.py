@@ -23,7 +23,7 @@ from exporter.commands.ingest.local import (
     monitors_with_rows,
 )
 from exporter.commands.ingest.pushgateway import Gateway, Run, write
-from exporter.commands.ingest.remote import BODY, Sender, table_chunks
+from exporter.commands.ingest.remote import Sender, table_chunks
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
@@ -101,7 +101,7 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
     with open_input(options.file, options.format) as source, Progress() as progress:
         if source.kind == "predictions":
             _refuse_column_options(options, roles)
-            lines = Lines(source.path, source.where, refused, max_lines=_CHUNK, max_bytes=BODY)
+            lines = Lines(source.path, source.where, refused, max_lines=_CHUNK)
             count_lines(lines, monitors, refused, progress)
             total, remarks = lines.rows, []
         else:
@@ -226,15 +226,8 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
         refused = Refused(state.rows)
         rows: Lines | Table
         if are_events:
-            rows = Lines(
-                source.path,
-                source.where,
-                refused,
-                max_lines=state.batch_size,
-                max_bytes=BODY,
-                after=state.rows,
-                end=state.sending,
-            )
+            limits = {"max_lines": state.batch_size, "after": state.rows, "end": state.sending}
+            rows = Lines(source.path, source.where, refused, **limits)
             chunks = iter(rows)
         else:
             rows = _table(options, source, roles, refused, monitor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,6 +11,8 @@ import msgspec
 from exporter.commands.ingest.table import Refused
 from exporter.errors import BatchError
 
+BODY = 4 * 2**20
+"""Bytes of a chunk."""
 MAX_LINE = 16 * 2**20
 """Bytes of a line: an exporter accepts no larger body."""
 
@@ -21,6 +23,32 @@ class Chunk(NamedTuple):
     lines: list[bytes]
     numbers: list[int]
     done: float
+
+
+def split(rows: Iterable[tuple[int, bytes, float]], max_lines: int, end: int) -> Iterator[Chunk]:
+    """Yield rows in chunks of at most ``max_lines`` lines and `BODY` bytes; a single line may be longer.
+
+    Parameters
+    ----------
+    rows
+        The number and the line of each, and the share of the file read.
+    max_lines
+        Lines of a chunk.
+    end
+        Number of a line that ends its chunk, whatever its size.
+    """
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    size = 0
+    for number, line, done in rows:
+        if lines and (len(lines) >= max_lines or size + len(line) > BODY or numbers[-1] == end):
+            yield Chunk(lines, numbers, done)
+            lines, numbers, size = [], [], 0
+        lines.append(line)
+        numbers.append(number)
+        size += len(line) + 1
+    if lines:
+        yield Chunk(lines, numbers, 1.0)
 
 
 class Lines:
@@ -34,12 +62,10 @@ class Lines:
         Its name in messages.
     refused
         Collects lines that are too long.
-    max_lines, max_bytes
-        Size of a chunk; a single line may be longer.
+    max_lines, end
+        See `split`.
     after
         Number of the last line to skip.
-    end
-        Number of a line that ends its chunk, whatever its size.
 
     Attributes
     ----------
@@ -48,36 +74,22 @@ class Lines:
     """
 
     def __init__(
-        self, path: Path, where: str, refused: Refused, *, max_lines: int, max_bytes: int, after: int = 0, end: int = 0
+        self, path: Path, where: str, refused: Refused, *, max_lines: int, after: int = 0, end: int = 0
     ) -> None:
         self._path = path
         self._where = where
         self._refused = refused
         self._max_lines = max_lines
-        self._max_bytes = max_bytes
         self._after = after
         self._end = end
         self.rows = 0
 
     def __iter__(self) -> Iterator[Chunk]:
-        total = max(self._path.stat().st_size, 1)
-        lines: list[bytes] = []
-        numbers: list[int] = []
-        size = 0
-        for text, position in self._rows():
-            full = len(lines) >= self._max_lines or size + len(text) > self._max_bytes
-            if lines and (full or numbers[-1] == self._end):
-                yield Chunk(lines, numbers, min(position / total, 1.0))
-                lines, numbers, size = [], [], 0
-            lines.append(text)
-            numbers.append(self.rows)
-            size += len(text) + 1
-        if lines:
-            yield Chunk(lines, numbers, 1.0)
+        return split(self._rows(), self._max_lines, self._end)
 
-    def _rows(self) -> Iterator[tuple[bytes, int]]:
-        """Yield each line that is to be sent, and the bytes read so far."""
-        position = 0
+    def _rows(self) -> Iterator[tuple[int, bytes, float]]:
+        """Yield the number of each line that is to be sent, the line, and the share of the file read."""
+        total, position = max(self._path.stat().st_size, 1), 0
         with self._path.open("rb") as file:
             for line in _bounded(file):
                 text = (line if position else line.removeprefix(b"\xef\xbb\xbf")).strip()
@@ -92,7 +104,7 @@ class Lines:
                     raise BatchError(
                         f"{self._where}: ends in the middle of row {self.rows}: is it still being written?"
                     )
-                yield text, position
+                yield self.rows, text, min(position / total, 1.0)
 
 
 def _is_json(text: bytes) -> bool:

@@ -15,13 +15,11 @@ import numpy as np
 from exporter.client.encoding import rfc3339
 from exporter.commands.http_client import TRANSIENT, Client, RequestError, Response, retry_for
 from exporter.commands.ingest.checkpoint import State, save
-from exporter.commands.ingest.json_lines import Chunk
+from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.errors import BatchError
 from exporter.features.extract import as_list
 
-BODY = 4 * 2**20
-"""Bytes of a request; one row may be more."""
 _SLICE = 500
 
 _encoder = msgspec.json.Encoder()
@@ -126,19 +124,8 @@ def _rejected(document: Any, status: int) -> Iterator[tuple[int, str, str]]:
 
 def table_chunks(table: Table, state: State, model: str, version: str | None) -> Iterator[Chunk]:
     """Yield a table's rows as lines of JSON, in the same batches however the file is read."""
-    lines: list[bytes] = []
-    numbers: list[int] = []
-    size, end = 0, state.sending
-    for rows in table:
-        for number, line in _encode(rows, state.rows, model, version):
-            if lines and (len(lines) >= state.batch_size or size + len(line) > BODY or numbers[-1] == end):
-                yield Chunk(lines, numbers, rows.done)
-                lines, numbers, size = [], [], 0
-            lines.append(line)
-            numbers.append(number)
-            size += len(line) + 1
-    if lines:
-        yield Chunk(lines, numbers, 1.0)
+    lines = ((*row, rows.done) for rows in table for row in _encode(rows, state.rows, model, version))
+    return split(lines, state.batch_size, state.sending)
 
 
 def _encode(rows: Rows, after: int, model: str, version: str | None) -> Iterator[tuple[int, bytes]]:
