@@ -15,15 +15,7 @@ import msgspec
 
 from exporter.errors import ConfigError
 from exporter.features.types import INPUT_TYPES
-from exporter.validation import (
-    KeyPath,
-    convert,
-    format_path,
-    parse_duration,
-    parse_size,
-    preview,
-    suggestion,
-)
+from exporter.validation import KeyPath, convert, format_path, parse_duration, parse_size, preview, suggestion
 from exporter.yaml_file import load_yaml
 
 

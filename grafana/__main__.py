@@ -9,15 +9,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import (
-    kubernetes,
-    model_business,
-    model_data,
-    model_exporter,
-    model_overview,
-    model_release,
-    model_system,
-)
+from grafana import kubernetes, model_business, model_data, model_exporter, model_overview, model_release, model_system
 
 _MODULES = (model_overview, model_system, model_data, model_business, model_release, model_exporter)
 BUILDERS = tuple(module.dashboard for module in _MODULES)

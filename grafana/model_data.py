@@ -140,10 +140,7 @@ def features_over_time() -> Panel:
         "Score of the ten worst features",
         ("KL divergence from training over time, if above the noise floor, and the lowest threshold of any feature."),
         NATS,
-        Query(
-            f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))",
-            "{{feature}}",
-        ),
+        Query(f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))", "{{feature}}"),
         Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
         values=False,
         empty=model_data_feature.NO_PROFILE,

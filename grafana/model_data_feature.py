@@ -7,18 +7,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from grafana import layout
 from grafana.panels import bar_chart, time_series
 from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
-from grafana.style import (
-    COUNT,
-    GREY,
-    NATS,
-    NEUTRAL,
-    SHARE,
-    Query,
-    for_field,
-    for_query,
-    setting,
-    transformation,
-)
+from grafana.style import COUNT, GREY, NATS, NEUTRAL, SHARE, Query, for_field, for_query, setting, transformation
 
 NO_PROFILE = "no profile, or no data"
 _ONE = f"{BOTH},{FEATURE}"
@@ -107,10 +96,7 @@ def mean() -> Panel:
         links=[_DRIFT],
         empty="a category, no profile, or no data",
         least=None,
-        overrides=[
-            for_query(3, *band),
-            for_query(4, setting("custom.lineWidth", 0)),
-        ],
+        overrides=[for_query(3, *band), for_query(4, setting("custom.lineWidth", 0))],
     )
 
 

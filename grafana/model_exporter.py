@@ -35,7 +35,7 @@ def dashboard() -> Dashboard:
         [
             layout.query_variable(
                 "instance", "Exporter", 'label_values(up{job="model-exporter"}, instance)', several=True
-            ),
+            )
         ],
         [
             *layout.side_by_side(0, 5, {1: up(), 2: collectors(), 3: reloads()}),
@@ -51,13 +51,7 @@ def dashboard() -> Dashboard:
 
 
 def _health(title: str, description: str, expr: str, legend: str) -> Panel:
-    return state_timeline(
-        title,
-        description,
-        Query(expr, legend),
-        empty="no exporter is scraped",
-        names=SUCCESS,
-    )
+    return state_timeline(title, description, Query(expr, legend), empty="no exporter is scraped", names=SUCCESS)
 
 
 def up() -> Panel:

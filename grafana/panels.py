@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from grafana_foundation_sdk.builders import (
-    barchart,
-    bargauge,
-    common,
-    dashboard,
-    prometheus,
-    statetimeline,
-    timeseries,
-)
+from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboard, prometheus, statetimeline, timeseries
 from grafana_foundation_sdk.builders import stat as stat_sdk
 from grafana_foundation_sdk.builders import table as table_sdk
 from grafana_foundation_sdk.models.common import (
@@ -178,13 +170,7 @@ def time_series(
 
 
 def stat(
-    title: str,
-    description: str,
-    unit: str,
-    *queries: Query,
-    state: bool = False,
-    stacked: bool = False,
-    **more: Any,
+    title: str, description: str, unit: str, *queries: Query, state: bool = False, stacked: bool = False, **more: Any
 ) -> Panel:
     """Return large numbers, one per series, with their names; ``stacked`` vertically if there is room."""
     builder = (
@@ -202,12 +188,7 @@ def stat(
 
 
 def state_timeline(
-    title: str,
-    description: str,
-    *queries: Query,
-    names: Mapping[str, str],
-    show_values: bool = True,
-    **more: Any,
+    title: str, description: str, *queries: Query, names: Mapping[str, str], show_values: bool = True, **more: Any
 ) -> Panel:
     """Return states over time, one row per series, with texts if ``show_values``."""
     builder = (
@@ -220,25 +201,10 @@ def state_timeline(
         .legend(common.VizLegendOptions().show_legend(False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
     )
-    return _finish(
-        builder,
-        title,
-        description,
-        BARE,
-        queries,
-        mappings=value_mappings(names),
-        **more,
-    )
+    return _finish(builder, title, description, BARE, queries, mappings=value_mappings(names), **more)
 
 
-def table(
-    title: str,
-    description: str,
-    unit: str,
-    *queries: Query,
-    sort: Sequence[str] = (),
-    **more: Any,
-) -> Panel:
+def table(title: str, description: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> Panel:
     """Return a table, sorted by columns in descending order."""
     builder = table_sdk.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
     panel = _finish(builder, title, description, unit, queries, **more)
@@ -247,14 +213,7 @@ def table(
     return panel
 
 
-def bar_chart(
-    title: str,
-    description: str,
-    unit: str,
-    *queries: Query,
-    by: str,
-    **more: Any,
-) -> Panel:
+def bar_chart(title: str, description: str, unit: str, *queries: Query, by: str, **more: Any) -> Panel:
     """Return vertical bars, by a text field."""
     builder = (
         barchart.Panel()
@@ -274,13 +233,7 @@ def bar_chart(
     return _finish(builder, title, description, unit, queries, **more)
 
 
-def bar_gauge(
-    title: str,
-    description: str,
-    unit: str,
-    *queries: Query,
-    **more: Any,
-) -> Panel:
+def bar_gauge(title: str, description: str, unit: str, *queries: Query, **more: Any) -> Panel:
     """Return horizontal bars, each with its name and number."""
     builder = (
         bargauge.Panel()

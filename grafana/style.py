@@ -156,10 +156,7 @@ def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue
 
 
 ROLES: dict[str, list[DynamicConfigValue]] = {
-    "older": [
-        setting("color", {"mode": "shades", "fixedColor": DARKER}),
-        setting("custom.lineWidth", 1),
-    ],
+    "older": [setting("color", {"mode": "shades", "fixedColor": DARKER}), setting("custom.lineWidth", 1)],
     "threshold": _line(CRITICAL, dash=[8, 6]),
     "past": _line(GREY, dash=[3, 4]),
     "reference": _line(GREY),

@@ -241,11 +241,7 @@ class Monitor:
     ) -> Callable[[_Function], _Function]: ...
 
     def watch(
-        self,
-        function: Any = None,
-        *,
-        inputs: bool = True,
-        read: Callable[[Any], Mapping[str, Any]] | None = None,
+        self, function: Any = None, *, inputs: bool = True, read: Callable[[Any], Mapping[str, Any]] | None = None
     ) -> Any:
         """Record each call of a decorated function, plain or ``async``.
 

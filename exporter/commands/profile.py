@@ -60,10 +60,7 @@ def run(options: argparse.Namespace) -> int:
         build_options = build_options._replace(expected=expected)
     else:
         source = FileSource(
-            options.training_file,
-            build_options.known_types(),
-            delimiter=options.delimiter,
-            decimal=options.decimal,
+            options.training_file, build_options.known_types(), delimiter=options.delimiter, decimal=options.decimal
         )
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)

@@ -149,8 +149,7 @@ FEATURE_WINDOW = {
     "missing": _gauge("model_feature_missing_ratio", "Share of the window's observations without a value."),
     "invalid": _gauge("model_feature_invalid_ratio", "Share of the window's observations of a wrong type."),
     "unseen": _gauge(
-        "model_feature_unseen_ratio",
-        "Share of the window's observations outside the training range or categories.",
+        "model_feature_unseen_ratio", "Share of the window's observations outside the training range or categories."
     ),
     "shift": _gauge(
         "model_feature_mean_shift", "Mean in the window less the training mean, in training standard deviations."

@@ -22,12 +22,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
-from exporter.storage.window_snapshots import (
-    ReplicaLease,
-    delete_other_snapshots,
-    load_snapshots,
-    save_snapshot,
-)
+from exporter.storage.window_snapshots import ReplicaLease, delete_other_snapshots, load_snapshots, save_snapshot
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,7 @@ from exporter.errors import EventError, QueueFullError
 from exporter.server import wsgi
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
-from exporter.server.authorization import (
-    CALLER,
-    OPEN,
-    SAFE,
-    cross_origin_error,
-    scope_error,
-)
+from exporter.server.authorization import CALLER, OPEN, SAFE, cross_origin_error, scope_error
 from exporter.server.client_log import set_client
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
 from exporter.server.problem import INTERNAL_ERROR, Reply, problem

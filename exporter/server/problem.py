@@ -37,10 +37,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def json_reply(
-    status: int,
-    document: object,
-    headers: tuple[tuple[str, str], ...] = (),
-    content_type: str = "application/json",
+    status: int, document: object, headers: tuple[tuple[str, str], ...] = (), content_type: str = "application/json"
 ) -> Reply:
     """Return a response of JSON, with a line end for people who read it in a terminal."""
     return Reply(status, msgspec.json.encode(document) + b"\n", headers, content_type)

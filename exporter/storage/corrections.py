@@ -13,13 +13,7 @@ import sqlalchemy as sa
 
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.redaction import may_hold
-from exporter.storage.schema import (
-    confidence_key,
-    feedback,
-    is_described,
-    is_unjoined,
-    label_json,
-)
+from exporter.storage.schema import confidence_key, feedback, is_described, is_unjoined, label_json
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""

@@ -83,11 +83,7 @@ def open_postgresql(address: sa.URL, password_file: str | None, seconds: float) 
     query = {"application_name": "model-exporter", "connect_timeout": str(CONNECT_SECONDS), **address.query}
     query["options"] = f"{options} {query.get('options', '')}".strip()
     engine = sa.create_engine(
-        address.set(query=query),
-        pool_pre_ping=True,
-        pool_size=5,
-        max_overflow=10,
-        pool_timeout=CONNECT_SECONDS,
+        address.set(query=query), pool_pre_ping=True, pool_size=5, max_overflow=10, pool_timeout=CONNECT_SECONDS
     )
 
     @sa.event.listens_for(engine, "do_connect")

@@ -35,11 +35,7 @@ class PassedResponse(web.StreamResponse):
 
 def document(status: int, detail: str) -> bytes:
     """Return the body of a response of the proxy's own, as ``application/problem+json``."""
-    members = {
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "detail": f"model-exporter proxy: {detail}",
-    }
+    members = {"title": http.HTTPStatus(status).phrase, "status": status, "detail": f"model-exporter proxy: {detail}"}
     return json.dumps(members).encode()
 
 

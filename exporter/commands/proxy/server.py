@@ -105,11 +105,7 @@ class _Connection(web.RequestHandler):
         self._metrics = metrics
 
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Return the response to a request that could not be read, or that failed unforeseen."""
         if isinstance(exc, LineTooLong):

@@ -19,13 +19,7 @@ from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
 from exporter.server.integrations import ConfiguredModel, PayloadPair, resolve_model, seldon, to_predictions
 from exporter.server.integrations.cloudevents import BATCH, LoggedMessage, read_events
 from exporter.server.integrations.detect import decode_request, decode_response
-from exporter.server.integrations.otlp import (
-    PROTOBUF,
-    PredictionRecord,
-    error_status,
-    export_response,
-    read_records,
-)
+from exporter.server.integrations.otlp import PROTOBUF, PredictionRecord, error_status, export_response, read_records
 from exporter.server.integrations.otlp_request import Signal
 from exporter.server.integrations.payload import MAX_ROWS, decode_json, decompress, decompress_if_gzip
 from exporter.server.integrations.payload_pairs import read_pair, split_pairs

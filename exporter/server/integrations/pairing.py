@@ -82,9 +82,7 @@ class RequestResponsePairer(Collector):
             counter.add_metric([side], count)
         yield counter
         yield GaugeMetricFamily(
-            "model_exporter_pairs_waiting",
-            "Logged requests and responses that wait for their counterpart.",
-            waiting,
+            "model_exporter_pairs_waiting", "Logged requests and responses that wait for their counterpart.", waiting
         )
 
 

@@ -97,12 +97,7 @@ def _class_of_index(label: Any, classes: Sequence[Any]) -> Any:
 
 
 def _document(
-    puid: str | None,
-    model: ConfiguredModel | None,
-    *,
-    accepted: bool,
-    label: Any = None,
-    **prediction: Any,
+    puid: str | None, model: ConfiguredModel | None, *, accepted: bool, label: Any = None, **prediction: Any
 ) -> dict[str, Any]:
     verdict = "accepted" if accepted else "corrected"
     if puid is not None or model is None:
