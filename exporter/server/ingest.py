@@ -260,10 +260,8 @@ class Ingest:
             if config.store.inputs == "none":
                 feedback.inputs = msgspec.Raw()
             elif feedback.model is not None:
-                model, binner = (
-                    monitors.models[feedback.model],
-                    monitors.nearest_binner(feedback.model, feedback.version),
-                )
+                model = monitors.models[feedback.model]
+                binner = monitors.nearest_binner(feedback.model, feedback.version)
                 images = image_inputs(model, binner.profile if binner else None)
                 raw = [bytes(memoryview(feedback.inputs))]
                 decoded = decode_inputs(raw) if model.redact or images else {}

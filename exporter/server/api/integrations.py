@@ -237,25 +237,24 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     routes = Blueprint("integrations", __name__)
     payloads = PayloadIngest(exporter, ingest)
 
+    def once(route: str, call: Callable[[], Reply]) -> Response:
+        return ingest.idempotency.once(route, idempotency_key(), call).flask()
+
     @routes.post("/v1/kserve")
     def kserve() -> Response:
         headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
-        return ingest.idempotency.once("kserve", idempotency_key(), lambda: payloads.kserve(headers, body)).flask()
+        return once("kserve", lambda: payloads.kserve(headers, body))
 
     @routes.post("/v2/models/<model>/infer")
     @routes.post("/v2/models/<model>/versions/<version>/infer")
     def infer(model: str, version: str | None = None) -> Response:
         body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        reply = ingest.idempotency.once(
-            "infer", idempotency_key(), lambda: payloads.infer(model, version, body, ndjson, ids)
-        )
-        return reply.flask()
+        return once("infer", lambda: payloads.infer(model, version, body, ndjson, ids))
 
     @routes.post("/v1/exchanges")
     def exchanges() -> Response:
         body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
-        reply = ingest.idempotency.once("exchanges", idempotency_key(), lambda: payloads.exchanges(body, ndjson, ids))
-        return reply.flask()
+        return once("exchanges", lambda: payloads.exchanges(body, ndjson, ids))
 
     @routes.post("/v1/seldon/feedback")
     def seldon_feedback() -> Response:
@@ -272,9 +271,6 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     def otlp(signal: Signal) -> Response:
         body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
         protobuf = request.mimetype == PROTOBUF
-        reply = ingest.idempotency.once(
-            signal, idempotency_key(), lambda: payloads.otlp(signal, body, encoding, protobuf)
-        )
-        return reply.flask()
+        return once(signal, lambda: payloads.otlp(signal, body, encoding, protobuf))
 
     return routes
