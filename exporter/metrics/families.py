@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -79,13 +80,16 @@ def escape_label(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def _gauge(name: str, text: str) -> Family:
-    return Family(name, "gauge", text)
+FAMILIES: list[Family] = []
+"""All families, in the order of the exposition, which is that of their definitions."""
 
 
-def _counter(name: str, text: str) -> Family:
-    return Family(name, "counter", text)
+def _family(kind: str, name: str, text: str) -> Family:
+    FAMILIES.append(Family(name, kind, text))
+    return FAMILIES[-1]
 
+
+_gauge, _counter, _histogram = (functools.partial(_family, kind) for kind in ("gauge", "counter", "histogram"))
 
 _NOISE = "Noise floor: the divergence that sampling alone exceeds with a probability of 1 %."
 INFO = _gauge(
@@ -93,15 +97,15 @@ INFO = _gauge(
 )
 THRESHOLD = _gauge("model_alert_threshold", "Alert threshold set in the configuration.")
 REQUESTS = _counter("model_requests_total", "Requests to the model by HTTP code.")
-DURATION = Family("model_request_duration_seconds", "histogram", "Latency of requests to the model.")
+DURATION = _histogram("model_request_duration_seconds", "Latency of requests to the model.")
 ATTEMPTS = _counter("model_attempts_total", "Recorded predictions.")
 CONFIDENT = _counter(
     "model_confident_predictions_total", "Predictions without an error at or above the confidence threshold."
 )
-CONFIDENCE = Family("model_prediction_confidence", "histogram", "Confidence of predictions.")
+CONFIDENCE = _histogram("model_prediction_confidence", "Confidence of predictions.")
 FEEDBACK = _counter("model_feedback_total", "User feedback on predictions by verdict.")
 CORRECTIONS = _counter("model_corrections_total", "Confident predictions corrected by a user, each counted once.")
-DELAY = Family("model_feedback_delay_seconds", "histogram", "Time from a prediction to the first feedback on it.")
+DELAY = _histogram("model_feedback_delay_seconds", "Time from a prediction to the first feedback on it.")
 EVENTS = _counter("model_business_events_total", "Business events declared in the configuration.")
 PENDING = _gauge("model_corrections_pending", "Corrections waiting for review.")
 OLDEST = _gauge("model_corrections_oldest_pending_seconds", "Age of the oldest correction waiting for review.")
@@ -112,6 +116,7 @@ UNJOINED = _gauge(
 UNJOINED_OLDEST = _gauge(
     "model_exporter_feedback_unjoined_oldest_seconds", "Age of the oldest feedback whose prediction has not arrived."
 )
+EXAMPLES = _counter("model_dataset_examples_total", "Corrections released in datasets.")
 REVIEWED_ACCURACY = (
     _gauge(
         "model_reviewed_accuracy", "Share of confident predictions that were right, estimated from a reviewed sample."
@@ -120,24 +125,14 @@ REVIEWED_ACCURACY = (
     _gauge("model_reviewed_accuracy_upper", "Upper bound of the 95 % confidence interval of the reviewed accuracy."),
 )
 REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions decided by a reviewer.")
-EXAMPLES = _counter("model_dataset_examples_total", "Corrections released in datasets.")
-OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of the training profile.")
-REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training values.")
-REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
-REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
-UNKNOWN = _counter("model_exporter_unknown_features_total", "Features received that are not in the profile.")
-SEGMENT_ATTEMPTS = _counter("model_segment_attempts_total", "Recorded predictions by segment.")
-SEGMENT_CONFIDENT = _counter(
-    "model_segment_confident_predictions_total",
-    "Predictions without an error at or above the confidence threshold, by segment.",
-)
-SEGMENT_CORRECTIONS = _counter(
-    "model_segment_corrections_total", "Confident predictions corrected by a user, each counted once, by segment."
-)
-SEGMENT_KL = _gauge(
-    "model_segment_kl_divergence", "KL divergence of a segment's longest window from the whole training set, in nats."
-)
-SEGMENT_NOISE = _gauge("model_segment_kl_divergence_noise", _NOISE)
+PREDICTION_WINDOW = {
+    "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
+    "noise": _gauge("model_prediction_kl_divergence_noise", _NOISE),
+}
+CONFIDENCE_WINDOW = {
+    "kl": _gauge("model_confidence_kl_divergence", "KL divergence of the window's confidences from training, in nats."),
+    "noise": _gauge("model_confidence_kl_divergence_noise", _NOISE),
+}
 FEATURE_WINDOW = {
     "observations": _gauge(
         "model_feature_window_observations", "Observations in the window, including missing values."
@@ -183,14 +178,23 @@ MULTIVARIATE = (
         "Noise floor: the drift that sampling alone exceeds with a probability of 1 %.",
     ),
 )
-PREDICTION_WINDOW = {
-    "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
-    "noise": _gauge("model_prediction_kl_divergence_noise", _NOISE),
-}
-CONFIDENCE_WINDOW = {
-    "kl": _gauge("model_confidence_kl_divergence", "KL divergence of the window's confidences from training, in nats."),
-    "noise": _gauge("model_confidence_kl_divergence_noise", _NOISE),
-}
+SEGMENT_ATTEMPTS = _counter("model_segment_attempts_total", "Recorded predictions by segment.")
+SEGMENT_CONFIDENT = _counter(
+    "model_segment_confident_predictions_total",
+    "Predictions without an error at or above the confidence threshold, by segment.",
+)
+SEGMENT_CORRECTIONS = _counter(
+    "model_segment_corrections_total", "Confident predictions corrected by a user, each counted once, by segment."
+)
+SEGMENT_KL = _gauge(
+    "model_segment_kl_divergence", "KL divergence of a segment's longest window from the whole training set, in nats."
+)
+SEGMENT_NOISE = _gauge("model_segment_kl_divergence_noise", _NOISE)
+REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training values.")
+REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
+REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
+OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of the training profile.")
+UNKNOWN = _counter("model_exporter_unknown_features_total", "Features received that are not in the profile.")
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
 BATCH_CONFIDENT = _gauge(
@@ -198,24 +202,3 @@ BATCH_CONFIDENT = _gauge(
 )
 BATCH_DURATION = _gauge("model_batch_duration_seconds", "Time taken to count the last batch.")
 BATCH_SUCCESS = _gauge("model_batch_last_success_timestamp_seconds", "Unix time at which the last batch was counted.")
-FAMILIES = (
-    *(INFO, THRESHOLD, REQUESTS, DURATION, ATTEMPTS, CONFIDENT, CONFIDENCE, FEEDBACK, CORRECTIONS, DELAY, EVENTS),
-    *(
-        PENDING,
-        OLDEST,
-        UNJOINED,
-        UNJOINED_OLDEST,
-        EXAMPLES,
-        *REVIEWED_ACCURACY,
-        REVIEWED,
-        *PREDICTION_WINDOW.values(),
-        *CONFIDENCE_WINDOW.values(),
-        *FEATURE_WINDOW.values(),
-        *FEATURE_DISTANCE.values(),
-        *MULTIVARIATE,
-    ),
-    *(SEGMENT_ATTEMPTS, SEGMENT_CONFIDENT, SEGMENT_CORRECTIONS, SEGMENT_KL, SEGMENT_NOISE),
-    *(REFERENCE_MEAN, REFERENCE_STDDEV, REFERENCE, OBSERVED, UNKNOWN),
-    *(BATCH_ROWS, BATCH_REJECTED, BATCH_CONFIDENT, BATCH_DURATION, BATCH_SUCCESS),
-)
-"""All families, in the order of the exposition."""
