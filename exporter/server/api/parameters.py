@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -39,14 +39,16 @@ def parse_whole_number(name: str, text: str | None, most: int) -> int | None:
 
 
 def parse_time(name: str, text: str | None) -> float | None:
-    """Return a time in Unix seconds."""
+    """Return a time in Unix seconds; other forms of ISO 8601 than those of RFC 3339 are read as well."""
     if text is None:
         return None
     try:
-        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-    except msgspec.ValidationError:
+        time = datetime.fromisoformat(text.upper())
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
         expected = 'an RFC 3339 time with a zone such as "2026-11-24T10:00:00Z"'
-        raise malformed(f"{name}: expected {expected}, got {preview(text)}") from None
+        raise malformed(f"{name}: expected {expected}, got {preview(text)}")
     return time.timestamp()
 
 
