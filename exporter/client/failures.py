@@ -9,7 +9,6 @@ import socket
 import ssl
 from collections.abc import Mapping
 from http.client import HTTPException
-from http.client import responses as phrases
 from typing import NamedTuple
 
 _PROBE_SECONDS = 1.0
@@ -169,7 +168,7 @@ def error_detail(status: int, response: bytes) -> str:
         details = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
         return "; ".join([f"{status} {problem.get('detail') or problem['error']}", *details])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return f"{status} {response[:300].decode(errors='replace').strip() or phrases.get(status, '')}".rstrip()
+        return f"{status} {response[:300].decode(errors='replace').strip()}".rstrip()
 
 
 def rejection_detail(response: bytes) -> str:

@@ -12,6 +12,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import responses as phrases
 from typing import Any, NamedTuple
 
 import urllib3
@@ -57,7 +58,8 @@ class Response(NamedTuple):
 
     def error_message(self) -> str:
         """Return the status and the detail of a problem document (RFC 9457), an ``error`` member, or the text."""
-        return error_detail(self.status, self.body)
+        detail = error_detail(self.status, self.body)
+        return detail if self.body.strip() else f"{detail} {phrases.get(self.status, '')}".rstrip()
 
 
 class Client:
