@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _warnings(source: Source, profile: Profile, options: Options) -> list[str]:
-    """Return what would alarm for ever, with what mends it."""
+    """Return what would alarm for ever, with the flag that corrects it."""
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
     columns = Columns(
         options.prediction_column,

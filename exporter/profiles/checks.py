@@ -46,7 +46,7 @@ class Columns(NamedTuple):
     prediction, confidence, time
         See `exporter.profiles.builder.Options`.
     chosen
-        Columns that were described by the user, on which nothing is said.
+        Columns that the user described; there are no warnings about them.
     is_csv
         Whether cells are texts, and the way they are read can be chosen.
     """
@@ -59,7 +59,7 @@ class Columns(NamedTuple):
 
 
 def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, bins: int) -> Iterator[str]:
-    """Yield a line for each thing that would alarm for ever, with the flag that mends it.
+    """Yield a line for each thing that would alarm for ever, with the flag that corrects it.
 
     Parameters
     ----------

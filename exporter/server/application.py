@@ -136,7 +136,7 @@ class Exporter:
         """What an operator should look into although events are accepted and stored."""
         texts = {
             "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
-            "windows are not saved: another exporter has the same store.replica": self._snapshots.lease.rival,
+            "windows are not saved: another exporter has the same store.replica": self._snapshots.lease.holder,
         }
         return [text for text, applies in texts.items() if applies]
 

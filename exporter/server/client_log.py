@@ -78,14 +78,14 @@ class ClientLog:
         client = _current_client()
         with self._lock:
             key = (client, reason)
-            told = key in self._warned
-            if not told and not self._take_line():
+            is_known = key in self._warned
+            if not is_known and not self._take_line():
                 return
             self._warned[key] = None
             self._warned.move_to_end(key)
             if len(self._warned) > MAX_CLIENTS:
                 self._warned.popitem(last=False)
-        if not told:
+        if not is_known:
             log.warning("client %s: %s (logged once for each client)", client, detail)
 
     def _admit(self, client: str, count: int) -> int:

@@ -1,7 +1,7 @@
 """The JSON document of a correction.
 
-Older versions, or other programs, may have written what nobody can read: a time of the year 0, or a label that is not
-JSON. Such a member is null, and the document names it, so that the correction can still be decided.
+Older versions, or other programs, may have written values that cannot be read: a time of the year 0, or a label that is
+not JSON. Such a member is null, and the document names it, so that the correction can still be decided.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ def _queries(correction_id: int, after: HistoryPosition) -> dict[str, sa.Select[
     decided = sa.select(decisions.c.id.label("number"), *(decisions.c[name] for name in columns)).where(
         decisions.c.feedback_id == correction_id, decisions.c.id > after.decision
     )
-    said = sa.union_all(earlier, latest).subquery()
+    all_feedback = sa.union_all(earlier, latest).subquery()
     return {
-        "feedback": sa.select(said).order_by(said.c.number),
+        "feedback": sa.select(all_feedback).order_by(all_feedback.c.number),
         "decision": decided.order_by(decisions.c.id),
     }
 

@@ -1,6 +1,6 @@
 """The file of an SQLite database while an exporter uses it: one exporter at a time, and only while it stays in place.
 
-SQLite notices neither: it goes on in a file that was deleted, and what it commits there is gone with the process.
+SQLite detects neither: it continues in a deleted file, and what it commits there is lost when the process ends.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class DatabaseFile:
         Raises
         ------
         StoreError
-            When a file is gone, is another one, or was cut.
+            When a file was deleted, replaced or cut.
         """
         self.fault = self._find_fault(connection)
         if self.fault:

@@ -73,12 +73,12 @@ class ReplicaLease:
 
     Attributes
     ----------
-    rival : str or None
-        The running exporter that has the lease: its host and process.
+    holder : str or None
+        The other exporter that runs and has the lease: its host and process.
     """
 
     def __init__(self, store: Store) -> None:
-        self.rival: str | None = None
+        self.holder: str | None = None
         self._store = store
         self._is_lease = _is(store, _LEASE, _LEASE)
         self._owner = f"process {os.getpid()} on {socket.gethostname()}"
@@ -103,16 +103,16 @@ class ReplicaLease:
             return True
         other = self._store.execute(lambda connection, _: self._take(connection, now))
         if other is None:
-            self._seen = self.rival = None
+            self._seen = self.holder = None
             return True
         if self._seen is None or other != self._seen:
             if self._seen and other[0] == self._seen[0]:  # the same exporter has renewed it: it runs
-                self.rival = other[0].decode("utf-8", "replace").partition(" ")[2]
+                self.holder = other[0].decode("utf-8", "replace").partition(" ")[2]
             self._seen, self._seen_at = other, now
-        if self.rival:
+        if self.holder:
             self._store.report_failure()
             raise StoreError(
-                f"store.replica: {self._store.replica!r} is also the name of another exporter ({self.rival}): "
+                f"store.replica: {self._store.replica!r} is also the name of another exporter ({self.holder}): "
                 "give each its own store.replica, and restart"
             )
         return False

@@ -360,12 +360,12 @@ def test_two_exporters_with_one_name_do_not_overwrite_each_other(
         first.save(now + 1, 5)
     assert first.stored() == 20
     assert "'a' is also the name of another exporter (process " in caplog.text
-    assert first.saver.lease.rival is None
-    assert second.saver.lease.rival
+    assert first.saver.lease.holder is None
+    assert second.saver.lease.holder
     assert len(second.failures) == 2
     first.saver.lease.release()
     second.save(100.0, 100)
-    assert second.saver.lease.rival is None
+    assert second.saver.lease.holder is None
     assert second.stored() == 400
 
 
