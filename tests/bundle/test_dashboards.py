@@ -42,6 +42,7 @@ QUIET = {
     "model_system_gpu_utilization_ratio": "the machine of the tests need not have a GPU",
     "model_system_gpu_memory_used_bytes": "the machine of the tests need not have a GPU",
     "model_system_gpu_memory_limit_bytes": "the machine of the tests need not have a GPU",
+    "model_exporter_store_max_bytes": "it is infinite without store.max_size, and then not drawn",
     "model_feature_recent_kl_divergence": "it is absent until an exporter has watched for more than its longest window",
 }
 """What may find nothing in the recorded hour, and why that is right."""
@@ -520,7 +521,7 @@ def test_shares_of_bins_add_up_to_one(prometheus: str) -> None:
 FUNCTIONS = set(
     re.findall(
         r"\w+",
-        "abs and avg avg_over_time bool clamp_min count_over_time end group histogram_quantile increase label_join"
+        "Inf abs and avg avg_over_time bool clamp_min count_over_time end group histogram_quantile increase label_join"
         " label_replace last_over_time max max_over_time min or rate round sqrt sum time topk unless",
     )
 )
