@@ -603,7 +603,10 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
     monitor.close()
     assert eventually(lambda: served.samples("model_requests_total"))
     assert served.samples("model_requests_total") == {'model_requests_total{model="credit",version="3",code="200"}': 1}
-    second = Served(tmp_path, f"--web.unix-socket={path}")
+    folder = tmp_path / "second"
+    folder.mkdir()
+    write_config(folder)
+    second = Served(folder, f"--web.unix-socket={path}")
     second.launch()
     assert second.process.wait(20) == 1
     assert "another process already does" in second.log.read_text()
