@@ -80,14 +80,19 @@ def restore(config: StoreConfig, backup: Path) -> BackupSummary:
         lock = DatabaseLock(path)
         try:
             owner = (path if path.exists() else path.parent).stat()
+            _set_owner(Path(f"{path}.lock"), owner)
             with _new_file(path, lambda: rename_database(path, "replaced")) as partial:
                 shutil.copyfile(backup, partial)
-                if os.geteuid() == 0:
-                    for file in (partial, Path(f"{path}.lock")):
-                        os.chown(file, owner.st_uid, owner.st_gid)
+                _set_owner(partial, owner)
         finally:
             lock.release()
     return summary
+
+
+def _set_owner(path: Path, owner: os.stat_result) -> None:
+    """Give a file to the user of the exporter when root restores its database."""
+    if os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def verify(path: Path) -> BackupSummary:
