@@ -7,6 +7,7 @@ import contextlib
 import gc
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,9 +19,10 @@ from typing import Any
 
 import pytest
 import uvloop
+from support.certificates import certificate
 from support.servers import CONFIG, eventually, write_config
 
-from exporter.server import asgi, protocol, serve
+from exporter.server import asgi, protocol, serve, web_config
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol
@@ -53,14 +55,19 @@ async def simple(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body"})
 
 
-def served(app: Any, clients: Callable[[int, Server], None], most: int = 1000) -> None:
+def served(
+    app: Any,
+    clients: Callable[[int, Server], None],
+    most: int = 1000,
+    web: WebConfig = WebConfig(),  # noqa: B008
+) -> None:
     """Serve in this thread until the clients, which run in another, are done."""
     faults: list[object] = []
 
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
         with listen("127.0.0.1", 0) as bound:
-            server = Server(SimpleNamespace(ready=True), app, WebConfig(), most)  # type: ignore[arg-type]
+            server = Server(SimpleNamespace(ready=True), app, web, most)  # type: ignore[arg-type]
             serving = asyncio.create_task(server.serve([bound]))
             try:
                 await asyncio.to_thread(clients, bound.getsockname()[1], server)
@@ -236,6 +243,39 @@ def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypat
     finally:
         exporter.close()
     assert ended
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    """Return 32 MiB."""
+    await receive()
+    headers = [(b"content-length", b"%d" % 2**25)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": bytes(2**25)})
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_a_client_does_not_read_is_counted(tmp_path: Path, tls: bool) -> None:
+    """The bytes of a response that wait for their client count, with TLS as without, until it has read them."""
+    counts: list[int] = []
+    context = ssl.create_default_context()
+    if tls:
+        certificate(tmp_path, "server")
+        context.load_verify_locations(tmp_path / "server.crt")
+        (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: server.crt, key_file: server.key}")
+
+    def client(port: int, server: Server) -> None:
+        with socket.create_connection(("127.0.0.1", port), 10) as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection = context.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
+            connection.sendall(GET)
+            counts.append(eventually(lambda: sum(one.check(time.monotonic()) for one in connections(server)) > 2**20))
+            received = 0
+            while received < 2**25:
+                received += len(connection.recv(2**16))
+            assert eventually(lambda: not any(one.check(time.monotonic()) for one in connections(server)))
+
+    served(large, client, web=web_config.load(tmp_path / "web.yml") if tls else WebConfig())
+    assert counts == [True]
 
 
 def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
