@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import math
 import re
+from collections import deque
 from collections.abc import Collection
 from typing import Any
 
@@ -42,6 +43,7 @@ HELD_BYTES = 128 * 2**20
 MAX_REFUSALS = 100
 """Connections beyond the limit that get an answer at a time; more are closed without one."""
 _STEP = 256  # bytes parsed at a time: one of small requests becomes many requests that wait
+_PIECE = 64 * 1024
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _NO_PATH = re.compile(rb"(https?://[^/?]+)(?=$|\?)", re.IGNORECASE)
 _FRAMING = (b"content-length", b"transfer-encoding")
@@ -264,12 +266,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Read no requests of a client that does not read its answers."""
         super().pause_writing()
+        self._writer.pause()
         self.flow.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on: the client has read some of its answers."""
         super().resume_writing()
         self._last_write = self.loop.time()
+        self._writer.resume()
+        if self.flow.write_paused:
+            return
         if self._next_waits:
             self._next_waits = False
             self.on_response_complete()
@@ -302,9 +308,10 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in headers]
         lines += [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
         self._closing_since = self.loop.time()
-        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", error.body]))
-        if self._eof or self.scheme == "https":
-            self.transport.close()
+        self._writer.write(b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", error.body]))
+        self._writer.flush()
+        if self._eof or self.scheme == "https" or self._writer.waiting:
+            self._writer.close()
         else:  # a client that still sends would lose the answer if the connection were closed now
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -324,7 +331,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def check(self, now: float) -> int:
         """Close a connection that takes too long; return the bytes that it holds."""
-        unread = self.transport.get_write_buffer_size()
+        unread = self.transport.get_write_buffer_size() + self._writer.waiting
         if unread < self._unread or not unread:
             self._last_write = now
         self._unread = unread
@@ -382,11 +389,19 @@ def all_finished(connections: Collection[Any]) -> bool:
 
 
 class _ResponseWriter:
-    """Sends a head together with the body that follows: two system calls cost more than the rest of a response."""
+    """Sends responses as fast as the client reads, and a head together with the body that follows.
+
+    Two system calls cost more than the rest of a small response. A transport with TLS would encrypt all of a large one
+    at once, and not count what the client has yet to read.
+    """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self._paused = False
         self._head = b""
+        self._pieces: deque[bytes] = deque()
+        self._closing = False
+        self.waiting = 0
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
@@ -395,16 +410,36 @@ class _ResponseWriter:
         elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
             self._head = data
             return
-        self._transport.write(data)
+        if len(data) <= _PIECE and not self._pieces:
+            self._transport.write(data)
+            return
+        self._pieces.extend(data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
+        self.waiting += len(data)
+        self._send()
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._send()
+
+    def _send(self) -> None:
+        while self._pieces and not self._paused:
+            piece = self._pieces.popleft()
+            self.waiting -= len(piece)
+            self._transport.write(piece)
+        if self._closing and not self._pieces:
+            self._transport.close()
 
     def flush(self) -> None:
         if self._head:
-            self._transport.write(self._head)
-            self._head = b""
+            self.write(b"")
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        self._closing = True
+        self._send()
 
 
 class _Flow(FlowControl):

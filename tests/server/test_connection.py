@@ -245,6 +245,11 @@ def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypat
     assert ended
 
 
+def held(server: Server) -> int:
+    """Return the bytes that all connections hold."""
+    return sum(connection.check(time.monotonic()) for connection in connections(server))
+
+
 async def large(scope: Any, receive: Any, send: Any) -> None:
     """Return 32 MiB."""
     await receive()
@@ -264,18 +269,17 @@ def test_what_a_client_does_not_read_is_counted(tmp_path: Path, tls: bool) -> No
         (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: server.crt, key_file: server.key}")
 
     def client(port: int, server: Server) -> None:
-        with socket.create_connection(("127.0.0.1", port), 10) as plain:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection = context.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
+        plain = socket.create_connection(("127.0.0.1", port), 10)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain as connection:
             connection.sendall(GET)
-            counts.append(eventually(lambda: sum(one.check(time.monotonic()) for one in connections(server)) > 2**20))
+            counts.append(eventually(lambda: held(server) > 2**20))
             received = 0
             while received < 2**25:
-                received += len(connection.recv(2**16))
-            assert eventually(lambda: not any(one.check(time.monotonic()) for one in connections(server)))
+                received += len(connection.recv(2**16) or pytest.fail("closed too early"))
+            counts.append(eventually(lambda: not held(server)))
 
     served(large, client, web=web_config.load(tmp_path / "web.yml") if tls else WebConfig())
-    assert counts == [True]
+    assert counts == [True, True]
 
 
 def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
