@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import ssl
@@ -134,8 +135,10 @@ class Acceptor:
 
     def _end_oldest(self) -> None:
         """End a handshake, but leave its connection open for a while: a hostile client would connect again at once."""
-        task = next(iter(self._opening))
-        self._waiting[self._opening.pop(task).dup()] = self._loop.time()
+        task, client = next(iter(self._opening.items()))
+        del self._opening[task]
+        with contextlib.suppress(OSError):  # the handshake may have failed in this pass of the loop
+            self._waiting[client.dup()] = self._loop.time()
         task.cancel()
 
     def _connect(self, client: socket.socket) -> None:
