@@ -546,7 +546,7 @@ def names(expr: str) -> tuple[dict[str, set[str]], set[str]]:
     for group in re.findall(r"\b(?:by|on|ignoring|without|group_left|group_right) ?\(([^)]*)\)", bare):
         used |= set(re.findall(r"\w+", group))
     bare = re.sub(r"\b(?:by|on|ignoring|without|group_left|group_right) ?(?:\([^)]*\))?", " ", bare)
-    bare = re.sub(r"\[[^\]]*\]|offset \w+|\+Inf\b", " ", bare)
+    bare = re.sub(r"\[[^\]]*\]|offset \w+", " ", bare)
     metrics: dict[str, set[str]] = {}
     for name, selector in re.findall(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?", bare):
         if name in FUNCTIONS and not selector:

@@ -20,7 +20,7 @@ import yaml
 
 from support.paths import ROOT
 from support.programs import quickened_rules, running
-from support.servers import CONFIG, Served, ask, free_port, write_config
+from support.servers import Served, ask, free_port, write_config
 
 RULES = ROOT / "prometheus" / "rules"
 STEP = 15
@@ -166,7 +166,7 @@ def prometheus(folder: Path, *, rules: bool) -> Iterator[str]:
 
 def record(folder: Path) -> int:
     """Write the blocks; returns the Unix time of the end of the hour."""
-    write_config(folder, {**CONFIG, "store": {"max_size": "10GiB"}})
+    write_config(folder)
     rng = np.random.default_rng(5)
     server = Served(folder).start()
     try:
