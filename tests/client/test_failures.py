@@ -26,6 +26,9 @@ from support.servers import Served, write_config
 from exporter import Monitor
 from exporter.errors import ExporterError
 
+# CPython leaves a socket to the garbage collector when its server resets the connection before the handshake begins.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")
+
 KEPT = "cannot send events, the newest 10,000 are kept: "
 
 

@@ -132,7 +132,7 @@ def test_time_limits_are_checked_after_an_exception(
     monkeypatch.setattr(serve, "_CHECK_TICKS", 1)
     served(simple, lambda *_: time.sleep(0.5))
     assert len(looks) > 2
-    assert caplog.records[0].exc_info
+    assert any(record.exc_info for record in caplog.records)
 
 
 def test_far_too_many_connections_are_closed() -> None:
