@@ -172,7 +172,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._busy:
             self.cycle.keep_alive = False
         else:
-            self.transport.close()
+            self._writer.close()
 
     # --- what the parser finds ----------------------------------------------------------------
 
@@ -326,8 +326,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Finish the requests that arrived and refuse those that have not, so that their senders try again."""
         if self._in_message:
             self.fail(503, "the exporter stops: nothing was taken, try again", (("retry-after", "1"),))
+        elif self._busy:
+            self.cycle.keep_alive = False
         else:
-            super().shutdown()
+            self._writer.close()
 
     def check(self, now: float) -> int:
         """Close a connection that takes too long; return the bytes that it holds."""

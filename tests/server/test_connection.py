@@ -282,6 +282,26 @@ def test_what_a_client_does_not_read_is_counted(tmp_path: Path, tls: bool) -> No
     assert counts == [True, True]
 
 
+@pytest.mark.parametrize("ends", ["client", "server"])
+def test_a_response_under_way_is_sent_whole(ends: str) -> None:
+    """A client that has closed its side gets all of a large response, and so does one during a stop."""
+    sizes: list[int] = []
+
+    def client(port: int, server: Server) -> None:
+        connection = Reading(port)
+        connection.socket.sendall(GET)
+        eventually(lambda: held(server) > 2**20)
+        if ends == "client":
+            connection.socket.shutdown(socket.SHUT_WR)
+        else:
+            server.should_exit = True
+        time.sleep(0.5)
+        sizes.append(len(connection.all().partition(b"\r\n\r\n")[2]))
+
+    served(large, client)
+    assert sizes == [2**25]
+
+
 def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is closed when its client reads nothing of a response for a while."""
     monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.5)
