@@ -154,6 +154,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
     external_url: str | None = None
+    prometheus_url: str | None = None
     store: StoreConfig = StoreConfig()
     links: LinksConfig = LinksConfig()
     queue: QueueConfig = QueueConfig()
@@ -213,6 +214,7 @@ def _check_document(document: Any, where: str) -> Any:
             _check_windows(path, model)
         _check_mapped_names(models)
         _check_url(document.get("external_url"), ("external_url",))
+        _check_url(document.get("prometheus_url"), ("prometheus_url",), _PROMETHEUS_PASSWORD, "http://127.0.0.1:9090")
         _check_url(_mapping(document, "links").get("grafana"), ("links", "grafana"))
         _check_store(_mapping(document, "store"))
     except _InvalidError as error:
@@ -300,12 +302,16 @@ def _check_mapped_names(models: _Models) -> None:
             _refuse(("models",), f"{preview(name)} is a model and among the mapping.names of {preview(owner)}")
 
 
-def _check_url(url: Any, path: KeyPath) -> None:
-    """Check an address that links begin with."""
+_SHOWN = "metrics, alerts and pages show it"
+_PROMETHEUS_PASSWORD = "set PROMETHEUS_USER and PROMETHEUS_PASSWORD_FILE in the environment"  # noqa: S105 (no password)
+
+
+def _check_url(url: Any, path: KeyPath, reason: str = _SHOWN, example: str = "https://models.example.org") -> None:
+    """Check an address; ``reason`` says why it must not have a user and a password, or what to do instead."""
     if isinstance(url, str) and re.match(r"https?://[^/]*@", url):
-        _refuse(path, "expected a URL without user and password: metrics, alerts and pages show it")
+        _refuse(path, f"expected a URL without user and password: {reason}")
     if isinstance(url, str) and not re.fullmatch(r"https?://[^\s/?#\"'<>]+(/[^\s?#\"'<>]*)?", url):
-        _refuse(path, f"expected a URL such as https://models.example.org, got {preview(url)}")
+        _refuse(path, f"expected a URL such as {example}, got {preview(url)}")
 
 
 def _check_store(store: dict[str, Any]) -> None:

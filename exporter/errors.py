@@ -6,8 +6,9 @@
     ├── ConfigError          exporter.yml or a file it names is wrong
     │   └── ProfileError     a training profile is wrong or foreign
     ├── BatchError           rows of a batch job cannot be read, sent or pushed
-    ├── CompareError         Prometheus cannot be asked, or does not know what is to be compared
+    ├── CompareError         there is no data of what is to be compared
     ├── EventError           an event that arrived is wrong
+    ├── PrometheusError      Prometheus cannot be reached, or reports an error
     ├── QueueFullError       no room left: try again later
     ├── StoreError           the database could not read or write
     │   └── StoreFullError   store.max_size leaves no room for what is kept
@@ -34,7 +35,11 @@ class BatchError(ExporterError):
 
 
 class CompareError(ExporterError):
-    """Prometheus cannot be asked, or has no data of what is to be compared; the text says what to do."""
+    """There is no data of what is to be compared; the text says what to do."""
+
+
+class PrometheusError(ExporterError):
+    """Prometheus cannot be reached, or reports an error; the text says what to do."""
 
 
 class EventError(ExporterError):

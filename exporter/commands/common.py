@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import difflib
 import functools
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -17,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exporter.credentials import BEARER_TOKEN, Credentials
 from exporter.errors import ExporterError
 
 _Value = TypeVar("_Value")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -105,37 +103,18 @@ def authorization(options: argparse.Namespace) -> str | None:
     ExporterError
         When a file cannot be read, or does not hold one line of text.
     """
-    if options.bearer_token_file:
-        return f"Bearer {_secret('--bearer-token-file', options.bearer_token_file)}"
-    if options.user:
-        if not options.password_file:
-            raise ExporterError("--password-file: is required with --user")
-        return basic_authorization(options.user, _secret("--password-file", options.password_file))
-    if options.deprecated_variable and (token := os.environ.get(options.deprecated_variable)):
-        if not _TOKEN.fullmatch(token):
+    header = credentials(options).header()
+    if header is None and options.deprecated_variable and (token := os.environ.get(options.deprecated_variable)):
+        if not BEARER_TOKEN.fullmatch(token):
             raise ExporterError(f"{options.deprecated_variable}: is not a bearer token")
         warn_deprecated(f"${options.deprecated_variable}", "--bearer-token-file or $MODEL_EXPORTER_BEARER_TOKEN_FILE")
         return f"Bearer {token}"
-    return None
+    return header
 
 
-def _secret(option: str, path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ExporterError(f"{option}: {path} cannot be read: {reason}") from None
-    if not (_TOKEN.fullmatch(text) if option == "--bearer-token-file" else text and text.isprintable()):
-        raise ExporterError(f"{option}: {path}: expected one line with the secret and nothing else")
-    return text
-
-
-def basic_authorization(user: str, password: str) -> str:
-    """
-    >>> basic_authorization("Aladdin", "open sesame")
-    'Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=='
-    """
-    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+def credentials(options: argparse.Namespace) -> Credentials:
+    """Return the credentials in the options of `add_credentials`."""
+    return Credentials(options.user, options.password_file, options.bearer_token_file, options.ca_file)
 
 
 @functools.cache

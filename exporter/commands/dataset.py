@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from exporter.commands.common import add_credentials, authorization, set_help
-from exporter.commands.http_client import WHEN_BUSY, Client, Response
 from exporter.commands.progress import download
 from exporter.datasets import FORMATS
 from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError
+from exporter.http_client import WHEN_BUSY, Client, Response
 
 DEFAULT_URL = "http://127.0.0.1:9877"
 TIMEOUT = 600.0

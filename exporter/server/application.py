@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
+from exporter.credentials import Credentials
 from exporter.errors import ConfigError
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector
@@ -26,7 +28,13 @@ from exporter.server.stored_inputs import snapshot_inputs
 from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 
+if TYPE_CHECKING:
+    from exporter.prometheus_api import Prometheus
+
 log = logging.getLogger(__name__)
+
+PROMETHEUS_SECONDS = 10.0
+"""Time that Prometheus has for each part of a response."""
 
 
 class Exporter:
@@ -54,7 +62,8 @@ class Exporter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._reloading = threading.Lock()
+        self._reloading, self._connecting = threading.Lock(), threading.Lock()
+        self._prometheus: Prometheus | None = None
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
@@ -97,6 +106,26 @@ class Exporter:
         """
         external_url = self.config.external_url or self.address
         return external_url.rstrip("/"), (self.config.links.grafana or external_url).rstrip("/")
+
+    @property
+    def prometheus(self) -> Prometheus | None:
+        """The Prometheus at ``prometheus_url``; None without the key.
+
+        Raises
+        ------
+        ExporterError
+            When the file with certificates cannot be read.
+        """
+        url = self.config.prometheus_url
+        if url is None:
+            return None
+        with self._connecting:
+            if self._prometheus is None or self._prometheus.url != url.rstrip("/"):
+                from exporter.prometheus_api import Prometheus  # urllib3 takes time to load
+
+                credentials = Credentials.from_environment("PROMETHEUS")
+                self._prometheus = Prometheus(url, "prometheus_url", credentials, PROMETHEUS_SECONDS)
+            return self._prometheus
 
     def reload(self) -> None:
         """Read the configuration again; if the new one is not valid, the old one stays in use.

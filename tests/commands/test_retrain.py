@@ -19,8 +19,8 @@ from exporter.commands.demo import flywheel, model, scenario, service
 from exporter.commands.demo.incidents import Incidents
 from exporter.commands.demo.retrain import evaluate, retrain, training_images
 from exporter.commands.demo.versions import Versions
-from exporter.commands.http_client import Client
 from exporter.errors import StackError
+from exporter.http_client import Client
 from exporter.profiles import profile
 
 

@@ -7,12 +7,12 @@ import json
 import time
 from datetime import UTC, datetime
 
-from exporter.commands.common import add_credentials, authorization, checked
+from exporter.commands.common import add_credentials, checked, credentials
 from exporter.commands.compare.counts import Period, count, first_seen, models, versions
 from exporter.commands.compare.metrics import compare
-from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
 from exporter.commands.compare.report import Comparison, Side, document, table
 from exporter.errors import CompareError
+from exporter.prometheus_api import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
 
 WORSE = 3
@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
     Raises
     ------
     CompareError
-        When Prometheus cannot be queried, or has no data to compare.
+        When Prometheus has no data to compare.
+    PrometheusError
+        When it cannot be queried.
     """
     comparison = compare_selected(args, time.time())
     if args.format == "json":
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def compare_selected(args: argparse.Namespace, now: float) -> Comparison:
     """Compare what the options select, at the Unix time ``now``."""
     _check_periods(args)
-    prometheus = Prometheus(args.prometheus, lambda: authorization(args), args.ca_file)
+    prometheus = Prometheus(args.prometheus, credentials=credentials(args))
     model = args.model or _only_model(prometheus, now)
     if args.before_from is not None:
         after = args.after or versions(prometheus, model, now)[-1]
@@ -108,7 +110,9 @@ def compare_versions(
     Raises
     ------
     CompareError
-        When Prometheus cannot be queried, or has no data of one of them.
+        When Prometheus has no data of one of them.
+    PrometheusError
+        When it cannot be queried.
     """
     sides = [Side(version, period, count(prometheus, model, version, period)) for version, period in (before, after)]
     return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts))

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.commands.compare.prometheus import Prometheus, quoted
 from exporter.errors import CompareError
 from exporter.monitoring.registry import OTHER_VERSION
+from exporter.prometheus_api import Prometheus, quoted
 from exporter.stats.divergence import Floats
 from exporter.validation import suggestion
 
@@ -94,7 +94,9 @@ def count(prometheus: Prometheus, model: str, version: str, period: Period) -> C
     Raises
     ------
     CompareError
-        When the query fails, or the version has no data in that period.
+        When the version has no data in that period.
+    PrometheusError
+        When the query fails.
     """
     seconds = round(period.end - period.start)
     labels = f"{{model={quoted(model)},version={quoted(version)}}}"

@@ -17,14 +17,14 @@ from exporter.client import Monitor
 from exporter.commands import addresses, common
 from exporter.commands.compare.command import compare_versions
 from exporter.commands.compare.counts import Period, utc_time
-from exporter.commands.compare.prometheus import DEFAULT_URL, Prometheus
 from exporter.commands.compare.report import sentence
 from exporter.commands.demo import model, scenario, service
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident
 from exporter.commands.demo.retrain import retrain
 from exporter.commands.demo.traffic import Traffic
-from exporter.commands.http_client import Client, RequestError
 from exporter.errors import StackError
+from exporter.http_client import Client, RequestError
+from exporter.prometheus_api import DEFAULT_URL, Prometheus
 
 ADDRESS = "127.0.0.1:8000"
 NONE = "none"

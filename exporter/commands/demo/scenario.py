@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, ActiveIncident
-from exporter.commands.http_client import Client, RequestError
 from exporter.errors import ExporterError, StackError
+from exporter.http_client import Client, RequestError
 from exporter.validation import parse_duration, suggestion
 
 HEALTHY = "healthy"

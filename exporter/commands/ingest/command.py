@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from exporter.commands.common import add_config_file, add_credentials, add_table_options, authorization, whole_number
-from exporter.commands.http_client import Client
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State, begin
 from exporter.commands.ingest.input_file import FORMATS, Input, open_input
@@ -28,6 +27,7 @@ from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, ou
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
+from exporter.http_client import Client
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers.files import FileSource

@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 
 from exporter.client.encoding import rfc3339
-from exporter.commands.http_client import TRANSIENT, Client, RequestError, Response, retry_for
 from exporter.commands.ingest.checkpoint import State, save
 from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.errors import BatchError
 from exporter.features.extract import as_list
+from exporter.http_client import TRANSIENT, Client, RequestError, Response, retry_for
 
 _SLICE = 500
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from exporter.commands.addresses import address
-from exporter.commands.http_client import Client, RequestError
 from exporter.errors import StackError
+from exporter.http_client import Client, RequestError
 
 READY_SECONDS = 60.0
 """Time a program has to become ready."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from exporter.commands.compare.prometheus import Sample
-from exporter.commands.http_client import Client, RequestError
 from exporter.commands.up.process import tail
+from exporter.http_client import Client, RequestError
+from exporter.prometheus_api import Sample
 
 _TIMEOUT = 1.5
 MIN_PENDING_SECONDS = 10.0

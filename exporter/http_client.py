@@ -1,4 +1,4 @@
-"""HTTP requests of the commands: connections kept alive, retries, credentials, and errors that a person can read.
+"""HTTP requests to other servers: connections kept alive, retries, credentials, and errors that a person can read.
 
 The requests go past any proxy that the environment names: they are for servers of this machine and its neighbours.
 """
@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from exporter.client.failures import Server, error_detail, expects_tls, explain_tls_error, tls_context
 from exporter.client.transport import connect_unix
-from exporter.commands.common import basic_authorization
+from exporter.credentials import basic_authorization
 from exporter.errors import ExporterError
 
 MAX_BODY = 64 << 20
@@ -70,7 +70,7 @@ class Client:
     url
         ``http://…``, ``https://…`` or ``unix:///path/of/the/socket``; a path is a prefix of every request's.
     option
-        Name of the command-line option that the URL comes from, for error messages.
+        Name of the option or key that the URL comes from, for error messages.
     example
         A URL that is valid, for error messages.
     authorization
@@ -79,6 +79,8 @@ class Client:
         Whether the URL may hold a user and a password; they are used instead of ``authorization``.
     ca_file
         File with the certificates to trust instead of the system's.
+    ca_option
+        Name of the option or variable that ``ca_file`` comes from, for error messages.
     timeout
         Seconds that connecting may take, and each wait for data.
     retries
@@ -106,6 +108,7 @@ class Client:
         user_in_url: bool = False,
         authorization: Callable[[], str | None] = lambda: None,
         ca_file: str | None = None,
+        ca_option: str = "--ca-file",
         timeout: float = 30.0,
         retries: urllib3.Retry = NO_RETRY,
         connections: int = 1,
@@ -124,7 +127,7 @@ class Client:
         special: dict[str, Any] = {"socket_path": urllib.parse.unquote(parts.path)} if parts.scheme == "unix" else {}
         if parts.scheme == "https" or ca_file:
             try:
-                context = tls_context(ca_file, "--ca-file")
+                context = tls_context(ca_file, ca_option)
             except ValueError as error:
                 raise ExporterError(str(error)) from None
             special = {"ssl_context": context} if parts.scheme == "https" else special
@@ -132,6 +135,7 @@ class Client:
             parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **special
         )
         self._server = Server(parts.scheme, self._pool.host, self._pool.port or 0)
+        self._ca_option = ca_option
 
     def __enter__(self) -> Client:
         return self
@@ -179,17 +183,29 @@ class Client:
         options["headers"] = {**(headers or {}), **({"Authorization": header} if header else {})}
         retries = retries or self._retries
         if isinstance(retries, _RetryUntil):
-            retries.server = self._server
+            retries.explain = self._reason
         options |= {"retries": retries, "redirect": False, "preload_content": False}
         try:
             response = self._pool.request(method, self._prefix + path, body, **options)
             yield response
         except HTTPError as error:
             early = "" if response is None else "the response ended early; the server's log may say why: "
-            raise RequestError(self.url, early + _reason(error, self._server)) from None
+            raise RequestError(self.url, early + self._reason(error)) from None
         finally:
             if response is not None:
                 response.close()
+
+    def _reason(self, error: BaseException) -> str:
+        """Return the cause of a failed request in one phrase, without the exceptions around it."""
+        while inner := _cause(error):
+            error = inner
+        if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
+            return "timed out"
+        if isinstance(error, ssl.SSLError):
+            return explain_tls_error(error, self._server, self._ca_option).detail
+        if failure := expects_tls(error, self._server):
+            return failure.detail
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def retry_for(seconds: float, on_retry: Callable[[str], None]) -> urllib3.Retry:
@@ -220,11 +236,11 @@ class _RetryUntil(urllib3.Retry):
 
     deadline = 0.0
     on_retry: Callable[[str], None]
-    server: Server
+    explain: Callable[[BaseException], str]
 
     def new(self, **changes: Any) -> _RetryUntil:
         following = super().new(**changes)
-        following.deadline, following.on_retry, following.server = self.deadline, self.on_retry, self.server
+        following.deadline, following.on_retry, following.explain = self.deadline, self.on_retry, self.explain
         return following
 
     def is_exhausted(self) -> bool:
@@ -234,7 +250,7 @@ class _RetryUntil(urllib3.Retry):
         last = self.history[-1]
         if last.status != 503:
             response_error = Response(last.status or 0, b"").error_message()
-            self.on_retry(_reason(last.error, self.server) if last.error else response_error)
+            self.on_retry(self.explain(last.error) if last.error else response_error)
         super().sleep(response)
 
 
@@ -266,19 +282,6 @@ def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
     if not valid:
         raise ExporterError(f"{option}: expected a URL such as {example}, got {re.sub('//.*@', '//…@', url)}")
     return parts
-
-
-def _reason(error: BaseException, server: Server) -> str:
-    """Return the cause of a failed request in one phrase, without the exceptions around it."""
-    while inner := _cause(error):
-        error = inner
-    if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
-        return "timed out"
-    if isinstance(error, ssl.SSLError):
-        return explain_tls_error(error, server, "--ca-file").detail
-    if failure := expects_tls(error, server):
-        return failure.detail
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _cause(error: BaseException) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""The HTTP client of the commands: retries, deadlines, sockets, credentials and messages."""
+"""The HTTP client: retries, deadlines, sockets, credentials and messages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from support.fake_exporter import Exporter, nobody
 
 from exporter.commands import common
-from exporter.commands.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
+from exporter.credentials import basic_authorization
 from exporter.errors import ExporterError
+from exporter.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_a_password_in_a_url_is_never_shown(exporter: Exporter) -> None:
     with Client(exporter.url.replace("//", "//me:s3cret@"), "--exporter", user_in_url=True) as client:
         assert client.url == exporter.url
         client.request("POST", "/v1/predictions", b"{}")
-    assert exporter.requests[0]["headers"]["Authorization"] == common.basic_authorization("me", "s3cret")
+    assert exporter.requests[0]["headers"]["Authorization"] == basic_authorization("me", "s3cret")
 
 
 def test_a_token_is_read_for_each_request(exporter: Exporter, tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Prometheus' HTTP API: instant queries, and what else it answers."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from typing import Any, NamedTuple
+
+from exporter.credentials import Credentials
+from exporter.errors import PrometheusError
+from exporter.http_client import Client, RequestError, Response
+
+TIMEOUT = 130.0
+"""Seconds; Prometheus itself gives up on a query after two minutes."""
+DEFAULT_URL = "http://127.0.0.1:9090"
+_NO_CREDENTIALS = Credentials()
+
+
+class Sample(NamedTuple):
+    """One series of a query's result."""
+
+    labels: dict[str, str]
+    value: float
+
+
+class Prometheus:
+    """A Prometheus server, or one with the same API.
+
+    Parameters
+    ----------
+    url
+        Such as ``http://127.0.0.1:9090``; a path is a prefix.
+    option
+        Name of the option or key that the URL comes from, for error messages.
+    credentials
+        Sent with each request.
+    timeout
+        Seconds that connecting may take, and each wait for data.
+
+    Raises
+    ------
+    ExporterError
+        When the URL or the file with certificates is not valid.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        option: str = "--prometheus",
+        credentials: Credentials = _NO_CREDENTIALS,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self._option = option
+        self._credentials = credentials
+        self._client = Client(
+            url,
+            option,
+            example=DEFAULT_URL,
+            authorization=credentials.header,
+            ca_file=credentials.ca_file,
+            ca_option=credentials.setting("ca_file"),
+            timeout=timeout,
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL."""
+        return self._client.url
+
+    def query(self, text: str, at: float) -> list[Sample]:
+        """Return the result of an instant query at a Unix time.
+
+        Raises
+        ------
+        PrometheusError
+            When Prometheus cannot be reached or reports an error.
+        """
+        body = urllib.parse.urlencode({"query": text, "time": f"{at:.3f}"}).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        response = self._request("POST", "/api/v1/query", body, headers=headers)
+        if response.status != 200:
+            detail = f"the query failed: {response.error_message()}; the query was: {text}"
+            raise PrometheusError(f"{self.url}: {detail}")
+        try:
+            return [Sample(dict(item["metric"]), float(item["value"][1])) for item in _data(response)["result"]]
+        except (ValueError, LookupError, TypeError):
+            raise self._foreign() from None
+
+    def get(self, path: str) -> Any:
+        """Return the member ``data`` of a response, such as that of ``/api/v1/alerts``.
+
+        Raises
+        ------
+        PrometheusError
+            When Prometheus cannot be reached or reports an error.
+        """
+        response = self._request("GET", path)
+        if response.status != 200:
+            raise PrometheusError(f"{self.url}: {path} failed: {response.error_message()}")
+        try:
+            return _data(response)
+        except (ValueError, LookupError, TypeError):
+            raise self._foreign() from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _request(self, method: str, path: str, body: bytes | None = None, **options: Any) -> Response:
+        try:
+            response = self._client.request(method, path, body, **options)
+        except RequestError as error:
+            raise PrometheusError(
+                f"{self.url}: Prometheus cannot be reached ({error.reason}); set another URL with {self._option}"
+            ) from None
+        if response.status in {401, 403}:
+            name = self._credentials.setting
+            raise PrometheusError(
+                f"{self.url}: access denied ({response.status}): set {name('user')} and {name('password_file')}, "
+                f"or {name('bearer_token_file')}"
+            )
+        return response
+
+    def _foreign(self) -> PrometheusError:
+        return PrometheusError(f"{self.url}: the response is not from Prometheus")
+
+
+def _data(response: Response) -> Any:
+    return json.loads(response.body)["data"]
+
+
+def quoted(value: str) -> str:
+    r"""Return a label's value as a PromQL string.
+
+    >>> print(quoted('a"b'))
+    "a\"b"
+    """
+    return json.dumps(value, ensure_ascii=False)
