@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support.bytecode  # noqa: F401 - before all that is slow to compile
 from support.postgres import Postgres, running
 from support.servers import Served, write_config
 
