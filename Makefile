@@ -58,7 +58,7 @@ bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-dashboards kubernetes: $(STAMP)  ## generate the dashboards and the PrometheusRule for Kubernetes
+dashboards kubernetes: $(STAMP)  ## generate the dashboards, the rules for Grafana and the PrometheusRule for Kubernetes
 	$(BIN)/python -m grafana
 
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

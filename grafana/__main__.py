@@ -1,4 +1,4 @@
-"""Write the dashboards and the PrometheusRule from their source."""
+"""Write the dashboards, the PrometheusRule and the rules for Grafana from their source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import kubernetes, model_business, model_data, model_exporter, model_overview, model_release, model_system
+from grafana import (
+    kubernetes,
+    managed_rules,
+    model_business,
+    model_data,
+    model_exporter,
+    model_overview,
+    model_release,
+    model_system,
+)
 
 _MODULES = (model_overview, model_system, model_data, model_business, model_release, model_exporter)
 BUILDERS = tuple(module.dashboard for module in _MODULES)
@@ -67,6 +76,7 @@ def main() -> None:
     dashboards = files()
     write(options.output / "grafana" / "dashboards", dashboards)
     write(options.output / "grafana" / "import", {name: importable(text) for name, text in dashboards.items()})
+    write(options.output / "grafana" / "alerting", managed_rules.files())
     write(options.output / "deploy" / "kubernetes", {"rules.yaml": kubernetes.prometheus_rule()})
 
 

@@ -558,6 +558,48 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert served.get("/runbooks/../../pyproject.toml").status == 404
 
 
+def test_notifications_of_grafana_are_shown(served: Served) -> None:
+    """The webhook of Grafana's own alerting sends what Alertmanager's does, and more."""
+    alert = {
+        "status": "firing",
+        "labels": {
+            "alertname": "ModelLatencyHigh",
+            "grafana_folder": "Models",
+            "severity": "warning",
+            "layer": "system",
+        },
+        "annotations": {"summary": "credit version 3 is slow"},
+        "startsAt": "2026-11-24T10:00:00.123456789+01:00",
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "https://grafana.example/alerting/grafana/model-exporter-ModelLatencyHigh/view?orgId=1",
+        "fingerprint": "c6eadffa33fcdf37",
+        "silenceURL": "https://grafana.example/alerting/silence/new",
+        "dashboardURL": "",
+        "panelURL": "",
+        "values": {"A": 0.61, "B": 1, "threshold": 0.5},
+        "valueString": "[ var='A' labels={model=credit} value=0.61 ]",
+        "orgId": 1,
+    }
+    body = {
+        "receiver": "model-exporter",
+        "status": "firing",
+        "alerts": [alert],
+        "groupLabels": {"alertname": "ModelLatencyHigh"},
+        "commonLabels": alert["labels"],
+        "externalURL": "https://grafana.example/",
+        "version": "1",
+        "truncatedAlerts": 0,
+        "title": "[FIRING:1] ModelLatencyHigh",
+        "state": "alerting",
+        "message": "**Firing**",
+    }
+    assert served.post("/v1/notifications", body).status == 200
+    assert "credit version 3 is slow" in served.get("/").text
+    resolved = {**alert, "status": "resolved", "values": None, "endsAt": "2026-11-24T10:09:00+01:00"}
+    assert served.post("/v1/notifications", {**body, "status": "resolved", "alerts": [resolved]}).status == 200
+    assert "No alert is firing" in served.get("/").text
+
+
 def test_layers_are_grey_before_the_first_scrape(served: Served) -> None:
     """Before the first scrape the layers are grey and give the reason; the home page does not count as a scrape."""
     for _ in range(2):

@@ -1,0 +1,254 @@
+"""The rules for a Grafana that evaluates them itself: their form, and their queries and texts in a real Prometheus."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.models.alerting import Rule
+from support.paths import ROOT
+from support.programs import running
+from support.servers import ask, eventually, free_port
+
+from grafana import managed_rules, rules
+
+FOLDER = ROOT / "grafana" / "alerting"
+FILES = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.iterdir())}
+SOURCE = [rule for group in rules.groups() for rule in group["rules"]]
+ALERTS = {rule["title"]: rule for group in FILES["alerts.yml"]["groups"] for rule in group["rules"]}
+RECORDING = {rule["title"]: rule for group in FILES["recording-rules.yml"]["groups"] for rule in group["rules"]}
+RULES = [*ALERTS.values(), *RECORDING.values()]
+UID = "${PROMETHEUS_UID}"
+
+
+# ---- form
+
+
+def test_the_files_are_up_to_date() -> None:
+    """``make dashboards`` would change nothing."""
+    assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()} == managed_rules.files()
+
+
+def test_every_rule_is_in_the_files() -> None:
+    """Each alert has the name, labels and pending period of its source; each recording rule the same query."""
+    assert {name: (rule["for"], rule["labels"]) for name, rule in ALERTS.items()} == {
+        rule["alert"]: (rule["for"], rule["labels"]) for rule in SOURCE if "alert" in rule
+    }
+    assert {name: rule["data"][0]["model"]["expr"] for name, rule in RECORDING.items()} == {
+        rule["record"]: rule["expr"] for rule in SOURCE if "record" in rule
+    }
+    for rule in SOURCE:
+        if "alert" in rule:
+            expr = ALERTS[rule["alert"]]["data"][0]["model"]["expr"]
+            assert "".join(expr.split()) == "".join(f"sum without () ({rule['expr']})".split())
+
+
+def test_the_groups_are_those_of_prometheus() -> None:
+    """Groups keep their name and order; intervals are multiples of Grafana's ten seconds, and not shorter."""
+    for name, suffix in (("alerts.yml", ""), ("recording-rules.yml", "-recording")):
+        written = {group["name"]: group for group in FILES[name]["groups"]}
+        for group in rules.groups():
+            kind = "record" if suffix else "alert"
+            titles = [rule[kind] for rule in group["rules"] if kind in rule]
+            if titles:
+                one = written.pop(group["name"] + suffix)
+                assert [rule["title"] for rule in one["rules"]] == titles
+                assert set(one) == {"orgId", "name", "folder", "interval", "rules"}
+                seconds, source = (managed_rules._interval(g["interval"]) for g in (one, group))
+                assert one["interval"] == seconds == source and int(seconds[:-1]) % 10 == 0
+        assert not written
+
+
+def test_identifiers_are_unique_and_short() -> None:
+    """Grafana refuses longer identifiers and other characters in them; titles are unique in a folder."""
+    uids = [rule["uid"] for rule in RULES]
+    assert len(set(uids)) == len(uids) and all(re.fullmatch(r"[A-Za-z0-9_-]{1,40}", uid) for uid in uids)
+    assert len({rule["title"] for rule in RULES}) == len(RULES) and max(len(rule["title"]) for rule in RULES) <= 190
+    assert managed_rules._uid("A" * 26) != managed_rules._uid("A" * 27)
+    assert len(managed_rules._uid("A" * 26)) < 40
+
+
+ALERT_KEYS = {
+    "uid", "title", "condition", "data", "noDataState", "execErrState", "for", "annotations", "labels",
+    "missing_series_evals_to_resolve",
+}  # fmt: skip
+"""Of those that Grafana's file provisioning reads; it ignores others without a word."""
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["title"])
+def test_a_rule_has_the_form_of_file_provisioning(rule: dict[str, Any]) -> None:
+    """Keys, references between queries and conditions, and what the models of Grafana's SDK read."""
+    recording = rule["title"] in RECORDING
+    assert set(rule) == ({"uid", "title", "condition", "data", "record"} if recording else ALERT_KEYS)
+    refs = [query["refId"] for query in rule["data"]]
+    assert len(set(refs)) == len(refs) and rule["condition"] in refs
+    for query in rule["data"]:
+        assert set(query) == {"refId", "relativeTimeRange", "datasourceUid", "model"}
+        assert query["relativeTimeRange"] == {"from": 600, "to": 0}
+        model = query["model"]
+        assert model["refId"] == query["refId"]
+        if query["datasourceUid"] == "__expr__":
+            assert model["datasource"] == {"type": "__expr__", "uid": "__expr__"} and model["type"] == "math"
+            assert set(re.findall(r"\$(\w+)", model["expression"])) <= set(refs)
+        else:
+            # A range would have to be reduced to a number before an alert can be based on it.
+            assert query["datasourceUid"] == UID and model["instant"] is True and model["range"] is False
+    if recording:
+        assert rule["record"] == {"metric": rule["title"], "from": "A", "targetDatasourceUid": UID}
+    else:
+        assert rule["noDataState"] == "OK" and rule["execErrState"] == "Error"
+        # The annotations name no value that no query has.
+        text = " ".join(rule["annotations"].values())
+        assert set(re.findall(r"\.Values\.(\w+)\.Value\b", text)) <= set(refs)
+        assert ("threshold" in refs) == (".Values.threshold" in text)
+    read = Rule.from_json(rule)
+    assert (read.uid, read.condition, read.labels) == (rule["uid"], rule["condition"], rule.get("labels"))
+    assert [query.ref_id for query in read.data] == refs
+
+
+def expanded(text: str, environment: dict[str, str]) -> str:
+    """A value of a provisioning file as Grafana reads it: "$$" is a dollar sign, everything else a variable."""
+
+    def value(match: re.Match[str]) -> str:
+        return environment.get(match["braced"] or match["bare"], "")
+
+    pattern = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<bare>\w+))")
+    return "$".join(pattern.sub(value, part) for part in text.split("$$"))
+
+
+def strings(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every string of a document, with the keys that lead to it."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from strings(value, (*path, key))
+    elif isinstance(document, list):
+        for value in document:
+            yield from strings(value, path)
+    elif isinstance(document, str):
+        yield path, document
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_grafana_replaces_only_the_data_source(name: str) -> None:
+    """Environment variables change nothing but the data source, whether or not annotations are expanded, too."""
+    replaced = set()
+    for path, text in strings(FILES[name]):
+        if "model" in path:  # never expanded
+            continue
+        if expanded(text, {"PROMETHEUS_UID": "uid-of-mine"} | {"labels": "x", "values": "x", "value": "x"}) != text:
+            replaced.add((path[-1], text))
+    assert replaced == {(key, UID) for key in ("datasourceUid", *["targetDatasourceUid"][: "record" in name])}
+
+
+def test_docstrings() -> None:
+    """The examples of intervals and identifiers are right."""
+    assert doctest.testmod(managed_rules).failed == 0
+
+
+def test_unknown_templates_are_refused() -> None:
+    """An annotation that Grafana could not render is an error of the generator, not of the first alert."""
+    for text in ('{{ query "up" | first | value }}', "{{ $externalLabels.site }}"):
+        with pytest.raises(ValueError, match="ModelX, summary: Grafana's templates have no query"):
+            managed_rules._annotation("ModelX, summary", text)
+
+
+# ---- texts
+
+SERIES = {
+    "model": 'a "b"&c',
+    "version": "3/4",
+    "feature": "age",
+    "instance": "host:9877",
+    "path": "/data",
+    "reason": "wrong_type",
+}
+
+
+def test_annotations_are_rendered(tmp_path: Path) -> None:
+    """Go's templates render each annotation: values, thresholds, and links with encoded labels."""
+    written = []
+    for name, rule in ALERTS.items():
+        expr = "vector(0.25)"
+        for label, value in SERIES.items():
+            expr = f"label_replace({expr}, {yaml_text(label)}, {yaml_text(value)}, '', '')"
+        notes = {
+            key: text.replace(".Values.A.Value", ".Value")
+            .replace(".Values.threshold.Value", "0.125")
+            .replace("{{ externalURL }}", "https://grafana.example/")
+            for key, text in rule["annotations"].items()
+        }
+        written.append({"alert": name, "expr": expr, "annotations": notes})
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "g", "interval": "1s", "rules": written}]}))
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"]}))
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address=127.0.0.1:{port}"]
+    with running(tmp_path, "prometheus", [*command, f"--storage.tsdb.path={tmp_path / 'tsdb'}"], url):
+        eventually(lambda: len(ask(f"{url}/api/v1/alerts").json["data"]["alerts"]) == len(ALERTS), 20)
+        alerts = ask(f"{url}/api/v1/alerts").json["data"]["alerts"]
+    shown = {alert["labels"]["alertname"]: alert["annotations"] for alert in alerts}
+    for name, notes in shown.items():
+        assert not re.search(r"[{}]|error expanding|no value", " ".join(notes.values())), notes
+        assert notes["runbook_url"] == f"http://127.0.0.1:9877/runbooks/{name}"
+        assert notes["dashboard_url"].startswith("https://grafana.example/d/model-")
+    latency, drift = shown["ModelLatencyHigh"], shown["ModelFeatureDrift"]
+    assert latency["description"] == ('One request in 20 to a "b"&c version 3/4 takes 250ms or longer, above 125ms.')
+    assert drift["description"].endswith("are 0.25 nats (KL divergence) away from training, "
+                                         "above the noise floor and above 0.125.")  # fmt: skip
+    assert drift["dashboard_url"] == (
+        "https://grafana.example/d/model-data?var-model=a+%22b%22%26c&var-version=3%2F4&var-feature=age"
+    )
+    assert shown["ModelErrorRatioHigh"]["description"].startswith("25% of the requests to")
+    assert shown["ModelCorrectionRatioHigh"]["review_url"] == (
+        "http://127.0.0.1:9877/review?model=a+%22b%22%26c&version=3%2F4"
+    )
+    assert shown["ModelExporterDown"]["summary"] == "The model exporter host:9877 is down"
+
+
+def yaml_text(text: str) -> str:
+    """A string of PromQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+# ---- queries
+
+SCENARIOS = ("business", "data", "errors", "exporter", "system")
+"""Promtool's tests that take seconds and in which alerts fire."""
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_alerts_fire_as_in_prometheus(scenario: str, tmp_path: Path) -> None:
+    """In promtool's tests, the queries return the same alerts, and for each exactly one threshold.
+
+    Grafana joins the values of two queries where the labels of one series contain those of the other.
+    """
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "prometheus" / "tests" / f"{scenario}.yml", tmp_path / "tests")
+    for path in rules.RULES.glob("*.yml"):
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for group in document["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    value, _, *thresholds = ALERTS[rule["alert"]]["data"]
+                    rule["expr"] = value["model"]["expr"]
+                    for threshold in thresholds:
+                        expr = threshold["model"]["expr"]
+                        labels = labels_of(expr)
+                        rule["expr"] = f"({rule['expr']}) and on ({labels}) (count by ({labels}) ({expr}) == 1)"
+        (tmp_path / "rules" / path.name).write_text(yaml.safe_dump(document))
+    command = ["promtool", "test", "rules", str(tmp_path / "tests" / f"{scenario}.yml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def labels_of(expr: str) -> str:
+    """Labels of a threshold: those of its aggregation, or the first part of its name."""
+    aggregation = re.match(r"min by \(([\w, ]+)\)", expr)
+    return aggregation[1] if aggregation else expr.partition(":")[0].replace("_", ", ")
