@@ -146,14 +146,16 @@ SCENARIOS = {
         {"ModelFeatureDrift": (40, 49)},
     ),
 }
+WEEK = ((0.7 * DAY, None), (0.5 * DAY, 1), (5.5 * DAY, None))
+"""Half a day that is compared with half a day of a week later; no alert reads the days between them."""
 DAYS = {
     "days": Scenario(
         "business",
         {
-            f"model_attempts_total{{{MODEL}}}": Counter(((8 * DAY, 1), (DAY, 0.1))),
-            f"model_confident_predictions_total{{{MODEL}}}": Counter(((8 * DAY, 0.9), (DAY, 0.04))),
-            f'model_feedback_total{{{MODEL},verdict="accepted"}}': Counter(((7.5 * DAY, 0.01), (1.5 * DAY, 0))),
-            'model_exporter_feedback_unjoined{model="digits"}': Steps(((7.5 * DAY, 0), (1.5 * DAY, 3))),
+            f"model_attempts_total{{{MODEL}}}": Counter((*WEEK, (1.3 * DAY, 1), (0.65 * DAY, 0.1))),
+            f"model_confident_predictions_total{{{MODEL}}}": Counter((*WEEK, (1.3 * DAY, 0.9), (0.65 * DAY, 0.04))),
+            f'model_feedback_total{{{MODEL},verdict="accepted"}}': Counter((*WEEK, (0.8 * DAY, 0.01), (1.15 * DAY, 0))),
+            'model_exporter_feedback_unjoined{model="digits"}': Steps(((7.5 * DAY, 0), (1.15 * DAY, 3))),
         },
         dict.fromkeys(
             ("ModelAttemptsDrop", "ModelConfidentRatioLow", "ModelFeedbackMissing", "ModelFeedbackUnjoined"),
