@@ -1,4 +1,4 @@
-"""Fixtures: a fresh exporter, one that a module shares, and databases."""
+"""Fixtures: a fresh exporter, one that a module shares, one that only keeps what it is sent, and databases."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import support.bytecode  # noqa: F401 - before all that is slow to compile
+from support.fake_exporter import Exporter
 from support.postgres import Postgres, running
 from support.servers import Served, write_config
 
@@ -28,6 +29,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server = Served(folder).start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def exporter() -> Iterator[Exporter]:
+    """An HTTP server that keeps what a client sends to it."""
+    server = Exporter()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

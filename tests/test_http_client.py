@@ -6,7 +6,6 @@ import argparse
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,13 +16,6 @@ from exporter.commands import common
 from exporter.credentials import basic_authorization
 from exporter.errors import ExporterError
 from exporter.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
-
-
-@pytest.fixture
-def exporter() -> Iterator[Exporter]:
-    server = Exporter()
-    yield server
-    server.close()
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so(exporter: Exporter) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures: a server that stores the events it receives, and a client that sends to it."""
+"""Fixture: a client that sends to a server which keeps what it receives."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import pytest
 from support.fake_exporter import Exporter
 
 from exporter import Monitor
-
-
-@pytest.fixture
-def exporter() -> Iterator[Exporter]:
-    server = Exporter()
-    yield server
-    server.close()
 
 
 @pytest.fixture

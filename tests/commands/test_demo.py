@@ -40,13 +40,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def exporter() -> Iterator[Exporter]:
-    server = Exporter()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def running(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
     """The service on a real port: its URL, its incidents and its client."""
     versions, incidents = Versions(directory, lambda v: Client(exporter.url, "digits", v, interval=0.01)), Incidents(1)
