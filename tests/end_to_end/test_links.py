@@ -58,6 +58,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         started.enter_context(running(tmp_path, "alertmanager", command, f"http://127.0.0.1:{alerted}"))
         command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}"]
         command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{watched}"]
+        command.append("--rules.alert.resend-delay=5s")  # other links are sent with the next repetition
         started.enter_context(running(tmp_path, "prometheus", command, f"http://127.0.0.1:{watched}"))
         yield Stack(exporter, f"http://127.0.0.1:{watched}", f"http://127.0.0.1:{alerted}")
 
