@@ -20,9 +20,11 @@ import msgspec
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from support import scripts
 from support.paths import ROOT
 
 from exporter import config
+from exporter.cli import main
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
 from exporter.server import tokens, web_config
@@ -167,10 +169,7 @@ def served(folder: Path) -> Iterator[str]:
 def shell(script: str, folder: Path, curl: str = "") -> str:
     """What a script prints; ``curl`` are further options of each curl in it."""
     function = f"curl() {{ command curl --noproxy '*' -sS {curl} \"$@\"; }}\n"
-    command = ["bash", "-ec", function + script]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
-    assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
-    return result.stdout
+    return scripts.run(f"set -e\n{function}{script}", folder, seconds=30)
 
 
 def read(url: str) -> str:
@@ -221,12 +220,14 @@ def test_every_route_is_documented(exporter: Exporter) -> None:
     assert set(re.findall(r"^## `(.*)`$", document("api.md"), re.M)) == routes
 
 
-def helped(*arguments: str) -> str:
-    return subprocess.run([COMMAND, *arguments, "--help"], capture_output=True, text=True, check=True).stdout
-
-
-def test_every_command_and_flag_is_documented() -> None:
+def test_every_command_and_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command and each of its flags has a row, and no row is about a flag that does not exist."""
+
+    def helped(*arguments: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*arguments, "--help"])
+        return capsys.readouterr().out
+
     commands = set(re.findall(r"^ {4}(\S+)(?: {2,}|$)", helped(), re.M)) - {"COMMAND"}
     assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
     for command in commands:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import scripts
 from support.paths import ROOT
 from support.servers import Served, eventually, free_port
 
@@ -26,27 +24,12 @@ REQUESTS = {
     "KServe's logger, replayed": ("kserve", 200),
 }
 """Each example's version, and how many requests its commands make."""
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(ROOT),
-    "NO_PROXY": "127.0.0.1",
-}
 
 
 def run(script: str, folder: Path) -> str:
     """What a script prints; what it left in the background is stopped, each with its children."""
     stop = "trap 'for group in $(jobs -p); do kill -TERM -- -$group; done; wait' EXIT\n"
-    result = subprocess.run(
-        ["bash", "-c", f"set -em\n{stop}{script}"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
-    return result.stdout
+    return scripts.run(f"set -em\n{stop}{script}", folder)
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import scripts
 from support.paths import ROOT
 from support.servers import free_port
 
 TEXT = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
 STEPS = re.findall(r"^```(sh|text)\n(.*?)^```$", TEXT, re.M | re.S)
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "SOURCE": str(ROOT),
-    "NO_PROXY": "127.0.0.1",
+LEAVE = r"""set -em
+leave() {
+  [ $? = 0 ] || tail -c 2000 ./*.log >&2
+  for job in $(jobs -p); do kill -KILL -- -$job 2>/dev/null || :; done
 }
+trap leave EXIT
+"""
 
 
 def pattern(shown: str) -> str:
@@ -33,7 +33,7 @@ def test_the_commands_of_getting_started(tmp_path: Path) -> None:
     (kind, install), *steps = STEPS
     assert kind == "sh"
     assert "venv" in install
-    script, promised = "set -em\ntrap 'for job in $(jobs -p); do kill -KILL -- -$job 2>/dev/null || :; done' EXIT\n", {}
+    script, promised = LEAVE, {}
     for number, (kind, text) in enumerate(steps):
         if kind == "sh":
             script += f"echo '=== {number}'\n{text}"
@@ -45,20 +45,8 @@ def test_the_commands_of_getting_started(tmp_path: Path) -> None:
         free = str(free_port())
         script = script.replace(f":{port}", f":{free}")
         promised = {number: text.replace(f":{port}", f":{free}") for number, text in promised.items()}
-    result = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    logs = "".join(path.read_text()[-2000:] for path in tmp_path.glob("*.log"))
-    assert result.returncode == 0, f"{result.stdout}{result.stderr}{logs}"
-    printed = {
-        int(number): text for number, text in re.findall(r"^=== (\d+)\n(.*?)(?=^===|\Z)", result.stdout, re.M | re.S)
-    }
+    output = scripts.run(script, tmp_path, seconds=300, SOURCE=str(ROOT))
+    printed = {int(number): text for number, text in re.findall(r"^=== (\d+)\n(.*?)(?=^===|\Z)", output, re.M | re.S)}
     assert len(promised) >= 8
     for number, text in promised.items():
         assert re.search(pattern(text), printed[number], re.S), f"{text}\n{printed[number]}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import scripts
 from support.paths import ROOT
 from support.postgres import Postgres, program
 from support.servers import Served, ask, eventually, free_port, write_config
@@ -89,17 +90,7 @@ class Host:
         return text.replace(":9877", f":{self.port}")
 
     def run(self, script: str) -> str:
-        result = subprocess.run(
-            ["bash", "-c", FUNCTIONS + self.here(script)],
-            cwd=self.root / "checkout",
-            env=os.environ | {"ROOT": str(self.root), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert result.returncode == 0, f"{script}\n{result.stdout}{result.stderr}"
-        return result.stdout
+        return scripts.run(FUNCTIONS + self.here(script), self.root / "checkout", ROOT=str(self.root))
 
     def correct(self, label: str) -> None:
         feedback = {"model": "loans", "prediction": "yes", "verdict": "corrected", "label": label}
@@ -249,7 +240,7 @@ def test_postgresql_is_dumped_and_restored(tmp_path: Path, postgres: Postgres) -
     try:
         for number in range(20):
             assert server.post("/v1/feedback", {**feedback, "label": f"no-{number}"}).status == 201
-        subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True, timeout=60)
+        scripts.run(f"set -e\n{script}", tmp_path)
     finally:
         server.stop()
     config(target)
