@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ class Histogram:
     """A histogram with upper bounds, as in Prometheus.
 
     >>> histogram = Histogram((0.1, 1.0))
-    >>> histogram.observe([0.1, 0.5, 3.0])
+    >>> histogram.observe([0.1, 0.5, 3.0]).tolist()
+    [1, 1, 1]
     >>> histogram.cumulative().tolist(), histogram.sum
     ([1.0, 2.0, 3.0], 3.6)
     """
@@ -33,15 +35,44 @@ class Histogram:
         self.counts = np.zeros(len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, values: Sequence[float] | Floats) -> None:
-        """Add values."""
+    def observe(self, values: Sequence[float] | Floats) -> Ints:
+        """Add values; return how many are in each bucket, shape ``(bounds + 1,)``."""
         column = np.array(values, dtype=np.float64)
-        self.counts += np.bincount(self._bounds.searchsorted(column), minlength=len(self.counts))
+        counts = np.bincount(self._bounds.searchsorted(column), minlength=len(self.counts))
+        self.counts += counts
         self.sum += float(column.sum())
+        return counts
 
     def cumulative(self) -> Floats:
         """Return the number of values at or below each bound, then of all values; shape ``(bounds + 1,)``."""
         return np.cumsum(self.counts)
+
+
+def bucket_quantile(bounds: Sequence[float], counts: Floats, share: float) -> float:
+    """Return a quantile as ``histogram_quantile`` of Prometheus does; NaN without values.
+
+    Parameters
+    ----------
+    bounds
+        Upper bounds of the buckets, without infinity.
+    counts
+        Number of values in each bucket, shape ``(bounds + 1,)``.
+    share
+        The quantile, 0 to 1.
+
+    >>> bucket_quantile((1.0, 3.0), np.array([10, 10, 0]), 0.75), bucket_quantile((1.0, 3.0), np.array([0, 0, 3]), 0.5)
+    (2.0, 3.0)
+    """
+    reached = np.cumsum(counts)
+    if not reached[-1]:
+        return math.nan
+    rank = share * reached[-1]
+    bucket = int(reached.searchsorted(rank))
+    if bucket >= len(bounds):
+        return bounds[-1]
+    start = bounds[bucket - 1] if bucket else 0.0
+    below = reached[bucket] - counts[bucket]
+    return float(start + (bounds[bucket] - start) * (rank - below) / counts[bucket])
 
 
 @dataclass

@@ -24,6 +24,7 @@ from exporter.monitoring.counters import (
     Histogram,
     SegmentCounters,
 )
+from exporter.monitoring.recent import Recent, RecentCounters
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.window import Ring, Ticks
 from exporter.monitoring.window_stats import WindowStats, compute
@@ -80,6 +81,7 @@ class ModelMonitor:
         self.durations = Histogram(DURATION_BUCKETS)
         self.confidences = Histogram(CONFIDENCE_BUCKETS)
         self.delays = Histogram(DELAY_BUCKETS)
+        self._recent = RecentCounters()
         self.windows = dict(windows or config.window_seconds())
         self.observed = np.zeros(binner.bins if binner else 0)
         self.segments = Segments.from_config(config, binner.profile) if binner else None
@@ -146,12 +148,15 @@ class ModelMonitor:
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
-            self.counters.confident += int(np.count_nonzero(confident))
+            confident_count = int(np.count_nonzero(confident))
+            self.counters.confident += confident_count
             self.segment_counters.observe(segments, confident)
+            errors = sum(times for code, times in codes.items() if code >= 500)
+            self._recent.count_predictions(now, len(events), errors, confident_count)
             if confidences:
                 self.confidences.observe(confidences)
             if durations:
-                self.durations.observe(durations)
+                self._recent.count_durations(now, self.durations.observe(durations))
             if row is not None and minima is not None:
                 self._add(now, row, minima, by_segment)
         return unknown
@@ -204,7 +209,7 @@ class ModelMonitor:
                 self.counters.events.setdefault(event, 0.0)
 
     def count_feedback(
-        self, verdict: str, correction: bool, segment: str | None = None, delay: float | None = None
+        self, verdict: str, correction: bool, now: float, segment: str | None = None, delay: float | None = None
     ) -> None:
         """Count a user's feedback.
 
@@ -214,6 +219,8 @@ class ModelMonitor:
             ``accepted`` or ``corrected``.
         correction
             Whether it is the first correction of a confident prediction.
+        now
+            Monotonic time in seconds.
         segment
             The prediction's segment.
         delay
@@ -224,6 +231,8 @@ class ModelMonitor:
                 self.delays.observe([delay])
             self.counters.feedback[verdict] += 1
             self.counters.corrections += correction
+            if correction:
+                self._recent.count_correction(now)
             if self.segments:
                 self.segment_counters.corrections[self.segments.index_of_name(segment)] += correction
 
@@ -231,6 +240,14 @@ class ModelMonitor:
         """Count a declared business event."""
         with self._lock:
             self.counters.events[event] = self.counters.events.get(event, 0.0) + value
+
+    def recent(self, now: float) -> Recent:
+        """Return the figures that alerts judge, at the monotonic time ``now`` in seconds.
+
+        They begin with the process. A batch that `observe_columns` counted is not part of them.
+        """
+        with self._lock:
+            return self._recent.read(now)
 
     def read(self, now: float) -> dict[str, WindowStats]:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""

@@ -43,7 +43,7 @@ class Ring:
         self._sums = np.zeros((len(self._ticks), width))
         self._minima = np.full((len(self._ticks), minima), np.inf)
 
-    def add(self, now: float, sums: Floats, minima: Floats | None = None) -> None:
+    def add(self, now: float, sums: npt.ArrayLike, minima: Floats | None = None) -> None:
         """Add sums and minima at the monotonic time ``now`` in seconds."""
         tick = int(now // self.step)
         row = tick % len(self._ticks)
@@ -51,7 +51,7 @@ class Ring:
             self._ticks[row] = tick
             self._sums[row] = 0
             self._minima[row] = np.inf
-        self._sums[row] += sums
+        self._sums[row] += np.asarray(sums)
         if minima is not None:
             np.minimum(self._minima[row], minima, out=self._minima[row])
 

@@ -199,8 +199,9 @@ class Exporter:
     def _count_verdict(self, verdict: CountedFeedback) -> None:
         monitors = self.pipeline.monitors
         if verdict.model in monitors.models:
-            monitor = monitors.get(verdict.model, verdict.version, time.monotonic())
-            monitor.count_feedback(verdict.verdict, verdict.correction, verdict.segment, verdict.delay)
+            now = time.monotonic()
+            monitor = monitors.get(verdict.model, verdict.version, now)
+            monitor.count_feedback(verdict.verdict, verdict.correction, now, verdict.segment, verdict.delay)
 
 
 def _disks(config: Config) -> list[Path]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import Histogram
+from exporter.monitoring.counters import Histogram, bucket_quantile
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.window_stats import WindowStats
@@ -244,8 +244,8 @@ def test_a_histogram_counts_at_or_below_its_bounds(batches):
 def test_feedback_and_business_events_are_counted():
     """Verdicts start at zero; a correction is counted separately; a business event adds its value."""
     monitor = monitor_of()
-    monitor.count_feedback("corrected", True)
-    monitor.count_feedback("corrected", False)
+    monitor.count_feedback("corrected", True, 0.0)
+    monitor.count_feedback("corrected", False, 0.0)
     monitor.count_event("orders", 2.5)
     monitor.count_event("orders", 1)
     assert monitor.counters.feedback == {"accepted": 0, "corrected": 2}
@@ -352,3 +352,42 @@ def test_a_version_may_have_its_own_profile():
     assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
     assert (counted["2"].binner, counted["4"].binner) == (newer, version_binner)
     assert MonitorRegistry(models, {}, {("m", "2"): version_binner}).get("m", "1", 0.0).binner is None
+
+
+def test_recent_figures_are_of_the_windows_of_their_alerts():
+    """Errors are of the last minute, the latency of five, shares of an hour; without anything they are unknown."""
+    monitor = monitor_of(threshold=0.8)
+    nothing = monitor.recent(0.0)
+    assert (nothing.requests, nothing.attempts, nothing.corrections) == (0, 0, 0)
+    ratios = (nothing.error_ratio, nothing.latency, nothing.confident_ratio, nothing.correction_ratio)
+    assert np.isnan(ratios).all()
+    slow = [Prediction("m", confidence=0.9, duration_seconds=0.2, code=503)] * 10
+    monitor.observe(slow, [], 10_000.0)
+    monitor.count_feedback("corrected", True, 10_000.0)
+    monitor.observe([Prediction("m", confidence=confidence) for confidence in (0.9, 0.1)] * 10, [], 10_030.0)
+    now = monitor.recent(10_040.0)
+    assert (now.requests, now.error_ratio, now.attempts) == (30, 1 / 3, 30)
+    assert 0.1 < now.latency <= 0.25
+    assert (now.confident_ratio, now.corrections, now.correction_ratio) == (1 / 3, 1, 0.1)
+    minutes = monitor.recent(10_100.0)
+    assert minutes.requests == 0
+    assert np.isnan(minutes.error_ratio)
+    assert minutes.latency == now.latency
+    assert np.isnan(monitor.recent(10_400.0).latency)
+    assert monitor.recent(13_000.0).correction_ratio == 0.1
+    assert np.isnan(monitor.recent(14_000.0).correction_ratio)
+
+
+@given(st.lists(st.integers(0, 20), min_size=4, max_size=4), st.floats(0.01, 0.99))
+def test_quantiles_of_buckets_are_in_the_bucket_that_holds_them(counts, share):
+    """A quantile is at least the lower and at most the upper bound of its bucket, as in Prometheus."""
+    bounds = (0.1, 0.5, 2.0)
+    value = bucket_quantile(bounds, np.array(counts), share)
+    total = sum(counts)
+    if not total:
+        assert np.isnan(value)
+        return
+    reached = np.cumsum(counts) >= share * total
+    bucket = int(reached.argmax())
+    edges = (0.0, *bounds, bounds[-1])
+    assert edges[bucket] - 1e-9 <= value <= edges[bucket + 1] + 1e-9

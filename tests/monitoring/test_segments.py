@@ -99,7 +99,7 @@ def test_counters_by_segment_add_up() -> None:
     feed(monitor, [{"country": "NL"}, {"country": "DE"}, {"country": "DE"}, {"country": "XX"}, {}], confidence=0.9)
     feed(monitor, [{"country": "NL"}], confidence=0.1)
     for segment, correction in (("NL", True), ("NL", False), ("FR", True), (None, True)):
-        monitor.count_feedback("corrected", correction, segment)
+        monitor.count_feedback("corrected", correction, 0.0, segment)
     counters = monitor.segment_counters
     assert counters.attempts.tolist() == [2, 2, 2]
     assert counters.confident.tolist() == [1, 2, 2]
