@@ -133,13 +133,10 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses that the home page links to. The defaults are those of ``make up``; null means no link.
+    """Addresses that the home page links to; None means no link. Alerts link to the dashboards of ``grafana``."""
 
-    Alerts link to the dashboards of ``grafana``.
-    """
-
-    prometheus: str | None = "http://127.0.0.1:9090"
-    alertmanager: str | None = "http://127.0.0.1:9093"
+    prometheus: str | None = None
+    alertmanager: str | None = None
     grafana: str | None = None
 
 

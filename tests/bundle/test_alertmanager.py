@@ -263,11 +263,11 @@ def test_adapted_is_valid(tmp_path: Path, secrets: tuple[str, ...], smarthost: s
         ("warning", "exporter", "inbox,team"),
         ("info", "business", "inbox,stakeholders,team-info"),
         ("info", "data", "inbox,team-info"),
-        ("none", "exporter", "watchdog"),
+        ("none", "exporter", "inbox,watchdog"),
     ],
 )
 def test_routes(severity: str, layer: str, receivers: str) -> None:
-    """Severity and layer decide the receivers; the watchdog reaches only the dead man's switch."""
+    """Severity and layer decide the receivers; the watchdog reaches only the home page and the dead man's switch."""
     labels = [f"severity={severity}", f"layer={layer}", "alertname=A", "model=digits"]
     assert amtool("config", "routes", "test", f"--config.file={SOURCE}", *labels).strip() == receivers
 
@@ -458,12 +458,14 @@ def test_business_alerts_are_mailed_to_stakeholders(running: Running) -> None:
 
 
 def test_watchdog_reaches_no_person(running: Running) -> None:
-    """The watchdog reaches the dead man's switch and no person."""
+    """The watchdog reaches the dead man's switch, the home page and no person."""
     received = running.received
     running.post(alert("Watchdog", "none", "exporter"), alert("ModelEventsDropped", "warning", "exporter"))
     eventually(lambda: received.at("/watchdog"))
     eventually(lambda: received.mails and received.at("/slack") and received.at("/v1/notifications"))
-    others = [body for path, body in received.posts if path != "/watchdog"]
+    inbox = [entry["labels"]["alertname"] for post in received.at("/v1/notifications") for entry in post["alerts"]]
+    assert set(inbox) == {"Watchdog", "ModelEventsDropped"}
+    others = [body for path, body in received.posts if path not in {"/watchdog", "/v1/notifications"}]
     assert "Watchdog" not in json.dumps(others) + "".join(map(str, received.mails))
 
 

@@ -300,7 +300,9 @@ def test_a_start_deletes_old_data_unless_keep_is_given(stack: Stack) -> None:
         assert not after.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone()
     assert (stack.directory / "demo" / "model.joblib").stat().st_mtime_ns == trained.st_mtime_ns
     text = (stack.directory / "demo" / "exporter.yml").read_text()
-    assert text.count("links:") == 1 and '"grafana": null' in text, "no Grafana runs: alerts link to the exporter"
+    assert text.count("links:") == text.count("prometheus_url:") == 1 and '"grafana": null' in text, (
+        "no Grafana runs: alerts link to the exporter"
+    )
 
 
 def test_a_pending_warning_is_reported_after_a_minute() -> None:

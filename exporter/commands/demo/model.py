@@ -41,7 +41,7 @@ models:
 
 
 _PROFILE = re.compile(r"^( +profile: digits\.json)(?:\n +profiles: .*)?$", re.MULTILINE)
-_LINKS = re.compile(r"^links: .*\n", re.MULTILINE)
+_LINKS = re.compile(r"^(?:links|prometheus_url): .*\n", re.MULTILINE)
 _LATER = re.compile(r"model-([1-9]\d{0,5})\.joblib")
 
 
@@ -175,8 +175,17 @@ def configure(directory: Path) -> None:
         raise _cannot_write(directory, error) from None
 
 
-def link(directory: Path, links: dict[str, str | None]) -> None:
+def link(directory: Path, prometheus: str, links: dict[str, str | None]) -> None:
     """Write the addresses of the other programs into the configuration, and keep everything else in it.
+
+    Parameters
+    ----------
+    directory
+        The folder of the demo.
+    prometheus
+        URL of Prometheus.
+    links
+        What browsers open, with the keys of ``links`` in the configuration.
 
     Raises
     ------
@@ -185,7 +194,7 @@ def link(directory: Path, links: dict[str, str | None]) -> None:
     """
     path = directory / CONFIG_FILE
     before = path.read_text(encoding="utf-8")
-    text = f"{_LINKS.sub('', before)}links: {json.dumps(links)}\n"
+    text = f"{_LINKS.sub('', before)}prometheus_url: {prometheus}\nlinks: {json.dumps(links)}\n"
     if text != before:
         path.write_text(text, encoding="utf-8")
 

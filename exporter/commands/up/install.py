@@ -44,6 +44,14 @@ def _which(package: str) -> str | None:
     return next((path for name in BINARIES[package] if (path := shutil.which(name))), None)
 
 
+def is_debian(package: str) -> bool:
+    """Return whether the program is the one of Debian's package, which lacks the web pages."""
+    path = _which(package)
+    if path is None or not shutil.which("dpkg-query"):
+        return False
+    return not subprocess.run(["dpkg-query", "--search", path], capture_output=True, check=False).returncode
+
+
 def _refuse_elsewhere(missing: list[str]) -> None:
     names = " and ".join(BINARIES[package][-1] for package in missing)
     debian = Path("/etc/debian_version").exists() and shutil.which("apt-get")

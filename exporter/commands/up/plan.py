@@ -11,7 +11,7 @@ from pathlib import Path
 
 from exporter.commands.addresses import address
 from exporter.commands.demo import model
-from exporter.commands.up import receivers
+from exporter.commands.up import install, receivers
 from exporter.commands.up.process import Program
 from exporter.errors import StackError
 
@@ -96,13 +96,21 @@ class Plan:
             report(f"Training the demo's model into {self.directory / 'demo'} ...")
             model.prepare(self.directory / "demo")
         try:
-            names = ("prometheus", "alertmanager", "grafana")
-            links: dict[str, str | None] = {name: f"http://{self.addresses[name]}" for name in names}
-            model.link(self.directory / "demo", links if grafana else links | {"grafana": None})
+            model.link(self.directory / "demo", f"http://{self.addresses['prometheus']}", self._links(grafana))
             self._write_alertmanager(report)
             self._write_prometheus()
         except OSError as error:
             raise StackError(f"{error.filename}: {error.strerror}; set another --directory") from None
+
+    def _links(self, grafana: bool) -> dict[str, str | None]:
+        """Return what browsers can open. Debian's packages have no web page but Prometheus' old one."""
+        names = ("prometheus", "alertmanager", "grafana")
+        links: dict[str, str | None] = {name: f"http://{self.addresses[name]}" for name in names}
+        if install.is_debian("prometheus"):
+            links["prometheus"] = f"{links['prometheus']}/classic"
+        if install.is_debian("prometheus-alertmanager"):
+            links["alertmanager"] = None
+        return links if grafana else links | {"grafana": None}
 
     def _write_alertmanager(self, report: Callable[[str], None]) -> None:
         target = self.directory / "alertmanager" / "alertmanager.yml"
