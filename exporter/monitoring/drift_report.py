@@ -112,15 +112,28 @@ def _severity(score: Floats, noise: Floats, limits: Floats) -> Floats:
     return np.where(np.isnan(score), -1.0, np.nan_to_num(ratio, nan=0.0))
 
 
-def worst(monitor: ModelMonitor, now: float) -> tuple[str, TargetDrift] | None:
-    """Return the target that has drifted most, with the window; None before the first values."""
+def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[str, TargetDrift] | None:
+    """Return the target that has drifted most, with the window; None before the first values.
+
+    Parameters
+    ----------
+    monitor
+        The model version.
+    now
+        Monotonic time in seconds.
+    name
+        The only target that is looked at; all when None.
+    """
     binner = monitor.binner
     if binner is None:
         return None
     result, highest = None, -1.0
-    limits = thresholds(monitor.config, target_names(binner))
+    names = target_names(binner)
+    limits = thresholds(monitor.config, names)
     for window, stats in monitor.read(now).items():
         severity = _severity(stats.kl, stats.noise, limits)
+        if name is not None:
+            severity[[other != name for other in names]] = -1.0
         if len(severity) and severity.max() > highest:
             highest = float(severity.max())
             result = window, _target_drift(binner, stats, int(severity.argmax()), limits)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import traceback
 
-from flask import Flask, Response, g, request
+import msgspec
+from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError, StoreError
@@ -15,8 +16,8 @@ from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
-from exporter.server.pages import drift, home, review
-from exporter.server.problem import INTERNAL_ERROR, event_problem, problem, store_problem
+from exporter.server.pages import drift, home, review, runbooks
+from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import Caller
 from exporter.validation import any_of, closest, preview
@@ -46,6 +47,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(datasets.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(home.blueprint(exporter, inbox))
+    app.register_blueprint(runbooks.blueprint(exporter))
     app.register_blueprint(drift.blueprint(exporter))
     app.register_blueprint(review.blueprint(exporter))
     app.register_blueprint(openapi.blueprint())
@@ -65,7 +67,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
 
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(EventError, lambda error: event_problem(error).flask())
-    app.register_error_handler(StoreError, lambda error: store_problem(error).flask())
+    app.register_error_handler(StoreError, lambda error: _for_people(store_problem(error)))
 
     @app.errorhandler(Exception)
     def _unexpected(error: Exception) -> Response:
@@ -87,10 +89,21 @@ def http_error(error: HTTPException) -> Response:
         detail = (
             f"{preview(request.path)} takes {any_of(sorted(error.valid_methods or ()))}, not {preview(request.method)}"
         )
-    response = problem(error.code or 500, detail).flask()
+    response = _for_people(problem(error.code or 500, detail))
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value
+    return response
+
+
+def _for_people(reply: Reply) -> Response:
+    """Return a problem as a response: a page for a browser that opened an address, else the document."""
+    response = reply.flask()
+    if request.method in {"GET", "HEAD"} and "text/html" in request.accept_mimetypes.values():
+        document = msgspec.json.decode(reply.body)
+        response.set_data(render_template("error.html", title=document["title"], detail=document["detail"]))
+        response.content_type = "text/html; charset=utf-8"
+    response.vary.add("Accept")
     return response
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -11,15 +13,70 @@ import msgspec
 from exporter.errors import EventError
 from exporter.validation import explain, json_pointer
 
-MAX_ALERTS = 100
-"""Notifications, and firing alerts, in memory."""
-MAX_TEXT = 2000
-"""Characters of a text; longer ones are cut."""
-MAX_LABELS = 50
-"""Labels, and annotations, of an alert; further ones are dropped."""
+MAX_FIRING = 500
+"""Firing alerts in memory."""
+MAX_LAST = 100
+"""Alerts of the last notifications in memory."""
+MAX_LABEL, MAX_ANNOTATION, MAX_TIME = 500, 1000, 40
+"""Characters of a label, an annotation and a time; longer ones are cut."""
+LABELS = ("alertname", "severity", "layer", "model", "version", "feature", "instance", "path", "reason")
+ANNOTATIONS = ("summary", "description", "dashboard_url", "runbook_url")
+"""The labels and annotations that are kept."""
+WATCHDOG = "Watchdog"
 
 
-class Alert(msgspec.Struct):
+@dataclass(frozen=True)
+class Alert:
+    """An alert, with only what the page shows, cut to a bounded size.
+
+    Attributes
+    ----------
+    status
+        ``firing``, ``resolved`` or, from Prometheus, ``pending``.
+    starts_at, ends_at
+        Times in RFC 3339, as they arrived.
+    value
+        The value of its expression; None where only Prometheus knows it.
+    """
+
+    status: str
+    labels: dict[str, str]
+    annotations: dict[str, str] = field(default_factory=dict)
+    starts_at: str = ""
+    ends_at: str = ""
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        def cut(mapping: Mapping[str, str], names: tuple[str, ...], limit: int) -> dict[str, str]:
+            return {name: mapping[name][:limit] for name in names if name in mapping}
+
+        object.__setattr__(self, "status", self.status[:MAX_LABEL])
+        object.__setattr__(self, "labels", cut(self.labels, LABELS, MAX_LABEL))
+        object.__setattr__(self, "annotations", cut(self.annotations, ANNOTATIONS, MAX_ANNOTATION))
+        object.__setattr__(self, "starts_at", self.starts_at[:MAX_TIME])
+        object.__setattr__(self, "ends_at", self.ends_at[:MAX_TIME])
+
+    @property
+    def name(self) -> str:
+        """The name of the alert."""
+        return self.labels.get("alertname") or "alert"
+
+    @property
+    def is_watchdog(self) -> bool:
+        """Whether it is the Watchdog of this project's rules, which always fires."""
+        return self.name == WATCHDOG and self.labels.get("layer") == "exporter"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the page shows it; it does not show Watchdog."""
+        return self.labels.get("severity") != "none"
+
+    def annotation(self, name: str) -> str:
+        """Return an annotation, or the name of the alert without one."""
+        return self.annotations.get(name) or self.name
+
+
+class ReceivedAlert(msgspec.Struct):
     """One alert of a notification, as Alertmanager's webhook sends it."""
 
     status: str
@@ -27,7 +84,6 @@ class Alert(msgspec.Struct):
     annotations: dict[str, str] = {}
     starts_at: str = msgspec.field(name="startsAt", default="")
     ends_at: str = msgspec.field(name="endsAt", default="")
-    generator_url: str = msgspec.field(name="generatorURL", default="")
     fingerprint: str = ""
 
 
@@ -35,7 +91,7 @@ class Notification(msgspec.Struct):
     """The used members of the webhook's payload, version 4."""
 
     status: str
-    alerts: list[Alert]
+    alerts: list[ReceivedAlert]
     receiver: str = ""
 
 
@@ -44,11 +100,19 @@ class Inbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: deque[Alert] = deque(maxlen=MAX_ALERTS)
+        self._last: deque[Alert] = deque(maxlen=MAX_LAST)
         self._firing: OrderedDict[str, Alert] = OrderedDict()
+        self._watchdog: tuple[float, float] | None = None
 
-    def take(self, body: bytes) -> list[Alert]:
+    def take(self, body: bytes, now: float) -> list[ReceivedAlert]:
         """Decode a webhook's body, keep its alerts, and return them.
+
+        Parameters
+        ----------
+        body
+            The body.
+        now
+            Monotonic time in seconds.
 
         Raises
         ------
@@ -65,18 +129,26 @@ class Inbox:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             detail = "the body is not a JSON notification of Alertmanager's webhook"
             raise EventError("", detail, "malformed") from None
-        alerts = [_limit_size(alert) for alert in notification.alerts[:MAX_ALERTS]]
         with self._lock:
-            for alert in alerts:
-                key = alert.fingerprint or repr(sorted(alert.labels.items()))
-                before = self._firing.pop(key, None)
-                if (before is None) == (alert.status == "firing"):  # Alertmanager repeats notifications
-                    self._last.appendleft(alert)
-                if alert.status == "firing":
-                    self._firing[key] = alert
-                    if len(self._firing) > MAX_ALERTS:
-                        self._firing.popitem(last=False)
-        return alerts
+            for alert in notification.alerts:
+                self._keep(alert, now)
+        return notification.alerts
+
+    def _keep(self, received: ReceivedAlert, now: float) -> None:
+        """Keep an alert. The caller holds the lock."""
+        alert = Alert(received.status, received.labels, received.annotations, received.starts_at, received.ends_at)
+        if alert.is_watchdog and alert.status == "firing":
+            self._watchdog = (self._watchdog[0] if self._watchdog else now, now)
+        if not alert.is_shown:
+            return
+        key = received.fingerprint[:MAX_LABEL] or str(hash(tuple(sorted(received.labels.items()))))
+        before = self._firing.pop(key, None)
+        if (before is None) == (alert.status == "firing"):  # Alertmanager repeats notifications
+            self._last.appendleft(alert)
+        if alert.status == "firing":
+            self._firing[key] = alert
+            if len(self._firing) > MAX_FIRING:
+                self._firing.popitem(last=False)
 
     def firing(self) -> list[Alert]:
         """Return the alerts that fire according to the notifications, the newest first."""
@@ -88,29 +160,7 @@ class Inbox:
         with self._lock:
             return list(self._last)
 
-
-def _limit_size(alert: Alert) -> Alert:
-    """Limit the size of an alert, so that a page can show it."""
-
-    def cut(mapping: dict[str, str]) -> dict[str, str]:
-        return {key[:MAX_TEXT]: value[:MAX_TEXT] for key, value in list(mapping.items())[:MAX_LABELS]}
-
-    return Alert(
-        status=alert.status[:MAX_TEXT],
-        labels=cut(alert.labels),
-        annotations=cut(alert.annotations),
-        starts_at=alert.starts_at[:MAX_TEXT],
-        ends_at=alert.ends_at[:MAX_TEXT],
-        generator_url=alert.generator_url[:MAX_TEXT],
-        fingerprint=alert.fingerprint[:MAX_TEXT],
-    )
-
-
-def is_shown(alert: Alert) -> bool:
-    """Return whether the page shows an alert; it does not show Watchdog, which always fires."""
-    return alert.labels.get("severity") != "none"
-
-
-def annotation(alert: Alert, name: str) -> Any:
-    """Return an annotation, or the name of the alert without one."""
-    return alert.annotations.get(name) or alert.labels.get("alertname", "alert")
+    def watchdog(self) -> tuple[float, float] | None:
+        """Return the monotonic times of the first and of the last notification of Watchdog; None before the first."""
+        with self._lock:
+            return self._watchdog

@@ -540,7 +540,7 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
     assert '<li class="warning"><b>Exporter</b>' in served.get("/").text
     served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": alert_labels}]})
     served.post("/v1/notifications", {"status": "resolved", "alerts": [{**alert, "status": "resolved"}]})
-    assert "No alert is firing" in served.get("/").text
+    assert 'id="firing">Alerts do not reach this page' in served.get("/").text
     assert served.samples("model_exporter_notifications_total") == {
         'model_exporter_notifications_total{status="firing"}': 2,
         'model_exporter_notifications_total{status="resolved"}': 2,
@@ -597,43 +597,42 @@ def test_notifications_of_grafana_are_shown(served: Served) -> None:
     assert "credit version 3 is slow" in served.get("/").text
     resolved = {**alert, "status": "resolved", "values": None, "endsAt": "2026-11-24T10:09:00+01:00"}
     assert served.post("/v1/notifications", {**body, "status": "resolved", "alerts": [resolved]}).status == 200
-    assert "No alert is firing" in served.get("/").text
+    assert 'id="firing">Alerts do not reach this page' in served.get("/").text
 
 
-def test_layers_are_grey_before_the_first_scrape(served: Served) -> None:
-    """Before the first scrape the layers are grey and give the reason; the home page does not count as a scrape."""
-    for _ in range(2):
-        page = served.get("/").text
-        assert page.count('<li class="not-scraped">') == 3
-        assert page.count("not scraped by Prometheus yet") == 3
-    served.samples()
-    page = served.get("/").text
-    assert page.count('<li class="ok">') == 3
-    assert page.count("<span>no alert</span>") == 3
-
-
-def test_layers_are_grey_two_minutes_after_the_last_scrape(tmp_path: Path) -> None:
-    """When scrapes stop, the layers show since when; only a firing alert keeps its colour."""
-    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
-    client = create_app(exporter).test_client()
-    alert = {"status": "firing", "labels": {"alertname": "A", "severity": "critical", "layer": "data"}}
-    client.post("/v1/notifications", json={"status": "firing", "alerts": [alert]})
-    exporter.last_scrape = time.monotonic() - 119
-    assert "unwatched" not in client.get("/").text
-    exporter.last_scrape = time.monotonic() - 185
-    page = client.get("/").text
-    assert page.count("no scrape for 3 minutes") == page.count('<li class="not-scraped">') == 2
-    assert page.count('<li class="critical">') == 1
-    exporter.close()
-
-
-def test_all_runbooks_are_listed(shared: Served) -> None:
-    """The list has each runbook once with its first sentence; each page links to the list."""
+def test_all_runbooks_are_listed_by_layer(shared: Served) -> None:
+    """Each alert is in the layer of its rule, with its severity and meaning; each page links to the list."""
     page = shared.get("/runbooks/").text
-    names = sorted(path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md"))
-    assert re.findall(r'<h2><a href="/runbooks/(\w+)">', page) == names
+    listed = {}
+    for section in page.split("<section")[1:]:
+        layer = re.search(r'<h2 id="(\w+)"', section)
+        assert layer
+        for name, entry in re.findall(r'<dt><a href="/runbooks/(\w+)">(.*?)</div>', section, re.S):
+            severity = re.search(r'class="status (\w+)"', entry)
+            listed[name] = layer[1], severity[1] if severity else "none"
+    files = (ROOT / "prometheus" / "rules").glob("*.yml")
+    groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
+    rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert listed == {rule["alert"]: (rule["labels"]["layer"], rule["labels"]["severity"]) for rule in rules}
     assert "more than 0.3 nats (KL divergence) away from training, and above the noise floor, for five minutes." in page
+    assert "Severity:" not in page
     assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
+
+
+def test_people_get_a_page_for_an_error(shared: Served) -> None:
+    """A browser gets a page in the site's style, any other client a problem document."""
+    for path in ("/nothing<b>", "/runbooks/ModelFeatureDrft", "/v1/nothing"):
+        page = shared.get(path, Accept="text/html,application/xhtml+xml,*/*;q=0.8")
+        assert (page.status, page.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+        assert '<nav aria-label="Pages">' in page.text
+        assert "nothing<b>" not in page.text
+        problem = shared.get(path)
+        assert problem.headers["Content-Type"] == "application/problem+json"
+        assert problem.json["status"] == 404
+        assert page.headers["Vary"] == problem.headers["Vary"] == "Accept"
+    assert "id you mean ModelFeatureDrift?" in shared.get("/runbooks/ModelFeatureDrft", Accept="text/html").text
+    refused = shared.post("/v1/predictions", {}, Accept="text/html")
+    assert refused.headers["Content-Type"] == "application/problem+json"
 
 
 def test_a_link_to_a_dashboard_leads_to_grafana_or_to_a_page(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from flask import Blueprint, Response, request
 
 from exporter.errors import EventError
@@ -35,7 +37,7 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
 
     def receive_notification(body: bytes) -> Reply:
         try:
-            alerts = inbox.take(body)
+            alerts = inbox.take(body, time.monotonic())
         except EventError as error:
             exporter.clients.reject(error)
             return event_problem(error)

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
-from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts
+from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
@@ -88,7 +88,9 @@ def _monitor_context(
     windows = list(monitor.windows)
     if window is not None:
         _check("window", window, windows, f"of {model} is configured")
-    window = window or windows[-1]
+    if window is None:  # the one that the home page shows
+        drifted = worst(monitor, now, feature)
+        window = drifted[0] if drifted else windows[-1]
     context = {
         "monitor": monitor,
         "model": model,

@@ -28,6 +28,16 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
+def percent(part: float) -> str:
+    """
+    Format a share with three digits.
+
+    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.13894, 0.01, math.nan)]
+    ['13.9 %', '1 %', '–']
+    """
+    return "–" if math.isnan(part) else f"{100 * part:.3g}\N{NO-BREAK SPACE}%"
+
+
 def share(part: float) -> str:
     """
     Format a share as a percentage, with a no-break space before the sign.

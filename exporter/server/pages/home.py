@@ -1,21 +1,20 @@
-"""The home page and the runbooks."""
+"""The home page: the alerts by model, the models, and the last notifications."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, abort, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
+from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from exporter.config import THRESHOLDS
+from exporter.config import THRESHOLDS, LinksConfig
 from exporter.errors import StoreError
-from exporter.monitoring.counters import DURATION_BUCKETS
 from exporter.monitoring.drift_report import (
     CONFIDENCE,
     CONFIDENCE_ALERT,
@@ -23,59 +22,66 @@ from exporter.monitoring.drift_report import (
     OUTPUTS,
     PREDICTION,
     PREDICTION_ALERT,
-    worst,
 )
-from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.server.alerts import LAYERS, AlertSource
 from exporter.server.application import Exporter
-from exporter.server.notifications import Alert, Inbox, annotation, is_shown
-from exporter.server.pages.drift_text import number
-from exporter.validation import closest
+from exporter.server.elapsed import ago, parse_time
+from exporter.server.notifications import Alert, Inbox
+from exporter.server.pages.drift_text import number, percent
+from exporter.server.pages.incidents import SEVERITIES, alert_severity, group_alerts
+from exporter.server.pages.model_rows import model_rows
 
-LAYERS = ("system", "data", "business", "exporter")
-SEVERITIES = ("critical", "warning", "info")
-MAX_SCRAPE_AGE = 120.0
-"""Seconds since the last scrape after which alerts can no longer be trusted."""
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
-RUNBOOKS = Path(__file__).parents[1] / "runbooks"
-_ADDRESSES = ("http://127.0.0.1:9877", "http://127.0.0.1:3000")
-"""The addresses of the exporter and of Grafana in the text of runbooks."""
+MAX_OPEN_ROWS = 40
+"""Models without trouble that are visible; the others are behind a click."""
+MAX_OPEN_INCIDENTS = 20
+MAX_LISTED_ALERTS = 50
+"""Alerts of an incident that are listed."""
+MAX_NOTIFICATIONS = 20
 
 
 def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
-    """Return the home page and the runbooks."""
+    """Return the home page."""
     routes = Blueprint("pages", __name__)
-    routes.add_app_template_global(annotation)
+    source = AlertSource(lambda: exporter.prometheus, inbox)
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
-    routes.add_app_template_filter(latency_bound)
+    routes.add_app_template_filter(time_tag)
+    routes.add_app_template_filter(alert_severity)
     routes.add_app_template_global(drift_parameters)
     routes.add_app_template_global(review_parameters)
+    routes.add_app_template_global(dashboard_url)
 
     @routes.get("/")
     def home() -> str:
-        now = time.monotonic()
         exporter.pipeline.settle(0.2)
-        firing = sorted(filter(is_shown, inbox.firing()), key=_severity_rank)
+        alerts = source.read(exporter.last_scrape)
+        rows = model_rows(exporter.pipeline.monitors, alerts.alerts, time.monotonic())
+        open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
+        seen = {row.model for row in rows}
         return render_template(
             "home.html",
-            rows=[summary(monitor, now) for monitor in exporter.pipeline.monitors],
+            alerts=alerts,
+            incidents=group_alerts(alerts.alerts),
+            max_open_incidents=MAX_OPEN_INCIDENTS,
+            max_listed=MAX_LISTED_ALERTS,
+            states={layer: _state(layer, alerts.firing) for layer in LAYERS},
+            rows=rows[:open_rows],
+            more_rows=rows[open_rows:],
             models=exporter.config.models,
+            names={model.name for model in exporter.config.models},
+            silent=[model.name for model in exporter.config.models if model.name not in seen],
+            prometheus_url=exporter.config.prometheus_url,
+            webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
             links=exporter.config.links,
-            firing=firing,
-            states={layer: _state(layer, firing) for layer in LAYERS},
-            scrape_warning=scrape_warning(exporter.last_scrape, now),
-            last=[alert for alert in inbox.last() if is_shown(alert)][:20],
+            last=inbox.last()[:MAX_NOTIFICATIONS],
             machine=exporter.exposition.machine(),
             outputs=OUTPUTS,
             drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
-            pending=_pending(exporter),
+            pending_corrections=_pending(exporter),
             nan=math.nan,
         )
-
-    @routes.get("/runbooks/", strict_slashes=False)
-    def runbooks() -> str:
-        return render_template("runbook.html", name="Runbooks", text=_html(_contents()))
 
     @routes.get("/d/<uid>")
     def dashboard(uid: str) -> Response:
@@ -87,82 +93,21 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
         chosen = {name: request.args.get(f"var-{name}", "") for name in ("model", "version", "feature")}
         return redirect(f"{url_for('drift.page')}?{urlencode({k: v for k, v in chosen.items() if v})}", 303)
 
-    @routes.get("/runbooks/<name>")
-    def runbook(name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (page := RUNBOOKS / f"{name}.md").is_file():
-            similar = closest(name, (page.stem for page in RUNBOOKS.glob("*.md")))
-            hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
-            abort(404, f"there is no runbook for an alert {name}; {hint}")
-        text = page.read_text(encoding="utf-8")
-        for default, address in zip(_ADDRESSES, exporter.link_addresses(), strict=True):
-            text = text.replace(default, address)
-        return render_template("runbook.html", name=name, text=_link_alerts(_html(text), name))
-
     return routes
 
 
-def summary(monitor: ModelMonitor, now: float) -> dict[str, Any]:
-    """Return the main figures of a model version in each layer."""
-    counters = monitor.counters
-    requests = sum(counters.requests.values())
-    errors = sum(times for code, times in counters.requests.items() if code >= 500)
-    window, drift = worst(monitor, now) or (None, None)
-    return {
-        "model": monitor.config.name,
-        "version": monitor.version,
-        "requests": requests,
-        "errors": errors / requests if requests else math.nan,
-        "latency": _quantile(monitor, 0.95),
-        "window": window,
-        "worst": drift,
-        "profiled": monitor.binner is not None,
-        "attempts": counters.attempts,
-        "confident": counters.confident / counters.attempts if counters.attempts else math.nan,
-        "corrections": counters.corrections / counters.confident if counters.confident else math.nan,
-    }
+def time_tag(text: str | datetime | None) -> Markup:
+    """Return a time as HTML: how long ago, with the time itself in ``datetime`` and at the pointer.
 
-
-def _quantile(monitor: ModelMonitor, share: float) -> float:
-    """Return the upper bound in seconds of the bucket with a quantile of the latency since the start."""
-    counts = monitor.durations.cumulative()
-    if not counts[-1]:
-        return math.nan
-    bounds = [*monitor.durations.bounds, math.inf]
-    return float(bounds[int(counts.searchsorted(share * counts[-1]))])
-
-
-def _html(markdown: str) -> str:
-    from markdown_it import MarkdownIt
-
-    return str(MarkdownIt().render(markdown))
-
-
-def _contents() -> str:
-    """Return the list of all runbooks, each alert with the first sentence of its runbook, as Markdown."""
-    entries = ["# Runbooks", "One for each alert: what it means and what to do."]
-    for page in sorted(RUNBOOKS.glob("*.md")):
-        entries += [f"## [{page.stem}](/runbooks/{page.stem})", page.read_text(encoding="utf-8").split("\n\n")[1]]
-    return "\n\n".join(entries)
-
-
-def _link_alerts(html: str, name: str) -> str:
-    """Link the names of other alerts in a runbook to their runbooks, except in code."""
-    others = "|".join(sorted({page.stem for page in RUNBOOKS.glob("*.md")} - {name}))
-    parts = re.split(r"(<code.*?</code>|<[^>]*>)", html, flags=re.S)
-    parts[::2] = [re.sub(rf"\b({others})\b", r'<a href="/runbooks/\1">\1</a>', part) for part in parts[::2]]
-    return "".join(parts)
-
-
-def scrape_warning(last_scrape: float | None, now: float) -> str | None:
-    """Return why alerts cannot be trusted: Prometheus does not scrape the exporter; None while it does.
-
-    >>> scrape_warning(None, 50), scrape_warning(0, 400), scrape_warning(300, 400)
-    ('not scraped by Prometheus yet', 'no scrape for 6 minutes', None)
+    >>> time_tag("nonsense"), time_tag("2026-01-01T00:00:00Z")[:63]
+    (Markup(''), Markup('<time datetime="2026-01-01T00:00:00Z" title="2026-01-01 00:00:0'))
     """
-    if last_scrape is None:
-        return "not scraped by Prometheus yet"
-    since = now - last_scrape
-    return f"no scrape for {since // 60:.0f} minutes" if since > MAX_SCRAPE_AGE else None
+    when = parse_time(text) if isinstance(text, str) else text
+    if when is None:
+        return Markup()
+    age = ago((datetime.now(UTC) - when).total_seconds())
+    exact = f"{when:%Y-%m-%d %H:%M:%S}"
+    return Markup('<time datetime="{}Z" title="{} UTC">{}</time>').format(exact.replace(" ", "T"), exact, age)
 
 
 def _pending(exporter: Exporter) -> dict[str, int] | None:
@@ -180,7 +125,7 @@ def drift_parameters(alert: Alert) -> dict[str, str]:
     >>> drift_parameters(Alert("firing", {"alertname": "ModelConfidenceDrift", "model": "digits", "version": "3"}))
     {'model': 'digits', 'version': '3', 'feature': '(confidence)'}
     """
-    output = {PREDICTION_ALERT: PREDICTION, CONFIDENCE_ALERT: CONFIDENCE}.get(alert.labels.get("alertname", ""))
+    output = {PREDICTION_ALERT: PREDICTION, CONFIDENCE_ALERT: CONFIDENCE}.get(alert.name)
     labels = alert.labels | ({"feature": output} if output else {})
     return {name: labels[name] for name in ("model", "version", "feature") if labels.get(name)}
 
@@ -194,12 +139,12 @@ def review_parameters(alert: Alert) -> dict[str, str] | None:
     >>> review_parameters(Alert("firing", {"alertname": "ModelFeedbackUnjoined", "model": "digits"}))
     {'model': 'digits', 'joined': 'false'}
     """
-    name, model = alert.labels.get("alertname"), alert.labels.get("model", "")
-    if name == "ModelReviewBacklog":
+    model = alert.labels.get("model", "")
+    if alert.name == "ModelReviewBacklog":
         return {"model": model}
-    if name == "ModelFeedbackUnjoined":
+    if alert.name == "ModelFeedbackUnjoined":
         return {"model": model, "joined": "false"}
-    if name != "ModelCorrectionRatioHigh":
+    if alert.name != "ModelCorrectionRatioHigh":
         return None
     parameters = {"model": model, "version": alert.labels.get("version", "")}
     try:
@@ -209,30 +154,18 @@ def review_parameters(alert: Alert) -> dict[str, str] | None:
     return parameters | {"since": since.isoformat().replace("+00:00", "Z")}
 
 
+def dashboard_url(alert: Alert, links: LinksConfig) -> str | None:
+    """Return the address of an alert's dashboard in the Grafana of this installation; None without either.
+
+    >>> alert = Alert("firing", {}, {"dashboard_url": "http://elsewhere:3000/d/model-data?var-model=digits"})
+    >>> dashboard_url(alert, LinksConfig(grafana="https://grafana.example/")), dashboard_url(alert, LinksConfig())
+    ('https://grafana.example/d/model-data?var-model=digits', None)
+    """
+    path = re.search(r"/d/[^/?#\s]+(\?\S*)?$", alert.annotations.get("dashboard_url", ""))
+    return f"{links.grafana.rstrip('/')}{path[0]}" if links.grafana and path else None
+
+
 def _state(layer: str, firing: list[Alert]) -> str:
-    worst = {alert.labels.get("severity") for alert in firing if alert.labels.get("layer") == layer}
-    return "critical" if "critical" in worst else "warning" if "warning" in worst else "info" if worst else "ok"
-
-
-def _severity_rank(alert: Alert) -> int:
-    severity = alert.labels.get("severity", "")
-    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
-
-
-def percent(value: float) -> str:
-    """
-    >>> percent(0.01234).split("\\N{NO-BREAK SPACE}"), percent(math.nan)
-    (['1.23', '%'], '–')
-    """
-    return "–" if math.isnan(value) else f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
-
-
-def latency_bound(bound: float) -> str:
-    """Format a quantile of the latency by the upper bound of its bucket, in seconds.
-
-    >>> latency_bound(0.25), latency_bound(math.inf), latency_bound(math.nan)
-    ('below 0.25 s', 'over 10 s', '–')
-    """
-    if math.isinf(bound):
-        return f"over {DURATION_BUCKETS[-1]:g} s"
-    return "–" if math.isnan(bound) else f"below {bound:g} s"
+    """Return the worst severity of a layer's firing alerts, ``ok`` without any."""
+    own: list[Any] = [alert_severity(alert) for alert in firing if alert.labels.get("layer") == layer]
+    return min(own, key=SEVERITIES.index, default="ok")

@@ -20,6 +20,7 @@ from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
 from exporter.server.application import Exporter
+from exporter.server.elapsed import ago
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.problem import store_problem
@@ -175,7 +176,7 @@ class ReviewPage:
 def blueprint(exporter: Exporter) -> Blueprint:
     """Return the page ``/review``, its forms, and the images of its cards."""
     routes = Blueprint("review", __name__)
-    routes.add_app_template_filter(review_charts.ago)
+    routes.add_app_template_filter(ago)
     routes.add_app_template_filter(review_cards.abbreviate)
     routes.add_app_template_filter(review_cards.unix_time)
     routes.add_app_template_global(_image_url, "image_url")

@@ -149,15 +149,3 @@ def format_time(seconds: float) -> str:
     ('24 Nov 10:00', '1 Jan 00:00')
     """
     return f"{datetime.fromtimestamp(min(max(seconds, FIRST), LAST), UTC):%-d %b %H:%M}"
-
-
-def ago(seconds: float) -> str:
-    """
-    >>> ago(20), ago(90), ago(7200), ago(200000)
-    ('just now', '1 minute ago', '2 hours ago', '2 days ago')
-    """
-    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count:,} {name}{'s' if count > 1 else ''} ago"
-    return "just now"

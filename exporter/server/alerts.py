@@ -1,0 +1,243 @@
+"""The alerts of the home page, and whether others may fire that it does not know of.
+
+Alerts come from Prometheus, where ``prometheus_url`` is configured, or from the notifications of Alertmanager. That
+none is known does not mean that none fires: both must also show Watchdog, which the project's rules let fire always.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from exporter.errors import ExporterError
+from exporter.server.elapsed import duration
+from exporter.server.notifications import Alert, Inbox
+
+if TYPE_CHECKING:
+    from exporter.prometheus_api import Prometheus
+
+LAYERS = ("system", "data", "business", "exporter")
+FRESH_SECONDS = 5.0
+"""Prometheus is asked again when its last answer is older."""
+WAIT_SECONDS = 1.0
+"""A page waits this long for Prometheus; then it shows the last answer."""
+LATE_SECONDS = 10.0
+"""The last response is shown as old when it is older while Prometheus does not send the next one."""
+MAX_ALERTS = 2000
+"""Alerts of Prometheus' answer that are kept."""
+SETTLE_SECONDS = 120.0
+"""Alertmanager repeats all firing alerts in this time, so that all are known so long after the first notification."""
+WATCHDOG_SECONDS = 300.0
+"""Watchdog arrives every minute; after so long without it, alerts do not reach the page."""
+SCRAPE_SECONDS = 120.0
+"""Prometheus scrapes at least once a minute; after so long without a scrape, alerts are not evaluated."""
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """The alerts that are known, and what is not.
+
+    Attributes
+    ----------
+    alerts
+        Firing and pending alerts.
+    problem
+        Why others may fire, as a short heading; empty when all are known.
+    detail
+        The problem in a sentence.
+    remedy
+        What the page shows to do: ``connect`` alerts to this page, or ``check`` why they no longer arrive.
+    """
+
+    alerts: list[Alert] = field(default_factory=list)
+    problem: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+    @property
+    def firing(self) -> list[Alert]:
+        """The alerts that fire."""
+        return [alert for alert in self.alerts if alert.status == "firing"]
+
+    @property
+    def pending(self) -> list[Alert]:
+        """The alerts whose condition holds, but not for long enough."""
+        return [alert for alert in self.alerts if alert.status == "pending"]
+
+
+class AlertSource:
+    """Where the home page gets its alerts from.
+
+    Parameters
+    ----------
+    prometheus
+        Returns the Prometheus to ask; None when none is configured.
+    inbox
+        The notifications of Alertmanager.
+    """
+
+    def __init__(self, prometheus: Callable[[], Prometheus | None], inbox: Inbox) -> None:
+        self._prometheus = prometheus
+        self._inbox = inbox
+        self._lock = threading.Lock()
+        self._alerts: PrometheusAlerts | None = None
+
+    def read(self, last_scrape: float | None) -> Alerts:
+        """Return the alerts, given the monotonic time of the last scrape of this exporter."""
+        try:
+            prometheus = self._prometheus()
+        except ExporterError as error:
+            return Alerts(self._inbox.firing(), "Prometheus cannot be asked", f"{error}.")
+        if prometheus is None:
+            alerts = from_inbox(self._inbox, time.monotonic())
+        else:
+            with self._lock:
+                if self._alerts is None or self._alerts.prometheus is not prometheus:
+                    self._alerts = PrometheusAlerts(prometheus)
+                asked = self._alerts
+            alerts = asked.read()
+            if alerts.problem and not alerts.alerts:
+                alerts = replace(alerts, alerts=self._inbox.firing())
+        return alerts if alerts.problem else _check_scrapes(alerts, last_scrape, time.monotonic())
+
+
+def _check_scrapes(alerts: Alerts, last_scrape: float | None, now: float) -> Alerts:
+    """Add the problem that Prometheus does not scrape this exporter, which has no alerts then."""
+    if last_scrape is None:
+        return replace(
+            alerts,
+            problem="Prometheus has not scraped this exporter yet",
+            detail="Alerts on its models cannot fire before the first scrape.",
+        )
+    if now - last_scrape > SCRAPE_SECONDS:
+        return replace(
+            alerts,
+            problem=f"Prometheus has not scraped this exporter for {duration(now - last_scrape)}",
+            detail="Alerts on its models cannot fire until it does. See the targets of Prometheus.",
+        )
+    return alerts
+
+
+def from_inbox(inbox: Inbox, now: float) -> Alerts:
+    """Return the alerts of Alertmanager's notifications at the monotonic time ``now`` in seconds."""
+    alerts = inbox.firing()
+    times = inbox.watchdog()
+    if times is None:
+        if alerts:
+            return Alerts(
+                alerts, "Other alerts may not reach this page", "Watchdog does not reach it.", remedy="connect"
+            )
+        return Alerts(alerts, "Alerts do not reach this page", remedy="connect")
+    first, last = times
+    if now - last > WATCHDOG_SECONDS:
+        return Alerts(
+            alerts,
+            f"Alerts stopped reaching this page {duration(now - last)} ago",
+            "Watchdog, which Alertmanager sends every minute, has not arrived since then.",
+            remedy="check",
+        )
+    if now - first < SETTLE_SECONDS:
+        return Alerts(
+            alerts,
+            "Waiting for alerts",
+            f"The first notification since the exporter started came {duration(now - first)} ago. "
+            "Alertmanager sends all firing alerts within two minutes.",
+        )
+    return Alerts(alerts)
+
+
+class _ApiAlert(msgspec.Struct):
+    """An alert in Prometheus' API."""
+
+    labels: dict[str, str]
+    state: str
+    annotations: dict[str, str] = {}
+    active_at: str = msgspec.field(name="activeAt", default="")
+    value: str = ""
+
+
+class _ApiAlerts(msgspec.Struct):
+    alerts: list[_ApiAlert]
+
+
+class PrometheusAlerts:
+    """The alerts of a Prometheus, asked for at most every few seconds; safe between threads."""
+
+    def __init__(self, prometheus: Prometheus) -> None:
+        self.prometheus = prometheus
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._asked = -math.inf
+        self._answered = -math.inf
+        self._alerts: list[Alert] = []
+        self._watched = False
+        self._error = ""
+
+    def read(self) -> Alerts:
+        """Return the alerts; ask Prometheus, unless its last answer is fresh, and wait for it for a short time."""
+        with self._lock:
+            if self._thread is None and time.monotonic() - self._asked > FRESH_SECONDS:
+                self._thread = threading.Thread(target=self._ask, name="prometheus-alerts", daemon=True)
+                self._thread.start()
+            thread = self._thread
+        if thread is not None:
+            thread.join(WAIT_SECONDS)
+        with self._lock:
+            return self._state(time.monotonic())
+
+    def _state(self, now: float) -> Alerts:
+        """Return what is known. The caller holds the lock."""
+        late = self._thread is not None and now - self._answered > LATE_SECONDS
+        if self._error or late:
+            detail = f"{self._error or f'{self.prometheus.url}: no response yet'}."
+            if math.isfinite(self._answered):
+                detail += f" What is shown is from its last response, {duration(now - self._answered)} ago."
+            return Alerts(self._alerts, "Prometheus does not respond", detail, "check")
+        if not self._watched:
+            detail = (
+                f"Watchdog, which always fires, does not fire in {self.prometheus.url}. Load the rules of "
+                "prometheus/rules/ there. Prometheus evaluates them within a minute after its start."
+            )
+            return Alerts(self._alerts, "Prometheus does not evaluate the alerts of this project", detail, "check")
+        return Alerts(self._alerts)
+
+    def _ask(self) -> None:
+        error, alerts = f"{self.prometheus.url}: the response cannot be read", None
+        try:
+            alerts = _decode(self.prometheus.get("/api/v1/alerts"))
+            error = ""
+        except msgspec.ValidationError:
+            error = f"{self.prometheus.url}: the response is not from Prometheus"
+        except ExporterError as reason:
+            error = str(reason)
+        finally:
+            with self._lock:
+                self._thread, self._asked, self._error = None, time.monotonic(), error
+                if alerts is not None:
+                    self._answered = self._asked
+                    self._watched = any(alert.is_watchdog and alert.status == "firing" for alert in alerts)
+                    self._alerts = [alert for alert in alerts if alert.is_shown][:MAX_ALERTS]
+
+
+def _decode(data: Any) -> list[Alert]:
+    """Return the alerts of this project in the member ``data`` of Prometheus' response."""
+    alerts = msgspec.convert(data, _ApiAlerts).alerts
+    return [
+        Alert(alert.state, alert.labels, alert.annotations, alert.active_at, value=_number(alert.value))
+        for alert in alerts
+        if alert.labels.get("layer") in LAYERS
+    ]
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""Group alerts into incidents, one for each model, and sum each up in a line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from exporter.server.elapsed import parse_time
+from exporter.server.notifications import Alert
+from exporter.server.pages.drift_text import number, percent
+
+SEVERITIES = ("critical", "warning", "info")
+MAX_PHRASES = 6
+"""Phrases of a headline; the others are counted."""
+MAX_NAME = 40
+"""Characters of a feature's name in a headline."""
+DRIFT_ALERTS = ("ModelFeatureDrift", "ModelFeatureDriftSlow", "ModelFeatureChanged", "ModelFeatureMeanShift")
+_SHARES = {
+    "ModelErrorRatioHigh": ("{} errors", "errors"),
+    "ModelCorrectionRatioHigh": ("{} corrected", "corrected too often"),
+    "ModelConfidentRatioLow": ("{} confident", "confident too rarely"),
+    "ModelHostCpuHigh": ("CPU {}", "little CPU left"),
+    "ModelHostMemoryHigh": ("memory {}", "little memory left"),
+    "ModelHostDiskHigh": ("disk {}", "disk nearly full"),
+}
+"""The phrases of alerts on a share, with and without its value."""
+_PHRASES = {
+    "ModelErrorBudgetBurn": "error budget used up too fast",
+    "ModelLatencyBudgetBurn": "latency budget used up too fast",
+    "ModelTrafficMissing": "no requests",
+    "ModelExporterDown": "exporter down",
+    "ModelPredictionDrift": "predictions drifted",
+    "ModelConfidenceDrift": "confidence drifted",
+    "ModelMultivariateDrift": "correlations changed",
+    "ModelAccuracyLow": "accuracy too low",
+    "ModelAttemptsDrop": "used much less than a week ago",
+    "ModelFeedbackMissing": "no feedback",
+    "ModelFeedbackUnjoined": "feedback without predictions",
+    "ModelReviewBacklog": "corrections wait for review",
+}
+
+
+@dataclass(frozen=True)
+class Incident:
+    """The alerts of one model, or of a layer without one.
+
+    Attributes
+    ----------
+    name
+        The model, or the layer.
+    model
+        The model; None without one.
+    versions
+        The versions that are affected.
+    phrases
+        What is wrong, the most severe first.
+    severity
+        The highest severity of its firing alerts, or ``pending``.
+    since
+        When the first of its alerts began.
+    alerts
+        Its alerts, the most severe first; pending ones are last.
+    """
+
+    name: str
+    model: str | None
+    versions: list[str]
+    phrases: list[str]
+    severity: str
+    since: datetime | None
+    alerts: list[Alert]
+
+    @property
+    def firing(self) -> int:
+        """The number of alerts that fire."""
+        return sum(alert.status == "firing" for alert in self.alerts)
+
+
+def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
+    """Return the incidents, the most severe first; those of which no alert fires are last."""
+    groups: dict[tuple[str, str], list[Alert]] = {}
+    for alert in sorted(alerts, key=_rank):
+        model = alert.labels.get("model", "")
+        groups.setdefault((model, "" if model else alert.labels.get("layer", "")), []).append(alert)
+    incidents = [_incident(model, layer, group) for (model, layer), group in groups.items()]
+    return sorted(incidents, key=lambda incident: (_severity_rank(incident.severity), -incident.firing, incident.name))
+
+
+def _incident(model: str, layer: str, alerts: list[Alert]) -> Incident:
+    firing = [alert for alert in alerts if alert.status == "firing"]
+    times = [time for alert in firing or alerts if (time := parse_time(alert.starts_at))]
+    return Incident(
+        name=model or {"system": "System", "exporter": "Exporter"}.get(layer, layer or "Other alerts"),
+        model=model or None,
+        versions=sorted({alert.labels["version"] for alert in alerts if alert.labels.get("version")}),
+        phrases=_phrases(firing or alerts),
+        severity=alert_severity(firing[0]) if firing else "pending",
+        since=min(times, default=None),
+        alerts=alerts,
+    )
+
+
+def alert_severity(alert: Alert) -> str:
+    """Return an alert's severity, ``info`` for one that the page does not know."""
+    severity = alert.labels.get("severity", "")
+    return severity if severity in SEVERITIES else "info"
+
+
+def _severity_rank(severity: str) -> int:
+    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
+
+
+def _rank(alert: Alert) -> tuple[bool, int, str, str]:
+    pending = alert.status != "firing"
+    return pending, _severity_rank(alert_severity(alert)), alert.name, alert.labels.get("feature", "")
+
+
+def _phrases(alerts: Sequence[Alert]) -> list[str]:
+    """Return what is wrong in a few words each, in the order of the alerts and without repetition."""
+    phrases: dict[str, None] = {}
+    for alert in alerts:
+        if alert.name in DRIFT_ALERTS:
+            phrase = _features([other for other in alerts if other.name in DRIFT_ALERTS], "drifted")
+        elif alert.name == "ModelFeatureMissing":
+            phrase = _features([other for other in alerts if other.name == alert.name], "missing too often")
+        elif alert.name in _SHARES:
+            phrase = _share([other for other in alerts if other.name == alert.name])
+        elif alert.name == "ModelLatencyHigh":
+            phrase = "slow" if alert.value is None else f"95th percentile {number(alert.value)}\N{NO-BREAK SPACE}s"
+        else:
+            phrase = _PHRASES.get(alert.name) or alert.annotation("summary")
+        phrases[phrase] = None
+    shown = list(phrases)
+    if len(shown) > MAX_PHRASES:
+        shown[MAX_PHRASES - 1 :] = [f"{len(shown) - MAX_PHRASES + 1} more"]
+    return shown
+
+
+def _features(alerts: Sequence[Alert], verb: str) -> str:
+    names = sorted({alert.labels.get("feature", "") for alert in alerts} - {""})
+    if len(names) > 1:
+        return f"{len(names)} features {verb}"
+    name = names[0] if names else "a feature"
+    return f"{name if len(name) <= MAX_NAME else f'{name[: MAX_NAME - 1]}…'} {verb}"
+
+
+def _share(alerts: Sequence[Alert]) -> str:
+    """Return the phrase of an alert on a share, with the value of the first that has one."""
+    with_value, without = _SHARES[alerts[0].name]
+    for alert in alerts:
+        if alert.value is not None:
+            return with_value.format(percent(alert.value))
+        if text := re.search(r"(\d{1,3}(?:\.\d+)?)%", alert.annotations.get("description", "")):
+            return with_value.format(percent(float(text[1]) / 100))
+    return without

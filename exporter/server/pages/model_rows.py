@@ -1,0 +1,169 @@
+"""The models on the home page: the figures that their alerts judge, those above a threshold marked, the worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from exporter.config import ModelConfig
+from exporter.monitoring.counters import DURATION_BUCKETS
+from exporter.monitoring.drift_report import TargetDrift, worst
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.recent import Recent
+from exporter.server.notifications import Alert
+from exporter.server.pages.drift_text import number, percent
+from exporter.server.pages.incidents import SEVERITIES, alert_severity
+
+MIN_CORRECTIONS = 3
+"""Corrections in an hour that ModelCorrectionRatioHigh needs."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a model version.
+
+    Attributes
+    ----------
+    text
+        The figure.
+    severity
+        That of the alert whose threshold it violates; empty when it does not.
+    limit
+        The threshold that it violates, such as ``above 1 %``.
+    excess
+        The figure relative to its threshold; 0 when it does not violate it.
+    """
+
+    text: str
+    severity: str = ""
+    limit: str = ""
+    excess: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of a model version; see `Recent`.
+
+    Attributes
+    ----------
+    state
+        ``critical``, ``warning`` or ``info`` when such an alert fires on it, ``pending`` when one is pending.
+    window, worst
+        The target that has drifted most, and the window; None before the first values and without a profile.
+    """
+
+    model: str
+    version: str
+    state: str
+    requests: int
+    errors: Figure
+    latency: Figure
+    profiled: bool
+    window: str | None
+    worst: TargetDrift | None
+    drift: Figure
+    attempts: int
+    confident: Figure
+    corrected: Figure
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures that have a threshold."""
+        return self.errors, self.latency, self.drift, self.confident, self.corrected
+
+    @property
+    def trouble(self) -> tuple[int, int, float]:
+        """How much is wrong: the worst alert, the worst violated threshold, and by how much; smaller is worse."""
+        states = (*SEVERITIES, "pending", "")
+        marked = min((states.index(figure.severity) for figure in self.figures), default=len(states))
+        return states.index(self.state), marked, -max(figure.excess for figure in self.figures)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether an alert fires or is pending, or a figure violates its threshold."""
+        return bool(self.state) or any(figure.severity for figure in self.figures)
+
+
+def model_rows(monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], now: float) -> list[Row]:
+    """Return the rows of all model versions at the monotonic time ``now`` in seconds, the worst first."""
+    by_model: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
+    rows = [_row(monitor, _state(monitor, by_model), now) for monitor in monitors]
+    return sorted(rows, key=lambda row: (row.trouble, row.model, row.version))
+
+
+def _state(monitor: ModelMonitor, alerts: Mapping[str, Sequence[Alert]]) -> str:
+    """Return the state of a model version: that of its worst alert."""
+    own = [
+        alert_severity(alert) if alert.status == "firing" else "pending"
+        for alert in alerts.get(monitor.config.name, ())
+        if alert.labels.get("version", monitor.version) == monitor.version
+    ]
+    return min(own, key=(*SEVERITIES, "pending").index, default="")
+
+
+def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
+    model, recent = monitor.config, monitor.recent(now)
+    window, drift = worst(monitor, now) or (None, None)
+    return Row(
+        model=model.name,
+        version=monitor.version,
+        state=state,
+        requests=recent.requests,
+        errors=_above(percent(recent.error_ratio), recent.error_ratio, model, "ModelErrorRatioHigh", "critical"),
+        latency=_above(seconds(recent.latency), recent.latency, model, "ModelLatencyHigh", "warning"),
+        profiled=monitor.binner is not None,
+        window=window,
+        worst=drift,
+        drift=_drift(drift),
+        attempts=recent.attempts,
+        confident=_confident(recent, model),
+        corrected=_corrected(recent, model),
+    )
+
+
+def _above(text: str, value: float, model: ModelConfig, alert: str, severity: str) -> Figure:
+    """Return a figure, marked when it is above the threshold of an alert."""
+    threshold = model.threshold(alert)
+    if not value > threshold:
+        return Figure(text)
+    limit = seconds(threshold) if alert == "ModelLatencyHigh" else percent(threshold)
+    return Figure(text, severity, f"above {limit}", value / threshold if threshold else math.inf)
+
+
+def _corrected(recent: Recent, model: ModelConfig) -> Figure:
+    text = percent(recent.correction_ratio)
+    if recent.corrections < MIN_CORRECTIONS:
+        return Figure(text)
+    return _above(text, recent.correction_ratio, model, "ModelCorrectionRatioHigh", "critical")
+
+
+def _confident(recent: Recent, model: ModelConfig) -> Figure:
+    """Return the confident share, marked when it is below a configured threshold. Only Prometheus knows the default."""
+    text, threshold = percent(recent.confident_ratio), model.alerts.get("ModelConfidentRatioLow")
+    if threshold is None or not recent.confident_ratio < threshold:
+        return Figure(text)
+    excess = threshold / recent.confident_ratio if recent.confident_ratio else math.inf
+    return Figure(text, "warning", f"below {percent(threshold)}", excess)
+
+
+def _drift(drift: TargetDrift | None) -> Figure:
+    if drift is None:
+        return Figure("–")
+    if drift.status != "drifted":
+        return Figure(number(drift.score))
+    return Figure(number(drift.score), "warning", f"above {number(max(drift.threshold, drift.noise))}", drift.severity)
+
+
+def seconds(value: float) -> str:
+    """
+    Format a duration in seconds.
+
+    >>> [seconds(value).replace("\\N{NO-BREAK SPACE}", " ") for value in (0.2345, DURATION_BUCKETS[-1], math.nan)]
+    ['0.234 s', 'over 10 s', '–']
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{'over ' if value >= DURATION_BUCKETS[-1] else ''}{value:.3g}\N{NO-BREAK SPACE}s"

@@ -1,0 +1,98 @@
+"""The runbooks: their list, by layer, and a page for each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from flask import Blueprint, abort, render_template
+
+from exporter.server.alerts import LAYERS
+from exporter.server.application import Exporter
+from exporter.server.notifications import Alert
+from exporter.validation import closest
+
+RUNBOOKS = Path(__file__).parents[1] / "runbooks"
+_ADDRESSES = ("http://127.0.0.1:9877", "http://127.0.0.1:3000")
+"""The addresses of the exporter and of Grafana in the text of runbooks."""
+_HEAD = re.compile(r"# \w+\n\n(?P<meaning>.*?)\s+Severity: (?P<severity>\w+)\. Layer: (?P<layer>\w+)\.\n", re.S)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A runbook in the list.
+
+    Attributes
+    ----------
+    meaning
+        What the alert means, in a sentence of HTML.
+    """
+
+    name: str
+    meaning: str
+    severity: str
+
+
+def blueprint(exporter: Exporter) -> Blueprint:
+    """Return the pages below ``/runbooks``."""
+    routes = Blueprint("runbooks", __name__)
+    routes.add_app_template_global(runbook_url)
+
+    @routes.get("/runbooks/", strict_slashes=False)
+    def contents() -> str:
+        return render_template("runbooks.html", layers=by_layer())
+
+    @routes.get("/runbooks/<name>")
+    def page(name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (path := RUNBOOKS / f"{name}.md").is_file():
+            similar = closest(name, (path.stem for path in RUNBOOKS.glob("*.md")))
+            hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
+            abort(404, f"there is no runbook for an alert {name}; {hint}")
+        text = path.read_text(encoding="utf-8")
+        for default, address in zip(_ADDRESSES, exporter.link_addresses(), strict=True):
+            text = text.replace(default, address)
+        return render_template("runbook.html", name=name, text=_link_alerts(_html(text), name))
+
+    return routes
+
+
+def runbook_url(alert: Alert) -> str | None:
+    """Return the address of an alert's runbook: the page here, else the one that the alert names, if any.
+
+    >>> runbook_url(Alert("firing", {"alertname": "ModelFeatureDrift"}))
+    '/runbooks/ModelFeatureDrift'
+    >>> own = {"runbook_url": "https://wiki.example/own"}
+    >>> runbook_url(Alert("firing", {"alertname": "Own"}, own)), runbook_url(Alert("firing", {"alertname": "Own"}))
+    ('https://wiki.example/own', None)
+    """
+    if any(alert.name == entry.name for entries in by_layer().values() for entry in entries):
+        return f"/runbooks/{alert.name}"
+    url = alert.annotations.get("runbook_url", "")
+    return url if re.match(r"https?://", url) else None
+
+
+@cache
+def by_layer() -> dict[str, list[Entry]]:
+    """Return the entries of all runbooks by layer; each runbook's first paragraph names its severity and layer."""
+    layers: dict[str, list[Entry]] = {layer: [] for layer in LAYERS}
+    for path in sorted(RUNBOOKS.glob("*.md")):
+        if head := _HEAD.match(path.read_text(encoding="utf-8")):
+            meaning = _html(head["meaning"]).removeprefix("<p>").removesuffix("</p>\n")
+            layers.setdefault(head["layer"], []).append(Entry(path.stem, meaning, head["severity"]))
+    return layers
+
+
+def _html(markdown: str) -> str:
+    from markdown_it import MarkdownIt
+
+    return str(MarkdownIt().render(markdown))
+
+
+def _link_alerts(html: str, name: str) -> str:
+    """Link the names of other alerts in a runbook to their runbooks, except in code."""
+    others = "|".join(sorted({path.stem for path in RUNBOOKS.glob("*.md")} - {name}))
+    parts = re.split(r"(<code.*?</code>|<[^>]*>)", html, flags=re.S)
+    parts[::2] = [re.sub(rf"\b({others})\b", r'<a href="/runbooks/\1">\1</a>', part) for part in parts[::2]]
+    return "".join(parts)

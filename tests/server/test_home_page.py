@@ -1,0 +1,341 @@
+"""The home page: what it knows of alerts and what it does not, incidents, and the figures of models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from flask.testing import FlaskClient
+from support.pages import Page
+from support.programs import Program, running
+from support.servers import CONFIG, Answer, Served, eventually, free_port, write_config
+
+from exporter.server import alerts as alert_source
+from exporter.server.alerts import from_inbox
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+from exporter.server.notifications import MAX_FIRING, Inbox
+
+WATCHDOG = {"status": "firing", "labels": {"alertname": "Watchdog", "severity": "none", "layer": "exporter"}}
+PROMETHEUS = shutil.which("prometheus") or "prometheus"
+
+
+def alert(name: str, severity: str, layer: str, description: str = "", minutes: float = 12, **labels: str) -> Any:
+    """An alert of Alertmanager's webhook that began some minutes ago."""
+    began = datetime.now(UTC) - timedelta(minutes=minutes)
+    return {
+        "status": "firing",
+        "labels": {"alertname": name, "severity": severity, "layer": layer, **labels},
+        "annotations": {"summary": f"summary of {name}", "description": description},
+        "startsAt": began.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def notification(*alerts: Any) -> dict[str, Any]:
+    return {"version": "4", "status": "firing", "alerts": list(alerts)}
+
+
+def classes(page: Page, tag: str) -> list[str]:
+    return [attributes.get("class") or "" for name, attributes in page.tags if name == tag]
+
+
+def heading(source: str) -> str:
+    match = re.search(r'<h1 id="firing">(.*?)</h1>', source, re.S)
+    assert match
+    return match[1]
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Iterator[Exporter]:
+    """An exporter in this process that was just scraped."""
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    exporter.last_scrape = time.monotonic()
+    yield exporter
+    exporter.close()
+
+
+@pytest.fixture
+def client(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """A client to which Alertmanager's first notification is enough."""
+    monkeypatch.setattr(alert_source, "SETTLE_SECONDS", 0.0)
+    return create_app(exporter).test_client()
+
+
+# ---- what is known
+
+
+def test_without_a_source_of_alerts_nothing_is_claimed(served: Served) -> None:
+    """Without notifications and Prometheus the page says that it does not know, and how to connect alerts."""
+    served.post("/v1/predictions", {"model": "credit"})
+    served.samples()
+    page = Page(served.get("/"))
+    assert heading(page.source) == "Alerts do not reach this page"
+    assert "prometheus_url" in page.text
+    assert f"{served.url}/v1/notifications" in page.text
+    assert classes(page, "li").count("unknown") == 3
+    assert "ok" not in classes(page, "li")
+    assert "No alert is firing" not in page.text
+    assert "no alert" not in page.text
+
+
+def test_firing_alerts_without_watchdog_may_not_be_all(client: FlaskClient) -> None:
+    """An alert that arrives is shown, but says nothing about others."""
+    client.post("/v1/notifications", json=notification(alert("A", "critical", "data")))
+    page = client.get("/").text
+    assert heading(page) == "1 alert firing"
+    assert "Other alerts may not reach this page." in page
+    assert (page.count('<li class="unknown">'), page.count('<li class="critical"><b>Data')) == (2, 1)
+
+
+def test_all_is_known_while_watchdog_arrives() -> None:
+    """All alerts are known two minutes after the first Watchdog, and until five minutes after the last."""
+    inbox = Inbox()
+    assert from_inbox(inbox, 0.0).problem == "Alerts do not reach this page"
+    foreign = {**WATCHDOG, "labels": {"alertname": "Watchdog", "severity": "none"}}
+    inbox.take(json.dumps(notification(foreign)).encode(), 0.0)
+    assert from_inbox(inbox, 200.0).problem == "Alerts do not reach this page"
+    watchdog = json.dumps(notification(WATCHDOG)).encode()
+    inbox.take(watchdog, 1000.0)
+    assert from_inbox(inbox, 1060.0).problem == "Waiting for alerts"
+    inbox.take(watchdog, 1060.0)
+    assert from_inbox(inbox, 1130.0).problem == ""
+    assert from_inbox(inbox, 1350.0).problem == ""
+    stale = from_inbox(inbox, 1060.0 + 720)
+    assert stale.problem == "Alerts stopped reaching this page 12 minutes ago"
+    inbox.take(json.dumps(notification({**WATCHDOG, "status": "resolved"})).encode(), 1790.0)
+    assert from_inbox(inbox, 1795.0).problem.startswith("Alerts stopped")
+    assert not inbox.firing()
+    assert not inbox.last()
+
+
+def test_no_alert_fires(client: FlaskClient, exporter: Exporter) -> None:
+    """With Watchdog and scrapes the page says that no alert fires; without scrapes it does not know."""
+    client.post("/v1/notifications", json=notification(WATCHDOG))
+    page = client.get("/").text
+    assert heading(page) == "No alert is firing"
+    assert page.count('<li class="ok">') == page.count("<span>no alert</span>") == 3
+    exporter.last_scrape = time.monotonic() - 185
+    page = client.get("/").text
+    assert heading(page) == "Prometheus has not scraped this exporter for 3 minutes"
+    assert (page.count('<li class="unknown">'), page.count('<li class="ok">')) == (3, 0)
+    exporter.last_scrape = None
+    assert heading(client.get("/").text) == "Prometheus has not scraped this exporter yet"
+
+
+def test_memory_of_notifications_is_bounded() -> None:
+    """Labels and annotations that the page does not show are dropped, others cut, and the oldest alerts forgotten."""
+    inbox = Inbox()
+    for first in range(0, MAX_FIRING + 100, 100):
+        many = [
+            alert("A", "info", "data", "d" * 5000, model=f"{n}-{'m' * 900}", more="x" * 900)
+            for n in range(first, first + 100)
+        ]
+        inbox.take(json.dumps(notification(*many)).encode(), 0.0)
+    kept = inbox.firing()
+    assert len(kept) == MAX_FIRING
+    assert kept[0].labels["model"].startswith(f"{MAX_FIRING + 99}-")
+    assert len({one.labels["model"] for one in kept}) == MAX_FIRING
+    assert len(json.dumps([kept[0].labels, kept[0].annotations])) < 2000
+    assert "more" not in kept[0].labels
+
+
+# ---- incidents
+
+
+def test_one_incident_is_one_card(client: FlaskClient) -> None:
+    """The alerts of a model are one card with one line; each alert is behind a click."""
+    alerts = [
+        alert("ModelFeatureDrift", "warning", "data", model="credit", feature=f"f{n}", version="3") for n in range(3)
+    ]
+    alerts += [alert("ModelFeatureChanged", "warning", "data", minutes=20, model="credit", feature="f0", version="3")]
+    corrected = "Users corrected 13.9% of the confident predictions, above 1%."
+    alerts += [alert("ModelCorrectionRatioHigh", "critical", "business", corrected, model="credit", version="3")]
+    alerts += [alert("ModelHostDiskHigh", "warning", "system", "95% is in use", instance="h", path="/")]
+    client.post("/v1/notifications", json=notification(WATCHDOG, *alerts))
+    answer = client.get("/").text
+    page = Page(Answer(200, answer.encode()))
+    assert heading(answer) == "6 alerts firing"
+    assert [name for name in classes(page, "article") if name.startswith("alert")] == [
+        "alert critical",
+        "alert warning",
+    ]
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "credit: 13.9 % corrected, 3 features drifted" in text
+    assert "began 20 minutes ago" in text
+    assert "System: disk 95 %" in text
+    assert answer.count("<details>") == 1
+    times = [attributes for name, attributes in page.tags if name == "time"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", one["datetime"] or "") for one in times)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", one["title"] or "") for one in times)
+    links = [attributes.get("href") or "" for name, attributes in page.tags if name == "a"]
+    assert "/drift?model=credit&version=3&feature=f0" in links
+    assert any(link.startswith("/review?model=credit&version=3&since=") for link in links)
+    assert not any("3000" in link or "9090" in link or "9093" in link for link in links)
+
+
+def test_hostile_alerts_are_text(client: FlaskClient) -> None:
+    """Markup, quotes, long labels, missing labels and times of other clocks do no harm."""
+    evil = '"><script>alert(1)</script>' + "x" * 200
+    future = alert("ModelFeatureMissing", "warning", "data", evil, minutes=-30, model=evil, version=evil, feature=evil)
+    odd = [
+        {"status": "firing", "labels": {}},
+        {"status": "firing", "labels": {"alertname": "Odd", "severity": "page"}, "startsAt": "soon"},
+        {"status": "firing", "labels": {"alertname": "Own"}, "annotations": {"runbook_url": "javascript:alert(1)"}},
+        {"status": "firing", "labels": {"alertname": "Zero"}, "startsAt": "0001-01-01T00:00:00Z"},
+    ]
+    answer = client.post("/v1/notifications", json=notification(WATCHDOG, future, *odd))
+    assert answer.status_code == 200
+    page = client.get("/").text
+    assert heading(page) == "5 alerts firing"
+    assert "<script>alert" not in page
+    assert "javascript:" not in page
+    assert "began <time" in page and ">just now</time>" in page
+    assert page.count("<time") == 2  # the card's and the notification's, of the alert that has one
+
+
+# ---- Prometheus itself
+
+
+RULES = {
+    "groups": [
+        {
+            "name": "g",
+            "interval": "1s",
+            "rules": [
+                {"alert": "Watchdog", "expr": "vector(1)", "labels": {"severity": "none", "layer": "exporter"}},
+                {
+                    "alert": "ModelErrorRatioHigh",
+                    "expr": "vector(0.042)",
+                    "labels": {"severity": "critical", "layer": "system", "model": "credit", "version": "3"},
+                    "annotations": {"summary": "credit version 3 returns errors", "description": "{{ $value }}"},
+                },
+                {
+                    "alert": "ModelLatencyHigh",
+                    "expr": "vector(0.8)",
+                    "for": "1h",
+                    "labels": {"severity": "warning", "layer": "system", "model": "loans"},
+                },
+                {"alert": "KubeNodeNotReady", "expr": "vector(1)", "labels": {"severity": "critical"}},
+            ],
+        }
+    ]
+}
+
+
+@contextmanager
+def prometheus(folder: Path) -> Iterator[tuple[str, Program]]:
+    """A Prometheus with `RULES`."""
+    port = free_port()
+    (folder / "rules.yml").write_text(yaml.safe_dump(RULES))
+    (folder / "prometheus.yml").write_text(f"rule_files: ['{folder}/rules.yml']\n")
+    command = [PROMETHEUS, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    url = f"http://127.0.0.1:{port}"
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle"]
+    with running(folder, "prometheus", command, url) as program:
+        yield url, program
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus on this machine")
+def test_prometheus_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page shows Prometheus' firing and pending alerts, and tells when it is down, or has no rules."""
+    monkeypatch.setattr(alert_source, "FRESH_SECONDS", 0.0)
+    with prometheus(tmp_path) as (url, program):
+        config = {**CONFIG, "prometheus_url": url, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}
+        exporter = Exporter(write_config(tmp_path, config))
+        client = create_app(exporter).test_client()
+        exporter.last_scrape = time.monotonic()
+        page = eventually(lambda: when(client, "1 alert firing, 1 pending"), 20)
+        text = page.replace("\N{NO-BREAK SPACE}", " ")
+        assert "credit: 4.2 % errors" in text
+        assert "loans: 95th percentile 0.8 s" in text
+        assert '<article class="alert pending">' in page
+        assert "KubeNodeNotReady" not in page
+        assert "Prometheus does not" not in page
+        client.post("/v1/notifications", json=notification(alert("A", "critical", "data")))
+        assert "1 alert firing, 1 pending" in client.get("/").text, "Prometheus is the truth"
+        program.kill()
+        page = client.get("/").text
+        assert "Prometheus does not respond." in page
+        assert "cannot be reached (Connection refused)" in page
+        assert "What is shown is from its last response" in page
+        assert "1 alert firing, 1 pending" in page
+        (tmp_path / "rules.yml").write_text("groups: []\n")
+        shutil.rmtree(tmp_path / "data")
+        program.start()
+        page = eventually(lambda: when(client, "Prometheus does not evaluate the alerts of this project"), 20)
+        assert "No alert is firing" not in page
+        exporter.close()
+
+
+def when(client: FlaskClient, text: str) -> str:
+    page = client.get("/").text
+    return page if text in page else ""
+
+
+def test_a_silent_prometheus_delays_the_page_for_a_second(tmp_path: Path) -> None:
+    """A Prometheus that accepts connections and never responds delays no page for longer than a second."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        config = {**CONFIG, "prometheus_url": url, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}
+        exporter = Exporter(write_config(tmp_path, config))
+        exporter.last_scrape = time.monotonic()
+        client = create_app(exporter).test_client()
+        client.get("/runbooks/")  # what the first page loads
+        for _ in range(2):
+            start = time.monotonic()
+            page = client.get("/").text
+            assert time.monotonic() - start < 3
+            assert heading(page) == "Prometheus does not respond"
+            assert "no response yet" in page
+        exporter.close()
+
+
+# ---- models
+
+
+def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
+    """A firing alert comes first, then what is above its threshold; figures of nothing are unknown, not zero."""
+    config = {"models": [{"name": name} for name in ("calm", "slow", "failing", "quiet", "alerted")]}
+    config["models"][2]["alerts"] = {"ModelErrorRatioHigh": 0.25}  # type: ignore[index]
+    served.stop()
+    write_config(served.folder, config)
+    served.start()
+    fine = {"duration_seconds": 0.01, "confidence": 0.9}
+    events = [{"model": name, **fine} for name in ("calm", "alerted", "failing")]
+    events += [{"model": "slow", "duration_seconds": 2.0, "confidence": 0.9}, {"model": "failing", "code": 503}]
+    served.post("/v1/predictions", events)
+    served.post("/v1/notifications", notification(alert("ModelTrafficMissing", "warning", "system", model="alerted")))
+    source = served.get("/").text
+    rows = dict(re.findall(r'<tr role="row"><th scope="row".*?title="(\w+)">(.*?)</tr>', source, re.S))
+    assert list(rows)[:4] == ["alerted", "failing", "slow", "calm"]
+    text = {name: re.sub(r"<[^>]+>", " ", row).replace("\N{NO-BREAK SPACE}", " ") for name, row in rows.items()}
+    assert re.search(r'marked critical">50.%<small>above 25.%', rows["failing"])
+    assert re.search(r'marked warning">2.\d*.s<small>above 0.5.s', rows["slow"])
+    assert "marked" not in rows["calm"]
+    assert '<span class="status warning">warning</span>' in rows["alerted"]
+    assert "no profile: drift is not measured" in text["calm"]
+    assert "No prediction since the exporter started: quiet." in source
+
+
+def test_many_calm_models_are_folded(served: Served) -> None:
+    """Forty models are open; those with trouble are always among them."""
+    served.stop()
+    write_config(served.folder, {"models": [{"name": f"m{n:03d}"} for n in range(60)]})
+    served.start()
+    events = [{"model": f"m{n:03d}", "code": 503 if n >= 15 else 200} for n in range(60)]
+    assert served.post("/v1/predictions", events).status == 202
+    source = served.get("/").text
+    opened, _, folded = source.partition('<details>\n<summary id="more">')
+    assert "15 more without an alert and below all thresholds" in folded
+    assert opened.count("marked critical") == 45
+    assert folded.count('<th scope="row"') == 15
