@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.builders import dashboard, prometheus
 from grafana_foundation_sdk.models.dashboard import (
     Dashboard,
     DashboardCursorSync,
@@ -70,9 +70,12 @@ def query_variable(
     *,
     include_all: bool = False,
     several: bool = False,
-    sort: VariableSort = VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC,
+    sort: VariableSort = VariableSort.ALPHABETICAL_ASC,
 ) -> VariableModel:
-    """Return a variable with values from Prometheus: one, or all (``include_all``), or any number (``several``)."""
+    """Return a variable with values from Prometheus: one, or all (``include_all``), or any number (``several``).
+
+    Grafana 13 reads the sort orders up to ``NUMERICAL_DESC``; with the others, values are in Prometheus' order.
+    """
     variable = (
         dashboard.QueryVariable(name)
         .label(label)
@@ -140,11 +143,10 @@ def _annotations(layer: str, only_deployments: bool) -> list[dashboard.Annotatio
             .datasource(DATASOURCE)
             .enable(name == "Deployments" or not only_deployments)
             .icon_color(colour)
-            .expr(expr)
+            .target(prometheus.Dataquery().expr(expr).ref_id("Anno").interval("60s").range())
             .title_format(title)
             .text_format(text)
             .tag_keys(tags)
-            .step("60s")
         )
 
     deployed = f"model_version:deployed:timestamp_seconds{{{MODEL}}}"

@@ -16,6 +16,8 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from support import recorded
 from support.paths import ROOT
 from support.servers import ask, eventually
@@ -102,7 +104,9 @@ def expressions(board: dict[str, Any]) -> list[tuple[str, str, bool]]:
         for panel in EVERY[board["uid"]]
         for target in targets(panel)
     ]
-    return result + [(f"{board['uid']} {note['name']}", note["expr"], False) for note in board["annotations"]["list"]]
+    return result + [
+        (f"{board['uid']} {note['name']}", note["target"]["expr"], False) for note in board["annotations"]["list"]
+    ]
 
 
 ALL = [one for board in BOARDS.values() for one in expressions(board)]
@@ -149,6 +153,48 @@ def test_import_asks_for_the_data_source_and_the_exporter(uid: str) -> None:
     assert list(variables) == [variable["name"] for variable in provisioned.pop("templating")["list"]]
     assert imported == provisioned
     assert "127.0.0.1" not in text
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_grafana_13_keeps_everything(uid: str) -> None:
+    """Grafana 13 converts dashboards when it loads them, and loses without a word what is not as below."""
+    board = BOARDS[uid]
+    assert board["schemaVersion"] == 42  # that of Grafana 12.2 and 13; older ones are migrated first
+    for variable in board["templating"]["list"]:
+        assert variable["type"] in {"datasource", "query", "custom", "constant", "textbox", "interval"}
+        assert variable.get("sort", 0) in range(5) and variable.get("hide", 0) in range(4)
+    for note in board["annotations"]["list"]:
+        # Only the query of "target" belongs to the data source; the rest are options of older versions.
+        assert note["target"]["expr"] and note["target"]["refId"] and note["datasource"]["type"] == "prometheus"
+    assert "null" not in {json.dumps(link.get("placement", "")) for link in board["links"]}
+    row = None
+    for number, panel in enumerate(board["panels"]):
+        if panel["type"] == "row":
+            row = panel
+            assert bool(panel["collapsed"]) == bool(panel["panels"])
+            assert all(inner["gridPos"]["y"] > panel["gridPos"]["y"] for inner in panel["panels"])
+        elif row:  # a panel belongs to the row that is before it in the list, whatever their positions
+            assert panel["gridPos"]["y"] > row["gridPos"]["y"] and not row["collapsed"], panel["title"]
+        elif number == 0:
+            assert panel["gridPos"]["y"] == 0
+
+
+@pytest.mark.parametrize("uid", UIDS)
+def test_the_sdk_reads_what_it_wrote(uid: str) -> None:
+    """The models of Grafana's SDK know every member of a dashboard, so none is misspelt or of the wrong type."""
+
+    def lost(written: Any, read: Any, path: str = "") -> Iterator[str]:
+        if isinstance(written, dict) and isinstance(read, dict):
+            for key, value in written.items():
+                yield from lost(value, read.get(key), f"{path}/{key}")
+        elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+            for number, (one, other) in enumerate(zip(written, read, strict=True)):
+                yield from lost(one, other, f"{path}/{number}")
+        elif written != read:
+            yield f"{path}: {written} is read as {read}"
+
+    read = json.loads(json.dumps(Dashboard.from_json(BOARDS[uid]), cls=JSONEncoder))
+    assert list(lost(BOARDS[uid], read)) == []
 
 
 @pytest.mark.parametrize("uid", UIDS)
