@@ -7,12 +7,8 @@ requests read ahead of the one being answered, and the answers that wait for a c
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import math
 import re
-from collections import deque
-from collections.abc import Collection
 from typing import Any
 
 import httptools
@@ -22,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from exporter.server.problem import Reply, problem
+from exporter.server.response_writer import ResponseWriter
 from exporter.server.turns import Turns
 
 HEAD_SECONDS = 15.0
@@ -38,12 +35,9 @@ MAX_HEAD = 64 * 1024
 """Bytes of a head, of trailers, or of the lines between chunks."""
 SMALL_CHUNKS = 10_000
 """Chunks of a few bytes that a body may have: each costs as much as a kilobyte."""
-HELD_BYTES = 128 * 2**20
-"""Bytes that all connections together may hold: answers that nobody reads, and requests that wait."""
 MAX_REFUSALS = 100
 """Connections beyond the limit that get an answer at a time; more are closed without one."""
 _STEP = 256  # bytes parsed at a time: one of small requests becomes many requests that wait
-_PIECE = 64 * 1024
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _NO_PATH = re.compile(rb"(https?://[^/?]+)(?=$|\?)", re.IGNORECASE)
 _FRAMING = (b"content-length", b"transfer-encoding")
@@ -82,7 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse the connection where there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
-        self._writer = _ResponseWriter(transport)
+        self._writer = ResponseWriter(transport)
         beyond = len(self.connections) - self._max_connections
         if beyond > MAX_REFUSALS:
             transport.abort()
@@ -363,85 +357,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def holds_long(self, now: float) -> bool:
         """Whether the connection has held bytes for longer than a moment."""
         return now - self._held_since > 1
-
-
-def check_connections(connections: Collection[Any], now: float, most: int) -> None:
-    """Close connections that take too long, those that hold most, and those idle for longest where there are many.
-
-    Of ``most`` connections, a tenth stays free for clients that are yet to come.
-    """
-    held: dict[BoundedProtocol, int] = {connection: connection.check(now) for connection in list(connections)}
-    total = sum(held.values())
-    for connection in sorted(held, key=lambda one: held[one], reverse=True) if total > HELD_BYTES else ():
-        if connection.holds_long(now):
-            connection.transport.abort()
-            total -= held[connection]
-        if total <= HELD_BYTES:
-            break
-    surplus = len(held) - most * 9 // 10
-    for connection in heapq.nsmallest(surplus, held, key=lambda one: one.idle_since) if surplus > 0 else ():
-        if connection.idle_since < now:
-            connection.transport.abort()
-
-
-def all_finished(connections: Collection[Any]) -> bool:
-    """Return whether all connections are closed, except that clients may have to confirm it."""
-    transports = [connection.transport for connection in connections]
-    return all(transport.is_closing() and not transport.get_write_buffer_size() for transport in transports)
-
-
-class _ResponseWriter:
-    """Sends responses as fast as the client reads, and a head together with the body that follows.
-
-    Two system calls cost more than the rest of a small response. A transport with TLS would encrypt all of a large one
-    at once, and not count what the client has yet to read.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._paused = False
-        self._head = b""
-        self._pieces: deque[bytes] = deque()
-        self._closing = False
-        self.waiting = 0
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
-            self._head = data
-            return
-        if len(data) <= _PIECE and not self._pieces:
-            self._transport.write(data)
-            return
-        self._pieces.extend(data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
-        self.waiting += len(data)
-        self._send()
-
-    def pause(self) -> None:
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
-        self._send()
-
-    def _send(self) -> None:
-        while self._pieces and not self._paused:
-            piece = self._pieces.popleft()
-            self.waiting -= len(piece)
-            self._transport.write(piece)
-        if self._closing and not self._pieces:
-            self._transport.close()
-
-    def flush(self) -> None:
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        self.flush()
-        self._closing = True
-        self._send()
 
 
 class _Flow(FlowControl):

@@ -23,7 +23,8 @@ from exporter.errors import ConfigError
 from exporter.server.acceptor import Acceptor
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol, all_finished, check_connections
+from exporter.server.connection_limits import all_finished, check_connections
+from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol
 from exporter.server.sockets import BACKLOG, listen, listen_at
 from exporter.server.start_log import log_access
 from exporter.server.turns import Turns

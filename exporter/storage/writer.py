@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage.database_file import DatabaseFile
-from exporter.storage.engine import (
-    error_message,
-    is_retryable,
-    is_shared,
-    is_unavailable,
-    was_committed,
-    write_alone,
-    write_beside,
-)
+from exporter.storage.engine import error_message, is_unavailable, was_committed, write_alone, write_beside
 from exporter.storage.feedback_join import CountedFeedback, UnjoinedFeedback
 from exporter.storage.prediction_buffer import GROUP, PredictionBuffer
 from exporter.storage.prediction_rows import Rows, insert_predictions
 from exporter.storage.retention import Retention
+from exporter.storage.write_transactions import WriteTransactions
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +74,6 @@ class Writer:
         Called after each commit of calls, and of predictions for which feedback waited, with the feedback that counts.
     on_failure
         Called with the error of each failed write.
-
-    Attributes
-    ----------
-    unavailable : bool
-        Whether the database could not be reached at the last attempt.
     """
 
     def __init__(
@@ -107,15 +92,13 @@ class Writer:
         self._buffer = PredictionBuffer()
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
-        self._closing = self._failing = self.unavailable = False
+        self._closing = self._failing = False
         self._pending_calls = 0
         self._uncertain: _Group | None = None
         self._added_since_sweep = 0
         self._retry_at = self._pause = self._sweep_at = self._check_at = 0.0
         self._failed, self._failed_at = "", -math.inf
-        # For PostgreSQL each transaction takes a connection from the pool, which replaces lost ones.
-        self._connection = None if is_shared(engine) else engine.connect()
-        self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
+        self._transactions = WriteTransactions(engine)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -127,7 +110,12 @@ class Writer:
     @property
     def fault(self) -> str | None:
         """Why nothing is written until somebody acts; None where the file of an SQLite database is in order."""
-        return self._file.fault if self._file else None
+        return self._transactions.fault
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether the database could not be reached at the last attempt."""
+        return self._transactions.unavailable
 
     @property
     def waiting(self) -> int:
@@ -140,8 +128,8 @@ class Writer:
             self._closing = True
             self._wake.notify_all()
         self._thread.join(timeout)
-        if self._connection and not self.alive:
-            self._connection.close()
+        if not self.alive:
+            self._transactions.close()
 
     def add(self, rows: Rows) -> int:
         """Queue predictions; see `Store.add`."""
@@ -207,10 +195,10 @@ class Writer:
         """Check the file from time to time: metrics and readiness must tell of a fault without any traffic."""
         if now < self._check_at:
             return
-        self._check_at = now + FILE_SECONDS if self._file else math.inf
+        self._check_at = now + FILE_SECONDS if self._transactions.has_file else math.inf
         before = self.fault
         try:
-            with self._transaction():
+            with self._transactions.begin():
                 pass
         except Exception as error:
             if self.fault != before:
@@ -264,38 +252,11 @@ class Writer:
             write_alone(connection)
             return [call(connection, counted) for call, _ in jobs], counted
 
-        results, counted = self._transact(run)
+        results, counted = self._transactions.run(run)
         # This is on disk: a failure from here on must not make a client send it again.
         self._on_commit(counted)
         for (_, future), result in zip(jobs, results, strict=True):
             future.set_result(result)
-
-    def _transact(self, call: Callable[[sa.Connection], _T]) -> _T:
-        """Run a call in a transaction and return its result; repeat it when it collided with another exporter's."""
-        attempts = 3
-        while True:
-            attempts -= 1
-            try:
-                with self._transaction() as connection:
-                    result = call(connection)
-            except Exception as error:
-                if attempts and is_retryable(error):
-                    continue
-                self.unavailable = is_unavailable(error)
-                raise
-            self.unavailable = False
-            return result
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        if self._connection is None:
-            with self._engine.begin() as connection:
-                yield connection
-        else:
-            with self._connection.begin():
-                if self._file:
-                    self._file.check(self._connection)
-                yield self._connection
 
     def _write_group(self) -> bool:
         """Commit the next group of predictions; return whether that worked."""
@@ -336,7 +297,7 @@ class Writer:
             self._uncertain = _Group(transaction, len(group), joined, counted)
             return self._uncertain
 
-        return self._transact(insert)
+        return self._transactions.run(insert)
 
     def _sweep(self) -> bool:
         """Delete one step of old rows; return whether more are left."""

@@ -22,7 +22,7 @@ import uvloop
 from support.certificates import certificate
 from support.servers import CONFIG, eventually, write_config
 
-from exporter.server import asgi, protocol, serve, web_config
+from exporter.server import asgi, connection_limits, protocol, serve, web_config
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol
@@ -217,7 +217,7 @@ def test_headers_are_joined_once() -> None:
 
 def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on unread responses also applies to clients that read a few bytes now and then."""
-    monkeypatch.setattr(protocol, "HELD_BYTES", 0)
+    monkeypatch.setattr(connection_limits, "HELD_BYTES", 0)
     ended: list[bool] = []
 
     def client(port: int, server: Server) -> None:
