@@ -1,9 +1,11 @@
-"""Measure the dashboards' expressions over 30 days of ten models with 50 features each.
+"""Measure the dashboards' expressions over 30 days of 200 models with 50 features each.
 
-The series of the tests' recorded hour are multiplied to ten models and 50 features. For one model, every series that
-its dashboards query over a range has a sample a minute (Prometheus' default). All other series have one a day, so
-that the index has its real size. Each expression is queried three times for 30 days on a screen of 1,366 pixels. The
-fastest query counts, because the machine may be busy with other work.
+The series of the tests' recorded hour are multiplied to 200 models and 50 features; only one model has the series of
+histogram bins, which are queried for one model alone. For this model, every series that its dashboards query over a
+range has a sample a minute (Prometheus' default), as have the series of all models that Fleet queries over a range. The
+others that Fleet queries have one in each of the last minutes. All series have one in each block, so that the index has
+its real size. Each expression is queried three times for 30 days on a screen of 1,366 pixels. The fastest query counts,
+because the machine may be busy with other work.
 """
 
 from __future__ import annotations
@@ -26,16 +28,25 @@ from support.servers import ask  # noqa: E402
 from test_dashboards import ALL, Chosen, names  # noqa: E402
 
 DAYS = 30
-COARSE_SECONDS = 86400
 PART_SECONDS = 54 * 3600
 """Length of a block; Prometheus compacts smaller blocks to this length."""
+LAST_SECONDS = 300
+"""For this long, an instant query finds the last sample of a series."""
 STEP_SECONDS = 1800
 GOAL_SECONDS = 2.0
-MODELS = [f"model-{number}" for number in range(10)]
+MODELS = [f"model-{number}" for number in range(200)]
 FEATURES = [f"feature-{number:02d}" for number in range(50)]
 CHOSEN = Chosen(model=MODELS[0], feature=FEATURES[0])
-USED = {metric for _, expr, _ in ALL for metric in names(Chosen().into(expr))[0]}
 Series = dict[str, str]
+
+
+def used(dashboard: str, *, over_time: bool = False) -> set[str]:
+    """Return the metrics that a dashboard queries, at all or over a range."""
+    chosen = [(expr, instant) for where, expr, instant in ALL if where.startswith(dashboard)]
+    return {name for expr, instant in chosen if not (over_time and instant) for name in names(Chosen().into(expr))[0]}
+
+
+USED, OF_FLEET, FLEET_OVER_TIME = used(""), used("model-fleet"), used("model-fleet", over_time=True)
 
 
 def templates(folder: Path) -> list[Series]:
@@ -51,32 +62,38 @@ def templates(folder: Path) -> list[Series]:
     ]
 
 
-def multiplied(found: list[Series]) -> Iterator[tuple[Series, bool]]:
-    """Yield each series, and whether it has a sample a minute."""
+def multiplied(found: list[Series]) -> Iterator[tuple[Series, str]]:
+    """Yield each series with its samples: one a ``minute``, one in the ``last`` minutes, or one in each ``block``."""
     for one in found:
+        name = one["__name__"]
+        wide = ":" in name or name == "model_feature_reference_mean"  # queried for all features together
         for model in MODELS if "model" in one else [""]:
+            first = model in {"", MODELS[0]}
+            if "bin" in one and not first:
+                continue
             for feature in FEATURES if "feature" in one else [""]:
-                name = one["__name__"]
-                wide = ":" in name or name == "model_feature_reference_mean"  # queried for all features together
-                fine = name in USED and model in {"", MODELS[0]} and (wide or feature in {"", FEATURES[0]})
-                yield one | ({"model": model} if model else {}) | ({"feature": feature} if feature else {}), fine
+                fine = name in USED and first and (wide or feature in {"", FEATURES[0]})
+                kind = "minute" if fine or name in FLEET_OVER_TIME else "last" if name in OF_FLEET else "block"
+                yield one | ({"model": model} if model else {}) | ({"feature": feature} if feature else {}), kind
 
 
-def write(path: Path, series: list[tuple[Series, bool]], start: int, end: int) -> int:
-    """Write the samples of some days as OpenMetrics, and return their number."""
+def write(path: Path, series: list[tuple[Series, str]], start: int, end: int, last: int) -> int:
+    """Write the samples of a block as OpenMetrics, and return their number; ``last`` is the end of all blocks."""
     rng = np.random.default_rng(start)
-    times = {True: range(start, end, 60), False: range(start, end, COARSE_SECONDS)}
-    gauges = [[f"{value:.4g}" for value in rng.random(len(times[True]))] for _ in range(5)]
-    counters = [[str(value) for value in rng.integers(0, 60, len(times[True])).cumsum()] for _ in range(5)]
+    minutes = range(start, end, 60)
+    block = [start]
+    times = {"minute": minutes, "last": [start, *range(max(start + 60, last - LAST_SECONDS), end, 60)], "block": block}
+    gauges = [[f"{value:.4g}" for value in rng.random(len(minutes))] for _ in range(5)]
+    counters = [[str(value) for value in rng.integers(0, 60, len(minutes)).cumsum()] for _ in range(5)]
     samples = 0
     with path.open("w") as file:
-        for number, (one, fine) in enumerate(series):
+        for number, (one, kind) in enumerate(series):
             name = one["__name__"]
             labels = ",".join(f'{key}="{value}"' for key, value in one.items() if key != "__name__")
             values = (counters if re.search("_(total|bucket|count|sum)$", name) else gauges)[number % 5]
             head = f"{name}{{{labels}}}"
-            file.writelines(f"{head} {value} {at}\n" for value, at in zip(values, times[fine], strict=False))
-            samples += len(times[fine])
+            file.writelines(f"{head} {value} {at}\n" for value, at in zip(values, times[kind], strict=False))
+            samples += len(times[kind])
         file.write("# EOF\n")
     return samples
 
@@ -103,7 +120,7 @@ def main() -> None:
         samples = 0
         for start in range(end - DAYS * 86400, end, PART_SECONDS):
             text = Path(month) / "part.txt"
-            samples += write(text, series, start, min(start + PART_SECONDS, end))
+            samples += write(text, series, start, min(start + PART_SECONDS, end), end)
             flag = f"--max-block-duration={PART_SECONDS // 3600}h"
             recorded.promtool("tsdb", "create-blocks-from", "openmetrics", flag, text, Path(month) / "tsdb")
             text.unlink()

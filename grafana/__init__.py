@@ -5,7 +5,10 @@
 `panels`              the types of panels, and what they share
 `queries`             expressions that several panels share, and variables in them
 `layout`              the parts around the panels: variables, annotations, links
-`model_overview`      one screen: three layers, each value against its threshold and a day ago
+`cells`               numbers as texts in the colour of their state
+`alerts`              the table of alerts
+`model_fleet`         all models, the worst first, and all alerts
+`model_overview`      one model: three layers, each value against its threshold and a day ago
 `model_system`        requests, errors, latency, the machine
 `model_data`          features by drift score, and their correlations
 `model_data_feature`  one feature in detail, in the dashboard of `model_data`

@@ -63,6 +63,9 @@ def dashboard_link(uid: str, title: str, **parameters: str) -> Link:
     return Link(title, f"/d/{uid}?{arguments}${{__url_time_range}}")
 
 
+FLEET = Link("All models", "/d/model-fleet?${__url_time_range}")
+
+
 def query_variable(
     name: str,
     label: str,
@@ -122,11 +125,13 @@ def _datasource() -> VariableModel:
 
 
 def _exporter_url(variables: Sequence[VariableModel]) -> VariableModel:
-    """Return the variable for the address that links begin with, as the exporter of the model or instance exports it.
+    """Return the variable for the address that links begin with, as the exporter of the model or instance exports it,
+    or any exporter.
 
     It is not synchronized with the dashboard's URL, which could otherwise make the links lead to any site.
     """
-    chosen = MODEL if any(variable.name == "model" for variable in variables) else INSTANCE
+    names = {variable.name for variable in variables}
+    chosen = MODEL if "model" in names else INSTANCE if "instance" in names else ""
     query = f"label_values(model_exporter_links_info{{{chosen}}}, external_url)"
     variable = query_variable("exporter_url", "Exporter", query)
     variable.hide, variable.skip_url_sync = VariableHide.HIDE_VARIABLE, True

@@ -1,4 +1,4 @@
-"""One screen: what is wrong, since when, and each layer compared with its threshold and a day ago."""
+"""One model: what is wrong, since when, and each layer compared with its threshold and a day ago."""
 
 from __future__ import annotations
 
@@ -6,40 +6,32 @@ from collections.abc import Sequence
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import layout
-from grafana.panels import stat, state_timeline, table, time_series
-from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, firing_seconds, ranked, severity
+from grafana import alerts, layout
+from grafana import model_overview_numbers as numbers
+from grafana.panels import stat, state_timeline, time_series
+from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, state
 from grafana.style import (
     BARE,
     COUNT,
-    CRITICAL,
     DEVIATIONS,
-    INFO,
-    MARKS,
     NATS,
     PER_SECOND,
     SECONDS,
-    SEVERITIES,
     SHARE,
-    WARNING,
+    STATES,
     Link,
     Query,
-    for_field,
     for_query,
     setting,
-    state_cell,
-    transformation,
     value_mappings,
 )
 
 _NO_PROFILE = "no profile, or no data"
 _NO_REQUESTS = "no requests"
-_WIDTHS = (2, 5, 5, 5)
+_WIDTHS = (3, 7, 7, 7)
 """Of the state of a layer, and its three panels."""
 _DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
 """Grey and dotted on each panel. The description and the tooltip name it, because the legend has room for two."""
-
-_SEVERITY = {"3": ("!!", CRITICAL), "2": ("!", WARNING), "1": ("i", INFO)}
 
 
 def dashboard() -> Dashboard:
@@ -53,70 +45,34 @@ def dashboard() -> Dashboard:
         ),
         [layout.model_variable(), layout.versions_variable()],
         [
-            *layout.side_by_side(0, 5, {1: models_state()}, (7,)),
+            *layout.side_by_side(0, 3, {20: numbers.answered(), 21: numbers.sure(), 22: numbers.corrected()}),
+            *layout.side_by_side(3, 7, {23: states_over_time(), 2: alerts.of_model()}, (9, 15)),
             *layout.side_by_side(
-                0, 5, {3: system_state(), 6: request_rate(), 7: error_ratio(), 8: latency()}, _WIDTHS, x=7
-            ),
-            *layout.side_by_side(5, 10, {2: firing_alerts()}, (7,)),
-            *layout.side_by_side(
-                5, 5, {4: data_state(), 9: worst_drift(), 10: worst_mean_shift(), 11: worst_missing()}, _WIDTHS, x=7
+                10, 5, {3: system_state(), 6: request_rate(), 7: error_ratio(), 8: latency()}, _WIDTHS
             ),
             *layout.side_by_side(
-                10,
-                5,
-                {5: business_state(), 12: attempts(), 13: confident_share(), 14: correction_share()},
-                _WIDTHS,
-                x=7,
+                15, 5, {4: data_state(), 9: worst_drift(), 10: worst_mean_shift(), 11: worst_missing()}, _WIDTHS
+            ),
+            *layout.side_by_side(
+                20, 5, {5: business_state(), 12: attempts(), 13: confident_share(), 14: correction_share()}, _WIDTHS
             ),
         ],
-        links=[layout.DRIFT, layout.REVIEW],
+        links=[layout.FLEET, layout.DRIFT, layout.REVIEW],
         alerts=".+",
         only_deployments=True,
     )
 
 
-def models_state() -> Panel:
+def states_over_time() -> Panel:
     return state_timeline(
-        "Models",
+        "State over time",
         (
-            "State of each model over time: the highest severity of its firing alerts (!! critical, ! warning, i "
-            "info). A gap means that the model was not monitored."
+            "State of each layer: that of the worst alert, of the model or of no particular model. A gap means that it "
+            "was not monitored."
         ),
-        Query(severity("model", 'model!=""', "model_info"), "{{model}}"),
-        names=MARKS,
-        empty="no model is monitored",
-        value_links=[layout.dashboard_link("model-overview", "This model", model="__field.labels.model")],
-    )
-
-
-def firing_alerts() -> Panel:
-    named = f'label_join({firing_seconds()}, "of", " ", "model", "version", "instance", "path", "reason")'
-    expr = f'max by (rank, alert, of) (label_replace({ranked(named)}, "alert", "$1", "alertname", "Model(.+)"))'
-    runbook = {"title": "Runbook", "url": f"{layout.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
-    return table(
-        "Firing alerts, of all models",
-        (
-            "Firing alerts and their duration, the most severe first (!! critical, ! warning, i info). Click an alert "
-            "to open its runbook."
-        ),
-        SECONDS,
-        Query(expr, kind="table"),
-        empty="no alert is known to fire",
-        sort=(" ", "For"),
-        transformations=[
-            transformation(
-                "organize",
-                indexByName={"rank": 0, "alert": 1, "of": 2, "Value": 3},
-                renameByName={"rank": " ", "alert": "Alert", "of": "Of", "Value": "For"},
-                excludeByName={"Time": True},
-            )
-        ],
-        overrides=[
-            for_field(" ", *state_cell(_SEVERITY), width=50),
-            for_field("Alert", setting("links", [runbook]), width=162),
-            for_field("Of", minWidth=60),
-            for_field("For", width=64, decimals=0),
-        ],
+        *(Query(_state(layer), title) for title, (layer, _) in _LAYERS.items()),
+        names=STATES,
+        empty="not monitored",
     )
 
 
@@ -129,32 +85,46 @@ _DATA = [_detail("model-data"), layout.DRIFT]
 _BUSINESS = [_detail("model-business"), layout.REVIEW]
 
 
-def _layer(layer: str, title: str, uid: str, watched: str = "model_info") -> Panel:
+_LAYERS = {
+    "System": ("system", "model_info"),
+    "Data": ("data", "model_version_feature:kl_divergence_above_noise:max"),
+    "Business": ("business", "model_info"),
+}
+"""With what exists while the layer is monitored."""
+
+
+def _state(layer: str) -> str:
+    watched = dict(_LAYERS.values())[layer]
+    return state("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}")
+
+
+def _layer(title: str) -> Panel:
+    layer, _ = _LAYERS[title]
     return stat(
         "",
         (
-            "Highest severity of the firing alerts of this layer, for the model or for no particular model. Grey: not "
-            "monitored."
+            "State of the worst alert of this layer, of the model or of no particular model. Grey: not monitored. "
+            "Click to open the dashboard of the layer."
         ),
         BARE,
-        Query(severity("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}"), title, "instant"),
+        Query(_state(layer), title, "instant"),
         empty="not monitored",
         state=True,
-        mappings=value_mappings(SEVERITIES),
-        value_links=[_detail(uid)],
+        mappings=value_mappings(STATES),
+        value_links=[_detail(f"model-{layer}")],
     )
 
 
 def system_state() -> Panel:
-    return _layer("system", "System", "model-system")
+    return _layer("System")
 
 
 def data_state() -> Panel:
-    return _layer("data", "Data", "model-data", "model_version_feature:kl_divergence_above_noise:max")
+    return _layer("Data")
 
 
 def business_state() -> Panel:
-    return _layer("business", "Business", "model-business")
+    return _layer("Business")
 
 
 def request_rate() -> Panel:

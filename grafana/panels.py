@@ -170,15 +170,27 @@ def time_series(
 
 
 def stat(
-    title: str, description: str, unit: str, *queries: Query, state: bool = False, stacked: bool = False, **more: Any
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    state: bool = False,
+    stacked: bool = False,
+    named: bool = True,
+    coloured: bool = False,
+    **more: Any,
 ) -> Panel:
-    """Return large numbers, one per series, with their names; ``stacked`` vertically if there is room."""
+    """Return large numbers, one per series, with their names if ``named``; ``stacked`` vertically if there is room.
+
+    Overrides determine the colours of those that are ``coloured``.
+    """
+    plain = BigValueColorMode.VALUE if coloured else BigValueColorMode.NONE
     builder = (
         stat_sdk.Panel()
         .graph_mode(BigValueGraphMode.NONE)
-        .color_mode(BigValueColorMode.BACKGROUND if state else BigValueColorMode.NONE)
+        .color_mode(BigValueColorMode.BACKGROUND if state else plain)
         .justify_mode(BigValueJustifyMode.AUTO)
-        .text_mode(BigValueTextMode.VALUE_AND_NAME)
+        .text_mode(BigValueTextMode.VALUE_AND_NAME if named else BigValueTextMode.VALUE)
         .orientation(VizOrientation.HORIZONTAL if stacked else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
@@ -205,8 +217,13 @@ def state_timeline(
 
 
 def table(title: str, description: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> Panel:
-    """Return a table, sorted by columns in descending order."""
-    builder = table_sdk.Panel().sort_by([common.TableSortByFieldState().display_name(name).desc(True) for name in sort])
+    """Return a table, sorted by columns in descending order, or in ascending order where a name begins with ``+``."""
+    builder = table_sdk.Panel().sort_by(
+        [
+            common.TableSortByFieldState().display_name(name.removeprefix("+")).desc(not name.startswith("+"))
+            for name in sort
+        ]
+    )
     panel = _finish(builder, title, description, unit, queries, **more)
     options: Any = panel.options
     options.footer = None

@@ -21,8 +21,20 @@ MODEL_OR_NONE = "model=~`${model:regex}|`"
 DAY_AGO = " offset 1d"
 
 
-def severity(by: str, selector: str, monitored: str) -> str:
-    """Return the state as a number, 0 (ok) to 3 (critical): the highest severity of the firing alerts.
+def alert_states(selector: str) -> str:
+    """Return each alert with the number of its state: see `style.STATES`."""
+    alerts = f'ALERTS{{alertstate="%s",severity=~"%s",layer!="",{selector}}}'
+    states = (
+        (6, "firing", "critical"),
+        (4, "firing", "warning"),
+        (3, "pending", "critical|warning"),
+        (2, "firing", "info"),
+    )
+    return " or ".join(f"{number} * {alerts % (state, severity)}" for number, state, severity in states)
+
+
+def state(by: str, selector: str, monitored: str) -> str:
+    """Return the state as a number, 0 (OK) to 6 (critical): that of the worst alert.
 
     Parameters
     ----------
@@ -33,22 +45,34 @@ def severity(by: str, selector: str, monitored: str) -> str:
     monitored
         An expression that exists while the state is monitored.
     """
-    firing = f'ALERTS{{alertstate="firing",alertname!="Watchdog",{selector}'
-    worst = f'3 * {firing},severity="critical"}} or 2 * {firing},severity="warning"}} or {firing},severity="info"}}'
     over = f" by ({by})" if by else ""
-    return f"max{over} ({worst}) or 0 * group{over} ({monitored})"
+    return f"max{over} ({alert_states(selector)}) or 0 * group{over} ({monitored})"
 
 
-def firing_seconds() -> str:
-    """Return the duration of each firing alert in seconds, by the labels of the alert."""
-    return 'time() - ALERTS_FOR_STATE{alertname!="Watchdog"} and ignoring (alertstate) ALERTS{alertstate="firing"}'
+def alert_rows(selector: str, by: str) -> str:
+    """Return the seconds since each alert became true, with labels for a table.
 
+    These are ``rank``, the number of the state, ``alert``, the name without "Model", and ``of``: the feature, or what
+    else the alert names.
 
-def ranked(expr: str) -> str:
-    """Return the expression with a label ``rank`` for sorting: 3 for critical, 1 for info."""
-    for rank, name in enumerate(("info", "warning", "critical"), 1):
-        expr = f'label_replace({expr}, "rank", "{rank}", "severity", "{name}")'
-    return expr
+    Parameters
+    ----------
+    selector
+        Selector of the alerts.
+    by
+        Other labels to keep.
+    """
+    seconds = (
+        f'time() - ALERTS_FOR_STATE{{layer!="",alertname!="Watchdog",{selector}}} and ignoring (alertstate) ALERTS'
+    )
+    rows = f'{seconds}{{alertstate="firing"}}'
+    for rank, name in (("2", "info"), ("4", "warning"), ("6", "critical")):
+        rows = f'label_replace({rows}, "rank", "{rank}", "severity", "{name}")'
+    pending = f'{seconds}{{alertstate="pending",severity!="info"}}'
+    rows = f'{rows} or label_replace({pending}, "rank", "3", "", "")'
+    rows = f'label_replace({rows}, "alert", "$1", "alertname", "(?:Model)?(.+)")'
+    rows = f'label_join({rows}, "of", " ", "feature", "instance", "path", "reason")'
+    return f'max by (rank, alert, of, {by}) (label_replace({rows}, "of", "$1", "of", " *(.*?) *"))'
 
 
 def by_version(expr: str, legend: str) -> tuple[Query, Query]:

@@ -104,9 +104,16 @@ def transformation(name: str, *, queries: str | None = None, **options: object) 
     return DataTransformerConfig(id_val=name, filter_val=chosen, options=options)
 
 
-SEVERITIES = {"OK": OK, "info": INFO, "warning": WARNING, "critical": CRITICAL}
-MARKS = {"OK": OK, "i": INFO, "!": WARNING, "!!": CRITICAL}
-"""The same texts for small spaces."""
+STATES = {
+    "OK": OK,
+    "not seen": GREY,
+    "info": INFO,
+    "pending": INFO,
+    "warning": WARNING,
+    "unknown": GREY,
+    "critical": CRITICAL,
+}
+"""States by their numbers, the worst last: ``not seen`` without any prediction, ``unknown`` if nothing looks."""
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 
@@ -120,7 +127,7 @@ def value_mappings(names: Mapping[str, str]) -> list[ValueMapping]:
     return [ValueMap(options=options)]
 
 
-def state_cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]:
+def state_cell(shown: Mapping[str, tuple[str, str]], cell: str = "color-text") -> list[DynamicConfigValue]:
     """Return settings of a table's column of states: the text and the colour of each value."""
     options = {
         value: {"text": text, "color": colour, "index": index}
@@ -129,6 +136,29 @@ def state_cell(shown: Mapping[str, tuple[str, str]]) -> list[DynamicConfigValue]
     return [
         setting("mappings", [{"type": "value", "options": options}]),
         setting("color", {"mode": "thresholds"}),
+        setting(
+            "custom.cellOptions", {"type": cell, "mode": "basic"} if cell == "color-background" else {"type": cell}
+        ),
+    ]
+
+
+def state_column() -> list[DynamicConfigValue]:
+    """Return settings of a table's column of numbers of `STATES`."""
+    shown = {str(number): (name, colour) for number, (name, colour) in enumerate(STATES.items())}
+    return state_cell(shown, "color-background")
+
+
+def marked_cell() -> list[DynamicConfigValue]:
+    """Return settings of a table's column of texts that end with the mark of a state: !! critical, ! warning."""
+    marks = {"/!!$/": CRITICAL, "/!$/": WARNING}
+    mappings = [
+        {"type": "regex", "options": {"pattern": pattern, "result": {"color": colour, "index": index}}}
+        for index, (pattern, colour) in enumerate(marks.items())
+    ]
+    return [
+        setting("unit", TEXT),
+        setting("mappings", mappings),
+        setting("color", {"mode": "fixed", "fixedColor": "text"}),
         setting("custom.cellOptions", {"type": "color-text"}),
     ]
 

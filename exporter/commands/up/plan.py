@@ -194,7 +194,7 @@ class Plan:
         environment = {
             "PROMETHEUS_URL": f"http://{at['prometheus']}",
             "DASHBOARDS_FOLDER": str(dashboards),
-            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(dashboards / "model-overview.json"),
+            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(dashboards / "model-fleet.json"),
             "GF_PATHS_PROVISIONING": str(self.source / "grafana" / "provisioning"),
             "GF_PATHS_DATA": str(folder / "data"),
             "GF_PATHS_LOGS": str(folder / "logs"),

@@ -1,0 +1,66 @@
+"""Three numbers about a model that a stakeholder reads without knowing its metrics."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Panel
+
+from grafana.panels import stat
+from grafana.queries import BOTH, MODEL
+from grafana.style import CRITICAL, SHARE, WARNING, Query, for_query, setting
+
+_CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
+
+
+def _number(title: str, description: str, value: str, beyond: str, colour: str, empty: str) -> Panel:
+    """Return a share of the last hour as a large number, in a colour while ``beyond`` leaves a result of ``value``."""
+    text = setting("color", {"mode": "fixed", "fixedColor": "text"})
+    bad = f"(({value}) {beyond})"
+    return stat(
+        f"{title}, last hour",
+        f"{description} Of the selected versions together.",
+        SHARE,
+        Query(f"({value}) unless {bad}", "share", "instant"),
+        Query(bad, "share beyond the threshold", "instant"),
+        empty=empty,
+        named=False,
+        coloured=True,
+        decimals=1,
+        overrides=[for_query(0, text), for_query(1, setting("color", {"mode": "fixed", "fixedColor": colour}))],
+    )
+
+
+def answered() -> Panel:
+    every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
+    failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
+    return _number(
+        "Requests answered without an error",
+        "Share of requests without a 5xx code. Red: more errors than the threshold allows.",
+        f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
+        f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
+        CRITICAL,
+        "no requests",
+    )
+
+
+def sure() -> Panel:
+    attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
+    return _number(
+        "Predictions that the model was sure of",
+        "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold.",
+        f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
+        f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
+        WARNING,
+        "no predictions with a confidence",
+    )
+
+
+def corrected() -> Panel:
+    corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
+    return _number(
+        "Sure predictions that users corrected",
+        "Share of the confident predictions. Red: above the alert's threshold, with three corrections or more.",
+        f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
+        f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
+        CRITICAL,
+        "no feedback from users",
+    )

@@ -1,0 +1,128 @@
+"""The list of all models: its states and its texts, as Prometheus computes them from given series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.recorded import RULES, promtool
+
+from grafana import cells
+from grafana.model_fleet_models import states
+from grafana.style import STATES
+
+
+def evaluate(folder: Path, series: dict[str, str], expr: str, expected: dict[str, float], at: str) -> None:
+    """Check what an expression returns after the rules were evaluated over series in promtool's notation."""
+    samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
+    test: dict[str, Any] = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": expr, "eval_time": at, "exp_samples": samples}],
+    }
+    document = {"rule_files": [str(path) for path in sorted(RULES.glob("*.yml"))], "evaluation_interval": "15s"}
+    (folder / "test.yml").write_text(yaml.safe_dump(document | {"tests": [test]}))
+    promtool("test", "rules", folder / "test.yml")
+
+
+def exporter(name: str, models: str, up: str) -> dict[str, str]:
+    """The series of an exporter that is configured with models, one letter each."""
+    target = f'instance="{name}",job="model-exporter"'
+    links = 'external_url="x",dashboards_url="y"'
+    known = {
+        f'model_exporter_links_info{{model="{model}",{links},{target}}}': up.replace("0x", "_x") for model in models
+    }
+    return {f"up{{{target}}}": up, **known}
+
+
+def running(model: str, instance: str, values: str = "1x200", errors: str = "0x200") -> dict[str, str]:
+    """The series of a model with a request a second, and as many more that fail."""
+    labels = f'model="{model}",version="1",instance="{instance}",job="model-exporter"'
+    return {
+        f'model_info{{{labels},profile="none"}}': values,
+        f'model_requests_total{{{labels},code="200"}}': "0+15x200" if values == "1x200" else f"0+15x{values[2:]}",
+        f'model_requests_total{{{labels},code="500"}}': errors,
+    }
+
+
+OF_MODELS = 'model!=""'
+STATE = f"max by (model) ({states(OF_MODELS)})"
+NUMBERS = {name: number for number, name in enumerate(STATES)}
+
+
+def expect(**by_model: str) -> dict[str, float]:
+    return {f'{{model="{model}"}}': NUMBERS[name] for model, name in by_model.items()}
+
+
+def test_the_state_is_that_of_the_worst_alert(tmp_path: Path) -> None:
+    """A pending alert shows before it fires; a model without predictions is not OK."""
+    series = exporter("e", "abc", "1x200") | running("a", "e") | running("b", "e", errors="0x40 0+15x159")
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="OK", c="not seen"), "9m")
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="pending", c="not seen"), "10m45s")
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="critical", c="not seen"), "20m")
+
+
+def test_the_models_of_an_exporter_that_is_down_are_unknown(tmp_path: Path) -> None:
+    """They are listed for a day, unless another exporter has them, or theirs is up and no longer has them."""
+    down = exporter("gone", "ab", "1x40 0x7000") | running("a", "gone", "1x40")
+    other = exporter("e", "b", "1x7000")
+    evaluate(tmp_path, down | other, STATE, expect(a="OK", b="not seen"), "9m")
+    evaluate(tmp_path, down | other, STATE, expect(a="unknown", b="not seen"), "30m")
+    removed = exporter("e", "c", "1x200") | exporter("f", "d", "1x200")
+    (name,) = (name for name in removed if name.startswith("model_exporter") and 'model="d"' in name)
+    removed[name] = "1x40 stale"
+    evaluate(tmp_path, removed, STATE, expect(c="not seen"), "30m")
+
+
+def test_without_rules_nothing_is_ok(tmp_path: Path) -> None:
+    """A Prometheus that scrapes a model but evaluates no rules knows nothing of its state."""
+    document = {
+        "evaluation_interval": "15s",
+        "tests": [
+            {
+                "interval": "15s",
+                "input_series": [{"series": name, "values": values} for name, values in running("a", "e").items()],
+                "promql_expr_test": [
+                    {
+                        "expr": STATE,
+                        "eval_time": "5m",
+                        "exp_samples": [{"labels": '{model="a"}', "value": NUMBERS["unknown"]}],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
+    promtool("test", "rules", tmp_path / "test.yml")
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (0, cells.PERCENT, "0.00 %"),
+        (0.00051, cells.PERCENT, "0.05 %"),
+        (0.1005, cells.PERCENT, "10.05 %"),
+        (1, cells.PERCENT, "100.00 %"),
+        (0.0005, cells.TENTHS_PERCENT, "0.1 %"),
+        (1, cells.TENTHS_PERCENT, "100.0 %"),
+        (0.3, cells.HUNDREDTHS, "0.30"),
+        (1234.5, cells.HUNDREDTHS, "1234.50"),
+        (0.4371, cells.MILLISECONDS, "437 ms"),
+        (12, cells.WHOLE, "12"),
+    ],
+)
+def test_a_number_becomes_a_text(tmp_path: Path, value: float, form: cells.Form, text: str) -> None:
+    """The number of digits is constant, and none is lost."""
+    expr = cells.as_label("m", "text", form)
+    evaluate(tmp_path, {'m{model="a \\"b\\""}': f"{value}x40"}, expr, {f'{{model="a \\"b\\"",text="{text}"}}': 1}, "5m")
+
+
+def test_a_mark_shows_which_values_are_beyond_their_threshold(tmp_path: Path) -> None:
+    """Each model is compared with its own threshold; two values share a text."""
+    series = {'m{model="a"}': "2x40", 'm{model="b"}': "2x40", 't{model="a"}': "1x40", 't{model="b"}': "3x40"}
+    marked = cells.marked("m", "> on (model) t", "text", cells.WHOLE, "!!")
+    evaluate(tmp_path, series, marked, {'{model="a",text="2 !!"}': 1, '{model="b",text="2"}': 1}, "5m")
+    both = f"max by (model, text) ({cells.two('m', 't', ' of ', 'text', cells.WHOLE, 'model')})"
+    evaluate(tmp_path, series, both, {'{model="a",text="2 of 1"}': 1, '{model="b",text="2 of 3"}': 1}, "5m")
