@@ -23,6 +23,13 @@ class Sample(NamedTuple):
     value: float
 
 
+class Series(NamedTuple):
+    """One series of a range query's result: Unix times and values."""
+
+    labels: dict[str, str]
+    values: list[tuple[float, float]]
+
+
 class Prometheus:
     """A Prometheus server, or one with the same API.
 
@@ -75,14 +82,39 @@ class Prometheus:
         PrometheusError
             When Prometheus cannot be reached or reports an error.
         """
-        body = urllib.parse.urlencode({"query": text, "time": f"{at:.3f}"}).encode()
+        result = self._query("/api/v1/query", text, {"time": f"{at:.3f}"})
+        try:
+            return [Sample(dict(item["metric"]), float(item["value"][1])) for item in result]
+        except (ValueError, LookupError, TypeError):
+            raise self._foreign() from None
+
+    def query_range(self, text: str, start: float, end: float, step: float) -> list[Series]:
+        """Return the result of a query at each step from one Unix time to another.
+
+        Raises
+        ------
+        PrometheusError
+            When Prometheus cannot be reached or reports an error.
+        """
+        times = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:g}"}
+        result = self._query("/api/v1/query_range", text, times)
+        try:
+            return [
+                Series(dict(item["metric"]), [(float(time), float(value)) for time, value in item["values"]])
+                for item in result
+            ]
+        except (ValueError, LookupError, TypeError):
+            raise self._foreign() from None
+
+    def _query(self, path: str, text: str, times: dict[str, str]) -> Any:
+        body = urllib.parse.urlencode({"query": text, **times}).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        response = self._request("POST", "/api/v1/query", body, headers=headers)
+        response = self._request("POST", path, body, headers=headers)
         if response.status != 200:
             detail = f"the query failed: {response.error_message()}; the query was: {text}"
             raise PrometheusError(f"{self.url}: {detail}")
         try:
-            return [Sample(dict(item["metric"]), float(item["value"][1])) for item in _data(response)["result"]]
+            return _data(response)["result"]
         except (ValueError, LookupError, TypeError):
             raise self._foreign() from None
 

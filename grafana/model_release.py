@@ -1,4 +1,4 @@
-"""Release comparison: two versions, or two periods, side by side, and their difference."""
+"""Release comparison: the last two versions over the time in which both served; and two periods of one's choice."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from grafana import layout
 from grafana.panels import stat, table, time_series
 from grafana.queries import MODEL
 from grafana.style import (
+    BARE,
     COUNT,
+    CRITICAL,
     DEVIATIONS,
+    GREY,
     NATS,
+    OK,
     PER_SECOND,
     POINTS,
     SECONDS,
     SHARE,
     TEXT,
+    WHOLE,
     Query,
     for_field,
     for_query,
     setting,
+    state_cell,
     transformation,
 )
 
@@ -36,23 +42,31 @@ def dashboard() -> Dashboard:
     return layout.build_dashboard(
         "model-release",
         "Models / Release comparison",
-        "Is the new version better? Two versions side by side, or one version in two periods.",
+        "Is the new version better? Both versions over the time in which both served, with what chance explains.",
         [
             layout.model_variable(),
             layout.compared_version("before", "Before", newest=False),
-            earlier(),
             layout.compared_version("after", "After", newest=True),
+            earlier(),
         ],
         [
-            layout.row(100, "Over the whole time range: before, after, difference", 0),
-            *layout.side_by_side(
-                1, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
+            layout.row(103, "The version that appeared last against the one before, over the time both served", 0),
+            *layout.side_by_side(1, 3, {14: verdicts(), 15: shared_time()}, (14, 10)),
+            *layout.side_by_side(4, 8, {16: comparison()}),
+            layout.row(101, "Over time: versions $before and $after", 12),
+            *layout.side_by_side(13, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),
+            *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
+            layout.row(
+                100,
+                "Two periods: the whole time range, in which $before and $after may have served at different times",
+                29,
+                [
+                    *layout.side_by_side(
+                        30, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
+                    ),
+                    *layout.side_by_side(36, 9, {13: features()}),
+                ],
             ),
-            layout.row(101, "Over time", 7),
-            *layout.side_by_side(8, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),
-            *layout.side_by_side(16, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
-            layout.row(102, "Features", 24),
-            *layout.side_by_side(25, 9, {13: features()}),
         ],
         links=[
             layout.page_link("drift", layout.DRIFT.title, model="model", version="after"),
@@ -75,6 +89,122 @@ def earlier() -> VariableModel:
         .options(options)
         .build()
     )
+
+
+_OF = "before, after, measure"
+_MEASURES = {
+    "error_ratio": "Errors, % of requests",
+    "latency_p95_seconds": "Latency p95, ms",
+    "confident_ratio": "Confident, % of predictions",
+    "correction_ratio": "Corrected, % of confident predictions",
+    "worst_drift_nats": "Drift of the worst feature, nats",
+}
+"""How the table names a measure, in the unit that `_scaled` gives it."""
+_VERDICTS = {"-1": ("worse", CRITICAL), "0": ("not proven", GREY), "1": ("better", OK)}
+
+
+def _compared(name: str, by: str = _OF, selector: str = "") -> str:
+    """Return a metric of the comparison; replicas that ask the same Prometheus export the same numbers."""
+    return f"max by ({by}) (model_comparison_{name}{{{MODEL}{selector}}})"
+
+
+def _scaled(name: str, selector: str = "") -> str:
+    """Return a metric of the comparison with shares in percent, and seconds in milliseconds."""
+    parts = (("100 * ", 'measure=~".+_ratio"'), ("1000 * ", 'measure=~".+_seconds"'), ("", 'measure=~".+_nats"'))
+    return " or ".join(f"{factor}{_compared(name, selector=f',{kind}{selector}')}" for factor, kind in parts)
+
+
+def verdicts() -> Panel:
+    """Return how many measures are worse, better and not proven."""
+    verdict = _compared("verdict")
+    queries = [Query(f"sum({verdict} == bool {value})", text, "instant") for value, (text, _) in _VERDICTS.items()]
+    return stat(
+        "Measures",
+        (
+            "How many measures of the new version are worse, better, or not proven to be different. If you look again "
+            "and again, chance alone shows a difference in the end: choose the moment to decide beforehand."
+        ),
+        BARE,
+        *queries,
+        state=True,
+        empty="no two versions served at the same time",
+        overrides=[
+            for_query(index, setting("mappings", _coloured_unless_zero(colour)))
+            for index, (_, colour) in enumerate(_VERDICTS.values())
+        ],
+    )
+
+
+def _coloured_unless_zero(colour: str) -> list[dict[str, object]]:
+    return [
+        {"type": "value", "options": {"0": {"text": "0", "color": GREY, "index": 0}}},
+        {"type": "range", "options": {"from": 1, "to": 99, "result": {"color": colour, "index": 1}}},
+    ]
+
+
+def shared_time() -> Panel:
+    """Return how long both versions served, and which versions they are."""
+    by = "before, after"
+    return stat(
+        "Both served",
+        "The time from the first to the last moment at which both versions served; only what they counted then counts.",
+        SECONDS,
+        Query(
+            f"{_compared('end_timestamp_seconds', by)} - {_compared('start_timestamp_seconds', by)}",
+            "version {{after}} against version {{before}}",
+            "instant",
+        ),
+        stacked=True,
+        empty="no two versions served at the same time",
+    )
+
+
+def comparison() -> Panel:
+    """Return the table of the measures, with intervals and verdicts."""
+    columns = {
+        "Before": _scaled("value", ',side="before"'),
+        "After": _scaled("value", ',side="after"'),
+        "Difference": _scaled("difference"),
+        "At least": _scaled("difference_lower"),
+        "At most": _scaled("difference_upper"),
+        "n before": _compared("observations", selector=',side="before"'),
+        "n after": _compared("observations", selector=',side="after"'),
+        "Verdict": _compared("verdict"),
+    }
+    names = {"measure": "Measure", "before": "Version before", "after": "Version after"}
+    refs = dict(zip("ABCDEFGH", columns, strict=True))
+    shown = {"measure": 0, **{f"Value #{ref}": index for index, ref in enumerate(refs, 1)}}
+    return table(
+        "Before and after",
+        (
+            "The measures of both versions over the time in which both served, the difference with its 95 % interval, "
+            "and whether it is proven. n is the number of requests, predictions or values behind a measure."
+        ),
+        COUNT,
+        *(Query(expr, kind="table") for expr in columns.values()),
+        empty="no two versions served at the same time",
+        transformations=[
+            transformation("merge"),
+            transformation(
+                "organize",
+                excludeByName={"Time": True},
+                indexByName=shown | {"before": len(shown), "after": len(shown) + 1},
+                renameByName=names | {f"Value #{ref}": name for ref, name in refs.items()},
+            ),
+        ],
+        overrides=[
+            for_field("Measure", setting("mappings", _named_measures()), unit=TEXT, width=270),
+            *(for_field(name, unit=BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[:5]),
+            *(for_field(name, unit=WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[5:7]),
+            for_field("Verdict", *state_cell(_VERDICTS), unit=BARE, noValue="–", width=110),
+            *(for_field(name, unit=TEXT, width=120) for name in ("Version before", "Version after")),
+        ],
+    )
+
+
+def _named_measures() -> list[dict[str, object]]:
+    options = {name: {"text": text, "index": index} for index, (name, text) in enumerate(_MEASURES.items())}
+    return [{"type": "value", "options": options}]
 
 
 def _pair(title: str, description: str, unit: str, expr: Callable[[str, str], str], empty: str) -> Panel:

@@ -195,6 +195,24 @@ REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation 
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of the training profile.")
 UNKNOWN = _counter("model_exporter_unknown_features_total", "Features received that are not in the profile.")
+COMPARISON_VALUE = _gauge(
+    "model_comparison_value", "A measure of a version while both served, in seconds, in nats or as a share."
+)
+COMPARISON_DIFFERENCE = (
+    _gauge("model_comparison_difference", "The measure after less that before."),
+    _gauge("model_comparison_difference_lower", "Lower bound of the 95 % confidence interval of the difference."),
+    _gauge("model_comparison_difference_upper", "Upper bound of the 95 % confidence interval of the difference."),
+)
+COMPARISON_VERDICT = _gauge(
+    "model_comparison_verdict", "Whether the version after is better (1) or worse (-1), or neither is proven (0)."
+)
+COMPARISON_OBSERVATIONS = _gauge(
+    "model_comparison_observations", "Requests, predictions or values that a measure is computed from."
+)
+COMPARISON_PERIOD = (
+    _gauge("model_comparison_start_timestamp_seconds", "Unix time at which both versions began to serve."),
+    _gauge("model_comparison_end_timestamp_seconds", "Unix time up to which both versions served."),
+)
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
 BATCH_CONFIDENT = _gauge(

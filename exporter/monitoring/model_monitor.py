@@ -30,6 +30,14 @@ from exporter.monitoring.window import Ring, Ticks
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.stats.divergence import Floats, Ints
 
+TOTALS = ("requests", "errors", "attempts", "confident", "corrections", "feedback")
+"""The counters in `ModelMonitor.totals`."""
+
+
+def totals_size(binner: Binner | None) -> int:
+    """Return the length of `ModelMonitor.totals`."""
+    return len(TOTALS) + len(DURATION_BUCKETS) + 1 + (binner.bins if binner else 0)
+
 
 class PredictionColumns(NamedTuple):
     """Predictions of one model version in columns: lists, or arrays of numbers.
@@ -248,6 +256,21 @@ class ModelMonitor:
         """
         with self._lock:
             return self._recent.read(now)
+
+    def totals(self) -> Floats:
+        """Return what was counted since the start as one array that can be added and subtracted.
+
+        Returns
+        -------
+        ndarray
+            The counters in the order of `TOTALS`, the histogram of durations, and the observations of each bin.
+        """
+        with self._lock:
+            counters = self.counters
+            errors = sum(count for code, count in counters.requests.items() if code >= 500)
+            feedback = counters.feedback.total()
+            numbers = (counters.requests.total(), errors, counters.attempts, counters.confident, counters.corrections)
+            return np.concatenate(((*numbers, feedback), self.durations.counts, self.observed))
 
     def read(self, now: float) -> dict[str, WindowStats]:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -91,6 +92,10 @@ class MonitorRegistry:
                 versions[name] = monitor
             return versions[name]
 
+    def of_model(self, model: str) -> dict[str, ModelMonitor]:
+        """Return the monitors of a configured model by version."""
+        return dict(self._monitors[model])
+
     def put(self, monitor: ModelMonitor) -> None:
         """Add a monitor of a configured model, unless the model has ``max_versions`` already."""
         versions = self._monitors[monitor.config.name]
@@ -116,6 +121,15 @@ class MonitorRegistry:
                     monitor.reconfigure(model)
             if name in older.unknown_features:
                 self.unknown_features[name] = older.unknown_features[name]
+
+
+def version_sort_key(version: str) -> list[tuple[int, int | str]]:
+    """Return a key that sorts numbers in versions by their value.
+
+    >>> sorted(["10", "v2", "9"], key=version_sort_key)
+    ['9', '10', 'v2']
+    """
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.findall(r"\d+|\D+", version)]
 
 
 def _hash(binner: Binner | None) -> str | None:

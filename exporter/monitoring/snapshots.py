@@ -18,8 +18,11 @@ import msgspec
 import numpy as np
 
 from exporter.errors import StoreError
+from exporter.monitoring import pair_snapshots
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.pair_snapshots import PairSaver
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.shared_counts import SharedCounts
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
 from exporter.storage.window_snapshots import ReplicaLease, delete_other_snapshots, load_snapshots, save_snapshot
@@ -102,6 +105,8 @@ class SnapshotSaver:
         The store.
     monitors
         Returns the current monitors.
+    shared
+        Counts of pairs of versions, which are saved, too.
     seconds
         Time between two snapshots.
 
@@ -111,8 +116,15 @@ class SnapshotSaver:
         Without it nothing is saved.
     """
 
-    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        monitors: Callable[[], MonitorRegistry],
+        shared: SharedCounts | None = None,
+        seconds: float = SECONDS,
+    ) -> None:
         self._store = store
+        self._pairs = PairSaver(store, shared or SharedCounts())
         self._monitors = monitors
         self._seconds = seconds
         self._saved_attempts: WeakKeyDictionary[ModelMonitor, int] = WeakKeyDictionary()
@@ -158,7 +170,8 @@ class SnapshotSaver:
             if self._saved_attempts.get(monitor, 0) != attempts:
                 self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
                 self._saved_attempts[monitor] = attempts
-        delete_other_snapshots(self._store, {(monitor.config.name, monitor.version) for monitor in monitors})
+        live = {(monitor.config.name, monitor.version) for monitor in monitors} | self._pairs.save()
+        delete_other_snapshots(self._store, live)
 
     def _save_version(self, model: str, version: str, data: bytes) -> None:
         if len(data) > MAX_BYTES:
@@ -167,8 +180,10 @@ class SnapshotSaver:
         save_snapshot(self._store, model, version, data)
 
 
-def restore(store: Store, monitors: MonitorRegistry, now: float, unix_time: float) -> None:
-    """Restore the windows that the store holds, those of the most recently used versions first.
+def restore(
+    store: Store, monitors: MonitorRegistry, now: float, unix_time: float, shared: SharedCounts | None = None
+) -> None:
+    """Restore the windows that the store holds, those of the most recently used versions first, and pairs of versions.
 
     A snapshot is ignored if it cannot be read, if its profile or windows are different ones, or if no version may be
     added. If the clock has gone back since the snapshot, no time has passed.
@@ -181,15 +196,18 @@ def restore(store: Store, monitors: MonitorRegistry, now: float, unix_time: floa
         Monitors of the configuration, still empty.
     now, unix_time
         Monotonic and Unix time in seconds.
+    shared
+        Counts of pairs of versions, still empty.
     """
     try:
         rows = load_snapshots(store)
     except StoreError as error:
         log.warning("windows start empty: %s", error)
         return
+    pair_snapshots.restore(rows, monitors, shared or SharedCounts())
     restored: list[tuple[float, ModelMonitor]] = []
     for model, version, data in rows:
-        if model not in monitors.models:
+        if model not in monitors.models or pair_snapshots.SEPARATOR in version:
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:

@@ -19,9 +19,11 @@ from exporter.metrics.exporter import ExporterMetrics, LinksCollector
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
 from exporter.server.client_log import ClientLog
+from exporter.server.comparisons import Comparisons
 from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
 from exporter.server.stored_inputs import snapshot_inputs
@@ -71,17 +73,24 @@ class Exporter:
         self.store = Store(config.store, self._count_verdict, self.telemetry.store_errors.inc, self.snapshot)
         self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
         self.telemetry.watch_size(self.store.size)
-        restore(self.store, monitors, time.monotonic(), time.time())
-        self.pipeline = Pipeline(config, monitors, self.store, self.telemetry)
+        self.shared = SharedCounts()
+        restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
+        self.pipeline = Pipeline(config, monitors, self.store, self.telemetry, self.shared)
+        self.comparisons = Comparisons(lambda: self.pipeline.monitors, self.shared, lambda: self.prometheus)
         self.exposition = Exposition(
-            self.registry, system.collectors(_disks(config)), lambda: self.pipeline.monitors, self.store
+            self.registry,
+            system.collectors(_disks(config)),
+            lambda: self.pipeline.monitors,
+            self.store,
+            self.comparisons.latest,
         )
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
         self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
-        self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors)
+        self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors, self.shared)
         self._snapshots.start()
+        self.comparisons.start()
         self.telemetry.reload_successful.set(1)
         self.telemetry.reload_time.set(time.time())
         self.ready = True
@@ -183,6 +192,7 @@ class Exporter:
     def close(self) -> None:
         """Count and store what is queued, within time limits, and end the threads."""
         self.ready = False
+        self.comparisons.close()
         self.pipeline.close()
         self._snapshots.close()
         if not self.store.close():

@@ -18,6 +18,8 @@ from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.shared_counts import SharedCounts
+from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import InputsPolicy, Store, prediction_rows
@@ -48,10 +50,20 @@ class Pipeline:
         Stores them.
     telemetry
         Counts predictions that are lost.
+    shared
+        Counts pairs of versions, in steps that this thread ends.
     """
 
-    def __init__(self, config: Config, monitors: MonitorRegistry, store: Store, telemetry: ExporterMetrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        monitors: MonitorRegistry,
+        store: Store,
+        telemetry: ExporterMetrics,
+        shared: SharedCounts | None = None,
+    ) -> None:
         self._state = (config, monitors)
+        self._shared = shared or SharedCounts()
         self._store = store
         self._telemetry = telemetry
         self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
@@ -144,13 +156,21 @@ class Pipeline:
 
     def _run(self) -> None:
         while not (self._closing and not self._queue):
-            self._wake.wait()
+            self._wake.wait(STEP_SECONDS)
             self._wake.clear()
             if not self._closing:
                 self._skip_wait.wait(_GATHER_SECONDS)
                 self._skip_wait.clear()
             while self._queue:
                 self._count_batch()
+                self._end_step()
+            self._end_step()
+
+    def _end_step(self) -> None:
+        try:
+            self._shared.add_step(self.monitors, time.monotonic(), time.time())
+        except Exception:  # if this thread ended, nothing would be counted any more
+            log.exception("versions are not compared")
 
     def _count_batch(self) -> None:
         batch: list[Prediction] = []

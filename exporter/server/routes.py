@@ -221,6 +221,16 @@ ROUTES: dict[str, Route] = {
         parameters=(_FORMAT,),
         pool="dataset",
     ),
+    "GET /v1/compare": Route(
+        "Compare two versions over the time in which both served.",
+        {200: schemas.Comparison},
+        parameters=(
+            Parameter("model", str, "A configured model; by default the only one."),
+            Parameter("before", str, "The version to compare with; by default the last one before the other."),
+            Parameter("after", str, "The version to judge; by default the one that appeared last."),
+        ),
+        pool="comparisons",
+    ),
     "GET /metrics": Route(
         "Return the metrics.",
         {200: {TEXT: None, OPENMETRICS: None}},

@@ -18,6 +18,7 @@ POOLS = {
     "payloads": 1,
     "pages": 2,
     "dataset": 2,
+    "comparisons": 1,
     "passwords": 1,
     "large": 1,
 }

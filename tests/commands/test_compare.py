@@ -19,11 +19,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
+from support.past import Points, prometheus_of
 from support.programs import running
 from support.servers import Served, ask, eventually, free_port, write_config
 
-from exporter.commands.compare.counts import Counts, Feature, utc_time
-from exporter.commands.compare.metrics import compare
+from exporter.comparison.counts import Counts, Feature, add, utc_time
+from exporter.comparison.measures import compare
 from exporter.monitoring.counters import DURATION_BUCKETS
 from exporter.stats.intervals import (
     bucket_quantile,
@@ -128,6 +129,20 @@ def drawn(rng: np.random.Generator, n: int, corrected: float) -> Counts:
     )
 
 
+def test_counts_of_two_periods_are_added() -> None:
+    """Histograms add up bucket by bucket; a feature whose training distribution differs is left out."""
+    rng = np.random.default_rng(4)
+    first, second = drawn(rng, 100, 0.1), drawn(rng, 300, 0.1)
+    second.features["b"] = Feature(second.features["b"].counts, np.full(24, 0.5))
+    del second.features["c"]
+    both = add([first, second])
+    assert (both.requests, both.confident) == (400, first.confident + second.confident)
+    assert both.durations == tuple(np.add(first.durations, second.durations))
+    assert both.changed == ("b",)
+    assert {name: feature.counts.sum() for name, feature in both.features.items()} == {"a": 400, "c": 100, "d": 400}
+    assert add([first, first._replace(bounds=(), durations=())]).durations == first.durations
+
+
 def test_five_verdicts_together_are_rarely_wrong() -> None:
     """Two equal versions get a verdict in at most 5 % of comparisons; a better one is found."""
     rng = np.random.default_rng(1)
@@ -144,10 +159,6 @@ STEP = 15
 BEGIN = int(time.time()) // 3600 * 3600 - 6 * 3600
 """Six hours ago; the past is three hours long."""
 MIDDLE = BEGIN + 3600
-
-
-Points = list[tuple[int, float]]
-"""Samples of a series: Unix time and value."""
 
 
 def linear(start: int, end: int, each: float, first: float = 0.0) -> Points:
@@ -201,34 +212,35 @@ def of_restart() -> dict[str, Points]:
     return series
 
 
-def openmetrics(series: dict[str, Points]) -> str:
-    """Return an OpenMetrics document; the series of a family follow one another, as the format requires."""
-    lines, family = [], ""
-    for name in sorted(series):
-        stem = name.partition("{")[0]
-        kind = "counter" if stem.endswith("_total") else "gauge"
-        if stem != family:
-            lines.append(f"# TYPE {stem.removesuffix('_total')} {kind}")
-            family = stem
-        lines += [f"{name} {value} {at}" for at, value in series[name]]
-    return "\n".join([*lines, "# EOF", ""])
+def of_replacement() -> dict[str, Points]:
+    """Return the series of a version that replaced another one at once, so that they never served together."""
+    series = {}
+    for version, start in (("1", BEGIN), ("2", MIDDLE + STEP)):
+        labels = f'model="replaced",version="{version}"'
+        series[f'model_info{{{labels},profile="none"}}'] = constant(start, start + 3600 - STEP, 1.0)
+        for name in (f'model_requests_total{{{labels},code="200"}}', f"model_attempts_total{{{labels}}}"):
+            series[name] = linear(start, start + 3600 - STEP, 10, 10)
+    return series
 
 
-def past() -> str:
-    """Return two versions that share the traffic of the second hour, and a version that restarts."""
-    return openmetrics({**of_version("1", BEGIN), **of_version("2", MIDDLE + STEP), **of_restart()})
+def of_outage() -> dict[str, Points]:
+    """Return the series of two versions, of which one retires, and of a Prometheus that is then down for 10 minutes."""
+    series = {}
+    for version, end in (("1", BEGIN + 3600), ("2", BEGIN + 600)):
+        labels = f'model="outage",version="{version}"'
+        counter = linear(BEGIN, end, 10, 10)
+        counter += constant(end + STEP, BEGIN + 3600, counter[-1][1])
+        for name in (f'model_requests_total{{{labels},code="200"}}', f"model_attempts_total{{{labels}}}"):
+            series[name] = [point for point in counter if not BEGIN + 660 < point[0] < BEGIN + 1260]
+        series[f'model_info{{{labels},profile="none"}}'] = [(at, 1.0) for at, _ in series[name]]
+    return series
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("compare")
-    (folder / "past.txt").write_text(past())
-    blocks = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "past.txt"), str(folder / "tsdb")]
-    subprocess.run(blocks, check=True, capture_output=True)
-    (folder / "prometheus.yml").write_text("{}\n")
-    url = f"http://127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
-    with running(folder, "prometheus", [*command, f"--web.listen-address={url.removeprefix('http://')}"], url):
+    """Two versions that share the traffic of the second hour, one that restarts, and one that replaces another."""
+    past = of_version("1", BEGIN) | of_version("2", MIDDLE) | of_restart() | of_replacement() | of_outage()
+    with prometheus_of(tmp_path_factory.mktemp("compare"), past) as url:
         yield url
 
 
@@ -245,7 +257,7 @@ def compared(prometheus: str, *arguments: str, status: int = 0) -> dict[str, Any
     return result | {"measures": {measure["name"]: measure for measure in result["measures"]}}
 
 
-HOUR_TWO = (f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN + 2 * 3600)}")
+HOUR_TWO = (f"--from={utc_time(MIDDLE - 60)}", f"--to={utc_time(BEGIN + 2 * 3600)}")
 
 
 def test_two_versions_are_compared_by_exact_counts(prometheus: str) -> None:
@@ -255,7 +267,7 @@ def test_two_versions_are_compared_by_exact_counts(prometheus: str) -> None:
     assert [result["before"][name] for name in names] == ["1", 2400, 120, 2400, 1920, 60]
     assert [result["after"][name] for name in names] == ["2", 2340, 60, 2400, 1920, 6]
     errors = result["measures"]["error_ratio"]
-    assert errors["before"] == pytest.approx({"value": 0.05, "low": 0.041977, "high": 0.059461}, abs=1e-6)
+    assert errors["before"] == pytest.approx({"value": 0.05, "low": 0.041977, "high": 0.059461, "n": 2400}, abs=1e-6)
     assert errors["after"]["value"] == pytest.approx(60 / 2340)
     # Newcombe by hand: d = -0.024359, and the arms 0.059461 - 0.05 and 0.025641 - 0.019972, and so on.
     assert errors["difference"] == pytest.approx({"value": -0.024359, "low": -0.035388, "high": -0.013563}, abs=1e-6)
@@ -267,17 +279,19 @@ def test_two_versions_are_compared_by_exact_counts(prometheus: str) -> None:
         "Version 2 is corrected less often: 0.31 % of confident predictions against 3.1 %; "
         "the difference of 2.8 points (2.0 to 3.7) is statistically significant."
     )
-    assert result["measures"]["confident_ratio"]["verdict"] == "same"
+    assert result["measures"]["confident_ratio"]["verdict"] == "not proven"
     # 94 % are at or below 0.25 s; to within chance so may be 95 %, but 90 % may not.
     latency = result["measures"]["latency_p95_seconds"]
-    assert latency["before"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.4, "low": 0.25, "high": 0.5})
-    assert latency["after"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.6, "low": 0.25, "high": 0.5})
+    assert latency["before"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.4, "low": 0.25, "high": 0.5, "n": 2400})
+    assert latency["after"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.6, "low": 0.25, "high": 0.5, "n": 2400})
     assert latency["difference"] == pytest.approx({"value": -1 / 48, "low": -0.25, "high": 0.25})
-    assert latency["verdict"] == "same"
+    assert latency["verdict"] == "not proven"
     drift = result["measures"]["worst_drift_nats"]
     plain = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
     assert drift["before"]["value"] == pytest.approx(plain, abs=0.002)
-    assert drift["after"] == pytest.approx({"value": 0.0, "low": 0.0, "high": 1.96 * math.sqrt(0.5) / 2400}, abs=1e-5)
+    assert drift["after"] == pytest.approx(
+        {"value": 0.0, "low": 0.0, "high": 1.96 * math.sqrt(0.5) / 2400, "n": 2400}, abs=1e-5
+    )
     assert drift["features"] == ["age", "age"]
     assert drift["verdict"] == "better"
 
@@ -291,12 +305,20 @@ def test_versions_are_chosen_by_when_they_appeared(prometheus: str) -> None:
 
 
 def test_both_versions_are_compared_over_the_same_period(prometheus: str) -> None:
-    """By default the period begins when the younger version appeared; otherwise it has the given length."""
+    """The period is the part of the window in which both versions served, whatever the window's length."""
     end = utc_time(MIDDLE + 1200)
-    short = compared(prometheus, "--model=digits", f"--to={end}")
-    assert short["before"]["from"] == utc_time(MIDDLE + STEP - 1)
-    assert (short["before"]["requests"], short["after"]["attempts"]) == (800, 800)
-    assert compared(prometheus, "--model=digits", f"--to={end}", "--last=1h")["before"]["requests"] == 2400
+    for window in ((), ("--last=1h",), ("--last=20m",), (f"--from={utc_time(BEGIN)}",)):
+        short = compared(prometheus, "--model=digits", f"--to={end}", *window)
+        begins = MIDDLE + STEP if window == ("--last=20m",) else MIDDLE
+        assert [short[side][name] for side in ("before", "after") for name in ("from", "to")] == [
+            utc_time(begins), end,
+        ] * 2  # fmt: skip
+        assert short["shared_seconds"] == MIDDLE + 1200 - begins
+        assert (short["before"]["requests"], short["after"]["attempts"]) == (
+            (800, 800) if begins == MIDDLE else (790, 790)
+        )
+    whole = compared(prometheus, "--model=digits")
+    assert (whole["before"]["requests"], whole["shared_seconds"]) == (2400, 3600)
 
 
 def test_two_periods_of_one_version_are_compared(prometheus: str) -> None:
@@ -304,7 +326,7 @@ def test_two_periods_of_one_version_are_compared(prometheus: str) -> None:
     begins = (f"--before-from={utc_time(BEGIN)}", f"--after-from={utc_time(MIDDLE)}")
     result = compared(prometheus, "--model=digits", "--after=1", *begins, "--last=30m")
     assert [result[side]["requests"] for side in ("before", "after")] == [1200, 1200]
-    assert {measure["verdict"] for measure in result["measures"].values()} == {"same"}
+    assert {measure["verdict"] for measure in result["measures"].values()} == {"not proven"}
     assert "The period from" not in result["measures"]["error_ratio"]["sentence"]  # nothing is real, so nobody is named
 
 
@@ -319,6 +341,13 @@ def test_a_restart_loses_at_most_two_scrapes(prometheus: str) -> None:
     assert "without duration_seconds" in result["measures"]["latency_p95_seconds"]["sentence"]
     assert result["measures"]["worst_drift_nats"]["verdict"] == "unknown"
     assert "the training profile changed meanwhile" in result["measures"]["worst_drift_nats"]["sentence"]
+
+
+def test_a_retired_version_does_not_serve_again_after_an_outage(prometheus: str) -> None:
+    """The series of a retired version come back when Prometheus does; the shared time still ends where it retired."""
+    result = compared(prometheus, "--model=outage", f"--to={utc_time(BEGIN + 3600)}")
+    assert [result["after"][name] for name in ("from", "to")] == [utc_time(BEGIN), utc_time(BEGIN + 600)]
+    assert [result[side]["requests"] for side in ("before", "after")] == [400, 400]
 
 
 def test_fail_if_worse_sets_the_exit_status(prometheus: str) -> None:
@@ -336,16 +365,17 @@ def test_fail_if_worse_sets_the_exit_status(prometheus: str) -> None:
     ("arguments", "message"),
     [
         (("--model=digit",), "has no data of a model 'digit'; did you mean \"digits\"?"),
-        ((), "set --model to one of: digits, reset"),
+        ((), "set --model to one of: digits, outage, replaced, reset"),
         (
             ("--model=reset",),
-            "there is no other version of 'reset' to compare with: Prometheus has only 1; compare two",
+            'there is no other version of "reset" to compare with: only "1" is known; compare two periods with',
         ),
-        (("--model=digits", "--after=7", *HOUR_TWO), "there is no other version"),
+        (("--model=digits", "--after=7", *HOUR_TWO), 'version "7" of "digits" is not known; valid values: 1, 2'),
+        (("--model=replaced",), 'versions "1" and "2" of "replaced" never served at the same time from'),
         (("--model=digits", "--before=1", "--after=7", *HOUR_TWO), "version '7' of 'digits' has no data from"),
         (("--model=digits", "--before=1", "--after=7", *HOUR_TWO), "versions with data: 1, 2"),
         (("--model=digits", "--before=1", "--after=1"), "are the same version"),
-        (("--model=digits",), "has no data"),
+        (("--model=digits", "--last=1h"), "version '1' of 'digits' has no data from"),
         (("--model=digits", f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN)}"), "end after its start"),
         (("--model=digits", f"--before-from={utc_time(MIDDLE)}"), "must be set together"),
         (("--model=digits", f"--from={utc_time(MIDDLE)}", "--last=1h"), "cannot be used together"),
@@ -414,6 +444,7 @@ def like_training(rng: np.random.Generator, youngest: int) -> dict[str, Any]:
 def test_a_real_exporter_is_compared_by_its_counts(tmp_path: Path) -> None:
     """Two versions of a real exporter, scraped by a real Prometheus, have their counts, including drift."""
     write_config(tmp_path)
+    started = time.time() - 1
     with ExitStack() as stack:
         exporter = Served(tmp_path).start()
         stack.callback(exporter.stop)
@@ -448,7 +479,8 @@ def test_a_real_exporter_is_compared_by_its_counts(tmp_path: Path) -> None:
             return bool(result) and float(result[0]["value"][1]) == 1233
 
         eventually(scraped, 30)
-        result = compared(url, "--model=credit")
+        begins = (f"--before-from={utc_time(started)}", f"--after-from={utc_time(started)}")  # both in one period
+        result = compared(url, "--model=credit", "--before=1", "--after=2", *begins, "--last=2m")
         assert [result[side]["requests"] for side in ("before", "after")] == [600, 600]
         assert [result[side]["errors"] for side in ("before", "after")] == [30, 3]
         assert [result[side]["corrections"] for side in ("before", "after")] == [30, 3]

@@ -18,6 +18,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from exporter.comparison.counts import Counts, Feature, Period
+from exporter.comparison.measures import Comparison, Side, compare
+from exporter.metrics.comparisons import comparison_lines
+from exporter.metrics.exposition import render_families
 from support.paths import ROOT
 from support.programs import quickened_rules, running
 from support.servers import Served, ask, free_port, write_config
@@ -91,6 +95,20 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
         assert server.post("/v1/dataset/releases", {"model": "credit"}).status == 201
 
 
+def compared() -> str:
+    """What an exporter exposes of versions 3 and 4: one of them is less confident."""
+    training = np.full(24, 1 / 24)
+    requests, bounds = 400.0, (0.1, 0.25, np.inf)
+    sides = []
+    for version, confident in (("3", 360.0), ("4", 320.0)):
+        features = {"age": Feature(np.full(24, 10.0), training)}
+        counts = Counts(requests, 4.0, requests, confident, 9.0, 20.0, bounds, (300.0, 390.0, 400.0), features, ())
+        sides.append(Side(version, Period(time.time() - 900, time.time()), counts))
+    measures = compare(sides[0].counts, sides[1].counts)
+    lines = render_families(comparison_lines([Comparison("credit", *sides, measures, 900.0)]), openmetrics=True)
+    return b"".join(lines).decode()
+
+
 def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
     """Comments and samples of an exposition by family; samples are given the labels of a scrape."""
     by_family: dict[str, tuple[list[str], list[str]]] = {}
@@ -115,8 +133,9 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
 def openmetrics(scrapes: list[str], times: list[int]) -> str:
     """One document of many expositions, each with its time; with what Prometheus adds to each."""
     merged: dict[str, tuple[list[str], list[str]]] = {}
+    comparison = compared()
     for scrape, at in zip(scrapes, times, strict=True):
-        for name, (comments, samples) in families(OF_A_SCRAPE + scrape).items():
+        for name, (comments, samples) in families(OF_A_SCRAPE + comparison + scrape).items():
             _, all_samples = merged.setdefault(name, (comments, []))
             all_samples += [f"{sample} {at}" for sample in samples]
     lines = [line for comments, samples in merged.values() for line in (*comments, *samples)]

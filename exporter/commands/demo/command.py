@@ -15,13 +15,13 @@ from pathlib import Path
 
 from exporter.client import Monitor
 from exporter.commands import addresses, common
-from exporter.commands.compare.command import compare_versions
-from exporter.commands.compare.counts import Period, utc_time
-from exporter.commands.compare.report import sentence
 from exporter.commands.demo import model, scenario, service
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident
 from exporter.commands.demo.retrain import retrain
 from exporter.commands.demo.traffic import Traffic
+from exporter.comparison.counts import Period, utc_time
+from exporter.comparison.prometheus import compare_shared
+from exporter.comparison.report import sentence
 from exporter.errors import StackError
 from exporter.http_client import Client, RequestError
 from exporter.prometheus_api import DEFAULT_URL, Prometheus
@@ -183,11 +183,11 @@ class _Steps:
             raise StackError("there is no second version: the retraining failed, or the scenario has none")
         before, after = versions[-2:]
         period = Period(self._since, time.time())
-        comparison = compare_versions(Prometheus(self._args.prometheus), model.NAME, (before, period), (after, period))
+        comparison = compare_shared(Prometheus(self._args.prometheus), model.NAME, (before, after), period)
         _say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
         # The correction ratio, which the demo is about, comes last: `up` shows the last two lines.
-        for metric in sorted(comparison.metrics, key=lambda metric: metric.name == "correction_ratio"):
-            _say(f"  {sentence(comparison, metric)}")
+        for measure in sorted(comparison.measures, key=lambda measure: measure.name == "correction_ratio"):
+            _say(f"  {sentence(comparison, measure)}")
 
 
 @contextlib.contextmanager

@@ -177,6 +177,55 @@ class Releases(msgspec.Struct):
     next: str | None
 
 
+class ComparedSide(msgspec.Struct, rename={"since": "from", "until": "to"}):
+    """A version, the first and the last moment of the shared time, and what the version counted in it."""
+
+    version: str
+    since: str
+    until: str
+    requests: float
+    errors: float
+    attempts: float
+    confident: float
+    corrections: float
+    feedback: float
+
+
+class MeasuredInterval(msgspec.Struct):
+    """A number with its 95 % confidence interval, and what it is computed from; null for infinity."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: float | UnsetType = UNSET
+
+
+class ComparedMeasure(msgspec.Struct):
+    """A measure of both versions, and their difference; null where it is not known."""
+
+    name: Literal["error_ratio", "latency_p95_seconds", "confident_ratio", "correction_ratio", "worst_drift_nats"]
+    before: MeasuredInterval | None
+    after: MeasuredInterval | None
+    difference: MeasuredInterval | None
+    p_value: float | None
+    chance: float | None
+    features: list[str] | None
+    verdict: Literal["better", "worse", "not proven", "unknown"]
+    sentence: str
+
+
+class Comparison(msgspec.Struct):
+    """Two versions of a model over the time in which both served."""
+
+    model: str
+    summary: str
+    before: ComparedSide
+    after: ComparedSide
+    shared_seconds: float | None
+    confidence: float
+    measures: list[ComparedMeasure]
+
+
 class FieldError(msgspec.Struct):
     """A field of the body that is not valid."""
 

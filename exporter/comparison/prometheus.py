@@ -1,74 +1,113 @@
-"""The counters of a version of a model in a period, as whole numbers from Prometheus."""
+"""Counters of a version in a period, as whole numbers from Prometheus, and the time in which two versions served."""
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from exporter.comparison.counts import Counts, Feature, Period, add
+from exporter.comparison.measures import Comparison, Side, compare
+from exporter.comparison.versions import never_together
 from exporter.errors import CompareError
-from exporter.monitoring.registry import OTHER_VERSION
+from exporter.monitoring.registry import OTHER_VERSION, version_sort_key
+from exporter.monitoring.shared_time import STEP_SECONDS, SharedTime
 from exporter.prometheus_api import Prometheus, quoted
-from exporter.stats.divergence import Floats
 from exporter.validation import suggestion
 
 LOOKBACK = "30d"
 """How far back models and versions are searched."""
+WINDOW = 7 * 86400.0
+"""How far back the shared time is searched by default."""
+MAX_POINTS = 10_000
+"""Steps in which the shared time is searched; Prometheus returns at most 11,000."""
+MAX_PERIODS = 10
+"""Stretches of shared time that are counted: the last ones."""
 
 
-class Period(NamedTuple):
-    """A period in Unix seconds."""
+def compare_shared(prometheus: Prometheus, model: str, pair: tuple[str, str], window: Period) -> Comparison:
+    """Compare two versions over the time in a window in which both served.
 
-    start: float
-    end: float
-
-    def __str__(self) -> str:
-        """Return both ends in UTC."""
-        return f"{utc_time(self.start)} to {utc_time(self.end)}"
-
-
-class Feature(NamedTuple):
-    """Observations of a feature by bin, and the training probabilities of the bins, both of shape ``(K,)``."""
-
-    counts: Floats
-    probability: Floats
-
-
-class Counts(NamedTuple):
-    """The counters of one version in one period, summed over all replicas.
-
-    Attributes
-    ----------
-    bounds, durations
-        Upper bounds of the latency buckets, the last infinite, and the requests at or below each.
-    feedback
-        Feedback from users, of either verdict.
-    features
-        Features with observations, by name.
-    changed
-        Features whose training profile changed within the period: their bins cannot be added.
+    Raises
+    ------
+    CompareError
+        When they did not serve at the same time.
+    PrometheusError
+        When Prometheus cannot be queried.
     """
-
-    requests: float
-    errors: float
-    attempts: float
-    confident: float
-    corrections: float
-    feedback: float
-    bounds: tuple[float, ...]
-    durations: tuple[float, ...]
-    features: dict[str, Feature]
-    changed: tuple[str, ...]
+    stretches = shared_periods(prometheus, model, pair, window)[-MAX_PERIODS:]
+    if not stretches:
+        for version in pair:
+            count(prometheus, model, version, window)  # says which one has no data
+        raise never_together(model, *pair, f" from {window}")
+    whole = Period(stretches[0].start, stretches[-1].end)
+    sides = [Side(v, whole, add([count(prometheus, model, v, period) for period in stretches])) for v in pair]
+    seconds = sum(period.end - period.start for period in stretches)
+    return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts), seconds)
 
 
-def utc_time(seconds: float) -> str:
+def compare_periods(
+    prometheus: Prometheus, model: str, before: tuple[str, Period], after: tuple[str, Period]
+) -> Comparison:
+    """Compare two versions, each in its period.
+
+    Raises
+    ------
+    CompareError
+        When Prometheus has no data of one of them.
+    PrometheusError
+        When it cannot be queried.
     """
-    >>> utc_time(0)
-    '1970-01-01T00:00:00Z'
+    sides = [Side(version, period, count(prometheus, model, version, period)) for version, period in (before, after)]
+    return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts))
+
+
+def default_window(appeared: Sequence[float], now: float) -> Period:
+    """Return the window in which the shared time of two versions is searched, given when each appeared."""
+    start = max(*appeared, now - WINDOW)
+    return Period(start - 60 - 2 * STEP_SECONDS, now)  # times of appearance are exact to a minute
+
+
+def shared_periods(prometheus: Prometheus, model: str, pair: tuple[str, str], window: Period) -> list[Period]:
+    """Return the stretches of a window in which both versions served; see `SharedTime`.
+
+    Raises
+    ------
+    PrometheusError
+        When Prometheus cannot be queried.
     """
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    step = max(STEP_SECONDS, math.ceil((window.end - window.start) / MAX_POINTS))
+    steps = math.floor((window.end - window.start) / step)
+    first = window.end - steps * step
+    before, after = (_steps_served(prometheus, model, version, Period(first, window.end), step) for version in pair)
+    time = SharedTime(step)
+    periods: list[Period] = []
+    begun = first
+    for index in range(1, steps + 1):
+        at = first + index * step
+        result = time.add(index in before, index in after)
+        if result == "begins":
+            begun = at
+        elif result == "extends":
+            if periods and periods[-1].start == begun:
+                periods.pop()
+            periods.append(Period(begun, at))
+    return periods
+
+
+def _steps_served(prometheus: Prometheus, model: str, version: str, grid: Period, step: float) -> set[int]:
+    """Return the steps of a grid at the end of which a version had counted more predictions than before."""
+    attempts = f"model_attempts_total{{model={quoted(model)},version={quoted(version)}}}"
+    served: set[int] = set()
+    for series in prometheus.query_range(attempts, grid.start, grid.end, step):
+        previous = 0.0  # and the same as before where a series was away, as when Prometheus was down
+        for time, value in series.values:
+            index = round((time - grid.start) / step)
+            if index and value != previous:
+                served.add(index)
+            previous = value
+    return served
 
 
 def increase(series: str, by: str, seconds: int) -> str:
@@ -162,28 +201,21 @@ def _other_versions(prometheus: Prometheus, model: str, period: Period) -> str:
     return f"; versions with data: {', '.join(names)}" if names else "; nor has any other version"
 
 
-def version_sort_key(version: str) -> list[tuple[int, int | str]]:
-    """Return a key that sorts numbers in versions by their value.
-
-    >>> sorted(["10", "v2", "9"], key=version_sort_key)
-    ['9', '10', 'v2']
-    """
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.findall(r"\d+|\D+", version)]
-
-
 def models(prometheus: Prometheus, now: float) -> list[str]:
     """Return the models of the last 30 days."""
     samples = prometheus.query(f"count by (model) (last_over_time(model_info[{LOOKBACK}]))", now)
     return sorted(sample.labels["model"] for sample in samples)
 
 
-def versions(prometheus: Prometheus, model: str, now: float) -> list[str]:
-    """Return the versions of a model in the last 30 days, in the order in which they appeared.
+def versions(prometheus: Prometheus, model: str, now: float) -> dict[str, float]:
+    """Return the versions of a model in the last 30 days and when they appeared, in that order.
 
     Raises
     ------
     CompareError
         When Prometheus has no data of the model.
+    PrometheusError
+        When the query fails.
     """
     info = f"timestamp(model_info{{model={quoted(model)},version!={quoted(OTHER_VERSION)}}})"
     # A version that appeared within the last minute may lie between two steps of the subquery.
@@ -193,15 +225,4 @@ def versions(prometheus: Prometheus, model: str, now: float) -> list[str]:
         hint = suggestion(model, names) if names else "it has no model: is the exporter scraped?"
         raise CompareError(f"Prometheus has no data of a model {model!r}; {hint}")
     samples.sort(key=lambda sample: (sample.value, version_sort_key(sample.labels["version"])))
-    return [sample.labels["version"] for sample in samples]
-
-
-def first_seen(prometheus: Prometheus, model: str, version: str, period: Period) -> float:
-    """Return the time one second before a version's first sample in a period, or the start of the period.
-
-    Increases are counted from the sample at the start, so that the start must lie before the first sample.
-    """
-    seconds = round(period.end - period.start)
-    first = f"timestamp(model_info{{model={quoted(model)},version={quoted(version)}}})[{seconds}s:1s]"
-    samples = prometheus.query(f"min(min_over_time({first}))", period.end)
-    return max(period.start, samples[0].value - 1) if samples else period.start
+    return {sample.labels["version"]: sample.value for sample in samples}

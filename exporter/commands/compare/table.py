@@ -1,0 +1,36 @@
+"""A comparison as a table for people."""
+
+from __future__ import annotations
+
+from exporter.comparison.measures import Comparison, Measure
+from exporter.comparison.report import WORDINGS, interval_text, minutes, sentences, summary, titles
+
+
+def table(comparison: Comparison) -> str:
+    """Return the summary, both sides as a table, and a sentence for each measure."""
+    sides = comparison.before, comparison.after
+    rows = [("", *(title[0].lower() + title[1:] for title in titles(comparison)), "difference, 95 % interval")]
+    rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
+    rows += [_table_row(measure) for measure in comparison.measures]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    periods = ", and ".join(dict.fromkeys(str(side.period) for side in sides))
+    versions = " and ".join(dict.fromkeys(side.version for side in sides))
+    head = f"{comparison.model}, version {versions}, {periods}"
+    if comparison.shared_seconds is not None:
+        head += f", {minutes(comparison.shared_seconds)} in which both served"
+    return "\n".join([head, summary(comparison), "", *lines, "", *sentences(comparison)])
+
+
+def _table_row(measure: Measure) -> tuple[str, ...]:
+    wording = WORDINGS[measure.name]
+    cells = [
+        f"{wording.value(estimate.value)} ({interval_text(wording, estimate.interval())})" if estimate else "unknown"
+        for estimate in (measure.before, measure.after)
+    ]
+    change = ""
+    if measure.difference:
+        value, interval = measure.difference.value, measure.difference.interval
+        sign, text = "+" if value > 0 else "", interval_text(wording, interval)
+        change = f"{sign}{wording.number(value)}{wording.unit} ({text}), {measure.verdict}"
+    return (wording.title, *cells, change)

@@ -1,0 +1,11 @@
+"""Two versions of a model side by side, or two periods of one, and which differences are proven.
+
+============  ==================================================================
+`counts`      the counters of a version in a period
+`measures`    measures of two sets of counts, with intervals and verdicts
+`versions`    which versions are compared
+`live`        counts of this exporter, over the time in which both versions served
+`prometheus`  counts of all replicas, from Prometheus
+`report`      a comparison as sentences and as JSON
+============  ==================================================================
+"""

@@ -1,0 +1,98 @@
+"""The counters of a version of a model in a period."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from exporter.stats.divergence import Floats
+
+
+class Period(NamedTuple):
+    """A period in Unix seconds."""
+
+    start: float
+    end: float
+
+    def __str__(self) -> str:
+        """Return both ends in UTC."""
+        return f"{utc_time(self.start)} to {utc_time(self.end)}"
+
+
+class Feature(NamedTuple):
+    """Observations of a feature by bin, and the training probabilities of the bins, both of shape ``(K,)``."""
+
+    counts: Floats
+    probability: Floats
+
+
+class Counts(NamedTuple):
+    """The counters of one version in one period, summed over all replicas.
+
+    Attributes
+    ----------
+    bounds, durations
+        Upper bounds of the latency buckets, the last infinite, and the requests at or below each.
+    feedback
+        Feedback from users, of either verdict.
+    features
+        Features with observations, by name.
+    changed
+        Features whose training profile changed within the period: their bins cannot be added.
+    """
+
+    requests: float
+    errors: float
+    attempts: float
+    confident: float
+    corrections: float
+    feedback: float
+    bounds: tuple[float, ...]
+    durations: tuple[float, ...]
+    features: dict[str, Feature]
+    changed: tuple[str, ...]
+
+
+def utc_time(seconds: float) -> str:
+    """
+    >>> utc_time(0)
+    '1970-01-01T00:00:00Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def add(parts: Sequence[Counts]) -> Counts:
+    """Return the counts of several periods together; at least one."""
+    bounds = sorted({bound for part in parts for bound in part.bounds})
+    durations = [sum(_at_most(part, bound) for part in parts) for bound in bounds]
+    changed = {name for part in parts for name in part.changed}
+    features: dict[str, Feature] = {}
+    for part in parts:
+        for name, feature in part.features.items():
+            other = features.get(name)
+            if other is None:
+                features[name] = feature
+            elif np.array_equal(other.probability, feature.probability):
+                features[name] = Feature(other.counts + feature.counts, feature.probability)
+            else:
+                changed.add(name)
+    return Counts(
+        requests=sum(part.requests for part in parts),
+        errors=sum(part.errors for part in parts),
+        attempts=sum(part.attempts for part in parts),
+        confident=sum(part.confident for part in parts),
+        corrections=sum(part.corrections for part in parts),
+        feedback=sum(part.feedback for part in parts),
+        bounds=tuple(bounds),
+        durations=tuple(durations),
+        features={name: feature for name, feature in features.items() if name not in changed},
+        changed=tuple(sorted(changed)),
+    )
+
+
+def _at_most(counts: Counts, bound: float) -> float:
+    """Return the requests that took at most as long as a bound."""
+    return max((d for b, d in zip(counts.bounds, counts.durations, strict=True) if b <= bound), default=0.0)

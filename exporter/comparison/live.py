@@ -1,0 +1,54 @@
+"""Compare versions by what this exporter counted while both served."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from exporter.comparison.counts import Counts, Feature, Period
+from exporter.comparison.measures import Comparison, Side, compare
+from exporter.comparison.versions import choose, never_together
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.counters import DURATION_BUCKETS
+from exporter.monitoring.model_monitor import TOTALS
+from exporter.monitoring.shared_counts import SharedCounts
+from exporter.stats.divergence import Floats
+
+
+def compare_live(shared: SharedCounts, model: str, before: str | None = None, after: str | None = None) -> Comparison:
+    """Compare two versions over the time in which both served.
+
+    Raises
+    ------
+    CompareError
+        When a version is not known, or they never served at the same time.
+    """
+    before, after = choose(model, shared.versions(model), before, after)
+    totals = shared.totals(model, before, after)
+    if totals is None:
+        raise never_together(model, before, after, " since this exporter counts them")
+    period = Period(totals.start, totals.end)
+    sides = [Side(version, period, _counts(binner, row)) for version, binner, row in (totals.before, totals.after)]
+    return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts), totals.seconds)
+
+
+def _counts(binner: Binner | None, totals: Floats) -> Counts:
+    """Return the counts in an array of `ModelMonitor.totals`."""
+    buckets = len(TOTALS) + len(DURATION_BUCKETS) + 1
+    counters: dict[str, float] = dict(zip(TOTALS, totals[: len(TOTALS)].tolist(), strict=True))
+    return Counts(
+        **counters,
+        bounds=(*DURATION_BUCKETS, math.inf),
+        durations=tuple(itertools.accumulate(totals[len(TOTALS) : buckets].tolist())),
+        features=_features(binner, totals[buckets:]) if binner else {},
+        changed=(),
+    )
+
+
+def _features(binner: Binner, observed: Floats) -> dict[str, Feature]:
+    features = {}
+    for name, start, size in zip(binner.names, binner.starts, binner.sizes, strict=False):
+        counts = observed[start : start + size]
+        if counts.sum() >= 1:
+            features[name] = Feature(counts, binner.reference.probability[start : start + size])
+    return features

@@ -1,0 +1,173 @@
+"""The measures of two sets of counts, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from exporter.comparison.counts import Counts, Period
+from exporter.stats.intervals import (
+    Difference,
+    Estimate,
+    bucket_quantile,
+    conservative_difference,
+    difference,
+    divergence,
+    holm,
+    largest,
+    share,
+)
+
+Verdict = Literal["better", "worse", "not proven", "unknown"]
+VERDICTS: dict[Verdict, float] = {"worse": -1.0, "not proven": 0.0, "better": 1.0}
+"""The number of each verdict in the metrics; ``unknown`` has none."""
+
+
+class Measure(NamedTuple):
+    """One number of both sides, compared.
+
+    Attributes
+    ----------
+    name
+        ``error_ratio``, ``latency_p95_seconds``, ``confident_ratio``, ``correction_ratio`` or ``worst_drift_nats``.
+    before, after
+        The estimates; None where there is no data.
+    difference
+        None unless both sides have an estimate.
+    significant
+        Whether the difference is statistically significant among all measures of the comparison.
+    good
+        1 where more is better, -1 where less is.
+    observations
+        What each side's estimate is computed from: a number of requests, predictions or values.
+    features
+        The worst feature of each side, where drift is measured.
+    """
+
+    name: str
+    before: Estimate | None
+    after: Estimate | None
+    difference: Difference | None
+    significant: bool
+    good: int
+    observations: tuple[float, float]
+    features: tuple[str, str] | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """``unknown`` where there is nothing to compare, ``not proven`` where the difference is not significant."""
+        if self.difference is None:
+            return "unknown"
+        if not self.significant:
+            return "not proven"
+        return "better" if self.difference.value * self.good > 0 else "worse"
+
+
+class Side(NamedTuple):
+    """A version in a period, and its counts."""
+
+    version: str
+    period: Period
+    counts: Counts
+
+
+class Comparison(NamedTuple):
+    """Two versions in a period, or one version in two.
+
+    Attributes
+    ----------
+    shared_seconds
+        Seconds in which both versions served, if both are compared over that time; None for two periods.
+    """
+
+    model: str
+    before: Side
+    after: Side
+    measures: list[Measure]
+    shared_seconds: float | None = None
+
+
+def _share(part: float, total: float) -> Estimate | None:
+    # After a reset of a counter the counts are estimates, which need not be whole.
+    part, total = round(part), round(total)
+    return share(min(part, total), total) if total > 0 else None
+
+
+class _Measured(NamedTuple):
+    """A measure of one side: the estimate, what it is computed from, and the worst feature."""
+
+    estimate: Estimate | None
+    observations: float
+    feature: str | None = None
+
+
+def _errors(counts: Counts) -> _Measured:
+    return _Measured(_share(counts.errors, counts.requests), counts.requests)
+
+
+def _latency(counts: Counts) -> _Measured:
+    requests = counts.durations[-1] if counts.durations else 0.0
+    return _Measured(bucket_quantile(counts.bounds, counts.durations, 0.95) if requests else None, requests)
+
+
+def _confident(counts: Counts) -> _Measured:
+    return _Measured(_share(counts.confident, counts.attempts), counts.attempts)
+
+
+def _corrected(counts: Counts) -> _Measured:
+    return _Measured(_share(counts.corrections, counts.confident), counts.confident)
+
+
+def _drift(counts: Counts) -> _Measured:
+    estimates = {name: divergence(*feature) for name, feature in counts.features.items()}
+    if not estimates:
+        return _Measured(None, 0.0)
+    worst = max(estimates, key=lambda name: estimates[name].value)
+    return _Measured(largest(list(estimates.values())), float(counts.features[worst].counts.sum()), worst)
+
+
+class _Rule(NamedTuple):
+    """How a number is measured and compared."""
+
+    name: str
+    good: int
+    measure: Callable[[Counts], _Measured]
+    subtract: Callable[[Estimate, Estimate], Difference] = difference
+
+
+_RULES = (
+    _Rule("error_ratio", -1, _errors),
+    _Rule("latency_p95_seconds", -1, _latency, conservative_difference),
+    _Rule("confident_ratio", 1, _confident),
+    _Rule("correction_ratio", -1, _corrected),
+    _Rule("worst_drift_nats", -1, _drift),
+)
+
+
+def compare(before: Counts, after: Counts) -> list[Measure]:
+    """Return all measures of two sides; which differences are significant is decided by Holm's method."""
+    measures = [_compare_measure(rule, before, after) for rule in _RULES]
+    indices = [index for index, measure in enumerate(measures) if measure.difference]
+    p_values = [measure.difference.p_value for measure in measures if measure.difference]
+    for index, significant in zip(indices, holm(p_values), strict=True):
+        measures[index] = measures[index]._replace(significant=significant)
+    return measures
+
+
+def _compare_measure(rule: _Rule, before: Counts, after: Counts) -> Measure:
+    sides = rule.measure(before), rule.measure(after)
+    old, new = (side.estimate for side in sides)
+    if rule.name == "correction_ratio" and not before.feedback and not after.feedback:
+        old = new = None  # without feedback, a lack of corrections means nothing
+    change = rule.subtract(old, new) if old and new else None
+    names = tuple(side.feature for side in sides if side.feature)
+    return Measure(
+        name=rule.name,
+        before=old,
+        after=new,
+        difference=change,
+        significant=False,
+        good=rule.good,
+        observations=(sides[0].observations, sides[1].observations),
+        features=(names[0], names[1]) if len(names) == len(sides) else None,
+    )

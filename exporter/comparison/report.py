@@ -1,0 +1,216 @@
+"""A comparison as sentences and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from exporter.comparison.counts import utc_time
+from exporter.comparison.measures import Comparison, Measure, Side
+from exporter.stats.intervals import CONFIDENCE, Interval, excludes_zero
+
+
+def titles(comparison: Comparison) -> tuple[str, str]:
+    """Return the names of the sides: their versions if these differ, else their periods."""
+    if comparison.before.version != comparison.after.version:
+        return f"Version {comparison.before.version}", f"Version {comparison.after.version}"
+    return (
+        f"The period from {utc_time(comparison.before.period.start)}",
+        f"The period from {utc_time(comparison.after.period.start)}",
+    )
+
+
+def percent(value: float) -> str:
+    """
+    >>> percent(0.0314), percent(0.00043), percent(1)
+    ('3.1 %', '0.043 %', '100.0 %')
+    >>> percent(-0.0), percent(-0.00000000001)
+    ('0.0 %', '0.0 %')
+    """
+    return f"{_percent(value)} %"
+
+
+def _percent(value: float) -> str:
+    size = abs(100 * value)
+    if size < 5e-7:
+        return "0.0"  # and not -0.0
+    return f"{100 * value:.1f}" if size >= 1 else f"{100 * value:.2g}"
+
+
+def _plain(value: float) -> str:
+    return f"{value + 0.0:.3g}"  # and not -0
+
+
+class Wording(NamedTuple):
+    """The title of a measure, what less and more of it is, and how its values and intervals are formatted."""
+
+    title: str
+    less: str
+    more: str
+    of: str
+    value: Callable[[float], str]
+    number: Callable[[float], str]
+    unit: str
+
+
+WORDINGS = {
+    "error_ratio": Wording(
+        "error ratio", "fails less often", "fails more often", " of requests", percent, _percent, " points"
+    ),
+    "latency_p95_seconds": Wording(
+        "p95 latency", "is faster", "is slower", " at the 95th percentile", lambda v: f"{_plain(v)} s", _plain, " s"
+    ),
+    "confident_ratio": Wording(
+        "confident ratio",
+        "is confident less often",
+        "is confident more often",
+        " of predictions",
+        percent,
+        _percent,
+        " points",
+    ),
+    "correction_ratio": Wording(
+        "correction ratio",
+        "is corrected less often",
+        "is corrected more often",
+        " of confident predictions",
+        percent,
+        _percent,
+        " points",
+    ),
+    "worst_drift_nats": Wording(
+        "worst feature drift",
+        "gets inputs nearer to its training data",
+        "gets inputs further from its training data",
+        "",
+        lambda v: f"{_plain(v)} nats",
+        _plain,
+        " nats",
+    ),
+}
+
+
+def summary(comparison: Comparison) -> str:
+    """Return one line about all measures: which differences are proven, and which are not."""
+    before, after = titles(comparison)
+    named: dict[str, list[str]] = {}
+    for measure in comparison.measures:
+        named.setdefault(measure.verdict, []).append(WORDINGS[measure.name].title)
+    proven = [f"{verdict} in {_and(named[verdict])}" for verdict in ("worse", "better") if verdict in named]
+    than = before[0].lower() + before[1:]
+    parts = [f"{after} compared with {than}: {', '.join(proven) or 'no difference is proven'}"]
+    parts += [f"not proven: {_and(named['not proven'])}"] if proven and "not proven" in named else []
+    parts += [f"not compared: {_and(named['unknown'])}"] if "unknown" in named else []
+    return "; ".join(parts) + "."
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def minutes(seconds: float) -> str:
+    """
+    >>> minutes(480), minutes(5400)
+    ('8 minutes', '1.5 hours')
+    """
+    return f"{seconds / 60:.3g} minutes" if seconds < 3600 else f"{seconds / 3600:.3g} hours"
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return a sentence for each measure."""
+    return [sentence(comparison, measure) for measure in comparison.measures]
+
+
+def sentence(comparison: Comparison, measure: Measure) -> str:
+    """Say how a measure differs between the sides, and whether that is significant."""
+    wording, (_, after) = WORDINGS[measure.name], titles(comparison)
+    if measure.before is None or measure.after is None or measure.difference is None:
+        return f"{wording.title.capitalize()}: not compared, {_why_unknown(comparison, measure)}."
+    old, new = wording.value(measure.before.value), wording.value(measure.after.value)
+    if measure.features:
+        old, new = (f"{value} in {name}" for value, name in zip((old, new), measure.features, strict=True))
+    value, interval = measure.difference.value, measure.difference.interval
+    if value < 0:
+        value, interval = -value, Interval(-interval.high, -interval.low)
+    size = f"the difference of {wording.number(value)}{wording.unit} ({interval_text(wording, interval)})"
+    if measure.significant:
+        verb = wording.more if measure.difference.value > 0 else wording.less
+        return f"{after} {verb}: {new}{wording.of} against {old}; {size} is statistically significant."
+    doubt = _doubt(comparison, measure, interval)
+    return f"{wording.title.capitalize()}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
+
+
+def _doubt(comparison: Comparison, measure: Measure, interval: Interval) -> str:
+    """Say why a difference is not significant."""
+    if excludes_zero(interval):
+        count = sum(other.difference is not None for other in comparison.measures)
+        return f"would be significant on its own, but not as one of {count} comparisons"
+    if measure.name == "latency_p95_seconds":
+        return "may be due to chance or to the width of the buckets"
+    return "may be due to chance"
+
+
+def _why_unknown(comparison: Comparison, measure: Measure) -> str:
+    if measure.name == "worst_drift_nats" and (comparison.before.counts.changed or comparison.after.counts.changed):
+        return "the training profile changed meanwhile"
+    return {
+        "error_ratio": "there are no requests",
+        "latency_p95_seconds": "predictions came without duration_seconds",
+        "confident_ratio": "there are no predictions",
+        "correction_ratio": "nobody gave feedback, or no prediction was confident",
+        "worst_drift_nats": "no feature with a training profile was observed on both sides",
+    }[measure.name]
+
+
+def interval_text(wording: Wording, interval: Interval) -> str:
+    """Return both ends of an interval as text."""
+    return f"{wording.number(interval.low)} to {wording.number(interval.high)}"
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as a JSON document; infinite and unknown numbers are null."""
+    return {
+        "model": comparison.model,
+        "summary": summary(comparison),
+        "before": _side(comparison.before),
+        "after": _side(comparison.after),
+        "shared_seconds": comparison.shared_seconds,
+        "confidence": CONFIDENCE,
+        "measures": [
+            _measure(measure, text) for measure, text in zip(comparison.measures, sentences(comparison), strict=True)
+        ],
+    }
+
+
+def _measure(measure: Measure, text: str) -> dict[str, Any]:
+    difference = measure.difference
+    sides = zip(("before", "after"), (measure.before, measure.after), measure.observations, strict=True)
+    return {
+        "name": measure.name,
+        **{
+            name: estimate and _interval(estimate.value, estimate.interval()) | {"n": observations}
+            for name, estimate, observations in sides
+        },
+        "difference": difference and _interval(difference.value, difference.interval),
+        "p_value": difference and difference.p_value,
+        "chance": difference and difference.p_value,
+        "features": list(measure.features) if measure.features else None,
+        "verdict": measure.verdict,
+        "sentence": text,
+    }
+
+
+def _side(side: Side) -> dict[str, Any]:
+    names = ("requests", "errors", "attempts", "confident", "corrections", "feedback")
+    return {
+        "version": side.version,
+        "from": utc_time(side.period.start),
+        "to": utc_time(side.period.end),
+        **{name: getattr(side.counts, name) for name in names},
+    }
+
+
+def _interval(value: float, interval: Interval) -> dict[str, float | None]:
+    numbers = {"value": value, "low": interval.low, "high": interval.high}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}

@@ -1,0 +1,57 @@
+"""Which versions are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exporter.errors import CompareError
+from exporter.validation import preview, suggestion
+
+TWO_PERIODS = "compare two periods with --before-from and --after-from of model-exporter compare"
+
+
+def choose(model: str, names: Sequence[str], before: str | None = None, after: str | None = None) -> tuple[str, str]:
+    """Return the version to compare with, and the version to judge.
+
+    Parameters
+    ----------
+    model
+        The model's name.
+    names
+        Its versions in the order in which they appeared.
+    before, after
+        The versions that were asked for. By default ``after`` is the one that appeared last, and ``before`` the one
+        that appeared last before it.
+
+    Raises
+    ------
+    CompareError
+        When a version is not known, or there is no other one.
+
+    Examples
+    --------
+    >>> choose("digits", ["1", "3", "2"]), choose("digits", ["1", "3", "2"], after="3")
+    (('3', '2'), ('1', '3'))
+    """
+    for name in (before, after):
+        if name is not None and name not in names:
+            raise CompareError(f"version {preview(name)} of {preview(model)} is not known; {suggestion(name, names)}")
+    if after is None:
+        after = next((name for name in reversed(names) if name != before), None)
+    if before is None and after is not None:
+        index = names.index(after)
+        before = names[index - 1] if index else None
+    if before is None or after is None:
+        known = f"only {', '.join(map(preview, names))} is known" if names else "none is known"
+        raise CompareError(f"there is no other version of {preview(model)} to compare with: {known}; {TWO_PERIODS}")
+    if before == after:
+        raise CompareError(f"before and after are the same version {preview(after)}; {TWO_PERIODS}")
+    return before, after
+
+
+def never_together(model: str, before: str, after: str, where: str = "") -> CompareError:
+    """Return the error for two versions that never served at the same time."""
+    return CompareError(
+        f"versions {preview(before)} and {preview(after)} of {preview(model)} never served at the same time{where}; "
+        f"{TWO_PERIODS}"
+    )

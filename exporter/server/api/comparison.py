@@ -1,0 +1,37 @@
+"""``/v1/compare``: two versions side by side."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from exporter.comparison.report import document
+from exporter.errors import CompareError, EventError, ExporterError
+from exporter.events import check_model
+from exporter.server.api.parameters import check_parameters
+from exporter.server.application import Exporter
+from exporter.server.problem import json_reply, problem
+from exporter.validation import any_of, preview
+
+
+def blueprint(exporter: Exporter) -> Blueprint:
+    """Return the route of comparisons."""
+    routes = Blueprint("comparison", __name__)
+
+    @routes.get("/v1/compare")
+    def compare() -> Response:
+        """``GET /v1/compare``: two versions over the time in which both served."""
+        check_parameters(request.args, ("model", "before", "after"))
+        models = exporter.pipeline.monitors.models
+        model = request.args.get("model") or (next(iter(models)) if len(models) == 1 else None)
+        if model is None:
+            raise EventError("", f"model: is required, one of {any_of(map(preview, models))}", "missing_field")
+        check_model(models, model)
+        try:
+            result = exporter.comparisons.compare(model, request.args.get("before"), request.args.get("after"))
+        except CompareError as error:
+            return problem(404, str(error)).flask()
+        except ExporterError as error:
+            return problem(502, str(error)).flask()
+        return json_reply(200, document(result)).flask()
+
+    return routes

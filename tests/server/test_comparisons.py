@@ -1,0 +1,243 @@
+"""``GET /v1/compare`` and the metrics of comparisons: the same numbers as the command, over the time both served."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
+from support.fake_exporter import nobody
+from support.past import Points, prometheus_of
+from support.servers import write_config
+
+from exporter.events import Prediction
+from exporter.monitoring.shared_time import STEP_SECONDS
+from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
+
+STEP = int(STEP_SECONDS)
+BEGIN = int(time.time()) // 3600 * 3600 - 3 * 3600
+"""When version 1 begins to serve."""
+DEPLOYED, END = 80, 112
+"""The steps after which version 2 serves, too, and after which nothing comes: it serves for 8 of 28 minutes."""
+INCIDENT = range(20, 60)
+PER_STEP = 20
+MODELS: dict[str, Any] = {"models": [{"name": "credit", "profile": "credit.json"}, {"name": '"><script>'}]}
+
+
+@contextmanager
+def exporter_of(folder: Path, **settings: Any) -> Iterator[Exporter]:
+    write_config(folder, MODELS | settings)
+    exporter = Exporter(folder / "exporter.yml")
+    try:
+        yield exporter
+    finally:
+        exporter.close()
+
+
+def serve(exporter: Exporter, version: str, confident: int, failing: int, corrected: int, now: float) -> None:
+    """Count the predictions and the feedback of a step."""
+    rng = np.random.default_rng(round(now))
+    monitor = exporter.pipeline.monitors.get("credit", version, now)
+    events = [
+        Prediction(
+            "credit",
+            version=version,
+            prediction="yes",
+            confidence=0.9 if n < confident else 0.5,
+            duration_seconds=0.02 * (1 + n % 3),
+            code=503 if n < failing else 200,
+        )
+        for n in range(PER_STEP)
+    ]
+    monitor.observe(events, [{"age": int(rng.integers(18, 90)), "income": 20_000.0 + n} for n in range(PER_STEP)], now)
+    for n in range(3):
+        monitor.count_feedback("corrected" if n < corrected else "accepted", n < corrected)
+
+
+def scene(exporter: Exporter) -> dict[str, Points]:
+    """Version 1 serves for 28 minutes, ten of them in an incident, and version 2 for the last eight.
+
+    Returns what Prometheus would have scraped at the end of each step.
+    """
+    past: dict[str, Points] = {}
+    clock = time.monotonic() + 1e6
+    for step in range(1, END + 1):
+        now = clock + step * STEP
+        dark = step in INCIDENT
+        serve(exporter, "1", 1 if dark else 18, 8 if dark else 0, 1 if dark else 0, now)
+        if step > DEPLOYED:
+            serve(exporter, "2", 16, 0, step % 2, now + 0.1)
+        exporter.shared.add_step(exporter.pipeline.monitors, now + 0.2, BEGIN + step * STEP)
+        for line in exporter.exposition.render()[0].decode().splitlines():
+            if line.startswith("model_") and not re.match("model_(exporter|system|comparison)", line):
+                series, _, value = line.rpartition(" ")
+                past.setdefault(series, []).append((BEGIN + step * STEP, float(value)))
+    return past
+
+
+def asked(client: FlaskClient, query: str = "?model=credit") -> dict[str, Any]:
+    answer = client.get(f"/v1/compare{query}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json)
+
+
+def exported(exporter: Exporter) -> dict[tuple[str, ...], float]:
+    """The metrics of comparisons by their name and their labels' values, but for the model and the versions."""
+    text = exporter.metrics("", ())[0].decode()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples if "_comparison_" in s.name]
+    assert {(s.labels["model"], s.labels["before"], s.labels["after"]) for s in samples} <= {("credit", "1", "2")}
+    return {
+        (
+            s.name.removeprefix("model_comparison_"),
+            *(v for k, v in s.labels.items() if k in {"measure", "side"}),
+        ): s.value
+        for s in samples
+    }
+
+
+def as_metrics(document: dict[str, Any]) -> dict[tuple[str, ...], float]:
+    """What is to be exported of a document."""
+    verdicts = {"worse": -1.0, "not proven": 0.0, "better": 1.0}
+    metrics: dict[tuple[str, ...], float] = {}
+    for measure in document["measures"]:
+        name = measure["name"]
+        for side in ("before", "after"):
+            metrics["value", name, side] = measure[side]["value"]
+            metrics["observations", name, side] = measure[side]["n"]
+        metrics["verdict", name] = verdicts[measure["verdict"]]
+        for metric, key in (("difference", "value"), ("difference_lower", "low"), ("difference_upper", "high")):
+            metrics[metric, name] = measure["difference"][key]
+    return metrics
+
+
+def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_path: Path) -> None:
+    """The exporter, its metrics, Prometheus and the command find the same, over the time in which both served."""
+    with exporter_of(tmp_path) as exporter:
+        past = scene(exporter)
+        live = asked(create_app(exporter).test_client())
+        exporter.comparisons.refresh()
+        metrics = exported(exporter)
+    assert live["shared_seconds"] == pytest.approx((END - DEPLOYED - 1) * STEP)
+    assert [live[side]["attempts"] for side in ("before", "after")] == [31 * PER_STEP] * 2
+    by_name = {measure["name"]: measure for measure in live["measures"]}
+    assert by_name["confident_ratio"]["before"]["value"] == 0.9  # and not 0.65, as over its 28 minutes
+    assert by_name["confident_ratio"]["difference"]["value"] == pytest.approx(-0.1)
+    assert {name: measure["verdict"] for name, measure in by_name.items()} == {
+        "error_ratio": "not proven",
+        "latency_p95_seconds": "not proven",
+        "confident_ratio": "worse",
+        "correction_ratio": "worse",
+        "worst_drift_nats": "not proven",
+    }
+    assert live["summary"].startswith(
+        "Version 2 compared with version 1: worse in confident ratio and correction ratio;"
+    )
+    periods = metrics.pop(("start_timestamp_seconds",)), metrics.pop(("end_timestamp_seconds",))
+    assert periods == (BEGIN + (DEPLOYED + 1) * STEP, BEGIN + END * STEP)
+    assert metrics == pytest.approx(as_metrics(live))
+
+    (tmp_path / "prometheus").mkdir()
+    with prometheus_of(tmp_path / "prometheus", past) as url:
+        command = [sys.executable, "-m", "exporter.cli", "compare", f"--prometheus={url}", "--format=json"]
+        output = subprocess.run([*command, "--model=credit"], check=True, capture_output=True, timeout=60).stdout
+        with exporter_of(tmp_path, prometheus_url=url) as exporter:
+            queried = asked(create_app(exporter).test_client())
+            scene(exporter)
+            exporter.comparisons.refresh()
+            assert exported(exporter).items() >= as_metrics(queried).items()
+    for document in (json.loads(output), queried):
+        assert document["measures"] == live["measures"]
+        assert document["summary"] == live["summary"]
+        assert document["shared_seconds"] == pytest.approx(live["shared_seconds"])
+
+
+def test_a_restart_keeps_the_comparison(tmp_path: Path) -> None:
+    """What was counted while both versions served is the same after a restart, and so is their order."""
+    with exporter_of(tmp_path) as exporter:
+        scene(exporter)
+        before = asked(create_app(exporter).test_client())
+    with exporter_of(tmp_path) as exporter:
+        client = create_app(exporter).test_client()
+        assert asked(client) == before
+        clock = time.monotonic() + 1e6
+        for step in range(3):
+            serve(exporter, "2", 16, 0, 0, clock + step * STEP)
+            serve(exporter, "1", 18, 0, 0, clock + step * STEP)
+            exporter.shared.add_step(exporter.pipeline.monitors, clock + step * STEP, BEGIN + (200 + step) * STEP)
+        more = asked(client)
+        assert [more[side]["version"] for side in ("before", "after")] == ["1", "2"]
+        assert more["before"]["attempts"] == before["before"]["attempts"] + 2 * PER_STEP
+        assert more["before"]["from"] == before["before"]["from"]
+        assert more["shared_seconds"] == pytest.approx(before["shared_seconds"] + 2 * STEP)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "detail"),
+    [
+        ("", 400, 'model: is required, one of "credit" or'),
+        ("?model=credits", 400, 'no model "credits" is configured; did you mean "credit"?'),
+        ("?model=credit&version=2", 400, 'the parameter "version" is not known; '),
+        ("?model=credit&before=%00", 400, "before: expected text without the character NUL"),
+        ("?model=credit&after=9", 404, 'version "9" of "credit" is not known; valid values: 1, 2, 3'),
+        ("?model=credit&before=1&after=1", 404, 'before and after are the same version "1"; compare two periods'),
+        ("?model=credit&before=1&after=3", 404, 'versions "1" and "3" of "credit" never served at the same time since'),
+        ("?model=credit", 404, 'versions "2" and "3" of "credit" never served at the same time since'),
+        ("?model=%22%3E%3Cscript%3E", 404, 'there is no other version of "\\">'),
+        ("?model=credit&after=%22%3E%3Cscript%3E", 404, 'version "\\">'),
+        ("?model=credit&after=" + "9" * 10_000, 404, "is not known; valid values: 1, 2, 3"),
+    ],
+)
+def test_what_cannot_be_compared_is_an_error(client: FlaskClient, query: str, status: int, detail: str) -> None:
+    """Each error is a problem document that says what would be right; none is long, whatever was asked for."""
+    answer = client.get(f"/v1/compare{query}")
+    assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+    assert detail in answer.json["detail"]
+    assert len(answer.text) < 2000
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """Versions 1 and 2 served together, and version 3 a day later."""
+    with exporter_of(tmp_path_factory.mktemp("compare")) as exporter:
+        scene(exporter)
+        clock = time.monotonic() + 2e6
+        for step in range(3):
+            serve(exporter, "3", 16, 0, 0, clock + step * STEP)
+            exporter.shared.add_step(exporter.pipeline.monitors, clock + step * STEP, BEGIN + 90_000 + step * STEP)
+        exporter.comparisons.refresh()
+        assert exported(exporter) == {}
+        yield create_app(exporter).test_client()
+
+
+def test_either_version_may_be_the_one_before(client: FlaskClient) -> None:
+    """The versions may be named in either order; verdicts turn around."""
+    there, back = asked(client, "?model=credit&before=1&after=2"), asked(client, "?model=credit&before=2&after=1")
+    assert there["before"] == back["after"]
+    assert [m["difference"]["value"] for m in there["measures"]] == [
+        -m["difference"]["value"] for m in back["measures"]
+    ]
+    assert back["measures"][2]["verdict"] == "better"
+
+
+def test_a_prometheus_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
+    """The request gets a 502 that names the key, and the metrics report it: numbers of one replica would be others."""
+    with exporter_of(tmp_path, prometheus_url=nobody()) as exporter:
+        scene(exporter)
+        answer = create_app(exporter).test_client().get("/v1/compare?model=credit")
+        assert answer.status_code == 502
+        assert "Prometheus cannot be reached (Connection refused); set another URL with prometheus_url" in answer.text
+        exporter.comparisons.refresh()
+        text = exporter.metrics("", ())[0].decode()
+    assert 'model_exporter_collector_success{collector="comparisons"} 0.0' in text
+    assert "model_comparison" not in text

@@ -1,0 +1,40 @@
+"""A real Prometheus with a past of known samples."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.programs import running
+from support.servers import free_port
+
+Points = list[tuple[int, float]]
+"""Samples of a series: Unix time and value."""
+
+
+def openmetrics(series: dict[str, Points]) -> str:
+    """Return an OpenMetrics document; the series of a family follow one another, as the format requires."""
+    lines, family = [], ""
+    for name in sorted(series):
+        stem = name.partition("{")[0]
+        kind = "counter" if stem.endswith("_total") else "gauge"
+        if stem != family:
+            lines.append(f"# TYPE {stem.removesuffix('_total')} {kind}")
+            family = stem
+        lines += [f"{name} {value} {at}" for at, value in series[name]]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+@contextmanager
+def prometheus_of(folder: Path, series: dict[str, Points]) -> Iterator[str]:
+    """The URL of a Prometheus that has these series and scrapes nothing."""
+    (folder / "past.txt").write_text(openmetrics(series))
+    blocks = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "past.txt"), str(folder / "tsdb")]
+    subprocess.run(blocks, check=True, capture_output=True)
+    (folder / "prometheus.yml").write_text("{}\n")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    with running(folder, "prometheus", [*command, f"--web.listen-address={url.removeprefix('http://')}"], url):
+        yield url
