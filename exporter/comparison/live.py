@@ -9,8 +9,7 @@ from exporter.comparison.counts import Counts, Feature, Period
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import choose, never_together
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import DURATION_BUCKETS
-from exporter.monitoring.model_monitor import TOTALS
+from exporter.monitoring.counters import DURATION_BUCKETS, TOTALS
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.stats.divergence import Floats
 

@@ -30,14 +30,6 @@ from exporter.monitoring.window import Ring, Ticks
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.stats.divergence import Floats, Ints
 
-TOTALS = ("requests", "errors", "attempts", "confident", "corrections", "feedback")
-"""The counters in `ModelMonitor.totals`."""
-
-
-def totals_size(binner: Binner | None) -> int:
-    """Return the length of `ModelMonitor.totals`."""
-    return len(TOTALS) + len(DURATION_BUCKETS) + 1 + (binner.bins if binner else 0)
-
 
 class PredictionColumns(NamedTuple):
     """Predictions of one model version in columns: lists, or arrays of numbers.
@@ -266,11 +258,7 @@ class ModelMonitor:
             The counters in the order of `TOTALS`, the histogram of durations, and the observations of each bin.
         """
         with self._lock:
-            counters = self.counters
-            errors = sum(count for code, count in counters.requests.items() if code >= 500)
-            feedback = counters.feedback.total()
-            numbers = (counters.requests.total(), errors, counters.attempts, counters.confident, counters.corrections)
-            return np.concatenate(((*numbers, feedback), self.durations.counts, self.observed))
+            return np.concatenate((self.counters.totals(), self.durations.counts, self.observed))
 
     def read(self, now: float) -> dict[str, WindowStats]:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""

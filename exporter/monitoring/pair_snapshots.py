@@ -9,9 +9,8 @@ import zlib
 import msgspec
 import numpy as np
 
-from exporter.monitoring.model_monitor import totals_size
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.shared_counts import Pair, SharedCounts, Side, bins_of
+from exporter.monitoring.shared_counts import Pair, SharedCounts, Side, bins_of, totals_size
 from exporter.storage import Store
 from exporter.storage.window_snapshots import save_snapshot
 

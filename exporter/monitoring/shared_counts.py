@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.model_monitor import ModelMonitor, totals_size
+from exporter.monitoring.counters import DURATION_BUCKETS, TOTALS
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import OTHER_VERSION, MonitorRegistry, version_sort_key
 from exporter.monitoring.shared_time import GAP_SECONDS, STEP_SECONDS, SharedTime
 from exporter.stats.divergence import Floats
@@ -241,6 +242,11 @@ def _sides(pair: Pair) -> tuple[Side, Side]:
 def _counts_now(pair: Pair, side: Side) -> Floats:
     """Return a side's counts, with the feedback that arrived since both served for the last time."""
     return side.counts + side.add_since() if pair.time.steps == 0 else side.counts.copy()
+
+
+def totals_size(binner: Binner | None) -> int:
+    """Return the length of `ModelMonitor.totals`."""
+    return len(TOTALS) + len(DURATION_BUCKETS) + 1 + (binner.bins if binner else 0)
 
 
 def bins_of(binner: Binner | None) -> str:

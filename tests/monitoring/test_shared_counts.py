@@ -11,7 +11,8 @@ from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring import pair_snapshots
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.model_monitor import TOTALS, ModelMonitor
+from exporter.monitoring.counters import TOTALS
+from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.pair_snapshots import SEPARATOR, decode, encode, restore
 from exporter.monitoring.registry import OTHER_VERSION, MonitorRegistry
 from exporter.monitoring.shared_counts import MAX_PAIRS, MAX_SERVING, SharedCounts
@@ -106,7 +107,7 @@ def test_feedback_in_a_quiet_night_counts() -> None:
     scene = Scene()
     scene.step(v1=5, v2=5)
     scene.step(v1=5, v2=5)
-    scene.monitors.get("m", "1", scene.now).count_feedback("corrected", True)
+    scene.monitors.get("m", "1", scene.now).count_feedback("corrected", True, scene.now)
     totals = scene.shared.totals("m", "1", "2")
     assert totals is not None
     assert totals.before[2][TOTALS.index("corrections")] == 1
@@ -228,8 +229,8 @@ def test_totals_are_those_of_the_counters() -> None:
     monitor = ModelMonitor(ModelConfig("m"), "1", binner_of())
     events = [Prediction("m", confidence=0.9, duration_seconds=0.3, code=code) for code in (200, 404, 500)]
     monitor.observe(events, [{"x": 0.0}, {}], 1.0)
-    monitor.count_feedback("corrected", True)
-    monitor.count_feedback("accepted", False)
+    monitor.count_feedback("corrected", True, 1.0)
+    monitor.count_feedback("accepted", False, 1.0)
     totals = monitor.totals()
     assert dict(zip(TOTALS, totals, strict=False)) == {
         "requests": 3, "errors": 1, "attempts": 3, "confident": 1, "corrections": 1, "feedback": 2,

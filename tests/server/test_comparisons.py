@@ -62,7 +62,7 @@ def serve(exporter: Exporter, version: str, confident: int, failing: int, correc
     ]
     monitor.observe(events, [{"age": int(rng.integers(18, 90)), "income": 20_000.0 + n} for n in range(PER_STEP)], now)
     for n in range(3):
-        monitor.count_feedback("corrected" if n < corrected else "accepted", n < corrected)
+        monitor.count_feedback("corrected" if n < corrected else "accepted", n < corrected, now)
 
 
 def scene(exporter: Exporter) -> dict[str, Points]:
