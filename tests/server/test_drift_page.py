@@ -255,6 +255,19 @@ def test_the_home_page_leads_to_the_most_drifted(drifting: Served) -> None:
             assert drifting.get(link).status == 200, link
 
 
+def test_both_pages_show_the_score_of_the_same_window(drifting: Served) -> None:
+    """Without a window in its address, the drift page shows the one in which the home page found the most drift."""
+    home = drifting.get("/").text
+    row = re.search(r'<tr role="row"><th scope="row".*?title="loans".*?</tr>', home, re.S)
+    assert row
+    window = re.search(r"window=(\w+)", row[0])
+    score = re.search(r'data-label="KL" class="number[^"]*">([^<]+)', row[0])
+    assert window and score
+    page = drifting.get("/drift?model=loans&version=3").text
+    assert re.search(rf'aria-current="true">{window[1]}</a>', page)
+    assert f"<dt>KL divergence</dt><dd>{score[1]}</dd>" in page
+
+
 def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> None:
     """Samples come at most every 30 s, the oldest make room, gaps stay gaps, and a version's end is theirs."""
     exporter = Exporter(write_config(tmp_path))

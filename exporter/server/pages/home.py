@@ -72,7 +72,6 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             models=exporter.config.models,
             names={model.name for model in exporter.config.models},
             silent=[model.name for model in exporter.config.models if model.name not in seen],
-            prometheus_url=exporter.config.prometheus_url,
             webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
             links=exporter.config.links,
             last=inbox.last()[:MAX_NOTIFICATIONS],

@@ -1,0 +1,105 @@
+"""The pages in a real browser: on a phone and in the dark, without faults of accessibility, and wide review cards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, expect, sync_playwright
+from support.corrections import pending
+from support.servers import Served, eventually, write_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+LONG = '"<b>' + "x" * 200
+PATHS = ("/", "/drift", "/review", "/runbooks/", "/runbooks/ModelFeatureDrift", "/nothing")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter with models in trouble, a long name, alerts, and a correction of a prediction with 300 inputs."""
+    folder = tmp_path_factory.mktemp("fleet")
+    write_config(
+        folder, {"models": [{"name": "credit", "profile": "credit.json"}, {"name": "m" * 128}, {"name": "wide"}]}
+    )
+    server = Served(folder).start()
+    inputs = {f"income_from_source_{number:03d}": number * 1.5 for number in range(300)}
+    events = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "code": 503, "duration_seconds": 2.0}] * 50
+    events += [{"model": "m" * 128, "version": "v" * 128}]
+    wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes", "confidence": 0.9}
+    events += [{**wide, "id": f"w{number}"} for number in range(2)]
+    assert server.post("/v1/predictions", events).status == 202
+    feedback = [{"prediction_id": f"w{number}", "verdict": "corrected", "label": "no"} for number in range(2)]
+    assert server.post("/v1/feedback", feedback).status == 201
+    eventually(lambda: pending(server) == 2)
+    alerts = []
+    for number, model in enumerate(("credit", "credit", LONG)):
+        labels = {"alertname": "ModelFeatureDrift", "severity": "warning", "layer": "data", "model": model}
+        labels |= {"version": "3", "feature": f"f{number}" if model == "credit" else LONG}
+        annotations = {"summary": f"{LONG} has drifted", "description": LONG}
+        alerts.append(
+            {"status": "firing", "labels": labels, "annotations": annotations, "startsAt": "2026-01-01T00:00:00Z"}
+        )
+    assert server.post("/v1/notifications", {"status": "firing", "alerts": alerts}).status == 200
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PATHS)
+def test_pages_fit_a_phone_and_have_no_serious_fault(fleet: Served, browser: Browser, path: str, scheme: str) -> None:
+    """Nothing is wider than the screen of a phone, and axe finds no serious fault there and on a screen."""
+    for width in (390, 1366):
+        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(fleet.url + path)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        found = Axe().run(page).response["violations"]
+        assert [one["id"] for one in found if one["impact"] in {"serious", "critical"}] == []
+        context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1366])
+def test_the_buttons_of_a_wide_card_stay_in_view(fleet: Served, browser: Browser, width: int) -> None:
+    """A card with 300 inputs shows its buttons without scrolling, also while its inputs are open; the keys work."""
+    context = browser.new_context(viewport={"width": width, "height": 768})
+    page = context.new_page()
+    page.goto(f"{fleet.url}/review?model=wide")
+    card = page.locator("article.card").first
+    card.evaluate("(one) => one.scrollIntoView({block: 'start'})")
+    accept = card.get_by_role("button", name="Accept")
+    expect(accept).to_be_in_viewport(ratio=1)
+    card.get_by_text("288 more inputs").click()
+    card.evaluate("(one) => one.scrollIntoView({block: 'start'})")
+    expect(accept).to_be_in_viewport(ratio=1)
+    second = page.locator("article.card").nth(1)
+    page.keyboard.press("j")
+    expect(second).to_be_focused()
+    page.keyboard.press("k")
+    expect(card).to_be_focused()
+    context.close()
+
+
+def test_incidents_open_without_a_script(fleet: Served, browser: Browser) -> None:
+    """Without JavaScript each alert of an incident is behind a click."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(fleet.url)
+    expect(page.get_by_role("heading", name="credit: 2 features drifted")).to_be_visible()
+    one = page.locator("article").filter(has_text="credit: 2 features").locator("li").first
+    expect(one).not_to_be_visible()
+    page.get_by_text("2 alerts", exact=True).click()
+    expect(one).to_be_visible()
+    context.close()
