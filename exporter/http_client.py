@@ -147,18 +147,20 @@ class Client:
         """Close the connections."""
         self._pool.close()
 
-    def request(self, method: str, path: str, body: bytes | None = None, **options: Any) -> Response:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, *, max_body: int = MAX_BODY, **options: Any
+    ) -> Response:
         """Send a request as `open` does, and return the response.
 
         Raises
         ------
         RequestError
-            When no response arrives, or one of more than `MAX_BODY` bytes.
+            When no response arrives, or one of more than ``max_body`` bytes.
         """
         with self.open(method, path, body, **options) as response:
-            content = response.read(MAX_BODY + 1)
-            if len(content) > MAX_BODY:
-                raise RequestError(self.url, f"the response is larger than {MAX_BODY >> 20} MiB")
+            content = response.read(max_body + 1)
+            if len(content) > max_body:
+                raise RequestError(self.url, f"the response is larger than {max_body >> 20} MiB")
             return Response(response.status, content)
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from exporter.credentials import Credentials
 from exporter.errors import PrometheusError
-from exporter.http_client import Client, RequestError, Response
+from exporter.http_client import MAX_BODY, Client, RequestError, Response
 
 TIMEOUT = 130.0
 """Seconds; Prometheus itself gives up on a query after two minutes."""
@@ -118,15 +118,22 @@ class Prometheus:
         except (ValueError, LookupError, TypeError):
             raise self._foreign() from None
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, max_body: int = MAX_BODY) -> Any:
         """Return the member ``data`` of a response, such as that of ``/api/v1/alerts``.
+
+        Parameters
+        ----------
+        path
+            The path, below that of the URL.
+        max_body
+            Largest response in bytes.
 
         Raises
         ------
         PrometheusError
             When Prometheus cannot be reached or reports an error.
         """
-        response = self._request("GET", path)
+        response = self._request("GET", path, max_body=max_body)
         if response.status != 200:
             raise PrometheusError(f"{self.url}: {path} failed: {response.error_message()}")
         try:

@@ -78,3 +78,15 @@ def test_the_key_with_the_url_is_named() -> None:
     """A Prometheus that cannot be reached is an error that names where its URL comes from."""
     with pytest.raises(PrometheusError, match=r"cannot be reached \(Connection refused\); .* with prometheus_url$"):
         Prometheus(nobody(), "prometheus_url").get("/api/v1/alerts")
+
+
+def test_a_response_has_a_limit(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response above the limit is refused."""
+    monkeypatch.setenv("PROMETHEUS_USER", "me")
+    (tmp_path / "secret").write_text("s3cret\n")
+    monkeypatch.setenv("PROMETHEUS_PASSWORD_FILE", str(tmp_path / "secret"))
+    prometheus = Prometheus(server.url, "prometheus_url", Credentials.from_environment("PROMETHEUS"))
+    server.answer = ALERTS + b" " * (1 << 20)
+    assert prometheus.get("/api/v1/alerts") == {"alerts": []}
+    with pytest.raises(PrometheusError, match="the response is larger than 1 MiB"):
+        prometheus.get("/api/v1/alerts", 1 << 20)

@@ -109,7 +109,7 @@ def thresholds(model: ModelConfig, names: list[str]) -> Floats:
 def _severity(score: Floats, noise: Floats, limits: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = score / np.maximum(limits, noise)
-    return np.where(np.isnan(score), -1.0, np.nan_to_num(ratio, nan=0.0))
+    return np.where(np.isnan(score), -1.0, np.where(np.isnan(ratio), 0.0, ratio))
 
 
 def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[str, TargetDrift] | None:

@@ -29,6 +29,8 @@ WAIT_SECONDS = 1.0
 """A page waits this long for Prometheus; then it shows the last answer."""
 LATE_SECONDS = 10.0
 """The last response is shown as old when it is older while Prometheus does not send the next one."""
+MAX_BODY = 8 << 20
+"""Bytes of Prometheus' response."""
 MAX_ALERTS = 2000
 """Alerts of Prometheus' answer that are kept."""
 SETTLE_SECONDS = 120.0
@@ -210,7 +212,7 @@ class PrometheusAlerts:
     def _ask(self) -> None:
         error, alerts = f"{self.prometheus.url}: the response cannot be read", None
         try:
-            alerts = _decode(self.prometheus.get("/api/v1/alerts"))
+            alerts = _decode(self.prometheus.get("/api/v1/alerts", MAX_BODY))
             error = ""
         except msgspec.ValidationError:
             error = f"{self.prometheus.url}: the response is not from Prometheus"

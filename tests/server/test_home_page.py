@@ -259,6 +259,7 @@ def test_prometheus_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert "credit: 4.2 % errors" in text
         assert "loans: 95th percentile 0.8 s" in text
         assert '<article class="alert pending">' in page
+        assert "<span>critical, 1 pending</span>" in page
         assert "KubeNodeNotReady" not in page
         assert "Prometheus does not" not in page
         client.post("/v1/notifications", json=notification(alert("A", "critical", "data")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -67,6 +68,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             max_open_incidents=MAX_OPEN_INCIDENTS,
             max_listed=MAX_LISTED_ALERTS,
             states={layer: _state(layer, alerts.firing) for layer in LAYERS},
+            pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
             rows=rows[:open_rows],
             more_rows=rows[open_rows:],
             models=exporter.config.models,
