@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gzip
 import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from exporter.commands.common import add_credentials, authorization, set_help
@@ -26,6 +28,7 @@ MAX_REPORTED = 20
 """Tasks that are named when they are not accepted."""
 _SUFFIXES = {f".{form.suffix}": form.name for form in FORMATS.values() if form.suffix != "json"}
 """Formats by the ending of a file; JSON is also what any program may call its JSON lines."""
+_OTHER_COMPRESSIONS = frozenset({".7z", ".bz2", ".lz4", ".xz", ".zip", ".zst"})
 _OUTCOMES = {
     "accepted": "accepted",
     "unchanged": "unchanged",
@@ -70,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     export.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
     export.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
-    text = "format of the file; default: that of its ending, or jsonl"
+    text = "format of the file; default: that of its ending, or jsonl; a file that ends in .gz is compressed"
     export.add_argument("--format", choices=tuple(FORMATS), help=text)
     export.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
@@ -166,7 +169,7 @@ def _export(options: argparse.Namespace) -> int:
     filters = {name: value for name, value in filters.items() if value is not None}
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise ExporterError("dataset export: expected RELEASE, or --model NAME and its filters")
-    name = options.format or _SUFFIXES.get(options.output.suffix.lower(), "jsonl")
+    name = options.format or _format_of(options.output)
     with _client(options) as client:
         if options.release:
             path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
@@ -180,6 +183,28 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _format_of(output: Path) -> str:
+    """Return the format that the ending of a file stands for."""
+    suffix = output.suffix.lower()
+    if suffix in _OTHER_COMPRESSIONS:
+        expected = f"expected {output.with_suffix('')} or {output.with_suffix('.gz')}"
+        raise ExporterError(f"{output}: cannot be compressed as {suffix}: {expected}, or set --format")
+    if suffix == ".gz":
+        return _format_of(output.with_suffix(""))
+    return _SUFFIXES.get(suffix, "jsonl")
+
+
+@contextlib.contextmanager
+def _open(partial: Path, output: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Open the file to write; the same content compressed is always the same file."""
+    with partial.open("wb") as file:
+        if output.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
+            yield compressed
+
+
 def _download(client: Client, path: str, output: Path, sha256: str | None) -> int:
     """Write a response's body to a file, all of it or nothing, and return its size in bytes."""
     partial = output.with_name(output.name + ".partial")
@@ -191,7 +216,7 @@ def _download(client: Client, path: str, output: Path, sha256: str | None) -> in
             if sha256 is not None and response.headers.get("ETag") is None:
                 sha256 = None
                 print("inputs that were redacted since the release are left out: its SHA-256 differs", file=sys.stderr)
-            with partial.open("wb") as file, download(output.name) as bar:
+            with _open(partial, output) as file, download(output.name) as bar:
                 for piece in response.stream(2**18):
                     file.write(piece)
                     digest.update(piece)
@@ -199,6 +224,7 @@ def _download(client: Client, path: str, output: Path, sha256: str | None) -> in
                     bar.update(bar.tasks[0].id, completed=size)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ExporterError(f"{path}: SHA-256 is {digest.hexdigest()}, not {sha256}: {output} is not written")
+        size = partial.stat().st_size
         partial.replace(output)
     except OSError as error:
         raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporter.errors import EventError, StoreError, StoreFullError
-from exporter.events import RejectedEvent
+from exporter.events import MAX_REJECTED, RejectedEvent
 
 if TYPE_CHECKING:
     from flask import Response
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/problem+json"
 INTERNAL_ERROR = "internal error; see the exporter's log"
 """The detail of a response to an unexpected exception."""
-MAX_ERRORS = 1000
+MAX_ERRORS = MAX_REJECTED
 """Errors in one response, so that a body of a million invalid events does not get a response of a gigabyte."""
 
 
@@ -77,5 +77,14 @@ def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
     ]
     first = errors[0]
     where = f"{first['pointer']}: " if first["pointer"] else ""
-    count = f"none of the {len(rejected)} events is valid; the first error: " if len(rejected) > 1 else ""
-    return problem(400, f"{count}{where}{first['detail']}", errors)
+    return problem(400, f"{_count(len(rejected))}{where}{first['detail']}", errors)
+
+
+def _count(rejected: int) -> str:
+    """Return how many events are refused; `MAX_REJECTED` and one more are all that were looked at."""
+    if rejected > MAX_REJECTED:
+        return (
+            f"the first {MAX_REJECTED} events are not valid and are listed in errors, and the others were not checked; "
+            "the first error: "
+        )
+    return f"none of the {rejected} events is valid; the first error: " if rejected > 1 else ""

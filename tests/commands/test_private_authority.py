@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterat
 def _errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     status = main(list(arguments))
     return status, capsys.readouterr().err
+
+
+def test_the_demo_trusts_a_private_authority(exporter: Served, folder: Path, tmp_path: Path) -> None:
+    """The demo, its users and its model service send to an exporter with --ca-file; without it, the demo refuses."""
+    url = f"https://127.0.0.1:{exporter.port}"
+    command = [sys.executable, "-m", "exporter.cli", "demo", f"--directory={tmp_path}", f"--exporter={url}"]
+    command += [f"--listen-address=127.0.0.1:{free_port()}", "--rate=50", "--phases=healthy=2s"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1 and "set --ca-file to the authority's certificate" in refused.stderr
+    trusting = [*command, f"--ca-file={folder / 'authority.crt'}"]
+    with subprocess.Popen(trusting, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            # The exporter does not know the demo's model, but it knows who sends.
+            eventually(lambda: "unknown_model" in exporter.log.read_text(), 30)
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize("command", ["dataset", "ingest"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import hashlib
 import http.client
 import io
@@ -606,6 +607,14 @@ def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None
     assert json.loads((tmp_path / "lines.csv").read_text().splitlines()[0])["model"] == "credit"
     command(served, "export", "--model=credit", "-o", str(tmp_path / "lines.json"))
     assert json.loads((tmp_path / "lines.json").read_text().splitlines()[0])["model"] == "credit"
+    for name, status in (("a.csv.gz", 0), ("b.csv.gz", 0), ("autumn.jsonl.GZ", 0), ("c.csv.zst", 1)):
+        release = "autumn" if "autumn" in name else "--model=credit"
+        answer = command(served, "export", release, "-o", str(tmp_path / name), status=status)
+    assert f"{tmp_path / 'c.csv.zst'}: cannot be compressed as .zst: expected {tmp_path / 'c.csv'} or " in answer
+    assert not (tmp_path / "c.csv.zst").exists()
+    assert gzip.decompress((tmp_path / "autumn.jsonl.GZ").read_bytes()) == output.read_bytes()
+    assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).count(b"\n") == 1 + 700
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
     missing = command(served, "export", "spring", "-o", str(tmp_path / "spring"), status=1)
     assert 'there is no release "spring"' in missing
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:

@@ -736,7 +736,7 @@ def test_a_body_of_a_million_invalid_events_does_not_delay_others(shared: Served
     assert time.monotonic() - start < 5
     thread.join()
     assert answers[0].status == 400
-    assert answers[0].json["detail"].startswith("none of the 1001 events is valid")
+    assert answers[0].json["detail"].startswith("the first 1000 events are not valid and are listed in errors")
 
 
 def test_conflicting_feedback_does_not_affect_others(served: Served) -> None:

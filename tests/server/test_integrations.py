@@ -19,10 +19,10 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
-from exporter.server.integrations import ConfiguredModel, PayloadPair, resolve_model, to_predictions
+from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, to_predictions
 from exporter.server.integrations.cloudevents import LoggedMessage, read_events
 from exporter.server.integrations.detect import decode_request, decode_response
-from exporter.server.integrations.mapping import MAX_COLUMNS
+from exporter.server.integrations.mapping import MAX_COLUMNS, MAX_HINTS
 from exporter.server.integrations.otlp import read_records
 from exporter.server.integrations.otlp_request import MAX_PROTOBUF, MAX_RECORDS
 from exporter.server.integrations.pairing import MAX_SECONDS, MAX_WAITING_BYTES, RequestResponsePairer
@@ -388,12 +388,29 @@ def test_a_row_that_is_wrong_is_refused_by_itself() -> None:
 def test_models_have_other_names() -> None:
     """A name of the mapping finds its model; the first that is known counts; an unknown one is refused."""
     models = {"loans": ModelConfig("loans", mapping=MappingConfig(names=("loans-predictor",))), "x": ModelConfig("x")}
-    assert resolve_model(models, (None, "nobody", "loans-predictor", "x")).name == "loans"
+    names = ModelNames(models)
+    assert names.resolve((None, "nobody", "loans-predictor", "x")).name == "loans"
     with pytest.raises(EventError, match=r'no model "lones" is configured.*did you mean "loans"') as error:
-        resolve_model(models, (None, "lones"))
+        names.resolve((None, "lones"))
     assert error.value.reason == "unknown_model"
     with pytest.raises(EventError, match="does not name a model"):
-        resolve_model(models, (None, ""))
+        names.resolve((None, ""))
+
+
+def test_a_request_with_many_unknown_models_gets_few_hints() -> None:
+    """Only the first hundred unknown names are compared with the known ones, each once; the others are refused, too."""
+    names = ModelNames({"loans": ModelConfig("loans")})
+    details = []
+    for number in [*range(MAX_HINTS), 0, *range(MAX_HINTS, 20 * MAX_HINTS)]:
+        with pytest.raises(EventError) as error:
+            names.resolve((f"loan{number}",))
+        details.append(error.value.detail)
+    assert [detail.endswith("mapping.names has it") for detail in details] == [False] * 101 + [True] * 1900
+    assert (
+        details[MAX_HINTS]
+        == details[0]
+        == ('no model "loan0" is configured, and no mapping.names has it; did you mean "loans"?')
+    )
 
 
 def test_a_whole_number_that_no_float_holds() -> None:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from support.servers import eventually
 
 from exporter.config import StoreConfig
+from exporter.errors import StoreFullError
 from exporter.events import Feedback, Prediction
 from exporter.stats.accuracy import estimate_accuracy, wilson
 from exporter.storage import CountedFeedback, Store, prediction_rows
@@ -28,7 +29,7 @@ from exporter.storage.corrections import Filter, list_corrections
 from exporter.storage.feedback_join import UnjoinedFeedback
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_samples import Draw, _with_feedback, sample_for_review
-from exporter.storage.schema import draws, feedback, predictions
+from exporter.storage.schema import draws, feedback, history, predictions
 
 START = 1_790_000_000.0
 _ROW: dict[str, Any] = {
@@ -314,6 +315,20 @@ def test_a_sample_can_be_limited_to_a_version_and_stored_inputs(store: Store) ->
     assert sample_for_review(store, Draw("digits", "2"), 5, None, redact) == 1
     assert sample_for_review(store, Draw("digits", None, with_inputs=True), 5, None, redact) == 1
     assert sample_for_review(store, Draw("digits"), 5, None, redact) == 1
+
+
+def test_a_sample_for_which_there_is_no_room_is_refused(store: Store) -> None:
+    """Nothing of it is stored, not even that it was drawn; with room for it, the same predictions can be drawn."""
+    predict(store, [{}, {}])
+    store.size.limit = 1000
+    with pytest.raises(StoreFullError, match="nothing was stored"):
+        sample_for_review(store, Draw("digits"), 2, None, redact)
+    with store.reading() as connection:
+        stored = [connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() for table in
+                  (feedback, history, draws)]  # fmt: skip
+    assert stored == [0, 0, 0]
+    store.size.limit = None
+    assert sample_for_review(store, Draw("digits"), 2, None, redact) == 2
 
 
 def test_each_prediction_has_the_same_chance(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "folder of the model, its profile and its exporter.yml (%(default)s)"
     add("--directory", type=Path, default=Path("run/demo"), metavar="FOLDER", help=text)
     add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="URL of the exporter (%(default)s)")
+    variable = "MODEL_EXPORTER_CA_FILE"
+    text = f"file with the certificates to trust instead of the system's, in PEM (${variable})"
+    add("--ca-file", default=os.environ.get(variable), metavar="FILE", help=text)
     text = "address of the model service (%(default)s)"
     add("--listen-address", type=addresses.address, default=ADDRESS, metavar="HOST:PORT", help=text)
     add("--service", metavar="URL", help="use the model service at this URL instead of starting one")
@@ -86,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _exporter_client(args: argparse.Namespace) -> Client:
-    return Client(args.exporter, "--exporter", timeout=30)
+    return Client(args.exporter, "--exporter", ca_file=args.ca_file, timeout=30)
 
 
 def _service_client(args: argparse.Namespace) -> Client:
@@ -134,7 +138,8 @@ def _demo(args: argparse.Namespace) -> None:
         child = None if args.service else stack.enter_context(_service(args))
         client = stack.enter_context(_service_client(args))
         _wait_until_healthy(client, "/healthz", stopping, 30, f"{client.url}: no model service responds", child=child)
-        monitor = stack.enter_context(contextlib.closing(Monitor(args.exporter, model.NAME, model.VERSION)))
+        users = Monitor(args.exporter, model.NAME, model.VERSION, ca_file=args.ca_file)
+        monitor = stack.enter_context(contextlib.closing(users))
         traffic = Traffic(client.url, monitor, *model.held_out(args.directory), rate=args.rate, say=_say)
         traffic.start()
         stack.callback(traffic.stop)
@@ -196,6 +201,7 @@ def _service(args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
     with service.listen(args.listen_address) as listener:
         command = [sys.executable, "-m", "exporter.commands.demo.service", f"--directory={args.directory}"]
         command += [f"--exporter={args.exporter}", f"--fd={listener.fileno()}"]
+        command += [f"--ca-file={args.ca_file}"] if args.ca_file else []
         # In a session of its own, so that Ctrl-C reaches the parent alone, which first stops the traffic.
         child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True)
     try:

@@ -168,6 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m exporter.commands.demo.service")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--exporter", required=True)
+    parser.add_argument("--ca-file")
     parser.add_argument("--fd", type=int, required=True)
     options = parser.parse_args(arguments)
 
@@ -175,7 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     threading.Thread(target=_stop_at_end_of_input, args=(stopping,), daemon=True).start()
-    versions = Versions(options.directory, lambda version: Monitor(options.exporter, model.NAME, version))
+
+    def monitor(version: str) -> Monitor:
+        return Monitor(options.exporter, model.NAME, version, ca_file=options.ca_file)
+
+    versions = Versions(options.directory, monitor)
     app = create_app(versions, Incidents())
     server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
     threading.Thread(target=server.serve_forever, daemon=True).start()

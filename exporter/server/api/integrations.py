@@ -16,7 +16,7 @@ from exporter.events import MAX_REJECTED, Prediction, RejectedEvent
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.application import Exporter
 from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
-from exporter.server.integrations import ConfiguredModel, PayloadPair, resolve_model, seldon, to_predictions
+from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, seldon, to_predictions
 from exporter.server.integrations.cloudevents import BATCH, LoggedMessage, read_events
 from exporter.server.integrations.detect import decode_request, decode_response
 from exporter.server.integrations.otlp import PROTOBUF, PredictionRecord, error_status, export_response, read_records
@@ -119,8 +119,9 @@ class PayloadIngest:
             if encoding.lower() == "gzip":
                 body = decompress(body, MAX_BODY)
             with self._limit_memory(body):
+                names = ModelNames(self._exporter.pipeline.monitors.models)
                 items = (
-                    record if isinstance(record, EventError) else partial(self._otlp_record, record)
+                    record if isinstance(record, EventError) else partial(_otlp_record, names, record)
                     for record in read_records(body, signal, protobuf)
                 )
                 accepted, rejected = _decode_all(items)
@@ -174,13 +175,9 @@ class PayloadIngest:
             rejected += more
         return accepted, rejected
 
-    def _otlp_record(self, record: PredictionRecord) -> _Validated:
-        models = self._exporter.pipeline.monitors.models
-        return record.validate(resolve_model(models, record.names).name)
-
     def _model(self, *names: str | None, version: str | None = None) -> ConfiguredModel:
         monitors = self._exporter.pipeline.monitors
-        config = resolve_model(monitors.models, names)
+        config = ModelNames(monitors.models).resolve(names)
         binner = monitors.nearest_binner(config.name, version)
         return ConfiguredModel(config, binner.profile if binner else None)
 
@@ -192,6 +189,10 @@ class PayloadIngest:
     def _refuse(self, error: EventError) -> Reply:
         self._exporter.clients.reject(error)
         return event_problem(error, 413 if error.reason == "too_large" else 400)
+
+
+def _otlp_record(names: ModelNames, record: PredictionRecord) -> _Validated:
+    return record.validate(names.resolve(record.names).name)
 
 
 def _decode_all(items: Iterable[_Item], max_rejected: int | None = None) -> _Validated:

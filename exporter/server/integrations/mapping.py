@@ -22,6 +22,8 @@ from exporter.validation import explain, json_pointer, preview, suggestion
 
 MAX_COLUMNS = 10_000
 """Tensors or columns of a request."""
+MAX_HINTS = 100
+"""Unknown names of a request that are compared with the known ones."""
 _CHANNELS = (1, 3, 4)
 
 
@@ -43,27 +45,41 @@ class PayloadPair(NamedTuple):
     code: int | None = None
 
 
-def resolve_model(models: Mapping[str, ModelConfig], names: Iterable[str | None]) -> ModelConfig:
-    """Return the configured model of the first name that is known.
+class ModelNames:
+    """The configured models by the names that requests give them.
 
-    Raises
-    ------
-    EventError
-        When none of the names is known.
+    Parameters
+    ----------
+    models
+        The configured models by name.
     """
-    given = [name for name in names if name]
-    for name in given:
-        if name in models:
-            return models[name]
-        for model in models.values():
-            if name in model.mapping.names:
-                return model
-    if not given:
-        raise EventError("/model", "is required: the request does not name a model", "missing_field")
-    valid = [*models, *(name for model in models.values() for name in model.mapping.names)]
-    hint = suggestion(given[0], valid)
-    detail = f"no model {preview(given[0])} is configured, and no mapping.names has it; {hint}"
-    raise EventError("/model", detail, "unknown_model")
+
+    def __init__(self, models: Mapping[str, ModelConfig]) -> None:
+        others = {name: model for model in reversed([*models.values()]) for name in model.mapping.names}
+        self._models: dict[str, ModelConfig] = {**others, **models}
+        self._hints: dict[str, str] = {}
+
+    def resolve(self, names: Iterable[str | None]) -> ModelConfig:
+        """Return the model of the first name that is known.
+
+        Raises
+        ------
+        EventError
+            When none of the names is known. Only the first `MAX_HINTS` unknown names get the name that was probably
+            meant: a request may have 200,000, and the comparison takes as long as everything else together.
+        """
+        given = [name for name in names if name]
+        for name in given:
+            if name in self._models:
+                return self._models[name]
+        if not given:
+            raise EventError("/model", "is required: the request does not name a model", "missing_field")
+        name = given[0]
+        if name not in self._hints and len(self._hints) < MAX_HINTS:
+            self._hints[name] = f"; {suggestion(name, self._models)}"
+        hint = self._hints.get(name, "")
+        detail = f"no model {preview(name)} is configured, and no mapping.names has it{hint}"
+        raise EventError("/model", detail, "unknown_model")
 
 
 def to_predictions(model: ConfiguredModel, pair: PayloadPair) -> tuple[list[Prediction], list[RejectedEvent]]:

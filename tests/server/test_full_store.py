@@ -1,0 +1,103 @@
+"""What a store without room refuses, what it still takes, and that nothing else depends on it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
+
+SIZES = (250_000, 50_000, 10_000, 1_000, 10)
+"""Halves of the bytes of feedback that fills the store, the largest first."""
+
+
+def predict(server: Served, name: str, **members: Any) -> None:
+    event = {"id": name, "model": "credit", "version": "3", "prediction": "yes", "inputs": {"age": 41}} | members
+    assert server.post("/v1/predictions", event).status == 202
+
+
+def correct(server: Served, **members: Any) -> Answer:
+    return server.post("/v1/feedback", {"verdict": "corrected", "label": "no"} | members)
+
+
+def described(number: int, size: int) -> dict[str, Any]:
+    """Feedback without a logged prediction, of about twice this size."""
+    return {
+        "model": "credit",
+        "version": "3",
+        "prediction": "yes",
+        "inputs": {"text": secrets.token_hex(size)},
+        "user": f"u-{number}",
+    }
+
+
+@pytest.fixture
+def full(tmp_path: Path, database: str) -> Iterator[Served]:
+    """An exporter with two corrections, one waiting for its prediction, and feedback that leaves no room for more."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
+    server = Served(tmp_path).start()
+    try:
+        fill(server)
+        yield server
+    finally:
+        server.stop()
+
+
+def fill(server: Served) -> None:
+    """Store what the tests need, and then feedback until none is accepted."""
+    for name in ("accepted", "pending"):
+        predict(server, name)
+        eventually(lambda name=name: correct(server, prediction_id=name).json["joined"])
+    assert correct(server, prediction_id="late").json["joined"] is False
+    decided = decide(server, "accepted")
+    assert decided.status == 200, decided.text
+    number = 0
+    for size in SIZES:
+        while (answer := correct(server, **described(number, size))).status == 201:
+            number += 1
+        assert answer.status == 507, answer.text
+
+
+def correction(server: Served, name: str) -> dict[str, Any]:
+    """The correction of a prediction, once that is joined."""
+    page = server.get("/v1/corrections?limit=1000").json["corrections"]
+    return next((one for one in page if one["prediction_id"] == name), {})
+
+
+def decide(server: Served, name: str, **members: Any) -> Answer:
+    one = correction(server, name)
+    decision = {"status": "accepted", "revision": one["revision"]} | members
+    return ask(f"{server.url}/v1/corrections/{one['id']}", decision, "PATCH")
+
+
+def test_decisions_and_releases_are_refused(full: Served) -> None:
+    """Each is a 507 that names the key, stores nothing, and does not make the store fail."""
+    before = correction(full, "pending")
+    several = [{"id": before["id"], "status": "rejected", "revision": before["revision"], "label": "x" * 9_000}]
+    answers = {
+        "decision": decide(full, "pending", label="x" * 9_000),
+        "decisions": ask(f"{full.url}/v1/corrections", several, "PATCH"),
+        "release": full.post("/v1/dataset/releases", {"model": "credit"}),
+    }
+    for name, answer in answers.items():
+        assert answer.status == 507, (name, answer.status, answer.text)
+        assert "store.max_size" in answer.json["detail"] and "nothing was stored" in answer.json["detail"]
+    assert correction(full, "pending") == before
+    assert full.get("/v1/dataset/releases").json["releases"] == []
+    assert full.get("/-/ready").status == 200
+    assert set(full.samples("model_exporter_store_errors_total").values()) == {0}
+
+
+def test_a_late_prediction_joins_without_its_inputs(full: Served) -> None:
+    """Feedback that was acknowledged is joined and counted; the inputs for which there is no room are left out."""
+    predict(full, "late", inputs={"text": secrets.token_hex(20_000)})
+    eventually(lambda: correction(full, "late").get("joined"))
+    joined = correction(full, "late")
+    assert (joined["prediction"], joined["label"], joined["version"]) == ("yes", "no", "3")
+    assert joined.get("inputs") is None
+    eventually(lambda: not any(full.samples("model_exporter_feedback_unjoined").values()))
+    assert full.get("/review?model=credit&status=all").status == 200
+    assert set(full.samples("model_exporter_store_errors_total").values()) == {0}
