@@ -52,9 +52,12 @@ def importable(text: str) -> str:
         {"name": "DS_PROMETHEUS", "label": "Prometheus"} | source,
         {"name": "VAR_EXPORTER_URL", "label": "URL of the exporter"} | address,
     ]
+    panels = [*document["panels"], *(panel for row in document["panels"] for panel in row.get("panels") or ())]
+    types = sorted({panel["type"] for panel in panels} - {"row"})
     requires = [
         {"type": "grafana", "id": "grafana", "name": "Grafana", "version": "11.0.0"},
         {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
+        *({"type": "panel", "id": name, "name": name, "version": ""} for name in types),
     ]
     document = {"__inputs": inputs, "__requires": requires} | document
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"

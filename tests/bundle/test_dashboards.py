@@ -150,7 +150,8 @@ def test_import_asks_for_the_data_source_and_the_exporter(uid: str) -> None:
     board = json.loads((FOLDER.parent / "import" / f"{uid}.json").read_text(encoding="utf-8"))
     kinds = {entry["name"]: entry["type"] for entry in board.pop("__inputs")}
     assert kinds == {"DS_PROMETHEUS": "datasource", "VAR_EXPORTER_URL": "constant"}
-    assert {entry["id"] for entry in board.pop("__requires")} == {"grafana", "prometheus"}
+    panels = {panel["type"] for panel in EVERY[uid]} - {"row"}
+    assert {entry["id"] for entry in board.pop("__requires")} == {"grafana", "prometheus", *panels}
     answers = {"DS_PROMETHEUS": "uid-of-mine", "VAR_EXPORTER_URL": "https://models.example"}
     text = re.sub(r"\$\{(DS_\w+|VAR_\w+)\}", lambda match: answers[match[1]], json.dumps(board))
     imported = json.loads(text)
