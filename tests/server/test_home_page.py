@@ -24,7 +24,8 @@ from exporter.server import alerts as alert_source
 from exporter.server.alerts import from_inbox
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.notifications import MAX_FIRING, Inbox
+from exporter.server.notifications import MAX_FIRING, Alert, Inbox
+from exporter.server.pages.incidents import group_alerts
 
 WATCHDOG = {"status": "firing", "labels": {"alertname": "Watchdog", "severity": "none", "layer": "exporter"}}
 PROMETHEUS = shutil.which("prometheus") or "prometheus"
@@ -340,3 +341,28 @@ def test_many_calm_models_are_folded(served: Served) -> None:
     assert "15 more without an alert and below all thresholds" in folded
     assert opened.count("marked critical") == 45
     assert folded.count('<th scope="row"') == 15
+
+
+@pytest.mark.parametrize(
+    ("alerts", "headline"),
+    [
+        (
+            [("ModelErrorBudgetBurn", "critical", None), ("ModelErrorRatioHigh", "critical", 0.0631)],
+            "6.31 % errors, error budget used up too fast",
+        ),
+        ([("ModelFeatureDrift", "warning", 1.0), ("ModelFeatureMeanShift", "warning", 2.0)], "age drifted"),
+        ([("ModelFeatureMissing", "warning", 0.2)], "age missing too often"),
+        ([("ModelCorrectionRatioHigh", "critical", None)], "corrected too often"),
+        ([("ModelLatencyHigh", "warning", 0.8123)], "95th percentile 0.812 s"),
+        ([("ModelLatencyHigh", "warning", None)], "slow"),
+        ([(f"Own{number}", "info", None) for number in range(9)], "Own0, Own1, Own2, Own3, Own4, 4 more"),
+    ],
+)
+def test_headlines(alerts: list[tuple[str, str, float | None]], headline: str) -> None:
+    """An incident's headline has values where they are known, the most severe first, and is not repeated or endless."""
+    listed = [
+        Alert("firing", {"alertname": name, "severity": severity, "model": "m", "feature": "age"}, value=value)
+        for name, severity, value in alerts
+    ]
+    (incident,) = group_alerts(listed)
+    assert ", ".join(incident.phrases).replace("\N{NO-BREAK SPACE}", " ") == headline

@@ -112,9 +112,10 @@ def _severity_rank(severity: str) -> int:
     return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
 
 
-def _rank(alert: Alert) -> tuple[bool, int, str, str]:
+def _rank(alert: Alert) -> tuple[bool, int, bool, str, str]:
     pending = alert.status != "firing"
-    return pending, _severity_rank(alert_severity(alert)), alert.name, alert.labels.get("feature", "")
+    rank = _severity_rank(alert_severity(alert))
+    return pending, rank, alert.name not in _SHARES, alert.name, alert.labels.get("feature", "")
 
 
 def _phrases(alerts: Sequence[Alert]) -> list[str]:
