@@ -26,13 +26,15 @@ def choose(model: str, names: Sequence[str], before: str | None = None, after: s
     Raises
     ------
     CompareError
-        When a version is not known, or there is no other one.
+        When a version is not known, or there are not two.
 
     Examples
     --------
     >>> choose("digits", ["1", "3", "2"]), choose("digits", ["1", "3", "2"], after="3")
     (('3', '2'), ('1', '3'))
     """
+    if not names:
+        raise CompareError(f"no version of {preview(model)} has served yet")
     for name in (before, after):
         if name is not None and name not in names:
             raise CompareError(f"version {preview(name)} of {preview(model)} is not known; {suggestion(name, names)}")
@@ -42,8 +44,10 @@ def choose(model: str, names: Sequence[str], before: str | None = None, after: s
         index = names.index(after)
         before = names[index - 1] if index else None
     if before is None or after is None:
-        known = f"only {', '.join(map(preview, names))} is known" if names else "none is known"
-        raise CompareError(f"there is no other version of {preview(model)} to compare with: {known}; {TWO_PERIODS}")
+        known = ", ".join(map(preview, names))
+        raise CompareError(
+            f"there is no other version of {preview(model)} to compare with: only {known} is known; {TWO_PERIODS}"
+        )
     if before == after:
         raise CompareError(f"before and after are the same version {preview(after)}; {TWO_PERIODS}")
     return before, after

@@ -11,8 +11,6 @@ from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCo
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from exporter.comparison.measures import Comparison
-from exporter.metrics.comparisons import comparison_lines
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.models import FamilyLines, ModelsCollector, review_lines
 from exporter.metrics.system import Collector
@@ -46,7 +44,7 @@ class Exposition:
     store
         The store, for the metrics of review.
     comparisons
-        Returns the comparisons of versions.
+        Returns the lines of the comparisons of versions.
     """
 
     def __init__(
@@ -55,7 +53,7 @@ class Exposition:
         collectors: Iterable[Collector],
         monitors: Callable[[], MonitorRegistry],
         store: Store,
-        comparisons: Callable[[], Iterable[Comparison]] = tuple,
+        comparisons: Callable[[], Iterable[FamilyLines]] = tuple,
     ) -> None:
         self._registry = registry
         self._collectors = list(collectors)
@@ -103,7 +101,7 @@ class Exposition:
         collect(self._models.name, lambda: self._models.collect(monitors), lines)
         # A collector of its own: without the store the metrics of the models are still there.
         collect("store", lambda: review_lines(monitors, self._store), lines)
-        collect("comparisons", lambda: comparison_lines(self._comparisons()), lines)
+        collect("comparisons", self._comparisons, lines)
         for collector in self._collectors:
             collect(collector.name, collector.collect, system)
         models = render_families(lines, openmetrics, names)

@@ -22,6 +22,7 @@ MAX_SERVING = 5
 """Versions of a model that are counted in pairs: those that appeared last, of those that serve."""
 MAX_PAIRS = MAX_SERVING * (MAX_SERVING - 1) // 2
 """Pairs of a model that are kept."""
+_ATTEMPTS = TOTALS.index("attempts")
 
 
 @dataclass
@@ -53,17 +54,22 @@ class Side:
             self._monitor, self._base = weakref.ref(monitor), None  # the counters of a new monitor began at 0
         return True
 
-    def add_since(self) -> Floats:
-        """Return what was counted since `mark`."""
+    def since(self) -> Floats:
+        """Return what was counted since the last call of `advance`."""
         monitor = self._monitor()
         if monitor is None:
             return np.zeros(len(self.counts))
         return monitor.totals() - (0.0 if self._base is None else self._base)
 
-    def mark(self) -> None:
-        """Count from this moment on."""
+    def advance(self, *, counted: bool) -> None:
+        """Count from this moment on; what was counted since the last call is added if it is ``counted``."""
         monitor = self._monitor()
-        self._base = None if monitor is None else monitor.totals()
+        if monitor is None:
+            return
+        totals = monitor.totals()
+        if counted:
+            self.counts += totals if self._base is None else totals - self._base
+        self._base = totals
 
 
 @dataclass
@@ -96,15 +102,14 @@ class Pair:
         step = self.time.add(self.before.version in served, self.after.version in served)
         if step == "waits":
             return
-        if step == "extends":
-            self.before.counts += self.before.add_since()
-            self.after.counts += self.after.add_since()
+        extends = step == "extends"
+        self.before.advance(counted=extends)
+        self.after.advance(counted=extends)
+        if extends:
             self.seconds += now - self._marked
             self.end = max(unix_time, self.end)
         elif not self.start:
             self.start = self.end = unix_time
-        self.before.mark()
-        self.after.mark()
         self._marked = now
 
 
@@ -156,13 +161,22 @@ class SharedCounts:
             }
 
     def totals(self, model: str, before: str, after: str) -> SharedTotals | None:
-        """Return the counts of two versions, in either order; None if they never served at the same time."""
+        """Return the counts of two versions, in either order; None if they never served at the same time.
+
+        Feedback that arrived since both served for the last time counts, as long as neither has served since.
+        """
         with self._lock:
             pairs = self._models[model].pairs if model in self._models else {}
             pair = pairs.get((before, after)) or pairs.get((after, before))
             if pair is None or not pair.seconds:
                 return None
-            sides = {side.version: (side.version, side.binner, _counts_now(pair, side)) for side in _sides(pair)}
+            pending = [side.since() for side in _sides(pair)]
+            if any(counts[_ATTEMPTS] for counts in pending):  # of a step that has not ended, or of one version alone
+                pending = [np.zeros(len(counts)) for counts in pending]
+            sides = {
+                side.version: (side.version, side.binner, side.counts + counts)
+                for side, counts in zip(_sides(pair), pending, strict=True)
+            }
             return SharedTotals(sides[before], sides[after], pair.start, pair.end, pair.seconds)
 
     def put(self, model: str, pair: Pair) -> None:
@@ -237,11 +251,6 @@ class _Model:
 
 def _sides(pair: Pair) -> tuple[Side, Side]:
     return pair.before, pair.after
-
-
-def _counts_now(pair: Pair, side: Side) -> Floats:
-    """Return a side's counts, with the feedback that arrived since both served for the last time."""
-    return side.counts + side.add_since() if pair.time.steps == 0 else side.counts.copy()
 
 
 def totals_size(binner: Binner | None) -> int:

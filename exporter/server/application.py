@@ -82,7 +82,7 @@ class Exporter:
             system.collectors(_disks(config)),
             lambda: self.pipeline.monitors,
             self.store,
-            self.comparisons.latest,
+            self.comparisons.lines,
         )
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()

@@ -12,6 +12,8 @@ from exporter.comparison.live import compare_live
 from exporter.comparison.measures import Comparison
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
+from exporter.metrics.comparisons import comparison_lines
+from exporter.metrics.models import FamilyLines
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
-"""Least time from one refresh of the metrics to the next."""
+"""Least time from one refresh of the metrics to the next, and the age up to which a comparison is not repeated."""
 BUSY_SHARE = 0.05
 """Share of the time in which comparisons for the metrics are computed, at most."""
 
@@ -37,15 +39,23 @@ class Comparisons:
         What this exporter counted while versions served at the same time.
     prometheus
         Returns the Prometheus to ask; None where none is configured.
+    seconds
+        Least time from one refresh of the metrics to the next.
     """
 
     def __init__(
-        self, monitors: Callable[[], MonitorRegistry], shared: SharedCounts, prometheus: Callable[[], Prometheus | None]
+        self,
+        monitors: Callable[[], MonitorRegistry],
+        shared: SharedCounts,
+        prometheus: Callable[[], Prometheus | None],
+        seconds: float = REFRESH_SECONDS,
     ) -> None:
+        self._seconds = seconds
         self._monitors = monitors
         self._shared = shared
         self._prometheus = prometheus
         self._latest: dict[str, tuple[float, Comparison]] = {}
+        self._lines: dict[str, list[FamilyLines]] = {}
         self._failure: ExporterError | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="comparison", daemon=True)
@@ -82,8 +92,8 @@ class Comparisons:
             return latest
         return compare_shared(prometheus, model, pair, default_window([appeared[version] for version in pair], now))
 
-    def latest(self) -> list[Comparison]:
-        """Return the comparison of each model that has one, as of the last refresh.
+    def lines(self) -> list[FamilyLines]:
+        """Return the lines of ``/metrics``, as of the last refresh.
 
         Raises
         ------
@@ -92,35 +102,46 @@ class Comparisons:
         """
         if self._failure:
             raise self._failure
-        return [comparison for _, comparison in list(self._latest.values())]
+        return [line for lines in list(self._lines.values()) for line in lines]
 
     def refresh(self) -> None:
         """Compare the two versions of each model that appeared last."""
         models, failure = list(self._monitors().models), None
         for model in models:
-            if len(self._shared.versions(model)) < 2:
-                self._latest.pop(model, None)
-                continue
-            started = time.monotonic()
             try:
-                self._latest[model] = (started, self.compare(model))
-            except CompareError:
-                self._latest.pop(model, None)
+                self._refresh(model)
             except ExporterError as error:
-                self._latest.pop(model, None)
+                self._forget(model)
                 failure = error
             if self._closing.is_set():
                 return
         for model in self._latest.keys() - set(models):
-            del self._latest[model]
+            self._forget(model)
         self._failure = failure
 
+    def _refresh(self, model: str) -> None:
+        started = time.monotonic()
+        if len(self._shared.versions(model)) < 2:
+            self._forget(model)
+            return
+        try:
+            comparison = self.compare(model)
+        except CompareError:
+            self._forget(model)
+            return
+        self._lines[model] = list(comparison_lines([comparison]))
+        self._latest[model] = (started, comparison)
+
+    def _forget(self, model: str) -> None:
+        self._latest.pop(model, None)
+        self._lines.pop(model, None)
+
     def _run(self) -> None:
-        pause = REFRESH_SECONDS
+        pause = self._seconds
         while not self._closing.wait(pause):
             started = time.monotonic()
             try:
                 self.refresh()
             except Exception:  # no error may end the thread
                 log.exception("versions are not compared")
-            pause = max(REFRESH_SECONDS, (time.monotonic() - started) * (1 / BUSY_SHARE - 1))
+            pause = max(self._seconds, (time.monotonic() - started) * (1 / BUSY_SHARE - 1))

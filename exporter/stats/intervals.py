@@ -7,10 +7,10 @@ beside it cannot disagree.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -66,12 +66,12 @@ class Difference:
     value: float
     within: Callable[[float], Interval]
 
-    @cached_property
+    @functools.cached_property
     def interval(self) -> Interval:
         """The interval at a confidence of 95 %."""
         return self.within(1 - CONFIDENCE)
 
-    @cached_property
+    @functools.cached_property
     def p_value(self) -> float:
         """Probability of a difference at least as large by chance alone, at least `MIN_P_VALUE`."""
 
@@ -284,6 +284,7 @@ def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]
     return significant
 
 
+@functools.lru_cache(maxsize=1024)  # for many features at the same level
 def _normal_quantile(level: float) -> float:
     """Return how many standard deviations hold all but ``level`` of a normal distribution, on both sides together."""
     return -_STANDARD.inv_cdf(level / 2)

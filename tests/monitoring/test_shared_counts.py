@@ -120,6 +120,19 @@ def test_feedback_in_a_quiet_night_counts() -> None:
     assert scene.attempts() == (10, 10)
 
 
+def test_a_step_that_has_not_ended_does_not_count() -> None:
+    """What one version counts since the last step, with feedback on it, is left out until both have served."""
+    scene = Scene()
+    for _ in range(3):
+        scene.step(v1=5, v2=5)
+    monitor = scene.monitors.get("m", "1", scene.now)
+    monitor.observe([Prediction("m")] * 50, [], scene.now)
+    monitor.count_feedback("corrected", True, scene.now)
+    totals = scene.shared.totals("m", "1", "2")
+    assert totals is not None
+    assert (scene.attempts(), totals.before[2][TOTALS.index("corrections")]) == ((10, 10), 0)
+
+
 def test_nothing_is_kept_of_a_single_version() -> None:
     """A model of which one version serves takes no memory; ``other`` is no version."""
     scene = Scene(max_versions=1)

@@ -18,11 +18,13 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_exporter import nobody
 from support.past import Points, prometheus_of
-from support.servers import write_config
+from support.servers import eventually, write_config
 
 from exporter.events import Prediction
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
+from exporter.server.comparisons import Comparisons
 from exporter.server.flask_app import create_app
 
 STEP = int(STEP_SECONDS)
@@ -193,8 +195,8 @@ def test_a_restart_keeps_the_comparison(tmp_path: Path) -> None:
         ("?model=credit&before=1&after=1", 404, 'before and after are the same version "1"; compare two periods'),
         ("?model=credit&before=1&after=3", 404, 'versions "1" and "3" of "credit" never served at the same time since'),
         ("?model=credit", 404, 'versions "2" and "3" of "credit" never served at the same time since'),
-        ("?model=%22%3E%3Cscript%3E", 404, 'there is no other version of "\\">'),
-        ("?model=credit&after=%22%3E%3Cscript%3E", 404, 'version "\\">'),
+        ("?model=%22%3E%3Cscript%3E", 404, 'no version of "\\"><script>" has served yet'),
+        ("?model=credit&after=%22%3E%3Cscript%3E", 404, 'version "\\"><script>" of "credit" is not known'),
         ("?model=credit&after=" + "9" * 10_000, 404, "is not known; valid values: 1, 2, 3"),
     ],
 )
@@ -218,6 +220,20 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
         exporter.comparisons.refresh()
         assert exported(exporter) == {}
         yield create_app(exporter).test_client()
+
+
+def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
+    """They appear without a request, follow the counts, and a model that is no longer configured has none."""
+    with exporter_of(tmp_path) as exporter:
+        monitors = exporter.pipeline.monitors
+        comparisons = Comparisons(lambda: monitors, exporter.shared, lambda: None, seconds=0.01)
+        comparisons.start()
+        assert comparisons.lines() == []
+        scene(exporter)
+        eventually(comparisons.lines)
+        monitors = MonitorRegistry({}, {})
+        eventually(lambda: not comparisons.lines())
+        comparisons.close()
 
 
 def test_either_version_may_be_the_one_before(client: FlaskClient) -> None:
