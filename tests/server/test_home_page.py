@@ -366,3 +366,18 @@ def test_headlines(alerts: list[tuple[str, str, float | None]], headline: str) -
     ]
     (incident,) = group_alerts(listed)
     assert ", ".join(incident.phrases).replace("\N{NO-BREAK SPACE}", " ") == headline
+
+
+def test_what_is_pending_is_named_less_loud() -> None:
+    """A card's line is of the alerts that fire; what pending ones add is a line of its own."""
+    labels = {"severity": "critical", "model": "m", "feature": "age"}
+    (incident,) = group_alerts(
+        [
+            Alert("pending", labels | {"alertname": "ModelFeatureDrift"}),
+            Alert("pending", labels | {"alertname": "ModelTrafficMissing"}),
+            Alert("firing", labels | {"alertname": "ModelTrafficMissing"}),
+        ]
+    )
+    assert (incident.phrases, incident.pending, incident.firing) == (["no requests"], ["age drifted"], 1)
+    (incident,) = group_alerts([Alert("pending", labels | {"alertname": "ModelFeatureDrift"})])
+    assert (incident.severity, incident.phrases, incident.pending) == ("pending", ["age drifted"], [])

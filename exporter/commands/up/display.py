@@ -44,7 +44,6 @@ METRICS = (
     "model_feature_kl_divergence",
     "model_feature_kl_divergence_noise",
     "model_feature_mean_shift",
-    "model_exporter_notifications_total",
 )
 """The metrics of a snapshot."""
 
@@ -166,9 +165,7 @@ def render(snapshot: Snapshot, urls: dict[str, str], events: list[str], height: 
     head.append(_targets(snapshot))
     head += [_line(f"{layer:8} {values}") for layer, values in layers(snapshot)]
     head += [_line(f"{name} does not respond") for name in snapshot.unreachable]
-    received = snapshot.total("model_exporter_notifications_total")
-    inbox = f"; {received:.0f} alerts reached the home page's inbox" if received else ""
-    foot = [*[_line(f"! {event}") for event in events[-2:]], _line(f"Ctrl-C stops everything{inbox}")]
+    foot = [*[_line(f"! {event}") for event in events[-2:]], _line("Ctrl-C stops everything")]
     demo = Table.grid(padding=(0, 1))
     demo.add_column(width=8)
     demo.add_row("demo", "\n".join(map(_without_time, snapshot.demo[-2:])))

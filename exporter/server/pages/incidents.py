@@ -56,6 +56,8 @@ class Incident:
         The versions that are affected.
     phrases
         What is wrong, the most severe first.
+    pending
+        What else its pending alerts say, where others fire.
     severity
         The highest severity of its firing alerts, or ``pending``.
     since
@@ -68,6 +70,7 @@ class Incident:
     model: str | None
     versions: list[str]
     phrases: list[str]
+    pending: list[str]
     severity: str
     since: datetime | None
     alerts: list[Alert]
@@ -90,12 +93,15 @@ def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
 
 def _incident(model: str, layer: str, alerts: list[Alert]) -> Incident:
     firing = [alert for alert in alerts if alert.status == "firing"]
+    phrases = _phrases(firing or alerts)
+    pending = _phrases([alert for alert in alerts if alert.status != "firing"]) if firing else []
     times = [time for alert in firing or alerts if (time := parse_time(alert.starts_at))]
     return Incident(
         name=model or {"system": "System", "exporter": "Exporter"}.get(layer, layer or "Other alerts"),
         model=model or None,
         versions=sorted({alert.labels["version"] for alert in alerts if alert.labels.get("version")}),
-        phrases=_phrases(firing or alerts),
+        phrases=phrases,
+        pending=[phrase for phrase in pending if phrase not in phrases],
         severity=alert_severity(firing[0]) if firing else "pending",
         since=min(times, default=None),
         alerts=alerts,
