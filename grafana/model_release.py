@@ -50,7 +50,7 @@ def dashboard() -> Dashboard:
             earlier(),
         ],
         [
-            layout.row(103, "The version that appeared last against the one before, over the time both served", 0),
+            layout.row(103, "Last two versions, over the time both served", 0),
             *layout.side_by_side(1, 3, {14: verdicts(), 15: shared_time()}, (14, 10)),
             *layout.side_by_side(4, 8, {16: comparison()}),
             layout.row(101, "Over time: versions $before and $after", 12),
@@ -58,7 +58,7 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
             layout.row(
                 100,
-                "Two periods: the whole time range, in which $before and $after may have served at different times",
+                "Two periods: $before and $after over the whole time range",
                 29,
                 [
                     *layout.side_by_side(
@@ -162,18 +162,16 @@ def shared_time() -> Panel:
 def comparison() -> Panel:
     """Return the table of the measures, with intervals and verdicts."""
     columns = {
+        "Verdict": _compared("verdict"),
         "Before": _scaled("value", ',side="before"'),
         "After": _scaled("value", ',side="after"'),
         "Difference": _scaled("difference"),
-        "At least": _scaled("difference_lower"),
-        "At most": _scaled("difference_upper"),
+        "95 % from": _scaled("difference_lower"),
+        "95 % to": _scaled("difference_upper"),
         "n before": _compared("observations", selector=',side="before"'),
         "n after": _compared("observations", selector=',side="after"'),
-        "Verdict": _compared("verdict"),
     }
-    names = {"measure": "Measure", "before": "Version before", "after": "Version after"}
     refs = dict(zip("ABCDEFGH", columns, strict=True))
-    shown = {"measure": 0, **{f"Value #{ref}": index for index, ref in enumerate(refs, 1)}}
     return table(
         "Before and after",
         (
@@ -187,17 +185,16 @@ def comparison() -> Panel:
             transformation("merge"),
             transformation(
                 "organize",
-                excludeByName={"Time": True},
-                indexByName=shown | {"before": len(shown), "after": len(shown) + 1},
-                renameByName=names | {f"Value #{ref}": name for ref, name in refs.items()},
+                excludeByName={"Time": True, "before": True, "after": True},
+                indexByName={"measure": 0, **{f"Value #{ref}": index for index, ref in enumerate(refs, 1)}},
+                renameByName={"measure": "Measure", **{f"Value #{ref}": name for ref, name in refs.items()}},
             ),
         ],
         overrides=[
-            for_field("Measure", setting("mappings", _named_measures()), unit=TEXT, width=270),
-            *(for_field(name, unit=BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[:5]),
-            *(for_field(name, unit=WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[5:7]),
+            for_field("Measure", setting("mappings", _named_measures()), unit=TEXT, width=300),
             for_field("Verdict", *state_cell(_VERDICTS), unit=BARE, noValue="–", width=110),
-            *(for_field(name, unit=TEXT, width=120) for name in ("Version before", "Version after")),
+            *(for_field(name, unit=BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[1:6]),
+            *(for_field(name, unit=WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[6:]),
         ],
     )
 
