@@ -12,6 +12,8 @@ from exporter.http_client import MAX_BODY, Client, RequestError, Response
 
 TIMEOUT = 130.0
 """Seconds; Prometheus itself gives up on a query after two minutes."""
+CONNECTIONS = 4
+"""Connections that are kept open, for as many threads."""
 DEFAULT_URL = "http://127.0.0.1:9090"
 _NO_CREDENTIALS = Credentials()
 
@@ -67,6 +69,7 @@ class Prometheus:
             ca_file=credentials.ca_file,
             ca_option=credentials.setting("ca_file"),
             timeout=timeout,
+            connections=CONNECTIONS,
         )
 
     @property

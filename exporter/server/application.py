@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PROMETHEUS_SECONDS = 10.0
 """Time that Prometheus has for each part of a response."""
+COMPARISON_SECONDS = 20.0
+"""The same for a comparison, which may read a week of counters. A stop waits for it, too."""
 
 
 class Exporter:
@@ -65,7 +67,7 @@ class Exporter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reloading, self._connecting = threading.Lock(), threading.Lock()
-        self._prometheus: Prometheus | None = None
+        self._clients: dict[float, Prometheus] = {}
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
@@ -76,7 +78,9 @@ class Exporter:
         self.shared = SharedCounts()
         restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry, self.shared)
-        self.comparisons = Comparisons(lambda: self.pipeline.monitors, self.shared, lambda: self.prometheus)
+        self.comparisons = Comparisons(
+            lambda: self.pipeline.monitors, self.shared, lambda: self._prometheus(COMPARISON_SECONDS)
+        )
         self.exposition = Exposition(
             self.registry,
             system.collectors(_disks(config)),
@@ -125,16 +129,20 @@ class Exporter:
         ExporterError
             When the file with certificates cannot be read.
         """
+        return self._prometheus(PROMETHEUS_SECONDS)
+
+    def _prometheus(self, timeout: float) -> Prometheus | None:
         url = self.config.prometheus_url
         if url is None:
             return None
         with self._connecting:
-            if self._prometheus is None or self._prometheus.url != url.rstrip("/"):
+            client = self._clients.get(timeout)
+            if client is None or client.url != url.rstrip("/"):
                 from exporter.prometheus_api import Prometheus  # urllib3 takes time to load
 
                 credentials = Credentials.from_environment("PROMETHEUS")
-                self._prometheus = Prometheus(url, "prometheus_url", credentials, PROMETHEUS_SECONDS)
-            return self._prometheus
+                client = self._clients[timeout] = Prometheus(url, "prometheus_url", credentials, timeout)
+            return client
 
     def reload(self) -> None:
         """Read the configuration again; if the new one is not valid, the old one stays in use.
