@@ -3,9 +3,9 @@
 The series of the tests' recorded hour are multiplied to 200 models and 50 features; only one model has the series of
 histogram bins, which are queried for one model alone. For this model, every series that its dashboards query over a
 range has a sample a minute (Prometheus' default), as have the series of all models that Fleet queries over a range. The
-others that Fleet queries have one in each of the last minutes. All series have one in each block, so that the index has
-its real size. Each expression is queried three times for 30 days on a screen of 1,366 pixels. The fastest query counts,
-because the machine may be busy with other work.
+others that Fleet queries have one in each of the last minutes. All series have one in the last block, so that its index
+has its real size. Each expression is queried three times for 30 days on a screen of 1,366 pixels. The fastest query
+counts, because the machine may be busy with other work.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def templates(folder: Path) -> list[Series]:
 
 
 def multiplied(found: list[Series]) -> Iterator[tuple[Series, str]]:
-    """Yield each series with its samples: one a ``minute``, one in the ``last`` minutes, or one in each ``block``."""
+    """Yield each series with its samples: one a ``minute``, those of the ``last`` ones, or one in the ``block``."""
     for one in found:
         name = one["__name__"]
         wide = ":" in name or name == "model_feature_reference_mean"  # queried for all features together
@@ -81,13 +81,16 @@ def write(path: Path, series: list[tuple[Series, str]], start: int, end: int, la
     """Write the samples of a block as OpenMetrics, and return their number; ``last`` is the end of all blocks."""
     rng = np.random.default_rng(start)
     minutes = range(start, end, 60)
-    block = [start]
-    times = {"minute": minutes, "last": [start, *range(max(start + 60, last - LAST_SECONDS), end, 60)], "block": block}
+    times = {"minute": minutes, "last": range(0), "block": range(0)}
+    if end == last:
+        times |= {"last": range(end - LAST_SECONDS, end, 60), "block": range(start, start + 1)}
     gauges = [[f"{value:.4g}" for value in rng.random(len(minutes))] for _ in range(5)]
     counters = [[str(value) for value in rng.integers(0, 60, len(minutes)).cumsum()] for _ in range(5)]
     samples = 0
     with path.open("w") as file:
         for number, (one, kind) in enumerate(series):
+            if not times[kind]:
+                continue
             name = one["__name__"]
             labels = ",".join(f'{key}="{value}"' for key, value in one.items() if key != "__name__")
             values = (counters if re.search("_(total|bucket|count|sum)$", name) else gauges)[number % 5]

@@ -77,7 +77,7 @@ def _alerts(of: str, selector: str, empty: str, model: str) -> Panel:
                 unit=TEXT,
                 minWidth=110,
             ),
-            for_field("Version", noValue="–", unit=TEXT, width=76),
+            for_field("Version", noValue="–", unit=TEXT, width=100),
             for_field("Layer", unit=TEXT, width=90),
             for_field("For", width=84, decimals=0),
         ],

@@ -52,11 +52,11 @@ def _worst_alert() -> str:
 def _worst_feature() -> str:
     """Return the feature of each model that is furthest above its threshold, with score and threshold as a label."""
     score = "model_version_feature:kl_divergence_above_noise:worst"
-    limit = "on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift"
-    by = "model, feature"
+    limit = "on (model, version) group_left () model_version:threshold:ModelFeatureDrift"
+    by = "model, version, feature"
     beyond = two(f"({score} > {limit})", f"({score} * 0 + {limit})", " / ", "drift", HUNDREDTHS, by, "!")
     within = two(score, f"({score} * 0 + {limit})", " / ", "drift", HUNDREDTHS, by)
-    return f"{beyond} or on (model) {within}"
+    return f"max by (model, feature, drift) ({beyond} or on (model) {within})"
 
 
 def _drifted() -> str:
@@ -187,7 +187,8 @@ def models() -> Panel:
                     "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
                 ),
                 unit=PER_SECOND,
-                width=70,
+                noValue=" ",
+                width=86,
             ),
         ],
     )
