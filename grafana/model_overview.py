@@ -101,7 +101,7 @@ def _state(layer: str) -> str:
 def _layer(title: str) -> Panel:
     layer, _ = _LAYERS[title]
     return stat(
-        "",
+        title,
         (
             "State of the worst alert of this layer, of the model or of no particular model. Grey: not monitored. "
             "Click to open the dashboard of the layer."
@@ -110,6 +110,7 @@ def _layer(title: str) -> Panel:
         Query(_state(layer), title, "instant"),
         empty="not monitored",
         state=True,
+        named=False,
         mappings=value_mappings(STATES),
         value_links=[_detail(f"model-{layer}")],
     )
@@ -237,9 +238,10 @@ def confident_share() -> Panel:
         SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions",
+        "no predictions with a confidence",
         _BUSINESS,
         worst="min",
+        counter="model_prediction_confidence_count",
     )
 
 
@@ -250,8 +252,9 @@ def correction_share() -> Panel:
         SHARE,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions",
+        "no confident predictions, or no feedback",
         _BUSINESS,
+        counter="model_feedback_total",
     )
 
 
@@ -264,15 +267,21 @@ def _worst(
     empty: str,
     links: Sequence[Link],
     worst: str = "max",
+    counter: str = "",
 ) -> Panel:
-    """Return a panel with the value of the worst version, its value a day ago, and its threshold."""
+    """Return a panel with the value of the worst version, its value a day ago, and its threshold.
+
+    A version without a positive ``counter`` has no value: it never had a confidence, or feedback.
+    """
+    known = f" and on (model, version) sum by (model, version) ({counter}{{{BOTH}}}) > 0" if counter else ""
+    limit = f"{threshold} and on () sum({counter}{{{BOTH}}}) > 0" if counter else threshold
     return time_series(
         title,
         f"{description} Grey: a day ago.",
         unit,
-        Query(f"{worst}({series}{{{BOTH}}})", "now"),
-        Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
-        Query(threshold, "threshold", role="threshold"),
+        Query(f"{worst}({series}{{{BOTH}}}{known})", "now"),
+        Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO}{known})", "a day ago", role="past"),
+        Query(limit, "threshold", role="threshold"),
         links=links,
         empty=empty,
         overrides=[_DAY_AGO],

@@ -50,7 +50,7 @@ def sure() -> Panel:
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
         f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         WARNING,
-        "no predictions with a confidence",
+        "no confidence",
     )
 
 
@@ -62,5 +62,5 @@ def corrected() -> Panel:
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
         CRITICAL,
-        "no feedback from users",
+        "no feedback",
     )

@@ -182,7 +182,7 @@ def stat(
 ) -> Panel:
     """Return large numbers, one per series, with their names if ``named``; ``stacked`` vertically if there is room.
 
-    Overrides determine the colours of those that are ``coloured``.
+    Overrides determine the colours of those that are ``coloured``; the text for no data is grey.
     """
     plain = BigValueColorMode.VALUE if coloured else BigValueColorMode.NONE
     builder = (
@@ -196,7 +196,7 @@ def stat(
     )
     if stacked or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
-    return _finish(builder, title, description, unit, queries, state=state, **more)
+    return _finish(builder, title, description, unit, queries, state=state or coloured, **more)
 
 
 def state_timeline(
