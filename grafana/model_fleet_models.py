@@ -188,6 +188,7 @@ def models() -> Panel:
                 ),
                 unit=PER_SECOND,
                 noValue=" ",
+                min=0,
                 width=86,
             ),
         ],
