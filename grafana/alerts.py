@@ -40,13 +40,18 @@ def _alerts(of: str, selector: str, empty: str, model: str) -> Panel:
     runbook = {"title": "Runbook", "url": f"{layout.EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
     overview = layout.dashboard_link("model-overview", "Overview", model=model, version=version)
     details = layout.dashboard_link(
-        "model-${__data.fields.Layer:percentencode}", "Details", model=model, version=version, feature="__value.raw"
+        "model-${__data.fields.Layer:percentencode}",
+        "Details",
+        model=model,
+        version=version,
+        feature="__data.fields.Of",
     )
+    to_details = setting("links", [{"title": details.title, "url": details.url}])
     return table(
         "Alerts",
         (
-            f"Alerts {of}, the worst and oldest first, at most 100. Click an alert to open its runbook, or what it is "
-            "of to open its dashboard."
+            f"Alerts {of}, the worst and oldest first, at most 100. Click an alert to open its runbook, or its layer "
+            "to open its dashboard."
         ),
         SECONDS,
         Query(f"topk(100, {alert_rows(selector, 'model, version, layer')})", kind="table"),
@@ -63,22 +68,16 @@ def _alerts(of: str, selector: str, empty: str, model: str) -> Panel:
         overrides=[
             for_field("State", *state_cell(_STATES), width=84),
             for_field("Alert", setting("links", [runbook]), unit=TEXT, width=170),
-            for_field(
-                "Of",
-                setting("links", [{"title": details.title, "url": details.url}]),
-                noValue="–",
-                unit=TEXT,
-                minWidth=110,
-            ),
+            for_field("Of", to_details, noValue=" ", unit=TEXT, minWidth=110),
             for_field(
                 "Model",
                 setting("links", [{"title": overview.title, "url": overview.url}]),
-                noValue="–",
+                noValue=" ",
                 unit=TEXT,
                 minWidth=110,
             ),
-            for_field("Version", noValue="–", unit=TEXT, width=100),
-            for_field("Layer", unit=TEXT, width=90),
+            for_field("Version", noValue=" ", unit=TEXT, width=100),
+            for_field("Layer", to_details, unit=TEXT, width=90),
             for_field("For", width=84, decimals=0),
         ],
     )

@@ -33,7 +33,7 @@ def answered() -> Panel:
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
     return _number(
-        "Requests answered without an error",
+        "Requests without an error",
         "Share of requests without a 5xx code. Red: more errors than the threshold allows.",
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
@@ -42,22 +42,22 @@ def answered() -> Panel:
     )
 
 
-def sure() -> Panel:
+def confident() -> Panel:
     attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
     return _number(
-        "Predictions that the model was sure of",
+        "Confident predictions",
         "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold.",
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
         f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         WARNING,
-        "no confidence",
+        "not recorded",
     )
 
 
 def corrected() -> Panel:
     corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
     return _number(
-        "Sure predictions that users corrected",
+        "Confident predictions that users corrected",
         "Share of the confident predictions. Red: above the alert's threshold, with three corrections or more.",
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",

@@ -526,7 +526,7 @@ def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
         for title, panel in overview.items()
     }
     assert shown["Requests"] and shown["Confident"] and shown["System"] and shown["Business"]
-    assert not shown["Sure predictions that users corrected, last hour"] and not shown["Corrected"], "no feedback"
+    assert not shown["Confident predictions that users corrected, last hour"] and not shown["Corrected"], "no feedback"
     assert not shown["Data"], "it would be OK though nobody watches it"
     assert not shown["Worst drift"] and not shown["Worst mean shift"] and not shown["Worst missing"]
 
