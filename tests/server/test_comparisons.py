@@ -236,6 +236,36 @@ def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
         comparisons.close()
 
 
+def test_versions_may_have_any_name(tmp_path: Path) -> None:
+    """Quotes, HTML, other scripts and 128 characters come back as they are, from the exporter and from Prometheus."""
+    old, new = 'a "b" \\ 版', "<b>'&{}$" + "x" * 120
+    past: dict[str, Points] = {}
+    clock = time.monotonic() + 1e6
+    with exporter_of(tmp_path) as exporter:
+        for step in range(1, 13):
+            serve(exporter, old, 18, 0, 0, clock + step * STEP)
+            if step > 9:  # Prometheus is asked minute by minute when a version appeared
+                serve(exporter, new, 16, 0, 0, clock + step * STEP)
+            exporter.shared.add_step(exporter.pipeline.monitors, clock + step * STEP, BEGIN + step * STEP)
+            for line in exporter.exposition.render()[0].decode().splitlines():
+                if line.startswith(("model_info", "model_attempts", "model_requests", "model_confident")):
+                    series, _, value = line.rpartition(" ")
+                    past.setdefault(series, []).append((BEGIN + step * STEP, float(value)))
+        live = asked(create_app(exporter).test_client())
+        exporter.comparisons.refresh()
+        families = text_string_to_metric_families(exporter.metrics("", ())[0].decode())
+        samples = [s for family in families for s in family.samples if "_comparison_" in s.name]
+        assert {(s.labels["before"], s.labels["after"]) for s in samples} == {(old, new)}
+    with exporter_of(tmp_path) as exporter:
+        assert asked(create_app(exporter).test_client()) == live
+    (tmp_path / "prometheus").mkdir()
+    with prometheus_of(tmp_path / "prometheus", past) as url, exporter_of(tmp_path, prometheus_url=url) as exporter:
+        queried = asked(create_app(exporter).test_client())
+    for document in (live, queried):
+        assert [document[side]["version"] for side in ("before", "after")] == [old, new]
+        assert [document[side]["attempts"] for side in ("before", "after")] == [2 * PER_STEP] * 2
+
+
 def test_either_version_may_be_the_one_before(client: FlaskClient) -> None:
     """The versions may be named in either order; verdicts turn around."""
     there, back = asked(client, "?model=credit&before=1&after=2"), asked(client, "?model=credit&before=2&after=1")
