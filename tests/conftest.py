@@ -8,8 +8,27 @@ from pathlib import Path
 import pytest
 import support.bytecode  # noqa: F401 - before all that is slow to compile
 from support.fake_exporter import Exporter
+from support.paths import ROOT
 from support.postgres import Postgres, running
 from support.servers import Served, write_config
+
+LONGEST = (
+    "end_to_end/test_survival.py",
+    "commands/test_up.py",
+    "end_to_end/test_links.py",
+    "docs/test_getting_started.py",
+    "commands/test_proxy.py",
+    "bundle/test_dashboards.py",
+    "server/test_review_browser.py",
+    "server/test_api.py",
+)
+"""The modules that take longest run first: the last to end would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules; a worker takes the next module in this order."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture
