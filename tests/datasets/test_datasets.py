@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import io
 import json
-import os
 import re
 import socket
 import sqlite3
@@ -18,7 +17,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import pytest
 from PIL import Image
 from support.servers import Answer, Served, ask, eventually, write_config
 
+from exporter.cli import main
 from exporter.datasets.csv import csv_cell
 
 EXAMPLE = {
@@ -582,12 +582,12 @@ def test_remains_of_an_interrupted_release_are_deleted(served: Served) -> None:
 
 def command(served: Served, *arguments: str, status: int = 0, **environment: str) -> str:
     """What ``model-exporter dataset`` prints, its errors included."""
-    result = subprocess.run(
-        [sys.executable, "-m", "exporter.cli", "dataset", *arguments, f"--url={served.url}"],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        assert main(["dataset", *arguments, f"--url={served.url}"]) == status, printed.getvalue()
+    return printed.getvalue()
 
 
 def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
