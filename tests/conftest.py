@@ -12,6 +12,7 @@ from support.paths import ROOT
 from support.postgres import Postgres, running
 from support.servers import Served, write_config
 
+DATABASES = ("sqlite", "postgresql")
 LONGEST = (
     "end_to_end/test_survival.py",
     "commands/test_up.py",
@@ -65,10 +66,21 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, once of each kind that the store knows."""
+def new_database(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of an empty database of the kind that a fixture's parameter names."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
+        return f"sqlite:///{folder / 'store.db'}"
     server: Postgres = request.getfixturevalue("postgres")
     return server.url()
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once of each kind that the store knows."""
+    return new_database(request, tmp_path)
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def shared_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same for a database that a module's tests share."""
+    return new_database(request, tmp_path_factory.mktemp("database"))

@@ -17,15 +17,29 @@ def wrong(number: int) -> dict[str, Any]:
             "prediction": "yes", "confidence": 0.9}  # fmt: skip
 
 
-@pytest.fixture
-def corrected(tmp_path: Path, database: str) -> Iterator[Served]:
-    """An exporter with five corrections."""
-    write_config(tmp_path, {**CONFIG, "store": {"url": database}})
-    served = Served(tmp_path).start()
+def start(folder: Path, database: str) -> Served:
+    """Start an exporter with five corrections."""
+    write_config(folder, {**CONFIG, "store": {"url": database}})
+    served = Served(folder).start()
     served.post("/v1/predictions", [wrong(number) for number in range(5)])
     words = [{"prediction_id": f"c-{n}", "verdict": "corrected", "label": "no", "user": f"u{n}"} for n in range(5)]
     served.post("/v1/feedback", words)
     eventually(lambda: served.samples("model_corrections_total") == {f"model_corrections_total{{{LABELS}}}": 5})
+    return served
+
+
+@pytest.fixture
+def corrected(tmp_path: Path, database: str) -> Iterator[Served]:
+    """An exporter with five corrections."""
+    served = start(tmp_path, database)
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory, shared_database: str) -> Iterator[Served]:
+    """An exporter with five corrections, for tests that change nothing."""
+    served = start(tmp_path_factory.mktemp("unchanged"), shared_database)
     yield served
     served.stop()
 
@@ -34,13 +48,13 @@ def patch(server: Served, correction_id: str, **body: Any) -> Answer:
     return ask(f"{server.url}/v1/corrections/{correction_id}", body, "PATCH")
 
 
-def test_the_queue_comes_in_pages_newest_first(corrected: Served) -> None:
+def test_the_queue_comes_in_pages_newest_first(unchanged: Served) -> None:
     """Following next returns each correction once, with its inputs but without redacted ones."""
     found, path = [], "/v1/corrections?model=credit&limit=2"
     while path:
-        page = corrected.get(path).json
+        page = unchanged.get(path).json
         found += page["corrections"]
-        path = page["next"] and page["next"].removeprefix(corrected.url)
+        path = page["next"] and page["next"].removeprefix(unchanged.url)
     assert len({one["id"] for one in found}) == len(found) == 5
     assert [one["created"] for one in found] == sorted((one["created"] for one in found), reverse=True)
     assert {one["inputs"]["age"] for one in found} == set(range(5))
@@ -119,11 +133,11 @@ def test_an_invalid_decision_names_its_field(shared: Served, body: Any, pointer:
     assert patch(shared, "999", status="accepted", revision=1).status == 404
 
 
-def test_filters_are_parameters(corrected: Served) -> None:
+def test_filters_are_parameters(unchanged: Served) -> None:
     """A label is JSON as the correction shows it, or plain text; unusual values cause no error."""
 
     def found(query: str) -> int:
-        answer = corrected.get(f"/v1/corrections?{query}")
+        answer = unchanged.get(f"/v1/corrections?{query}")
         assert answer.status == 200, query
         return len(answer.json["corrections"])
 
@@ -135,13 +149,13 @@ def test_filters_are_parameters(corrected: Served) -> None:
         found(odd)
 
 
-def test_the_next_page_keeps_filters_and_order(corrected: Served) -> None:
+def test_the_next_page_keeps_filters_and_order(unchanged: Served) -> None:
     """Following next also returns each correction once in the other order."""
     found, path = [], "/v1/corrections?order=confident&label=no&limit=2"
     while path:
-        page = corrected.get(path).json
+        page = unchanged.get(path).json
         found += [one["id"] for one in page["corrections"]]
-        path = page["next"] and page["next"].removeprefix(corrected.url)
+        path = page["next"] and page["next"].removeprefix(unchanged.url)
     assert found == sorted(found, key=int, reverse=True)
     assert len(set(found)) == 5
 
@@ -205,11 +219,11 @@ def test_several_corrections_are_decided_in_one_request(corrected: Served) -> No
         ([{"id": "1", "status": "accepted", "revision": 2**80}], "/0/revision"),
     ],
 )
-def test_invalid_decisions_change_nothing(corrected: Served, body: Any, pointer: str) -> None:
+def test_invalid_decisions_change_nothing(unchanged: Served, body: Any, pointer: str) -> None:
     """With one invalid decision the request is refused, and the pointer names its index."""
-    answer = ask(f"{corrected.url}/v1/corrections", body, "PATCH")
+    answer = ask(f"{unchanged.url}/v1/corrections", body, "PATCH")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
-    assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 5
+    assert unchanged.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 5
 
 
 def test_a_sample_estimates_the_accuracy(corrected: Served) -> None:
