@@ -154,7 +154,8 @@ def models() -> Panel:
         (
             "The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, "
             "confident and corrected those of the last hour; the feature is the one furthest above its threshold. "
-            "Orange and red: beyond the threshold. –: not known. Click a model to open Overview."
+            "Orange and red: beyond the threshold. –: not known. Requests: the trend between the lowest and the "
+            "highest rate. Click a model to open Overview."
         ),
         SECONDS,
         *(Query(expr, kind="table") for expr in (state, _worst_alert(), *_values())),
@@ -188,7 +189,6 @@ def models() -> Panel:
                 ),
                 unit=PER_SECOND,
                 noValue=" ",
-                min=0,
                 width=86,
             ),
         ],
