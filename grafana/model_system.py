@@ -5,11 +5,24 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
-from grafana.panels import time_series
-from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL, by_version
-from grafana.style import BYTES, PER_SECOND, SECONDS, SHARE, Query
+from grafana.alert_timeline import alerts_over_time
+from grafana.panels import heatmap, time_series
+from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL, MODEL_OR_NONE, by_version
+from grafana.style import (
+    BYTES,
+    COUNT,
+    CRITICAL,
+    NEUTRAL,
+    PER_SECOND,
+    SECONDS,
+    SHARE,
+    WARNING,
+    Query,
+    matching_series,
+)
 
 _NO_REQUESTS = "no requests"
+_NO_DURATIONS = "no durations"
 _NO_GPU = "no GPU, or no driver"
 
 
@@ -27,17 +40,29 @@ def dashboard() -> Dashboard:
             ),
         ],
         [
-            layout.row(100, "Requests", 0),
-            *layout.side_by_side(1, 9, {1: requests(), 2: requests_by_code()}),
-            *layout.side_by_side(10, 8, {3: error_ratio(), 4: error_budget()}),
-            layout.row(101, "Latency", 18),
-            *layout.side_by_side(19, 9, {5: latency(), 6: latency_by_version()}),
-            layout.row(102, "The exporter's machine or container", 28),
-            *layout.side_by_side(29, 7, {7: cpu(), 8: memory(), 9: memory_bytes(), 10: disk()}),
-            layout.row(103, "GPU", 36, layout.side_by_side(37, 7, {11: gpu(), 12: gpu_memory()})),
+            *layout.side_by_side(0, 6, {13: alerts()}),
+            layout.row(100, "Requests", 6),
+            *layout.side_by_side(7, 9, {1: requests(), 2: requests_by_code(), 14: in_progress()}),
+            layout.row(104, "Errors and the error budget", 16),
+            *layout.side_by_side(17, 9, {3: error_ratio(), 4: error_budget(), 15: budget_left()}),
+            layout.row(101, "Latency", 26),
+            *layout.side_by_side(27, 9, {5: latency(), 6: latency_by_version(), 16: latencies()}),
+            layout.row(102, "The exporter's machine or container", 36),
+            *layout.side_by_side(37, 8, {7: cpu(), 8: memory(), 9: memory_bytes(), 10: disk()}),
+            layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu(), 12: gpu_memory()})),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="system",
+    )
+
+
+def alerts() -> Panel:
+    return alerts_over_time(
+        "Alerts of the system layer",
+        f'layer="system",{MODEL_OR_NONE}',
+        "version, instance, path",
+        f"model_info{{{MODEL}}}",
+        empty="not monitored",
     )
 
 
@@ -56,10 +81,28 @@ def requests() -> Panel:
 def requests_by_code() -> Panel:
     return time_series(
         "Requests by HTTP code",
-        "Requests a second by HTTP code.",
+        "Requests a second by HTTP code: 5xx red, 4xx orange. The axis is logarithmic, to show few errors among many.",
         PER_SECOND,
         Query(f"sum by (code) (rate(model_requests_total{{{BOTH}}}[$__rate_interval]))", "{{code}}"),
         empty=_NO_REQUESTS,
+        logarithmic_from=0.1,
+        overrides=matching_series({"^5..$": CRITICAL, "^4..$": WARNING, "^[123]..$": NEUTRAL}),
+    )
+
+
+def in_progress() -> Panel:
+    return time_series(
+        "Requests in progress, mean",
+        (
+            "Mean number of requests that the model works on at the same time: the durations of all requests that "
+            "ended in a second, added up (Little's law). Requests that never end are not counted."
+        ),
+        COUNT,
+        *by_version(
+            f"sum by (model, version) (rate(model_request_duration_seconds_sum{{{BOTH}}}[$__rate_interval]))",
+            "version {{version}}",
+        ),
+        empty=_NO_DURATIONS,
     )
 
 
@@ -75,17 +118,35 @@ def error_ratio() -> Panel:
 
 
 def error_budget() -> Panel:
-    windows = ("5m", "30m", "1h", "6h")
+    windows = ("5m", "1h", "30m", "6h")
     return time_series(
         "Error ratio in the windows of the budget",
         (
-            "The windows of ModelErrorBudgetBurn: a long window shows that the loss matters, a short one that it "
-            "still continues."
+            "The windows of ModelErrorBudgetBurn for the worst version. It fires if 5m and 1h are above 14.4 times the "
+            "objective's share of errors, or 30m and 6h above 6 times. The axis is logarithmic."
         ),
         SHARE,
         *(Query(f"max(model_version:request_error_ratio:rate{window}{{{BOTH}}})", window) for window in windows),
+        Query(f"model:error_budget_fast_burn:ratio{{{MODEL}}}", "threshold of 5m and 1h", role="threshold"),
+        Query(f"model:error_budget_slow_burn:ratio{{{MODEL}}}", "threshold of 30m and 6h", role="threshold"),
         empty=_NO_REQUESTS,
-        top=0.01,
+        logarithmic_from=0.0001,
+    )
+
+
+def budget_left() -> Panel:
+    return time_series(
+        "Error budget left",
+        (
+            "Share of the errors that the objective allows in 30 days that is left, for all versions; fewer days if "
+            "recording began later. Below 0 the objective is missed."
+        ),
+        SHARE,
+        Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "left"),
+        Query(f"0 * model:error_budget:ratio{{{MODEL}}}", "threshold: used up", role="threshold"),
+        empty=_NO_REQUESTS,
+        least=None,
+        top=1,
     )
 
 
@@ -93,11 +154,12 @@ def latency() -> Panel:
     quantiles = ("p50", "p95", "p99")
     return time_series(
         "Latency of the slowest version",
-        "50, 95 and 99 % of requests are faster than this, over five minutes.",
+        "50, 95 and 99 % of requests are faster than this, over five minutes. The axis is logarithmic.",
         SECONDS,
         *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
-        empty="no durations",
+        empty=_NO_DURATIONS,
+        logarithmic_from=0.001,
     )
 
 
@@ -105,27 +167,52 @@ def latency_by_version() -> Panel:
     expr = f"model_version:request_duration_seconds:p95_rate5m{{{BOTH}}}"
     return time_series(
         "Latency p95 by version",
-        "95 % of requests are faster than this, over five minutes, and the slowest version a day ago.",
+        (
+            "95 % of requests are faster than this, over five minutes, and the slowest version a day ago. The axis is "
+            "logarithmic."
+        ),
         SECONDS,
         *by_version(expr, "version {{version}}"),
         Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
-        empty="no durations",
+        empty=_NO_DURATIONS,
+        logarithmic_from=0.001,
     )
 
 
-def _share(title: str, description: str, query: Query, empty: str = "no scrape") -> Panel:
-    return time_series(title, description, SHARE, query, empty=empty, most=1)
+def latencies() -> Panel:
+    bucket = f"model_request_duration_seconds_bucket{{{BOTH}}}"
+    return heatmap(
+        "Latency of all requests",
+        "Requests a second by their duration: two bands mean two kinds of requests. Empty cells are without requests.",
+        PER_SECOND,
+        SECONDS,
+        Query(f"sum by (le) (rate({bucket}[$__rate_interval]))", "{{le}}", "heatmap"),
+        empty=_NO_DURATIONS,
+    )
+
+
+def _share(title: str, description: str, query: Query, alert: str) -> Panel:
+    return time_series(
+        title,
+        description,
+        SHARE,
+        query,
+        Query(f"max(instance:threshold:{alert}{{{INSTANCE}}})", "threshold", role="threshold"),
+        empty="no scrape",
+        most=1,
+    )
 
 
 def cpu() -> Panel:
     expr = f"model_system_cpu_utilization_ratio{{{INSTANCE}}}"
-    return _share("CPU", "Share of processor time in use.", Query(expr, "{{instance}}"))
+    return _share("CPU", "Share of processor time in use.", Query(expr, "{{instance}}"), "ModelHostCpuHigh")
 
 
 def memory() -> Panel:
     expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
-    return _share("Memory", "Memory in use as a share of the limit.", Query(expr, "{{instance}}"))
+    text = "Memory in use as a share of the limit."
+    return _share("Memory", text, Query(expr, "{{instance}}"), "ModelHostMemoryHigh")
 
 
 def memory_bytes() -> Panel:
@@ -141,12 +228,19 @@ def memory_bytes() -> Panel:
 
 def disk() -> Panel:
     expr = f"model_system_disk_utilization_ratio{{{INSTANCE}}}"
-    return _share("Disk", "Share of each file system in use.", Query(expr, "{{path}} {{instance}}"))
+    text = "Share of each file system in use."
+    return _share("Disk", text, Query(expr, "{{path}} {{instance}}"), "ModelHostDiskHigh")
 
 
 def gpu() -> Panel:
-    expr = f"model_system_gpu_utilization_ratio{{{INSTANCE}}}"
-    return _share("GPU", "Share of time in which the GPU is busy.", Query(expr, "{{gpu}} {{instance}}"), _NO_GPU)
+    return time_series(
+        "GPU",
+        "Share of time in which the GPU is busy.",
+        SHARE,
+        Query(f"model_system_gpu_utilization_ratio{{{INSTANCE}}}", "{{gpu}} {{instance}}"),
+        empty=_NO_GPU,
+        most=1,
+    )
 
 
 def gpu_memory() -> Panel:

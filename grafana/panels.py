@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboard, prometheus, statetimeline, timeseries
+from grafana_foundation_sdk.builders import heatmap as heatmap_sdk
 from grafana_foundation_sdk.builders import stat as stat_sdk
 from grafana_foundation_sdk.builders import table as table_sdk
 from grafana_foundation_sdk.models.common import (
+    AxisPlacement,
     BarGaugeDisplayMode,
     BarGaugeNamePlacement,
     BarGaugeValueMode,
@@ -19,6 +21,7 @@ from grafana_foundation_sdk.models.common import (
     LegendDisplayMode,
     LegendPlacement,
     LineInterpolation,
+    ScaleDistribution,
     SortOrder,
     TooltipDisplayMode,
     VisibilityMode,
@@ -35,10 +38,10 @@ from grafana_foundation_sdk.models.dashboard import (
     ThresholdsMode,
     ValueMapping,
 )
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana.style import (
-    APART,
     BARE,
     DATASOURCE,
     GREY,
@@ -49,6 +52,7 @@ from grafana.style import (
     Override,
     Query,
     for_query,
+    palette,
     value_mappings,
 )
 
@@ -58,6 +62,8 @@ class _Targets(Protocol):
 
 
 _FORMATS = {
+    "range": PromQueryFormat.TIME_SERIES,
+    "heatmap": PromQueryFormat.HEATMAP,
     "instant": PromQueryFormat.TIME_SERIES,
     "table": PromQueryFormat.TABLE,
     "buckets": PromQueryFormat.HEATMAP,
@@ -66,8 +72,8 @@ _FORMATS = {
 
 def _target(query: Query, ref: str) -> prometheus.Dataquery:
     target = prometheus.Dataquery().ref_id(ref).expr(query.expr).legend_format(query.legend).datasource(DATASOURCE)
-    if query.kind == "range":
-        return target.range().format(PromQueryFormat.TIME_SERIES)
+    if query.kind in {"range", "heatmap"}:
+        return target.range().format(_FORMATS[query.kind])
     return target.instant().format(_FORMATS[query.kind])
 
 
@@ -144,11 +150,13 @@ def time_series(
     values: bool = True,
     top: float | None = None,
     least: float | None = 0,
+    logarithmic_from: float | None = None,
     **more: Any,
 ) -> Panel:
     """Return lines over time. The legend shows each last value, unless there are too many lines.
 
-    The axis reaches at least ``top``. Otherwise a series of zeros would get a scale up to 100.
+    The axis reaches at least ``top``. Otherwise a series of zeros would get a scale up to 100. With
+    ``logarithmic_from``, it is logarithmic from this value on and linear below, for values far below their threshold.
     """
     builder = (
         timeseries.Panel()
@@ -161,12 +169,31 @@ def time_series(
     )
     if top is not None:
         builder = builder.axis_soft_max(top)
+    if logarithmic_from is not None:
+        scale = common.ScaleDistributionConfig().type(ScaleDistribution.SYMLOG).log(10)
+        builder = builder.scale_distribution(scale.linear_threshold(logarithmic_from))
     if stepped:
         builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
     single = [i for i, query in enumerate(queries) if query.role == "value" and "{{" not in query.legend]
-    overrides = [for_query(i, *settings) for i, settings in zip(single, APART, strict=False)] if len(single) > 1 else []
+    overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
     overrides = [*overrides, *more.pop("overrides", ())]
     return _finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
+
+
+def heatmap(title: str, description: str, unit: str, y_unit: str, query: Query, **more: Any) -> Panel:
+    """Return the buckets of a histogram over time, as cells whose colour is their value; empty ones have none."""
+    builder = (
+        heatmap_sdk.Panel()
+        .calculate(False)
+        .color(heatmap_sdk.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").steps(32).exponent(0.5))
+        .cell_gap(1)
+        .filter_values(heatmap_sdk.FilterValueRange().le(1e-9))
+        .y_axis(heatmap_sdk.YAxisConfig().unit(y_unit).axis_placement(AxisPlacement.LEFT))
+        .cell_values(heatmap_sdk.CellValues().unit(unit))
+        .tooltip(heatmap_sdk.HeatmapTooltip().mode(TooltipDisplayMode.SINGLE).y_histogram(False))
+        .hide_legend()
+    )
+    return _finish(builder, title, description, unit, [query], **more)
 
 
 def stat(

@@ -1,13 +1,13 @@
 """Colours, units, texts and the small parts of a panel.
 
-Colour means state: green, blue, orange and red are ok, info, warning and critical. A threshold is red,
-because the critical state starts there. Everything else is in shades of one neutral blue, and
-comparisons are grey.
+Colour means state: green, blue, orange and red are ok, info, warning and critical. A threshold is red and dashed.
+One value, and the versions of a model, are in shades of a neutral blue; comparisons are grey. Series of different
+kinds, such as features, windows and event kinds, have the colours of `PALETTE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,14 +57,15 @@ class Query:
     legend
         Name of the series, with ``{{label}}`` for labels.
     kind
-        Evaluated over the time range, or at its end, there also as rows of a table or buckets of a histogram.
+        Evaluated over the time range, also as buckets of a heatmap, or at its end, also as rows of a table or buckets
+        of a histogram.
     role
         How to draw it: a value, a value of an older version, a threshold, a past value, or a training value.
     """
 
     expr: str
     legend: str = "__auto"
-    kind: Literal["range", "instant", "table", "buckets"] = "range"
+    kind: Literal["range", "heatmap", "instant", "table", "buckets"] = "range"
     role: Literal["value", "older", "threshold", "past", "reference"] = "value"
 
 
@@ -163,16 +164,36 @@ def marked_cell() -> list[DynamicConfigValue]:
     ]
 
 
-APART = (
-    [setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})],
-    [setting("color", {"mode": "fixed", "fixedColor": DARKER})],
-    [setting("color", {"mode": "fixed", "fixedColor": "#a3b8e3"})],
-    [
-        setting("color", {"mode": "fixed", "fixedColor": DARKER}),
-        setting("custom.lineStyle", {"fill": "dash", "dash": [14, 5]}),
-    ],
-)
-"""Shades for the values of different queries in one panel; those that Grafana chooses are too similar."""
+PALETTE = ("#56b4e9", "#997700", "#cc79a7", "#0072b2", "#ccbb44", "#aa3377")
+"""Colours of Okabe and Ito (2008) and of Tol (2021) that are not those of states.
+
+All pairs differ by at least 18 (CIE 1976), also with each form of colour blindness, and each has a contrast of at least
+1.9 with the dark and the light background of Grafana. Grafana's own palettes contain the colours of states.
+"""
+
+
+def palette(index: int) -> list[DynamicConfigValue]:
+    """Return the colour of a series by its position; from the seventh on, lines are dashed."""
+    colour = setting("color", {"mode": "fixed", "fixedColor": PALETTE[index % len(PALETTE)]})
+    if index < len(PALETTE):
+        return [colour]
+    return [colour, setting("custom.lineStyle", {"fill": "dash", "dash": [14, 5]})]
+
+
+def named_series(names: Sequence[str]) -> list[Override]:
+    """Return overrides that give each of these series its colour of the palette, whichever of them there are."""
+    return [(MatcherConfig(id_val="byName", options=name), palette(index)) for index, name in enumerate(names)]
+
+
+def matching_series(colours: Mapping[str, str]) -> list[Override]:
+    """Return overrides for the series whose names match regular expressions, each with its colour."""
+    return [
+        (
+            MatcherConfig(id_val="byRegexp", options=f"/{pattern}/"),
+            [setting("color", {"mode": "fixed", "fixedColor": colour})],
+        )
+        for pattern, colour in colours.items()
+    ]
 
 
 def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue]:

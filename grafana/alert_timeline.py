@@ -1,0 +1,53 @@
+"""The alerts of a layer over time, with those that are pending."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Panel
+
+from grafana.panels import state_timeline
+from grafana.style import CRITICAL, INFO, OK, WARNING, Query
+
+_STATES = {"none": OK, "info": INFO, "pending": INFO, "warning": WARNING, "critical": CRITICAL}
+_ROWS = 12
+
+
+def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str) -> Panel:
+    """Return a row for each alert that was active in the time range, below one for all of them.
+
+    Parameters
+    ----------
+    title
+        Title of the panel.
+    selector
+        Selector of the alerts.
+    of
+        Labels that tell alerts of the same name apart.
+    monitored
+        An expression that exists while the alerts are evaluated: without an alert, the first row is green.
+    empty
+        Text for no data.
+    """
+    alerts = f"ALERTS{{{selector},"
+    states = (
+        f'4 * {alerts}alertstate="firing",severity="critical"}} or 3 * {alerts}alertstate="firing",severity="warning"}}'
+        f' or 2 * {alerts}alertstate="pending",severity!="info"}} or {alerts}alertstate="firing",severity="info"}}'
+    )
+    names = ", ".join(f'"{label.strip()}"' for label in of.split(","))
+    longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time({alerts[:-1]}}}[$__range] @ end())))"
+    named = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
+    return state_timeline(
+        title,
+        (
+            "Alerts over time: blue while pending or info, orange for a warning, red if critical, green if there is "
+            f"none. With more than {_ROWS}, those active for longest."
+        ),
+        # Shows that there is no alert; without this row, Grafana would report missing data.
+        Query(f"max({states}) or 0 * group({monitored})", "worst"),
+        Query(
+            f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
+            "{{alert}} {{of}}",
+        ),
+        show_values=False,
+        names=_STATES,
+        empty=empty,
+    )
