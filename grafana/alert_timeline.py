@@ -8,7 +8,7 @@ from grafana.panels import state_timeline
 from grafana.style import CRITICAL, INFO, OK, WARNING, Query
 
 _STATES = {"none": OK, "info": INFO, "pending": INFO, "warning": WARNING, "critical": CRITICAL}
-_ROWS = 12
+_ROWS = 15
 
 
 def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str) -> Panel:

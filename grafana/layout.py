@@ -21,7 +21,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from grafana.queries import INSTANCE, MODEL, MODEL_OR_NONE
-from grafana.style import CRITICAL, DATASOURCE, GREY, NEUTRAL, Link
+from grafana.style import CRITICAL, DATASOURCE, GREY, INFO, NEUTRAL, WARNING, Link
 
 TAG = "model-exporter"
 TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
@@ -114,6 +114,14 @@ def versions_variable() -> VariableModel:
     return query_variable("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
 
 
+def worst_feature_variable(worst_first: str) -> VariableModel:
+    """Return the variable for one feature, by default the first that an expression returns."""
+    query = f"query_result({worst_first})"
+    variable = query_variable("feature", "Feature", query, sort=VariableSort.DISABLED)
+    variable.regex = '/feature="(.*)"} /'
+    return variable
+
+
 def compared_version(name: str, label: str, *, newest: bool) -> VariableModel:
     """Return the variable for one version to compare, by default the highest or the lowest."""
     sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
@@ -139,7 +147,10 @@ def _exporter_url(variables: Sequence[VariableModel]) -> VariableModel:
 
 
 def _annotations(layer: str, only_deployments: bool) -> list[dashboard.AnnotationQuery]:
-    """Return annotations of deployments, alerts and dataset releases; each expression is true for one step."""
+    """Return annotations of deployments, alerts and dataset releases; each expression is true for one step.
+
+    All alerts of the same name and model are one, in the colour of their severity: the start of the first is marked.
+    """
 
     def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
         return (
@@ -154,8 +165,12 @@ def _annotations(layer: str, only_deployments: bool) -> list[dashboard.Annotatio
             .tag_keys(tags)
         )
 
+    def started(severity: str) -> str:
+        firing = f'ALERTS{{alertstate="firing",layer=~"{layer}",severity="{severity}",{MODEL_OR_NONE}}}'
+        alerts = f"group by (alertname, model, severity, layer) ({firing}"
+        return f"{alerts}) unless {alerts} offset $__interval)"
+
     deployed = f"model_version:deployed:timestamp_seconds{{{MODEL}}}"
-    firing = f'ALERTS{{alertstate="firing",layer=~"{layer}",alertname!="Watchdog",{MODEL_OR_NONE}}}'
     released = f"max by (model) (model_dataset_examples_total{{{MODEL}}}"
     return [
         query(
@@ -166,13 +181,13 @@ def _annotations(layer: str, only_deployments: bool) -> list[dashboard.Annotatio
             "{{model}} version {{version}} was seen for the first time",
             "version",
         ).use_value_for_time(True),
-        query(
-            "Alerts",
-            CRITICAL,
-            f"{firing} unless {firing} offset $__interval",
-            "{{alertname}}",
-            "{{severity}}: {{model}} {{version}} {{feature}}",
-            "severity,layer",
+        *(
+            query(name, colour, started(severity), "{{alertname}}", "{{severity}}: {{model}}", "severity,layer")
+            for name, colour, severity in (
+                ("Critical alerts", CRITICAL, "critical"),
+                ("Warnings", WARNING, "warning"),
+                ("Infos", INFO, "info"),
+            )
         ),
         query(
             "Dataset releases",

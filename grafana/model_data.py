@@ -5,14 +5,25 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSort
 
 from grafana import layout, model_data_feature
-from grafana.panels import state_timeline, table, time_series
-from grafana.queries import BOTH, MODEL, WINDOW
+from grafana.alert_timeline import alerts_over_time
+from grafana.model_data_summary import (
+    SCORE,
+    THRESHOLD,
+    WORST_FIRST,
+    drifted,
+    features_by_time,
+    missing,
+    shifted,
+    window_size,
+    worst,
+)
+from grafana.panels import table, time_series
+from grafana.queries import BOTH, MODEL, WINDOW, by_rank
 from grafana.style import (
     COUNT,
-    CRITICAL,
     DEVIATIONS,
-    INFO,
     NATS,
+    NO_PROFILE,
     OK,
     SHARE,
     TEXT,
@@ -25,14 +36,21 @@ from grafana.style import (
     transformation,
 )
 
-_FEATURE = layout.page_link(
-    "drift", "Explanation", model="model", version="__data.fields.Version", window="window", feature="__value.raw"
+_EXPLANATION = layout.page_link(
+    "drift",
+    "Explanation",
+    model="model",
+    version="__data.fields.Version",
+    window="window",
+    feature="__data.fields.Feature",
+)
+_BELOW = layout.dashboard_link(
+    "model-data", "Show it below", model="model", version="version", window="window", feature="__value.raw"
 )
 
 
 def dashboard() -> Dashboard:
     """Return the dashboard Data and drift."""
-    features = f"label_values(model_feature_reference_probability{{{BOTH}}}, feature)"
     windows = f"label_values(model_feature_window_observations{{{BOTH}}}, window)"
     return layout.build_dashboard(
         "model-data",
@@ -41,19 +59,24 @@ def dashboard() -> Dashboard:
         [
             layout.model_variable(),
             layout.version_variable(),
-            layout.query_variable("feature", "Feature", features),
+            layout.worst_feature_variable(WORST_FIRST),
             layout.query_variable("window", "Window", windows, sort=VariableSort.NUMERICAL_DESC),
         ],
         [
-            layout.row(100, "Features of version $version", 0),
-            *layout.side_by_side(1, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
-            *layout.side_by_side(12, 8, {3: data_alerts()}),
-            layout.row(101, "$feature", 20),
-            *layout.side_by_side(21, 10, {4: model_data_feature.histogram(), 5: model_data_feature.score()}, (14, 10)),
-            *layout.side_by_side(31, 8, {6: model_data_feature.mean(), 7: model_data_feature.stddev()}, (14, 10)),
-            *layout.side_by_side(39, 8, {8: model_data_feature.missing(), 9: model_data_feature.unseen()}, (14, 10)),
-            layout.row(102, "Predictions, and correlations between features", 47),
-            *layout.side_by_side(48, 9, {10: prediction(), 11: together(), 12: observations()}, (10, 7, 7)),
+            *layout.side_by_side(
+                0, 4, {14: drifted(), 15: worst(), 16: shifted(), 17: missing(), 18: window_size()}, (5, 7, 4, 4, 4)
+            ),
+            layout.row(100, "Features of version $version", 4),
+            *layout.side_by_side(5, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
+            *layout.side_by_side(16, 12, {13: features_by_time(), 3: data_alerts()}),
+            layout.row(101, "$feature", 28),
+            *layout.side_by_side(29, 10, {4: model_data_feature.histogram(), 5: model_data_feature.score()}, (14, 10)),
+            *layout.side_by_side(39, 8, {19: model_data_feature.ratio(), 6: model_data_feature.mean()}, (14, 10)),
+            *layout.side_by_side(
+                47, 8, {7: model_data_feature.stddev(), 8: model_data_feature.missing(), 9: model_data_feature.unseen()}
+            ),
+            layout.row(102, "Predictions, and correlations between features", 55),
+            *layout.side_by_side(56, 9, {10: prediction(), 11: together(), 12: observations()}, (10, 7, 7)),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -61,8 +84,8 @@ def dashboard() -> Dashboard:
 
 
 def features_by_score() -> Panel:
-    score = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
-    threshold = f"on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
+    score = SCORE
+    threshold = f"on (model, feature) group_left () {THRESHOLD}"
     each = "max by (version, feature)"
     columns = (
         f"{each} ({score} > bool {threshold})",
@@ -78,13 +101,13 @@ def features_by_score() -> Panel:
         "Features by score",
         (
             "KL divergence from training in any window (0 if below the noise floor) and its threshold; shift of the "
-            "mean; missing values above their share in training; values unseen in training. Click a feature for an "
-            "explanation."
+            "mean; missing values above their share in training; values unseen in training. Click a feature to show "
+            "it in the panels below, or its state for an explanation."
         ),
         NATS,
         *(Query(expr, kind="table") for expr in columns),
         Query(f"{each} ({score})"),
-        empty=model_data_feature.NO_PROFILE,
+        empty=NO_PROFILE,
         sort=("Score",),
         transformations=[
             # Without the time, Grafana does not read the rows of a moment as series.
@@ -111,12 +134,17 @@ def features_by_score() -> Panel:
         overrides=[
             for_field(
                 "Feature",
-                setting("links", [{"title": _FEATURE.title, "url": _FEATURE.url, "targetBlank": True}]),
+                setting("links", [{"title": _BELOW.title, "url": _BELOW.url}]),
                 unit=TEXT,
-                minWidth=150,
+                minWidth=190,
             ),
             for_field("Version", unit=TEXT, width=66),
-            for_field("State", *state_cell({"0": ("OK", OK), "1": ("drifted", CRITICAL)}), width=66),
+            for_field(
+                "State",
+                *state_cell({"0": ("OK", OK), "1": ("drifted", WARNING)}),
+                setting("links", [{"title": _EXPLANATION.title, "url": _EXPLANATION.url, "targetBlank": True}]),
+                width=66,
+            ),
             for_field("Score", noValue="–", width=80, decimals=2),
             for_field("Threshold", noValue="–", width=84, decimals=2),
             for_field("Shift", noValue="–", width=70, unit=DEVIATIONS, decimals=1),
@@ -134,42 +162,23 @@ def features_by_score() -> Panel:
 
 
 def features_over_time() -> Panel:
-    series = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
-    expr = f"max by (feature) ({series})"
+    highest = f"max by (feature) (max_over_time({SCORE}[$__range] @ end())) > 0"
     return time_series(
-        "Score of the ten worst features",
-        ("KL divergence from training over time, if above the noise floor, and the lowest threshold of any feature."),
+        "Score of the six worst features",
+        (
+            "KL divergence from training over time, if above the noise floor, of the features with the highest score "
+            "in the time range, the highest first, and the lowest threshold of any feature."
+        ),
         NATS,
-        Query(f"{expr} and on (feature) topk(10, max_over_time({series}[$__range] @ end()))", "{{feature}}"),
-        Query(f"min(model_feature:threshold:ModelFeatureDrift{{{MODEL}}})", "lowest threshold", role="threshold"),
-        values=False,
-        empty=model_data_feature.NO_PROFILE,
+        *by_rank(f"max by (feature) ({SCORE})", highest, "feature"),
+        Query(f"min({THRESHOLD})", "lowest threshold", role="threshold"),
+        empty=NO_PROFILE,
     )
 
 
 def data_alerts() -> Panel:
-    alerts = f'ALERTS{{layer="data",{BOTH},severity="warning"'
-    states = f'2 * {alerts},alertstate="firing"}} or {alerts},alertstate="pending"}}'
-    longest = f"topk(15, sum by (alertname, feature) (count_over_time({alerts}}}[$__range] @ end())))"
-    return state_timeline(
-        "Alerts of the data layer",
-        (
-            "Alerts by feature over time: blue while pending, orange while firing, green if there is none. With more "
-            "than 15, those active for longest."
-        ),
-        # Shows that there is no alert; without this row, Grafana would report missing data.
-        Query(
-            f"max({states}) or 0 * group(model_version_feature:kl_divergence_above_noise:max{{{BOTH}}})", "any alert"
-        ),
-        Query(
-            f"max by (alert, feature) (label_replace(({states}) and on (alertname, feature) {longest},"
-            ' "alert", "$1", "alertname", "Model(.+)"))',
-            "{{alert}} {{feature}}",
-        ),
-        show_values=False,
-        names={"none": OK, "pending": INFO, "firing": WARNING},
-        empty=model_data_feature.NO_PROFILE,
-    )
+    title = "Alerts of the data layer"
+    return alerts_over_time(title, f'layer="data",{BOTH}', "feature", SCORE, empty=NO_PROFILE)
 
 
 def prediction() -> Panel:
@@ -213,5 +222,5 @@ def observations() -> Panel:
         ("Number of values in the window, for the feature that has most. With few values a score has little meaning."),
         COUNT,
         Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
-        empty=model_data_feature.NO_PROFILE,
+        empty=NO_PROFILE,
     )

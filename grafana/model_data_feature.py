@@ -2,54 +2,103 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.models.dashboard import Panel
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig, Panel
 
 from grafana import layout
 from grafana.panels import bar_chart, time_series
 from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
-from grafana.style import COUNT, GREY, NATS, NEUTRAL, SHARE, Query, for_field, for_query, setting, transformation
+from grafana.style import (
+    COUNT,
+    GREY,
+    NATS,
+    NEUTRAL,
+    NO_PROFILE,
+    SHARE,
+    TEXT,
+    Query,
+    for_field,
+    for_query,
+    setting,
+    transformation,
+)
 
-NO_PROFILE = "no profile, or no data"
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
 _DRIFT = layout.page_link("drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="feature")
 
 
+_NUMBER = r"(-?[0-9]{3,}|-?[0-9]{1,2}(?:\\.0*[0-9]{1,2})?)[.0-9]*(e[-+]?[0-9]+)?"
+"""A number, in groups that hold it with few digits."""
+_EDGE = rf"[0-9]+ [\\[(]{_NUMBER}, .*"
+"""The bin ``07 [0.526316, 1.25)``, with its lower edge."""
+
+
 def _short(expr: str) -> str:
-    """Return the expression with the label ``01 ≥ 18`` for the bin ``01 [18, 22)``, because a bar has little room."""
-    return f'label_replace({expr}, "bin", "$1 ≥ $2", "bin", "([0-9]+) .([-+.e0-9]+), .*")'
+    """Return the expression with a short label ``edge`` beside ``bin``: the lower edge, or the category."""
+    named = f'label_replace({expr}, "edge", "$1", "bin", "[0-9]+ (.+)")'
+    for text, sign in (("below", "<"), ("above", ">")):
+        named = f'label_replace({named}, "edge", "{sign} $1$2", "bin", "[0-9]+ {text} {_NUMBER}")'
+    return f'label_replace({named}, "edge", "$1$2", "bin", "{_EDGE}")'
+
+
+_GROWN = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
+_TRAINED = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
+_LIVE_SHARE = f"{_GROWN} / on () group_left () (sum({_GROWN}) > 0)"
+_TRAINED_SHARE = f"sum by (bin) ({_TRAINED}) / on () group_left () sum({_TRAINED})"
+
+
+def _by_bin(**columns: str) -> list[DataTransformerConfig]:
+    """Return transformations to a row for each bin, in the order of the bins."""
+    return [
+        transformation("merge"),
+        transformation("sortBy", fields={}, sort=[{"field": "bin"}]),
+        transformation("organize", excludeByName={"Time": True, "bin": True}, renameByName=columns),
+    ]
 
 
 def histogram() -> Panel:
-    grown = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
-    trained = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
-    whole = f"sum(increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
+    outline = [setting("custom.fillOpacity", 0), setting("custom.lineWidth", 2)]
     return bar_chart(
         "$feature: live values over training ones",
         (
-            "Share of values in each bin, for all replicas over the whole time range, next to the share in training. "
-            "The profile fixes the bins."
+            "Share of values in each bin, for all replicas over the whole time range, filled, and in training, "
+            "outlined. A label is the lower edge of a numeric bin. The profile fixes the bins."
         ),
         SHARE,
-        Query(_short(f"{grown} / on () group_left () ({whole} > 0)"), "live", "table"),
-        Query(_short(f"sum by (bin) ({trained}) / on () group_left () sum({trained})"), "training", "table"),
-        by="bin",
+        Query(_short(_LIVE_SHARE), "live", "table"),
+        Query(_short(_TRAINED_SHARE), "training", "table"),
+        by="edge",
         links=[_DRIFT],
         empty=NO_PROFILE,
         least=0,
-        transformations=[
-            transformation("joinByField", byField="bin", mode="outer"),
-            transformation(
-                "organize",
-                excludeByName={"Time": True, "Time 1": True, "Time 2": True},
-                renameByName={"Value #A": "live", "Value #B": "training"},
-            ),
-            transformation("sortBy", fields={}, sort=[{"field": "bin"}]),
-        ],
+        transformations=_by_bin(**{"Value #A": "live", "Value #B": "training"}),
         overrides=[
             for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
-            for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY})),
-            for_field("bin", noValue=" "),
+            for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY}), *outline),
+            for_field("edge", unit=TEXT, noValue=" "),
+        ],
+    )
+
+
+def ratio() -> Panel:
+    smoothed = f"({_LIVE_SHARE} or 0 * {_TRAINED_SHARE})"
+    return bar_chart(
+        "$feature: ratio of live to training",
+        "Share of values in each bin over its share in training: 1 is as in training. The axis is logarithmic.",
+        "suffix:×",
+        Query(_short(f"clamp({smoothed} / on (bin) ({_TRAINED_SHARE}), 0.1, 10)"), "ratio", "table"),
+        by="edge",
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+        transformations=_by_bin(Value="ratio"),
+        overrides=[
+            for_field(
+                "ratio",
+                setting("color", {"mode": "fixed", "fixedColor": NEUTRAL}),
+                setting("custom.scaleDistribution", {"type": "log", "log": 10}),
+                setting("noValue", ""),
+            ),
+            for_field("edge", unit=TEXT, noValue=" "),
         ],
     )
 

@@ -33,6 +33,7 @@ from grafana_foundation_sdk.models.dashboard import (
     FieldColorModeId,
     FieldConfig,
     FieldConfigSource,
+    MatcherConfig,
     Panel,
     Threshold,
     ThresholdsMode,
@@ -53,6 +54,7 @@ from grafana.style import (
     Query,
     for_query,
     palette,
+    setting,
     value_mappings,
 )
 
@@ -174,8 +176,11 @@ def time_series(
         builder = builder.scale_distribution(scale.linear_threshold(logarithmic_from))
     if stepped:
         builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
-    single = [i for i, query in enumerate(queries) if query.role == "value" and "{{" not in query.legend]
+    named = [query.role == "value" and "{{" not in query.legend for query in queries]
+    single = [i for i, query in enumerate(queries) if query.role == "ranked" or named[i]]
     overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
+    if logarithmic_from is not None:  # the axis writes the text for no data at each tick without a number
+        overrides.append((MatcherConfig(id_val="byType", options="number"), [setting("noValue", "")]))
     overrides = [*overrides, *more.pop("overrides", ())]
     return _finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
 
@@ -227,9 +232,18 @@ def stat(
 
 
 def state_timeline(
-    title: str, description: str, *queries: Query, names: Mapping[str, str], show_values: bool = True, **more: Any
+    title: str,
+    description: str,
+    *queries: Query,
+    names: Mapping[str, str],
+    levels: Sequence[ValueMapping] = (),
+    show_values: bool = True,
+    **more: Any,
 ) -> Panel:
-    """Return states over time, one row per series, with texts if ``show_values``."""
+    """Return states over time, one row per series, with texts if ``show_values``.
+
+    States are the numbers of ``names``, or have the colours of ``levels``.
+    """
     builder = (
         statetimeline.Panel()
         .show_value(VisibilityMode.AUTO if show_values else VisibilityMode.NEVER)
@@ -240,7 +254,7 @@ def state_timeline(
         .legend(common.VizLegendOptions().show_legend(False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
     )
-    return _finish(builder, title, description, BARE, queries, mappings=value_mappings(names), **more)
+    return _finish(builder, title, description, BARE, queries, mappings=levels or value_mappings(names), **more)
 
 
 def table(title: str, description: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> Panel:
@@ -258,19 +272,19 @@ def table(title: str, description: str, unit: str, *queries: Query, sort: Sequen
 
 
 def bar_chart(title: str, description: str, unit: str, *queries: Query, by: str, **more: Any) -> Panel:
-    """Return vertical bars, by a text field."""
+    """Return vertical bars, by a text field. Labels without room are left out."""
     builder = (
         barchart.Panel()
         .x_field(by)
-        .orientation(VizOrientation.AUTO)
+        .orientation(VizOrientation.VERTICAL)
         .show_value(VisibilityMode.NEVER)
         .group_width(0.85)
         .bar_width(0.95)
-        .line_width(0)
+        .line_width(1)
         .fill_opacity(85)
-        .x_tick_label_rotation(-75)
-        .x_tick_label_max_length(15)
-        .x_tick_label_spacing(25)
+        .x_tick_label_rotation(0)
+        .x_tick_label_max_length(12)
+        .x_tick_label_spacing(100)
         .legend(legend(values=False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
     )

@@ -7,6 +7,8 @@ script. "All" values are ``.+``.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from grafana.style import Query
 
 MODEL = "model=~`${model:regex}`"
@@ -79,6 +81,23 @@ def by_version(expr: str, legend: str) -> tuple[Query, Query]:
     """Return series of versions in use: the one that was deployed last and, thinner and darker, the others."""
     last = f"on (model, version) model_version:deployed_last:timestamp_seconds{{{MODEL}}} @ end()"
     return Query(f"{expr} and {last}", legend), Query(f"{expr} unless {last}", legend, role="older")
+
+
+def by_rank(expr: str, size: str, label: str, count: int = 6) -> list[Query]:
+    """Return the series of an expression that are the largest, a query for each, so that each has its colour.
+
+    Parameters
+    ----------
+    expr
+        Series with the label.
+    size
+        By what they are ranked, one number for each value of the label over the whole time range.
+    label
+        The label that tells them apart.
+    """
+    ranks = [f"topk({rank}, {size})" for rank in range(1, count + 1)]
+    only = [ranks[0], *(f"({rank} unless {before})" for before, rank in pairwise(ranks))]
+    return [Query(f"{expr} and on ({label}) {one}", f"{{{{{label}}}}}", role="ranked") for one in only]
 
 
 def increase(metric: str, selector: str, by: str, over: str = "$__range") -> str:

@@ -41,6 +41,8 @@ BARE = "none"
 TEXT = "string"
 SINCE = "dateTimeFromNow"
 
+NO_PROFILE = "no profile, or no data"
+
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 REFS = "ABCDEFGHIJKLMNOP"
@@ -60,13 +62,14 @@ class Query:
         Evaluated over the time range, also as buckets of a heatmap, or at its end, also as rows of a table or buckets
         of a histogram.
     role
-        How to draw it: a value, a value of an older version, a threshold, a past value, or a training value.
+        How to draw it: a value, one of several series by rank, a value of an older version, a threshold, a past value,
+        or a training value.
     """
 
     expr: str
     legend: str = "__auto"
     kind: Literal["range", "heatmap", "instant", "table", "buckets"] = "range"
-    role: Literal["value", "older", "threshold", "past", "reference"] = "value"
+    role: Literal["value", "ranked", "older", "threshold", "past", "reference"] = "value"
 
 
 @dataclass(frozen=True)

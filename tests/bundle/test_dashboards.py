@@ -355,13 +355,16 @@ def test_the_palette_is_readable(colour: str) -> None:
 @pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
 def test_overrides_name_existing_fields(uid: str, panel: dict[str, Any]) -> None:
     """An override names a column, a query or, with the palette, a series that the panel may have."""
-    columns = {"bin"}
+    columns = {"edge"}
     for transformation in panel.get("transformations", []):
         columns |= set(transformation["options"].get("renameByName", {}).values())
     refs = {target["refId"] for target in targets(panel)}
     labelled = any("{{" in target["legendFormat"] for target in targets(panel))
     for override in panel["fieldConfig"]["overrides"]:
         matcher = override["matcher"]
+        if matcher["id"] == "byType":
+            assert matcher["options"] == "number"
+            continue
         if labelled and matcher["id"] in {"byName", "byRegexp"} and override["properties"][0]["id"] == "color":
             continue
         assert matcher["options"] in {"byName": columns, "byFrameRefID": refs}[matcher["id"]]
@@ -381,7 +384,9 @@ def test_a_dashboard_has_variables_links_and_annotations(uid: str) -> None:
     others = board["links"][0]
     assert others["type"] == "dashboards" and others["includeVars"] and others["keepTime"]
     if uid not in ("model-exporter", "model-fleet"):
-        assert [note["name"] for note in board["annotations"]["list"]] == ["Deployments", "Alerts", "Dataset releases"]
+        notes = {note["name"]: note["iconColor"] for note in board["annotations"]["list"]}
+        assert list(notes) == ["Deployments", "Critical alerts", "Warnings", "Infos", "Dataset releases"]
+        assert [notes[name] for name in ("Critical alerts", "Warnings", "Infos")] == ["red", "orange", "blue"]
         version = "version=${after:percentencode}" if uid == "model-release" else "${version:queryparam}"
         # The drift page shows the windows of now: a time that it ignores would mislead.
         pages = [link for link in board["links"][1:] if link["title"] != "All models"]
@@ -523,13 +528,22 @@ def test_variables_have_values(prometheus: str, uid: str) -> None:
             assert values, variable["name"]
             if variable["name"] in {"version", "before", "after"}:
                 assert set(values) == {"2", "3", "4"}
+            if variable["name"] == "feature":
+                assert variable["regex"] == '/feature="(.*)"} /' and variable["sort"] == 0
+                assert values[0] == "age" and len(values) > 4, "the worst feature first"
             if variable["name"] == "model":
                 assert set(values) == {"credit", recorded.ODD}
 
 
 def offered(url: str, text: str, chosen: Chosen) -> list[str]:
     """The values of a variable whose query is ``label_values(selector, label)``."""
-    match = re.fullmatch(r"label_values\((.+), (\w+)\)", chosen.into(text))
+    text = chosen.into(text)
+    if worst_first := re.fullmatch(r"query_result\((.+)\)", text):
+        rows = answer(url, worst_first[1], instant=True)
+        # As Grafana writes them, and as the regular expression of the variable reads them.
+        lines = [f'{{feature="{row["metric"]["feature"]}"}} {row["value"][1]} {row["value"][0]}' for row in rows]
+        return [match[1] for line in lines if (match := re.search('feature="(.*)"} ', line))]
+    match = re.fullmatch(r"label_values\((.+), (\w+)\)", text)
     assert match, text
     span = {"start": time.time() - recorded.HOUR, "end": time.time(), "match[]": match[1]}
     values: list[str] = ask(f"{url}/api/v1/label/{match[2]}/values?{urlencode(span)}").json["data"]
@@ -640,7 +654,7 @@ def test_the_fleet_names_what_is_wrong(prometheus: str) -> None:
 
 def test_shares_of_bins_add_up_to_one(prometheus: str) -> None:
     """The live and the training histogram of a feature each add up to one."""
-    (panel,) = (panel for panel in BOARDS["model-data"]["panels"] if panel["type"] == "barchart")
+    (panel,) = (panel for panel in BOARDS["model-data"]["panels"] if panel["title"].endswith("over training ones"))
     for target in targets(panel):
         series = answer(prometheus, Chosen().into(target["expr"]), instant=True)
         assert sum(float(sample["value"][1]) for sample in series) == pytest.approx(1, abs=1e-6)
@@ -652,8 +666,8 @@ def test_shares_of_bins_add_up_to_one(prometheus: str) -> None:
 FUNCTIONS = set(
     re.findall(
         r"\w+",
-        "Inf abs and avg avg_over_time bool clamp_min count count_over_time count_values end group histogram_quantile"
-        " increase label_join"
+        "Inf abs and avg avg_over_time bool clamp clamp_max clamp_min count count_over_time count_values end floor"
+        " group histogram_quantile increase label_join"
         " label_replace last_over_time max max_over_time min or rate round sqrt sum time topk unless",
     )
 )
@@ -672,7 +686,7 @@ def names(expr: str) -> tuple[dict[str, set[str]], set[str]]:
     >>> names('sum by (b) (increase(m_total{a="x{",c=~`y`}[1h])) / on (d) n:o')
     ({'m_total': {'a', 'c'}, 'n:o': set()}, {'b', 'd'})
     """
-    pairs = re.findall(r'"(\w+)", "[^"]*", "\w*", "|count_values by \([^)]*\) \("(\w+)"', expr)
+    pairs = re.findall(r'"(\w+)", "[^"]*", "\w*", "|count_values(?: by \([^)]*\) )?\("(\w+)"', expr)
     made = {name for pair in pairs for name in pair}
     bare = re.sub(r'"(?:[^"\\]|\\.)*"|`[^`]*`', "''", expr)
     used: set[str] = set()
