@@ -5,8 +5,10 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana.alert_timeline import alerts_over_time
+from grafana.confidence_histogram import confidence
 from grafana.panels import bar_gauge, stat, time_series
-from grafana.queries import BOTH, DAY_AGO, MODEL, by_version, increase
+from grafana.queries import BOTH, DAY_AGO, MODEL, by_rank, by_version, increase
 from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query
 
 _MISTAKES = layout.page_link(
@@ -24,15 +26,20 @@ def dashboard() -> Dashboard:
         "What users do with the predictions, and how their corrections become training data.",
         [layout.model_variable(), layout.versions_variable()],
         [
-            layout.row(100, "From attempt to correction", 0),
-            *layout.side_by_side(1, 9, {1: funnel(), 2: correction_ratio()}, (10, 14)),
-            *layout.side_by_side(10, 9, {3: attempts(), 4: confident_ratio()}),
-            *layout.side_by_side(19, 10, {5: confidence(), 6: feedback()}),
-            layout.row(101, "The flywheel: review and release", 29),
-            *layout.side_by_side(30, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
-            *layout.side_by_side(38, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
-            layout.row(102, "Segments and business events", 46),
-            *layout.side_by_side(47, 7, {11: segment_corrections(), 12: segment_attempts(), 13: events()}),
+            *layout.side_by_side(0, 5, {17: alerts()}),
+            layout.row(100, "From attempt to correction", 5),
+            *layout.side_by_side(6, 9, {1: funnel(), 2: correction_ratio()}, (10, 14)),
+            *layout.side_by_side(15, 9, {3: attempts(), 4: confident_ratio()}),
+            *layout.side_by_side(24, 10, {5: confidence(), 6: feedback()}),
+            layout.row(101, "The flywheel: review and release", 34),
+            *layout.side_by_side(35, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
+            *layout.side_by_side(43, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
+            layout.row(
+                102,
+                "Segments and business events, for models whose configuration has them",
+                51,
+                layout.side_by_side(52, 8, {11: segment_corrections(), 12: segment_attempts(), 13: events()}),
+            ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="business",
@@ -43,18 +50,37 @@ def _total(metric: str, more: str = "") -> str:
     return f"sum(increase({metric}{{{BOTH}{more}}}[$__range]))"
 
 
+def alerts() -> Panel:
+    return alerts_over_time(
+        "Alerts of the business layer",
+        f'layer="business",{MODEL}',
+        "version",
+        f"model_info{{{MODEL}}}",
+        empty="not monitored",
+    )
+
+
+def _share_of(expr: str, whole: str, legend: str) -> Query:
+    """Return a number with its percentage of another in its name; PromQL has numbers in labels by ``count_values``."""
+    share = f'count_values("share", round(100 * {expr} / ({whole} > 0), 0.1))'
+    return Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}} %", "instant")
+
+
 def funnel() -> Panel:
+    attempts, confident = _total("model_attempts_total"), _total("model_confident_predictions_total")
+    accepted = _total("model_feedback_total", ',verdict="accepted"')
+    corrected = _total("model_corrections_total")
     return bar_gauge(
         "Funnel over the time range",
         (
-            "All predictions, confident predictions, predictions that users confirmed, and confident predictions that "
-            "users corrected."
+            "All predictions; confident ones and their share of all; of these, predictions that users confirmed and "
+            "confident ones that users corrected, and their share of the confident ones."
         ),
         WHOLE,
-        Query(_total("model_attempts_total"), "attempts", "instant"),
-        Query(_total("model_confident_predictions_total"), "confident", "instant"),
-        Query(_total("model_feedback_total", ',verdict="accepted"'), "accepted by users", "instant"),
-        Query(_total("model_corrections_total"), "corrected", "instant"),
+        Query(attempts, "attempts", "instant"),
+        _share_of(confident, attempts, "confident"),
+        _share_of(accepted, confident, "accepted by users"),
+        _share_of(corrected, confident, "corrected"),
         empty=_NO_PREDICTIONS,
         least=0,
         decimals=0,
@@ -80,20 +106,18 @@ def attempts() -> Panel:
     return time_series(
         "Predictions an hour",
         (
-            "Predictions per hour by model, and a day ago. ModelAttemptsDrop fires below the threshold, a share of "
-            "the same hour a week ago."
+            "Predictions in the hour before, and at the rate of the last five minutes, which shows a stop at once. "
+            "ModelAttemptsDrop fires if the hour is below the threshold for 30 minutes. The threshold is a share of "
+            "the same hour a week ago, so it is low if that hour had few predictions."
         ),
         COUNT,
-        Query(f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}})", "{{model}}"),
-        Query(
-            f"sum by (model) (model_version:attempts:increase1h{{{BOTH}}}{DAY_AGO})",
-            "{{model}}, a day ago",
-            role="past",
-        ),
+        Query(f"sum(model_version:attempts:increase1h{{{BOTH}}})", "last hour"),
+        Query(f"3600 * sum(rate(model_attempts_total{{{BOTH}}}[5m]))", "rate of 5 minutes"),
+        Query(f"sum(model_version:attempts:increase1h{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
         Query(
             f"model:threshold:ModelAttemptsDrop{{{MODEL}}}"
             f" * on (model) sum by (model) (model_version:attempts:increase1h{{{MODEL}}} offset 1w)",
-            "threshold {{model}}",
+            "threshold",
             role="threshold",
         ),
         empty=_NO_PREDICTIONS,
@@ -103,28 +127,16 @@ def attempts() -> Panel:
 def confident_ratio() -> Panel:
     return time_series(
         "Confident share by version",
-        "Share of predictions at or above the model's confidence threshold, over one hour.",
+        (
+            "Share of predictions at or above the model's confidence threshold, over one hour. Unless exporter.yml "
+            "sets ModelConfidentRatioLow, the alert's threshold is 80 % of the model's own mean of seven days, so it "
+            "sinks during a long decline."
+        ),
         SHARE,
         *by_version(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         empty=_NO_PREDICTIONS,
         most=1,
-    )
-
-
-def confidence() -> Panel:
-    buckets = increase("model_prediction_confidence_bucket", f'{BOTH},le!="+Inf"', "le")  # no confidence is above 1
-    return bar_gauge(
-        "Confidence of the predictions",
-        (
-            "Predictions in the time range by confidence. Each bar counts those up to its value and above that of the "
-            "bar before."
-        ),
-        WHOLE,
-        Query(buckets, "{{le}}", "buckets"),
-        empty="no confidence values",
-        least=0,
-        decimals=0,
     )
 
 
@@ -155,11 +167,12 @@ def pending() -> Panel:
 def oldest() -> Panel:
     return time_series(
         "Oldest waiting correction",
-        "Age of the correction that has been waiting longest; empty if none is waiting.",
+        "Age of the correction that has been waiting longest; empty if none is waiting. The axis is logarithmic.",
         HOURS,
         Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
         Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
         empty="none waiting, or no data",
+        logarithmic_from=0.1,
     )
 
 
@@ -244,20 +257,24 @@ def unjoined() -> Panel:
     )
 
 
-_SEGMENTS = "model, version, segment"
+_SEGMENT_SIZE = f"sum by (segment) (increase(model_segment_attempts_total{{{BOTH}}}[$__range] @ end()))"
+
+
+def _of_segment(metric: str) -> str:
+    return increase(metric, BOTH, "segment", "1h")
 
 
 def segment_corrections() -> Panel:
-    corrected = increase("model_segment_corrections_total", BOTH, _SEGMENTS, "1h")
-    sure = increase("model_segment_confident_predictions_total", BOTH, _SEGMENTS, "1h")
+    corrected = _of_segment("model_segment_corrections_total")
+    sure = _of_segment("model_segment_confident_predictions_total")
     return time_series(
         "Correction share by segment",
         (
-            "Share of confident predictions that users corrected, over one hour, for each segment. An average over "
-            "all segments can hide a problem of one."
+            "Share of confident predictions that users corrected, over one hour, for each of the six largest segments. "
+            "An average over all segments can hide a problem of one."
         ),
         SHARE,
-        Query(f"{corrected} / ({sure} > 0)", "{{model}} {{version}} {{segment}}"),
+        *by_rank(f"({corrected} / ({sure} > 0))", _SEGMENT_SIZE, "segment"),
         empty=_NO_SEGMENTS,
         top=0.01,
     )
@@ -266,18 +283,19 @@ def segment_corrections() -> Panel:
 def segment_attempts() -> Panel:
     return time_series(
         "Predictions an hour by segment",
-        "Predictions per hour, by segment.",
+        "Predictions per hour of the six largest segments, the largest first.",
         COUNT,
-        Query(increase("model_segment_attempts_total", BOTH, "model, segment", "1h"), "{{model}} {{segment}}"),
+        *by_rank(_of_segment("model_segment_attempts_total"), _SEGMENT_SIZE, "segment"),
         empty=_NO_SEGMENTS,
     )
 
 
 def events() -> Panel:
+    size = f"sum by (event) (increase(model_business_events_total{{{BOTH}}}[$__range] @ end()))"
     return time_series(
         "Business events an hour",
-        "The business events that the model's configuration declares, over one hour.",
+        "The business events that the model's configuration declares, over one hour, the most frequent first.",
         COUNT,
-        Query(increase("model_business_events_total", BOTH, "model, event", "1h"), "{{model}} {{event}}"),
+        *by_rank(increase("model_business_events_total", BOTH, "event", "1h"), size, "event"),
         empty="no events in the model's configuration, or no data",
     )

@@ -27,7 +27,7 @@ _WINDOWED = f"{_ONE},{WINDOW}"
 _DRIFT = layout.page_link("drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="feature")
 
 
-_NUMBER = r"(-?[0-9]{3,}|-?[0-9]{1,2}(?:\\.0*[0-9]{1,2})?)[.0-9]*(e[-+]?[0-9]+)?"
+_NUMBER = r"(-?0\\.0*[1-9][0-9]?|-?[0-9]{3,}|-?[0-9]{1,2}(?:\\.[0-9]{1,2})?)[.0-9]*(e[-+]?[0-9]+)?"
 """A number, in groups that hold it with few digits."""
 _EDGE = rf"[0-9]+ [\\[(]{_NUMBER}, .*"
 """The bin ``07 [0.526316, 1.25)``, with its lower edge."""

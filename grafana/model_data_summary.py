@@ -52,16 +52,21 @@ def _levels(*levels: tuple[float, float, str, str]) -> list[Any]:
 
 
 def _count(title: str, description: str, series: str, threshold: str, verb: str) -> Panel:
-    """Return a tile such as "3 of 12 drifted". PromQL has numbers in labels only by ``count_values``."""
+    """Return a tile such as "3 of 12 drifted", or one in grey that says why there is no number.
+
+    PromQL has numbers in labels only by ``count_values``.
+    """
     whole = f"count(max by (feature) ({series}))"
     above = f"(count(max by (feature) ({series} > on (model, feature) group_left () {threshold})) or 0 * {whole})"
     labels = f'count_values("above", {above}) * on () group_left (whole) count_values("whole", {whole})'
-    expr = f"{above} + on () group_left (above, whole) 0 * ({labels})"
+    both = f'label_join({above} + on () group_left (above, whole) 0 * ({labels}), "both", " of ", "above", "whole")'
+    named = f'label_replace({both}, "text", "$1 {verb}", "both", "(.+)")'
+    expr = f'{named} or on () label_replace(vector(-1), "text", "{NO_PROFILE}", "", "")'
     panel = stat(
         title,
         description,
         BARE,
-        Query(expr, f"{{{{above}}}} of {{{{whole}}}} {verb}", "instant"),
+        Query(expr, "{{text}}", "instant"),
         state=True,
         empty=NO_PROFILE,
         mappings=_levels((0, 0, "", OK), (1, _ANY, "", WARNING)),

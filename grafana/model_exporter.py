@@ -6,6 +6,8 @@ import functools
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
+from exporter.errors import REASONS, WARNINGS
+from exporter.metrics.exporter import SOURCES
 from grafana import layout
 from grafana.panels import state_timeline, table, time_series
 from grafana.queries import INSTANCE
@@ -14,15 +16,21 @@ from grafana.style import (
     BYTES,
     COUNT,
     EVENTS_PER_SECOND,
+    PALETTE,
     SECONDS,
     SINCE,
     SUCCESS,
     Query,
     for_field,
+    for_query,
+    matching_series,
+    named_series,
+    palette,
     transformation,
 )
 
 _lines = functools.partial(time_series, empty="no exporter is scraped")
+_COLLECTORS = ("models", "store", "cpu", "memory", "disk", "gpu")
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
@@ -81,6 +89,7 @@ def taken() -> Panel:
         EVENTS_PER_SECOND,
         Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
         values=False,
+        overrides=named_series(SOURCES),
     )
 
 
@@ -94,6 +103,7 @@ def refused() -> Panel:
         Query(_rate("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
         values=False,
         top=1,
+        overrides=named_series([*REASONS, *(f"warning: {reason}" for reason in WARNINGS)]),
     )
 
 
@@ -108,16 +118,18 @@ def lost() -> Panel:
         Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
         Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
         top=1,
+        overrides=[for_query(0, *palette(0)), for_query(1, *palette(1))],
     )
 
 
 def queue() -> Panel:
     return _lines(
         "Queue",
-        "Predictions waiting to be counted, and the number at which the exporter answers 503.",
+        "Predictions waiting to be counted, and the number at which the exporter answers 503. The axis is logarithmic.",
         COUNT,
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
         Query(f"model_exporter_queue_capacity{{{INSTANCE}}}", "may wait {{instance}}", role="reference"),
+        logarithmic_from=1,
     )
 
 
@@ -139,15 +151,18 @@ def notifications() -> Panel:
         COUNT,
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
         top=1,
+        overrides=named_series(("firing", "resolved")),
     )
 
 
 def collector_durations() -> Panel:
     return _lines(
         "Time of a scrape by collector",
-        "Duration of each collector in a scrape, in the slowest exporter.",
+        "Duration of each collector in a scrape, in the slowest exporter. The axis is logarithmic.",
         SECONDS,
         Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
+        overrides=named_series(_COLLECTORS),
+        logarithmic_from=0.0001,
     )
 
 
@@ -186,10 +201,11 @@ def cpu() -> Panel:
 def files() -> Panel:
     return _lines(
         "Open files",
-        "Open files and connections of the exporter, and their limit.",
+        "Open files and connections of the exporter, and their limit. The axis is logarithmic.",
         COUNT,
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
         Query(f"process_max_fds{{{_JOB}}}", "limit", role="reference"),
+        logarithmic_from=10,
     )
 
 
@@ -198,11 +214,18 @@ def store_size() -> Panel:
         "Size of the store",
         (
             "Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. "
-            "ModelStoreFull fires when it takes 90 %."
+            "ModelStoreFull fires when it is above the threshold."
         ),
         BYTES,
         Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
         Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
+        Query(
+            f"model_exporter_store_max_bytes{{{INSTANCE}}} * on (instance) group_left ()"
+            f" instance:threshold:ModelStoreFull{{{INSTANCE}}} < +Inf",
+            "threshold of kept {{instance}}",
+            role="threshold",
+        ),
+        overrides=matching_series({"^kept ": PALETTE[0], "^predictions ": PALETTE[1]}),
         empty="no exporter is scraped",
         least=0,
     )

@@ -96,6 +96,7 @@ INFO = _gauge(
     "model_info", "Information about a model version; the profile label is the start of the training profile's hash."
 )
 THRESHOLD = _gauge("model_alert_threshold", "Alert threshold set in the configuration.")
+CONFIDENCE_THRESHOLD = _gauge("model_confidence_threshold", "Confidence from which a prediction counts as confident.")
 REQUESTS = _counter("model_requests_total", "Requests to the model by HTTP code.")
 DURATION = _histogram("model_request_duration_seconds", "Latency of requests to the model.")
 ATTEMPTS = _counter("model_attempts_total", "Recorded predictions.")

@@ -23,10 +23,11 @@ from exporter import config
 from exporter.client import Monitor as Client
 from exporter.commands.demo import model, scenario, service
 from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, Incidents
-from exporter.commands.demo.traffic import Traffic, _Feedback
+from exporter.commands.demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.events import Prediction
+from exporter.http_client import Client as HttpClient
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles import profile
@@ -79,7 +80,9 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     events = [
         Prediction("digits", prediction=str(d), confidence=float(c)) for d, c in zip(digits, confidence, strict=True)
     ]
-    monitor.observe(events, [{"image": image.tolist()} for image in seen], 100.0)
+    monitor.observe(
+        events, [{"image": image.tolist(), "device": model.device(index)} for index, image in enumerate(seen)], 100.0
+    )
     reading = monitor.read(101.0)["5m"]
     confident = confidence >= settings.confidence_threshold
     wrong = (digits != labels)[confident].mean()
@@ -97,13 +100,14 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
     trained = profile.load(Path(digits.profile))
     held_images, held_labels = model.held_out(directory)
     with np.load(directory / "training.npz") as training:
-        assert sorted(training) == ["confidence", "image", "label", "prediction"]
+        assert sorted(training) == ["confidence", "device", "image", "label", "prediction"]
         assert len(training["image"]) + len(held_images) == 1797
         assert trained.rows == len(training["image"])
         # honest: the model's answers on images it was not trained on, so that some are wrong
         assert 0.93 < (training["prediction"] == training["label"]).mean() < 0.99
     assert trained.name == digits.name == "digits"
-    assert trained.inputs == {"image": "image"}
+    assert trained.inputs == {"image": "image", "device": "categorical"}
+    assert digits.segment_by == "device" and digits.events == (model.EVENT,)
     assert trained.prediction is not None
     assert trained.confidence
     assert len(held_labels) == len(held_images)
@@ -247,7 +251,16 @@ def test_users_correct_wrong_answers(
     incidents.begin("dark", 60)
     images, labels = model.held_out(directory)
     truths = {image.tobytes(): str(label) for image, label in zip(images, labels, strict=True)}
-    traffic = Traffic(url, monitor, images, labels, rate=100, delay=(0.1, 0.2), seed=1)
+    traffic = Traffic(
+        url,
+        monitor,
+        images,
+        labels,
+        rate=100,
+        delay=(0.1, 0.2),
+        exporter=HttpClient(exporter.url, "--exporter"),
+        seed=1,
+    )
     started = time.monotonic()
     traffic.start()
     assert eventually(lambda: traffic.counts["corrected"] >= 10, 15)
@@ -266,6 +279,10 @@ def test_users_correct_wrong_answers(
         assert item["label"] in set(truths.values())
         assert item["user"].startswith("teacher-")
     assert len(feedback) - len(corrections) < len(corrections)
+    assert {event["inputs"]["device"] for event in predictions.values()} == set(model.DEVICES)
+    events = exporter.events("/v1/events")
+    assert len(events) == traffic.counts["confident"] // DIGITS_OF_A_SHEET > 0
+    assert {event["event"] for event in events} == {model.EVENT}
 
 
 def test_held_back_teachers_can_be_excluded(directory: Path) -> None:
@@ -299,7 +316,7 @@ def test_users_survive_an_outage(directory: Path, exporter: Exporter) -> None:
 def test_the_default_scenario_lets_each_alert_fire() -> None:
     """The default scenario has both incidents, each as long as its alerts need, and health before and after."""
     phases = scenario.parse(scenario.DEFAULT)
-    first = ["healthy", "errors", "healthy", "dark", "healthy"]
+    first = ["healthy", "sample", "errors", "healthy", "dark", "healthy"]
     assert [phase.name for phase in phases] == [*first, "retrain", "dark", "compare"]
     for phase in phases:
         if phase.name in INCIDENTS:

@@ -132,6 +132,16 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
     assert abs(shares[1] / len(images) - 0.5) < 0.1
 
 
+def test_a_sample_is_reviewed(demo: Demo) -> None:
+    """Each confident prediction of the sample is judged by its true label, and the accuracy is estimated from it."""
+    demo.mistakes()
+    eventually(lambda: demo.exporter.get("/v1/corrections?model=digits&status=pending").json["corrections"])
+    reviewed = flywheel.review_sample(demo.exporter_client, demo.folder, 30)
+    assert reviewed["right"] >= 28 and reviewed.total() == 30
+    accuracy = demo.exporter.samples("model_reviewed_accuracy")
+    assert 0.95 < accuracy['model_reviewed_accuracy{model="digits",version="1"}'] < 1
+
+
 def test_without_corrections_no_version_is_trained(demo: Demo) -> None:
     """Without an accepted correction there is no new version, and the reason is given."""
     with pytest.raises(StackError, match="nothing of digits is accepted"):

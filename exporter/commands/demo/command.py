@@ -16,7 +16,7 @@ from pathlib import Path
 
 from exporter.client import Monitor
 from exporter.commands import addresses, common
-from exporter.commands.demo import model, scenario, service
+from exporter.commands.demo import flywheel, model, scenario, service
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident
 from exporter.commands.demo.retrain import retrain
 from exporter.commands.demo.traffic import Traffic
@@ -140,13 +140,15 @@ def _demo(args: argparse.Namespace) -> None:
         _wait_until_healthy(client, "/healthz", stopping, 30, f"{client.url}: no model service responds", child=child)
         users = Monitor(args.exporter, model.NAME, model.VERSION, ca_file=args.ca_file)
         monitor = stack.enter_context(contextlib.closing(users))
-        traffic = Traffic(client.url, monitor, *model.held_out(args.directory), rate=args.rate, say=_say)
+        traffic = Traffic(
+            client.url, monitor, *model.held_out(args.directory), rate=args.rate, exporter=exporter, say=_say
+        )
         traffic.start()
         stack.callback(traffic.stop)
         _say(f"{args.rate:g} requests a second to the model service at {client.url}, monitored by {args.exporter}")
         if not stopping.is_set():
             steps = _Steps(args, exporter, client, traffic)
-            functions = {"retrain": steps.retrain, "compare": steps.compare}
+            functions = {"sample": steps.sample, "retrain": steps.retrain, "compare": steps.compare}
             wait = functools.partial(_wait, stopping, child)
             events = scenario.Scenario(scenario.service_client(client.url), traffic.counts, wait, _say, functions)
             events.run(args.phases, repeat=args.repeat)
@@ -173,6 +175,14 @@ class _Steps:
         self._service = service
         self._traffic = traffic
         self._since = time.time()
+
+    def sample(self) -> None:
+        """Review a random sample, from which the accuracy of the confident predictions is estimated."""
+        reviewed = flywheel.review_sample(self._exporter, self._args.directory)
+        _say(
+            f"  the demo reviews a random sample of confident predictions: {reviewed['right']} are right, "
+            f"{reviewed['wrong']} wrong, {reviewed['left']} impossible to judge"
+        )
 
     def retrain(self) -> None:
         """Train and deploy the next version; from then on users send only images that it was not trained on."""

@@ -65,6 +65,38 @@ def review(exporter: Client, directory: Path) -> Counter[str]:
     return counts
 
 
+def review_sample(exporter: Client, directory: Path, count: int = 100) -> Counter[str]:
+    """Draw a random sample of confident predictions without feedback, and judge each.
+
+    Returns
+    -------
+    Counter of str
+        ``right``, ``wrong``, and ``left``: those whose image is not recognised because it is noisy.
+
+    Raises
+    ------
+    StackError
+        When the exporter cannot be reached or refuses a request.
+    """
+    labels = _true_labels(directory)
+    request(exporter, "POST", "/v1/corrections/samples", {"model": model.NAME, "count": count})
+    path = f"/v1/corrections?model={model.NAME}&status=pending&source=sample&limit={_PAGE}"
+    counts: Counter[str] = Counter()
+    for sampled in json.loads(request(exporter, "GET", path))["corrections"]:
+        label = labels.get(_key((sampled["inputs"] or {}).get("image")))
+        decision = {"status": "accepted", "revision": sampled["revision"]}
+        if label is None:
+            counts["left"] += 1
+            decision["status"] = "rejected"
+        elif label == sampled["prediction"]:
+            counts["right"] += 1
+        else:
+            counts["wrong"] += 1
+            decision["label"] = label
+        request(exporter, "PATCH", f"/v1/corrections/{sampled['id']}", decision, empty_on=409)
+    return counts
+
+
 def release(exporter: Client) -> Release:
     """Make a release of what was accepted so far, and download it.
 

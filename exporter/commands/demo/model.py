@@ -23,6 +23,10 @@ TEACHERS = tuple(f"teacher-{number}" for number in range(1, 6))
 """Each image that users send was written by a pupil of one of them."""
 HELD_BACK = frozenset(TEACHERS[3:])
 """Teachers whose corrections are in no training set: new versions are evaluated on their pupils' images."""
+DEVICES = ("scanner", "scanner", "phone")
+"""What took the images, in turn: the segments of the demo."""
+EVENT = "sheets_graded"
+"""The business event of the demo: a sheet whose digits were all read."""
 MODEL_FILE = "model.joblib"
 HELD_OUT_FILE = "held-out.npz"
 CONFIG_FILE = "exporter.yml"
@@ -37,6 +41,8 @@ models:
     confidence_threshold: 0.8
     windows: [5m, 1h]
     features: {image: {type: image}}
+    segment_by: device
+    events: [sheets_graded]
 """
 
 
@@ -115,6 +121,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
         np.savez_compressed(
             directory / files.training,
             image=images,
+            device=np.array([device(index) for index in range(len(images))]),
             prediction=classifier.classes_[probabilities.argmax(axis=1)].astype(str),
             confidence=probabilities.max(axis=1),
             label=labels.astype(str),
@@ -242,3 +249,8 @@ def rows(images: Images) -> Images:
 def teacher(index: int) -> str:
     """Return the teacher whose pupil wrote a held-out image."""
     return TEACHERS[index % len(TEACHERS)]
+
+
+def device(index: int) -> str:
+    """Return what took an image."""
+    return DEVICES[index % len(DEVICES)]

@@ -18,9 +18,9 @@ from exporter.http_client import Client, RequestError
 from exporter.validation import parse_duration, suggestion
 
 HEALTHY = "healthy"
-STEPS = ("retrain", "compare")
+STEPS = ("sample", "retrain", "compare")
 """Phases without a length: they take the time they need."""
-DEFAULT = "healthy=3m,errors=2m30s,healthy=1m30s,dark=8m,healthy=5m,retrain,dark=8m,compare"
+DEFAULT = "healthy=3m,sample,errors=2m30s,healthy=1m30s,dark=8m,healthy=5m,retrain,dark=8m,compare"
 """Long enough for each alert: the range of its rate and its ``for`` are real time."""
 
 _HEALTHY = "the service is healthy"

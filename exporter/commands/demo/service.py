@@ -64,9 +64,11 @@ def _add_predict(app: Flask, versions: Versions, incidents: Incidents) -> None:
     def predict() -> dict[str, Any]:
         body = request.get_json()
         pixels = body.get("image") if isinstance(body, dict) else None
-        g.event["inputs"] = {"image": pixels}
+        device = body.get("device") if isinstance(body, dict) else None
+        others = {"device": device} if isinstance(device, str) else {}
+        g.event["inputs"] = {"image": pixels, **others}
         image = incidents.apply(_image(pixels))
-        g.event["inputs"] = {"image": image}
+        g.event["inputs"] = {"image": image, **others}
         time.sleep(incidents.delay())
         if incidents.fails():
             abort(503, "the archive of images does not respond")

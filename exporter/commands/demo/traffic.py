@@ -5,6 +5,7 @@ They reach the service only by ``POST /predict`` and the exporter only by ``POST
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import random
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.client import Monitor
-from exporter.commands.demo.model import TEACHERS, Images, teacher
+from exporter.commands.demo.model import EVENT, NAME, TEACHERS, VERSION, Images, device, teacher
 from exporter.errors import ExporterError
 from exporter.http_client import Client
 
@@ -29,6 +30,8 @@ CORRECTS_WRONG = 0.9
 CONFIRMS_RIGHT = 0.02
 WRONG_CORRECTIONS = 0.03
 """Share of corrections that are wrong themselves; a review finds them."""
+DIGITS_OF_A_SHEET = 20
+"""Confident predictions after which a sheet is graded, the business event."""
 WORKERS = 32
 
 
@@ -57,6 +60,8 @@ class Traffic:
         Requests a second, whether or not the service keeps up.
     delay
         Least and most seconds until a user gives feedback.
+    exporter
+        Client of the exporter that sends business events; without, there are none.
     say
         Called once when feedback cannot be delivered, and once when it can be again.
     seed
@@ -77,6 +82,7 @@ class Traffic:
         *,
         rate: float = 10.0,
         delay: tuple[float, float] = (2.0, 20.0),
+        exporter: Client | None = None,
         say: Callable[[str], None] = print,
         seed: int | None = None,
     ) -> None:
@@ -87,12 +93,14 @@ class Traffic:
         self._labels = labels
         self._rate = rate
         self._delay = delay
+        self._exporter = exporter
         self._say = say
         self._random = random.Random(seed)  # noqa: S311 (not for security)
         self._lock = threading.Lock()
         self._scheduled: list[_Feedback] = []
         self._teachers = frozenset(TEACHERS)
         self._undeliverable = False
+        self._digits = 0
         self._stopping = threading.Event()
         # No more than twice the workers' number of requests wait: a service that hangs must not fill the memory.
         self._slots = threading.BoundedSemaphore(2 * WORKERS)
@@ -135,7 +143,7 @@ class Traffic:
 
     def _predict(self, index: int) -> None:
         try:
-            response = self._service.request("POST", "/predict", json={"image": self._images[index].tolist()})
+            response = self._service.request("POST", "/predict", json=self._request(index))
             answer = json.loads(response.body)
             prediction_id, digit, confident = answer["id"], answer["digit"], answer["confidence"] >= CONFIDENT
         except (ExporterError, ValueError, LookupError, TypeError):  # no response, or one without a prediction
@@ -144,9 +152,26 @@ class Traffic:
         finally:
             self._slots.release()
         self._count(requests=1, confident=int(confident))
+        if confident:
+            self._read_digit()
         right = digit == str(self._labels[index])
         if confident and self._random.random() < (CONFIRMS_RIGHT if right else CORRECTS_WRONG):
             self._schedule_feedback(index, prediction_id, digit)
+
+    def _request(self, index: int) -> dict[str, object]:
+        return {"image": self._images[index].tolist(), "device": device(index)}
+
+    def _read_digit(self) -> None:
+        """Send the business event when all digits of a sheet were read, until the exporter refuses it."""
+        with self._lock:
+            self._digits += 1
+            exporter = self._exporter if self._digits % DIGITS_OF_A_SHEET == 0 else None
+        if exporter is None:
+            return
+        with contextlib.suppress(ExporterError):
+            event = {"event": EVENT, "model": NAME, "version": VERSION}
+            if exporter.request("POST", "/v1/events", json=event).status == 400:  # an older configuration
+                self._exporter = None
 
     def _schedule_feedback(self, index: int, prediction_id: str, digit: str) -> None:
         due, label = time.monotonic() + self._random.uniform(*self._delay), str(self._labels[index])
