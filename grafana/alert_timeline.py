@@ -34,7 +34,8 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
     )
     names = ", ".join(f'"{label.strip()}"' for label in of.split(","))
     longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time({alerts[:-1]}}}[$__range] @ end())))"
-    named = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
+    joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
+    named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
     return state_timeline(
         title,
         (

@@ -131,6 +131,7 @@ def error_budget() -> Panel:
         Query(f"model:error_budget_slow_burn:ratio{{{MODEL}}}", "threshold of 30m and 6h", role="threshold"),
         empty=_NO_REQUESTS,
         logarithmic_from=0.0001,
+        top=0.1,
     )
 
 
