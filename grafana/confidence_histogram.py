@@ -7,7 +7,7 @@ from itertools import pairwise
 from grafana_foundation_sdk.models.dashboard import Panel
 
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS
-from grafana.panels import bar_chart
+from grafana.bars import bar_chart
 from grafana.queries import BOTH, MODEL
 from grafana.style import CRITICAL, NEUTRAL, TEXT, WHOLE, Query, for_field, setting, transformation
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import model_business_segments as segments
 from grafana.alert_timeline import alerts_over_time
+from grafana.bars import bar_gauge
 from grafana.confidence_histogram import confidence
-from grafana.panels import bar_gauge, stat, time_series
-from grafana.queries import BOTH, DAY_AGO, MODEL, by_rank, by_version, increase
+from grafana.panels import stat, time_series
+from grafana.queries import BOTH, DAY_AGO, MODEL, by_version, increase
 from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query
 
 _MISTAKES = layout.page_link(
     "review", "Review corrections", model="__field.labels.model", version="__field.labels.version"
 )
 _NO_PREDICTIONS = "no predictions"
-_NO_SEGMENTS = "no segment_by in the model's configuration, or no data"
 
 
 def dashboard() -> Dashboard:
@@ -36,9 +37,11 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(43, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
             layout.row(
                 102,
-                "Segments and business events, for models whose configuration has them",
+                "Segments and business events, for models that have them",
                 51,
-                layout.side_by_side(52, 8, {11: segment_corrections(), 12: segment_attempts(), 13: events()}),
+                layout.side_by_side(
+                    52, 8, {11: segments.corrections(), 12: segments.attempts(), 13: segments.events()}
+                ),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -254,48 +257,4 @@ def unjoined() -> Panel:
         Query('max(model_exporter_feedback_unjoined{model=""}) > 0', "no model named"),
         empty="no feedback",
         value_links=[layout.page_link("review", "List it", "joined=false", model="__field.labels.model")],
-    )
-
-
-_SEGMENT_SIZE = f"sum by (segment) (increase(model_segment_attempts_total{{{BOTH}}}[$__range] @ end()))"
-
-
-def _of_segment(metric: str) -> str:
-    return increase(metric, BOTH, "segment", "1h")
-
-
-def segment_corrections() -> Panel:
-    corrected = _of_segment("model_segment_corrections_total")
-    sure = _of_segment("model_segment_confident_predictions_total")
-    return time_series(
-        "Correction share by segment",
-        (
-            "Share of confident predictions that users corrected, over one hour, for each of the six largest segments. "
-            "An average over all segments can hide a problem of one."
-        ),
-        SHARE,
-        *by_rank(f"({corrected} / ({sure} > 0))", _SEGMENT_SIZE, "segment"),
-        empty=_NO_SEGMENTS,
-        top=0.01,
-    )
-
-
-def segment_attempts() -> Panel:
-    return time_series(
-        "Predictions an hour by segment",
-        "Predictions per hour of the six largest segments, the largest first.",
-        COUNT,
-        *by_rank(_of_segment("model_segment_attempts_total"), _SEGMENT_SIZE, "segment"),
-        empty=_NO_SEGMENTS,
-    )
-
-
-def events() -> Panel:
-    size = f"sum by (event) (increase(model_business_events_total{{{BOTH}}}[$__range] @ end()))"
-    return time_series(
-        "Business events an hour",
-        "The business events that the model's configuration declares, over one hour, the most frequent first.",
-        COUNT,
-        *by_rank(increase("model_business_events_total", BOTH, "event", "1h"), size, "event"),
-        empty="no events in the model's configuration, or no data",
     )

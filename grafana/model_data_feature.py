@@ -5,7 +5,8 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig, Panel
 
 from grafana import layout
-from grafana.panels import bar_chart, time_series
+from grafana.bars import bar_chart
+from grafana.panels import time_series
 from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
 from grafana.style import (
     COUNT,

@@ -6,7 +6,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
 from grafana.alert_timeline import alerts_over_time
-from grafana.panels import heatmap, time_series
+from grafana.bars import heatmap
+from grafana.panels import time_series
 from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL, MODEL_OR_NONE, by_version
 from grafana.style import (
     BYTES,

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboard, prometheus, statetimeline, timeseries
-from grafana_foundation_sdk.builders import heatmap as heatmap_sdk
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, statetimeline, timeseries
 from grafana_foundation_sdk.builders import stat as stat_sdk
 from grafana_foundation_sdk.builders import table as table_sdk
 from grafana_foundation_sdk.models.common import (
-    AxisPlacement,
-    BarGaugeDisplayMode,
-    BarGaugeNamePlacement,
-    BarGaugeValueMode,
     BigValueColorMode,
     BigValueGraphMode,
     BigValueJustifyMode,
@@ -39,7 +34,6 @@ from grafana_foundation_sdk.models.dashboard import (
     ThresholdsMode,
     ValueMapping,
 )
-from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from grafana.style import (
@@ -79,7 +73,7 @@ def _target(query: Query, ref: str) -> prometheus.Dataquery:
     return target.instant().format(_FORMATS[query.kind])
 
 
-def _finish(
+def finish(
     builder: _Targets,
     title: str,
     description: str,
@@ -182,23 +176,7 @@ def time_series(
     if logarithmic_from is not None:  # the axis writes the text for no data at each tick without a number
         overrides.append((MatcherConfig(id_val="byType", options="number"), [setting("noValue", "")]))
     overrides = [*overrides, *more.pop("overrides", ())]
-    return _finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
-
-
-def heatmap(title: str, description: str, unit: str, y_unit: str, query: Query, **more: Any) -> Panel:
-    """Return the buckets of a histogram over time, as cells whose colour is their value; empty ones have none."""
-    builder = (
-        heatmap_sdk.Panel()
-        .calculate(False)
-        .color(heatmap_sdk.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").steps(32).exponent(0.5))
-        .cell_gap(1)
-        .filter_values(heatmap_sdk.FilterValueRange().le(1e-9))
-        .y_axis(heatmap_sdk.YAxisConfig().unit(y_unit).axis_placement(AxisPlacement.LEFT))
-        .cell_values(heatmap_sdk.CellValues().unit(unit))
-        .tooltip(heatmap_sdk.HeatmapTooltip().mode(TooltipDisplayMode.SINGLE).y_histogram(False))
-        .hide_legend()
-    )
-    return _finish(builder, title, description, unit, [query], **more)
+    return finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
 
 
 def stat(
@@ -228,7 +206,7 @@ def stat(
     )
     if stacked or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
-    return _finish(builder, title, description, unit, queries, state=state or coloured, **more)
+    return finish(builder, title, description, unit, queries, state=state or coloured, **more)
 
 
 def state_timeline(
@@ -254,7 +232,7 @@ def state_timeline(
         .legend(common.VizLegendOptions().show_legend(False))
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
     )
-    return _finish(builder, title, description, BARE, queries, mappings=levels or value_mappings(names), **more)
+    return finish(builder, title, description, BARE, queries, mappings=levels or value_mappings(names), **more)
 
 
 def table(title: str, description: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> Panel:
@@ -265,41 +243,7 @@ def table(title: str, description: str, unit: str, *queries: Query, sort: Sequen
             for name in sort
         ]
     )
-    panel = _finish(builder, title, description, unit, queries, **more)
+    panel = finish(builder, title, description, unit, queries, **more)
     options: Any = panel.options
     options.footer = None
     return panel
-
-
-def bar_chart(title: str, description: str, unit: str, *queries: Query, by: str, **more: Any) -> Panel:
-    """Return vertical bars, by a text field. Labels without room are left out."""
-    builder = (
-        barchart.Panel()
-        .x_field(by)
-        .orientation(VizOrientation.VERTICAL)
-        .show_value(VisibilityMode.NEVER)
-        .group_width(0.85)
-        .bar_width(0.95)
-        .line_width(1)
-        .fill_opacity(85)
-        .x_tick_label_rotation(0)
-        .x_tick_label_max_length(12)
-        .x_tick_label_spacing(100)
-        .legend(legend(values=False))
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
-    )
-    return _finish(builder, title, description, unit, queries, **more)
-
-
-def bar_gauge(title: str, description: str, unit: str, *queries: Query, **more: Any) -> Panel:
-    """Return horizontal bars, each with its name and number."""
-    builder = (
-        bargauge.Panel()
-        .display_mode(BarGaugeDisplayMode.BASIC)
-        .value_mode(BarGaugeValueMode.TEXT)
-        .name_placement(BarGaugeNamePlacement.LEFT)
-        .show_unfilled(True)
-        .orientation(VizOrientation.HORIZONTAL)
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
-    )
-    return _finish(builder, title, description, unit, queries, **more)
