@@ -5,9 +5,9 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana.panels import state_timeline
-from grafana.style import CRITICAL, INFO, OK, WARNING, Query
+from grafana.queries import alert_states
+from grafana.style import STATES, Query
 
-_STATES = {"none": OK, "info": INFO, "pending": INFO, "warning": WARNING, "critical": CRITICAL}
 _ROWS = 15
 
 
@@ -27,13 +27,9 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
     empty
         Text for no data.
     """
-    alerts = f"ALERTS{{{selector},"
-    states = (
-        f'4 * {alerts}alertstate="firing",severity="critical"}} or 3 * {alerts}alertstate="firing",severity="warning"}}'
-        f' or 2 * {alerts}alertstate="pending",severity!="info"}} or {alerts}alertstate="firing",severity="info"}}'
-    )
+    states = alert_states(selector)
     names = ", ".join(f'"{label.strip()}"' for label in of.split(","))
-    longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time({alerts[:-1]}}}[$__range] @ end())))"
+    longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
     joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
     named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
     return state_timeline(
@@ -49,6 +45,6 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
             "{{alert}} {{of}}",
         ),
         show_values=False,
-        names=_STATES,
+        names=STATES,
         empty=empty,
     )

@@ -41,6 +41,7 @@ from grafana.style import (
     DATASOURCE,
     GREY,
     NEUTRAL,
+    NO_TICK_TEXT,
     REFS,
     ROLES,
     Link,
@@ -48,7 +49,6 @@ from grafana.style import (
     Query,
     for_query,
     palette,
-    setting,
     value_mappings,
 )
 
@@ -173,8 +173,8 @@ def time_series(
     named = [query.role == "value" and "{{" not in query.legend for query in queries]
     single = [i for i, query in enumerate(queries) if query.role == "ranked" or named[i]]
     overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
-    if logarithmic_from is not None:  # the axis writes the text for no data at each tick without a number
-        overrides.append((MatcherConfig(id_val="byType", options="number"), [setting("noValue", "")]))
+    if logarithmic_from is not None:
+        overrides.append((MatcherConfig(id_val="byType", options="number"), [NO_TICK_TEXT]))
     overrides = [*overrides, *more.pop("overrides", ())]
     return finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
 

@@ -86,6 +86,13 @@ def setting(name: str, value: object) -> DynamicConfigValue:
     return DynamicConfigValue(id_val=name, value=value)
 
 
+NO_TICK_TEXT = setting("noValue", "\u200b")
+"""Hides the text for no data, which a logarithmic axis writes at each tick without a number.
+
+An empty text or a blank would be the number 0 to Grafana, which would then draw a 0 for each missing value.
+"""
+
+
 def for_field(
     name: str, *settings: DynamicConfigValue, **more: object
 ) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
