@@ -307,25 +307,33 @@ def test_a_silent_prometheus_delays_the_page_for_a_second(tmp_path: Path) -> Non
 
 def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     """A firing alert comes first, then what is above its threshold; figures of nothing are unknown, not zero."""
-    config = {"models": [{"name": name} for name in ("calm", "slow", "failing", "quiet", "alerted")]}
+    config = {"models": [{"name": name} for name in ("calm", "slow", "failing", "quiet", "alerted", "bare")]}
     config["models"][2]["alerts"] = {"ModelErrorRatioHigh": 0.25}  # type: ignore[index]
     served.stop()
     write_config(served.folder, config)
     served.start()
     fine = {"duration_seconds": 0.01, "confidence": 0.9}
     events = [{"model": name, **fine} for name in ("calm", "alerted", "failing")]
-    events += [{"model": "slow", "duration_seconds": 2.0, "confidence": 0.9}, {"model": "failing", "code": 503}]
+    events += [
+        {"model": "slow", "duration_seconds": 2.0, "confidence": 0.9},
+        {"model": "failing", "code": 503},
+        {"model": "bare"},
+    ]
     served.post("/v1/predictions", events)
     served.post("/v1/notifications", notification(alert("ModelTrafficMissing", "warning", "system", model="alerted")))
     source = served.get("/").text
     rows = dict(re.findall(r'<tr role="row"><th scope="row".*?title="(\w+)">(.*?)</tr>', source, re.S))
-    assert list(rows)[:4] == ["alerted", "failing", "slow", "calm"]
+    assert list(rows) == ["alerted", "failing", "slow", "bare", "calm"]
     text = {name: re.sub(r"<[^>]+>", " ", row).replace("\N{NO-BREAK SPACE}", " ") for name, row in rows.items()}
     assert re.search(r'marked critical">50.%<small>above 25.%', rows["failing"])
     assert re.search(r'marked warning">2.\d*.s<small>above 0.5.s', rows["slow"])
     assert "marked" not in rows["calm"]
     assert '<span class="status warning">warning</span>' in rows["alerted"]
     assert "no profile: drift is not measured" in text["calm"]
+    assert re.search(r'data-label="Confident, 1 h" class="number">100.%<', rows["calm"])
+    assert 'data-label="Corrected, 1 h" class="number">–<' in rows["calm"], "nobody gave feedback"
+    assert 'data-label="Confident, 1 h" class="number">–<' in rows["bare"], "it sends no confidence"
+    assert 'data-label="p95, 5 min" class="number">–<' in rows["bare"]
     assert "No prediction since the exporter started: quiet." in source
 
 

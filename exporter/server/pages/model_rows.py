@@ -15,6 +15,8 @@ from exporter.server.notifications import Alert
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity
 
+UNKNOWN = "–"
+"""A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
 MIN_CORRECTIONS = 3
 """Corrections in an hour that ModelCorrectionRatioHigh needs."""
 
@@ -119,8 +121,8 @@ def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
         worst=drift,
         drift=_drift(drift),
         attempts=recent.attempts,
-        confident=_confident(recent, model),
-        corrected=_corrected(recent, model),
+        confident=_confident(recent, model) if monitor.confidences.counts.any() else Figure(UNKNOWN),
+        corrected=_corrected(recent, model) if any(monitor.counters.feedback.values()) else Figure(UNKNOWN),
     )
 
 
@@ -151,7 +153,7 @@ def _confident(recent: Recent, model: ModelConfig) -> Figure:
 
 def _drift(drift: TargetDrift | None) -> Figure:
     if drift is None:
-        return Figure("–")
+        return Figure(UNKNOWN)
     if drift.status != "drifted":
         return Figure(number(drift.score))
     return Figure(number(drift.score), "warning", f"above {number(max(drift.threshold, drift.noise))}", drift.severity)
