@@ -6,6 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSo
 
 from grafana import layout, model_data_feature
 from grafana.alert_timeline import alerts_over_time
+from grafana.cells import DEVIATIONS, TENTHS_PERCENT, as_label
 from grafana.model_data_summary import (
     SCORE,
     THRESHOLD,
@@ -21,11 +22,9 @@ from grafana.panels import table, time_series
 from grafana.queries import BOTH, MODEL, WINDOW, by_rank
 from grafana.style import (
     COUNT,
-    DEVIATIONS,
     NATS,
     NO_PROFILE,
     OK,
-    SHARE,
     TEXT,
     WARNING,
     Query,
@@ -86,17 +85,20 @@ def dashboard() -> Dashboard:
 def features_by_score() -> Panel:
     score = SCORE
     threshold = f"on (model, feature) group_left () {THRESHOLD}"
-    each = "max by (version, feature)"
+    by = "version, feature"
+    each = f"max by ({by})"
     columns = (
         f"{each} ({score} > bool {threshold})",
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
-        f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})",
-        f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})",
-        f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})",
+        as_label(f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", DEVIATIONS, by),
+        as_label(f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})", "missing", TENTHS_PERCENT, by),
+        as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", TENTHS_PERCENT, by),
     )
-    names = ("State", "Score", "Threshold", "Shift", "Missing", "Unseen")
+    names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Threshold"}
+    texts = {"shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
     trend = "Trend #G"
+    right = setting("custom.align", "right")
     return table(
         "Features by score",
         (
@@ -110,8 +112,13 @@ def features_by_score() -> Panel:
         empty=NO_PROFILE,
         sort=("Score",),
         transformations=[
-            # Without the time, Grafana does not read the rows of a moment as series.
-            transformation("filterFieldsByName", queries="[A-F]", exclude={"names": ["Time"]}),
+            # Without the time, Grafana does not read the rows of a moment as series. Without its value, a query without
+            # a result has no column, and so does not keep "merge" from finding the columns that all queries share.
+            transformation(
+                "filterFieldsByName",
+                queries="[A-F]",
+                exclude={"names": ["Time", *(f"Value #{ref}" for ref in "DEF")]},
+            ),
             transformation("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
             transformation("merge"),
             transformation(
@@ -120,15 +127,10 @@ def features_by_score() -> Panel:
                 indexByName={
                     name: index
                     for index, name in enumerate(
-                        ("feature", "version", "Value #A", "Value #B", trend, *(f"Value #{ref}" for ref in "CDEF"))
+                        ("feature", "version", "Value #A", "Value #B", trend, "Value #C", *texts)
                     )
                 },
-                renameByName={
-                    "feature": "Feature",
-                    "version": "Version",
-                    trend: "Over time",
-                    **{f"Value #{ref}": name for ref, name in zip("ABCDEF", names, strict=True)},
-                },
+                renameByName={"feature": "Feature", "version": "Version", trend: "Over time", **names, **texts},
             ),
         ],
         overrides=[
@@ -147,9 +149,7 @@ def features_by_score() -> Panel:
             ),
             for_field("Score", noValue="–", width=80, decimals=2),
             for_field("Threshold", noValue="–", width=84, decimals=2),
-            for_field("Shift", noValue="–", width=70, unit=DEVIATIONS, decimals=1),
-            for_field("Missing", noValue="–", width=72, unit=SHARE, decimals=1),
-            for_field("Unseen", noValue="–", width=72, unit=SHARE, decimals=1),
+            *(for_field(name, right, noValue="–", unit=TEXT, width=76) for name in texts.values()),
             for_field(
                 "Over time",
                 setting(

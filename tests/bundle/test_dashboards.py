@@ -290,6 +290,23 @@ def test_a_sparkline_is_drawn_from_a_query_over_time() -> None:
         _check_sparkline(panel)
 
 
+def test_a_table_without_times_merges_queries_without_a_result() -> None:
+    """Grafana answers such a query with columns for the time and the value alone, and "merge" needs a shared column.
+
+    So the value of each query that may have no result is filtered out, and shown as a label.
+    """
+    (panel,) = (panel for uid, panel in PANELS if (uid, panel["id"]) == ("model-data", 1))
+    (hidden,) = (
+        entry["options"]["exclude"]["names"]
+        for entry in panel["transformations"]
+        if entry["id"] == "filterFieldsByName"
+    )
+    first = targets(panel)[0]["expr"]
+    for target in targets(panel):
+        if not set(names(target["expr"])[0]) <= set(names(first)[0]):
+            assert f"Value #{target['refId']}" in hidden and "count_values" in target["expr"]
+
+
 def _check_sparkline(panel: dict[str, Any]) -> None:
     steps = {entry["id"]: entry["options"] for entry in panel["transformations"]}
     ((ref, options),) = steps["timeSeriesTable"].items()
