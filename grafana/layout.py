@@ -57,10 +57,13 @@ DRIFT = page_link("drift", "What drifted", VERSIONS, model="model")
 REVIEW = page_link("review", "Review corrections", VERSIONS, model="model")
 
 
-def dashboard_link(uid: str, title: str, **parameters: str) -> Link:
-    """Return a link from a value to another dashboard, with the labels of the value and the time range."""
-    arguments = "".join(f"var-{name}=${{{source}:percentencode}}&" for name, source in parameters.items())
-    return Link(title, f"/d/{uid}?{arguments}${{__url_time_range}}")
+def dashboard_link(uid: str, title: str, versions: str = "", **parameters: str) -> Link:
+    """Return a link from a value to another dashboard, with the labels of the value and the time range.
+
+    ``versions`` is `VERSIONS` or empty.
+    """
+    arguments = [f"var-{name}=${{{source}:percentencode}}" for name, source in parameters.items()]
+    return Link(title, f"/d/{uid}?{'&'.join([*arguments, *filter(None, [versions]), '${__url_time_range}'])}")
 
 
 FLEET = Link("All models", "/d/model-fleet?${__url_time_range}")

@@ -44,7 +44,7 @@ _EXPLANATION = layout.page_link(
     feature="__data.fields.Feature",
 )
 _BELOW = layout.dashboard_link(
-    "model-data", "Show it below", model="model", version="version", window="window", feature="__value.raw"
+    "model-data", "Show it below", layout.VERSIONS, model="model", window="window", feature="__value.raw"
 )
 
 

@@ -451,6 +451,16 @@ def test_panel_links_keep_the_selection() -> None:
         }
 
 
+def test_links_keep_all_versions() -> None:
+    """Links name all versions as Grafana does, not as the regular expression or the blank of an empty cell."""
+    for uid, panel in PANELS:
+        text = json.dumps(panel)
+        assert "${version:percentencode}" not in text, (uid, panel["title"])
+        if "${__data.fields.Version:percentencode}" in text and panel["title"] == "Alerts":
+            settings = {o["matcher"]["options"]: o["properties"] for o in panel["fieldConfig"]["overrides"]}
+            assert {"id": "noValue", "value": "All"} in settings["Version"], uid
+
+
 def test_alerts_link_to_existing_dashboards() -> None:
     """Every ``dashboard_url`` in the rules names a dashboard and variables that it has."""
     text = "".join(path.read_text(encoding="utf-8") for path in recorded.RULES.glob("*.yml"))
