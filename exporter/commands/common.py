@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exporter.credentials import BEARER_TOKEN, Credentials
 from exporter.errors import ExporterError
+from exporter.http_client.credentials import BEARER_TOKEN, Credentials
 
 _Value = TypeVar("_Value")
 

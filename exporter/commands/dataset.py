@@ -19,7 +19,7 @@ from exporter.commands.progress import download
 from exporter.datasets import FORMATS
 from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError
-from exporter.http_client import WHEN_BUSY, Client, Response
+from exporter.http_client.client import WHEN_BUSY, Client, Response
 
 DEFAULT_URL = "http://127.0.0.1:9877"
 TIMEOUT = 600.0

@@ -11,9 +11,9 @@ from exporter.comparison.counts import Counts, Feature, Period, add
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import never_together
 from exporter.errors import CompareError
+from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import OTHER_VERSION, version_sort_key
 from exporter.monitoring.shared_time import STEP_SECONDS, SharedTime
-from exporter.prometheus_api import Prometheus, quoted
 from exporter.validation import suggestion
 
 LOOKBACK = "30d"

@@ -20,7 +20,7 @@ from exporter.server.elapsed import duration
 from exporter.server.notifications import Alert, Inbox
 
 if TYPE_CHECKING:
-    from exporter.prometheus_api import Prometheus
+    from exporter.http_client.prometheus import Prometheus
 
 LAYERS = ("system", "data", "business", "exporter")
 FRESH_SECONDS = 5.0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
-from exporter.credentials import Credentials
 from exporter.errors import ConfigError
+from exporter.http_client.credentials import Credentials
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector
 from exporter.metrics.exposition import Exposition
@@ -31,7 +31,7 @@ from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 
 if TYPE_CHECKING:
-    from exporter.prometheus_api import Prometheus
+    from exporter.http_client.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Exporter:
         with self._connecting:
             client = self._clients.get(timeout)
             if client is None or client.url != url.rstrip("/"):
-                from exporter.prometheus_api import Prometheus  # urllib3 takes time to load
+                from exporter.http_client.prometheus import Prometheus  # urllib3 takes time to load
 
                 credentials = Credentials.from_environment("PROMETHEUS")
                 client = self._clients[timeout] = Prometheus(url, "prometheus_url", credentials, timeout)

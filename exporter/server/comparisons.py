@@ -18,7 +18,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 
 if TYPE_CHECKING:
-    from exporter.prometheus_api import Prometheus
+    from exporter.http_client.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
 

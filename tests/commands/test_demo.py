@@ -27,7 +27,7 @@ from exporter.commands.demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.events import Prediction
-from exporter.http_client import Client as HttpClient
+from exporter.http_client.client import Client as HttpClient
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles import profile

@@ -20,7 +20,7 @@ from exporter.commands.demo.incidents import Incidents
 from exporter.commands.demo.retrain import evaluate, retrain, training_images
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
-from exporter.http_client import Client
+from exporter.http_client.client import Client
 from exporter.profiles import profile
 
 

@@ -15,7 +15,7 @@ from exporter.comparison.prometheus import compare_periods, compare_shared, defa
 from exporter.comparison.report import document
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError
-from exporter.prometheus_api import DEFAULT_URL, Prometheus
+from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
 
 WORSE = 3

@@ -18,7 +18,7 @@ import numpy as np
 from exporter.commands.demo import model
 from exporter.commands.demo.incidents import Incidents
 from exporter.errors import StackError
-from exporter.http_client import Client, RequestError
+from exporter.http_client.client import Client, RequestError
 
 MAX_CORRECTIONS = 5000
 """Corrections that are reviewed at most."""

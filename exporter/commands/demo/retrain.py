@@ -13,7 +13,7 @@ import numpy.typing as npt
 from exporter.commands.demo import flywheel, model
 from exporter.commands.demo.incidents import Incidents
 from exporter.errors import StackError
-from exporter.http_client import Client
+from exporter.http_client.client import Client
 from exporter.stats.intervals import share
 
 

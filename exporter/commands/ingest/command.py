@@ -27,7 +27,7 @@ from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, ou
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
-from exporter.http_client import Client
+from exporter.http_client.client import Client
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers.files import FileSource

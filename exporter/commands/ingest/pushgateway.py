@@ -16,7 +16,7 @@ from urllib3 import Retry
 
 from exporter.commands.ingest.local import NOW
 from exporter.errors import BatchError
-from exporter.http_client import Client, RequestError
+from exporter.http_client.client import Client, RequestError
 from exporter.metrics import families as f
 from exporter.metrics.exposition import render_families
 from exporter.metrics.families import Family, render_lines, series_prefix

@@ -18,7 +18,7 @@ from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.errors import BatchError
 from exporter.features.extract import as_list
-from exporter.http_client import TRANSIENT, Client, RequestError, Response, retry_for
+from exporter.http_client.client import TRANSIENT, Client, RequestError, Response, retry_for
 
 _SLICE = 500
 

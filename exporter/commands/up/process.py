@@ -19,7 +19,7 @@ import psutil
 
 from exporter.commands.addresses import address
 from exporter.errors import StackError
-from exporter.http_client import Client, RequestError
+from exporter.http_client.client import Client, RequestError
 
 READY_SECONDS = 60.0
 """Time a program has to become ready."""

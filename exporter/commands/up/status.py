@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from exporter.commands.up.process import tail
-from exporter.http_client import Client, RequestError
-from exporter.prometheus_api import Sample
+from exporter.http_client.client import Client, RequestError
+from exporter.http_client.prometheus import Sample
 
 _TIMEOUT = 1.5
 MIN_PENDING_SECONDS = 10.0

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from support.fake_exporter import nobody
 
-from exporter.credentials import Credentials
 from exporter.errors import ExporterError, PrometheusError
-from exporter.prometheus_api import Prometheus
+from exporter.http_client.credentials import Credentials
+from exporter.http_client.prometheus import Prometheus
 
 ALERTS = b'{"status": "success", "data": {"alerts": []}}'
 PASSWORD = "Basic " + base64.b64encode(b"me:s3cret").decode()

@@ -6,9 +6,9 @@ import json
 import urllib.parse
 from typing import Any, NamedTuple
 
-from exporter.credentials import Credentials
 from exporter.errors import PrometheusError
-from exporter.http_client import MAX_BODY, Client, RequestError, Response
+from exporter.http_client.client import MAX_BODY, Client, RequestError, Response
+from exporter.http_client.credentials import Credentials
 
 TIMEOUT = 130.0
 """Seconds; Prometheus itself gives up on a query after two minutes."""

@@ -13,9 +13,9 @@ import pytest
 from support.fake_exporter import Exporter, nobody
 
 from exporter.commands import common
-from exporter.credentials import basic_authorization
 from exporter.errors import ExporterError
-from exporter.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
+from exporter.http_client.client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
+from exporter.http_client.credentials import basic_authorization
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so(exporter: Exporter) -> None:

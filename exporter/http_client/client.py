@@ -20,8 +20,8 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from exporter.client.failures import Server, error_detail, expects_tls, explain_tls_error, tls_context
 from exporter.client.transport import connect_unix
-from exporter.credentials import basic_authorization
 from exporter.errors import ExporterError
+from exporter.http_client.credentials import basic_authorization
 
 MAX_BODY = 64 << 20
 """Bytes of a response that `Client.request` reads."""

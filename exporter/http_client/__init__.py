@@ -1,0 +1,1 @@
+"""HTTP requests to other servers, with credentials and errors for people, and Prometheus' API."""
