@@ -139,12 +139,12 @@ def models() -> Panel:
     of_values = [
         for_field(name, *marked_cell(), right, noValue="–", width=width)
         for name, width in (
-            ("Errors", 96),
+            ("Errors", 88),
             ("p95", 94),
-            ("Score / limit", 110),
-            ("Drifted", 80),
+            ("Score / limit", 104),
+            ("Drifted", 76),
             ("Confident", 84),
-            ("Corrected", 92),
+            ("Corrected", 88),
             ("Accuracy", 80),
         )
     ]
@@ -177,9 +177,9 @@ def models() -> Panel:
         ],
         overrides=[
             for_field("State", *state_column(), link, width=82),
-            for_field("Model", link, unit=TEXT, minWidth=130),
-            for_field("Worst alert", link, unit=TEXT, noValue=" ", minWidth=190),
-            for_field("For", noValue=" ", decimals=0, width=78),
+            for_field("Model", link, unit=TEXT, minWidth=140),
+            for_field("Worst alert", link, unit=TEXT, noValue=" ", minWidth=178),
+            for_field("For", noValue=" ", decimals=0, width=70),
             for_field("Worst feature", unit=TEXT, noValue="–", minWidth=112),
             *of_values,
             for_field(
@@ -189,7 +189,7 @@ def models() -> Panel:
                 ),
                 unit=PER_SECOND,
                 noValue=" ",
-                width=86,
+                width=82,
             ),
         ],
     )
