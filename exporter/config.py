@@ -35,6 +35,8 @@ class Threshold(NamedTuple):
     per_feature: bool = False
 
 
+DEFAULT_CONFIDENCE_THRESHOLD = 0.8
+
 THRESHOLDS = {
     "ModelAttemptsDrop": Threshold(0.5),
     "ModelConfidenceDrift": Threshold(0.3),
@@ -90,7 +92,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: _Name
     profile: str | None = None
     profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
-    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.8
+    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     drift: tuple[Distance, ...] = ()
     redact: frozenset[str] = frozenset()
@@ -101,6 +103,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: tuple[_Name, ...] = ()
     max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     mapping: MappingConfig = MappingConfig()
+
+    def confident_from(self) -> float:
+        """Return the confidence from which a prediction counts as confident."""
+        return DEFAULT_CONFIDENCE_THRESHOLD if self.confidence_threshold is None else self.confidence_threshold
 
     def window_seconds(self) -> dict[str, float]:
         """Return the lengths of the windows in seconds by their spelling, shortest first."""

@@ -94,7 +94,7 @@ def test_the_smallest_config_has_the_defaults(tmp_path):
     """A model's name is sufficient."""
     loaded = load(write(tmp_path, "models: [{name: digits}]"))
     (model,) = loaded.models
-    assert (model.profile, model.confidence_threshold, model.windows, model.max_versions) == (
+    assert (model.profile, model.confident_from(), model.windows, model.max_versions) == (
         None,
         0.8,
         ("5m", "1h"),

@@ -116,7 +116,7 @@ class ModelsCollector:
         now = time.monotonic()
         for model in monitors.models.values():
             yield from _thresholds(model, monitors.binners_of(model.name))
-            yield _line(f.CONFIDENCE_THRESHOLD, model.confidence_threshold, model=model.name)
+            yield _line(f.CONFIDENCE_THRESHOLD, model.confident_from(), model=model.name)
             yield _line(f.UNKNOWN, monitors.unknown_features[model.name], model=model.name)
         for monitor in monitors:
             templates = self._templates.get(monitor)

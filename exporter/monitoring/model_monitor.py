@@ -130,9 +130,7 @@ class ModelMonitor:
         durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
         if confident is None:
             confident = are_confident(
-                [event.confidence for event in events],
-                self.config.confidence_threshold,
-                [event.code for event in events],
+                self.config, [event.confidence for event in events], [event.code for event in events]
             )
         unknown = 0
         row = minima = by_segment = None
@@ -172,8 +170,10 @@ class ModelMonitor:
             Monotonic time in seconds.
         """
         column = np.asarray(batch.confidences, dtype=np.float64)
+        if not len(column):
+            column = np.full(batch.rows, np.nan)
         confidences = column[~np.isnan(column)]
-        confident = are_confident(column, self.config.confidence_threshold)
+        confident = are_confident(self.config, column)
         row = minima = by_segment = None
         segments: Ints = np.empty(0, dtype=np.intp)
         if self.binner:
@@ -187,7 +187,7 @@ class ModelMonitor:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
             self.counters.confident += int(confident.sum())
-            self.segment_counters.observe(segments, confident if len(column) else np.zeros(len(segments)))
+            self.segment_counters.observe(segments, confident)
             if len(confidences):
                 self.confidences.observe(confidences)
             if row is not None and minima is not None:

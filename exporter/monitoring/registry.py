@@ -146,7 +146,7 @@ def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
             drift=(),
             features={},
             events=(),
-            confidence_threshold=0.0,
+            confidence_threshold=None,
             max_versions=1,
             profile=None,
             profiles={},

@@ -225,7 +225,7 @@ class Pipeline:
             if not event.id:
                 event.id = make_id()
         confident = are_confident(
-            [event.confidence for event in group], model.confidence_threshold, [event.code for event in group]
+            model, [event.confidence for event in group], [event.code for event in group]
         ).tolist()
         stored_inputs = policy.select(group, confident, raw)
         stored_inputs = prepare_inputs(stored_inputs, decoded, model.redact, images, MIN_IMAGE_BYTES)

@@ -294,3 +294,25 @@ def test_a_long_history_comes_in_pages(served: Served) -> None:
     assert entries[-1]["status"] == "rejected"
     assert ask(f"{address}?limit=0").status == 400
     assert ask(f"{address}?cursor=x").status == 400
+
+
+@pytest.mark.parametrize(("settings", "confident"), [({}, 1), ({"confidence_threshold": 0.8}, 0)])
+def test_corrections_of_a_regression_count(tmp_path: Path, settings: dict[str, float], confident: int) -> None:
+    """A prediction without a confidence is confident, unless the configuration sets a threshold."""
+    write_config(tmp_path, {"models": [{"name": "price", **settings}]})
+    server = Served(tmp_path).start()
+    try:
+        failed = {"model": "price", "version": "1", "code": 500}
+        price = {"id": "p", "model": "price", "version": "1", "prediction": 250_000}
+        assert server.post("/v1/predictions", [price, failed]).status == 202
+        said = {"prediction_id": "p", "verdict": "corrected", "label": 200_000}
+        assert server.post("/v1/feedback", said).status == 201
+
+        def count(name: str) -> float:
+            series = f"model_{name}_total"
+            return server.samples(series).get(f'{series}{{model="price",version="1"}}', 0)
+
+        eventually(lambda: count("attempts") == 2 and server.samples("model_feedback_total"))
+        eventually(lambda: (count("confident_predictions"), count("corrections")) == (confident, confident))
+    finally:
+        server.stop()
