@@ -23,6 +23,9 @@ from grafana.style import (
 _RULES = "on (model) model:threshold:ModelErrorRatioHigh"
 """Exists for a model as long as the rules are evaluated: without them, no alert does not mean that all is well."""
 MONITORED = f"(model_info and {_RULES})"
+_ACTIVE = "(sum by (model) (model_version:attempts:increase1h) > 0 or model:requests:rate5m > 0)"
+SERVING = f"({MONITORED} and on (model) {_ACTIVE})"
+"""Models with a prediction in the last hour: ModelTrafficMissing ends when there was none for so long."""
 NOT_SEEN = "(model_exporter_links_info unless on (model) model_info)"
 _REMEMBERED = 'model_instance:configured:timestamp_seconds unless on (instance, job) up{job="model-exporter"} == 1'
 _GONE = f"group by (model) ({_REMEMBERED}) unless on (model) model_exporter_links_info"
@@ -33,7 +36,7 @@ _OF_MODELS = 'model!=""'
 
 def states(selector: str = "") -> str:
     """Return the states of alerts and of models as numbers of `style.STATES`."""
-    return f"{alert_states(selector)} or 5 * {UNKNOWN} or 0 * {MONITORED} or {NOT_SEEN}"
+    return f"{alert_states(selector)} or 5 * {UNKNOWN} or 0 * {SERVING} or 0 * {MONITORED} + 1 or {NOT_SEEN}"
 
 
 def _worst_alert() -> str:

@@ -117,14 +117,15 @@ def transformation(name: str, *, queries: str | None = None, **options: object) 
 
 STATES = {
     "OK": OK,
-    "not seen": GREY,
+    "no traffic": GREY,
     "info": INFO,
     "pending": INFO,
     "warning": WARNING,
     "unknown": GREY,
     "critical": CRITICAL,
 }
-"""States by their numbers, the worst last: ``not seen`` without any prediction, ``unknown`` if nothing looks."""
+"""States by their numbers, the worst last: ``no traffic`` without any prediction in the last hour, ``unknown`` if
+nothing looks."""
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 

@@ -59,21 +59,37 @@ def expect(**by_model: str) -> dict[str, float]:
 def test_the_state_is_that_of_the_worst_alert(tmp_path: Path) -> None:
     """A pending alert shows before it fires; a model without predictions is not OK."""
     series = exporter("e", "abc", "1x200") | running("a", "e") | running("b", "e", errors="0x40 0+15x159")
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="OK", c="not seen"), "9m")
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="pending", c="not seen"), "10m45s")
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="critical", c="not seen"), "20m")
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="OK", c="no traffic"), "9m")
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="pending", c="no traffic"), "10m45s")
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="critical", c="no traffic"), "20m")
+
+
+def test_a_model_that_stopped_is_never_ok(tmp_path: Path) -> None:
+    """ModelTrafficMissing fires for an hour; then the state is that there is no traffic."""
+    series = exporter("e", "ab", "1x800") | running("a", "e", "1x800", "0x800") | running("b", "e", "1x800", "0x800")
+    requests = next(
+        name for name in series if "model_requests_total" in name and 'model="a"' in name and '"200"' in name
+    )
+    series = {
+        name: "0+15x800" if name.startswith("model_requests_total") and 'code="200"' in name else values
+        for name, values in series.items()
+    }
+    series[requests] = "0+15x80 1200x720"
+    evaluate(tmp_path, series, STATE, expect(a="OK", b="OK"), "19m")
+    evaluate(tmp_path, series, STATE, expect(a="warning", b="OK"), "40m")
+    evaluate(tmp_path, series, STATE, expect(a="no traffic", b="OK"), "2h40m")
 
 
 def test_the_models_of_an_exporter_that_is_down_are_unknown(tmp_path: Path) -> None:
     """They are listed for a day, unless another exporter has them, or theirs is up and no longer has them."""
     down = exporter("gone", "ab", "1x40 0x7000") | running("a", "gone", "1x40")
     other = exporter("e", "b", "1x7000")
-    evaluate(tmp_path, down | other, STATE, expect(a="OK", b="not seen"), "9m")
-    evaluate(tmp_path, down | other, STATE, expect(a="unknown", b="not seen"), "30m")
+    evaluate(tmp_path, down | other, STATE, expect(a="OK", b="no traffic"), "9m")
+    evaluate(tmp_path, down | other, STATE, expect(a="unknown", b="no traffic"), "30m")
     removed = exporter("e", "c", "1x200") | exporter("f", "d", "1x200")
     (name,) = (name for name in removed if name.startswith("model_exporter") and 'model="d"' in name)
     removed[name] = "1x40 stale"
-    evaluate(tmp_path, removed, STATE, expect(c="not seen"), "30m")
+    evaluate(tmp_path, removed, STATE, expect(c="no traffic"), "30m")
 
 
 def test_without_rules_nothing_is_ok(tmp_path: Path) -> None:
