@@ -22,6 +22,8 @@ WINDOW = 7 * 86400.0
 """How far back the shared time is searched by default."""
 MAX_POINTS = 10_000
 """Steps in which the shared time is searched; Prometheus returns at most 11,000."""
+BEFORE = 300
+"""Seconds before a period, at least, in which a counter's last value is searched: scrapes may be a minute apart."""
 MAX_PERIODS = 10
 """Stretches of shared time that are counted: the last ones."""
 
@@ -104,7 +106,7 @@ def _steps_served(prometheus: Prometheus, model: str, version: str, grid: Period
         previous = 0.0  # and the same as before where a series was away, as when Prometheus was down
         for time, value in series.values:
             index = round((time - grid.start) / step)
-            if index and value != previous:
+            if index and value and value != previous:  # a counter that a restart reset to 0 counted nothing
                 served.add(index)
             previous = value
     return served
@@ -118,7 +120,8 @@ def increase(series: str, by: str, seconds: int) -> str:
     extrapolates. After a reset the exact value is not known: there it is ``increase()`` plus the first value, as in
     the recording rules.
     """
-    last, before = f"last_over_time({series}[{seconds}s])", f"last_over_time({series}[{seconds}s] offset {seconds}s)"
+    last = f"last_over_time({series}[{seconds}s])"
+    before = f"last_over_time({series}[{max(seconds, BEFORE)}s] offset {seconds}s)"
     estimated = f"increase({series}[{seconds}s])"
     return (
         f"sum by ({by}) ("

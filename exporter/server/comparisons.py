@@ -56,7 +56,7 @@ class Comparisons:
         self._prometheus = prometheus
         self._latest: dict[str, tuple[float, Comparison]] = {}
         self._lines: dict[str, list[FamilyLines]] = {}
-        self._failure: ExporterError | None = None
+        self._failure = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="comparison", daemon=True)
 
@@ -101,18 +101,22 @@ class Comparisons:
             When the last refresh failed.
         """
         if self._failure:
-            raise self._failure
+            raise ExporterError(self._failure)
         return [line for lines in list(self._lines.values()) for line in lines]
 
     def refresh(self) -> None:
         """Compare the two versions of each model that appeared last."""
-        models, failure = list(self._monitors().models), None
+        models, failure = list(self._monitors().models), ""
         for model in models:
             try:
                 self._refresh(model)
             except ExporterError as error:
                 self._forget(model)
-                failure = error
+                failure = str(error)
+            except Exception:  # an error of one model may not leave old numbers of this one and the others
+                log.exception("versions of %r are not compared", model)
+                self._forget(model)
+                failure = f"versions of {model!r} are not compared; see the exporter's log"
             if self._closing.is_set():
                 return
         for model in self._latest.keys() - set(models):

@@ -20,7 +20,11 @@ from support.fake_exporter import nobody
 from support.past import Points, prometheus_of
 from support.servers import eventually, write_config
 
+from exporter.comparison.counts import Period
+from exporter.comparison.prometheus import count, shared_periods
+from exporter.errors import ExporterError
 from exporter.events import Prediction
+from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
@@ -287,3 +291,50 @@ def test_a_prometheus_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None
         text = exporter.metrics("", ())[0].decode()
     assert 'model_exporter_collector_success{collector="comparisons"} 0.0' in text
     assert "model_comparison" not in text
+
+
+def test_an_error_in_one_comparison_leaves_no_old_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of a comparison that fails are dropped, and each scrape gets an error of its own."""
+    with exporter_of(tmp_path) as exporter:
+        scene(exporter)
+        exporter.comparisons.refresh()
+        assert exporter.comparisons.lines()
+        monkeypatch.setattr("exporter.server.comparisons.compare_live", lambda *_: 1 / 0)
+        exporter.comparisons.refresh()
+        errors = []
+        for _ in range(2):
+            with pytest.raises(ExporterError, match="versions of 'credit' are not compared; see") as raised:
+                exporter.comparisons.lines()
+            errors.append(raised.value)
+        assert errors[0] is not errors[1]
+        monkeypatch.undo()
+        exporter.comparisons.refresh()
+        assert exporter.comparisons.lines()
+
+
+def test_a_restart_without_requests_is_no_service(tmp_path: Path) -> None:
+    """A version that was withdrawn before a restart does not serve when its counter begins at 0 again."""
+    withdrawn, restart = 5, 15
+    counted = {"1": lambda step: min(step, withdrawn) if step < restart else 0, "2": lambda step: step % restart}
+    past: dict[str, Points] = {
+        f'model_attempts_total{{model="credit",version="{version}"}}': [
+            (BEGIN + step * STEP, float(value(step))) for step in range(20)
+        ]
+        for version, value in counted.items()
+    }
+    (tmp_path / "prometheus").mkdir()
+    with prometheus_of(tmp_path / "prometheus", past) as url:
+        found = shared_periods(Prometheus(url), "credit", ("1", "2"), Period(BEGIN, BEGIN + 19 * STEP))
+    assert found == [Period(BEGIN + STEP, BEGIN + withdrawn * STEP)]
+
+
+def test_a_replica_that_is_scraped_rarely_is_not_counted_from_its_start(tmp_path: Path) -> None:
+    """In a short period a counter counts from its value before, even if it was scraped a minute before."""
+    past: dict[str, Points] = {
+        'model_attempts_total{model="credit",version="1",instance="a"}': [(BEGIN, 1000.0), (BEGIN + 4 * STEP, 1010.0)],
+        'model_attempts_total{model="credit",version="1",instance="new"}': [(BEGIN + 4 * STEP, 3.0)],
+    }
+    (tmp_path / "prometheus").mkdir()
+    with prometheus_of(tmp_path / "prometheus", past) as url:
+        period = Period(BEGIN + 3 * STEP, BEGIN + 4 * STEP)
+        assert count(Prometheus(url), "credit", "1", period).attempts == 13
