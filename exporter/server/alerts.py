@@ -17,7 +17,7 @@ import msgspec
 
 from exporter.errors import ExporterError
 from exporter.server.elapsed import duration
-from exporter.server.notifications import Alert, Inbox
+from exporter.server.notifications import MAX_FIRING, Alert, Inbox
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus
@@ -104,8 +104,9 @@ class AlertSource:
                     self._alerts = PrometheusAlerts(prometheus)
                 asked = self._alerts
             alerts = asked.read()
-            if alerts.problem and not alerts.alerts:
-                alerts = replace(alerts, alerts=self._inbox.firing())
+            if alerts.problem and not alerts.alerts and (firing := self._inbox.firing()):
+                detail = f"{alerts.detail} The alerts below are those that Alertmanager sent."
+                alerts = replace(alerts, alerts=firing, detail=detail)
         return alerts if alerts.problem else _check_scrapes(alerts, last_scrape, time.monotonic())
 
 
@@ -151,6 +152,12 @@ def from_inbox(inbox: Inbox, now: float) -> Alerts:
             f"The first notification since the exporter started came {duration(now - first)} ago. "
             "Alertmanager sends all firing alerts within two minutes.",
         )
+    if now - inbox.forgot_at() < SETTLE_SECONDS:
+        return Alerts(
+            alerts,
+            f"More than {MAX_FIRING} alerts fire",
+            "This page keeps those of the last notifications. See all in Prometheus.",
+        )
     return Alerts(alerts)
 
 
@@ -178,15 +185,16 @@ class PrometheusAlerts:
         self._asked = -math.inf
         self._answered = -math.inf
         self._alerts: list[Alert] = []
-        self._watched = False
+        self._watched = self._cut = False
         self._error = ""
 
     def read(self) -> Alerts:
         """Return the alerts; ask Prometheus, unless its last answer is fresh, and wait for it for a short time."""
         with self._lock:
             if self._thread is None and time.monotonic() - self._asked > FRESH_SECONDS:
-                self._thread = threading.Thread(target=self._ask, name="prometheus-alerts", daemon=True)
-                self._thread.start()
+                asking = threading.Thread(target=self._ask, name="prometheus-alerts", daemon=True)
+                asking.start()
+                self._thread = asking
             thread = self._thread
         if thread is not None:
             thread.join(WAIT_SECONDS)
@@ -199,7 +207,9 @@ class PrometheusAlerts:
         if self._error or late:
             detail = f"{self._error or f'{self.prometheus.url}: no response yet'}."
             if math.isfinite(self._answered):
-                detail += f" What is shown is from its last response, {duration(now - self._answered)} ago."
+                age = duration(now - self._answered)
+                shown = f"What is shown is from its last response, {age} ago."
+                detail += f" {shown if self._alerts else f'Its last response, {age} ago, had no alert.'}"
             return Alerts(self._alerts, "Prometheus does not respond", detail, "check")
         if not self._watched:
             detail = (
@@ -207,6 +217,9 @@ class PrometheusAlerts:
                 "prometheus/rules/ there. Prometheus evaluates them within a minute after its start."
             )
             return Alerts(self._alerts, "Prometheus does not evaluate the alerts of this project", detail, "check")
+        if self._cut:
+            detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {self.prometheus.url}."
+            return Alerts(self._alerts, f"More than {MAX_ALERTS} alerts fire or are pending", detail)
         return Alerts(self._alerts)
 
     def _ask(self) -> None:
@@ -224,7 +237,9 @@ class PrometheusAlerts:
                 if alerts is not None:
                     self._answered = self._asked
                     self._watched = any(alert.is_watchdog and alert.status == "firing" for alert in alerts)
-                    self._alerts = [alert for alert in alerts if alert.is_shown][:MAX_ALERTS]
+                    shown = [alert for alert in alerts if alert.is_shown]
+                    self._cut = len(shown) > MAX_ALERTS
+                    self._alerts = sorted(shown, key=lambda alert: alert.status != "firing")[:MAX_ALERTS]
 
 
 def _decode(data: Any) -> list[Alert]:

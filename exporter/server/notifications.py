@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -103,6 +104,7 @@ class Inbox:
         self._last: deque[Alert] = deque(maxlen=MAX_LAST)
         self._firing: OrderedDict[str, Alert] = OrderedDict()
         self._watchdog: tuple[float, float] | None = None
+        self._forgot_at = -math.inf
 
     def take(self, body: bytes, now: float) -> list[ReceivedAlert]:
         """Decode a webhook's body, keep its alerts, and return them.
@@ -149,11 +151,17 @@ class Inbox:
             self._firing[key] = alert
             if len(self._firing) > MAX_FIRING:
                 self._firing.popitem(last=False)
+                self._forgot_at = now
 
     def firing(self) -> list[Alert]:
         """Return the alerts that fire according to the notifications, the newest first."""
         with self._lock:
             return list(reversed(self._firing.values()))
+
+    def forgot_at(self) -> float:
+        """Return the monotonic time at which a firing alert was forgotten for lack of room; minus infinity if never."""
+        with self._lock:
+            return self._forgot_at
 
     def last(self) -> list[Alert]:
         """Return the alerts of the last notifications, the newest first."""

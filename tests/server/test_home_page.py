@@ -150,6 +150,68 @@ def test_memory_of_notifications_is_bounded() -> None:
     assert "more" not in kept[0].labels
 
 
+def test_forgotten_alerts_are_not_known() -> None:
+    """More alerts than the page keeps are a problem for as long as some may be missing."""
+    inbox = Inbox()
+    inbox.take(json.dumps(notification(WATCHDOG)).encode(), 0.0)
+    inbox.take(json.dumps(notification(alert("A", "critical", "system", model="first"))).encode(), 0.0)
+    many = [alert("A", "info", "data", model=str(number)) for number in range(MAX_FIRING)]
+    inbox.take(json.dumps(notification(*many[:-1])).encode(), 150.0)
+    assert from_inbox(inbox, 151.0).problem == ""
+    inbox.take(json.dumps(notification(WATCHDOG, *many)).encode(), 200.0)
+    assert "first" not in {one.labels["model"] for one in inbox.firing()}
+    assert from_inbox(inbox, 201.0).problem == f"More than {MAX_FIRING} alerts fire"
+    assert from_inbox(inbox, 321.0).problem == ""
+
+
+class _Answers:
+    """A Prometheus with a number of pending alerts, and one that fires, the last."""
+
+    url = "http://prometheus"
+
+    def __init__(self, pending: int) -> None:
+        self.data = {
+            "alerts": [
+                {"labels": WATCHDOG["labels"], "state": "firing"},
+                *(
+                    {"labels": {"layer": "data", "feature": str(number)}, "state": "pending"}
+                    for number in range(pending)
+                ),
+                {"labels": {"layer": "system"}, "state": "firing"},
+            ]
+        }
+
+    def get(self, path: str, max_body: int) -> Any:
+        assert (path, max_body) == ("/api/v1/alerts", alert_source.MAX_BODY)
+        return self.data
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_alerts_beyond_the_limit_are_not_known(more: int) -> None:
+    """Of more alerts than are kept, those that fire are, and the page says that there are others."""
+    prometheus: Any = _Answers(alert_source.MAX_ALERTS - 1 + more)
+    alerts = alert_source.PrometheusAlerts(prometheus).read()
+    assert [one.labels["layer"] for one in alerts.firing] == ["system"]
+    assert len(alerts.alerts) == alert_source.MAX_ALERTS
+    assert bool(alerts.problem) == bool(more)
+
+
+def test_alerts_are_those_of_alertmanager_while_prometheus_knows_none() -> None:
+    """If Prometheus does not respond, the page names the source of the alerts that it shows instead."""
+    inbox = Inbox()
+    inbox.take(json.dumps(notification(alert("A", "critical", "system"))).encode(), time.monotonic())
+    prometheus: Any = _Answers(0)
+    prometheus.data["alerts"].pop()
+    source = alert_source.AlertSource(lambda: prometheus, inbox)
+    assert not source.read(time.monotonic()).alerts
+    prometheus.data = {}
+    asked: Any = source._alerts
+    asked._asked = -alert_source.FRESH_SECONDS
+    alerts = source.read(time.monotonic())
+    assert [one.name for one in alerts.firing] == ["A"]
+    assert "had no alert. The alerts below are those that Alertmanager sent." in alerts.detail
+
+
 # ---- incidents
 
 
@@ -346,7 +408,7 @@ def test_many_calm_models_are_folded(served: Served) -> None:
     assert served.post("/v1/predictions", events).status == 202
     source = served.get("/").text
     opened, _, folded = source.partition('<details>\n<summary id="more">')
-    assert "15 more without an alert and below all thresholds" in folded
+    assert "15 more without a known alert and below all thresholds" in folded, "nothing sends alerts"
     assert opened.count("marked critical") == 45
     assert folded.count('<th scope="row"') == 15
 

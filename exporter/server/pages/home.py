@@ -148,11 +148,9 @@ def review_parameters(alert: Alert) -> dict[str, str] | None:
     if alert.name != "ModelCorrectionRatioHigh":
         return None
     parameters = {"model": model, "version": alert.labels.get("version", "")}
-    try:
-        since = datetime.fromisoformat(alert.starts_at) - CORRECTION_WINDOW
-    except (ValueError, OverflowError):
+    if (began := parse_time(alert.starts_at)) is None:
         return parameters
-    return parameters | {"since": since.isoformat().replace("+00:00", "Z")}
+    return parameters | {"since": (began - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")}
 
 
 def dashboard_url(alert: Alert, links: LinksConfig) -> str | None:
