@@ -30,7 +30,7 @@ from grafana.style import (
 )
 
 _lines = functools.partial(time_series, empty="no exporter is scraped")
-_COLLECTORS = ("models", "store", "cpu", "memory", "disk", "gpu")
+_COLLECTORS = ("models", "comparisons", "store", "cpu", "memory", "disk", "gpu")
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 

@@ -103,9 +103,14 @@ _MEASURES = {
 _VERDICTS = {"-1": ("worse", CRITICAL), "0": ("not proven", GREY), "1": ("better", OK)}
 
 
+_REPLICA = "model, before, after, instance, job"
+_CHOSEN = f"topk (1, sum by ({_REPLICA}) (model_comparison_observations{{{MODEL}}}))"
+"""The comparison of the replica that counted most: each has its own, unless all ask the same Prometheus."""
+
+
 def _compared(name: str, by: str = _OF, selector: str = "") -> str:
-    """Return a metric of the comparison; replicas that ask the same Prometheus export the same numbers."""
-    return f"max by ({by}) (model_comparison_{name}{{{MODEL}{selector}}})"
+    """Return a metric of the comparison, by one replica."""
+    return f"max by ({by}) (model_comparison_{name}{{{MODEL}{selector}}} and on ({_REPLICA}) {_CHOSEN})"
 
 
 def _scaled(name: str, selector: str = "") -> str:

@@ -39,7 +39,7 @@ def _percent(value: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value + 0.0:.3g}"  # and not -0
+    return f"{round(value, 9) + 0.0:.3g}"  # and neither -0 nor the last digits of a difference of equal numbers
 
 
 class Wording(NamedTuple):

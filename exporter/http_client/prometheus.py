@@ -88,7 +88,7 @@ class Prometheus:
         result = self._query("/api/v1/query", text, {"time": f"{at:.3f}"})
         try:
             return [Sample(dict(item["metric"]), float(item["value"][1])) for item in result]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise self._foreign() from None
 
     def query_range(self, text: str, start: float, end: float, step: float) -> list[Series]:
@@ -106,7 +106,7 @@ class Prometheus:
                 Series(dict(item["metric"]), [(float(time), float(value)) for time, value in item["values"]])
                 for item in result
             ]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise self._foreign() from None
 
     def _query(self, path: str, text: str, times: dict[str, str]) -> Any:
@@ -118,7 +118,7 @@ class Prometheus:
             raise PrometheusError(f"{self.url}: {detail}")
         try:
             return _data(response)["result"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise self._foreign() from None
 
     def get(self, path: str, max_body: int = MAX_BODY) -> Any:
@@ -141,7 +141,7 @@ class Prometheus:
             raise PrometheusError(f"{self.url}: {path} failed: {response.error_message()}")
         try:
             return _data(response)
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise self._foreign() from None
 
     def close(self) -> None:
