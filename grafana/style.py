@@ -125,7 +125,7 @@ STATES = {
     "critical": CRITICAL,
 }
 """States by their numbers, the worst last: ``no traffic`` without any prediction in the last hour, ``unknown`` if
-nothing looks."""
+its alerts are not evaluated."""
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 

@@ -242,7 +242,7 @@ class ModelMonitor:
             self.counters.events[event] = self.counters.events.get(event, 0.0) + value
 
     def recent(self, now: float) -> Recent:
-        """Return the figures that alerts judge, at the monotonic time ``now`` in seconds.
+        """Return the figures that alerts evaluate, at the monotonic time ``now`` in seconds.
 
         They begin with the process. A batch that `observe_columns` counted is not part of them.
         """

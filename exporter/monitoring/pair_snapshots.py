@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import zlib
 
 import msgspec
 import numpy as np
 
+from exporter.monitoring.packed import pack, unpack
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import Pair, SharedCounts, Side, bins_of, totals_size
 from exporter.storage import Store
@@ -40,7 +40,7 @@ class _Pair(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 def encode(pair: Pair) -> bytes:
     """Return a pair as bytes."""
     saved = _Pair(_saved(pair.before), _saved(pair.after), pair.start, pair.end, pair.seconds)
-    return zlib.compress(msgspec.msgpack.encode(saved), 1)
+    return pack(saved)
 
 
 def _saved(side: Side) -> _Side:
@@ -55,10 +55,7 @@ def decode(data: bytes, model: str, monitors: MonitorRegistry) -> Pair | None:
     ValueError
         When the data are not a pair.
     """
-    try:
-        saved = msgspec.msgpack.decode(zlib.decompress(data), type=_Pair)
-    except (zlib.error, msgspec.MsgspecError) as error:
-        raise ValueError(str(error)) from None
+    saved = unpack(data, _Pair)
     sides = []
     for side in (saved.before, saved.after):
         binner = monitors.binner(model, side.version)

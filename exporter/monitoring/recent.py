@@ -14,7 +14,7 @@ MINUTE, FIVE_MINUTES, HOUR = 60.0, 300.0, 3600.0
 
 @dataclass(frozen=True)
 class Recent:
-    """The figures that alerts judge. A ratio or quantile of nothing is NaN.
+    """The figures that alerts evaluate. A ratio or quantile of nothing is NaN.
 
     Attributes
     ----------

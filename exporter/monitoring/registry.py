@@ -133,7 +133,7 @@ def version_sort_key(version: str) -> list[tuple[int, int | str]]:
 
 
 def _hash(binner: Binner | None) -> str | None:
-    return (binner.profile.hash or binner.profile.digest()) if binner else None
+    return binner.profile.known_hash() if binner else None
 
 
 def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:

@@ -260,4 +260,4 @@ def totals_size(binner: Binner | None) -> int:
 
 def bins_of(binner: Binner | None) -> str:
     """Return what decides the meaning of the counts by bin; empty without a profile."""
-    return f"{binner.profile.hash or binner.profile.digest()} {binner.bins}" if binner else ""
+    return f"{binner.profile.known_hash()} {binner.bins}" if binner else ""

@@ -10,7 +10,6 @@ import logging
 import math
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -20,6 +19,7 @@ import numpy as np
 from exporter.errors import StoreError
 from exporter.monitoring import pair_snapshots
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.packed import pack, unpack
 from exporter.monitoring.pair_snapshots import PairSaver
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
@@ -64,10 +64,11 @@ def fingerprint(monitor: ModelMonitor) -> str:
     binner, segments = monitor.binner, monitor.segments
     if binner is None:
         return ""
-    profile = binner.profile.hash or binner.profile.digest()
     segmentation = [segments.source, *segments.names] if segments else []
     return hashlib.sha256(
-        msgspec.json.encode([profile, list(monitor.windows.items()), binner.names, binner.width, segmentation])
+        msgspec.json.encode(
+            [binner.profile.known_hash(), list(monitor.windows.items()), binner.names, binner.width, segmentation]
+        )
     ).hexdigest()
 
 
@@ -76,7 +77,7 @@ def encode(monitor: ModelMonitor, now: float, unix_time: float) -> bytes:
     ring_time, rings = monitor.dump(now)
     parts = [(ticks.tobytes(), sums.tobytes(), minima.tobytes()) for ticks, sums, minima in rings]
     snapshot = Snapshot(fingerprint(monitor), unix_time, ring_time, now - monitor.last_used, parts)
-    return zlib.compress(msgspec.msgpack.encode(snapshot), 1)
+    return pack(snapshot)
 
 
 def decode(data: bytes) -> Snapshot:
@@ -87,10 +88,7 @@ def decode(data: bytes) -> Snapshot:
     ValueError
         When the data are not a snapshot.
     """
-    try:
-        snapshot = msgspec.msgpack.decode(zlib.decompress(data), type=Snapshot)
-    except (zlib.error, msgspec.MsgspecError) as error:
-        raise ValueError(str(error)) from None
+    snapshot = unpack(data, Snapshot)
     if not all(map(math.isfinite, (snapshot.unix_time, snapshot.ring_time, snapshot.idle))):
         raise ValueError("its times are not numbers")
     return snapshot

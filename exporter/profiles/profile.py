@@ -170,6 +170,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         body = msgspec.structs.replace(self, hash="", created=None, noise_quantiles=msgspec.UNSET)
         return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 
+    def known_hash(self) -> str:
+        """Return the hash that the file holds, or, without one, compute it."""
+        return self.hash or self.digest()
+
     def quantiles(self) -> dict[int, float]:
         """Return all χ² quantiles that the noise floors may need; those the profile lacks are computed, with scipy.
 

@@ -34,7 +34,7 @@ MAX_BODY = 8 << 20
 MAX_ALERTS = 2000
 """Alerts of Prometheus' answer that are kept."""
 SETTLE_SECONDS = 120.0
-"""Alertmanager repeats all firing alerts in this time, so that all are known so long after the first notification."""
+"""Alertmanager repeats all firing alerts within this time after the first notification; then all are known."""
 WATCHDOG_SECONDS = 300.0
 """Watchdog arrives every minute; after so long without it, alerts do not reach the page."""
 SCRAPE_SECONDS = 120.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def damaged() -> dict[str, bytes]:
     snapshot = decode(good)
 
     def packed(**changes: Any) -> bytes:
-        return snapshots.zlib.compress(msgspec.msgpack.encode(msgspec.structs.replace(snapshot, **changes)))
+        return zlib.compress(msgspec.msgpack.encode(msgspec.structs.replace(snapshot, **changes)))
 
     ticks, sums, lows = snapshot.rings[0]
     rest = snapshot.rings[1:]
@@ -221,7 +222,7 @@ def damaged() -> dict[str, bytes]:
         "empty": b"",
         "cut": good[: len(good) // 2],
         "noise": b"\x78\x9c" + bytes(range(256)),
-        "another document": snapshots.zlib.compress(msgspec.msgpack.encode({"a": 1})),
+        "another document": zlib.compress(msgspec.msgpack.encode({"a": 1})),
         "a ring missing": packed(rings=snapshot.rings[1:]),
         "a wide ring": packed(rings=[(ticks, sums + sums, lows), *rest]),
         "odd bytes": packed(rings=[(ticks[:-1], sums, lows), *rest]),

@@ -305,8 +305,8 @@ def test_corrections_of_a_regression_count(tmp_path: Path, settings: dict[str, f
         failed = {"model": "price", "version": "1", "code": 500}
         price = {"id": "p", "model": "price", "version": "1", "prediction": 250_000}
         assert server.post("/v1/predictions", [price, failed]).status == 202
-        said = {"prediction_id": "p", "verdict": "corrected", "label": 200_000}
-        assert server.post("/v1/feedback", said).status == 201
+        correction = {"prediction_id": "p", "verdict": "corrected", "label": 200_000}
+        assert server.post("/v1/feedback", correction).status == 201
 
         def count(name: str) -> float:
             series = f"model_{name}_total"

@@ -1,4 +1,4 @@
-"""The models on the home page: the figures that their alerts judge, those above a threshold marked, the worst first."""
+"""The models on the home page: the figures that their alerts evaluate, the worst first, marked beyond thresholds."""
 
 from __future__ import annotations
 
