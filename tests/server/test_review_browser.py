@@ -312,7 +312,7 @@ def test_images_are_enlarged_and_crisp(varied: Served, visit: Open) -> None:
     page = visit("/review?q=usual")
     image = page.locator(".card img")
     expect(image).to_have_count(1)
-    page.wait_for_function("document.querySelector('.card img').naturalWidth === 8")
+    expect(image).to_have_js_property("naturalWidth", 8)
     box = image.bounding_box()
     assert box
     assert (box["width"], box["height"]) == (160, 160)
