@@ -376,7 +376,7 @@ def write_web_config(folder: Path) -> list[str]:
 
 def serve(folder: Path) -> Served:
     """Start an exporter with TLS, a user and a token."""
-    write_config(folder, {**CONFIG, "store": {"url": f"sqlite:///{folder / 'store.db'}", "max_size": "2GB"}})
+    write_config(folder, {**CONFIG, "store": {"url": f"sqlite:///{folder / 'store.db'}", "max_size": "20GB"}})
     server = Served(folder, *write_web_config(folder))
     server.port = free_port()
     server.launch()
