@@ -38,7 +38,7 @@ _COMMANDS = {
         "exporter.commands.profile",
         "create a training profile",
         "Create a training profile: the distributions of the training data, which drift is measured against.",
-        "model-exporter profile training.parquet --label-column=paid -o profiles/loans.json",
+        "model-exporter profile training.parquet --prediction-column=predicted --label-column=paid -o loans.json",
         "docs/profiles.md",
     ),
     "proxy": _Command(

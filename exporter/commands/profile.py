@@ -13,9 +13,11 @@ from exporter.commands.common import add_config_file, add_table_options, whole_n
 from exporter.commands.progress import Progress
 from exporter.errors import ConfigError, ExporterError, ProfileError
 from exporter.features.types import INPUT_TYPES
-from exporter.profiles.builder import Options, build
+from exporter.profiles.builder import build
 from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.describe import describe_lines, notes
+from exporter.profiles.describe_quality import quality_line
+from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
 from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
@@ -68,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
     output = output or without_gz(options.training_file).with_suffix(".json")
     found = _warnings(source, profile, build_options)
     _print_features(profile, source.remarks)
+    if profile.quality:
+        print(quality_line(profile.quality))
     if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
         print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
     for text in found:
@@ -86,6 +90,7 @@ def _warnings(source: Source, profile: Profile, options: Options) -> list[str]:
         options.prediction_column,
         options.confidence_column,
         options.time_column,
+        options.label_column,
         [*options.types],
         source.cells_are_texts,
     )
@@ -101,6 +106,8 @@ def _build_options(options: argparse.Namespace) -> Options:
         types[name] = type_name
     outputs = options.prediction_column, options.confidence_column, options.time_column
     if options.from_store:
+        if options.label_column:
+            raise ExporterError("--from-store: --label-column needs a training file")
         if any(outputs):
             raise ExporterError(
                 "--from-store: the columns of prediction, confidence and time are those of the database"
@@ -111,7 +118,8 @@ def _build_options(options: argparse.Namespace) -> Options:
         *outputs[:2],
         confidence_percent=options.confidence_percent,
         time_column=outputs[2],
-        ignore=[*options.ignore, *([options.label_column] if options.label_column else [])],
+        label_column=options.label_column,
+        ignore=options.ignore,
         types=types,
         bins=options.bins,
         categories=options.categories,

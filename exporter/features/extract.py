@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import Floats, Ints
 
 Missing = type(None)
 _NUMBERS = frozenset({float, int, Missing})
@@ -117,16 +117,32 @@ def category_counts(
     counts = np.zeros(size + 3)
     unseen = 0.0
     for (kind, value), times in _count_values(values).items():
-        index = known.get(value) if kind in _SCALARS else None
-        if kind is Missing:
-            index = size + 1
-        elif index is None and (kind is str or (kind in _SCALARS and value in rare)):
-            index = size
-            unseen += 0.0 if value in rare else times
-        elif index is None:
-            index = size + 2
+        index = _category_bin(kind, value, known, rare)
+        unseen += times if index == size and value not in rare else 0.0
         counts[index] += times
     return counts, unseen
+
+
+def _category_bin(kind: type, value: str, known: Mapping[str, int], rare: frozenset[str]) -> int:
+    """Return the bin of a category, by its type and text; see `category_counts`."""
+    size = len(known)
+    if kind is Missing:
+        return size + 1
+    index = known.get(value) if kind in _SCALARS else None
+    if index is None:
+        index = size if kind is str or (kind in _SCALARS and value in rare) else size + 2
+    return index
+
+
+def category_bins(values: Sequence[Any] | Floats, known: Mapping[str, int], rare: frozenset[str]) -> Ints:
+    """Return the bin of each of ``n`` categories, shape ``(n,)``; see `category_counts`.
+
+    >>> category_bins(["NL", "FR", None, 7, []], {"NL": 0, "DE": 1}, frozenset()).tolist()
+    [0, 2, 3, 4, 4]
+    """
+    cells = [(Missing, "") if is_missing(value) else (type(value), scalar_text(value)) for value in as_list(values)]
+    bins = {cell: _category_bin(*cell, known, rare) for cell in set(cells)}
+    return np.array([bins[cell] for cell in cells], dtype=np.intp)
 
 
 def _count_values(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
@@ -140,6 +156,11 @@ def _count_values(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
     if set(map(type, values)) == {str}:
         return Counter({(str, value): times for value, times in Counter(values).items()})
     return Counter((type(value), value if isinstance(value, str) else scalar_text(value)) for value in values)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def scalar_text(value: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,62 +19,21 @@ from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES, LEARNERS, Learner, State, input_type
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
+from exporter.profiles.options import Options
 from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
-from exporter.profiles.readers.base import Batch, Source
+from exporter.profiles.quality_builder import QualityBuilder
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
+from exporter.profiles.readers.base import Batch, Source, take
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
+from exporter.stats.divergence import Ints
 from exporter.validation import preview, suggestion
 
 AnySketch = NumericSketch | CategorySketch
 Progress = Callable[[str, float, int], None]
 """Called with the name of the pass, the share of it that is done, and its number of rows so far."""
-EXACT = 4_000_000
-"""Distinct numbers that are held in memory, over all features; each feature holds at least 10,000."""
-
-
-class Options(NamedTuple):
-    """How to profile.
-
-    Attributes
-    ----------
-    name
-        The profile's name; that of the source when None.
-    prediction_column, confidence_column
-        Columns with the model's prediction for each row and its confidence. Live ones are compared with them. They are
-        not features.
-    confidence_percent
-        Whether the confidence is in percent: 93, or a text such as ``93 %``, is 0.93.
-    time_column
-        Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present.
-    ignore
-        Columns that are not features, such as labels and identifiers.
-    types
-        Types of inputs where the inferred type is wrong; a prediction is numeric or categorical.
-    expected
-        Types of inputs that need not be in the data, for data from production, which may hold values of other types.
-    bins, categories
-        Number of bins of a number, and of categories with their own bin.
-    exact
-        See `EXACT`.
-    """
-
-    name: str | None = None
-    prediction_column: str | None = None
-    confidence_column: str | None = None
-    confidence_percent: bool = False
-    time_column: str | None = None
-    ignore: Sequence[str] = ()
-    types: Mapping[str, str] = {}
-    expected: Mapping[str, str] = {}
-    bins: int = 20
-    categories: int = 50
-    exact: int = EXACT
-
-    def known_types(self) -> dict[str, str]:
-        """Return the types of columns that are known before any data are read."""
-        return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
 
 
 def build_file(path: Path, *, progress: Progress | None = None, **options: Any) -> Profile:
@@ -129,7 +89,7 @@ class _Builder:
         features = self._name_features(kinds, bins)
         prediction, confidence = options.prediction_column, options.confidence_column
         confidence_bins = bins[confidence][0] if confidence else None
-        return Profile(
+        profile = Profile(
             name=options.name or self._source.name,
             rows=self._rows,
             inputs=inputs,
@@ -139,6 +99,7 @@ class _Builder:
             learned=learned or msgspec.UNSET,
             correlation=self._measure_correlation(kinds, features) or msgspec.UNSET,
         )
+        return msgspec.structs.replace(profile, quality=self._measure_quality(kinds, profile) or msgspec.UNSET)
 
     def _inspect_columns(self, source_columns: Mapping[str, bool]) -> None:
         """Collect what decides the types of the columns, and count the rows; in a pass, if the source cannot tell."""
@@ -153,14 +114,16 @@ class _Builder:
 
     def _check_options(self) -> None:
         where, options = self._source.where, self._options
-        outputs = (options.prediction_column, options.confidence_column, options.time_column)
-        for column in [*filter(None, outputs), *options.ignore, *options.types]:
+        for column in [*options.outputs(), *options.ignore, *options.types]:
             if column not in self._columns and (self._rows or self._columns):
                 delimiter = delimiter_in(self._columns) if self._source.cells_are_texts else None
                 hint = f"set --delimiter={delimiter}" if delimiter else suggestion(column, self._columns)
                 raise ProfileError(f"{where}: has no column {preview(column)}; {hint}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
+        if options.label_column and not options.prediction_column:
+            detail = f"set --prediction-column, since the label {preview(options.label_column)} is compared with it"
+            raise ProfileError(f"{where}: {detail}")
         for kind in options.types.values():
             if kind not in INPUT_TYPES:
                 hint = suggestion(kind, INPUT_TYPES)
@@ -168,7 +131,7 @@ class _Builder:
 
     def _infer_inputs(self) -> dict[str, str]:
         options = self._options
-        others = {options.prediction_column, options.confidence_column, options.time_column, *options.ignore}
+        others = {*options.outputs(), *options.ignore}
         given = {**options.expected, **options.types}
         return {name: given.get(name) or column.type() for name, column in self._columns.items() if name not in others}
 
@@ -274,8 +237,39 @@ class _Builder:
             builder.add(columns)
         return builder.build()
 
+    def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:
+        """Compare the predictions with the labels, where there are labels."""
+        options, types = self._options, self._output_types()
+        if not options.label_column:
+            return None
+        builder = QualityBuilder(profile.targets())
+        outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
+
+        def columns(batch: Batch, rows: Ints) -> dict[str, Any]:
+            part = Batch({name: take(values, rows) for name, values in batch.columns.items()}, len(rows), batch.done)
+            found: dict[str, Any] = {}
+            for name, kind in kinds.items():
+                found |= zip(kind.features(name), self._feature_columns(part, name, kind), strict=True)
+            chosen = {output: name for output, name in outputs.items() if name}
+            return found | {o: self._feature_columns(part, name, types[name])[0] for o, name in chosen.items()}
+
+        confidence = options.confidence_column
+        for batch in self._read_pass("labels", {*kinds, *options.outputs()}):
+            builder.add(
+                as_list(self._column(batch, options.prediction_column)),
+                as_list(self._column(batch, options.label_column)),
+                self._feature_columns(batch, confidence, types[confidence])[0] if confidence else None,
+                [unix_seconds(when) for when in as_list(self._column(batch, options.time_column))],
+                partial(columns, batch),
+            )
+        return builder.build()
+
+    def _column(self, batch: Batch, name: str | None) -> Column:
+        """Return a column of a batch, None in each row where it is absent."""
+        return batch.columns.get(name or "", (None,) * batch.rows)
+
     def _feature_columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
-        values: Column = batch.columns.get(name, (None,) * batch.rows)
+        values = self._column(batch, name)
         if name == self._options.confidence_column:
             values = confidence_column(as_list(values), self._options.confidence_percent)
         if kind.type != "numeric":
@@ -286,8 +280,8 @@ class _Builder:
             return [kind.labels(values)]
         now: Any = self._now
         if self._options.time_column and kind.type == "timestamp":
-            times = batch.columns.get(self._options.time_column, (None,) * batch.rows)
-            now = np.array([unix_seconds(value) for value in as_list(times)])
+            times = as_list(self._column(batch, self._options.time_column))
+            now = np.array([unix_seconds(value) for value in times])
         return list(kind.columns(values, now))
 
     def _note_precision(self, name: str, values: Column) -> None:

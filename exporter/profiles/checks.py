@@ -13,6 +13,7 @@ from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate
 from exporter.profiles.profile import NumericFeature, Profile
+from exporter.profiles.quality_checks import label_warnings
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.type_inference import Column
 from exporter.stats.divergence import Floats
@@ -45,6 +46,8 @@ class Columns(NamedTuple):
     ----------
     prediction, confidence, time
         See `exporter.profiles.builder.Options`.
+    label
+        The column with the correct label.
     chosen
         Columns that the user described; there are no warnings about them.
     is_csv
@@ -54,6 +57,7 @@ class Columns(NamedTuple):
     prediction: str | None
     confidence: str | None
     time: str | None
+    label: str | None
     chosen: Sequence[str]
     is_csv: bool
 
@@ -76,7 +80,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         yield f"all columns are read as one: set --delimiter={delimiter}"
         return
     for name, values in sample.items():
-        if name in {columns.prediction, columns.confidence}:
+        if name in {columns.prediction, columns.confidence, columns.label}:
             text = _decimal_comma(name, _strings(values), columns.is_csv)
         elif name in profile.inputs and name not in columns.chosen:
             text = _column(name, values, profile, columns)
@@ -90,6 +94,8 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         fewer = profile.rows // ROWS_PER_BIN
         advice = f", or set --bins={fewer}" if fewer >= 2 else ""
         yield f"{profile.rows} rows are few for {bins} bins: profile at least {ROWS_PER_BIN * bins}{advice}"
+    if columns.label:
+        yield from (f"{truncate(columns.label, 40)}: {text}" for text in label_warnings(profile))
 
 
 def _column(name: str, values: Column, profile: Profile, columns: Columns) -> str | None:

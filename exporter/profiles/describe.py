@@ -9,6 +9,7 @@ import numpy as np
 
 from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
+from exporter.profiles.describe_quality import quality_lines
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.stats.divergence import Floats
 
@@ -51,6 +52,7 @@ def describe_lines(profile: Profile) -> Iterator[str]:
         yield from _feature("(prediction)", "", profile.prediction)
     if profile.confidence:
         yield from _feature("(confidence)", "", profile.confidence)
+    yield from (truncate(line, _WIDTH) for line in quality_lines(profile))
 
 
 def _feature(name: str, kind: str, feature: Feature) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from exporter.config import ModelConfig
 from exporter.errors import ProfileError
 from exporter.features.base import InputType
 from exporter.features.types import INPUT_TYPES, State, input_type
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality, check_quality
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Floats
 from exporter.validation import explain, format_path, preview, similar_file
@@ -141,6 +143,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Correlation of the numeric features, where at least two of them vary.
     noise_quantiles
         χ² quantiles of the noise floors by degrees of freedom, see `exporter.stats.chi2`.
+    quality
+        How good the model was on labelled rows.
     """
 
     name: str
@@ -156,6 +160,13 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
     correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
     noise_quantiles: dict[_Degrees, _Quantile] | msgspec.UnsetType = msgspec.UNSET
+    quality: Quality | msgspec.UnsetType = msgspec.UNSET
+
+    def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
+        """Return the bins of features, all when None, and after them those of the prediction and the confidence."""
+        outputs = {PREDICTION: self.prediction, CONFIDENCE: self.confidence or None}
+        chosen = {name: self.features[name] for name in (self.features if names is None else names)}
+        return {**chosen, **{name: feature for name, feature in outputs.items() if feature}}
 
     def input_types(self) -> dict[str, InputType]:
         """Return the type of each input, with the state that it learned."""
@@ -185,8 +196,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _noise_degrees(self) -> set[int]:
         """Degrees of freedom: one less than the bins with values, and the pairs of the features that vary."""
-        outputs = (self.prediction, self.confidence or None)
-        most_bins = max((len(feature.counts) for feature in (*self.features.values(), *outputs) if feature), default=0)
+        most_bins = max((len(target.counts) for target in self.targets().values()), default=0)
         correlated = len(self.correlation.features) if self.correlation else 0
         return {*range(1, most_bins), *(size * (size - 1) // 2 for size in range(2, correlated + 1))}
 
@@ -247,15 +257,15 @@ def load(path: Path) -> Profile:
         _check_inputs(profile)
         if profile.correlation:
             _check_correlation(profile.correlation, profile.features)
+        if profile.quality:
+            check_quality(profile.quality, {name: len(target.counts) for name, target in profile.targets().items()})
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
     return profile
 
 
 def _check_features(profile: Profile) -> None:
-    outputs = {"(prediction)": profile.prediction, "(confidence)": profile.confidence}
-    features: dict[str, Feature] = {**profile.features, **{name: f for name, f in outputs.items() if f}}
-    for name, feature in features.items():
+    for name, feature in profile.targets().items():
         numeric = isinstance(feature, NumericFeature)
         inner = len(feature.edges) if isinstance(feature, NumericFeature) else len(feature.categories)
         if len(feature.counts) != inner + 3 or min(feature.counts) < 0:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -116,6 +117,7 @@ def test_stored_predictions_become_a_profile(shop, capsys):
         (["--from-store", "--model=shop"], "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
         (["--from-store", "--model=shop", "--prediction-column=p"],
          "--from-store: the columns of prediction, confidence and time are those of the database"),
+        (["--from-store", "--model=shop", "--label-column=p"], "--from-store: --label-column needs a training file"),
         (["--describe=a.json"], "a.json: cannot be read: No such file or directory"),
         (["a.csv", "--type=age"], "--type: expected NAME=TYPE such as zip=categorical, got age"),
     ],
@@ -179,7 +181,7 @@ def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):
 # --- the picture -----------------------------------------------------------------------------
 
 
-def columns(line: str) -> int:
+def columns_of(line: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(character) in "FW") for character in line)
 
 
@@ -187,11 +189,41 @@ def test_a_profile_is_described_in_eighty_columns(shop, capsys):
     """The description has a line of the numbers and a histogram for each feature, none wider than a terminal."""
     assert main(["profile", "--describe", str(shop.folder / "shop.json")]) == 0
     out = capsys.readouterr().out
-    assert max(map(columns, out.splitlines())) <= 80
+    assert max(map(columns_of, out.splitlines())) <= 80
     for name in [*load(shop.folder / "shop.json").features, "(prediction)", "(confidence)"]:
         assert f"\n{name[:31]}" in out
     assert "\nmember  boolean\n  false " in out
     assert "embedding of 6 numbers" in out
+
+
+def test_the_quality_on_labelled_rows_is_described(tmp_path, capsys):
+    """The accuracy has a line for each range of confidences; the error names what explains it."""
+    rng = np.random.default_rng(0)
+    x, sure = rng.normal(size=2000), rng.uniform(0.5, 1, 2000)
+    right = rng.random(2000) < sure
+    error = rng.normal(size=2000) * (0.1 + abs(x))
+    columns = {"x": x, "sure": sure, "kind": ["a"] * 2000, "kind_label": np.where(right, "a", "b")}
+    pd.DataFrame({**columns, "price": x, "price_label": x + error}).to_csv(tmp_path / "a.csv", index=False)
+    classifier = ["--prediction-column=kind", "--confidence-column=sure", "--label-column=kind_label"]
+    regression = ["--prediction-column=price", "--label-column=price_label"]
+    others = {"--prediction-column=kind": ["price", "price_label"], "--prediction-column=price": ["kind", "kind_label"]}
+    described = []
+    for options in (classifier, regression):
+        ignored = [f"--ignore={name}" for name in others[options[0]]]
+        assert main(["profile", str(tmp_path / "a.csv"), *options, *ignored]) == 0
+        assert "over 2,000 labelled rows" in capsys.readouterr().out
+        assert main(["profile", "--describe", str(tmp_path / "a.json")]) == 0
+        described.append(capsys.readouterr().out)
+        assert max(map(columns_of, described[-1].splitlines())) <= 80
+    assert re.search(
+        r"\n\(quality\)  accuracy 7\d\.\d % \(7\d\.\d to 7\d\.\d %\) over 2,000 labelled rows\n", described[0]
+    )
+    lines = re.findall(r"confidence (0\.\d+) to .*█ +(\d+\.\d) % right of (\d+)", described[0])
+    assert len(lines) == 10
+    assert sum(int(rows) for *_, rows in lines) == 2000
+    assert float(lines[0][1]) < 65 < 85 < float(lines[-1][1])
+    assert "\n(quality)  mean absolute error 0." in described[1]
+    assert "\n  error expected by: " in described[1]
 
 
 def test_a_histogram_has_the_shape_of_the_data():
@@ -225,7 +257,7 @@ def test_any_profile_can_be_described(numbers, categories, name):
     features = {name: numeric_feature(np.array(numbers)), f"{name}2": categorical_feature(categories, 1, 1, top=5)}
     for line in describe_lines(Profile(name, len(numbers), inputs, features)):
         assert line.isprintable()
-        assert columns(line) <= 80
+        assert columns_of(line) <= 80
 
 
 # --- progress --------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from pyarrow import parquet
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.builder import Options, build, build_file
+from exporter.profiles.builder import build, build_file
+from exporter.profiles.options import Options
 from exporter.profiles.profile import load, save
 from exporter.profiles.readers.files import FileSource
 

@@ -277,3 +277,50 @@ def test_images_and_vectors_are_right(tmp_path: Path, profile: Profile) -> None:
     rows = [{"vector": rng.normal(size=6).tolist(), "nested": {"a": 1}} for _ in range(ROWS)]
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert profile(tmp_path / "b.jsonl") == (0, [])
+
+
+LABELS = ("--prediction-column=kind", "--label-column=label")
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda c: {}, None),
+        (lambda c: {"label": [None] * ROWS}, "no row has both a prediction and a label"),
+        (lambda c: {"label": np.where(np.arange(ROWS) < 15, c["label"], None)}, "only 15 rows have a label"),
+        (lambda c: {"label": c["kind"]}, "every prediction is right"),
+        (lambda c: {"label": ["yes"] * ROWS}, "no label equals its prediction"),
+        (lambda c: {"sure": np.where(c["label"] == c["kind"], 0.6, 0.9)}, "a higher confidence are wrong more often"),
+        (lambda c: {"sure": [0.8] * ROWS}, "the confidence says nothing"),
+        (lambda c: {"sure": [None] * ROWS}, "no labelled row has a confidence"),
+    ],
+)
+def test_labels_and_confidences_that_say_nothing(write: Write, profile: Profile, change: Any, warning: str) -> None:
+    """What makes an estimate of the quality useless is said, with nothing else beside the number of rows."""
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.5, 1, ROWS)
+    kind = rng.choice(["a", "b"], ROWS)
+    label = np.where(rng.random(ROWS) < sure, kind, "c")
+    columns = {"age": ages(), "kind": kind, "sure": sure, "label": label}
+    columns |= change(columns)
+    for suffix in FORMATS:
+        found = profile(write(columns, suffix), *LABELS, "--confidence-column=sure")[1]
+        found = [text for text in found if "labelled rows are few" not in text]
+        assert len(found) == (warning is not None), found
+        if warning:
+            assert found[0].startswith("label: ")
+            assert warning in found[0]
+
+
+def test_labels_need_a_confidence_and_the_type_of_the_prediction(write: Write, profile: Profile) -> None:
+    """A classifier without a confidence cannot be estimated; texts are no labels of a regression."""
+    rng = np.random.default_rng(0)
+    columns = {"age": ages(), "kind": rng.choice(["a", "b"], ROWS), "label": rng.choice(["a", "b"], ROWS)}
+    (_, missing) = profile(write(columns, "csv"), *LABELS)[1]
+    assert missing.endswith("cannot be estimated for rows without labels: set --confidence-column")
+    prices = rng.lognormal(3, 1, ROWS)
+    columns = {"age": ages(), "kind": prices, "label": [*(prices[:-3] + 1), "high", "high", "low"]}
+    warnings = profile(write({**columns, "label": list(map(str, columns["label"]))}, "parquet"), *LABELS)[1]
+    assert warnings == [
+        "label: no row has both a prediction and a label that can be compared with it, so no quality is known"
+    ]

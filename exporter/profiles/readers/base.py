@@ -8,7 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from exporter.profiles.type_inference import Column
+from exporter.stats.divergence import Ints
 
 ROWS = 50_000
 """Most rows of a batch."""
@@ -97,6 +100,11 @@ class ColumnarFile(ABC):
     @abstractmethod
     def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
         """See `Source.batches`."""
+
+
+def take(values: Column, rows: Ints) -> Column:
+    """Return some rows of a column."""
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 
 
 def to_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -1,0 +1,258 @@
+"""Estimate a model's accuracy or mean absolute error from bin counts of a window, without labels.
+
+The profile knows how good the model was on labelled rows, see `exporter.profiles.quality_record`. The estimate assumes
+that this still holds within each bin. It follows inputs and confidences that move (covariate shift), and cannot see
+that the labels of the same inputs have changed (concept change).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from exporter.profiles.profile import Feature, NumericFeature, Profile
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
+from exporter.stats.accuracy import Estimate, Z
+from exporter.stats.divergence import Floats, Ints
+from exporter.stats.quality import bin_resolution, calibrated, nearest_known
+
+LEAST_ROWS = 20
+"""With fewer labelled rows nothing is estimated."""
+_MOST_UNSUPPORTED = 0.5
+_LEAST_VARIANCE = 0.05  # of the reference's
+
+
+class _Shares:
+    """Read the shares of the bins of some targets from the counts of all targets.
+
+    Parameters
+    ----------
+    bins
+        Indices of each target's bins among all bins.
+    """
+
+    def __init__(self, bins: Sequence[range]) -> None:
+        sizes = [len(part) for part in bins]
+        self.starts: Ints = np.cumsum([0, *sizes[:-1]], dtype=np.intp)[: len(bins)]
+        self._owner = np.repeat(np.arange(len(bins)), sizes)
+        self._indices: Ints = np.array([index for part in bins for index in part], dtype=np.intp)
+
+    def read(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return the share of each bin within its target, and the number of values of each target."""
+        chosen = counts[self._indices]
+        totals = self.sums(chosen)
+        return chosen / np.maximum(totals, 1e-300)[self._owner], totals
+
+    def sums(self, values: Floats) -> Floats:
+        """Return the sum over the bins of each target."""
+        return np.add.reduceat(values, self.starts) if len(self.starts) else np.empty(0)
+
+
+class _Part(NamedTuple):
+    """A target on which the estimate depends: its bins, and what each adds to the estimate.
+
+    ``rows`` are the labelled rows in each bin, ``variances`` what a bin adds to the variance of a loss, and
+    ``resolution`` how far the effect of a bin may be off, see `exporter.stats.quality.bin_resolution`.
+    """
+
+    bins: range
+    rows: Floats
+    effects: Floats
+    variances: Floats
+    resolution: Floats
+
+
+class QualityEstimator:
+    """Estimate the quality of a window from its bin counts.
+
+    Parameters
+    ----------
+    quality
+        How good the model was on labelled rows.
+    targets
+        Frozen bins of the targets that are counted, in the order of their counts.
+
+    Attributes
+    ----------
+    kind
+        Whether accuracies or absolute errors are estimated.
+    overall
+        Accuracy or mean absolute error on the labelled rows.
+    table
+        Accuracy that goes with each bin of the confidence, shape ``(K,)``; NaN for missing and invalid, and where
+        nothing is known. Empty for a regression and without a confidence.
+    """
+
+    def __init__(self, quality: Quality, targets: Mapping[str, Feature]) -> None:
+        self.kind: Literal["accuracy", "absolute_error"] = quality.kind
+        self.overall = quality.overall
+        self._quality = quality
+        self._base, self._base_variance = (0.0, 0.0) if self.kind == "accuracy" else (quality.overall, quality.variance)
+        layout, start = {}, 0
+        for name, target in targets.items():
+            layout[name] = range(start, start + len(target.counts))
+            start += len(target.counts)
+        confidence = targets.get(CONFIDENCE)
+        self._edges = np.array(confidence.edges if isinstance(confidence, NumericFeature) else ())
+        rows = np.array(quality.calibration_rows, dtype=np.float64)
+        right = np.array(quality.calibration_right, dtype=np.float64)
+        self.table: Floats = np.full(len(rows), np.nan)
+        self.table[:-2] = calibrated(rows[:-2], right[:-2])
+        parts = self._calibration(layout, rows, right) if self.kind == "accuracy" else self._components(targets, layout)
+        labelled = rows[:-2].sum() if self.kind == "accuracy" else quality.sampled
+        self._known = labelled >= LEAST_ROWS
+        self._count = parts[0].bins if self.kind == "accuracy" and parts else layout.get(PREDICTION, range(0))
+        self._prepare(parts, float(max(labelled, 1)))
+        self._watch(targets, layout, parts)
+
+    @classmethod
+    def from_profile(cls, profile: Profile, names: Sequence[str]) -> QualityEstimator | None:
+        """Return the estimator of a profile; None where the profile was made without labels.
+
+        Parameters
+        ----------
+        profile
+            The profile.
+        names
+            Features whose bins are counted, in the order of their counts; as in `exporter.monitoring.binner.Binner`,
+            the prediction and the confidence come after them where the profile has them.
+        """
+        return cls(profile.quality, profile.targets(names)) if profile.quality else None
+
+    def _calibration(self, layout: Mapping[str, range], rows: Floats, right: Floats) -> list[_Part]:
+        if not len(rows):
+            return []
+        bins, accuracy = layout[CONFIDENCE][:-2], self.table[:-2]
+        smoothed = (right[:-2] + 0.5) / (rows[:-2] + 1)  # Jeffreys' prior: no bin is certain
+        smoothed = np.where(rows[:-2] > 0, smoothed, accuracy)
+        return [_Part(bins, rows[:-2], accuracy, smoothed * (1 - smoothed), bin_resolution(accuracy, rows[:-2]))]
+
+    def _components(self, targets: Mapping[str, Feature], layout: Mapping[str, range]) -> list[_Part]:
+        parts = []
+        for name, component in self._quality.components.items():
+            if name not in layout:
+                continue
+            rows, effects = np.array(component.rows, dtype=np.float64), np.array(component.values)
+            resolution = np.zeros(len(rows))
+            if isinstance(targets[name], NumericFeature):
+                effects[:-2] = nearest_known(effects[:-2], rows[:-2])
+                resolution[:-2] = bin_resolution(effects[:-2], rows[:-2])
+            parts.append(_Part(layout[name], rows, effects, np.array(component.variances), resolution))
+        return parts
+
+    def _prepare(self, parts: Sequence[_Part], rows: float) -> None:
+        """Lay out what the parts add to the estimate, and to its variance."""
+        self._parts = _Shares([part.bins for part in parts])
+        none = [np.empty(0)]
+        self._effects = np.concatenate([part.effects for part in parts] or none)
+        self._variances = np.concatenate([part.variances for part in parts] or none)
+        self._resolution = np.concatenate([part.resolution for part in parts] or none)
+        self._trained = np.concatenate([part.rows / max(part.rows.sum(), 1.0) for part in parts] or none)
+        in_bin = np.maximum(np.concatenate([part.rows for part in parts] or none), 1.0)
+        if self.kind == "accuracy":
+            self._own, self._own_constant = self._variances / in_bin, 0.0
+        else:  # the leverage of the window's shares: one row of a regression design for each bin
+            variance = self._quality.variance
+            self._own, self._own_constant = variance / in_bin, variance * (1 - len(parts)) / rows
+
+    def _watch(self, targets: Mapping[str, Feature], layout: Mapping[str, range], parts: Sequence[_Part]) -> None:
+        """Lay out the residuals, and which bins have no labelled rows."""
+        residuals = {name: part for name, part in self._quality.residuals.items() if name in layout}
+        self._residuals = _Shares([layout[name] for name in residuals])
+        rows = [np.array(part.rows, dtype=np.float64) for part in residuals.values()]
+        none = [np.empty(0)]
+        self._residual = np.concatenate([np.array(part.values) for part in residuals.values()] or none)
+        shares = np.concatenate([part / max(part.sum(), 1.0) for part in rows] or none)
+        self._expected_residual = self._residuals.sums(shares * self._residual)
+        watched = [(part.bins, part.rows == 0) for part in parts]
+        watched += [(layout[name], part == 0) for name, part in zip(residuals, rows, strict=True)]
+        if PREDICTION in targets:
+            watched.append((layout[PREDICTION], np.array(targets[PREDICTION].counts) == 0))
+        self._watched = _Shares([bins for bins, _ in watched])
+        self._unsupported = np.concatenate([empty for _, empty in watched] or none).astype(np.float64)
+
+    def value(self, counts: Floats) -> float:
+        """Return the estimate alone; see `estimate`. NaN where nothing was observed, or with too few labelled rows."""
+        chosen = counts[self._count.start : self._count.stop]
+        observed = chosen.sum()
+        if not self._known or not observed:
+            return np.nan
+        if self.kind == "accuracy":
+            return float(chosen @ self._effects / observed)
+        shares, _ = self._parts.read(counts)
+        return max(float(self._base + shares @ self._effects), 0.0)
+
+    def estimate(self, counts: Floats) -> Estimate | None:
+        """Return the accuracy or mean absolute error that the labels of a window will probably show.
+
+        The interval is one of 95 % for what will be measured in this window. Its variance has four parts: the chance
+        that decides the losses of this window's predictions; the error of what was learned from a limited number of
+        labelled rows, in bins of limited width; what shifted features do that were found to matter beyond the
+        confidence or the components; and the difference between periods. It is widened by what predictions could do
+        that are in bins without labelled rows.
+
+        Parameters
+        ----------
+        counts
+            Number of observations in each bin of all targets, shape ``(B,)``.
+
+        Returns
+        -------
+        Estimate
+            None without observations, with fewer than `LEAST_ROWS` labelled rows, or where more than half of the
+            observations of a target that matters are in bins without labelled rows.
+        """
+        observed = float(counts[self._count.start : self._count.stop].sum()) if self._known else 0.0
+        if not observed:
+            return None
+        unsupported = self._unsupported_share(counts)
+        if unsupported > _MOST_UNSUPPORTED:
+            return None
+        shares, _ = self._parts.read(counts)
+        value = self.value(counts)
+        least = _LEAST_VARIANCE * self._base_variance
+        variance = max(float(self._base_variance + shares @ self._variances), least) / observed
+        variance += max(float(shares**2 @ self._own) + self._own_constant, 0.0)
+        variance += float(abs(shares - self._trained) @ self._resolution) ** 2
+        variance += self._shift_variance(counts) + self._quality.between_periods
+        half = Z * float(np.sqrt(variance))
+        return self._widened(value, half, unsupported)
+
+    def _widened(self, value: float, half: float, unsupported: float) -> Estimate:
+        """Return the estimate with the interval that unsupported predictions widen, within what is possible."""
+        lower, upper = (1 - unsupported) * (value - half), (1 - unsupported) * (value + half)
+        if self.kind == "accuracy":
+            return Estimate(value, min(max(lower, 0.0), value), max(min(upper + unsupported, 1.0), value))
+        upper = max(upper + unsupported * self._quality.large, value + half)
+        return Estimate(value, min(max(lower, 0.0), value), upper)
+
+    def _unsupported_share(self, counts: Floats) -> float:
+        """Return the largest share of a target's observations in bins without labelled rows."""
+        shares, _ = self._watched.read(counts)
+        return float(self._watched.sums(shares * self._unsupported).max(initial=0.0))
+
+    def _shift_variance(self, counts: Floats) -> float:
+        """Return the squares of what shifts of the residuals' features add to the loss, summed."""
+        shares, totals = self._residuals.read(counts)
+        shift = self._residuals.sums(shares * self._residual) - self._expected_residual
+        return float(shift**2 @ (totals > 0))
+
+    def expected(self, confidences: Floats) -> Floats:
+        """Return the probability that predictions are right, by their confidences.
+
+        Parameters
+        ----------
+        confidences
+            Shape ``(n,)``.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(n,)``; NaN for a confidence that is not finite, and where there is no calibration.
+        """
+        if not self._known or not len(self.table):
+            return np.full(len(confidences), np.nan)
+        accuracy = self.table[self._edges.searchsorted(confidences, side="right")]
+        return np.where(np.isfinite(confidences), accuracy, np.nan)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+
+from exporter.stats.quality import LabelledBins, calibrated, isotonic, shrunken_means, variance_between
+
+RNG = np.random.default_rng(3)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=30))
+def test_isotonic_regression_equals_that_of_scikit_learn(pairs):
+    """Pooling adjacent violators gives the weighted least squares solution, whatever the values."""
+    values, weights = (np.array(part, dtype=float) for part in zip(*pairs, strict=True))
+    expected = IsotonicRegression().fit_transform(np.arange(len(values)), values, sample_weight=weights)
+    np.testing.assert_allclose(isotonic(values, weights), expected, atol=1e-9)
+
+
+def test_bins_without_rows_have_the_accuracy_of_a_neighbour():
+    """Outside the labelled range the outermost accuracy holds; without any rows nothing is known."""
+    table = calibrated(np.array([0.0, 10, 0, 10, 0]), np.array([0.0, 9, 0, 5, 0]))
+    assert table.tolist() == [0.7] * 5  # the confidence is reversed, so it says nothing
+    assert np.isnan(calibrated(np.zeros(3), np.zeros(3))).all()
+
+
+def test_differences_by_chance_are_shrunk_away():
+    """Means of bins without a difference become 0; true differences between large bins remain."""
+    rows = np.full(20, 400.0)
+    noise = RNG.normal(size=20) * np.sqrt(rows) * 0.9
+    noise -= noise.mean()
+    assert abs(shrunken_means(noise, rows, 1.0)).max() < 0.05
+    true = np.linspace(-1, 1, 20)
+    np.testing.assert_allclose(shrunken_means(true * rows, rows, 1.0), true, atol=0.02)
+
+
+def labelled(columns: list[np.ndarray], bins: int) -> LabelledBins:
+    return LabelledBins(np.array(columns, dtype=np.int16), [bins] * len(columns))
+
+
+def test_the_targets_that_explain_a_value_are_found_in_order_of_their_weight():
+    """Targets without a relation are never chosen, and a copy of a chosen one adds nothing."""
+    a, b, none = RNG.integers(0, 8, (3, 4000))
+    values = 3.0 * a + 1.0 * b + RNG.normal(size=4000)
+    rows = labelled([none, b, a, a], 8)
+    assert rows.explaining(values, 4) == [2, 1]
+    assert rows.explaining(values, 1) == [2]
+    assert rows.explaining(RNG.normal(size=4000), 4) == []
+    assert rows.explaining(np.ones(4000), 4) == []
+
+
+def test_effects_of_dependent_targets_are_told_apart():
+    """Backfitting gives each target its own effect, although the targets depend on each other."""
+    a = RNG.integers(0, 4, 20_000)
+    b = np.where(RNG.random(20_000) < 0.6, a, RNG.integers(0, 4, 20_000))
+    effects = labelled([a, b], 4).fit(1.0 * a - 0.5 * b + RNG.normal(size=20_000) * 0.1, [0, 1])
+    np.testing.assert_allclose(np.diff(effects[0].values), 1.0, atol=0.03)
+    np.testing.assert_allclose(np.diff(effects[1].values), -0.5, atol=0.03)
+    for effect in effects:
+        assert effect.values @ effect.rows == pytest.approx(0, abs=1e-6)
+
+
+def test_only_targets_beyond_chance_are_associated_with_residuals():
+    """Of 200 targets without a relation almost none is taken for one."""
+    columns = [*RNG.integers(0, 20, (200, 2000))]
+    residuals = RNG.normal(size=2000) + 0.5 * (columns[7] < 5)
+    found = labelled(columns, 20).associated(residuals, 20)
+    assert 7 in found
+    assert len(found) <= 4
+    assert next(iter(found)) == 7
+    assert labelled(columns, 20).associated(np.zeros(2000), 20) == {}
+
+
+def test_few_or_untimed_rows_have_no_periods():
+    """Without the times of at least 150 rows, nothing is said of the difference between periods."""
+    residuals = np.repeat([0.0, 1.0], 70)
+    assert variance_between(residuals, np.arange(140.0)) == 0
+    assert variance_between(np.repeat([0.0, 1.0], 700), np.full(1400, np.nan)) == 0
+    assert variance_between(np.repeat([0.0, 1.0], 700), np.arange(1400.0)) == pytest.approx(0.263, abs=0.001)
