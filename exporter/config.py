@@ -7,7 +7,7 @@ what is wrong with it and what would be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
@@ -58,6 +58,9 @@ MODEL_ALERTS = tuple(THRESHOLDS)
 Distance = Literal["js", "ks", "psi", "wasserstein"]
 DISTANCES: tuple[str, ...] = get_args(Distance)
 """Distances from training beside the KL divergence, computed where ``drift`` names them."""
+Task = Literal["classification", "regression"]
+TASKS: tuple[str, ...] = get_args(Task)
+"""What a model does: its predictions are classes or numbers."""
 
 OTHER_SEGMENT = "other"
 """The segment of all values that have no segment of their own."""
@@ -93,7 +96,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str | None = None
     profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    task: Task | None = None
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
+    quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
     drift: tuple[Distance, ...] = ()
     redact: frozenset[str] = frozenset()
     segment_by: _Name | None = None
@@ -110,7 +115,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def window_seconds(self) -> dict[str, float]:
         """Return the lengths of the windows in seconds by their spelling, shortest first."""
-        return dict(sorted(((w, parse_duration(w)) for w in self.windows), key=lambda item: item[1]))
+        return _by_length(self.windows)
+
+    def quality_window_seconds(self) -> dict[str, float]:
+        """Return the lengths of the windows of the measured quality: those of `window_seconds` and further ones."""
+        return _by_length((*self.windows, *self.quality_windows))
 
     def threshold(self, alert: str, feature: str | None = None) -> float:
         """Return the threshold of an alert, as the rules have it.
@@ -125,6 +134,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if settings and alert in settings.alerts:
                 return settings.alerts[alert]
         return self.alerts.get(alert, THRESHOLDS[alert].default)
+
+
+def _by_length(windows: Iterable[str]) -> dict[str, float]:
+    return dict(sorted(((window, parse_duration(window)) for window in windows), key=lambda item: item[1]))
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,7 +227,9 @@ def _check_document(document: Any, where: str) -> Any:
             _check_alerts(path, model, MODEL_ALERTS)
             _check_segments(path, model)
             _check_distances(path, model)
-            _check_windows(path, model)
+            _check_task(path, model)
+            _check_windows(path, model, "windows")
+            _check_windows(path, model, "quality_windows")
         _check_mapped_names(models)
         _check_url(document.get("external_url"), ("external_url",))
         _check_url(document.get("prometheus_url"), ("prometheus_url",), _PROMETHEUS_PASSWORD, "http://127.0.0.1:9090")
@@ -278,14 +293,20 @@ def _check_distances(path: KeyPath, model: dict[str, Any]) -> None:
             _refuse((*path, "drift", index), detail)
 
 
-def _check_windows(path: KeyPath, model: dict[str, Any]) -> None:
-    for index, window in _entries(model, "windows"):
-        key = (*path, "windows", index)
+def _check_task(path: KeyPath, model: dict[str, Any]) -> None:
+    task = model.get("task")
+    if isinstance(task, str) and task not in TASKS:
+        _refuse((*path, "task"), f"{preview(task)} is not a valid task; {suggestion(task, TASKS)}")
+
+
+def _check_windows(path: KeyPath, model: dict[str, Any], name: str) -> None:
+    for index, window in _entries(model, name):
+        key = (*path, name, index)
         if isinstance(window, str) or type(window) is int:
             seconds = _parse(parse_duration, str(window), key)
             if not SHORTEST_WINDOW <= seconds <= LONGEST_WINDOW:
                 _refuse(key, f"expected from 10s to 31d, got {preview(window)}")
-        if window in model["windows"][:index]:
+        if window in model[name][:index]:
             _refuse(key, f"{preview(window)} is duplicated")
 
 

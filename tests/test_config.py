@@ -25,7 +25,9 @@ models:
     name: digits
     profile: profiles/digits.json
     confidence_threshold: 0.9
+    task: classification
     windows: [1h, 10m, 1h30m]
+    quality_windows: [14d]
     drift: [psi, js]
     redact: [student_name]
     segment_by: country
@@ -66,7 +68,9 @@ def test_a_config_with_every_key(tmp_path):
         name="digits",
         profile=str(tmp_path / "profiles/digits.json"),
         confidence_threshold=0.9,
+        task="classification",
         windows=("1h", "10m", "1h30m"),
+        quality_windows=("14d",),
         drift=("psi", "js"),
         redact=frozenset({"student_name"}),
         segment_by="country",
@@ -108,6 +112,12 @@ def test_windows_are_ordered_by_length_and_keep_their_notation():
     """The shortest window is the first, however the config orders them."""
     model = ModelConfig("m", windows=("1h", "90s", "1d", "5m"))
     assert list(model.window_seconds().items()) == [("90s", 90), ("5m", 300), ("1h", 3600), ("1d", 86400)]
+
+
+def test_the_quality_has_all_windows():
+    """The quality is measured in the windows of the inputs and in longer ones, each once."""
+    model = ModelConfig("m", windows=("1d", "5m"))
+    assert list(model.quality_window_seconds().items()) == [("5m", 300), ("1d", 86400), ("7d", 604800)]
 
 
 @pytest.mark.parametrize("url", ["postgresql://db/exporter", "sqlite:////var/lib/a.db", "sqlite:///:memory:"])

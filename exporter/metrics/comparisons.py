@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from exporter.comparison.measures import VERDICTS, Comparison, Measure
 from exporter.metrics import families as f
-from exporter.metrics.families import Family, render_lines, series_prefix
+from exporter.metrics.lines import FamilyLines, sample_line
 
 
-def comparison_lines(comparisons: Iterable[Comparison]) -> Iterator[tuple[Family, bytes]]:
+def comparison_lines(comparisons: Iterable[Comparison]) -> Iterator[FamilyLines]:
     """Return the lines of comparisons; what is not known, such as a bound without a limit, has no line."""
     for comparison in comparisons:
         labels = {
@@ -20,25 +20,21 @@ def comparison_lines(comparisons: Iterable[Comparison]) -> Iterator[tuple[Family
         }
         period = comparison.after.period
         for family, value in zip(f.COMPARISON_PERIOD, (period.start, period.end), strict=True):
-            yield _line(family, value, labels)
+            yield sample_line(family, value, **labels)
         for measure in comparison.measures:
             yield from _measure(measure, labels | {"measure": measure.name})
 
 
-def _measure(measure: Measure, labels: dict[str, str]) -> Iterator[tuple[Family, bytes]]:
+def _measure(measure: Measure, labels: dict[str, str]) -> Iterator[FamilyLines]:
     sides = zip(("before", "after"), (measure.before, measure.after), measure.observations, strict=True)
     for side, estimate, observations in sides:
         if estimate is not None:
-            yield _line(f.COMPARISON_VALUE, estimate.value, labels | {"side": side})
-            yield _line(f.COMPARISON_OBSERVATIONS, observations, labels | {"side": side})
+            yield sample_line(f.COMPARISON_VALUE, estimate.value, **labels, side=side)
+            yield sample_line(f.COMPARISON_OBSERVATIONS, observations, **labels, side=side)
     if measure.difference is None:
         return
-    yield _line(f.COMPARISON_VERDICT, VERDICTS[measure.verdict], labels)
+    yield sample_line(f.COMPARISON_VERDICT, VERDICTS[measure.verdict], **labels)
     numbers = measure.difference.value, *measure.difference.interval
     for family, value in zip(f.COMPARISON_DIFFERENCE, numbers, strict=True):
         if math.isfinite(value):
-            yield _line(family, value, labels)
-
-
-def _line(family: Family, value: float, labels: dict[str, str]) -> tuple[Family, bytes]:
-    return family, render_lines([series_prefix(family.name, **labels)], [value])
+            yield sample_line(family, value, **labels)

@@ -12,7 +12,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
-from exporter.metrics.models import FamilyLines, ModelsCollector, review_lines
+from exporter.metrics.lines import FamilyLines
+from exporter.metrics.models import ModelsCollector, review_lines
 from exporter.metrics.system import Collector
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store

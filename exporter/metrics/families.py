@@ -1,84 +1,10 @@
-"""The metric families of the models, each defined once, and their text format."""
+"""The metric families of the models, each defined once."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-import msgspec
-import numpy as np
-
-from exporter.stats.divergence import Floats
-
-
-class Family(NamedTuple):
-    """A metric family; ``name`` is that of its samples, which ends in ``_total`` for a counter."""
-
-    name: str
-    kind: str
-    help: str
-
-    def header(self, openmetrics: bool) -> bytes:
-        """Return the HELP and TYPE lines."""
-        name = self.name.removesuffix("_total") if openmetrics and self.kind == "counter" else self.name
-        return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}\n".encode()
-
-
-class LineTemplate:
-    r"""The lines of some samples without their values, prepared once.
-
-    Parameters
-    ----------
-    prefixes
-        The text before each sample's value, see `series_prefix`.
-
-    Examples
-    --------
-    >>> LineTemplate([series_prefix("a", b="c"), series_prefix("d", e="f")]).render([1, float("nan")])
-    b'a{b="c"} 1.0\n'
-    """
-
-    def __init__(self, prefixes: Iterable[bytes]) -> None:
-        self._parts = [part for prefix in prefixes for part in (prefix, b"")]
-
-    def __len__(self) -> int:
-        return len(self._parts) // 2
-
-    def render(self, values: Floats | Sequence[float]) -> bytes:
-        """Return the lines of the samples; one whose value is NaN is left out."""
-        if not self._parts:
-            return b""
-        numbers = values.tolist() if isinstance(values, np.ndarray) else list(map(float, values))
-        encoded = msgspec.json.encode(numbers)[1:-1]  # the fastest way to write floats
-        endings = (encoded.replace(b",", b"\n,") + b"\n").split(b",")
-        parts = self._parts.copy()  # two scrapes may run at a time
-        parts[1::2] = endings
-        if b"null" in encoded:
-            present = [index for index, ending in enumerate(endings) if ending != b"null\n"]
-            parts = [part for index in present for part in parts[2 * index : 2 * index + 2]]
-        return b"".join(parts)
-
-
-def render_lines(prefixes: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
-    """Return the lines of samples that are rendered only once."""
-    return LineTemplate(prefixes).render(values)
-
-
-def series_prefix(name: str, **labels: str) -> bytes:
-    r"""Return the text of a sample before its value.
-
-    >>> series_prefix("model_requests_total", model='a"b', code="200")
-    b'model_requests_total{model="a\\"b",code="200"} '
-    """
-    pairs = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items())
-    return f"{name}{{{pairs}}} ".encode()
-
-
-def escape_label(value: str) -> str:
-    """Escape the value of a label for the text format."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
+from exporter.metrics.lines import Family
 
 FAMILIES: list[Family] = []
 """All families, in the order of the exposition, which is that of their definitions."""
@@ -126,6 +52,34 @@ REVIEWED_ACCURACY = (
     _gauge("model_reviewed_accuracy_upper", "Upper bound of the 95 % confidence interval of the reviewed accuracy."),
 )
 REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions decided by a reviewer.")
+OUTCOMES = _counter("model_outcomes_total", "Labelled predictions by the predicted and the actual class.")
+LABELLED = _counter("model_labelled_predictions_total", "Predictions whose label is known.")
+CORRECT = _counter("model_correct_predictions_total", "Predictions that their label proves right.")
+ABSOLUTE_ERROR = _counter(
+    "model_absolute_error_total", "Sum of the absolute errors of labelled predictions, in the label's unit."
+)
+SQUARED_ERROR = _counter("model_squared_error_total", "Sum of the squared errors of labelled predictions.")
+LABEL_DELAY = _histogram("model_label_delay_seconds", "Time from a prediction to its label.")
+WINDOW_LABELLED = _gauge("model_window_labelled_predictions", "Predictions of the window whose label is known.")
+WINDOW_UNLABELLED = _gauge("model_window_unlabelled_predictions", "Predictions of the window without a label.")
+ACCURACY = (
+    _gauge("model_accuracy", "Share of the window's labelled predictions that are right."),
+    _gauge("model_accuracy_lower", "Lower bound of the 95 % confidence interval of the accuracy."),
+    _gauge("model_accuracy_upper", "Upper bound of the 95 % confidence interval of the accuracy."),
+)
+CALIBRATION_ERROR = _gauge(
+    "model_calibration_error", "Expected calibration error of the confidences of the window's labelled predictions."
+)
+ABSOLUTE = (
+    _gauge("model_mean_absolute_error", "Mean absolute error of the window's labelled predictions."),
+    _gauge("model_mean_absolute_error_lower", "Lower bound of its 95 % confidence interval."),
+    _gauge("model_mean_absolute_error_upper", "Upper bound of its 95 % confidence interval."),
+)
+SQUARED = _gauge("model_root_mean_squared_error", "Root mean squared error of the window's labelled predictions.")
+LABELLED_ESTIMATE = _gauge(
+    "model_labelled_estimated_accuracy",
+    "Accuracy that the profile's calibration expects of the window's labelled predictions.",
+)
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
     "noise": _gauge("model_prediction_kl_divergence_noise", _NOISE),
@@ -186,6 +140,14 @@ SEGMENT_CONFIDENT = _counter(
 )
 SEGMENT_CORRECTIONS = _counter(
     "model_segment_corrections_total", "Confident predictions corrected by a user, each counted once, by segment."
+)
+SEGMENT_LABELLED = _counter("model_segment_labelled_predictions_total", "Predictions whose label is known, by segment.")
+SEGMENT_CORRECT = _counter(
+    "model_segment_correct_predictions_total", "Predictions that their label proves right, by segment."
+)
+SEGMENT_ABSOLUTE_ERROR = _counter(
+    "model_segment_absolute_error_total",
+    "Sum of the absolute errors of labelled predictions, in the label's unit, by segment.",
 )
 SEGMENT_KL = _gauge(
     "model_segment_kl_divergence", "KL divergence of a segment's longest window from the whole training set, in nats."

@@ -12,16 +12,23 @@ from weakref import WeakKeyDictionary
 
 from exporter.config import ModelConfig
 from exporter.metrics import families as f
-from exporter.metrics.families import Family, LineTemplate, render_lines, series_prefix
+from exporter.metrics.lines import (
+    Family,
+    FamilyLines,
+    LineTemplate,
+    histogram_template,
+    histogram_values,
+    render_lines,
+    sample_line,
+    series_prefix,
+)
+from exporter.metrics.quality import QualityTemplates, quality_counters, quality_windows
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS, Histogram
+from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.accuracy import estimate_accuracy
 from exporter.storage import Store
-
-FamilyLines = tuple[Family, bytes]
-"""A family and the lines of some of its samples."""
 
 
 class _Templates:
@@ -30,14 +37,10 @@ class _Templates:
     def __init__(self, monitor: ModelMonitor) -> None:
         self._binner, self._windows, self._segments = monitor.binner, list(monitor.windows), monitor.segments
         self.labels = {"model": monitor.config.name, "version": monitor.version}
-        self.durations = self._histogram(f.DURATION, DURATION_BUCKETS)
-        self.confidences = self._histogram(f.CONFIDENCE, CONFIDENCE_BUCKETS)
-        self.delays = self._histogram(f.DELAY, DELAY_BUCKETS)
-
-    def _histogram(self, family: Family, bounds: Sequence[float]) -> LineTemplate:
-        buckets = [series_prefix(f"{family.name}_bucket", **self.labels, le=le) for le in [*map(str, bounds), "+Inf"]]
-        totals = [series_prefix(f"{family.name}_{suffix}", **self.labels) for suffix in ("count", "sum")]
-        return LineTemplate([*buckets, *totals])
+        self.durations = histogram_template(f.DURATION, DURATION_BUCKETS, **self.labels)
+        self.confidences = histogram_template(f.CONFIDENCE, CONFIDENCE_BUCKETS, **self.labels)
+        self.delays = histogram_template(f.DELAY, DELAY_BUCKETS, **self.labels)
+        self.quality = QualityTemplates(monitor, **self.labels)
 
     @cached_property
     def features(self) -> dict[tuple[str, str], LineTemplate]:
@@ -116,14 +119,16 @@ class ModelsCollector:
         now = time.monotonic()
         for model in monitors.models.values():
             yield from _thresholds(model, monitors.binners_of(model.name))
-            yield _line(f.CONFIDENCE_THRESHOLD, model.confident_from(), model=model.name)
-            yield _line(f.UNKNOWN, monitors.unknown_features[model.name], model=model.name)
+            yield sample_line(f.CONFIDENCE_THRESHOLD, model.confident_from(), model=model.name)
+            yield sample_line(f.UNKNOWN, monitors.unknown_features[model.name], model=model.name)
         for monitor in monitors:
             templates = self._templates.get(monitor)
             if templates is None:
                 templates = self._templates[monitor] = _Templates(monitor)
             yield from _counters(monitor, templates)
+            yield from quality_counters(monitor, templates.quality)
             yield from _windows(monitor, templates, now)
+            yield from quality_windows(monitor, templates.quality, now)
             if monitor.binner:
                 yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
             yield from _segment_counters(monitor, templates)
@@ -137,6 +142,7 @@ def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
     yield _info(monitor, templates)
     yield from _thresholds(monitor.config, [monitor.binner] if monitor.binner else [])
     yield from _windows(monitor, templates, now)
+    yield from quality_windows(monitor, templates.quality, now)
     yield from _segments(monitor, templates, now)
     yield from templates.reference
 
@@ -150,12 +156,12 @@ def _thresholds(model: ModelConfig, binners: Sequence[Binner]) -> Iterator[Famil
         owners += [({"feature": s}, feature.alerts) for s in scalars if s == name or s not in model.features]
     for labels, alerts in owners:
         for alert, value in alerts.items():
-            yield _line(f.THRESHOLD, value, model=model.name, **labels, alert=alert)
+            yield sample_line(f.THRESHOLD, value, model=model.name, **labels, alert=alert)
 
 
 def _info(monitor: ModelMonitor, templates: _Templates) -> FamilyLines:
     profile = monitor.binner.profile.hash[:12] if monitor.binner else "none"
-    return _line(f.INFO, 1.0, **templates.labels, profile=profile)
+    return sample_line(f.INFO, 1.0, **templates.labels, profile=profile)
 
 
 def _counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLines]:
@@ -173,15 +179,10 @@ def _counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLi
         (f.CONFIDENT, counters.confident),
         (f.CORRECTIONS, counters.corrections),
     ):
-        yield _line(family, value, **labels)
-    yield f.DURATION, templates.durations.render(_histogram(monitor.durations))
-    yield f.CONFIDENCE, templates.confidences.render(_histogram(monitor.confidences))
-    yield f.DELAY, templates.delays.render(_histogram(monitor.delays))
-
-
-def _histogram(histogram: Histogram) -> list[float]:
-    cumulative = histogram.cumulative().tolist()
-    return [*cumulative, cumulative[-1], histogram.sum]
+        yield sample_line(family, value, **labels)
+    yield f.DURATION, templates.durations.render(histogram_values(monitor.durations))
+    yield f.CONFIDENCE, templates.confidences.render(histogram_values(monitor.confidences))
+    yield f.DELAY, templates.delays.render(histogram_values(monitor.delays))
 
 
 def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterator[FamilyLines]:
@@ -194,7 +195,7 @@ def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterat
             yield family, templates.features[field, window].render(getattr(stats, field)[:count])
         if monitor.binner.copula:
             for family, value in zip(f.MULTIVARIATE, stats.multivariate, strict=True):
-                yield _line(family, value, **templates.labels, window=window)
+                yield sample_line(family, value, **templates.labels, window=window)
         for target, families in (
             (monitor.binner.prediction, f.PREDICTION_WINDOW),
             (monitor.binner.confidence, f.CONFIDENCE_WINDOW),
@@ -202,7 +203,7 @@ def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterat
             if target is None:
                 continue
             for field, family in families.items():
-                yield _line(family, getattr(stats, field)[target], **templates.labels, window=window)
+                yield sample_line(family, getattr(stats, field)[target], **templates.labels, window=window)
 
 
 def _segment_counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLines]:
@@ -237,23 +238,19 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
     state = store.review_state()
     now = time.time()
     for model in monitors.models:
-        yield _line(f.PENDING, state.pending.get(model, 0), model=model)
+        yield sample_line(f.PENDING, state.pending.get(model, 0), model=model)
         if model in state.oldest:
-            yield _line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
-        yield _line(f.EXAMPLES, state.examples.get(model, 0), model=model)
+            yield sample_line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
+        yield sample_line(f.EXAMPLES, state.examples.get(model, 0), model=model)
     for model in dict.fromkeys((*monitors.models, "", *state.unjoined)):
-        yield _line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
+        yield sample_line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
         if model in state.oldest_unjoined:
-            yield _line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
+            yield sample_line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
     for (model, version), counts in state.accuracy_counts.items():
         if model not in monitors.models:
             continue
         labels = {"model": model, "version": version}
         estimate = estimate_accuracy(counts.population, counts.known, counts.known_right, counts.decided, counts.right)
         for family, value in zip(f.REVIEWED_ACCURACY, estimate, strict=True):
-            yield _line(family, value, **labels)
-        yield _line(f.REVIEWED, counts.decided, **labels)
-
-
-def _line(family: Family, value: float, **labels: str) -> FamilyLines:
-    return family, render_lines([series_prefix(family.name, **labels)], [float(value)])
+            yield sample_line(family, value, **labels)
+        yield sample_line(f.REVIEWED, counts.decided, **labels)

@@ -43,6 +43,7 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
         _check_features(where, model, profiles)
         for version, (file, profile) in profiles.items():
             _check_segments(f"{where}.segment_by", model, profile, file)
+            _check_task(f"{where}.task", model, profile, file)
             if version is None:
                 binners[model.name] = Binner(profile, model.redact)
             else:
@@ -95,3 +96,10 @@ def _check_segments(where: str, model: ModelConfig, profile: Profile, file: str)
         raise ConfigError(f"{where}: {preview(name)} is not a categorical input of the profile {file}; {hint}")
     if name in model.redact:
         raise ConfigError(f"{where}: {preview(name)} is redacted, so it must not appear in metrics")
+
+
+def _check_task(where: str, model: ModelConfig, profile: Profile, file: str) -> None:
+    if model.task == "regression" and isinstance(profile.prediction, CategoricalFeature):
+        raise ConfigError(
+            f"{where}: the predictions in the profile {file} are categories; expected classification, or no task"
+        )

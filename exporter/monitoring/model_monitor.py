@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,35 +23,25 @@ from exporter.monitoring.counters import (
     Histogram,
     SegmentCounters,
 )
+from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.prediction_columns import PredictionColumns
+from exporter.monitoring.quality import Quality
 from exporter.monitoring.recent import Recent, RecentCounters
-from exporter.monitoring.segments import Segments
-from exporter.monitoring.window import Ring, Ticks
+from exporter.monitoring.segments import (
+    Segments,
+    count_by_segment,
+    count_columns_by_segment,
+    segment_divergences,
+)
+from exporter.monitoring.window import Ring
+from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
+from exporter.monitoring.windows import RingRows, Windows
 from exporter.stats.divergence import Floats, Ints
+from exporter.storage.labels import LabelledPrediction
 
-
-class PredictionColumns(NamedTuple):
-    """Predictions of one model version in columns: lists, or arrays of numbers.
-
-    Attributes
-    ----------
-    rows
-        Number of predictions.
-    inputs
-        Columns by the input's name; an input that is absent is missing.
-    predictions
-        Predictions of those rows that have one.
-    confidences
-        Confidence of each row, NaN where it has none; or empty.
-    times
-        Unix time in seconds at which they arrived: one for all or one each; the present when None.
-    """
-
-    rows: int
-    inputs: Mapping[str, Any]
-    predictions: Sequence[Any] | Floats = ()
-    confidences: Sequence[float] | Floats = ()
-    times: float | Floats | None = None
+_LABELS = 2000
+"""Labels that are counted at once."""
 
 
 class ModelMonitor:
@@ -86,16 +75,13 @@ class ModelMonitor:
         self.observed = np.zeros(binner.bins if binner else 0)
         self.segments = Segments.from_config(config, binner.profile) if binner else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
+        self.quality = Quality(
+            Scorer.of_model(config, binner.profile if binner else None),
+            windows or config.quality_window_seconds(),
+            self.segments,
+        )
+        self._windows = Windows(self.windows, binner, self.segments, self.quality)
         self._lock = threading.Lock()
-        self._rings: dict[str, Ring] = {}
-        self._clock_offset = 0.0  # the rings' time less the monotonic time: a restart continues the windows
-        if binner:
-            longest = list(self.windows)[-1]
-            for name, seconds in self.windows.items():
-                reach = 2 if name == longest else 1  # each window is compared with the longest one before it
-                self._rings[name] = Ring(seconds, binner.width, 2 * len(binner.targets), reach)
-            if self.segments:
-                self._segment_ring = Ring(self.windows[longest], len(self.segments.names) * binner.bins)
 
     def observe(
         self,
@@ -132,15 +118,15 @@ class ModelMonitor:
             confident = are_confident(
                 self.config, [event.confidence for event in events], [event.code for event in events]
             )
+        predictions = [event.prediction for event in events if event.prediction is not None]
         unknown = 0
         row = minima = by_segment = None
         if self.binner:
-            predictions = [event.prediction for event in events if event.prediction is not None]
             if isinstance(inputs, InputTable):
                 row, minima = self.binner.count_columns(*inputs, predictions, confidences=confidences)
             elif self.segments:
                 row, minima, _ = self.binner.count([], predictions, confidences=confidences)
-                unknown, by_segment = _count_segments(self.binner, self.segments, inputs, row, minima)
+                unknown, by_segment = count_by_segment(self.binner, self.segments, inputs, row, minima)
             else:
                 row, minima, unknown = self.binner.count(inputs, predictions, confidences=confidences)
         with self._lock:
@@ -151,6 +137,7 @@ class ModelMonitor:
             self.segment_counters.observe(segments, confident)
             errors = sum(times for code, times in codes.items() if code >= 500)
             self._recent.count_predictions(now, len(events), errors, confident_count)
+            self.quality.count_predictions(self._windows.time(now), len(predictions))
             if confidences:
                 self.confidences.observe(confidences)
             if durations:
@@ -182,12 +169,13 @@ class ModelMonitor:
             )
             if self.segments:
                 segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
-                by_segment = _count_segments_of_columns(self.binner, len(self.segments.names), segments, batch)
+                by_segment = count_columns_by_segment(self.binner, len(self.segments.names), segments, batch)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
             self.counters.confident += int(confident.sum())
             self.segment_counters.observe(segments, confident)
+            self.quality.count_predictions(self._windows.time(now), len(batch.predictions))
             if len(confidences):
                 self.confidences.observe(confidences)
             if row is not None and minima is not None:
@@ -196,10 +184,7 @@ class ModelMonitor:
     def _add(self, now: float, row: Floats, minima: Floats, by_segment: Floats | None) -> None:
         """Add sums and minima to the windows. The caller holds the lock."""
         self.observed += row[: len(self.observed)]
-        for ring in self._rings.values():
-            ring.add(now + self._clock_offset, row, minima)
-        if by_segment is not None:
-            self._segment_ring.add(now + self._clock_offset, by_segment)
+        self._windows.add(now, row, minima, by_segment)
 
     def reconfigure(self, config: ModelConfig) -> None:
         """Use another configuration that counts in the same way."""
@@ -236,6 +221,21 @@ class ModelMonitor:
             if self.segments:
                 self.segment_counters.corrections[self.segments.index_of_name(segment)] += correction
 
+    def count_labels(self, labels: Sequence[LabelledPrediction], now: float, unix_now: float) -> None:
+        """Count labels of predictions, in the windows by the time of the prediction.
+
+        Parameters
+        ----------
+        labels
+            Labels of predictions of this model and version.
+        now, unix_now
+            Monotonic and Unix time in seconds.
+        """
+        for start in range(0, len(labels), _LABELS):
+            scored = self.quality.score(labels[start : start + _LABELS])
+            with self._lock:
+                self.quality.add(scored, self._windows.time(now), unix_now)
+
     def count_event(self, event: str, value: float) -> None:
         """Count a declared business event."""
         with self._lock:
@@ -262,47 +262,14 @@ class ModelMonitor:
 
     def read(self, now: float) -> dict[str, WindowStats]:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""
-        if not self.binner:
-            return {}
-        longest = self._rings[list(self.windows)[-1]]
-        now += self._clock_offset
         with self._lock:
-            rows = {
-                name: (ring.total(now), ring.minima(now), longest.total(now, skip=self.windows[name]))
-                for name, ring in self._rings.items()
-            }
-        return {name: compute(self.binner, self.config.drift, *row) for name, row in rows.items()}
+            rows = self._windows.read(now)
+        return {name: compute(self.binner, self.config.drift, *row) for name, row in rows.items() if self.binner}
 
-    def all_rings(self) -> list[Ring]:
-        """Return the rings of the windows, the shortest first, and that of the segments, if there are any."""
-        return [*self._rings.values(), *([self._segment_ring] if self.binner and self.segments else [])]
-
-    def dump(self, now: float) -> tuple[float, list[tuple[Ticks, Floats, Floats]]]:
-        """Return the rings' time at the monotonic time ``now``, and copies of their rows."""
+    def read_quality(self, now: float) -> dict[str, WindowQuality]:
+        """Return the measured quality in each window that holds anything; nothing without a label in any of them."""
         with self._lock:
-            return now + self._clock_offset, [ring.dump(now + self._clock_offset) for ring in self.all_rings()]
-
-    def restore(self, now: float, time: float, rings: Sequence[tuple[Ticks, Floats, Floats]]) -> None:
-        """Continue with the windows of an older process.
-
-        Parameters
-        ----------
-        now
-            Monotonic time in seconds.
-        time
-            The rings' time now: the time at which they were dumped, and the seconds since.
-        rings
-            The rows of each ring, as from `dump`.
-
-        Raises
-        ------
-        ValueError
-            When they are not rows of such rings.
-        """
-        with self._lock:
-            for ring, (ticks, sums, minima) in zip(self.all_rings(), rings, strict=True):
-                ring.restore(time, ticks, sums, minima)
-            self._clock_offset = time - now
+            return self.quality.read(self._windows.time(now))
 
     def read_segments(self, now: float) -> tuple[Floats, Floats]:
         """Return the divergence from training and its noise floor by segment, in the longest window.
@@ -312,56 +279,37 @@ class ModelMonitor:
         tuple
             Two arrays of shape ``(S, T)``, NaN where nothing was observed; ``(0, 0)`` without segments.
         """
-        if not self.binner or not self.segments:
-            return np.empty((0, 0)), np.empty((0, 0))
         with self._lock:
-            counts = self._segment_ring.total(now + self._clock_offset)
-        counts = counts.reshape(len(self.segments.names), self.binner.bins)
-        reference = self.binner.reference
-        observations = np.add.reduceat(counts, reference.starts, axis=1)
-        observed = observations > 0
-        return (
-            np.where(observed, reference.kl_divergence(counts), np.nan),
-            np.where(observed, reference.noise(observations), np.nan),
-        )
+            counts = self._windows.segment_counts(now)
+        if not self.binner or not self.segments or counts is None:
+            return np.empty((0, 0)), np.empty((0, 0))
+        return segment_divergences(self.binner, self.segments, counts)
 
+    def all_rings(self) -> list[Ring]:
+        """Return the rings of the inputs' windows, the shortest first, and that of the segments, if there are any."""
+        return self._windows.rings()
 
-def _count_segments(
-    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, minima: Floats
-) -> tuple[int, Floats]:
-    """Add a batch's inputs to its sums and minima, segment by segment.
+    def dump(self, now: float) -> tuple[float, list[RingRows], list[RingRows]]:
+        """Return the rings' time at the monotonic time ``now``, and copies of the rows of inputs and of the quality."""
+        with self._lock:
+            return self._windows.dump(now)
 
-    Returns the number of unknown features, and the counts by segment, shape ``(S · B,)``.
-    """
-    parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
-    for event in inputs:
-        parts[segments.index_of(event)].append(event)
-    unknown = 0
-    by_segment = np.zeros((len(parts), binner.bins))
-    for index, part in enumerate(parts):
-        if part:
-            part_row, part_minima, part_unknown = binner.count(part, [])
-            by_segment[index] = part_row[: binner.bins]
-            row += part_row
-            np.minimum(minima, part_minima, out=minima)
-            unknown += part_unknown
-    return unknown, by_segment.ravel()
+    def restore(self, now: float, time: float, rings: Sequence[RingRows], quality: Sequence[RingRows]) -> None:
+        """Continue with the windows of an older process.
 
+        Parameters
+        ----------
+        now
+            Monotonic time in seconds.
+        time
+            The rings' time now: the time at which they were dumped, and the seconds since.
+        rings, quality
+            The rows of each ring, as from `dump`; without ``quality`` its windows start empty.
 
-def _count_segments_of_columns(binner: Binner, size: int, segments: Ints, batch: PredictionColumns) -> Floats:
-    """Return the counts by segment, shape ``(S · B,)``."""
-    by_segment = np.zeros((size, binner.bins))
-    for segment in np.unique(segments):
-        chosen = segments == segment
-        part = {name: select_rows(batch.inputs[name], chosen) for name in binner.inputs if name in batch.inputs}
-        times = batch.times[chosen] if isinstance(batch.times, np.ndarray) else batch.times
-        row, _ = binner.count_columns(part, int(chosen.sum()), (), times)
-        by_segment[segment] = row[: binner.bins]
-    return by_segment.ravel()
-
-
-def select_rows(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
-    """Return the chosen values of a column; ``chosen`` has shape ``(n,)``."""
-    if isinstance(column, np.ndarray):
-        return column[chosen]
-    return list(itertools.compress(column, chosen.tolist()))
+        Raises
+        ------
+        ValueError
+            When they are not rows of such rings.
+        """
+        with self._lock:
+            self._windows.restore(now, time, rings, quality)

@@ -14,6 +14,7 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.events import NO_VERSION
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.outcome import Scorer
 
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0
@@ -47,6 +48,11 @@ class MonitorRegistry:
         self.version_binners = version_binners
         self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
+        self._scorers = {
+            (name, binner): Scorer.of_model(model, binner.profile if binner else None)
+            for name, model in models.items()
+            for binner in (None, *self.binners_of(name))
+        }
         self._monitors: dict[str, dict[str, ModelMonitor]] = {name: {} for name in models}
         self._full_until: dict[str, float] = {}  # no version of the model makes room before
         self._lock = threading.Lock()
@@ -54,6 +60,10 @@ class MonitorRegistry:
     def binner(self, model: str, version: str) -> Binner | None:
         """Return the binner of a version's own profile, else of the model's; None without a profile."""
         return self.version_binners.get((model, version)) or self.binners.get(model)
+
+    def scorer(self, model: str, version: str) -> Scorer:
+        """Return what compares the predictions of a version with their labels."""
+        return self._scorers.get((model, self.binner(model, version))) or Scorer()
 
     def nearest_binner(self, model: str, version: str | None = None) -> Binner | None:
         """Return the binner of a version, else of another one, which knows the same inputs."""

@@ -10,7 +10,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -23,6 +24,9 @@ from exporter.monitoring.packed import pack, unpack
 from exporter.monitoring.pair_snapshots import PairSaver
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
+from exporter.monitoring.window import Ring
+from exporter.monitoring.window_quality import WIDTH
+from exporter.monitoring.windows import RingRows
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
 from exporter.storage.window_snapshots import ReplicaLease, delete_other_snapshots, load_snapshots, save_snapshot
@@ -33,6 +37,9 @@ SECONDS = 30.0
 """Seconds between snapshots: at most so much of the windows is lost when the process is killed."""
 MAX_BYTES = 32 * 2**20
 """Largest compressed snapshot that is saved."""
+
+
+_RingBytes = tuple[bytes, bytes, bytes]
 
 
 class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -50,13 +57,19 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
         Seconds since the version was last used.
     rings
         Ticks (int64), sums and minima (float64) of each ring.
+    quality_fingerprint
+        See `quality_fingerprint`; empty in a snapshot without rings of the quality.
+    quality
+        The rings of the quality, as in ``rings``.
     """
 
     fingerprint: str
     unix_time: float
     ring_time: float
     idle: float
-    rings: list[tuple[bytes, bytes, bytes]]
+    rings: list[_RingBytes]
+    quality_fingerprint: str = ""
+    quality: list[_RingBytes] = []
 
 
 def fingerprint(monitor: ModelMonitor) -> str:
@@ -65,19 +78,39 @@ def fingerprint(monitor: ModelMonitor) -> str:
     if binner is None:
         return ""
     segmentation = [segments.source, *segments.names] if segments else []
-    return hashlib.sha256(
-        msgspec.json.encode(
-            [binner.profile.known_hash(), list(monitor.windows.items()), binner.names, binner.width, segmentation]
-        )
-    ).hexdigest()
+    return _sha256(
+        [binner.profile.known_hash(), list(monitor.windows.items()), binner.names, binner.width, segmentation]
+    )
+
+
+def quality_fingerprint(monitor: ModelMonitor) -> str:
+    """Return the SHA-256 of what decides the meaning of a monitor's rings of the quality."""
+    profile = monitor.binner.profile.known_hash() if monitor.binner else None  # it has the expected accuracy
+    lengths = {name: ring.step for name, ring in monitor.quality.rings.items()}
+    return _sha256([profile, monitor.quality.scorer.task, list(lengths.items()), WIDTH])
+
+
+def _sha256(parts: list[Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 def encode(monitor: ModelMonitor, now: float, unix_time: float) -> bytes:
     """Return a snapshot of a monitor's rings at the monotonic time ``now``."""
-    ring_time, rings = monitor.dump(now)
-    parts = [(ticks.tobytes(), sums.tobytes(), minima.tobytes()) for ticks, sums, minima in rings]
-    snapshot = Snapshot(fingerprint(monitor), unix_time, ring_time, now - monitor.last_used, parts)
+    ring_time, rings, quality = monitor.dump(now)
+    snapshot = Snapshot(
+        fingerprint(monitor),
+        unix_time,
+        ring_time,
+        now - monitor.last_used,
+        _as_bytes(rings),
+        quality_fingerprint(monitor),
+        _as_bytes(quality),
+    )
     return pack(snapshot)
+
+
+def _as_bytes(rings: Sequence[RingRows]) -> list[_RingBytes]:
+    return [(ticks.tobytes(), sums.tobytes(), minima.tobytes()) for ticks, sums, minima in rings]
 
 
 def decode(data: bytes) -> Snapshot:
@@ -125,7 +158,7 @@ class SnapshotSaver:
         self._pairs = PairSaver(store, shared or SharedCounts())
         self._monitors = monitors
         self._seconds = seconds
-        self._saved_attempts: WeakKeyDictionary[ModelMonitor, int] = WeakKeyDictionary()
+        self._saved: WeakKeyDictionary[ModelMonitor, tuple[int, int]] = WeakKeyDictionary()
         self.lease = ReplicaLease(store)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
@@ -162,12 +195,12 @@ class SnapshotSaver:
         if not self.lease.renew(now):
             log.info("windows are not saved yet: another process had the name %r until now", self._store.replica)
             return
-        monitors = [monitor for monitor in self._monitors() if monitor.binner]
+        monitors = [monitor for monitor in self._monitors() if monitor.binner or monitor.quality.is_labelled]
         for monitor in monitors:
-            attempts = monitor.counters.attempts
-            if self._saved_attempts.get(monitor, 0) != attempts:
+            counted = monitor.counters.attempts, monitor.quality.changes
+            if self._saved.get(monitor, (0, 0)) != counted:
                 self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
-                self._saved_attempts[monitor] = attempts
+                self._saved[monitor] = counted
         live = {(monitor.config.name, monitor.version) for monitor in monitors} | self._pairs.save()
         delete_other_snapshots(self._store, live)
 
@@ -209,7 +242,7 @@ def restore(
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:
-            idle = _restore_version(monitor, decode(data), now, unix_time)
+            idle = restore_version(monitor, decode(data), now, unix_time)
         except ValueError as error:
             log.warning(
                 "windows of model %r version %r start empty: the snapshot is damaged: %s", model, version, error
@@ -217,26 +250,34 @@ def restore(
             continue
         if idle is None:
             log.info("windows of model %r version %r start empty: its profile or windows changed", model, version)
-        elif idle < 2 * max(monitor.windows.values()):
+        elif idle < 2 * max(monitor.windows.values()) or monitor.quality.is_labelled:
             restored.append((idle, monitor))
     for idle, monitor in sorted(restored, key=lambda pair: pair[0]):
         monitor.last_used = now - idle
         monitors.put(monitor)
 
 
-def _restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_time: float) -> float | None:
+def restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_time: float) -> float | None:
     """Restore the rings of a version; return the seconds since it was last used, None for rings that do not fit."""
-    if fingerprint(monitor) != snapshot.fingerprint:
+    is_known = quality_fingerprint(monitor) == snapshot.quality_fingerprint
+    if fingerprint(monitor) != snapshot.fingerprint or not (monitor.binner or is_known):
         return None
+    rings = _from_bytes(monitor.all_rings(), snapshot.rings)
+    quality = _from_bytes(monitor.quality.rings.values(), snapshot.quality) if is_known else []
     passed = max(unix_time - snapshot.unix_time, 0.0)
-    rings = []
-    for ring, (ticks, sums, minima) in zip(monitor.all_rings(), snapshot.rings, strict=True):
+    monitor.restore(now, snapshot.ring_time + passed, rings, quality)
+    return snapshot.idle + passed
+
+
+def _from_bytes(rings: Iterable[Ring], saved: Sequence[_RingBytes]) -> list[RingRows]:
+    """Return the rows of rings, none of which may be missing."""
+    restored: list[RingRows] = []
+    for ring, (ticks, sums, minima) in zip(rings, saved, strict=True):
         numbers = np.frombuffer(ticks, np.int64) if ticks else np.empty(0, np.int64)
-        rings.append(
+        restored.append(
             (numbers, _floats(sums, len(numbers), ring.shape[0]), _floats(minima, len(numbers), ring.shape[1]))
         )
-    monitor.restore(now, snapshot.ring_time + passed, rings)
-    return snapshot.idle + passed
+    return restored
 
 
 def _floats(data: bytes, rows: int, width: int) -> Floats:

@@ -55,6 +55,33 @@ class Ring:
         if minima is not None:
             np.minimum(self._minima[row], minima, out=self._minima[row])
 
+    def add_past(self, now: float, times: Floats, sums: Floats) -> None:
+        """Add sums at earlier times; those of before the window are left out.
+
+        Parameters
+        ----------
+        now
+            Monotonic time in seconds.
+        times
+            Time of each of ``n`` rows, by the same clock. A time after ``now`` counts as ``now``.
+        sums
+            Shape ``(n, width)``.
+        """
+        last = int(now // self.step)
+        # A time long ago may not fit 64 bits; the window does not reach there.
+        ticks = np.clip(times // self.step, last - len(self._ticks), last).astype(np.int64)
+        order = np.argsort(ticks, kind="stable")
+        distinct, starts = np.unique(ticks[order], return_index=True)
+        by_tick = np.add.reduceat(sums[order], starts, axis=0) if len(starts) else sums
+        rows = distinct % len(self._ticks)
+        kept = (distinct > last - len(self._ticks)) & (self._ticks[rows] <= distinct)
+        rows, distinct = rows[kept], distinct[kept]
+        new = rows[self._ticks[rows] != distinct]
+        self._sums[new] = 0
+        self._minima[new] = np.inf
+        self._ticks[rows] = distinct
+        self._sums[rows] += by_tick[kept]
+
     def _rows(self, now: float, skip: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Return which rows are in the window that ends where a window of ``skip`` seconds before ``now`` begins."""
         last = now // self.step

@@ -13,7 +13,7 @@ from exporter.comparison.measures import Comparison
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
-from exporter.metrics.models import FamilyLines
+from exporter.metrics.lines import FamilyLines
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 

@@ -90,7 +90,7 @@ def test_segments_expire_and_are_limited() -> None:
         feed(monitor, [{"age": 90, "country": f"free text {hour}"}], hour * 600.0)
     assert not np.isnan(monitor.read_segments(29 * 600.0)[0][1]).any()
     assert np.isnan(monitor.read_segments(99 * 3600.0)[0]).all()
-    assert monitor._segment_ring._sums.shape == (SLOTS + 1, 2 * monitor.binner.bins)
+    assert monitor.all_rings()[-1]._sums.shape == (SLOTS + 1, 2 * monitor.binner.bins)
 
 
 def test_counters_by_segment_add_up() -> None:

@@ -121,7 +121,7 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
             elapsed += max(pause + step, 0.0)
             now = start / 2 + pause
             fresh = ModelMonitor(monitor.config, "1", BINNER)
-            snapshots._restore_version(fresh, decode(data), now, wall)
+            snapshots.restore_version(fresh, decode(data), now, wall)
             monitors = monitors_of(windows=("5m", "1h", "24h"))
             monitors.put(fresh)
         else:  # it goes on; a step of the wall clock does nothing

@@ -111,3 +111,30 @@ def test_memory_does_not_grow(seconds, reach):
     for second in range(0, 5 * seconds, 7):
         ring.add(float(second), np.ones(5), np.ones(2))
     assert ring._sums.shape == (SLOTS * reach + 1, 5)
+
+
+@given(
+    st.lists(st.lists(st.floats(-400, 20), min_size=0, max_size=30), max_size=6),
+    st.floats(1e5, 1e6),
+)
+def test_sums_of_the_past_are_where_they_would_have_been(batches, start):
+    """Sums added late, in any order, are those of a ring that got them in time; what is too old is left out."""
+    late, in_time = Ring(60, 2), Ring(60, 2)
+    now, everything = start, []
+    for batch in batches:
+        now += 17.0
+        times = now + np.array(batch, dtype=np.float64)
+        sums = np.stack((np.ones(len(times)), times), axis=1)
+        late.add_past(now, times, sums)
+        everything += [(min(time, now), row) for time, row in zip(times.tolist(), sums, strict=True)]
+    for time, row in sorted(everything, key=lambda pair: pair[0]):
+        in_time.add(time, row)
+    np.testing.assert_allclose(late.total(now), in_time.total(now))
+
+
+def test_the_past_does_not_overwrite_the_present():
+    """The row of a time before the window may hold newer sums, which stay."""
+    ring = Ring(60, 1)
+    ring.add(100.0, ONE)
+    ring.add_past(100.0, np.array([100.0 - 61, -1e300, 99.0]), np.array([[7.0], [7.0], [2.0]]))
+    assert total(ring, 100.0) == 3

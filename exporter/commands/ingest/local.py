@@ -18,7 +18,8 @@ from exporter.events import Prediction, check_models
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.loading import load_monitors
-from exporter.monitoring.model_monitor import ModelMonitor, PredictionColumns
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
 from exporter.validation import any_of, preview, suggestion

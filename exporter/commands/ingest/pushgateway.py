@@ -19,8 +19,8 @@ from exporter.errors import BatchError
 from exporter.http_client.client import Client, RequestError
 from exporter.metrics import families as f
 from exporter.metrics.exposition import render_families
-from exporter.metrics.families import Family, render_lines, series_prefix
-from exporter.metrics.models import FamilyLines, window_lines
+from exporter.metrics.lines import Family, FamilyLines, render_lines, series_prefix
+from exporter.metrics.models import window_lines
 from exporter.monitoring.model_monitor import ModelMonitor
 
 TIMEOUT = 30.0

@@ -15,7 +15,7 @@ from exporter.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
-from exporter.monitoring.model_monitor import select_rows
+from exporter.monitoring.prediction_columns import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.readers.base import Source
 from exporter.stats.divergence import Floats

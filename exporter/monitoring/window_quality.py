@@ -1,0 +1,124 @@
+"""The measured quality in a window, computed from its row of sums."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.stats.accuracy import Estimate, Z, wilson
+from exporter.stats.divergence import Floats
+
+CONFIDENCE_BINS = 10
+"""Bins of equal width for the calibration error."""
+MIN_ERRORS = 20
+"""With fewer errors their mean has no interval: it would be too narrow."""
+_PREDICTIONS, _CLASSES, _RIGHT, _NUMBERS, _ABSOLUTE, _SQUARED = range(6)
+_EXPECTED = slice(6, 10)  # predictions with an expected accuracy, those that are right, its sum, and its variance
+_BINS = 10  # then, by bin of the confidence: predictions, the sum of their confidences, and those that are right
+WIDTH = _BINS + 3 * CONFIDENCE_BINS
+"""Number of sums of a window."""
+
+
+def sums_of_labels(losses: Floats, numbers: npt.NDArray[np.bool_], confidences: Floats, expected: Floats) -> Floats:
+    """Return what each label adds to the sums of a window, shape ``(n, WIDTH)``."""
+    rows = np.zeros((len(losses), WIDTH))
+    usable = ~np.isnan(losses)
+    classes = usable & ~numbers
+    right = classes & (losses == 0)
+    errors = np.where(usable & numbers, losses, 0.0)
+    rows[:, _CLASSES], rows[:, _RIGHT] = classes, right
+    rows[:, _NUMBERS], rows[:, _ABSOLUTE], rows[:, _SQUARED] = usable & numbers, errors, errors**2
+    known = classes & ~np.isnan(expected) & ~np.isnan(confidences)
+    chances = np.where(known, expected, 0.0)
+    rows[:, _EXPECTED] = np.stack((known, known & right, chances, chances * (1 - chances)), axis=1)
+    rated = np.flatnonzero(classes & ~np.isnan(confidences))
+    bins = _BINS + np.minimum((confidences[rated] * CONFIDENCE_BINS).astype(np.intp), CONFIDENCE_BINS - 1)
+    rows[rated, bins] = 1.0
+    rows[rated, bins + CONFIDENCE_BINS] = confidences[rated]
+    rows[rated, bins + 2 * CONFIDENCE_BINS] = right[rated]
+    return rows
+
+
+class WindowQuality(NamedTuple):
+    """The measured quality in a window. A figure of nothing is NaN, or None if it has an interval.
+
+    Attributes
+    ----------
+    predictions, labelled
+        Predictions that arrived in the window, and those made in the window whose label is known.
+    accuracy
+        Share of the labelled classes that are right, with its 95 % interval.
+    calibration_error
+        Expected calibration error of the confidences (M. P. Naeini, G. Cooper and M. Hauskrecht, *Obtaining well
+        calibrated probabilities using Bayesian binning*, AAAI 2015), 0 to 1.
+    absolute_error
+        Mean absolute error of the labelled numbers, with its 95 % interval; the ends are NaN with fewer than
+        `MIN_ERRORS`.
+    squared_error
+        Root of the mean squared error.
+    expected
+        Accuracy that the profile's calibration had expected of the labelled predictions, and the 95 % interval of what
+        would then be measured.
+    compared
+        Accuracy of exactly these predictions.
+    """
+
+    predictions: float
+    labelled: float
+    accuracy: Estimate | None
+    calibration_error: float
+    absolute_error: Estimate | None
+    squared_error: float
+    expected: Estimate | None
+    compared: float
+
+    @property
+    def unlabelled(self) -> float:
+        """Number of predictions whose label is not known yet."""
+        return max(self.predictions - self.labelled, 0.0)
+
+
+def window_quality(row: Floats) -> WindowQuality:
+    """Return the quality in a window, given its sums, shape ``(WIDTH,)``."""
+    # A changed label may take away what this process never counted: then a sum is below 0.
+    predictions, classes, right, numbers, absolute, squared = np.maximum(row[: _EXPECTED.start], 0.0).tolist()
+    known, known_right, expected, variance = np.maximum(row[_EXPECTED], 0.0).tolist()
+    rated, confidences, rated_right = row[_BINS:].reshape(3, CONFIDENCE_BINS)
+    return WindowQuality(
+        predictions=predictions,
+        labelled=classes + numbers,
+        accuracy=wilson(round(min(right, classes)), round(classes)) if classes else None,
+        calibration_error=_share(float(np.abs(rated_right - confidences).sum()), float(rated.sum())),
+        absolute_error=_mean_error(numbers, absolute, squared) if numbers else None,
+        squared_error=math.sqrt(squared / numbers) if numbers else math.nan,
+        expected=_expected(known, expected, variance) if known else None,
+        compared=_share(known_right, known),
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole > 0 else math.nan
+
+
+def _mean_error(numbers: float, absolute: float, squared: float) -> Estimate:
+    mean = absolute / numbers
+    if numbers < MIN_ERRORS:
+        return Estimate(mean, math.nan, math.nan)
+    variance = max(squared / numbers - mean**2, 0.0) * numbers / (numbers - 1)
+    half = Z * math.sqrt(variance / numbers)
+    return Estimate(mean, max(mean - half, 0.0), mean + half)
+
+
+def _expected(known: float, expected: float, variance: float) -> Estimate:
+    mean, half = expected / known, Z * math.sqrt(variance) / known
+    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def sums_of_arrivals(predictions: int) -> Floats:
+    """Return what predictions that arrive add to the sums of a window, shape ``(WIDTH,)``."""
+    row = np.zeros(WIDTH)
+    row[_PREDICTIONS] = predictions
+    return row

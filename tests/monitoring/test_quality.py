@@ -1,0 +1,323 @@
+"""The measured quality: labels that arrive late, change, or cannot be compared."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.servers import write_config
+
+from exporter.config import ModelConfig
+from exporter.errors import ConfigError
+from exporter.events import Prediction
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.outcome import MAX_LABELS, LabelNames, Scorer
+from exporter.monitoring.prediction_columns import PredictionColumns
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.snapshots import decode, encode, restore_version
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import Feature, Profile
+from exporter.stats.accuracy import wilson
+from exporter.storage.labels import LabelledPrediction
+
+NOW, UNIX = 5000.0, 1_764_028_790.0
+DAY = 86400.0
+CLASSES = categorical_feature({"yes": 60, "no": 40}, 0, 0)
+NUMBERS = numeric_feature(np.linspace(0, 10, 200))
+
+
+def monitor_of(prediction: Feature | None = None, **chosen: Any) -> ModelMonitor:
+    """A monitor with a profile of such predictions, or without a profile."""
+    countries = categorical_feature({"NL": 5, "DE": 4}, 0, 0)
+    profile = Profile("p", 200, {"c": "categorical"}, {"c": countries}, prediction=prediction)
+    return ModelMonitor(ModelConfig("m", **chosen), "1", Binner(profile) if prediction else None)
+
+
+def labelled(prediction: Any, label: Any, age: float = 0.0, **more: Any) -> LabelledPrediction:
+    fields = {"confidence": None, "segment": None, "replaced": None, "delay": 5.0} | more
+    return LabelledPrediction("m", "1", UNIX - age, prediction, label=label, **fields)
+
+
+def count(monitor: ModelMonitor, *labels: LabelledPrediction) -> None:
+    monitor.count_labels(labels, NOW, UNIX)
+
+
+# --- comparing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "label", "loss"),
+    [
+        ("classification", "7", 7.0, 0),
+        ("classification", 1.0, 1, 0),
+        ("classification", True, "true", 0),
+        ("classification", "7", "8", 1),
+        ("classification", "yes", "never seen", 1),
+        ("classification", "yes", {"a": 1}, None),
+        ("classification", ["yes"], "yes", None),
+        ("classification", None, "yes", None),
+        ("classification", 1, math.nan, None),
+        ("regression", 1, 3, 2),
+        ("regression", 2.5, "3", 0.5),
+        ("regression", 1.5, "abc", None),
+        ("regression", 1.5, True, None),
+        ("regression", None, 1.5, None),
+        ("regression", 1.5, math.nan, None),
+        ("regression", 1.5, 10**400, None),
+        ("regression", 1e300, -1e300, None),
+        (None, 2.5, 3, 0.5),
+        (None, 2, 3.0, 1),
+        (None, "2.5", 2.5, 0),
+    ],
+)
+def test_a_prediction_is_compared_with_its_label(task: Any, prediction: Any, label: Any, loss: float | None) -> None:
+    """A class is right or wrong, a number more or less far away; what cannot be compared has no loss."""
+    assert Scorer(task).loss(prediction, label) == loss
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "expected"),
+    [
+        (None, CLASSES, "classification"),
+        (None, NUMBERS, "regression"),
+        (None, None, None),
+        ("classification", NUMBERS, "classification"),
+        ("regression", None, "regression"),
+    ],
+)
+def test_the_profile_says_what_the_model_does(task: Any, prediction: Feature | None, expected: str | None) -> None:
+    """Without a task in the configuration, the type of the profile's predictions decides."""
+    assert Scorer.of_model(ModelConfig("m", task=task), monitor_profile(prediction)).task == expected
+
+
+def monitor_profile(prediction: Feature | None) -> Profile:
+    return Profile("p", 1, {}, {}, prediction=prediction)
+
+
+def test_a_task_that_contradicts_the_profile_is_refused(tmp_path: Path) -> None:
+    """The predictions of the profile are categories: they have no error."""
+    path = write_config(tmp_path, {"models": [{"name": "credit", "profile": "credit.json", "task": "regression"}]})
+    with pytest.raises(ConfigError, match=r"models\[0\].task: the predictions in the profile .* are categories"):
+        load_monitors(path)
+
+
+def test_each_version_is_compared_as_its_profile_says() -> None:
+    """A version with another profile may predict numbers; a model that is not configured has no task."""
+    config = ModelConfig("m")
+    classes, numbers = Binner(monitor_profile(CLASSES)), Binner(monitor_profile(NUMBERS))
+    monitors = MonitorRegistry({"m": config}, {"m": classes}, {("m", "2"): numbers})
+    tasks = [monitors.scorer(*version).task for version in (("m", "1"), ("m", "2"), ("gone", "1"))]
+    assert tasks == ["classification", "regression", None]
+
+
+def test_names_of_classes_are_limited() -> None:
+    """The profile's classes come first, then the first to occur; all others are other, and none is long."""
+    names = LabelNames(["yes", "no"])
+    given_names = [names.name(f"{number} {'x' * 100}") for number in range(30)]
+    assert len(set(given_names)) == MAX_LABELS - 2 + 1
+    assert given_names[-1] == "other"
+    assert max(map(len, given_names)) == 64
+    assert names.name("no") == "no"
+
+
+# --- counters --------------------------------------------------------------------------------
+
+
+def test_counters_of_a_classifier() -> None:
+    """Outcomes by class exist from the start at zero; each label counts once, with its delay."""
+    monitor = monitor_of(CLASSES)
+    assert dict(monitor.quality.outcomes) == dict.fromkeys(
+        [("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no")], 0
+    )
+    count(monitor, labelled("yes", "yes"), labelled("yes", "no", delay=100.0), labelled("no", "no", age=90 * DAY))
+    count(monitor, labelled("yes", ["yes"]))
+    quality = monitor.quality
+    assert (quality.labelled, quality.correct) == (3, 2)
+    assert +quality.outcomes == {("yes", "yes"): 1, ("yes", "no"): 1, ("no", "no"): 1}
+    assert (quality.delays.counts.sum(), quality.delays.sum) == (3, 110)
+    assert quality.absolute_error == quality.squared_error == 0
+
+
+def test_counters_of_a_regression() -> None:
+    """Errors and their squares are summed; there are no outcomes."""
+    monitor = monitor_of(NUMBERS)
+    count(monitor, labelled(1.5, 2.5), labelled(4, 1), labelled(4.0, "four"))
+    quality = monitor.quality
+    assert (quality.labelled, quality.correct, quality.absolute_error, quality.squared_error) == (2, 0, 4, 10)
+    assert not quality.outcomes
+
+
+def test_counters_by_segment_add_up() -> None:
+    """A label counts in the segment of its prediction, or in other."""
+    monitor = monitor_of(CLASSES, segment_by="c")
+    labels = [("NL", "yes"), ("NL", "no"), ("DE", "yes"), ("FR", "yes"), (None, "no")]
+    count(monitor, *(labelled("yes", label, segment=segment) for segment, label in labels))
+    assert monitor.quality.by_segment[:2].tolist() == [[2, 1, 2], [1, 1, 1]]
+    monitor = monitor_of(NUMBERS, segment_by="c")
+    count(monitor, labelled(1.0, 3, segment="DE"))
+    assert monitor.quality.by_segment.tolist() == [[0, 1, 0], [0, 0, 0], [0, 2, 0]]
+
+
+# --- windows ---------------------------------------------------------------------------------
+
+
+def test_windows_are_by_the_time_of_the_prediction() -> None:
+    """A label that comes days later counts in the windows that hold its prediction; one from before them in none."""
+    monitor = monitor_of(CLASSES, windows=("5m", "1h"))
+    for age in (10.0, 1800.0, 7200.0, 3 * DAY, 8 * DAY, -60.0):
+        count(monitor, labelled("yes", "yes", age=age))
+    counted = {name: window.labelled for name, window in monitor.read_quality(NOW).items()}
+    assert counted == {"5m": 2, "1h": 3, "1d": 4, "7d": 5}
+    assert monitor.quality.labelled == 6
+    later = {name: window.labelled for name, window in monitor.read_quality(NOW + 7200).items()}
+    assert later == {"1d": 4, "7d": 5}
+
+
+def test_a_window_knows_what_it_waits_for() -> None:
+    """Predictions count as they arrive; those without a prediction, such as errors, have no label to wait for."""
+    monitor = monitor_of(CLASSES)
+    events = [Prediction("m", prediction="yes")] * 5 + [Prediction("m", code=500)]
+    for age in (1000.0, 10.0, 9.0):
+        monitor.observe(events, [], NOW - age)
+    monitor.observe_columns(PredictionColumns(3, {}, ["yes", "no"]), NOW)
+    assert monitor.read_quality(NOW) == {}
+    count(monitor, labelled("yes", "yes"), labelled("yes", "no", age=500.0))
+    windows = monitor.read_quality(NOW)
+    assert {name: (window.labelled, window.unlabelled) for name, window in windows.items()} == {
+        "5m": (1, 11),
+        "1h": (2, 15),
+        "1d": (2, 15),
+        "7d": (2, 15),
+    }
+    count(monitor, *[labelled("yes", "yes")] * 40)  # labels of predictions that were counted elsewhere
+    assert monitor.read_quality(NOW)["5m"].unlabelled == 0
+
+
+def test_accuracy_has_an_interval() -> None:
+    """Twelve labels prove little: the interval is Wilson's."""
+    monitor = monitor_of(CLASSES)
+    count(monitor, *[labelled("yes", "yes")] * 9, *[labelled("yes", "no")] * 3)
+    window = monitor.read_quality(NOW)["1h"]
+    assert window.accuracy == wilson(9, 12)
+    assert window.absolute_error is None
+    assert math.isnan(window.squared_error)
+
+
+def test_errors_have_an_interval_from_twenty_labels_on() -> None:
+    """Mean and root of the mean square agree with numpy; equal errors of few labels prove nothing."""
+    errors = np.random.default_rng(5).normal(2, 1, 200)
+    monitor = monitor_of(NUMBERS)
+    count(monitor, *(labelled(0.0, error) for error in errors[:19].tolist()))
+    few = monitor.read_quality(NOW)["1h"].absolute_error
+    assert few is not None
+    assert few.value == pytest.approx(abs(errors[:19]).mean())
+    assert math.isnan(few.lower)
+    assert math.isnan(few.upper)
+    count(monitor, *(labelled(0.0, error) for error in errors[19:].tolist()))
+    window = monitor.read_quality(NOW)["1h"]
+    half = 1.959964 * abs(errors).std(ddof=1) / math.sqrt(200)
+    assert window.absolute_error is not None
+    assert window.absolute_error == pytest.approx(
+        (abs(errors).mean(), abs(errors).mean() - half, abs(errors).mean() + half)
+    )
+    assert window.squared_error == pytest.approx(math.sqrt((errors**2).mean()))
+    assert window.accuracy is None
+
+
+def test_calibration_error_is_that_of_ten_bins() -> None:
+    """The gap of each bin of the confidence counts with the number of its predictions."""
+    monitor = monitor_of(CLASSES)
+    sure = [labelled("yes", "yes" if number < 8 else "no", confidence=0.95) for number in range(10)]
+    unsure = [labelled("yes", "yes" if number < 5 else "no", confidence=0.55) for number in range(10)]
+    count(monitor, *sure, *unsure, labelled("yes", "yes"), labelled("yes", "no", confidence=1.0))
+    window = monitor.read_quality(NOW)["1h"]
+    assert window.calibration_error == pytest.approx((abs(8 - 10.5) + abs(5 - 5.5)) / 21)
+    count(silent := monitor_of(CLASSES), labelled("yes", "yes"))
+    assert math.isnan(silent.read_quality(NOW)["1h"].calibration_error)
+
+
+def test_a_changed_label_changes_the_windows_and_no_counter() -> None:
+    """Windows count the new label in place of the old one; a label that could not be compared counts anew."""
+    monitor = monitor_of(CLASSES)
+    count(monitor, labelled("yes", "yes", confidence=0.9), labelled("yes", "yes", confidence=0.9))
+    count(monitor, labelled("yes", "no", confidence=0.9, replaced="yes"))
+    window = monitor.read_quality(NOW)["1h"]
+    assert window.accuracy == wilson(1, 2)
+    assert window.calibration_error == pytest.approx(0.4)
+    assert (monitor.quality.labelled, monitor.quality.correct) == (2, 2)
+    count(monitor, labelled("yes", "yes", replaced=["?"]))
+    assert monitor.quality.labelled == 3
+    count(monitor, labelled("no", "yes", replaced="no", age=DAY / 2))  # another process counted the earlier label
+    assert monitor.read_quality(NOW)["1d"].accuracy == wilson(1, 3)
+    regression = monitor_of(NUMBERS)
+    count(regression, labelled(1.0, 2.0), labelled(1.0, 4.0, replaced=2.0))
+    assert regression.read_quality(NOW)["1h"].squared_error == 3
+    assert regression.quality.absolute_error == 1
+
+
+def test_a_model_without_a_profile_has_windows() -> None:
+    """Classes and numbers are told apart by the type of the prediction."""
+    monitor = monitor_of(None)
+    monitor.observe([Prediction("m", prediction="a")] * 4, [], NOW)
+    count(monitor, labelled("a", "a"), labelled("a", "b"), labelled(1.5, 2))
+    window = monitor.read_quality(NOW)["7d"]
+    assert (window.predictions, window.labelled) == (4, 3)
+    assert window.accuracy == wilson(1, 2)
+    assert window.squared_error == 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["yes", "no"]), st.floats(0, 1)), max_size=60)
+)
+def test_many_labels_at_once_are_as_good_as_one_by_one(labels: list[tuple[str, str, float]]) -> None:
+    """The size of a batch does not matter."""
+    at_once, one_by_one = monitor_of(CLASSES), monitor_of(CLASSES)
+    events = [labelled(predicted, actual, confidence=score) for predicted, actual, score in labels]
+    count(at_once, *events)
+    for event in events:
+        count(one_by_one, event)
+    assert at_once.quality.outcomes == one_by_one.quality.outcomes
+    left, right = at_once.read_quality(NOW), one_by_one.read_quality(NOW)
+    assert left.keys() == right.keys()
+    for name, window in left.items():
+        assert window.accuracy == right[name].accuracy
+        assert window.calibration_error == pytest.approx(right[name].calibration_error)
+
+
+# --- snapshots -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", [CLASSES, None], ids=["profile", "no profile"])
+def test_windows_survive_a_restart(prediction: Feature | None) -> None:
+    """A restart keeps what was measured, at its time, and what is waited for; counters start at zero."""
+    before = monitor_of(prediction)
+    before.observe([Prediction("m", prediction="yes")] * 3, [], NOW - 60)
+    count(before, labelled("yes", "yes", age=60.0, confidence=0.7), labelled("yes", "no", age=2 * DAY))
+    data = encode(before, NOW, UNIX)
+    after = monitor_of(prediction)
+    assert restore_version(after, decode(data), 7.0, UNIX + 600) is not None
+    assert after.read_quality(7.0) == before.read_quality(NOW + 600)
+    assert after.quality.labelled == 0
+    after.count_labels([labelled("yes", "yes", age=60.0)], 7.0, UNIX + 600)
+    assert after.read_quality(7.0)["1h"].labelled == 2
+
+
+def test_other_windows_of_the_quality_start_empty() -> None:
+    """The windows of the inputs are kept when those of the quality have changed."""
+    before = monitor_of(CLASSES)
+    before.observe([Prediction("m", prediction="yes")] * 3, [{"c": "NL"}], NOW)
+    count(before, labelled("yes", "yes"))
+    after = monitor_of(CLASSES, quality_windows=("14d",))
+    assert restore_version(after, decode(encode(before, NOW, UNIX)), NOW, UNIX) is not None
+    assert after.read_quality(NOW) == {}
+    assert after.read(NOW)["1h"].observations[0] == 1
+    bare = monitor_of(None, quality_windows=("14d",))
+    assert restore_version(bare, decode(encode(monitor_of(None), NOW, UNIX)), NOW, UNIX) is None
