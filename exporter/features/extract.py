@@ -140,7 +140,9 @@ def category_bins(values: Sequence[Any] | Floats, known: Mapping[str, int], rare
     >>> category_bins(["NL", "FR", None, 7, []], {"NL": 0, "DE": 1}, frozenset()).tolist()
     [0, 2, 3, 4, 4]
     """
-    cells = [(Missing, "") if is_missing(value) else (type(value), scalar_text(value)) for value in as_list(values)]
+    cells: list[tuple[type, str]] = [
+        (Missing, "") if is_missing(value) else (type(value), scalar_text(value)) for value in as_list(values)
+    ]
     bins = {cell: _category_bin(*cell, known, rare) for cell in set(cells)}
     return np.array([bins[cell] for cell in cells], dtype=np.intp)
 
