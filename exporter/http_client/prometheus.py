@@ -77,15 +77,15 @@ class Prometheus:
         """The URL."""
         return self._client.url
 
-    def query(self, text: str, at: float) -> list[Sample]:
-        """Return the result of an instant query at a Unix time.
+    def query(self, text: str, at: float | None = None) -> list[Sample]:
+        """Return the result of an instant query at a Unix time; None is the present by Prometheus' clock.
 
         Raises
         ------
         PrometheusError
             When Prometheus cannot be reached or reports an error.
         """
-        result = self._query("/api/v1/query", text, {"time": f"{at:.3f}"})
+        result = self._query("/api/v1/query", text, {} if at is None else {"time": f"{at:.3f}"})
         try:
             return [Sample(dict(item["metric"]), float(item["value"][1])) for item in result]
         except (ValueError, LookupError, TypeError, RecursionError):

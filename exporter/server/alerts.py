@@ -1,7 +1,9 @@
 """The alerts of the home page, and whether others may fire that it does not know of.
 
 Alerts come from Prometheus, where ``prometheus_url`` is configured, or from the notifications of Alertmanager. That
-none is known does not mean that none fires: both must also show Watchdog, which the project's rules let fire always.
+none is known does not mean that none fires: both must also show Watchdog, which the project's rules let fire always,
+and this exporter must be scraped. Prometheus itself is asked whether it has scraped it; without ``prometheus_url``, the
+requests of ``/metrics`` tell.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ import msgspec
 from exporter.errors import ExporterError
 from exporter.server.elapsed import duration
 from exporter.server.notifications import MAX_FIRING, Alert, Inbox
+from exporter.server.scrapes import Scrapes, overdue
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus
@@ -37,8 +40,8 @@ SETTLE_SECONDS = 120.0
 """Alertmanager repeats all firing alerts within this time after the first notification; then all are known."""
 WATCHDOG_SECONDS = 300.0
 """Watchdog arrives every minute; after so long without it, alerts do not reach the page."""
-SCRAPE_SECONDS = 120.0
-"""Prometheus scrapes at least once a minute; after so long without a scrape, alerts are not evaluated."""
+LOADED = "model_exporter_config_last_reload_success_timestamp_seconds"
+"""The metric by whose value this process is known among all exporters that Prometheus scrapes."""
 
 
 @dataclass(frozen=True)
@@ -82,49 +85,44 @@ class AlertSource:
         Returns the Prometheus to ask; None when none is configured.
     inbox
         The notifications of Alertmanager.
+    scrapes
+        The scrapes of this exporter.
+    loaded
+        Returns the last two values of the metric `LOADED`.
     """
 
-    def __init__(self, prometheus: Callable[[], Prometheus | None], inbox: Inbox) -> None:
+    def __init__(
+        self,
+        prometheus: Callable[[], Prometheus | None],
+        inbox: Inbox,
+        scrapes: Scrapes,
+        loaded: Callable[[], Sequence[float]],
+    ) -> None:
         self._prometheus = prometheus
         self._inbox = inbox
+        self._scrapes = scrapes
+        self._loaded = loaded
         self._lock = threading.Lock()
         self._alerts: PrometheusAlerts | None = None
 
-    def read(self, last_scrape: float | None) -> Alerts:
-        """Return the alerts, given the monotonic time of the last scrape of this exporter."""
+    def read(self) -> Alerts:
+        """Return the alerts."""
         try:
             prometheus = self._prometheus()
         except ExporterError as error:
             return Alerts(self._inbox.firing(), "Prometheus cannot be asked", f"{error}.")
         if prometheus is None:
-            alerts = from_inbox(self._inbox, time.monotonic())
-        else:
-            with self._lock:
-                if self._alerts is None or self._alerts.prometheus is not prometheus:
-                    self._alerts = PrometheusAlerts(prometheus)
-                asked = self._alerts
-            alerts = asked.read()
-            if alerts.problem and not alerts.alerts and (firing := self._inbox.firing()):
-                detail = f"{alerts.detail} The alerts below are those that Alertmanager sent."
-                alerts = replace(alerts, alerts=firing, detail=detail)
-        return alerts if alerts.problem else _check_scrapes(alerts, last_scrape, time.monotonic())
-
-
-def _check_scrapes(alerts: Alerts, last_scrape: float | None, now: float) -> Alerts:
-    """Add the problem that Prometheus does not scrape this exporter, which has no alerts then."""
-    if last_scrape is None:
-        return replace(
-            alerts,
-            problem="Prometheus has not scraped this exporter yet",
-            detail="Alerts on its models cannot fire before the first scrape.",
-        )
-    if now - last_scrape > SCRAPE_SECONDS:
-        return replace(
-            alerts,
-            problem=f"Prometheus has not scraped this exporter for {duration(now - last_scrape)}",
-            detail="Alerts on its models cannot fire until it does. See the targets of Prometheus.",
-        )
-    return alerts
+            alerts, missing = from_inbox(self._inbox, time.monotonic()), self._scrapes.problem(time.monotonic())
+            return alerts if alerts.problem or not missing else Alerts(alerts.alerts, *missing)
+        with self._lock:
+            if self._alerts is None or self._alerts.prometheus is not prometheus:
+                self._alerts = PrometheusAlerts(prometheus, self._loaded)
+            asked = self._alerts
+        alerts = asked.read()
+        if alerts.problem and not alerts.alerts and (firing := self._inbox.firing()):
+            detail = f"{alerts.detail} The alerts below are those that Alertmanager sent."
+            alerts = replace(alerts, alerts=firing, detail=detail)
+        return alerts
 
 
 def from_inbox(inbox: Inbox, now: float) -> Alerts:
@@ -176,16 +174,26 @@ class _ApiAlerts(msgspec.Struct):
 
 
 class PrometheusAlerts:
-    """The alerts of a Prometheus, asked for at most every few seconds; safe between threads."""
+    """The alerts of a Prometheus, asked for at most every few seconds; safe between threads.
 
-    def __init__(self, prometheus: Prometheus) -> None:
+    Parameters
+    ----------
+    prometheus
+        The Prometheus.
+    loaded
+        See `AlertSource`.
+    """
+
+    def __init__(self, prometheus: Prometheus, loaded: Callable[[], Sequence[float]]) -> None:
         self.prometheus = prometheus
+        self._loaded = loaded
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._asked = -math.inf
         self._answered = -math.inf
         self._alerts: list[Alert] = []
         self._watched = self._cut = False
+        self._scrape_age: float | None = None
         self._error = ""
 
     def read(self) -> Alerts:
@@ -217,14 +225,24 @@ class PrometheusAlerts:
                 "prometheus/rules/ there. Prometheus evaluates them within a minute after its start."
             )
             return Alerts(self._alerts, "Prometheus does not evaluate the alerts of this project", detail, "check")
+        if self._scrape_age is None:
+            detail = (
+                f"{self.prometheus.url} has no metrics of it since it started. Alerts on its models cannot fire until "
+                "Prometheus scrapes it. See the targets of Prometheus."
+            )
+            return Alerts(self._alerts, "Prometheus does not scrape this exporter", detail)
+        if missing := overdue(self._scrape_age):
+            return Alerts(self._alerts, *missing)
         if self._cut:
             detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {self.prometheus.url}."
             return Alerts(self._alerts, f"More than {MAX_ALERTS} alerts fire or are pending", detail)
         return Alerts(self._alerts)
 
     def _ask(self) -> None:
-        error, alerts = f"{self.prometheus.url}: the response cannot be read", None
+        error, alerts, scrape_age = f"{self.prometheus.url}: the response cannot be read", None, None
         try:
+            ages = self.prometheus.query(_scrape_age(self._loaded()))
+            scrape_age = min((age.value for age in ages), default=None)
             alerts = _decode(self.prometheus.get("/api/v1/alerts", MAX_BODY))
             error = ""
         except msgspec.ValidationError:
@@ -235,11 +253,23 @@ class PrometheusAlerts:
             with self._lock:
                 self._thread, self._asked, self._error = None, time.monotonic(), error
                 if alerts is not None:
-                    self._answered = self._asked
+                    self._answered, self._scrape_age = self._asked, scrape_age
                     self._watched = any(alert.is_watchdog and alert.status == "firing" for alert in alerts)
                     shown = [alert for alert in alerts if alert.is_shown]
                     self._cut = len(shown) > MAX_ALERTS
                     self._alerts = sorted(shown, key=lambda alert: alert.status != "firing")[:MAX_ALERTS]
+
+
+def _scrape_age(loaded: Sequence[float]) -> str:
+    """Return the query of the seconds since the last scrape of the process with these values of `LOADED`.
+
+    The difference leaves room for databases that store fewer digits. Times are those of Prometheus' clock.
+
+    >>> print(_scrape_age([1764000000.25]).replace(LOADED, "loaded"))
+    time() - (timestamp(loaded) and (abs(loaded - 1764000000.25) < 0.01))
+    """
+    own = " or ".join(f"abs({LOADED} - {value!r}) < 0.01" for value in loaded)
+    return f"time() - (timestamp({LOADED}) and ({own}))"
 
 
 def _decode(data: Any) -> list[Alert]:

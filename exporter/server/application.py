@@ -26,6 +26,7 @@ from exporter.server.client_log import ClientLog
 from exporter.server.comparisons import Comparisons
 from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
+from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
@@ -53,8 +54,10 @@ class Exporter:
     ----------
     address : str
         Where the exporter listens, as a URL; links begin with it if no ``external_url`` is configured.
-    last_scrape : float or None
-        Time of the last call of `metrics` by the monotonic clock, in seconds; None before the first.
+    scrapes : Scrapes
+        The scrapes of this exporter.
+    loaded : tuple of float
+        Unix times of the last two times at which the configuration was read, or of the first.
 
     Raises
     ------
@@ -95,11 +98,11 @@ class Exporter:
         self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors, self.shared)
         self._snapshots.start()
         self.comparisons.start()
-        self.telemetry.reload_successful.set(1)
-        self.telemetry.reload_time.set(time.time())
+        self.loaded: tuple[float, ...] = ()
+        self._set_loaded()
         self.ready = True
         self.address = "http://127.0.0.1:9877"
-        self.last_scrape: float | None = None
+        self.scrapes = Scrapes()
         self.reloaders: list[Callable[[], None]] = []
 
     @property
@@ -168,9 +171,14 @@ class Exporter:
                 raise
             monitors.adopt(self.pipeline.monitors)
             self.pipeline.reconfigure(config, monitors)
-            self.telemetry.reload_successful.set(1)
-            self.telemetry.reload_time.set(time.time())
+            self._set_loaded()
             log.info("configuration reloaded from %s", self._path)
+
+    def _set_loaded(self) -> None:
+        now = time.time()
+        self.loaded = (*self.loaded[-1:], now)
+        self.telemetry.reload_successful.set(1)
+        self.telemetry.reload_time.set(now)
 
     @property
     def alive(self) -> bool:
@@ -193,8 +201,7 @@ class Exporter:
         """
         if not self.pipeline.crowded:
             self.pipeline.settle(0.5)
-        self.last_scrape = time.monotonic()
-        self.trends.sample(self.pipeline.monitors, self.last_scrape)
+        self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)
 
     def close(self) -> None:

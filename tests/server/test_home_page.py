@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -18,14 +19,18 @@ import yaml
 from flask.testing import FlaskClient
 from support.pages import Page
 from support.programs import Program, running
-from support.servers import CONFIG, Answer, Served, eventually, free_port, write_config
+from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, write_config
 
+from exporter.http_client.prometheus import Sample
 from exporter.server import alerts as alert_source
 from exporter.server.alerts import from_inbox
 from exporter.server.application import Exporter
+from exporter.server.asgi import Application
 from exporter.server.flask_app import create_app
 from exporter.server.notifications import MAX_FIRING, Alert, Inbox
 from exporter.server.pages.incidents import group_alerts
+from exporter.server.scrapes import MAX_SERVERS, TIMEOUT_HEADER, Scrapes
+from exporter.server.web_config import WebConfig
 
 WATCHDOG = {"status": "firing", "labels": {"alertname": "Watchdog", "severity": "none", "layer": "exporter"}}
 PROMETHEUS = shutil.which("prometheus") or "prometheus"
@@ -56,11 +61,17 @@ def heading(source: str) -> str:
     return match[1]
 
 
+def scrape(scrapes: Scrapes, now: float) -> None:
+    """Let a Prometheus scrape twice, the second time at ``now``."""
+    for at in (now - 5, now):
+        scrapes.add("192.0.2.7", {TIMEOUT_HEADER: b"4"}, at)
+
+
 @pytest.fixture
 def exporter(tmp_path: Path) -> Iterator[Exporter]:
     """An exporter in this process that was just scraped."""
     exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
-    exporter.last_scrape = time.monotonic()
+    scrape(exporter.scrapes, time.monotonic())
     yield exporter
     exporter.close()
 
@@ -125,12 +136,59 @@ def test_no_alert_fires(client: FlaskClient, exporter: Exporter) -> None:
     page = client.get("/").text
     assert heading(page) == "No alert is firing"
     assert page.count('<li class="ok">') == page.count("<span>no alert</span>") == 3
-    exporter.last_scrape = time.monotonic() - 185
+    exporter.scrapes.__init__()  # type: ignore[misc]
     page = client.get("/").text
-    assert heading(page) == "Prometheus has not scraped this exporter for 3 minutes"
+    assert heading(page) == "Prometheus does not scrape this exporter yet"
     assert (page.count('<li class="unknown">'), page.count('<li class="ok">')) == (3, 0)
-    exporter.last_scrape = None
-    assert heading(client.get("/").text) == "Prometheus has not scraped this exporter yet"
+
+
+def test_only_repeated_scrapes_count() -> None:
+    """Neither a person's request of the metrics nor a single scrape, nor those of two servers, are scrapes of one."""
+    scrapes = Scrapes()
+    for second in range(10):
+        scrapes.add("192.0.2.1", {b"user-agent": b"curl/8.5.0"}, second)
+    scrapes.add("192.0.2.1", {TIMEOUT_HEADER: b"4"}, 10.0)
+    scrapes.add("192.0.2.2", {TIMEOUT_HEADER: b"4"}, 11.0)
+    scrapes.add("192.0.2.1", {TIMEOUT_HEADER: b"4"}, 10.0 + 121)
+    missing = scrapes.problem(131.0)
+    assert missing and missing.heading == "Prometheus does not scrape this exporter yet"
+    scrapes.add("192.0.2.1", {TIMEOUT_HEADER: b"4"}, 191.0)
+    assert scrapes.problem(191.0 + 119) is None
+    for number in range(2 * MAX_SERVERS):
+        scrapes.add("192.0.2.3", {TIMEOUT_HEADER: b"4", b"user-agent": b"%d" % number}, 200.0)
+    assert len(scrapes._times) == MAX_SERVERS
+    missing = scrapes.problem(191.0 + 185)
+    assert missing and missing.heading == "Prometheus has not scraped this exporter for 3 minutes"
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "headers", "counts"),
+    [
+        ("GET", b"", [(TIMEOUT_HEADER, b"4")], True),
+        ("GET", b"", [], False),
+        ("HEAD", b"", [(TIMEOUT_HEADER, b"4")], False),
+        ("GET", b"name%5B%5D=up", [(TIMEOUT_HEADER, b"4")], False),
+    ],
+)
+def test_which_requests_are_scrapes(
+    exporter: Exporter, method: str, query: bytes, headers: list[tuple[bytes, bytes]], counts: bool
+) -> None:
+    """Those of all metrics with the header that Prometheus sends."""
+    exporter.scrapes.__init__()  # type: ignore[misc]
+    app = Application(exporter, WebConfig())
+    scope = {"type": "http", "http_version": "1.1", "method": method, "path": "/metrics"}
+    scope |= {"query_string": query, "headers": headers, "client": ("192.0.2.1", 1)}
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 200) == 200
+
+    for _ in range(2):
+        asyncio.run(app(scope, receive, send))
+    app.close()
+    assert (exporter.scrapes.problem(time.monotonic()) is None) == counts
 
 
 def test_memory_of_notifications_is_bounded() -> None:
@@ -181,6 +239,10 @@ class _Answers:
             ]
         }
 
+    def query(self, text: str) -> list[Sample]:
+        assert text == alert_source._scrape_age([1.5])
+        return [Sample({}, 30.0)]
+
     def get(self, path: str, max_body: int) -> Any:
         assert (path, max_body) == ("/api/v1/alerts", alert_source.MAX_BODY)
         return self.data
@@ -190,7 +252,7 @@ class _Answers:
 def test_alerts_beyond_the_limit_are_not_known(more: int) -> None:
     """Of more alerts than are kept, those that fire are, and the page says that there are others."""
     prometheus: Any = _Answers(alert_source.MAX_ALERTS - 1 + more)
-    alerts = alert_source.PrometheusAlerts(prometheus).read()
+    alerts = alert_source.PrometheusAlerts(prometheus, lambda: [1.5]).read()
     assert [one.labels["layer"] for one in alerts.firing] == ["system"]
     assert len(alerts.alerts) == alert_source.MAX_ALERTS
     assert bool(alerts.problem) == bool(more)
@@ -202,12 +264,12 @@ def test_alerts_are_those_of_alertmanager_while_prometheus_knows_none() -> None:
     inbox.take(json.dumps(notification(alert("A", "critical", "system"))).encode(), time.monotonic())
     prometheus: Any = _Answers(0)
     prometheus.data["alerts"].pop()
-    source = alert_source.AlertSource(lambda: prometheus, inbox)
-    assert not source.read(time.monotonic()).alerts
+    source = alert_source.AlertSource(lambda: prometheus, inbox, Scrapes(), lambda: [1.5])
+    assert not source.read().alerts
     prometheus.data = {}
     asked: Any = source._alerts
     asked._asked = -alert_source.FRESH_SECONDS
-    alerts = source.read(time.monotonic())
+    alerts = source.read()
     assert [one.name for one in alerts.firing] == ["A"]
     assert "had no alert. The alerts below are those that Alertmanager sent." in alerts.detail
 
@@ -296,54 +358,57 @@ RULES = {
 
 
 @contextmanager
-def prometheus(folder: Path) -> Iterator[tuple[str, Program]]:
-    """A Prometheus with `RULES`."""
+def prometheus(folder: Path, target: str) -> Iterator[tuple[str, Program]]:
+    """A Prometheus with `RULES`, which after a reload scrapes the target each second."""
     port = free_port()
+    config = {"rule_files": [f"{folder}/rules.yml"]}
     (folder / "rules.yml").write_text(yaml.safe_dump(RULES))
-    (folder / "prometheus.yml").write_text(f"rule_files: ['{folder}/rules.yml']\n")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [PROMETHEUS, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     url = f"http://127.0.0.1:{port}"
     command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle"]
     with running(folder, "prometheus", command, url) as program:
+        job = {"job_name": "model-exporter", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+        (folder / "prometheus.yml").write_text(yaml.safe_dump({**config, "scrape_configs": [job]}))
         yield url, program
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus on this machine")
-def test_prometheus_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page shows Prometheus' firing and pending alerts, and tells when it is down, or has no rules."""
-    monkeypatch.setattr(alert_source, "FRESH_SECONDS", 0.0)
-    with prometheus(tmp_path) as (url, program):
-        config = {**CONFIG, "prometheus_url": url, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}
-        exporter = Exporter(write_config(tmp_path, config))
-        client = create_app(exporter).test_client()
-        exporter.last_scrape = time.monotonic()
-        page = eventually(lambda: when(client, "1 alert firing, 1 pending"), 20)
+def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
+    """The page shows Prometheus' firing and pending alerts, and tells what Prometheus does not do."""
+    with prometheus(tmp_path, f"127.0.0.1:{served.port}") as (url, program):
+        write_config(tmp_path, {**CONFIG, "prometheus_url": url})
+        assert served.post("/-/reload", b"").status == 200
+        page = eventually(lambda: when(served, "1 alert firing, 1 pending"), 20)
+        assert "Prometheus does not scrape this exporter." in page
+        assert "<span>not known</span>" in page
+        ask(f"{url}/-/reload", b"")
+        page = eventually(lambda: when(served, "Prometheus does not", without=True), 20)
         text = page.replace("\N{NO-BREAK SPACE}", " ")
         assert "credit: 4.2 % errors" in text
         assert "loans: 95th percentile 0.8 s" in text
         assert '<article class="alert pending">' in page
         assert "<span>critical, 1 pending</span>" in page
         assert "KubeNodeNotReady" not in page
-        assert "Prometheus does not" not in page
-        client.post("/v1/notifications", json=notification(alert("A", "critical", "data")))
-        assert "1 alert firing, 1 pending" in client.get("/").text, "Prometheus is the truth"
+        served.post("/v1/notifications", notification(alert("A", "critical", "data")))
+        assert "1 alert firing, 1 pending" in served.get("/").text, "Prometheus is the truth"
+        served.post("/-/reload", b"")
+        assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
         program.kill()
-        page = client.get("/").text
-        assert "Prometheus does not respond." in page
+        page = eventually(lambda: when(served, "Prometheus does not respond."), 20)
         assert "cannot be reached (Connection refused)" in page
         assert "What is shown is from its last response" in page
         assert "1 alert firing, 1 pending" in page
         (tmp_path / "rules.yml").write_text("groups: []\n")
         shutil.rmtree(tmp_path / "data")
         program.start()
-        page = eventually(lambda: when(client, "Prometheus does not evaluate the alerts of this project"), 20)
+        page = eventually(lambda: when(served, "Prometheus does not evaluate the alerts of this project"), 20)
         assert "No alert is firing" not in page
-        exporter.close()
 
 
-def when(client: FlaskClient, text: str) -> str:
-    page = client.get("/").text
-    return page if text in page else ""
+def when(served: Served, text: str, without: bool = False) -> str:
+    page = served.get("/").text
+    return page if (text in page) != without else ""
 
 
 def test_a_silent_prometheus_delays_the_page_for_a_second(tmp_path: Path) -> None:
@@ -352,7 +417,6 @@ def test_a_silent_prometheus_delays_the_page_for_a_second(tmp_path: Path) -> Non
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         config = {**CONFIG, "prometheus_url": url, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}
         exporter = Exporter(write_config(tmp_path, config))
-        exporter.last_scrape = time.monotonic()
         client = create_app(exporter).test_client()
         client.get("/runbooks/")  # what the first page loads
         for _ in range(2):

@@ -45,7 +45,7 @@ MAX_NOTIFICATIONS = 20
 def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     """Return the home page."""
     routes = Blueprint("pages", __name__)
-    source = AlertSource(lambda: exporter.prometheus, inbox)
+    source = AlertSource(lambda: exporter.prometheus, inbox, exporter.scrapes, lambda: exporter.loaded)
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(time_tag)
@@ -57,7 +57,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     @routes.get("/")
     def home() -> str:
         exporter.pipeline.settle(0.2)
-        alerts = source.read(exporter.last_scrape)
+        alerts = source.read()
         rows = model_rows(exporter.pipeline.monitors, alerts.alerts, time.monotonic())
         open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
         seen = {row.model for row in rows}
