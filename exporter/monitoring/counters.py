@@ -77,6 +77,21 @@ def bucket_quantile(bounds: Sequence[float], counts: Floats, share: float) -> fl
     return float(start + (bounds[bucket] - start) * (rank - below) / counts[bucket])
 
 
+def only_bucket(bounds: Sequence[float], counts: Floats, share: float) -> tuple[float, float] | None:
+    """Return the bucket of a quantile if no value is below it; None otherwise.
+
+    Then `bucket_quantile` depends on the bucket alone, and not on the values.
+
+    >>> only_bucket((1.0, 3.0), np.array([0, 20, 0]), 0.75), only_bucket((1.0, 3.0), np.array([10, 10, 0]), 0.75)
+    ((1.0, 3.0), None)
+    """
+    reached = np.cumsum(counts)
+    bucket = int(reached.searchsorted(share * reached[-1]))
+    if not reached[-1] or bucket >= len(bounds) or reached[bucket] > counts[bucket]:
+        return None
+    return bounds[bucket - 1] if bucket else 0.0, bounds[bucket]
+
+
 @dataclass
 class Counters:
     """Counters of a model version."""

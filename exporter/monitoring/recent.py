@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from exporter.monitoring.counters import DURATION_BUCKETS, bucket_quantile
+from exporter.monitoring.counters import DURATION_BUCKETS, bucket_quantile, only_bucket
 from exporter.monitoring.window import Ring
 from exporter.stats.divergence import Ints
 
@@ -22,6 +22,8 @@ class Recent:
         Requests of the last minute, and the share that failed with a 5xx code.
     latency
         95th percentile of the duration of requests over five minutes, in seconds.
+    latency_bucket
+        Between which bounds it lies, if no request was faster than its bucket: then nothing more is known of it.
     attempts, confident_ratio
         Predictions of the last hour, and the share that was confident.
     corrections, correction_ratio
@@ -31,6 +33,7 @@ class Recent:
     requests: int
     error_ratio: float
     latency: float
+    latency_bucket: tuple[float, float] | None
     attempts: int
     confident_ratio: float
     corrections: int
@@ -65,10 +68,12 @@ class RecentCounters:
         """Return the figures at the monotonic time ``now`` in seconds."""
         requests, errors = self._requests.total(now)
         attempts, confident, corrections = self._outcomes.total(now)
+        durations = self._durations.total(now)
         return Recent(
             requests=int(requests),
             error_ratio=_ratio(errors, requests),
-            latency=bucket_quantile(DURATION_BUCKETS, self._durations.total(now), 0.95),
+            latency=bucket_quantile(DURATION_BUCKETS, durations, 0.95),
+            latency_bucket=only_bucket(DURATION_BUCKETS, durations, 0.95),
             attempts=int(attempts),
             confident_ratio=_ratio(confident, attempts),
             corrections=int(corrections),

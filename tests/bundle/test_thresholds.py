@@ -9,19 +9,35 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
+from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
 
 
-def recorded_thresholds() -> dict[str, str]:
-    """The expression of each rule that records a threshold, by its alert."""
+def rules() -> dict[str, str]:
+    """The expression of each rule, by what it records or by its alert."""
     return {
-        rule["record"].rpartition(":")[2]: rule["expr"]
+        rule.get("record") or rule["alert"]: rule["expr"]
         for path in (ROOT / "prometheus" / "rules").glob("*.yml")
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
         for rule in group["rules"]
-        if re.match(r"model(_feature)?:threshold:", rule.get("record", ""))
     }
+
+
+def recorded_thresholds() -> dict[str, str]:
+    """The expression of each rule that records a threshold of `exporter.config`, by its alert."""
+    return {
+        name.rpartition(":")[2]: expr
+        for name, expr in rules().items()
+        if re.match(r"model(_feature)?:threshold:", name)
+    }
+
+
+def test_the_home_page_marks_what_the_rules_evaluate() -> None:
+    """The page's thresholds that cannot be configured are those of the rules."""
+    for alert in ("ModelHostCpuHigh", "ModelHostMemoryHigh"):
+        assert rules()[f"instance:threshold:{alert}"].startswith(f"{MACHINE_THRESHOLD} * ")
+    assert f"model_version:corrections:increase1h >= {MIN_CORRECTIONS}\n" in rules()["ModelCorrectionRatioHigh"]
 
 
 def test_every_threshold_has_its_rule() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import Histogram, bucket_quantile
+from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.window_stats import WindowStats
@@ -391,3 +391,5 @@ def test_quantiles_of_buckets_are_in_the_bucket_that_holds_them(counts, share):
     bucket = int(reached.argmax())
     edges = (0.0, *bounds, bounds[-1])
     assert edges[bucket] - 1e-9 <= value <= edges[bucket + 1] + 1e-9
+    is_only = not any(counts[:bucket]) and bucket < len(bounds)
+    assert only_bucket(bounds, np.array(counts), share) == (edges[bucket : bucket + 2] if is_only else None)

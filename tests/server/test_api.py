@@ -640,7 +640,7 @@ def test_a_link_to_a_dashboard_leads_to_grafana_or_to_a_page(tmp_path: Path) -> 
     query = "?var-model=credit&var-version=3&var-feature=age"
     store = {"store": {"url": f"sqlite:///{tmp_path}/store.db"}}
     for links, expected in (
-        ({}, {"model-data": "/drift?model=credit&version=3&feature=age", "model-system": "/"}),
+        ({}, {"model-data": "/drift?model=credit&version=3&feature=age", "model-system": "/?dashboard=model-system"}),
         (
             {"links": {"grafana": "https://grafana.example/sub/"}},
             {"model-data": f"https://grafana.example/sub/d/model-data{query}"},
@@ -652,6 +652,11 @@ def test_a_link_to_a_dashboard_leads_to_grafana_or_to_a_page(tmp_path: Path) -> 
             answer = client.get(f"/d/{uid}{query}")
             assert (answer.status_code, answer.headers["Location"]) == (303, target)
         exporter.close()
+    assert "the dashboard <code>model-system</code> of Grafana, and no Grafana" in client.get(
+        "/?dashboard=model-system"
+    ).text
+    for other in ("/", "/?dashboard=<b>x</b>"):
+        assert "no Grafana is configured" not in client.get(other).text
 
 
 def test_a_runbook_links_to_the_others_it_names(shared: Served) -> None:

@@ -29,6 +29,7 @@ from exporter.server.asgi import Application
 from exporter.server.flask_app import create_app
 from exporter.server.notifications import MAX_FIRING, Alert, Inbox
 from exporter.server.pages.incidents import group_alerts
+from exporter.server.pages.model_rows import MACHINE_THRESHOLD, machine_figures
 from exporter.server.scrapes import MAX_SERVERS, TIMEOUT_HEADER, Scrapes
 from exporter.server.web_config import WebConfig
 
@@ -350,6 +351,7 @@ RULES = {
                     "for": "1h",
                     "labels": {"severity": "warning", "layer": "system", "model": "loans"},
                 },
+                {"alert": "Own", "expr": "vector(1)", "for": "1h", "labels": {"layer": "business", "severity": "info"}},
                 {"alert": "KubeNodeNotReady", "expr": "vector(1)", "labels": {"severity": "critical"}},
             ],
         }
@@ -379,7 +381,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
     with prometheus(tmp_path, f"127.0.0.1:{served.port}") as (url, program):
         write_config(tmp_path, {**CONFIG, "prometheus_url": url})
         assert served.post("/-/reload", b"").status == 200
-        page = eventually(lambda: when(served, "1 alert firing, 1 pending"), 20)
+        page = eventually(lambda: when(served, "1 alert firing, 2 pending"), 20)
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
         ask(f"{url}/-/reload", b"")
@@ -389,16 +391,17 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "loans: 95th percentile 0.8 s" in text
         assert '<article class="alert pending">' in page
         assert "<span>critical, 1 pending</span>" in page
+        assert re.search('<li class="pending"><b>Business</b>\\s*<span>no alert, 1 pending</span>', page)
         assert "KubeNodeNotReady" not in page
         served.post("/v1/notifications", notification(alert("A", "critical", "data")))
-        assert "1 alert firing, 1 pending" in served.get("/").text, "Prometheus is the truth"
+        assert "1 alert firing, 2 pending" in served.get("/").text, "Prometheus is the truth"
         served.post("/-/reload", b"")
         assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
         program.kill()
         page = eventually(lambda: when(served, "Prometheus does not respond."), 20)
         assert "cannot be reached (Connection refused)" in page
         assert "What is shown is from its last response" in page
-        assert "1 alert firing, 1 pending" in page
+        assert "1 alert firing, 2 pending" in page
         (tmp_path / "rules.yml").write_text("groups: []\n")
         shutil.rmtree(tmp_path / "data")
         program.start()
@@ -452,7 +455,8 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     assert list(rows) == ["alerted", "failing", "slow", "bare", "calm"]
     text = {name: re.sub(r"<[^>]+>", " ", row).replace("\N{NO-BREAK SPACE}", " ") for name, row in rows.items()}
     assert re.search(r'marked critical">50.%<small>above 25.%', rows["failing"])
-    assert re.search(r'marked warning">2.\d*.s<small>above 0.5.s', rows["slow"])
+    assert re.search(r'marked warning">1–2.5.s<small>above 0.5.s', rows["slow"]), "nothing else is known of one value"
+    assert re.search(r'class="number">0.005–0.01.s<', rows["calm"])
     assert "marked" not in rows["calm"]
     assert '<span class="status warning">warning</span>' in rows["alerted"]
     assert "no profile: drift is not measured" in text["calm"]
@@ -461,6 +465,15 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     assert 'data-label="Confident, 1 h" class="number">–<' in rows["bare"], "it sends no confidence"
     assert 'data-label="p95, 5 min" class="number">–<' in rows["bare"]
     assert "No prediction since the exporter started: quiet." in source
+
+
+def test_a_busy_machine_is_marked() -> None:
+    """The use of the processor or memory beyond the threshold of its alert is marked; an unknown one is a dash."""
+    figures = machine_figures({"model_system_cpu_utilization_ratio": 0.951})
+    text = {name: figure.text.replace("\N{NO-BREAK SPACE}", " ") for name, figure in figures.items()}
+    assert text == {"CPU": "95.1 %", "memory": "–"}
+    assert [figure.severity for figure in figures.values()] == ["warning", ""]
+    assert machine_figures({"model_system_cpu_utilization_ratio": MACHINE_THRESHOLD})["CPU"].severity == ""
 
 
 def test_many_calm_models_are_folded(served: Served) -> None:

@@ -30,12 +30,18 @@ def number(value: float) -> str:
 
 def percent(part: float) -> str:
     """
-    Format a share with three digits.
+    Format a share with three digits, or more where it would look like all.
 
-    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.13894, 0.01, math.nan)]
-    ['13.9 %', '1 %', '–']
+    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.13894, 0.01, 1, math.nan)]
+    ['13.9 %', '1 %', '100 %', '–']
+    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.9994, 0.9996, 0.99999, 0.9999999)]
+    ['99.9 %', '99.96 %', '99.999 %', 'over 99.999 %']
     """
-    return "–" if math.isnan(part) else f"{100 * part:.3g}\N{NO-BREAK SPACE}%"
+    if math.isnan(part):
+        return "–"
+    texts = (f"{100 * part:.{digits}g}" for digits in (3, 4, 5))
+    text = next((text for text in texts if part >= 1 or float(text) < 100), "over 99.999")
+    return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def share(part: float) -> str:

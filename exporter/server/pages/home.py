@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ from exporter.server.elapsed import ago, parse_time
 from exporter.server.notifications import Alert, Inbox
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity, group_alerts
-from exporter.server.pages.model_rows import model_rows
+from exporter.server.pages.model_rows import MIN_CORRECTIONS, machine_figures, model_rows
 
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
@@ -77,11 +76,12 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
             links=exporter.config.links,
             last=inbox.last()[:MAX_NOTIFICATIONS],
-            machine=exporter.exposition.machine(),
+            machine=machine_figures(exporter.exposition.machine()),
             outputs=OUTPUTS,
             drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
             pending_corrections=_pending(exporter),
-            nan=math.nan,
+            min_corrections=MIN_CORRECTIONS,
+            dashboard=uid if re.fullmatch(r"[\w-]{1,40}", uid := request.args.get("dashboard", "")) else None,
         )
 
     @routes.get("/d/<uid>")
@@ -90,7 +90,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
         if grafana := exporter.config.links.grafana:
             return redirect(f"{grafana.rstrip('/')}/d/{quote(uid)}?{query}", 303)
         if uid != "model-data":
-            return redirect(url_for("pages.home"), 303)
+            return redirect(url_for("pages.home", dashboard=uid), 303)
         chosen = {name: request.args.get(f"var-{name}", "") for name in ("model", "version", "feature")}
         return redirect(f"{url_for('drift.page')}?{urlencode({k: v for k, v in chosen.items() if v})}", 303)
 

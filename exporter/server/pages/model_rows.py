@@ -18,7 +18,9 @@ from exporter.server.pages.incidents import SEVERITIES, alert_severity
 UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
 MIN_CORRECTIONS = 3
-"""Corrections in an hour that ModelCorrectionRatioHigh needs."""
+"""Corrections in an hour that ModelCorrectionRatioHigh needs, as its rule has it."""
+MACHINE_THRESHOLD = 0.9
+"""The share above which ModelHostCpuHigh and ModelHostMemoryHigh become pending, as their rules have it."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
         state=state,
         requests=recent.requests,
         errors=_above(percent(recent.error_ratio), recent.error_ratio, model, "ModelErrorRatioHigh", "critical"),
-        latency=_above(seconds(recent.latency), recent.latency, model, "ModelLatencyHigh", "warning"),
+        latency=_above(_latency(recent), recent.latency, model, "ModelLatencyHigh", "warning"),
         profiled=monitor.binner is not None,
         window=window,
         worst=drift,
@@ -133,6 +135,24 @@ def _above(text: str, value: float, model: ModelConfig, alert: str, severity: st
         return Figure(text)
     limit = seconds(threshold) if alert == "ModelLatencyHigh" else percent(threshold)
     return Figure(text, severity, f"above {limit}", value / threshold if threshold else math.inf)
+
+
+def machine_figures(gauges: Mapping[str, float]) -> dict[str, Figure]:
+    """Return the use of the processor and of the memory, given the machine's gauges by name."""
+    figures = {}
+    for name, gauge in (("CPU", "cpu"), ("memory", "memory")):
+        value = gauges.get(f"model_system_{gauge}_utilization_ratio", math.nan)
+        marked = ("warning", f"above {percent(MACHINE_THRESHOLD)}") if value > MACHINE_THRESHOLD else ()
+        figures[name] = Figure(percent(value), *marked)
+    return figures
+
+
+def _latency(recent: Recent) -> str:
+    """Return the 95th percentile, or the bounds between which it lies where nothing more is known."""
+    if recent.latency_bucket is None:
+        return seconds(recent.latency)
+    low, high = recent.latency_bucket
+    return f"{low:g}–{seconds(high)}" if low else f"below {seconds(high)}"
 
 
 def _corrected(recent: Recent, model: ModelConfig) -> Figure:
