@@ -7,6 +7,7 @@
     │   └── ProfileError     a training profile is wrong or foreign
     ├── BatchError           rows of a batch job cannot be read, sent or pushed
     ├── CompareError         there is no data of what is to be compared
+    │   └── NoPairError      there are no two versions that served together
     ├── EventError           an event that arrived is wrong
     ├── PrometheusError      Prometheus cannot be reached, or reports an error
     ├── QueueFullError       no room left: try again later
@@ -36,6 +37,10 @@ class BatchError(ExporterError):
 
 class CompareError(ExporterError):
     """There is no data of what is to be compared; the text says what to do."""
+
+
+class NoPairError(CompareError):
+    """There are no two versions that served at the same time, so that only periods can be compared."""
 
 
 class PrometheusError(ExporterError):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from exporter.comparison.counts import utc_time
 from exporter.comparison.measures import Comparison, Measure, Side
-from exporter.stats.intervals import CONFIDENCE, Interval, excludes_zero
+from exporter.stats.intervals import CONFIDENCE, Difference, Interval, excludes_zero
 
 
 def titles(comparison: Comparison) -> tuple[str, str]:
@@ -130,14 +130,11 @@ def sentence(comparison: Comparison, measure: Measure) -> str:
     old, new = wording.value(measure.before.value), wording.value(measure.after.value)
     if measure.features:
         old, new = (f"{value} in {name}" for value, name in zip((old, new), measure.features, strict=True))
-    value, interval = measure.difference.value, measure.difference.interval
-    if value < 0:
-        value, interval = -value, Interval(-interval.high, -interval.low)
-    size = f"the difference of {wording.number(value)}{wording.unit} ({interval_text(wording, interval)})"
+    size = f"the difference of {difference_text(wording, measure.difference)}"
     if measure.significant:
         verb = wording.more if measure.difference.value > 0 else wording.less
         return f"{after} {verb}: {new}{wording.of} against {old}; {size} is statistically significant."
-    doubt = _doubt(comparison, measure, interval)
+    doubt = _doubt(comparison, measure, measure.difference.interval)
     return f"{wording.title.capitalize()}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
 
 
@@ -161,6 +158,12 @@ def _why_unknown(comparison: Comparison, measure: Measure) -> str:
         "correction_ratio": "nobody gave feedback, or no prediction was confident",
         "worst_drift_nats": "no feature with a training profile was observed on both sides",
     }[measure.name]
+
+
+def difference_text(wording: Wording, difference: Difference) -> str:
+    """Return a difference and its interval as text, with the sign of both."""
+    value, interval = difference.value, difference.interval
+    return f"{'+' if value > 0 else ''}{wording.number(value)}{wording.unit} ({interval_text(wording, interval)})"
 
 
 def interval_text(wording: Wording, interval: Interval) -> str:

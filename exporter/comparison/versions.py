@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exporter.errors import CompareError
+from exporter.errors import CompareError, NoPairError
 from exporter.validation import preview, suggestion
-
-TWO_PERIODS = "compare two periods with --before-from and --after-from of model-exporter compare"
 
 
 def choose(model: str, names: Sequence[str], before: str | None = None, after: str | None = None) -> tuple[str, str]:
@@ -26,7 +24,9 @@ def choose(model: str, names: Sequence[str], before: str | None = None, after: s
     Raises
     ------
     CompareError
-        When a version is not known, or there are not two.
+        When a version is not known.
+    NoPairError
+        When there are not two.
 
     Examples
     --------
@@ -45,17 +45,13 @@ def choose(model: str, names: Sequence[str], before: str | None = None, after: s
         before = names[index - 1] if index else None
     if before is None or after is None:
         known = ", ".join(map(preview, names))
-        raise CompareError(
-            f"there is no other version of {preview(model)} to compare with: only {known} is known; {TWO_PERIODS}"
-        )
+        raise NoPairError(f"there is no other version of {preview(model)} to compare with: only {known} is known")
     if before == after:
-        raise CompareError(f"before and after are the same version {preview(after)}; {TWO_PERIODS}")
+        raise NoPairError(f"before and after are the same version {preview(after)}")
     return before, after
 
 
-def never_together(model: str, before: str, after: str, where: str = "") -> CompareError:
+def never_together(model: str, before: str, after: str, where: str = "") -> NoPairError:
     """Return the error for two versions that never served at the same time."""
-    return CompareError(
-        f"versions {preview(before)} and {preview(after)} of {preview(model)} never served at the same time{where}; "
-        f"{TWO_PERIODS}"
-    )
+    versions = f"{preview(before)} and {preview(after)} of {preview(model)}"
+    return NoPairError(f"versions {versions} never served at the same time{where}")

@@ -277,7 +277,7 @@ def test_two_versions_are_compared_by_exact_counts(prometheus: str) -> None:
     assert corrections["verdict"] == errors["verdict"] == "better"
     assert corrections["sentence"] == (
         "Version 2 is corrected less often: 0.31 % of confident predictions against 3.1 %; "
-        "the difference of 2.8 points (2.0 to 3.7) is statistically significant."
+        "the difference of -2.8 points (-3.7 to -2.0) is statistically significant."
     )
     assert result["measures"]["confident_ratio"]["verdict"] == "not proven"
     # 94 % are at or below 0.25 s; to within chance so may be 95 %, but 90 % may not.

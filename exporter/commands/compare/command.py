@@ -14,7 +14,7 @@ from exporter.comparison.measures import Comparison
 from exporter.comparison.prometheus import compare_periods, compare_shared, default_window, models, versions
 from exporter.comparison.report import document
 from exporter.comparison.versions import choose
-from exporter.errors import CompareError
+from exporter.errors import CompareError, NoPairError
 from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
 
@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
     PrometheusError
         When it cannot be queried.
     """
-    comparison = compare_selected(args, time.time())
+    try:
+        comparison = compare_selected(args, time.time())
+    except NoPairError as error:
+        raise CompareError(f"{error}; compare two periods with --before-from and --after-from") from None
     if args.format == "json":
         print(json.dumps(document(comparison), indent=2, ensure_ascii=False))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.comparison.measures import Comparison, Measure
-from exporter.comparison.report import WORDINGS, interval_text, minutes, sentences, summary, titles
+from exporter.comparison.report import WORDINGS, difference_text, interval_text, minutes, sentences, summary, titles
 
 
 def table(comparison: Comparison) -> str:
@@ -30,7 +30,5 @@ def _table_row(measure: Measure) -> tuple[str, ...]:
     ]
     change = ""
     if measure.difference:
-        value, interval = measure.difference.value, measure.difference.interval
-        sign, text = "+" if value > 0 else "", interval_text(wording, interval)
-        change = f"{sign}{wording.number(value)}{wording.unit} ({text}), {measure.verdict}"
+        change = f"{difference_text(wording, measure.difference)}, {measure.verdict}"
     return (wording.title, *cells, change)
