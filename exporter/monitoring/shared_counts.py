@@ -230,10 +230,10 @@ class _Model:
         serving = [v for v in self.versions() if now - self._served_at.get(v, -np.inf) <= GAP_SECONDS and v in monitors]
         if len(serving) < 2:
             return
-        wanted = set(itertools.combinations(serving[-MAX_SERVING:], 2))
+        pairs = itertools.combinations(serving[-MAX_SERVING:], 2)
+        # A pair of an older process may have the versions in another order: it goes on.
+        wanted = {key[::-1] if key[::-1] in self.pairs else key for key in pairs}
         for before, after in sorted(wanted - self.pairs.keys(), key=lambda key: serving.index(key[1])):
-            if (after, before) in self.pairs:
-                continue
             if len(self.pairs) >= MAX_PAIRS:
                 unwanted = self.pairs.keys() - wanted
                 del self.pairs[min(unwanted, key=lambda key: self.pairs[key].end)]

@@ -15,7 +15,7 @@ from exporter.monitoring.counters import TOTALS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.pair_snapshots import SEPARATOR, decode, encode, restore
 from exporter.monitoring.registry import OTHER_VERSION, MonitorRegistry
-from exporter.monitoring.shared_counts import MAX_PAIRS, MAX_SERVING, SharedCounts
+from exporter.monitoring.shared_counts import MAX_PAIRS, MAX_SERVING, Pair, SharedCounts, Side, totals_size
 from exporter.monitoring.shared_time import GAP_SECONDS, STEP_SECONDS, SharedTime
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
@@ -158,6 +158,21 @@ def test_the_number_of_pairs_is_bounded() -> None:
     assert {key[1:] for key in scene.shared.read(encode)} == {
         (a, b) for a in newest_versions for b in newest_versions if int(a) < int(b)
     }
+
+
+def test_a_pair_in_the_other_order_makes_no_room() -> None:
+    """A pair of an older process whose versions appeared in another order is counted; pairs that end later go first."""
+    scene = Scene(max_versions=100)
+    sides = [Side(version, WALL - 1000, None, np.zeros(totals_size(None))) for version in "21"]
+    sides[1].appeared -= 1
+    scene.shared.put("m", Pair(*sides, start=WALL - 900, end=WALL - 800, seconds=60.0))
+    for number in range(1, MAX_PAIRS):
+        gone = [Side(f"gone{number}{side}", WALL - 5000, None, np.zeros(totals_size(None))) for side in "ab"]
+        scene.shared.put("m", Pair(*gone, start=WALL - 700, end=WALL - 600 + number, seconds=60.0))
+    scene.step(v1=1, v2=1, v3=1)
+    kept = {key[1:] for key in scene.shared.read(encode)}
+    assert ("2", "1") in kept
+    assert len(kept) == MAX_PAIRS - 2, "two pairs with version 3 have begun, and have no counts yet"
 
 
 def test_a_version_with_another_profile_is_compared_anew() -> None:
