@@ -16,7 +16,7 @@ import msgspec
 
 from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.datasets.redaction import redacted_pages
-from exporter.errors import StoreError
+from exporter.errors import StoreError, StoreFullError
 from exporter.features.extract import scalar_text
 from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted_examples
@@ -84,7 +84,7 @@ def make_release(
     BusyError
         When another release is being made.
     StoreError
-        When the database fails.
+        When the database fails, or has no room for a new release.
     """
     if not _lock.acquire(blocking=False):
         raise BusyError("another release is being made; try again when it is done")
@@ -100,13 +100,18 @@ def _make(
 ) -> PublishResult:
     build, lineage = uuid.uuid4().hex, _Lineage(hold_back)
     result: PublishResult | None = None
+    refused: StoreFullError | None = None
+
+    def write(number: int, data: bytes) -> None:
+        nonlocal refused
+        if refused is None:
+            try:
+                store.execute(lambda connection, _: releases.write_chunk(connection, build, number, data), len(data))
+            except StoreFullError as error:  # the same release may exist: its hash will tell
+                refused = error
+
     try:
-        sha256, size = write_content(
-            _encode(store, model, redacted, lineage),
-            lambda number, data: store.execute(
-                lambda connection, _: releases.write_chunk(connection, build, number, data), len(data)
-            ),
-        )
+        sha256, size = write_content(_encode(store, model, redacted, lineage), write)
         if not lineage.examples:
             exception = " except what is held back" if lineage.holds_back else ""
             raise EmptyError(f"nothing of {model} is accepted{exception}: review its corrections first")
@@ -122,7 +127,7 @@ def _make(
             "lineage": msgspec.json.encode(lineage.document()).decode(),
             "build": build,
         }
-        result = releases.publish(store, values)
+        result = releases.publish(store, values, refused)
         if result.conflict == "content" and name is None:  # the existing release has a name of its own
             result = result._replace(conflict="")
     finally:

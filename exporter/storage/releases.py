@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.errors import StoreError
+from exporter.errors import StoreError, StoreFullError
 from exporter.storage.schema import feedback, release_chunks, releases
 from exporter.storage.store import Store
 
@@ -52,7 +52,7 @@ def write_chunk(connection: sa.Connection, build: str, number: int, data: bytes)
         connection.execute(release_chunks.insert().values(values))
 
 
-def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
+def publish(store: Store, values: Mapping[str, Any], refused: StoreFullError | None = None) -> PublishResult:
     """Make a release of written chunks, unless there is one of the same content or name already.
 
     Parameters
@@ -61,6 +61,8 @@ def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
         The store with the chunks.
     values
         The row without ``seq`` and ``marked``.
+    refused
+        Why a chunk was not written; raised if there is no such release yet.
 
     Raises
     ------
@@ -79,11 +81,14 @@ def publish(store: Store, values: Mapping[str, Any]) -> PublishResult:
         same_name: Any = connection.execute(by_name).mappings().first()
         if same_name is not None:
             return PublishResult(same_name, new=False, conflict="name")
+        if refused:
+            raise refused
+        store.size.require(connection, len(values["lineage"]))
         connection.execute(releases.insert().values(**values, marked=False))
         row: Any = connection.execute(by_content).mappings().one()
         return PublishResult(row, new=True)
 
-    return store.execute(write, len(values["lineage"]))
+    return store.execute(write)
 
 
 def read_chunks(reading: Callable[[], AbstractContextManager[sa.Connection]], row: Row) -> Iterator[bytes]:

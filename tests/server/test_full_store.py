@@ -37,23 +37,40 @@ def described(number: int, size: int) -> dict[str, Any]:
 @pytest.fixture
 def full(tmp_path: Path, database: str) -> Iterator[Served]:
     """An exporter with two corrections, one waiting for its prediction, and feedback that leaves no room for more."""
-    write_config(tmp_path, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
-    server = Served(tmp_path).start()
+    yield from serve(tmp_path, database)
+
+
+@pytest.fixture
+def full_with_release(tmp_path: Path, database: str) -> Iterator[Served]:
+    """The same, with a release of the accepted correction."""
+    yield from serve(tmp_path, database, release="first")
+
+
+def serve(folder: Path, database: str, release: str = "") -> Iterator[Served]:
+    write_config(folder, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
+    server = Served(folder).start()
     try:
+        prepare(server)
+        if release:
+            assert server.post("/v1/dataset/releases", {"model": "credit", "name": release}).status == 201
         fill(server)
         yield server
     finally:
         server.stop()
 
 
-def fill(server: Served) -> None:
-    """Store what the tests need, and then feedback until none is accepted."""
+def prepare(server: Served) -> None:
+    """Store what the tests need."""
     for name in ("accepted", "pending"):
         predict(server, name)
         eventually(lambda name=name: correct(server, prediction_id=name).json["joined"])
     assert correct(server, prediction_id="late").json["joined"] is False
     decided = decide(server, "accepted")
     assert decided.status == 200, decided.text
+
+
+def fill(server: Served) -> None:
+    """Store feedback until none is accepted."""
     number = 0
     for size in SIZES:
         while (answer := correct(server, **described(number, size))).status == 201:
@@ -89,6 +106,19 @@ def test_decisions_and_releases_are_refused(full: Served) -> None:
     assert full.get("/v1/dataset/releases").json["releases"] == []
     assert full.get("/-/ready").status == 200
     assert set(full.samples("model_exporter_store_errors_total").values()) == {0}
+
+
+def test_a_repeated_release_needs_no_room(full_with_release: Served) -> None:
+    """The same examples again are the release that exists, or a conflict with its name."""
+    (release,) = full_with_release.get("/v1/dataset/releases").json["releases"]
+    for body in ({"model": "credit", "name": "first"}, {"model": "credit"}):
+        answer = full_with_release.post("/v1/dataset/releases", body)
+        assert (answer.status, answer.json) == (200, release)
+    answer = full_with_release.post("/v1/dataset/releases", {"model": "credit", "name": "second"})
+    assert (answer.status, answer.json["release"]) == (409, release)
+    content = full_with_release.get(f"/v1/dataset/releases/{release['id']}", Accept="application/x-ndjson")
+    assert content.status == 200
+    assert len(content.text.splitlines()) == 1
 
 
 def test_a_late_prediction_joins_without_its_inputs(full: Served) -> None:
