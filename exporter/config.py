@@ -233,7 +233,8 @@ def _check_document(document: Any, where: str) -> Any:
         _check_mapped_names(models)
         _check_url(document.get("external_url"), ("external_url",))
         _check_url(document.get("prometheus_url"), ("prometheus_url",), _PROMETHEUS_PASSWORD, "http://127.0.0.1:9090")
-        _check_url(_mapping(document, "links").get("grafana"), ("links", "grafana"))
+        for name, example in _LINK_EXAMPLES.items():
+            _check_url(_mapping(document, "links").get(name), ("links", name), example=example)
         _check_store(_mapping(document, "store"))
     except _InvalidError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -327,6 +328,11 @@ def _check_mapped_names(models: _Models) -> None:
 
 
 _SHOWN = "metrics, alerts and pages show it"
+_LINK_EXAMPLES = {
+    "prometheus": "https://prometheus.example.org",
+    "alertmanager": "https://alertmanager.example.org",
+    "grafana": "https://grafana.example.org",
+}
 _PROMETHEUS_PASSWORD = "set PROMETHEUS_USER and PROMETHEUS_PASSWORD_FILE in the environment"  # noqa: S105 (no password)
 
 
