@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,12 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def running(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
     """The service on a real port: its URL, its incidents and its client."""
+    with serving(directory, exporter) as service:
+        yield service
+
+
+@contextmanager
+def serving(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
     versions, incidents = Versions(directory, lambda v: Client(exporter.url, "digits", v, interval=0.01)), Incidents(1)
     app = service.create_app(versions, incidents)
     server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
@@ -283,6 +291,37 @@ def test_users_correct_wrong_answers(
     events = exporter.events("/v1/events")
     assert len(events) == traffic.counts["confident"] // DIGITS_OF_A_SHEET > 0
     assert {event["event"] for event in events} == {model.EVENT}
+
+
+def test_business_events_name_the_version(directory: Path, exporter: Exporter, tmp_path: Path) -> None:
+    """A sheet counts for the version that read its last digit."""
+    folder = tmp_path / "demo"
+    shutil.copytree(directory, folder)
+    shutil.copy(folder / "model.joblib", folder / "model-2.joblib")
+    with serving(folder, exporter) as (url, _, monitor):
+        client = HttpClient(exporter.url, "--exporter")
+        traffic = Traffic(url, monitor, *model.held_out(folder), rate=200, exporter=client, seed=1)
+        traffic.start()
+        assert eventually(lambda: {event["version"] for event in exporter.events("/v1/events")} == {"1", "2"}, 15)
+        traffic.stop()
+
+
+def test_the_files_of_an_earlier_demo_are_made_again(directory: Path, tmp_path: Path) -> None:
+    """A folder without the devices of the images is prepared again, and its configuration is kept."""
+    folder = tmp_path / "demo"
+    shutil.copytree(directory, folder)
+    said: list[str] = []
+    model.ensure(folder, said.append)
+    assert said == []
+    with np.load(folder / "training.npz") as data:
+        older = {name: data[name] for name in data if name != "device"}
+    np.savez_compressed(folder / "training.npz", **older)
+    (folder / "exporter.yml").write_text("models: [{name: digits}]  # mine")
+    model.ensure(folder, said.append)
+    assert "earlier version of the demo; its exporter.yml is exporter.yml.old now" in said[1]
+    assert (folder / "exporter.yml.old").read_text().endswith("# mine")
+    assert model.prepared(folder)
+    assert config.load(folder / "exporter.yml").models[0].events == (model.EVENT,)
 
 
 def test_held_back_teachers_can_be_excluded(directory: Path) -> None:

@@ -137,6 +137,10 @@ def test_plain_output_reports_readiness_targets_layers_and_demo(running: Stack) 
     output = running.says("business: ")
     assert re.search(r"system: .* requests/s, .* errors, p95 .* s, CPU \d+%, memory \d+%", output)
     assert re.search(r"data: worst KL ", output)
+    (off,) = re.findall("^Alertmanager: off, .*$", output, re.M)
+    assert "E-mail to team, team-info, stakeholders; Slack to team; Webhook to pager" in off
+    last = output.partition("The demo is ready at ")[2].splitlines()[1]
+    assert last.startswith(f"Open http://127.0.0.1:{running.ports['exporter']}/ in a browser.")
     assert "demo: healthy for 3m: the service is healthy" in output
     assert "\x1b" not in output
 
@@ -386,7 +390,7 @@ def drawn(
     """The lines of the screen on a terminal of so many columns and lines."""
     console = Console(file=io.StringIO(), width=size[0], height=size[1], force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(render(now, urls or {}, events or [], size[1]))
+        console.print(render(now, urls or {"exporter": "http://127.0.0.1:9877"}, events or [], size[1]))
     return capture.get().splitlines()
 
 
@@ -403,7 +407,7 @@ def test_the_screen_fits_the_terminal(size: tuple[int, int]) -> None:
     rows = drawn(now, size, dict.fromkeys(NAMES, "http://127.0.0.1:9090"), ["Prometheus ended"] * 5)
     assert len(rows) <= size[1]
     assert max(map(len, rows)) <= size[0]
-    assert rows[-1].startswith("Ctrl-C stops everything")
+    assert rows[-1].startswith("Ctrl-C stops everything. Open http://127.0.0.1:9090/")
     assert any(re.match(r"  and \d+ more", row) for row in rows)
 
 

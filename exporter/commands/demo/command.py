@@ -129,9 +129,7 @@ def _describe(incident: ActiveIncident) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    if not model.prepared(args.directory):
-        _say(f"training the model into {args.directory} ...")
-        model.prepare(args.directory)
+    model.ensure(args.directory, _say)
     with common.stopping(signal.SIGINT, signal.SIGTERM) as stopping, contextlib.ExitStack() as stack:
         exporter = stack.enter_context(_exporter_client(args))
         _wait_until_healthy(exporter, "/-/healthy", stopping, 5, _no_exporter(args))

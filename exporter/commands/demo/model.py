@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -223,8 +224,33 @@ def forget(directory: Path) -> None:
 
 
 def prepared(directory: Path) -> bool:
-    """Return whether everything that `prepare` writes exists."""
-    return all((directory / name).is_file() for name in FILES)
+    """Return whether everything that `prepare` writes exists, with the devices that earlier versions did not have."""
+    if not all((directory / name).is_file() for name in FILES):
+        return False
+    with np.load(directory / files_of(VERSION).training) as data:
+        return "device" in data
+
+
+def ensure(directory: Path, report: Callable[[str], None]) -> None:
+    """Prepare a folder unless it is prepared; keep the configuration of an earlier version of the demo beside it.
+
+    Raises
+    ------
+    StackError
+        See `prepare`.
+    """
+    if prepared(directory):
+        return
+    report(f"Training the demo's model into {directory} ...")
+    config = directory / CONFIG_FILE
+    if config.is_file():
+        kept = config.with_suffix(".yml.old")
+        try:
+            config.replace(kept)
+        except OSError as error:
+            raise _cannot_write(directory, error) from None
+        report(f"The files there are of an earlier version of the demo; its {CONFIG_FILE} is {kept.name} now.")
+    prepare(directory)
 
 
 def load(directory: Path, version: str = VERSION) -> Classifier:

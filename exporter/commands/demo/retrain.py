@@ -16,6 +16,8 @@ from exporter.errors import StackError
 from exporter.http_client.client import Client
 from exporter.stats.intervals import share
 
+_MORE = "Users of the demo correct many predictions while the camera is dark: see demo --incident=dark"
+
 
 def retrain(directory: Path, exporter: Client, service: Client, say: Callable[[str], None]) -> str:
     """Review, release, train and deploy, and report each step.
@@ -44,14 +46,17 @@ def retrain(directory: Path, exporter: Client, service: Client, say: Callable[[s
         f"the demo reviews, since it knows the true labels: {reviewed['accepted']} corrections accepted, "
         f"{reviewed['rejected']} rejected because the user was wrong, {reviewed['left']} left"
     )
-    release = flywheel.release(exporter)
+    try:
+        release = flywheel.release(exporter)
+    except StackError as error:
+        raise StackError(f"{error}. {_MORE}") from None
     images, labels = training_images(release.examples)
     say(
         f"release {release.name} ({release.sha256[:12]}): {len(release.examples)} examples; "
         f"{len(images)} different images of {', '.join(sorted(set(model.TEACHERS) - model.HELD_BACK))} for training"
     )
     if not len(images):
-        raise StackError("the release has no image to train on: wait for corrections, as in demo --incident=dark")
+        raise StackError(f"the release has no image to train on. {_MORE}")
     old, new = model.versions(directory)[-1], str(int(model.versions(directory)[-1]) + 1)
     with np.load(directory / model.files_of(model.VERSION).training) as first:
         images = np.concatenate([first["image"], images])

@@ -225,5 +225,5 @@ class Scenario:
 
 def _summary(counts: Counter[str], before: Counter[str]) -> str:
     new = {name: counts[name] - before[name] for name in counts}
-    names = ("requests", "failed", "confident", "corrected", "accepted")
-    return ", ".join(f"{new.get(name, 0)} {name}" for name in names)
+    names = {name: name for name in ("requests", "failed", "confident", "corrected")} | {"accepted": "confirmed"}
+    return ", ".join(f"{new.get(name, 0)} {word}" for name, word in names.items())

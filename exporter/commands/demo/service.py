@@ -77,7 +77,7 @@ def _add_predict(app: Flask, versions: Versions, incidents: Incidents) -> None:
         digit = str(classifier.classes_[probabilities.argmax()])
         confidence = float(probabilities.max())
         g.event |= {"prediction": digit, "confidence": confidence}
-        return {"id": g.event["id"], "digit": digit, "confidence": confidence}
+        return {"id": g.event["id"], "version": g.served.version, "digit": digit, "confidence": confidence}
 
 
 def _add_versions(app: Flask, versions: Versions) -> None:

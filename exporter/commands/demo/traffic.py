@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.client import Monitor
-from exporter.commands.demo.model import EVENT, NAME, TEACHERS, VERSION, Images, device, teacher
+from exporter.commands.demo.model import EVENT, NAME, TEACHERS, Images, device, teacher
 from exporter.errors import ExporterError
 from exporter.http_client.client import Client
 
@@ -146,6 +146,7 @@ class Traffic:
             response = self._service.request("POST", "/predict", json=self._request(index))
             answer = json.loads(response.body)
             prediction_id, digit, confident = answer["id"], answer["digit"], answer["confidence"] >= CONFIDENT
+            version = answer["version"]
         except (ExporterError, ValueError, LookupError, TypeError):  # no response, or one without a prediction
             self._count(requests=1, failed=1)
             return
@@ -153,7 +154,7 @@ class Traffic:
             self._slots.release()
         self._count(requests=1, confident=int(confident))
         if confident:
-            self._read_digit()
+            self._read_digit(version)
         right = digit == str(self._labels[index])
         if confident and self._random.random() < (CONFIRMS_RIGHT if right else CORRECTS_WRONG):
             self._schedule_feedback(index, prediction_id, digit)
@@ -161,15 +162,15 @@ class Traffic:
     def _request(self, index: int) -> dict[str, object]:
         return {"image": self._images[index].tolist(), "device": device(index)}
 
-    def _read_digit(self) -> None:
-        """Send the business event when all digits of a sheet were read, until the exporter refuses it."""
+    def _read_digit(self, version: str) -> None:
+        """Send the business event when a version has read the last digit of a sheet, until the exporter refuses it."""
         with self._lock:
             self._digits += 1
             exporter = self._exporter if self._digits % DIGITS_OF_A_SHEET == 0 else None
         if exporter is None:
             return
         with contextlib.suppress(ExporterError):
-            event = {"event": EVENT, "model": NAME, "version": VERSION}
+            event = {"event": EVENT, "model": NAME, "version": version}
             if exporter.request("POST", "/v1/events", json=event).status == 400:  # an older configuration
                 self._exporter = None
 

@@ -134,6 +134,7 @@ class _Supervisor:
                 return False
             seconds = time.monotonic() - started
             print_line(f"{child.program.title} is ready at {child.program.url} ({seconds:.1f} s)")
+        print_line(f"Open {self.children[0].program.url}/ in a browser. Ctrl-C stops everything.")
         return True
 
     def _start(self, child: Child) -> None:

@@ -165,7 +165,10 @@ def render(snapshot: Snapshot, urls: dict[str, str], events: list[str], height: 
     head.append(_targets(snapshot))
     head += [_line(f"{layer:8} {values}") for layer, values in layers(snapshot)]
     head += [_line(f"{name} does not respond") for name in snapshot.unreachable]
-    foot = [*[_line(f"! {event}") for event in events[-2:]], _line("Ctrl-C stops everything")]
+    foot = [
+        *[_line(f"! {event}") for event in events[-2:]],
+        _line(f"Ctrl-C stops everything. Open {urls['exporter']}/"),
+    ]
     demo = Table.grid(padding=(0, 1))
     demo.add_column(width=8)
     demo.add_row("demo", "\n".join(map(_without_time, snapshot.demo[-2:])))

@@ -92,9 +92,7 @@ class Plan:
         ExporterError
             When something cannot be read or written.
         """
-        if not model.prepared(self.directory / "demo"):
-            report(f"Training the demo's model into {self.directory / 'demo'} ...")
-            model.prepare(self.directory / "demo")
+        model.ensure(self.directory / "demo", report)
         try:
             model.link(self.directory / "demo", f"http://{self.addresses['prometheus']}", self._links(grafana))
             self._write_alertmanager(report)
@@ -117,8 +115,9 @@ class Plan:
         target.parent.mkdir(parents=True, exist_ok=True)
         inbox = f"http://{self.addresses['exporter']}/v1/notifications"
         source = self.source / "alertmanager" / "alertmanager.yml"
-        for line in receivers.write(source, target, inbox=inbox, smarthost=self.smarthost):
-            report(f"Alertmanager: {line}")
+        if off := receivers.write(source, target, inbox=inbox, smarthost=self.smarthost):
+            listed = "; ".join(receiver.receivers for receiver in off)
+            report(f"Alertmanager: off, for lack of a secret or of a mail server: {listed}. See docs/notifications.md.")
 
     def _write_prometheus(self) -> None:
         """Link to the files of the checkout, so that a reload applies an edit, and write this stack's targets."""

@@ -11,7 +11,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,6 +21,16 @@ from exporter.yaml_file import load_yaml
 _INBOX = "/v1/notifications"  # a webhook with this path is the exporter's inbox
 # The name of an integration in messages, and the prefix of the global settings that it uses.
 _KINDS = {"email_configs": ("E-mail", "smtp_"), "slack_configs": ("Slack", "slack_")}
+
+
+class Off(NamedTuple):
+    """Receivers that are left out, such as ``Slack to team``, and why."""
+
+    receivers: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.receivers} is off: {self.reason}."
 
 
 def _files(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -45,8 +55,8 @@ def _missing(kind: str, integration: dict[str, Any], shared: dict[str, Any], fol
 
 def usable(
     config: dict[str, Any], folder: Path, *, inbox: str, smarthost: str | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the configuration without the receivers that cannot work, and a sentence for each that is off.
+) -> tuple[dict[str, Any], list[Off]]:
+    """Return the configuration without the receivers that cannot work, and these.
 
     Parameters
     ----------
@@ -75,11 +85,11 @@ def usable(
                     off.setdefault((name, reason), []).append(receiver["name"])
                 else:
                     receiver.setdefault(kind, []).append(integration)
-    return config, [f"{name} to {', '.join(who)} is off: {reason}." for (name, reason), who in off.items()]
+    return config, [Off(f"{name} to {', '.join(who)}", reason) for (name, reason), who in off.items()]
 
 
-def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[str]:
-    """Write a copy that works here, with absolute paths; return a sentence for each receiver that is off.
+def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[Off]:
+    """Write a copy that works here, with absolute paths; return the receivers that are off.
 
     Raises
     ------
@@ -117,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    for sentence in off:
-        print(sentence)
+    for receivers in off:
+        print(receivers)
     return 0
 
 
