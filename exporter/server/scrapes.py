@@ -65,8 +65,8 @@ class Scrapes:
         if last is None:
             return Problem(
                 "Prometheus does not scrape this exporter yet",
-                "Alerts on its models cannot fire before. Two scrapes by the same server within two minutes are needed; "
-                "other requests of /metrics do not count.",
+                "Alerts on its models cannot fire until it does. This page needs two scrapes by the same server within "
+                "two minutes; other requests of /metrics do not count.",
             )
         return overdue(now - last)
 

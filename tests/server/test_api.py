@@ -652,9 +652,10 @@ def test_a_link_to_a_dashboard_leads_to_grafana_or_to_a_page(tmp_path: Path) -> 
             answer = client.get(f"/d/{uid}{query}")
             assert (answer.status_code, answer.headers["Location"]) == (303, target)
         exporter.close()
-    assert "the dashboard <code>model-system</code> of Grafana, and no Grafana" in client.get(
-        "/?dashboard=model-system"
-    ).text
+    assert (
+        "the dashboard <code>model-system</code> of Grafana, and no Grafana"
+        in client.get("/?dashboard=model-system").text
+    )
     for other in ("/", "/?dashboard=<b>x</b>"):
         assert "no Grafana is configured" not in client.get(other).text
 

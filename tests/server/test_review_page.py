@@ -95,11 +95,22 @@ def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served)
         "country NL",
     ):
         assert words in page.text.replace("\N{NO-BREAK SPACE}", " "), words
+    (meta,) = re.findall(r'<p class="meta">(.*?)</p>', page.source, re.S)
+    assert "NL" not in meta, "the segment is the input"
     assert "name: redacted, never shown." in page.text
     assert "Ada" not in page.source
     sources = [attrs["src"] or "" for tag, attrs in page.tags if tag == "img"]
     assert re.fullmatch(rf"/v1/corrections/{correction_id}/inputs/photo\.png\?v=[0-9a-f]{{8}}", sources[0])
     assert "training values" not in page.text
+
+
+def test_feedback_without_a_prediction_names_the_verdict_of_the_user(fresh: Served) -> None:
+    """A verdict is not called like the decision of a reviewer."""
+    for name, verdict in (("one", {"verdict": "accepted"}), ("two", {"verdict": "corrected", "label": "no"})):
+        assert fresh.post("/v1/feedback", {"prediction_id": name, "model": "credit", **verdict}).status == 201
+    text = review(fresh, joined="false").text
+    assert "confirmed by the user; the prediction one was not logged" in text
+    assert "corrected by the user; the prediction two was not logged" in text
 
 
 def test_what_training_hardly_saw_is_marked(reviewed: Served) -> None:

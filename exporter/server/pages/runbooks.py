@@ -12,7 +12,7 @@ from flask import Blueprint, abort, render_template
 from exporter.server.alerts import LAYERS
 from exporter.server.application import Exporter
 from exporter.server.notifications import Alert
-from exporter.validation import closest
+from exporter.validation import closest, preview
 
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"
 _ADDRESSES = ("http://127.0.0.1:9877", "http://127.0.0.1:3000")
@@ -49,7 +49,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (path := RUNBOOKS / f"{name}.md").is_file():
             similar = closest(name, (path.stem for path in RUNBOOKS.glob("*.md")))
             hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
-            abort(404, f"there is no runbook for an alert {name}; {hint}")
+            abort(404, f"there is no runbook for an alert {preview(name)}; {hint}")
         text = path.read_text(encoding="utf-8")
         for default, address in zip(_ADDRESSES, exporter.link_addresses(), strict=True):
             text = text.replace(default, address)
