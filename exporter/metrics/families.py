@@ -80,6 +80,29 @@ LABELLED_ESTIMATE = _gauge(
     "model_labelled_estimated_accuracy",
     "Accuracy that the profile's calibration expects of the window's labelled predictions.",
 )
+ESTIMATED_ACCURACY = (
+    _gauge("model_estimated_accuracy", "Share of the window's predictions that are right, estimated without labels."),
+    _gauge("model_estimated_accuracy_lower", "Lower bound of the 95 % interval of the estimated accuracy."),
+    _gauge("model_estimated_accuracy_upper", "Upper bound of the 95 % interval of the estimated accuracy."),
+)
+ESTIMATED_ERROR = (
+    _gauge(
+        "model_estimated_mean_absolute_error",
+        "Mean absolute error of the window's predictions, estimated without labels.",
+    ),
+    _gauge("model_estimated_mean_absolute_error_lower", "Lower bound of the 95 % interval of the estimated error."),
+    _gauge("model_estimated_mean_absolute_error_upper", "Upper bound of the 95 % interval of the estimated error."),
+)
+CONFIDENCE_OBSERVED = _counter(
+    "model_confidence_observations_total", "Confidences by bin of the training profile, for estimated accuracies."
+)
+REFERENCE_ACCURACY = _gauge(
+    "model_reference_accuracy", "Accuracy that goes with a bin of the confidence, by the profile's labelled rows."
+)
+REFERENCE_ACCURACY_OVERALL = _gauge("model_reference_accuracy_overall", "Accuracy on the profile's labelled rows.")
+REFERENCE_ERROR_OVERALL = _gauge(
+    "model_reference_mean_absolute_error_overall", "Mean absolute error on the profile's labelled rows."
+)
 PREDICTION_WINDOW = {
     "kl": _gauge("model_prediction_kl_divergence", "KL divergence of the window's predictions from training, in nats."),
     "noise": _gauge("model_prediction_kl_divergence_noise", _NOISE),

@@ -22,7 +22,13 @@ from exporter.metrics.lines import (
     sample_line,
     series_prefix,
 )
-from exporter.metrics.quality import QualityTemplates, quality_counters, quality_windows
+from exporter.metrics.quality import (
+    QualityTemplates,
+    quality_counters,
+    quality_estimate,
+    quality_windows,
+    reference_quality,
+)
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -95,7 +101,10 @@ class _Templates:
                 ),
             )
             for family, values in ((f.REFERENCE_MEAN, binner.mean), (f.REFERENCE_STDDEV, binner.stddev))
-        ] + [(f.REFERENCE, probability.render(binner.reference.probability[: len(probability)]))]
+        ] + [
+            (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
+            *reference_quality(binner, self.labels),
+        ]
 
     def _bins(self, family: Family) -> LineTemplate:
         binner = self._binner
@@ -193,6 +202,7 @@ def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterat
     for window, stats in monitor.read(now).items():
         for field, family in fields.items():
             yield family, templates.features[field, window].render(getattr(stats, field)[:count])
+        yield from quality_estimate(monitor, templates.quality, window, stats.counts)
         if monitor.binner.copula:
             for family, value in zip(f.MULTIVARIATE, stats.multivariate, strict=True):
                 yield sample_line(family, value, **templates.labels, window=window)

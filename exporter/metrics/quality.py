@@ -16,10 +16,12 @@ from exporter.metrics.lines import (
     sample_line,
     series_prefix,
 )
+from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import DELAY_BUCKETS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.stats.accuracy import Estimate
+from exporter.stats.divergence import Floats
 
 _ABSENT = Estimate(math.nan, math.nan, math.nan)
 _MEASURED = (
@@ -44,10 +46,32 @@ class QualityTemplates:
             family: LineTemplate(series_prefix(family.name, **labels, segment=name) for name in names)
             for family in (f.SEGMENT_LABELLED, f.SEGMENT_CORRECT, f.SEGMENT_ABSOLUTE_ERROR)
         }
+        families = _estimated(monitor.binner)
+        self.estimates = {
+            name: [LineTemplate([series_prefix(family.name, **labels, window=name)]) for family in families]
+            for name in monitor.windows
+        }
+        self.confidences = LineTemplate(
+            series_prefix(f.CONFIDENCE_OBSERVED.name, **labels, bin=label) for label in _calibrated_bins(monitor.binner)
+        )
         self.windows = {
             name: [(family, LineTemplate([series_prefix(family.name, **labels, window=name)])) for family in _MEASURED]
             for name in monitor.quality.rings
         }
+
+
+def _estimated(binner: Binner | None) -> tuple[Family, ...]:
+    """Return the families of what is estimated without labels."""
+    if binner is None or binner.quality is None:
+        return ()
+    return f.ESTIMATED_ACCURACY if binner.quality.kind == "accuracy" else f.ESTIMATED_ERROR
+
+
+def _calibrated_bins(binner: Binner | None) -> list[str]:
+    """Return the labels of the confidence's bins, if the profile knows the accuracy that goes with each of them."""
+    if binner is None or binner.confidence is None or binner.quality is None or not binner.quality.known:
+        return []
+    return binner.targets[binner.confidence].labels() if len(binner.quality.table) else []
 
 
 def quality_counters(monitor: ModelMonitor, templates: QualityTemplates) -> Iterator[FamilyLines]:
@@ -67,6 +91,9 @@ def quality_counters(monitor: ModelMonitor, templates: QualityTemplates) -> Iter
         values += [(f.ABSOLUTE_ERROR, quality.absolute_error), (f.SQUARED_ERROR, quality.squared_error)]
     for family, value in values:
         yield sample_line(family, value, **labels)
+    if len(templates.confidences) and monitor.binner:
+        start = monitor.binner.starts[-1]  # the confidence is the last target
+        yield f.CONFIDENCE_OBSERVED, templates.confidences.render(monitor.observed[start:])
     yield f.LABEL_DELAY, templates.delays.render(histogram_values(quality.delays))
     shown = (True, task != "regression", task != "classification")
     for (family, template), row, is_shown in zip(templates.segments.items(), quality.by_segment, shown, strict=True):
@@ -79,6 +106,39 @@ def quality_windows(monitor: ModelMonitor, templates: QualityTemplates, now: flo
     for name, window in monitor.read_quality(now).items():
         for (family, template), value in zip(templates.windows[name], _measured(window), strict=True):
             yield family, template.render([value])
+
+
+def quality_estimate(
+    monitor: ModelMonitor, templates: QualityTemplates, window: str, counts: Floats
+) -> Iterator[FamilyLines]:
+    """Return the gauges of the quality estimated without labels.
+
+    Parameters
+    ----------
+    monitor, templates
+        The monitor.
+    window
+        Spelling of the window.
+    counts
+        Observations of the window in each bin, shape ``(B,)``.
+    """
+    estimate = monitor.binner.quality.estimate(counts) if monitor.binner and monitor.binner.quality else None
+    if estimate is not None:
+        families = _estimated(monitor.binner)
+        for family, template, value in zip(families, templates.estimates[window], estimate, strict=True):
+            yield family, template.render([value])
+
+
+def reference_quality(binner: Binner | None, labels: dict[str, str]) -> Iterator[FamilyLines]:
+    """Return the lines about the quality on the profile's labelled rows, which never change."""
+    if binner is None or binner.quality is None:
+        return
+    is_accuracy = binner.quality.kind == "accuracy"
+    overall = f.REFERENCE_ACCURACY_OVERALL if is_accuracy else f.REFERENCE_ERROR_OVERALL
+    yield sample_line(overall, binner.quality.overall, **labels)
+    bins = [series_prefix(f.REFERENCE_ACCURACY.name, **labels, bin=label) for label in _calibrated_bins(binner)]
+    if bins:
+        yield f.REFERENCE_ACCURACY, render_lines(bins, binner.quality.table)
 
 
 def _measured(window: WindowQuality) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
 from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
+from exporter.profiles.quality import QualityEstimator
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
@@ -81,6 +82,8 @@ class Binner:
         Correlation of the numeric features; None where the profile has none.
     known_inputs
         Inputs of the profile, and redacted ones.
+    quality
+        Estimates the quality of the predictions from counts; None where the profile was made without labels.
     width
         Length of a row of sums.
     read : callable
@@ -96,6 +99,7 @@ class Binner:
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
         self.prediction = self._add_target(profile.prediction)
         self.confidence = self._add_target(profile.confidence or None)
+        self.quality = QualityEstimator.from_profile(profile, self.names)
         self.quantiles = profile.quantile_array()
         self._index_bins()
         self._index_rows()

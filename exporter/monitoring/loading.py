@@ -9,6 +9,7 @@ from exporter import config as configuration
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.outcome import task_of
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile import load as load_profile
@@ -99,7 +100,10 @@ def _check_segments(where: str, model: ModelConfig, profile: Profile, file: str)
 
 
 def _check_task(where: str, model: ModelConfig, profile: Profile, file: str) -> None:
-    if model.task == "regression" and isinstance(profile.prediction, CategoricalFeature):
+    """Refuse a task that the profile rules out. Numbers may be classes, unless the profile has their errors."""
+    task = task_of(profile)
+    if model.task and task and model.task != task and (profile.quality or task == "classification"):
+        what = "labels" if profile.quality else "predictions"
         raise ConfigError(
-            f"{where}: the predictions in the profile {file} are categories; expected classification, or no task"
+            f"{where}: the {what} in the profile {file} are those of a {task}; expected {task}, or no task"
         )

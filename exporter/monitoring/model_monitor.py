@@ -79,6 +79,7 @@ class ModelMonitor:
             Scorer.of_model(config, binner.profile if binner else None),
             windows or config.quality_window_seconds(),
             self.segments,
+            binner.quality.expected if binner and binner.quality and binner.quality.kind == "accuracy" else None,
         )
         self._windows = Windows(self.windows, binner, self.segments, self.quality)
         self._lock = threading.Lock()

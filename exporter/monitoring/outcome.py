@@ -47,11 +47,10 @@ class Scorer:
 
     @classmethod
     def of_model(cls, config: ModelConfig, profile: Profile | None) -> Scorer:
-        """Return the scorer of a model: its task is the configured one, else what the profile's predictions say."""
+        """Return the scorer of a model: its task is the configured one, else that of the profile."""
         prediction = profile.prediction if profile else None
-        if isinstance(prediction, CategoricalFeature):
-            return cls("classification", prediction.categories)
-        return cls("regression" if config.task is None and prediction else config.task)
+        classes = prediction.categories if isinstance(prediction, CategoricalFeature) else ()
+        return cls(config.task or (task_of(profile) if profile else None), classes)
 
     def is_number(self, prediction: Any) -> bool:
         """Return whether a prediction is a number that may be more or less wrong, and not a class."""
@@ -88,6 +87,15 @@ def _distance(prediction: Any, label: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return distance if distance <= MAX_ERROR else None  # NaN is not
+
+
+def task_of(profile: Profile) -> Task | None:
+    """Return what a profile says about the model: by its labels, else by its predictions; None without any."""
+    if profile.quality:
+        return "classification" if profile.quality.kind == "accuracy" else "regression"
+    if profile.prediction is None:
+        return None
+    return "classification" if isinstance(profile.prediction, CategoricalFeature) else "regression"
 
 
 class LabelNames:

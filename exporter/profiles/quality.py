@@ -80,6 +80,8 @@ class QualityEstimator:
         Whether accuracies or absolute errors are estimated.
     overall
         Accuracy or mean absolute error on the labelled rows.
+    known
+        Whether there are enough labelled rows for an estimate, at least `LEAST_ROWS`.
     table
         Accuracy that goes with each bin of the confidence, shape ``(K,)``; NaN for missing and invalid, and where
         nothing is known. Empty for a regression and without a confidence.
@@ -102,7 +104,7 @@ class QualityEstimator:
         self.table[:-2] = calibrated(rows[:-2], right[:-2])
         parts = self._calibration(layout, rows, right) if self.kind == "accuracy" else self._components(targets, layout)
         labelled = rows[:-2].sum() if self.kind == "accuracy" else quality.sampled
-        self._known = labelled >= LEAST_ROWS
+        self.known = labelled >= LEAST_ROWS
         self._count = parts[0].bins if self.kind == "accuracy" and parts else layout.get(PREDICTION, range(0))
         self._prepare(parts, float(max(labelled, 1)))
         self._watch(targets, layout, parts)
@@ -177,7 +179,7 @@ class QualityEstimator:
         """Return the estimate alone; see `estimate`. NaN where nothing was observed, or with too few labelled rows."""
         chosen = counts[self._count.start : self._count.stop]
         observed = chosen.sum()
-        if not self._known or not observed:
+        if not self.known or not observed:
             return np.nan
         if self.kind == "accuracy":
             return float(chosen @ self._effects / observed)
@@ -204,7 +206,7 @@ class QualityEstimator:
             None without observations, with fewer than `LEAST_ROWS` labelled rows, or where more than half of the
             observations of a target that matters are in bins without labelled rows.
         """
-        observed = float(counts[self._count.start : self._count.stop].sum()) if self._known else 0.0
+        observed = float(counts[self._count.start : self._count.stop].sum()) if self.known else 0.0
         if not observed:
             return None
         unsupported = self._unsupported_share(counts)
@@ -252,7 +254,7 @@ class QualityEstimator:
         ndarray
             Shape ``(n,)``; NaN for a confidence that is not finite, and where there is no calibration.
         """
-        if not self._known or not len(self.table):
+        if not self.known or not len(self.table):
             return np.full(len(confidences), np.nan)
         accuracy = self.table[self._edges.searchsorted(confidences, side="right")]
         return np.where(np.isfinite(confidences), accuracy, np.nan)
