@@ -75,6 +75,18 @@ class Feedback(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     time: _Time | None = None
 
 
+class LabelEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The true label of a prediction, known later.
+
+    Unknown members are ignored, unless they resemble a known one.
+    """
+
+    prediction_id: _Id
+    label: Label = None
+    model: _Name | None = None
+    time: _Time | None = None
+
+
 class BusinessEvent(msgspec.Struct, gc=False):
     """One occurrence of a declared business event, or several."""
 

@@ -32,6 +32,6 @@ def describe(summary: BackupSummary) -> str:
     """Return in words what a verified backup holds."""
     return (
         f"{summary.bytes / 2**20:.1f} MiB, verified: {summary.predictions:,} predictions, "
-        f"{summary.feedback:,} feedback ({summary.pending:,} to review), {summary.releases:,} releases, "
-        f"windows of {summary.windows:,} versions"
+        f"{summary.labels:,} labels, {summary.feedback:,} feedback ({summary.pending:,} to review), "
+        f"{summary.releases:,} releases, windows of {summary.windows:,} versions"
     )

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from exporter.errors import StoreError
 from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.corrections import STATUSES, is_ready_correction
-from exporter.storage.schema import feedback, is_released, is_unjoined
+from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting
 from exporter.storage.timeout import statement_timeout
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
@@ -35,6 +35,8 @@ class ReviewState(msgspec.Struct, frozen=True):
     unjoined, oldest_unjoined
         By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
         the oldest.
+    unjoined_labels
+        Labels whose prediction has not arrived.
     """
 
     pending: dict[str, int]
@@ -43,6 +45,7 @@ class ReviewState(msgspec.Struct, frozen=True):
     accuracy_counts: dict[tuple[str, str], StratumCounts]
     unjoined: dict[str, int]
     oldest_unjoined: dict[str, float]
+    unjoined_labels: int
 
 
 class Backlog:
@@ -113,4 +116,5 @@ def read_state(connection: sa.Connection) -> ReviewState:
         accuracy_counts=accuracy_counts(connection),
         unjoined={row.model or "": row.number for row in unjoined},
         oldest_unjoined={row.model or "": row.oldest for row in unjoined},
+        unjoined_labels=connection.execute(sa.select(sa.func.count()).where(is_waiting)).scalar_one(),
     )

@@ -22,6 +22,7 @@ BUSY_SECONDS = 60
 """How long a backup waits for another program's lock, such as that of a migration."""
 _COUNTS = """SELECT
     (SELECT count(*) FROM predictions),
+    {labels},
     (SELECT count(*) FROM feedback WHERE verdict <> 'sampled'),
     (SELECT count(*) FROM feedback WHERE verdict = 'corrected' AND status = 'pending' AND joined),
     (SELECT count(*) FROM releases),
@@ -36,13 +37,14 @@ class BackupSummary(NamedTuple):
     ----------
     bytes
         The size of its file.
-    predictions, feedback, pending, releases, windows
-        Numbers of predictions, pieces of feedback, corrections that wait for review, releases, and versions with a
-        snapshot of their windows.
+    predictions, labels, feedback, pending, releases, windows
+        Numbers of predictions, labels, pieces of feedback, corrections that wait for review, releases, and versions
+        with a snapshot of their windows.
     """
 
     bytes: int
     predictions: int
+    labels: int
     feedback: int
     pending: int
     releases: int
@@ -104,14 +106,15 @@ def verify(path: Path) -> BackupSummary:
         When something is wrong with it.
     """
     with _explained(f"{path}: is not a backup"), _open(path) as database:
-        _check_schema(path, database)
+        tables = _check_schema(path, database)
         (result,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if result != "ok":
             raise StoreError(f"{path}: is damaged: {result}")
         for name, build, sha256 in database.execute("SELECT name, build, sha256 FROM releases").fetchall():
             if _release_hash(database, build) != sha256:
                 raise StoreError(f"{path}: the content of the release {name} is not that of its hash {sha256}")
-        counts = database.execute(_COUNTS).fetchone()
+        labels = "(SELECT count(*) FROM labels)" if "labels" in tables else "0"  # an older version has none
+        counts = database.execute(_COUNTS.format(labels=labels)).fetchone()
     return BackupSummary(path.stat().st_size, *counts)
 
 
@@ -124,7 +127,8 @@ def _sqlite_path(config: StoreConfig, instead: str) -> Path:
     return path
 
 
-def _check_schema(path: Path, database: sqlite3.Connection) -> None:
+def _check_schema(path: Path, database: sqlite3.Connection) -> set[str]:
+    """Return the names of the tables."""
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not {"schema", "feedback"} <= tables:
         raise StoreError(f"{path}: expected a database of model-exporter, got one without its tables")
@@ -134,6 +138,7 @@ def _check_schema(path: Path, database: sqlite3.Connection) -> None:
             f"{path}: has schema {version}, newer than this version understands; it knows {SCHEMA_VERSION}: use the "
             "newer exporter"
         )
+    return tables
 
 
 def _release_hash(database: sqlite3.Connection, build: str) -> str:

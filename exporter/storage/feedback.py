@@ -172,7 +172,7 @@ class FeedbackRecorder:
             return row | _given(item) | {"predicted": now}
         if prediction is not None:
             return row | prediction_snapshot(prediction, self._redact)
-        self._unjoined.add(item.prediction_id)
+        self._unjoined.ids.add(item.prediction_id)
         return row | _description(item)
 
 

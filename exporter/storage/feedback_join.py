@@ -9,15 +9,11 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
-from exporter.storage.engine import is_shared
-from exporter.storage.prediction_rows import COLUMNS, Rows
+from exporter.storage.prediction_rows import Rows
 from exporter.storage.schema import effective_verdict, feedback, history, label_spellings
 from exporter.storage.size import StoreSize
+from exporter.storage.waiting_ids import WaitingIds, awaited_predictions
 
-MAX_WAITING = 100_000
-"""Identifiers of unjoined feedback kept in memory; with more, the database is queried for each group of predictions."""
-SCANNED = 500
-"""Up to this number of unjoined feedback, all of it is read; with more, a group's own identifiers are looked up."""
 LOOKUP = 500
 """Identifiers that are looked up in one statement."""
 Redact = Callable[[str, str | None], str | None]
@@ -73,29 +69,17 @@ class UnjoinedFeedback:
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
     size
         Tells whether there is room for the inputs.
+
+    Attributes
+    ----------
+    ids : WaitingIds
+        The identifiers of its predictions.
     """
 
     def __init__(self, connection: sa.Connection, redact: Redact, size: StoreSize) -> None:
         self._redact = redact
         self._size = size
-        self._shared = is_shared(connection)
-        query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(MAX_WAITING + 1)
-        # In a shared database other exporters add unjoined feedback, too: it is queried for each group.
-        self._ids = set() if self._shared else set(connection.execute(query).scalars())
-        self._complete = not self._shared and len(self._ids) <= MAX_WAITING
-
-    def add(self, prediction_id: str) -> None:
-        """Remember an identifier for which feedback waits now."""
-        if self._shared:
-            return
-        if len(self._ids) < MAX_WAITING:
-            self._ids.add(prediction_id)
-        else:
-            self._complete = False
-
-    def forget(self, ids: set[str]) -> None:
-        """Forget identifiers once their join is committed."""
-        self._ids -= ids
+        self.ids = WaitingIds(connection, feedback.c.prediction_id, ~feedback.c.joined)
 
     def join(self, connection: sa.Connection, group: Sequence[Rows], counted: list[CountedFeedback]) -> set[str]:
         """Join the feedback that waits for these predictions.
@@ -114,7 +98,7 @@ class UnjoinedFeedback:
         set
             Identifiers of predictions for which no feedback waits any more.
         """
-        predictions = self._awaited(connection, group)
+        predictions = awaited_predictions(connection, group, self.ids)
         ids = list(predictions)
         unmatched: set[str] = set()
         for start in range(0, len(ids), LOOKUP):
@@ -129,20 +113,6 @@ class UnjoinedFeedback:
                 else:
                     counted += self._join_row(connection, row, prediction)
         return predictions.keys() - unmatched
-
-    def _awaited(self, connection: sa.Connection, group: Sequence[Rows]) -> dict[str, list[dict[str, Any]]]:
-        """Return those of the predictions for which feedback may wait, by their identifiers."""
-        if self._complete and not self._ids:
-            return {}
-        ids = {prediction_id for rows in group for prediction_id in rows.ids}
-        awaited = ids & self._ids if self._complete else _waiting_among(connection, ids)
-        predictions: dict[str, list[dict[str, Any]]] = {}
-        for rows in group if awaited else ():
-            for index, prediction_id in enumerate(rows.ids):
-                if prediction_id in awaited:
-                    row = dict(zip(COLUMNS, rows.row(index), strict=True))
-                    predictions.setdefault(prediction_id, []).append(row)
-        return predictions
 
     def _join_row(
         self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]
@@ -167,11 +137,3 @@ class UnjoinedFeedback:
         if row["status"] == "pending":  # what a reviewer decided while it waited stands
             snapshot["verdict"] = current
         connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
-
-
-def _waiting_among(connection: sa.Connection, ids: set[str]) -> set[str]:
-    """Return those of the identifiers for which feedback may wait."""
-    # Usually little feedback waits, and one query finds all of it; else `join` looks the group's identifiers up.
-    query = sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(SCANNED + 1)
-    waiting = connection.execute(query).scalars().all()
-    return ids if len(waiting) > SCANNED else ids.intersection(waiting)

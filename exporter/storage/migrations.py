@@ -71,8 +71,17 @@ def _migrate_to_4(connection: sa.Connection) -> None:
     )
 
 
+def _migrate_to_5(connection: sa.Connection) -> None:
+    """Add the table of labels, which `migrate` creates as it does all new tables."""
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: _migrate_to_2, 3: _migrate_to_3, 4: _migrate_to_4}
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
+    2: _migrate_to_2,
+    3: _migrate_to_3,
+    4: _migrate_to_4,
+    5: _migrate_to_5,
+}
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)
 

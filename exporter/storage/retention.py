@@ -1,4 +1,4 @@
-"""Delete predictions that are too old or too many, and feedback whose prediction never arrived."""
+"""Delete predictions that are too old or too many, old labels, and feedback whose prediction never arrived."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.storage.engine import write_alone
-from exporter.storage.schema import feedback, history, is_unjoined, predictions
+from exporter.storage.schema import feedback, history, is_unjoined, labels, predictions
 from exporter.storage.size import StoreSize, prediction_range
 from exporter.storage.unjoined_log import UnjoinedLog
 from exporter.validation import parse_duration
@@ -81,11 +81,12 @@ class Retention:
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             orphans = _end_waiting(connection, oldest_kept, step)
+            old_labels = _delete_labels(connection, oldest_kept, step)
             self._unjoined_log.write(connection)
         passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
-        return deleted == limit or orphans == step
+        return deleted == limit or step in {orphans, old_labels}
 
     def _surplus(self, connection: sa.Connection) -> int:
         """Estimate how many predictions exceed the maximum size."""
@@ -93,6 +94,13 @@ class Retention:
         if limit is None or used <= limit:
             return 0
         return math.ceil((1 - limit / used) * len(prediction_range(connection)))
+
+
+def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int) -> int:
+    """Delete labels that arrived too long ago, and return their number, at most ``limit``."""
+    oldest = sa.select(labels.c.id).order_by(labels.c.id).limit(limit)
+    is_old = labels.c.id.in_(oldest) & (labels.c.received < oldest_kept)
+    return connection.execute(labels.delete().where(is_old)).rowcount
 
 
 def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> int:

@@ -111,6 +111,29 @@ draws = sa.Table(
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("confident", sa.Integer, nullable=False),
 )
+WAITING = -1
+"""The day of a label whose prediction has not arrived."""
+labels = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("id", Key, primary_key=True, autoincrement=True),
+    # The day of the prediction: a label is looked up where its prediction was found.
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("prediction_id", sa.Text, nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("version", sa.Text),
+    sa.Column("predicted", sa.Float),
+    sa.Column("prediction", sa.Text),
+    sa.Column("confidence", sa.Float),
+    sa.Column("segment", sa.Text),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("loss", sa.Float),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("received", sa.Float, nullable=False),
+    sa.Index("labels_day_prediction", "day", "prediction_id"),
+    sa.Index("labels_loss", "model", "version", "predicted", "loss"),
+)
+is_waiting = labels.c.day == sa.literal_column(str(WAITING))
 confidence_key = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
 """The confidence to order by: databases sort NULL differently."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.

@@ -9,21 +9,24 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Feedback
+from exporter.events import Feedback, LabelEvent
 from exporter.storage.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.storage.database_file import DatabaseLock, database_path
 from exporter.storage.engine import error_message, is_damage, is_shared, open_engine, shown_url
 from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
+from exporter.storage.joins import Counts, Joins
+from exporter.storage.labels import LabelledPrediction, LabelRecorder, LabelsResult, Loss, WaitingLabels, absolute_loss
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import count_damaged, quarantine
@@ -53,6 +56,12 @@ class Store:
         Called at each failed read or write.
     redact
         See `FeedbackRecorder`.
+    on_labelled
+        Called from the writer's thread with the labels that count with a commit, after it.
+    on_unusable
+        Called there with the predictions whose label waited for them and cannot be compared with them.
+    loss
+        Compares labels with predictions.
 
     Attributes
     ----------
@@ -75,8 +84,14 @@ class Store:
         on_counted: Callable[[CountedFeedback], None],
         on_failure: Callable[[], None] = lambda: None,
         redact: Redact = lambda _, inputs: inputs,
+        *,
+        on_labelled: Callable[[Sequence[LabelledPrediction]], None] = lambda _: None,
+        on_unusable: Callable[[Sequence[str]], None] = lambda _: None,
+        loss: Loss = absolute_loss,
     ) -> None:
         self._on_counted = on_counted
+        self._on_labelled = on_labelled
+        self._on_unusable = on_unusable
         self._on_failure = on_failure
         self._config = config
         self._damage: str | None = None
@@ -94,9 +109,11 @@ class Store:
             self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
                 unjoined = UnjoinedFeedback(connection, redact, self.size)
+                labels = WaitingLabels(connection, loss)
             self._recorder = FeedbackRecorder(unjoined, redact, self.size)
+            self._labels = LabelRecorder(labels.ids, self.size, loss)
             retention = Retention(config, self.size)
-            self._writer = Writer(self._engine, retention, unjoined, self._on_commit, self._failed)
+            self._writer = Writer(self._engine, retention, Joins(unjoined, labels), self._on_commit, self._failed)
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
@@ -119,7 +136,7 @@ class Store:
         """
         return self._writer.add(rows)
 
-    def submit(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T], adds: int | None = None) -> Future[_T]:
+    def submit(self, call: Callable[[sa.Connection, Counts], _T], adds: int | None = None) -> Future[_T]:
         """Run a call in the writer's thread, in a transaction; the future has its result once that is on disk.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
@@ -128,8 +145,8 @@ class Store:
         Parameters
         ----------
         call
-            Takes the connection, and a list to which it adds feedback that counts once it is committed. It may run
-            twice: a call with which it shared a commit may have failed.
+            Takes the connection, and counts to which it adds what counts once it is committed. It may run twice: a
+            call with which it shared a commit may have failed.
         adds
             About how many bytes it adds to what is kept; None if it checks that itself, or must not be refused.
 
@@ -144,14 +161,14 @@ class Store:
             When it is already known that nothing will be written.
         """
 
-        def checked(connection: sa.Connection, counted: list[CountedFeedback]) -> _T:
+        def checked(connection: sa.Connection, counts: Counts) -> _T:
             if adds is not None:
                 self.size.require(connection, adds)
-            return call(connection, counted)
+            return call(connection, counts)
 
         return self._writer.submit(checked)
 
-    def execute(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T], adds: int | None = None) -> _T:
+    def execute(self, call: Callable[[sa.Connection, Counts], _T], adds: int | None = None) -> _T:
         """Run a call as `submit` does, and wait for its result.
 
         Raises
@@ -163,11 +180,18 @@ class Store:
 
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""
-        return self.submit(lambda connection, counted: self._recorder.record(connection, items, key, counted))
+        return self.submit(lambda connection, counts: self._recorder.record(connection, items, key, counts.feedback))
 
     def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
         """Record feedback as `submit_feedback` does, and wait for the result; see `execute`."""
         return _result(self.submit_feedback(items, key))
+
+    def record_labels(self, items: Sequence[LabelEvent]) -> LabelsResult:
+        """Record checked labels in one transaction, and wait for the result; see `execute`.
+
+        The writer works on nothing else meanwhile: split many labels in several calls.
+        """
+        return self.execute(lambda connection, counts: self._labels.record(connection, items, counts.labels))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -253,13 +277,18 @@ class Store:
             self._damage = f"the database is damaged: {error_message(error)}"
             log.error("%s: restart the exporter, which sets a damaged file aside", self._damage)
 
-    def _on_commit(self, counted: Iterable[CountedFeedback]) -> None:
+    def _on_commit(self, counts: Counts) -> None:
         self._backlog.invalidate()
-        for item in counted:
+        calls: list[Callable[[], None]] = [partial(self._on_counted, item) for item in counts.feedback]
+        if counts.labels.labelled:
+            calls.append(partial(self._on_labelled, counts.labels.labelled))
+        if counts.labels.unusable:
+            calls.append(partial(self._on_unusable, counts.labels.unusable))
+        for call in calls:
             try:
-                self._on_counted(item)
+                call()
             except Exception:
-                log.exception("feedback was stored and not counted")
+                log.exception("feedback or labels were stored and not counted")
 
 
 def _result(future: Future[_T]) -> _T:

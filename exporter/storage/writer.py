@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage.engine import error_message, is_unavailable, was_committed, write_alone, write_beside
-from exporter.storage.feedback_join import CountedFeedback, UnjoinedFeedback
+from exporter.storage.joins import Counts, Joined, Joins
 from exporter.storage.prediction_buffer import GROUP, PredictionBuffer
 from exporter.storage.prediction_rows import Rows, insert_predictions
 from exporter.storage.retention import Retention
@@ -35,7 +35,7 @@ ROOM_SECONDS = 10.0
 """How long a slow disk may delay the counting of events."""
 
 _T = TypeVar("_T")
-_Job = tuple[Callable[[sa.Connection, list[CountedFeedback]], Any], Future[Any]]
+_Job = tuple[Callable[[sa.Connection, Counts], Any], Future[Any]]
 
 
 class _Group(NamedTuple):
@@ -48,15 +48,15 @@ class _Group(NamedTuple):
     entries
         Entries of the buffer that it holds.
     joined
-        Identifiers of predictions for which no feedback waits any more.
-    counted
-        Feedback that counts with this commit.
+        What no longer waits.
+    counts
+        What counts with this commit.
     """
 
     transaction: int | None
     entries: int
-    joined: set[str]
-    counted: list[CountedFeedback]
+    joined: Joined
+    counts: Counts
 
 
 class Writer:
@@ -68,10 +68,10 @@ class Writer:
         The database.
     retention
         Deletes old rows.
-    unjoined
-        Feedback that came before its prediction.
+    joins
+        What came before its prediction.
     on_commit
-        Called after each commit of calls, and of predictions for which feedback waited, with the feedback that counts.
+        Called after each commit of calls, and of predictions for which something waited, with what counts.
     on_failure
         Called with the error of each failed write.
     """
@@ -80,13 +80,13 @@ class Writer:
         self,
         engine: sa.Engine,
         retention: Retention,
-        unjoined: UnjoinedFeedback,
-        on_commit: Callable[[Iterable[CountedFeedback]], None],
+        joins: Joins,
+        on_commit: Callable[[Counts], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._engine = engine
         self._retention = retention
-        self._unjoined = unjoined
+        self._joins = joins
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._buffer = PredictionBuffer()
@@ -143,7 +143,7 @@ class Writer:
             self._wake.notify_all()
         return 0
 
-    def submit(self, call: Callable[[sa.Connection, list[CountedFeedback]], _T]) -> Future[_T]:
+    def submit(self, call: Callable[[sa.Connection, Counts], _T]) -> Future[_T]:
         """Queue a call; see `Store.submit`."""
         future: Future[_T] = Future()
         with self._wake:
@@ -247,14 +247,14 @@ class Writer:
             future.set_exception(StoreError(f"the database did not store it: {message}"))
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
-        def run(connection: sa.Connection) -> tuple[list[Any], list[CountedFeedback]]:
-            counted: list[CountedFeedback] = []
+        def run(connection: sa.Connection) -> tuple[list[Any], Counts]:
+            counts = Counts.empty()
             write_alone(connection)
-            return [call(connection, counted) for call, _ in jobs], counted
+            return [call(connection, counts) for call, _ in jobs], counts
 
-        results, counted = self._transactions.run(run)
+        results, counts = self._transactions.run(run)
         # This is on disk: a failure from here on must not make a client send it again.
-        self._on_commit(counted)
+        self._on_commit(counts)
         for (_, future), result in zip(jobs, results, strict=True):
             future.set_result(result)
 
@@ -273,9 +273,9 @@ class Writer:
             self._added_since_sweep += self._buffer.remove(written.entries)
             self._failing = False
             self._wake.notify_all()
-        self._unjoined.forget(written.joined)
-        if written.counted:
-            self._on_commit(written.counted)
+        self._joins.forget(written.joined)
+        if any(written.joined):
+            self._on_commit(written.counts)
         return True
 
     def _resolve_uncertain_commit(self) -> _Group | None:
@@ -289,12 +289,12 @@ class Writer:
         group = self._buffer.next_group()
 
         def insert(connection: sa.Connection) -> _Group:
-            counted: list[CountedFeedback] = []
+            counts = Counts.empty()
             self._uncertain = None
             transaction = write_beside(connection)
             insert_predictions(connection, group)
-            joined = self._unjoined.join(connection, group, counted)
-            self._uncertain = _Group(transaction, len(group), joined, counted)
+            joined = self._joins.join(connection, group, counts)
+            self._uncertain = _Group(transaction, len(group), joined, counts)
             return self._uncertain
 
         return self._transactions.run(insert)
