@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from exporter.errors import REASONS, WARNINGS
 from exporter.storage.size import StoreSize
 
-SOURCES = ("predictions", "feedback", "events", "kserve", "infer", "exchanges", "logs", "traces")
+SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
 
 

@@ -72,7 +72,7 @@ def series_prefix(name: str, **labels: str) -> bytes:
     b'model_requests_total{model="a\\"b",code="200"} '
     """
     pairs = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items())
-    return f"{name}{{{pairs}}} ".encode()
+    return f"{name}{{{pairs}}} ".encode() if pairs else f"{name} ".encode()
 
 
 def escape_label(value: str) -> str:

@@ -238,7 +238,7 @@ def _segments(monitor: ModelMonitor, templates: _Templates, now: float) -> Itera
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:
-    """Return the lines about review: pending corrections, unjoined feedback, released examples, reviewed accuracy.
+    """Return the lines about review: pending corrections, what waits for predictions, released examples, accuracy.
 
     Raises
     ------
@@ -256,6 +256,7 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         yield sample_line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
         if model in state.oldest_unjoined:
             yield sample_line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
+    yield sample_line(f.LABELS_UNJOINED, state.unjoined_labels)
     for (model, version), counts in state.accuracy_counts.items():
         if model not in monitors.models:
             continue

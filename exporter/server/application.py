@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -28,8 +29,9 @@ from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
 from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
-from exporter.storage import CountedFeedback, Store
+from exporter.storage import CountedFeedback, LabelledPrediction, Store
 from exporter.storage.engine import check_url, is_shared
+from exporter.validation import preview
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus
@@ -40,6 +42,8 @@ PROMETHEUS_SECONDS = 10.0
 """Time that Prometheus has for each part of a response."""
 COMPARISON_SECONDS = 20.0
 """The same for a comparison, which may read a week of counters. A stop waits for it, too."""
+UNUSABLE_LOG_SECONDS = 60.0
+"""Time between two lines about labels that do not count."""
 
 
 class Exporter:
@@ -71,11 +75,20 @@ class Exporter:
         self._path = path
         self._reloading, self._connecting = threading.Lock(), threading.Lock()
         self._clients: dict[float, Prometheus] = {}
+        self._unusable_log_at = -math.inf
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
         self.clients = ClientLog(self.telemetry)
-        self.store = Store(config.store, self._count_verdict, self.telemetry.store_errors.inc, self.snapshot)
+        self.store = Store(
+            config.store,
+            self._count_verdict,
+            self.telemetry.store_errors.inc,
+            self.snapshot,
+            on_labelled=self._count_labels,
+            on_unusable=self._count_unusable,
+            loss=self._loss,
+        )
         self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
         self.telemetry.watch_size(self.store.size)
         self.shared = SharedCounts()
@@ -227,6 +240,30 @@ class Exporter:
             now = time.monotonic()
             monitor = monitors.get(verdict.model, verdict.version, now)
             monitor.count_feedback(verdict.verdict, verdict.correction, now, verdict.segment, verdict.delay)
+
+    def _loss(self, model: str, version: str, prediction: Any, label: Any) -> float | None:
+        return self.pipeline.monitors.scorer(model, version).loss(prediction, label)
+
+    def _count_labels(self, labels: Sequence[LabelledPrediction]) -> None:
+        monitors, now, unix_now = self.pipeline.monitors, time.monotonic(), time.time()
+        versions: dict[tuple[str, str], list[LabelledPrediction]] = {}
+        for label in labels:
+            versions.setdefault((label.model, label.version), []).append(label)
+        for (model, version), group in versions.items():
+            if model in monitors.models:
+                monitors.get(model, version, now).count_labels(group, now, unix_now)
+
+    def _count_unusable(self, ids: Sequence[str]) -> None:
+        """Count labels that waited for their predictions and cannot be compared with them; log that once a minute."""
+        self.telemetry.rejected.labels("wrong_type").inc(len(ids))
+        now = time.monotonic()
+        if now >= self._unusable_log_at:
+            self._unusable_log_at = now + UNUSABLE_LOG_SECONDS
+            log.warning(
+                "%d labels cannot be compared with their predictions, such as that of %s: they do not count",
+                len(ids),
+                preview(ids[0], 130),
+            )
 
 
 def _disks(config: Config) -> list[Path]:

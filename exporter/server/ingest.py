@@ -18,7 +18,15 @@ from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
 from exporter.server.idempotency import IdempotencyCache, check_key
-from exporter.server.problem import MAX_ERRORS, Reply, event_problem, events_problem, json_reply, problem, store_problem
+from exporter.server.problem import (
+    Reply,
+    event_problem,
+    events_problem,
+    json_reply,
+    problem,
+    rejected_document,
+    store_problem,
+)
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview
@@ -229,7 +237,7 @@ class Ingest:
             return json_reply(status, _feedback_document(results[0]))
         document = {
             "accepted": len(results),
-            "rejected": _rejected_document(request.rejected),
+            "rejected": rejected_document(request.rejected),
             "feedback": [_feedback_document(result) for result in results],
         }
         return json_reply(status, document)
@@ -283,16 +291,12 @@ def _accepted(
 ) -> Reply:
     if len(events) == 1 and not rejected and not ids and not warnings:
         return ONE_ACCEPTED
-    document: dict[str, Any] = {"accepted": len(events), "rejected": _rejected_document(rejected)}
+    document: dict[str, Any] = {"accepted": len(events), "rejected": rejected_document(rejected)}
     if ids:
         document["ids"] = [event.id for event in events]
     if warnings:
         document["warnings"] = warnings
     return json_reply(status, document)
-
-
-def _rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, Any]]:
-    return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
 
 
 def _feedback_document(result: FeedbackResult) -> dict[str, Any]:

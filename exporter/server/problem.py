@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,11 @@ def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
     first = errors[0]
     where = f"{first['pointer']}: " if first["pointer"] else ""
     return problem(400, f"{_count(len(rejected))}{where}{first['detail']}", errors)
+
+
+def rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, object]]:
+    """Return the events that were rejected beside others that were accepted, at most `MAX_ERRORS`."""
+    return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
 
 
 def _count(rejected: int) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from exporter.datasets import FORMATS
-from exporter.events import BusinessEvent, Feedback, Prediction
+from exporter.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.server.api import schemas
 from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
 from exporter.server.api.request_bodies import BatchDecision, ReleaseRequest, ReviewDecision, SampleRequest
@@ -148,6 +148,14 @@ ROUTES: dict[str, Route] = {
         (_KEY,),
         scope="feedback",
         pool="feedback",
+    ),
+    "POST /v1/labels": Route(
+        "Record true labels of predictions; they are on disk before the response.",
+        {201: schemas.LabelsResult, 200: schemas.LabelsResult},
+        {JSON: LabelEvent | list[LabelEvent], NDJSON: None},
+        (_KEY,),
+        scope="feedback",
+        pool="labels",
     ),
     "POST /v1/events": Route(
         "Count business events.",

@@ -15,6 +15,7 @@ POOLS = {
     "scrapes": 2,
     "reload": 1,
     "feedback": 32,
+    "labels": 1,
     "payloads": 1,
     "pages": 2,
     "dataset": 2,

@@ -6,7 +6,6 @@ that arrives, or until the label is as old as `store.retention` allows.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -90,19 +89,9 @@ class LabelsResult(msgspec.Struct):
     rejected: list[RejectedEvent] = []
 
 
-def absolute_loss(_model: str, _version: str, prediction: Any, label: Any) -> float | None:
-    """Compare a label with a prediction: the absolute error of a fraction, 0 or 1 for any other value; see `Loss`.
-
-    >>> absolute_loss("m", "1", 2.5, "3"), absolute_loss("m", "1", "7", 7.0), absolute_loss("m", "1", 2.5, "abc")
-    (0.5, 0.0, None)
-    """
-    if not isinstance(prediction, float):
-        return float(scalar_text(prediction) != scalar_text(label))
-    try:
-        error = math.nan if isinstance(label, bool) else abs(float(label) - prediction)
-    except (ValueError, OverflowError):
-        return None
-    return error if math.isfinite(error) else None
+def class_loss(_model: str, _version: str, prediction: Any, label: Any) -> float:
+    """Compare a label with a prediction as classes, by their text; see `Loss`."""
+    return float(scalar_text(prediction) != scalar_text(label))
 
 
 class LabelRecorder:

@@ -26,7 +26,7 @@ from exporter.storage.engine import error_message, is_damage, is_shared, open_en
 from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
 from exporter.storage.joins import Counts, Joins
-from exporter.storage.labels import LabelledPrediction, LabelRecorder, LabelsResult, Loss, WaitingLabels, absolute_loss
+from exporter.storage.labels import LabelledPrediction, LabelRecorder, LabelsResult, Loss, WaitingLabels, class_loss
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import count_damaged, quarantine
@@ -61,7 +61,7 @@ class Store:
     on_unusable
         Called there with the predictions whose label waited for them and cannot be compared with them.
     loss
-        Compares labels with predictions.
+        Compares labels with predictions; by default as classes.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Store:
         *,
         on_labelled: Callable[[Sequence[LabelledPrediction]], None] = lambda _: None,
         on_unusable: Callable[[Sequence[str]], None] = lambda _: None,
-        loss: Loss = absolute_loss,
+        loss: Loss = class_loss,
     ) -> None:
         self._on_counted = on_counted
         self._on_labelled = on_labelled

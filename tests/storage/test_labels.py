@@ -17,6 +17,7 @@ from support.servers import eventually
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
 from exporter.events import LabelEvent, Prediction
+from exporter.monitoring.outcome import Scorer
 from exporter.storage import Store, prediction_rows, waiting_ids
 from exporter.storage.labels import LabelledPrediction, LabelsResult
 from exporter.storage.schema import WAITING, labels, predictions
@@ -35,6 +36,7 @@ class Exporter:
             lambda _: None,
             on_labelled=self.counted.extend,
             on_unusable=self.unusable.extend,
+            loss=lambda _model, _version, prediction, label: Scorer().loss(prediction, label),
         )
 
     def predict(

@@ -9,13 +9,15 @@ from flask import Blueprint, Response, request
 from exporter.errors import EventError
 from exporter.server.application import Exporter
 from exporter.server.ingest import NDJSON, Ingest
+from exporter.server.labels import Labels
 from exporter.server.notifications import Inbox
 from exporter.server.problem import Reply, event_problem, json_reply
 
 
 def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
-    """Return the routes for predictions, feedback, business events and notifications."""
+    """Return the routes for predictions, feedback, labels, business events and notifications."""
     routes = Blueprint("api", __name__, url_prefix="/v1")
+    labels = Labels(exporter, ingest.idempotency)
 
     @routes.post("/predictions")
     def predictions() -> Response:
@@ -25,6 +27,10 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     @routes.post("/feedback")
     def feedback() -> Response:
         return ingest.feedback(request.get_data(), idempotency_key()).flask()
+
+    @routes.post("/labels")
+    def label() -> Response:
+        return labels.record(request.get_data(), request.mimetype in NDJSON, idempotency_key()).flask()
 
     @routes.post("/events")
     def events() -> Response:

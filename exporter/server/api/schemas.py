@@ -47,6 +47,21 @@ class FeedbackResults(msgspec.Struct):
     feedback: list[FeedbackResult]
 
 
+class LabelsResult(msgspec.Struct):
+    """What became of labels.
+
+    ``accepted`` ones are on disk: ``joined`` with their predictions, or ``waiting`` for them. ``repeated`` ones equal
+    the label before, ``changed`` ones replace another.
+    """
+
+    accepted: int
+    joined: int
+    waiting: int
+    repeated: int
+    changed: int
+    rejected: list[RejectedEvent]
+
+
 class Correction(msgspec.Struct):
     """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
 

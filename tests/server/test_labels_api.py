@@ -1,0 +1,196 @@
+"""Labels over HTTP: what each becomes, what is refused, and that an acknowledged label survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.servers import CONFIG, Answer, Served, eventually, write_config
+
+
+def predict(server: Served, *ids: str, **members: Any) -> None:
+    """Send predictions of the model credit."""
+    events = [{"id": name, "model": "credit", "version": "3", "prediction": "yes"} | members for name in ids]
+    assert server.post("/v1/predictions", events).status == 202
+
+
+def send(server: Served, *labels: Any, **headers: str) -> Answer:
+    """Send labels, each an identifier and a label, as an array."""
+    return server.post("/v1/labels", [{"prediction_id": name, "label": label} for name, label in labels], **headers)
+
+
+def settled(server: Served, *ids: str) -> None:
+    """Wait until predictions are on disk."""
+    eventually(lambda: send(server, *((name, "probe") for name in ids)).json["joined"] == len(ids))
+
+
+def test_each_label_has_its_answer(shared: Served) -> None:
+    """New, repeated, changed and early ones; all repeats are a 200."""
+    predict(shared, "l-1", "l-2")
+    settled(shared, "l-1", "l-2")
+    before = shared.samples()
+    answer = send(shared, ("l-1", "yes"), ("l-2", "probe"), ("l-3", 1), ("l-3", "1"))
+    assert (answer.status, answer.json) == (
+        201,
+        {"accepted": 4, "joined": 2, "waiting": 2, "repeated": 2, "changed": 1, "rejected": []},
+    )
+    after = shared.samples()
+    source = 'model_exporter_events_total{source="labels"}'
+    assert after[source] - before[source] == 2
+    assert after["model_exporter_labels_unjoined"] == before["model_exporter_labels_unjoined"] + 1
+    answer = send(shared, ("l-1", "yes"), ("l-3", 1))
+    assert (answer.status, answer.json["repeated"]) == (200, 2)
+    predict(shared, "l-3")
+    eventually(lambda: shared.samples()["model_exporter_labels_unjoined"] == before["model_exporter_labels_unjoined"])
+    one = shared.post("/v1/labels", {"prediction_id": "l-1", "label": False, "model": "credit"})
+    assert (one.status, one.json["changed"]) == (201, 1)
+    lines = b'{"prediction_id": "l-1", "label": 2}\n\n{"prediction_id": "l-2", "label": 2}'
+    answer = shared.post("/v1/labels", lines, Content_Type="application/x-ndjson")
+    assert (answer.status, answer.json["changed"]) == (201, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        (b'{"prediction_id": "r"}', "/label", "is required"),
+        (b'{"prediction_id": "r", "label": null}', "/label", "is required"),
+        (b'{"prediction_id": "r", "label": NaN}', "/label", "is required"),
+        (b'{"prediction_id": "r", "label": {"a": 1}}', "/label", "a number or a string"),
+        (b'{"label": "yes"}', "/prediction_id", "is required"),
+        (b'{"prediction_id": "", "label": "yes"}', "/prediction_id", "1"),
+        (b'{"prediction_id": "%s", "label": "yes"}' % (b"x" * 129), "/prediction_id", "128"),
+        (b'{"prediction_id": "a\\u0000b", "label": "yes"}', "/prediction_id", "no control characters"),
+        (b'{"prediction_id": "r", "label": "yes", "model": "kredit"}', "/model", 'did you mean "credit"?'),
+        (b'{"prediction_id": "r", "lable": "yes"}', "/lable", 'did you mean "label"?'),
+        (b'{"prediction_id": "r", "label": "y", "time": "2200-01-01T00:00:00Z"}', "/time", "a time that has come"),
+        (b'{"prediction_id": "r", "label": "y", "time": "2026-01-01T00:00:00"}', "/time", ""),
+        (b"[", "", "is not JSON"),
+        (b"[]", "", "the body has no labels"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_label_is_named(shared: Served, body: bytes, pointer: str, detail: str) -> None:
+    """The field, and what would be right; nothing is stored."""
+    answer = shared.post("/v1/labels", body)
+    assert answer.status == 400, answer.text
+    assert answer.json["errors"][0]["pointer"] == pointer
+    assert detail in answer.json["errors"][0]["detail"]
+
+
+def test_good_labels_are_stored_beside_refused_ones(shared: Served) -> None:
+    """Each refused one has its place in the body, whether it is refused before or at its prediction."""
+    predict(shared, "n-1", "n-2", prediction=2.5)
+    eventually(lambda: send(shared, ("n-1", 1), ("n-2", 1)).json["joined"] == 2)
+    answer = send(shared, ("n-1", None), ("n-1", "abc"), ("n-1", 3), ("n-2", []), ("n-2", True), ("n-2", "4.5"))
+    assert (answer.status, answer.json["accepted"], answer.json["changed"]) == (201, 2, 2)
+    assert [item["index"] for item in answer.json["rejected"]] == [0, 1, 3, 4]
+    assert answer.json["rejected"][1] == {
+        "index": 1,
+        "pointer": "/label",
+        "detail": "expected a number, as its prediction is, got a string",
+    }
+    answer = send(shared, ("n-1", "abc"))
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/0/label")
+
+
+def test_an_early_label_that_cannot_be_compared_is_counted(shared: Served) -> None:
+    """As a rejected event, once its prediction arrives."""
+    rejected = 'model_exporter_events_rejected_total{reason="wrong_type"}'
+    before = shared.samples()[rejected]
+    assert send(shared, ("e-1", "abc")).json["waiting"] == 1
+    predict(shared, "e-1", prediction=2.5)
+    eventually(lambda: shared.samples()[rejected] == before + 1)
+    assert "labels cannot be compared with their predictions" in shared.log.read_text()
+
+
+def test_a_time_may_be_slightly_ahead(shared: Served) -> None:
+    """Clocks differ by minutes; an hour is a wrong time zone."""
+    now = datetime.now(UTC)
+    for minutes, status in ((4, 201), (60, 400)):
+        moment = (now + timedelta(minutes=minutes)).isoformat()
+        body = {"prediction_id": f"t-{minutes}", "label": 1, "time": moment}
+        assert shared.post("/v1/labels", body).status == status
+
+
+def test_a_request_has_at_most_ten_thousand_labels(shared: Served) -> None:
+    """So many are stored in several transactions; more are refused, and nothing of them is stored."""
+    answer = send(shared, *((f"many-{n}", n % 3) for n in range(10_000)))
+    assert (answer.status, answer.json["accepted"]) == (201, 10_000)
+    answer = send(shared, *((f"more-{n}", n % 3) for n in range(10_001)))
+    assert answer.status == 413
+    assert "at most 10,000 labels" in answer.json["detail"]
+    assert send(shared, ("more-0", 1)).json["repeated"] == 0
+    assert send(shared, *(("one", n) for n in range(10_000))).json["changed"] == 9_999
+
+
+def test_a_key_returns_the_same_response(shared: Served) -> None:
+    """Labels need no key; a retry with one gets the response of the first request."""
+    first = send(shared, ("k-1", "yes"), Idempotency_Key="key of labels")
+    again = send(shared, ("k-1", "yes"), Idempotency_Key="key of labels")
+    assert (first.status, first.json) == (again.status, again.json) == (201, first.json)
+    assert send(shared, ("k-1", "yes"), Idempotency_Key="x" * 256).status == 400
+
+
+@pytest.fixture
+def server(tmp_path: Path, database: str) -> Iterator[Served]:
+    """An exporter of its own, on each database."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database}})
+    served = Served(tmp_path).start()
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+def test_acknowledged_labels_survive_a_kill(server: Served) -> None:
+    """Those that were joined, and those that wait, which are joined after the restart."""
+    names = [f"p-{n}" for n in range(50)]
+    predict(server, *names)
+    acknowledged: list[str] = []
+
+    def label() -> None:
+        for number in range(100_000):
+            try:
+                answer = send(server, (f"p-{number}", "yes"), (f"early-{number}", "no"))
+            except OSError:
+                return
+            if answer.status == 201:
+                acknowledged.append(str(number))
+
+    sender = threading.Thread(target=label)
+    sender.start()
+    eventually(lambda: len(acknowledged) > 60)
+    server.stop(signal.SIGKILL)
+    sender.join()
+    server.start()
+    pairs = [(f"{kind}-{n}", label) for n in acknowledged for kind, label in (("p", "yes"), ("early", "no"))]
+    answer = send(server, *pairs)
+    assert answer.status == 200, answer.text
+    assert answer.json["repeated"] == len(pairs)
+    waiting = server.samples()["model_exporter_labels_unjoined"]
+    predict(server, *(f"early-{n}" for n in acknowledged))
+    eventually(lambda: server.samples()["model_exporter_labels_unjoined"] == waiting - len(acknowledged))
+
+
+def test_a_token_needs_the_scope_of_feedback(tmp_path: Path) -> None:
+    """Others get a 403 that names it."""
+    write_config(tmp_path, CONFIG)
+    tokens = [
+        {"name": scope, "sha256": hashlib.sha256(scope.encode()).hexdigest(), "scopes": [scope]}
+        for scope in ("feedback", "ingest")
+    ]
+    (tmp_path / "tokens.yml").write_text(json.dumps(tokens))
+    served = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
+    try:
+        body = {"prediction_id": "p", "label": 1}
+        assert served.post("/v1/labels", body, Authorization="Bearer feedback").status == 201
+        refused = served.post("/v1/labels", body, Authorization="Bearer ingest")
+        assert (refused.status, refused.json["scope"]) == (403, "feedback")
+    finally:
+        served.stop()
