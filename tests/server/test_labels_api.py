@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from support.servers import CONFIG, Answer, Served, eventually, write_config
 
+BARE = CONFIG["models"][1]["name"]
+"""A model without a profile: whether it predicts classes or numbers, each of its predictions says."""
+
 
 def predict(server: Served, *ids: str, **members: Any) -> None:
     """Send predictions of the model credit."""
@@ -85,7 +88,7 @@ def test_what_is_wrong_with_a_label_is_named(shared: Served, body: bytes, pointe
 
 def test_good_labels_are_stored_beside_refused_ones(shared: Served) -> None:
     """Each refused one has its place in the body, whether it is refused before or at its prediction."""
-    predict(shared, "n-1", "n-2", prediction=2.5)
+    predict(shared, "n-1", "n-2", prediction=2.5, model=BARE)
     eventually(lambda: send(shared, ("n-1", 1), ("n-2", 1)).json["joined"] == 2)
     answer = send(shared, ("n-1", None), ("n-1", "abc"), ("n-1", 3), ("n-2", []), ("n-2", True), ("n-2", "4.5"))
     assert (answer.status, answer.json["accepted"], answer.json["changed"]) == (201, 2, 2)
@@ -104,9 +107,23 @@ def test_an_early_label_that_cannot_be_compared_is_counted(shared: Served) -> No
     rejected = 'model_exporter_events_rejected_total{reason="wrong_type"}'
     before = shared.samples()[rejected]
     assert send(shared, ("e-1", "abc")).json["waiting"] == 1
-    predict(shared, "e-1", prediction=2.5)
+    predict(shared, "e-1", prediction=2.5, model=BARE)
     eventually(lambda: shared.samples()[rejected] == before + 1)
     assert "labels cannot be compared with their predictions" in shared.log.read_text()
+
+
+def test_labels_count_in_the_quality_metrics(shared: Served) -> None:
+    """Once for each prediction, whichever of the two came first; a changed label is none more."""
+    labelled, right = (
+        f'model_{name}_predictions_total{{model="credit",version="quality"}}' for name in ("labelled", "correct")
+    )
+    assert send(shared, ("q-1", "yes")).json["waiting"] == 1
+    predict(shared, "q-1", "q-2", version="quality")
+    eventually(lambda: send(shared, ("q-2", "no")).json["joined"] == 1)
+    eventually(lambda: shared.samples().get(labelled) == 2)
+    send(shared, ("q-1", "yes"), ("q-2", "yes"))
+    samples = shared.samples()
+    assert (samples[labelled], samples[right]) == (2, 1)
 
 
 def test_a_time_may_be_slightly_ahead(shared: Served) -> None:
