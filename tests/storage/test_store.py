@@ -284,8 +284,8 @@ def test_the_log_names_feedback_that_waits(
 ) -> None:
     """Once, at most five identifiers in a line, with their number; not feedback whose prediction came."""
     monkeypatch.setattr(unjoined_log, "PATIENCE_SECONDS", 0.5)
-    exporter = start(database)
     monkeypatch.setattr(unjoined_log, "PAUSE_SECONDS", 0.0)
+    exporter = start(database)
     exporter.say("comes")
     exporter.predict("comes")
     assert exporter.store.flush(5)
