@@ -108,15 +108,21 @@ def test_feedback_without_a_prediction_names_the_verdict_of_the_user(fresh: Serv
     """A verdict is not called like the decision of a reviewer."""
     for name, verdict in (("one", {"verdict": "accepted"}), ("two", {"verdict": "corrected", "label": "no"})):
         assert fresh.post("/v1/feedback", {"prediction_id": name, "model": "credit", **verdict}).status == 201
-    text = review(fresh, joined="false").text
-    assert "confirmed by the user; the prediction one was not logged" in text
-    assert "corrected by the user; the prediction two was not logged" in text
+    page = review(fresh, joined="false")
+    headings = [re.sub(r"<[^>]*>", "", text).split() for text in re.findall(r"<h2 id.*?</h2>", page.source, re.S)]
+    assert [" ".join(words) for words in headings] == [
+        "Predicted unknown → , corrected to no",
+        "Predicted unknown confirmed by the user",
+    ]
+    assert "the prediction one was not logged" in page.text
+    assert "<td" in review(fresh, joined="false", view="table").source
 
 
 def test_what_training_hardly_saw_is_marked(reviewed: Served) -> None:
     """Outside the range, missing, never seen, no image: each in words, and the label is said to be new."""
     page = review(reviewed, q="odd")
     for words in (
+        "segment other",
         "age 17 below all training values (18 to 89)",
         "income – missing; never missing in training",
         "country XX not in the training data",

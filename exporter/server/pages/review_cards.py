@@ -83,6 +83,11 @@ class Card:
     compared: bool = True
 
     @property
+    def confirmed(self) -> bool:
+        """Whether it is not a correction: the user says that a prediction which is not known is right."""
+        return bool(self.document["verdict"] == "accepted" and not self.document["joined"])
+
+    @property
     def outliers(self) -> list[Input]:
         """The inputs that are rare in the training data."""
         return [item for item in (*self.images, *self.texts, *self.values) if item.notes]
@@ -131,11 +136,12 @@ def _card(
             texts.append(Input(name, value[:MAX_TEXT], notes, len(value)))
         else:
             values.append(Input(name, _format_value(value), notes))
-    label = document["label"] if document["prediction"] is None else document["prediction"]
+    lacks_prediction = document["prediction"] is None
+    label = document["label"] if lacks_prediction else document["prediction"]
     return Card(
         document=document,
         label=abbreviate(document["label"]),
-        prediction=abbreviate(document["prediction"]),
+        prediction="unknown" if lacks_prediction and not document["joined"] else abbreviate(document["prediction"]),
         label_type=json_type(label),
         decidable=document["joined"] or _is_ready(document),
         new=is_new(monitors.binner(model, version), document["label"]),
