@@ -109,9 +109,9 @@ def test_feedback_without_a_prediction_names_the_verdict_of_the_user(fresh: Serv
     for name, verdict in (("one", {"verdict": "accepted"}), ("two", {"verdict": "corrected", "label": "no"})):
         assert fresh.post("/v1/feedback", {"prediction_id": name, "model": "credit", **verdict}).status == 201
     page = review(fresh, joined="false")
-    headings = [re.sub(r"<[^>]*>", "", text).split() for text in re.findall(r"<h2 id.*?</h2>", page.source, re.S)]
+    headings = [re.sub(r"<[^>]*>", "", text).split() for text in re.findall(r'<h2 id="c\d.*?</h2>', page.source, re.S)]
     assert [" ".join(words) for words in headings] == [
-        "Predicted unknown → , corrected to no",
+        "Predicted unknown →, corrected to no",
         "Predicted unknown confirmed by the user",
     ]
     assert "the prediction one was not logged" in page.text

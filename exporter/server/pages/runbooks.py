@@ -87,7 +87,8 @@ def by_layer() -> dict[str, list[Entry]]:
 def _html(markdown: str) -> str:
     from markdown_it import MarkdownIt
 
-    return str(MarkdownIt().render(markdown))
+    # Code scrolls on phones, and what scrolls must be reachable by keyboard.
+    return str(MarkdownIt().render(markdown)).replace("<pre>", '<pre tabindex="0">')
 
 
 def _link_alerts(html: str, name: str) -> str:
