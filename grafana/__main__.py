@@ -30,13 +30,17 @@ EXPORTER_URL = "http://127.0.0.1:9877"
 def files() -> dict[str, str]:
     """Return the text of each dashboard by the name of its file, for provisioning."""
     documents = [build() for build in BUILDERS]
-    return {f"{d.uid}.json": json.dumps(d, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n" for d in documents}
+    return {f"{document.uid}.json": _json(document) for document in documents}
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
 
 
 def importable(text: str) -> str:
     """Return a dashboard for Grafana's "Import", which asks for the data source and the address of the exporter.
 
-    The format is that of Grafana's own export. It is one line, so that a change is one line of the repository.
+    The format is that of Grafana's own export.
     """
     document = json.loads(text)
     for variable in document["templating"]["list"]:
@@ -59,8 +63,7 @@ def importable(text: str) -> str:
         {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
         *({"type": "panel", "id": name, "name": name, "version": ""} for name in types),
     ]
-    document = {"__inputs": inputs, "__requires": requires} | document
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _json({"__inputs": inputs, "__requires": requires} | document)
 
 
 def write(folder: Path, contents: Mapping[str, str]) -> None:
