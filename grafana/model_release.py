@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableModel, VariableOption
 
 from grafana import layout
-from grafana.model_release_comparison import comparison, shared_time, verdicts
+from grafana.model_release_comparison import comparison, shared_time, verdict
 from grafana.panels import stat, table, time_series
 from grafana.queries import MODEL
 from grafana.style import (
@@ -46,7 +46,7 @@ def dashboard() -> Dashboard:
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),
-            *layout.side_by_side(1, 3, {14: verdicts(), 15: shared_time()}, (14, 10)),
+            *layout.side_by_side(1, 3, {14: verdict(), 15: shared_time()}, (18, 6)),
             *layout.side_by_side(4, 8, {16: comparison()}),
             layout.row(101, "Over time: versions $before and $after", 12),
             *layout.side_by_side(13, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),

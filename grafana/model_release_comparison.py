@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.models.dashboard import Panel
+from grafana_foundation_sdk.models.dashboard import Panel, ValueMap, ValueMappingResult
 
+from exporter.comparison.measures import GOOD
+from exporter.comparison.report import WORDINGS
 from grafana.panels import stat, table
 from grafana.queries import MODEL
 from grafana.style import (
@@ -17,7 +19,6 @@ from grafana.style import (
     WHOLE,
     Query,
     for_field,
-    for_query,
     setting,
     state_cell,
     transformation,
@@ -51,46 +52,47 @@ def _scaled(name: str, selector: str = "") -> str:
     return " or ".join(f"{factor}{_compared(name, selector=f',{kind}{selector}')}" for factor, kind in parts)
 
 
-def verdicts() -> Panel:
-    """Return how many measures are worse, better and not proven."""
-    verdict = _compared("verdict")
-    queries = [Query(f"sum({verdict} == bool {value})", text, "instant") for value, (text, _) in _VERDICTS.items()]
+def verdict() -> Panel:
+    """Return a sentence for each difference that is proven, or one that says that none is."""
+    every = _compared("verdict")
     return stat(
-        "Measures",
+        "Verdict",
         (
-            "How many measures of the new version are worse, better, or not proven to be different. If you look again "
-            "and again, chance alone shows a difference in the end: choose the moment to decide beforehand."
+            "How the new version differs from the one before, as far as it is proven. If you look again and again, "
+            "chance alone shows a difference in the end: choose the moment to decide beforehand."
         ),
         BARE,
-        *queries,
+        *(
+            Query(_named(f"{every} == {value}", value), "Version {{after}} {{says}} than version {{before}}", "instant")
+            for value in (-1, 1)
+        ),
+        Query(
+            f"0 * group by (before, after) ({every}) unless on (before, after) {every} != 0",
+            "Version {{after}} is not proven to be better or worse than version {{before}}",
+            "instant",
+        ),
         state=True,
+        sentences=True,
+        mappings=[ValueMap(options={v: ValueMappingResult(color=colour) for v, (_, colour) in _VERDICTS.items()})],
         empty="no two versions served at the same time",
-        overrides=[
-            for_query(index, setting("mappings", _coloured_unless_zero(colour)))
-            for index, (_, colour) in enumerate(_VERDICTS.values())
-        ],
     )
 
 
-def _coloured_unless_zero(colour: str) -> list[dict[str, object]]:
-    return [
-        {"type": "value", "options": {"0": {"text": "0", "color": GREY, "index": 0}}},
-        {"type": "range", "options": {"from": 1, "to": 99, "result": {"color": colour, "index": 1}}},
-    ]
+def _named(expr: str, verdict: int) -> str:
+    """Return verdicts of one kind with what they say of the new version as a label."""
+    for name, wording in WORDINGS.items():
+        says = wording.more if verdict == GOOD[name] else wording.less
+        expr = f'label_replace({expr}, "says", "{says}", "measure", "{name}")'
+    return expr
 
 
 def shared_time() -> Panel:
     """Return how long both versions served, and which versions they are."""
-    by = "before, after"
     return stat(
         "Both served",
-        "The time from the first to the last moment at which both versions served; only what they counted then counts.",
+        "The time in which both versions served, without gaps; only what they counted then counts.",
         SECONDS,
-        Query(
-            f"{_compared('end_timestamp_seconds', by)} - {_compared('start_timestamp_seconds', by)}",
-            "version {{after}} against version {{before}}",
-            "instant",
-        ),
+        Query(_compared("shared_seconds", "before, after"), "version {{after}} against version {{before}}", "instant"),
         stacked=True,
         empty="no two versions served at the same time",
     )

@@ -188,23 +188,27 @@ def stat(
     stacked: bool = False,
     named: bool = True,
     coloured: bool = False,
+    sentences: bool = False,
     **more: Any,
 ) -> Panel:
     """Return large numbers, one per series, with their names if ``named``; ``stacked`` vertically if there is room.
 
+    Names alone are shown if they are ``sentences``, as large as there is room.
+
     Overrides determine the colours of those that are ``coloured``; the text for no data is grey.
     """
     plain = BigValueColorMode.VALUE if coloured else BigValueColorMode.NONE
+    text = BigValueTextMode.VALUE_AND_NAME if named else BigValueTextMode.VALUE
     builder = (
         stat_sdk.Panel()
         .graph_mode(BigValueGraphMode.NONE)
         .color_mode(BigValueColorMode.BACKGROUND if state else plain)
         .justify_mode(BigValueJustifyMode.AUTO)
-        .text_mode(BigValueTextMode.VALUE_AND_NAME if named else BigValueTextMode.VALUE)
+        .text_mode(BigValueTextMode.NAME if sentences else text)
         .orientation(VizOrientation.HORIZONTAL if stacked else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    if stacked or state:  # one size, so that panels of any width look alike
+    if (stacked or state) and not sentences:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
     return finish(builder, title, description, unit, queries, state=state or coloured, **more)
 

@@ -142,6 +142,8 @@ _RULES = (
     _Rule("correction_ratio", -1, _corrected),
     _Rule("worst_drift_nats", -1, _drift),
 )
+GOOD = {rule.name: rule.good for rule in _RULES}
+"""Of each measure, 1 where more is better, -1 where less is."""
 
 
 def compare(before: Counts, after: Counts) -> list[Measure]:

@@ -21,6 +21,8 @@ def comparison_lines(comparisons: Iterable[Comparison]) -> Iterator[FamilyLines]
         period = comparison.after.period
         for family, value in zip(f.COMPARISON_PERIOD, (period.start, period.end), strict=True):
             yield sample_line(family, value, **labels)
+        if comparison.shared_seconds is not None:
+            yield sample_line(f.COMPARISON_SHARED, comparison.shared_seconds, **labels)
         for measure in comparison.measures:
             yield from _measure(measure, labels | {"measure": measure.name})
 

@@ -200,6 +200,7 @@ COMPARISON_PERIOD = (
     _gauge("model_comparison_start_timestamp_seconds", "Unix time at which both versions began to serve."),
     _gauge("model_comparison_end_timestamp_seconds", "Unix time up to which both versions served."),
 )
+COMPARISON_SHARED = _gauge("model_comparison_shared_seconds", "Time in which both versions served, without gaps.")
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
 BATCH_CONFIDENT = _gauge(

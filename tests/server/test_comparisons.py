@@ -115,7 +115,7 @@ def exported(exporter: Exporter) -> dict[tuple[str, ...], float]:
 def as_metrics(document: dict[str, Any]) -> dict[tuple[str, ...], float]:
     """What is to be exported of a document."""
     verdicts = {"worse": -1.0, "not proven": 0.0, "better": 1.0}
-    metrics: dict[tuple[str, ...], float] = {}
+    metrics: dict[tuple[str, ...], float] = {("shared_seconds",): document["shared_seconds"]}
     for measure in document["measures"]:
         name = measure["name"]
         for side in ("before", "after"):
