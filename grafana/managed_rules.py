@@ -133,6 +133,7 @@ def _alert(rule: Mapping[str, Any]) -> dict[str, Any]:
         "noDataState": "OK",  # no series: the expression of an alert that does not fire
         "execErrState": "Error",
         "for": rule["for"],
+        **({"keepFiringFor": rule["keep_firing_for"]} if "keep_firing_for" in rule else {}),
         "missing_series_evals_to_resolve": 1,
         "annotations": {key: _annotation(f"{name}, {key}", text) for key, text in rule["annotations"].items()},
         "labels": dict(rule["labels"]),

@@ -37,9 +37,9 @@ def test_the_files_are_up_to_date() -> None:
 
 
 def test_every_rule_is_in_the_files() -> None:
-    """Each alert has the name, labels and pending period of its source; each recording rule the same query."""
-    assert {name: (rule["for"], rule["labels"]) for name, rule in ALERTS.items()} == {
-        rule["alert"]: (rule["for"], rule["labels"]) for rule in SOURCE if "alert" in rule
+    """Each alert has the name, labels and periods of its source; each recording rule the same query."""
+    assert {name: (rule["for"], rule.get("keepFiringFor"), rule["labels"]) for name, rule in ALERTS.items()} == {
+        rule["alert"]: (rule["for"], rule.get("keep_firing_for"), rule["labels"]) for rule in SOURCE if "alert" in rule
     }
     assert {name: rule["data"][0]["model"]["expr"] for name, rule in RECORDING.items()} == {
         rule["record"]: rule["expr"] for rule in SOURCE if "record" in rule
@@ -77,7 +77,7 @@ def test_identifiers_are_unique_and_short() -> None:
 
 ALERT_KEYS = {
     "uid", "title", "condition", "data", "noDataState", "execErrState", "for", "annotations", "labels",
-    "missing_series_evals_to_resolve",
+    "missing_series_evals_to_resolve", "keepFiringFor",
 }  # fmt: skip
 """Of those that Grafana's file provisioning reads; it ignores others without a word."""
 
@@ -86,7 +86,8 @@ ALERT_KEYS = {
 def test_a_rule_has_the_form_of_file_provisioning(rule: dict[str, Any]) -> None:
     """Keys, references between queries and conditions, and what the models of Grafana's SDK read."""
     recording = rule["title"] in RECORDING
-    assert set(rule) == ({"uid", "title", "condition", "data", "record"} if recording else ALERT_KEYS)
+    expected = {"uid", "title", "condition", "data", "record"} if recording else ALERT_KEYS
+    assert set(rule) | ({"keepFiringFor"} & expected) == expected
     refs = [query["refId"] for query in rule["data"]]
     assert len(set(refs)) == len(refs) and rule["condition"] in refs
     for query in rule["data"]:

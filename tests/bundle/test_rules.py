@@ -149,6 +149,13 @@ def test_alerts_are_the_policy() -> None:
     assert all(set(rule["labels"]) == {"severity", "layer"} for _, rule in rules("alert"))
 
 
+def test_alerts_on_gauges_outlast_a_restart_of_the_exporter() -> None:
+    """What is absent while an exporter restarts keeps its alert firing, and only that."""
+    kept = {rule["alert"]: rule["keep_firing_for"] for _, rule in rules("alert") if "keep_firing_for" in rule}
+    hosts = {alert.name for alert in POLICY if alert.name.startswith("ModelHost")}
+    assert kept == dict.fromkeys({alert.name for alert in POLICY if alert.layer == "data"} | hosts, "2m")
+
+
 def test_recording_rules_exist_once() -> None:
     """Every recorded name that other rules use exists, and exists once."""
     names = [rule["record"] for _, rule in rules("record")]
