@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from grafana_foundation_sdk.builders import dashboard, prometheus
 from grafana_foundation_sdk.models.dashboard import (
@@ -117,18 +118,28 @@ def versions_variable() -> VariableModel:
     return query_variable("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
 
 
-def worst_feature_variable(worst_first: str) -> VariableModel:
-    """Return the variable for one feature, by default the first that an expression returns."""
-    query = f"query_result({worst_first})"
-    variable = query_variable("feature", "Feature", query, sort=VariableSort.DISABLED)
-    variable.regex = '/feature="(.*)"} /'
+def _first_of(name: str, label: str, values_of: str, ordered: str) -> VariableModel:
+    """Return a variable with the values of a label in the order of an expression; the first is the default."""
+    variable = query_variable(name, label, f"query_result({ordered})", sort=VariableSort.DISABLED)
+    variable.regex = f'/{values_of}="(.*)"}} /'
     return variable
 
 
-def compared_version(name: str, label: str, *, newest: bool) -> VariableModel:
-    """Return the variable for one version to compare, by default the highest or the lowest."""
-    sort = VariableSort.NUMERICAL_DESC if newest else VariableSort.NUMERICAL_ASC
-    return query_variable(name, label, f"label_values(model_info{{{MODEL}}}, version)", sort=sort)
+def worst_feature_variable(worst_first: str) -> VariableModel:
+    """Return the variable for one feature, by default the first that an expression returns."""
+    return _first_of("feature", "Feature", "feature", worst_first)
+
+
+def compared_version(name: Literal["before", "after"], label: str) -> VariableModel:
+    """Return the variable for one version to compare, by default that of the exporter's own comparison.
+
+    Without a comparison, it is the version that was deployed first or last.
+    """
+    compared = f"max by ({name}) (model_comparison_shared_seconds{{{MODEL}}})"
+    compared = f'group by (version) (label_replace({compared}, "version", "$1", "{name}", "(.*)"))'
+    deployed = f"max by (version) (last_over_time(model_version:deployed:timestamp_seconds{{{MODEL}}}[$__range]))"
+    order, first = ("sort", "0") if name == "before" else ("sort_desc", "1e12")
+    return _first_of(name, label, "version", f"{order}({first} * {compared} or {deployed})")
 
 
 def _datasource() -> VariableModel:

@@ -40,8 +40,8 @@ def dashboard() -> Dashboard:
         "Is the new version better? Both versions over the time in which both served, with what chance explains.",
         [
             layout.model_variable(),
-            layout.compared_version("before", "Before", newest=False),
-            layout.compared_version("after", "After", newest=True),
+            layout.compared_version("before", "Before"),
+            layout.compared_version("after", "After"),
             earlier(),
         ],
         [
