@@ -10,7 +10,7 @@ from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.exporter import SOURCES
 from grafana import layout
 from grafana.panels import state_timeline, table, time_series
-from grafana.queries import INSTANCE
+from grafana.queries import INSTANCE, by_rank
 from grafana.style import (
     BARE,
     BYTES,
@@ -93,14 +93,24 @@ def taken() -> Panel:
     )
 
 
+def _rate_if_any(metric: str, by: str) -> str:
+    """Return the rates of those that are not 0 in the whole time range: a legend of all has no room."""
+    return f"{_rate(metric, by)} and on ({by}) {_increase(metric, by)} > 0"
+
+
+def _increase(metric: str, by: str) -> str:
+    return f"sum by ({by}) (increase({metric}{{{INSTANCE}}}[$__range] @ end()))"
+
+
 def refused() -> Panel:
     return _lines(
         "Events refused",
-        "Refused events a second, by reason. ModelEventsRejected fires above 0. "
+        "Refused events a second, all and by reason. ModelEventsRejected fires above 0. "
         "Warnings are requests that were accepted, but look wrong. The exporter's log names the clients.",
         EVENTS_PER_SECOND,
-        Query(_rate("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
-        Query(_rate("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
+        Query(f"sum({_rate('model_exporter_events_rejected_total', 'reason')})", "refused"),
+        Query(_rate_if_any("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
+        Query(_rate_if_any("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
         values=False,
         top=1,
         overrides=named_series([*REASONS, *(f"warning: {reason}" for reason in WARNINGS)]),
@@ -134,11 +144,16 @@ def queue() -> Panel:
 
 
 def unknown_features() -> Panel:
+    metric = "model_exporter_unknown_features_total"
     return time_series(
         "Unknown features",
-        "Features a second that the profile does not have, usually misspelt names.",
+        (
+            "Features a second that the profile does not have, usually misspelt names: of all models, and of the six "
+            "with most of them."
+        ),
         EVENTS_PER_SECOND,
-        Query(_rate("model_exporter_unknown_features_total", "model"), "{{model}}"),
+        Query(f"sum({_rate(metric, 'model')})", "all models"),
+        *by_rank(_rate_if_any(metric, "model"), _increase(metric, "model"), "model"),
         empty="no model has a profile, or no exporter is scraped",
         top=1,
     )
