@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana.panels import state_timeline
-from grafana.queries import alert_states
+from grafana.queries import alert_states, state
 from grafana.style import STATES, Query
 
 _ROWS = 15
@@ -36,10 +36,10 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
         title,
         (
             "Alerts over time: blue while pending or info, orange for a warning, red if critical, green if there is "
-            f"none. With more than {_ROWS}, those active for longest."
+            f"none, grey if alerts are not evaluated. With more than {_ROWS}, those active for longest."
         ),
         # Shows that there is no alert; without this row, Grafana would report missing data.
-        Query(f"max({states}) or 0 * group({monitored})", "worst"),
+        Query(state(selector, monitored), "worst"),
         Query(
             f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
             "{{alert}} {{of}}",

@@ -12,6 +12,7 @@ from grafana_foundation_sdk.models.common import (
     BarGaugeNamePlacement,
     BarGaugeValueMode,
     SortOrder,
+    StackingMode,
     TooltipDisplayMode,
     VisibilityMode,
     VizOrientation,
@@ -39,13 +40,16 @@ def heatmap(title: str, description: str, unit: str, y_unit: str, query: Query, 
     return finish(builder, title, description, unit, [query], **more)
 
 
-def bar_chart(title: str, description: str, unit: str, *queries: Query, by: str, **more: Any) -> Panel:
-    """Return vertical bars, by a text field. Labels without room are left out."""
+def bar_chart(
+    title: str, description: str, unit: str, *queries: Query, by: str, stacked: bool = False, **more: Any
+) -> Panel:
+    """Return vertical bars, by a text field: beside each other or ``stacked``. Labels without room are left out."""
     builder = (
         barchart.Panel()
         .x_field(by)
         .orientation(VizOrientation.VERTICAL)
         .show_value(VisibilityMode.NEVER)
+        .stacking(StackingMode.NORMAL if stacked else StackingMode.NONE)
         .group_width(0.85)
         .bar_width(0.95)
         .line_width(1)

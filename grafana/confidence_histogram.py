@@ -1,4 +1,4 @@
-"""The histogram of confidences, with the threshold from which a prediction is confident."""
+"""The histogram of confidences, in two colours: those that are confident, and the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS
 from grafana.bars import bar_chart
 from grafana.queries import BOTH, MODEL
-from grafana.style import CRITICAL, NEUTRAL, TEXT, WHOLE, Query, for_field, setting, transformation
+from grafana.style import GREY, NEUTRAL, TEXT, WHOLE, Query, for_field, setting, transformation
 
 
 def _in_bucket(below: float, bound: float) -> str:
@@ -22,35 +22,42 @@ def _in_bucket(below: float, bound: float) -> str:
     return f'label_replace({own}, "upto", "{bound}", "", "")'
 
 
+_THRESHOLD = f"max(last_over_time(model_confidence_threshold{{{MODEL}}}[$__range]))"
+_BUCKETS = tuple(pairwise((0.0, *CONFIDENCE_BUCKETS)))
+
+
 def confidence() -> Panel:
-    shares = " or ".join(_in_bucket(*bounds) for bounds in pairwise((0.0, *CONFIDENCE_BUCKETS)))
-    most = f"max(increase(model_prediction_confidence_count{{{BOTH}}}[$__range]))"
-    threshold = f'count_values("upto", max(model_confidence_threshold{{{MODEL}}}))'
+    any_value = f"max(increase(model_prediction_confidence_count{{{BOTH}}}[$__range])) > 0"
+    # A confidence of 1 may be the threshold, and then counts as confident.
+    is_confident = {bound: f"{_THRESHOLD} < {bound}" if bound < 1 else _THRESHOLD for _, bound in _BUCKETS}
+    confident = " or ".join(f"{_in_bucket(*bucket)} and on () {is_confident[bucket[1]]}" for bucket in _BUCKETS)
+    others = " or ".join(f"{_in_bucket(*bucket)} unless on () {is_confident[bucket[1]]}" for bucket in _BUCKETS)
+    names = {"Value #A": "confident", "Value #B": "not confident", "Value": "confident"}
     return bar_chart(
         "Confidence of the predictions",
         (
-            "Predictions in the time range by confidence. Each bar counts those up to its value and above that of the "
-            "bar before. The red bar is the confidence from which the model's predictions count as confident."
+            "Predictions in the time range by confidence: blue from the model's confidence threshold on, grey below. "
+            "Each bar counts those up to its value and above that of the bar before; one that contains the threshold "
+            "is blue."
         ),
         WHOLE,
-        Query(f"({shares}) and on () ({most} > 0)", "predictions", "table"),
-        Query(f"{threshold} * on () group_left () (0.2 * {most} > 0)", "confident from", "table"),
+        Query(f"({confident}) and on () {any_value}", "confident", "table"),
+        Query(f"({others}) and on () {any_value}", "not confident", "table"),
         by="upto",
+        stacked=True,
         empty="no confidence values",
         least=0,
         decimals=0,
         transformations=[
-            transformation("merge"),
+            # An outer join ignores a query without a result; "merge" would merge nothing.
+            transformation("filterFieldsByName", exclude={"names": ["Time"]}),
+            transformation("joinByField", byField="upto", mode="outer"),
             transformation("sortBy", fields={}, sort=[{"field": "upto"}]),
-            transformation(
-                "organize",
-                excludeByName={"Time": True},
-                renameByName={"Value": "predictions", "Value #A": "predictions", "Value #B": "confident from"},
-            ),
+            transformation("organize", renameByName=names),
         ],
         overrides=[
-            for_field("predictions", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
-            for_field("confident from", setting("color", {"mode": "fixed", "fixedColor": CRITICAL})),
+            for_field("confident", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
+            for_field("not confident", setting("color", {"mode": "fixed", "fixedColor": GREY})),
             for_field("upto", unit=TEXT, noValue=" "),
         ],
     )

@@ -63,10 +63,10 @@ def alerts() -> Panel:
     )
 
 
-def _share_of(expr: str, whole: str, legend: str) -> Query:
+def _share_of(expr: str, whole: str, legend: str, of: str) -> Query:
     """Return a number with its percentage of another in its name; PromQL has numbers in labels by ``count_values``."""
     share = f'count_values("share", round(100 * {expr} / ({whole} > 0), 0.1))'
-    return Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}} %", "instant")
+    return Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}} % of {of}", "instant")
 
 
 def funnel() -> Panel:
@@ -76,14 +76,14 @@ def funnel() -> Panel:
     return bar_gauge(
         "Funnel over the time range",
         (
-            "All predictions; confident ones and their share of all; of these, predictions that users confirmed and "
-            "confident ones that users corrected, and their share of the confident ones."
+            "All predictions; the confident ones; confident ones that users corrected; and predictions, confident or "
+            "not, that users accepted. Feedback counts when it arrives, which may be long after its prediction."
         ),
         WHOLE,
-        Query(attempts, "attempts", "instant"),
-        _share_of(confident, attempts, "confident"),
-        _share_of(accepted, confident, "accepted by users"),
-        _share_of(corrected, confident, "corrected"),
+        Query(attempts, "all", "instant"),
+        _share_of(confident, attempts, "confident", "all"),
+        _share_of(corrected, confident, "corrected", "confident"),
+        _share_of(accepted, attempts, "accepted", "all"),
         empty=_NO_PREDICTIONS,
         least=0,
         decimals=0,

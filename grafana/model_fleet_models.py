@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 from grafana import layout
 from grafana.cells import HUNDREDTHS, MILLISECONDS, PERCENT, TENTHS_PERCENT, WHOLE, as_label, marked, two
 from grafana.panels import table
-from grafana.queries import alert_states
+from grafana.queries import EVALUATED, alert_states
 from grafana.style import (
     PER_SECOND,
     SECONDS,
@@ -20,7 +20,7 @@ from grafana.style import (
     transformation,
 )
 
-_RULES = "on (model) model:threshold:ModelErrorRatioHigh"
+_RULES = f"on (model) (model:threshold:ModelErrorRatioHigh and on () {EVALUATED})"
 """Exists for a model as long as the rules are evaluated: without them, no alert does not mean that all is well."""
 MONITORED = f"(model_info and {_RULES})"
 _ACTIVE = "(sum by (model) (model_version:attempts:increase1h) > 0 or model:requests:rate5m > 0)"
@@ -157,8 +157,8 @@ def models() -> Panel:
         (
             "The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, "
             "confident and corrected those of the last hour; the feature is the one furthest above its threshold. "
-            "Orange and red: beyond the threshold. –: not known. Requests: the trend between the lowest and the "
-            "highest rate. Click a model to open Overview."
+            "Orange and red: beyond the threshold. –: not known. Requests: the trend between 0 and the highest rate. "
+            "Click a model to open Overview."
         ),
         SECONDS,
         *(Query(expr, kind="table") for expr in (state, _worst_alert(), *_values())),
@@ -192,6 +192,7 @@ def models() -> Panel:
                 ),
                 unit=PER_SECOND,
                 noValue=" ",
+                min=0,
                 width=82,
             ),
         ],

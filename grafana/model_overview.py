@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import alerts, layout
 from grafana import model_overview_numbers as numbers
 from grafana.panels import stat, state_timeline, time_series
-from grafana.queries import BOTH, DAY_AGO, MODEL, MODEL_OR_NONE, state
+from grafana.queries import BOTH, DAY_AGO, MODEL, state
 from grafana.style import (
     BARE,
     COUNT,
@@ -67,10 +67,11 @@ def states_over_time() -> Panel:
     return state_timeline(
         "State over time",
         (
-            "State of each layer: that of the worst alert, of the model or of no particular model. A gap means that it "
-            "was not monitored."
+            "State of each layer: that of the worst alert of the model. Machine: that of the worst alert of an "
+            "exporter or its machine. A gap means that it was not monitored."
         ),
-        *(Query(_state(layer), title) for title, (layer, _) in _LAYERS.items()),
+        *(Query(layer_state(layer), title) for title, (layer, _) in _LAYERS.items()),
+        Query(MACHINES, "Machine"),
         names=STATES,
         empty="not monitored",
     )
@@ -91,11 +92,14 @@ _LAYERS = {
     "Business": ("business", "model_info"),
 }
 """With what exists while the layer is monitored."""
+MACHINES = state('model=""', 'up{job="model-exporter"}')
+"""The state of exporters and their machines, which monitor any number of models."""
 
 
-def _state(layer: str) -> str:
+def layer_state(layer: str) -> str:
+    """Return the state of a layer of the model, as a number."""
     watched = dict(_LAYERS.values())[layer]
-    return state("", f'layer="{layer}",{MODEL_OR_NONE}', f"{watched}{{{MODEL}}}")
+    return state(f'layer="{layer}",{MODEL}', f"{watched}{{{MODEL}}}")
 
 
 def _layer(title: str) -> Panel:
@@ -103,11 +107,11 @@ def _layer(title: str) -> Panel:
     return stat(
         title,
         (
-            "State of the worst alert of this layer, of the model or of no particular model. Grey: not monitored. "
+            "State of the worst alert of this layer, of the model. Grey: not monitored, or alerts are not evaluated. "
             "Click to open the dashboard of the layer."
         ),
         BARE,
-        Query(_state(layer), title, "instant"),
+        Query(layer_state(layer), title, "instant"),
         empty="not monitored",
         state=True,
         named=False,

@@ -193,7 +193,7 @@ def stat(
 ) -> Panel:
     """Return large numbers, one per series, with their names if ``named``; ``stacked`` vertically if there is room.
 
-    Names alone are shown if they are ``sentences``, as large as there is room.
+    Names alone are shown if they are ``sentences``.
 
     Overrides determine the colours of those that are ``coloured``; the text for no data is grey.
     """
@@ -208,7 +208,9 @@ def stat(
         .orientation(VizOrientation.HORIZONTAL if stacked else VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    if (stacked or state) and not sentences:  # one size, so that panels of any width look alike
+    if sentences:  # the largest size at which one has room in a line
+        builder = builder.text(common.VizTextDisplayOptions().title_size(22).value_size(22))
+    elif stacked or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
     return finish(builder, title, description, unit, queries, state=state or coloured, **more)
 

@@ -18,9 +18,12 @@ FEATURE = "feature=~`${feature:regex}`"
 WINDOW = "window=~`${window:regex}`"
 INSTANCE = "instance=~`${instance:regex}`"
 MODEL_OR_NONE = "model=~`${model:regex}|`"
-"""Selector for the model, or for no model: alerts of the exporter and the machine concern every model."""
+"""Selector for the model, or for no model: alerts of exporters and machines concern every model."""
 
 DAY_AGO = " offset 1d"
+
+EVALUATED = 'ALERTS{alertname="Watchdog",layer!=""}'
+"""Always exists while alerts are evaluated: without it, no alert does not mean that all is well."""
 
 
 def alert_states(selector: str) -> str:
@@ -35,20 +38,18 @@ def alert_states(selector: str) -> str:
     return " or ".join(f"{number} * {alerts % (state, severity)}" for number, state, severity in states)
 
 
-def state(by: str, selector: str, monitored: str) -> str:
-    """Return the state as a number, 0 (OK) to 6 (critical): that of the worst alert.
+def state(selector: str, monitored: str) -> str:
+    """Return the state as a number, 0 (OK) to 6 (critical): that of the worst alert, or unknown.
 
     Parameters
     ----------
-    by
-        Labels to keep, or nothing.
     selector
         Selector of the alerts.
     monitored
         An expression that exists while the state is monitored.
     """
-    over = f" by ({by})" if by else ""
-    return f"max{over} ({alert_states(selector)}) or 0 * group{over} ({monitored})"
+    known = f"group({monitored})"
+    return f"max({alert_states(selector)}) or 0 * {known} and on () {EVALUATED} or 5 * {known}"
 
 
 def alert_rows(selector: str, by: str) -> str:

@@ -11,10 +11,13 @@ from support.recorded import RULES, promtool
 
 from grafana import cells
 from grafana.model_fleet_models import states
+from grafana.model_overview import MACHINES, layer_state
 from grafana.style import STATES
 
 
-def evaluate(folder: Path, series: dict[str, str], expr: str, expected: dict[str, float], at: str) -> None:
+def evaluate(
+    folder: Path, series: dict[str, str], expr: str, expected: dict[str, float], at: str, rules: Path = RULES
+) -> None:
     """Check what an expression returns after the rules were evaluated over series in promtool's notation."""
     samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
     test: dict[str, Any] = {
@@ -22,7 +25,7 @@ def evaluate(folder: Path, series: dict[str, str], expr: str, expected: dict[str
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [{"expr": expr, "eval_time": at, "exp_samples": samples}],
     }
-    document = {"rule_files": [str(path) for path in sorted(RULES.glob("*.yml"))], "evaluation_interval": "15s"}
+    document = {"rule_files": [str(path) for path in sorted(rules.glob("*.yml"))], "evaluation_interval": "15s"}
     (folder / "test.yml").write_text(yaml.safe_dump(document | {"tests": [test]}))
     promtool("test", "rules", folder / "test.yml")
 
@@ -112,6 +115,34 @@ def test_without_rules_nothing_is_ok(tmp_path: Path) -> None:
     }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
     promtool("test", "rules", tmp_path / "test.yml")
+
+
+def test_without_alerts_nothing_is_ok(tmp_path: Path) -> None:
+    """Where only the recording rules are evaluated, no alert can fire, and that all is well is not known."""
+    (tmp_path / "rules").mkdir()
+    for path in RULES.glob("*.yml"):
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for group in document["groups"]:
+            group["rules"] = [rule for rule in group["rules"] if "record" in rule]
+        (tmp_path / "rules" / path.name).write_text(yaml.safe_dump(document))
+    series = exporter("e", "a", "1x200") | running("a", "e")
+    evaluate(tmp_path, series, STATE, expect(a="unknown"), "9m", tmp_path / "rules")
+    of_layer = of_one_model("system")
+    evaluate(tmp_path, series, of_layer, {"{}": NUMBERS["OK"]}, "9m")
+    evaluate(tmp_path, series, of_layer, {"{}": NUMBERS["unknown"]}, "9m", tmp_path / "rules")
+
+
+def of_one_model(layer: str) -> str:
+    """The state of a layer on Overview, of model a."""
+    return layer_state(layer).replace("=~`${model:regex}`", '="a"')
+
+
+def test_an_alert_of_a_machine_is_not_one_of_a_model(tmp_path: Path) -> None:
+    """Overview shows it as the machine's, and not in the layer System of each model that the machine monitors."""
+    series = exporter("e", "a", "1x200") | running("a", "e")
+    series['model_system_cpu_utilization_ratio{instance="e",job="model-exporter"}'] = "0.95x200"
+    evaluate(tmp_path, series, of_one_model("system"), {"{}": NUMBERS["OK"]}, "20m")
+    evaluate(tmp_path, series, MACHINES, {"{}": NUMBERS["warning"]}, "20m")
 
 
 @pytest.mark.parametrize(
