@@ -101,7 +101,7 @@ def test_the_prometheus_rule_has_the_operators_schema() -> None:
         assert set(group) <= {"name", "interval", "rules"} and group["name"]
         assert DURATION.fullmatch(group.get("interval", "1m"))
         for entry in group["rules"]:
-            assert set(entry) <= {"alert", "record", "expr", "for", "labels", "annotations"}
+            assert set(entry) <= {"alert", "record", "expr", "for", "keep_firing_for", "labels", "annotations"}
             assert ("alert" in entry) != ("record" in entry)
             assert isinstance(entry["expr"], str) and DURATION.fullmatch(entry.get("for", "0s"))
             assert strings(entry.get("labels", {})) and strings(entry.get("annotations", {}))

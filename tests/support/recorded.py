@@ -78,6 +78,9 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
     events.append({"model": ODD, "version": ODD_VERSION, "confidence": 0.9, "duration_seconds": 0.1})
     if turn == 0:
         events.append({"model": "credit", "version": "2", "inputs": {"age": 40.0}})  # that vanished soon
+    if turn == SCRAPES // 2:  # a misspelt feature and member, and a model that is not configured
+        events.append({"model": "credit", "version": "3", "inputs": {"aeg": 40.0}, "confidense": 0.9})
+        events.append({"model": "nobody", "version": "1"})
     assert server.post("/v1/predictions", events).status == 202
     feedback: list[dict[str, Any]] = [{"prediction_id": f"{turn}-1", "verdict": "accepted"}]
     if turn % (3 if wrong else 60) == 0:
