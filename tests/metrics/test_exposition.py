@@ -48,6 +48,11 @@ def busy(shared: Served) -> Served:
     feedback = {"prediction_id": "g-18", "verdict": "corrected", "label": "no"}
     while not shared.post("/v1/feedback", feedback).json["joined"]:
         pass
+    labels = [
+        {"prediction_id": f"g-{number}", "label": "yes", "time": "2026-01-01T00:00:00Z"} for number in range(18)
+    ]  # known before their predictions: a delay of 0
+    while shared.post("/v1/labels", labels).json["joined"] < len(labels):
+        pass
     shared.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"})
     return shared
 

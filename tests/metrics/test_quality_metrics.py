@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 import timeit
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import ModelConfig
 from exporter.metrics.exposition import render_families
-from exporter.metrics.lines import FamilyLines
+from exporter.metrics.lines import FamilyLines, escape_label
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -174,6 +176,41 @@ def test_a_batch_has_estimates_and_no_counters(classifier: MonitorRegistry) -> N
     )
     assert "model_reference_accuracy" in found
     assert not {name for name in found if name.endswith("_total")}
+
+
+def test_labels_become_metrics_that_survive_a_restart(tmp_path: Path) -> None:
+    """Labels of predictions of two days ago count in the longest window, before a restart and after it."""
+    write_config(tmp_path)
+    server = Served(tmp_path).start()
+    gauges = ("model_accuracy", "model_accuracy_lower", "model_calibration_error", "model_window_labelled_predictions")
+    errors = ("model_mean_absolute_error", "model_root_mean_squared_error")
+    bare = CONFIG["models"][1]["name"]
+    moment = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    try:
+        events = [
+            {"id": f"c{number}", "model": "credit", "version": "3", "prediction": "yes", "confidence": 0.85}
+            | ({"time": moment} if number < 6 else {})
+            for number in range(8)
+        ]
+        events += [{"id": f"n{number}", "model": bare, "prediction": 1.5} for number in range(2)]
+        server.post("/v1/predictions", events)
+        labels = [{"prediction_id": event["id"], "label": "yes"} for event in events[:7]]
+        labels += [{"prediction_id": "c0", "label": "no"}, {"prediction_id": "n0", "label": 3.5}]
+        assert server.post("/v1/labels", labels).status == 201
+        eventually(lambda: server.samples("model_exporter_labels_unjoined") == {"model_exporter_labels_unjoined": 0})
+        eventually(lambda: len(server.samples(*errors)) == 2 * 3)
+        before = server.samples(*gauges, *errors)
+        credit = {name: value for name, value in before.items() if "credit" in name}
+        series = 'model_accuracy{model="credit",version="3",window='
+        assert credit[f'{series}"7d"}}'] == pytest.approx(6 / 7)
+        assert credit[f'{series}"5m"}}'] == 1.0
+        assert before[f'model_mean_absolute_error{{model="{escape_label(bare)}",version="unknown",window="7d"}}'] == 2.0
+        server.stop()
+        server.start()
+        assert server.samples(*gauges, *errors) == pytest.approx(before)
+        assert set(server.samples("model_labelled_predictions_total").values()) == {0.0}
+    finally:
+        server.stop()
 
 
 def test_predictions_are_counted_for_their_labels_at_no_cost(classifier: MonitorRegistry) -> None:
