@@ -15,6 +15,7 @@ import msgspec
 
 from exporter.errors import ConfigError
 from exporter.features.types import INPUT_TYPES
+from exporter.tolerance import Tolerance, parse_tolerance
 from exporter.validation import KeyPath, convert, format_path, parse_duration, parse_size, preview, suggestion
 from exporter.yaml_file import load_yaml
 
@@ -68,6 +69,7 @@ SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
 """Length of a window in seconds."""
 
 _T = TypeVar("_T")
+_V = TypeVar("_V")
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
@@ -96,6 +98,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str | None = None
     profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    correction_tolerance: float | str = 0.0
     task: Task | None = None
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
@@ -112,6 +115,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def confident_from(self) -> float:
         """Return the confidence from which a prediction counts as confident."""
         return DEFAULT_CONFIDENCE_THRESHOLD if self.confidence_threshold is None else self.confidence_threshold
+
+    def tolerance(self) -> Tolerance:
+        """Return how far a corrected number may be from the prediction and still accept it."""
+        return parse_tolerance(self.correction_tolerance)
 
     def window_seconds(self) -> dict[str, float]:
         """Return the lengths of the windows in seconds by their spelling, shortest first."""
@@ -230,6 +237,8 @@ def _check_document(document: Any, where: str) -> Any:
             _check_task(path, model)
             _check_windows(path, model, "windows")
             _check_windows(path, model, "quality_windows")
+            if (tolerance := model.get("correction_tolerance")) is not None:
+                _parse(parse_tolerance, tolerance, (*path, "correction_tolerance"))
         _check_mapped_names(models)
         _check_url(document.get("external_url"), ("external_url",))
         _check_url(document.get("prometheus_url"), ("prometheus_url",), _PROMETHEUS_PASSWORD, "http://127.0.0.1:9090")
@@ -356,9 +365,9 @@ def _check_store(store: dict[str, Any]) -> None:
             _parse(check, str(value), ("store", key))
 
 
-def _parse(parse: Callable[[str], _T], text: str, path: KeyPath) -> _T:
+def _parse(parse: Callable[[_V], _T], value: _V, path: KeyPath) -> _T:
     try:
-        return parse(text)
+        return parse(value)
     except ValueError as error:
         _refuse(path, str(error))
 

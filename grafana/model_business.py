@@ -128,17 +128,18 @@ def attempts() -> Panel:
 
 
 def confident_ratio() -> Panel:
+    known = f"and on (model, version) sum by (model, version) (model_prediction_confidence_count{{{BOTH}}}) > 0"
     return time_series(
         "Confident share by version",
         (
-            "Share of predictions at or above the model's confidence threshold, over one hour. Unless exporter.yml "
-            "sets ModelConfidentRatioLow, the alert's threshold is 80 % of the model's own mean of seven days, so it "
-            "sinks during a long decline."
+            "Share of predictions at or above the model's confidence threshold, over one hour; empty for a model "
+            "without confidences. Unless exporter.yml sets ModelConfidentRatioLow, the alert's threshold is 80 % of "
+            "the model's own mean of seven days, so it sinks during a long decline."
         ),
         SHARE,
-        *by_version(f"model_version:confident_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
+        *by_version(f"(model_version:confident_ratio:rate1h{{{BOTH}}} {known})", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
-        empty=_NO_PREDICTIONS,
+        empty="no predictions with a confidence",
         most=1,
     )
 

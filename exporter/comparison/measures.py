@@ -33,7 +33,7 @@ class Measure(NamedTuple):
     before, after
         The estimates; None where there is no data.
     difference
-        None unless both sides have an estimate.
+        None unless both sides have an estimate that could differ.
     significant
         Whether the difference is statistically significant among all measures of the comparison.
     good
@@ -156,12 +156,20 @@ def compare(before: Counts, after: Counts) -> list[Measure]:
     return measures
 
 
+def _is_constant(name: str, *sides: Estimate) -> bool:
+    """Return whether every prediction is confident, as of a model without confidences.
+
+    Such a measure proves nothing, and without it Holm's method asks less of the others (Tarone, Biometrics 46, 1990).
+    """
+    return name == "confident_ratio" and all(side.value == 1 for side in sides)
+
+
 def _compare_measure(rule: _Rule, before: Counts, after: Counts) -> Measure:
     sides = rule.measure(before), rule.measure(after)
     old, new = (side.estimate for side in sides)
     if rule.name == "correction_ratio" and not before.feedback and not after.feedback:
         old = new = None  # without feedback, a lack of corrections means nothing
-    change = rule.subtract(old, new) if old and new else None
+    change = rule.subtract(old, new) if old and new and not _is_constant(rule.name, old, new) else None
     names = tuple(side.feature for side in sides if side.feature)
     return Measure(
         name=rule.name,

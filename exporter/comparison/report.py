@@ -154,7 +154,9 @@ def _why_unknown(comparison: Comparison, measure: Measure) -> str:
     return {
         "error_ratio": "there are no requests",
         "latency_p95_seconds": "predictions came without duration_seconds",
-        "confident_ratio": "there are no predictions",
+        "confident_ratio": (
+            "every prediction was confident" if measure.before and measure.after else "there are no predictions"
+        ),
         "correction_ratio": "nobody gave feedback, or no prediction was confident",
         "worst_drift_nats": "no feature with a training profile was observed on both sides",
     }[measure.name]

@@ -157,6 +157,7 @@ def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
             features={},
             events=(),
             confidence_threshold=None,
+            correction_tolerance=0.0,
             max_versions=1,
             profile=None,
             profiles={},

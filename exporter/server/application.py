@@ -31,6 +31,7 @@ from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.storage import CountedFeedback, LabelledPrediction, Store
 from exporter.storage.engine import check_url, is_shared
+from exporter.tolerance import Tolerance
 from exporter.validation import preview
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Exporter:
             self._count_verdict,
             self.telemetry.store_errors.inc,
             self.snapshot,
+            tolerances=self.tolerance,
             on_labelled=self._count_labels,
             on_unusable=self._count_unusable,
             loss=self._loss,
@@ -233,6 +235,11 @@ class Exporter:
         if not inputs or model is None:
             return inputs
         return snapshot_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
+
+    def tolerance(self, name: str) -> Tolerance:
+        """Return the tolerance of a model's corrections."""
+        model = self.pipeline.monitors.models.get(name)
+        return model.tolerance() if model else Tolerance()
 
     def _count_verdict(self, verdict: CountedFeedback) -> None:
         monitors = self.pipeline.monitors

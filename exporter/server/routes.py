@@ -108,6 +108,8 @@ _QUEUE = (
     *_PERIOD,
     Parameter("confidence_from", _Share),
     Parameter("confidence_to", _Share),
+    Parameter("error_from", float, "The label minus the prediction, where both are numbers."),
+    Parameter("error_to", float, "The same; exclusive."),
     Parameter(
         "q",
         Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from exporter.storage.label_numbers import is_within_tolerance
 from exporter.storage.schema import draws, feedback, has_reviewed_label
+from exporter.storage.verdicts import Tolerances
+from exporter.tolerance import Tolerance
 
 LATEST = 20
 """Versions of a model that are counted: those with the latest samples."""
@@ -24,18 +27,21 @@ class StratumCounts(msgspec.Struct):
     right: int = 0
 
 
-def accuracy_counts(connection: sa.Connection) -> dict[tuple[str, str], StratumCounts]:
-    """Return the counts by model and version, for the `LATEST` versions of a model that have a decided sample."""
+def accuracy_counts(connection: sa.Connection, tolerances: Tolerances) -> dict[tuple[str, str], StratumCounts]:
+    """Return the counts by model and version, for the `LATEST` versions of a model that have a decided sample.
+
+    A reviewer's label within the model's tolerance makes the prediction right.
+    """
     result: dict[tuple[str, str], StratumCounts] = {}
     versions: Counter[str] = Counter()
     for draw in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
         versions[draw.model] += 1
-        if versions[draw.model] <= LATEST and (counts := _count(connection, draw)).decided:
+        if versions[draw.model] <= LATEST and (counts := _count(connection, draw, tolerances(draw.model))).decided:
             result[draw.model, draw.version] = counts
     return result
 
 
-def _count(connection: sa.Connection, draw: Any) -> StratumCounts:
+def _count(connection: sa.Connection, draw: Any, tolerance: Tolerance) -> StratumCounts:
     # Feedback may arrive just before its prediction, and a prediction may be dated back.
     is_after = (feedback.c.created >= draw.since) | (feedback.c.predicted >= draw.since)
     is_users = is_after & (feedback.c.predicted <= draw.time)
@@ -53,7 +59,8 @@ def _count(connection: sa.Connection, draw: Any) -> StratumCounts:
             counts.decided += row.rows
             counts.right += row.rows
     # A reviewer's label reverses that: another label for a sample, the prediction itself for a correction.
-    is_predicted = feedback.c.reviewed_label == feedback.c.prediction
+    is_near = is_within_tolerance(feedback.c.prediction, feedback.c.reviewed_label, tolerance)
+    is_predicted = (feedback.c.reviewed_label == feedback.c.prediction) | is_near
     query = sa.select(feedback.c.verdict, rows).where(condition, has_reviewed_label, feedback.c.status == "accepted")
     query = query.where(sa.case((feedback.c.verdict == "corrected", is_predicted), else_=~is_predicted))
     for row in connection.execute(query.group_by(feedback.c.verdict)):

@@ -14,6 +14,7 @@ from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
 from exporter.storage.corrections import STATUSES, is_ready_correction
 from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting
 from exporter.storage.timeout import statement_timeout
+from exporter.storage.verdicts import Tolerances
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""
@@ -55,12 +56,21 @@ class Backlog:
     ----------
     reading
         Opens a connection that sees one state of the database.
+    tolerances
+        See `accuracy_counts`.
     shared
         Whether other exporters write into the database, too.
     """
 
-    def __init__(self, reading: Callable[[], AbstractContextManager[sa.Connection]], *, shared: bool) -> None:
+    def __init__(
+        self,
+        reading: Callable[[], AbstractContextManager[sa.Connection]],
+        tolerances: Tolerances,
+        *,
+        shared: bool,
+    ) -> None:
         self._reading = reading
+        self._tolerances = tolerances
         self._max_age = SHARED_REVIEW_SECONDS if shared else REVIEW_SECONDS
         self._cached: ReviewState | None = None
         self._read_at = self._retry_at = 0.0
@@ -88,7 +98,7 @@ class Backlog:
         try:
             with statement_timeout(SCRAPE_TIMEOUT_SECONDS), self._reading() as connection:
                 generation = self._generation
-                state = read_state(connection)
+                state = read_state(connection, self._tolerances)
         except StoreError:
             self._retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
             raise
@@ -97,7 +107,7 @@ class Backlog:
         return state
 
 
-def read_state(connection: sa.Connection) -> ReviewState:
+def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState:
     """Read the state from the database, with queries that indexes answer."""
     number, oldest = sa.func.count().label("number"), sa.func.min(feedback.c.created).label("oldest")
     by_model = sa.select(feedback.c.model, number, oldest).group_by(feedback.c.model)
@@ -113,7 +123,7 @@ def read_state(connection: sa.Connection) -> ReviewState:
         pending={row.model: sum(other.number for other in rows if other.model == row.model) for row in rows},
         oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
         examples={model: int(total) for model, total in connection.execute(examples)},
-        accuracy_counts=accuracy_counts(connection),
+        accuracy_counts=accuracy_counts(connection, tolerances),
         unjoined={row.model or "": row.number for row in unjoined},
         oldest_unjoined={row.model or "": row.oldest for row in unjoined},
         unjoined_labels=connection.execute(sa.select(sa.func.count()).where(is_waiting)).scalar_one(),

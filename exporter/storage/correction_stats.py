@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.storage.correction_document import decode_label
-from exporter.storage.corrections import STATUSES, Filter, conditions, label_column, label_conditions
+from exporter.storage.corrections import (
+    STATUSES,
+    Filter,
+    conditions,
+    label_column,
+    label_conditions,
+    of_any_label,
+)
 from exporter.storage.schema import feedback
 
 MAX_CELLS = 1000
@@ -32,7 +39,7 @@ class Overview(NamedTuple):
         Corrections by status, regardless of the filter's status.
     pairs
         Prediction, label and number of corrections, the most frequent first; at most `MAX_CELLS`, and without labels
-        of more than `MAX_LABEL` characters; regardless of the filter's prediction and label.
+        of more than `MAX_LABEL` characters; regardless of the filter's prediction, label and error.
     step
         The longest of `STEPS` of which the period has more than `BARS`, else the shortest.
     rates
@@ -71,7 +78,7 @@ def _overview_query(chosen: Filter) -> sa.CompoundSelect[*tuple[Any, ...]]:
     """Build one query for all parts of the statistics; its first column names the part."""
     selected = (
         sa.select(feedback.c.status, feedback.c.created, feedback.c.prediction, label_column.label("label"))
-        .where(*conditions(chosen._replace(status=None, label=None, predicted=None)))
+        .where(*conditions(of_any_label(chosen)._replace(status=None)))
         .cte("selected")
         .prefix_with(*_MATERIALIZED)
     )

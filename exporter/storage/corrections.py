@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.storage.correction_document import Redacted, correction_document
+from exporter.storage.label_numbers import label_error
 from exporter.storage.redaction import may_hold
 from exporter.storage.schema import confidence_key, feedback, is_described, is_unjoined, label_json
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""
-ORDERS = ("confident", "newest")
-"""The most confident prediction first, or the newest correction."""
+ORDERS = ("confident", "error", "newest")
+"""The most confident prediction first, the largest error of a number, or the newest correction."""
 VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
 """Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
 
@@ -55,6 +56,8 @@ class Filter(NamedTuple):
         Unix time in seconds of the user's first feedback; ``until`` is exclusive.
     confidence_from, confidence_to
         Both are inclusive.
+    error_from, error_to
+        The effective label minus the prediction, where both are numbers; ``error_to`` is exclusive.
     q
         Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
     redacted
@@ -73,6 +76,8 @@ class Filter(NamedTuple):
     until: float | None = None
     confidence_from: float | None = None
     confidence_to: float | None = None
+    error_from: float | None = None
+    error_to: float | None = None
     q: str | None = None
     redacted: Redacted = MappingProxyType({})
 
@@ -97,7 +102,7 @@ def list_corrections(
     after
         Where the previous page ended, in the same order.
     order
-        One of `ORDERS`; corrections without a confidence are the least confident.
+        One of `ORDERS`; corrections without a confidence, or an error, come last.
 
     Returns
     -------
@@ -122,7 +127,7 @@ def list_corrections(
 
 def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) -> sa.Select[Any]:
     """Build the query of a page's identifiers and keys, and of one more."""
-    key = confidence_key if order == "confident" else feedback.c.created
+    key = _order_key(order)
     is_after: list[sa.ColumnElement[bool]] = []
     if after:
         value, id_ = after
@@ -147,6 +152,14 @@ def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) 
         return parts[0]
     union = sa.union_all(*(sa.select(part.subquery()) for part in parts)).subquery()
     return sa.select(union).order_by(union.c.key.desc(), union.c.id.desc()).limit(limit + 1)
+
+
+def _order_key(order: str) -> sa.ColumnElement[float]:
+    """Return what a page is ordered by, the greatest first. Of errors there is no index: a page reads all."""
+    if order == "error":
+        error = label_error(feedback.c.prediction, label_column)
+        return sa.func.coalesce(sa.func.abs(error), sa.literal_column("-1.0"))
+    return confidence_key if order == "confident" else feedback.c.created
 
 
 def _that_fit(connection: sa.Connection, ids: list[int]) -> list[int]:
@@ -215,12 +228,20 @@ def label_conditions(
     prediction: sa.ColumnElement[Any], label: sa.ColumnElement[Any], chosen: Filter
 ) -> list[sa.ColumnElement[bool]]:
     """Return the filter's conditions on prediction and label."""
-    return [
+    result = [
         # As in profiles, a number and the string of its digits are the same category.
         column == value if value.startswith('"') else column.in_((value, label_json(value)))
         for column, value in ((label, chosen.label), (prediction, chosen.predicted))
         if value is not None
     ]
+    error = label_error(prediction, label)
+    result += [error >= chosen.error_from] if chosen.error_from is not None else []
+    return result + ([error < chosen.error_to] if chosen.error_to is not None else [])
+
+
+def of_any_label(chosen: Filter) -> Filter:
+    """Return a filter without its conditions on prediction and label."""
+    return chosen._replace(label=None, predicted=None, error_from=None, error_to=None)
 
 
 def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:

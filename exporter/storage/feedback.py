@@ -13,9 +13,11 @@ from exporter.events import NO_VERSION, Feedback
 from exporter.storage.feedback_batch import CONTENT, EMPTY_ROW, FeedbackBatch
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
 from exporter.storage.prediction_lookup import find_predictions, stored_days
-from exporter.storage.schema import effective_verdict, feedback, history, label_json, storable
+from exporter.storage.schema import feedback, history, label_json, storable
 from exporter.storage.size import StoreSize
 from exporter.storage.statements import CompiledStatement, Values
+from exporter.storage.verdicts import Tolerances, effective_verdict
+from exporter.tolerance import Tolerance
 
 BATCH = 16
 """Feedback that is recorded together: the inputs of each one's prediction may have 16 MiB."""
@@ -53,14 +55,17 @@ class FeedbackRecorder:
         Gets the feedback whose prediction has not arrived.
     redact
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    tolerances
+        Decides which corrections of a number accept it.
     size
         Refuses feedback that it has no room for.
     """
 
-    def __init__(self, unjoined: UnjoinedFeedback, redact: Redact, size: StoreSize) -> None:
+    def __init__(self, unjoined: UnjoinedFeedback, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
         self._unjoined = unjoined
         self._size = size
         self._redact = redact
+        self._tolerances = tolerances
 
     def record(
         self, connection: sa.Connection, items: Sequence[Feedback], key: str | None, counted: list[CountedFeedback]
@@ -140,11 +145,11 @@ class FeedbackRecorder:
         is_first = item.prediction_id is not None and (row is None or row["verdict"] == "sampled")
         if row is None:
             row = self._new_row(item, now, predictions.get((item.prediction_id, item.model)))
-            content = _content(item, row)
+            content = self._content(item, row)
             batch.insert(row)
         else:
             description = {} if row["joined"] or row["version"] is not None else _description(item)
-            content = _content(item, {**row, **description})
+            content = self._content(item, {**row, **description})
             if not description and all(row[name] == value for name, value in content.items()):
                 return _result(row, repeat=True), row
             batch.replace(row, description)
@@ -155,6 +160,13 @@ class FeedbackRecorder:
             row["counted"] = bool(row["counted"] or counts.correction)
             counted.append(counts)
         return _result(row, repeat=False), row
+
+    def _content(self, item: Feedback, row: Values) -> dict[str, Any]:
+        """Return the content of feedback on the prediction of a row, if that is known."""
+        content = _given_content(item)
+        tolerance = self._tolerances(row["model"]) if row["model"] is not None else Tolerance()
+        verdict = effective_verdict(item.verdict or "", content["label"], row["prediction"], tolerance)
+        return {"verdict": verdict, **content}
 
     def _new_row(self, item: Feedback, now: float, prediction: Values | None) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -220,15 +232,16 @@ def _storable(text: str | None) -> str | None:
     return text and storable(text)
 
 
-def _content(item: Feedback, row: Values) -> dict[str, Any]:
-    """Return the content of feedback on the prediction of a row, if that is known."""
-    label = label_json(item.label)
-    verdict = effective_verdict(item.verdict or "", label, row["prediction"])
-    return {"verdict": verdict, "label": label, "user": item.user, "comment": item.comment}
+def _given_content(item: Feedback) -> dict[str, Any]:
+    """Return the columns of feedback without its verdict."""
+    return {"label": label_json(item.label), "user": item.user, "comment": item.comment}
 
 
 def _is_same(recorded: Values, item: Feedback) -> bool:
-    """Whether feedback repeats what was recorded with its idempotency key, maybe before its prediction was known."""
-    content = {"prediction_id": item.prediction_id, **_content(item, recorded)}
-    is_verdict = recorded["verdict"] in {item.verdict, content.pop("verdict")}
+    """Whether feedback repeats what was recorded with its idempotency key.
+
+    A correction may have been recorded as accepted: its label was the prediction, or within the tolerance at that time.
+    """
+    content = {"prediction_id": item.prediction_id, **_given_content(item)}
+    is_verdict = recorded["verdict"] in {item.verdict, "accepted"}
     return is_verdict and all(recorded[name] == value for name, value in content.items())

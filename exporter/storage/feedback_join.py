@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
 from exporter.storage.prediction_rows import Rows
-from exporter.storage.schema import effective_verdict, feedback, history, label_spellings
+from exporter.storage.schema import feedback, history, label_spellings
 from exporter.storage.size import StoreSize
+from exporter.storage.verdicts import LONGEST_NUMBER, Tolerances, effective_verdict, is_within
 from exporter.storage.waiting_ids import WaitingIds, awaited_predictions
 
 LOOKUP = 500
@@ -67,6 +68,8 @@ class UnjoinedFeedback:
         To read the identifiers for which feedback waits.
     redact
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    tolerances
+        Decides which corrections of a number accept it.
     size
         Tells whether there is room for the inputs.
 
@@ -76,8 +79,9 @@ class UnjoinedFeedback:
         The identifiers of its predictions.
     """
 
-    def __init__(self, connection: sa.Connection, redact: Redact, size: StoreSize) -> None:
+    def __init__(self, connection: sa.Connection, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
         self._redact = redact
+        self._tolerances = tolerances
         self._size = size
         self.ids = WaitingIds(connection, feedback.c.prediction_id, ~feedback.c.joined)
 
@@ -119,13 +123,19 @@ class UnjoinedFeedback:
     ) -> Iterable[CountedFeedback]:
         """Join one row, and return how its earlier verdicts and its current one count."""
         snapshot = prediction_snapshot(prediction, self._redact)
-        accepts = history.c.label.in_(label_spellings(snapshot["prediction"]) if snapshot["prediction"] else ())
+        predicted, tolerance = snapshot["prediction"], self._tolerances(snapshot["model"])
+        accepts = history.c.label.in_(label_spellings(predicted) if predicted else ())
         verdict_then = sa.case((accepts, "accepted"), else_=history.c.verdict)
-        earlier = sa.select(verdict_then).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
-        current = effective_verdict(row["verdict"], row["label"], snapshot["prediction"])
+        number = sa.case((sa.func.length(history.c.label) <= LONGEST_NUMBER, history.c.label))
+        query = sa.select(verdict_then, number).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        earlier = [
+            "accepted" if is_within(label, predicted, tolerance) else verdict
+            for verdict, label in connection.execute(query)
+        ]
+        current = effective_verdict(row["verdict"], row["label"], predicted, tolerance)
         delay: float | None = max(row["created"] - snapshot["predicted"], 0.0)
         corrected = False
-        for verdict in [*connection.execute(earlier).scalars(), current]:
+        for verdict in [*earlier, current]:
             result = count(snapshot, verdict, corrected, delay)
             corrected = corrected or result.correction
             delay = None

@@ -226,16 +226,6 @@ def label_spellings(stored: str) -> set[str]:
     return spellings
 
 
-def effective_verdict(verdict: str, label: str | None, prediction: str | None) -> str:
-    """Return what a verdict means: the correction to the prediction itself accepts it.
-
-    >>> effective_verdict("corrected", '"7"', "7"), effective_verdict("corrected", "8", "7")
-    ('accepted', 'corrected')
-    """
-    is_same = label is not None and prediction is not None and label in label_spellings(prediction)
-    return "accepted" if is_same else verdict
-
-
 def storable(text: str) -> str:
     """Replace NUL in a text, which PostgreSQL does not accept."""
     return text.replace("\0", "\ufffd") if "\0" in text else text

@@ -33,7 +33,9 @@ from exporter.storage.quarantine import count_damaged, quarantine
 from exporter.storage.retention import Retention
 from exporter.storage.size import StoreSize
 from exporter.storage.timeout import statement_timeout
+from exporter.storage.verdicts import Tolerances
 from exporter.storage.writer import Writer
+from exporter.tolerance import Tolerance
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Store:
         Called from the writer's thread with each feedback that counts, after its commit.
     on_failure
         Called at each failed read or write.
-    redact
+    redact, tolerances
         See `FeedbackRecorder`.
     on_labelled
         Called from the writer's thread with the labels that count with a commit, after it.
@@ -85,6 +87,7 @@ class Store:
         on_failure: Callable[[], None] = lambda: None,
         redact: Redact = lambda _, inputs: inputs,
         *,
+        tolerances: Tolerances = lambda _: Tolerance(),
         on_labelled: Callable[[Sequence[LabelledPrediction]], None] = lambda _: None,
         on_unusable: Callable[[Sequence[str]], None] = lambda _: None,
         loss: Loss = class_loss,
@@ -105,12 +108,12 @@ class Store:
             migrate(config)
             self._engine = open_engine(config)
             self._shared = is_shared(self._engine)
-            self._backlog = Backlog(self.reading, shared=self._shared)
+            self._backlog = Backlog(self.reading, tolerances, shared=self._shared)
             self.replica = (config.replica or socket.gethostname()) if self._shared else ""
             with self._engine.begin() as connection:
-                unjoined = UnjoinedFeedback(connection, redact, self.size)
+                unjoined = UnjoinedFeedback(connection, redact, tolerances, self.size)
                 labels = WaitingLabels(connection, loss)
-            self._recorder = FeedbackRecorder(unjoined, redact, self.size)
+            self._recorder = FeedbackRecorder(unjoined, redact, tolerances, self.size)
             self._labels = LabelRecorder(labels.ids, self.size, loss)
             retention = Retention(config, self.size)
             self._writer = Writer(self._engine, retention, Joins(unjoined, labels), self._on_commit, self._failed)

@@ -23,8 +23,9 @@ from support.past import Points, prometheus_of
 from support.programs import running
 from support.servers import Served, ask, eventually, free_port, write_config
 
-from exporter.comparison.counts import Counts, Feature, add, utc_time
-from exporter.comparison.measures import compare
+from exporter.comparison.counts import Counts, Feature, Period, add, utc_time
+from exporter.comparison.measures import Comparison, Side, compare
+from exporter.comparison.report import document
 from exporter.monitoring.counters import DURATION_BUCKETS
 from exporter.stats.intervals import (
     bucket_quantile,
@@ -151,6 +152,23 @@ def test_five_verdicts_together_are_rarely_wrong() -> None:
     better = [compare(drawn(rng, 1000, 0.03), drawn(rng, 1000, 0.005)) for _ in range(50)]
     assert sum(metrics[3].verdict == "better" for metrics in better) >= 40
     assert all(metric.verdict != "worse" for metrics in better for metric in metrics[3:4])
+
+
+def test_a_regression_is_compared_by_its_corrections() -> None:
+    """Where every prediction is confident, the confident ratio is not compared, and asks nothing of other measures."""
+    nothing = drawn(np.random.default_rng(2), 600, 0)._replace(errors=0, bounds=(), durations=(), features={})
+    sides = [nothing._replace(confident=600, corrections=corrected) for corrected in (110, 80)]
+    period = Period(0, 3600)
+    before, after = (Side(version, period, counts) for version, counts in zip("12", sides, strict=True))
+    result = document(Comparison("m", before, after, compare(*sides)))
+    measures = {measure["name"]: measure for measure in result["measures"]}
+    confident, corrected = measures["confident_ratio"], measures["correction_ratio"]
+    assert (confident["before"]["value"], confident["after"]["n"], confident["difference"]) == (1.0, 600, None)
+    assert confident["sentence"] == "Confident ratio: not compared, every prediction was confident."
+    assert corrected["before"]["value"] == pytest.approx(110 / 600)
+    assert (corrected["verdict"], corrected["p_value"] > 0.05 / 3) == ("better", True)
+    some = nothing._replace(confident=599)
+    assert compare(sides[0], some)[2].verdict == "not proven"
 
 
 # --- a real Prometheus with a past of known counts -------------------------------------------

@@ -26,10 +26,12 @@ from exporter.storage.backlog import read_state
 from exporter.storage.correction_history import correction_history
 from exporter.storage.correction_stats import overview
 from exporter.storage.corrections import Filter, list_corrections
+from exporter.storage.error_stats import error_histogram, error_summary
 from exporter.storage.feedback_join import UnjoinedFeedback
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_samples import Draw, _with_feedback, sample_for_review
 from exporter.storage.schema import draws, feedback, history, predictions
+from exporter.tolerance import Tolerance
 
 START = 1_790_000_000.0
 _ROW: dict[str, Any] = {
@@ -210,6 +212,39 @@ def test_a_long_period_is_counted_in_long_steps(store: Store, hours: int, step: 
     assert seen.rates == sorted(Counter(int(time // step) * step for time in times).items())
 
 
+NUMBERS = [
+    ("10.5", "12", None), ("10", "4e0", None), ("3", "2.5", "-7"), ("1", "1", None), ("1e3", "1200.0", None),
+    ("7", '"8"', None), ('"yes"', "2", None), ("true", "2", None), (None, "5", None), ("1", "1e300", None),
+    ("2026", '"2026-11-24"', None),
+]  # fmt: skip
+"""Predictions with the labels of a user and of a reviewer; the errors are 1.5, −6, −10, 0 and 200."""
+
+
+def test_the_errors_of_numbers(database: str) -> None:
+    """Label minus prediction: where both are numbers; filtered, ordered and counted on both databases."""
+    store = Store(StoreConfig(url=database), lambda _: None)
+    try:
+        put(store, [{"prediction": p, "label": label, "reviewed_label": other} for p, label, other in NUMBERS[:9]])
+        assert pick(store, error_from=-6.0) == [5, 4, 2, 1]
+        assert pick(store, error_to=0.0) == [3, 2]
+        assert pick(store, error_from=0.0, error_to=1.5) == [4]
+        assert pick(store, order="error")[:5] == [5, 3, 2, 1, 4]
+        assert len(pick(store, order="error")) == 9
+        with store.reading() as connection:
+            first, after = list_corrections(connection, Filter(), 2, None, "error")
+            second, _ = list_corrections(connection, Filter(), 2, after, "error")
+            assert [row["id"] for row in (*first, *second)] == ["5", "3", "2", "1"]
+            chosen = Filter(error_from=0.0)
+            assert error_summary(connection, chosen) == (5, 37.1, 43.5, -10.0, 200.0, (-10.0, 200.0))
+            assert error_histogram(connection, chosen, [-10.0, 0.0, 1.5, 100.0]) == [0, 2, 1, 1, 1]
+            assert error_summary(connection, Filter("loans")) is None
+            assert overview(connection, chosen).counts["pending"] == 3
+        put(store, [{"prediction": p, "label": label} for p, label, _ in NUMBERS[9:]])
+        assert len(pick(store, order="error")) == 11
+    finally:
+        store.close()
+
+
 def test_undoing_restores_the_users_label(store: Store) -> None:
     """A correction that is pending again has no reviewer's label, and its history has every step."""
     put(store, [{}])
@@ -234,7 +269,7 @@ def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        accuracy_counts(connection)
+        accuracy_counts(connection, lambda _: Tolerance(0.5))
         _, counts, turned = (
             [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             for statement, values in statements.copy()
@@ -249,9 +284,9 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        read_state(connection)
+        read_state(connection, lambda _: Tolerance())
         list(accepted_examples(connection, Selection("digits")))
-        UnjoinedFeedback(connection, redact, store.size)
+        UnjoinedFeedback(connection, redact, lambda _: Tolerance(), store.size)
         _, ready, unjoined, released, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
@@ -411,6 +446,23 @@ def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
     assert (counts.population, counts.known, counts.known_right, counts.decided, counts.right) == (100, 7, 3, 40, 30)
     estimate = estimate_accuracy(counts.population, counts.known, counts.known_right, counts.decided, counts.right)
     assert estimate.value == pytest.approx((3 + 93 * 0.75) / 100)
+
+
+@pytest.mark.parametrize(("tolerance", "right"), [(Tolerance(), 2), (Tolerance(0.5), 4), (Tolerance(share=0.2), 5)])
+def test_a_sampled_number_is_right_within_the_tolerance(database: str, tolerance: Tolerance, right: int) -> None:
+    """A reviewer's label that the tolerance accepts, or that is the same number, makes a sampled prediction right."""
+    store = Store(StoreConfig(url=database), lambda _: None, tolerances=lambda _: tolerance)
+    try:
+        labels = [None, "10", "10.5", "9.5", "12.0", "12.5", '"no"']
+        predict(store, [{"prediction": "10.0"} for _ in labels])
+        assert sample_for_review(store, Draw("digits"), 50, None, redact) == len(labels)
+        for correction_id, label in zip(pick(store, source="sample"), labels, strict=True):
+            decision = Decision("accepted", label, 1, None)
+            store.execute(lambda c, _, id_=correction_id, decision=decision: decide(c, id_, decision, {}))
+        counts = store.review_state().accuracy_counts["digits", "1"]
+        assert (counts.decided, counts.right) == (len(labels), right)
+    finally:
+        store.close()
 
 
 def test_the_interval_covers_the_truth() -> None:

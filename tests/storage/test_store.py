@@ -10,6 +10,7 @@ import resource
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
 from exporter.storage.size import StoreSize
 from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
+from exporter.tolerance import Tolerance
 
 
 class Exporter:
@@ -111,6 +113,51 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Cal
     assert sum(verdict.correction for verdict in exporter.counted) == 4
     assert exporter.count(feedback, feedback.c.joined) == exporter.count(feedback) == 4
     assert exporter.store.review_state().pending == {"m": 4}
+
+
+@pytest.mark.parametrize("first", ["prediction", "feedback"])
+def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, first: str) -> None:
+    """Whichever comes first, also if it is replaced before it counts; a key still means the same afterwards."""
+    counted: list[CountedFeedback] = []
+    tolerances = {"price": Tolerance(0.5), "share": Tolerance(share=0.1), "exact": Tolerance()}
+    store = Store(StoreConfig(url=database), counted.append, tolerances=tolerances.__getitem__)
+    cases: list[tuple[str, Any, Any, str]] = [
+        ("price", 10.0, 10.5, "accepted"), ("price", 10, 9.5, "accepted"), ("price", 1.0, 1.50001, "corrected"),
+        ("price", 10.0, "10.2", "accepted"), ("price", 10.0, "ten", "corrected"), ("price", None, 0.1, "corrected"),
+        ("price", True, 1.2, "corrected"), ("price", "10 or so", 10, "corrected"), ("price", 1e22, 1e22, "accepted"),
+        ("share", -200.0, -220, "accepted"), ("share", -200.0, -221, "corrected"), ("share", 0, 0.1, "corrected"),
+        ("exact", 10.0, 10.0, "accepted"), ("exact", 10.0, 10.000001, "corrected"),
+    ]  # fmt: skip
+    expected = [verdict for *_, verdict in cases]
+
+    def predict() -> None:
+        for number, (model, prediction, *_) in enumerate(cases):
+            event = Prediction(model, id=f"p{number}", version="1", prediction=prediction)
+            store.add(prediction_rows([event], [True], [b"{}"], time.time()))
+        assert store.flush(5)
+
+    def correct(key: str | None = None) -> list[str]:
+        items = [Feedback(f"p{n}", verdict="corrected", label=label) for n, (_, _, label, _) in enumerate(cases)]
+        results = store.record_feedback(items, key)
+        assert not any(result.conflict for result in results)
+        return [result.verdict for result in results]
+
+    try:
+        if first == "feedback":
+            store.record_feedback([Feedback("p0", verdict="corrected", label=10.4)], None)
+            correct()
+        predict()
+        assert correct("key") == expected
+        verdicts = [entry.verdict for entry in counted]
+        assert Counter(verdicts) == Counter(expected + ["accepted"] * (first == "feedback"))
+        assert sum(entry.correction for entry in counted) == expected.count("corrected")
+        with store.reading() as connection:
+            assert len(list_corrections(connection, Filter(), 100, None)[0]) == expected.count("corrected")
+        if first == "prediction":
+            tolerances["price"] = Tolerance()
+            assert correct("key") == expected
+    finally:
+        store.close()
 
 
 def test_feedback_right_after_its_prediction_is_joined_at_once(database: str, start: Callable[..., Exporter]) -> None:

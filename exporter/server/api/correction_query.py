@@ -108,6 +108,8 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         until=parse_time("until", arguments.get("until")),
         confidence_from=_share("confidence_from", arguments.get("confidence_from")),
         confidence_to=_share("confidence_to", arguments.get("confidence_to")),
+        error_from=_number("error_from", arguments.get("error_from")),
+        error_to=_number("error_to", arguments.get("error_to")),
         q=q or None,
         joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
         redacted=exporter.redacted,
@@ -151,14 +153,21 @@ def _label(text: str | None) -> str | None:
 
 
 def _share(name: str, text: str | None) -> float | None:
+    value = _number(name, text, "a number from 0 to 1")
+    if value is not None and not 0 <= value <= 1:
+        raise malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
+    return value
+
+
+def _number(name: str, text: str | None, expected: str = "a number") -> float | None:
     if text is None:
         return None
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= 1:
-        raise malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
+    if not math.isfinite(value):
+        raise malformed(f"{name}: expected {expected}, got {preview(text)}")
     return value
 
 

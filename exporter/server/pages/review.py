@@ -22,6 +22,8 @@ from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_curso
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago
 from exporter.server.pages import image_png, review_cards, review_charts
+from exporter.server.pages.regression import is_regression
+from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.problem import store_problem
 from exporter.stats.accuracy import Estimate, estimate_accuracy
@@ -133,6 +135,7 @@ class ReviewPage:
             if query.after is None:
                 context |= self._overview(connection, query, now)
         model = query.filter.model
+        context.setdefault("regression", self._is_regression(query, [row["prediction"] for row in documents]))
         versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
         page = render_template(
             "review.html",
@@ -150,21 +153,38 @@ class ReviewPage:
         """Return the values of charts and filters."""
         monitors = self._exporter.pipeline.monitors
         stats = overview(connection, query.filter)
-        one_model = query.filter.model or len(monitors.models) == 1
+        model = self._only_model(query)
+        regression = self._is_regression(query, [pair[0] for pair in stats.pairs])
+        pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
         return {
+            "regression": regression,
+            "histogram": error_chart(connection, query) if regression else None,
+            "tolerance": monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
             "unjoined": sum(
                 count
                 for name, count in self._exporter.store.review_state().unjoined.items()
                 if query.filter.model in {None, name}
             ),
-            "confusion": review_charts.confusion_table(stats.pairs, query) if one_model else None,
+            "confusion": review_charts.confusion_table(pairs, query) if model else None,
             "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
-            "predicted": _options([pair[0] for pair in stats.pairs], query.filter.predicted),
-            "labels": _options([pair[1] for pair in stats.pairs], query.filter.label),
-            "accuracy": _accuracy(connection, query),
-            "suggestions": {name: _suggestions(monitors.binners_of(name), stats.pairs) for name in monitors.models},
+            "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
+            "labels": _options([pair[1] for pair in pairs], query.filter.label),
+            "accuracy": _accuracy(accuracy_counts(connection, self._exporter.tolerance), query),
+            "suggestions": {name: _suggestions(monitors.binners_of(name), pairs) for name in monitors.models},
         }
+
+    def _only_model(self, query: ReviewQuery) -> str | None:
+        """Return the model of all corrections of a page; None if there may be several."""
+        models = self._exporter.pipeline.monitors.models
+        return query.filter.model or (next(iter(models)) if len(models) == 1 else None)
+
+    def _is_regression(self, query: ReviewQuery, predictions: list[Any]) -> bool:
+        """Return whether the page shows corrections of one model, and that predicts numbers."""
+        monitors, model = self._exporter.pipeline.monitors, self._only_model(query)
+        if model is None:
+            return False
+        return is_regression(monitors.models[model], monitors.nearest_binner(model, query.filter.version), predictions)
 
     def _segments(self, model: str | None) -> tuple[str, ...]:
         monitors = self._exporter.pipeline.monitors
@@ -198,11 +218,13 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and int(text[:11]) <= MAX_ID
 
 
-def _accuracy(connection: sa.Connection, query: ReviewQuery) -> list[tuple[str, str, Estimate, StratumCounts]]:
+def _accuracy(
+    by_version: Mapping[tuple[str, str], StratumCounts], query: ReviewQuery
+) -> list[tuple[str, str, Estimate, StratumCounts]]:
     """Return the accuracy that reviewed samples show, by the selected models and versions."""
     return [
         (model, version, estimate_accuracy(*msgspec.structs.astuple(counts)), counts)
-        for (model, version), counts in accuracy_counts(connection).items()
+        for (model, version), counts in by_version.items()
         if query.filter.model in {None, model} and query.filter.version in {None, version}
     ]
 
@@ -233,6 +255,8 @@ def _active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
         "until": lambda: f"until {review_charts.format_time(query.filter.until or 0)} UTC",
         "confidence_from": lambda: f"confidence from {query.args['confidence_from']}",
         "confidence_to": lambda: f"confidence up to {query.args['confidence_to']}",
+        "error_from": lambda: f"error from {query.args['error_from']}",
+        "error_to": lambda: f"error below {query.args['error_to']}",
         "q": lambda: f"with “{query.args['q'][:40]}”",
         "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
         "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",

@@ -19,6 +19,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.api.correction_query import is_new
 from exporter.server.pages.image_png import is_image
 from exporter.server.pages.outliers import find_outliers
+from exporter.server.pages.regression import difference, is_regression
 from exporter.storage.corrections import WAITING_SECONDS
 
 MAX_TEXT = 20_000
@@ -59,6 +60,8 @@ class Card:
         Names of inputs that are never stored.
     label, prediction
         For display, cut.
+    difference
+        How far the label of a regression is from the prediction; empty for classes.
     decidable
         Whether it can be decided: it can if its prediction is known, or it describes one and waited long enough.
     new
@@ -72,6 +75,7 @@ class Card:
     document: Mapping[str, Any]
     label: str
     prediction: str
+    difference: str
     label_type: str
     decidable: bool
     new: bool
@@ -138,10 +142,12 @@ def _card(
             values.append(Input(name, _format_value(value), notes))
     lacks_prediction = document["prediction"] is None
     label = document["label"] if lacks_prediction else document["prediction"]
+    has_error = settings is not None and is_regression(settings, binner, [document["prediction"]])
     return Card(
         document=document,
         label=abbreviate(document["label"]),
         prediction="unknown" if lacks_prediction and not document["joined"] else abbreviate(document["prediction"]),
+        difference=difference(document["prediction"], document["label"]) if has_error else "",
         label_type=json_type(label),
         decidable=document["joined"] or _is_ready(document),
         new=is_new(monitors.binner(model, version), document["label"]),
