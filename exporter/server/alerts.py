@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from exporter.errors import ExporterError
+from exporter.server.alert_rules import RULES, check_rules
 from exporter.server.elapsed import duration
 from exporter.server.notifications import MAX_FIRING, Alert, Inbox
-from exporter.server.scrapes import Scrapes, overdue
+from exporter.server.scrapes import Problem, Scrapes, overdue
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus
@@ -193,7 +194,7 @@ class PrometheusAlerts:
         self._answered = -math.inf
         self._alerts: list[Alert] = []
         self._watched = self._cut = False
-        self._scrape_age: float | None = None
+        self._missing: Problem | None = None
         self._error = ""
 
     def read(self) -> Alerts:
@@ -225,24 +226,17 @@ class PrometheusAlerts:
                 "prometheus/rules/ there. Prometheus evaluates them within a minute after its start."
             )
             return Alerts(self._alerts, "Prometheus does not evaluate the alerts of this project", detail, "check")
-        if self._scrape_age is None:
-            detail = (
-                f"{self.prometheus.url} has no metrics of it since it started. Alerts on its models cannot fire until "
-                "Prometheus scrapes it. See the targets of Prometheus."
-            )
-            return Alerts(self._alerts, "Prometheus does not scrape this exporter", detail)
-        if missing := overdue(self._scrape_age):
-            return Alerts(self._alerts, *missing)
+        if self._missing:
+            return Alerts(self._alerts, *self._missing)
         if self._cut:
             detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {self.prometheus.url}."
             return Alerts(self._alerts, f"More than {MAX_ALERTS} alerts fire or are pending", detail)
         return Alerts(self._alerts)
 
     def _ask(self) -> None:
-        error, alerts, scrape_age = f"{self.prometheus.url}: the response cannot be read", None, None
+        error, alerts, missing = f"{self.prometheus.url}: the response cannot be read", None, None
         try:
-            ages = self.prometheus.query(_scrape_age(self._loaded()))
-            scrape_age = min((age.value for age in ages), default=None)
+            missing = check_rules(self.prometheus.get(RULES, MAX_BODY), LAYERS) or self._check_scrapes()
             alerts = _decode(self.prometheus.get("/api/v1/alerts", MAX_BODY))
             error = ""
         except msgspec.ValidationError:
@@ -253,11 +247,21 @@ class PrometheusAlerts:
             with self._lock:
                 self._thread, self._asked, self._error = None, time.monotonic(), error
                 if alerts is not None:
-                    self._answered, self._scrape_age = self._asked, scrape_age
+                    self._answered, self._missing = self._asked, missing
                     self._watched = any(alert.is_watchdog and alert.status == "firing" for alert in alerts)
                     shown = [alert for alert in alerts if alert.is_shown]
                     self._cut = len(shown) > MAX_ALERTS
                     self._alerts = sorted(shown, key=lambda alert: alert.status != "firing")[:MAX_ALERTS]
+
+    def _check_scrapes(self) -> Problem | None:
+        """Return the problem that Prometheus does not scrape this exporter; None while it does."""
+        if ages := self.prometheus.query(_scrape_age(self._loaded())):
+            return overdue(min(age.value for age in ages))
+        return Problem(
+            "Prometheus does not scrape this exporter",
+            f"{self.prometheus.url} has no metrics of it since it started. Alerts on its models cannot fire until "
+            "Prometheus scrapes it. See the targets of Prometheus.",
+        )
 
 
 def _scrape_age(loaded: Sequence[float]) -> str:

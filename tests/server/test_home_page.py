@@ -23,7 +23,8 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, 
 
 from exporter.http_client.prometheus import Sample
 from exporter.server import alerts as alert_source
-from exporter.server.alerts import from_inbox
+from exporter.server.alert_rules import RULES as RULES_PATH
+from exporter.server.alerts import LAYERS, from_inbox
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.flask_app import create_app
@@ -245,7 +246,10 @@ class _Answers:
         return [Sample({}, 30.0)]
 
     def get(self, path: str, max_body: int) -> Any:
-        assert (path, max_body) == ("/api/v1/alerts", alert_source.MAX_BODY)
+        assert max_body == alert_source.MAX_BODY
+        if path == RULES_PATH:
+            return {"groups": [{"rules": [{"name": "A", "labels": {"layer": layer}} for layer in LAYERS]}]}
+        assert path == "/api/v1/alerts"
         return self.data
 
 
@@ -351,6 +355,7 @@ RULES = {
                     "for": "1h",
                     "labels": {"severity": "warning", "layer": "system", "model": "loans"},
                 },
+                {"alert": "Never", "expr": "vector(1) > 2", "labels": {"layer": "data"}},
                 {"alert": "Own", "expr": "vector(1)", "for": "1h", "labels": {"layer": "business", "severity": "info"}},
                 {"alert": "KubeNodeNotReady", "expr": "vector(1)", "labels": {"severity": "critical"}},
             ],
@@ -397,6 +402,14 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "1 alert firing, 2 pending" in served.get("/").text, "Prometheus is the truth"
         served.post("/-/reload", b"")
         assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("vector(1) > 2", "up / on() {job!=''}"))
+        ask(f"{url}/-/reload", b"")
+        page = eventually(lambda: when(served, "Prometheus cannot evaluate all rules."), 20)
+        assert "The evaluation of Never fails: " in page
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("layer: data", "layer: none"))
+        ask(f"{url}/-/reload", b"")
+        page = eventually(lambda: when(served, "Prometheus does not evaluate all alerts of this project."), 20)
+        assert "It has no alert of these layers: data. Load all files" in page
         program.kill()
         page = eventually(lambda: when(served, "Prometheus does not respond."), 20)
         assert "cannot be reached (Connection refused)" in page
