@@ -80,6 +80,8 @@ class QualityEstimator:
         Whether accuracies or absolute errors are estimated.
     overall
         Accuracy or mean absolute error on the labelled rows.
+    rows
+        Number of labelled rows.
     known
         Whether there are enough labelled rows for an estimate, at least `LEAST_ROWS`.
     table
@@ -90,6 +92,7 @@ class QualityEstimator:
     def __init__(self, quality: Quality, targets: Mapping[str, Feature]) -> None:
         self.kind: Literal["accuracy", "absolute_error"] = quality.kind
         self.overall = quality.overall
+        self.rows = quality.rows
         self._quality = quality
         self._base, self._base_variance = (0.0, 0.0) if self.kind == "accuracy" else (quality.overall, quality.variance)
         layout, start = {}, 0
@@ -185,6 +188,15 @@ class QualityEstimator:
             return float(chosen @ self._effects / observed)
         shares, _ = self._parts.read(counts)
         return max(float(self._base + shares @ self._effects), 0.0)
+
+    def absence(self, counts: Floats) -> Literal["few", "empty", "unsupported"]:
+        """Return why there is no estimate: too few labelled rows, no observations, or observations unlike those rows.
+
+        The counts are those for which `estimate` returns None.
+        """
+        if not self.known:
+            return "few"
+        return "empty" if np.isnan(self.value(counts)) else "unsupported"
 
     def estimate(self, counts: Floats) -> Estimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.

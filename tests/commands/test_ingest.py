@@ -23,6 +23,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import csv, parquet
+from support.labelled_rows import with_outcomes
 from support.paths import ROOT
 from support.servers import Served, ask, eventually, free_port
 
@@ -506,15 +507,18 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
 def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path: Path) -> None:
     """The commands of docs/batch.md print the documented output, and end with visible drift."""
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
-    first, push, send = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    first, quality, push, send = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
     parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
     install, *commands = first.splitlines(keepends=True)
     assert install.startswith("pip install")
     output = shell("".join(commands), tmp_path)
-    (promised,) = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    promised, promised_quality = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
     seconds = r"in \d+\.\d s"
     assert re.sub(seconds, "", output).endswith(re.sub(seconds, "", promised))
+    for name, rows in (("training", scores(3000, seed=1)), ("scores", scores(2500, shift=2.0))):
+        parquet.write_table(with_outcomes(rows), tmp_path / f"{name}.parquet")
+    assert shell(quality, tmp_path).endswith(promised_quality)
     output = shell(push.replace("http://127.0.0.1:9091", gateway), tmp_path)
     (line,) = [line for line in output.splitlines() if 'version="3"' in line and line.startswith("model_feature_kl")]
     assert float(line.rpartition(" ")[2]) > 1

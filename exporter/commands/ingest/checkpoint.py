@@ -31,6 +31,8 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
         Rows of a batch: a batch that is sent again must have the same rows.
     rows, accepted
         Rows of the file up to the last acknowledged batch, and how many of them the exporter accepted.
+    labels
+        How many labels of these rows the exporter accepted.
     sending
         Last row of a batch that is being sent and is shorter than the others, because the file ended there; else 0.
     done
@@ -46,6 +48,7 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
     batch_size: int
     rows: int = 0
     accepted: int = 0
+    labels: int = 0
     sending: int = 0
     done: bool = False
     time: str = ""

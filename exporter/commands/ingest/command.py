@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from exporter.commands.common import add_config_file, add_credentials, add_table_options, authorization, whole_number
-from exporter.commands.ingest import report
+from exporter.commands.ingest import quality_report, report
 from exporter.commands.ingest.checkpoint import State, begin
 from exporter.commands.ingest.input_file import FORMATS, Input, open_input
 from exporter.commands.ingest.json_lines import Lines
@@ -22,7 +22,7 @@ from exporter.commands.ingest.local import (
     monitors_with_rows,
 )
 from exporter.commands.ingest.pushgateway import Gateway, Run, write
-from exporter.commands.ingest.remote import Sender, table_chunks
+from exporter.commands.ingest.remote import Labels, Sender, table_chunks
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
@@ -75,9 +75,13 @@ def run(options: argparse.Namespace) -> int:
         options.confidence_column,
         options.id_column,
         options.time_column,
-        (*options.ignore, *([options.label_column] if options.label_column else [])),
+        options.label_column,
+        tuple(options.ignore),
         options.confidence_percent,
     )
+    if roles.label and not roles.prediction:
+        detail = f"set --prediction-column, since the label {preview(roles.label)} is compared with it"
+        raise BatchError(f"--label-column: {detail}")
     return _send(options, roles) if options.exporter else _count(options, roles)
 
 
@@ -103,11 +107,11 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
             _refuse_column_options(options, roles)
             lines = Lines(source.path, source.where, refused, max_lines=_CHUNK)
             count_lines(lines, monitors, refused, progress)
-            total, remarks = lines.rows, []
+            total, remarks, labelled = lines.rows, [], 0
         else:
             monitor = choose_monitor(monitors, options.model, options.version)
             table = _table(options, source, roles, refused, monitor)
-            count_table(table, monitor, source.where, progress)
+            labelled = count_table(table, monitor, source.where, progress)
             total, remarks = table.rows, _remarks(table, monitor)
     _require_good_rows(source, total, refused)
     seconds, end = time.monotonic() - start, time.time()
@@ -115,7 +119,7 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
     _print_lines(report.rows(source.where, total, total - refused.count, refused, seconds))
     for text in remarks:
         print(f"model-exporter: {source.where}: {text}", file=sys.stderr)
-    _publish(runs, options.textfile, gateway)
+    _publish(runs, labelled, options.textfile, gateway)
     return DRIFTED if options.fail_on_drift and any(report.drifted(run.monitor) for run in runs) else 0
 
 
@@ -130,11 +134,12 @@ def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     return monitors_of_config(path)
 
 
-def _publish(runs: list[Run], textfile: Path | None, gateway: Gateway | None) -> None:
-    """Print the drift of runs, and hand their metrics to Prometheus."""
+def _publish(runs: list[Run], labelled: int, textfile: Path | None, gateway: Gateway | None) -> None:
+    """Print the drift and the quality of runs, and hand their metrics to Prometheus."""
     for run in runs:
         if run.monitor.binner:
             _print_lines(report.drift(run.monitor))
+        _print_lines(quality_report.quality(run.monitor, labelled))
     if textfile:
         write(textfile, runs)
         print(f"metrics written to {textfile}")
@@ -199,10 +204,7 @@ def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
 def _send(options: argparse.Namespace, roles: Roles) -> int:
     """Send the rows to an exporter."""
     start = time.monotonic()
-    for flag in ("push", "textfile", "fail_on_drift", "config_file"):
-        if getattr(options, flag):
-            name = flag.replace("_", "-") if flag != "config_file" else "config.file"
-            raise BatchError(f"--{name}: cannot be used with --exporter, which counts the rows")
+    _check_send_options(options, roles)
     try:
         give_up = parse_duration(options.give_up)
     except ValueError as error:
@@ -223,7 +225,7 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
             return 0
         if remark:
             print(f"model-exporter: {remark}", file=sys.stderr)
-        refused = Refused(state.rows)
+        refused, labels = Refused(state.rows), Labels(roles.label, Refused(state.rows))
         rows: Lines | Table
         if are_events:
             limits = {"max_lines": state.batch_size, "after": state.rows, "end": state.sending}
@@ -231,14 +233,25 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
             chunks = iter(rows)
         else:
             rows = _table(options, source, roles, refused, monitor)
-            chunks = table_chunks(rows, state, options.model, options.version)
-        sender = Sender(client, state, path, refused, give_up)
+            chunks = table_chunks(rows, state, options.model, options.version, labels)
+        sender = Sender(client, state, path, refused, labels=labels, give_up=give_up)
         sender.send(chunks, lambda chunk: progress("rows", chunk.done, chunk.numbers[-1]))
         _require_good_rows(source, rows.rows, refused)
         sender.finish(rows.rows)
     _print_lines(report.rows(source.where, state.rows, state.accepted, refused, time.monotonic() - start))
+    if roles.label:
+        _print_lines(report.labels(state.labels, labels.refused))
     print(f"sent to {client.url}")
     return 0
+
+
+def _check_send_options(options: argparse.Namespace, roles: Roles) -> None:
+    for flag in ("push", "textfile", "fail_on_drift", "config_file"):
+        if getattr(options, flag):
+            name = flag.replace("_", "-") if flag != "config_file" else "config.file"
+            raise BatchError(f"--{name}: cannot be used with --exporter, which counts the rows")
+    if roles.label and not roles.id:
+        raise BatchError("--label-column: set --id-column, since an exporter joins labels with predictions by it")
 
 
 def _client(options: argparse.Namespace) -> Client:

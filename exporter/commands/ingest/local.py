@@ -15,6 +15,7 @@ from exporter.config import ModelConfig
 from exporter.errors import BatchError
 from exporter.event_decoder import Decoder
 from exporter.events import Prediction, check_models
+from exporter.features.extract import as_list, is_missing
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.loading import load_monitors
@@ -22,6 +23,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
+from exporter.storage.labels import LabelledPrediction
 from exporter.validation import any_of, preview, suggestion
 
 WINDOW = "run"
@@ -77,8 +79,8 @@ def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | 
     return monitor
 
 
-def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress) -> None:
-    """Count a table's rows.
+def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress) -> int:
+    """Count a table's rows and their labels; return how many predictions have a label.
 
     Raises
     ------
@@ -86,13 +88,19 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
         When no column of it is an input of the model.
     """
     inputs = set(monitor.binner.inputs) if monitor.binner else set()
+    labelled = 0
     for rows in table:
         if table.seen and not inputs & table.seen.keys():
             hint = suggestion(next(iter(table.seen)), inputs)
             raise BatchError(f"{where}: has no column of the model's profile, but {_first(table.seen)}; {hint}")
         for start in range(0, len(rows.numbers), SLICE):
-            monitor.observe_columns(_columns(rows, slice(start, start + SLICE)), NOW)
+            part = slice(start, start + SLICE)
+            monitor.observe_columns(_columns(rows, part), NOW)
+            labels = _labels(rows, part, monitor)
+            monitor.count_labels(labels, NOW, NOW)
+            labelled += len(labels)
         progress("rows", rows.done, table.rows)
+    return labelled
 
 
 def _columns(rows: Rows, part: slice) -> PredictionColumns:
@@ -108,6 +116,20 @@ def _columns(rows: Rows, part: slice) -> PredictionColumns:
         rows.confidences[part],
         None if rows.moments is None else rows.moments[part],
     )
+
+
+def _labels(rows: Rows, part: slice, monitor: ModelMonitor) -> list[LabelledPrediction]:
+    """Return the predictions that have a label."""
+    labels, predictions = as_list(rows.labels[part]), as_list(rows.predictions[part])
+    if not labels:
+        return []
+    confidences = rows.confidences[part].tolist() or [None] * len(labels)
+    model, version = monitor.config.name, monitor.version
+    return [
+        LabelledPrediction(model, version, NOW, prediction, confidence, None, label, None, 0.0)
+        for prediction, confidence, label in zip(predictions, confidences, labels, strict=True)
+        if not (is_missing(label) or is_missing(prediction))
+    ]
 
 
 def _first(names: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,38 @@ _SLICE = 500
 _encoder = msgspec.json.Encoder()
 
 
+class Labels:
+    """The labels of rows that are sent.
+
+    Parameters
+    ----------
+    column
+        Name of their column.
+    refused
+        Collects labels that are refused.
+    """
+
+    def __init__(self, column: str | None, refused: Refused) -> None:
+        self.column = column
+        self.refused = refused
+        self._lines: dict[int, bytes] = {}
+
+    def add(self, number: int, prediction_id: str | None, label: Any) -> None:
+        """Add the label of a row; None is none."""
+        if label is None:
+            return
+        if prediction_id is None:
+            self.refused.add(number, self.column or "", "the row has no identifier by which its label could be joined")
+        else:
+            self._lines[number] = _encoder.encode({"prediction_id": prediction_id, "label": label})
+
+    def of(self, chunk: Chunk, refused: Collection[int]) -> Chunk:
+        """Take the labels of a chunk's rows; those of refused rows are dropped."""
+        found = {number: self._lines.pop(number) for number in chunk.numbers if number in self._lines}
+        kept = {number: line for number, line in found.items() if number not in refused}
+        return Chunk(list(kept.values()), list(kept), chunk.done)
+
+
 class Sender:
     """Sends batches in order, each acknowledged before the next.
 
@@ -38,15 +70,20 @@ class Sender:
         File of the state; None for none.
     refused
         Collects the rows that the exporter refuses.
+    labels
+        The labels of the rows; each batch is sent before its labels.
     give_up
         Seconds for which a batch is tried again.
     """
 
-    def __init__(self, client: Client, state: State, path: Path | None, refused: Refused, give_up: float) -> None:
+    def __init__(
+        self, client: Client, state: State, path: Path | None, refused: Refused, *, labels: Labels, give_up: float
+    ) -> None:
         self._client = client
         self.state = state
         self._path = path
         self._refused = refused
+        self._labels = labels
         self._give_up = give_up
         self._warned = False
 
@@ -63,9 +100,13 @@ class Sender:
             if len(chunk.lines) < self.state.batch_size and self._path is not None:
                 self.state.sending = chunk.numbers[-1]  # if the file grows, this batch must end here all the same
                 save(self._path, self.state)
-            accepted = self._batch(chunk)
+            key = f"{self.state.run}-{chunk.numbers[0]}"
+            accepted, refused = self._send(chunk, "/v1/predictions", self._refused, key)
+            labels = self._labels.of(chunk, refused)
+            accepted_labels, _ = self._send(labels, "/v1/labels", self._labels.refused) if labels.lines else (0, ())
             self.state.rows, self.state.sending = chunk.numbers[-1], 0
             self.state.accepted += accepted
+            self.state.labels += accepted_labels
             save(self._path, self.state)
             on_chunk(chunk)
 
@@ -74,29 +115,31 @@ class Sender:
         self.state.rows, self.state.done = max(rows, self.state.rows), True
         save(self._path, self.state)
 
-    def _batch(self, chunk: Chunk) -> int:
-        """Send a batch and return how many of its rows were accepted."""
-        response = self._post(b"\n".join(chunk.lines), f"{self.state.run}-{chunk.numbers[0]}")
-        if response.status not in {202, 400}:
+    def _send(self, chunk: Chunk, path: str, refused: Refused, key: str | None = None) -> tuple[int, set[int]]:
+        """Send lines; return how many were accepted, and the numbers of the rows that were refused."""
+        response = self._post(path, b"\n".join(chunk.lines), key)
+        accepted = response.status in {200, 201, 202}
+        if not accepted and response.status != 400:
             tried = f", for {self._give_up:g} s" if response.status in TRANSIENT else ""
             raise self._stopped(response.error_message() + tried)
         try:
             document = json.loads(response.body)
-            accepted = int(document["accepted"]) if response.status == 202 else 0
-            rejected = [*_rejected(document, response.status)]
-        except (ValueError, TypeError, KeyError, AttributeError):
+            count = int(document["accepted"]) if accepted else 0
+            rejected = [*_rejected(document, accepted)]
+            numbers = {chunk.numbers[index] for index, _, _ in rejected}
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise self._stopped(f"the response ({response.status}) is not an exporter's") from None
-        if response.status != 202 and not rejected:
+        if not accepted and not rejected:
             raise self._stopped(response.error_message())
         for index, pointer, detail in rejected:
-            self._refused.add(chunk.numbers[index], pointer.removeprefix("/"), detail)
-        return accepted
+            refused.add(chunk.numbers[index], pointer.removeprefix("/"), detail)
+        return count, numbers
 
-    def _post(self, body: bytes, key: str) -> Response:
-        headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": key}
+    def _post(self, path: str, body: bytes, key: str | None) -> Response:
+        headers = {"Content-Type": "application/x-ndjson", **({} if key is None else {"Idempotency-Key": key})}
         retries = retry_for(self._give_up, self._warn)
         try:
-            return self._client.request("POST", "/v1/predictions", body, headers=headers, retries=retries)
+            return self._client.request("POST", path, body, headers=headers, retries=retries)
         except RequestError as error:
             raise self._stopped(f"{error.reason}, for {self._give_up:g} s") from None
 
@@ -111,9 +154,9 @@ class Sender:
         return BatchError(f"{self._client.url}: {reason}; {sent}{again}")
 
 
-def _rejected(document: Any, status: int) -> Iterator[tuple[int, str, str]]:
+def _rejected(document: Any, accepted: bool) -> Iterator[tuple[int, str, str]]:
     """Yield the index in the request, the pointer and the detail of each row that was refused."""
-    if status == 202:
+    if accepted:
         for item in document["rejected"]:
             yield int(item["index"]), str(item["pointer"]), str(item["detail"])
         return
@@ -122,14 +165,14 @@ def _rejected(document: Any, status: int) -> Iterator[tuple[int, str, str]]:
         yield int(index), "/".join(rest), str(item["detail"])
 
 
-def table_chunks(table: Table, state: State, model: str, version: str | None) -> Iterator[Chunk]:
-    """Yield a table's rows as lines of JSON, in the same batches however the file is read."""
-    lines = ((*row, rows.done) for rows in table for row in _encode(rows, state.rows, model, version))
+def table_chunks(table: Table, state: State, model: str, version: str | None, labels: Labels) -> Iterator[Chunk]:
+    """Yield a table's rows as lines of JSON, in the same batches however the file is read, and add their labels."""
+    lines = ((*row, rows.done) for rows in table for row in _encode(rows, state.rows, model, version, labels))
     return split(lines, state.batch_size, state.sending)
 
 
-def _encode(rows: Rows, after: int, model: str, version: str | None) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and the JSON of each row after one that was sent before."""
+def _encode(rows: Rows, after: int, model: str, version: str | None, labels: Labels) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the JSON of each row after one that was sent before, and add its label."""
     first = int(np.searchsorted(rows.numbers, after, side="right"))
     common = {"model": model, **({} if version is None else {"version": version})}
     for start in range(first, len(rows.numbers), _SLICE):
@@ -142,10 +185,13 @@ def _encode(rows: Rows, after: int, model: str, version: str | None) -> Iterator
             "id": rows.ids[part],
             "time": [] if rows.moments is None else list(map(_rfc3339, rows.moments[part].tolist())),
         }
+        actual = _json_values(rows.labels[part])
         columns = {name: values for name, values in columns.items() if len(values)}
         for index, (number, *values) in enumerate(zip(numbers, *inputs, strict=True)):
             event = common | {"inputs": dict(zip(rows.inputs, values, strict=True))}
             event |= {name: column[index] for name, column in columns.items() if column[index] is not None}
+            if len(actual):
+                labels.add(number, rows.ids[start + index] if rows.ids else None, actual[index])
             yield number, _encoder.encode(event)
 
 

@@ -23,7 +23,17 @@ _STATUSES = {
 
 def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
     """Return how many rows there were, and what was wrong with the first that were rejected."""
-    yield f"{where}: {_count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
+    yield f"{where}: {count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
+    yield from _reasons(refused)
+
+
+def labels(accepted: int, refused: Refused) -> Iterator[str]:
+    """Return how many labels an exporter accepted, and what was wrong with the first that were rejected."""
+    yield f"{count(accepted, 'label')} accepted, {refused.count:,} rejected"
+    yield from _reasons(refused)
+
+
+def _reasons(refused: Refused) -> Iterator[str]:
     yield from (f"  {reason}" for reason in refused.first)
     if refused.count > len(refused.first):
         yield f"  and {refused.count - len(refused.first):,} more"
@@ -45,7 +55,7 @@ def drift(monitor: ModelMonitor) -> Iterator[str]:
         cells = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:4], strict=True))]
         yield f"  {'  '.join([*cells, status])}".rstrip()
     if len(drifts) > MAX_FEATURES:
-        yield f"  and {_count(len(drifts) - MAX_FEATURES, 'feature')} below these"
+        yield f"  and {count(len(drifts) - MAX_FEATURES, 'feature')} below these"
     score, noise = reading.multivariate.tolist()
     if score > noise:
         yield f"  the features are related differently than in training: {score:.3g}, above its noise of {noise:.3g}"
@@ -62,5 +72,6 @@ def _score(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -33,12 +33,13 @@ class Roles(NamedTuple):
     confidence: str | None = None
     id: str | None = None
     time: str | None = None
+    label: str | None = None
     ignored: tuple[str, ...] = ()
     confidence_percent: bool = False
 
     def named(self) -> list[str]:
         """Return all names."""
-        return [*filter(None, self[:4]), *self.ignored]
+        return [*filter(None, self[:5]), *self.ignored]
 
 
 class Rows(NamedTuple):
@@ -60,6 +61,8 @@ class Rows(NamedTuple):
         Strings, None where a row has none; empty without such a column.
     moments
         When a row arrived in Unix seconds, NaN where it does not say; None without such a column.
+    labels
+        True labels; None, or NaN in an array, where a row has none; empty without such a column.
     done
         Share of the file that was read.
     """
@@ -71,6 +74,7 @@ class Rows(NamedTuple):
     confidences: Floats
     ids: Sequence[str | None]
     moments: Floats | None
+    labels: Any
     done: float
 
 
@@ -146,7 +150,7 @@ class Table:
         size = len(numbers)
         bad: dict[int, tuple[str, str]] = {}  # by index: the first column that is wrong, and why
         outputs: dict[str, Any] = {}
-        for role, check in (("prediction", _predictions), ("confidence", _confidences), ("id", _ids), ("time", _times)):
+        for role, check in _CHECKS.items():
             name = getattr(self._roles, role)
             if name is not None:
                 values = columns.get(name, [None] * size)
@@ -172,6 +176,7 @@ class Table:
             outputs.get("confidence", np.empty(0)),
             outputs.get("id", ()),
             outputs.get("time"),
+            outputs.get("label", ()),
             done,
         )
 
@@ -230,12 +235,23 @@ def _times(values: Any) -> tuple[Floats, dict[int, str]]:
     return moments, {index: f"expected {expected}, got {preview(items[index])}" for index, expected in bad.items()}
 
 
+_CHECKS: dict[str, Callable[[Any], tuple[Any, dict[int, str]]]] = {
+    "prediction": _predictions,
+    "confidence": _confidences,
+    "id": _ids,
+    "time": _times,
+    "label": _predictions,
+}
+"""For each role: returns a column's values, and what is wrong with some of them, by their index."""
+
+
 def cell_types(profile: Profile, roles: Roles) -> dict[str, str]:
     """Return the types by which cells of CSV are read so that they compare with the training values."""
     types = {name: _cell_type(kind, profile.features.get(name)) for name, kind in profile.inputs.items()}
     if roles.prediction:
         numeric = profile.prediction is not None and not isinstance(profile.prediction, CategoricalFeature)
-        types[roles.prediction] = _cell_type("numeric" if numeric else "categorical", profile.prediction)
+        kind = _cell_type("numeric" if numeric else "categorical", profile.prediction)
+        types |= dict.fromkeys(filter(None, (roles.prediction, roles.label)), kind)
     return types | output_types(roles)
 
 
