@@ -13,6 +13,7 @@ import numpy.typing as npt
 from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.features.json_columns import InputTable
+from exporter.monitoring.batches import BatchSums, count_columns, count_events
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.counters import (
@@ -27,17 +28,12 @@ from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.quality import Quality
 from exporter.monitoring.recent import Recent, RecentCounters
-from exporter.monitoring.segments import (
-    Segments,
-    count_by_segment,
-    count_columns_by_segment,
-    segment_divergences,
-)
+from exporter.monitoring.segments import Segments, segment_divergences
 from exporter.monitoring.window import Ring
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.monitoring.windows import RingRows, Windows
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats
 from exporter.storage.labels import LabelledPrediction
 
 _LABELS = 2000
@@ -120,16 +116,9 @@ class ModelMonitor:
                 self.config, [event.confidence for event in events], [event.code for event in events]
             )
         predictions = [event.prediction for event in events if event.prediction is not None]
-        unknown = 0
-        row = minima = by_segment = None
+        sums, unknown = None, 0
         if self.binner:
-            if isinstance(inputs, InputTable):
-                row, minima = self.binner.count_columns(*inputs, predictions, confidences=confidences)
-            elif self.segments:
-                row, minima, _ = self.binner.count([], predictions, confidences=confidences)
-                unknown, by_segment = count_by_segment(self.binner, self.segments, inputs, row, minima)
-            else:
-                row, minima, unknown = self.binner.count(inputs, predictions, confidences=confidences)
+            sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
@@ -138,13 +127,11 @@ class ModelMonitor:
             self.segment_counters.observe(segments, confident)
             errors = sum(times for code, times in codes.items() if code >= 500)
             self._recent.count_predictions(now, len(events), errors, confident_count)
-            self.quality.count_predictions(self._windows.time(now), len(predictions))
             if confidences:
                 self.confidences.observe(confidences)
             if durations:
                 self._recent.count_durations(now, self.durations.observe(durations))
-            if row is not None and minima is not None:
-                self._add(now, row, minima, by_segment)
+            self._add(now, sums, len(predictions))
         return unknown
 
     def observe_columns(self, batch: PredictionColumns, now: float) -> None:
@@ -162,30 +149,26 @@ class ModelMonitor:
             column = np.full(batch.rows, np.nan)
         confidences = column[~np.isnan(column)]
         confident = are_confident(self.config, column)
-        row = minima = by_segment = None
-        segments: Ints = np.empty(0, dtype=np.intp)
+        sums, segments = None, np.empty(0, dtype=np.intp)
+        if self.segments:
+            segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
         if self.binner:
-            row, minima = self.binner.count_columns(
-                batch.inputs, batch.rows, batch.predictions, batch.times, confidences
-            )
-            if self.segments:
-                segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
-                by_segment = count_columns_by_segment(self.binner, len(self.segments.names), segments, batch)
+            sums = count_columns(self.binner, self.segments, segments, batch, confidences)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
             self.counters.confident += int(confident.sum())
             self.segment_counters.observe(segments, confident)
-            self.quality.count_predictions(self._windows.time(now), len(batch.predictions))
             if len(confidences):
                 self.confidences.observe(confidences)
-            if row is not None and minima is not None:
-                self._add(now, row, minima, by_segment)
+            self._add(now, sums, len(batch.predictions))
 
-    def _add(self, now: float, row: Floats, minima: Floats, by_segment: Floats | None) -> None:
-        """Add sums and minima to the windows. The caller holds the lock."""
-        self.observed += row[: len(self.observed)]
-        self._windows.add(now, row, minima, by_segment)
+    def _add(self, now: float, sums: BatchSums | None, predictions: int) -> None:
+        """Add a batch to the windows. The caller holds the lock."""
+        self.quality.count_predictions(self._windows.time(now), predictions)
+        if sums is not None:
+            self.observed += sums.row[: len(self.observed)]
+            self._windows.add(now, sums)
 
     def reconfigure(self, config: ModelConfig) -> None:
         """Use another configuration that counts in the same way."""

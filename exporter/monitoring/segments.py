@@ -1,4 +1,4 @@
-"""Assign events to segments, the values of one categorical input or ``other``, and count them."""
+"""Assign events to segments: the values of one categorical input, or ``other``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from exporter.config import OTHER_SEGMENT, ModelConfig
 from exporter.features.extract import as_list, scalar_text
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.prediction_columns import PredictionColumns, select_rows
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.stats.divergence import Floats, Ints
 
@@ -70,40 +69,6 @@ class Segments:
     def index_of_name(self, name: str | None) -> int:
         """Return the index of a stored segment; one that is no longer configured is ``other``."""
         return self._indices.get(name or "", self._other)
-
-
-def count_by_segment(
-    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, minima: Floats
-) -> tuple[int, Floats]:
-    """Add a batch's inputs to its sums and minima, segment by segment.
-
-    Returns the number of unknown features, and the counts by segment, shape ``(S · B,)``.
-    """
-    parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
-    for event in inputs:
-        parts[segments.index_of(event)].append(event)
-    unknown = 0
-    by_segment = np.zeros((len(parts), binner.bins))
-    for index, part in enumerate(parts):
-        if part:
-            part_row, part_minima, part_unknown = binner.count(part, [])
-            by_segment[index] = part_row[: binner.bins]
-            row += part_row
-            np.minimum(minima, part_minima, out=minima)
-            unknown += part_unknown
-    return unknown, by_segment.ravel()
-
-
-def count_columns_by_segment(binner: Binner, size: int, segments: Ints, batch: PredictionColumns) -> Floats:
-    """Return the counts by segment, shape ``(S · B,)``."""
-    by_segment = np.zeros((size, binner.bins))
-    for segment in np.unique(segments):
-        chosen = segments == segment
-        part = {name: select_rows(batch.inputs[name], chosen) for name in binner.inputs if name in batch.inputs}
-        times = batch.times[chosen] if isinstance(batch.times, np.ndarray) else batch.times
-        row, _ = binner.count_columns(part, int(chosen.sum()), (), times)
-        by_segment[segment] = row[: binner.bins]
-    return by_segment.ravel()
 
 
 def segment_divergences(binner: Binner, segments: Segments, counts: Floats) -> tuple[Floats, Floats]:

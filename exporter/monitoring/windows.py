@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from exporter.monitoring.batches import BatchSums
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import Quality
 from exporter.monitoring.segments import Segments
@@ -49,12 +50,12 @@ class Windows:
         """Return the rings' time."""
         return now + self._offset
 
-    def add(self, now: float, row: Floats, minima: Floats, by_segment: Floats | None) -> None:
-        """Add the sums and minima of a batch of inputs, and its counts by segment."""
+    def add(self, now: float, sums: BatchSums) -> None:
+        """Add the sums of a batch."""
         for ring in self._rings.values():
-            ring.add(self.time(now), row, minima)
-        if by_segment is not None and self._segment_ring:
-            self._segment_ring.add(self.time(now), by_segment)
+            ring.add(self.time(now), sums.row, sums.minima)
+        if self._segment_ring and sums.by_segment is not None:
+            self._segment_ring.add(self.time(now), sums.by_segment)
 
     def read(self, now: float) -> dict[str, tuple[Floats, Floats, Floats]]:
         """Return the sums and minima of each window, and the sums of the longest window before it."""
