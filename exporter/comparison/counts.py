@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from exporter.stats.accuracy import Estimate
 from exporter.stats.divergence import Floats
 
 
@@ -29,6 +30,31 @@ class Feature(NamedTuple):
     probability: Floats
 
 
+class Quality(NamedTuple):
+    """How good the predictions of a version were: by their labels, and as estimated without labels.
+
+    Attributes
+    ----------
+    labelled
+        Predictions whose label is known.
+    correct
+        Those of them that were right; of a classifier.
+    absolute_error, squared_error
+        Sums of their errors, in the label's unit; of a regression.
+    regression
+        Whether the model predicts numbers, so that its errors are measured.
+    estimated
+        Accuracy, or the mean absolute error of a regression, with its 95 % band; None without an estimate.
+    """
+
+    labelled: float = 0.0
+    correct: float = 0.0
+    absolute_error: float = 0.0
+    squared_error: float = 0.0
+    regression: bool = False
+    estimated: Estimate | None = None
+
+
 class Counts(NamedTuple):
     """The counters of one version in one period, summed over all replicas.
 
@@ -42,6 +68,8 @@ class Counts(NamedTuple):
         Features with observations, by name.
     changed
         Features whose training profile changed within the period: their bins cannot be added.
+    quality
+        How good the predictions were.
     """
 
     requests: float
@@ -54,6 +82,7 @@ class Counts(NamedTuple):
     durations: tuple[float, ...]
     features: dict[str, Feature]
     changed: tuple[str, ...]
+    quality: Quality = Quality()
 
 
 def utc_time(seconds: float) -> str:
@@ -90,6 +119,22 @@ def add(parts: Sequence[Counts]) -> Counts:
         durations=tuple(durations),
         features={name: feature for name, feature in features.items() if name not in changed},
         changed=tuple(sorted(changed)),
+        quality=_add_quality(parts),
+    )
+
+
+def _add_quality(parts: Sequence[Counts]) -> Quality:
+    """Return the quality of several periods together; estimates are averaged by the number of predictions."""
+    estimated = [(part.attempts, part.quality.estimated) for part in parts if part.quality.estimated and part.attempts]
+    weights = [attempts for attempts, _ in estimated]
+    numbers = zip(*(estimate for _, estimate in estimated), strict=True)
+    return Quality(
+        labelled=sum(part.quality.labelled for part in parts),
+        correct=sum(part.quality.correct for part in parts),
+        absolute_error=sum(part.quality.absolute_error for part in parts),
+        squared_error=sum(part.quality.squared_error for part in parts),
+        regression=any(part.quality.regression for part in parts),
+        estimated=Estimate(*(float(np.average(list(n), weights=weights)) for n in numbers)) if estimated else None,
     )
 
 

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
-from exporter.comparison.counts import Counts, Feature, Period
+from exporter.comparison.counts import Counts, Feature, Period, Quality
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import choose, never_together
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import DURATION_BUCKETS, TOTALS
 from exporter.monitoring.shared_counts import SharedCounts
+from exporter.profiles.quality import QualityEstimator
 from exporter.stats.divergence import Floats
+from exporter.storage.label_sums import LabelSums
+
+Labels = Callable[[str, str, Period], LabelSums]
+"""Takes a model, a version and a period; returns sums over the predictions in the period whose label is known."""
 
 
-def compare_live(shared: SharedCounts, model: str, before: str | None = None, after: str | None = None) -> Comparison:
+def compare_live(
+    shared: SharedCounts, labels: Labels, model: str, before: str | None = None, after: str | None = None
+) -> Comparison:
     """Compare two versions over the time in which both served.
+
+    Labels count where their prediction was made between the first and the last moment at which both served.
 
     Raises
     ------
@@ -27,14 +38,18 @@ def compare_live(shared: SharedCounts, model: str, before: str | None = None, af
     if totals is None:
         raise never_together(model, before, after, " since this exporter counts them")
     period = Period(totals.start, totals.end)
-    sides = [Side(version, period, _counts(binner, row)) for version, binner, row in (totals.before, totals.after)]
+    sides = []
+    for version, binner, row in (totals.before, totals.after):
+        counts = _counts(binner, row)
+        quality = _quality(labels(model, version, period), binner, row)
+        sides.append(Side(version, period, counts._replace(quality=quality)))
     return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts), totals.seconds)
 
 
 def _counts(binner: Binner | None, totals: Floats) -> Counts:
     """Return the counts in an array of `ModelMonitor.totals`."""
     buckets = len(TOTALS) + len(DURATION_BUCKETS) + 1
-    counters: dict[str, float] = dict(zip(TOTALS, totals[: len(TOTALS)].tolist(), strict=True))
+    counters: dict[str, Any] = dict(zip(TOTALS, totals[: len(TOTALS)].tolist(), strict=True))
     return Counts(
         **counters,
         bounds=(*DURATION_BUCKETS, math.inf),
@@ -51,3 +66,17 @@ def _features(binner: Binner, observed: Floats) -> dict[str, Feature]:
         if counts.sum() >= 1:
             features[name] = Feature(counts, binner.reference.probability[start : start + size])
     return features
+
+
+def _quality(sums: LabelSums, binner: Binner | None, totals: Floats) -> Quality:
+    estimator = QualityEstimator.from_profile(binner.profile, binner.names) if binner else None
+    observed = totals[len(TOTALS) + len(DURATION_BUCKETS) + 1 :]
+    by_numbers = estimator.kind == "absolute_error" if estimator else sums.loss != sums.squared_loss
+    return Quality(
+        sums.labelled,
+        sums.correct,
+        sums.loss,
+        sums.squared_loss,
+        regression=by_numbers,
+        estimated=estimator.estimate(observed) if estimator else None,
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from exporter.comparison.counts import Counts, Period
+from exporter.comparison.counts import Counts, Period, Quality
+from exporter.stats import accuracy
 from exporter.stats.intervals import (
     Difference,
     Estimate,
@@ -13,11 +14,16 @@ from exporter.stats.intervals import (
     conservative_difference,
     difference,
     divergence,
+    from_band,
     holm,
     largest,
+    mean,
     share,
 )
 
+MIN_LABELS = 20
+"""Labels that each side needs for its measured quality to be compared; with fewer, estimates are."""
+Basis = Literal["measured", "estimated"]
 Verdict = Literal["better", "worse", "not proven", "unknown"]
 VERDICTS: dict[Verdict, float] = {"worse": -1.0, "not proven": 0.0, "better": 1.0}
 """The number of each verdict in the metrics; ``unknown`` has none."""
@@ -29,7 +35,8 @@ class Measure(NamedTuple):
     Attributes
     ----------
     name
-        ``error_ratio``, ``latency_p95_seconds``, ``confident_ratio``, ``correction_ratio`` or ``worst_drift_nats``.
+        ``error_ratio``, ``latency_p95_seconds``, ``confident_ratio``, ``correction_ratio``, ``worst_drift_nats``, and
+        ``accuracy`` or ``mean_absolute_error`` where labels or estimates of them are there.
     before, after
         The estimates; None where there is no data.
     difference
@@ -42,6 +49,8 @@ class Measure(NamedTuple):
         What each side's estimate is computed from: a number of requests, predictions or values.
     features
         The worst feature of each side, where drift is measured.
+    basis
+        Whether the quality of the predictions is measured with labels, or estimated without; None for other measures.
     """
 
     name: str
@@ -52,6 +61,7 @@ class Measure(NamedTuple):
     good: int
     observations: tuple[float, float]
     features: tuple[str, str] | None = None
+    basis: Basis | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -149,6 +159,7 @@ GOOD = {rule.name: rule.good for rule in _RULES}
 def compare(before: Counts, after: Counts) -> list[Measure]:
     """Return all measures of two sides; which differences are significant is decided by Holm's method."""
     measures = [_compare_measure(rule, before, after) for rule in _RULES]
+    measures += filter(None, [_compare_quality(before, after)])
     indices = [index for index, measure in enumerate(measures) if measure.difference]
     p_values = [measure.difference.p_value for measure in measures if measure.difference]
     for index, significant in zip(indices, holm(p_values), strict=True):
@@ -181,3 +192,39 @@ def _compare_measure(rule: _Rule, before: Counts, after: Counts) -> Measure:
         observations=(sides[0].observations, sides[1].observations),
         features=(names[0], names[1]) if len(names) == len(sides) else None,
     )
+
+
+def _compare_quality(before: Counts, after: Counts) -> Measure | None:
+    """Compare the measured quality where both sides have labels, else the estimates; None where neither is there."""
+    sides = before.quality, after.quality
+    basis: Basis = "measured" if min(side.labelled for side in sides) >= MIN_LABELS else "estimated"
+    if basis == "measured":
+        estimates = [_measured_quality(side) for side in sides]
+        observations = sides[0].labelled, sides[1].labelled
+    else:
+        estimates = [_from_band(side.estimated) for side in sides]
+        observations = before.attempts, after.attempts
+    old, new = estimates
+    if old is None and new is None:
+        return None
+    regression = any(side.regression for side in sides)
+    return Measure(
+        name="mean_absolute_error" if regression else "accuracy",
+        before=old,
+        after=new,
+        difference=difference(old, new) if old and new else None,
+        significant=False,
+        good=-1 if regression else 1,
+        observations=observations,
+        basis=basis,
+    )
+
+
+def _measured_quality(quality: Quality) -> Estimate | None:
+    if quality.regression:
+        return mean(quality.absolute_error, quality.squared_error, quality.labelled)
+    return _share(quality.correct, quality.labelled)
+
+
+def _from_band(band: accuracy.Estimate | None) -> Estimate | None:
+    return band and from_band(*band)

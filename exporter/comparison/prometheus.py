@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from exporter.comparison.counts import Counts, Feature, Period, add
+from exporter.comparison.counts import Counts, Feature, Period, Quality, add
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import never_together
 from exporter.errors import CompareError
 from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import OTHER_VERSION, version_sort_key
 from exporter.monitoring.shared_time import STEP_SECONDS, SharedTime
-from exporter.validation import suggestion
+from exporter.stats.accuracy import Estimate
+from exporter.validation import parse_duration, suggestion
 
 LOOKBACK = "30d"
 """How far back models and versions are searched."""
@@ -24,6 +25,12 @@ MAX_POINTS = 10_000
 """Steps in which the shared time is searched; Prometheus returns at most 11,000."""
 BEFORE = 300
 """Seconds before a period, at least, in which a counter's last value is searched: scrapes may be a minute apart."""
+_QUALITY = (
+    "model_labelled_predictions_total",
+    "model_correct_predictions_total",
+    "model_absolute_error_total",
+    "model_squared_error_total",
+)
 MAX_PERIODS = 10
 """Stretches of shared time that are counted: the last ones."""
 
@@ -177,7 +184,29 @@ def count(prometheus: Prometheus, model: str, version: str, period: Period) -> C
         durations=tuple(np.maximum.accumulate([buckets[bound] for bound in bounds]).tolist()),
         features=features,
         changed=changed,
+        quality=_quality(increases)._replace(estimated=_estimated(prometheus, labels, period)),
     )
+
+
+def _quality(increases: Callable[[str], dict[tuple[str, ...], float]]) -> Quality:
+    """Return what the labels say that arrived in a period; only regressions have errors and no right predictions."""
+    found = [increases(name) for name in _QUALITY]
+    labelled, correct, absolute, squared = (samples.get((), 0.0) for samples in found)
+    return Quality(labelled, correct, absolute, squared, bool(found[2]) and (not found[1] or absolute > 0))
+
+
+def _estimated(prometheus: Prometheus, labels: str, period: Period) -> Estimate | None:
+    """Return the mean of the estimates in a period, and of their bands; of the shortest window that there is."""
+    seconds = round(period.end - period.start)
+    for name in ("model_estimated_accuracy", "model_estimated_mean_absolute_error"):
+        numbers: list[dict[str, float]] = []
+        for suffix in ("", "_lower", "_upper"):
+            query = f"avg by (window) (avg_over_time({name}{suffix}{labels}[{seconds}s]))"
+            numbers.append({s.labels["window"]: s.value for s in prometheus.query(query, period.end)})
+        windows = sorted(set.intersection(*map(set, numbers)), key=parse_duration)
+        if windows:
+            return Estimate(*(values[windows[0]] for values in numbers))
+    return None
 
 
 def _features(

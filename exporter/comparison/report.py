@@ -79,6 +79,12 @@ WORDINGS = {
         _percent,
         " points",
     ),
+    "accuracy": Wording(
+        "accuracy", "is right less often", "is right more often", " of predictions", percent, _percent, " points"
+    ),
+    "mean_absolute_error": Wording(
+        "mean absolute error", "has smaller errors", "has larger errors", "", _plain, _plain, ""
+    ),
     "worst_drift_nats": Wording(
         "worst feature drift",
         "gets inputs nearer to its training data",
@@ -91,12 +97,18 @@ WORDINGS = {
 }
 
 
+def title(measure: Measure) -> str:
+    """Return the title of a measure; of quality, with whether it is measured or estimated."""
+    name = WORDINGS[measure.name].title
+    return f"{measure.basis} {name}" if measure.basis else name
+
+
 def summary(comparison: Comparison) -> str:
     """Return one line about all measures: which differences are proven, and which are not."""
     before, after = titles(comparison)
     named: dict[str, list[str]] = {}
     for measure in comparison.measures:
-        named.setdefault(measure.verdict, []).append(WORDINGS[measure.name].title)
+        named.setdefault(measure.verdict, []).append(title(measure))
     proven = [f"{verdict} in {_and(named[verdict])}" for verdict in ("worse", "better") if verdict in named]
     than = before[0].lower() + before[1:]
     parts = [f"{after} compared with {than}: {', '.join(proven) or 'no difference is proven'}"]
@@ -125,17 +137,19 @@ def sentences(comparison: Comparison) -> list[str]:
 def sentence(comparison: Comparison, measure: Measure) -> str:
     """Say how a measure differs between the sides, and whether that is significant."""
     wording, (_, after) = WORDINGS[measure.name], titles(comparison)
+    subject = title(measure).capitalize()
     if measure.before is None or measure.after is None or measure.difference is None:
-        return f"{wording.title.capitalize()}: not compared, {_why_unknown(comparison, measure)}."
+        return f"{subject}: not compared, {_why_unknown(comparison, measure)}."
     old, new = wording.value(measure.before.value), wording.value(measure.after.value)
     if measure.features:
         old, new = (f"{value} in {name}" for value, name in zip((old, new), measure.features, strict=True))
     size = f"the difference of {difference_text(wording, measure.difference)}"
     if measure.significant:
         verb = wording.more if measure.difference.value > 0 else wording.less
+        verb += {"measured": " by its labels", "estimated": " as estimated", None: ""}[measure.basis]
         return f"{after} {verb}: {new}{wording.of} against {old}; {size} is statistically significant."
     doubt = _doubt(comparison, measure, measure.difference.interval)
-    return f"{wording.title.capitalize()}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
+    return f"{subject}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
 
 
 def _doubt(comparison: Comparison, measure: Measure, interval: Interval) -> str:
@@ -159,6 +173,8 @@ def _why_unknown(comparison: Comparison, measure: Measure) -> str:
         ),
         "correction_ratio": "nobody gave feedback, or no prediction was confident",
         "worst_drift_nats": "no feature with a training profile was observed on both sides",
+        "accuracy": "one side has neither enough labels nor an estimate",
+        "mean_absolute_error": "one side has neither enough labels nor an estimate",
     }[measure.name]
 
 
@@ -193,6 +209,7 @@ def _measure(measure: Measure, text: str) -> dict[str, Any]:
     sides = zip(("before", "after"), (measure.before, measure.after), measure.observations, strict=True)
     return {
         "name": measure.name,
+        "basis": measure.basis,
         **{
             name: estimate and _interval(estimate.value, estimate.interval()) | {"n": observations}
             for name, estimate, observations in sides

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from exporter.metrics import families as f
 from exporter.metrics.lines import (
@@ -33,7 +33,6 @@ _MEASURED = (
     f.SQUARED,
     f.LABELLED_ESTIMATE,
 )
-_NOTHING = (math.nan,) * len(_MEASURED)
 
 
 class QualityTemplates:
@@ -56,19 +55,9 @@ class QualityTemplates:
             series_prefix(f.CONFIDENCE_OBSERVED.name, **labels, bin=label) for label in _calibrated_bins(monitor.binner)
         )
         self.windows = {
-            family: LineTemplate(series_prefix(family.name, **labels, window=name) for name in monitor.quality.rings)
-            for family in _MEASURED
+            name: [(family, LineTemplate([series_prefix(family.name, **labels, window=name)])) for family in _MEASURED]
+            for name in monitor.quality.rings
         }
-        self._outcomes = LineTemplate(())
-
-    def outcomes(self, pairs: Collection[tuple[str, str]]) -> LineTemplate:
-        """Return the template of the outcomes, of which there may be more than at the scrape before."""
-        if len(self._outcomes) != len(pairs):
-            self._outcomes = LineTemplate(
-                series_prefix(f.OUTCOMES.name, **self.labels, predicted=predicted, actual=actual)
-                for predicted, actual in pairs
-            )
-        return self._outcomes
 
 
 def _estimated(binner: Binner | None) -> tuple[Family, ...]:
@@ -90,7 +79,10 @@ def quality_counters(monitor: ModelMonitor, templates: QualityTemplates) -> Iter
     quality, labels = monitor.quality, templates.labels
     task = quality.scorer.task
     outcomes = dict(quality.outcomes)
-    yield f.OUTCOMES, templates.outcomes(outcomes.keys()).render(list(outcomes.values()))
+    prefixes = [
+        series_prefix(f.OUTCOMES.name, **labels, predicted=predicted, actual=actual) for predicted, actual in outcomes
+    ]
+    yield f.OUTCOMES, render_lines(prefixes, list(map(float, outcomes.values())))
     yield sample_line(f.LABELLED, quality.labelled, **labels)
     values: list[tuple[Family, float]] = []
     if task != "regression":
@@ -111,11 +103,9 @@ def quality_counters(monitor: ModelMonitor, templates: QualityTemplates) -> Iter
 
 def quality_windows(monitor: ModelMonitor, templates: QualityTemplates, now: float) -> Iterator[FamilyLines]:
     """Return the gauges of the measured quality at the monotonic time ``now`` in seconds."""
-    windows = monitor.read_quality(now)
-    if windows:
-        rows = [_measured(windows[name]) if name in windows else _NOTHING for name in monitor.quality.rings]
-        for (family, template), values in zip(templates.windows.items(), zip(*rows, strict=True), strict=True):
-            yield family, template.render(values)
+    for name, window in monitor.read_quality(now).items():
+        for (family, template), value in zip(templates.windows[name], _measured(window), strict=True):
+            yield family, template.render([value])
 
 
 def quality_estimate(

@@ -31,6 +31,7 @@ from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.storage import CountedFeedback, LabelledPrediction, Store
 from exporter.storage.engine import check_url, is_shared
+from exporter.storage.label_sums import sum_labels
 from exporter.tolerance import Tolerance
 from exporter.validation import preview
 
@@ -97,7 +98,10 @@ class Exporter:
         restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry, self.shared)
         self.comparisons = Comparisons(
-            lambda: self.pipeline.monitors, self.shared, lambda: self._prometheus(COMPARISON_SECONDS)
+            lambda: self.pipeline.monitors,
+            self.shared,
+            lambda model, version, period: sum_labels(self.store, model, version, *period),
+            lambda: self._prometheus(COMPARISON_SECONDS),
         )
         self.exposition = Exposition(
             self.registry,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from exporter.comparison.live import compare_live
+from exporter.comparison.live import Labels, compare_live
 from exporter.comparison.measures import Comparison
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
@@ -37,6 +37,8 @@ class Comparisons:
         Returns the current monitors.
     shared
         What this exporter counted while versions served at the same time.
+    labels
+        Sums up the labelled predictions of a version.
     prometheus
         Returns the Prometheus to ask; None where none is configured.
     seconds
@@ -47,12 +49,14 @@ class Comparisons:
         self,
         monitors: Callable[[], MonitorRegistry],
         shared: SharedCounts,
+        labels: Labels,
         prometheus: Callable[[], Prometheus | None],
         seconds: float = REFRESH_SECONDS,
     ) -> None:
         self._seconds = seconds
         self._monitors = monitors
         self._shared = shared
+        self._labels = labels
         self._prometheus = prometheus
         self._latest: dict[str, tuple[float, Comparison]] = {}
         self._lines: dict[str, list[FamilyLines]] = {}
@@ -81,7 +85,7 @@ class Comparisons:
         """
         prometheus = self._prometheus()
         if prometheus is None:
-            return compare_live(self._shared, model, before, after)
+            return compare_live(self._shared, self._labels, model, before, after)
         from exporter.comparison.prometheus import compare_shared, default_window, versions
 
         now = time.time()

@@ -111,6 +111,43 @@ def share(part: int, total: int) -> Estimate:
     return Estimate(value, within)
 
 
+def mean(total: float, total_of_squares: float, count: float) -> Estimate:
+    """Estimate a mean from sums, with a normal interval.
+
+    Parameters
+    ----------
+    total, total_of_squares
+        Sums of the values and of their squares.
+    count
+        Number of values, above 0.
+
+    Examples
+    --------
+    >>> estimate = mean(200.0, 500.0, 100.0)
+    >>> estimate.value, [round(end, 3) for end in estimate.interval()]
+    (2.0, [1.804, 2.196])
+    """
+    value = total / count
+    error = math.sqrt(max(total_of_squares / count - value**2, 0.0) / count)
+    return Estimate(value, lambda level: _normal_interval(value, error, error, level))
+
+
+def from_band(value: float, lower: float, upper: float) -> Estimate:
+    """Return an estimate that is known by its 95 % band; at other levels the band is scaled as a normal one.
+
+    >>> [round(end, 3) for end in from_band(0.9, 0.85, 0.92).interval(0.99)]
+    [0.834, 0.926]
+    """
+    quantile = _normal_quantile(1 - CONFIDENCE)
+    below, above = (value - lower) / quantile, (upper - value) / quantile
+    return Estimate(value, lambda level: _normal_interval(value, below, above, level))
+
+
+def _normal_interval(value: float, below: float, above: float, level: float) -> Interval:
+    quantile = _normal_quantile(level)
+    return Interval(value - quantile * below, value + quantile * above)
+
+
 def difference(before: Estimate, after: Estimate) -> Difference:
     """Return the difference of two independent estimates by Newcombe's hybrid method.
 

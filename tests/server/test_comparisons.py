@@ -30,6 +30,7 @@ from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.comparisons import Comparisons
 from exporter.server.flask_app import create_app
+from exporter.storage.label_sums import LabelSums
 
 STEP = int(STEP_SECONDS)
 BEGIN = int(time.time()) // 3600 * 3600 - 3 * 3600
@@ -38,6 +39,7 @@ DEPLOYED, END = 80, 112
 """The steps after which version 2 serves, too, and after which nothing comes: it serves for 8 of 28 minutes."""
 INCIDENT = range(20, 60)
 PER_STEP = 20
+NO_LABELS = LabelSums(0, 0, 0, 0)
 MODELS: dict[str, Any] = {"models": [{"name": "credit", "profile": "credit.json"}, {"name": '"><script>'}]}
 
 
@@ -230,7 +232,7 @@ def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
     """They appear without a request, follow the counts, and a model that is no longer configured has none."""
     with exporter_of(tmp_path) as exporter:
         monitors = exporter.pipeline.monitors
-        comparisons = Comparisons(lambda: monitors, exporter.shared, lambda: None, seconds=0.01)
+        comparisons = Comparisons(lambda: monitors, exporter.shared, lambda *_: NO_LABELS, lambda: None, seconds=0.01)
         comparisons.start()
         assert comparisons.lines() == []
         scene(exporter)

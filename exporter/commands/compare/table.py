@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from exporter.comparison.measures import Comparison, Measure
-from exporter.comparison.report import WORDINGS, difference_text, interval_text, minutes, sentences, summary, titles
+from exporter.comparison.report import (
+    WORDINGS,
+    difference_text,
+    interval_text,
+    minutes,
+    sentences,
+    summary,
+    title,
+    titles,
+)
 
 
 def table(comparison: Comparison) -> str:
@@ -31,4 +40,4 @@ def _table_row(measure: Measure) -> tuple[str, ...]:
     change = ""
     if measure.difference:
         change = f"{difference_text(wording, measure.difference)}, {measure.verdict}"
-    return (wording.title, *cells, change)
+    return (title(measure), *cells, change)

@@ -218,7 +218,16 @@ class MeasuredInterval(msgspec.Struct):
 class ComparedMeasure(msgspec.Struct):
     """A measure of both versions, and their difference; null where it is not known."""
 
-    name: Literal["error_ratio", "latency_p95_seconds", "confident_ratio", "correction_ratio", "worst_drift_nats"]
+    name: Literal[
+        "error_ratio",
+        "latency_p95_seconds",
+        "confident_ratio",
+        "correction_ratio",
+        "worst_drift_nats",
+        "accuracy",
+        "mean_absolute_error",
+    ]
+    basis: Literal["measured", "estimated"] | None
     before: MeasuredInterval | None
     after: MeasuredInterval | None
     difference: MeasuredInterval | None
