@@ -28,6 +28,7 @@ from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.correlation_builder import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
+from exporter.storage.labels import LabelledPrediction
 from exporter.storage.schema import windows
 
 WALL = 1_764_028_790.0  # ten seconds before a midnight in UTC
@@ -207,6 +208,40 @@ def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
     assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
 
 
+def test_a_snapshot_of_an_older_version_keeps_its_windows(store: Store) -> None:
+    """A snapshot from before the quality was measured has no rings of it, and those of the inputs fit."""
+    before = monitors_of()
+    feed(before, "1", 100.0)
+    snapshot = decode(encode(before.get("m", "1", 100.0), 100.0, WALL))
+    older = [getattr(snapshot, name) for name in ("fingerprint", "unix_time", "ring_time", "idle", "rings")]
+    data = zlib.compress(msgspec.msgpack.encode(older))
+    row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
+    store.execute(lambda connection, _: connection.execute(windows.insert().values(row)))
+    after = monitors_of()
+    restore(store, after, 5.0, WALL)
+    assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
+
+
+def test_versions_without_a_profile_are_saved_once_they_have_labels(store: Store) -> None:
+    """Their windows hold nothing else; a label of days ago restores a version that was not used since."""
+    monitors = MonitorRegistry({"m": ModelConfig("m")}, {})
+    monitor = monitors.get("m", "1", 100.0)
+    monitor.observe([Prediction("m", prediction="a")], [], 100.0)
+    saver = SnapshotSaver(store, lambda: monitors)
+    saver.save(100.0, WALL)
+    assert saved(store) == []
+    label = LabelledPrediction("m", "1", WALL - 86400, "a", None, None, "a", None, 86400.0)
+    monitor.count_labels([label], 100.0, WALL)
+    saver.save(100.0, WALL)
+    assert saved(store) == [("m", "1")]
+    for days, windows_left in ((0, {"1d", "7d"}), (5, {"7d"}), (7, set())):
+        after = MonitorRegistry({"m": ModelConfig("m")}, {})
+        restore(store, after, 5.0, WALL + days * 86400)
+        left = {name for m in after for name, window in m.read_quality(5.0).items() if window.labelled}
+        assert left - {"1d"} == windows_left - {"1d"}
+    assert list(after) == []
+
+
 def damaged() -> dict[str, bytes]:
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
@@ -229,6 +264,8 @@ def damaged() -> dict[str, bytes]:
         "no numbers": packed(rings=[(ticks, np.full(len(sums) // 8, np.nan).tobytes(), lows), *rest]),
         "the future": packed(rings=[((np.frombuffer(ticks, np.int64) + 5).tobytes(), sums, lows), *rest]),
         "a time that is none": packed(ring_time=float("nan")),
+        "a ring of the quality missing": packed(quality=snapshot.quality[1:]),
+        "a ring of the quality too wide": packed(quality=[snapshot.rings[0], *snapshot.quality[1:]]),
     }
 
 
