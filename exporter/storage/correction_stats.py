@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
 
+from exporter.stats.divergence import Floats
 from exporter.storage.correction_document import decode_label
 from exporter.storage.corrections import (
     STATUSES,
@@ -16,6 +18,7 @@ from exporter.storage.corrections import (
     label_conditions,
     of_any_label,
 )
+from exporter.storage.label_numbers import label_error
 from exporter.storage.schema import feedback
 
 MAX_CELLS = 1000
@@ -27,6 +30,7 @@ STEPS = (60, 300, 3600, 86400)
 BARS = 47
 """The least number of steps of a period, unless it has fewer minutes."""
 
+_ROWS = 10_000
 _MATERIALIZED = ("MATERIALIZED",) if sqlite3.sqlite_version_info >= (3, 35) else ()
 
 
@@ -68,6 +72,21 @@ def overview(connection: sa.Connection, chosen: Filter) -> Overview:
     result.pairs.sort(key=lambda pair: -pair[2])
     result.rates.sort()
     return result
+
+
+def read_errors(connection: sa.Connection, chosen: Filter) -> Floats:
+    """Return label minus prediction of what a filter selects, regardless of its prediction, label and error.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(n,)``, in no particular order: of the corrections whose prediction and label are finite numbers.
+    """
+    error = label_error(feedback.c.prediction, label_column).label("error")
+    query = sa.select(error).where(*conditions(of_any_label(chosen))).execution_options(yield_per=_ROWS)
+    with connection.execute(query) as result:
+        errors = np.fromiter((np.nan if value is None else value for value in result.scalars()), np.float64)
+    return errors[np.isfinite(errors)]
 
 
 _COUNTS, _PAIRS, _RATES, _STEP = range(4)

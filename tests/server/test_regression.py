@@ -10,12 +10,17 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from support.corrections import queue
 from support.pages import Page as Parsed
 from support.servers import Served, ask, eventually
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
+from exporter.server.pages.review_errors import BARS, error_chart
+from exporter.server.pages.review_filters import ReviewQuery
+from exporter.storage.corrections import Filter
 
 CONFIG = """
 models:
@@ -106,6 +111,24 @@ def test_errors_take_the_place_of_the_confusion_table(regression: Served) -> Non
     assert [str(len(cards)) for cards in shown] == [count for _, count in bars]
     assert len({card for cards in shown for card in cards}) == len(differences)
     assert len(bars) > 8, "the one far away has a bar of its own"
+    assert re.search(r"\bfrom \+1\d\b", page.text), "and the axis says so"
+
+
+@given(st.lists(st.floats(-1e120, 1e120), min_size=1, max_size=60))
+@example([0.0])
+@example([1e-320, 3e-320])
+@example([5.0, 5.0000001, -1e120])
+def test_any_errors_have_a_chart(values: list[float]) -> None:
+    """Each error is in one bar, whose address selects exactly the errors that it counts."""
+    chart = error_chart(np.array(values), ReviewQuery(Filter(), "newest", "cards", None, {}))
+    assert chart
+    assert len(chart.bars) <= BARS + 4
+    for bar in chart.bars:
+        low, high = float(bar.args.get("error_from", -np.inf)), float(bar.args.get("error_to", np.inf))
+        count = int(bar.description.split()[0])
+        assert count == sum(low <= value < high for value in values)
+        assert bar.height == pytest.approx(100 * count / chart.top)
+    assert sum(int(bar.description.split()[0]) for bar in chart.bars) == chart.count == len(values)
 
 
 def test_cards_show_the_error(regression: Served) -> None:

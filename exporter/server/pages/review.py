@@ -28,7 +28,7 @@ from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, paramet
 from exporter.server.problem import store_problem
 from exporter.stats.accuracy import Estimate, estimate_accuracy
 from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
-from exporter.storage.correction_stats import overview
+from exporter.storage.correction_stats import overview, read_errors
 from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_samples import Draw, sample_for_review
@@ -158,7 +158,7 @@ class ReviewPage:
         pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
         return {
             "regression": regression,
-            "histogram": error_chart(connection, query) if regression else None,
+            "histogram": error_chart(read_errors(connection, query.filter), query) if regression else None,
             "tolerance": monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
             "unjoined": sum(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import sqlalchemy as sa
+import numpy as np
 
 from exporter.server.pages.drift_text import number
 from exporter.server.pages.regression import signed
 from exporter.server.pages.review_charts import Bar
 from exporter.server.pages.review_filters import ReviewQuery
-from exporter.storage.error_stats import ErrorSummary, error_histogram, error_summary
+from exporter.stats.divergence import Floats
 
 BARS = 16
 """About how many bars the histogram has."""
+TAIL = 0.02
+"""Share of the errors at each end that may be far from all others."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ErrorChart:
     top
         The highest count.
     begin, end
-        The errors at both ends of the chart.
+        The errors at both ends of the chart; with "below" or "from" where a bar counts all that are further away.
     zero
         Position of 0 in percent; None if it is outside.
     count
@@ -48,13 +50,12 @@ class ErrorChart:
     largest: str
 
 
-def error_chart(connection: sa.Connection, query: ReviewQuery) -> ErrorChart | None:
-    """Return the histogram of the errors of a query; None without any."""
-    summary = error_summary(connection, query.filter)
-    if summary is None:
+def error_chart(errors: Floats, query: ReviewQuery) -> ErrorChart | None:
+    """Return the histogram of errors (see `read_errors`), shape ``(n,)``; None without any."""
+    if not len(errors):
         return None
-    edges = histogram_edges(*_range(summary))
-    counts = error_histogram(connection, query.filter, edges)
+    edges = histogram_edges(*_range(errors))
+    counts: list[int] = np.bincount(np.searchsorted(edges, errors, "right"), minlength=len(edges) + 1).tolist()
     ends: list[float | None] = [None, *edges, None]
     bins = [
         (low, high, count)
@@ -76,13 +77,13 @@ def error_chart(connection: sa.Connection, query: ReviewQuery) -> ErrorChart | N
     return ErrorChart(
         bars,
         top,
-        signed(summary.lowest if bins[0][0] is None else edges[0]),
-        signed(summary.highest if bins[-1][1] is None else edges[-1]),
+        f"{'below ' if bins[0][0] is None else ''}{signed(edges[0])}",
+        f"{'from ' if bins[-1][1] is None else ''}{signed(edges[-1])}",
         zero,
-        summary.corrections,
-        signed(summary.mean),
-        number(summary.mean_absolute),
-        signed(max(summary.lowest, summary.highest, key=abs)),
+        len(errors),
+        signed(float(errors.mean())),
+        number(float(np.abs(errors).mean())),
+        signed(float(errors[np.abs(errors).argmax()])),
     )
 
 
@@ -104,13 +105,12 @@ def histogram_edges(low: float, high: float) -> list[float]:
     return list(dict.fromkeys(step * 10.0**power if power >= 0 else step / 10.0**-power for step in steps))
 
 
-def _range(summary: ErrorSummary) -> tuple[float, float]:
+def _range(errors: Floats) -> tuple[float, float]:
     """Return the range of the chart: all errors, without those at an end that are far from the others."""
-    low, high = summary.usual
+    low, high = np.quantile(errors, (TAIL, 1 - TAIL)).tolist()
     reach = (high - low) / 2
-    if summary.lowest >= low - reach:
-        low = summary.lowest
-    return low, summary.highest if summary.highest <= high + reach else high
+    lowest, highest = float(errors.min()), float(errors.max())
+    return lowest if lowest >= low - reach else low, highest if highest <= high + reach else high
 
 
 def _describe(low: float | None, high: float | None) -> str:
