@@ -35,7 +35,7 @@ class LabelRow(msgspec.Struct):
     loss
         See `exporter.storage.labels.Loss`; None for a label that cannot be compared with its prediction.
     time, received
-        When the label became known, and when it arrived first, Unix time.
+        When the label became known, and when it arrived first, Unix time; None for a prediction that has none.
     id
         Identifier of the row; None if it is new.
     stored, stored_loss
@@ -52,11 +52,14 @@ class LabelRow(msgspec.Struct):
     segment: str | None = None
     label: str | None = None
     loss: float | None = None
-    time: float = 0.0
-    received: float = 0.0
+    time: float | None = None
+    received: float | None = None
     id: int | None = None
     stored: str | None = None
     stored_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        self.stored, self.stored_loss = self.label, self.loss
 
     def join(self, prediction: Mapping[str, Any]) -> None:
         """Copy a prediction, so that the label outlives it."""
@@ -65,39 +68,44 @@ class LabelRow(msgspec.Struct):
             setattr(self, name, prediction[name])
 
 
-_LABEL = "l.id AS id, l.label AS label, l.loss AS loss, l.time AS time, l.received AS received"
-_PREDICTION = ("day", "model", "version", "prediction", "confidence", "segment")
-_STORED = ", ".join(
-    (
-        "l.prediction_id AS prediction_id, l.predicted AS predicted",
-        _LABEL,
-        *(f"l.{name} AS {name}" for name in _PREDICTION),
-    )
-)
-_FOUND = ", ".join(
-    ("p.id AS prediction_id, p.time AS predicted", _LABEL, *(f"p.{name} AS {name}" for name in _PREDICTION))
-)
-_WANTED = {
-    "sqlite": "json_each(:ids) AS wanted",
-    "postgresql": "unnest(CAST(:ids AS text[])) AS wanted(value)",
-}
+_JOINED = "l.label, l.loss, l.time, l.received, l.id"
+_FOUND = f"p.id, p.model, p.day, p.version, p.time, p.prediction, p.confidence, p.segment, {_JOINED}"
+_STORED = f"l.prediction_id, l.model, l.day, l.version, l.predicted, l.prediction, l.confidence, l.segment, {_JOINED}"
 # The first prediction alone: a client may have sent a million with one identifier.
-_FIRST = "FROM predictions q WHERE q.day = :day AND q.id = wanted.value {of_model} ORDER BY q.day, q.seq LIMIT 1"
 _PREDICTIONS = {
     "sqlite": """
-        SELECT {found} FROM {wanted}
-        CROSS JOIN predictions p ON p.seq = (SELECT q.seq {first})
+        SELECT {found} FROM json_each(:ids) AS wanted
+        CROSS JOIN predictions p ON p.seq = (
+            SELECT q.seq FROM predictions q
+            WHERE q.day IN (SELECT value FROM json_each(:days)) AND q.id = wanted.value {of_model}
+            ORDER BY q.day, q.seq LIMIT 1
+        )
         LEFT JOIN labels l ON l.day = p.day AND l.prediction_id = p.id AND l.model = p.model
     """,
     "postgresql": """
-        SELECT {found} FROM {wanted}
-        CROSS JOIN LATERAL (SELECT * {first}) p
+        SELECT {found} FROM unnest(CAST(:ids AS text[])) AS wanted(value)
+        CROSS JOIN LATERAL (
+            SELECT first.* FROM unnest(CAST(:days AS integer[])) AS days(day)
+            CROSS JOIN LATERAL (
+                SELECT * FROM predictions q WHERE q.day = days.day AND q.id = wanted.value {of_model}
+                ORDER BY q.day, q.seq LIMIT 1
+            ) first LIMIT 1
+        ) p
         LEFT JOIN LATERAL (
             SELECT * FROM labels WHERE day = p.day AND prediction_id = p.id AND model = p.model LIMIT 1
         ) l ON true
     """,
 }
-_LABELS = "SELECT {stored} FROM {wanted} CROSS JOIN labels l WHERE l.day = :day AND l.prediction_id = wanted.value"
+_LABELS = {
+    "sqlite": """
+        SELECT {stored} FROM json_each(:ids) AS wanted CROSS JOIN labels l
+        WHERE l.day IN (SELECT value FROM json_each(:days)) AND l.prediction_id = wanted.value
+    """,
+    "postgresql": """
+        SELECT {stored} FROM unnest(CAST(:ids AS text[])) AS wanted(value) CROSS JOIN labels l
+        WHERE l.day = ANY(CAST(:days AS integer[])) AND l.prediction_id = wanted.value
+    """,
+}
 _DAYS = """
 WITH RECURSIVE days(day) AS (
     SELECT min(day) FROM {table} WHERE day > :after
@@ -118,22 +126,15 @@ def find_rows(connection: sa.Connection, wanted: Models) -> dict[str, list[Label
     """
     found: dict[str, list[LabelRow]] = {}
     missing: set[str] = set()
-    days = _days(connection, "predictions", after=WAITING)
-    with _index_scans(connection):
-        for model in sorted(wanted, key=lambda model: model or ""):
-            left: Collection[str] = wanted[model]
-            for day in days if left else ():
-                rows = _of_predictions(connection, left, day, model)
-                _add(found, rows)
-                left = set(left).difference(row.prediction_id for row in rows)
-                if not left:
-                    break
-            missing.update(left)
-        if missing:
-            # Labels outlive their predictions, of which the oldest are deleted first.
-            old = (day for day in _days(connection, "labels", after=WAITING) if not days or day <= days[0])
-            for day in (WAITING, *old):
-                _add(found, stored_rows(connection, missing, day))
+    days = _days(connection, "predictions")
+    for model in sorted(wanted, key=lambda model: model or ""):
+        rows = _of_predictions(connection, wanted[model], days, model)
+        _add(found, rows)
+        missing.update(set(wanted[model]).difference(row.prediction_id for row in rows))
+    if missing:
+        # Labels outlive their predictions, of which the oldest are deleted first.
+        old = [day for day in _days(connection, "labels") if not days or day <= days[0]]
+        _add(found, stored_rows(connection, missing, [WAITING, *old]))
     return found
 
 
@@ -144,17 +145,19 @@ def _add(found: dict[str, list[LabelRow]], rows: Iterable[LabelRow]) -> None:
             others.append(row)
 
 
-def _of_predictions(connection: sa.Connection, ids: Collection[str], day: int, model: str | None) -> list[LabelRow]:
-    """Return the rows of the first prediction with each identifier on a day."""
-    first = _FIRST.format(of_model="" if model is None else "AND q.model = :model")
-    values = {"day": day} if model is None else {"day": day, "model": model}
-    name = connection.dialect.name
-    text = _PREDICTIONS[name].format(found=_FOUND, wanted=_WANTED[name], first=first)
-    return _select(connection, text, ids, **values)
+def _of_predictions(
+    connection: sa.Connection, ids: Collection[str], days: Sequence[int], model: str | None
+) -> list[LabelRow]:
+    """Return the rows of the first prediction with each identifier."""
+    of_model = "" if model is None else "AND q.model = :model"
+    text = _PREDICTIONS[connection.dialect.name].format(found=_FOUND, of_model=of_model)
+    return _select(connection, text, ids, days, **({} if model is None else {"model": model}))
 
 
-def stored_rows(connection: sa.Connection, ids: Collection[str], day: int, *, lock: bool = False) -> list[LabelRow]:
-    """Return the labels with these identifiers on a day.
+def stored_rows(
+    connection: sa.Connection, ids: Collection[str], days: Sequence[int], *, lock: bool = False
+) -> list[LabelRow]:
+    """Return the labels with these identifiers.
 
     Parameters
     ----------
@@ -162,33 +165,30 @@ def stored_rows(connection: sa.Connection, ids: Collection[str], day: int, *, lo
         In a transaction.
     ids
         Identifiers of predictions.
-    day
-        The day of the predictions; `WAITING` for labels that wait.
+    days
+        The days of the predictions; `WAITING` for labels that wait.
     lock
         Whether another exporter may join the same labels at this moment: those that it joins are not returned.
     """
-    text = _LABELS.format(stored=_STORED, wanted=_WANTED[connection.dialect.name])
+    text = _LABELS[connection.dialect.name].format(stored=_STORED)
     locking = " ORDER BY l.id FOR UPDATE OF l" if lock and is_shared(connection) else ""
+    return _select(connection, text + locking, ids, days)
+
+
+def _select(
+    connection: sa.Connection, text: str, ids: Collection[str], days: Sequence[int], **values: str
+) -> list[LabelRow]:
+    bound: dict[str, Any] = {"ids": sorted(ids), "days": days}  # sorted, as the index is
+    if not is_shared(connection):
+        bound = {name: msgspec.json.encode(value).decode() for name, value in bound.items()}
     with _index_scans(connection):
-        return _select(connection, text + locking, ids, day=day)
+        rows = connection.execute(sa.text(text), bound | values).all()
+    return [LabelRow(*row) for row in rows]
 
 
-def _select(connection: sa.Connection, text: str, ids: Collection[str], **values: object) -> list[LabelRow]:
-    ordered = sorted(ids)  # the index is read in its order
-    bound = {"ids": ordered if is_shared(connection) else msgspec.json.encode(ordered).decode(), **values}
-    rows = connection.execute(sa.text(text), bound).mappings()
-    return [_row(dict(row)) for row in rows]
-
-
-def _row(values: dict[str, Any]) -> LabelRow:
-    if values["id"] is None:  # a prediction without a label
-        del values["time"], values["received"]
-    return LabelRow(**values, stored=values["label"], stored_loss=values["loss"])
-
-
-def _days(connection: sa.Connection, table: str, *, after: int) -> Sequence[int]:
+def _days(connection: sa.Connection, table: str) -> list[int]:
     """Return the days of a table's rows, the first one first: each is found by one look-up in the index."""
-    return connection.execute(sa.text(_DAYS.format(table=table)), {"after": after}).scalars().all()
+    return list(connection.execute(sa.text(_DAYS.format(table=table)), {"after": WAITING}).scalars())
 
 
 @contextlib.contextmanager

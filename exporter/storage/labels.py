@@ -215,7 +215,7 @@ class WaitingLabels:
         if not predictions:
             return set()
         joined, unmatched = [], set()
-        for row in stored_rows(connection, predictions, WAITING, lock=True):
+        for row in stored_rows(connection, predictions, [WAITING], lock=True):
             candidates = predictions[row.prediction_id]
             prediction = next((p for p in candidates if row.model in {None, p["model"]}), None)
             if prediction is None:
@@ -269,7 +269,7 @@ def _counted(row: LabelRow) -> LabelledPrediction:
         row.segment,
         _decode(row.label),
         None if row.stored_loss is None else _decode(row.stored),
-        max(row.time - predicted, 0.0),
+        max((row.time or 0.0) - predicted, 0.0),
     )
 
 
