@@ -55,6 +55,13 @@ _COMMANDS = {
         "model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction",
         "docs/batch.md",
     ),
+    "label": _Command(
+        "exporter.commands.label",
+        "send the true labels of predictions",
+        "Send a table of true labels to an exporter, which joins them with the predictions by their identifiers.",
+        "model-exporter label repaid.csv --id-column=loan --label-column=repaid",
+        "docs/batch.md#labels",
+    ),
     "token": _Command(
         "exporter.commands.token",
         "create a bearer token",

@@ -167,13 +167,19 @@ def add_table_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> 
     add("--label-column", metavar="NAME", help="column with the true label, which is not a feature")
     add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
+    add_csv_options(parser, types)
+    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
+
+
+def add_csv_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> None:
+    """Add the options that say how the fields of a table are read, which may have these input types."""
+    add = parser.add_argument
     text = f"type of a column: {', '.join(types)}; repeatable"
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=text)
     delimiter = "what separates the fields of CSV (%(default)s)"
     add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help=delimiter)
     decimal = "decimal point of numbers in CSV (%(default)s)"
     add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help=decimal)
-    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

@@ -507,13 +507,13 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
 def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path: Path) -> None:
     """The commands of docs/batch.md print the documented output, and end with visible drift."""
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
-    first, quality, push, send = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    first, quality, push, send, label = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
     parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
     install, *commands = first.splitlines(keepends=True)
     assert install.startswith("pip install")
     output = shell("".join(commands), tmp_path)
-    promised, promised_quality = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    promised, promised_quality, labelled = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
     seconds = r"in \d+\.\d s"
     assert re.sub(seconds, "", output).endswith(re.sub(seconds, "", promised))
     for name, rows in (("training", scores(3000, seed=1)), ("scores", scores(2500, shift=2.0))):
@@ -524,6 +524,13 @@ def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path
     assert float(line.rpartition(" ")[2]) > 1
     shell(send.replace("http://127.0.0.1:9877", exporter.url), tmp_path)
     assert attempts(exporter, "3") == 2500
+    eventually(lambda: exporter.post("/v1/labels", {"prediction_id": "r-2499", "label": "yes"}).json["joined"])
+    rows = "".join(f"r-{n},{'yes' if n % 2 else ''},2026-11-24\n" for n in range(2600))
+    (tmp_path / "repaid.csv").write_text(f"loan,repaid,paid_on\n{rows}")
+    output = shell(label.replace("label repaid", f"label --exporter {exporter.url} repaid"), tmp_path)
+    shapes = [re.sub(r"\n  .*", "", re.sub(r"[\d,.]*\d", "N", text)) for text in (output, labelled)]
+    assert shapes[0] == shapes[1]
+    assert "1,250 joined, 50 waiting, 1 repeated, 0 changed" in output
 
 
 def shell(script: str, folder: Path) -> str:
@@ -699,7 +706,7 @@ def test_an_unfinished_run_is_not_continued_elsewhere(
     path.write_text("{}")
     status, _, err = ingest(capsys, file, *flags)
     assert status == 1
-    assert f"{path}: is not a state file of ingest" in err
+    assert f"{path}: is not a state file" in err
 
 
 def test_an_unreachable_or_unknown_server_is_an_error(

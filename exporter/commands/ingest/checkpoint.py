@@ -132,7 +132,7 @@ def _load(path: Path) -> State | None:
         raise BatchError(f"the state file {path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         advice = "remove it to send the file from its start"
-        raise BatchError(f"{path}: is not a state file of ingest: {error}; {advice}") from None
+        raise BatchError(f"{path}: is not a state file: {error}; {advice}") from None
 
 
 def _sha256(path: Path, size: int | None = None) -> str:

@@ -23,7 +23,7 @@ from exporter.commands.ingest.local import (
 )
 from exporter.commands.ingest.pushgateway import Gateway, Run, write
 from exporter.commands.ingest.remote import Labels, Sender, table_chunks
-from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
+from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, column_type, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
@@ -31,7 +31,7 @@ from exporter.http_client.client import Client
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers.files import FileSource
-from exporter.validation import parse_duration, preview, suggestion
+from exporter.validation import parse_duration, preview
 
 TIMEOUT = 60.0
 """Seconds that one request to an exporter may take."""
@@ -83,15 +83,6 @@ def run(options: argparse.Namespace) -> int:
         detail = f"set --prediction-column, since the label {preview(roles.label)} is compared with it"
         raise BatchError(f"--label-column: {detail}")
     return _send(options, roles) if options.exporter else _count(options, roles)
-
-
-def _type(text: str) -> tuple[str, str]:
-    name, equals, type_name = text.rpartition("=")
-    if not equals or not name:
-        raise BatchError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
-    if type_name not in INPUT_TYPES:
-        raise BatchError(f"--type: {preview(type_name)} is not a valid type; {suggestion(type_name, INPUT_TYPES)}")
-    return name, type_name
 
 
 def _count(options: argparse.Namespace, roles: Roles) -> int:
@@ -162,7 +153,7 @@ def _table(
     others = "text" if binner else None
     reader = FileSource(
         source.path,
-        expected | dict(map(_type, options.type)),
+        expected | dict(map(column_type, options.type)),
         kind=source.kind,
         where=source.where,
         others=others,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,25 @@ class Sender:
         The labels of the rows; each batch is sent before its labels.
     give_up
         Seconds for which a batch is tried again.
+    route
+        Where they are sent.
+
+    Attributes
+    ----------
+    totals
+        Sums of the numbers in the responses of this run.
     """
 
     def __init__(
-        self, client: Client, state: State, path: Path | None, refused: Refused, *, labels: Labels, give_up: float
+        self,
+        client: Client,
+        state: State,
+        path: Path | None,
+        refused: Refused,
+        *,
+        labels: Labels,
+        give_up: float,
+        route: str = "/v1/predictions",
     ) -> None:
         self._client = client
         self.state = state
@@ -85,6 +101,8 @@ class Sender:
         self._refused = refused
         self._labels = labels
         self._give_up = give_up
+        self._route = route
+        self.totals: Counter[str] = Counter()
         self._warned = False
 
     def send(self, chunks: Iterable[Chunk], on_chunk: Callable[[Chunk], None]) -> None:
@@ -101,7 +119,7 @@ class Sender:
                 self.state.sending = chunk.numbers[-1]  # if the file grows, this batch must end here all the same
                 save(self._path, self.state)
             key = f"{self.state.run}-{chunk.numbers[0]}"
-            accepted, refused = self._send(chunk, "/v1/predictions", self._refused, key)
+            accepted, refused = self._send(chunk, self._route, self._refused, key)
             labels = self._labels.of(chunk, refused)
             accepted_labels, _ = self._send(labels, "/v1/labels", self._labels.refused) if labels.lines else (0, ())
             self.state.rows, self.state.sending = chunk.numbers[-1], 0
@@ -129,7 +147,9 @@ class Sender:
             numbers = {chunk.numbers[index] for index, _, _ in rejected}
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise self._stopped(f"the response ({response.status}) is not an exporter's") from None
-        if not accepted and not rejected:
+        if accepted:
+            self.totals.update({name: value for name, value in document.items() if isinstance(value, int)})
+        elif not rejected:
             raise self._stopped(response.error_message())
         for index, pointer, detail in rejected:
             refused.add(chunk.numbers[index], pointer.removeprefix("/"), detail)
@@ -178,14 +198,14 @@ def _encode(rows: Rows, after: int, model: str, version: str | None, labels: Lab
     for start in range(first, len(rows.numbers), _SLICE):
         part = slice(start, start + _SLICE)
         numbers = rows.numbers[part].tolist()
-        inputs = [_json_values(values[part]) for values in rows.inputs.values()]
+        inputs = [json_values(values[part]) for values in rows.inputs.values()]
         columns = {
-            "prediction": _json_values(rows.predictions[part]),
-            "confidence": _json_values(rows.confidences[part]),
+            "prediction": json_values(rows.predictions[part]),
+            "confidence": json_values(rows.confidences[part]),
             "id": rows.ids[part],
             "time": [] if rows.moments is None else list(map(_rfc3339, rows.moments[part].tolist())),
         }
-        actual = _json_values(rows.labels[part])
+        actual = json_values(rows.labels[part])
         columns = {name: values for name, values in columns.items() if len(values)}
         for index, (number, *values) in enumerate(zip(numbers, *inputs, strict=True)):
             event = common | {"inputs": dict(zip(rows.inputs, values, strict=True))}
@@ -195,7 +215,7 @@ def _encode(rows: Rows, after: int, model: str, version: str | None, labels: Lab
             yield number, _encoder.encode(event)
 
 
-def _json_values(values: Any) -> Any:
+def json_values(values: Any) -> Any:
     """Return a column as JSON can hold it: NaN as null, an infinity as its text, which is an invalid value."""
     if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1:
         if np.isfinite(values).all():

@@ -278,3 +278,19 @@ def _is_number(name: str) -> bool:
         return scalar_text(float(name)) == name
     except (ValueError, OverflowError):
         return False
+
+
+def column_type(text: str) -> tuple[str, str]:
+    """Return the column and its type in the value of ``--type``.
+
+    Raises
+    ------
+    BatchError
+        When it is not valid.
+    """
+    name, equals, type_name = text.rpartition("=")
+    if not equals or not name:
+        raise BatchError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
+    if type_name not in INPUT_TYPES:
+        raise BatchError(f"--type: {preview(type_name)} is not a valid type; {suggestion(type_name, INPUT_TYPES)}")
+    return name, type_name

@@ -1,0 +1,171 @@
+"""``model-exporter label``: a table of true labels, sent to an exporter that runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+from support.servers import CONFIG, Served, eventually, write_config
+
+from exporter.cli import main
+from exporter.commands import label
+from exporter.server.labels import MAX_LABELS
+
+ROWS = 12_000
+BARE = CONFIG["models"][1]["name"]
+
+
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter with predictions p-0 to p-11999, of which every third is wrong."""
+    home = tmp_path_factory.mktemp("exporter")
+    write_config(home, CONFIG)
+    server = Served(home).start()
+    for start in range(0, ROWS, 4000):
+        events = [{"id": f"p-{n}", "model": "credit", "prediction": "yes"} for n in range(start, start + 4000)]
+        assert server.post("/v1/predictions", events).status == 202
+    probe = [{"prediction_id": f"p-{ROWS - 1}", "label": "yes"}]
+    eventually(lambda: server.post("/v1/labels", probe).json["joined"])
+    yield server
+    server.stop()
+
+
+def table(rows: int, **changed: Any) -> pa.Table:
+    """Labels of the first predictions, and a column that the command ignores."""
+    columns = {
+        "prediction_id": [f"p-{n}" for n in range(rows)],
+        "label": ["yes" if n % 3 else "no" for n in range(rows)],
+        "amount": np.arange(rows) / 7,
+    }
+    return pa.table(columns | changed)
+
+
+def write(rows: pa.Table, path: Path) -> Path:
+    """Write a table in the format of the file's name."""
+    if path.suffix == ".csv":
+        csv.write_csv(rows, path)
+    elif path.suffix == ".parquet":
+        parquet.write_table(rows, path)
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows.to_pylist()))
+    return path
+
+
+def totals(text: str) -> dict[str, int]:
+    """The numbers of the last line by name."""
+    parts = text.strip().splitlines()[-1].rpartition(": ")[2].split(", ")
+    return {name: int(number.replace(",", "")) for number, name in (part.split() for part in parts)}
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_a_table_of_labels_is_sent(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    """Each row becomes a label of its prediction, in any format; a second run sends nothing, a new file repeats."""
+    path = write(table(ROWS), tmp_path / f"labels.{ending}")
+    command = ["label", str(path), f"--exporter={exporter.url}"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert f"{ROWS:,} rows, {ROWS:,} labels accepted, 0 rejected, 0 rows without a label" in out
+    assert totals(out)["joined"] == ROWS
+    assert main(command) == 0
+    assert "nothing to send" in capsys.readouterr().out
+    path.with_name(f"{path.name}.label.json").unlink()
+    assert main(command) == 0
+    assert totals(capsys.readouterr().out) == {"joined": ROWS, "waiting": 0, "repeated": ROWS, "changed": 0}
+    right = exporter.samples()['model_correct_predictions_total{model="credit",version="unknown"}']
+    assert right == ROWS * 2 / 3
+
+
+def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The columns may have any name; a number with a comma, a time of the label, and rows that have none yet."""
+    predictions = [{"id": f"loan-{n}", "model": BARE, "prediction": 2.5} for n in range(4)]
+    assert exporter.post("/v1/predictions", predictions).status == 202
+    probe = [{"prediction_id": "loan-3", "label": 0}]
+    eventually(lambda: exporter.post("/v1/labels", probe).json["joined"])
+    path = tmp_path / "repaid.csv"
+    path.write_text(
+        "loan;repaid;paid_on\nloan-0;3,5;2026-11-24T10:00:00Z\nloan-1;;2026-11-24T10:00:00Z\n;1,5;\nloan-2;1,5;\n"
+    )
+    flags = ["--id-column=loan", "--label-column=repaid", "--time-column=paid_on", "--delimiter=;", "--decimal=,"]
+    assert main(["label", str(path), f"--exporter={exporter.url}", f"--model={BARE}", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "4 rows, 2 labels accepted, 1 rejected, 1 rows without a label" in out
+    assert "row 3, loan: has no identifier" in out
+    assert totals(out)["joined"] == 2
+    name = BARE.replace("\\", "\\\\").replace('"', '\\"')
+    error = exporter.samples()[f'model_absolute_error_total{{model="{name}",version="unknown"}}']
+    assert error == 2.5 + 1.0 + 1.0
+
+
+def test_rejected_rows_are_named(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By their place in the file; without any accepted label the status is 1."""
+    prediction = {"id": "number", "model": BARE, "prediction": 2.5}
+    assert exporter.post("/v1/predictions", prediction).status == 202
+    eventually(lambda: exporter.post("/v1/labels", {"prediction_id": "number", "label": 2}).json["joined"])
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"prediction_id": "early", "label": 1}\n{"prediction_id": "number", "label": "abc"}\n')
+    assert main(["label", str(path), f"--exporter={exporter.url}"]) == 0
+    assert "row 2, label: expected a number, as its prediction is, got a string" in capsys.readouterr().out
+    path.write_text('{"prediction_id": "number", "label": "abc"}\n')
+    assert main(["label", str(path), f"--exporter={exporter.url}"]) == 1
+    assert "no label was accepted; row 1, label: expected a number" in capsys.readouterr().err
+    path.write_text('{"prediction_id": "number", "label": null}\n')
+    assert main(["label", str(path), f"--exporter={exporter.url}"]) == 1
+    assert "no row has a value in label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label-column=lable"], 'has no column "lable"; did you mean "label"?'),
+        (["--give-up=never"], "--give-up: "),
+        (["--model=kredit"], 'did you mean "credit"?'),
+        (["--type=label=nothing"], "--type: "),
+        (["--exporter=http://127.0.0.1:1", "--give-up=1s"], "Connection refused"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    """The option, the column or the exporter; the status is 1."""
+    path = write(table(10), tmp_path / "labels.csv")
+    assert main(["label", str(path), f"--exporter={exporter.url}", *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_run_continues(exporter: Served, tmp_path: Path) -> None:
+    """However often it is killed: in the end every label is there, and none was sent for another prediction."""
+    path = write(table(ROWS), tmp_path / "labels.csv")
+    state = tmp_path / "labels.csv.label.json"
+    command = [sys.executable, "-m", "exporter.cli", "label", str(path), f"--exporter={exporter.url}"]
+    command += ["--batch-size=100"]
+    kills = 0
+    while True:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            before = json.loads(state.read_text())["rows"] if state.exists() else 0
+            while child.poll() is None and kills < 3:
+                if state.exists() and json.loads(state.read_text())["rows"] > before + 300:
+                    child.send_signal(signal.SIGKILL)
+                    kills += 1
+                time.sleep(0.005)
+            out, _ = child.communicate()
+        if child.returncode == 0:
+            break
+    assert kills == 3
+    assert f"{ROWS:,} labels accepted" in out
+
+
+def test_the_largest_batch_is_what_an_exporter_takes() -> None:
+    """So that a request of the command is never refused for its size."""
+    assert label.MAX_BATCH == MAX_LABELS
