@@ -210,7 +210,7 @@ def reviewed() -> Panel:
     return time_series(
         "Accuracy of confident predictions, from a reviewed sample",
         (
-            "Share of right predictions in a random sample of confident predictions that was reviewed, with the 95 % "
+            "Share of right predictions among the confident ones, estimated from reviewed samples, with the 95 % "
             "confidence interval. It includes mistakes that users do not report."
         ),
         SHARE,

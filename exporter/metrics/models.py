@@ -33,7 +33,6 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.stats.accuracy import estimate_accuracy
 from exporter.storage import Store
 
 
@@ -261,7 +260,6 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         if model not in monitors.models:
             continue
         labels = {"model": model, "version": version}
-        estimate = estimate_accuracy(counts.population, counts.known, counts.known_right, counts.decided, counts.right)
-        for family, value in zip(f.REVIEWED_ACCURACY, estimate, strict=True):
+        for family, value in zip(f.REVIEWED_ACCURACY, counts.estimate(), strict=True):
             yield sample_line(family, value, **labels)
-        yield sample_line(f.REVIEWED, counts.decided, **labels)
+        yield sample_line(f.REVIEWED, counts.reviewed, **labels)

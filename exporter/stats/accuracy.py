@@ -1,12 +1,19 @@
-"""The accuracy of confident predictions, from users' feedback and a reviewed sample of the rest."""
+"""The accuracy of confident predictions, from users' feedback and reviewed samples of the rest."""
 
 from __future__ import annotations
 
 from math import sqrt
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exporter.stats.divergence import Floats
+
 Z = 1.959963984540054
 """Standard normal quantile of a two-sided interval of 95 %."""
+PRIOR = 2.0
+"""Labels for which the share of all strata stands in each stratum's variance."""
 
 
 class Estimate(NamedTuple):
@@ -17,7 +24,7 @@ class Estimate(NamedTuple):
     upper: float
 
 
-def wilson(right: int, decided: int) -> Estimate:
+def wilson(right: float, decided: float) -> Estimate:
     """Return the share of a random sample with its score interval (Wilson, 1927).
 
     >>> [round(number, 4) for number in wilson(45, 50)]
@@ -29,12 +36,27 @@ def wilson(right: int, decided: int) -> Estimate:
     return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
-def estimate_accuracy(population: int, known: int, known_right: int, decided: int, right: int) -> Estimate:
-    """Return the accuracy of all confident predictions, estimated in two strata.
+def estimate_accuracy(
+    population: ArrayLike,
+    known: ArrayLike,
+    known_right: ArrayLike,
+    decided: ArrayLike,
+    right: ArrayLike,
+    *,
+    seen: int | None = None,
+) -> Estimate:
+    """Return the accuracy of all confident predictions, estimated in strata.
 
-    Predictions with feedback are known; the others are estimated from a random sample. With K of N predictions known, R
-    of them right, and the share p of the sample that is right, the accuracy is (R + (N - K) p) / N. The bounds are
-    those of p in its place.
+    Predictions with feedback are known; the others are estimated from random samples, one in each stratum. With K of N
+    predictions known, R of them right, and p the mean of the strata's shares of right samples, weighted by the numbers
+    of others, the accuracy is (R + (N - K) p) / N. The bounds are those of p in its place.
+
+    The bounds of p are Wilson's for the effective sample size, that is the size of a plain random sample with the same
+    variance (Korn and Graubard, 1998; Franco, Little, Louis and Slud, 2019, find Wilson's among the best). Each
+    stratum's variance is that of its share, drawn by `PRIOR` labels to the share of all strata, so that a stratum whose
+    few samples were all right does not count as certain. A stratum without any decided sample takes the share of the
+    others, with the largest variance, 1/4. Where the sizes of strata are estimated, the variance that this adds is
+    included (Cochran, Sampling Techniques, 1977, 12.2).
 
     Of 1000 predictions 20 were corrected by users, and of 50 sampled others 45 are right: 0.98 times 0.9 is 0.882.
 
@@ -44,13 +66,42 @@ def estimate_accuracy(population: int, known: int, known_right: int, decided: in
     Parameters
     ----------
     population
-        Number of confident predictions, N; at least K.
+        Number of confident predictions by stratum, of shape (H,), or one number; at least the known ones.
     known, known_right
-        Number of predictions with feedback, K, and of those that were right, R.
+        Number of predictions with feedback, and of those that were right, by stratum.
     decided, right
-        Number of sampled others that a reviewer decided, at least 1, and of those that were right.
+        Number of sampled others that a reviewer decided, at least one in all strata together, and of those that were
+        right, by stratum.
+    seen
+        Number of random predictions from which the populations were estimated; None if they were counted.
     """
-    rest = max(population - known, 0)
-    return Estimate(
-        *((known_right + rest * share) / (known + rest) if known + rest else share for share in wilson(right, decided))
-    )
+    known, right, decided = (np.atleast_1d(np.asarray(values, float)) for values in (known, right, decided))
+    rest = np.maximum(np.atleast_1d(np.asarray(population, float)) - known, 0.0)
+    known_right = float(np.sum(known_right))
+    total = float(known.sum() + rest.sum())
+    if total and not rest.any():
+        return Estimate(*[known_right / total] * 3)
+    weights = rest / rest.sum() if total else decided / decided.sum()
+    share = _share(weights, decided, right)
+    shares = np.divide(right, decided, out=np.full(len(weights), share), where=decided > 0)
+    counted = float(decided.sum())
+    prior = (counted * share + 1) / (counted + 2)
+    shrunk = (right + PRIOR * prior) / (decided + PRIOR)
+    variances = np.where(decided > 0, shrunk * (1 - shrunk), 0.25) / np.maximum(decided, 1)
+    variance = float(weights**2 @ variances)
+    if seen and total:
+        variance += float(weights @ (shares - share) ** 2) * max(1 / seen - 1 / total, 0.0)
+    mean = float(weights @ shrunk)
+    size = mean * (1 - mean) / variance
+    bounds = wilson(share * size, size)
+    others = float(rest.sum())
+    return Estimate(*((known_right + others * p) / total if total else p for p in (share, *bounds[1:])))
+
+
+def _share(weights: Floats, decided: Floats, right: Floats) -> float:
+    """Return the share of right samples, of the strata that have decided ones."""
+    has_some = decided > 0
+    weight = float(weights[has_some].sum())
+    if not weight:
+        return float(right.sum() / decided.sum())
+    return float(weights[has_some] @ (right[has_some] / decided[has_some])) / weight

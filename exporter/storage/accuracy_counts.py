@@ -1,14 +1,17 @@
-"""Count how many of the confident predictions from which samples were drawn are known to be right."""
+"""Count how many of the confident predictions from which samples were drawn are known to be right, by stratum."""
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
+from exporter.stats.accuracy import Estimate, estimate_accuracy
 from exporter.storage.label_numbers import is_within_tolerance
+from exporter.storage.sample_strata import Strata, count_columns, counts_by_stratum, stored_strata
 from exporter.storage.schema import draws, feedback, has_reviewed_label
 from exporter.storage.verdicts import Tolerances
 from exporter.tolerance import Tolerance
@@ -17,55 +20,95 @@ LATEST = 20
 """Versions of a model that are counted: those with the latest samples."""
 
 
-class StratumCounts(msgspec.Struct):
-    """Counts of one model version; see `exporter.stats.accuracy.estimate_accuracy`."""
+class Drawn(NamedTuple):
+    """The predictions from which samples were drawn: those of a version between two times.
 
-    population: int
-    known: int = 0
-    known_right: int = 0
-    decided: int = 0
-    right: int = 0
-
-
-def accuracy_counts(connection: sa.Connection, tolerances: Tolerances) -> dict[tuple[str, str], StratumCounts]:
-    """Return the counts by model and version, for the `LATEST` versions of a model that have a decided sample.
-
-    A reviewer's label within the model's tolerance makes the prediction right.
+    A reviewer's label within the tolerance makes a prediction right.
     """
-    result: dict[tuple[str, str], StratumCounts] = {}
+
+    model: str
+    version: str
+    since: float
+    time: float
+    tolerance: Tolerance
+
+
+class AccuracyCounts(msgspec.Struct):
+    """Counts of one model version by stratum; see `exporter.stats.accuracy.estimate_accuracy`.
+
+    Attributes
+    ----------
+    pending
+        Samples that wait for a decision.
+    """
+
+    population: list[int]
+    known: list[int]
+    known_right: list[int]
+    decided: list[int]
+    right: list[int]
+    pending: list[int]
+    seen: int
+
+    @property
+    def reviewed(self) -> int:
+        """How many samples are decided."""
+        return sum(self.decided)
+
+    def estimate(self) -> Estimate:
+        """Return the accuracy with its interval; at least one sample is decided."""
+        counts = (self.population, self.known, self.known_right, self.decided, self.right)
+        return estimate_accuracy(*counts, seen=self.seen)
+
+
+def accuracy_counts(connection: sa.Connection, tolerances: Tolerances) -> dict[tuple[str, str], AccuracyCounts]:
+    """Return the counts by model and version, for the `LATEST` versions of a model that have a decided sample."""
+    result: dict[tuple[str, str], AccuracyCounts] = {}
     versions: Counter[str] = Counter()
-    for draw in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
-        versions[draw.model] += 1
-        if versions[draw.model] <= LATEST and (counts := _count(connection, draw, tolerances(draw.model))).decided:
-            result[draw.model, draw.version] = counts
+    for row in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
+        versions[row.model] += 1
+        if versions[row.model] <= LATEST:
+            drawn = Drawn(row.model, row.version, row.since, row.time, tolerances(row.model))
+            counts = count_strata(connection, drawn, stored_strata(row))
+            if counts.reviewed:
+                result[row.model, row.version] = counts
     return result
 
 
-def _count(connection: sa.Connection, draw: Any, tolerance: Tolerance) -> StratumCounts:
+def count_strata(connection: sa.Connection, drawn: Drawn, strata: Strata) -> AccuracyCounts:
+    """Count a version's feedback and samples in strata."""
     # Feedback may arrive just before its prediction, and a prediction may be dated back.
-    is_after = (feedback.c.created >= draw.since) | (feedback.c.predicted >= draw.since)
-    is_users = is_after & (feedback.c.predicted <= draw.time)
-    rows = sa.func.count().label("rows")
-    condition = (feedback.c.model == draw.model) & (feedback.c.version == draw.version) & feedback.c.confident
+    is_after = (feedback.c.created >= drawn.since) | (feedback.c.predicted >= drawn.since)
+    is_users = is_after & (feedback.c.predicted <= drawn.time)
+    condition = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
     condition &= (feedback.c.verdict == "sampled") | is_users
-    query = sa.select(feedback.c.verdict, feedback.c.status, rows).where(condition)
-    counts = StratumCounts(draw.confident)
-    for row in connection.execute(query.group_by(feedback.c.verdict, feedback.c.status)):
-        if row.verdict != "sampled":
-            counts.known += row.rows
-            if row.verdict == "accepted" or row.status == "rejected":  # the user accepted it, or was refused
-                counts.known_right += row.rows
-        elif row.status == "accepted":
-            counts.decided += row.rows
-            counts.right += row.rows
+    known, known_right, decided, right, pending = ([0] * len(strata.confident) for _ in range(5))
+    query = sa.select(feedback.c.verdict, feedback.c.status, *count_columns(strata.edges)).where(condition)
+    for verdict, status, *cumulated in connection.execute(query.group_by(feedback.c.verdict, feedback.c.status)):
+        rows = counts_by_stratum(cumulated)
+        if verdict != "sampled":
+            _add(known, rows)
+            if verdict == "accepted" or status == "rejected":  # the user accepted it, or was refused
+                _add(known_right, rows)
+        elif status == "accepted":
+            _add(decided, rows)
+            _add(right, rows)
+        elif status == "pending":
+            _add(pending, rows)
     # A reviewer's label reverses that: another label for a sample, the prediction itself for a correction.
-    is_near = is_within_tolerance(feedback.c.prediction, feedback.c.reviewed_label, tolerance)
+    is_near = is_within_tolerance(feedback.c.prediction, feedback.c.reviewed_label, drawn.tolerance)
     is_predicted = (feedback.c.reviewed_label == feedback.c.prediction) | is_near
-    query = sa.select(feedback.c.verdict, rows).where(condition, has_reviewed_label, feedback.c.status == "accepted")
+    query = sa.select(feedback.c.verdict, *count_columns(strata.edges))
+    query = query.where(condition, has_reviewed_label, feedback.c.status == "accepted")
     query = query.where(sa.case((feedback.c.verdict == "corrected", is_predicted), else_=~is_predicted))
-    for row in connection.execute(query.group_by(feedback.c.verdict)):
-        if row.verdict == "sampled":
-            counts.right -= row.rows
-        elif row.verdict == "corrected":
-            counts.known_right += row.rows
-    return counts
+    for verdict, *cumulated in connection.execute(query.group_by(feedback.c.verdict)):
+        rows = counts_by_stratum(cumulated)
+        if verdict == "sampled":
+            _add(right, [-number for number in rows])
+        elif verdict == "corrected":
+            _add(known_right, rows)
+    return AccuracyCounts(list(strata.confident), known, known_right, decided, right, pending, strata.seen)
+
+
+def _add(total: list[int], rows: list[int]) -> None:
+    total[:] = map(operator.add, total, rows)

@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
-from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
+from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.corrections import STATUSES, is_ready_correction
 from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting
 from exporter.storage.timeout import statement_timeout
@@ -43,7 +43,7 @@ class ReviewState(msgspec.Struct, frozen=True):
     pending: dict[str, int]
     oldest: dict[str, float]
     examples: dict[str, int]
-    accuracy_counts: dict[tuple[str, str], StratumCounts]
+    accuracy_counts: dict[tuple[str, str], AccuracyCounts]
     unjoined: dict[str, int]
     oldest_unjoined: dict[str, float]
     unjoined_labels: int

@@ -75,12 +75,24 @@ def _migrate_to_5(connection: sa.Connection) -> None:
     """Add the table of labels, which `migrate` creates as it does all new tables."""
 
 
+def _migrate_to_6(connection: sa.Connection) -> None:
+    """Store the strata of draws; index feedback with its confidence, to count it by stratum."""
+    if sa.inspect(connection).has_table("draws"):
+        connection.exec_driver_sql("ALTER TABLE draws ADD COLUMN strata TEXT")
+    connection.exec_driver_sql("DROP INDEX feedback_known")
+    connection.exec_driver_sql(
+        "CREATE INDEX feedback_known ON feedback "
+        "(model, version, confident, verdict, status, created, predicted, confidence)"
+    )
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
     3: _migrate_to_3,
     4: _migrate_to_4,
     5: _migrate_to_5,
+    6: _migrate_to_6,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

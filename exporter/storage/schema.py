@@ -110,6 +110,8 @@ draws = sa.Table(
     # When the oldest prediction that could be drawn was received, and the number of confident predictions.
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("confident", sa.Integer, nullable=False),
+    # See `exporter.storage.sample_strata`; NULL where an older version drew.
+    sa.Column("strata", sa.Text),
 )
 WAITING = -1
 """The day of a label whose prediction has not arrived."""
@@ -147,6 +149,7 @@ sa.Index(
 sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
+    feedback.c.confidence,
 )
 has_reviewed_label = feedback.c.reviewed_label.is_not(None)
 is_unjoined = ~feedback.c.joined

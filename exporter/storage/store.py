@@ -73,6 +73,8 @@ class Store:
         The name under which this exporter saves snapshots: a shared database holds those of several exporters.
     set_aside : int
         `damaged` at the last scrape.
+    tolerances : Callable
+        The tolerance of each model's corrections.
 
     Raises
     ------
@@ -96,6 +98,7 @@ class Store:
         self._on_labelled = on_labelled
         self._on_unusable = on_unusable
         self._on_failure = on_failure
+        self.tolerances = tolerances
         self._config = config
         self._damage: str | None = None
         self.size = StoreSize(config.max_size)

@@ -457,6 +457,7 @@ TO_TWO = (
     "DROP INDEX feedback_key",
     "DROP INDEX feedback_described",
     "ALTER TABLE feedback DROP COLUMN idempotency_key",
+    "ALTER TABLE draws DROP COLUMN strata",
     "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
     "UPDATE schema SET version = 2",
 )

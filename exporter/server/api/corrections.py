@@ -28,7 +28,8 @@ from exporter.server.problem import Reply, json_reply, problem
 from exporter.storage.correction_history import correction_history
 from exporter.storage.corrections import find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide, decide_all
-from exporter.storage.review_samples import Draw, sample_for_review
+from exporter.storage.review_probes import Draw
+from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
 from exporter.storage.user_stats import user_stats
 

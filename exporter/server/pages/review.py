@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-import msgspec
 import sqlalchemy as sa
 from flask import Blueprint, Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
@@ -26,12 +25,13 @@ from exporter.server.pages.regression import is_regression
 from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.problem import store_problem
-from exporter.stats.accuracy import Estimate, estimate_accuracy
-from exporter.storage.accuracy_counts import StratumCounts, accuracy_counts
+from exporter.stats.accuracy import Estimate
+from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.correction_stats import overview, read_errors
 from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction, list_corrections
 from exporter.storage.review_decisions import Decision, decide
-from exporter.storage.review_samples import Draw, sample_for_review
+from exporter.storage.review_probes import Draw
+from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
 
 MAX_SUGGESTIONS = 1000
@@ -219,11 +219,11 @@ def _is_number(text: str) -> bool:
 
 
 def _accuracy(
-    by_version: Mapping[tuple[str, str], StratumCounts], query: ReviewQuery
-) -> list[tuple[str, str, Estimate, StratumCounts]]:
+    by_version: Mapping[tuple[str, str], AccuracyCounts], query: ReviewQuery
+) -> list[tuple[str, str, Estimate, AccuracyCounts]]:
     """Return the accuracy that reviewed samples show, by the selected models and versions."""
     return [
-        (model, version, estimate_accuracy(*msgspec.structs.astuple(counts)), counts)
+        (model, version, counts.estimate(), counts)
         for (model, version), counts in by_version.items()
         if query.filter.model in {None, model} and query.filter.version in {None, version}
     ]

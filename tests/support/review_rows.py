@@ -1,0 +1,44 @@
+"""Corrections and predictions as rows of a store, for tests of what stands behind the review page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporter.storage import Store
+from exporter.storage.corrections import Filter, list_corrections
+from exporter.storage.schema import feedback, predictions
+
+START = 1_790_000_000.0
+_ROW: dict[str, Any] = {
+    "joined": True, "model": "digits", "version": "1", "predicted": START, "prediction": '"1"', "confidence": 0.9,
+    "confident": True, "inputs": None, "segment": None, "verdict": "corrected", "label": '"7"', "user": None,
+    "comment": None, "created": START, "updated": START, "counted": True, "status": "pending", "revision": 1,
+    "reviewed_label": None,
+}  # fmt: skip
+
+
+def put(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Corrections, identified from 1 on."""
+    full = [{"prediction_id": f"p-{number}", **_ROW, **row} for number, row in enumerate(rows, 1)]
+    store.execute(lambda connection, _: connection.execute(feedback.insert(), full))
+
+
+def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
+    """Predictions, by default confident ones."""
+    plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
+             "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
+    full = [{**plain, "id": f"p-{number}", **row} for number, row in enumerate(rows, start)]
+    store.execute(lambda connection, _: connection.execute(predictions.insert(), full))
+
+
+def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
+    """Identifiers of the corrections that a filter leaves."""
+    with store.reading() as connection:
+        return [
+            int(correction["id"]) for correction in list_corrections(connection, Filter(**chosen), 1000, None, order)[0]
+        ]
+
+
+def redact(_: str, inputs: str | None) -> str | None:
+    """Remove the name of a prediction's inputs."""
+    return inputs and inputs.replace(',"name":"Ada"', "")
