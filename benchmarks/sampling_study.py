@@ -178,9 +178,9 @@ def main() -> None:
         lines.append(measure(case, 100 if quick else 1000))
         print(lines[-1], flush=True)
     if not quick:
-        text = PAGE.read_text()
-        table = "\n".join(lines)
-        PAGE.write_text(re.sub(r"(<!-- study: sampling -->\n).*?(\n<!-- end -->)", rf"\1{table}\2", text, flags=re.S))
+        table = "\n".join((*lines, ""))
+        marks = r"(<!-- study: sampling -->\n).*?(<!-- end -->)"
+        PAGE.write_text(re.sub(marks, rf"\g<1>{table}\2", PAGE.read_text(), flags=re.DOTALL))
 
 
 if __name__ == "__main__":
