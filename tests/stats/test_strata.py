@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.stats.divergence import Floats
@@ -17,6 +17,7 @@ PLAIN = SIZES / SIZES.sum()
 CONFIDENCE = st.one_of(st.just(np.nan), st.floats(0, 1), st.sampled_from([0.5, 0.9, 1.0]))
 
 
+@settings(deadline=None)
 @given(st.lists(CONFIDENCE, max_size=300), st.lists(st.floats(0.1, 0.9), max_size=4, unique=True), st.integers(0, 5000))
 def test_edges_are_only_added(values: list[float], given_edges: list[float], labels: int) -> None:
     """They ascend, are within bounds, and leave enough predictions on both sides; equal values stay together."""
@@ -77,6 +78,7 @@ def test_equal_claims_give_proportional_shares(claimed: Floats) -> None:
     assert shares(SIZES, claimed, decided, decided) == pytest.approx(PLAIN)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 300),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50), st.integers(0, 100)), min_size=1, max_size=8),
