@@ -152,7 +152,7 @@ _RULES = (
     _Rule("correction_ratio", -1, _corrected),
     _Rule("worst_drift_nats", -1, _drift),
 )
-GOOD = {rule.name: rule.good for rule in _RULES}
+GOOD = {rule.name: rule.good for rule in _RULES} | {"accuracy": 1, "mean_absolute_error": -1}
 """Of each measure, 1 where more is better, -1 where less is."""
 
 
@@ -208,13 +208,14 @@ def _compare_quality(before: Counts, after: Counts) -> Measure | None:
     if old is None and new is None:
         return None
     regression = any(side.regression for side in sides)
+    name = "mean_absolute_error" if regression else "accuracy"
     return Measure(
-        name="mean_absolute_error" if regression else "accuracy",
+        name=name,
         before=old,
         after=new,
         difference=difference(old, new) if old and new else None,
         significant=False,
-        good=-1 if regression else 1,
+        good=GOOD[name],
         observations=observations,
         basis=basis,
     )
