@@ -266,12 +266,13 @@ def test_users_correct_wrong_answers(
         labels,
         rate=100,
         delay=(0.1, 0.2),
+        label_delay=(0.1, 0.2),
         exporter=HttpClient(exporter.url, "--exporter"),
         seed=1,
     )
     started = time.monotonic()
     traffic.start()
-    assert eventually(lambda: traffic.counts["corrected"] >= 10, 15)
+    assert eventually(lambda: traffic.counts["corrected"] >= 10 and traffic.counts["labelled"] >= 10, 15)
     traffic.stop()
     took = time.monotonic() - started
     assert traffic.counts["requests"] == pytest.approx(100 * took, rel=0.3)
@@ -291,6 +292,14 @@ def test_users_correct_wrong_answers(
     events = exporter.events("/v1/events")
     assert len(events) == traffic.counts["confident"] // DIGITS_OF_A_SHEET > 0
     assert {event["event"] for event in events} == {model.EVENT}
+    entered = [label for batch in exporter.events("/v1/labels") for label in batch]
+    assert len(entered) == traffic.counts["labelled"]
+    wrong = {item["prediction_id"] for item in corrections} & {label["prediction_id"] for label in entered}
+    for label in entered:
+        assert label["model"] == model.NAME
+        assert label["label"] in set(truths.values())
+        predicted = predictions[label["prediction_id"]]["prediction"]
+        assert label["prediction_id"] not in wrong or label["label"] != predicted
 
 
 def test_business_events_name_the_version(directory: Path, exporter: Exporter, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
             name=NAME,
             prediction_column="prediction",
             confidence_column="confidence",
-            ignore=("label",),
+            label_column="label",
         )
         profile.save(trained, directory / files.profile)
     except OSError as error:
@@ -224,11 +224,11 @@ def forget(directory: Path) -> None:
 
 
 def prepared(directory: Path) -> bool:
-    """Return whether everything that `prepare` writes exists, with the devices that earlier versions did not have."""
+    """Return whether everything that `prepare` writes exists, with what earlier versions of the demo lack."""
     if not all((directory / name).is_file() for name in FILES):
         return False
     with np.load(directory / files_of(VERSION).training) as data:
-        return "device" in data
+        return "device" in data and bool(profile.load(directory / files_of(VERSION).profile).quality)
 
 
 def ensure(directory: Path, report: Callable[[str], None]) -> None:

@@ -1,6 +1,6 @@
 """Users of the service: they send digits at a steady rate and correct wrong predictions.
 
-They reach the service only by ``POST /predict`` and the exporter only by ``POST /v1/feedback``.
+They reach the service only by ``POST /predict``, and the exporter only by its routes for feedback, events and labels.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ WRONG_CORRECTIONS = 0.03
 """Share of corrections that are wrong themselves; a review finds them."""
 DIGITS_OF_A_SHEET = 20
 """Confident predictions after which a sheet is graded, the business event."""
+LABELLED = 0.2
+"""Share of predictions whose true digit somebody enters later, whether the prediction was right or not."""
+LABELS_SECONDS = 5.0
+"""Seconds between two requests with labels."""
 WORKERS = 32
 
 
@@ -60,8 +64,10 @@ class Traffic:
         Requests a second, whether or not the service keeps up.
     delay
         Least and most seconds until a user gives feedback.
+    label_delay
+        Least and most seconds until the true digit of a prediction is entered.
     exporter
-        Client of the exporter that sends business events; without, there are none.
+        Client of the exporter that sends business events and labels; without, there are none.
     say
         Called once when feedback cannot be delivered, and once when it can be again.
     seed
@@ -70,7 +76,7 @@ class Traffic:
     Attributes
     ----------
     counts : Counter of str
-        ``requests``, ``failed``, ``confident``, ``corrected``, ``accepted``, ``undelivered``.
+        ``requests``, ``failed``, ``confident``, ``corrected``, ``accepted``, ``labelled``, ``undelivered``.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Traffic:
         *,
         rate: float = 10.0,
         delay: tuple[float, float] = (2.0, 20.0),
+        label_delay: tuple[float, float] = (20.0, 60.0),
         exporter: Client | None = None,
         say: Callable[[str], None] = print,
         seed: int | None = None,
@@ -93,6 +100,7 @@ class Traffic:
         self._labels = labels
         self._rate = rate
         self._delay = delay
+        self._label_delay = label_delay
         self._exporter = exporter
         self._say = say
         self._random = random.Random(seed)  # noqa: S311 (not for security)
@@ -101,6 +109,8 @@ class Traffic:
         self._teachers = frozenset(TEACHERS)
         self._undeliverable = False
         self._digits = 0
+        self._labels_due: list[tuple[float, str, str]] = []
+        self._labels_at = 0.0
         self._stopping = threading.Event()
         # No more than twice the workers' number of requests wait: a service that hangs must not fill the memory.
         self._slots = threading.BoundedSemaphore(2 * WORKERS)
@@ -132,6 +142,8 @@ class Traffic:
                 self._pool.submit(self._predict, index)
             else:
                 self._count(requests=1, failed=1)
+            if labels := self._due_labels():
+                self._pool.submit(self._send_labels, labels)
             for feedback in self._due_feedback():
                 self._pool.submit(self._send_feedback, feedback)
 
@@ -155,7 +167,12 @@ class Traffic:
         self._count(requests=1, confident=int(confident))
         if confident:
             self._read_digit(version)
-        right = digit == str(self._labels[index])
+        label = str(self._labels[index])
+        if self._random.random() < LABELLED:
+            due = time.monotonic() + self._random.uniform(*self._label_delay)
+            with self._lock:
+                heapq.heappush(self._labels_due, (due, prediction_id, label))
+        right = digit == label
         if confident and self._random.random() < (CONFIRMS_RIGHT if right else CORRECTS_WRONG):
             self._schedule_feedback(index, prediction_id, digit)
 
@@ -190,6 +207,25 @@ class Traffic:
             while self._scheduled and self._scheduled[0].due <= time.monotonic():
                 due.append(heapq.heappop(self._scheduled))
         return due
+
+    def _due_labels(self) -> list[dict[str, str]]:
+        """Return the labels that are due, every `LABELS_SECONDS`."""
+        now, due = time.monotonic(), []
+        if self._exporter is None or now < self._labels_at:
+            return []
+        self._labels_at = now + LABELS_SECONDS
+        with self._lock:
+            while self._labels_due and self._labels_due[0][0] <= now:
+                _, prediction_id, label = heapq.heappop(self._labels_due)
+                due.append({"model": NAME, "prediction_id": prediction_id, "label": label})
+        return due
+
+    def _send_labels(self, labels: list[dict[str, str]]) -> None:
+        if self._exporter is None:
+            return
+        with contextlib.suppress(ExporterError):  # while there is no exporter, labels are lost, like predictions
+            if self._exporter.request("POST", "/v1/labels", json=labels).status < 300:
+                self._count(labelled=len(labels))
 
     def _send_feedback(self, feedback: _Feedback) -> None:
         try:
