@@ -74,6 +74,7 @@ class Monitor:
         timeout: float = 5.0,
         give_up: float = 300.0,
     ) -> None:
+        self._model = model
         self._transport = Transport(url, timeout, token_file, ca_file)
         self.sender = Sender(
             self._transport,
@@ -207,7 +208,33 @@ class Monitor:
             "user": user,
             "comment": comment,
         }
-        return self._transport.send_feedback(encode_document(feedback))
+        return self._transport.store("feedback", "/v1/feedback", encode_document(feedback))
+
+    def label(self, prediction_id: str, label: Any, *, time: dt.datetime | float | None = None) -> dict[str, Any]:
+        """Send the true label of a prediction of this model; return once it is on the exporter's disk.
+
+        Parameters
+        ----------
+        prediction_id
+            The identifier that `record` returned.
+        label
+            The true label. For an array of one its value.
+        time
+            When it became known: a datetime, or seconds since the epoch; now by default.
+
+        Returns
+        -------
+        dict
+            The exporter's response.
+
+        Raises
+        ------
+        ExporterError
+            When the label is not on disk: the exporter is unavailable or busy, or refused it.
+        """
+        moment = None if time is None else rfc3339(time)
+        document = {"prediction_id": prediction_id, "model": self._model, "label": unwrap_single(label), "time": moment}
+        return self._transport.store("label", "/v1/labels", encode_document(document))
 
     def wsgi(self, app: Any, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Wsgi:
         """Wrap a WSGI application (Flask, Django) to time and count its requests.

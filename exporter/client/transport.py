@@ -113,25 +113,34 @@ class Transport:
         has_credentials = self._token_file is not None or bool(self._headers)
         return failures.explain_response(status, headers, body, self._server, has_credentials)
 
-    def send_feedback(self, body: bytes) -> dict[str, Any]:
-        """Send a user's feedback, and return the exporter's response.
+    def store(self, what: str, path: str, body: bytes) -> dict[str, Any]:
+        """Send what the exporter stores before it responds, and return its response.
+
+        Parameters
+        ----------
+        what
+            Its name in errors.
+        path
+            The route.
+        body
+            A JSON document.
 
         Raises
         ------
         ExporterError
-            When the feedback was not delivered or not stored, with the reason.
+            When it was not delivered or not stored, with the reason.
         """
         try:
             with contextlib.closing(self.connect()) as connection:
                 key = new_idempotency_key()
-                status, headers, response = self.post(connection, "/v1/feedback", body, "application/json", key)
+                status, headers, response = self.post(connection, path, body, "application/json", key)
         except FAILURES as error:
             raise ExporterError(
-                f"{self.display_url}: feedback not delivered: {self.explain_error(error).detail}"
+                f"{self.display_url}: {what} not delivered: {self.explain_error(error).detail}"
             ) from error
         if status not in {200, 201}:
             raise ExporterError(
-                f"{self.display_url}: feedback refused: {self.explain_response(status, headers, response).detail}"
+                f"{self.display_url}: {what} refused: {self.explain_response(status, headers, response).detail}"
             )
         try:
             result = json.loads(response)

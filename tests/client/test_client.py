@@ -353,6 +353,20 @@ def test_feedback_returns_the_response(exporter: Exporter) -> None:
     ]
 
 
+def test_a_label_is_sent_with_its_model(exporter: Exporter) -> None:
+    """A label is one POST, and returns the response; one that was refused is an error with the reason."""
+    problem = {"detail": "the body is wrong", "errors": [{"pointer": "/label", "detail": "is required"}]}
+    with monitoring(exporter.url) as monitor:
+        assert monitor.label("r-17", np.array([1]), time=1764000000.0) == {"accepted": 1, "joined": 1}
+        assert exporter.requests[0]["path"] == "/v1/labels"
+        exporter.answers = [(400, {}, problem)]
+        with pytest.raises(ExporterError, match="label refused: 400 the body is wrong; /label: is required"):
+            monitor.label("r-17", None)
+    label = exporter.requests[0]["events"][0]
+    assert label.pop("model") == exporter.requests[1]["events"][0]["model"]
+    assert label == {"prediction_id": "r-17", "label": 1, "time": "2025-11-24T16:00:00Z"}
+
+
 def test_feedback_raises_when_it_is_not_stored(exporter: Exporter) -> None:
     """Feedback that was not stored is never reported as stored; the error has the reason."""
     problem = {"detail": "the body is wrong", "errors": [{"pointer": "/verdict", "detail": "is not possible"}]}

@@ -47,6 +47,8 @@ class Exporter:
                     self._reply(*answer)
                 elif self.path.endswith("/v1/feedback"):
                     self._reply(201, {}, {"id": "f-1"})
+                elif self.path.endswith("/v1/labels"):
+                    self._reply(201, {}, {"accepted": 1, "joined": 1})
                 else:
                     self._reply(202, {}, {"accepted": len(events), "rejected": []})
                 self.close_connection = self.close_connection or exporter.hang_up_after_each
