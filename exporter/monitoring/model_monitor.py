@@ -250,6 +250,12 @@ class ModelMonitor:
             rows = self._windows.read(now)
         return {name: compute(self.binner, self.config.drift, *row) for name, row in rows.items() if self.binner}
 
+    def read_counts(self, now: float) -> dict[str, Floats]:
+        """Return the observations in each bin of all targets, shape ``(B,)``, by window; nothing without a profile."""
+        with self._lock:
+            rows = self._windows.read(now)
+        return {name: self.binner.split(row).counts for name, (row, _, _) in rows.items() if self.binner}
+
     def read_quality(self, now: float) -> dict[str, WindowQuality]:
         """Return the measured quality in each window that holds anything; nothing without a label in any of them."""
         with self._lock:

@@ -16,7 +16,7 @@ from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.notifications import Inbox
-from exporter.server.pages import drift, home, review, runbooks
+from exporter.server.pages import drift, home, quality, review, runbooks
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import Caller
@@ -50,6 +50,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(home.blueprint(exporter, inbox))
     app.register_blueprint(runbooks.blueprint(exporter))
     app.register_blueprint(drift.blueprint(exporter))
+    app.register_blueprint(quality.blueprint(exporter))
     app.register_blueprint(review.blueprint(exporter))
     app.register_blueprint(openapi.blueprint())
 

@@ -257,6 +257,7 @@ ROUTES: dict[str, Route] = {
         _HTML_PAGE,
         parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
     ),
+    "GET /quality": Route("The quality page.", _HTML_PAGE, parameters=(_MODEL, Parameter("version"), _VERSIONS)),
     "GET /review": Route("The review page.", _HTML_PAGE, parameters=(*_QUEUE, _VERSIONS)),
     "POST /review/decide": Route(
         "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"

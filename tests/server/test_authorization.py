@@ -77,6 +77,7 @@ QUESTIONS: list[tuple[str, str, Any, str | None]] = [
     ("GET", "/", None, "read"),
     ("HEAD", "/", None, "read"),
     ("GET", "/drift", None, "read"),
+    ("GET", "/quality", None, "read"),
     ("GET", "/metrics", None, "read"),
     ("GET", "/static/style.css", None, "read"),
     ("GET", "/-/healthy", None, None),

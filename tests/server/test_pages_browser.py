@@ -8,13 +8,28 @@ from collections.abc import Iterator
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect, sync_playwright
+from pyarrow import parquet
 from support.corrections import pending
+from support.labelled_rows import classes, send
 from support.servers import Served, eventually, write_config
+
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 LONG = '"<b>' + "x" * 200
-PATHS = ("/", "/drift", "/review", "/runbooks/", "/runbooks/ModelFeatureDrift", "/nothing")
+PATHS = (
+    "/",
+    "/drift",
+    "/quality",
+    "/quality?model=loans",
+    "/quality?model=wide",
+    "/review",
+    "/runbooks/",
+    "/runbooks/ModelFeatureDrift",
+    "/nothing",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +45,12 @@ def browser() -> Iterator[Browser]:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter with models in trouble, a long name, alerts, and a correction of a prediction with 300 inputs."""
     folder = tmp_path_factory.mktemp("fleet")
-    write_config(
-        folder, {"models": [{"name": "credit", "profile": "credit.json"}, {"name": "m" * 128}, {"name": "wide"}]}
-    )
+    parquet.write_table(classes(3000, 1), folder / "loans.parquet")
+    columns = {"prediction_column": "prediction", "confidence_column": "confidence", "label_column": "outcome"}
+    save(build_file(folder / "loans.parquet", **columns), folder / "loans.json")
+    models: list[dict[str, object]] = [{"name": "credit", "profile": "credit.json"}, {"name": "m" * 128}]
+    models += [{"name": "wide"}, {"name": "loans", "profile": "loans.json", "segment_by": "country"}]
+    write_config(folder, {"models": models})
     server = Served(folder).start()
     inputs = {f"income_from_source_{number:03d}": number * 1.5 for number in range(300)}
     events = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "code": 503, "duration_seconds": 2.0}] * 50
@@ -43,6 +61,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     feedback = [{"prediction_id": f"w{number}", "verdict": "corrected", "label": "no"} for number in range(2)]
     assert server.post("/v1/feedback", feedback).status == 201
     eventually(lambda: pending(server) == 2)
+    send(server, "loans", classes(1000, 2))
+    classified = {"model": "loans", "version": "3"}
+    many = [{**classified, "id": f"c{number}", "prediction": f"{number}" + "y" * 60} for number in range(30)]
+    assert server.post("/v1/predictions", many).status == 202
+    labels = [{"prediction_id": event["id"], "label": "z" * 200} for event in many]
+    assert server.post("/v1/labels", labels).status == 201
     alerts = []
     for number, model in enumerate(("credit", "credit", LONG)):
         labels = {"alertname": "ModelFeatureDrift", "severity": "warning", "layer": "data", "model": model}

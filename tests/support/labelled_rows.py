@@ -1,9 +1,11 @@
-"""Rows of a batch with the labels that became known later."""
+"""Rows of predictions with the labels that became known later."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+
+from support.servers import Served, eventually
 
 
 def with_outcomes(table: pa.Table, seed: int = 3) -> pa.Table:
@@ -17,3 +19,43 @@ def with_outcomes(table: pa.Table, seed: int = 3) -> pa.Table:
         for index, (prediction, is_right) in enumerate(zip(predictions, right.tolist(), strict=True))
     ]
     return table.append_column("outcome", pa.array(outcomes))
+
+
+def classes(rows: int, seed: int, confidence: float = 4.0) -> pa.Table:
+    """Predicted classes with their labels, nine of ten."""
+    rng = np.random.default_rng(seed)
+    columns = {
+        "country": rng.choice(["NL", "<b>BE</b>"], rows),
+        "prediction": rng.choice(["yes", "no"], rows),
+        "confidence": rng.beta(confidence, 1, rows),
+    }
+    return with_outcomes(pa.table(columns), seed)
+
+
+def numbers(rows: int, seed: int) -> pa.Table:
+    """Predicted numbers with their labels."""
+    rng = np.random.default_rng(seed)
+    age = rng.uniform(0, 100, rows)
+    return pa.table({"age": age, "prediction": 10 * age + rng.normal(0, 1 + age / 10), "outcome": 10 * age})
+
+
+def send(server: Served, model: str, table: pa.Table, version: str = "3", label: bool = True) -> None:
+    """Send the rows of a table as predictions, then their labels."""
+    rows = table.to_pylist()
+    outputs = [{name: row[name] for name in ("prediction", "confidence") if name in row} for row in rows]
+    inputs = [{name: row[name] for name in ("country", "age") if name in row} for row in rows]
+    ids = [f"{model}-{version}-{index}" for index in range(len(rows))]
+    events = [
+        {"model": model, "version": version, "id": id_, "inputs": given, **output}
+        for id_, given, output in zip(ids, inputs, outputs, strict=True)
+    ]
+    assert server.post("/v1/predictions", events).status == 202
+    labels = [
+        {"prediction_id": id_, "model": model, "label": row["outcome"]}
+        for id_, row in zip(ids, rows, strict=True)
+        if row["outcome"] is not None
+    ]
+    if label:
+        assert server.post("/v1/labels", labels).status in {200, 201}
+        name = "model_labelled_predictions_total"
+        eventually(lambda: sum(server.samples(name).values()) >= len(labels), 30)

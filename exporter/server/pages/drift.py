@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +14,8 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
 from exporter.server.pages.drift_text import describe, share
+from exporter.server.pages.model_choice import UnknownError, check, choose
 from exporter.server.pages.review_filters import parameters
-from exporter.validation import preview, suggestion
 
 MAX_OPEN_ROWS = 40
 """Rows that are visible; the others are behind a click."""
@@ -27,10 +27,6 @@ STATUS = {
     "empty": "no values",
 }
 SMALL_CHART_SPECIAL_WIDTH = 6.0
-
-
-class _UnknownError(Exception):
-    """A parameter of the address names something that does not exist."""
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
@@ -48,7 +44,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
         try:
             context |= _context(exporter, monitors, now)
-        except _UnknownError as error:
+        except UnknownError as error:
             return render_template("drift.html", **context, unknown=str(error)), 404
         return render_template("drift.html", **context), 200
 
@@ -60,42 +56,30 @@ def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> di
 
     Raises
     ------
-    _UnknownError
+    UnknownError
         When one of them does not exist.
     """
     model, version, window, feature = map(parameters(request.args).get, ("model", "version", "window", "feature"))
-    configured = [settings.name for settings in exporter.config.models]
-    if model is not None:
-        _check("model", model, configured, "is configured")
-        monitors = [monitor for monitor in monitors if monitor.config.name == model]
-    versions = sorted({monitor.version for monitor in monitors})
-    context: dict[str, Any] = {"model": model or configured[0], "versions": versions if model else []}
-    if version is not None:
-        _check("version", version, versions, f"of {context['model']} has sent a prediction since the exporter started")
-        monitors = [monitor for monitor in monitors if monitor.version == version]
-    if not monitors:
-        profiled = bool(exporter.pipeline.monitors.binners_of(context["model"]))
-        return {**context, "silent": True, "profiled": profiled}
-    monitor = max(monitors, key=lambda monitor: (monitor.binner is not None, monitor.last_used))
-    return context | _monitor_context(exporter, monitor, window, feature, now)
+    chosen = choose([settings.name for settings in exporter.config.models], monitors, model, version)
+    context: dict[str, Any] = {"model": chosen.model, "versions": chosen.versions}
+    if chosen.monitor is None:
+        return {**context, "silent": True, "profiled": bool(exporter.pipeline.monitors.binners_of(chosen.model))}
+    return context | _monitor_context(exporter, chosen.monitor, window, feature, now)
 
 
 def _monitor_context(
     exporter: Exporter, monitor: ModelMonitor, window: str | None, feature: str | None, now: float
 ) -> dict[str, Any]:
     model = monitor.config.name
-    siblings = [other.version for other in exporter.pipeline.monitors if other.config.name == model]
     windows = list(monitor.windows)
     if window is not None:
-        _check("window", window, windows, f"of {model} is configured")
+        check("window", window, windows, f"of {model} is configured")
     if window is None:  # the one that the home page shows
         drifted = worst(monitor, now, feature)
         window = drifted[0] if drifted else windows[-1]
     context = {
         "monitor": monitor,
-        "model": model,
         "version": monitor.version,
-        "versions": sorted(siblings),
         "window": window,
         "windows": windows,
     }
@@ -104,7 +88,7 @@ def _monitor_context(
     drifts = target_drifts(monitor, monitor.read(now)[window])
     by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
-        _check("feature", feature, by_name, f"is in the profile of {model}")
+        check("feature", feature, by_name, f"is in the profile of {model}")
     ages, scores = exporter.trends.scores(monitor, window, now)
     selected = by_name[feature] if feature is not None else drifts[0] if drifts else None
     return {
@@ -119,11 +103,6 @@ def _monitor_context(
         "outputs": OUTPUTS,
         "time": datetime.now(UTC),
     }
-
-
-def _check(what: str, name: str, names: Iterable[str], relation: str) -> None:
-    if name not in names:
-        raise _UnknownError(f"No {what} {preview(name)} {relation}; {suggestion(name, names)}")
 
 
 def _drifted(drifts: Sequence[TargetDrift]) -> str:

@@ -14,6 +14,7 @@ from exporter.monitoring.recent import Recent
 from exporter.server.notifications import Alert
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity
+from exporter.server.pages.quality_text import summarize
 
 UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
@@ -55,6 +56,8 @@ class Row:
         ``critical``, ``warning`` or ``info`` when such an alert fires on it, ``pending`` when one is pending.
     window, worst
         The target that has drifted most, and the window; None before the first values and without a profile.
+    quality
+        How good the version is, measured or estimated, in a few words; empty where that is not known.
     """
 
     model: str
@@ -70,6 +73,7 @@ class Row:
     attempts: int
     confident: Figure
     corrected: Figure
+    quality: str
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -124,6 +128,7 @@ def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
         drift=_drift(drift),
         attempts=recent.attempts,
         confident=_confident(recent, model) if monitor.confidences.counts.any() else Figure(UNKNOWN),
+        quality=summarize(monitor, now),
         corrected=_corrected(recent, model) if any(monitor.counters.feedback.values()) else Figure(UNKNOWN),
     )
 

@@ -1,0 +1,185 @@
+"""The quality page: how often a model version is right, or how far off it is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flask import Blueprint, render_template, request
+
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.window_quality import WindowQuality
+from exporter.server.application import Exporter
+from exporter.server.pages.confusion import confusion
+from exporter.server.pages.model_choice import UnknownError, choose
+from exporter.server.pages.quality_text import (
+    NAMES,
+    Kind,
+    counted,
+    describe_absence,
+    describe_delay,
+    describe_errors,
+    describe_estimated,
+    describe_estimates,
+    describe_measured,
+    figure,
+    interval,
+    kind_of,
+    measured,
+)
+from exporter.server.pages.review_filters import parameters
+from exporter.stats.accuracy import Estimate, wilson
+
+_NOTHING = Estimate(math.nan, math.nan, math.nan)
+
+
+class Row(NamedTuple):
+    """A line of a table: a window or a segment, its figures, and the predictions that they are of.
+
+    Attributes
+    ----------
+    name
+        The window or the segment.
+    estimate
+        The accuracy or error with its interval.
+    numbers
+        Further figures, in the order of the table's columns.
+    remark
+        Why there is no figure.
+    """
+
+    name: str
+    estimate: Estimate
+    numbers: tuple[str, ...]
+    remark: str = ""
+
+
+class Axis(NamedTuple):
+    """The range of values that the pictures of intervals share."""
+
+    low: float
+    high: float
+
+    def place(self, value: float) -> float:
+        """Return the place of a value in percent of the width."""
+        return 100 * (value - self.low) / ((self.high - self.low) or 1.0)
+
+
+def blueprint(exporter: Exporter) -> Blueprint:
+    """Return the page ``/quality``."""
+    routes = Blueprint("quality", __name__)
+    routes.add_app_template_filter(counted)
+
+    @routes.get("/quality")
+    def page() -> tuple[str, int]:
+        exporter.pipeline.settle(0.2)
+        monitors = list(exporter.pipeline.monitors)
+        names = [model.name for model in exporter.config.models]
+        model, version = map(parameters(request.args).get, ("model", "version"))
+        try:
+            chosen = choose(names, monitors, model, version)
+        except UnknownError as error:
+            return render_template("quality.html", names=names, unknown=str(error)), 404
+        context: dict[str, Any] = {"names": names, "model": chosen.model, "versions": chosen.versions}
+        if chosen.monitor is not None:
+            context |= _context(chosen.monitor, time.monotonic())
+        else:
+            binners = exporter.pipeline.monitors.binners_of(chosen.model)
+            context["estimator"] = next((binner.quality for binner in binners if binner.quality), None)
+        return render_template("quality.html", **context), 200
+
+    return routes
+
+
+def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
+    kind = kind_of(monitor)
+    windows = {name: window for name, window in monitor.read_quality(now).items() if name in monitor.quality.rings}
+    estimator = monitor.binner.quality if monitor.binner else None
+    estimates, estimated_rows = _estimates(monitor, kind, now)
+    measured_rows = [_measured_row(kind, name, window) for name, window in windows.items()]
+    segments = _segment_rows(monitor, kind)
+    reference = estimator.overall if estimator else math.nan
+    labelled = [(name, window) for name, window in windows.items() if measured(window, kind)]
+    longest = labelled[-1] if labelled else None
+    return {
+        "version": monitor.version,
+        "kind": kind,
+        "name": NAMES[kind],
+        "estimator": estimator,
+        "axis": _axis(kind, [*measured_rows, *estimated_rows, *segments], reference),
+        "reference": reference,
+        "measured": measured_rows,
+        "estimated": estimated_rows,
+        "segments": segments,
+        "segment_source": monitor.segments.source if monitor.segments else "",
+        "lead": _lead(kind, longest, estimates, monitor),
+        "delay": describe_delay(monitor.quality.delays),
+        "errors": describe_errors(longest[1]) if longest and kind == "absolute_error" else "",
+        "checked": _checked(kind, labelled, estimates),
+        "confusion": confusion(dict(monitor.quality.outcomes)) if kind == "accuracy" else None,
+        "figure": figure,
+        "interval": interval,
+    }
+
+
+def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str, Estimate], list[Row]]:
+    """Return what is estimated for each window that has an estimate, and a row for each window."""
+    estimates: dict[str, Estimate] = {}
+    rows: list[Row] = []
+    if monitor.binner and (estimator := monitor.binner.quality):
+        for name, counts in monitor.read_counts(now).items():
+            estimate = estimator.estimate(counts)
+            if estimate:
+                estimates[name] = estimate
+            remark = "" if estimate else describe_absence(estimator.absence(counts), kind)
+            rows.append(Row(name, estimate or _NOTHING, (), remark))
+    return estimates, rows
+
+
+def _measured_row(kind: Kind, name: str, window: WindowQuality) -> Row:
+    further = window.calibration_error if kind == "accuracy" else window.squared_error
+    numbers = (f"{window.labelled:,.0f}", f"{window.unlabelled:,.0f}", figure(kind, further))
+    return Row(name, measured(window, kind) or _NOTHING, numbers)
+
+
+def _segment_rows(monitor: ModelMonitor, kind: Kind) -> list[Row]:
+    """Return the segments that have labels."""
+    rows = []
+    names = monitor.segments.names if monitor.segments else ()
+    for name, (labelled, right, error) in zip(names, monitor.quality.by_segment.T.tolist(), strict=True):
+        if labelled and kind == "accuracy":
+            rows.append(Row(name, wilson(round(right), round(labelled)), (f"{labelled:,.0f}",)))
+        elif labelled:
+            rows.append(Row(name, Estimate(error / labelled, math.nan, math.nan), (f"{labelled:,.0f}",)))
+    return rows
+
+
+def _axis(kind: Kind, rows: Sequence[Row], reference: float) -> Axis:
+    """Return an axis on which all intervals have room."""
+    values = [value for row in rows for value in row.estimate if not math.isnan(value)]
+    values += [] if math.isnan(reference) else [reference]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.05 * ((high - low) or abs(high) or 1.0)
+    return Axis(max(low - margin, 0.0), min(high + margin, 1.0) if kind == "accuracy" else high + margin)
+
+
+def _lead(
+    kind: Kind,
+    longest: tuple[str, WindowQuality] | None,
+    estimates: Mapping[str, Estimate],
+    monitor: ModelMonitor,
+) -> str:
+    """Return the sentences that say how good the model is, by the longest windows."""
+    if longest:
+        return describe_measured(kind, *longest, monitor.binner.quality if monitor.binner else None)
+    if estimates:
+        return describe_estimated(kind, *list(estimates.items())[-1])
+    return ""
+
+
+def _checked(kind: Kind, labelled: Sequence[tuple[str, WindowQuality]], estimates: Mapping[str, Estimate]) -> str:
+    """Say how good the estimates were in the longest window that tells."""
+    texts = (describe_estimates(kind, name, window, estimates.get(name)) for name, window in reversed(labelled))
+    return next(filter(None, texts), "")

@@ -1,0 +1,188 @@
+"""Describe in sentences how good a model is: measured with labels, and estimated without them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.window_quality import WindowQuality
+from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
+from exporter.server.elapsed import duration
+from exporter.server.pages.drift_text import number, percent
+from exporter.stats.accuracy import Estimate
+
+Kind = Literal["accuracy", "absolute_error"]
+NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
+_SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
+LARGE_ERRORS = 2.0
+"""Root mean squared error, in mean absolute errors, from which some errors are much larger than most. Errors with a
+normal distribution have 1.25."""
+
+
+def kind_of(monitor: ModelMonitor) -> Kind:
+    """Return how the quality of a model is measured."""
+    if monitor.binner and monitor.binner.quality:
+        return monitor.binner.quality.kind
+    quality = monitor.quality
+    is_number = quality.scorer.task == "regression" or (quality.scorer.task is None and quality.absolute_error > 0)
+    return "absolute_error" if is_number else "accuracy"
+
+
+def figure(kind: Kind, value: float) -> str:
+    """Return an accuracy or an error as text.
+
+    >>> figure("accuracy", 0.912).replace("\\N{NO-BREAK SPACE}", " "), figure("absolute_error", 4.2061)
+    ('91.2 %', '4.21')
+    """
+    return percent(value) if kind == "accuracy" else number(value)
+
+
+def interval(kind: Kind, estimate: Estimate) -> str:
+    """Return the ends of an interval; a dash where they are not known.
+
+    >>> interval("absolute_error", Estimate(4.2, 4.0, 4.4))
+    '4 to 4.4'
+    """
+    if math.isnan(estimate.lower):
+        return "–"
+    return f"{figure(kind, estimate.lower)} to {figure(kind, estimate.upper)}"
+
+
+def measured(window: WindowQuality | None, kind: Kind) -> Estimate | None:
+    """Return the measured quality of a window; None without labels."""
+    if window is None:
+        return None
+    return window.accuracy if kind == "accuracy" else window.absolute_error
+
+
+def counted(count: float, noun: str) -> str:
+    """
+    >>> counted(1, "label"), counted(1200.0, "label")
+    ('1 label', '1,200 labels')
+    """
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def describe_measured(kind: Kind, name: str, window: WindowQuality, reference: QualityEstimator | None) -> str:
+    """Describe in sentences what the labels of a window say, and how that compares with the profile's labelled rows."""
+    estimate = measured(window, kind)
+    if estimate is None:
+        return ""
+    labelled = f"labelled prediction{'' if window.labelled == 1 else 's'} of the last {name}"
+    bounds = "" if math.isnan(estimate.lower) else f" (95 % interval {interval(kind, estimate)})"
+    if kind == "accuracy":
+        text = f"{figure(kind, estimate.value)} of the {window.labelled:,.0f} {labelled} {_verb(window)} right{bounds}."
+    else:
+        text = f"The mean absolute error of the {window.labelled:,.0f} {labelled} is {number(estimate.value)}{bounds}."
+    return f"{text} {_compare(kind, estimate, reference)}" if reference else text
+
+
+def _verb(window: WindowQuality) -> str:
+    return "is" if window.labelled == 1 else "are"
+
+
+def _compare(kind: Kind, estimate: Estimate, reference: QualityEstimator) -> str:
+    """Compare a measured quality with that on the profile's labelled rows."""
+    overall = f"On the labelled rows of the profile, the {_SHORT[kind]} is {figure(kind, reference.overall)}"
+    if math.isnan(estimate.lower):
+        return f"{overall}."
+    if estimate.lower <= reference.overall <= estimate.upper:
+        return f"{overall}, which is within the interval."
+    better = (estimate.value > reference.overall) == (kind == "accuracy")
+    return f"{overall}: the model is {'better' if better else 'worse'} than there, by more than chance explains."
+
+
+def describe_estimated(kind: Kind, name: str, estimate: Estimate) -> str:
+    """Describe in a sentence what is estimated for a window."""
+    return (
+        f"The {NAMES[kind]} in the last {name} is estimated as {figure(kind, estimate.value)} "
+        f"(95 % interval {interval(kind, estimate)})."
+    )
+
+
+def describe_absence(reason: str, kind: Kind) -> str:
+    """Say why there is no estimate; see `QualityEstimator.absence`."""
+    needed = "confidence" if kind == "accuracy" else "prediction"
+    return {
+        "few": f"The profile has fewer than {LEAST_ROWS} labelled rows to estimate it from.",
+        "empty": f"No prediction with a valid {needed}.",
+        "unsupported": "More than half of the predictions are unlike any labelled row of the profile.",
+    }[reason]
+
+
+def describe_estimates(kind: Kind, name: str, window: WindowQuality, estimate: Estimate | None) -> str:
+    """Say how good the estimates have been for labelled predictions; nothing where that is not known.
+
+    Parameters
+    ----------
+    kind
+        How the quality is measured.
+    name
+        The window.
+    window
+        What is measured in it.
+    estimate
+        What is estimated for it; for an accuracy, `WindowQuality.expected` is used in its place.
+    """
+    found = measured(window, kind)
+    value = found.value if found else math.nan
+    if kind == "accuracy":
+        estimate, value = window.expected, window.compared
+    if estimate is None or math.isnan(value):
+        return ""
+    expected, range_text = figure(kind, estimate.value), interval(kind, estimate)
+    if kind == "accuracy":
+        text = f"Of the labelled predictions of the last {name}, {expected} were expected to be right ({range_text})"
+        text += f", and {figure(kind, value)} are."
+    else:
+        text = f"In the last {name}, an error of {expected} is estimated ({range_text})"
+        text += f", and {figure(kind, value)} is measured."
+    if estimate.lower <= value <= estimate.upper:
+        return f"{text} The estimate was good: the difference is not more than chance explains."
+    too = "high" if value < estimate.value else "low"
+    return (
+        f"{text} The estimate was too {too}, by more than chance explains. Either the labelled predictions are not "
+        "typical of all, or the same inputs have other labels than before. If it stays, make a profile from recent "
+        "labelled rows."
+    )
+
+
+def describe_delay(delays: Histogram) -> str:
+    """Say how long labels take; nothing before the first one."""
+    if not delays.counts.sum():
+        return ""
+    if delays.cumulative()[-2] < delays.counts.sum() / 2:
+        return f"More than half of the labels come later than {duration(delays.bounds[-1])} after the prediction."
+    if bucket := only_bucket(delays.bounds, delays.counts, 0.5):
+        low, high = bucket
+        between = f"within {duration(high)} of" if not low else f"between {duration(low)} and {duration(high)} after"
+        return f"Half of the labels come {between} the prediction."
+    median = duration(bucket_quantile(delays.bounds, delays.counts, 0.5))
+    return f"Half of the labels come within about {median} of the prediction."
+
+
+def describe_errors(window: WindowQuality) -> str:
+    """Say whether some errors of a window are much larger than most; nothing without errors."""
+    if window.absolute_error is None or not window.absolute_error.value:
+        return ""
+    ratio = window.squared_error / window.absolute_error.value
+    text = f"The root mean squared error is {number(ratio)} times the mean absolute error"
+    return f"{text}{': a few errors are much larger than most' if ratio >= LARGE_ERRORS else ', as is usual'}."
+
+
+def summarize(monitor: ModelMonitor, now: float) -> str:
+    """Return the quality of a model version in a few words: measured if it has labels, else estimated; or nothing.
+
+    Each is that of the longest window that has it, at the monotonic time ``now`` in seconds.
+    """
+    kind = kind_of(monitor)
+    for name, window in reversed(monitor.read_quality(now).items()):
+        if found := measured(window, kind):
+            return f"{_SHORT[kind]} {figure(kind, found.value)}, measured, {name}"
+    if monitor.binner and (estimator := monitor.binner.quality):
+        for name, counts in reversed(monitor.read_counts(now).items()):
+            if estimate := estimator.estimate(counts):
+                return f"{_SHORT[kind]} {figure(kind, estimate.value)}, estimated, {name}"
+    return ""

@@ -1,0 +1,185 @@
+"""The quality page, asked of an exporter in its own process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from pyarrow import parquet
+from support.labelled_rows import classes, numbers, send
+from support.pages import Page
+from support.servers import Served, eventually, write_config
+
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
+
+STRANGE = 'a "model"\\ 模型 <i>'
+COLUMNS: dict[str, Any] = {"prediction_column": "prediction", "label_column": "outcome"}
+
+
+def words(page: Page) -> str:
+    """The text of a page with a space between the cells of a table."""
+    return " ".join(" ".join(page.pieces).split())
+
+
+def quality(server: Served, **query: str) -> Page:
+    return Page(server.get(f"/quality?{urlencode(query)}"))
+
+
+def profiles(folder: Path) -> None:
+    """Write profiles with labels of both kinds, and one without."""
+    parquet.write_table(classes(3000, 1), folder / "loans.parquet")
+    parquet.write_table(numbers(3000, 1), folder / "prices.parquet")
+    training = folder / "loans.parquet"
+    save(build_file(training, confidence_column="confidence", **COLUMNS), folder / "loans.json")
+    save(build_file(folder / "prices.parquet", **COLUMNS), folder / "prices.json")
+    save(build_file(training, prediction_column="prediction", ignore=["outcome"]), folder / "plain.json")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter with labels of a classifier and of a regression, and with models that lack something."""
+    folder = tmp_path_factory.mktemp("labelled")
+    profiles(folder)
+    models = [
+        {"name": "loans", "profile": "loans.json", "segment_by": "country"},
+        {"name": "prices", "profile": "prices.json"},
+        {"name": STRANGE, "profile": "loans.json"},
+        {"name": "waiting", "profile": "loans.json"},
+        {"name": "plain", "profile": "plain.json"},
+        {"name": "silent", "profile": "loans.json"},
+        {"name": "bare"},
+        {"name": "free"},
+    ]
+    server = Served(write_config(folder, {"models": models}).parent).start()
+    send(server, "loans", classes(1000, 2, confidence=2.0))
+    send(server, "prices", numbers(400, 2))
+    send(server, "waiting", classes(300, 3), label=False)
+    send(server, "plain", classes(300, 4), label=False)
+    yield server
+    server.stop()
+
+
+def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
+    """The page says how often the model is right, by window, with its interval, and what was estimated."""
+    page = quality(labelled, model="loans")
+    assert page.status == 200
+    values = labelled.samples("model_accuracy", "model_accuracy_lower", "model_estimated_accuracy")
+    series = '{model="loans",version="3",window="%s"}'
+    measured, estimated = values["model_accuracy" + series % "7d"], values["model_estimated_accuracy" + series % "1h"]
+    text = words(page)
+    assert f"{100 * measured:.3g} % of the 900 labelled predictions of the last 7d are right" in text
+    assert "the model is worse than there, by more than chance explains" in text
+    assert re.search(r"Last 1d 7\d\.\d % \d\d\.?\d* % to \d\d\.?\d* % .*?900 100 ", text)
+    assert f"Last 1h {100 * estimated:.3g} %" in text
+    assert re.search("[Hh]alf of the labels come .* the prediction.", text)
+    assert re.search(r"On the 2,700 labelled rows of the profile, the accuracy is 8\d\.\d %", text)
+    assert re.search(
+        r"of the last 7d, 7\d\.\d % were expected to be right .*?, and 7\d\.\d % are\. The estimate was", text
+    )
+    assert "If the same inputs come with other labels than before" in text
+
+
+def test_classes_and_segments(labelled: Served) -> None:
+    """The confusion table has each pair of classes with precision and recall; segments have their own accuracy."""
+    page = quality(labelled, model="loans")
+    outcomes = labelled.samples("model_outcomes_total")
+    pair = 'model_outcomes_total{model="loans",version="3",predicted="%s",actual="%s"}'
+    right, wrong = outcomes[pair % ("yes", "yes")], outcomes[pair % ("yes", "no")]
+    text = words(page)
+    assert "Predicted Label" in text
+    assert re.search(
+        rf" yes ({right:.0f} {wrong:.0f}|{wrong:.0f} {right:.0f}) {100 * right / (right + wrong):.0f} % ", text
+    )
+    assert "By country" in text
+    assert re.search(r" NL 7\d\.?\d* % ", text)
+    assert "<b>BE" not in page.source
+
+
+def test_a_regression_has_errors(labelled: Served) -> None:
+    """Numbers have a mean absolute error and no table of classes."""
+    text = words(quality(labelled, model="prices"))
+    assert re.search(
+        r"The mean absolute error of the 400 labelled predictions of the last 7d is \d\.\d+ \(95 % interval", text
+    )
+    assert "In the last 1h, an error of" in text
+    assert "The root mean squared error is" in text
+    assert "Predicted and actual classes" not in text
+    assert "confidence" not in text
+
+
+def test_what_is_missing_is_said_with_what_to_do(labelled: Served) -> None:
+    """Without labels, without labelled rows and without predictions the page says what to do."""
+    waiting, plain, bare, silent = (quality(labelled, model=name) for name in ("waiting", "plain", "bare", "silent"))
+    assert "The accuracy in the last 1h is estimated as 8" in waiting.text
+    assert "No prediction in the windows has a label. Send labels" in waiting.text
+    assert f"model-exporter label labels.csv --exporter {labelled.url} " in waiting.text
+    assert "is not known: no prediction in the windows has a label, and nothing can be estimated." in plain.text
+    for page in (plain, bare):
+        assert "--label-column label" in page.text
+    assert "No prediction of silent was received since the exporter started" in silent.text
+    unknown = quality(labelled, model="loan")
+    assert unknown.status == 404
+    assert 'No model "loan" is configured; did you mean "loans"?' in unknown.text
+    assert quality(labelled, model="loans", version="4").status == 404
+    assert quality(labelled).status == 200
+
+
+def test_a_model_without_a_profile_is_measured(labelled: Served) -> None:
+    """Labels alone are enough for the measured quality; with few of them there is no interval."""
+    events = [{"model": "free", "version": "1", "id": f"f-{index}", "prediction": index + 0.5} for index in range(3)]
+    assert labelled.post("/v1/predictions", events).status == 202
+    assert (
+        labelled.post("/v1/labels", [{"prediction_id": f"f-{index}", "label": index} for index in range(3)]).status
+        == 201
+    )
+    sentence = "The mean absolute error of the 3 labelled predictions of the last 7d is 0.5."
+    eventually(lambda: sentence in words(quality(labelled, model="free")), 30)
+    page = quality(labelled, model="free")
+    assert page.source.count("<rect") == 0
+    assert "Create one from rows" in page.text
+
+
+def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:
+    """It is measured where there are labels, else estimated, and leads to the page."""
+    page = Page(labelled.get("/"))
+    text = words(page)
+    assert re.search(r"loans accuracy 7\d\.?\d* %, measured, 7d 3", text)
+    assert re.search(r"prices error \d\.\d+, measured, 7d 3", text)
+    assert re.search(r"waiting accuracy 8\d\.?\d* %, estimated, 1h 3", text)
+    assert re.search(r"plain 3", text)
+    links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
+    assert "/quality?model=loans&version=3" in links
+
+
+def test_what_users_sent_is_text(labelled: Served) -> None:
+    """Names and labels are escaped, and at most twenty classes a side have their own line."""
+    version = '1 "β" <b>/版&x=1'
+    events = [
+        {"model": STRANGE, "version": version, "id": f"s-{index}", "prediction": f"<i>{index % 30}"}
+        for index in range(60)
+    ]
+    assert labelled.post("/v1/predictions", events).status == 202
+    labels = [{"prediction_id": f"s-{index}", "label": f"<u>{index % 50}"} for index in range(60)]
+    assert labelled.post("/v1/labels", labels).status == 201
+    page = quality(labelled, model=STRANGE, version=version)
+    eventually(lambda: "Predicted and actual classes" in quality(labelled, model=STRANGE).text, 30)
+    page = quality(labelled, model=STRANGE, version=version)
+    assert page.status == 200
+    assert not re.search("<(i|u|b)>", page.source)
+    assert page.text.count("Label <u>") == 18  # after the two of the profile
+    assert "Label other" in page.text
+    assert not any(name.startswith("on") or name == "style" for _, attributes in page.tags for name in attributes)
+
+
+def test_every_picture_has_words(labelled: Served) -> None:
+    """Each picture of an interval has its numbers as a title, and nothing needs a script."""
+    page = quality(labelled, model="loans")
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
+    assert len(pictures) >= 6
+    assert page.source.count("<title>Measured in the last ") == 4
+    assert not any(tag == "script" for tag, _ in page.tags)
