@@ -39,6 +39,7 @@ class Threshold(NamedTuple):
 DEFAULT_CONFIDENCE_THRESHOLD = 0.8
 
 THRESHOLDS = {
+    "ModelAccuracyLow": Threshold(0.05),
     "ModelAttemptsDrop": Threshold(0.5),
     "ModelConfidenceDrift": Threshold(0.3),
     "ModelConfidentRatioLow": Threshold(0.8),

@@ -18,6 +18,7 @@
 `model_business`           attempts, corrections and the next training set
 `model_business_segments`  in the dashboard of `model_business`: segments and business events
 `confidence_histogram`     in the dashboard of `model_business`: confidences and their threshold
+`model_quality`            accuracy and errors, measured and estimated
 `model_release`            two versions, or two periods, side by side
 `model_exporter`           the exporter itself
 `kubernetes`               the rules as a PrometheusRule

@@ -17,11 +17,21 @@ from grafana import (
     model_exporter,
     model_fleet,
     model_overview,
+    model_quality,
     model_release,
     model_system,
 )
 
-_MODULES = (model_fleet, model_overview, model_system, model_data, model_business, model_release, model_exporter)
+_MODULES = (
+    model_fleet,
+    model_overview,
+    model_system,
+    model_data,
+    model_business,
+    model_quality,
+    model_release,
+    model_exporter,
+)
 BUILDERS = tuple(module.dashboard for module in _MODULES)
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTER_URL = "http://127.0.0.1:9877"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana import layout
-from grafana.cells import HUNDREDTHS, MILLISECONDS, PERCENT, TENTHS_PERCENT, WHOLE, as_label, marked, two
+from grafana.cells import HUNDREDTHS, MILLISECONDS, PERCENT, TENTHS_PERCENT, WHOLE, marked, two
 from grafana.panels import table
 from grafana.queries import EVALUATED, alert_states
 from grafana.style import (
@@ -114,7 +114,13 @@ def _values() -> list[str]:
             PERCENT,
             "!!",
         ),
-        as_label("min by (model) (model_reviewed_accuracy)", "accuracy", TENTHS_PERCENT),
+        marked(
+            "(min by (model) (model_version:accuracy:best_known) or min by (model) (model_reviewed_accuracy))",
+            'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})',
+            "accuracy",
+            TENTHS_PERCENT,
+            "!!",
+        ),
     )
     return [f"({value}) and on (model) model_info" for value in values]
 
@@ -156,7 +162,8 @@ def models() -> Panel:
         "Models",
         (
             "The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, "
-            "confident and corrected those of the last hour; the feature is the one furthest above its threshold. "
+            "confident and corrected those of the last hour; the feature is the one furthest above its threshold; the "
+            "accuracy is measured with labels, else estimated, else that of a reviewed sample. "
             "Orange and red: beyond the threshold. –: not known. Requests: the trend between 0 and the highest rate. "
             "Click a model to open Overview."
         ),

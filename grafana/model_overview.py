@@ -45,7 +45,12 @@ def dashboard() -> Dashboard:
         ),
         [layout.model_variable(), layout.versions_variable()],
         [
-            *layout.side_by_side(0, 3, {20: numbers.answered(), 21: numbers.confident(), 22: numbers.corrected()}),
+            *layout.side_by_side(
+                0,
+                3,
+                {20: numbers.answered(), 21: numbers.confident(), 22: numbers.corrected(), 24: numbers.accuracy()},
+                (6, 6, 8, 4),
+            ),
             *layout.side_by_side(3, 7, {23: states_over_time(), 2: alerts.of_model()}, (9, 15)),
             *layout.side_by_side(
                 10, 5, {3: system_state(), 6: request_rate(), 7: error_ratio(), 8: latency()}, _WIDTHS

@@ -1,4 +1,4 @@
-"""Three numbers about a model that a stakeholder reads without knowing its metrics."""
+"""Four numbers about a model that a stakeholder reads without knowing its metrics."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from grafana.style import CRITICAL, SHARE, WARNING, Query, for_query, setting
 
 _CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
 
+_TOGETHER = "Of the selected versions together."
+
 
 def _number(title: str, description: str, value: str, beyond: str, colour: str, empty: str) -> Panel:
-    """Return a share of the last hour as a large number, in a colour while ``beyond`` leaves a result of ``value``."""
+    """Return a share as a large number, in a colour while ``beyond`` leaves a result of ``value``."""
     text = setting("color", {"mode": "fixed", "fixedColor": "text"})
     bad = f"(({value}) {beyond})"
     return stat(
-        f"{title}, last hour",
-        f"{description} Of the selected versions together.",
+        title,
+        description,
         SHARE,
         Query(f"({value}) unless {bad}", "share", "instant"),
-        Query(bad, "share beyond the threshold", "instant"),
+        Query(bad, "share, too low or too high", "instant"),
         empty=empty,
         named=False,
         coloured=True,
@@ -33,8 +35,8 @@ def answered() -> Panel:
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
     return _number(
-        "Requests without an error",
-        "Share of requests without a 5xx code. Red: more errors than the threshold allows.",
+        "Requests without an error, last hour",
+        f"Share of requests without a 5xx code. Red: more errors than the threshold allows. {_TOGETHER}",
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         CRITICAL,
@@ -45,8 +47,9 @@ def answered() -> Panel:
 def confident() -> Panel:
     attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
     return _number(
-        "Confident predictions",
-        "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold.",
+        "Confident predictions, last hour",
+        "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold. "
+        + _TOGETHER,
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
         f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         WARNING,
@@ -54,11 +57,25 @@ def confident() -> Panel:
     )
 
 
+def accuracy() -> Panel:
+    known = f"min(model_version:accuracy:best_known{{{BOTH}}})"
+    return _number(
+        "Right predictions",
+        "Share of predictions that are right, of the worst version: measured with labels, or estimated. Red: an alert "
+        "fires.",
+        known,
+        f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}',
+        CRITICAL,
+        "not known",
+    )
+
+
 def corrected() -> Panel:
     corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
     return _number(
-        "Confident predictions that users corrected",
-        "Share of the confident predictions. Red: above the alert's threshold, with three corrections or more.",
+        "Confident predictions that users corrected, last hour",
+        "Share of the confident predictions. Red: above the alert's threshold, with three corrections or more. "
+        + _TOGETHER,
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
         CRITICAL,

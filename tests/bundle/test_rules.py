@@ -47,6 +47,7 @@ POLICY = (
     Alert("ModelFeatureMissing", "5m", "warning", "data"),
     Alert("ModelConfidentRatioLow", "15m", "warning", "business"),
     Alert("ModelCorrectionRatioHigh", "5m", "critical", "business"),
+    Alert("ModelAccuracyLow", "15m", "critical", "business"),
     Alert("ModelAttemptsDrop", "30m", "warning", "business"),
     Alert("ModelFeedbackMissing", "0m", "info", "business"),
     Alert("ModelFeedbackUnjoined", "0m", "info", "business"),
@@ -66,6 +67,8 @@ RECORDED = {
     "model_version:request_duration_seconds:p99_rate5m",
     "model_version:confident_ratio:rate1h",
     "model_version:correction_ratio:rate1h",
+    "model_version:estimated_accuracy:increase1h",
+    "model_version:accuracy:best_known",
     "model_version_feature:kl_divergence:increase1h",
     *(f"model_feature:threshold:{name}" for name in FEATURE_ALERTS),
     *(f"model:threshold:{name}" for name in MODEL_ALERTS if name not in FEATURE_ALERTS),
@@ -153,7 +156,8 @@ def test_alerts_on_gauges_outlast_a_restart_of_the_exporter() -> None:
     """What is absent while an exporter restarts keeps its alert firing, and only that."""
     kept = {rule["alert"]: rule["keep_firing_for"] for _, rule in rules("alert") if "keep_firing_for" in rule}
     hosts = {alert.name for alert in POLICY if alert.name.startswith("ModelHost")}
-    assert kept == dict.fromkeys({alert.name for alert in POLICY if alert.layer == "data"} | hosts, "2m")
+    data = {alert.name for alert in POLICY if alert.layer == "data"}
+    assert kept == dict.fromkeys(data | hosts | {"ModelAccuracyLow"}, "2m")
 
 
 def test_recording_rules_exist_once() -> None:
@@ -184,8 +188,8 @@ def test_annotations(alert: Alert) -> None:
     runbook, dashboard = (ADDRESS.sub(r"<\1>", notes[name]) for name in ("runbook_url", "dashboard_url"))
     assert runbook == f"<external_url>/runbooks/{alert.name}"
     assert reviewed <= {name for name in notes if ADDRESS.sub(r"<\1>", notes[name]).startswith("<external_url>/review")}
-    layer = "exporter" if alert.name == "ModelExporterDown" else alert.layer  # whose own says more of it
-    assert dashboard.partition("?")[0] == f"<dashboards_url>/d/model-{layer}"
+    says_more = {"ModelExporterDown": "exporter", "ModelAccuracyLow": "quality"}
+    assert dashboard.partition("?")[0] == f"<dashboards_url>/d/model-{says_more.get(alert.name, alert.layer)}"
     for label in ("model", "version", "feature"):
         used = f"$labels.{label} " in notes["summary"]
         assert (f"var-{label}={{{{ $labels.{label} | urlquery }}}}" in notes["dashboard_url"]) is used

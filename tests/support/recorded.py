@@ -82,6 +82,8 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
         events.append({"model": "credit", "version": "3", "inputs": {"aeg": 40.0}, "confidense": 0.9})
         events.append({"model": "nobody", "version": "1"})
     assert server.post("/v1/predictions", events).status == 202
+    labels = [{"prediction_id": f"{turn}-{number}", "label": "yes"} for number in range(10)]
+    assert server.post("/v1/labels", labels).status == 201
     feedback: list[dict[str, Any]] = [{"prediction_id": f"{turn}-1", "verdict": "accepted"}]
     if turn % (3 if wrong else 60) == 0:
         feedback.append({"prediction_id": f"{turn}-2", "verdict": "corrected", "label": "no"})
@@ -188,7 +190,7 @@ def prometheus(folder: Path, *, rules: bool) -> Iterator[str]:
 
 def record(folder: Path) -> int:
     """Write the blocks; returns the Unix time of the end of the hour."""
-    write_config(folder)
+    write_config(folder, labels=True)
     rng = np.random.default_rng(5)
     server = Served(folder).start()
     try:

@@ -162,8 +162,8 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write_config(folder: Path, config: Any = None) -> Path:
-    """``exporter.yml`` in a folder, with the profile it names."""
+def write_config(folder: Path, config: Any = None, *, labels: bool = False) -> Path:
+    """``exporter.yml`` in a folder, with the profile it names, which knows the accuracy if there are ``labels``."""
     if not (folder / "credit.json").exists():
         rng = np.random.default_rng(7)
         columns = {
@@ -175,8 +175,14 @@ def write_config(folder: Path, config: Any = None) -> Path:
             "predicted": rng.choice(["yes", "no"], 2000),
             "confidence": rng.beta(4, 1, 2000),
         }
-        np.savez(folder / "training.npz", **columns)
         outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
+        if labels:
+            right = rng.random(2000) < columns["confidence"]
+            columns["label"] = np.where(
+                right, columns["predicted"], np.where(columns["predicted"] == "yes", "no", "yes")
+            )
+            outputs["label_column"] = "label"
+        np.savez(folder / "training.npz", **columns)
         save(build_file(folder / "training.npz", name="credit", **outputs), folder / "credit.json")
     path = folder / "exporter.yml"
     path.write_text(yaml.safe_dump(CONFIG if config is None else config, allow_unicode=True))

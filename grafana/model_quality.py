@@ -1,0 +1,213 @@
+"""Quality: is the model still right? Measured with labels, and estimated without."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+
+from grafana import layout
+from grafana.alert_timeline import alerts_over_time
+from grafana.panels import table, time_series
+from grafana.queries import BOTH, MODEL, WINDOW, by_rank, increase
+from grafana.style import (
+    COUNT,
+    POINTS,
+    SECONDS,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Query,
+    for_field,
+    transformation,
+)
+
+_IN_WINDOW = f"{BOTH},{WINDOW}"
+_BY = "by (model, version)"
+_NO_LABELS = "no labels"
+_NO_QUALITY = "no labels, and no labelled rows in the profile"
+_KNOWN = "model_(estimated_)?(accuracy|mean_absolute_error)"
+
+
+def dashboard() -> Dashboard:
+    """Return the dashboard Quality."""
+    windows = f'label_values({{__name__=~"{_KNOWN}",{MODEL}}}, window)'
+    return layout.build_dashboard(
+        "model-quality",
+        "Models / Quality",
+        "Is the model still right? Measured where the labels are known, and estimated before they are.",
+        [
+            layout.model_variable(),
+            layout.versions_variable(),
+            layout.query_variable("window", "Window", windows),
+        ],
+        [
+            *layout.side_by_side(0, 4, {1: alerts()}),
+            *layout.side_by_side(4, 10, {2: accuracy(), 3: absolute_error()}),
+            *layout.side_by_side(14, 8, {4: labels(), 5: estimates(), 6: calibration()}),
+            *layout.side_by_side(22, 9, {7: outcomes(), 8: by_segment(), 9: delay()}),
+        ],
+        links=[layout.DRIFT, layout.REVIEW],
+        alerts="business",
+    )
+
+
+def alerts() -> Panel:
+    return alerts_over_time(
+        "Alerts on the quality",
+        f'alertname="ModelAccuracyLow",{MODEL}',
+        "version",
+        f"model_info{{{MODEL}}}",
+        empty="not monitored",
+    )
+
+
+def _estimated_and_measured(title: str, description: str, unit: str, name: str, limit: str, empty: str) -> Panel:
+    """Return a quantity that labels show and that the profile estimates, with the interval of the estimate.
+
+    Gauges of replicas cannot be added up: the value is their mean, and the interval contains those of all.
+    """
+    of = "{{version}}"
+    return time_series(
+        title,
+        f"{description} Grey: the 95 % interval of the estimate, for what labels will show.",
+        unit,
+        Query(f"avg {_BY} (model_{name}{{{_IN_WINDOW}}})", f"measured {of}"),
+        Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
+        Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
+        Query(f"max {_BY} (model_estimated_{name}_upper{{{_IN_WINDOW}}})", f"at most {of}", role="reference"),
+        Query(
+            f"max {_BY} (model_reference_{name}_overall{{{BOTH}}})", f"labelled rows of the profile {of}", role="past"
+        ),
+        Query(limit, f"threshold {of}", role="threshold"),
+        empty=empty,
+        least=None,
+    )
+
+
+def accuracy() -> Panel:
+    return _estimated_and_measured(
+        "Accuracy",
+        "Share of the predictions of $window that are right: measured with labels, and estimated without them.",
+        SHARE,
+        "accuracy",
+        f"max {_BY} (model_reference_accuracy_overall{{{BOTH}}})"
+        f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}",
+        f"a regression, or {_NO_QUALITY}",
+    )
+
+
+def absolute_error() -> Panel:
+    return _estimated_and_measured(
+        "Mean absolute error",
+        "Of a regression, in the unit of the label, for the predictions of $window.",
+        COUNT,
+        "mean_absolute_error",
+        f"model_version:threshold:ModelAccuracyLowError{{{BOTH}}}",
+        f"a classification, or {_NO_QUALITY}",
+    )
+
+
+def labels() -> Panel:
+    return time_series(
+        "Labels of the window",
+        "Predictions of $window whose label is known, and those that still wait for theirs.",
+        COUNT,
+        Query(f"sum(model_window_labelled_predictions{{{_IN_WINDOW}}})", "labelled"),
+        Query(f"sum(model_window_unlabelled_predictions{{{_IN_WINDOW}}})", "waiting for their label"),
+        empty=_NO_LABELS,
+    )
+
+
+def estimates() -> Panel:
+    difference = f"model_accuracy{{{_IN_WINDOW}}} - model_labelled_estimated_accuracy{{{_IN_WINDOW}}}"
+    return time_series(
+        "Measured less estimated",
+        (
+            "Accuracy of the labelled predictions less what the profile had estimated for exactly these. Far below 0, "
+            "the same inputs have other labels than before, or the labels are those of the worst cases."
+        ),
+        POINTS,
+        Query(f"100 * avg {_BY} ({difference})", "{{version}}"),
+        empty=f"{_NO_LABELS}, or no labelled rows in the profile",
+        least=None,
+    )
+
+
+def calibration() -> Panel:
+    return time_series(
+        "Calibration error",
+        (
+            "How far the confidences of the labelled predictions are from the shares that are right, on average. At "
+            "10 %, predictions with a confidence of 90 % may be right in 80 % of cases."
+        ),
+        SHARE,
+        Query(f"max {_BY} (model_calibration_error{{{_IN_WINDOW}}})", "{{version}}"),
+        empty=f"{_NO_LABELS}, or no confidences",
+        top=0.01,
+    )
+
+
+def outcomes() -> Panel:
+    counted = increase("model_outcomes_total", BOTH, "predicted, actual")
+    of_class = 'label_replace({}, "class", "$1", "{}", "(.*)")'
+    # Predicted and actual are equal: PromQL compares labels of two sides only.
+    diagonal = f'label_replace(sum by (predicted) ({counted}), "actual", "$1", "predicted", "(.*)")'
+    right = f"sum by (class) ({of_class.format(f'({counted} and on (predicted, actual) {diagonal})', 'predicted')})"
+    predicted = f"sum by (class) ({of_class.format(counted, 'predicted')})"
+    actual = f"sum by (class) ({of_class.format(counted, 'actual')})"
+    columns = {
+        "Recall": f"{right} / ({actual} > 0)",
+        "Precision": f"{right} / ({predicted} > 0)",
+        "Labels": f"{actual} > 0",
+    }
+    return table(
+        "Outcomes by class",
+        (
+            "Recall: of the predictions with this label, the share that was predicted so. Precision: of those "
+            "predicted so, the share that has this label. For the labels that arrived in the time range."
+        ),
+        SHARE,
+        *(Query(expr, kind="table") for expr in columns.values()),
+        empty=f"a regression, or {_NO_LABELS}",
+        sort=("+Recall",),
+        transformations=[
+            transformation("filterFieldsByName", exclude={"names": ["Time"]}),
+            transformation("joinByField", byField="class", mode="outer"),
+            transformation(
+                "organize",
+                renameByName={"class": "Class"}
+                | {f"Value #{ref}": name for ref, name in zip("ABC", columns, strict=True)},
+            ),
+        ],
+        overrides=[
+            for_field("Class", unit=TEXT, minWidth=110),
+            *(for_field(name, decimals=1, noValue="–", width=90) for name in ("Recall", "Precision")),
+            for_field("Labels", unit=WHOLE, decimals=0, noValue="–", width=80),
+        ],
+    )
+
+
+def by_segment() -> Panel:
+    labelled = increase("model_segment_labelled_predictions_total", BOTH, "segment", "1d")
+    correct = increase("model_segment_correct_predictions_total", BOTH, "segment", "1d")
+    size = increase("model_segment_labelled_predictions_total", BOTH, "segment").replace("]", "] @ end()")
+    return time_series(
+        "Accuracy by segment",
+        "Share of right predictions among the labels of a day, for each of the six segments with most labels.",
+        SHARE,
+        *by_rank(f"({correct} / ({labelled} > 0))", size, "segment"),
+        empty=f"no segment_by in the model's configuration, a regression, or {_NO_LABELS}",
+        least=None,
+        most=1,
+    )
+
+
+def delay() -> Panel:
+    buckets = increase("model_label_delay_seconds_bucket", BOTH, "le", "1h")
+    return time_series(
+        "Delay of labels",
+        "Time from a prediction to its label, for the labels of one hour.",
+        SECONDS,
+        Query(f"histogram_quantile(0.5, {buckets})", "half within"),
+        Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
+        empty=_NO_LABELS,
+    )
