@@ -30,6 +30,8 @@ _MEASURES = {
     "latency_p95_seconds": "Latency p95, ms",
     "confident_ratio": "Confident, % of predictions",
     "correction_ratio": "Corrected, % of confident predictions",
+    "accuracy": "Right, % of predictions",
+    "mean_absolute_error": "Mean absolute error",
     "worst_drift_nats": "Drift of the worst feature, nats",
 }
 """How the table names a measure, in the unit that `_scaled` gives it."""
@@ -48,7 +50,11 @@ def _compared(name: str, by: str = _OF, selector: str = "") -> str:
 
 def _scaled(name: str, selector: str = "") -> str:
     """Return a metric of the comparison with shares in percent, and seconds in milliseconds."""
-    parts = (("100 * ", 'measure=~".+_ratio"'), ("1000 * ", 'measure=~".+_seconds"'), ("", 'measure=~".+_nats"'))
+    parts = (
+        ("100 * ", 'measure=~".+_ratio|accuracy"'),
+        ("1000 * ", 'measure=~".+_seconds"'),
+        ("", 'measure!~".+_(ratio|seconds)|accuracy"'),
+    )
     return " or ".join(f"{factor}{_compared(name, selector=f',{kind}{selector}')}" for factor, kind in parts)
 
 
@@ -139,5 +145,5 @@ def comparison() -> Panel:
 
 
 def _named_measures() -> list[dict[str, object]]:
-    options = {name: {"text": text, "index": index} for index, (name, text) in enumerate(_MEASURES.items())}
+    options = {name: {"text": _MEASURES[name], "index": index} for index, name in enumerate(WORDINGS)}
     return [{"type": "value", "options": options}]
