@@ -10,6 +10,7 @@ from grafana.panels import table, time_series
 from grafana.queries import BOTH, MODEL, WINDOW, by_rank, increase
 from grafana.style import (
     COUNT,
+    PALETTE,
     POINTS,
     SECONDS,
     SHARE,
@@ -17,6 +18,8 @@ from grafana.style import (
     WHOLE,
     Query,
     for_field,
+    for_query,
+    setting,
     transformation,
 )
 
@@ -24,6 +27,7 @@ _IN_WINDOW = f"{BOTH},{WINDOW}"
 _BY = "by (model, version)"
 _NO_LABELS = "no labels"
 _NO_QUALITY = "no labels, and no labelled rows in the profile"
+_NOT_IN_LEGEND = {"legend": True, "tooltip": False, "viz": False}
 _KNOWN = "model_(estimated_)?(accuracy|mean_absolute_error)"
 
 
@@ -68,7 +72,10 @@ def _estimated_and_measured(title: str, description: str, unit: str, name: str, 
     of = "{{version}}"
     return time_series(
         title,
-        f"{description} Grey: the 95 % interval of the estimate, for what labels will show.",
+        (
+            f"{description} Grey: the 95 % interval of the estimate, for what labels will show. Dotted: on the "
+            "labelled rows of the profile."
+        ),
         unit,
         Query(f"avg {_BY} (model_{name}{{{_IN_WINDOW}}})", f"measured {of}"),
         Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
@@ -80,6 +87,10 @@ def _estimated_and_measured(title: str, description: str, unit: str, name: str, 
         Query(limit, f"threshold {of}", role="threshold"),
         empty=empty,
         least=None,
+        overrides=[
+            *(for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[i]})) for i in range(2)),
+            *(for_query(i, setting("custom.hideFrom", _NOT_IN_LEGEND)) for i in (2, 3, 4)),
+        ],
     )
 
 
