@@ -6,7 +6,7 @@ import bisect
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from exporter.tolerance import Tolerance
 MIN_PROBES, MAX_PROBES = 10_000, 200_000
 """Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""
 MORE = 4
-"""Times as many rows are read at most where a stratum needs more predictions than the first rows had."""
+"""At first, candidates are looked for until there are so many times those to draw; where a stratum needs more, so many
+times as many rows are read at most."""
 STEP = 500
 """Rows of one query."""
 
@@ -84,8 +85,8 @@ class _Probes:
 
     Attributes
     ----------
-    probed : int
-        How many numbers were read.
+    probed, searched : int
+        How many numbers were read, and among how many of them candidates were looked for.
     confidences : dict
         By version, those of all confident predictions that were read, NaN for none.
     candidates : dict
@@ -100,12 +101,12 @@ class _Probes:
         self._query = _confident(chosen)
         self._numbers = (numbers.start + rng.choice(len(numbers), min(len(numbers), MAX_PROBES), False)).tolist()
         self._ids: set[str] = set()
-        self.probed = 0
+        self.probed = self.searched = 0
         self.confidences: defaultdict[str, list[float]] = defaultdict(list)
         self.candidates: defaultdict[str, list[_Candidate]] = defaultdict(list)
         self.versions: list[str] = []
 
-    def read(self, enough: Callable[[], bool], is_wanted: Callable[[str, float], bool]) -> None:
+    def read(self, enough: Callable[[], bool], is_wanted: Callable[[str, float], bool], most: float = math.inf) -> None:
         """Read until there are enough candidates, or no further numbers.
 
         Parameters
@@ -114,20 +115,29 @@ class _Probes:
             Asked before each query.
         is_wanted
             Whether a candidate with this version and confidence is kept.
+        most
+            Once there are so many candidates, no more are looked for.
         """
         while self.probed < len(self._numbers) and not enough():
             step = self._numbers[self.probed : self.probed + STEP]
             self.probed += len(step)
             rows = {row.seq: row for row in self._connection.execute(self._query.where(predictions.c.seq.in_(step)))}
-            known = with_feedback(self._connection, self._model, [row.id for row in rows.values()])
-            for row in filter(None, map(rows.get, step)):  # in their random order, not that of the table
-                confidence = math.nan if row.confidence is None else row.confidence
-                self.confidences[row.version].append(confidence)
-                is_new = row.drawable and row.id not in known and row.id not in self._ids
-                if is_new and is_wanted(row.version, confidence):
-                    self._ids.add(row.id)
-                    self.candidates[row.version].append(_Candidate(row.seq, confidence))
-                    self.versions.append(row.version)
+            ordered = [rows[seq] for seq in step if seq in rows]  # in their random order, not that of the table
+            for row in ordered:
+                self.confidences[row.version].append(math.nan if row.confidence is None else row.confidence)
+            if len(self.versions) < most:
+                self.searched += len(step)
+                self._add_candidates(ordered, is_wanted)
+
+    def _add_candidates(self, rows: Sequence[Any], is_wanted: Callable[[str, float], bool]) -> None:
+        known = with_feedback(self._connection, self._model, [row.id for row in rows])
+        for row in rows:
+            confidence = math.nan if row.confidence is None else row.confidence
+            is_new = row.drawable and row.id not in known and row.id not in self._ids
+            if is_new and is_wanted(row.version, confidence):
+                self._ids.add(row.id)
+                self.candidates[row.version].append(_Candidate(row.seq, confidence))
+                self.versions.append(row.version)
 
 
 class _Plan:
@@ -165,7 +175,7 @@ class _Plan:
         decided = np.array(counts.decided, float)
         self._goal = shares(sizes, claimed, decided, decided - counts.right) if found.any() else sizes
         self._labels = [done + waiting for done, waiting in zip(counts.decided, counts.pending, strict=True)]
-        self._missing = self._allocate(np.ceil(found * scale)) - found
+        self._missing = self._allocate(np.ceil(found * scale * probes.probed / probes.searched)) - found
 
     @property
     def is_complete(self) -> bool:
@@ -203,7 +213,9 @@ def draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Gen
         return Sample(chosen.model, 0.0, {})
     since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == numbers.start)).scalar()
     probes = _Probes(connection, chosen, numbers, rng)
-    probes.read(lambda: probes.probed >= MIN_PROBES and len(probes.versions) >= count, lambda *_: True)
+    probes.read(
+        lambda: probes.probed >= MIN_PROBES and len(probes.versions) >= count, lambda *_: True, most=MORE * count
+    )
     counts, scale = Counter(probes.versions[:count]), len(numbers) / probes.probed
     # A client may send any number of versions; of those that are not drawn, only earlier samples need new counts.
     before = connection.execute(sa.select(draws.c.version).where(draws.c.model == chosen.model)).scalars()
