@@ -144,6 +144,7 @@ class QualityBuilder:
         if not self._rows:
             return None
         sample = self._thin()
+        sample = sample.take(np.argsort(sample.times, kind="stable"))
         mean, size = self._total / self._rows, len(sample.losses)
         if self.is_regression:
             quality = Quality("absolute_error", self._rows, _rounded(mean), self._unusable, sampled=size)
