@@ -116,7 +116,8 @@ def simulated(rng: Rng, count: int, size: int) -> Iterator[Case]:
 
 def resampled(rng: Rng, case: Case, count: int, size: int) -> Case:
     """Return windows of a real data set in which only covariates move: its labelled rows in random order."""
-    frame = pd.concat([case.reference, *case.windows]).sample(frac=1, random_state=int(rng.integers(2**31)))
+    frame = pd.concat([case.reference, *case.windows])
+    frame = frame.sample(min(len(frame), 40_000), random_state=int(rng.integers(2**31)))
     half = len(frame) // 2
     outputs = {"predicted", "positive", "sure", "label", "time"}
     reference = frame[:half].assign(time=np.nan)
@@ -154,6 +155,7 @@ def employment() -> Case:
         )
         frame["sure"] = np.maximum(frame.positive, 1 - frame.positive)
         frame = frame.drop(columns=[n for n in ("id", "timestamp", "year") if n in frame]).reset_index(drop=True)
+        frame = frame.apply(lambda column: pd.to_numeric(column.astype(str)))
         frames.append(frame.assign(time=np.arange(len(frame), dtype=float) + 1.7e9))
     size = 4000
     windows = [frames[1][start : start + size] for start in range(0, len(frames[1]) - size + 1, size)]

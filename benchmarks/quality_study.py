@@ -200,9 +200,9 @@ def main() -> None:
         "cost": iter([f"- {cost(case)}" for case in (*simulated[1:2], *simulated[-1:], *real)]),
     }
     document = DOCS.read_text(encoding="utf-8")
-    for name, lines in parts.items():
+    for name, lines in parts.items():  # each part is measured here
         text = "\n".join(lines)
-        print(f"\n{name}, seed {SEED}\n{text}")
+        print(f"\n{name}, seed {SEED}\n{text}", flush=True)
         mark = rf"(<!-- study: {name} -->\n).*?(<!-- end -->)"
         document = re.sub(mark, lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", document, flags=re.S)
     if not options.quick:

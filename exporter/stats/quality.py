@@ -18,6 +18,7 @@ _FOLDS = 5
 _SMALLEST_GAIN = 0.002
 """A component must explain this share of the variance of the loss, by cross-validation."""
 _ROUNDS = 10
+_GROWTH_BY_CHANCE = 1.5  # standard deviation of the growth of the variogram without a difference, for 20 periods
 
 
 def isotonic(values: Floats, weights: Floats) -> Floats:
@@ -272,12 +273,13 @@ class LabelledBins:
 
 
 def variance_between(residuals: Floats, order: Floats, parts: int = 20, least: int = 30) -> float:
-    """Return the variance of the mean residual from one period to another, without what sampling explains.
+    """Return the variance to expect of the mean residual in a later period, without what sampling explains.
 
     The rows are divided into ``parts`` periods of equally many rows, fewer where a period would have less than
-    ``least`` rows. The estimate is that of moments (R. DerSimonian and N. Laird, *Meta-analysis in clinical trials*,
-    1986), less one standard deviation of the variance that chance explains, so that it is mostly 0 without a
-    difference; and 0 for fewer than five periods.
+    ``least`` rows. The variance between the periods is that of moments (R. DerSimonian and N. Laird, *Meta-analysis in
+    clinical trials*, 1986). Where periods differ more the further apart they are, this growth of the variogram is
+    added, since a later period is as far away. From both a standard deviation by chance is subtracted, so that they are
+    mostly 0 without a difference; and so is the result for fewer than five periods.
 
     Parameters
     ----------
@@ -302,5 +304,8 @@ def variance_between(residuals: Floats, order: Floats, parts: int = 20, least: i
     periods = [ordered[start:stop] for start, stop in pairwise(starts)]
     means = np.array([period.mean() for period in periods])
     sampling = np.mean([period.var(ddof=1) / len(period) for period in periods])
-    chance = sampling * (1 + np.sqrt(2 / (number - 1)))
-    return max(float(means.var(ddof=1) - chance), 0.0)
+    between = max(float(means.var(ddof=1) - sampling * (1 + np.sqrt(2 / (number - 1)))), 0.0)
+    distance = abs(np.subtract.outer(np.arange(number), np.arange(number)))
+    squares = np.subtract.outer(means, means) ** 2
+    growth = squares[distance >= number // 2].mean() - squares[distance == 1].mean() - _GROWTH_BY_CHANCE * sampling
+    return between + max(float(growth), 0.0)
