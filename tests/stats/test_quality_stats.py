@@ -73,9 +73,28 @@ def test_only_targets_beyond_chance_are_associated_with_residuals():
     assert labelled(columns, 20).associated(np.zeros(2000), 20) == {}
 
 
+def test_what_explains_only_one_part_of_the_time_is_not_chosen():
+    """A target that merely tells the last fifth of the rows from the others says nothing of rows to come."""
+    period = np.minimum(np.arange(5000) // 500, 8)
+    values = 2.0 * (period == 8) + RNG.normal(size=5000)
+    assert labelled([period], 10).explaining(values, 4) == []
+    assert labelled([RNG.permutation(period)], 10).explaining(values, 4) == []
+    shuffled = RNG.permutation(5000)
+    assert labelled([period[shuffled]], 10).explaining(values[shuffled], 4) == [0]
+
+
+def test_periods_that_drift_apart_have_a_larger_variance_than_independent_ones():
+    """A later period differs more where the difference grows with the distance in time."""
+    drifting = np.repeat(np.linspace(-1, 1, 20), 200)
+    independent = np.repeat(RNG.permutation(np.linspace(-1, 1, 20)), 200)
+    noise, order = RNG.normal(size=4000) * 0.1, np.arange(4000.0)
+    assert variance_between(independent + noise, order) < 0.6
+    assert variance_between(drifting + noise, order) > 1.5
+
+
 def test_few_or_untimed_rows_have_no_periods():
     """Without the times of at least 150 rows, nothing is said of the difference between periods."""
     residuals = np.repeat([0.0, 1.0], 70)
     assert variance_between(residuals, np.arange(140.0)) == 0
     assert variance_between(np.repeat([0.0, 1.0], 700), np.full(1400, np.nan)) == 0
-    assert variance_between(np.repeat([0.0, 1.0], 700), np.arange(1400.0)) == pytest.approx(0.263, abs=0.001)
+    assert variance_between(np.repeat([0.0, 1.0], 700), np.arange(1400.0)) == pytest.approx(5 / 19 + 18 / 19)
