@@ -30,7 +30,7 @@ from exporter.profiles.quality import QualityEstimator
 
 DOCS = Path(__file__).parents[1] / "docs" / "quality.md"
 SEED = 15
-OUTPUTS = ("predicted", "positive", "sure", "label", "time")
+PARTS = ("simulated", "resampled", "real", "sizes", "cost")
 
 
 class Result(NamedTuple):
@@ -108,18 +108,18 @@ def row(result: Result) -> list[str]:
     error = abs(result.estimates - result.measured)[known].mean()
     constant = abs(result.constant - result.measured)
     covered = (result.lower <= result.measured) & (result.measured <= result.upper)
-    unit = 100 if result.case.is_classifier else 1
-    peer = "–" if result.peer is None else f"{unit * np.nanmean(abs(result.peer - result.measured)):.2f}"
+    unit, digits = (100, ".2f") if result.case.is_classifier else (1, ".3g")
+    peer = "–" if result.peer is None else f"{unit * np.nanmean(abs(result.peer - result.measured)):{digits}}"
     return [
         result.case.name,
         f"{len(result.measured)} × {len(result.case.windows[0]):,}",
         f"{unit * result.measured.min():.3g} – {unit * result.measured.max():.3g}",
-        f"{unit * constant.mean():.2f}",
-        f"{unit * error:.2f}",
+        f"{unit * constant.mean():{digits}}",
+        f"{unit * error:{digits}}",
         f"{error / constant[known].mean():.2f}",
         peer,
         f"{100 * covered[known].mean():.0f} %",
-        f"±{unit * np.nanmean(result.upper - result.lower) / 2:.2f}",
+        f"±{unit * np.nanmean(result.upper - result.lower) / 2:{digits}}",
         str((~known).sum()),
     ]
 
@@ -183,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packages", type=Path, action="append", default=[], help="folder with the data's packages")
     parser.add_argument("--nannyml", type=Path, help="interpreter that can import NannyML")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
     parser.add_argument("--quick", action="store_true", help="few windows; print, and write nothing")
     options = parser.parse_args()
     for folder in options.packages:
@@ -197,10 +198,11 @@ def main() -> None:
         "resampled": table(evaluate(case, options.nannyml) for case in resampled),
         "real": table(evaluate(case, options.nannyml) for case in real),
         "sizes": coverage_by_size(10 if options.quick else 100),
-        "cost": iter([f"- {cost(case)}" for case in (*simulated[1:2], *simulated[-1:], *real)]),
+        "cost": (f"- {cost(case)}" for case in (*simulated[1:2], *simulated[-1:], *real)),
     }
     document = DOCS.read_text(encoding="utf-8")
-    for name, lines in parts.items():  # each part is measured here
+    for name in options.part or PARTS:
+        lines = parts[name]  # measured as it is read
         text = "\n".join(lines)
         print(f"\n{name}, seed {SEED}\n{text}", flush=True)
         mark = rf"(<!-- study: {name} -->\n).*?(<!-- end -->)"
