@@ -197,7 +197,7 @@ def main() -> None:
         "simulated": table(evaluate(case, options.nannyml) for case in simulated),
         "resampled": table(evaluate(case, options.nannyml) for case in resampled),
         "real": table(evaluate(case, options.nannyml) for case in real),
-        "sizes": coverage_by_size(10 if options.quick else 100),
+        "sizes": coverage_by_size(10 if options.quick else 40),
         "cost": (f"- {cost(case)}" for case in (*simulated[1:2], *simulated[-1:], *real)),
     }
     document = DOCS.read_text(encoding="utf-8")
