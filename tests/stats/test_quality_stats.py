@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
@@ -11,6 +11,7 @@ from exporter.stats.quality import LabelledBins, calibrated, isotonic, shrunken_
 RNG = np.random.default_rng(3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=30))
 def test_isotonic_regression_equals_that_of_scikit_learn(pairs):
     """Pooling adjacent violators gives the weighted least squares solution, whatever the values."""
