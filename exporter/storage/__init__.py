@@ -1,4 +1,4 @@
-"""The only SQL: predictions, users' feedback, its review and the datasets released from it, on disk."""
+"""The only SQL: predictions, their labels, users' feedback, its review and the datasets released from it, on disk."""
 
 from exporter.storage.feedback import FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback

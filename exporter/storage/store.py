@@ -1,7 +1,7 @@
-"""The store: predictions and users' feedback in one database.
+"""The store: predictions, users' feedback and labels in one database.
 
 One thread writes. Predictions wait in a bounded buffer and are committed in groups. Feedback is committed, and on disk,
-before it is acknowledged; feedback that waits at the same time shares a commit.
+before it is acknowledged, and so are labels; feedback that waits at the same time shares a commit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _T = TypeVar("_T")
 
 
 class Store:
-    """Predictions and feedback in one database.
+    """Predictions, feedback and labels in one database.
 
     Parameters
     ----------
