@@ -277,18 +277,3 @@ def test_several_exporters_join_a_label_once(postgres: Postgres, start: Callable
     assert len(first.counted) + len(second.counted) == 200
     assert numbers(second.label(*((name, "7") for name in names))) == (200, 200, 0, 200, 0, 0)
     assert len(second.rows()) == 200
-
-
-def test_a_database_before_labels_gets_their_table(database: str, start: Callable[..., Exporter]) -> None:
-    """The migration to schema 5 keeps all else."""
-    exporter = start(database)
-    exporter.predict("p")
-
-    def older(connection: sa.Connection, _: Any) -> None:
-        connection.exec_driver_sql("DROP TABLE labels")
-        connection.exec_driver_sql("UPDATE schema SET version = 4")
-
-    exporter.store.execute(older)
-    exporter.store.close()
-    again = start(database)
-    assert numbers(again.label(("p", "7"))) == (1, 1, 0, 0, 0, 0)
