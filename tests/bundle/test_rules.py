@@ -69,6 +69,8 @@ RECORDED = {
     "model_version:correction_ratio:rate1h",
     "model_version:estimated_accuracy:increase1h",
     "model_version:accuracy:best_known",
+    "model_version_class:recall:increase1d",
+    "model_version_class:precision:increase1d",
     "model_version_feature:kl_divergence:increase1h",
     *(f"model_feature:threshold:{name}" for name in FEATURE_ALERTS),
     *(f"model:threshold:{name}" for name in MODEL_ALERTS if name not in FEATURE_ALERTS),
