@@ -20,6 +20,7 @@ from exporter.commands.ingest.remote import Labels, Sender, json_values
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table, column_type, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
+from exporter.events import MAX_REJECTED
 from exporter.features.types import INPUT_TYPES
 from exporter.http_client.client import Client
 from exporter.profiles.readers.files import FileSource
@@ -30,8 +31,8 @@ DEFAULT_URL = "http://127.0.0.1:9877"
 FORMATS = ("csv", "parquet", "npz", "jsonl")
 TIMEOUT = 60.0
 """Seconds that one request to an exporter may take."""
-BATCH, MAX_BATCH = 5_000, 10_000
-"""Rows of a request, and how many an exporter takes."""
+BATCH = MAX_REJECTED
+"""Rows of a request, at most and by default: an exporter does not look at the rest after as many wrong ones."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--time-column", metavar="NAME", help="column with the time at which the label became known; default: now")
     add_csv_options(parser, INPUT_TYPES)
     add_credentials(parser, "MODEL_EXPORTER")
-    size = whole_number(1, MAX_BATCH)
+    size = whole_number(1, MAX_REJECTED)
     add("--batch-size", type=size, default=BATCH, metavar="N", help="rows of a request (%(default)s)")
     text = "how long to retry when the exporter does not respond or is full (%(default)s)"
     add("--give-up", default="5m", metavar="DURATION", help=text)

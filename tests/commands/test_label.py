@@ -19,7 +19,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.cli import main
 from exporter.commands import label
-from exporter.server.labels import MAX_LABELS
+from exporter.events import MAX_REJECTED
 
 ROWS = 12_000
 BARE = CONFIG["models"][1]["name"]
@@ -166,6 +166,29 @@ def test_an_interrupted_run_continues(exporter: Served, tmp_path: Path) -> None:
     assert f"{ROWS:,} labels accepted" in out
 
 
-def test_the_largest_batch_is_what_an_exporter_takes() -> None:
-    """So that a request of the command is never refused for its size."""
-    assert label.MAX_BATCH == MAX_LABELS
+def with_wrong_rows(path: Path) -> Path:
+    """Write 1,500 labels whose time has not come, and a good one after them."""
+    times = ["2200-01-01T00:00:00Z"] * 1500 + ["2026-11-24T10:00:00Z"]
+    return write(table(1501, time=times), path)
+
+
+def test_labels_after_many_wrong_ones_are_sent(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A request has no more rows than an exporter explains."""
+    path = with_wrong_rows(tmp_path / "labels.csv")
+    assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 0
+    assert "1,501 rows, 1 labels accepted, 1,500 rejected" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["label", str(path), f"--exporter={exporter.url}", f"--batch-size={MAX_REJECTED + 1}"])
+
+
+def test_rows_that_the_response_leaves_out_stop_the_command(
+    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state does not advance: they were not looked at."""
+    monkeypatch.setattr(label, "BATCH", 5000)
+    path = with_wrong_rows(tmp_path / "labels.csv")
+    assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 1
+    assert "the response accounts for 1,000 of 1,501 rows in the request; 0 rows are sent" in capsys.readouterr().err
+    assert json.loads((tmp_path / "labels.csv.label.json").read_text())["rows"] == 0

@@ -151,6 +151,8 @@ class Sender:
             self.totals.update({name: value for name, value in document.items() if isinstance(value, int)})
         elif not rejected:
             raise self._stopped(response.error_message())
+        if (known := count + len(numbers)) < len(chunk.lines):
+            raise self._stopped(f"the response accounts for {known:,} of {len(chunk.lines):,} rows in the request")
         for index, pointer, detail in rejected:
             refused.add(chunk.numbers[index], pointer.removeprefix("/"), detail)
         return count, numbers
