@@ -10,8 +10,8 @@ from exporter.config import ModelConfig, Task
 from exporter.features.extract import scalar_text
 from exporter.profiles.profile import CategoricalFeature, Profile
 
-MAX_ERROR = 1e140
-"""A label that is further from its prediction is not usable: sums of squares of such errors are infinite."""
+MAX_ERROR = 1e15
+"""A label that is further from its prediction is not usable: it would hide all other errors of the sums for ever."""
 MAX_LABELS = 20
 """Classes that have a name of their own in metrics."""
 OTHER = "other"

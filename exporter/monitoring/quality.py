@@ -6,6 +6,7 @@ Counters start with the process. Windows are by the time of the prediction, whos
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -85,6 +86,9 @@ class Quality:
         Labelled predictions, right ones and the sum of absolute errors by segment, shape ``(3, S)``.
     changes
         Number of batches that were counted: a snapshot is due when it has changed.
+    since, until
+        Unix times: the windows hold the labels that arrived since the first, and up to the second, that of the snapshot
+        with which they began.
     is_labelled
         Whether labels were counted, in this process or the one before: versions without labels need no snapshot.
     """
@@ -105,6 +109,7 @@ class Quality:
         self.delays = Histogram(DELAY_BUCKETS)
         self.by_segment = np.zeros((3, len(segments.names) if segments else 0))
         self.changes = 0
+        self.since, self.until = time.time(), -math.inf
         self.is_labelled = False
         self.rings = {name: Ring(seconds, WIDTH) for name, seconds in windows.items()}
         self._segments = segments
@@ -138,11 +143,18 @@ class Quality:
         changed = [index for index, label in enumerate(labels) if label.replaced is not None]
         if changed:
             earlier = _column(loss(labels[index].prediction, labels[index].replaced) for index in changed)
-            rows[changed] -= sums_of_labels(earlier, numbers[changed], confidences[changed], expected[changed])
+            before = sums_of_labels(earlier, numbers[changed], confidences[changed], expected[changed])
+            is_held = np.array([self._holds(labels[index]) for index in changed])
+            is_held |= np.isnan(earlier)  # such a label counted nowhere
+            rows[changed] = np.where(is_held[:, None], rows[changed] - before, 0.0)
             new[changed] &= np.isnan(earlier)
         index = self._segments.index_of_name if self._segments else lambda _: 0
         segments = np.array([index(label.segment) for label in labels], dtype=np.intp)
         return ScoredLabels(labels, losses, numbers, new, segments, rows)
+
+    def _holds(self, label: LabelledPrediction) -> bool:
+        """Return whether the windows hold the label that another one replaces; if not, they keep what they have."""
+        return label.first_received >= self.since or -math.inf < label.first_received <= self.until
 
     def add(self, scored: ScoredLabels, now: float, unix_now: float) -> None:
         """Count labels.

@@ -266,6 +266,8 @@ def restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_
     quality = _from_bytes(monitor.quality.rings.values(), snapshot.quality) if is_known else []
     passed = max(unix_time - snapshot.unix_time, 0.0)
     monitor.restore(now, snapshot.ring_time + passed, rings, quality)
+    if quality:
+        monitor.quality.until = snapshot.unix_time
     return snapshot.idle + passed
 
 

@@ -15,6 +15,7 @@ CONFIDENCE_BINS = 10
 """Bins of equal width for the calibration error."""
 MIN_ERRORS = 20
 """With fewer errors their mean has no interval: it would be too narrow."""
+_ROUNDING = 1e-9
 _PREDICTIONS, _CLASSES, _RIGHT, _NUMBERS, _ABSOLUTE, _SQUARED = range(6)
 _EXPECTED = slice(6, 10)  # predictions with an expected accuracy, those that are right, its sum, and its variance
 _BINS = 10  # then, by bin of the confidence: predictions, the sum of their confidences, and those that are right
@@ -56,9 +57,9 @@ class WindowQuality(NamedTuple):
         calibrated probabilities using Bayesian binning*, AAAI 2015), 0 to 1.
     absolute_error
         Mean absolute error of the labelled numbers, with its 95 % interval; the ends are NaN with fewer than
-        `MIN_ERRORS`.
+        `MIN_ERRORS`, and if rounding has made the sum of squares impossible.
     squared_error
-        Root of the mean squared error.
+        Root of the mean squared error; NaN in the second case.
     expected
         Accuracy that the profile's calibration had expected of the labelled predictions, and the 95 % interval of what
         would then be measured.
@@ -83,7 +84,7 @@ class WindowQuality(NamedTuple):
 
 def window_quality(row: Floats) -> WindowQuality:
     """Return the quality in a window, given its sums, shape ``(WIDTH,)``."""
-    # A changed label may take away what this process never counted: then a sum is below 0.
+    # A change of the clock may take away what another sub-window counted: then a sum is below 0.
     predictions, classes, right, numbers, absolute, squared = np.maximum(row[: _EXPECTED.start], 0.0).tolist()
     known, known_right, expected, variance = np.maximum(row[_EXPECTED], 0.0).tolist()
     rated, confidences, rated_right = row[_BINS:].reshape(3, CONFIDENCE_BINS)
@@ -93,7 +94,7 @@ def window_quality(row: Floats) -> WindowQuality:
         accuracy=wilson(round(min(right, classes)), round(classes)) if classes else None,
         calibration_error=_share(float(np.abs(rated_right - confidences).sum()), float(rated.sum())),
         absolute_error=_mean_error(numbers, absolute, squared) if numbers else None,
-        squared_error=math.sqrt(squared / numbers) if numbers else math.nan,
+        squared_error=math.sqrt(squared / numbers) if numbers and _are_exact(numbers, absolute, squared) else math.nan,
         expected=_expected(known, expected, variance) if known else None,
         compared=_share(known_right, known),
     )
@@ -105,11 +106,16 @@ def _share(part: float, whole: float) -> float:
 
 def _mean_error(numbers: float, absolute: float, squared: float) -> Estimate:
     mean = absolute / numbers
-    if numbers < MIN_ERRORS:
+    if numbers < MIN_ERRORS or not _are_exact(numbers, absolute, squared):
         return Estimate(mean, math.nan, math.nan)
     variance = max(squared / numbers - mean**2, 0.0) * numbers / (numbers - 1)
     half = Z * math.sqrt(variance / numbers)
     return Estimate(mean, max(mean - half, 0.0), mean + half)
+
+
+def _are_exact(numbers: float, absolute: float, squared: float) -> bool:
+    """Return whether a sum of squares is possible. A huge error that was added and taken away leaves its rounding."""
+    return squared / numbers >= (1 - _ROUNDING) * (absolute / numbers) ** 2
 
 
 def _expected(known: float, expected: float, variance: float) -> Estimate:

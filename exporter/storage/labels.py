@@ -6,6 +6,7 @@ that arrives, or until the label is as old as `store.retention` allows.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 
 from exporter.events import LabelEvent, RejectedEvent
 from exporter.features.extract import scalar_text
+from exporter.storage.engine import is_shared
 from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.schema import WAITING, is_waiting, label_json, label_spellings, labels, storable
@@ -46,6 +48,9 @@ class LabelledPrediction(NamedTuple):
         The label that counted before; None without one.
     delay
         Seconds from the prediction to the label.
+    first_received
+        Unix time at which the prediction's first label arrived; minus infinity in a shared database, where another
+        exporter may have counted it.
     """
 
     model: str
@@ -57,6 +62,7 @@ class LabelledPrediction(NamedTuple):
     label: Any
     replaced: Any | None
     delay: float
+    first_received: float = -math.inf
 
 
 class LabelCounts(NamedTuple):
@@ -147,7 +153,8 @@ class LabelRecorder:
         for row in new:
             if row.predicted is None:
                 self._waiting.add(row.prediction_id)
-        counts.labelled.extend(_counted(row) for row in changed.values() if row.loss is not None)
+        shared = is_shared(connection)
+        counts.labelled.extend(_counted(row, shared) for row in changed.values() if row.loss is not None)
         return result
 
     def _set(self, row: LabelRow, index: int, item: LabelEvent, now: float, result: LabelsResult) -> bool:
@@ -225,7 +232,8 @@ class WaitingLabels:
             row.loss = _loss(self._loss, row, _decode(row.label))
             joined.append(row)
         write_rows(connection, joined)
-        counts.labelled.extend(_counted(row) for row in joined if row.loss is not None)
+        shared = is_shared(connection)
+        counts.labelled.extend(_counted(row, shared) for row in joined if row.loss is not None)
         counts.unusable.extend(row.prediction_id for row in joined if row.loss is None)
         return predictions.keys() - unmatched
 
@@ -258,7 +266,7 @@ def _kind(value: Any) -> str:
     return "a string" if isinstance(value, str) else "a number"
 
 
-def _counted(row: LabelRow) -> LabelledPrediction:
+def _counted(row: LabelRow, shared: bool) -> LabelledPrediction:
     predicted = row.predicted or 0.0
     return LabelledPrediction(
         row.model or "",
@@ -270,6 +278,7 @@ def _counted(row: LabelRow) -> LabelledPrediction:
         _decode(row.label),
         None if row.stored_loss is None else _decode(row.stored),
         max((row.time or 0.0) - predicted, 0.0),
+        -math.inf if shared or row.received is None else row.received,
     )
 
 

@@ -41,7 +41,7 @@ def monitor_of(prediction: Feature | None = None, **chosen: Any) -> ModelMonitor
 
 
 def labelled(prediction: Any, label: Any, age: float = 0.0, **more: Any) -> LabelledPrediction:
-    fields = {"confidence": None, "segment": None, "replaced": None, "delay": 5.0} | more
+    fields = {"confidence": None, "segment": None, "replaced": None, "delay": 5.0, "first_received": math.inf} | more
     return LabelledPrediction("m", "1", UNIX - age, prediction, label=label, **fields)
 
 
@@ -256,12 +256,39 @@ def test_a_changed_label_changes_the_windows_and_no_counter() -> None:
     assert (monitor.quality.labelled, monitor.quality.correct) == (2, 2)
     count(monitor, labelled("yes", "yes", replaced=["?"]))
     assert monitor.quality.labelled == 3
-    count(monitor, labelled("no", "yes", replaced="no", age=DAY / 2))  # another process counted the earlier label
-    assert monitor.read_quality(NOW)["1d"].accuracy == wilson(1, 3)
     regression = monitor_of(NUMBERS)
     count(regression, labelled(1.0, 2.0), labelled(1.0, 4.0, replaced=2.0))
     assert regression.read_quality(NOW)["1h"].squared_error == 3
     assert regression.quality.absolute_error == 1
+
+
+def test_a_changed_label_that_the_windows_do_not_hold_changes_nothing() -> None:
+    """After a kill, in another replica or after a new profile the first label counted elsewhere, or is lost."""
+    monitor = monitor_of(CLASSES)
+    started = monitor.quality.since
+    count(monitor, *[labelled("yes", "yes")] * 20)
+    elsewhere = [labelled("yes", "no", replaced="yes", first_received=at) for at in (started - 5, -math.inf)]
+    count(monitor, *elsewhere)
+    assert monitor.read_quality(NOW)["1h"].accuracy == wilson(20, 20)
+    monitor.quality.until = started - 1  # the snapshot's time
+    count(monitor, elsewhere[0], labelled("yes", "no", replaced="yes", first_received=started))
+    assert monitor.read_quality(NOW)["1h"].accuracy == wilson(18, 20)
+
+
+def test_a_huge_error_that_was_corrected_leaves_no_false_interval() -> None:
+    """Its square hides the other ones: where rounding makes the sum impossible, there is no interval and no root."""
+    monitor = monitor_of(NUMBERS)
+    count(monitor, *(labelled(1.0, 1.0 + number % 5) for number in range(25)))
+    sound = monitor.read_quality(NOW)["1h"]
+    assert sound.absolute_error
+    assert sound.absolute_error.lower < sound.absolute_error.value < sound.absolute_error.upper
+    count(monitor, labelled(1.0, 1e14))
+    count(monitor, labelled(1.0, 3.0, replaced=1e14))
+    window = monitor.read_quality(NOW)["1h"]
+    assert window.absolute_error
+    assert math.isnan(window.absolute_error.lower)
+    assert math.isnan(window.squared_error)
+    assert Scorer("regression").loss(1.0, 1e16) is None
 
 
 def test_a_model_without_a_profile_has_windows() -> None:
