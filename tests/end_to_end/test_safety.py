@@ -172,6 +172,13 @@ def test_sql_is_made_of_constants_and_parameters() -> None:
             "CREATE INDEX feedback_described ON feedback (model, status, created) "
             "WHERE {unjoined} AND version IS NOT NULL",
         ),
+        *(
+            (
+                "storage/label_rows.py",
+                f"ELECT ' + ', '.join((f\"set_config('{{name}}', '{value}', true)\" for name in names)",
+            )
+            for value in ("on", "off")
+        ),
         ("storage/redaction.py", "VACUUM {table.name}"),
         ("storage/size.py", "PRAGMA {name}"),
     }

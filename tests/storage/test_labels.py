@@ -156,7 +156,7 @@ def test_a_label_that_cannot_be_compared_is_refused(database: str, start: Callab
     }
     # A better label then counts as the first one.
     assert numbers(exporter.label(("early", 2.0))) == (1, 1, 0, 0, 1, 0)
-    assert exporter.counted[-1][-3:-1] == (2.0, None)
+    assert (exporter.counted[-1].label, exporter.counted[-1].replaced) == (2.0, None)
 
 
 def test_labels_of_many_days_are_found(database: str, start: Callable[..., Exporter]) -> None:
