@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from exporter.profiles.profile import NumericFeature, Profile
+from exporter.profiles.quality_checks import without_confidence
 from exporter.profiles.quality_record import Quality
 from exporter.stats.accuracy import wilson
 from exporter.stats.quality import calibrated
@@ -31,6 +32,8 @@ def quality_lines(profile: Profile) -> Iterator[str]:
     if not quality:
         return
     yield from ("", quality_line(quality))
+    if left_out := without_confidence(quality):
+        yield f"  {left_out}"
     if quality.calibration_rows and isinstance(profile.confidence, NumericFeature):
         yield from _calibration(profile.confidence, quality)
     if quality.kind == "absolute_error":

@@ -79,9 +79,10 @@ class QualityEstimator:
     kind
         Whether accuracies or absolute errors are estimated.
     overall
-        Accuracy or mean absolute error on the labelled rows.
+        Accuracy or mean absolute error on the labelled rows; of those with a valid confidence where accuracies are
+        estimated, since the estimate is that of such predictions.
     rows
-        Number of labelled rows.
+        Number of these rows.
     known
         Whether there are enough labelled rows for an estimate, at least `LEAST_ROWS`.
     table
@@ -91,8 +92,7 @@ class QualityEstimator:
 
     def __init__(self, quality: Quality, targets: Mapping[str, Feature]) -> None:
         self.kind: Literal["accuracy", "absolute_error"] = quality.kind
-        self.overall = quality.overall
-        self.rows = quality.rows
+        self.overall, self.rows = quality.overall, quality.rows
         self._quality = quality
         self._base, self._base_variance = (0.0, 0.0) if self.kind == "accuracy" else (quality.overall, quality.variance)
         layout, start = {}, 0
@@ -106,9 +106,12 @@ class QualityEstimator:
         self.table: Floats = np.full(len(rows), np.nan)
         self.table[:-2] = calibrated(rows[:-2], right[:-2])
         parts = self._calibration(layout, rows, right) if self.kind == "accuracy" else self._components(targets, layout)
-        labelled = rows[:-2].sum() if self.kind == "accuracy" else quality.sampled
+        labelled = quality.calibrated_rows if self.kind == "accuracy" else quality.sampled
         self.known = labelled >= LEAST_ROWS
-        self._count = parts[0].bins if self.kind == "accuracy" and parts else layout.get(PREDICTION, range(0))
+        if self.kind == "accuracy" and self.known:
+            self.overall, self.rows = quality.calibrated_right / labelled, labelled
+        self._predictions = layout.get(PREDICTION, range(0))
+        self._count = parts[0].bins if self.kind == "accuracy" and parts else self._predictions
         self._prepare(parts, float(max(labelled, 1)))
         self._watch(targets, layout, parts)
 
@@ -189,14 +192,17 @@ class QualityEstimator:
         shares, _ = self._parts.read(counts)
         return max(float(self._base + shares @ self._effects), 0.0)
 
-    def absence(self, counts: Floats) -> Literal["few", "empty", "unsupported"]:
-        """Return why there is no estimate: too few labelled rows, no observations, or observations unlike those rows.
+    def absence(self, counts: Floats) -> Literal["few", "empty", "unconfident", "unsupported"]:
+        """Return why there is no estimate.
 
-        The counts are those for which `estimate` returns None.
+        There are too few labelled rows, no observations, too few predictions with a confidence, or observations unlike
+        the labelled rows. The counts are those for which `estimate` returns None.
         """
         if not self.known:
             return "few"
-        return "empty" if np.isnan(self.value(counts)) else "unsupported"
+        if np.isnan(self.value(counts)):
+            return "empty"
+        return "unconfident" if self._lacking_share(counts) > _MOST_UNSUPPORTED else "unsupported"
 
     def estimate(self, counts: Floats) -> Estimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.
@@ -205,7 +211,7 @@ class QualityEstimator:
         that decides the losses of this window's predictions; the error of what was learned from a limited number of
         labelled rows, in bins of limited width; what shifted features do that were found to matter beyond the
         confidence or the components; and the difference between periods. It is widened by what predictions could do
-        that are in bins without labelled rows.
+        that are in bins without labelled rows, or that have no confidence although such labelled rows had one.
 
         Parameters
         ----------
@@ -216,7 +222,7 @@ class QualityEstimator:
         -------
         Estimate
             None without observations, with fewer than `LEAST_ROWS` labelled rows, or where more than half of the
-            observations of a target that matters are in bins without labelled rows.
+            observations of a target that matters are in bins without labelled rows, or lack a confidence.
         """
         observed = float(counts[self._count.start : self._count.stop].sum()) if self.known else 0.0
         if not observed:
@@ -243,9 +249,24 @@ class QualityEstimator:
         return Estimate(value, min(max(lower, 0.0), value), upper)
 
     def _unsupported_share(self, counts: Floats) -> float:
-        """Return the largest share of a target's observations in bins without labelled rows."""
+        """Return the largest share of a target's observations in bins without labelled rows, or that are lacking."""
         shares, _ = self._watched.read(counts)
-        return float(self._watched.sums(shares * self._unsupported).max(initial=0.0))
+        unsupported = self._watched.sums(shares * self._unsupported)
+        if self.kind == "accuracy":  # the first target is the confidence
+            unsupported[0] = 1 - (1 - unsupported[0]) * (1 - self._lacking_share(counts))
+        return float(unsupported.max(initial=0.0))
+
+    def _lacking_share(self, counts: Floats) -> float:
+        """Return the share of predictions without a valid confidence, of those expected to have one.
+
+        As many are expected as among the labelled rows. Live predictions without a confidence are in no bin of it, so
+        their number is that of the predictions less that of the confidences.
+        """
+        predictions = float(counts[self._predictions.start : self._predictions.stop].sum())
+        expected = (1 - self._quality.without_confidence) * predictions
+        if self.kind != "accuracy" or not expected:
+            return 0.0
+        return max(1 - float(counts[self._count.start : self._count.stop].sum()) / expected, 0.0)
 
     def _shift_variance(self, counts: Floats) -> float:
         """Return the squares of what shifts of the residuals' features add to the loss, summed."""

@@ -13,6 +13,7 @@ from exporter.stats.quality import calibrated
 
 _FEW_ROWS = 500
 _LEAST_RANGE = 0.02
+_MOST_WITHOUT_CONFIDENCE = 0.05
 _REVERSED = -3.0  # standard deviations of a correlation by chance
 
 
@@ -39,6 +40,24 @@ def label_warnings(profile: Profile) -> Iterator[str]:
         yield from _confidence(profile, quality)
 
 
+def without_confidence(quality: Quality) -> str:
+    """Say which part of the labelled rows is left out because it has no confidence; nothing where that is 5 % or less.
+
+    Parameters
+    ----------
+    quality
+        A classifier's.
+    """
+    rows, right = quality.calibrated_rows, quality.calibrated_right
+    if quality.without_confidence <= _MOST_WITHOUT_CONFIDENCE or not rows:
+        return ""
+    return (
+        f"{100 * quality.without_confidence:.1f} % of the labelled rows have no valid confidence, and are left out of "
+        f"the reference accuracy and of estimates: {100 * right / rows:.1f} % of the others are right, "
+        f"{100 * quality.overall:.1f} % of all"
+    )
+
+
 def _confidence(profile: Profile, quality: Quality) -> Iterator[str]:
     """Yield what makes the calibration useless."""
     if not isinstance(profile.confidence, NumericFeature):
@@ -48,7 +67,10 @@ def _confidence(profile: Profile, quality: Quality) -> Iterator[str]:
     right = np.array(quality.calibration_right[:-2], dtype=np.float64)
     if not rows.sum():
         yield "no labelled row has a confidence, so accuracy cannot be estimated for rows without labels"
-    elif np.ptp(calibrated(rows, right)) < _LEAST_RANGE:
+        return
+    if left_out := without_confidence(quality):
+        yield f"{left_out}: give every prediction a confidence"
+    if np.ptp(calibrated(rows, right)) < _LEAST_RANGE:
         if _correlation(rows, right) * np.sqrt(rows.sum()) < _REVERSED:
             yield "predictions with a higher confidence are wrong more often: check that the confidence is not reversed"
         else:

@@ -80,6 +80,22 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     large: _Positive = 0.0
     between_periods: _Positive = 0.0
 
+    @property
+    def calibrated_rows(self) -> int:
+        """Number of labelled rows with a valid confidence, those that the calibration has."""
+        return sum(self.calibration_rows[:-2])
+
+    @property
+    def calibrated_right(self) -> int:
+        """Number of these rows that are right."""
+        return sum(self.calibration_right[:-2])
+
+    @property
+    def without_confidence(self) -> float:
+        """Share of the labelled rows without a valid confidence; 0 without a calibration."""
+        rows = sum(self.calibration_rows)
+        return 1 - self.calibrated_rows / rows if rows else 0.0
+
 
 def check_quality(quality: Quality, bins: Mapping[str, int]) -> None:
     """Check that a quality does not contradict itself or its profile.

@@ -162,6 +162,14 @@ def test_no_estimate_has_a_reason(folder: Path, tmp_path: Path, capsys: pytest.C
     no_confidence = ("--prediction-column=prediction", "--id-column=id", "--ignore=outcome")
     _, out, _ = ingest(capsys, folder / "tonight.csv", f"--profile={folder / 'loans.json'}", *no_confidence)
     assert re.search("accuracy, estimated +–  +no row has a valid confidence$", out, re.M)
+    table = scores(2500, 2)
+    confidences = [None] * 1500 + table["confidence"].to_pylist()[1500:]
+    index = table.column_names.index("confidence")
+    csv.write_csv(table.set_column(index, "confidence", pa.array(confidences)), tmp_path / "lacking.csv")
+    _, out, _ = ingest(
+        capsys, tmp_path / "lacking.csv", f"--profile={folder / 'loans.json'}", *OUTPUTS, "--ignore=outcome"
+    )
+    assert re.search("estimated +–  +too few rows have a valid confidence: their share is less than half of", out)
     parquet.write_table(scores(3000, 1).slice(0, 15), tmp_path / "few.parquet")
     save(build_file(tmp_path / "few.parquet", **COLUMNS, ignore=["id"]), tmp_path / "few.json")
     _, out, _ = ingest(capsys, folder / "tonight.csv", f"--profile={tmp_path / 'few.json'}", *OUTPUTS, LABELS)

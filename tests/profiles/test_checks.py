@@ -293,6 +293,11 @@ LABELS = ("--prediction-column=kind", "--label-column=label")
         (lambda c: {"sure": np.where(c["label"] == c["kind"], 0.6, 0.9)}, "a higher confidence are wrong more often"),
         (lambda c: {"sure": [0.8] * ROWS}, "the confidence says nothing"),
         (lambda c: {"sure": [None] * ROWS}, "no labelled row has a confidence"),
+        (
+            lambda c: {"sure": np.where(np.arange(ROWS) < 0.1 * ROWS, None, c["sure"])},
+            "10.0 % of the labelled rows have no",
+        ),
+        (lambda c: {"sure": np.where(np.arange(ROWS) < 0.04 * ROWS, None, c["sure"])}, None),
     ],
 )
 def test_labels_and_confidences_that_say_nothing(write: Write, profile: Profile, change: Any, warning: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build, build_file
+from exporter.profiles.describe_quality import quality_lines
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Profile, load, save
 from exporter.profiles.quality import QualityEstimator
@@ -241,6 +242,70 @@ def test_a_window_without_observations_has_no_estimate(classifier, regression):
     rows = classified(np.random.default_rng(0), 100)
     rows["sure"][:] = np.nan
     assert made.estimate(counts(binner, rows)) is None
+
+
+def unconfident(rows: Columns, share: float) -> Columns:
+    """Rows of which the first ``share`` has no confidence, and is always right."""
+    first = np.arange(len(rows["sure"])) < share * len(rows["sure"])
+    label = np.where(first, rows["predicted"], rows["label"])
+    return {**rows, "sure": np.where(first, np.nan, rows["sure"]), "label": label}
+
+
+def live_counts(binner: Binner, rows: Columns) -> np.ndarray:
+    """Counts as a monitor makes them: confidences that are missing are not counted."""
+    return counts(binner, {**rows, "sure": rows["sure"][~np.isnan(rows["sure"])]})
+
+
+def test_the_reference_is_that_of_the_rows_with_a_confidence(tmp_path):
+    """Where rows without a confidence are right more often, unchanged live data are not below the reference."""
+    rows = unconfident(classified(np.random.default_rng(1), 8000), 0.5)
+    profile = profiled(tmp_path, rows, **CLASSIFIER)
+    binner, made = estimator(profile)
+    confident = ~np.isnan(rows["sure"])
+    right = rows["predicted"] == rows["label"]
+    assert profile.quality.overall == pytest.approx(right.mean(), abs=1e-6)
+    assert made.overall == pytest.approx(right[confident].mean(), abs=1e-9)
+    assert made.rows == 4000
+    live = unconfident(classified(np.random.default_rng(2), 8000), 0.5)
+    found = made.estimate(live_counts(binner, live))
+    assert found.lower < made.overall < found.upper
+    assert found.upper < profile.quality.overall - 0.05
+    assert found.upper - found.lower < 0.06
+    (line,) = [line for line in quality_lines(profile) if "no valid confidence" in line]
+    assert line.startswith("  50.0 % of the labelled rows have no valid confidence, and are left out")
+    assert line.endswith(f"{100 * made.overall:.1f} % of the others are right, {100 * right.mean():.1f} % of all")
+
+
+@pytest.mark.parametrize("labelled", [1.0, 0.99, 0.5])
+def test_too_few_labelled_rows_with_a_confidence_leave_the_overall_accuracy(tmp_path, labelled):
+    """With fewer than 20 of them nothing is estimated, so the reference is that of all labelled rows."""
+    rows = unconfident(classified(np.random.default_rng(1), 1500), labelled)
+    profile = profiled(tmp_path, rows, **CLASSIFIER)
+    _, made = estimator(profile)
+    assert (made.overall == profile.quality.overall) == (labelled > 0.9)
+    assert made.rows == (1500 if labelled > 0.9 else 750)
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5])
+def test_predictions_that_lack_a_confidence_are_unsupported(tmp_path, own):
+    """More of them than among the labelled rows widen the interval, and beyond half of them there is no estimate."""
+    draw = np.random.default_rng
+    profile = profiled(tmp_path, unconfident(classified(draw(1), 8000), own), **CLASSIFIER)
+    binner, made = estimator(profile)
+    rows = classified(draw(2), 4000)
+    same = made.estimate(live_counts(binner, unconfident(rows, own)))
+    assert same.upper - same.lower < 0.08
+    for lacking in (0.2, 0.4):
+        live = live_counts(binner, unconfident(rows, own + (1 - own) * lacking))
+        found = made.estimate(live)
+        assert found.upper - found.lower > same.upper - same.lower + 0.9 * lacking
+        in_bins = live[-len(made.table) :][:-2]
+        assert found.value == pytest.approx(in_bins @ made.table[:-2] / in_bins.sum(), abs=1e-12)
+    for lacking in (0.6, 0.995):
+        live = live_counts(binner, unconfident(rows, own + (1 - own) * lacking))
+        assert made.estimate(live) is None
+        assert made.absence(live) == "unconfident"
+    assert made.absence(live_counts(binner, unconfident(rows, 1.0))) == "empty"
 
 
 def test_redacted_inputs_are_left_out(regression, classifier):

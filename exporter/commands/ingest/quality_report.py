@@ -16,6 +16,9 @@ _NAMES = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _ABSENCES = {
     "few": f"the profile has fewer than {LEAST_ROWS} labelled rows to estimate it from",
     "empty": "no row has a valid {needed}",
+    "unconfident": (
+        "too few rows have a valid confidence: their share is less than half of that among the profile's labelled rows"
+    ),
     "unsupported": "more than half of the rows are unlike any labelled row of the profile",
 }
 _Line = tuple[str, str, str, str]

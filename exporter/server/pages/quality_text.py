@@ -108,6 +108,10 @@ def describe_absence(reason: str, kind: Kind) -> str:
     return {
         "few": f"The profile has fewer than {LEAST_ROWS} labelled rows to estimate it from.",
         "empty": f"No prediction with a valid {needed}.",
+        "unconfident": (
+            "Too few predictions have a valid confidence: their share is less than half of that among the labelled "
+            "rows of the profile."
+        ),
         "unsupported": "More than half of the predictions are unlike any labelled row of the profile.",
     }[reason]
 
