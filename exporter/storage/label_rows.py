@@ -18,7 +18,9 @@ Models = Mapping[str | None, Collection[str]]
 _CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
 _NAMES = ", ".join(_COLUMNS)
-_COPIED = ("model", "version", "prediction", "confidence", "segment")
+_COPIED = ("model", "version", "confidence", "segment")
+MAX_PREDICTION = 1000
+"""Longest prediction, as JSON, that labels are compared with: two thousand of them are in memory at once."""
 
 
 class LabelRow(msgspec.Struct):
@@ -31,7 +33,7 @@ class LabelRow(msgspec.Struct):
     predicted
         The prediction's Unix time; None until it has arrived.
     label, prediction
-        As JSON; the label is None for a prediction that has none yet.
+        As JSON; the label is None for a prediction that has none yet, and a prediction above `MAX_PREDICTION` is None.
     loss
         See `exporter.storage.labels.Loss`; None for a label that cannot be compared with its prediction.
     time, received
@@ -64,13 +66,18 @@ class LabelRow(msgspec.Struct):
     def join(self, prediction: Mapping[str, Any]) -> None:
         """Copy a prediction, so that the label outlives it."""
         self.day, self.predicted = prediction["day"], prediction["time"]
+        text = prediction["prediction"]
+        self.prediction = text if text and len(text) <= MAX_PREDICTION else None
         for name in _COPIED:
             setattr(self, name, prediction[name])
 
 
 _JOINED = "l.label, l.loss, l.time, l.received, l.id"
-_FOUND = f"p.id, p.model, p.day, p.version, p.time, p.prediction, p.confidence, p.segment, {_JOINED}"
-_STORED = f"l.prediction_id, l.model, l.day, l.version, l.predicted, l.prediction, l.confidence, l.segment, {_JOINED}"
+_SHORT = f"CASE WHEN length({{0}}.prediction) <= {MAX_PREDICTION} THEN {{0}}.prediction END"
+_FOUND = f"p.id, p.model, p.day, p.version, p.time, {_SHORT.format('p')}, p.confidence, p.segment, {_JOINED}"
+_STORED = (
+    f"l.prediction_id, l.model, l.day, l.version, l.predicted, {_SHORT.format('l')}, l.confidence, l.segment, {_JOINED}"
+)
 # The first prediction alone: a client may have sent a million with one identifier.
 _PREDICTIONS = {
     "sqlite": """

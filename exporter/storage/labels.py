@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from exporter.events import LabelEvent, RejectedEvent
 from exporter.features.extract import scalar_text
 from exporter.storage.engine import is_shared
-from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
+from exporter.storage.label_rows import MAX_PREDICTION, LabelRow, find_rows, stored_rows, write_rows
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.schema import WAITING, is_waiting, label_json, label_spellings, labels, storable
 from exporter.storage.size import StoreSize
@@ -256,7 +256,7 @@ def _loss(loss: Loss, row: LabelRow, label: Any) -> float | None:
 def _refusal(row: LabelRow, label: Any) -> str:
     """Return why a label is refused, without its value: that may be personal data."""
     if row.prediction in {None, "null"}:
-        return "its prediction has no value to compare with: the model failed, or the value was not logged"
+        return f"its prediction has no value to compare with, or one that is longer than {MAX_PREDICTION:,} characters"
     return f"expected {_kind(_decode(row.prediction))}, as its prediction is, got {_kind(label)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -157,6 +158,26 @@ def test_a_label_that_cannot_be_compared_is_refused(database: str, start: Callab
     # A better label then counts as the first one.
     assert numbers(exporter.label(("early", 2.0))) == (1, 1, 0, 0, 1, 0)
     assert (exporter.counted[-1].label, exporter.counted[-1].replaced) == (2.0, None)
+
+
+def test_long_predictions_are_not_read(database: str, start: Callable[..., Exporter]) -> None:
+    """A label is compared with at most 1,000 characters of JSON; an early one does not count at the join."""
+    exporter = start(database)
+    exporter.predict("longest", prediction="x" * 998)
+    exporter.predict("long", prediction="x" * 999)
+    exporter.predict(*(f"large-{n}" for n in range(300)), prediction="x" * 99_000)
+    result = exporter.label(("longest", "a"), ("long", "a"), ("early", "a"))
+    assert (numbers(result), result.rejected[0].index) == ((2, 1, 1, 0, 0, 1), 1)
+    assert "longer than 1,000 characters" in result.rejected[0].detail
+    exporter.predict("early", prediction="x" * 999)
+    assert exporter.unusable == ["early"]
+    assert [row.prediction for row in exporter.rows(labels.c.prediction_id == "early")] == [None]
+    tracemalloc.start()
+    try:
+        assert len(exporter.label(*((f"large-{n}", "a") for n in range(300))).rejected) == 300
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_labels_of_many_days_are_found(database: str, start: Callable[..., Exporter]) -> None:
