@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -114,15 +115,17 @@ class LabelNames:
     """
 
     def __init__(self, classes: Iterable[str] = ()) -> None:
-        self._names: dict[str, str] = {}
+        self._names: dict[str | bytes, str] = {}  # by the text, or by the hash of a long one
         for text in classes:
             self.name(text)
 
     def name(self, text: str) -> str:
         """Return the name of a class; a long text is cut."""
-        name = self._names.get(text)
+        is_long = len(text) > _MAX_LENGTH
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() if is_long else text
+        name = self._names.get(key)
         if name is None:
             if len(self._names) >= MAX_LABELS:
                 return OTHER
-            name = self._names[text] = text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…"
+            name = self._names[key] = f"{text[: _MAX_LENGTH - 1]}…" if is_long else text
         return name

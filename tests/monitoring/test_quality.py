@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_names_of_classes_are_limited() -> None:
     assert given_names[-1] == "other"
     assert max(map(len, given_names)) == 64
     assert names.name("no") == "no"
+
+
+def test_long_classes_are_not_kept_in_memory() -> None:
+    """Only their names and hashes: those with the same beginning are still several classes."""
+    tracemalloc.start()
+    try:
+        names = LabelNames("x" * 100_000 + str(number) for number in range(MAX_LABELS))
+        assert tracemalloc.get_traced_memory()[0] < 250_000  # one text may be held by the generator
+    finally:
+        tracemalloc.stop()
+    assert names.name("x" * 100_000 + "0") == f"{'x' * 63}…"
+    assert names.name("y") == "other"
 
 
 # --- counters --------------------------------------------------------------------------------
