@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from exporter.events import LabelEvent, RejectedEvent
 from exporter.features.extract import scalar_text
 from exporter.storage.engine import is_shared
-from exporter.storage.label_rows import MAX_PREDICTION, LabelRow, find_rows, stored_rows, write_rows
+from exporter.storage.label_refusal import refusal
+from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.schema import WAITING, is_waiting, label_json, label_spellings, labels, storable
 from exporter.storage.size import StoreSize
@@ -163,7 +164,9 @@ class LabelRecorder:
         if row.predicted is not None:
             loss = _loss(self._loss, row, item.label)
             if loss is None:
-                result.rejected.append(RejectedEvent(index, "/label", _refusal(row, item.label), "wrong_type"))
+                result.rejected.append(
+                    RejectedEvent(index, "/label", refusal(_decode(row.prediction), item.label), "wrong_type")
+                )
                 return False
         result.accepted += 1
         result.joined += row.predicted is not None
@@ -251,19 +254,6 @@ def _find(rows: dict[str, list[LabelRow]], item: LabelEvent) -> LabelRow:
 def _loss(loss: Loss, row: LabelRow, label: Any) -> float | None:
     prediction = _decode(row.prediction)
     return None if prediction is None else loss(row.model or "", row.version or "", prediction, label)
-
-
-def _refusal(row: LabelRow, label: Any) -> str:
-    """Return why a label is refused, without its value: that may be personal data."""
-    if row.prediction in {None, "null"}:
-        return f"its prediction has no value to compare with, or one that is longer than {MAX_PREDICTION:,} characters"
-    return f"expected {_kind(_decode(row.prediction))}, as its prediction is, got {_kind(label)}"
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    return "a string" if isinstance(value, str) else "a number"
 
 
 def _counted(row: LabelRow, shared: bool) -> LabelledPrediction:

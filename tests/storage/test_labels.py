@@ -144,7 +144,11 @@ def test_a_label_that_cannot_be_compared_is_refused(database: str, start: Callab
     result = exporter.label(("number", "abc"), ("number", "Infinity"), ("number", True), ("failed", 1), ("number", 4))
     assert [(item.index, item.pointer) for item in result.rejected] == [(n, "/label") for n in range(4)]
     assert result.rejected[0].detail == "expected a number, as its prediction is, got a string"
+    assert result.rejected[1].detail == "is too far from its prediction, or one of the two is not finite"
+    assert result.rejected[2].detail == "expected a number, as its prediction is, got a boolean"
     assert "no value to compare" in result.rejected[3].detail
+    far = exporter.label(("number", 1e300), ("number", "1e300"), ("number", 10**400)).rejected
+    assert {item.detail for item in far} == {result.rejected[1].detail}
     assert numbers(result) == (1, 1, 0, 0, 1, 4)
     exporter.predict("early", prediction=2.5)
     exporter.predict("early failed", prediction=None)

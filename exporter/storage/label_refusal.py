@@ -1,0 +1,40 @@
+"""Why a label cannot be compared with its prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporter.storage.label_rows import MAX_PREDICTION
+
+
+def refusal(prediction: Any, label: Any) -> str:
+    """Return why a label is refused, without its value: that may be personal data.
+
+    Parameters
+    ----------
+    prediction
+        Its value; None if it has none, or a longer one than `MAX_PREDICTION`.
+    label
+        The label.
+    """
+    if prediction is None:
+        return f"its prediction has no value to compare with, or one that is longer than {MAX_PREDICTION:,} characters"
+    if _is_number(prediction) and _is_number(label):
+        return "is too far from its prediction, or one of the two is not finite"
+    return f"expected {_kind(prediction)}, as its prediction is, got {_kind(label)}"
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, or the text of one."""
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return False
+    return type(value) in {int, float, str}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a boolean"
+    return "a string" if isinstance(value, str) else "a number"
