@@ -81,8 +81,12 @@ def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
 
 
 def rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, object]]:
-    """Return the events that were rejected beside others that were accepted, at most `MAX_ERRORS`."""
-    return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in rejected[:MAX_ERRORS]]
+    """Return the events that were rejected beside others that were accepted: the first `MAX_ERRORS`, and the last one.
+
+    The last one says where a decoder stopped, if it did.
+    """
+    listed = [*rejected[:MAX_ERRORS], *rejected[MAX_ERRORS:][-1:]]
+    return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in listed]
 
 
 def _count(rejected: int) -> str:

@@ -102,6 +102,18 @@ def test_good_labels_are_stored_beside_refused_ones(shared: Served) -> None:
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/0/label")
 
 
+def test_the_last_refusal_says_where_the_exporter_stopped(shared: Served) -> None:
+    """After a thousand labels that are not valid; those before are stored, those after are not."""
+    predict(shared, "s-1", prediction=2.5, model=BARE)
+    eventually(lambda: send(shared, ("s-1", 1)).json["joined"] == 1)
+    refused_later = [("s-1", "abc")] * 10
+    answer = send(shared, ("s-1", 3), *refused_later, *[("s-2", None)] * 1000, ("s-3", 1), ("s-4", 1))
+    assert (answer.status, answer.json["accepted"]) == (201, 1)
+    rejected = answer.json["rejected"]
+    assert [item["index"] for item in rejected] == [*range(1, 1001), 1011]
+    assert rejected[-1]["detail"] == "ignored: 1000 events before it were rejected"
+
+
 def test_an_early_label_that_cannot_be_compared_is_counted(shared: Served) -> None:
     """As a rejected event, once its prediction arrives."""
     rejected = 'model_exporter_events_rejected_total{reason="wrong_type"}'
