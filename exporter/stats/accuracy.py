@@ -33,7 +33,10 @@ def wilson(right: float, decided: float) -> Estimate:
     share, spread = right / decided, Z * Z / decided
     centre = (share + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * sqrt(share * (1 - share) / decided + spread / decided / 4)
-    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0))
+    # The ends at 0 and 1 are exact: rounding would leave 4e-17.
+    return Estimate(
+        share, max(centre - half, 0.0) if right else 0.0, min(centre + half, 1.0) if right < decided else 1.0
+    )
 
 
 def estimate_accuracy(

@@ -75,3 +75,9 @@ def test_estimated_sizes_widen_the_interval() -> None:
     assert rough.upper - rough.lower > 1.5 * (exact.upper - exact.lower)
     same = ([50_000, 50_000], 0, 0, [500, 500], [400, 400])
     assert estimate_accuracy(*same, seen=200) == pytest.approx(estimate_accuracy(*same))
+
+
+def test_an_interval_ends_exactly_at_nothing_and_everything() -> None:
+    """Rounding leaves no 4e-17 as the lower end."""
+    assert [wilson(0, n).lower for n in range(1, 600)] == [0.0] * 599
+    assert [wilson(n, n).upper for n in range(1, 600)] == [1.0] * 599

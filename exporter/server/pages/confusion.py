@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from exporter.monitoring.outcome import OTHER
+from exporter.monitoring.registry import version_sort_key
 
 
 class Cell(NamedTuple):
@@ -43,7 +44,7 @@ class Confusion(NamedTuple):
 
 
 def confusion(outcomes: Mapping[tuple[str, str], int]) -> Confusion | None:
-    """Return the table of the classes that occur, the most frequent label first; None without labels.
+    """Return the table of the classes that occur, in the order of their names; None without labels.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def confusion(outcomes: Mapping[tuple[str, str], int]) -> Confusion | None:
     if not actual.total():
         return None
     both = predicted + actual  # without classes that do not occur
-    order = sorted(both, key=lambda name: (name == OTHER, -actual[name], -predicted[name], name))
+    order = sorted(both, key=lambda name: (name == OTHER, version_sort_key(name)))
     rows = [name for name in order if predicted[name]]
     columns = [name for name in order if actual[name]]
 

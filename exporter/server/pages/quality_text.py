@@ -76,6 +76,8 @@ def describe_measured(kind: Kind, name: str, window: WindowQuality, reference: Q
         text = f"{figure(kind, estimate.value)} of the {window.labelled:,.0f} {labelled} {_verb(window)} right{bounds}."
     else:
         text = f"The mean absolute error of the {window.labelled:,.0f} {labelled} is {number(estimate.value)}{bounds}."
+    if kind == "accuracy" and estimate.value == 0 and window.labelled >= LEAST_ROWS:
+        return f"{text} No label equals its prediction: check that both have the same spelling, such as 1 or yes."
     return f"{text} {_compare(kind, estimate, reference)}" if reference else text
 
 
@@ -147,9 +149,9 @@ def describe_estimates(kind: Kind, name: str, window: WindowQuality, estimate: E
         return f"{text} The estimate was good: the difference is not more than chance explains."
     too = "high" if value < estimate.value else "low"
     return (
-        f"{text} The estimate was too {too}, by more than chance explains. Either the labelled predictions are not "
-        "typical of all, or the same inputs have other labels than before. If it stays, make a profile from recent "
-        "labelled rows."
+        f"{text} The estimate was too {too}, by more than chance explains. Either inputs are unlike those of the "
+        "labelled rows (see Drift), or the labelled predictions are not typical of all, or the same inputs have other "
+        "labels than before. If it stays, and the inputs are right, make a profile from recent labelled rows."
     )
 
 
