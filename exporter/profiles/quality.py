@@ -180,6 +180,10 @@ class QualityEstimator:
             watched.append((layout[PREDICTION], np.array(targets[PREDICTION].counts) == 0))
         self._watched = _Shares([bins for bins, _ in watched])
         self._unsupported = np.concatenate([empty for _, empty in watched] or none).astype(np.float64)
+        others = {name: target for name, target in targets.items() if layout[name] not in {bins for bins, _ in watched}}
+        self._others = _Shares([layout[name] for name in others])
+        empty = [np.array(target.counts) == 0 for target in others.values()]
+        self._unknown = np.concatenate(empty or none).astype(np.float64)
 
     def value(self, counts: Floats) -> float:
         """Return the estimate alone; see `estimate`. NaN where nothing was observed, or with too few labelled rows."""
@@ -228,7 +232,7 @@ class QualityEstimator:
         if not observed:
             return None
         unsupported = self._unsupported_share(counts)
-        if unsupported > _MOST_UNSUPPORTED:
+        if max(unsupported, self._unknown_share(counts)) > _MOST_UNSUPPORTED:
             return None
         shares, _ = self._parts.read(counts)
         value = self.value(counts)
@@ -255,6 +259,11 @@ class QualityEstimator:
         if self.kind == "accuracy":  # the first target is the confidence
             unsupported[0] = 1 - (1 - unsupported[0]) * (1 - self._lacking_share(counts))
         return float(unsupported.max(initial=0.0))
+
+    def _unknown_share(self, counts: Floats) -> float:
+        """Return the largest share of a feature that did not matter in training in bins that training left empty."""
+        shares, _ = self._others.read(counts)
+        return float(self._others.sums(shares * self._unknown).max(initial=0.0))
 
     def _lacking_share(self, counts: Floats) -> float:
         """Return the share of predictions without a valid confidence, of those expected to have one.

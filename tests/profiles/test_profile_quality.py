@@ -185,6 +185,20 @@ def test_values_without_labelled_rows_widen_the_interval_and_beyond_half_there_i
             assert found.upper - found.lower > before.upper - before.lower + 0.5 * unsupported
 
 
+def test_a_feature_that_did_not_matter_may_still_leave_what_the_labelled_rows_know(tmp_path):
+    """Where most of its values are unlike all of training, nothing is known of the model there: no estimate."""
+    rng = np.random.default_rng(5)
+    made_of = {**classified(rng, 4000), "idle": rng.random(4000)}
+    binner, made = estimator(profiled(tmp_path, made_of, **CLASSIFIER))
+    rows = {**classified(rng, 2000), "idle": rng.random(2000)}
+    before = made.estimate(counts(binner, rows))
+    rows["idle"][:800] = 9.0
+    assert made.estimate(counts(binner, rows)) == before
+    rows["idle"][:1200] = 9.0
+    assert made.estimate(counts(binner, rows)) is None
+    assert made.absence(counts(binner, rows)) == "unsupported"
+
+
 @pytest.mark.parametrize(
     ("sure", "accuracy_range"),
     [("constant", 0.0), ("reversed", 0.0), ("random", 0.05), ("perfect", 1.0)],

@@ -57,5 +57,6 @@ def send(server: Served, model: str, table: pa.Table, version: str = "3", label:
     ]
     if label:
         assert server.post("/v1/labels", labels).status in {200, 201}
-        name = "model_labelled_predictions_total"
-        eventually(lambda: sum(server.samples(name).values()) >= len(labels), 30)
+        series = f'model="{model}"'
+        counted = "model_labelled_predictions_total"
+        eventually(lambda: sum(n for name, n in server.samples(counted).items() if series in name) >= len(labels), 30)
