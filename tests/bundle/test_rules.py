@@ -13,6 +13,7 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS
+from exporter.stats.accuracy import wilson
 
 PROMETHEUS = ROOT / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
@@ -69,6 +70,9 @@ RECORDED = {
     "model_version:correction_ratio:rate1h",
     "model_version:estimated_accuracy:increase1h",
     "model_version:accuracy:best_known",
+    "model_version_window:labelled_predictions:sum",
+    "model_version_window:accuracy:measured",
+    "model_version_window:accuracy_upper:measured",
     "model_version_class:recall:increase1d",
     "model_version_class:precision:increase1d",
     "model_version_feature:kl_divergence:increase1h",
@@ -141,6 +145,33 @@ def test_both_target_folders_serve_every_job() -> None:
 def test_promtool_tests_pass(path: Path) -> None:
     """The promtool scenarios of the file pass."""
     promtool("test", "rules", path)
+
+
+def test_the_interval_of_one_replica_is_the_exporters(tmp_path: Path) -> None:
+    """The rule for the sum of replicas gives, for one that has labels, the same upper end as the exporter."""
+    cases = ((0, 20), (1, 23), (10, 20), (45, 50), (20, 20), (2711, 3000), (999_999, 1_000_000))
+    series, expected = [], []
+    for right, labelled in cases:
+        of = f'model="m",version="{labelled}",window="{right}"'
+        series += [
+            {"series": f"model_accuracy{{{of},instance='a'}}", "values": f"{right / labelled!r}x5"},
+            {"series": f"model_window_labelled_predictions{{{of},instance='a'}}", "values": f"{labelled}x5"},
+        ]
+        expected.append({"labels": f"{{{of}}}", "value": round(wilson(right, labelled).upper, 5)})
+    # Another replica has no labels, so its accuracy is not a number, which promtool's series cannot be.
+    other = {"model": "m", "version": "50", "window": "45", "instance": "b"}
+    empty = [
+        {"record": "model_accuracy", "expr": "vector(NaN)", "labels": other},
+        {"record": "model_window_labelled_predictions", "expr": "vector(0)", "labels": other},
+    ]
+    group = {"groups": [{"name": "replica", "rules": empty}]}
+    (tmp_path / "replica.yml").write_text(yaml.safe_dump(group), encoding="utf-8")
+    query = "round(1e5 * model_version_window:accuracy_upper:measured) / 1e5"
+    check = {"expr": query, "eval_time": "2m", "exp_samples": expected}
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": [check]}
+    document = {"rule_files": ["replica.yml", str(PROMETHEUS / "rules" / "business.yml")], "tests": [case]}
+    (tmp_path / "interval.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    promtool("test", "rules", tmp_path / "interval.yml")
 
 
 def test_alerts_are_the_policy() -> None:
