@@ -111,6 +111,17 @@ SCENARIOS = {
         {"ModelCorrectionRatioHigh": (39,)},
         {"ModelCorrectionRatioHigh": (47, 58)},
     ),
+    "accuracy of a version that is rolled back": Scenario(
+        "business",
+        {
+            f"model_attempts_total{{{MODEL}}}": Counter(((20, 0.1), (90, 0))),
+            f"model_reference_accuracy_overall{{{MODEL}}}": Steps(((110, 0.9),)),
+            f'model_accuracy{{{MODEL},window="7d"}}': Steps(((5, 0.9), (105, 0.5))),
+            f'model_window_labelled_predictions{{{MODEL},window="7d"}}': Steps(((110, 40),)),
+        },
+        {"ModelAccuracyLow": (5, 18, 85, 109)},
+        {"ModelAccuracyLow": (22, 78)},
+    ),
     "losses": Scenario(
         "exporter",
         {
