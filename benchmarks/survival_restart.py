@@ -120,7 +120,7 @@ def hanging() -> bool:
         stopped(exporter)
         log = (Path(name) / "one" / "log").read_text()
         result = Comparison(url, clients)
-    reported = sum(map(int, re.findall(r"(\d+) predictions that waited", log)))
+    reported = sum(map(int, re.findall(r"(\d+) predictions were not written", log)))
     lost = clients.accepted - (result.stored - result.stored_twice)
     print(f"stopped while PostgreSQL hangs: {seconds:.1f} s; predictions accepted {clients.accepted:,}, not stored "
           f"{lost:,}, said to be lost {reported:,}; corrections acknowledged {len(clients.acknowledged):,}, "
