@@ -90,7 +90,7 @@ def overloaded() -> bool:
         with contextlib.closing(sqlite3.connect(f"{name}/store.db")) as connection:
             (stored,) = connection.execute("SELECT count(*) FROM predictions").fetchone()
     accepted = sent.statuses[202] * EVENTS
-    reported = sum(map(int, re.findall(r"(\d+) (?:events were accepted|predictions that waited)", log)))
+    reported = sum(map(int, re.findall(r"(\d+) (?:events were accepted|predictions were not written)", log)))
     print(f"stopped in an overload: {seconds:.1f} s, exit status {status}")
     print(f"predictions accepted {accepted:,}, stored {stored:,}, lost and said so {reported:,}, neither "
           f"{accepted - stored - reported:,}; requests: {dict(sent.statuses)} (0: no answer)")  # fmt: skip
