@@ -13,7 +13,6 @@ from exporter.comparison.versions import choose, never_together
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import DURATION_BUCKETS, TOTALS
 from exporter.monitoring.shared_counts import SharedCounts
-from exporter.profiles.quality import QualityEstimator
 from exporter.stats.divergence import Floats
 from exporter.storage.label_sums import LabelSums
 
@@ -69,7 +68,7 @@ def _features(binner: Binner, observed: Floats) -> dict[str, Feature]:
 
 
 def _quality(sums: LabelSums, binner: Binner | None, totals: Floats) -> Quality:
-    estimator = QualityEstimator.from_profile(binner.profile, binner.names) if binner else None
+    estimator = binner.quality if binner else None
     observed = totals[len(TOTALS) + len(DURATION_BUCKETS) + 1 :]
     by_numbers = estimator.kind == "absolute_error" if estimator else sums.loss != sums.squared_loss
     return Quality(
