@@ -5,34 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from exporter.client.encoding import rfc3339
-from exporter.commands.common import add_credentials, add_csv_options, authorization, whole_number
-from exporter.commands.ingest.checkpoint import State, begin
+from exporter.commands.common import add_csv_options
+from exporter.commands.ingest import report
+from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.input_file import Input, open_input
 from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.remote import Labels, Sender, json_values
+from exporter.commands.ingest.sending import add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table, column_type, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
-from exporter.events import MAX_REJECTED
 from exporter.features.types import INPUT_TYPES
-from exporter.http_client.client import Client
 from exporter.profiles.readers.files import FileSource
-from exporter.validation import parse_duration
+from exporter.validation import preview
 
 ROUTE = "/v1/labels"
 DEFAULT_URL = "http://127.0.0.1:9877"
 FORMATS = ("csv", "parquet", "npz", "jsonl")
-TIMEOUT = 60.0
-"""Seconds that one request to an exporter may take."""
-BATCH = MAX_REJECTED
-"""Rows of a request, at most and by default: an exporter does not look at the rest after as many wrong ones."""
+FEW = 5
+"""Labels that may all wait without a remark: perhaps their predictions have not arrived yet."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,41 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label-column", default="label", metavar="NAME", help="column with the true label (%(default)s)")
     add("--time-column", metavar="NAME", help="column with the time at which the label became known; default: now")
     add_csv_options(parser, INPUT_TYPES)
-    add_credentials(parser, "MODEL_EXPORTER")
-    size = whole_number(1, MAX_REJECTED)
-    add("--batch-size", type=size, default=BATCH, metavar="N", help="rows of a request (%(default)s)")
-    text = "how long to retry when the exporter does not respond or is full (%(default)s)"
-    add("--give-up", default="5m", metavar="DURATION", help=text)
-    add("--state", type=Path, metavar="FILE", help="file that records what was sent; default: FILE.label.json")
+    add_sending_options(parser, "label")
 
 
 def run(options: argparse.Namespace) -> int:
     """Send the labels of a file; return the exit status."""
     start = time.monotonic()
-    try:
-        give_up = parse_duration(options.give_up)
-    except ValueError as error:
-        raise BatchError(f"--give-up: {error}") from None
-    client = Client(
-        options.exporter,
-        "--exporter",
-        user_in_url=True,
-        authorization=lambda: authorization(options),
-        ca_file=options.ca_file,
-        timeout=TIMEOUT,
-    )
-    with client, open_input(options.file, options.format) as source, Progress() as progress:
-        path = options.state or (source.file and source.file.with_name(f"{source.file.name}.label.json"))
-        state, remark = _begin(options, source, path, client.url)
+    with sending_client(options) as client, open_input(options.file, options.format) as source, Progress() as progress:
+        columns = f"labels of {options.label_column} by {options.id_column}"
+        of_model = f" of model {options.model}" if options.model else ""
+        state, path = begin_sending(options, source, f"{client.url} {columns}{of_model}")
         if state.done:
-            print(f"{source.where}: nothing to send: {remark}")
             return 0
-        if remark:
-            print(f"model-exporter: {remark}", file=sys.stderr)
         refused = Refused(state.rows)
         table = _table(options, source, refused)
         labels = _Labels(table, refused, options.id_column, options.model)
-        sender = Sender(client, state, path, refused, labels=Labels(None, refused), give_up=give_up, route=ROUTE)
+        sender = Sender(
+            client, state, path, refused, labels=Labels(None, refused), give_up=options.give_up, route=ROUTE
+        )
         sender.send(labels.chunks(state), lambda chunk: progress("labels", chunk.done, chunk.numbers[-1]))
         if not table.rows:
             raise BatchError(f"{source.where}: has no rows")
@@ -93,21 +74,39 @@ def run(options: argparse.Namespace) -> int:
         f"{source.where}: {table.rows:,} rows, {state.accepted:,} labels accepted, {refused.count:,} rejected, "
         f"{labels.missing:,} rows without a label, in {time.monotonic() - start:.1f} s"
     )
-    for reason in refused.first:
-        print(f"  {reason}")
-    if refused.count > len(refused.first):
-        print(f"  and {refused.count - len(refused.first):,} more")
-    totals = [f"{sender.totals[name]:,} {name}" for name in ("joined", "waiting", "repeated", "changed")]
-    print(f"sent to {client.url}: {', '.join(totals)}")
+    for line in report.reasons(refused):
+        print(line)
+    print(f"sent to {client.url}: {_joined(sender.totals)}")
+    if sender.totals["waiting"] > FEW and not sender.totals["joined"]:
+        print(_why_none_joined(options, client.url, labels.first_id), file=sys.stderr)
     return 0
 
 
-def _begin(options: argparse.Namespace, source: Input, path: Path | None, url: str) -> tuple[State, str]:
-    """Return the state of sending a file, and what to tell the user about it."""
-    columns = f"labels of {options.label_column} by {options.id_column}"
-    target = f"{url} {columns}{f' of model {options.model}' if options.model else ''}"
-    appendable = source.kind in {"csv", "jsonl", "predictions"}
-    return begin(path, source.file or source.path, target, options.batch_size, appendable)
+def _joined(totals: Counter[str]) -> str:
+    """Say what became of the labels that were sent now.
+
+    >>> _joined(Counter(joined=480, waiting=20, repeated=200))
+    '480 joined their prediction, 20 wait for theirs; of these 500, 200 as before'
+    """
+    text = f"{totals['joined']:,} joined their prediction, {totals['waiting']:,} wait for theirs"
+    before = [f"{totals['repeated']:,} as before"] if totals["repeated"] else []
+    before += [f"{totals['changed']:,} in place of another label"] if totals["changed"] else []
+    return f"{text}; of these {totals['joined'] + totals['waiting']:,}, {' and '.join(before)}" if before else text
+
+
+def _why_none_joined(options: argparse.Namespace, url: str, first_id: str) -> str:
+    return "\n".join(
+        (
+            "model-exporter: no label has joined a prediction: all wait until theirs arrives. If the predictions were "
+            "sent already, check:",
+            f"  - Is {url} (--exporter) the exporter that got the predictions?",
+            f"  - Does {options.id_column} (--id-column) hold their identifiers? The first is {preview(first_id)}.",
+            "  - Did they have an identifier (id) when they were sent? Otherwise the exporter gave them one; "
+            "POST /v1/predictions?ids=1 returns it.",
+            *([f"  - Are they of the model {options.model} (--model)?"] if options.model else []),
+            "  - Are they so old that the exporter has deleted them (store.retention)?",
+        )
+    )
 
 
 def _table(options: argparse.Namespace, source: Input, refused: Refused) -> Table:
@@ -130,6 +129,8 @@ class _Labels:
     ----------
     missing
         Rows without a label so far: it is not known yet.
+    first_id
+        The identifier of the first label that was sent.
     """
 
     def __init__(self, table: Table, refused: Refused, id_column: str, model: str | None) -> None:
@@ -138,6 +139,7 @@ class _Labels:
         self._id_column = id_column
         self._common = {"model": model} if model else {}
         self.missing = 0
+        self.first_id = ""
 
     def chunks(self, state: State) -> Iterator[Chunk]:
         """Yield the labels after those that were sent before, in the same batches however the file is read."""
@@ -156,5 +158,6 @@ class _Labels:
                 self._refused.add(number, self._id_column, "has no identifier")
             else:
                 time = {} if moment is None or np.isnan(moment) else {"time": rfc3339(moment)}
+                self.first_id = self.first_id or prediction_id
                 event = {"prediction_id": prediction_id, "label": label, **self._common, **time}
                 yield number, msgspec.json.encode(event)

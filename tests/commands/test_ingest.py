@@ -530,7 +530,7 @@ def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path
     output = shell(label.replace("label repaid", f"label --exporter {exporter.url} repaid"), tmp_path)
     shapes = [re.sub(r"\n  .*", "", re.sub(r"[\d,.]*\d", "N", text)) for text in (output, labelled)]
     assert shapes[0] == shapes[1]
-    assert "1,250 joined, 50 waiting, 1 repeated, 0 changed" in output
+    assert "1,250 joined their prediction, 50 wait for theirs; of these 1,300, 1 as before\n" in output
 
 
 def shell(script: str, folder: Path) -> str:

@@ -19,6 +19,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.cli import main
 from exporter.commands import label
+from exporter.commands.ingest import sending
 from exporter.events import MAX_REJECTED
 
 ROWS = 12_000
@@ -61,10 +62,9 @@ def write(rows: pa.Table, path: Path) -> Path:
     return path
 
 
-def totals(text: str) -> dict[str, int]:
-    """The numbers of the last line by name."""
-    parts = text.strip().splitlines()[-1].rpartition(": ")[2].split(", ")
-    return {name: int(number.replace(",", "")) for number, name in (part.split() for part in parts)}
+def joined(text: str) -> str:
+    """What became of the labels: the last line without the URL."""
+    return text.strip().splitlines()[-1].rpartition(": ")[2]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
@@ -77,12 +77,13 @@ def test_a_table_of_labels_is_sent(
     assert main(command) == 0
     out = capsys.readouterr().out
     assert f"{ROWS:,} rows, {ROWS:,} labels accepted, 0 rejected, 0 rows without a label" in out
-    assert totals(out)["joined"] == ROWS
+    assert joined(out).startswith("12,000 joined their prediction, 0 wait for theirs")
     assert main(command) == 0
     assert "nothing to send" in capsys.readouterr().out
     path.with_name(f"{path.name}.label.json").unlink()
     assert main(command) == 0
-    assert totals(capsys.readouterr().out) == {"joined": ROWS, "waiting": 0, "repeated": ROWS, "changed": 0}
+    before = "of these 12,000, 12,000 as before"
+    assert joined(capsys.readouterr().out) == f"12,000 joined their prediction, 0 wait for theirs; {before}"
     right = exporter.samples()['model_correct_predictions_total{model="credit",version="unknown"}']
     assert right == ROWS * 2 / 3
 
@@ -102,7 +103,7 @@ def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, capsys:
     out = capsys.readouterr().out
     assert "4 rows, 2 labels accepted, 1 rejected, 1 rows without a label" in out
     assert "row 3, loan: has no identifier" in out
-    assert totals(out)["joined"] == 2
+    assert "2 joined their prediction, 0 wait for theirs" in out
     name = BARE.replace("\\", "\\\\").replace('"', '\\"')
     error = exporter.samples()[f'model_absolute_error_total{{model="{name}",version="unknown"}}']
     assert error == 2.5 + 1.0 + 1.0
@@ -128,8 +129,14 @@ def test_rejected_rows_are_named(exporter: Served, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--label-column=lable"], 'has no column "lable"; did you mean "label"?'),
-        (["--give-up=never"], "--give-up: "),
+        (
+            ["--label-column=lable"],
+            'has no column "lable"; did you mean "label"? --label-column may be "prediction_id", "label", "amount"',
+        ),
+        (
+            ["--id-column=loan"],
+            'has no column "loan"; --id-column may be "prediction_id", "label", "amount"',
+        ),
         (["--model=kredit"], 'did you mean "credit"?'),
         (["--type=label=nothing"], "--type: "),
         (["--exporter=http://127.0.0.1:1", "--give-up=1s"], "Connection refused"),
@@ -179,16 +186,40 @@ def test_labels_after_many_wrong_ones_are_sent(
     path = with_wrong_rows(tmp_path / "labels.csv")
     assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 0
     assert "1,501 rows, 1 labels accepted, 1,500 rejected" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["label", str(path), f"--exporter={exporter.url}", f"--batch-size={MAX_REJECTED + 1}"])
+    for flag in (f"--batch-size={MAX_REJECTED + 1}", "--give-up=never"):
+        with pytest.raises(SystemExit):
+            main(["label", str(path), f"--exporter={exporter.url}", flag])
+    assert "argument --give-up: expected a duration such as 5m or 1h" in capsys.readouterr().err
 
 
 def test_rows_that_the_response_leaves_out_stop_the_command(
     exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state does not advance: they were not looked at."""
-    monkeypatch.setattr(label, "BATCH", 5000)
+    monkeypatch.setattr(sending, "BATCH", 5000)
     path = with_wrong_rows(tmp_path / "labels.csv")
     assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 1
     assert "the response accounts for 1,000 of 1,501 rows in the request; 0 rows are sent" in capsys.readouterr().err
     assert json.loads((tmp_path / "labels.csv.label.json").read_text())["rows"] == 0
+
+
+def test_labels_of_unknown_predictions(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command says that all wait, and names the likely causes; not for a few, or if one has joined."""
+    ids = [f"order-{n}" for n in range(label.FEW + 1)]
+    command = ["label", f"--exporter={exporter.url}", "--model=credit"]
+    path = write(pa.table({"prediction_id": ids, "label": ["yes"] * len(ids)}), tmp_path / "wrong.csv")
+    assert main([*command, str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert joined(out) == "0 joined their prediction, 6 wait for theirs"
+    for cause in (
+        f"Is {exporter.url} (--exporter)",
+        'The first is "order-0"',
+        "an identifier (id)",
+        "--model",
+        "retention",
+    ):
+        assert cause in err
+    for few in (ids[1:], [*ids, "p-0"]):
+        path = write(pa.table({"prediction_id": few, "label": ["yes"] * len(few)}), tmp_path / f"{len(few)}.csv")
+        assert main([*command, str(path)]) == 0
+        assert "no label has joined" not in capsys.readouterr().err

@@ -8,9 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.commands.common import add_config_file, add_credentials, add_table_options, authorization, whole_number
+from exporter.commands.common import add_config_file, add_table_options
 from exporter.commands.ingest import quality_report, report
-from exporter.commands.ingest.checkpoint import State, begin
 from exporter.commands.ingest.input_file import FORMATS, Input, open_input
 from exporter.commands.ingest.json_lines import Lines
 from exporter.commands.ingest.local import (
@@ -23,21 +22,18 @@ from exporter.commands.ingest.local import (
 )
 from exporter.commands.ingest.pushgateway import Gateway, Run, write
 from exporter.commands.ingest.remote import Labels, Sender, table_chunks
+from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, column_type, output_types
 from exporter.commands.progress import Progress
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
-from exporter.http_client.client import Client
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers.files import FileSource
-from exporter.validation import parse_duration, preview
+from exporter.validation import preview
 
-TIMEOUT = 60.0
-"""Seconds that one request to an exporter may take."""
 DRIFTED = 3
 """Exit status of ``--fail-on-drift``."""
-_CHUNK = 1000  # an exporter explains as many wrong rows of a request: see exporter.events.MAX_REJECTED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
     add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
-    add_credentials(parser, "MODEL_EXPORTER", deprecated="MODEL_EXPORTER_TOKEN")
-    size = whole_number(1, _CHUNK)
-    add("--batch-size", type=size, default=_CHUNK, metavar="N", help="rows of a request to the exporter (%(default)s)")
-    text = "how long to retry when the exporter does not respond or is full (%(default)s)"
-    add("--give-up", default="5m", metavar="DURATION", help=text)
-    add("--state", type=Path, metavar="FILE", help="file that records what was sent; default: FILE.ingest.json")
+    add_sending_options(parser, "ingest", deprecated="MODEL_EXPORTER_TOKEN")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,7 +87,7 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
     with open_input(options.file, options.format) as source, Progress() as progress:
         if source.kind == "predictions":
             _refuse_column_options(options, roles)
-            lines = Lines(source.path, source.where, refused, max_lines=_CHUNK)
+            lines = Lines(source.path, source.where, refused, max_lines=BATCH)
             count_lines(lines, monitors, refused, progress)
             total, remarks, labelled = lines.rows, [], 0
         else:
@@ -196,26 +187,18 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
     """Send the rows to an exporter."""
     start = time.monotonic()
     _check_send_options(options, roles)
-    try:
-        give_up = parse_duration(options.give_up)
-    except ValueError as error:
-        raise BatchError(f"--give-up: {error}") from None
     monitors = monitors_of_profile(options.profile, options.model) if options.profile else None
     monitor = choose_monitor(monitors, None, None) if monitors else None
-    client = _client(options)
-    with client, open_input(options.file, options.format) as source, Progress() as progress:
+    with sending_client(options) as client, open_input(options.file, options.format) as source, Progress() as progress:
         are_events = source.kind == "predictions"
         if are_events:
             _refuse_column_options(options, roles)
         elif not options.model:
             raise BatchError("--model: is required with --exporter: name the model of these rows")
-        path = options.state or (source.file and source.file.with_name(f"{source.file.name}.ingest.json"))
-        state, remark = _begin(options, source, path, client.url)
+        rows_of = "" if are_events else f" model {options.model} version {options.version or 'unknown'}"
+        state, path = begin_sending(options, source, client.url + rows_of)
         if state.done:
-            print(f"{source.where}: nothing to send: {remark}")
             return 0
-        if remark:
-            print(f"model-exporter: {remark}", file=sys.stderr)
         refused, labels = Refused(state.rows), Labels(roles.label, Refused(state.rows))
         rows: Lines | Table
         if are_events:
@@ -225,7 +208,7 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
         else:
             rows = _table(options, source, roles, refused, monitor)
             chunks = table_chunks(rows, state, options.model, options.version, labels)
-        sender = Sender(client, state, path, refused, labels=labels, give_up=give_up)
+        sender = Sender(client, state, path, refused, labels=labels, give_up=options.give_up)
         sender.send(chunks, lambda chunk: progress("rows", chunk.done, chunk.numbers[-1]))
         _require_good_rows(source, rows.rows, refused)
         sender.finish(rows.rows)
@@ -243,23 +226,3 @@ def _check_send_options(options: argparse.Namespace, roles: Roles) -> None:
             raise BatchError(f"--{name}: cannot be used with --exporter, which counts the rows")
     if roles.label and not roles.id:
         raise BatchError("--label-column: set --id-column, since an exporter joins labels with predictions by it")
-
-
-def _client(options: argparse.Namespace) -> Client:
-    return Client(
-        options.exporter,
-        "--exporter",
-        user_in_url=True,
-        authorization=lambda: authorization(options),
-        ca_file=options.ca_file,
-        timeout=TIMEOUT,
-    )
-
-
-def _begin(options: argparse.Namespace, source: Input, path: Path | None, url: str) -> tuple[State, str]:
-    """Return the state of sending a file, and what to tell the user about it."""
-    target = url
-    if source.kind != "predictions":
-        target += f" model {options.model} version {options.version or 'unknown'}"
-    appendable = source.kind in {"csv", "jsonl", "predictions"}
-    return begin(path, source.file or source.path, target, options.batch_size, appendable)

@@ -24,16 +24,17 @@ _STATUSES = {
 def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
     """Return how many rows there were, and what was wrong with the first that were rejected."""
     yield f"{where}: {count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
-    yield from _reasons(refused)
+    yield from reasons(refused)
 
 
 def labels(accepted: int, refused: Refused) -> Iterator[str]:
     """Return how many labels an exporter accepted, and what was wrong with the first that were rejected."""
     yield f"{count(accepted, 'label')} accepted, {refused.count:,} rejected"
-    yield from _reasons(refused)
+    yield from reasons(refused)
 
 
-def _reasons(refused: Refused) -> Iterator[str]:
+def reasons(refused: Refused) -> Iterator[str]:
+    """Return what was wrong with the first rows that were rejected, and how many more there were."""
     yield from (f"  {reason}" for reason in refused.first)
     if refused.count > len(refused.first):
         yield f"  and {refused.count - len(refused.first):,} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,10 +20,12 @@ from exporter.monitoring.prediction_columns import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.readers.base import Source
 from exporter.stats.divergence import Floats
-from exporter.validation import preview, suggestion
+from exporter.validation import closest, preview, suggestion
 
 MAX_REPORTED = 10
 """Refused rows whose reasons are kept."""
+MAX_LISTED = 20
+"""Columns in the message about one that is not there."""
 _FIRST_SECOND, _END = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (FIRST_YEAR, LAST_YEAR + 1))
 
 
@@ -37,9 +40,11 @@ class Roles(NamedTuple):
     ignored: tuple[str, ...] = ()
     confidence_percent: bool = False
 
-    def named(self) -> list[str]:
-        """Return all names."""
-        return [*filter(None, self[:5]), *self.ignored]
+    def named(self) -> dict[str, str]:
+        """Return the option that names each column."""
+        named = {getattr(self, role): f"--{role}-column" for role in self._fields[:5]}
+        named |= dict.fromkeys(self.ignored, "--ignore")
+        return {name: option for name, option in named.items() if name is not None}
 
 
 class Rows(NamedTuple):
@@ -139,9 +144,14 @@ class Table:
             yield self._valid(numbers, inputs, batch.columns, batch.done)
 
     def _check(self, columns: Collection[str]) -> None:
-        for name in self._roles.named():
+        for name, option in self._roles.named().items():
             if name not in columns:
-                raise BatchError(f"{self._source.where}: has no column {preview(name)}; {suggestion(name, columns)}")
+                close = closest(name, columns)
+                hint = f"; did you mean {preview(close)}?" if close else ";"
+                listed = [preview(column) for column in itertools.islice(columns, MAX_LISTED)]
+                listed += [f"{len(columns) - MAX_LISTED} more"] if len(columns) > MAX_LISTED else []
+                detail = f"has no column {preview(name)}{hint} {option} may be {', '.join(listed)}"
+                raise BatchError(f"{self._source.where}: {detail}")
 
     def _valid(
         self, numbers: npt.NDArray[np.int64], inputs: dict[str, Any], columns: Mapping[str, Any], done: float

@@ -1,0 +1,70 @@
+"""What the commands that send a file to an exporter share: options, the client, and where to continue."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from exporter.commands.common import add_credentials, authorization, checked, whole_number
+from exporter.commands.ingest.checkpoint import State, begin
+from exporter.commands.ingest.input_file import Input
+from exporter.events import MAX_REJECTED
+from exporter.http_client.client import Client
+from exporter.validation import parse_duration
+
+TIMEOUT = 60.0
+"""Seconds that one request to an exporter may take."""
+BATCH = MAX_REJECTED
+"""Rows of a request, at most and by default: an exporter does not look at the rest after as many wrong ones."""
+
+
+def add_sending_options(parser: argparse.ArgumentParser, command: str, deprecated: str | None = None) -> None:
+    """Add the options of a command that sends a file; ``deprecated`` is that of `add_credentials`."""
+    add = parser.add_argument
+    add_credentials(parser, "MODEL_EXPORTER", deprecated=deprecated)
+    text = "rows of a request to the exporter (%(default)s)"
+    add("--batch-size", type=whole_number(1, MAX_REJECTED), default=BATCH, metavar="N", help=text)
+    text = "how long to retry when the exporter does not respond or is full (%(default)s)"
+    add("--give-up", type=checked(parse_duration), default="5m", metavar="DURATION", help=text)
+    add("--state", type=Path, metavar="FILE", help=f"file that records what was sent; default: FILE.{command}.json")
+    parser.set_defaults(state_suffix=f".{command}.json")
+
+
+def sending_client(options: argparse.Namespace) -> Client:
+    """Return a client of the exporter in ``--exporter``."""
+    return Client(
+        options.exporter,
+        "--exporter",
+        user_in_url=True,
+        authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
+        timeout=TIMEOUT,
+    )
+
+
+def begin_sending(options: argparse.Namespace, source: Input, to: str) -> tuple[State, Path | None]:
+    """Return the state of sending a file and its path, None for none; say what was sent before.
+
+    Parameters
+    ----------
+    options
+        Of `add_sending_options`.
+    source
+        The file.
+    to
+        Exporter, and what the rows are to it.
+
+    Raises
+    ------
+    BatchError
+        See `begin`.
+    """
+    path = options.state or (source.file and source.file.with_name(source.file.name + options.state_suffix))
+    appendable = source.kind in {"csv", "jsonl", "predictions"}
+    state, remark = begin(path, source.file or source.path, to, options.batch_size, appendable)
+    if state.done:
+        print(f"{source.where}: nothing to send: {remark}")
+    elif remark:
+        print(f"model-exporter: {remark}", file=sys.stderr)
+    return state, path
