@@ -15,8 +15,17 @@ import msgspec
 
 from exporter.errors import ConfigError
 from exporter.features.types import INPUT_TYPES
-from exporter.tolerance import Tolerance, parse_tolerance
-from exporter.validation import KeyPath, convert, format_path, parse_duration, parse_size, preview, suggestion
+from exporter.stats.tolerance import Tolerance
+from exporter.validation import (
+    KeyPath,
+    convert,
+    format_path,
+    parse_duration,
+    parse_size,
+    parse_tolerance,
+    preview,
+    suggestion,
+)
 from exporter.yaml_file import load_yaml
 
 

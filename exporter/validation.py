@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from exporter.errors import ConfigError
+from exporter.stats.tolerance import Tolerance
 
 _T = TypeVar("_T")
 KeyPath = tuple[str | int, ...]
@@ -118,6 +119,24 @@ def parse_duration(text: str) -> float:
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
         raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}{_duration_hint(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
+
+
+def parse_tolerance(value: float | str) -> Tolerance:
+    """Parse a tolerance: an amount, or a share of the prediction such as ``5%``.
+
+    >>> parse_tolerance(0.5), parse_tolerance("5%")
+    (Tolerance(amount=0.5, share=0.0), Tolerance(amount=0.0, share=0.05))
+
+    Raises
+    ------
+    ValueError
+        When it is neither.
+    """
+    if isinstance(value, str) and (percent := re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?%", value, re.ASCII)):
+        return Tolerance(share=float(percent[1]) / 100)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"expected a number of at least 0, or a share such as 5%, got {preview(value)}")
+    return Tolerance(float(value))
 
 
 def parse_size(text: str) -> int:

@@ -29,10 +29,10 @@ from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.pipeline import Pipeline
 from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
+from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, LabelledPrediction, Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
-from exporter.tolerance import Tolerance
 from exporter.validation import preview
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.stats.accuracy import Estimate, estimate_accuracy
+from exporter.stats.tolerance import Tolerance
 from exporter.storage.label_numbers import is_within_tolerance
 from exporter.storage.sample_strata import Strata, count_columns, counts_by_stratum, stored_strata
 from exporter.storage.schema import draws, feedback, has_reviewed_label
 from exporter.storage.verdicts import Tolerances
-from exporter.tolerance import Tolerance
 
 LATEST = 20
 """Versions of a model that are counted: those with the latest samples."""

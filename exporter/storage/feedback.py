@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.events import NO_VERSION, Feedback
+from exporter.stats.tolerance import Tolerance
 from exporter.storage.feedback_batch import CONTENT, EMPTY_ROW, FeedbackBatch
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
 from exporter.storage.prediction_lookup import find_predictions, stored_days
@@ -17,7 +18,6 @@ from exporter.storage.schema import feedback, history, label_json, storable
 from exporter.storage.size import StoreSize
 from exporter.storage.statements import CompiledStatement, Values
 from exporter.storage.verdicts import Tolerances, effective_verdict
-from exporter.tolerance import Tolerance
 
 BATCH = 16
 """Feedback that is recorded together: the inputs of each one's prediction may have 16 MiB."""

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from exporter.tolerance import ROUNDING, Tolerance
+from exporter.stats.tolerance import ROUNDING, Tolerance
 
 
 class JsonNumber(FunctionElement[float]):

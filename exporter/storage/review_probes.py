@@ -14,11 +14,11 @@ import sqlalchemy as sa
 
 from exporter.stats.divergence import Floats
 from exporter.stats.strata import Integers, add_edges, allocate, shares, stratum_of
+from exporter.stats.tolerance import Tolerance
 from exporter.storage.accuracy_counts import Drawn, count_strata
 from exporter.storage.sample_strata import Strata, stored_strata
 from exporter.storage.schema import draws, feedback, predictions
 from exporter.storage.size import prediction_range
-from exporter.tolerance import Tolerance
 
 MIN_PROBES, MAX_PROBES = 10_000, 200_000
 """Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from exporter.stats.tolerance import Tolerance
 from exporter.storage.schema import label_spellings
-from exporter.tolerance import Tolerance
 
 Tolerances = Callable[[str], Tolerance]
 """Takes a model, and returns its tolerance."""

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from support.review_rows import START, pick, predict, put, redact
 
 from exporter.config import StoreConfig
+from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
 from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.accuracy_counts import accuracy_counts
@@ -26,7 +27,6 @@ from exporter.storage.feedback_join import UnjoinedFeedback
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_probes import Draw, with_feedback
 from exporter.storage.review_samples import sample_for_review
-from exporter.tolerance import Tolerance
 
 
 @pytest.fixture

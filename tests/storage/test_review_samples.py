@@ -17,6 +17,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
 from exporter.events import Feedback, Prediction
 from exporter.stats.accuracy import Estimate, wilson
+from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows, review_probes
 from exporter.storage.correction_history import correction_history
 from exporter.storage.corrections import Filter, list_corrections
@@ -25,7 +26,6 @@ from exporter.storage.review_probes import Draw, draw, select_draw
 from exporter.storage.review_samples import sample_for_review, store_sample
 from exporter.storage.sample_strata import Strata, stored_strata
 from exporter.storage.schema import draws, feedback, history, predictions
-from exporter.tolerance import Tolerance
 
 
 @pytest.fixture

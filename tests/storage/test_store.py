@@ -29,6 +29,7 @@ from exporter.events import Feedback, Prediction
 from exporter.features.png_codec import pack_image
 from exporter.monitoring.loading import load_monitors
 from exporter.profiles.readers.store import StoreSource
+from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, migrations, prediction_rows, unjoined_log
 from exporter.storage import store as database_module
 from exporter.storage.correction_history import PAGE_CHARACTERS, START, correction_history
@@ -39,7 +40,6 @@ from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
 from exporter.storage.size import StoreSize
 from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
-from exporter.tolerance import Tolerance
 
 
 class Exporter:
