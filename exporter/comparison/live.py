@@ -10,8 +10,10 @@ from typing import Any
 from exporter.comparison.counts import Counts, Feature, Period, Quality
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import choose, never_together
+from exporter.config import Task
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import DURATION_BUCKETS, TOTALS
+from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.stats.divergence import Floats
 from exporter.storage.label_sums import LabelSums
@@ -20,8 +22,18 @@ Labels = Callable[[str, str, Period], LabelSums]
 """Takes a model, a version and a period; returns sums over the predictions in the period whose label is known."""
 
 
+Scorers = Callable[[str, str], Scorer]
+"""Takes a model and a version; returns what compares its predictions with labels."""
+
+
 def compare_live(
-    shared: SharedCounts, labels: Labels, model: str, before: str | None = None, after: str | None = None
+    shared: SharedCounts,
+    labels: Labels,
+    scorers: Scorers,
+    model: str,
+    *,
+    before: str | None = None,
+    after: str | None = None,
 ) -> Comparison:
     """Compare two versions over the time in which both served.
 
@@ -40,7 +52,7 @@ def compare_live(
     sides = []
     for version, binner, row in (totals.before, totals.after):
         counts = _counts(binner, row)
-        quality = _quality(labels(model, version, period), binner, row)
+        quality = _quality(labels(model, version, period), scorers(model, version).task, binner, row)
         sides.append(Side(version, period, counts._replace(quality=quality)))
     return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts), totals.seconds)
 
@@ -67,15 +79,15 @@ def _features(binner: Binner, observed: Floats) -> dict[str, Feature]:
     return features
 
 
-def _quality(sums: LabelSums, binner: Binner | None, totals: Floats) -> Quality:
+def _quality(sums: LabelSums, task: Task | None, binner: Binner | None, totals: Floats) -> Quality:
     estimator = binner.quality if binner else None
     observed = totals[len(TOTALS) + len(DURATION_BUCKETS) + 1 :]
-    by_numbers = estimator.kind == "absolute_error" if estimator else sums.loss != sums.squared_loss
     return Quality(
         sums.labelled,
         sums.correct,
         sums.loss,
         sums.squared_loss,
-        regression=by_numbers,
+        # The losses of classes are 0 and 1, which are their own squares.
+        regression=task == "regression" if task else sums.loss != sums.squared_loss,
         estimated=estimator.estimate(observed) if estimator else None,
     )

@@ -85,7 +85,7 @@ class Comparisons:
         """
         prometheus = self._prometheus()
         if prometheus is None:
-            return compare_live(self._shared, self._labels, model, before, after)
+            return compare_live(self._shared, self._labels, self._monitors().scorer, model, before=before, after=after)
         from exporter.comparison.prometheus import compare_shared, default_window, versions
 
         now = time.time()

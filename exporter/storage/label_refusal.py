@@ -19,9 +19,11 @@ def refusal(prediction: Any, label: Any) -> str:
     """
     if prediction is None:
         return f"its prediction has no value to compare with, or one that is longer than {MAX_PREDICTION:,} characters"
-    if _is_number(prediction) and _is_number(label):
-        return "is too far from its prediction, or one of the two is not finite"
-    return f"expected {_kind(prediction)}, as its prediction is, got {_kind(label)}"
+    if not _is_number(prediction):  # classes can always be compared
+        return f"its model predicts numbers, and its prediction is {_kind(prediction)}"
+    if not _is_number(label):
+        return f"expected a number, as its prediction is, got {_kind(label)}"
+    return "is too far from its prediction, or one of the two is not finite"
 
 
 def _is_number(value: Any) -> bool:
@@ -35,6 +37,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    return "a string" if isinstance(value, str) else "a number"
+    return "a boolean" if isinstance(value, bool) else "a string"

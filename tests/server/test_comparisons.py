@@ -301,7 +301,7 @@ def test_an_error_in_one_comparison_leaves_no_old_numbers(tmp_path: Path, monkey
         scene(exporter)
         exporter.comparisons.refresh()
         assert exporter.comparisons.lines()
-        monkeypatch.setattr("exporter.server.comparisons.compare_live", lambda *_: 1 / 0)
+        monkeypatch.setattr("exporter.server.comparisons.compare_live", lambda *_, **__: 1 / 0)
         exporter.comparisons.refresh()
         errors = []
         for _ in range(2):

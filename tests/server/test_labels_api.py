@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from support.servers import CONFIG, Answer, Served, eventually, write_config
 
+from exporter.events import LabelEvent, Prediction
+from exporter.server.application import Exporter
+
 BARE = CONFIG["models"][1]["name"]
 """A model without a profile: whether it predicts classes or numbers, each of its predictions says."""
 
@@ -100,6 +103,30 @@ def test_good_labels_are_stored_beside_refused_ones(shared: Served) -> None:
     }
     answer = send(shared, ("n-1", "abc"))
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/0/label")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "detail"),
+    [
+        (True, True, "its model predicts numbers, and its prediction is a boolean"),
+        ("high", 3, "its model predicts numbers, and its prediction is a string"),
+        ("2.5", "high", "expected a number, as its prediction is, got a string"),
+        (2.5, True, "expected a number, as its prediction is, got a boolean"),
+        (2.5, 1e300, "is too far from its prediction, or one of the two is not finite"),
+    ],
+)
+def test_why_a_label_of_a_regression_is_refused(tmp_path: Path, prediction: Any, label: Any, detail: str) -> None:
+    """The message says which of the two is not a number."""
+    write_config(tmp_path, {"models": [{"name": "m", "task": "regression"}]})
+    exporter = Exporter(tmp_path / "exporter.yml")
+    try:
+        exporter.pipeline.submit([Prediction("m", id="p", prediction=prediction)], 1)
+        assert exporter.pipeline.settle(10)
+        assert exporter.store.flush(10)
+        result = exporter.store.record_labels([LabelEvent("p", label)])
+        assert [event.detail for event in result.rejected] == [detail]
+    finally:
+        exporter.close()
 
 
 def test_the_last_refusal_says_where_the_exporter_stopped(shared: Served) -> None:
