@@ -20,6 +20,7 @@ from exporter.config import ModelConfig
 from exporter.errors import ProfileError
 from exporter.features.base import InputType
 from exporter.features.types import INPUT_TYPES, State, input_type
+from exporter.profiles.block_record import Blocks, check_blocks
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality, check_quality
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Floats
@@ -145,6 +146,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         χ² quantiles of the noise floors by degrees of freedom, see `exporter.stats.chi2`.
     quality
         How good the model was on labelled rows.
+    blocks
+        How much blocks of consecutive rows differ from each other; profiles of before have none.
     """
 
     name: str
@@ -161,6 +164,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
     noise_quantiles: dict[_Degrees, _Quantile] | msgspec.UnsetType = msgspec.UNSET
     quality: Quality | msgspec.UnsetType = msgspec.UNSET
+    blocks: Blocks | msgspec.UnsetType = msgspec.UNSET
 
     def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
         """Return the bins of features, all when None, and after them those of the prediction and the confidence."""
@@ -259,6 +263,8 @@ def load(path: Path) -> Profile:
             _check_correlation(profile.correlation, profile.features)
         if profile.quality:
             check_quality(profile.quality, {name: len(target.counts) for name, target in profile.targets().items()})
+        if profile.blocks:
+            check_blocks(profile.blocks, profile.targets())
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
     return profile

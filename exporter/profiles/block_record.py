@@ -1,0 +1,89 @@
+"""What a profile keeps of blocks of consecutive training rows: the noise of values that depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from exporter.errors import ProfileError
+from exporter.stats.dependence import NoiseRatio
+from exporter.stats.divergence import Reference
+from exporter.validation import preview
+
+FILE, SHUFFLED, GROUPED = "file", "shuffled", "grouped"
+"""Order of the rows: as in the file; random, as the user says; or grouped by the values of a column."""
+
+
+class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of one target's blocks; see `exporter.stats.dependence.BlockNoise`.
+
+    Attributes
+    ----------
+    quantiles
+        99 % quantile of the scores in nats, for each block size.
+    effective
+        How many independent values tell as much as a block, for each block size.
+    dependent
+        Whether successive values depend on each other.
+    """
+
+    quantiles: tuple[float, ...]
+    effective: tuple[float, ...]
+    dependent: bool
+
+
+class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of blocks of consecutive training rows.
+
+    Attributes
+    ----------
+    order
+        `FILE`, `SHUFFLED`, `GROUPED`, or ``time``: by the time column.
+    column
+        The column of times, or that by which rows are grouped.
+    sizes
+        Block sizes, ascending; none where the rows have no order or are fewer than 200.
+    targets
+        The scores by feature, ``(prediction)`` and ``(confidence)``.
+    """
+
+    order: str
+    column: str | None = None
+    sizes: tuple[int, ...] = ()
+    targets: dict[str, BlockScores] = {}
+
+    def noise_ratio(self, names: Sequence[str], reference: Reference) -> NoiseRatio:
+        """Return by how much dependence raises the noise floors of some targets.
+
+        Parameters
+        ----------
+        names
+            Names of the ``F`` targets of the reference.
+        reference
+            Gives the noise floor of independent values.
+        """
+        chosen = [self.targets.get(name) for name in names]
+        if not any(scores and scores.dependent for scores in chosen):
+            return NoiseRatio.of_independent_values(len(names))
+        unknown = (np.nan,) * len(self.sizes)
+        quantiles = np.array([scores.quantiles if scores and scores.dependent else unknown for scores in chosen])
+        return NoiseRatio.from_quantiles(np.array(self.sizes, dtype=np.float64), quantiles, reference)
+
+
+def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
+    """Raise ProfileError where the record contradicts itself, or the ``targets`` of the profile."""
+    if blocks.order not in {FILE, SHUFFLED, GROUPED, "time"}:
+        raise ProfileError(f"blocks.order: {preview(blocks.order)} is not one of file, time, shuffled, grouped")
+    if any(size < 1 for size in blocks.sizes) or not all(low < high for low, high in pairwise(blocks.sizes)):
+        raise ProfileError("blocks.sizes: expected increasing whole numbers of at least 1")
+    for name, scores in blocks.targets.items():
+        if name not in targets:
+            raise ProfileError(f"blocks.targets: {preview(name)} is not a feature of the profile")
+        for field in ("quantiles", "effective"):
+            values = getattr(scores, field)
+            if len(values) != len(blocks.sizes) or not all(0 <= value < np.inf for value in values):
+                expected = f"{len(blocks.sizes)} numbers of at least 0"
+                raise ProfileError(f"blocks.targets.{name}.{field}: expected {expected}, got {preview(list(values))}")

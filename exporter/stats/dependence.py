@@ -1,0 +1,209 @@
+"""Noise of values that depend on the values before them.
+
+Successive values of real traffic resemble each other: users come in sessions, sensors drift. A window of them differs
+more from training than one of independent values. How much more is measured in training: blocks of consecutive rows are
+scored like windows, each against all other rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.stats.divergence import NOISE_CONFIDENCE, Floats, Reference
+
+_NULL_BLOCKS = 100  # blocks of independent values to which the blocks of training are compared
+_NULL_SIZES = (20, 80, 320)
+_MIN_BLOCKS = 100  # with fewer, the 99 % quantile is beyond the largest score
+_SIGNIFICANCE = 3.0  # standard errors
+
+
+@dataclass(frozen=True)
+class BlockNoise:
+    """What the scores of blocks of consecutive training rows tell about one feature.
+
+    Attributes
+    ----------
+    quantiles
+        The 99 % quantile of the scores in nats, for each of ``S`` block sizes.
+    effective
+        How many independent values differ from training as much as a block does, for each size.
+    dependent
+        Whether the scores prove that successive values depend on each other.
+    """
+
+    quantiles: Floats
+    effective: Floats
+    dependent: bool
+
+
+def block_sizes(rows: int) -> list[int]:
+    """Return the block sizes for a training set: 20, 40, 80, and so on up to a tenth of the rows.
+
+    >>> block_sizes(1000), block_sizes(100)
+    ([20, 40, 80], [])
+    """
+    sizes = []
+    size = 20
+    while size * 10 <= rows:
+        sizes.append(size)
+        size *= 2
+    return sizes
+
+
+def leave_out_divergence(blocks: Floats, total: Floats) -> Floats:
+    """Return KL(block ‖ other rows) in nats, smoothed like `Reference.kl_divergence`.
+
+    The block is left out of the reference. Otherwise it would resemble the reference more than a live window does.
+
+    Parameters
+    ----------
+    blocks
+        Counts of each of ``M`` blocks, shape ``(M, K)``.
+    total
+        Counts of all rows, shape ``(K,)``.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(M,)``.
+    """
+    rest = total - blocks
+    prior = len(total) / 2
+    q = (rest + 0.5) / (rest.sum(axis=1, keepdims=True) + prior)
+    p = (blocks + prior * q) / (blocks.sum(axis=1, keepdims=True) + prior)
+    return np.asarray(np.maximum((p * np.log(p / q)).sum(axis=1), 0.0))
+
+
+def measure_noise(scores: Sequence[Floats], sizes: Sequence[int], total: Floats) -> BlockNoise:
+    """Return what the scores of blocks tell.
+
+    The quantile of ``m`` blocks is taken at the rank ``0.99 (m + 1)``, which a new block exceeds in 1 of 100 cases
+    (Weibull 1939). Blocks that overlap, or depend on each other, count for less than their number. From fewer than 100
+    the quantile is the mean times the ratio of quantile and mean of the largest size that has 100.
+
+    Parameters
+    ----------
+    scores
+        `leave_out_divergence` of the blocks of each of ``S`` sizes.
+    sizes
+        Number of rows of a block.
+    total
+        Counts of all rows, shape ``(K,)``.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
+    >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 80)]).astype(float)
+    >>> total = counts.sum(axis=0)
+    >>> noise = measure_noise([leave_out_divergence(counts, total)], [80], total)
+    >>> noise.dependent, int(noise.effective[0].round())
+    (True, 14)
+    """
+    rows, degrees = float(total.sum()), int((total > 0).sum()) - 1
+    if degrees < 1 or not len(sizes):
+        return BlockNoise(np.zeros(len(sizes)), np.array(sizes, dtype=np.float64), False)
+    n = np.array(sizes, dtype=np.float64)
+    means = np.array([part.mean() for part in scores])
+    inflation = means / _independent_mean(n, total)
+    blocks = np.minimum(rows / n, [len(part) for part in scores])
+    errors = np.sqrt(2 / degrees * (1 / blocks + 1 / _NULL_BLOCKS))
+    largest = max(float(inflation.max()), 1.0)
+    quantiles = []
+    tail = 1.0
+    for size, part, mean in zip(sizes, scores, means, strict=True):
+        different = min(rows / max(size / 2, largest), len(part))
+        quantile = float(np.quantile(part, min(NOISE_CONFIDENCE * (different + 1) / different, 1.0)))
+        if different >= _MIN_BLOCKS or size == sizes[0]:
+            tail = max(quantile / max(mean, 1e-300), 1.0)
+        quantiles.append(max(quantile, tail * mean) if different < _MIN_BLOCKS else quantile)
+    dependent = bool(((inflation - 1) / errors).max() > _SIGNIFICANCE)
+    return BlockNoise(np.array(quantiles), n / np.maximum(inflation, 1.0), dependent)
+
+
+def _independent_mean(n: Floats, total: Floats) -> Floats:
+    """Return the mean score of blocks of ``n`` independent values of the same distribution.
+
+    It is about ``(n/(n+m))² (K′ − 1)/2 (1/n + 1/(N − n))``. How far that is off for rare values is simulated for small
+    blocks.
+    """
+    rows, prior = float(total.sum()), len(total) / 2
+    degrees = int((total > 0).sum()) - 1
+
+    def formula(size: Floats) -> Floats:
+        return (size / (size + prior)) ** 2 * degrees / 2 * (1 / size + 1 / (rows - size))
+
+    sizes = np.array([size for size in _NULL_SIZES if size <= n.max()], dtype=np.float64)
+    rng = np.random.default_rng(0)
+    simulated = [
+        leave_out_divergence(
+            np.minimum(rng.multinomial(int(size), total / rows, _NULL_BLOCKS).astype(np.float64), total), total
+        ).mean()
+        for size in sizes
+    ]
+    correction = np.interp(np.log(n), np.log(sizes), np.array(simulated) / formula(sizes))
+    return np.asarray(formula(n) * correction)
+
+
+@dataclass(frozen=True)
+class NoiseRatio:
+    """How many times higher the noise floor is than that of independent values, by the number of values.
+
+    Attributes
+    ----------
+    sizes
+        Numbers of values for which the ratio is known, ascending, shape ``(S,)``.
+    ratio
+        The ratio of each of ``F`` features, at least 1, shape ``(F, S)``.
+    """
+
+    sizes: Floats
+    ratio: Floats
+
+    @classmethod
+    def of_independent_values(cls, features: int) -> NoiseRatio:
+        """Return the ratio 1 for each feature."""
+        return cls(np.empty(0), np.ones((features, 0)))
+
+    @classmethod
+    def from_quantiles(cls, sizes: Floats, quantiles: Floats, reference: Reference) -> NoiseRatio:
+        """Return the ratio of block quantiles, shape ``(F, S)``, NaN for independent values, to the noise floor."""
+        floor = np.stack([reference.noise(np.full(len(reference.rows), size)) for size in sizes], axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(floor > 0, quantiles / floor, 1.0)
+        return cls(sizes, np.fmax(ratio, 1.0))
+
+    def at(self, observed: Floats) -> Floats:
+        """Return the ratio for a number of values.
+
+        It is interpolated between the sizes, linearly in the logarithms, and constant below and above them: far beyond
+        the time over which values depend on each other, twice as many values are twice as precise.
+
+        Parameters
+        ----------
+        observed
+            Number of values of each feature, shape ``(..., F)``.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(..., F)``.
+
+        Examples
+        --------
+        >>> NoiseRatio(np.array([20.0, 80.0]), np.array([[1.0, 4.0]])).at(np.array([[5.0], [40.0], [900.0]])).tolist()
+        [[1.0], [2.0], [4.0]]
+        """
+        if not len(self.sizes):
+            return np.ones_like(observed)
+        knots, logs = np.log(self.sizes), np.log(self.ratio)
+        with np.errstate(divide="ignore"):
+            place = np.clip(np.log(observed), knots[0], knots[-1])
+        left = np.clip(knots.searchsorted(place, side="right") - 1, 0, max(len(knots) - 2, 0))
+        right = np.minimum(left + 1, len(knots) - 1)
+        weight = (place - knots[left]) / np.where(right > left, knots[right] - knots[left], 1.0)
+        features = np.arange(len(logs))
+        return np.asarray(np.exp((1 - weight) * logs[features, left] + weight * logs[features, right]))
