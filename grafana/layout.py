@@ -118,6 +118,12 @@ def versions_variable() -> VariableModel:
     return query_variable("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
 
 
+def quality_window_variable() -> VariableModel:
+    """Return the variable for one of the windows for which a quality is measured or estimated."""
+    known = "model_(estimated_)?(accuracy|mean_absolute_error)"
+    return query_variable("window", "Window", f'label_values({{__name__=~"{known}",{MODEL}}}, window)')
+
+
 def _first_of(name: str, label: str, values_of: str, ordered: str) -> VariableModel:
     """Return a variable with the values of a label in the order of an expression; the first is the default."""
     variable = query_variable(name, label, f"query_result({ordered})", sort=VariableSort.DISABLED)

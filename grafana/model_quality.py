@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
@@ -28,12 +30,10 @@ _BY = "by (model, version)"
 _NO_LABELS = "no labels"
 _NO_QUALITY = "no labels, and no labelled rows in the profile"
 _NOT_IN_LEGEND = {"legend": True, "tooltip": False, "viz": False}
-_KNOWN = "model_(estimated_)?(accuracy|mean_absolute_error)"
 
 
 def dashboard() -> Dashboard:
     """Return the dashboard Quality."""
-    windows = f'label_values({{__name__=~"{_KNOWN}",{MODEL}}}, window)'
     return layout.build_dashboard(
         "model-quality",
         "Models / Quality",
@@ -41,7 +41,7 @@ def dashboard() -> Dashboard:
         [
             layout.model_variable(),
             layout.versions_variable(),
-            layout.query_variable("window", "Window", windows),
+            layout.quality_window_variable(),
         ],
         [
             *layout.side_by_side(0, 4, {1: alerts()}),
@@ -64,19 +64,22 @@ def alerts() -> Panel:
     )
 
 
-def _estimated_and_measured(title: str, description: str, unit: str, name: str, limit: str, empty: str) -> Panel:
+def _estimated_and_measured(
+    title: str, description: str, unit: str, name: str, limit: str, empty: str, of_estimates: Sequence[Query] = ()
+) -> Panel:
     """Return a quantity that labels show and that the profile estimates, with the interval of the estimate.
 
     Gauges of replicas cannot be added up: the value is their mean, and the interval contains those of all.
+
+    Parameters
+    ----------
+    limit
+        What the measured values are compared with by the alert.
+    of_estimates
+        What the profile had and the limit, where they are others for estimates.
     """
     of = "{{version}}"
-    return time_series(
-        title,
-        (
-            f"{description} Grey: the 95 % interval of the estimate, for what labels will show. Dotted: on the "
-            "labelled rows of the profile."
-        ),
-        unit,
+    queries = [
         Query(f"avg {_BY} (model_{name}{{{_IN_WINDOW}}})", f"measured {of}"),
         Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
         Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
@@ -85,24 +88,42 @@ def _estimated_and_measured(title: str, description: str, unit: str, name: str, 
             f"max {_BY} (model_reference_{name}_overall{{{BOTH}}})", f"labelled rows of the profile {of}", role="past"
         ),
         Query(limit, f"threshold {of}", role="threshold"),
+        *of_estimates,
+    ]
+    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past"}]
+    return time_series(
+        title,
+        (
+            f"{description} Grey: the 95 % interval of the estimate, for what labels will show. Dotted: on the "
+            "labelled rows of the profile."
+        ),
+        unit,
+        *queries,
         empty=empty,
         least=None,
         overrides=[
             *(for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[i]})) for i in range(2)),
-            *(for_query(i, setting("custom.hideFrom", _NOT_IN_LEGEND)) for i in (2, 3, 4)),
+            *(for_query(i, setting("custom.hideFrom", _NOT_IN_LEGEND)) for i in hidden),
         ],
     )
 
 
 def accuracy() -> Panel:
+    overall = f"max {_BY} (model_reference_accuracy_overall{{{BOTH}}})"
+    # Drawn only where it differs, because some labelled rows have no confidence.
+    of_confident = f"max {_BY} (model_reference_estimated_accuracy{{{BOTH}}}) != {overall}"
+    less_threshold = f"- on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}"
     return _estimated_and_measured(
         "Accuracy",
         "Share of the predictions of $window that are right: measured with labels, and estimated without them.",
         SHARE,
         "accuracy",
-        f"max {_BY} (model_reference_accuracy_overall{{{BOTH}}})"
-        f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}",
+        f"{overall} {less_threshold}",
         f"a regression, or {_NO_QUALITY}",
+        (
+            Query(of_confident, "labelled rows with a confidence {{version}}", role="past"),
+            Query(f"({of_confident}) {less_threshold}", "threshold of the estimate {{version}}", role="threshold"),
+        ),
     )
 
 

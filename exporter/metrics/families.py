@@ -101,6 +101,10 @@ REFERENCE_ACCURACY = _gauge(
     "model_reference_accuracy", "Accuracy that goes with a bin of the confidence, by the profile's labelled rows."
 )
 REFERENCE_ACCURACY_OVERALL = _gauge("model_reference_accuracy_overall", "Accuracy on the profile's labelled rows.")
+REFERENCE_ESTIMATED_ACCURACY = _gauge(
+    "model_reference_estimated_accuracy",
+    "Accuracy on the profile's labelled rows with a confidence, which alone are estimated.",
+)
 REFERENCE_ERROR_OVERALL = _gauge(
     "model_reference_mean_absolute_error_overall", "Mean absolute error on the profile's labelled rows."
 )

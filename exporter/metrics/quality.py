@@ -139,6 +139,7 @@ def reference_quality(binner: Binner | None, labels: dict[str, str]) -> Iterator
     bins = [series_prefix(f.REFERENCE_ACCURACY.name, **labels, bin=label) for label in _calibrated_bins(binner)]
     if bins:
         yield f.REFERENCE_ACCURACY, render_lines(bins, binner.quality.table)
+        yield sample_line(f.REFERENCE_ESTIMATED_ACCURACY, binner.quality.estimated_overall, **labels)
 
 
 def _measured(window: WindowQuality) -> tuple[float, ...]:

@@ -78,11 +78,11 @@ class QualityEstimator:
     ----------
     kind
         Whether accuracies or absolute errors are estimated.
-    overall
-        Accuracy or mean absolute error on the labelled rows; of those with a valid confidence where accuracies are
-        estimated, since the estimate is that of such predictions.
-    rows
-        Number of these rows.
+    overall, rows
+        Accuracy or mean absolute error on the labelled rows, and their number: what measured values are compared with.
+    estimated_overall, estimated_rows
+        The same of the rows that an estimate is about, those with a valid confidence where accuracies are estimated:
+        what estimates are compared with.
     known
         Whether there are enough labelled rows for an estimate, at least `LEAST_ROWS`.
     table
@@ -92,7 +92,7 @@ class QualityEstimator:
 
     def __init__(self, quality: Quality, targets: Mapping[str, Feature]) -> None:
         self.kind: Literal["accuracy", "absolute_error"] = quality.kind
-        self.overall, self.rows = quality.overall, quality.rows
+        self.overall, self.rows = self.estimated_overall, self.estimated_rows = quality.overall, quality.rows
         self._quality = quality
         self._base, self._base_variance = (0.0, 0.0) if self.kind == "accuracy" else (quality.overall, quality.variance)
         layout, start = {}, 0
@@ -108,8 +108,8 @@ class QualityEstimator:
         parts = self._calibration(layout, rows, right) if self.kind == "accuracy" else self._components(targets, layout)
         labelled = quality.calibrated_rows if self.kind == "accuracy" else quality.sampled
         self.known = labelled >= LEAST_ROWS
-        if self.kind == "accuracy" and self.known:
-            self.overall, self.rows = quality.calibrated_right / labelled, labelled
+        if self.kind == "accuracy" and self.known and labelled < self.rows:
+            self.estimated_overall, self.estimated_rows = quality.calibrated_right / labelled, labelled
         self._predictions = layout.get(PREDICTION, range(0))
         self._count = parts[0].bins if self.kind == "accuracy" and parts else self._predictions
         self._prepare(parts, float(max(labelled, 1)))

@@ -53,7 +53,7 @@ def without_confidence(quality: Quality) -> str:
         return ""
     return (
         f"{100 * quality.without_confidence:.1f} % of the labelled rows have no valid confidence, and are left out of "
-        f"the reference accuracy and of estimates: {100 * right / rows:.1f} % of the others are right, "
+        f"estimates and of what these are compared with: {100 * right / rows:.1f} % of the others are right, "
         f"{100 * quality.overall:.1f} % of all"
     )
 

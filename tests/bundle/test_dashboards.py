@@ -60,6 +60,7 @@ QUIET = {
     "model_estimated_mean_absolute_error": "the recorded model is no regression",
     "model_estimated_mean_absolute_error_lower": "the recorded model is no regression",
     "model_estimated_mean_absolute_error_upper": "the recorded model is no regression",
+    "model_version_window:mean_absolute_error:measured": "the recorded model is no regression",
     "model_version:threshold:ModelAccuracyLowError": "the recorded model is no regression",
     "model_segment_labelled_predictions_total": "the recorded model has no segments",
     "model_segment_correct_predictions_total": "the recorded model has no segments",
@@ -70,6 +71,7 @@ QUIET = {
 UNMET = (
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
     "0 * group by (before, after)",  # a difference of the versions is proven
+    "max by (model, version) (model_reference_estimated_accuracy{",  # all labelled rows have a confidence
     'ALERTS{alertname="ModelAccuracyLow"',  # the accuracy is not low for long enough
 )
 """In expressions of what need not be the case in the recorded hour."""

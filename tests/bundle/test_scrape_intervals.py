@@ -122,6 +122,24 @@ SCENARIOS = {
         {"ModelAccuracyLow": (5, 18, 85, 109)},
         {"ModelAccuracyLow": (22, 78)},
     ),
+    "errors of a regression in two replicas": Scenario(
+        "business",
+        {
+            f"model_attempts_total{{{MODEL}}}": Counter(((60, 0.1),)),
+            f"model_reference_mean_absolute_error_overall{{{MODEL}}}": Steps(((60, 2),)),
+        }
+        | {
+            f'{name}{{{MODEL},window="7d",instance="{instance}"}}': Steps(phases)
+            for instance in ("a", "b")  # each with too few labels to be judged by itself
+            for name, phases in (
+                ("model_mean_absolute_error", ((20, 2), (40, 5))),
+                ("model_root_mean_squared_error", ((20, 2.5), (40, 6))),
+                ("model_window_labelled_predictions", ((60, 12),)),
+            )
+        },
+        {"ModelAccuracyLow": (20, 34)},
+        {"ModelAccuracyLow": (37, 59)},
+    ),
     "losses": Scenario(
         "exporter",
         {

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import csv, parquet
-from support.labelled_rows import with_outcomes
+from support.labelled_rows import partly_unsure, with_outcomes
 from support.servers import Served, eventually
 
 from exporter.cli import main
@@ -115,6 +115,29 @@ def test_the_measured_and_the_estimated_accuracy_of_a_run(
     assert figures["accuracy, measured"].endswith(measured)
     assert figures["accuracy, estimated"].endswith("without labels")
     assert figures["accuracy in the profile"].endswith("on 2,700 labelled rows")
+
+
+def test_rows_without_a_confidence_have_no_estimate(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report says what measured and what estimated accuracies are compared with, where these are of other rows."""
+    training, run, profile = tmp_path / "training.parquet", tmp_path / "run.parquet", tmp_path / "profile.json"
+    parquet.write_table(partly_unsure(scores(3000, 1)), training)
+    parquet.write_table(partly_unsure(scores(3000, 2)), run)
+    save(build_file(training, name="loans", **COLUMNS, ignore=["id"]), profile)
+    metrics = tmp_path / "a.prom"
+    status, out, _ = ingest(capsys, run, f"--profile={profile}", *OUTPUTS, LABELS, f"--textfile={metrics}")
+    assert status == 0
+    values = of_run(metrics)
+    overall, estimated = values["model_reference_accuracy_overall"], values["model_reference_estimated_accuracy"]
+    assert values["model_accuracy_lower"] < overall < values["model_accuracy_upper"] < estimated
+    assert values["model_estimated_accuracy_lower"] < estimated < values["model_estimated_accuracy_upper"]
+    lines = [" ".join(line.split()) for line in out.splitlines() if "accuracy in the profile" in line]
+    assert lines == [
+        f"accuracy in the profile {100 * overall:.1f} % on 2,800 labelled rows",
+        f"accuracy in the profile {100 * estimated:.1f} % "
+        "on the 1,800 of them with a confidence, which alone are estimated",
+    ]
 
 
 def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

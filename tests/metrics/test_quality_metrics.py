@@ -159,8 +159,37 @@ def test_a_few_labelled_rows_of_a_profile_estimate_nothing(tmp_path: Path) -> No
     feed(monitors, classified(np.random.default_rng(2), 500))
     found = samples(ModelsCollector().collect(monitors))
     names = ("model_estimated_accuracy", "model_reference_accuracy", "model_confidence_observations_total")
-    assert not set(names) & found.keys()
+    assert not {*names, "model_reference_estimated_accuracy"} & found.keys()
     assert "model_reference_accuracy_overall" in found
+
+
+def test_measured_and_estimated_accuracies_have_references_of_their_own(tmp_path: Path) -> None:
+    """Where rows without a confidence are mostly wrong, unchanged live data are at neither reference's expense."""
+
+    def rows(seed: int) -> Columns:
+        columns = classified(np.random.default_rng(seed), 6000)
+        lacking = np.arange(6000) % 3 == 0
+        wrong = np.where(columns["predicted"] == "yes", "no", "yes")
+        label = np.where(lacking, wrong, columns["label"])
+        return {**columns, "sure": np.where(lacking, np.nan, columns["sure"]), "label": label}
+
+    monitors = monitors_of(tmp_path, rows(1), confidence_column="sure")
+    live = rows(2)
+    label(feed(monitors, live), live)
+    found = samples(ModelsCollector().collect(monitors))
+    reference, estimated = (found[f"model_reference_{name}"][()] for name in ("accuracy_overall", "estimated_accuracy"))
+    assert (reference, estimated) == (pytest.approx(0.5, abs=0.02), pytest.approx(0.74, abs=0.02))
+    for window in ("5m", "1h"):
+        assert found["model_accuracy_lower"][window,] < reference < found["model_accuracy_upper"][window,]
+        low, high = (found[f"model_estimated_accuracy_{end}"][window,] for end in ("lower", "upper"))
+        assert low < estimated < high
+
+
+def test_the_references_are_equal_where_all_labelled_rows_have_a_confidence(classifier: MonitorRegistry) -> None:
+    """To the last digit, so that a dashboard draws only one."""
+    classifier.get("m", "1", time.monotonic())
+    found = samples(ModelsCollector().collect(classifier))
+    assert found["model_reference_estimated_accuracy"] == found["model_reference_accuracy_overall"]
 
 
 def test_a_batch_has_estimates_and_no_counters(classifier: MonitorRegistry) -> None:

@@ -258,10 +258,10 @@ def test_a_window_without_observations_has_no_estimate(classifier, regression):
     assert made.estimate(counts(binner, rows)) is None
 
 
-def unconfident(rows: Columns, share: float) -> Columns:
-    """Rows of which the first ``share`` has no confidence, and is always right."""
+def unconfident(rows: Columns, share: float, right: bool = True) -> Columns:
+    """Rows of which the first ``share`` has no confidence, and is always right, or always wrong."""
     first = np.arange(len(rows["sure"])) < share * len(rows["sure"])
-    label = np.where(first, rows["predicted"], rows["label"])
+    label = np.where(first, rows["predicted"] if right else "neither", rows["label"])
     return {**rows, "sure": np.where(first, np.nan, rows["sure"]), "label": label}
 
 
@@ -270,34 +270,38 @@ def live_counts(binner: Binner, rows: Columns) -> np.ndarray:
     return counts(binner, {**rows, "sure": rows["sure"][~np.isnan(rows["sure"])]})
 
 
-def test_the_reference_is_that_of_the_rows_with_a_confidence(tmp_path):
-    """Where rows without a confidence are right more often, unchanged live data are not below the reference."""
-    rows = unconfident(classified(np.random.default_rng(1), 8000), 0.5)
+@pytest.mark.parametrize("always", [True, False])
+def test_an_estimate_is_compared_with_the_rows_with_a_confidence(tmp_path, always):
+    """Where rows without one are much better or worse, unchanged live data are near the reference of estimates."""
+    rows = unconfident(classified(np.random.default_rng(1), 8000), 0.5, always)
     profile = profiled(tmp_path, rows, **CLASSIFIER)
     binner, made = estimator(profile)
     confident = ~np.isnan(rows["sure"])
     right = rows["predicted"] == rows["label"]
-    assert profile.quality.overall == pytest.approx(right.mean(), abs=1e-6)
-    assert made.overall == pytest.approx(right[confident].mean(), abs=1e-9)
-    assert made.rows == 4000
-    live = unconfident(classified(np.random.default_rng(2), 8000), 0.5)
+    assert made.overall == profile.quality.overall == pytest.approx(right.mean(), abs=1e-6)
+    assert made.estimated_overall == pytest.approx(right[confident].mean(), abs=1e-9)
+    assert (made.rows, made.estimated_rows) == (8000, 4000)
+    live = unconfident(classified(np.random.default_rng(2), 8000), 0.5, always)
     found = made.estimate(live_counts(binner, live))
-    assert found.lower < made.overall < found.upper
-    assert found.upper < profile.quality.overall - 0.05
+    assert found.lower < made.estimated_overall < found.upper
+    assert found.upper < made.overall - 0.05 if always else found.lower > made.overall + 0.05
     assert found.upper - found.lower < 0.06
     (line,) = [line for line in quality_lines(profile) if "no valid confidence" in line]
     assert line.startswith("  50.0 % of the labelled rows have no valid confidence, and are left out")
-    assert line.endswith(f"{100 * made.overall:.1f} % of the others are right, {100 * right.mean():.1f} % of all")
+    assert line.endswith(
+        f"{100 * made.estimated_overall:.1f} % of the others are right, {100 * right.mean():.1f} % of all"
+    )
 
 
 @pytest.mark.parametrize("labelled", [1.0, 0.99, 0.5])
 def test_too_few_labelled_rows_with_a_confidence_leave_the_overall_accuracy(tmp_path, labelled):
-    """With fewer than 20 of them nothing is estimated, so the reference is that of all labelled rows."""
+    """With fewer than 20 of them nothing is estimated, so no other rows are the reference of an estimate."""
     rows = unconfident(classified(np.random.default_rng(1), 1500), labelled)
     profile = profiled(tmp_path, rows, **CLASSIFIER)
     _, made = estimator(profile)
-    assert (made.overall == profile.quality.overall) == (labelled > 0.9)
-    assert made.rows == (1500 if labelled > 0.9 else 750)
+    assert (made.overall, made.rows) == (profile.quality.overall, 1500)
+    assert (made.estimated_overall == made.overall) == (labelled > 0.9)
+    assert made.estimated_rows == (1500 if labelled > 0.9 else 750)
 
 
 @pytest.mark.parametrize("own", [0.0, 0.5])

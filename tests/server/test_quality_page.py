@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 from pyarrow import parquet
-from support.labelled_rows import classes, numbers, send
+from support.labelled_rows import classes, numbers, partly_unsure, send
 from support.pages import Page
 from support.servers import Served, eventually, write_config
 
@@ -37,6 +37,8 @@ def profiles(folder: Path) -> None:
     training = folder / "loans.parquet"
     save(build_file(training, confidence_column="confidence", **COLUMNS), folder / "loans.json")
     save(build_file(folder / "prices.parquet", **COLUMNS), folder / "prices.json")
+    parquet.write_table(partly_unsure(classes(3000, 1)), folder / "unsure.parquet")
+    save(build_file(folder / "unsure.parquet", confidence_column="confidence", **COLUMNS), folder / "unsure.json")
     save(build_file(training, prediction_column="prediction", ignore=["outcome"]), folder / "plain.json")
 
 
@@ -52,6 +54,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         {"name": "waiting", "profile": "loans.json"},
         {"name": "plain", "profile": "plain.json"},
         {"name": "silent", "profile": "loans.json"},
+        {"name": "unsure", "profile": "unsure.json"},
         {"name": "bare"},
         {"name": "free"},
     ]
@@ -59,6 +62,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     send(server, "loans", classes(1000, 2, confidence=2.0))
     send(server, "prices", numbers(400, 2))
     send(server, "waiting", classes(300, 3), label=False)
+    send(server, "unsure", partly_unsure(classes(900, 5)))
     send(server, "plain", classes(300, 4), label=False)
     yield server
     server.stop()
@@ -82,6 +86,21 @@ def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
         r"of the last 7d, 7\d\.\d % were expected to be right .*?, and 7\d\.\d % are\. The estimate was", text
     )
     assert "If the same inputs come with other labels than before" in text
+
+
+def test_what_has_no_confidence_is_in_the_measured_reference_alone(labelled: Served) -> None:
+    """Rows without a confidence that are always wrong make nothing look worse, and each kind has its dashed line."""
+    page = quality(labelled, model="unsure")
+    text = words(page)
+    assert "which is within the interval" in text
+    assert re.search(
+        r"On the 2,800 labelled rows of the profile, the accuracy is 5\d\.?\d* %\. On the 1,800 of them with a "
+        r"confidence, which alone are estimated, it is 8\d\.?\d* %\.",
+        text,
+    )
+    limits = [attributes["d"] for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "limit"]
+    measured, estimated = set(limits[:4]), set(limits[4:])
+    assert len(measured) == len(estimated) == 1 and measured != estimated
 
 
 def test_classes_and_segments(labelled: Served) -> None:

@@ -32,6 +32,19 @@ def classes(rows: int, seed: int, confidence: float = 4.0) -> pa.Table:
     return with_outcomes(pa.table(columns), seed)
 
 
+def partly_unsure(table: pa.Table) -> pa.Table:
+    """Take the confidence of every third row, and make all these rows wrong."""
+    lacking = [index % 3 == 0 for index in range(len(table))]
+    rows = zip(lacking, table["confidence"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+    kept = [(None if lacks else sure, "neither" if lacks else outcome) for lacks, sure, outcome in rows]
+    confidences, outcomes = map(pa.array, zip(*kept, strict=True))
+    return (
+        table.drop(["confidence", "outcome"])
+        .append_column("confidence", confidences)
+        .append_column("outcome", outcomes)
+    )
+
+
 def numbers(rows: int, seed: int) -> pa.Table:
     """Predicted numbers with their labels."""
     rng = np.random.default_rng(seed)
@@ -42,7 +55,7 @@ def numbers(rows: int, seed: int) -> pa.Table:
 def send(server: Served, model: str, table: pa.Table, version: str = "3", label: bool = True) -> None:
     """Send the rows of a table as predictions, then their labels."""
     rows = table.to_pylist()
-    outputs = [{name: row[name] for name in ("prediction", "confidence") if name in row} for row in rows]
+    outputs = [{name: row[name] for name in ("prediction", "confidence") if row.get(name) is not None} for row in rows]
     inputs = [{name: row[name] for name in ("country", "age") if name in row} for row in rows]
     ids = [f"{model}-{version}-{index}" for index in range(len(rows))]
     events = [

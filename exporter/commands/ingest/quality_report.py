@@ -43,9 +43,7 @@ def quality(monitor: ModelMonitor, labelled: int) -> Iterator[str]:
                 lines.append((f"{_NAMES[kind]}, measured", *_numbers(kind, measured), f"on {count(used, 'label')}"))
     if monitor.binner and (estimator := monitor.binner.quality):
         lines += _estimated(estimator, monitor.read(NOW)[WINDOW].counts)
-        overall = Estimate(estimator.overall, math.nan, math.nan)
-        rows = f"on {count(estimator.rows, 'labelled row')}"
-        lines.append((f"{_NAMES[estimator.kind]} in the profile", *_numbers(estimator.kind, overall), rows))
+        lines += _references(estimator)
     if lines:
         yield f"{monitor.config.name} version {monitor.version}, quality with intervals of 95 %:"
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -62,6 +60,16 @@ def _estimated(estimator: QualityEstimator, counts: Floats) -> Iterator[_Line]:
     else:
         needed = "confidence" if estimator.kind == "accuracy" else "prediction"
         yield name, "–", "", _ABSENCES[estimator.absence(counts)].format(needed=needed)
+
+
+def _references(estimator: QualityEstimator) -> Iterator[_Line]:
+    """Yield what a measured value is compared with and, where it is of other rows, what an estimate is."""
+    name, rows = f"{_NAMES[estimator.kind]} in the profile", count(estimator.rows, "labelled row")
+    yield name, *_numbers(estimator.kind, Estimate(estimator.overall, math.nan, math.nan)), f"on {rows}"
+    if estimator.estimated_rows < estimator.rows:
+        overall = Estimate(estimator.estimated_overall, math.nan, math.nan)
+        note = f"on the {estimator.estimated_rows:,} of them with a confidence, which alone are estimated"
+        yield name, *_numbers(estimator.kind, overall), note
 
 
 def _numbers(kind: str, estimate: Estimate) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     estimates, estimated_rows = _estimates(monitor, kind, now)
     measured_rows = [_measured_row(kind, name, window) for name, window in windows.items()]
     segments = _segment_rows(monitor, kind)
-    reference = estimator.overall if estimator else math.nan
+    references = (estimator.overall, estimator.estimated_overall) if estimator else (math.nan,)
     labelled = [(name, window) for name, window in windows.items() if measured(window, kind)]
     longest = labelled[-1] if labelled else None
     return {
@@ -108,8 +108,8 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "kind": kind,
         "name": NAMES[kind],
         "estimator": estimator,
-        "axis": _axis(kind, [*measured_rows, *estimated_rows, *segments], reference),
-        "reference": reference,
+        "axis": _axis(kind, [*measured_rows, *estimated_rows, *segments], references),
+        "reference": references[0],
         "measured": measured_rows,
         "estimated": estimated_rows,
         "segments": segments,
@@ -156,10 +156,10 @@ def _segment_rows(monitor: ModelMonitor, kind: Kind) -> list[Row]:
     return rows
 
 
-def _axis(kind: Kind, rows: Sequence[Row], reference: float) -> Axis:
-    """Return an axis on which all intervals have room."""
-    values = [value for row in rows for value in row.estimate if not math.isnan(value)]
-    values += [] if math.isnan(reference) else [reference]
+def _axis(kind: Kind, rows: Sequence[Row], references: Sequence[float]) -> Axis:
+    """Return an axis on which all intervals and references have room."""
+    values = [*(value for row in rows for value in row.estimate), *references]
+    values = [value for value in values if not math.isnan(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.05 * ((high - low) or abs(high) or 1.0)
     return Axis(max(low - margin, 0.0), min(high + margin, 1.0) if kind == "accuracy" else high + margin)
