@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,9 @@ class Notification(msgspec.Struct):
     status: str
     alerts: list[ReceivedAlert]
     receiver: str = ""
+    group_key: str = msgspec.field(name="groupKey", default="")
+    external_url: str = msgspec.field(name="externalURL", default="")
+    truncated: int = msgspec.field(name="truncatedAlerts", default=0)
 
 
 class Inbox:
@@ -102,7 +105,7 @@ class Inbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: deque[Alert] = deque(maxlen=MAX_LAST)
-        self._firing: OrderedDict[str, Alert] = OrderedDict()
+        self._firing: OrderedDict[str, tuple[Alert, int]] = OrderedDict()  # with the hash of the group
         self._watchdog: tuple[float, float] | None = None
         self._forgot_at = -math.inf
 
@@ -131,32 +134,44 @@ class Inbox:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             detail = "the body is not a JSON notification of Alertmanager's webhook"
             raise EventError("", detail, "malformed") from None
+        group = hash((notification.external_url, notification.group_key))
         with self._lock:
-            for alert in notification.alerts:
-                self._keep(alert, now)
+            sent = {self._keep(alert, group, now) for alert in notification.alerts}
+            if notification.group_key and not notification.truncated:
+                self._drop_suppressed(group, sent)
         return notification.alerts
 
-    def _keep(self, received: ReceivedAlert, now: float) -> None:
-        """Keep an alert. The caller holds the lock."""
+    def _drop_suppressed(self, group: int, sent: Set[str]) -> None:
+        """Drop the alerts of a group that its latest notification does not have. The caller holds the lock.
+
+        A notification has all alerts of its group that are not silenced or inhibited. Alertmanager does not send the
+        end of one that resolves while it is.
+        """
+        for key in [key for key, (_, its_group) in self._firing.items() if its_group == group and key not in sent]:
+            del self._firing[key]
+
+    def _keep(self, received: ReceivedAlert, group: int, now: float) -> str:
+        """Keep an alert, and return its key. The caller holds the lock."""
         alert = Alert(received.status, received.labels, received.annotations, received.starts_at, received.ends_at)
         if alert.is_watchdog and alert.status == "firing":
             self._watchdog = (self._watchdog[0] if self._watchdog else now, now)
-        if not alert.is_shown:
-            return
         key = received.fingerprint[:MAX_LABEL] or str(hash(tuple(sorted(received.labels.items()))))
+        if not alert.is_shown:
+            return key
         before = self._firing.pop(key, None)
         if (before is None) == (alert.status == "firing"):  # Alertmanager repeats notifications
             self._last.appendleft(alert)
         if alert.status == "firing":
-            self._firing[key] = alert
+            self._firing[key] = alert, group
             if len(self._firing) > MAX_FIRING:
                 self._firing.popitem(last=False)
                 self._forgot_at = now
+        return key
 
     def firing(self) -> list[Alert]:
         """Return the alerts that fire according to the notifications, the newest first."""
         with self._lock:
-            return list(reversed(self._firing.values()))
+            return [alert for alert, _ in reversed(self._firing.values())]
 
     def forgot_at(self) -> float:
         """Return the monotonic time at which a firing alert was forgotten for lack of room; minus infinity if never."""

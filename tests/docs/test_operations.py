@@ -204,7 +204,7 @@ def test_the_configuration_of_prometheus_is_valid(tmp_path: Path) -> None:
     ("labels", "receiver"),
     [
         ("alertname=ModelFeatureDrift layer=data severity=warning model=m", "model-team"),
-        ("alertname=ModelErrorRatioHigh layer=system severity=critical model=m", "pager"),
+        ("alertname=ModelErrorRatioHigh layer=system severity=critical model=m", "pager,model-team"),
         ("alertname=ModelStoreFailing layer=exporter severity=warning", "model-team"),
         ("alertname=Watchdog layer=exporter severity=none", "nobody"),
         ("alertname=DiskFull severity=critical", "default"),

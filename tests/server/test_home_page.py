@@ -224,6 +224,25 @@ def test_forgotten_alerts_are_not_known() -> None:
     assert from_inbox(inbox, 321.0).problem == ""
 
 
+def test_alerts_that_alertmanager_suppresses_do_not_stay() -> None:
+    """An alert that is missing from a later notification of its group, such as an inhibited one, no longer fires."""
+    inbox = Inbox()
+
+    def send(*names: str, **members: object) -> list[str]:
+        alerts = [alert(name, "warning", "data", model="digits") for name in names]
+        inbox.take(json.dumps({**notification(*alerts), "externalURL": "http://a", **members}).encode(), 0.0)
+        return [one.name for one in inbox.firing()]
+
+    assert send("Changed", groupKey="digits") == ["Changed"]
+    assert send("Other", groupKey="loans") == ["Other", "Changed"]
+    assert send("Drift", groupKey="digits") == ["Drift", "Other"]
+    # These do not have all alerts of the group, or are of another Alertmanager, or of a sender without groups.
+    assert send("Mean", groupKey="digits", truncatedAlerts=1) == ["Mean", "Drift", "Other"]
+    assert send("New", groupKey="digits", externalURL="http://b") == ["New", "Mean", "Drift", "Other"]
+    assert send("Plain") == ["Plain", "New", "Mean", "Drift", "Other"]
+    assert send("Plain again") == ["Plain again", "Plain", "New", "Mean", "Drift", "Other"]
+
+
 class _Answers:
     """A Prometheus with a number of pending alerts, and one that fires, the last."""
 
