@@ -9,8 +9,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableMo
 
 from grafana import layout
 from grafana.model_release_comparison import comparison, shared_time, verdict
+from grafana.model_release_quality import accuracy_over_time, error_over_time
 from grafana.panels import stat, table, time_series
-from grafana.queries import MODEL
+from grafana.queries import AFTER, BEFORE, EARLIER, MODEL
 from grafana.style import (
     COUNT,
     DEVIATIONS,
@@ -27,10 +28,6 @@ from grafana.style import (
     transformation,
 )
 
-BEFORE = f"{MODEL},version=~`${{before:regex}}`"
-AFTER = f"{MODEL},version=~`${{after:regex}}`"
-EARLIER = " offset ${earlier:raw}"
-
 
 def dashboard() -> Dashboard:
     """Return the dashboard Release comparison."""
@@ -43,6 +40,7 @@ def dashboard() -> Dashboard:
             layout.compared_version("before", "Before"),
             layout.compared_version("after", "After"),
             earlier(),
+            layout.quality_window_variable(),
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),
@@ -51,15 +49,16 @@ def dashboard() -> Dashboard:
             layout.row(101, "Over time: versions $before and $after", 12),
             *layout.side_by_side(13, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),
             *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
+            *layout.side_by_side(29, 8, {17: accuracy_over_time(), 18: error_over_time()}),
             layout.row(
                 100,
                 "Two periods: $before and $after over the whole time range",
-                29,
+                37,
                 [
                     *layout.side_by_side(
-                        30, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
+                        38, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
                     ),
-                    *layout.side_by_side(36, 9, {13: features()}),
+                    *layout.side_by_side(44, 9, {13: features()}),
                 ],
             ),
         ],

@@ -14,6 +14,9 @@ from grafana.style import Query
 MODEL = "model=~`${model:regex}`"
 VERSION = "version=~`${version:regex}`"
 BOTH = f"{MODEL},{VERSION}"
+BEFORE, AFTER = (f"{MODEL},version=~`${{{side}:regex}}`" for side in ("before", "after"))
+EARLIER = " offset ${earlier:raw}"
+"""The two versions to compare, and by how much the period of the first is earlier."""
 FEATURE = "feature=~`${feature:regex}`"
 WINDOW = "window=~`${window:regex}`"
 INSTANCE = "instance=~`${instance:regex}`"
