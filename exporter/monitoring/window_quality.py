@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.stats.accuracy import Estimate, Z, wilson
+from exporter.stats.accuracy import Estimate, Z, calibration_error_by_chance, wilson
 from exporter.stats.divergence import Floats
 
 CONFIDENCE_BINS = 10
@@ -55,6 +55,8 @@ class WindowQuality(NamedTuple):
     calibration_error
         Expected calibration error of the confidences (M. P. Naeini, G. Cooper and M. Hauskrecht, *Obtaining well
         calibrated probabilities using Bayesian binning*, AAAI 2015), 0 to 1.
+    rated
+        Labelled predictions by bin of their confidence, and the sums of these confidences.
     absolute_error
         Mean absolute error of the labelled numbers, with its 95 % interval; the ends are NaN with fewer than
         `MIN_ERRORS`, and if rounding has made the sum of squares impossible.
@@ -71,6 +73,7 @@ class WindowQuality(NamedTuple):
     labelled: float
     accuracy: Estimate | None
     calibration_error: float
+    rated: tuple[list[float], list[float]]
     absolute_error: Estimate | None
     squared_error: float
     expected: Estimate | None
@@ -80,6 +83,11 @@ class WindowQuality(NamedTuple):
     def unlabelled(self) -> float:
         """Number of predictions whose label is not known yet."""
         return max(self.predictions - self.labelled, 0.0)
+
+    @property
+    def calibration_error_by_chance(self) -> float:
+        """The calibration error to expect of as many labels if the confidences are exact; NaN without confidences."""
+        return calibration_error_by_chance(*self.rated) if sum(self.rated[0]) > 0 else math.nan
 
 
 def window_quality(row: Floats) -> WindowQuality:
@@ -93,6 +101,7 @@ def window_quality(row: Floats) -> WindowQuality:
         labelled=classes + numbers,
         accuracy=wilson(round(min(right, classes)), round(classes)) if classes else None,
         calibration_error=_share(float(np.abs(rated_right - confidences).sum()), float(rated.sum())),
+        rated=(rated.tolist(), confidences.tolist()),
         absolute_error=_mean_error(numbers, absolute, squared) if numbers else None,
         squared_error=math.sqrt(squared / numbers) if numbers and _are_exact(numbers, absolute, squared) else math.nan,
         expected=_expected(known, expected, variance) if known else None,

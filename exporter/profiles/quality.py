@@ -228,7 +228,7 @@ class QualityEstimator:
             None without observations, with fewer than `LEAST_ROWS` labelled rows, or where more than half of the
             observations of a target that matters are in bins without labelled rows, or lack a confidence.
         """
-        observed = float(counts[self._count.start : self._count.stop].sum()) if self.known else 0.0
+        observed = self.observed(counts) if self.known else 0.0
         if not observed:
             return None
         unsupported = self._unsupported_share(counts)
@@ -243,6 +243,10 @@ class QualityEstimator:
         variance += self._shift_variance(counts) + self._quality.between_periods
         half = Z * float(np.sqrt(variance))
         return self._widened(value, half, unsupported)
+
+    def observed(self, counts: Floats) -> float:
+        """Return how many predictions an estimate is of."""
+        return float(counts[self._count.start : self._count.stop].sum())
 
     def _widened(self, value: float, half: float, unsupported: float) -> Estimate:
         """Return the estimate with the interval that unsupported predictions widen, within what is possible."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from collections.abc import Sequence
+from math import exp, floor, lgamma, log, log1p, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,34 @@ def wilson(right: float, decided: float) -> Estimate:
     return Estimate(
         share, max(centre - half, 0.0) if right else 0.0, min(centre + half, 1.0) if right < decided else 1.0
     )
+
+
+def calibration_error_by_chance(rows: Sequence[float], confidences: Sequence[float]) -> float:
+    """Return the expected calibration error of a calibrated model: what chance alone makes of a number of labels.
+
+    It is the mean absolute deviation of the number of right rows of each bin, a binomial variable. For n rows with the
+    chance p and m = floor(np) + 1 that is 2 m C(n, m) pᵐ (1 - p)ⁿ⁻ᵐ⁺¹ (A. de Moivre, 1730; P. Diaconis and S. Zabell,
+    *Closed form summation for classical distributions*, 1991).
+
+    Parameters
+    ----------
+    rows
+        Labelled rows in each bin of the confidence; not all 0.
+    confidences
+        Sum of their confidences in each bin.
+
+    Examples
+    --------
+    >>> round(calibration_error_by_chance([0, 1, 100], [0.0, 0.5, 90.0]), 4)
+    0.0285
+    """
+    total = 0.0
+    for count, sum_of_chances in zip(map(round, rows), confidences, strict=True):
+        if 0 < sum_of_chances < count:
+            chance, most = sum_of_chances / count, floor(sum_of_chances) + 1
+            ways = lgamma(count + 1) - lgamma(most + 1) - lgamma(count - most + 1)
+            total += 2 * most * exp(ways + most * log(chance) + (count - most + 1) * log1p(-chance))
+    return total / sum(rows)
 
 
 def estimate_accuracy(

@@ -9,6 +9,7 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
+from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR
 from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
@@ -38,6 +39,9 @@ def test_the_home_page_marks_what_the_rules_evaluate() -> None:
     for alert in ("ModelHostCpuHigh", "ModelHostMemoryHigh"):
         assert rules()[f"instance:threshold:{alert}"].startswith(f"{MACHINE_THRESHOLD} * ")
     assert f"model_version:corrections:increase1h >= {MIN_CORRECTIONS}\n" in rules()["ModelCorrectionRatioHigh"]
+    for measure in ("accuracy", "mean_absolute_error"):
+        assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
+    assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
 
 
 def test_every_threshold_has_its_rule() -> None:

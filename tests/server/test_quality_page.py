@@ -57,6 +57,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         {"name": "unsure", "profile": "unsure.json"},
         {"name": "bare"},
         {"name": "free"},
+        {"name": "few"},
     ]
     server = Served(write_config(folder, {"models": models}).parent).start()
     send(server, "loans", classes(1000, 2, confidence=2.0))
@@ -74,10 +75,16 @@ def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
     assert page.status == 200
     values = labelled.samples("model_accuracy", "model_accuracy_lower", "model_estimated_accuracy")
     series = '{model="loans",version="3",window="%s"}'
-    measured, estimated = values["model_accuracy" + series % "7d"], values["model_estimated_accuracy" + series % "1h"]
+    measured, estimated = values["model_accuracy" + series % "5m"], values["model_estimated_accuracy" + series % "1h"]
     text = words(page)
-    assert f"{100 * measured:.3g} % of the 900 labelled predictions of the last 7d are right" in text
+    assert f"{100 * measured:.3g} % of the 900 labelled predictions of the last 5m are right" in text
     assert "the model is worse than there, by more than chance explains" in text
+    assert re.search(
+        r"The whole interval is below 77\.\d %, the threshold of ModelAccuracyLow\.",
+        words(page).replace(" ,", ",").replace(" .", "."),
+    )
+    assert re.search(r"Updated at \d\d:\d\d:\d\d UTC ?\. Refresh", text)
+    assert "/quality?model=loans" in [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert re.search(r"Last 1d 7\d\.\d % \d\d\.?\d* % to \d\d\.?\d* % .*?900 100 ", text)
     assert f"Last 1h {100 * estimated:.3g} %" in text
     assert re.search("[Hh]alf of the labels come .* the prediction.", text)
@@ -123,7 +130,7 @@ def test_a_regression_has_errors(labelled: Served) -> None:
     """Numbers have a mean absolute error and no table of classes."""
     text = words(quality(labelled, model="prices"))
     assert re.search(
-        r"The mean absolute error of the 400 labelled predictions of the last 7d is \d\.\d+ \(95 % interval", text
+        r"The mean absolute error of the 400 labelled predictions of the last 5m is \d\.\d+ \(95 % interval", text
     )
     assert "In the last 1h, an error of" in text
     assert "The root mean squared error is" in text
@@ -134,7 +141,7 @@ def test_a_regression_has_errors(labelled: Served) -> None:
 def test_what_is_missing_is_said_with_what_to_do(labelled: Served) -> None:
     """Without labels, without labelled rows and without predictions the page says what to do."""
     waiting, plain, bare, silent = (quality(labelled, model=name) for name in ("waiting", "plain", "bare", "silent"))
-    assert "The accuracy in the last 1h is estimated as 8" in waiting.text
+    assert "The accuracy in the last 5m is estimated as 8" in waiting.text
     assert "No prediction in the windows has a label. Send labels" in waiting.text
     assert f"model-exporter label labels.csv --exporter {labelled.url} " in waiting.text
     assert "is not known: no prediction in the windows has a label, and nothing can be estimated." in plain.text
@@ -164,15 +171,30 @@ def test_a_model_without_a_profile_is_measured(labelled: Served) -> None:
 
 
 def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:
-    """It is measured where there are labels, else estimated, and leads to the page."""
+    """It is measured with enough labels, else estimated, marked beyond the threshold, and leads to the page."""
     page = Page(labelled.get("/"))
     text = words(page)
-    assert re.search(r"loans accuracy 7\d\.?\d* %, measured, 7d 3", text)
-    assert re.search(r"prices error \d\.\d+, measured, 7d 3", text)
-    assert re.search(r"waiting accuracy 8\d\.?\d* %, estimated, 1h 3", text)
+    assert re.search(r"loans accuracy 7\d\.?\d* %, measured, 5m below 77\.\d % 3", text)
+    assert re.search(r"prices error \d\.\d+, measured, 5m 3", text)
+    assert re.search(r"waiting accuracy 8\d\.?\d* %, estimated, 5m 3", text)
     assert re.search(r"plain 3", text)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert "/quality?model=loans&version=3" in links
+    assert page.source.count('<small class="marked critical">') == 1
+
+
+def test_a_calibration_error_that_chance_explains_is_not_shown(labelled: Served) -> None:
+    """Of few labels only what chance makes of them is said."""
+    events = [
+        {"model": "few", "version": "1", "id": f"g-{index}", "prediction": "yes", "confidence": 0.7}
+        for index in range(8)
+    ]
+    assert labelled.post("/v1/predictions", events).status == 202
+    labels = [{"prediction_id": f"g-{index}", "label": "yes" if index < 6 else "no"} for index in range(8)]
+    assert labelled.post("/v1/labels", labels).status == 201
+    found = eventually(lambda: re.search(r" 8 0 (\S+) by chance (\S+) %", words(quality(labelled, model="few"))), 30)
+    assert (found[1], float(found[2])) == ("–", pytest.approx(13, abs=1))
+    assert re.search(r"900 100 [\d.]+ % by chance [\d.]+ %", words(quality(labelled, model="loans")))
 
 
 def test_what_users_sent_is_text(labelled: Served) -> None:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from exporter.stats.accuracy import estimate_accuracy, wilson
+from exporter.stats.accuracy import calibration_error_by_chance, estimate_accuracy, wilson
 
 
 def test_the_interval_covers_the_truth() -> None:
@@ -81,3 +81,23 @@ def test_an_interval_ends_exactly_at_nothing_and_everything() -> None:
     """Rounding leaves no 4e-17 as the lower end."""
     assert [wilson(0, n).lower for n in range(1, 600)] == [0.0] * 599
     assert [wilson(n, n).upper for n in range(1, 600)] == [1.0] * 599
+
+
+@pytest.mark.parametrize("labels", [5, 40, 1000])
+def test_the_calibration_error_of_a_calibrated_model(labels: int) -> None:
+    """The mean of many simulated windows is what chance is said to make of it."""
+    rng = np.random.default_rng(3)
+    errors, expected = [], []
+    for _ in range(2000):
+        confidences = rng.uniform(0.5, 1.0, labels)
+        right = rng.random(labels) < confidences
+        bins = np.minimum((confidences * 10).astype(int), 9)
+        rows, sums, hits = (np.bincount(bins, weights, 10) for weights in (np.ones(labels), confidences, right))
+        errors.append(np.abs(hits - sums).sum() / labels)
+        expected.append(calibration_error_by_chance(rows.tolist(), sums.tolist()))
+    assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.02)
+
+
+def test_chance_does_nothing_to_certain_predictions() -> None:
+    """A confidence of 0 or 1 that is exact is never wrong."""
+    assert calibration_error_by_chance([4, 0, 7], [0.0, 0.0, 7.0]) == 0

@@ -20,7 +20,7 @@ from exporter.stats.divergence import Floats
 
 CATEGORIES = 15
 """Categories in a chart; the table below it has all."""
-SPECIAL_WIDTH = 16.0
+SPECIAL_WIDTH = 20.0
 """Width in percent of a bar for special values, such as missing ones: enough for its label on a phone."""
 
 

@@ -23,6 +23,7 @@ from exporter.monitoring.drift_report import (
     PREDICTION,
     PREDICTION_ALERT,
 )
+from exporter.monitoring.leading_quality import ENOUGH
 from exporter.server.alerts import LAYERS, AlertSource
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago, parse_time
@@ -81,6 +82,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
             pending_corrections=_pending(exporter),
             min_corrections=MIN_CORRECTIONS,
+            enough_labels=ENOUGH,
             dashboard=uid if re.fullmatch(r"[\w-]{1,40}", uid := request.args.get("dashboard", "")) else None,
         )
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from exporter.config import ModelConfig
 from exporter.monitoring.counters import DURATION_BUCKETS
 from exporter.monitoring.drift_report import TargetDrift, worst
+from exporter.monitoring.leading_quality import kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.recent import Recent
 from exporter.server.notifications import Alert
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity
-from exporter.server.pages.quality_text import summarize
+from exporter.server.pages.quality_text import describe_limit, summarize
 
 UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
@@ -57,7 +58,7 @@ class Row:
     window, worst
         The target that has drifted most, and the window; None before the first values and without a profile.
     quality
-        How good the version is, measured or estimated, in a few words; empty where that is not known.
+        How good the version is, measured or estimated, in a few words; without a text where that is not known.
     """
 
     model: str
@@ -73,12 +74,12 @@ class Row:
     attempts: int
     confident: Figure
     corrected: Figure
-    quality: str
+    quality: Figure
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The figures that have a threshold."""
-        return self.errors, self.latency, self.drift, self.confident, self.corrected
+        return self.errors, self.latency, self.drift, self.confident, self.corrected, self.quality
 
     @property
     def trouble(self) -> tuple[int, int, float]:
@@ -128,7 +129,7 @@ def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
         drift=_drift(drift),
         attempts=recent.attempts,
         confident=_confident(recent, model) if monitor.confidences.counts.any() else Figure(UNKNOWN),
-        quality=summarize(monitor, now),
+        quality=_quality(monitor, now),
         corrected=_corrected(recent, model) if any(monitor.counters.feedback.values()) else Figure(UNKNOWN),
     )
 
@@ -174,6 +175,16 @@ def _confident(recent: Recent, model: ModelConfig) -> Figure:
         return Figure(text)
     excess = threshold / recent.confident_ratio if recent.confident_ratio else math.inf
     return Figure(text, "warning", f"below {percent(threshold)}", excess)
+
+
+def _quality(monitor: ModelMonitor, now: float) -> Figure:
+    """Return the leading figure of the quality, marked when its whole interval is beyond the threshold."""
+    leading = leading_quality(monitor, now)
+    if leading is None:
+        return Figure("")
+    kind = kind_of(monitor)
+    limit = describe_limit(kind, leading)
+    return Figure(summarize(kind, leading), "critical" if limit else "", limit, leading.excess)
 
 
 def _drift(drift: TargetDrift | None) -> Figure:

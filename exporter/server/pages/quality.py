@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flask import Blueprint, render_template, request
 
+from exporter.monitoring.leading_quality import ALERT, Kind, kind_of, leading_quality, measured
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.server.application import Exporter
@@ -16,18 +18,16 @@ from exporter.server.pages.confusion import confusion
 from exporter.server.pages.model_choice import UnknownError, choose
 from exporter.server.pages.quality_text import (
     NAMES,
-    Kind,
     counted,
     describe_absence,
+    describe_calibration,
     describe_delay,
     describe_errors,
-    describe_estimated,
     describe_estimates,
-    describe_measured,
+    describe_leading,
+    describe_limit,
     figure,
     interval,
-    kind_of,
-    measured,
 )
 from exporter.server.pages.review_filters import parameters
 from exporter.stats.accuracy import Estimate, wilson
@@ -46,6 +46,8 @@ class Row(NamedTuple):
         The accuracy or error with its interval.
     numbers
         Further figures, in the order of the table's columns.
+    note
+        What is said below the last of them.
     remark
         Why there is no figure.
     """
@@ -54,6 +56,7 @@ class Row(NamedTuple):
     estimate: Estimate
     numbers: tuple[str, ...]
     remark: str = ""
+    note: str = ""
 
 
 class Axis(NamedTuple):
@@ -101,10 +104,11 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     measured_rows = [_measured_row(kind, name, window) for name, window in windows.items()]
     segments = _segment_rows(monitor, kind)
     references = (estimator.overall, estimator.estimated_overall) if estimator else (math.nan,)
-    labelled = [(name, window) for name, window in windows.items() if measured(window, kind)]
-    longest = labelled[-1] if labelled else None
+    labelled = {name: window for name, window in windows.items() if measured(window, kind)}
+    leading = leading_quality(monitor, now)
     return {
         "version": monitor.version,
+        "time": datetime.now(UTC),
         "kind": kind,
         "name": NAMES[kind],
         "estimator": estimator,
@@ -114,9 +118,11 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "estimated": estimated_rows,
         "segments": segments,
         "segment_source": monitor.segments.source if monitor.segments else "",
-        "lead": _lead(kind, longest, estimates, monitor),
+        "lead": describe_leading(kind, leading, estimator) if leading else "",
+        "beyond": describe_limit(kind, leading) if leading else "",
+        "alert": ALERT,
         "delay": describe_delay(monitor.quality.delays),
-        "errors": describe_errors(longest[1]) if longest and kind == "absolute_error" else "",
+        "errors": describe_errors(list(labelled.values())[-1]) if labelled and kind == "absolute_error" else "",
         "checked": _checked(kind, labelled, estimates),
         "confusion": confusion(dict(monitor.quality.outcomes)) if kind == "accuracy" else None,
         "figure": figure,
@@ -139,9 +145,11 @@ def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str,
 
 
 def _measured_row(kind: Kind, name: str, window: WindowQuality) -> Row:
-    further = window.calibration_error if kind == "accuracy" else window.squared_error
-    numbers = (f"{window.labelled:,.0f}", f"{window.unlabelled:,.0f}", figure(kind, further))
-    return Row(name, measured(window, kind) or _NOTHING, numbers)
+    further, note = figure(kind, window.squared_error), ""
+    if kind == "accuracy":
+        further, note = describe_calibration(window)
+    numbers = (f"{window.labelled:,.0f}", f"{window.unlabelled:,.0f}", further)
+    return Row(name, measured(window, kind) or _NOTHING, numbers, note=note)
 
 
 def _segment_rows(monitor: ModelMonitor, kind: Kind) -> list[Row]:
@@ -165,21 +173,9 @@ def _axis(kind: Kind, rows: Sequence[Row], references: Sequence[float]) -> Axis:
     return Axis(max(low - margin, 0.0), min(high + margin, 1.0) if kind == "accuracy" else high + margin)
 
 
-def _lead(
-    kind: Kind,
-    longest: tuple[str, WindowQuality] | None,
-    estimates: Mapping[str, Estimate],
-    monitor: ModelMonitor,
-) -> str:
-    """Return the sentences that say how good the model is, by the longest windows."""
-    if longest:
-        return describe_measured(kind, *longest, monitor.binner.quality if monitor.binner else None)
-    if estimates:
-        return describe_estimated(kind, *list(estimates.items())[-1])
-    return ""
-
-
-def _checked(kind: Kind, labelled: Sequence[tuple[str, WindowQuality]], estimates: Mapping[str, Estimate]) -> str:
+def _checked(kind: Kind, labelled: Mapping[str, WindowQuality], estimates: Mapping[str, Estimate]) -> str:
     """Say how good the estimates were in the longest window that tells."""
-    texts = (describe_estimates(kind, name, window, estimates.get(name)) for name, window in reversed(labelled))
+    texts = (
+        describe_estimates(kind, name, window, estimates.get(name)) for name, window in reversed(list(labelled.items()))
+    )
     return next(filter(None, texts), "")

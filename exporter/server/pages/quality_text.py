@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
-from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.leading_quality import Kind, Leading, measured
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.elapsed import duration
 from exporter.server.pages.drift_text import number, percent
 from exporter.stats.accuracy import Estimate
 
-Kind = Literal["accuracy", "absolute_error"]
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
 LARGE_ERRORS = 2.0
 """Root mean squared error, in mean absolute errors, from which some errors are much larger than most. Errors with a
 normal distribution have 1.25."""
-
-
-def kind_of(monitor: ModelMonitor) -> Kind:
-    """Return how the quality of a model is measured."""
-    if monitor.binner and monitor.binner.quality:
-        return monitor.binner.quality.kind
-    quality = monitor.quality
-    is_number = quality.scorer.task == "regression" or (quality.scorer.task is None and quality.absolute_error > 0)
-    return "absolute_error" if is_number else "accuracy"
 
 
 def figure(kind: Kind, value: float) -> str:
@@ -50,13 +39,6 @@ def interval(kind: Kind, estimate: Estimate) -> str:
     return f"{figure(kind, estimate.lower)} to {figure(kind, estimate.upper)}"
 
 
-def measured(window: WindowQuality | None, kind: Kind) -> Estimate | None:
-    """Return the measured quality of a window; None without labels."""
-    if window is None:
-        return None
-    return window.accuracy if kind == "accuracy" else window.absolute_error
-
-
 def counted(count: float, noun: str) -> str:
     """
     >>> counted(1, "label"), counted(1200.0, "label")
@@ -65,24 +47,24 @@ def counted(count: float, noun: str) -> str:
     return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
 
-def describe_measured(kind: Kind, name: str, window: WindowQuality, reference: QualityEstimator | None) -> str:
-    """Describe in sentences what the labels of a window say, and how that compares with the profile's labelled rows."""
-    estimate = measured(window, kind)
-    if estimate is None:
-        return ""
-    labelled = f"labelled prediction{'' if window.labelled == 1 else 's'} of the last {name}"
+def describe_leading(kind: Kind, leading: Leading, reference: QualityEstimator | None) -> str:
+    """Describe in sentences how good a model is, and how that compares with the profile's labelled rows."""
+    estimate, name = leading.estimate, leading.window
+    if leading.basis == "estimated":
+        value = figure(kind, estimate.value)
+        return (
+            f"The {NAMES[kind]} in the last {name} is estimated as {value} (95 % interval {interval(kind, estimate)})."
+        )
+    labelled = f"labelled prediction{'' if leading.number == 1 else 's'} of the last {name}"
     bounds = "" if math.isnan(estimate.lower) else f" (95 % interval {interval(kind, estimate)})"
     if kind == "accuracy":
-        text = f"{figure(kind, estimate.value)} of the {window.labelled:,.0f} {labelled} {_verb(window)} right{bounds}."
+        verb = "is" if leading.number == 1 else "are"
+        text = f"{figure(kind, estimate.value)} of the {leading.number:,.0f} {labelled} {verb} right{bounds}."
     else:
-        text = f"The mean absolute error of the {window.labelled:,.0f} {labelled} is {number(estimate.value)}{bounds}."
-    if kind == "accuracy" and estimate.value == 0 and window.labelled >= LEAST_ROWS:
+        text = f"The mean absolute error of the {leading.number:,.0f} {labelled} is {number(estimate.value)}{bounds}."
+    if kind == "accuracy" and estimate.value == 0 and leading.number >= LEAST_ROWS:
         return f"{text} No label equals its prediction: check that both have the same spelling, such as 1 or yes."
     return f"{text} {_compare(kind, estimate, reference)}" if reference else text
-
-
-def _verb(window: WindowQuality) -> str:
-    return "is" if window.labelled == 1 else "are"
 
 
 def _compare(kind: Kind, estimate: Estimate, reference: QualityEstimator) -> str:
@@ -94,14 +76,6 @@ def _compare(kind: Kind, estimate: Estimate, reference: QualityEstimator) -> str
         return f"{overall}, which is within the interval."
     better = (estimate.value > reference.overall) == (kind == "accuracy")
     return f"{overall}: the model is {'better' if better else 'worse'} than there, by more than chance explains."
-
-
-def describe_estimated(kind: Kind, name: str, estimate: Estimate) -> str:
-    """Describe in a sentence what is estimated for a window."""
-    return (
-        f"The {NAMES[kind]} in the last {name} is estimated as {figure(kind, estimate.value)} "
-        f"(95 % interval {interval(kind, estimate)})."
-    )
 
 
 def describe_absence(reason: str, kind: Kind) -> str:
@@ -155,6 +129,14 @@ def describe_estimates(kind: Kind, name: str, window: WindowQuality, estimate: E
     )
 
 
+def describe_calibration(window: WindowQuality) -> tuple[str, str]:
+    """Return the calibration error of a window, and how large chance alone makes it; a dash if it is not larger."""
+    error, by_chance = window.calibration_error, window.calibration_error_by_chance
+    if math.isnan(error):
+        return "–", ""
+    return "–" if error <= by_chance else percent(error), f"by chance {percent(by_chance)}"
+
+
 def describe_delay(delays: Histogram) -> str:
     """Say how long labels take; nothing before the first one."""
     if not delays.counts.sum():
@@ -178,17 +160,13 @@ def describe_errors(window: WindowQuality) -> str:
     return f"{text}{': a few errors are much larger than most' if ratio >= LARGE_ERRORS else ', as is usual'}."
 
 
-def summarize(monitor: ModelMonitor, now: float) -> str:
-    """Return the quality of a model version in a few words: measured if it has labels, else estimated; or nothing.
+def summarize(kind: Kind, leading: Leading) -> str:
+    """Return the quality of a model version in a few words."""
+    return f"{_SHORT[kind]} {figure(kind, leading.estimate.value)}, {leading.basis}, {leading.window}"
 
-    Each is that of the longest window that has it, at the monotonic time ``now`` in seconds.
-    """
-    kind = kind_of(monitor)
-    for name, window in reversed(monitor.read_quality(now).items()):
-        if found := measured(window, kind):
-            return f"{_SHORT[kind]} {figure(kind, found.value)}, measured, {name}"
-    if monitor.binner and (estimator := monitor.binner.quality):
-        for name, counts in reversed(monitor.read_counts(now).items()):
-            if estimate := estimator.estimate(counts):
-                return f"{_SHORT[kind]} {figure(kind, estimate.value)}, estimated, {name}"
-    return ""
+
+def describe_limit(kind: Kind, leading: Leading) -> str:
+    """Return the threshold that a quality violates, such as ``below 77.5 %``; nothing when it does not."""
+    if not leading.excess:
+        return ""
+    return f"{'below' if kind == 'accuracy' else 'above'} {figure(kind, leading.limit)}"

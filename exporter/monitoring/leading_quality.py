@@ -1,0 +1,104 @@
+"""The figure that says how good a model version is, of all that is measured and estimated in its windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.window_quality import WindowQuality
+from exporter.stats.accuracy import Estimate
+
+Kind = Literal["accuracy", "absolute_error"]
+ALERT = "ModelAccuracyLow"
+ENOUGH = 20
+"""Labels that `ALERT` needs to evaluate a measured accuracy or error, as its rules have it."""
+MOST_ERROR = 1.5
+"""Error, in errors on the profile's labelled rows, above which `ALERT` becomes pending, as its rule has it."""
+
+
+class Leading(NamedTuple):
+    """The quality in a window.
+
+    Attributes
+    ----------
+    basis
+        Whether it is measured with labels or estimated without.
+    window
+        The window's spelling.
+    estimate
+        The accuracy or mean absolute error.
+    number
+        Labels, or predictions of an estimate.
+    limit
+        The threshold of `ALERT`; NaN without labelled rows in the profile.
+    excess
+        How far the whole interval is beyond the threshold, relative to it; 0 when it is not.
+    """
+
+    basis: Literal["measured", "estimated"]
+    window: str
+    estimate: Estimate
+    number: float
+    limit: float
+    excess: float
+
+
+def kind_of(monitor: ModelMonitor) -> Kind:
+    """Return how the quality of a model is measured."""
+    if monitor.binner and monitor.binner.quality:
+        return monitor.binner.quality.kind
+    quality = monitor.quality
+    is_number = quality.scorer.task == "regression" or (quality.scorer.task is None and quality.absolute_error > 0)
+    return "absolute_error" if is_number else "accuracy"
+
+
+def measured(window: WindowQuality | None, kind: Kind) -> Estimate | None:
+    """Return the measured quality of a window; None without labels."""
+    if window is None:
+        return None
+    return window.accuracy if kind == "accuracy" else window.absolute_error
+
+
+def leading_quality(monitor: ModelMonitor, now: float) -> Leading | None:
+    """Return the figure that leads at the monotonic time ``now`` in seconds; None without labels and estimates.
+
+    It is the worst of those for which `ALERT` becomes pending. If there is none, it is that of the shortest window with
+    at least `ENOUGH` labels, else of the shortest with an estimate for as many predictions, else of the longest.
+    """
+    known = list(_figures(monitor, now))
+    beyond = [figure for figure in known if figure.excess > 0]
+    if beyond:
+        return max(beyond, key=lambda figure: figure.excess)
+    enough = [figure for figure in known if figure.number >= ENOUGH]
+    few = [figure for figure in known if figure.basis == "measured"] or known
+    return enough[0] if enough else few[-1] if few else None
+
+
+def _figures(monitor: ModelMonitor, now: float) -> Iterator[Leading]:
+    """Yield the measured figures, then the estimated ones, the shortest window first."""
+    kind, estimator = kind_of(monitor), monitor.binner.quality if monitor.binner else None
+    is_used = monitor.recent(now).attempts > 0  # the alert is silent about a version without predictions
+    limit = _limit(monitor, estimator.overall if estimator else math.nan)
+    for name, window in monitor.read_quality(now).items():
+        if found := measured(window, kind):
+            excess = _excess(kind, found, limit) if is_used and window.labelled >= ENOUGH else 0.0
+            yield Leading("measured", name, found, window.labelled, limit, excess)
+    if estimator:
+        limit = _limit(monitor, estimator.estimated_overall)
+        for name, counts in monitor.read_counts(now).items():
+            if found := estimator.estimate(counts):
+                excess = _excess(kind, found, limit) if is_used else 0.0
+                yield Leading("estimated", name, found, estimator.observed(counts), limit, excess)
+
+
+def _limit(monitor: ModelMonitor, reference: float) -> float:
+    """Return the threshold of `ALERT`, given the quality on the profile's labelled rows."""
+    return reference - monitor.config.threshold(ALERT) if kind_of(monitor) == "accuracy" else MOST_ERROR * reference
+
+
+def _excess(kind: Kind, estimate: Estimate, limit: float) -> float:
+    """Return how far the whole interval is beyond a threshold, relative to it; 0 when it is not."""
+    end = limit - estimate.upper if kind == "accuracy" else estimate.lower - limit
+    return end / limit if end > 0 and limit > 0 else 0.0
