@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from exporter.storage.engine import is_shared
-from exporter.storage.schema import WAITING, labels
+from exporter.storage.schema import WAITING, labels, storable
 from exporter.storage.statements import CompiledStatement, driver_connection, update_of_row
 
 Models = Mapping[str | None, Collection[str]]
@@ -18,7 +19,6 @@ Models = Mapping[str | None, Collection[str]]
 _CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
 _NAMES = ", ".join(_COLUMNS)
-_COPIED = ("model", "version", "confidence", "segment")
 MAX_PREDICTION = 1000
 """Longest prediction, as JSON, that labels are compared with: two thousand of them are in memory at once."""
 
@@ -68,8 +68,9 @@ class LabelRow(msgspec.Struct):
         self.day, self.predicted = prediction["day"], prediction["time"]
         text = prediction["prediction"]
         self.prediction = text if text and len(text) <= MAX_PREDICTION else None
-        for name in _COPIED:
-            setattr(self, name, prediction[name])
+        self.confidence = prediction["confidence"]
+        self.model, self.version = storable(prediction["model"]), storable(prediction["version"])
+        self.segment = prediction["segment"] and storable(prediction["segment"])
 
 
 _JOINED = "l.label, l.loss, l.time, l.received, l.id"
@@ -90,13 +91,15 @@ _PREDICTIONS = {
         LEFT JOIN labels l ON l.day = p.day AND l.prediction_id = p.id AND l.model = p.model
     """,
     "postgresql": """
-        SELECT {found} FROM unnest(CAST(:ids AS text[])) AS wanted(value)
+        SELECT {found} FROM json_array_elements_text(CAST(:ids AS json)) AS wanted(value)
         CROSS JOIN LATERAL (
-            SELECT first.* FROM unnest(CAST(:days AS integer[])) AS days(day)
-            CROSS JOIN LATERAL (
-                SELECT * FROM predictions q WHERE q.day = days.day AND q.id = wanted.value {of_model}
-                ORDER BY q.day, q.seq LIMIT 1
-            ) first LIMIT 1
+            SELECT q.day FROM predictions q
+            WHERE q.day = ANY(CAST(:days AS integer[])) AND q.id = wanted.value {of_model}
+            ORDER BY q.day LIMIT 1
+        ) first
+        CROSS JOIN LATERAL (
+            SELECT * FROM predictions q WHERE q.day = first.day AND q.id = wanted.value {of_model}
+            ORDER BY q.seq LIMIT 1
         ) p
         LEFT JOIN LATERAL (
             SELECT * FROM labels WHERE day = p.day AND prediction_id = p.id AND model = p.model LIMIT 1
@@ -109,7 +112,7 @@ _LABELS = {
         WHERE l.day IN (SELECT value FROM json_each(:days)) AND l.prediction_id = wanted.value
     """,
     "postgresql": """
-        SELECT {stored} FROM unnest(CAST(:ids AS text[])) AS wanted(value) CROSS JOIN labels l
+        SELECT {stored} FROM json_array_elements_text(CAST(:ids AS json)) AS wanted(value) CROSS JOIN labels l
         WHERE l.day = ANY(CAST(:days AS integer[])) AND l.prediction_id = wanted.value
     """,
 }
@@ -185,12 +188,14 @@ def stored_rows(
 def _select(
     connection: sa.Connection, text: str, ids: Collection[str], days: Sequence[int], **values: str
 ) -> list[LabelRow]:
-    bound: dict[str, Any] = {"ids": sorted(ids), "days": days}  # sorted, as the index is
-    if not is_shared(connection):
-        bound = {name: msgspec.json.encode(value).decode() for name, value in bound.items()}
+    bound = {"ids": _json(sorted(ids)), "days": days if is_shared(connection) else _json(days)}  # sorted, as the index
     with _index_scans(connection):
         rows = connection.execute(sa.text(text), bound | values).all()
     return [LabelRow(*row) for row in rows]
+
+
+def _json(values: Any) -> str:
+    return msgspec.json.encode(values).decode()
 
 
 def _days(connection: sa.Connection, table: str) -> list[int]:
@@ -201,7 +206,7 @@ def _days(connection: sa.Connection, table: str) -> list[int]:
 @contextlib.contextmanager
 def _index_scans(connection: sa.Connection) -> Iterator[None]:
     """Let PostgreSQL look each identifier up: its plan of a prepared statement stays while the table grows."""
-    names = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin") if is_shared(connection) else ()
+    names = [f"enable_{kind}" for kind in ("seqscan", "bitmapscan", "hashjoin", "mergejoin") if is_shared(connection)]
     if names:
         connection.exec_driver_sql("SELECT " + ", ".join(f"set_config('{name}', 'off', true)" for name in names))
     yield
@@ -211,21 +216,47 @@ def _index_scans(connection: sa.Connection) -> Iterator[None]:
 
 _insert = CompiledStatement(labels.insert(), _COLUMNS)
 _update = CompiledStatement(update_of_row(labels, _CHANGED))
-_COPY = f"COPY labels ({_NAMES}) FROM STDIN"
 
 
-def write_rows(connection: sa.Connection, rows: Iterable[LabelRow]) -> None:
+def write_rows(connection: sa.Connection, rows: Collection[LabelRow]) -> None:
     """Insert new rows, and update others."""
-    new = sorted((row for row in rows if row.id is None), key=lambda row: (row.day, row.prediction_id))
-    if not is_shared(connection):
-        _insert.execute_many(connection, [{name: getattr(row, name) for name in _COLUMNS} for row in new])
-    elif new:
-        with driver_connection(connection, _COPY) as driver, driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            for row in new:
-                copy.write_row([getattr(row, name) for name in _COLUMNS])
-    changed = [
-        {"row_id": row.id, **{f"new_{name}": getattr(row, name) for name in _CHANGED}}
-        for row in rows
-        if row.id is not None
-    ]
-    _update.execute_many(connection, changed)
+    new = sorted((row for row in rows if row.id is None), key=attrgetter("day", "prediction_id"))
+    stored = [row for row in rows if row.id is not None]
+    if is_shared(connection):
+        _copy(connection, new)
+        _update_together(connection, stored)
+        return
+    _insert.execute_many(connection, [{name: getattr(row, name) for name in _COLUMNS} for row in new])
+    _update.execute_many(
+        connection, [{"row_id": row.id, **{f"new_{name}": getattr(row, name) for name in _CHANGED}} for row in stored]
+    )
+
+
+def _copy(connection: sa.Connection, rows: Sequence[LabelRow]) -> None:
+    """Insert rows into PostgreSQL: their texts are `storable`, so that psycopg's own dumper, in C, takes them."""
+    if not rows:
+        return
+    from psycopg.types.string import StrDumper  # only here: SQLite needs no psycopg
+
+    text, values = f"COPY labels ({_NAMES}) FROM STDIN", attrgetter(*_COLUMNS)
+    with driver_connection(connection, text) as driver, driver.cursor() as cursor:
+        cursor.adapters.register_dumper(str, StrDumper)
+        with cursor.copy(text) as copy:
+            for row in rows:
+                copy.write_row(values(row))
+
+
+def _update_together(connection: sa.Connection, rows: Sequence[LabelRow]) -> None:
+    """Update rows of PostgreSQL in one statement.
+
+    A row takes 18 µs of processor time; with a statement for each, in one round trip, 39 µs.
+    """
+    if not rows:
+        return
+    values = ", ".join(f"{name} = new.{name}" for name in _CHANGED)
+    text = (
+        f"UPDATE labels SET {values} "  # noqa: S608 (constant names)
+        "FROM json_populate_recordset(CAST(NULL AS labels), CAST(:rows AS json)) AS new WHERE labels.id = new.id"
+    )
+    with _index_scans(connection):
+        connection.execute(sa.text(text), {"rows": _json(rows)})

@@ -139,6 +139,7 @@ class LabelRecorder:
         wanted: dict[str | None, set[str]] = {}
         for item in items:
             item.prediction_id = storable(item.prediction_id)
+            item.model = item.model and storable(item.model)
             wanted.setdefault(item.model, set()).add(item.prediction_id)
         rows = find_rows(connection, wanted)
         result, changed = LabelsResult(), {}
