@@ -17,7 +17,7 @@ from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
-from exporter.server.idempotency import IdempotencyCache, check_key
+from exporter.server.idempotency import IdempotencyCache, check_key, content_digest, reused_key
 from exporter.server.problem import (
     Reply,
     event_problem,
@@ -81,7 +81,8 @@ class Ingest:
         ids
             Whether the response has the predictions' identifiers.
         """
-        if key is not None and (previous := self.idempotency.get("predictions", key)):
+        digest = b"" if key is None else content_digest(body)
+        if key is not None and (previous := self.idempotency.get("predictions", key, digest)):
             return previous
         try:
             self._exporter.pipeline.check_capacity()
@@ -103,7 +104,7 @@ class Ingest:
         if full := self.enqueue("predictions", events, len(body)):
             return full
         reply = _accepted(202, events, rejected, ids, self._warn_of_member(events[0].model, unknown))
-        return reply if key is None else self.idempotency.remember("predictions", key, reply)
+        return reply if key is None else self.idempotency.remember("predictions", key, digest, reply)
 
     def enqueue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
         """Queue checked predictions of ``size`` bytes; return the response to send if the queue is full."""
@@ -229,7 +230,7 @@ class Ingest:
 
     def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:
         if any(result.conflict for result in results):
-            return problem(422, "this Idempotency-Key was already used with another body: use a new key")
+            return reused_key()
         new = sum(not result.repeat for result in results)
         self._exporter.telemetry.events.labels("feedback").inc(new)
         status = 201 if new else 200
@@ -244,7 +245,7 @@ class Ingest:
 
     def events(self, body: bytes, key: str | None) -> Reply:
         """Count the business events in a body (``POST /v1/events``)."""
-        return self.idempotency.once("events", key, lambda: self._count_events(body))
+        return self.idempotency.once("events", key, lambda: self._count_events(body), body)
 
     def _count_events(self, body: bytes) -> Reply:
         try:

@@ -51,7 +51,7 @@ class Labels:
         key
             The ``Idempotency-Key`` header.
         """
-        return self._idempotency.once("labels", key, lambda: self._record(body, lines))
+        return self._idempotency.once("labels", key, lambda: self._record(body, lines), body)
 
     def _record(self, body: bytes, lines: bool) -> Reply:
         clients = self._exporter.clients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import gzip
 import io
 import json
@@ -187,6 +188,23 @@ def test_ids_are_generated_and_returned_on_request(shared: Served) -> None:
     assert len(answer.json["ids"][1]) > 10
 
 
+REUSED = "this Idempotency-Key was already used with another body: use a new key"
+
+
+def test_a_key_with_another_body_is_refused(served: Served) -> None:
+    """Byte by byte; the path names the model, so it is compared, too."""
+    body = json.dumps(GOOD).encode()
+    sent = functools.partial(served.post, "/v1/predictions", Idempotency_Key="k-1")
+    assert sent(body).status == 202
+    assert sent(body).status == 202
+    refused = sent(json.dumps({**GOOD, "version": "4"}).encode())
+    assert (refused.status, refused.json["detail"]) == (422, REUSED)
+    assert served.post("/v1/predictions", body, Idempotency_Key="k-2").status == 202
+    assert served.samples("model_attempts_total") == {f"model_attempts_total{{{LABELS}}}": 2}
+    assert served.post("/v2/models/credit/infer", INFERRED, Idempotency_Key="k-1").status == 202
+    assert served.post("/v2/models/credit/versions/4/infer", INFERRED, Idempotency_Key="k-1").status == 422
+
+
 def test_idempotency_key_makes_a_retry_count_once(served: Served) -> None:
     """The second POST with a key gets the response of the first and counts nothing."""
     first, second = (served.post("/v1/predictions", GOOD, Idempotency_Key="k-1") for _ in range(2))
@@ -222,6 +240,9 @@ def test_every_route_that_counts_accepts_an_idempotency_key(served: Served, path
     assert first.body == again.body
     assert sum(served.samples(metric).values()) == once
     assert once == before + (path != "/v1/logs")
+    reused = served.post(path, json.dumps(body).encode() + b" ", Idempotency_Key="k")
+    assert (reused.status, reused.json["detail"]) == (422, REUSED)
+    assert sum(served.samples(metric).values()) == once
     assert served.post(path, body, Idempotency_Key="k" * 300).status == 400
 
 

@@ -190,6 +190,7 @@ def test_a_key_returns_the_same_response(shared: Served) -> None:
     first = send(shared, ("k-1", "yes"), Idempotency_Key="key of labels")
     again = send(shared, ("k-1", "yes"), Idempotency_Key="key of labels")
     assert (first.status, first.json) == (again.status, again.json) == (201, first.json)
+    assert send(shared, ("k-1", "no"), Idempotency_Key="key of labels").status == 422
     assert send(shared, ("k-1", "yes"), Idempotency_Key="x" * 256).status == 400
 
 

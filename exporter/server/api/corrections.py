@@ -139,7 +139,7 @@ class CorrectionsApi:
             count = sample_for_review(store, draw, sample.count, reviewer, redact)
             return json_reply(201, {"drawn": count})
 
-        return self._idempotency.once("samples", idempotency_key(), reply).flask()
+        return self._idempotency.once("samples", idempotency_key(), reply, request.get_data()).flask()
 
 
 def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:

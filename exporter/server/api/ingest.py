@@ -39,7 +39,8 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
     @routes.post("/notifications")
     def notifications() -> Response:
         body = request.get_data()
-        return ingest.idempotency.once("notifications", idempotency_key(), lambda: receive_notification(body)).flask()
+        key = idempotency_key()
+        return ingest.idempotency.once("notifications", key, lambda: receive_notification(body), body).flask()
 
     def receive_notification(body: bytes) -> Reply:
         try:

@@ -239,7 +239,8 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     payloads = PayloadIngest(exporter, ingest)
 
     def once(route: str, call: Callable[[], Reply]) -> Response:
-        return ingest.idempotency.once(route, idempotency_key(), call).flask()
+        content = request.full_path.encode(), request.get_data()  # the path may name the model
+        return ingest.idempotency.once(route, idempotency_key(), call, *content).flask()
 
     @routes.post("/v1/kserve")
     def kserve() -> Response:
