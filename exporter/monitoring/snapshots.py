@@ -167,10 +167,10 @@ class SnapshotSaver:
         """Start the thread."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop the thread, and save for the last time."""
+    def close(self, timeout: float = 10.0) -> None:
+        """Stop the thread, for which this waits ``timeout`` seconds at most, and save for the last time."""
         self._closing.set()
-        self._thread.join(10.0)
+        self._thread.join(timeout)
         self.save(time.monotonic(), time.time())
         self._logged(self.lease.release)
 

@@ -44,6 +44,10 @@ PROMETHEUS_SECONDS = 10.0
 """Time that Prometheus has for each part of a response."""
 COMPARISON_SECONDS = 20.0
 """The same for a comparison, which may read a week of counters. A stop waits for it, too."""
+STOP_SECONDS = 12.0
+"""Time from a request to stop until the process ends, whatever hangs: Kubernetes waits for 30 s by default."""
+COUNT_SECONDS = 5.0
+"""How much of that the counting of queued events may take."""
 UNUSABLE_LOG_SECONDS = 60.0
 """Time between two lines about labels that do not count."""
 
@@ -78,6 +82,7 @@ class Exporter:
         self._reloading, self._connecting = threading.Lock(), threading.Lock()
         self._clients: dict[float, Prometheus] = {}
         self._unusable_log_at = -math.inf
+        self._stop_by = math.inf
         config, monitors = load_monitors(path)
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
@@ -223,14 +228,22 @@ class Exporter:
         self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)
 
-    def close(self) -> None:
-        """Count and store what is queued, within time limits, and end the threads."""
+    def stop(self) -> None:
+        """Let everything end within `STOP_SECONDS` from the first call; `close` then waits no longer than that."""
         self.ready = False
+        self._stop_by = self.store.deadline = min(self._stop_by, time.monotonic() + STOP_SECONDS)
+
+    def close(self) -> None:
+        """Count and store what is queued, within `STOP_SECONDS`, and end the threads."""
+        self.stop()
         self.comparisons.close()
-        self.pipeline.close()
-        self._snapshots.close()
-        if not self.store.close():
+        self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
+        self._snapshots.close(self._seconds_left())
+        if not self.store.close(self._seconds_left()):
             log.error("%d predictions were not written to the database before the exporter stopped", self.store.waiting)
+
+    def _seconds_left(self) -> float:
+        return max(self._stop_by - time.monotonic(), 0.0)
 
     def snapshot(self, name: str, inputs: str | None) -> str | None:
         """Return the inputs of a prediction as its feedback stores them: without redacted ones, and images as PNG."""

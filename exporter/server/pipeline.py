@@ -145,7 +145,7 @@ class Pipeline:
             time.sleep(0.001)
         return self._counted >= target
 
-    def close(self, timeout: float = 5.0) -> None:
+    def close(self, timeout: float) -> None:
         """Refuse new predictions, count the queued ones within ``timeout`` seconds, and end the thread."""
         self._closing = True
         self._wake.set()

@@ -40,7 +40,7 @@ LISTENERS = 8
 """Listeners on each socket without TLS: libuv accepts one connection of each in a pass of the loop."""
 TLS_CONNECTIONS = 4096
 """The same with TLS, of which a connection takes 60 KiB."""
-STOP_SECONDS = 5
+REQUEST_SECONDS = 5
 """Time that requests under way have to end once a stop is asked for."""
 CONFIRM_SECONDS = 1
 """Time that TLS clients have after that to confirm the end of their connection."""
@@ -185,7 +185,7 @@ class Server(uvicorn.Server):
             log.warning("the certificates before stay: %s", error.strerror or error)
 
     def _stop(self) -> None:
-        self._exporter.ready = False
+        self._exporter.stop()
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -210,7 +210,7 @@ class Server(uvicorn.Server):
         for acceptor in self._acceptors:
             acceptor.close()
         loop, connections = asyncio.get_running_loop(), self.server_state.connections
-        until = loop.time() + STOP_SECONDS
+        until = loop.time() + REQUEST_SECONDS
         for connection in list(connections):
             connection.shutdown()
         confirmed = until
@@ -222,7 +222,7 @@ class Server(uvicorn.Server):
             elif confirmed == until:
                 confirmed = loop.time() + CONFIRM_SECONDS
         if confirmed == until and connections:
-            log.warning("connections were still open after %g s", STOP_SECONDS)
+            log.warning("connections were still open after %g s", REQUEST_SECONDS)
         for connection in list(connections):
             connection.transport.abort()
         await asyncio.sleep(0)  # for the applications to be told

@@ -7,6 +7,7 @@ before it is acknowledged, and so are labels; feedback that waits at the same ti
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,8 @@ class Store:
         `damaged` at the last scrape.
     tolerances : Callable
         The tolerance of each model's corrections.
+    deadline : float
+        Monotonic time until which callers wait for a commit at most: the exporter ends then.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class Store:
         self._on_unusable = on_unusable
         self._on_failure = on_failure
         self.tolerances = tolerances
+        self.deadline = math.inf
         self._config = config
         self._damage: str | None = None
         self.size = StoreSize(config.max_size)
@@ -182,7 +186,7 @@ class Store:
         StoreError
             When nothing was written, or it is not known yet whether it will be: repeat the call.
         """
-        return _result(self.submit(call, adds))
+        return self._result(self.submit(call, adds))
 
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""
@@ -190,7 +194,7 @@ class Store:
 
     def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
         """Record feedback as `submit_feedback` does, and wait for the result; see `execute`."""
-        return _result(self.submit_feedback(items, key))
+        return self._result(self.submit_feedback(items, key))
 
     def record_labels(self, items: Sequence[LabelEvent]) -> LabelsResult:
         """Record checked labels in one transaction, and wait for the result; see `execute`.
@@ -272,6 +276,12 @@ class Store:
         """Count a failure that the database does not know of."""
         self._on_failure()
 
+    def _result(self, future: Future[_T]) -> _T:
+        try:
+            return future.result(min(COMMIT_TIMEOUT_SECONDS, max(self.deadline - time.monotonic(), 0.0)))
+        except TimeoutError:
+            raise commit_timeout(future) from None
+
     def _unlock(self) -> None:
         if self._lock:
             self._lock.release()
@@ -295,13 +305,6 @@ class Store:
                 call()
             except Exception:
                 log.exception("feedback or labels were stored and not counted")
-
-
-def _result(future: Future[_T]) -> _T:
-    try:
-        return future.result(COMMIT_TIMEOUT_SECONDS)
-    except TimeoutError:
-        raise commit_timeout(future) from None
 
 
 def commit_timeout(future: Future[Any]) -> StoreError:

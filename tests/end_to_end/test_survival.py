@@ -9,16 +9,18 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.postgres import Postgres
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import StoreConfig
-from exporter.server.application import Exporter
+from exporter.server.application import STOP_SECONDS, Exporter
 from exporter.server.flask_app import create_app
 from exporter.storage import quarantine, retention
 from exporter.storage.retention import HOLD_SECONDS, Retention
@@ -437,3 +439,20 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     finally:
         assert server.stop() == 0
     assert "Traceback" not in server.log.read_text()
+
+
+def test_a_stop_ends_although_the_database_hangs(tmp_path: Path, postgres: Postgres) -> None:
+    """Within the 30 s that Kubernetes gives, whatever waits for the database; what was not stored is reported."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": postgres.url()}})
+    server = Served(tmp_path).start()
+    try:
+        assert server.post("/v1/feedback", FEEDBACK).status == 201
+        postgres.freeze()
+        assert server.post("/v1/predictions", [{**PREDICTION, "id": f"p-{n}"} for n in range(100)]).status == 202
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() < begun + STOP_SECONDS + 2
+    finally:
+        postgres.thaw()
+        server.stop()
+    assert "100 predictions were not written to the database before the exporter stopped" in server.log.read_text()

@@ -267,7 +267,7 @@ def test_a_full_queue_refuses_and_forgets_nothing(tmp_path: Path) -> None:
     headers = {"ce-id": "a", "ce-inferenceservicename": "credit"}
     kind = "org.kubeflow.serving.inference."
     assert client.post("/v1/kserve", data=b"[1]", headers={**headers, "ce-type": f"{kind}request"}).status_code == 202
-    exporter.pipeline.close()
+    exporter.pipeline.close(5)
     answers = [
         client.post("/v1/kserve", data=b"[1]", headers={**headers, "ce-type": f"{kind}response"}),
         client.post("/v2/models/credit/infer", json={"request": {"instances": [1]}, "response": [1]}),
