@@ -173,7 +173,7 @@ def test_the_preparation_creates_the_files(services: dict[str, Any], tmp_path: P
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Slack to team is off: there is no file" in result.stdout
+    assert "Not configured: Slack, Webhook; see docs/notifications.md.\n" in result.stdout
     assert (tmp_path / "data" / "demo" / "exporter.yml").is_file()
     config = yaml.safe_load((tmp_path / "data" / "alertmanager" / "alertmanager.yml").read_text())
     assert config["global"]["smtp_smarthost"] == "mail:1025"

@@ -116,8 +116,7 @@ class Plan:
         inbox = f"http://{self.addresses['exporter']}/v1/notifications"
         source = self.source / "alertmanager" / "alertmanager.yml"
         if off := receivers.write(source, target, inbox=inbox, smarthost=self.smarthost):
-            listed = "; ".join(receiver.receivers for receiver in off)
-            report(f"Alertmanager: off, for lack of a secret or of a mail server: {listed}. See docs/notifications.md.")
+            report(receivers.describe(off))
 
     def _write_prometheus(self) -> None:
         """Link to the files of the checkout, so that a reload applies an edit, and write this stack's targets."""

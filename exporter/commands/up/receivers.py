@@ -11,7 +11,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -21,16 +21,6 @@ from exporter.yaml_file import load_yaml
 _INBOX = "/v1/notifications"  # a webhook with this path is the exporter's inbox
 # The name of an integration in messages, and the prefix of the global settings that it uses.
 _KINDS = {"email_configs": ("E-mail", "smtp_"), "slack_configs": ("Slack", "slack_")}
-
-
-class Off(NamedTuple):
-    """Receivers that are left out, such as ``Slack to team``, and why."""
-
-    receivers: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.receivers} is off: {self.reason}."
 
 
 def _files(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -43,20 +33,20 @@ def _files(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
         yield from _files(value)
 
 
-def _missing(kind: str, integration: dict[str, Any], shared: dict[str, Any], folder: Path) -> str | None:
+def _is_configured(kind: str, integration: dict[str, Any], shared: dict[str, Any], folder: Path) -> bool:
+    """Return whether the files of an integration exist, and the mail server of an e-mail is set."""
     prefix = _KINDS.get(kind, ("", "http_"))[1]
-    for node, key in _files([integration, {key: value for key, value in shared.items() if key.startswith(prefix)}]):
-        if not (folder / node[key]).is_file():
-            return f"there is no file {folder / node[key]}"
-    if kind == "email_configs" and not (integration.get("smarthost") or shared.get("smtp_smarthost")):
-        return "no mail server is set (smtp_smarthost)"
-    return None
+    settings = [integration, {key: value for key, value in shared.items() if key.startswith(prefix)}]
+    has_server = bool(integration.get("smarthost") or shared.get("smtp_smarthost"))
+    return all((folder / node[key]).is_file() for node, key in _files(settings)) and (
+        kind != "email_configs" or has_server
+    )
 
 
 def usable(
     config: dict[str, Any], folder: Path, *, inbox: str, smarthost: str | None
-) -> tuple[dict[str, Any], list[Off]]:
-    """Return the configuration without the receivers that cannot work, and these.
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the configuration without the receivers that cannot work, and these, such as ``Slack to team``.
 
     Parameters
     ----------
@@ -74,22 +64,32 @@ def usable(
     if smarthost:
         mail = {key: value for key, value in shared.items() if not key.startswith("smtp_auth_")}
         shared = config["global"] = {**mail, "smtp_smarthost": smarthost, "smtp_require_tls": False}
-    off: dict[tuple[str, str], list[str]] = {}
+    off: list[str] = []
     for receiver in config.get("receivers") or []:
         for kind in [key for key in receiver if key.endswith("_configs")]:
             for integration in receiver.pop(kind) or []:
                 if str(integration.get("url", "")).endswith(_INBOX):
                     integration["url"] = inbox
-                if reason := _missing(kind, integration, shared, folder):
-                    name = _KINDS.get(kind, (kind.removesuffix("_configs").capitalize(), ""))[0]
-                    off.setdefault((name, reason), []).append(receiver["name"])
-                else:
+                if _is_configured(kind, integration, shared, folder):
                     receiver.setdefault(kind, []).append(integration)
-    return config, [Off(f"{name} to {', '.join(who)}", reason) for (name, reason), who in off.items()]
+                else:
+                    name = _KINDS.get(kind, (kind.removesuffix("_configs").capitalize(), ""))[0]
+                    off.append(f"{name} to {receiver['name']}")
+    return config, off
 
 
-def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[Off]:
-    """Write a copy that works here, with absolute paths; return the receivers that are off.
+def describe(off: list[str]) -> str:
+    """Say in a line which receivers of `usable` are left out.
+
+    >>> describe(["E-mail to team", "Slack to team", "E-mail to stakeholders"])
+    'Alerts reach the home page. Not configured: E-mail, Slack; see docs/notifications.md.'
+    """
+    kinds = dict.fromkeys(name.partition(" to ")[0] for name in off)
+    return f"Alerts reach the home page. Not configured: {', '.join(kinds)}; see docs/notifications.md."
+
+
+def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[str]:
+    """Write a copy that works here, with absolute paths; return the receivers that are left out.
 
     Raises
     ------
@@ -127,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    for receivers in off:
-        print(receivers)
+    if off:
+        print(describe(off))
     return 0
 
 
