@@ -165,8 +165,9 @@ def error_detail(status: int, response: bytes) -> str:
     """Return the text of a problem document (RFC 9457), else the beginning of the response."""
     try:
         problem = json.loads(response)
+        summary = f"{status} {problem.get('detail') or problem['error']}"
         details = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
-        return "; ".join([f"{status} {problem.get('detail') or problem['error']}", *details])
+        return "; ".join([summary, *(detail for detail in details if detail not in summary)])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{status} {response[:300].decode(errors='replace').strip()}".rstrip()
 
