@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import time
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -23,6 +24,9 @@ MAX_ID, MAX_LABEL = 128, 100_000
 """Longest identifier, and longest prediction or label, in characters."""
 MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
+MAX_COMPARED = 1000
+"""Longest label, in characters, and longest prediction, as JSON, with which it is compared: thousands of both are in
+memory at once."""
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
 _Name = Annotated[str, msgspec.Meta(max_length=128)]
@@ -82,7 +86,7 @@ class LabelEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """
 
     prediction_id: _Id
-    label: Label = None
+    label: Annotated[str, msgspec.Meta(max_length=MAX_COMPARED)] | int | float | bool | None = None
     model: _Name | None = None
     time: _Time | None = None
 
@@ -94,6 +98,40 @@ class BusinessEvent(msgspec.Struct, gc=False):
     model: _Name
     version: _Version | None = None
     value: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 1.0
+
+
+class LabelledPrediction(NamedTuple):
+    """A prediction whose label is known now, or another one than before.
+
+    Attributes
+    ----------
+    model, version
+        Of the prediction.
+    predicted
+        The prediction's Unix time.
+    prediction, confidence, segment
+        As they were logged.
+    label
+        The label.
+    replaced
+        The label that counted before; None without one.
+    delay
+        Seconds from the prediction to the label.
+    first_received
+        Unix time at which the prediction's first label arrived; minus infinity in a shared database, where another
+        exporter may have counted it.
+    """
+
+    model: str
+    version: str
+    predicted: float
+    prediction: Any
+    confidence: float | None
+    segment: str | None
+    label: Any
+    replaced: Any | None
+    delay: float
+    first_received: float = -math.inf
 
 
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # the last two end lines in some viewers of logs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -16,7 +16,9 @@ from exporter.metrics.lines import FamilyLines
 from exporter.metrics.models import ModelsCollector, review_lines
 from exporter.metrics.system import Collector
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.storage import Store
+
+if TYPE_CHECKING:
+    from exporter.storage import Store
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from exporter.config import ModelConfig
@@ -33,7 +34,9 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.storage import Store
+
+if TYPE_CHECKING:
+    from exporter.storage import Store
 
 
 class _Templates:

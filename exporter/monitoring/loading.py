@@ -13,7 +13,6 @@ from exporter.monitoring.outcome import task_of
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile import load as load_profile
-from exporter.storage.engine import check_store
 from exporter.validation import preview, suggestion
 
 log = logging.getLogger(__name__)
@@ -27,6 +26,8 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
     ConfigError
         When any of them is wrong.
     """
+    from exporter.storage.engine import check_store  # only here: a profile alone needs no SQLAlchemy
+
     config = configuration.load(path)
     try:
         check_store(config.store)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
+from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.batches import BatchSums, count_columns, count_events
 from exporter.monitoring.binner import Binner
@@ -34,7 +34,6 @@ from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.monitoring.windows import RingRows, Windows
 from exporter.stats.divergence import Floats
-from exporter.storage.labels import LabelledPrediction
 
 _LABELS = 2000
 """Labels that are counted at once."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from exporter.events import LabelledPrediction
 from exporter.features.extract import scalar_text
 from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
 from exporter.monitoring.outcome import LabelNames, Scorer
@@ -21,7 +22,6 @@ from exporter.monitoring.segments import Segments
 from exporter.monitoring.window import Ring, Ticks
 from exporter.monitoring.window_quality import WIDTH, WindowQuality, sums_of_arrivals, sums_of_labels, window_quality
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage.labels import LabelledPrediction
 
 ZERO_CLASSES = 10
 """Classes whose outcomes exist from the start, at 0: Prometheus sees no increase in a series that begins above 0."""

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
 from exporter.errors import ConfigError
+from exporter.events import LabelledPrediction
 from exporter.http_client.credentials import Credentials
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector
@@ -30,7 +31,7 @@ from exporter.server.pipeline import Pipeline
 from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, LabelledPrediction, Store
+from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
 from exporter.validation import preview

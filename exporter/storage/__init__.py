@@ -2,7 +2,7 @@
 
 from exporter.storage.feedback import FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback
-from exporter.storage.labels import LabelledPrediction, LabelsResult
+from exporter.storage.labels import LabelsResult
 from exporter.storage.prediction_rows import InputsPolicy, prediction_rows
 from exporter.storage.store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 
@@ -11,7 +11,6 @@ __all__ = [
     "CountedFeedback",
     "FeedbackResult",
     "InputsPolicy",
-    "LabelledPrediction",
     "LabelsResult",
     "Store",
     "commit_timeout",

@@ -13,7 +13,7 @@ from exporter.storage.prediction_rows import Rows
 from exporter.storage.schema import feedback, history, label_spellings
 from exporter.storage.size import StoreSize
 from exporter.storage.verdicts import LONGEST_NUMBER, Tolerances, effective_verdict, is_within
-from exporter.storage.waiting_ids import WaitingIds, awaited_predictions
+from exporter.storage.waiting_ids import AwaitedPredictions, WaitingIds
 
 LOOKUP = 500
 """Identifiers that are looked up in one statement."""
@@ -102,21 +102,16 @@ class UnjoinedFeedback:
         set
             Identifiers of predictions for which no feedback waits any more.
         """
-        predictions = awaited_predictions(connection, group, self.ids)
-        ids = list(predictions)
-        unmatched: set[str] = set()
+        awaited = AwaitedPredictions(connection, group, self.ids)
+        ids = list(awaited.ids)
         for start in range(0, len(ids), LOOKUP):
             chosen = feedback.c.prediction_id.in_(ids[start : start + LOOKUP]) & ~feedback.c.joined
             # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
             query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
             for row in connection.execute(query).mappings().all():
-                candidates = predictions[row["prediction_id"]]
-                prediction = next((p for p in candidates if row["model"] in {None, p["model"]}), None)
-                if prediction is None:
-                    unmatched.add(row["prediction_id"])
-                else:
+                if prediction := awaited.find(row["prediction_id"], row["model"]):
                     counted += self._join_row(connection, row, prediction)
-        return predictions.keys() - unmatched
+        return awaited.finished
 
     def _join_row(
         self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.storage.label_rows import MAX_PREDICTION
+from exporter.events import MAX_COMPARED
 
 
 def refusal(prediction: Any, label: Any) -> str:
@@ -13,12 +13,12 @@ def refusal(prediction: Any, label: Any) -> str:
     Parameters
     ----------
     prediction
-        Its value; None if it has none, or a longer one than `MAX_PREDICTION`.
+        Its value; None if it has none, or a longer one than `MAX_COMPARED`.
     label
         The label.
     """
     if prediction is None:
-        return f"its prediction has no value to compare with, or one that is longer than {MAX_PREDICTION:,} characters"
+        return f"its prediction has no value to compare with, or one that is longer than {MAX_COMPARED:,} characters"
     if not _is_number(prediction):  # classes can always be compared
         return f"its model predicts numbers, and its prediction is {_kind(prediction)}"
     if not _is_number(label):

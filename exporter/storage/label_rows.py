@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from exporter.events import MAX_COMPARED
 from exporter.storage.engine import is_shared
 from exporter.storage.schema import WAITING, labels, storable
 from exporter.storage.statements import CompiledStatement, driver_connection, update_of_row
@@ -19,8 +20,7 @@ Models = Mapping[str | None, Collection[str]]
 _CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
 _NAMES = ", ".join(_COLUMNS)
-MAX_PREDICTION = 1000
-"""Longest prediction, as JSON, that labels are compared with: two thousand of them are in memory at once."""
+_UPDATED = 500  # rows in one statement: their JSON is in memory
 
 
 class LabelRow(msgspec.Struct):
@@ -33,7 +33,7 @@ class LabelRow(msgspec.Struct):
     predicted
         The prediction's Unix time; None until it has arrived.
     label, prediction
-        As JSON; the label is None for a prediction that has none yet, and a prediction above `MAX_PREDICTION` is None.
+        As JSON; the label is None for a prediction that has none yet, and a prediction above `MAX_COMPARED` is None.
     loss
         See `exporter.storage.labels.Loss`; None for a label that cannot be compared with its prediction.
     time, received
@@ -67,14 +67,14 @@ class LabelRow(msgspec.Struct):
         """Copy a prediction, so that the label outlives it."""
         self.day, self.predicted = prediction["day"], prediction["time"]
         text = prediction["prediction"]
-        self.prediction = text if text and len(text) <= MAX_PREDICTION else None
+        self.prediction = text if text and len(text) <= MAX_COMPARED else None
         self.confidence = prediction["confidence"]
         self.model, self.version = storable(prediction["model"]), storable(prediction["version"])
         self.segment = prediction["segment"] and storable(prediction["segment"])
 
 
 _JOINED = "l.label, l.loss, l.time, l.received, l.id"
-_SHORT = f"CASE WHEN length({{0}}.prediction) <= {MAX_PREDICTION} THEN {{0}}.prediction END"
+_SHORT = f"CASE WHEN length({{0}}.prediction) <= {MAX_COMPARED} THEN {{0}}.prediction END"
 _FOUND = f"p.id, p.model, p.day, p.version, p.time, {_SHORT.format('p')}, p.confidence, p.segment, {_JOINED}"
 _STORED = (
     f"l.prediction_id, l.model, l.day, l.version, l.predicted, {_SHORT.format('l')}, l.confidence, l.segment, {_JOINED}"
@@ -247,16 +247,15 @@ def _copy(connection: sa.Connection, rows: Sequence[LabelRow]) -> None:
 
 
 def _update_together(connection: sa.Connection, rows: Sequence[LabelRow]) -> None:
-    """Update rows of PostgreSQL in one statement.
+    """Update rows of PostgreSQL in few statements.
 
     A row takes 18 µs of processor time; with a statement for each, in one round trip, 39 µs.
     """
-    if not rows:
-        return
     values = ", ".join(f"{name} = new.{name}" for name in _CHANGED)
     text = (
         f"UPDATE labels SET {values} "  # noqa: S608 (constant names)
         "FROM json_populate_recordset(CAST(NULL AS labels), CAST(:rows AS json)) AS new WHERE labels.id = new.id"
     )
-    with _index_scans(connection):
-        connection.execute(sa.text(text), {"rows": _json(rows)})
+    for start in range(0, len(rows), _UPDATED):
+        with _index_scans(connection):
+            connection.execute(sa.text(text), {"rows": _json(rows[start : start + _UPDATED])})

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from exporter.events import LabelEvent, RejectedEvent
+from exporter.events import LabelEvent, LabelledPrediction, RejectedEvent
 from exporter.features.extract import scalar_text
 from exporter.storage.engine import is_shared
 from exporter.storage.label_refusal import refusal
@@ -22,7 +22,7 @@ from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.schema import WAITING, is_waiting, label_json, label_spellings, labels, storable
 from exporter.storage.size import StoreSize
-from exporter.storage.waiting_ids import WaitingIds, awaited_predictions
+from exporter.storage.waiting_ids import AwaitedPredictions, WaitingIds
 
 ROW_BYTES = 200
 """Assumed size of a label with its index entries, without its texts."""
@@ -30,40 +30,6 @@ ROW_BYTES = 200
 Loss = Callable[[str, str, Any, Any], float | None]
 """Takes a model, a version, a prediction and a label. Returns 0 for a right class, 1 for a wrong one, and for a number
 the absolute error; None if the label cannot be compared with the prediction."""
-
-
-class LabelledPrediction(NamedTuple):
-    """A prediction whose label is known now, or another one than before.
-
-    Attributes
-    ----------
-    model, version
-        Of the prediction.
-    predicted
-        The prediction's Unix time.
-    prediction, confidence, segment
-        As they were logged.
-    label
-        The label.
-    replaced
-        The label that counted before; None without one.
-    delay
-        Seconds from the prediction to the label.
-    first_received
-        Unix time at which the prediction's first label arrived; minus infinity in a shared database, where another
-        exporter may have counted it.
-    """
-
-    model: str
-    version: str
-    predicted: float
-    prediction: Any
-    confidence: float | None
-    segment: str | None
-    label: Any
-    replaced: Any | None
-    delay: float
-    first_received: float = -math.inf
 
 
 class LabelCounts(NamedTuple):
@@ -222,24 +188,20 @@ class WaitingLabels:
         set
             Identifiers of predictions for which no label waits any more.
         """
-        predictions = awaited_predictions(connection, group, self.ids)
-        if not predictions:
+        awaited = AwaitedPredictions(connection, group, self.ids)
+        if not awaited.ids:
             return set()
-        joined, unmatched = [], set()
-        for row in stored_rows(connection, predictions, [WAITING], lock=True):
-            candidates = predictions[row.prediction_id]
-            prediction = next((p for p in candidates if row.model in {None, p["model"]}), None)
-            if prediction is None:
-                unmatched.add(row.prediction_id)
-                continue
-            row.join(prediction)
-            row.loss = _loss(self._loss, row, _decode(row.label))
-            joined.append(row)
+        joined = []
+        for row in stored_rows(connection, awaited.ids, [WAITING], lock=True):
+            if prediction := awaited.find(row.prediction_id, row.model):
+                row.join(prediction)
+                row.loss = _loss(self._loss, row, _decode(row.label))
+                joined.append(row)
         write_rows(connection, joined)
         shared = is_shared(connection)
         counts.labelled.extend(_counted(row, shared) for row in joined if row.loss is not None)
         counts.unusable.extend(row.prediction_id for row in joined if row.loss is None)
-        return predictions.keys() - unmatched
+        return awaited.finished
 
 
 def _find(rows: dict[str, list[LabelRow]], item: LabelEvent) -> LabelRow:

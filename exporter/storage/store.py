@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Feedback, LabelEvent
+from exporter.events import Feedback, LabelEvent, LabelledPrediction
 from exporter.stats.tolerance import Tolerance
 from exporter.storage.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.storage.database_file import DatabaseLock, database_path
@@ -28,7 +28,7 @@ from exporter.storage.engine import error_message, is_damage, is_shared, open_en
 from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
 from exporter.storage.joins import Counts, Joins
-from exporter.storage.labels import LabelledPrediction, LabelRecorder, LabelsResult, Loss, WaitingLabels, class_loss
+from exporter.storage.labels import LabelRecorder, LabelsResult, Loss, WaitingLabels, class_loss
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import count_damaged, quarantine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,17 +66,45 @@ class WaitingIds:
         return ids if len(waiting) > SCANNED else ids.intersection(waiting)
 
 
-def awaited_predictions(
-    connection: sa.Connection, group: Sequence[Rows], waiting: WaitingIds
-) -> dict[str, list[dict[str, Any]]]:
-    """Return those of a group's predictions for which rows may wait, by their identifiers."""
-    if waiting.is_empty:
-        return {}
-    awaited = waiting.among(connection, {prediction_id for rows in group for prediction_id in rows.ids})
-    predictions: dict[str, list[dict[str, Any]]] = {}
-    for rows in group if awaited else ():
-        for index, prediction_id in enumerate(rows.ids):
-            if prediction_id in awaited:
-                row = dict(zip(COLUMNS, rows.row(index), strict=True))
-                predictions.setdefault(prediction_id, []).append(row)
-    return predictions
+class AwaitedPredictions:
+    """Those of a group's predictions for which rows may wait.
+
+    Parameters
+    ----------
+    connection
+        In the transaction that writes the group.
+    group
+        The predictions.
+    waiting
+        The identifiers for which rows wait.
+    """
+
+    def __init__(self, connection: sa.Connection, group: Sequence[Rows], waiting: WaitingIds) -> None:
+        self._predictions: dict[str, list[dict[str, Any]]] = {}
+        self._unmatched: set[str] = set()
+        if waiting.is_empty:
+            return
+        awaited = waiting.among(connection, {prediction_id for rows in group for prediction_id in rows.ids})
+        for rows in group if awaited else ():
+            for index, prediction_id in enumerate(rows.ids):
+                if prediction_id in awaited:
+                    row = dict(zip(COLUMNS, rows.row(index), strict=True))
+                    self._predictions.setdefault(prediction_id, []).append(row)
+
+    @property
+    def ids(self) -> Set[str]:
+        """Their identifiers."""
+        return self._predictions.keys()
+
+    def find(self, prediction_id: str, model: str | None) -> dict[str, Any] | None:
+        """Return the first prediction with an identifier, of a model if one is named, for a row that waits for it."""
+        candidates = self._predictions[prediction_id]
+        prediction = next((row for row in candidates if model in {None, row["model"]}), None)
+        if prediction is None:
+            self._unmatched.add(prediction_id)
+        return prediction
+
+    @property
+    def finished(self) -> set[str]:
+        """Identifiers for which no row waits any more, once each row that waits has looked for its prediction."""
+        return set(self.ids - self._unmatched)

@@ -18,7 +18,7 @@ from support.postgres import Postgres
 from support.servers import Served, eventually, write_config
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Prediction
+from exporter.events import LabelledPrediction, Prediction
 from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -28,7 +28,6 @@ from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.correlation_builder import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
-from exporter.storage.labels import LabelledPrediction
 from exporter.storage.schema import windows
 
 WALL = 1_764_028_790.0  # ten seconds before a midnight in UTC

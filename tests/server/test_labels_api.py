@@ -69,6 +69,7 @@ def test_each_label_has_its_answer(shared: Served) -> None:
         (b'{"prediction_id": "r", "label": null}', "/label", "is required"),
         (b'{"prediction_id": "r", "label": NaN}', "/label", "is required"),
         (b'{"prediction_id": "r", "label": {"a": 1}}', "/label", "a number or a string"),
+        (b'{"prediction_id": "r", "label": "%s"}' % (b"x" * 1001), "/label", "1000"),
         (b'{"label": "yes"}', "/prediction_id", "is required"),
         (b'{"prediction_id": "", "label": "yes"}', "/prediction_id", "1"),
         (b'{"prediction_id": "%s", "label": "yes"}' % (b"x" * 129), "/prediction_id", "128"),

@@ -17,10 +17,10 @@ from support.servers import eventually
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
-from exporter.events import LabelEvent, Prediction
+from exporter.events import MAX_COMPARED, LabelEvent, LabelledPrediction, Prediction
 from exporter.monitoring.outcome import Scorer
 from exporter.storage import Store, prediction_rows, waiting_ids
-from exporter.storage.labels import LabelledPrediction, LabelsResult
+from exporter.storage.labels import LabelsResult
 from exporter.storage.schema import WAITING, labels, predictions
 
 DAY = 86400.0
@@ -180,6 +180,21 @@ def test_long_predictions_are_not_read(database: str, start: Callable[..., Expor
     try:
         assert len(exporter.label(*((f"large-{n}", "a") for n in range(300))).rejected) == 300
         assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_longest_labels_that_wait_take_bounded_memory(database: str, start: Callable[..., Exporter]) -> None:
+    """The 2,000 labels of a group of predictions have 8 MB of text."""
+    exporter = start(database)
+    names = [f"p-{n}" for n in range(2000)]
+    for first in range(0, 2000, 500):
+        exporter.label(*((name, f"{name} ".ljust(MAX_COMPARED, "\U0001f600")) for name in names[first : first + 500]))
+    tracemalloc.start()
+    try:
+        exporter.predict(*names)
+        eventually(lambda: len(exporter.counted) == 2000, 15)
+        assert tracemalloc.get_traced_memory()[1] < 5e7
     finally:
         tracemalloc.stop()
 

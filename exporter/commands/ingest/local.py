@@ -14,7 +14,7 @@ from exporter.commands.progress import Progress
 from exporter.config import ModelConfig
 from exporter.errors import BatchError
 from exporter.event_decoder import Decoder
-from exporter.events import Prediction, check_models
+from exporter.events import LabelledPrediction, Prediction, check_models
 from exporter.features.extract import as_list, is_missing
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
@@ -23,7 +23,6 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
-from exporter.storage.labels import LabelledPrediction
 from exporter.validation import any_of, preview, suggestion
 
 WINDOW = "run"
