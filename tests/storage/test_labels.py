@@ -41,12 +41,18 @@ class Exporter:
         )
 
     def predict(
-        self, *ids: str, model: str = "m", prediction: Any = "7", received: float | None = None, flush: bool = True
+        self,
+        *ids: str,
+        model: str = "m",
+        prediction: Any = "7",
+        received: float | None = None,
+        segment: str = "north",
+        flush: bool = True,
     ) -> None:
         """Store predictions."""
         events = [Prediction(model, id=name, version="1", prediction=prediction, confidence=0.9) for name in ids]
         rows = prediction_rows(
-            events, [True] * len(ids), [b"{}"] * len(ids), received or time.time(), ["north"] * len(ids)
+            events, [True] * len(ids), [b"{}"] * len(ids), received or time.time(), [segment] * len(ids)
         )
         for part in rows.parts(1000):
             assert self.store.add(part) == 0
@@ -100,6 +106,16 @@ def test_a_label_meets_its_prediction_in_either_order(database: str, start: Call
     ]
     assert numbers(exporter.label((late, "7"), (early, "1"), ("never", 7))) == (3, 2, 1, 3, 0, 0)
     assert len(exporter.counted) == 2
+
+
+def test_a_text_with_nul_delays_nothing(database: str, start: Callable[..., Exporter]) -> None:
+    """PostgreSQL stores no NUL: a prediction from a training column with one, and a label, are stored without it."""
+    exporter = start(database)
+    exporter.predict("late", segment="no\0rth")
+    assert numbers(exporter.label(("late", "a\0b"), ("early", "a\0b"), model="m")) == (2, 1, 1, 0, 0, 0)
+    exporter.predict("early", segment="no\0rth")
+    assert [(item.label, (item.segment or "")[-3:]) for item in exporter.counted] == [("a\0b", "rth")] * 2
+    assert numbers(exporter.label(("late", "a\0b"), ("early", "7"), model="m")) == (2, 2, 0, 1, 1, 0)
 
 
 def test_another_label_replaces_the_earlier_one(database: str, start: Callable[..., Exporter]) -> None:
