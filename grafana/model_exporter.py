@@ -50,10 +50,10 @@ def dashboard() -> Dashboard:
             layout.row(100, "Events", 5),
             *layout.side_by_side(6, 8, {4: taken(), 5: refused(), 6: lost()}),
             *layout.side_by_side(14, 8, {7: queue(), 8: unknown_features(), 9: notifications()}),
-            layout.row(101, "Cost", 22),
+            layout.row(101, "Cost and store", 22),
             *layout.side_by_side(23, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
             *layout.side_by_side(31, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
-            *layout.side_by_side(39, 8, {17: store_size()}, (12,)),
+            *layout.side_by_side(39, 8, {17: store_size(), 18: waiting_labels(), 19: oldest_label()}, (12, 6, 6)),
         ],
     )
 
@@ -243,6 +243,28 @@ def store_size() -> Panel:
         overrides=matching_series({"^kept ": PALETTE[0], "^predictions ": PALETTE[1]}),
         empty="no exporter is scraped",
         least=0,
+    )
+
+
+def waiting_labels() -> Panel:
+    return _lines(
+        "Labels without a prediction",
+        (
+            "They count in no metric until their prediction arrives, and are deleted after store.retention. If they "
+            "stay, check that they go to the exporter that got the predictions, with the identifiers that these had."
+        ),
+        COUNT,
+        Query(f"model_exporter_labels_unjoined{{{INSTANCE}}}", "{{instance}}"),
+    )
+
+
+def oldest_label() -> Panel:
+    return time_series(
+        "Oldest label without a prediction",
+        "Time since the oldest label arrived whose prediction has not. If it grows, the prediction may never come.",
+        SECONDS,
+        Query(f"model_exporter_labels_unjoined_oldest_seconds{{{INSTANCE}}}", "{{instance}}"),
+        empty="no label waits",
     )
 
 

@@ -141,7 +141,10 @@ def absolute_error() -> Panel:
 def labels() -> Panel:
     return time_series(
         "Labels of the window",
-        "Predictions of $window whose label is known, and those that still wait for theirs.",
+        (
+            "Predictions of $window whose label is known, and those that still wait for theirs. Labels whose "
+            "prediction never came are on the dashboard Exporter."
+        ),
         COUNT,
         Query(f"sum(model_window_labelled_predictions{{{_IN_WINDOW}}})", "labelled"),
         Query(f"sum(model_window_unlabelled_predictions{{{_IN_WINDOW}}})", "waiting for their label"),

@@ -44,6 +44,9 @@ UNJOINED_OLDEST = _gauge(
     "model_exporter_feedback_unjoined_oldest_seconds", "Age of the oldest feedback whose prediction has not arrived."
 )
 LABELS_UNJOINED = _gauge("model_exporter_labels_unjoined", "Labels whose prediction has not arrived.")
+LABELS_UNJOINED_OLDEST = _gauge(
+    "model_exporter_labels_unjoined_oldest_seconds", "Age of the oldest label whose prediction has not arrived."
+)
 EXAMPLES = _counter("model_dataset_examples_total", "Corrections released in datasets.")
 REVIEWED_ACCURACY = (
     _gauge(

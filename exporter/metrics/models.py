@@ -259,6 +259,8 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         if model in state.oldest_unjoined:
             yield sample_line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
     yield sample_line(f.LABELS_UNJOINED, state.unjoined_labels)
+    if state.oldest_unjoined_label is not None:
+        yield sample_line(f.LABELS_UNJOINED_OLDEST, max(now - state.oldest_unjoined_label, 0.0))
     for (model, version), counts in state.accuracy_counts.items():
         if model not in monitors.models:
             continue

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from exporter.errors import StoreError
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.corrections import STATUSES, is_ready_correction
-from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting
+from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting, labels
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.verdicts import Tolerances
 
@@ -36,8 +36,8 @@ class ReviewState(msgspec.Struct, frozen=True):
     unjoined, oldest_unjoined
         By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
         the oldest.
-    unjoined_labels
-        Labels whose prediction has not arrived.
+    unjoined_labels, oldest_unjoined_label
+        Labels whose prediction has not arrived, and the Unix time at which the first of them did; None without any.
     """
 
     pending: dict[str, int]
@@ -47,6 +47,7 @@ class ReviewState(msgspec.Struct, frozen=True):
     unjoined: dict[str, int]
     oldest_unjoined: dict[str, float]
     unjoined_labels: int
+    oldest_unjoined_label: float | None
 
 
 class Backlog:
@@ -119,6 +120,9 @@ def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState
         *connection.execute(by_model.where(is_ready_correction, is_pending)),
     ]
     unjoined = connection.execute(by_model.where(in_queue, is_unjoined)).all()
+    # Labels are numbered as they arrive: the index has the number, but not the time.
+    waiting, first = connection.execute(sa.select(sa.func.count(), sa.func.min(labels.c.id)).where(is_waiting)).one()
+    received = sa.select(labels.c.received).where(labels.c.id == first)
     return ReviewState(
         pending={row.model: sum(other.number for other in rows if other.model == row.model) for row in rows},
         oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
@@ -126,5 +130,6 @@ def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState
         accuracy_counts=accuracy_counts(connection, tolerances),
         unjoined={row.model or "": row.number for row in unjoined},
         oldest_unjoined={row.model or "": row.oldest for row in unjoined},
-        unjoined_labels=connection.execute(sa.select(sa.func.count()).where(is_waiting)).scalar_one(),
+        unjoined_labels=waiting,
+        oldest_unjoined_label=connection.execute(received).scalar() if waiting else None,
     )

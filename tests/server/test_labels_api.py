@@ -6,6 +6,7 @@ import hashlib
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -234,6 +235,30 @@ def test_acknowledged_labels_survive_a_kill(server: Served) -> None:
     waiting = server.samples()["model_exporter_labels_unjoined"]
     predict(server, *(f"early-{n}" for n in acknowledged))
     eventually(lambda: server.samples()["model_exporter_labels_unjoined"] == waiting - len(acknowledged))
+
+
+def test_the_age_of_the_oldest_label_that_waits(server: Served) -> None:
+    """It is that of the first label that still waits, though that is sent again; without any, it is absent."""
+
+    def age() -> float | None:
+        return server.samples("model_exporter_labels_unjoined_oldest_seconds").get(
+            "model_exporter_labels_unjoined_oldest_seconds"
+        )
+
+    assert age() is None
+    times = {}
+    for name in ("z-1", "a-2"):
+        before = time.time()
+        assert send(server, (name, "yes")).json["waiting"] == 1
+        times[name] = (before, time.time())
+        time.sleep(0.3)
+    assert send(server, ("z-1", "no")).json["changed"] == 1
+    for name, (earliest, latest) in times.items():
+        now = time.time()
+        assert now - latest - 0.05 <= (age() or -1) <= time.time() - earliest + 0.05
+        predict(server, name)
+        eventually(lambda found=name: send(server, (found, "yes")).json["joined"] == 1)
+    eventually(lambda: age() is None)
 
 
 def test_a_token_needs_the_scope_of_feedback(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
         events.append({"model": "nobody", "version": "1"})
     assert server.post("/v1/predictions", events).status == 202
     labels = [{"prediction_id": f"{turn}-{number}", "label": "yes"} for number in range(10)]
+    if turn == 0:
+        labels.append({"prediction_id": "never made", "label": "yes"})
     assert server.post("/v1/labels", labels).status == 201
     feedback: list[dict[str, Any]] = [{"prediction_id": f"{turn}-1", "verdict": "accepted"}]
     if turn % (3 if wrong else 60) == 0:
