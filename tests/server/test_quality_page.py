@@ -87,7 +87,7 @@ def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
     assert "/quality?model=loans" in [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert re.search(r"Last 1d 7\d\.\d % \d\d\.?\d* % to \d\d\.?\d* % .*?900 100 ", text)
     assert f"Last 1h {100 * estimated:.3g} %" in text
-    assert re.search("[Hh]alf of the labels come .* the prediction.", text)
+    assert re.search("[Hh]alf of the labels since the exporter started came .* the prediction.", text)
     assert re.search(r"On the 2,700 labelled rows of the profile, the accuracy is 8\d\.\d %", text)
     assert re.search(
         r"of the last 7d, 7\d\.\d % were expected to be right .*?, and 7\d\.\d % are\. The estimate was", text
@@ -215,6 +215,31 @@ def test_what_users_sent_is_text(labelled: Served) -> None:
     assert page.text.count("Label <u>") == 18  # after the two of the profile
     assert "Label other" in page.text
     assert not any(name.startswith("on") or name == "style" for _, attributes in page.tags for name in attributes)
+
+
+def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None:
+    """Labels without a prediction are on the page until it arrives; after a restart windows stay, and classes begin."""
+    server = Served(write_config(tmp_path, {"models": [{"name": "loans"}]}).parent).start()
+    try:
+        labels = [{"prediction_id": f"w-{index}", "label": "yes"} for index in range(2)]
+        assert server.post("/v1/labels", labels).json["waiting"] == 2
+        waits = "2 labels of any model wait for a prediction that has not arrived, the oldest for"
+        assert waits in words(quality(server, model="loans"))  # of which no version is known
+        event = {"model": "loans", "version": "3", "prediction": "yes"}
+        assert server.post("/v1/predictions", [event | {"id": "w-0"}]).status == 202
+        eventually(lambda: "1 label of any model waits for" in words(quality(server, model="loans")), 30)
+        text = words(quality(server, model="loans"))
+        assert "100 % of the 1 labelled prediction" in text and "Predicted and actual classes" in text
+        server.stop()
+        server.start()
+        text = words(quality(server, model="loans"))
+        assert "100 % of the 1 labelled prediction" in text and "Predicted and actual classes" not in text
+        assert "No label has arrived since the exporter started: the delay of labels, segments and classes are" in text
+        assert server.post("/v1/predictions", [event | {"id": "w-1"}]).status == 202
+        eventually(lambda: "Predicted and actual classes" in words(quality(server, model="loans")), 30)
+        assert "for a prediction that has not arrived" not in words(quality(server, model="loans"))
+    finally:
+        server.stop()
 
 
 def test_every_picture_has_words(labelled: Served) -> None:

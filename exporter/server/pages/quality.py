@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, render_template, request
 
+from exporter.errors import StoreError
 from exporter.monitoring.leading_quality import ALERT, Kind, kind_of, leading_quality, measured
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_quality import WindowQuality
@@ -26,6 +27,7 @@ from exporter.server.pages.quality_text import (
     describe_estimates,
     describe_leading,
     describe_limit,
+    describe_waiting,
     figure,
     interval,
 )
@@ -91,9 +93,20 @@ def blueprint(exporter: Exporter) -> Blueprint:
         else:
             binners = exporter.pipeline.monitors.binners_of(chosen.model)
             context["estimator"] = next((binner.quality for binner in binners if binner.quality), None)
+        context["waiting"] = _waiting_labels(exporter)
         return render_template("quality.html", **context), 200
 
     return routes
+
+
+def _waiting_labels(exporter: Exporter) -> str:
+    """Describe the labels without a prediction; nothing if there is none, or while the database is not available."""
+    try:
+        state = exporter.store.review_state()
+    except StoreError:
+        return ""
+    oldest = state.oldest_unjoined_label
+    return "" if oldest is None else describe_waiting(state.unjoined_labels, time.time() - oldest)
 
 
 def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:

@@ -138,17 +138,34 @@ def describe_calibration(window: WindowQuality) -> tuple[str, str]:
 
 
 def describe_delay(delays: Histogram) -> str:
-    """Say how long labels take; nothing before the first one."""
+    """Say how long labels take. Unlike windows, this begins anew with each start of the exporter."""
     if not delays.counts.sum():
-        return ""
+        return (
+            "No label has arrived since the exporter started: the delay of labels, segments and classes are counted "
+            "from then on."
+        )
+    since = "labels since the exporter started"
     if delays.cumulative()[-2] < delays.counts.sum() / 2:
-        return f"More than half of the labels come later than {duration(delays.bounds[-1])} after the prediction."
+        return f"More than half of the {since} came later than {duration(delays.bounds[-1])} after the prediction."
     if bucket := only_bucket(delays.bounds, delays.counts, 0.5):
         low, high = bucket
         between = f"within {duration(high)} of" if not low else f"between {duration(low)} and {duration(high)} after"
-        return f"Half of the labels come {between} the prediction."
+        return f"Half of the {since} came {between} the prediction."
     median = duration(bucket_quantile(delays.bounds, delays.counts, 0.5))
-    return f"Half of the labels come within about {median} of the prediction."
+    return f"Half of the {since} came within about {median} of the prediction."
+
+
+def describe_waiting(labels: int, seconds: float) -> str:
+    """Say how many labels wait for their prediction, the oldest of them for how long, and why that may be.
+
+    >>> describe_waiting(1, 7200)[:88]
+    '1 label of any model waits for a prediction that has not arrived, the oldest for 2 hours'
+    """
+    return (
+        f"{counted(labels, 'label')} of any model {'waits' if labels == 1 else 'wait'} for a prediction that has not "
+        f"arrived, the oldest for {duration(seconds)}. If that stays, check that labels are sent to the exporter that "
+        "got the predictions, with the identifiers (id) that these had, and before they are deleted (store.retention)."
+    )
 
 
 def describe_errors(window: WindowQuality) -> str:
