@@ -10,7 +10,6 @@ import shutil
 import socketserver
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -112,8 +111,6 @@ def copied(folder: Path, **secrets: str) -> Path:
 
 
 SPEED = 200
-MINUTE = 60 / SPEED
-"""Seconds of a test for a minute of an incident."""
 
 
 def seconds(text: str) -> int:
@@ -488,33 +485,28 @@ def test_every_receiver_gets_the_documented_message(running: Running) -> None:
 
 DIGITS = {"model": "digits", "version": "1"}
 FEATURES = ("image.intensity_mean", "image.intensity_stddev", "image.sharpness")
-# When alerts fired in the demo's incident "dark", in minutes since its start.
-DARK = [
-    *((4.2, alert("ModelFeatureChanged", "warning", "data", feature=feature, **DIGITS)) for feature in FEATURES),
-    (5.5, alert("ModelFeatureDrift", "warning", "data", feature=FEATURES[0], **DIGITS)),
-    (5.5, alert("ModelCorrectionRatioHigh", "critical", "business", **DIGITS)),
-    (5.7, alert("ModelFeatureDrift", "warning", "data", feature=FEATURES[1], **DIGITS)),
-    *((6.5, alert("ModelFeatureMeanShift", "warning", "data", feature=feature, **DIGITS)) for feature in FEATURES),
-    (7.7, alert("ModelFeatureDrift", "warning", "data", feature=FEATURES[2], **DIGITS)),
-    (8.0, alert("ModelPredictionDrift", "warning", "data", **DIGITS)),
-    (8.5, alert("ModelConfidenceDrift", "warning", "data", **DIGITS)),
-    (15.2, alert("ModelMultivariateDrift", "warning", "data", **DIGITS)),
-]
 
 
-def post_at_times(running: Running, start: float, alerts: list[tuple[float, dict[str, Any]]]) -> None:
-    """Post alerts at their times in minutes of the incident."""
-    for minute, entry in alerts:
-        time.sleep(max(start + minute * MINUTE - time.monotonic(), 0))
-        running.post(entry)
+def digits(name: str, feature: str = "", severity: str = "warning", layer: str = "data") -> Any:
+    return alert(name, severity, layer, **DIGITS, **({"feature": feature} if feature else {}))
+
+
+CHANGED = [digits("ModelFeatureChanged", feature) for feature in FEATURES]
+DRIFTED = [digits("ModelFeatureDrift", feature) for feature in FEATURES]
+SHIFTED = [digits("ModelFeatureMeanShift", feature) for feature in FEATURES]
+PREDICTED, CONFIDENCE, MULTIVARIATE = map(
+    digits, ("ModelPredictionDrift", "ModelConfidenceDrift", "ModelMultivariateDrift")
+)
+CORRECTED = digits("ModelCorrectionRatioHigh", severity="critical", layer="business")
 
 
 def test_an_incident_is_two_messages(running: Running) -> None:
     """A dark camera is one message that says what it did, and one when all of it has ended; the pager does not wait."""
-    received, start = running.received, time.monotonic()
-    post_at_times(running, start, DARK)
-    assert len(received.at("/slack")) == len(received.mailed("ml-team@example.com")) == 1
-    (mail,) = received.mailed("ml-team@example.com")
+    received = running.received
+    # In the order in which they fire in the demo's incident "dark", four minutes from first to last.
+    running.post(*CHANGED)
+    running.post(CORRECTED, *DRIFTED, *SHIFTED, PREDICTED, CONFIDENCE)
+    (mail,) = eventually(lambda: received.at("/slack") and received.mailed("ml-team@example.com"))
     assert mail["Subject"] == "[critical] digits, 5 alerts: ModelCorrectionRatioHigh of digits"
     assert re.findall(r"^(?:CRITICAL|WARNING|OVER), .*", part(mail, "plain"), re.MULTILINE) == [
         "CRITICAL, business: ModelCorrectionRatioHigh of digits",
@@ -527,7 +519,9 @@ def test_an_incident_is_two_messages(running: Running) -> None:
     paged, first = (received.posts.index((path, received.at(path)[0])) for path in ("/pager", "/slack"))
     assert paged < first
 
-    post_at_times(running, start, [(20 + minute / 2, entry | {"endsAt": now()}) for minute, entry in DARK])
+    running.post(MULTIVARIATE)  # fires after 15 minutes, and is suppressed
+    ends = [*CHANGED, CORRECTED, *SHIFTED, PREDICTED, CONFIDENCE, MULTIVARIATE, *DRIFTED]
+    running.post(*(entry | {"endsAt": now()} for entry in ends))
     _, over = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     # Alerts that were suppressed until the end are listed, too.
     assert re.fullmatch(r"\[over after \d+s\] digits, 13 alerts: ModelCorrectionRatioHigh of digits", over["Subject"])
@@ -569,11 +563,11 @@ def test_a_critical_alert_of_another_layer_pages_at_once(running: Running) -> No
 
 def test_a_closer_alert_inhibits_others(running: Running) -> None:
     """Drift of a feature inhibits what says less about it, and no alert of another feature, version or model."""
-    suppressed = DARK[0][1], DARK[6][1], alert("ModelConfidenceDrift", "warning", "data", **DIGITS), DARK[-1][1]
+    suppressed = CHANGED[0], SHIFTED[0], CONFIDENCE, MULTIVARIATE
     firing = [
-        alert("ModelFeatureDrift", "warning", "data", feature=FEATURES[0], **DIGITS),
-        alert("ModelPredictionDrift", "warning", "data", **DIGITS),
-        DARK[1][1],
+        DRIFTED[0],
+        PREDICTED,
+        CHANGED[1],
         alert("ModelFeatureMeanShift", "warning", "data", feature=FEATURES[0], model="digits", version="2"),
         alert("ModelMultivariateDrift", "warning", "data", model="digits", version="2"),
         alert("ModelConfidenceDrift", "warning", "data", model="loans", version="1"),
