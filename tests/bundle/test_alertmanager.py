@@ -278,6 +278,21 @@ def test_source_is_valid() -> None:
     assert "1 templates" in amtool("check-config", SOURCE)
 
 
+def test_slack_can_be_the_pager(tmp_path: Path) -> None:
+    """The commented line of the receiver `pager` is valid, and stays on without a webhook."""
+    source = copied(tmp_path / "am", slack_url="http://127.0.0.1/")
+    text = source.read_text()
+    assert text.count("    # slack_configs: [*slack]") == 1
+    source.write_text(text.replace("    # slack_configs: [*slack]", "    slack_configs: [*slack]"))
+    assert "SUCCESS" in amtool("check-config", source)
+    off = [receivers for receivers, _ in write(source, tmp_path / "out.yml", inbox=INBOX)]
+    assert off == ["E-mail to team, team-info, stakeholders", "Webhook to pager", "Webhook to watchdog"]
+    receivers = {
+        receiver["name"]: receiver for receiver in yaml.safe_load((tmp_path / "out.yml").read_text())["receivers"]
+    }
+    assert receivers["pager"]["slack_configs"] == receivers["team"]["slack_configs"]
+
+
 @pytest.mark.parametrize("secrets", [(), SECRETS, ("slack_url",)], ids=["none", "all", "slack"])
 @pytest.mark.parametrize("smarthost", [None, "mail:1025"])
 def test_adapted_is_valid(tmp_path: Path, secrets: tuple[str, ...], smarthost: str | None) -> None:
