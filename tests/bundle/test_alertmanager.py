@@ -494,7 +494,7 @@ def test_every_receiver_gets_the_documented_message(running: Running) -> None:
     assert eventually(lambda: received.at("/v1/notifications")[2:])[0]["status"] == "resolved"
     subjects = [str(mail["Subject"]) for mail in received.mailed("model-owners@example.com")]
     assert subjects == [
-        f"[{tag}] Users correct digits version 3 too often" for tag in ("critical", "over after 12m30s")
+        f"[{tag}] Users correct digits version 3 too often" for tag in ("critical", "over after 12m")
     ]
 
 
