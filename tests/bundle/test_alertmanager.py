@@ -493,9 +493,7 @@ def test_every_receiver_gets_the_documented_message(running: Running) -> None:
     assert {entry["labels"]["alertname"] for page in paged for entry in page["alerts"]} == {"ModelCorrectionRatioHigh"}
     assert eventually(lambda: received.at("/v1/notifications")[2:])[0]["status"] == "resolved"
     subjects = [str(mail["Subject"]) for mail in received.mailed("model-owners@example.com")]
-    assert subjects == [
-        f"[{tag}] Users correct digits version 3 too often" for tag in ("critical", "over after 12m")
-    ]
+    assert subjects == [f"[{tag}] Users correct digits version 3 too often" for tag in ("critical", "over after 12m")]
 
 
 DIGITS = {"model": "digits", "version": "1"}
