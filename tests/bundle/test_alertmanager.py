@@ -285,8 +285,9 @@ def test_slack_can_be_the_pager(tmp_path: Path) -> None:
     assert text.count("    # slack_configs: [*slack]") == 1
     source.write_text(text.replace("    # slack_configs: [*slack]", "    slack_configs: [*slack]"))
     assert "SUCCESS" in amtool("check-config", source)
-    off = [receivers for receivers, _ in write(source, tmp_path / "out.yml", inbox=INBOX)]
-    assert off == ["E-mail to team, team-info, stakeholders", "Webhook to pager", "Webhook to watchdog"]
+    off = write(source, tmp_path / "out.yml", inbox=INBOX)
+    assert "Webhook to pager" in off
+    assert not any(name.startswith("Slack") for name in off)
     receivers = {
         receiver["name"]: receiver for receiver in yaml.safe_load((tmp_path / "out.yml").read_text())["receivers"]
     }
