@@ -105,6 +105,7 @@ class _Templates:
             for family, values in ((f.REFERENCE_MEAN, binner.mean), (f.REFERENCE_STDDEV, binner.stddev))
         ] + [
             (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
+            *_noise_ratios(binner, self.labels),
             *reference_quality(binner, self.labels),
         ]
 
@@ -115,6 +116,23 @@ class _Templates:
             for name, target in (zip(binner.names, binner.targets, strict=False) if binner else ())
             for label in target.labels()
         )
+
+
+def _noise_ratios(binner: Binner, labels: dict[str, str]) -> Iterator[FamilyLines]:
+    """Return how much dependence raises the noise floors of features; nothing of those whose values do not depend."""
+    ratio = binner.noise.ratio
+    dependent = [index for index in range(len(binner.names)) if (ratio.ratio[index] > 1).any()]
+    if not dependent:
+        return
+    sizes = [f"{size:.0f}" for size in ratio.sizes]
+    prefixes = [
+        series_prefix(f.NOISE_RATIO.name, **labels, feature=binner.names[index], observations=size)
+        for index in dependent
+        for size in sizes
+    ]
+    yield f.NOISE_RATIO, render_lines(prefixes, ratio.ratio[dependent].ravel())
+    prefixes = [series_prefix(f.NOISE_OBSERVATIONS.name, **labels, observations=size) for size in sizes]
+    yield f.NOISE_OBSERVATIONS, render_lines(prefixes, ratio.sizes)
 
 
 class ModelsCollector:

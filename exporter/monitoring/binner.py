@@ -18,9 +18,11 @@ from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
+from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
@@ -62,8 +64,8 @@ class Binner:
         Names of the ``F`` features. The prediction and the confidence, where profiled, are further targets after them.
     prediction, confidence
         Their indices among the targets; None where the profile has none.
-    targets
-        Frozen bins of each of the ``T`` targets.
+    targets, target_names
+        Frozen bins and name of each of the ``T`` targets; the outputs' names are `PREDICTION` and `CONFIDENCE`.
     sizes
         Number of bins of each target.
     bins
@@ -72,6 +74,8 @@ class Binner:
         χ² quantiles of the noise floors, see `exporter.profiles.profile.Profile.quantile_array`.
     reference
         Training distribution of the targets.
+    noise
+        Noise floors of the targets.
     starts, missing, invalid
         Index of the first bin, the bin of missing values and the bin of invalid ones, shape ``(T,)``.
     mean, stddev
@@ -97,19 +101,22 @@ class Binner:
         self.known_inputs = {*profile.inputs, *redacted}
         self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
         self.targets: list[Feature] = [profile.features[name] for name in self.names]
-        self.prediction = self._add_target(profile.prediction)
-        self.confidence = self._add_target(profile.confidence or None)
+        self.target_names = list(self.names)
+        self.prediction = self._add_target(PREDICTION, profile.prediction)
+        self.confidence = self._add_target(CONFIDENCE, profile.confidence or None)
         self.quality = QualityEstimator.from_profile(profile, self.names)
         self.quantiles = profile.quantile_array()
         self._index_bins()
+        self.noise = NoiseFloors.from_blocks(profile.blocks or None, self.target_names, self.reference)
         self._index_rows()
         self.copula = self._build_copula()
         self.width = self._sums_width + (self.copula.width if self.copula else 0)
 
-    def _add_target(self, target: Feature | None) -> int | None:
+    def _add_target(self, name: str, target: Feature | None) -> int | None:
         """Add an output of the model to the targets, and return its index."""
         if target is None:
             return None
+        self.target_names.append(name)
         self.targets.append(target)
         return len(self.targets) - 1
 
@@ -179,7 +186,11 @@ class Binner:
 
     def multivariate_drift(self, row: Floats) -> tuple[float, float]:
         """Return the drift of the correlation in a row of sums, and its noise floor; see `Copula.drift`."""
-        return self.copula.drift(row[self._sums_width :]) if self.copula else (np.nan, np.nan)
+        if self.copula is None:
+            return np.nan, np.nan
+        sums = row[self._sums_width :]
+        score, floor = self.copula.drift(sums)
+        return score, floor * float(self.noise.rows.at(sums[:1])[0])
 
     def count(
         self,

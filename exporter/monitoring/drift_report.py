@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,12 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.profile import Feature
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.stats.divergence import Floats
 
 FEATURE_ALERT = "ModelFeatureDrift"
 PREDICTION_ALERT = "ModelPredictionDrift"
 CONFIDENCE_ALERT = "ModelConfidenceDrift"
-PREDICTION, CONFIDENCE = "(prediction)", "(confidence)"
-"""Names of the model's outputs where a feature is named otherwise."""
 OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
 OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
 
@@ -38,8 +38,12 @@ class TargetDrift:
         Contribution of each bin to the difference, shape ``(K,)``: ``(p − q)·ln(p/q)`` of the smoothed shares.
     score, noise, threshold
         KL(live ‖ training), its noise floor and the alert's threshold, in nats; the first two are NaN without values.
+    independent_noise
+        What the noise floor would be if the values did not depend on each other.
     observations
         Number of values in the window.
+    effective
+        How many independent values tell as much.
     mean, stddev, min, max, unseen
         See `exporter.monitoring.window_stats.WindowStats`.
     shift
@@ -56,7 +60,9 @@ class TargetDrift:
     score: float
     noise: float
     threshold: float
+    independent_noise: float
     observations: int
+    effective: float
     mean: float
     stddev: float
     shift: float
@@ -70,6 +76,11 @@ class TargetDrift:
     def severity(self) -> float:
         """The score relative to what an alert needs: above 1 the target has drifted; -1 without values."""
         return float(_severity(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
+
+    @property
+    def is_dependent(self) -> bool:
+        """Whether the noise floor is higher because values depend on each other."""
+        return self.noise > self.independent_noise
 
     @property
     def is_constant(self) -> bool:
@@ -88,12 +99,6 @@ class TargetDrift:
         if self.is_constant:
             return "same"
         return "slight" if self.score > self.noise else "same"
-
-
-def target_names(binner: Binner) -> list[str]:
-    """Return the names of the targets; the prediction and the confidence are last."""
-    outputs = ((PREDICTION, binner.prediction), (CONFIDENCE, binner.confidence))
-    return [*binner.names, *(name for name, index in outputs if index is not None)]
 
 
 def thresholds(model: ModelConfig, names: list[str]) -> Floats:
@@ -128,7 +133,7 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
     if binner is None:
         return None
     result, highest = None, -1.0
-    names = target_names(binner)
+    names = binner.target_names
     limits = thresholds(monitor.config, names)
     for window, stats in monitor.read(now).items():
         severity = _severity(stats.kl, stats.noise, limits)
@@ -136,7 +141,7 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
             severity[[other != name for other in names]] = -1.0
         if len(severity) and severity.max() > highest:
             highest = float(severity.max())
-            result = window, _target_drift(binner, stats, int(severity.argmax()), limits)
+            result = window, _target_drifts(binner, stats, limits, [int(severity.argmax())])[0]
     return result
 
 
@@ -144,14 +149,25 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats) -> list[TargetDrift
     """Return the drift of all targets of a model version in one window, the most severe first."""
     if monitor.binner is None:
         return []
-    names = target_names(monitor.binner)
+    names = monitor.binner.target_names
     limits = thresholds(monitor.config, names)
-    drifts = [_target_drift(monitor.binner, stats, index, limits) for index in range(len(names))]
+    drifts = _target_drifts(monitor.binner, stats, limits, range(len(names)))
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 
-def _target_drift(binner: Binner, stats: WindowStats, index: int, limits: Floats) -> TargetDrift:
-    name, target = target_names(binner)[index], binner.targets[index]
+def _target_drifts(binner: Binner, stats: WindowStats, limits: Floats, indices: Iterable[int]) -> list[TargetDrift]:
+    independent = binner.reference.noise(stats.observations).tolist()
+    effective = binner.noise.effective(stats.observations).tolist()
+    return [
+        _target_drift(binner, stats, index, float(limits[index]), (independent[index], effective[index]))
+        for index in indices
+    ]
+
+
+def _target_drift(
+    binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: tuple[float, float]
+) -> TargetDrift:
+    name, target = binner.target_names[index], binner.targets[index]
     start = int(binner.starts[index])
     live = stats.counts[start : start + len(target.counts)]
     q = binner.reference.probability[start : start + len(live)]
@@ -167,8 +183,10 @@ def _target_drift(binner: Binner, stats: WindowStats, index: int, limits: Floats
         weight=(p - q) * np.log(p / q),
         score=float(stats.kl[index]),
         noise=float(stats.noise[index]),
-        threshold=float(limits[index]),
+        threshold=threshold,
+        independent_noise=dependence[0],
         observations=int(live.sum()),
+        effective=dependence[1],
         mean=float(stats.mean[index]),
         stddev=float(stats.stddev[index]),
         shift=float(stats.shift[index]),

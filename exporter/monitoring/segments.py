@@ -94,5 +94,5 @@ def segment_divergences(binner: Binner, segments: Segments, counts: Floats) -> t
     observed = observations > 0
     return (
         np.where(observed, reference.kl_divergence(counts), np.nan),
-        np.where(observed, reference.noise(observations), np.nan),
+        np.where(observed, binner.noise.training(observations), np.nan),
     )

@@ -98,9 +98,9 @@ def compute(binner: Binner, distances: Sequence[str], row: Floats, minima: Float
         unseen=ratio(sums.unseen, observations),
         shift=np.where(binner.stddev > 0, offset, np.nan),
         kl=np.where(observed, binner.reference.kl_divergence(sums.counts), np.nan),
-        noise=np.where(observed, binner.reference.noise(observations), np.nan),
+        noise=np.where(observed, binner.noise.training(observations), np.nan),
         recent_kl=np.where(comparable, recent.kl_divergence(sums.counts), np.nan),
-        recent_noise=np.where(comparable, recent.noise(observations), np.nan),
+        recent_noise=np.where(comparable, binner.noise.recent(observations, recent), np.nan),
         **_distances(binner, distances, sums, observed, (offset, smallest, largest)),
         multivariate=np.array(binner.multivariate_drift(row)),
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from exporter.stats.divergence import NOISE_CONFIDENCE, Floats, Reference
+from exporter.stats.divergence import NOISE_CONFIDENCE, Floats, Ints, Reference
 
 _NULL_BLOCKS = 100  # blocks of independent values to which the blocks of training are compared
 _NULL_SIZES = (20, 80, 320)
@@ -194,16 +195,21 @@ class NoiseRatio:
 
         Examples
         --------
-        >>> NoiseRatio(np.array([20.0, 80.0]), np.array([[1.0, 4.0]])).at(np.array([[5.0], [40.0], [900.0]])).tolist()
+        >>> ratio = NoiseRatio(np.array([20.0, 80.0]), np.array([[1.0, 4.0]]))
+        >>> ratio.at(np.array([[5.0], [40.0], [900.0]])).round(9).tolist()
         [[1.0], [2.0], [4.0]]
         """
         if not len(self.sizes):
             return np.ones_like(observed)
-        knots, logs = np.log(self.sizes), np.log(self.ratio)
+        knots, logs, slopes, features = self._segments
         with np.errstate(divide="ignore"):
             place = np.clip(np.log(observed), knots[0], knots[-1])
-        left = np.clip(knots.searchsorted(place, side="right") - 1, 0, max(len(knots) - 2, 0))
-        right = np.minimum(left + 1, len(knots) - 1)
-        weight = (place - knots[left]) / np.where(right > left, knots[right] - knots[left], 1.0)
-        features = np.arange(len(logs))
-        return np.asarray(np.exp((1 - weight) * logs[features, left] + weight * logs[features, right]))
+        left = knots[1:].searchsorted(place)
+        return np.asarray(np.exp(logs[features, left] + (place - knots[left]) * slopes[features, left]))
+
+    @cached_property
+    def _segments(self) -> tuple[Floats, Floats, Floats, Ints]:
+        """The logarithms of sizes and ratios, the slope from each size to the next, and the indices of the features."""
+        knots, logs = np.log(self.sizes), np.log(self.ratio)
+        slopes = np.diff(logs, axis=1, append=logs[:, -1:]) / np.diff(knots, append=np.inf)
+        return knots, logs, slopes, np.arange(len(logs))

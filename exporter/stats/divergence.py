@@ -112,7 +112,7 @@ class Reference:
         share /= (observed + self.prior)[..., self.owner]
         return share
 
-    def noise(self, observed: Floats) -> Floats:
+    def noise(self, observed: Floats, live_ratio: Floats | float = 1.0, rows_ratio: Floats | float = 1.0) -> Floats:
         """Return the noise floor: the divergence that sampling alone exceeds with a probability of 1 %.
 
         The floor is ``(n/(n+m))² · χ²₀.₉₉(K′−1)/2 · (1/n + 1/N)`` in nats, ``K′`` the number of bins with training
@@ -123,6 +123,8 @@ class Reference:
         ----------
         observed
             Live observations ``n`` of each feature, shape ``(..., F)``.
+        live_ratio, rows_ratio
+            Factors of ``1/n`` and ``1/N``: how many times noisier values are than independent ones, shape ``(..., F)``.
 
         Returns
         -------
@@ -131,7 +133,7 @@ class Reference:
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             shrinkage = (observed / (observed + self.prior)) ** 2
-            floor = shrinkage * self.quantile / 2 * (1 / observed + 1 / self.rows)
+            floor = shrinkage * self.quantile / 2 * (live_ratio / observed + rows_ratio / self.rows)
         return np.where((observed > 0) & (self.rows > 0), floor, 0.0)
 
 

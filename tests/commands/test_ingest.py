@@ -23,6 +23,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import csv, parquet
+from support.blocks import with_ratios
 from support.labelled_rows import with_outcomes
 from support.paths import ROOT
 from support.servers import Served, ask, eventually, free_port
@@ -31,7 +32,7 @@ from exporter.cli import main
 from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.command import DRIFTED
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import save
+from exporter.profiles.profile import load, save
 
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
 ALERTS = quote('ALERTS{version=~"dark|well"}')
@@ -138,6 +139,30 @@ def test_every_format_gives_the_same_window(
     assert time.time() - values["model_batch_last_success_timestamp_seconds", ()] < 60
     names = {name for name, _ in values}
     assert not any(name.endswith("_total") or "recent" in name for name in names)
+
+
+def test_the_report_says_which_noise_is_higher_and_why(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where values depended on each other in training, a run has the higher noise floor, and its gauges have it."""
+    profile = with_ratios(load(folder / "loans.json"), [20, 40, 80], {"income": [5, 5, 5], "(confidence)": [3, 3, 3]})
+    save(profile, tmp_path / "loans.json")
+    target = tmp_path / "out.prom"
+    flags = [*OUTPUTS, "--model=loans", "--version=3", f"--textfile={target}"]
+    status, before, _ = ingest(capsys, folder / "well.parquet", *flags, f"--profile={folder / 'loans.json'}")
+    independent = samples(target.read_text())
+    status, out, _ = ingest(capsys, folder / "well.parquet", *flags, f"--profile={tmp_path / 'loans.json'}")
+    dependent = samples(target.read_text())
+    noise = "model_feature_kl_divergence_noise", (("feature", "income"), ("window", "run"))
+    assert dependent[noise] == pytest.approx(5 * independent[noise])
+    assert status == 0
+    assert "depend" not in before
+    assert re.search(
+        r"^  in training, values depend on those before them, which raises the noise of "
+        r"(income, \(confidence\)|\(confidence\), income):\n  2,500 of income tell as much as 500 independent ones$",
+        out,
+        re.M,
+    )
 
 
 def test_a_table_as_a_spreadsheet_writes_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

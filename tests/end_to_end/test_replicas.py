@@ -12,16 +12,18 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import yaml
+from support.blocks import with_ratios
 from support.paths import ROOT
 from support.postgres import Postgres
 from support.programs import quickened_rules, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.monitoring.binner import Binner
-from exporter.profiles.profile import load
+from exporter.profiles.profile import load, save
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 
+RATIOS = [2.0, 3.0, 4.0, 5.0]
 FEATURE = 'model="credit",version="3",feature="age"'
 
 
@@ -33,6 +35,8 @@ def replicas(tmp_path: Path) -> Iterator[tuple[list[Served], str]]:
         for name in ("a", "b", "c"):
             (tmp_path / name).mkdir()
             write_config(tmp_path / name)
+            profile = load(tmp_path / name / "credit.json")
+            save(with_ratios(profile, [20, 40, 80, 160], {"age": RATIOS}), tmp_path / name / "credit.json")
             servers.append(Served(tmp_path / name).start())
             stack.callback(servers[-1].stop)
         quickened_rules(ROOT / "prometheus/rules", tmp_path / "rules")
@@ -66,8 +70,8 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
         if version == "3":
             pooled.extend(ages)
 
-    def recorded() -> float | None:
-        text = f"model_version_feature:kl_divergence:increase1h{{{FEATURE}}}"
+    def recorded(what: str = "kl_divergence") -> float | None:
+        text = f"model_version_feature:{what}:increase1h{{{FEATURE}}}"
         result: list[Any] = ask(f"{prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
         return float(result[0]["value"][1]) if result else None
 
@@ -87,6 +91,9 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
     eventually(agrees, 30)
     alone = servers[2].samples("model_feature_kl_divergence")[f'model_feature_kl_divergence{{{FEATURE},window="1h"}}']
     assert abs(alone / expected() - 1) > 0.2  # each replica by itself tells another story
+    assert recorded("kl_divergence_noise_ratio") == pytest.approx(RATIOS[-1])
+    floor = binner.noise.training(np.full(len(binner.targets), float(len(pooled))))[binner.names.index("age")]
+    assert recorded("kl_divergence_noise") == pytest.approx(floor, rel=0.05)
     servers[0].stop()
     servers[0].start()
     send(servers[0], 800, 25)

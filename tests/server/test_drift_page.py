@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import yaml
+from support.blocks import with_ratios
 from support.pages import Page
 from support.paths import ROOT
 from support.servers import Served, write_config
@@ -27,7 +28,7 @@ from exporter.monitoring.drift_report import (
 )
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import save
+from exporter.profiles.profile import load, save
 from exporter.server.application import Exporter
 from exporter.server.pages.drift_text import describe
 
@@ -328,3 +329,25 @@ def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> N
     moved = found({"x": 4, "c": "DE", "none": 1})
     assert {status for status, _ in moved.values()} == {"slight"}
     assert moved["x"][1].startswith("Small change: the share of values above 3 rose from 0")
+
+
+def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path: Path) -> None:
+    """The floor is higher for values that depended on each other in training, and 100 of them tell less."""
+    configured(tmp_path)
+    ratios = {"steady": [2.0, 4.0, 8.0], "(confidence)": [1.0, 1.0, 1.0]}
+    profile = with_ratios(load(tmp_path / "loans.json"), [20, 80, 320], ratios)
+    save(profile, tmp_path / "loans.json")
+    server = Served(tmp_path).start()
+    try:
+        send(server, 80)
+        text = drift(server, feature="steady", window="5m").text
+        floor = float(profile.blocks.targets["steady"].quantiles[1]) if profile.blocks else 0.0
+        assert (
+            "In training, values depend on those before them: 80 of them tell as much as 20 independent ones, "
+            f"so the noise floor is {floor:.3g} instead of {floor / 4:.3g}." in text
+        )
+        assert "80 values are too few: sampling noise alone can reach" in text
+        for other in ("amount", "(confidence)"):
+            assert "depend on those before" not in drift(server, feature=other, window="5m").text
+    finally:
+        server.stop()

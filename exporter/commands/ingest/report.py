@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from exporter.commands.ingest.local import NOW, WINDOW
 from exporter.commands.ingest.table import Refused
-from exporter.monitoring.drift_report import target_drifts
+from exporter.monitoring.drift_report import TargetDrift, target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 
 MAX_FEATURES = 10
@@ -57,9 +57,19 @@ def drift(monitor: ModelMonitor) -> Iterator[str]:
         yield f"  {'  '.join([*cells, status])}".rstrip()
     if len(drifts) > MAX_FEATURES:
         yield f"  and {count(len(drifts) - MAX_FEATURES, 'feature')} below these"
+    yield from _dependence([change for change in drifts[:MAX_FEATURES] if change.is_dependent])
     score, noise = reading.multivariate.tolist()
     if score > noise:
         yield f"  the features are related differently than in training: {score:.3g}, above its noise of {noise:.3g}"
+
+
+def _dependence(drifts: Sequence[TargetDrift]) -> Iterator[str]:
+    """Say which noise floors are higher than those of independent values, and why."""
+    if drifts:
+        names = ", ".join(change.name for change in drifts)
+        yield f"  in training, values depend on those before them, which raises the noise of {names}:"
+        least = min(drifts, key=lambda change: change.effective / change.observations)
+        yield f"  {least.observations:,} of {least.name} tell as much as {least.effective:,.0f} independent ones"
 
 
 def drifted(monitor: ModelMonitor) -> list[str]:

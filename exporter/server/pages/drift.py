@@ -13,7 +13,7 @@ from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
-from exporter.server.pages.drift_text import describe, share
+from exporter.server.pages.drift_text import describe, describe_dependence, share
 from exporter.server.pages.model_choice import UnknownError, check, choose
 from exporter.server.pages.review_filters import parameters
 
@@ -33,6 +33,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     """Return the page ``/drift``."""
     routes = Blueprint("drift", __name__)
     routes.add_app_template_filter(describe)
+    routes.add_app_template_filter(describe_dependence)
     routes.add_app_template_filter(share)
 
     @routes.get("/drift")

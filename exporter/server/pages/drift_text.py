@@ -83,6 +83,16 @@ def describe(drift: TargetDrift) -> str:
     return _describe_change(drift)
 
 
+def describe_dependence(drift: TargetDrift) -> str:
+    """Describe why the noise floor is higher than that of independent values; empty where it is not."""
+    if not drift.is_dependent:
+        return ""
+    count, effective = f"{drift.observations:,}", f"{max(round(drift.effective), 1):,}"
+    as_much = f": {count} of them tell as much as {effective} independent ones" if effective != count else ""
+    floors = f"{number(drift.noise)} instead of {number(drift.independent_noise)}"
+    return f"In training, values depend on those before them{as_much}, so the noise floor is {floors}."
+
+
 def _describe_change(drift: TargetDrift) -> str:
     if drift.status == "same":
         return "No change beyond sampling noise."

@@ -15,15 +15,9 @@ from werkzeug.wrappers import Response
 
 from exporter.config import THRESHOLDS, LinksConfig
 from exporter.errors import StoreError
-from exporter.monitoring.drift_report import (
-    CONFIDENCE,
-    CONFIDENCE_ALERT,
-    FEATURE_ALERT,
-    OUTPUTS,
-    PREDICTION,
-    PREDICTION_ALERT,
-)
+from exporter.monitoring.drift_report import CONFIDENCE_ALERT, FEATURE_ALERT, OUTPUTS, PREDICTION_ALERT
 from exporter.monitoring.leading_quality import ENOUGH
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.server.alerts import LAYERS, AlertSource
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago, parse_time

@@ -1,0 +1,69 @@
+"""The noise floors of live scores: as high as values that depend on each other need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.profiles.block_record import Blocks
+from exporter.stats.dependence import NoiseRatio
+from exporter.stats.divergence import Floats, Reference
+
+
+@dataclass(frozen=True)
+class NoiseFloors:
+    """The noise floors of ``T`` targets.
+
+    Each is the larger of two: that of independent values, see `Reference.noise`, and that of values which depend on
+    each other as in training. Only this class multiplies the one by the ratio of the two, so every score has the same.
+
+    Attributes
+    ----------
+    reference
+        Training distribution of the targets.
+    ratio
+        How many times higher the floor of each target is than that of independent values, by the number of values.
+    inflation
+        How many values of each target tell as much as one independent value, by the number of values.
+    rows
+        The ratio of the floor of the correlation of features, by the number of rows; it has one row.
+    """
+
+    reference: Reference
+    ratio: NoiseRatio
+    inflation: NoiseRatio
+    rows: NoiseRatio
+
+    @classmethod
+    def from_blocks(cls, blocks: Blocks | None, names: Sequence[str], reference: Reference) -> NoiseFloors:
+        """Return the floors of targets by their names; ``blocks`` is None for profiles without them."""
+        ratio = inflation = NoiseRatio.of_independent_values(len(names))
+        if blocks:
+            ratio = blocks.noise_ratio(names, reference)
+            inflation = _inflation(blocks, names)
+        return cls(reference, ratio, inflation, NoiseRatio.of_independent_values(1))
+
+    def training(self, observed: Floats) -> Floats:
+        """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``."""
+        ratio = self.ratio.at(observed)
+        return self.reference.noise(observed, ratio, ratio)
+
+    def recent(self, observed: Floats, earlier: Reference) -> Floats:
+        """Return the floor of the divergence of ``observed`` values from an ``earlier`` window, shape ``(T,)``.
+
+        The values of both sides depend on each other.
+        """
+        return earlier.noise(observed, self.ratio.at(observed), self.ratio.at(earlier.rows))
+
+    def effective(self, observed: Floats) -> Floats:
+        """Return how many independent values tell as much as ``observed`` values, shape ``(T,)``."""
+        return observed / self.inflation.at(observed)
+
+
+def _inflation(blocks: Blocks, names: Sequence[str]) -> NoiseRatio:
+    sizes = np.array(blocks.sizes, dtype=np.float64)
+    known = [blocks.targets.get(name) for name in names]
+    effective = np.array([scores.effective if scores and scores.dependent else sizes for scores in known])
+    return NoiseRatio(sizes, sizes / np.clip(effective.reshape(len(names), len(sizes)), 1.0, sizes))

@@ -1,0 +1,78 @@
+"""The noise floor that Prometheus computes for all replicas together is that of the exporter for as many values."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from support.blocks import with_ratios
+from support.recorded import RULES, promtool
+
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.metrics.exposition import render_families
+from exporter.metrics.models import ModelsCollector
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.profile import Profile
+
+VALUES = numeric_feature(np.random.default_rng(1).normal(size=1000))
+BINNER = Binner(
+    with_ratios(
+        Profile("p", 1000, dict.fromkeys("abc", "numeric"), dict.fromkeys("abc", VALUES)),
+        [20, 40, 80, 160],
+        {"a": [1.2, 3.0, 2.5, 9.0], "b": [1.0, 1.0, 5.0, 5.0]},
+    )
+)
+NEEDED = re.compile(rb"^(model_(?:feature_reference_|reference_noise|feature_observations)\S+\{.*)\} (\S+)$", re.M)
+
+
+def series(replica: str, observations: dict[int, int]) -> list[dict[str, str]]:
+    """What a replica exports after some observations of each version; a version is named after its observations."""
+    monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
+    for version, count in observations.items():
+        now = time.monotonic()
+        monitors.get("m", str(version), now).observe([Prediction("m")] * count, [{"a": 0.0}] * count, now)
+    text = b"".join(render_families(ModelsCollector().collect(monitors)))
+    return [
+        {"series": f'{name.decode()},instance="{replica}"}}', "values": f"{value.decode()}x10"}
+        for name, value in NEEDED.findall(text)
+    ]
+
+
+def test_rule_and_exporter_have_the_same_noise_floor(tmp_path: Path) -> None:
+    """Below, at, between and above the sizes of the profile, over two replicas."""
+    numbers = [2, 20, 27, 40, 79, 80, 130, 160, 1000]
+    test: dict[str, Any] = {
+        "interval": "1m",
+        "input_series": [
+            *series("a", {number: number // 3 for number in numbers}),
+            *series("b", {number: number - number // 3 for number in numbers}),
+        ],
+        "promql_expr_test": [],
+    }
+    observed = np.array([[float(number)] * 3 for number in numbers])
+    for record, tolerance, values in (
+        ("noise_ratio", 1e-9, BINNER.noise.ratio.at(observed)),
+        ("noise", 0.003, BINNER.noise.training(observed)),  # the rule's quantile of chi2 is an approximation
+    ):
+        test["input_series"] += [
+            {
+                "series": f'expected_{record}{{model="m",version="{number}",feature="{feature}"}}',
+                "values": f"{value!r}x10",
+            }
+            for number, row in zip(numbers, values.tolist(), strict=True)
+            for feature, value in zip("abc", row, strict=True)
+        ]
+        recorded = f"model_version_feature:kl_divergence_{record}:increase1h"
+        agree = f"count(abs({recorded} / expected_{record} - 1) < {tolerance})"
+        sample = {"labels": "{}", "value": 3 * len(numbers)}
+        test["promql_expr_test"].append({"expr": agree, "eval_time": "5m", "exp_samples": [sample]})
+    document = {"rule_files": [str(RULES / "data.yml")], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
+    promtool("test", "rules", tmp_path / "test.yml")

@@ -1,0 +1,50 @@
+"""The series from which the rules compute the noise floor of dependent values."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+from support.blocks import with_ratios
+
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.metrics.exposition import render_families
+from exporter.metrics.models import ModelsCollector, window_lines
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.profile import Profile
+
+VALUES = numeric_feature(np.random.default_rng(1).normal(size=1000))
+PROFILE = Profile("p", 1000, {"age": "numeric", "income": "numeric"}, {"age": VALUES, "income": VALUES})
+NOISE = re.compile(rb"^model_\w*reference_noise.*$", re.M)
+
+
+def registry(profile: Profile) -> MonitorRegistry:
+    monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": Binner(profile)})
+    now = time.monotonic()
+    monitors.get("m", "1", now).observe([Prediction("m")], [{"age": 0.0}], now)
+    return monitors
+
+
+def test_only_dependent_features_have_noise_ratios() -> None:
+    """One series for each size, with the sizes as numbers beside them; the pushed metrics have the same."""
+    monitors = registry(with_ratios(PROFILE, [20, 40, 80], {"income": [1.5, 2.25, 4.0]}))
+    expected = [
+        *(f'feature_reference_noise_ratio{{model="m",version="1",feature="income",observations="{size}"}}'
+          for size in (20, 40, 80)),
+        *(f'reference_noise_observations{{model="m",version="1",observations="{size}"}}' for size in (20, 40, 80)),
+    ]  # fmt: skip
+    for collected in (ModelsCollector().collect(monitors), window_lines(monitors.get("m", "1", 0.0), 0.0)):
+        text = b"".join(render_families(collected))
+        samples = dict(line.decode().removeprefix("model_").rsplit(" ", 1) for line in NOISE.findall(text))
+        assert list(samples) == expected
+        assert list(map(float, samples.values())) == pytest.approx([1.5, 2.25, 4.0, 20.0, 40.0, 80.0])
+
+
+def test_independent_training_adds_no_series() -> None:
+    for profile in (PROFILE, with_ratios(PROFILE, [20, 40, 80], {})):
+        assert not NOISE.findall(b"".join(render_families(ModelsCollector().collect(registry(profile)))))
