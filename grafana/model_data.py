@@ -74,8 +74,10 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(
                 47, 8, {7: model_data_feature.stddev(), 8: model_data_feature.missing(), 9: model_data_feature.unseen()}
             ),
-            layout.row(102, "Predictions, and correlations between features", 55),
-            *layout.side_by_side(56, 9, {10: prediction(), 11: together(), 12: observations()}, (10, 7, 7)),
+            layout.row(102, "Slow change, predictions, and correlations between features", 55),
+            *layout.side_by_side(
+                56, 9, {20: evidence(), 10: prediction(), 11: together(), 12: observations()}, (7, 7, 5, 5)
+            ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -179,6 +181,24 @@ def features_over_time() -> Panel:
 def data_alerts() -> Panel:
     title = "Alerts of the data layer"
     return alerts_over_time(title, f'layer="data",{BOTH}', "feature", SCORE, empty=NO_PROFILE)
+
+
+def evidence() -> Panel:
+    series = f"max by (feature) (model_version_feature:drift_evidence:combined{{{BOTH}}})"
+    highest = (
+        f"max by (feature) (max_over_time(model_version_feature:drift_evidence:combined{{{BOTH}}}[$__range] @ end()))"
+    )
+    return time_series(
+        "Slow change: evidence of the six worst features",
+        (
+            "Accumulated evidence of a small, lasting change, of the features with the highest one in the time range. "
+            "Chance alone exceeds the limit at most once a year. Evidence stops rising some nats above it."
+        ),
+        NATS,
+        *by_rank(series, highest, "feature"),
+        Query(f"max(model_version_feature:threshold:ModelFeatureDriftSlow{{{BOTH}}})", "threshold", role="threshold"),
+        empty=NO_PROFILE,
+    )
 
 
 def prediction() -> Panel:

@@ -145,6 +145,12 @@ FEATURE_WINDOW = {
         "Noise floor: the recent divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
+EVIDENCE = _gauge(
+    "model_feature_drift_evidence", "Accumulated evidence that the feature differs from training for good, in nats."
+)
+EVIDENCE_LIMIT = _gauge(
+    "model_feature_drift_evidence_limit", "Evidence that chance alone exceeds at most once a year, in nats."
+)
 FEATURE_DISTANCE = {
     "js": _gauge("model_feature_js_divergence", "Jensen-Shannon divergence of the window from training, in nats."),
     "ks": _gauge(

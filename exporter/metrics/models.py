@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from exporter.config import ModelConfig
 from exporter.metrics import families as f
 from exporter.metrics.lines import (
@@ -32,6 +34,7 @@ from exporter.metrics.quality import (
 )
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS
+from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 
@@ -61,6 +64,11 @@ class _Templates:
             for field, family in (f.FEATURE_WINDOW | f.FEATURE_DISTANCE).items()
             for window in self._windows
         }
+
+    @cached_property
+    def evidence(self) -> LineTemplate:
+        """A series of evidence for each feature."""
+        return self._by_feature(f.EVIDENCE)
 
     @cached_property
     def segments(self) -> dict[Family, LineTemplate]:
@@ -93,21 +101,24 @@ class _Templates:
         binner = self._binner
         if binner is None:
             return []
-        names, count = binner.names, len(binner.names)
+        count = len(binner.names)
         probability = self._bins(f.REFERENCE)
         return [
-            (
-                family,
-                render_lines(
-                    [series_prefix(family.name, **self.labels, feature=name) for name in names], values[:count]
-                ),
+            (family, self._by_feature(family).render(values[:count]))
+            for family, values in (
+                (f.REFERENCE_MEAN, binner.mean),
+                (f.REFERENCE_STDDEV, binner.stddev),
+                (f.EVIDENCE_LIMIT, np.full(count, LIMIT)),
             )
-            for family, values in ((f.REFERENCE_MEAN, binner.mean), (f.REFERENCE_STDDEV, binner.stddev))
         ] + [
             (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
             *_noise_ratios(binner, self.labels),
             *reference_quality(binner, self.labels),
         ]
+
+    def _by_feature(self, family: Family) -> LineTemplate:
+        names = self._binner.names if self._binner else ()
+        return LineTemplate(series_prefix(family.name, **self.labels, feature=name) for name in names)
 
     def _bins(self, family: Family) -> LineTemplate:
         binner = self._binner
@@ -159,6 +170,8 @@ class ModelsCollector:
             yield from _windows(monitor, templates, now)
             yield from quality_windows(monitor, templates.quality, now)
             if monitor.binner:
+                evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
+                yield f.EVIDENCE, templates.evidence.render(evidence)
                 yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
             yield from _segment_counters(monitor, templates)
             yield from _segments(monitor, templates, now)

@@ -23,6 +23,7 @@ from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
@@ -179,6 +180,12 @@ class Binner:
         """The training side of the distances that a configuration may ask for."""
         edges = [np.array(t.edges) if isinstance(t, NumericFeature) else np.empty(0) for t in self.targets]
         return Distances(self.reference, self._training, edges, self.centre, self.scale)
+
+    @cached_property
+    def change_evidence(self) -> ChangeEvidence:
+        """The training side of the evidence of slow change."""
+        ordered = [isinstance(target, NumericFeature) for target in self.targets]
+        return ChangeEvidence(self.reference, np.array(ordered))
 
     def split(self, row: Floats) -> Sums:
         """Return the parts of a row of sums, as views."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +49,8 @@ class TargetDrift:
         See `exporter.monitoring.window_stats.WindowStats`.
     shift
         Mean less the training mean, in training standard deviations.
+    evidence
+        Accumulated evidence of a small, lasting change in nats; NaN where it is not known, or not asked for.
     """
 
     name: str
@@ -71,6 +74,7 @@ class TargetDrift:
     min: float
     max: float
     unseen: float
+    evidence: float = math.nan
 
     @property
     def severity(self) -> float:
@@ -145,13 +149,28 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
     return result
 
 
-def target_drifts(monitor: ModelMonitor, stats: WindowStats) -> list[TargetDrift]:
-    """Return the drift of all targets of a model version in one window, the most severe first."""
+def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | None = None) -> list[TargetDrift]:
+    """Return the drift of all targets of a model version in one window, the most severe first.
+
+    Parameters
+    ----------
+    monitor
+        The model version.
+    stats
+        Statistics of the window.
+    evidence
+        See `ModelMonitor.read_evidence`; used for the features alone.
+    """
     if monitor.binner is None:
         return []
     names = monitor.binner.target_names
     limits = thresholds(monitor.config, names)
     drifts = _target_drifts(monitor.binner, stats, limits, range(len(names)))
+    if evidence is not None:
+        drifts = [
+            drift if drift.name in OUTPUTS else replace(drift, evidence=float(evidence[drift.index]))
+            for drift in drifts
+        ]
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 

@@ -24,6 +24,7 @@ from exporter.monitoring.counters import (
     Histogram,
     SegmentCounters,
 )
+from exporter.monitoring.drift_evidence import DriftEvidence
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.quality import Quality
@@ -68,6 +69,7 @@ class ModelMonitor:
         self._recent = RecentCounters()
         self.windows = dict(windows or config.window_seconds())
         self.observed = np.zeros(binner.bins if binner else 0)
+        self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
         self.segments = Segments.from_config(config, binner.profile) if binner else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
         self.quality = Quality(
@@ -165,6 +167,8 @@ class ModelMonitor:
     def _add(self, now: float, sums: BatchSums | None, predictions: int) -> None:
         """Add a batch to the windows. The caller holds the lock."""
         self.quality.count_predictions(self._windows.time(now), predictions)
+        if self._evidence:
+            self._evidence.advance(now)
         if sums is not None:
             self.observed += sums.row[: len(self.observed)]
             self._windows.add(now, sums)
@@ -255,6 +259,11 @@ class ModelMonitor:
             rows = self._windows.read(now)
         return {name: self.binner.split(row).counts for name, (row, _, _) in rows.items() if self.binner}
 
+    def read_evidence(self, now: float) -> Floats:
+        """Return the evidence of slow change of each target in nats, shape ``(T,)``; see `DriftEvidence.read`."""
+        with self._lock:
+            return self._evidence.read(now) if self._evidence else np.empty(0)
+
     def read_quality(self, now: float) -> dict[str, WindowQuality]:
         """Return the measured quality in each window that holds anything; nothing without a label in any of them."""
         with self._lock:
@@ -282,6 +291,17 @@ class ModelMonitor:
         """Return the rings' time at the monotonic time ``now``, and copies of the rows of inputs and of the quality."""
         with self._lock:
             return self._windows.dump(now)
+
+    def dump_evidence(self) -> tuple[Floats, Floats]:
+        """Return copies of what `DriftEvidence.restore` needs; empty without a profile."""
+        with self._lock:
+            return self._evidence.dump() if self._evidence else (np.empty(0), np.empty(0))
+
+    def restore_evidence(self, state: Floats, counts: Floats) -> None:
+        """Continue with the evidence of an older process; see `DriftEvidence.restore`."""
+        with self._lock:
+            if self._evidence:
+                self._evidence.restore(state, counts)
 
     def restore(self, now: float, time: float, rings: Sequence[RingRows], quality: Sequence[RingRows]) -> None:
         """Continue with the windows of an older process.

@@ -61,6 +61,8 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
         See `quality_fingerprint`; empty in a snapshot without rings of the quality.
     quality
         The rings of the quality, as in ``rings``.
+    evidence
+        The state of the evidence of slow change, and the counts that it does not have yet; empty in a snapshot without.
     """
 
     fingerprint: str
@@ -70,6 +72,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     rings: list[_RingBytes]
     quality_fingerprint: str = ""
     quality: list[_RingBytes] = []
+    evidence: tuple[bytes, bytes] = (b"", b"")
 
 
 def fingerprint(monitor: ModelMonitor) -> str:
@@ -97,6 +100,7 @@ def _sha256(parts: list[Any]) -> str:
 def encode(monitor: ModelMonitor, now: float, unix_time: float) -> bytes:
     """Return a snapshot of a monitor's rings at the monotonic time ``now``."""
     ring_time, rings, quality = monitor.dump(now)
+    state, counts = monitor.dump_evidence()
     snapshot = Snapshot(
         fingerprint(monitor),
         unix_time,
@@ -105,6 +109,7 @@ def encode(monitor: ModelMonitor, now: float, unix_time: float) -> bytes:
         _as_bytes(rings),
         quality_fingerprint(monitor),
         _as_bytes(quality),
+        (state.tobytes(), counts.tobytes()),
     )
     return pack(snapshot)
 
@@ -266,6 +271,8 @@ def restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_
     quality = _from_bytes(monitor.quality.rings.values(), snapshot.quality) if is_known else []
     passed = max(unix_time - snapshot.unix_time, 0.0)
     monitor.restore(now, snapshot.ring_time + passed, rings, quality)
+    if any(snapshot.evidence):
+        monitor.restore_evidence(*map(np.frombuffer, snapshot.evidence))
     if quality:
         monitor.quality.until = snapshot.unix_time
     return snapshot.idle + passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -30,6 +31,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
 from exporter.server.application import Exporter
+from exporter.server.flask_app import create_app
 from exporter.server.pages.drift_text import describe
 
 STRANGE = 'a "model"\\ 模型 <i>'
@@ -267,6 +269,31 @@ def test_both_pages_show_the_score_of_the_same_window(drifting: Served) -> None:
     page = drifting.get("/drift?model=loans&version=3").text
     assert re.search(rf'aria-current="true">{window[1]}</a>', page)
     assert f"<dt>KL divergence</dt><dd>{score[1]}</dd>" in page
+
+
+def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
+    """It is told of features alone, and where the window does not say that they have drifted."""
+    exporter = Exporter(configured(tmp_path))
+    try:
+        rng = np.random.default_rng(6)
+        known = columns(rng)
+        names = [name for name in known if name not in OUTPUTS]
+        monitor = exporter.pipeline.monitors.get("loans", "3", time.monotonic())
+        now = time.monotonic() - 6 * 3600
+        for row in range(0, 1800, 5):
+            rows = [{name: known[name][index].tolist() for name in names} for index in range(row, row + 5)]
+            for inputs in rows:
+                inputs["steady"] += 0.4
+            monitor.observe([Prediction("loans", prediction="yes")] * 5, rows, now)
+            now += 60
+        page = create_app(exporter).test_client().get("/drift?model=loans&version=3&window=1h").text
+        told = re.findall(r"Over a longer time, a small, lasting change: evidence (\d+) of 13\.", page)
+        assert told
+        assert {int(evidence) > 13 for evidence in told} == {True}
+        said = target_drifts(monitor, monitor.read(now)["1h"], monitor.read_evidence(now))
+        assert {one.name for one in said if "Over a longer time" in describe(one)} == {"steady"}
+    finally:
+        exporter.close()
 
 
 def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> None:

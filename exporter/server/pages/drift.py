@@ -86,7 +86,7 @@ def _monitor_context(
     }
     if monitor.binner is None:
         return context
-    drifts = target_drifts(monitor, monitor.read(now)[window])
+    drifts = target_drifts(monitor, monitor.read(now)[window], monitor.read_evidence(now))
     by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
         check("feature", feature, by_name, f"is in the profile of {model}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.drift_report import TargetDrift
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.stats.divergence import Floats
@@ -70,7 +71,14 @@ def quoted(name: str) -> str:
 
 
 def describe(drift: TargetDrift) -> str:
-    """Describe the change of a target in one sentence."""
+    """Describe the change of a target in a sentence, and in a second one its evidence of a slow change, if any."""
+    text = _describe_window(drift)
+    if drift.status != "drifted" and drift.evidence > LIMIT:
+        text += f" Over a longer time, a small, lasting change: evidence {drift.evidence:.0f} of {LIMIT:.0f}."
+    return text
+
+
+def _describe_window(drift: TargetDrift) -> str:
     if not drift.observations:
         return "No values in this window."
     if not drift.trained.sum():

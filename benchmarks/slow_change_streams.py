@@ -1,0 +1,167 @@
+"""Streams of values without drift, changes of them, and the bins of many features, for the study of slow change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from scipy.signal import lfilter
+
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import NumericFeature
+from exporter.stats.digitize import bin_indices, pad_edges
+from exporter.stats.divergence import Floats, Reference
+
+DAY = 1440  # minutes
+Rng = np.random.Generator
+Below = Callable[[Floats], Floats]
+
+SHARES = np.array([0.4, 0.25, 0.15, 0.08, 0.05, 0.04, 0.02, 0.01])
+
+
+class Stream(NamedTuple):
+    """Values without drift.
+
+    Attributes
+    ----------
+    draw
+        Draws ``n`` independent values.
+    below
+        The probability of a value below each of some numbers, for independent values.
+    minutes
+        Returns values of shape ``(minutes, n, F)`` minute by minute, for dependent values.
+    dispersion
+        By which factor dependence inflates the variance of a long sum.
+    """
+
+    draw: Callable[[Rng, int], Floats]
+    below: Below | None = None
+    minutes: Callable[[Rng, int, int, int], Iterator[Floats]] | None = None
+    dispersion: float = 1.0
+
+
+def autoregressive(phi: float) -> Stream:
+    """Return normal values, each correlated with the one before by ``phi``; training rows are consecutive, too."""
+
+    def draw(rng: Rng, size: int) -> Floats:
+        noise = rng.normal(size=size) * np.sqrt(1 - phi**2)
+        noise[0] /= np.sqrt(1 - phi**2)
+        return np.asarray(lfilter([1], [1, -phi], noise))
+
+    def minutes(rng: Rng, count: int, rate: int, features: int) -> Iterator[Floats]:
+        state = phi * rng.normal(size=(1, features))
+        for _ in range(count):
+            noise = rng.normal(size=(rate, features)) * np.sqrt(1 - phi**2)
+            values, state = lfilter([1], [1, -phi], noise, axis=0, zi=state)
+            yield values
+
+    return Stream(draw, None, minutes, (1 + phi) / (1 - phi))
+
+
+def sessions(shortest: int, longest: int) -> Stream:
+    """Return normal values that repeat for the length of a session."""
+    lengths = np.arange(shortest, longest + 1)
+
+    def draw(rng: Rng, size: int) -> Floats:
+        return np.repeat(rng.normal(size=size), rng.integers(shortest, longest + 1, size))[:size]
+
+    def minutes(rng: Rng, count: int, rate: int, features: int) -> Iterator[Floats]:
+        value, left = rng.normal(size=features), rng.integers(1, longest + 1, features)
+        for _ in range(count):
+            values = np.empty((rate, features))
+            for row in values:
+                ended = left == 0
+                value = np.where(ended, rng.normal(size=features), value)
+                left = np.where(ended, rng.integers(shortest, longest + 1, features), left) - 1
+                row[:] = value
+            yield values
+
+    return Stream(draw, None, minutes, float((lengths**2).sum() / lengths.sum()))
+
+
+def season(amplitude: float) -> Stream:
+    """Return normal values whose mean follows the time of day; training covers all hours alike."""
+    spread = np.sqrt(1 - amplitude**2 / 2)
+
+    def draw(rng: Rng, size: int) -> Floats:
+        return spread * rng.normal(size=size) + amplitude * np.sin(2 * np.pi * rng.random(size))
+
+    def minutes(rng: Rng, count: int, rate: int, features: int) -> Iterator[Floats]:
+        for minute in range(count):
+            yield spread * rng.normal(size=(rate, features)) + amplitude * np.sin(2 * np.pi * minute / DAY)
+
+    return Stream(draw, None, minutes)
+
+
+STREAMS = {
+    "normal": Stream(lambda rng, n: rng.normal(size=n), stats.norm.cdf),
+    "discrete": Stream(lambda rng, n: rng.poisson(4, n).astype(float), lambda x: stats.poisson.cdf(np.ceil(x) - 1, 4)),
+    "zero-heavy": Stream(
+        lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.4),
+        lambda x: (x > 0) * (0.6 + 0.4 * stats.expon.cdf(x)),
+    ),
+    "categories": Stream(lambda rng, n: SHARES.cumsum()[:-1].searchsorted(rng.random(n)).astype(float)),
+    "AR(1) 0.5": autoregressive(0.5),
+    "AR(1) 0.9": autoregressive(0.9),
+    "AR(1) 0.97": autoregressive(0.97),
+    "sessions of 10 to 100": sessions(10, 100),
+    "season": season(0.5),
+}
+CHANGES: dict[str, tuple[str, float, float]] = {  # the stream, and what its values are multiplied by and moved by
+    "mean + 0.1 sd": ("normal", 1, 0.1),
+    "mean + 0.25 sd": ("normal", 1, 0.25),
+    "mean + 0.5 sd": ("normal", 1, 0.5),
+    "mean + 1 sd": ("normal", 1, 1),
+    "spread x 1.25": ("normal", 1.25, 0),
+    "spread x 0.8": ("normal", 0.8, 0),
+    "mean + 0.25 sd, zero-heavy": ("zero-heavy", 1, 0.2),
+}
+
+
+class Features:
+    """The bins of many features of one stream, each with a training set of its own."""
+
+    def __init__(self, rng: Rng, name: str, rows: int, count: int) -> None:
+        self.stream = STREAMS[name]
+        made = [
+            categorical_feature({str(code): int(n) for code, n in enumerate(np.bincount(training.astype(int)))}, 0, 0)
+            if name == "categories"
+            else numeric_feature(training, 20)
+            for training in (self.stream.draw(rng, rows) for _ in range(count))
+        ]
+        sizes = [len(feature.counts) for feature in made]
+        self.reference = Reference.from_counts(
+            np.concatenate([feature.counts for feature in made]).astype(float), sizes
+        )
+        self.ordered = np.full(count, name != "categories")
+        self._made = made
+        self._edges = pad_edges([feature.edges for feature in made if isinstance(feature, NumericFeature)])
+
+    def probabilities(self, factor: float = 1.0, shift: float = 0.0) -> Floats:
+        """Return the probability of each bin for independent values that are changed by a factor and a shift."""
+        parts = []
+        for feature in self._made:
+            if isinstance(feature, NumericFeature):
+                assert self.stream.below
+                below = self.stream.below((np.array(feature.edges) - shift) / factor)
+                parts.append([*np.diff([0.0, *below, 1.0]), 0.0, 0.0])
+            else:
+                known = [SHARES[int(name)] for name in feature.categories]
+                parts.append([*known, max(1 - sum(known), 0.0), 0.0, 0.0])
+        return np.concatenate(parts)
+
+    def counts(self, values: Floats) -> Floats:
+        """Return the counts of the values of a minute, shape ``(n, F)``."""
+        places = bin_indices(self._edges, values.T) + self.reference.starts[:, None]
+        return np.bincount(places.ravel(), minlength=len(self.reference.probability)).astype(float)
+
+    def minutes(self, rng: Rng, rate: float, count: int, change: tuple[float, float] = (1, 0)) -> Iterator[Floats]:
+        """Return the counts of each minute."""
+        if self.stream.minutes:
+            values = self.stream.minutes(rng, count, int(rate), len(self._made))
+            yield from (self.counts(change[0] * part + change[1]) for part in values)
+        else:
+            mean = rate * self.probabilities(*change)
+            yield from (rng.poisson(mean).astype(float) for _ in range(count))

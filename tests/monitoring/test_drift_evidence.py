@@ -1,0 +1,191 @@
+"""The evidence of slow change of a model version: over minutes, pauses and restarts."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from exporter.config import ModelConfig, StoreConfig
+from exporter.events import Prediction
+from exporter.metrics.exposition import Exposition
+from exporter.monitoring import snapshots
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.drift_evidence import LIMIT
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.packed import pack
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.profile import Profile
+from exporter.storage import Store
+
+RNG = np.random.default_rng(8)
+PROFILE = Profile(
+    "p",
+    10_000,
+    {"age": "numeric", "country": "categorical"},
+    {
+        "age": numeric_feature(RNG.normal(size=10_000)),
+        "country": categorical_feature({"NL": 6000, "DE": 3000, "FR": 1000}, 0, 0),
+    },
+    prediction=numeric_feature(RNG.normal(size=10_000)),
+)
+BINNER = Binner(PROFILE)
+
+
+def monitor_of() -> ModelMonitor:
+    return ModelMonitor(ModelConfig("m"), "1", BINNER)
+
+
+def feed(monitor: ModelMonitor, now: float, count: int = 20, shift: float = 0.0) -> None:
+    countries = RNG.choice(["NL", "DE", "FR"], count, p=[0.6, 0.3, 0.1])
+    rows = [
+        {"age": age, "country": country}
+        for age, country in zip(RNG.normal(shift, 1, count).tolist(), countries.tolist(), strict=True)
+    ]
+    monitor.observe([Prediction("m", prediction=0.1)] * count, rows, now)
+
+
+def run(monitor: ModelMonitor, start: float, minutes: int, shift: float = 0.0) -> float:
+    """Feed 20 values a minute in two batches, and return the time after the last."""
+    for minute in range(minutes):
+        for second in (5, 35):
+            feed(monitor, start + 60 * minute + second, 10, shift)
+    return start + 60 * minutes
+
+
+def test_a_small_change_is_found_within_an_hour_or_two_and_forgotten_after_it() -> None:
+    """A quarter of a standard deviation, which the score of a window never shows; the other feature stays as it is."""
+    monitor = monitor_of()
+    now = run(monitor, 1000.0, 120)
+    assert np.all(monitor.read_evidence(now)[:2] < LIMIT - 3)
+    now = run(monitor, now, 120, shift=0.25)
+    age, country = monitor.read_evidence(now)[:2]
+    assert age > LIMIT
+    assert country < LIMIT - 3
+    assert max(stats.kl[0] for stats in monitor.read(now).values()) < 0.3
+    now = run(monitor, now, 120)
+    assert monitor.read_evidence(now)[0] < LIMIT
+
+
+def test_evidence_is_absent_until_a_minute_has_passed() -> None:
+    """Nothing is known before; afterwards a minute without values changes nothing."""
+    monitor = monitor_of()
+    assert np.isnan(monitor.read_evidence(5.0)).all()
+    feed(monitor, 10.0)
+    feed(monitor, 60.0)
+    assert np.isnan(monitor.read_evidence(64.9)).all()
+    after = monitor.read_evidence(70.0)
+    assert np.isfinite(after).all()
+    assert monitor.read_evidence(7000.0).tolist() == after.tolist()
+
+
+def test_reading_often_does_not_change_the_evidence() -> None:
+    """A scrape every second and one at the end give the same."""
+    one, other = monitor_of(), monitor_of()
+    for second in range(0, 600, 4):
+        rows = [{"age": 0.3 + second / 600, "country": "NL"}]
+        for monitor in (one, other):
+            monitor.observe([Prediction("m")], rows, float(second))
+        for part in range(4):
+            one.read_evidence(second + part + 0.5)
+    assert one.read_evidence(700.0)[:2] == pytest.approx(other.read_evidence(700.0)[:2])
+
+
+def test_a_batch_of_100_000_counts_as_one_update() -> None:
+    """Its values are evidence like any others."""
+    for shift, found in ((0.0, False), (0.25, True)):
+        monitor = monitor_of()
+        feed(monitor, 10.0, 100_000, shift)
+        assert bool(monitor.read_evidence(80.0)[0] > LIMIT) is found
+
+
+def test_a_model_without_features_has_no_evidence() -> None:
+    """All inputs are redacted, or there is no profile."""
+    redacted = msgspec.structs.replace(PROFILE, prediction=None)
+    for binner in (None, Binner(redacted, redacted=["age", "country"])):
+        monitor = ModelMonitor(ModelConfig("m"), "1", binner)
+        monitor.observe([Prediction("m")], [{"age": 3}], 5.0)
+        assert monitor.read_evidence(100.0).shape == (0,)
+
+
+def test_a_restart_changes_nothing() -> None:
+    """The evidence, and the counts of the minute that had begun, continue in the next process."""
+    monitor = monitor_of()
+    now = run(monitor, 1000.0, 30, shift=0.25)
+    feed(monitor, now + 5, 10, 0.25)
+    data = snapshots.encode(monitor, now + 6, unix_time=1e9)
+    restored = monitor_of()
+    snapshots.restore_version(restored, snapshots.decode(data), 50.0, 1e9 + 30)
+    assert restored.read_evidence(50.0)[:2] == pytest.approx(monitor.read_evidence(now + 66)[:2])
+    assert monitor.read_evidence(now + 66)[0] > 1
+    assert not restored.observed.any()  # counters begin at zero
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        pytest.param((b"12345678", b""), id="another size"),
+        pytest.param(
+            (np.full(BINNER.change_evidence.size, np.nan).tobytes(), np.zeros(BINNER.bins).tobytes()), id="NaN"
+        ),
+        pytest.param(
+            (np.full(BINNER.change_evidence.size, -1.0).tobytes(), np.zeros(BINNER.bins).tobytes()), id="negative"
+        ),
+        pytest.param((b"1", b"2"), id="no numbers"),
+    ],
+)
+def test_a_damaged_snapshot_is_refused(evidence: tuple[bytes, bytes]) -> None:
+    """It starts empty, as other damaged snapshots do."""
+    monitor = monitor_of()
+    feed(monitor, 5.0)
+    snapshot = snapshots.decode(snapshots.encode(monitor, 6.0, 1e9))
+    damaged = snapshots.decode(pack(msgspec.structs.replace(snapshot, evidence=evidence)))
+    with pytest.raises(ValueError):
+        snapshots.restore_version(monitor_of(), damaged, 50.0, 1e9)
+
+
+def test_a_snapshot_of_an_earlier_release_has_no_evidence() -> None:
+    """It restores the windows alone."""
+    monitor = monitor_of()
+    feed(monitor, 5.0)
+    fields = msgspec.msgpack.decode(zlib.decompress(snapshots.encode(monitor, 6.0, 1e9)))
+    earlier = snapshots.decode(zlib.compress(msgspec.msgpack.encode(fields[:-1])))
+    restored = monitor_of()
+    snapshots.restore_version(restored, earlier, 7.0, 1e9 + 1)
+    assert np.isnan(restored.read_evidence(7.0)).all()
+    assert restored.read(7.0)["5m"].observations[0] == 20
+
+
+def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series for each feature, none for the prediction; the limit is there from the beginning."""
+    clock = [100.0]
+    monkeypatch.setattr("exporter.metrics.models.time.monotonic", lambda: clock[0])
+    monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
+    store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'x.db'}"), lambda _: None)
+    exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda: monitors, store)
+    feed(monitors.get("m", "3", 100.0), 100.0)
+
+    def series(name: str) -> dict[str, float]:
+        lines = [line.rpartition(" ") for line in exposition.render()[0].decode().splitlines()]
+        return {
+            labels.partition('feature="')[2][:-2]: float(value)
+            for labels, _, value in lines
+            if labels.startswith(name + "{")
+        }
+
+    assert series("model_feature_drift_evidence") == {}
+    assert series("model_feature_drift_evidence_limit") == {"age": LIMIT, "country": LIMIT}
+    clock[0] += 61
+    assert series("model_feature_drift_evidence").keys() == {"age", "country"}
+    store.close()
+
+
+def test_the_limit_is_one_update_in_a_year() -> None:
+    """As the contract has it."""
+    assert math.exp(LIMIT) == pytest.approx(365 * 24 * 60)
