@@ -16,6 +16,7 @@ from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
 from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.describe import describe_lines, notes
+from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_line
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
+    text = "rows are in random order; otherwise their order, or --time-column, tells how successive values depend"
+    add("--shuffled", action="store_true", help=text)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
     categories = "categories with a bin of their own (%(default)s)"
     add("--bins", type=whole_number(2, 10_000), default=20, metavar="N", help="bins of a number (%(default)s)")
@@ -70,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     output = output or without_gz(options.training_file).with_suffix(".json")
     found = _warnings(source, profile, build_options)
     _print_features(profile, source.remarks)
+    print(order_line(profile.blocks or None))
     if profile.quality:
         print(quality_line(profile.quality))
     if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
@@ -119,6 +123,7 @@ def _build_options(options: argparse.Namespace) -> Options:
         confidence_percent=options.confidence_percent,
         time_column=outputs[2],
         label_column=options.label_column,
+        shuffled=options.shuffled,
         ignore=options.ignore,
         types=types,
         bins=options.bins,
@@ -154,4 +159,6 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             feature = profile.features[scalar]
             size = len(feature.counts)
             bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
-            print("; ".join((f"{scalar}: {input_type.type}, {bins}", *notes(feature), *remark)))
+            dependence = dependence_note(profile.blocks or None, scalar)
+            remarks_of = [*notes(feature), *filter(None, [dependence]), *remark]
+            print("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of)))

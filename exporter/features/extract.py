@@ -140,11 +140,21 @@ def category_bins(values: Sequence[Any] | Floats, known: Mapping[str, int], rare
     >>> category_bins(["NL", "FR", None, 7, []], {"NL": 0, "DE": 1}, frozenset()).tolist()
     [0, 2, 3, 4, 4]
     """
-    cells: list[tuple[type, str]] = [
-        (Missing, "") if is_missing(value) else (type(value), scalar_text(value)) for value in as_list(values)
-    ]
+    values = as_list(values)
+    if len(types := set(map(type, values)) - {type(None)}) == 1 and types <= {
+        str,
+        bool,
+        int,
+    }:  # equal ones are the same
+        of_value = {value: _category_bin(*_cell(value), known, rare) for value in set(values)}
+        return np.fromiter(map(of_value.__getitem__, values), dtype=np.intp, count=len(values))
+    cells = list(map(_cell, values))
     bins = {cell: _category_bin(*cell, known, rare) for cell in set(cells)}
     return np.array([bins[cell] for cell in cells], dtype=np.intp)
+
+
+def _cell(value: Any) -> tuple[type, str]:
+    return (Missing, "") if is_missing(value) else (type(value), scalar_text(value))
 
 
 def _count_values(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:

@@ -13,8 +13,10 @@ from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Reference
 from exporter.validation import preview
 
-FILE, SHUFFLED, GROUPED = "file", "shuffled", "grouped"
-"""Order of the rows: as in the file; random, as the user says; or grouped by the values of a column."""
+FILE, TIME, SHUFFLED, GROUPED, UNSORTED = "file", "time", "shuffled", "grouped", "unsorted"
+"""Order of the rows: that of the file; of a column of times; none, as the user says; grouped by the values of a column;
+or not that of the column of times, and too many to sort."""
+_ORDERS = (FILE, TIME, SHUFFLED, GROUPED, UNSORTED)
 
 
 class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +43,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     order
-        `FILE`, `SHUFFLED`, `GROUPED`, or ``time``: by the time column.
+        `FILE`, `TIME`, `SHUFFLED`, `GROUPED` or `UNSORTED`.
     column
         The column of times, or that by which rows are grouped.
     sizes
@@ -54,6 +56,11 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     column: str | None = None
     sizes: tuple[int, ...] = ()
     targets: dict[str, BlockScores] = {}
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order of the rows is that in which they arrived."""
+        return self.order in {FILE, TIME}
 
     def noise_ratio(self, names: Sequence[str], reference: Reference) -> NoiseRatio:
         """Return by how much dependence raises the noise floors of some targets.
@@ -75,8 +82,8 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
     """Raise ProfileError where the record contradicts itself, or the ``targets`` of the profile."""
-    if blocks.order not in {FILE, SHUFFLED, GROUPED, "time"}:
-        raise ProfileError(f"blocks.order: {preview(blocks.order)} is not one of file, time, shuffled, grouped")
+    if blocks.order not in _ORDERS:
+        raise ProfileError(f"blocks.order: {preview(blocks.order)} is not one of {', '.join(_ORDERS)}")
     if any(size < 1 for size in blocks.sizes) or not all(low < high for low, high in pairwise(blocks.sizes)):
         raise ProfileError("blocks.sizes: expected increasing whole numbers of at least 1")
     for name, scores in blocks.targets.items():

@@ -20,12 +20,13 @@ from exporter.features.types import INPUT_TYPES, LEARNERS, Learner, State, input
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
 from exporter.profiles.options import Options
-from exporter.profiles.profile import Correlation, Feature, NumericFeature, Profile
+from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_builder import QualityBuilder
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
 from exporter.profiles.readers.base import Batch, Source, take
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.readers.files import FileSource
+from exporter.profiles.row_order import RowOrder
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
 from exporter.stats.divergence import Ints
@@ -97,8 +98,8 @@ class _Builder:
             prediction=bins[prediction][0] if prediction else None,
             confidence=confidence_bins if isinstance(confidence_bins, NumericFeature) else msgspec.UNSET,
             learned=learned or msgspec.UNSET,
-            correlation=self._measure_correlation(kinds, features) or msgspec.UNSET,
         )
+        profile = self._measure_together(kinds, profile)
         return msgspec.structs.replace(profile, quality=self._measure_quality(kinds, profile) or msgspec.UNSET)
 
     def _inspect_columns(self, source_columns: Mapping[str, bool]) -> None:
@@ -224,18 +225,36 @@ class _Builder:
                         sketch.count(column)
         return sketches
 
-    def _measure_correlation(
-        self, kinds: Mapping[str, InputType], features: Mapping[str, Feature]
-    ) -> Correlation | None:
-        builder = CorrelationBuilder(features)
-        compared = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(builder.names)}
-        needed = {*compared, *filter(None, [self._options.time_column])}
-        for batch in self._read_pass("together", needed) if len(builder.names) > 1 else ():
-            columns: dict[str, Any] = {}
-            for name, kind in compared.items():
-                columns |= zip(kind.features(name), self._feature_columns(batch, name, kind), strict=True)
-            builder.add(columns)
-        return builder.build()
+    def _measure_together(self, kinds: Mapping[str, InputType], profile: Profile) -> Profile:
+        """Return the profile with the correlation of its features, and with the noise of successive rows."""
+        options, correlation = self._options, CorrelationBuilder(profile.features)
+        arriving = [
+            name for source, kind in kinds.items() if kind.type == "timestamp" for name in kind.features(source)
+        ]
+        order = RowOrder(profile.targets(), self._rows, options, arriving)
+        needed = dict(kinds)
+        if not order.follows:
+            needed = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(correlation.names)}
+        columns = {*needed, *(options.outputs() if order.follows else filter(None, [options.time_column]))}
+        for batch in self._read_pass("together", columns) if order.follows or len(correlation.names) > 1 else ():
+            values = self._target_columns(batch, needed)
+            times, labels = (self._column(batch, name) for name in (options.time_column, options.label_column))
+            correlation.add(values, order.add(values, times, labels))
+        if order.needs_sorting:
+            order.sort(
+                (self._target_columns(batch, kinds), self._column(batch, options.time_column))
+                for batch in self._read_pass("order", columns)
+            )
+        return msgspec.structs.replace(profile, correlation=correlation.build() or msgspec.UNSET, blocks=order.build())
+
+    def _target_columns(self, batch: Batch, kinds: Mapping[str, InputType]) -> dict[str, Any]:
+        """Return the values of a batch by feature, and those of the outputs."""
+        found: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            found |= zip(kind.features(name), self._feature_columns(batch, name, kind), strict=True)
+        types, options = self._output_types(), self._options
+        outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
+        return found | {o: self._feature_columns(batch, n, types[n])[0] for o, n in outputs.items() if n}
 
     def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:
         """Compare the predictions with the labels, where there are labels."""
@@ -243,15 +262,10 @@ class _Builder:
         if not options.label_column:
             return None
         builder = QualityBuilder(profile.targets())
-        outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
 
         def columns(batch: Batch, rows: Ints) -> dict[str, Any]:
             part = Batch({name: take(values, rows) for name, values in batch.columns.items()}, len(rows), batch.done)
-            found: dict[str, Any] = {}
-            for name, kind in kinds.items():
-                found |= zip(kind.features(name), self._feature_columns(part, name, kind), strict=True)
-            chosen = {output: name for output, name in outputs.items() if name}
-            return found | {o: self._feature_columns(part, name, types[name])[0] for o, name in chosen.items()}
+            return self._target_columns(part, kinds)
 
         confidence = options.confidence_column
         for batch in self._read_pass("labels", {*kinds, *options.outputs()}):

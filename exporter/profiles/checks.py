@@ -12,8 +12,10 @@ import numpy as np
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate
+from exporter.profiles.describe_order import order_warnings
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.profiles.quality_checks import label_warnings
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.type_inference import Column
 from exporter.stats.divergence import Floats
@@ -79,6 +81,8 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
     if columns.is_csv and (delimiter := delimiter_in(profile.inputs)):
         yield f"all columns are read as one: set --delimiter={delimiter}"
         return
+    told = {*columns.chosen}
+    outputs = {columns.prediction: PREDICTION, columns.confidence: CONFIDENCE}
     for name, values in sample.items():
         if name in {columns.prediction, columns.confidence, columns.label}:
             text = _decimal_comma(name, _strings(values), columns.is_csv)
@@ -87,6 +91,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         else:
             continue
         if text:
+            told.add(outputs.get(name, name))
             yield f"{truncate(name, 40) or 'a column without a name'}: {text}"
         elif name == columns.confidence and (text := _confidence(name, _strings(values), profile)):
             yield f"{truncate(name, 40)}: {text}"
@@ -94,6 +99,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         fewer = profile.rows // ROWS_PER_BIN
         advice = f", or set --bins={fewer}" if fewer >= 2 else ""
         yield f"{profile.rows} rows are few for {bins} bins: profile at least {ROWS_PER_BIN * bins}{advice}"
+    yield from order_warnings(profile, told)
     if columns.label:
         yield from (f"{truncate(columns.label, 40)}: {text}" for text in label_warnings(profile))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from exporter.profiles.correlation import Copula, score_variance
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
+from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats
 
 MAX_FEATURES = 32
@@ -47,8 +49,11 @@ class CorrelationBuilder:
         self._rows = 0
         self._scores: Floats = np.empty((0, 0))
 
-    def add(self, columns: Mapping[str, Floats]) -> None:
-        """Add a batch: columns of ``n`` numbers of at least the features in `names`; see `Copula.sums`."""
+    def add(self, columns: Mapping[str, Floats], bins: Mapping[str, BinIndices] = MappingProxyType({})) -> None:
+        """Add a batch: columns of ``n`` numbers of at least the features in `names`; see `Copula.sums`.
+
+        Bins of the numbers are found, where they are not given; see `exporter.stats.digitize.bin_indices`.
+        """
         if len(self.names) < 2:
             return
         chosen = [columns[name] for name in self.names]
@@ -59,7 +64,9 @@ class CorrelationBuilder:
         complete = np.ones(rows, dtype=np.bool_)
         for index, column in enumerate(chosen):
             complete &= np.isfinite(column)
-            scores[index] = self._copula.scores(column[None], features=slice(index, index + 1))
+            found = bins.get(self.names[index])
+            inner = None if found is None else np.minimum(found, len(self._features[index].edges))[None]
+            scores[index] = self._copula.scores(column[None], inner, slice(index, index + 1))
         all_complete = complete.all()
         for group in range(_GROUPS):
             rows_of_group = slice((group - self._rows) % _GROUPS, None, _GROUPS)

@@ -9,6 +9,8 @@ import numpy as np
 
 from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
+from exporter.profiles.block_record import Blocks
+from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_lines
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.stats.divergence import Floats
@@ -47,20 +49,23 @@ def describe_lines(profile: Profile) -> Iterator[str]:
         elif isinstance(state, EmbeddingState):
             yield from ("", truncate(f"{name}  embedding of {len(state.centroid)} numbers", _WIDTH))
         for feature in kind.features(name):
-            yield from _feature(feature, kind.type, profile.features[feature])
+            yield from _feature(feature, kind.type, profile.features[feature], profile.blocks or None)
     if profile.prediction:
-        yield from _feature("(prediction)", "", profile.prediction)
+        yield from _feature("(prediction)", "", profile.prediction, profile.blocks or None)
     if profile.confidence:
-        yield from _feature("(confidence)", "", profile.confidence)
+        yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None)
+    yield from ("", order_line(profile.blocks or None))
     yield from (truncate(line, _WIDTH) for line in quality_lines(profile))
 
 
-def _feature(name: str, kind: str, feature: Feature) -> Iterator[str]:
+def _feature(name: str, kind: str, feature: Feature, blocks: Blocks | None) -> Iterator[str]:
     parts = [kind] if kind else []
     if isinstance(feature, NumericFeature) and feature.edges and feature.min != feature.max:
         parts.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
     yield ""
     yield truncate(f"{truncate(name, 32)}  {'; '.join(parts + notes(feature))}".rstrip(), _WIDTH)
+    if note := dependence_note(blocks, name):
+        yield f"  {note}"
     if isinstance(feature, CategoricalFeature):
         yield from _bars(feature)
     elif feature.edges and feature.min != feature.max:

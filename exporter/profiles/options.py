@@ -22,10 +22,13 @@ class Options(NamedTuple):
     confidence_percent
         Whether the confidence is in percent: 93, or a text such as ``93 %``, is 0.93.
     time_column
-        Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present.
+        Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present, and
+        rows are in its order, else in that of the file.
     label_column
         Column with the correct label, of rows that the model was not fitted on; needs a prediction column. It is not a
         feature.
+    shuffled
+        Whether the rows are in random order, which says nothing of how successive values depend on each other.
     ignore
         Columns that are not features, such as identifiers.
     types
@@ -44,6 +47,7 @@ class Options(NamedTuple):
     confidence_percent: bool = False
     time_column: str | None = None
     label_column: str | None = None
+    shuffled: bool = False
     ignore: Sequence[str] = ()
     types: Mapping[str, str] = {}
     expected: Mapping[str, str] = {}

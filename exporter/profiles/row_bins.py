@@ -68,7 +68,11 @@ def feature_bins(feature: Feature, values: Sequence[Any] | Floats) -> BinIndices
         with np.errstate(over="ignore"):
             single = numbers.astype(np.float32).astype(np.float64)
         numbers = np.where(np.isinf(single), numbers, single)
-    bins: BinIndices = bin_indices(np.array(feature.edges)[:, None], numbers[None])[0].astype(np.int16)
-    bins[np.isnan(numbers)] = len(feature.edges) + 1
-    bins[np.isinf(numbers)] = len(feature.edges) + 2
+    bins: BinIndices = bin_indices(np.array(feature.edges)[:, None], numbers[None])[0]
+    if len(feature.edges) + 4 > np.iinfo(bins.dtype).max:  # two more than there are bins, which callers may use
+        bins = bins.astype(np.int16)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        bins[~finite] = len(feature.edges) + 2
+        bins[np.isnan(numbers)] = len(feature.edges) + 1
     return bins

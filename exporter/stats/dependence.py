@@ -54,26 +54,23 @@ def block_sizes(rows: int) -> list[int]:
     return sizes
 
 
-def leave_out_divergence(blocks: Floats, total: Floats) -> Floats:
+def leave_out_divergence(blocks: Floats, others: Floats) -> Floats:
     """Return KL(block ‖ other rows) in nats, smoothed like `Reference.kl_divergence`.
 
     The block is left out of the reference. Otherwise it would resemble the reference more than a live window does.
 
     Parameters
     ----------
-    blocks
-        Counts of each of ``M`` blocks, shape ``(M, K)``.
-    total
-        Counts of all rows, shape ``(K,)``.
+    blocks, others
+        Counts of each of ``M`` blocks, and of all other rows, shape ``(M, K)``.
 
     Returns
     -------
     ndarray
         Shape ``(M,)``.
     """
-    rest = total - blocks
-    prior = len(total) / 2
-    q = (rest + 0.5) / (rest.sum(axis=1, keepdims=True) + prior)
+    prior = blocks.shape[1] / 2
+    q = (others + 0.5) / (others.sum(axis=1, keepdims=True) + prior)
     p = (blocks + prior * q) / (blocks.sum(axis=1, keepdims=True) + prior)
     return np.asarray(np.maximum((p * np.log(p / q)).sum(axis=1), 0.0))
 
@@ -100,7 +97,7 @@ def measure_noise(scores: Sequence[Floats], sizes: Sequence[int], total: Floats)
     >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
     >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 80)]).astype(float)
     >>> total = counts.sum(axis=0)
-    >>> noise = measure_noise([leave_out_divergence(counts, total)], [80], total)
+    >>> noise = measure_noise([leave_out_divergence(counts, total - counts)], [80], total)
     >>> noise.dependent, int(noise.effective[0].round())
     (True, 14)
     """
@@ -139,12 +136,10 @@ def _independent_mean(n: Floats, total: Floats) -> Floats:
 
     sizes = np.array([size for size in _NULL_SIZES if size <= n.max()], dtype=np.float64)
     rng = np.random.default_rng(0)
-    simulated = [
-        leave_out_divergence(
-            np.minimum(rng.multinomial(int(size), total / rows, _NULL_BLOCKS).astype(np.float64), total), total
-        ).mean()
-        for size in sizes
-    ]
+    simulated = []
+    for size in sizes:
+        blocks = np.minimum(rng.multinomial(int(size), total / rows, _NULL_BLOCKS), total)
+        simulated.append(leave_out_divergence(blocks, total - blocks).mean())
     correction = np.interp(np.log(n), np.log(sizes), np.array(simulated) / formula(sizes))
     return np.asarray(formula(n) * correction)
 

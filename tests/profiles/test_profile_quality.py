@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import timeit
 from pathlib import Path
 
 import msgspec
@@ -425,11 +424,3 @@ def test_a_quality_is_saved_and_checked(tmp_path, regression, classifier):
     assert refusal(regression, residuals=short) == "quality.residuals.x: expected 24 numbers, one for each bin"
     assert "overall" in refusal(regression, overall=-1.0)
     assert "kind" in refusal(regression, kind="f1")
-
-
-def test_an_estimate_is_cheap(classifier):
-    """A scrape estimates every window, so a point must cost microseconds; bounds are generous for a busy machine."""
-    binner, made = estimator(classifier)
-    live = counts(binner, classified(np.random.default_rng(2), 1000))
-    assert min(timeit.repeat(lambda: made.value(live), number=1000, repeat=5)) < 0.02
-    assert min(timeit.repeat(lambda: made.estimate(live), number=1000, repeat=5)) < 0.1

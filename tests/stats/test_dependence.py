@@ -24,7 +24,8 @@ def noise_of(values: Floats) -> tuple[Reference, NoiseRatio, list[int], list[flo
     total = np.array(feature.counts, dtype=np.float64)
     bins = np.array(feature.edges).searchsorted(values, side="right")
     sizes = block_sizes(len(values))
-    scores = [leave_out_divergence(blocks_of(bins, size, len(total)), total) for size in sizes]
+    blocks = [blocks_of(bins, size, len(total)) for size in sizes]
+    scores = [leave_out_divergence(part, total - part) for part in blocks]
     noise = measure_noise(scores, sizes, total)
     reference = Reference.from_counts(total, [len(total)], quantile_array(chi2_quantiles(range(1, len(total)))))
     ratio = NoiseRatio.from_quantiles(np.array(sizes, dtype=float), noise.quantiles[None], reference)

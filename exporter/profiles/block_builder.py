@@ -1,0 +1,219 @@
+"""Score blocks of consecutive training rows, in one pass and bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.profiles.block_record import BlockScores
+from exporter.profiles.profile import Feature, NumericFeature
+from exporter.profiles.row_bins import feature_bins
+from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
+from exporter.stats.digitize import BinIndices
+from exporter.stats.divergence import Floats
+
+_PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
+_GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows
+_MEMORY = 64 * 2**20  # bytes of the counts of all large blocks
+_FEWEST, _MOST = 100, 2000  # large blocks of each size that are kept, if there are as many
+
+_PENDING = 2000  # parts that are added at once
+
+Counts = npt.NDArray[np.uint32]
+
+
+class BlockBuilder:
+    """Count blocks of consecutive rows by bin.
+
+    Blocks of each size begin at even distances over all rows, so that they stand for all of them.
+
+    Parameters
+    ----------
+    targets
+        Frozen bins of features, of the prediction and of the confidence.
+    rows
+        Number of rows that will be added.
+
+    Attributes
+    ----------
+    sizes
+        Block sizes; none for fewer than 200 rows.
+    """
+
+    def __init__(self, targets: Mapping[str, Feature], rows: int) -> None:
+        self.sizes = block_sizes(rows)
+        bins = sum(len(target.counts) + 2 for target in targets.values())
+        most = int(np.clip(_MEMORY / 4 / max(bins * len(self.sizes), 1), _FEWEST, _MOST))
+        self._targets = {name: _TargetBlocks(target, self.sizes, rows, most) for name, target in targets.items()}
+
+    def add(self, columns: Mapping[str, Sequence[Any] | Floats]) -> dict[str, BinIndices]:
+        """Add the next rows: a column of values for each target, see `exporter.profiles.row_bins.feature_bins`.
+
+        Returns the bins of the values by target.
+        """
+        found = {name: feature_bins(target.feature, columns[name]) for name, target in self._targets.items()}
+        for name, target in self._targets.items():
+            target.add(target.with_extremes(found[name], columns[name]))
+        return found
+
+    def indices(self, columns: Mapping[str, Sequence[Any] | Floats]) -> BinIndices:
+        """Return the values of all targets as `add_indices` takes them, shape ``(T, n)``."""
+        rows = [
+            target.with_extremes(feature_bins(target.feature, columns[name]), columns[name])
+            for name, target in self._targets.items()
+        ]
+        return np.array(rows, dtype=np.int16)
+
+    def add_indices(self, indices: BinIndices) -> None:
+        """Add the next rows, from `indices`."""
+        for row, target in zip(indices, self._targets.values(), strict=True):
+            target.add(row)
+
+    def grouped(self) -> list[str]:
+        """Return the targets by which the rows are grouped or sorted: the rows of a bin follow one another."""
+        return [name for name, target in self._targets.items() if target.is_grouped()]
+
+    def build(self) -> dict[str, BlockScores]:
+        """Return the scores by target."""
+        return {name: target.scores(self.sizes) for name, target in self._targets.items()}
+
+
+class _TargetBlocks:
+    """The blocks of one target.
+
+    Values at the minimum and at the maximum of training have two bins more: a block that holds all of them is, for the
+    other rows, outside their range.
+    """
+
+    def __init__(self, target: Feature, sizes: Sequence[int], rows: int, most: int) -> None:
+        self.feature = target
+        self._bins = len(target.counts) + 2
+        self._group = next((size for size in sizes if size * _GROUPS >= rows), _PARTS)
+        self._waiting: npt.NDArray[Any] = np.empty(0, dtype=np.int8)
+        self._parts: list[Floats] = []
+        self._total = np.zeros(self._bins)
+        self._changes = 0  # parts with values of more than one bin, or of another than the part before
+        self._last = -1
+        self._small: dict[int, list[Counts]] = {size: [] for size in sizes if size < self._group}
+        self._large = [_LargeBlocks(self._bins, _distance(size, rows, most)) for size in sizes if size >= self._group]
+
+    def add(self, bins: BinIndices) -> None:
+        """Add the bins of the next rows, see `with_extremes`."""
+        rows: npt.NDArray[Any] = np.concatenate((self._waiting, bins))
+        groups = len(rows) // self._group if self._large else 0
+        self._waiting = rows[groups * self._group :]
+        if groups:
+            rows = rows[: groups * self._group]
+            for size, kept in self._small.items():
+                kept.append(self._count(rows.reshape(groups, -1)[:, :size]).astype(np.uint32))
+            self._parts.append(self._count(rows.reshape(groups * _PARTS, -1)).astype(np.float64))
+        if sum(map(len, self._parts)) >= _PENDING:
+            self._add_parts()
+
+    def _add_parts(self) -> None:
+        parts = np.concatenate(self._parts) if self._parts else np.empty((0, self._bins))
+        self._parts = []
+        self._total += parts.sum(axis=0)
+        if len(parts):
+            bins = np.where(np.count_nonzero(parts, axis=1) > 1, -1, parts.argmax(axis=1))
+            self._changes += int(((bins == -1) | (np.diff(bins, prepend=self._last) != 0)).sum())
+            self._last = int(bins[-1])
+        for large in self._large:
+            parts = large.add(parts)
+
+    def with_extremes(self, bins: BinIndices, values: Sequence[Any] | Floats) -> BinIndices:
+        """Return bins in which the values at the extremes of training have their own."""
+        if not isinstance(self.feature, NumericFeature) or not self.feature.edges:
+            return bins
+        bins, numbers = bins.copy(), np.asarray(values, dtype=np.float64)
+        edges, top = self.feature.edges, len(self.feature.edges) - 1
+        first, last = np.flatnonzero(bins == 1), np.flatnonzero(bins == top)
+        bins[first[numbers[first] <= edges[0]]] = self._bins - 2
+        bins[last[numbers[last] >= np.nextafter(edges[-1], -np.inf)]] = self._bins - 1
+        return bins
+
+    def _count(self, blocks: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+        """Return the counts of blocks of bin indices, shape ``(M, n)``, by bin: shape ``(M, bins)``."""
+        flat = blocks + self._bins * np.arange(len(blocks))[:, None]
+        return np.bincount(flat.ravel(), minlength=flat.shape[0] * self._bins).reshape(-1, self._bins)
+
+    def is_grouped(self) -> bool:
+        """Return whether rows of the same bin follow one another, but for a few, and would not in random order."""
+        self._add_parts()
+        used = int(np.count_nonzero(self._total))
+        rows = self._group // _PARTS  # in a part
+        share = self._total / max(self._total.sum(), 1.0)
+        random = self._total.sum() / rows * (1 - (share**rows).sum())  # parts of more than one bin
+        return used > 1 and self._changes <= min(3 * used, random / 10)
+
+    def scores(self, sizes: Sequence[int]) -> BlockScores:
+        """Return the scores of the blocks."""
+        self._add_parts()
+        counts = self._total + np.bincount(self._waiting, minlength=self._bins)
+        total = self._frozen(counts)
+        scores = []
+        for kept in [*self._small.values(), *(large.kept for large in self._large)]:
+            blocks = np.concatenate(kept).astype(np.float64)
+            scores.append(leave_out_divergence(self._frozen(blocks, counts), total - self._frozen(blocks)))
+        noise = measure_noise(scores, sizes, total)
+        return BlockScores(_rounded(noise.quantiles), _rounded(noise.effective), noise.dependent)
+
+    def _frozen(self, counts: Floats, total: Floats | None = None) -> Floats:
+        """Return counts of shape ``(..., K + 2)`` in the frozen bins.
+
+        With the counts of all rows, an extreme that no other row has is outside their range.
+        """
+        frozen = counts[..., :-2].copy()
+        if isinstance(self.feature, NumericFeature) and self.feature.edges:
+            top = len(self.feature.edges) - 1
+            for extreme, inside, outside in ((-2, 1, 0), (-1, top, top + 1)):
+                alone = False if total is None else counts[..., extreme] == total[extreme]
+                frozen[..., inside] += np.where(alone, 0, counts[..., extreme])
+                frozen[..., outside] += np.where(alone, counts[..., extreme], 0)
+        return frozen
+
+
+class _LargeBlocks:
+    """Blocks of one size, each the sum of four successive parts.
+
+    Parameters
+    ----------
+    bins
+        Number of bins.
+    distance
+        Number of parts from the beginning of a block that is kept to that of the next.
+    """
+
+    def __init__(self, bins: int, distance: int) -> None:
+        self.kept: list[Counts] = []
+        self._distance = distance
+        self._parts = np.empty((0, bins))  # those of blocks that are not complete
+        self._first = 0  # number of the first of them
+        self._single = np.empty((0, bins))  # a part that has no partner yet
+
+    def add(self, parts: Floats) -> Floats:
+        """Add the next parts, shape ``(P, bins)``, and return the sums of successive pairs: parts of larger blocks."""
+        held = np.concatenate((self._parts, parts))
+        starts = max(len(held) - _PARTS + 1, 0)
+        chosen = np.arange(-self._first % self._distance, starts, self._distance)
+        if len(chosen):
+            blocks = np.sum([held[chosen + part] for part in range(_PARTS)], axis=0)
+            self.kept.append(blocks.astype(np.uint32))
+        self._parts, self._first = held[starts:], self._first + starts
+        pairs = np.concatenate((self._single, parts))
+        even = len(pairs) // 2 * 2
+        self._single = pairs[even:]
+        return np.asarray(pairs[:even:2] + pairs[1:even:2])
+
+
+def _distance(size: int, rows: int, most: int) -> int:
+    """Return the distance of blocks in parts, so that at most ``most`` are kept."""
+    starts = rows * _PARTS // size - _PARTS + 1
+    return max(-(-starts // most), 1)
+
+
+def _rounded(values: Floats) -> tuple[float, ...]:
+    return tuple(float(f"{value:.4g}") for value in values)

@@ -1,0 +1,66 @@
+"""Describe the order of the training rows, and how much successive values depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from exporter.config import THRESHOLDS
+from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, UNSORTED, Blocks
+from exporter.profiles.profile import Profile
+from exporter.validation import preview
+
+_VALUES = 100
+_THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+_INDEPENDENT = "so the noise floors take successive values as independent"
+
+
+def order_line(blocks: Blocks | None) -> str:
+    """Return in which order the rows are, and what follows from it."""
+    if not blocks:
+        return f"(order)  not known: the profile was made by an older version, {_INDEPENDENT}"
+    column = preview(blocks.column)
+    if not blocks.is_ordered:
+        order = {SHUFFLED: "shuffled", GROUPED: f"grouped by {column}"}.get(blocks.order, f"not that of {column}")
+        return f"(order)  {order}, {_INDEPENDENT}"
+    where = "that of the file" if blocks.order == FILE else f"by {column}"
+    if not blocks.sizes:
+        return f"(order)  {where}, but fewer than 200 rows do not tell how values depend on each other"
+    dependent = sum(scores.dependent for scores in blocks.targets.values())
+    found = f"depend on each other in {dependent} of {len(blocks.targets)} targets" if dependent else "are independent"
+    return f"(order)  {where}; successive values {found}"
+
+
+def dependence_note(blocks: Blocks | None, name: str) -> str | None:
+    """Return how many independent values 100 values of a target are worth; None if they are independent."""
+    scores = blocks.targets.get(name) if blocks else None
+    if not blocks or not scores or not scores.dependent:
+        return None
+    values = min(_VALUES, blocks.sizes[-1])
+    logs = np.interp(np.log(values), np.log(blocks.sizes), np.log(scores.effective))
+    return f"values depend on each other: {values} tell as much as {max(round(float(np.exp(logs))), 1)}"
+
+
+def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with the order of the rows, with the flag that corrects it.
+
+    Inputs in ``told`` have a warning already.
+    """
+    blocks = profile.blocks
+    if not blocks:
+        return
+    column = preview(blocks.column)
+    if blocks.order == GROUPED:
+        advice = "set --time-column, or --shuffled if there is no time"
+        yield f"rows are grouped by {column}, which is not the order in which they arrived: {advice}"
+    elif blocks.order == UNSORTED:
+        advice = "sort the file by it, or set --shuffled"
+        yield f"rows are not in the order of {column}, and too many to sort in memory: {advice}"
+    for name, scores in blocks.targets.items():
+        if name.partition(".")[0] in told or name in told:
+            continue
+        if scores.dependent and scores.quantiles[-1] > _THRESHOLD and scores.effective[-1] < blocks.sizes[-1] / 3:
+            found = f"even {blocks.sizes[-1]:,} successive rows can be {scores.quantiles[-1]:.2g} nats from all rows"
+            advice = "profile a longer time, or set --shuffled if the order of the rows has no meaning"
+            yield f"{name}: {found}, so less drift is not seen: {advice}"

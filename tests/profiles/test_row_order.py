@@ -1,0 +1,240 @@
+"""The order of training rows, and the noise of blocks of consecutive ones."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from scipy.signal import lfilter
+
+from exporter.cli import main
+from exporter.errors import ProfileError
+from exporter.monitoring.binner import Binner
+from exporter.profiles import row_order
+from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, BlockScores
+from exporter.profiles.builder import build_file
+from exporter.profiles.describe import describe_lines
+from exporter.profiles.profile import Profile, load, save
+from exporter.stats.divergence import Floats
+
+ROWS = 4000
+
+
+def autoregressive(phi: float, rows: int = ROWS, seed: int = 0) -> Floats:
+    values = np.random.default_rng(seed).normal(size=rows)
+    return np.asarray(lfilter([np.sqrt(1 - phi**2)], [1, -phi], values))
+
+
+def columns(rows: int = ROWS) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    return {
+        "age": autoregressive(0.9, rows),
+        "income": rng.normal(size=rows),
+        "country": rng.choice(["NL", "DE", "FR"], rows, p=[0.6, 0.3, 0.1]),
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(
+        data: Mapping[str, Sequence[Any]], order: Sequence[int] | None = None, name: str = "training.csv"
+    ) -> Path:
+        path = tmp_path / name
+        rows = list(zip(*data.values(), strict=True))
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [list(data), *(rows[row] for row in (order if order is not None else range(len(rows))))]
+            )
+        return path
+
+    return write
+
+
+def blocks_of(profile: Profile) -> Blocks:
+    assert profile.blocks
+    return profile.blocks
+
+
+def test_order_of_the_file(write: Any) -> None:
+    """Blocks of 20 rows up to a tenth of all are scored, and a feature whose values depend on each other is found."""
+    profile = build_file(write(columns()))
+    blocks = blocks_of(profile)
+    assert (blocks.order, blocks.sizes) == (FILE, (20, 40, 80, 160, 320))
+    assert {name: scores.dependent for name, scores in blocks.targets.items()} == {
+        "age": True,
+        "income": False,
+        "country": False,
+    }
+    # Asymptotically (1 - phi) / (1 + phi) = 1/19 of the values for the mean; less for the distribution.
+    assert 20 < blocks.targets["age"].effective[-1] < 320 / 2
+    ratio = Binner(profile)  # noqa: F841 (a profile with blocks is read)
+    text = "\n".join(describe_lines(profile))
+    assert "values depend on each other: 100 tell as much as" in text
+    assert "(order)  that of the file; successive values depend on each other in 1 of 3 targets" in text
+
+
+def test_quantiles_are_those_of_the_blocks(write: Any) -> None:
+    """The quantile of 100 blocks or more is that of the scores of all blocks, each against the other rows."""
+    data = columns()
+    profile = build_file(write({"age": data["age"]}))
+    feature = profile.features["age"]
+    bins = np.array(feature.edges).searchsorted(data["age"], side="right")
+    total = np.bincount(bins, minlength=len(feature.counts)).astype(float)
+    scores = []
+    for start in range(0, ROWS - 19, 5):
+        counts = np.bincount(bins[start : start + 20], minlength=len(total)).astype(float)
+        q = (total - counts + 0.5) / (ROWS - 20 + len(total) / 2)
+        p = (counts + len(total) / 2 * q) / (20 + len(total) / 2)
+        scores.append(float((p * np.log(p / q)).sum()))
+    assert blocks_of(profile).targets["age"].quantiles[0] == pytest.approx(np.quantile(scores, 0.995), rel=0.05)
+
+
+def test_batches_do_not_matter(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any size of batches gives the same blocks."""
+    path = write(columns())
+    whole = blocks_of(build_file(path))
+    monkeypatch.setattr("exporter.profiles.readers.csv_cells.ROWS", 37, raising=False)
+    monkeypatch.setattr("exporter.profiles.readers.base.ROWS", 37)
+    assert blocks_of(build_file(path)) == whole
+
+
+@pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
+def test_order_of_a_time_column(write: Any, order: str) -> None:
+    """Rows are taken in the order of time, whatever that of the file; newest first is an order, too."""
+    times = np.arange(ROWS) * 60.0
+    data = {"at": [float(time) for time in times], **columns()}
+    rng = np.random.default_rng(2)
+    rows = {"sorted": range(ROWS), "reversed": range(ROWS)[::-1], "shuffled": rng.permutation(ROWS).tolist()}[order]
+    blocks = blocks_of(build_file(write(data, rows), time_column="at"))
+    assert (blocks.order, blocks.column) == (TIME, "at")
+    expected = blocks_of(build_file(write(columns())))
+    assert blocks.targets["age"].dependent
+    assert blocks.targets["age"].quantiles == pytest.approx(expected.targets["age"].quantiles, rel=0.15)
+    if order != "reversed":
+        assert blocks.targets == expected.targets
+
+
+def test_rows_without_a_time_are_left_out(write: Any) -> None:
+    """A missing time, one that is not a time, and a clock that steps back cost nothing but these rows."""
+    at = [f"2026-11-{1 + row // 1440:02d}T{row // 60 % 24:02d}:{row % 60:02d}:00Z" for row in range(ROWS)]
+    at[5], at[6], at[2000] = "", "soon", "2020-01-01T00:00:00Z"
+    blocks = blocks_of(build_file(write({"at": at, **columns()}), time_column="at"))
+    assert blocks.order == TIME
+    assert blocks.targets["age"].dependent
+    nothing = blocks_of(build_file(write({"at": ["soon"] * ROWS, **columns()}), time_column="at"))
+    assert (nothing.order, nothing.sizes) == (TIME, ())
+
+
+def test_too_many_rows_to_sort(write: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond the memory for sorting there is no floor of blocks, and the command says what to do."""
+    monkeypatch.setattr(row_order, "MEMORY", 1000)
+    path = write(
+        {"at": [float(row) for row in range(ROWS)][::2] + [float(row) for row in range(ROWS)][1::2], **columns()}
+    )
+    assert main(["profile", str(path), "--time-column=at"]) == 0
+    assert 'not in the order of "at", and too many to sort in memory: sort the file by it' in capsys.readouterr().err
+    assert load(path.with_suffix(".json")).blocks == Blocks(UNSORTED, "at")
+
+
+def test_shuffled(write: Any) -> None:
+    """The user can say that the order means nothing; rows that are shuffled show no dependence either."""
+    path = write(columns())
+    assert blocks_of(build_file(path, shuffled=True)) == Blocks(SHUFFLED)
+    shuffled = write(columns(), np.random.default_rng(3).permutation(ROWS).tolist(), "shuffled.csv")
+    assert not any(scores.dependent for scores in blocks_of(build_file(shuffled)).targets.values())
+
+
+@pytest.mark.parametrize("by", ["country", "income", "label"])
+def test_sorted_rows(write: Any, by: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows sorted by a feature or by the label are not in the order of arrival: said, with the flags that help."""
+    data = columns()
+    data["label"], data["predicted"] = (np.random.default_rng(seed).choice(["yes", "no"], ROWS) for seed in (4, 5))
+    path = write(data, np.argsort(data[by], kind="stable").tolist())
+    assert main(["profile", str(path), "--prediction-column=predicted", "--label-column=label"]) == 0
+    printed = capsys.readouterr()
+    assert f'rows are grouped by "{by}", which is not the order in which they arrived: set --time-column' in printed.err
+    assert f'(order)  grouped by "{by}", so the noise floors take successive values as independent' in printed.out
+    assert load(path.with_suffix(".json")).blocks == Blocks(GROUPED, by)
+
+
+def test_rows_that_one_value_distinguishes_are_not_grouped(write: Any) -> None:
+    """A feature with one value in nearly all rows says nothing of the order."""
+    data = {**columns(), "rare": [float(row == 17) for row in range(ROWS)], "constant": [1.0] * ROWS}
+    assert blocks_of(build_file(write(data))).order == FILE
+
+
+def test_long_dependence_is_told(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where even a tenth of the rows is far from all rows, drift would hardly be seen: the command says so."""
+    path = write({**columns(), "slow": np.cumsum(np.random.default_rng(5).normal(size=ROWS))})
+    assert main(["profile", str(path)]) == 0
+    err = capsys.readouterr().err
+    assert "slow: even 320 successive rows can be" in err
+    assert "age:" not in err
+
+
+@pytest.mark.parametrize("rows", [2, 199, 200])
+def test_few_rows(write: Any, rows: int) -> None:
+    """Fewer than 200 rows have no blocks; a profile is made all the same."""
+    blocks = blocks_of(build_file(write(columns(rows))))
+    assert bool(blocks.sizes) == (rows >= 200)
+    assert bool(blocks.targets) == (rows >= 200) or all(not scores.quantiles for scores in blocks.targets.values())
+
+
+def test_missing_and_constant_stretches(write: Any) -> None:
+    """Gaps and a sensor that is stuck for a while count as what they are: successive values that are alike."""
+    values = [*np.random.default_rng(6).normal(size=ROWS)]
+    values[1000:1400] = [""] * 400
+    values[2000:2400] = [0.5] * 400
+    scores = blocks_of(build_file(write({"sensor": values}))).targets["sensor"]
+    assert scores.dependent
+    assert np.isfinite(scores.quantiles).all()
+
+
+def test_many_rows_cost_bounded_memory(write: Any) -> None:
+    """However many rows there are, at most some thousand blocks of each size are kept."""
+    from exporter.profiles.bin_edges import numeric_feature
+    from exporter.profiles.block_builder import BlockBuilder
+
+    values = np.random.default_rng(7).normal(size=50_000)
+    builder = BlockBuilder({"x": numeric_feature(values.copy(), 20)}, 40 * len(values))
+    for _ in range(40):
+        builder.add({"x": values})
+    target = builder._targets["x"]
+    assert max(sum(map(len, kept)) for kept in target._small.values()) <= 1000
+    assert max(sum(map(len, large.kept)) for large in target._large) <= 2000
+    assert len(builder.build()["x"].quantiles) == len(builder.sizes) == 14
+
+
+def test_older_profiles(write: Any, tmp_path: Path) -> None:
+    """A profile made before has the same hash as then, and says that nothing is known of the order."""
+    profile = msgspec.structs.replace(build_file(write(columns())), blocks=msgspec.UNSET)
+    save(profile, tmp_path / "old.json")
+    old = load(tmp_path / "old.json")
+    assert b"blocks" not in (tmp_path / "old.json").read_bytes()
+    assert "(order)  not known: the profile was made by an older version" in "\n".join(describe_lines(old))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"order": "random"}, 'blocks.order: "random" is not one of file, time'),
+        ({"sizes": (40, 20)}, "blocks.sizes: expected increasing"),
+        ({"targets": {"weight": BlockScores((), (), False)}}, 'blocks.targets: "weight" is not a feature'),
+        ({"targets": {"age": BlockScores((0.1,), (1.0,), True)}}, "blocks.targets.age.quantiles: expected 5 numbers"),
+        ({"targets": {"age": BlockScores((-1.0,) * 5, (1.0,) * 5, True)}}, "blocks.targets.age.quantiles: expected 5"),
+    ],
+)
+def test_a_record_that_contradicts_itself(write: Any, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """Such a profile is refused with the place."""
+    profile = build_file(write(columns()))
+    save(
+        msgspec.structs.replace(profile, blocks=msgspec.structs.replace(blocks_of(profile), **change)),
+        tmp_path / "bad.json",
+    )
+    with pytest.raises(ProfileError, match=message.replace("(", r"\(")):
+        load(tmp_path / "bad.json")
