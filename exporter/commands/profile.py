@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     output = output or without_gz(options.training_file).with_suffix(".json")
     found = _warnings(source, profile, build_options)
     _print_features(profile, source.remarks)
-    print(order_line(profile.blocks or None))
+    if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
+        print(order_line(profile.blocks))
     if profile.quality:
         print(quality_line(profile.quality))
     if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):

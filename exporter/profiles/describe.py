@@ -54,7 +54,7 @@ def describe_lines(profile: Profile) -> Iterator[str]:
         yield from _feature("(prediction)", "", profile.prediction, profile.blocks or None)
     if profile.confidence:
         yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None)
-    yield from ("", order_line(profile.blocks or None))
+    yield from ("", truncate(order_line(profile.blocks or None), _WIDTH))
     yield from (truncate(line, _WIDTH) for line in quality_lines(profile))
 
 

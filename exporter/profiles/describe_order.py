@@ -13,23 +13,23 @@ from exporter.validation import preview
 
 _VALUES = 100
 _THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
-_INDEPENDENT = "so the noise floors take successive values as independent"
+_INDEPENDENT = "values are taken as independent"
 
 
 def order_line(blocks: Blocks | None) -> str:
     """Return in which order the rows are, and what follows from it."""
     if not blocks:
-        return f"(order)  not known: the profile was made by an older version, {_INDEPENDENT}"
+        return f"(order)  not known, since the profile is older; {_INDEPENDENT}"
     column = preview(blocks.column)
     if not blocks.is_ordered:
         order = {SHUFFLED: "shuffled", GROUPED: f"grouped by {column}"}.get(blocks.order, f"not that of {column}")
-        return f"(order)  {order}, {_INDEPENDENT}"
+        return f"(order)  {order}; {_INDEPENDENT}"
     where = "that of the file" if blocks.order == FILE else f"by {column}"
     if not blocks.sizes:
-        return f"(order)  {where}, but fewer than 200 rows do not tell how values depend on each other"
+        return f"(order)  {where}; too few rows to tell whether values depend on each other"
     dependent = sum(scores.dependent for scores in blocks.targets.values())
     found = f"depend on each other in {dependent} of {len(blocks.targets)} targets" if dependent else "are independent"
-    return f"(order)  {where}; successive values {found}"
+    return f"(order)  {where}; values {found}"
 
 
 def dependence_note(blocks: Blocks | None, name: str) -> str | None:

@@ -75,7 +75,7 @@ def test_order_of_the_file(write: Any) -> None:
     ratio = Binner(profile)  # noqa: F841 (a profile with blocks is read)
     text = "\n".join(describe_lines(profile))
     assert "values depend on each other: 100 tell as much as" in text
-    assert "(order)  that of the file; successive values depend on each other in 1 of 3 targets" in text
+    assert "(order)  that of the file; values depend on each other in 1 of 3 targets" in text
 
 
 def test_quantiles_are_those_of_the_blocks(write: Any) -> None:
@@ -158,7 +158,7 @@ def test_sorted_rows(write: Any, by: str, capsys: pytest.CaptureFixture[str]) ->
     assert main(["profile", str(path), "--prediction-column=predicted", "--label-column=label"]) == 0
     printed = capsys.readouterr()
     assert f'rows are grouped by "{by}", which is not the order in which they arrived: set --time-column' in printed.err
-    assert f'(order)  grouped by "{by}", so the noise floors take successive values as independent' in printed.out
+    assert f'(order)  grouped by "{by}"; values are taken as independent' in printed.out
     assert load(path.with_suffix(".json")).blocks == Blocks(GROUPED, by)
 
 
@@ -216,7 +216,7 @@ def test_older_profiles(write: Any, tmp_path: Path) -> None:
     save(profile, tmp_path / "old.json")
     old = load(tmp_path / "old.json")
     assert b"blocks" not in (tmp_path / "old.json").read_bytes()
-    assert "(order)  not known: the profile was made by an older version" in "\n".join(describe_lines(old))
+    assert "(order)  not known, since the profile is older" in "\n".join(describe_lines(old))
 
 
 @pytest.mark.parametrize(
