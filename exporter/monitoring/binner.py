@@ -108,9 +108,9 @@ class Binner:
         self.quality = QualityEstimator.from_profile(profile, self.names)
         self.quantiles = profile.quantile_array()
         self._index_bins()
-        self.noise = NoiseFloors.from_blocks(profile.blocks or None, self.target_names, self.reference)
         self._index_rows()
         self.copula = self._build_copula()
+        self.noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
         self.width = self._sums_width + (self.copula.width if self.copula else 0)
 
     def _add_target(self, name: str, target: Feature | None) -> int | None:

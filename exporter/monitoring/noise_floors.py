@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.profiles.block_record import Blocks
+from exporter.profiles.block_record import Blocks, CorrelationScores
+from exporter.profiles.correlation import Copula
+from exporter.profiles.profile import Profile
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference
 
@@ -37,13 +39,18 @@ class NoiseFloors:
     rows: NoiseRatio
 
     @classmethod
-    def from_blocks(cls, blocks: Blocks | None, names: Sequence[str], reference: Reference) -> NoiseFloors:
-        """Return the floors of targets by their names; ``blocks`` is None for profiles without them."""
+    def from_profile(
+        cls, profile: Profile, names: Sequence[str], reference: Reference, copula: Copula | None
+    ) -> NoiseFloors:
+        """Return the floors of targets by their names, and that of the correlation of features."""
         ratio = inflation = NoiseRatio.of_independent_values(len(names))
-        if blocks:
+        rows = NoiseRatio.of_independent_values(1)
+        if blocks := profile.blocks:
             ratio = blocks.noise_ratio(names, reference)
             inflation = _inflation(blocks, names)
-        return cls(reference, ratio, inflation, NoiseRatio.of_independent_values(1))
+            if copula and profile.correlation and blocks.correlation and blocks.correlation.dependent:
+                rows = _rows_ratio(blocks.correlation, copula, len(profile.correlation.features))
+        return cls(reference, ratio, inflation, rows)
 
     def training(self, observed: Floats) -> Floats:
         """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``."""
@@ -67,3 +74,9 @@ def _inflation(blocks: Blocks, names: Sequence[str]) -> NoiseRatio:
     known = [blocks.targets.get(name) for name in names]
     effective = np.array([scores.effective if scores and scores.dependent else sizes for scores in known])
     return NoiseRatio(sizes, sizes / np.clip(effective.reshape(len(names), len(sizes)), 1.0, sizes))
+
+
+def _rows_ratio(scores: CorrelationScores, copula: Copula, features: int) -> NoiseRatio:
+    sizes = np.array(scores.sizes, dtype=np.float64)
+    ratio = np.array(scores.quantiles) / copula.noise(sizes, features)
+    return NoiseRatio(sizes, np.fmax(ratio, 1.0)[None])

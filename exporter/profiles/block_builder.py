@@ -15,7 +15,7 @@ from exporter.stats.dependence import block_sizes, leave_out_divergence, measure
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats
 
-_PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
+PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
 _GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows
 _MEMORY = 64 * 2**20  # bytes of the counts of all large blocks
 _FEWEST, _MOST = 100, 2000  # large blocks of each size that are kept, if there are as many
@@ -91,14 +91,18 @@ class _TargetBlocks:
     def __init__(self, target: Feature, sizes: Sequence[int], rows: int, most: int) -> None:
         self.feature = target
         self._bins = len(target.counts) + 2
-        self._group = next((size for size in sizes if size * _GROUPS >= rows), _PARTS)
+        self._group = next((size for size in sizes if size * _GROUPS >= rows), PARTS)
         self._waiting: npt.NDArray[Any] = np.empty(0, dtype=np.int8)
         self._parts: list[Floats] = []
         self._total = np.zeros(self._bins)
         self._changes = 0  # parts with values of more than one bin, or of another than the part before
         self._last = -1
         self._small: dict[int, list[Counts]] = {size: [] for size in sizes if size < self._group}
-        self._large = [_LargeBlocks(self._bins, _distance(size, rows, most)) for size in sizes if size >= self._group]
+        self._large = [
+            SuccessiveBlocks(self._bins, block_distance(size, rows, most), np.uint32)
+            for size in sizes
+            if size >= self._group
+        ]
 
     def add(self, bins: BinIndices) -> None:
         """Add the bins of the next rows, see `with_extremes`."""
@@ -109,7 +113,7 @@ class _TargetBlocks:
             rows = rows[: groups * self._group]
             for size, kept in self._small.items():
                 kept.append(self._count(rows.reshape(groups, -1)[:, :size]).astype(np.uint32))
-            self._parts.append(self._count(rows.reshape(groups * _PARTS, -1)).astype(np.float64))
+            self._parts.append(self._count(rows.reshape(groups * PARTS, -1)).astype(np.float64))
         if sum(map(len, self._parts)) >= _PENDING:
             self._add_parts()
 
@@ -144,7 +148,7 @@ class _TargetBlocks:
         """Return whether rows of the same bin follow one another, but for a few, and would not in random order."""
         self._add_parts()
         used = int(np.count_nonzero(self._total))
-        rows = self._group // _PARTS  # in a part
+        rows = self._group // PARTS  # in a part
         share = self._total / max(self._total.sum(), 1.0)
         random = self._total.sum() / rows * (1 - (share**rows).sum())  # parts of more than one bin
         return used > 1 and self._changes <= min(3 * used, random / 10)
@@ -159,7 +163,7 @@ class _TargetBlocks:
             blocks = np.concatenate(kept).astype(np.float64)
             scores.append(leave_out_divergence(self._frozen(blocks, counts), total - self._frozen(blocks)))
         noise = measure_noise(scores, sizes, total)
-        return BlockScores(_rounded(noise.quantiles), _rounded(noise.effective), noise.dependent)
+        return BlockScores(rounded(noise.quantiles), rounded(noise.effective), noise.dependent)
 
     def _frozen(self, counts: Floats, total: Floats | None = None) -> Floats:
         """Return counts of shape ``(..., K + 2)`` in the frozen bins.
@@ -176,32 +180,35 @@ class _TargetBlocks:
         return frozen
 
 
-class _LargeBlocks:
+class SuccessiveBlocks:
     """Blocks of one size, each the sum of four successive parts.
 
     Parameters
     ----------
-    bins
-        Number of bins.
+    width
+        Number of sums of a part.
     distance
         Number of parts from the beginning of a block that is kept to that of the next.
+    dtype
+        Type of the sums that are kept.
     """
 
-    def __init__(self, bins: int, distance: int) -> None:
-        self.kept: list[Counts] = []
+    def __init__(self, width: int, distance: int, dtype: type[np.uint32 | np.float64]) -> None:
+        self.kept: list[npt.NDArray[Any]] = []
+        self._dtype = dtype
         self._distance = distance
-        self._parts = np.empty((0, bins))  # those of blocks that are not complete
+        self._parts = np.empty((0, width))  # those of blocks that are not complete
         self._first = 0  # number of the first of them
-        self._single = np.empty((0, bins))  # a part that has no partner yet
+        self._single = np.empty((0, width))  # a part that has no partner yet
 
     def add(self, parts: Floats) -> Floats:
-        """Add the next parts, shape ``(P, bins)``, and return the sums of successive pairs: parts of larger blocks."""
+        """Add the next parts, shape ``(P, width)``, and return the sums of successive pairs: parts of larger blocks."""
         held = np.concatenate((self._parts, parts))
-        starts = max(len(held) - _PARTS + 1, 0)
+        starts = max(len(held) - PARTS + 1, 0)
         chosen = np.arange(-self._first % self._distance, starts, self._distance)
         if len(chosen):
-            blocks = np.sum([held[chosen + part] for part in range(_PARTS)], axis=0)
-            self.kept.append(blocks.astype(np.uint32))
+            blocks = np.sum([held[chosen + part] for part in range(PARTS)], axis=0)
+            self.kept.append(blocks.astype(self._dtype))
         self._parts, self._first = held[starts:], self._first + starts
         pairs = np.concatenate((self._single, parts))
         even = len(pairs) // 2 * 2
@@ -209,11 +216,12 @@ class _LargeBlocks:
         return np.asarray(pairs[:even:2] + pairs[1:even:2])
 
 
-def _distance(size: int, rows: int, most: int) -> int:
+def block_distance(size: int, rows: int, most: int) -> int:
     """Return the distance of blocks in parts, so that at most ``most`` are kept."""
-    starts = rows * _PARTS // size - _PARTS + 1
+    starts = rows * PARTS // size - PARTS + 1
     return max(-(-starts // most), 1)
 
 
-def _rounded(values: Floats) -> tuple[float, ...]:
+def rounded(values: Floats) -> tuple[float, ...]:
+    """Return numbers with four significant digits."""
     return tuple(float(f"{value:.4g}") for value in values)

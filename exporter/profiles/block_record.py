@@ -37,6 +37,15 @@ class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dependent: bool
 
 
+class CorrelationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of the correlation of features in blocks: the fields of `BlockScores`, with sizes of their own."""
+
+    sizes: tuple[int, ...]
+    quantiles: tuple[float, ...]
+    effective: tuple[float, ...]
+    dependent: bool
+
+
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Scores of blocks of consecutive training rows.
 
@@ -50,12 +59,15 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Block sizes, ascending; none where the rows have no order or are fewer than 200.
     targets
         The scores by feature, ``(prediction)`` and ``(confidence)``.
+    correlation
+        The scores of the correlation of the features; None where it is not known.
     """
 
     order: str
     column: str | None = None
     sizes: tuple[int, ...] = ()
     targets: dict[str, BlockScores] = {}
+    correlation: CorrelationScores | None = None
 
     @property
     def is_ordered(self) -> bool:
@@ -84,13 +96,22 @@ def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
     """Raise ProfileError where the record contradicts itself, or the ``targets`` of the profile."""
     if blocks.order not in _ORDERS:
         raise ProfileError(f"blocks.order: {preview(blocks.order)} is not one of {', '.join(_ORDERS)}")
-    if any(size < 1 for size in blocks.sizes) or not all(low < high for low, high in pairwise(blocks.sizes)):
-        raise ProfileError("blocks.sizes: expected increasing whole numbers of at least 1")
+    _check_sizes("blocks", blocks.sizes)
     for name, scores in blocks.targets.items():
         if name not in targets:
             raise ProfileError(f"blocks.targets: {preview(name)} is not a feature of the profile")
-        for field in ("quantiles", "effective"):
-            values = getattr(scores, field)
-            if len(values) != len(blocks.sizes) or not all(0 <= value < np.inf for value in values):
-                expected = f"{len(blocks.sizes)} numbers of at least 0"
-                raise ProfileError(f"blocks.targets.{name}.{field}: expected {expected}, got {preview(list(values))}")
+        _check_scores(f"blocks.targets.{name}", scores, len(blocks.sizes))
+    if blocks.correlation:
+        _check_sizes("blocks.correlation", blocks.correlation.sizes)
+        _check_scores("blocks.correlation", blocks.correlation, len(blocks.correlation.sizes))
+
+
+def _check_sizes(path: str, sizes: Sequence[int]) -> None:
+    if any(size < 1 for size in sizes) or not all(low < high for low, high in pairwise(sizes)):
+        raise ProfileError(f"{path}.sizes: expected increasing whole numbers of at least 1")
+
+
+def _check_scores(path: str, scores: BlockScores | CorrelationScores, sizes: int) -> None:
+    for field, values in (("quantiles", scores.quantiles), ("effective", scores.effective)):
+        if len(values) != sizes or not all(0 <= value < np.inf for value in values):
+            raise ProfileError(f"{path}.{field}: expected {sizes} numbers of at least 0, got {preview(list(values))}")

@@ -227,11 +227,12 @@ class _Builder:
 
     def _measure_together(self, kinds: Mapping[str, InputType], profile: Profile) -> Profile:
         """Return the profile with the correlation of its features, and with the noise of successive rows."""
-        options, correlation = self._options, CorrelationBuilder(profile.features)
+        options = self._options
         arriving = [
             name for source, kind in kinds.items() if kind.type == "timestamp" for name in kind.features(source)
         ]
         order = RowOrder(profile.targets(), self._rows, options, arriving)
+        correlation = CorrelationBuilder(profile.features, self._rows if order.follows else 0)
         needed = dict(kinds)
         if not order.follows:
             needed = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(correlation.names)}
@@ -245,7 +246,10 @@ class _Builder:
                 (self._target_columns(batch, kinds), self._column(batch, options.time_column))
                 for batch in self._read_pass("order", columns)
             )
-        return msgspec.structs.replace(profile, correlation=correlation.build() or msgspec.UNSET, blocks=order.build())
+        together, blocks = correlation.build(), order.build()
+        if together and blocks.is_ordered and not order.needs_sorting:
+            blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))
+        return msgspec.structs.replace(profile, correlation=together or msgspec.UNSET, blocks=blocks)
 
     def _target_columns(self, batch: Batch, kinds: Mapping[str, InputType]) -> dict[str, Any]:
         """Return the values of a batch by feature, and those of the outputs."""

@@ -126,12 +126,19 @@ class Copula:
             Score and noise floor; NaN where fewer than two rows are complete, or fewer than two features vary.
         """
         score, varying = self.score(sums)
-        if np.isnan(score) or self._training is None or self._quantiles is None:
-            return score, np.nan
-        weight = sums[0] / (sums[0] + varying)
-        quantile = self._quantiles[varying * (varying - 1) // 2]
-        floor = self._training.scale * weight**2 * quantile / 2 * (1 / sums[0] + 1 / self._training.rows)
-        return score, float(floor)
+        return score, np.nan if np.isnan(score) else float(self.noise(sums[0], varying))
+
+    def noise(self, rows: Floats, varying: int | None = None) -> Floats:
+        """Return the noise floor for numbers of complete independent rows, with all features or so many that vary.
+
+        NaN where the correlation in training or the quantiles are not known.
+        """
+        if self._training is None or self._quantiles is None:
+            return np.full_like(rows, np.nan)
+        size = self._size if varying is None else varying
+        quantile = self._quantiles[size * (size - 1) // 2]
+        floor = self._training.scale * (rows / (rows + size)) ** 2 * quantile / 2 * (1 / rows + 1 / self._training.rows)
+        return np.asarray(floor)
 
     def score(self, sums: Floats) -> tuple[float, int]:
         """Return the divergence of a window's correlation from training in nats, and how many features vary.

@@ -7,7 +7,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from exporter.profiles.block_record import CorrelationScores
 from exporter.profiles.correlation import Copula, score_variance
+from exporter.profiles.correlation_blocks import CorrelationBlocks
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats
@@ -29,6 +31,8 @@ class CorrelationBuilder:
     ----------
     features
         All features of the profile, their bins frozen.
+    ordered_rows
+        Number of rows that will be added in the order in which they arrived; 0 if they have no such order.
 
     Attributes
     ----------
@@ -36,7 +40,7 @@ class CorrelationBuilder:
         The features that are compared.
     """
 
-    def __init__(self, features: Mapping[str, Feature]) -> None:
+    def __init__(self, features: Mapping[str, Feature], ordered_rows: int = 0) -> None:
         chosen = {
             name: feature
             for name, feature in features.items()
@@ -47,6 +51,7 @@ class CorrelationBuilder:
         self._copula = Copula(self._features)
         self._groups = np.zeros((_GROUPS, self._copula.width))
         self._rows = 0
+        self._blocks = CorrelationBlocks(len(self.names), ordered_rows)
         self._scores: Floats = np.empty((0, 0))
 
     def add(self, columns: Mapping[str, Floats], bins: Mapping[str, BinIndices] = MappingProxyType({})) -> None:
@@ -73,6 +78,7 @@ class CorrelationBuilder:
             part = scores[:, rows_of_group]
             part = np.ascontiguousarray(part) if all_complete else part.compress(complete[rows_of_group], axis=1)
             self._groups[group] += self._copula.sum_scores(part)
+        self._blocks.add(scores, complete)
         self._rows += rows
 
     def build(self) -> Correlation | None:
@@ -86,6 +92,10 @@ class CorrelationBuilder:
         lower = tuple(np.round(correlation[np.tril_indices(size, -1)], 6).tolist())
         unscaled = Correlation(self.names, rows, 1.0, lower)
         return Correlation(self.names, rows, round(self._scale(unscaled), 4), lower)
+
+    def build_blocks(self, training: Correlation) -> CorrelationScores | None:
+        """Return the scores of blocks of consecutive rows, compared with the correlation of all."""
+        return self._blocks.build(Copula(self._features, training), training)
 
     def _scale(self, training: Correlation) -> float:
         size = len(self.names)

@@ -105,9 +105,28 @@ def measure_noise(scores: Sequence[Floats], sizes: Sequence[int], total: Floats)
     if degrees < 1 or not len(sizes):
         return BlockNoise(np.zeros(len(sizes)), np.array(sizes, dtype=np.float64), False)
     n = np.array(sizes, dtype=np.float64)
+    return noise_of_scores(scores, _independent_mean(n, total), n, rows, degrees)
+
+
+def noise_of_scores(scores: Sequence[Floats], expected: Floats, sizes: Floats, rows: float, degrees: int) -> BlockNoise:
+    """Return what the scores of blocks tell; see `measure_noise`.
+
+    Parameters
+    ----------
+    scores
+        Scores of the blocks of each of ``S`` sizes.
+    expected
+        Mean score of blocks of independent rows, shape ``(S,)``.
+    sizes
+        Number of rows of a block, shape ``(S,)``.
+    rows
+        Number of all rows.
+    degrees
+        Degrees of freedom of a score.
+    """
     means = np.array([part.mean() for part in scores])
-    inflation = means / _independent_mean(n, total)
-    blocks = np.minimum(rows / n, [len(part) for part in scores])
+    inflation = means / expected
+    blocks = np.minimum(rows / sizes, [len(part) for part in scores])
     errors = np.sqrt(2 / degrees * (1 / blocks + 1 / _NULL_BLOCKS))
     largest = max(float(inflation.max()), 1.0)
     quantiles = []
@@ -119,7 +138,7 @@ def measure_noise(scores: Sequence[Floats], sizes: Sequence[int], total: Floats)
             tail = max(quantile / max(mean, 1e-300), 1.0)
         quantiles.append(max(quantile, tail * mean) if different < _MIN_BLOCKS else quantile)
     dependent = bool(((inflation - 1) / errors).max() > _SIGNIFICANCE)
-    return BlockNoise(np.array(quantiles), n / np.maximum(inflation, 1.0), dependent)
+    return BlockNoise(np.array(quantiles), sizes / np.maximum(inflation, 1.0), dependent)
 
 
 def _independent_mean(n: Floats, total: Floats) -> Floats:

@@ -238,3 +238,37 @@ def test_a_record_that_contradicts_itself(write: Any, tmp_path: Path, change: di
     )
     with pytest.raises(ProfileError, match=message.replace("(", r"\(")):
         load(tmp_path / "bad.json")
+
+
+def test_dependence_raises_the_floor_of_the_correlation(write: Any) -> None:
+    """Features that are independent of each other, but slow, correlate by chance in short windows: no drift."""
+    slow = {name: autoregressive(0.95, 10_000, seed) for seed, name in enumerate("abc")}
+    profile = build_file(write(slow))
+    scores = blocks_of(profile).correlation
+    assert scores is not None
+    assert scores.dependent
+    binner = Binner(profile)
+    exceeded = {True: 0, False: 0}
+    for seed in range(100):
+        window = {name: autoregressive(0.95, 500, 1000 * (index + 1) + seed)[-200:] for index, name in enumerate("abc")}
+        row, _ = binner.count_columns(window, 200, (), ())
+        score, floor = binner.multivariate_drift(row)
+        independent = floor / float(binner.noise.rows.at(np.array([200.0]))[0])
+        exceeded[True] += score > independent
+        exceeded[False] += score > floor
+    assert exceeded[True] > 30
+    assert exceeded[False] <= 5
+
+
+def test_correlation_of_shuffled_rows_has_no_blocks(write: Any) -> None:
+    """Without an order there is none; in random order nothing is found."""
+    data = {name: np.random.default_rng(seed).normal(size=ROWS) for seed, name in enumerate("abc")}
+    assert blocks_of(build_file(write(data), shuffled=True)).correlation is None
+    scores = blocks_of(build_file(write(data))).correlation
+    assert scores is not None
+    assert not scores.dependent
+    assert binner_floor(write(data)) == pytest.approx(1.0)
+
+
+def binner_floor(path: Path) -> float:
+    return float(Binner(build_file(path)).noise.rows.at(np.array([200.0]))[0])
