@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.profile import NumericFeature
+from exporter.profiles.block_builder import BlockBuilder
+from exporter.profiles.profile import Feature, NumericFeature
 from exporter.stats.digitize import bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Reference
 
@@ -117,20 +119,29 @@ CHANGES: dict[str, tuple[str, float, float]] = {  # the stream, and what its val
     "spread x 1.25": ("normal", 1.25, 0),
     "spread x 0.8": ("normal", 0.8, 0),
     "mean + 0.25 sd, zero-heavy": ("zero-heavy", 1, 0.2),
+    "mean + 0.25 sd, AR(1) 0.5": ("AR(1) 0.5", 1, 0.25),
+    "mean + 0.25 sd, AR(1) 0.9": ("AR(1) 0.9", 1, 0.25),
 }
 
 
 class Features:
-    """The bins of many features of one stream, each with a training set of its own."""
+    """The bins of many features of one stream, each with a training set of its own.
+
+    ``dispersion`` is what their training sets show of it, shape ``(F,)``.
+    """
 
     def __init__(self, rng: Rng, name: str, rows: int, count: int) -> None:
         self.stream = STREAMS[name]
-        made = [
-            categorical_feature({str(code): int(n) for code, n in enumerate(np.bincount(training.astype(int)))}, 0, 0)
-            if name == "categories"
-            else numeric_feature(training, 20)
-            for training in (self.stream.draw(rng, rows) for _ in range(count))
-        ]
+        made: list[Feature] = []
+        dispersion = []
+        for _ in range(count):
+            training = self.stream.draw(rng, rows)
+            names = [str(int(value)) for value in training] if name == "categories" else []
+            made.append(categorical_feature(Counter(names), 0, 0) if names else numeric_feature(training, 20))
+            blocks = BlockBuilder({"x": made[-1]}, rows)
+            blocks.add({"x": names or training})
+            dispersion.append(blocks.build()["x"].dispersion)
+        self.dispersion = np.array(dispersion)
         sizes = [len(feature.counts) for feature in made]
         self.reference = Reference.from_counts(
             np.concatenate([feature.counts for feature in made]).astype(float), sizes

@@ -185,7 +185,9 @@ class Binner:
     def change_evidence(self) -> ChangeEvidence:
         """The training side of the evidence of slow change."""
         ordered = [isinstance(target, NumericFeature) for target in self.targets]
-        return ChangeEvidence(self.reference, np.array(ordered))
+        blocks = self.profile.blocks
+        dispersion = blocks.dispersions(self.target_names) if blocks else 1.0
+        return ChangeEvidence(self.reference, np.array(ordered), dispersion)
 
     def split(self, row: Floats) -> Sums:
         """Return the parts of a row of sums, as views."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from exporter.profiles.block_record import BlockScores
 from exporter.profiles.profile import Feature, NumericFeature
 from exporter.profiles.row_bins import feature_bins
+from exporter.stats.change_evidence import measure_dispersion
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats
@@ -158,12 +159,18 @@ class _TargetBlocks:
         self._add_parts()
         counts = self._total + np.bincount(self._waiting, minlength=self._bins)
         total = self._frozen(counts)
-        scores = []
-        for kept in [*self._small.values(), *(large.kept for large in self._large)]:
-            blocks = np.concatenate(kept).astype(np.float64)
-            scores.append(leave_out_divergence(self._frozen(blocks, counts), total - self._frozen(blocks)))
+        kept = [*self._small.values(), *(large.kept for large in self._large)]
+        blocks = [np.concatenate(parts).astype(np.float64) for parts in kept]
+        frozen = [self._frozen(part) for part in blocks]
+        scores = [
+            leave_out_divergence(self._frozen(part, counts), total - own)
+            for part, own in zip(blocks, frozen, strict=True)
+        ]
         noise = measure_noise(scores, sizes, total)
-        return BlockScores(rounded(noise.quantiles), rounded(noise.effective), noise.dependent)
+        dispersion = measure_dispersion(frozen, sizes, total, isinstance(self.feature, NumericFeature))
+        return BlockScores(
+            rounded(noise.quantiles), rounded(noise.effective), noise.dependent, float(f"{dispersion:.4g}")
+        )
 
     def _frozen(self, counts: Floats, total: Floats | None = None) -> Floats:
         """Return counts of shape ``(..., K + 2)`` in the frozen bins.

@@ -10,7 +10,7 @@ import numpy as np
 
 from exporter.errors import ProfileError
 from exporter.stats.dependence import NoiseRatio
-from exporter.stats.divergence import Reference
+from exporter.stats.divergence import Floats, Reference
 from exporter.validation import preview
 
 FILE, TIME, SHUFFLED, GROUPED, UNSORTED = "file", "time", "shuffled", "grouped", "unsorted"
@@ -30,11 +30,14 @@ class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         How many independent values tell as much as a block, for each block size.
     dependent
         Whether successive values depend on each other.
+    dispersion
+        See `exporter.stats.change_evidence.measure_dispersion`.
     """
 
     quantiles: tuple[float, ...]
     effective: tuple[float, ...]
     dependent: bool
+    dispersion: float = 1.0
 
 
 class CorrelationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +77,10 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether the order of the rows is that in which they arrived."""
         return self.order in {FILE, TIME}
 
+    def dispersions(self, names: Sequence[str]) -> Floats:
+        """Return the dispersion of each of ``F`` targets by their names, shape ``(F,)``; 1 where it is not known."""
+        return np.array([self.targets[name].dispersion if name in self.targets else 1.0 for name in names])
+
     def noise_ratio(self, names: Sequence[str], reference: Reference) -> NoiseRatio:
         """Return by how much dependence raises the noise floors of some targets.
 
@@ -100,6 +107,9 @@ def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
     for name, scores in blocks.targets.items():
         if name not in targets:
             raise ProfileError(f"blocks.targets: {preview(name)} is not a feature of the profile")
+        if not 1 <= scores.dispersion < np.inf:
+            path = f"blocks.targets.{name}.dispersion"
+            raise ProfileError(f"{path}: expected a number of at least 1, got {preview(scores.dispersion)}")
         _check_scores(f"blocks.targets.{name}", scores, len(blocks.sizes))
     if blocks.correlation:
         _check_sizes("blocks.correlation", blocks.correlation.sizes)

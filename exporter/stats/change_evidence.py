@@ -9,6 +9,7 @@ out.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ HEADROOM = 6.0
 _MOST_EXTREME = 4.0  # a larger score means that most values lie in one bin; then single bins show a change better
 _LEAST_INFORMATION = 1e-4  # nats a value; the ratios of other alternatives are nearly 1, whatever the values
 _LEAST_WEIGHT = 1e-9  # less than that of any alternative in use
+_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exceed 1, of hundreds that are measured
+_LEAST_VARIANCE = 1e-9
 _LARGEST = 60.0  # nats of one update; exp of it is far from the largest float, and of its negative far from 0
 
 
@@ -143,6 +146,52 @@ class ChangeEvidence:
         total: Floats = np.einsum("ij,ij->j", self._weight, shapes)
         total += np.add.reduceat(np.einsum("ij,ij->j", self._bin_weight, bins), self._starts)
         return total
+
+
+def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Floats, ordered: bool) -> float:
+    """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
+
+    It is the largest, over the statistics that `ChangeEvidence` watches and over the sizes of blocks, of the variance
+    between blocks over that of independent values. Those that independent values may well have count as 1.
+
+    Parameters
+    ----------
+    blocks
+        Counts of ``M`` blocks by bin for each size, shape ``(M, K)``.
+    sizes
+        Number of values of a block.
+    total
+        Counts of all values, shape ``(K,)``.
+    ordered
+        See `ChangeEvidence`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
+    >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 50)]).astype(float)
+    >>> 4 < measure_dispersion([counts], [50], counts.sum(axis=0), ordered=False) < 6
+    True
+    """
+    rows, used = float(total.sum()), total > 0
+    statistics = np.eye(len(total))[used]
+    if ordered:
+        scores = _scores(Reference.from_counts(total, [len(total)]))
+        statistics = np.concatenate((statistics, np.where(used, scores, 0.0)))
+    share = total / max(rows, 1.0)
+    mean = statistics @ share
+    deviation = statistics - mean[:, None]
+    variance, fourth = deviation**2 @ share, deviation**4 @ share
+    varying = variance > _LEAST_VARIANCE
+    if not varying.any():
+        return 1.0
+    deviation, variance, fourth = deviation[varying], variance[varying], fourth[varying]
+    largest = 1.0
+    for counts, size in zip(blocks, sizes, strict=True):
+        ratio = np.square(counts @ deviation.T).mean(axis=0) / (size * variance * (1 - size / rows))
+        error = np.sqrt((2 + (fourth / variance**2 - 3) / size) / min(rows / size, len(counts)))
+        largest = max(largest, float(np.where(ratio - 1 > _SIGNIFICANCE * error, ratio, 1.0).max()))
+    return largest
 
 
 def _scores(reference: Reference) -> Floats:

@@ -21,6 +21,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.packed import pack
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.block_record import FILE, Blocks, BlockScores
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
 
@@ -184,6 +185,21 @@ def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pyt
     clock[0] += 61
     assert series("model_feature_drift_evidence").keys() == {"age", "country"}
     store.close()
+
+
+def test_values_that_depended_on_each_other_in_training_give_less_evidence() -> None:
+    """The dispersion of the profile's blocks divides the evidence, so that a small change takes longer to show."""
+    scores = BlockScores((0.5,), (20.0,), False, dispersion=19.0)
+    blocks = Blocks(FILE, sizes=(20,), targets={"age": scores})
+    dependent = Binner(msgspec.structs.replace(PROFILE, blocks=blocks))
+    one, other = monitor_of(), ModelMonitor(ModelConfig("m"), "1", dependent)
+    for minute in range(60):
+        rows = [{"age": age, "country": "NL"} for age in RNG.normal(0.5, 1, 20).tolist()]
+        for monitor in (one, other):
+            monitor.observe([Prediction("m")] * 20, rows, 60.0 * minute)
+    assert one.read_evidence(3660.0)[0] > LIMIT
+    assert other.read_evidence(3660.0)[0] < LIMIT / 2
+    assert one.read_evidence(3660.0)[1] == other.read_evidence(3660.0)[1]  # of the country nothing is known
 
 
 def test_the_limit_is_one_update_in_a_year() -> None:

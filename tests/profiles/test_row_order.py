@@ -72,6 +72,10 @@ def test_order_of_the_file(write: Any) -> None:
     }
     # Asymptotically (1 - phi) / (1 + phi) = 1/19 of the values for the mean; less for the distribution.
     assert 20 < blocks.targets["age"].effective[-1] < 320 / 2
+    # That of the mean is 19; those of the shares of bins are smaller.
+    assert 12 < blocks.targets["age"].dispersion < 35
+    assert blocks.targets["income"].dispersion < 3
+    assert blocks.targets["country"].dispersion < 3
     ratio = Binner(profile)  # noqa: F841 (a profile with blocks is read)
     text = "\n".join(describe_lines(profile))
     assert "values depend on each other: 100 tell as much as" in text
@@ -225,6 +229,10 @@ def test_older_profiles(write: Any, tmp_path: Path) -> None:
         ({"order": "random"}, 'blocks.order: "random" is not one of file, time'),
         ({"sizes": (40, 20)}, "blocks.sizes: expected increasing"),
         ({"targets": {"weight": BlockScores((), (), False)}}, 'blocks.targets: "weight" is not a feature'),
+        (
+            {"targets": {"age": BlockScores((0.1,) * 5, (1.0,) * 5, True, dispersion=0.5)}},
+            "blocks.targets.age.dispersion: expected a number of at least 1, got 0.5",
+        ),
         ({"targets": {"age": BlockScores((0.1,), (1.0,), True)}}, "blocks.targets.age.quantiles: expected 5 numbers"),
         ({"targets": {"age": BlockScores((-1.0,) * 5, (1.0,) * 5, True)}}, "blocks.targets.age.quantiles: expected 5"),
     ],

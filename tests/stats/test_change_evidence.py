@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
-from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence
+from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence, measure_dispersion
 from exporter.stats.divergence import Floats, Reference
 
 LIMIT = math.log(365 * 1440)
@@ -245,3 +245,49 @@ def test_the_dispersion_keeps_dependent_values_below_the_limit() -> None:
             highest[dispersion] = max(highest[dispersion], float(detector.read(state).max()))
     assert highest[1.0] > LIMIT
     assert highest[(1 + phi) / (1 - phi)] < LIMIT - 3
+
+
+def blocks_of(places: np.ndarray, sizes: list[int]) -> list[Floats]:
+    """Return the counts of successive blocks of each size."""
+    return [
+        np.stack([np.bincount(part, minlength=24) for part in places[: len(places) // size * size].reshape(-1, size)])
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize(("phi", "rows"), [(0.5, 10_000), (0.9, 10_000), (0.9, 2000)])
+def test_the_dispersion_is_that_of_the_mean_of_an_autoregressive_series(phi: float, rows: int) -> None:
+    """It is (1 + phi)/(1 - phi), which the statistics of bins do not reach."""
+    rng = np.random.default_rng(11)
+    edges = stats.norm.ppf(np.linspace(0, 1, 21)[1:-1])
+    found = []
+    for _ in range(20):
+        values = lfilter([1], [1, -phi], rng.normal(size=rows) * math.sqrt(1 - phi**2))
+        places = 1 + edges.searchsorted(values)
+        sizes = [20, 40, 80, 160]
+        total = np.bincount(places, minlength=24).astype(float)
+        found.append(measure_dispersion(blocks_of(places, sizes), sizes, total, ordered=True))
+    assert np.median(found) == pytest.approx((1 + phi) / (1 - phi), rel=0.35)
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_independent_values_have_a_dispersion_of_1(is_ordered: bool) -> None:
+    """Also rare ones, of which blocks hold hardly any."""
+    rng = np.random.default_rng(12)
+    share = np.array([0.0, 0.9, 0.05, *np.full(18, 0.002), 0.0139, 0.0001, 0.0])
+    share /= share.sum()
+    found = []
+    for _ in range(50):
+        places = rng.choice(24, 5000, p=share)
+        sizes = [20, 40, 80, 160, 320]
+        total = np.bincount(places, minlength=24).astype(float)
+        found.append(measure_dispersion(blocks_of(places, sizes), sizes, total, is_ordered))
+    assert np.mean(np.array(found) == 1.0) > 0.8
+    assert max(found) < 10
+
+
+def test_a_constant_has_a_dispersion_of_1() -> None:
+    """Nothing varies."""
+    counts = [np.tile([0.0, 20, 0, 0, 0], (10, 1))]
+    assert measure_dispersion(counts, [20], np.array([0.0, 200, 0, 0, 0]), ordered=True) == 1.0
+    assert measure_dispersion([], [], np.zeros(5), ordered=True) == 1.0
