@@ -133,8 +133,11 @@ class _TargetBlocks:
         """Return bins in which the values at the extremes of training have their own."""
         if not isinstance(self.feature, NumericFeature) or not self.feature.edges:
             return bins
-        bins, numbers = bins.copy(), np.asarray(values, dtype=np.float64)
+        numbers = np.asarray(values, dtype=np.float64)
         edges, top = self.feature.edges, len(self.feature.edges) - 1
+        if not len(numbers) or (numbers.min() > edges[0] and numbers.max() < np.nextafter(edges[-1], -np.inf)):
+            return bins
+        bins = bins.copy()
         first, last = np.flatnonzero(bins == 1), np.flatnonzero(bins == top)
         bins[first[numbers[first] <= edges[0]]] = self._bins - 2
         bins[last[numbers[last] >= np.nextafter(edges[-1], -np.inf)]] = self._bins - 1
@@ -214,7 +217,9 @@ class SuccessiveBlocks:
         starts = max(len(held) - PARTS + 1, 0)
         chosen = np.arange(-self._first % self._distance, starts, self._distance)
         if len(chosen):
-            blocks = np.sum([held[chosen + part] for part in range(PARTS)], axis=0)
+            blocks = held[chosen]
+            for part in range(1, PARTS):
+                blocks += held[chosen + part]
             self.kept.append(blocks.astype(self._dtype))
         self._parts, self._first = held[starts:], self._first + starts
         pairs = np.concatenate((self._single, parts))

@@ -22,33 +22,44 @@ class CorrelationBlocks:
 
     Parameters
     ----------
+    copula
+        Sums scores.
     features
         Number ``d`` of features; a block has at least ``4 d`` rows.
     rows
         Number of rows that will be added; with 0 nothing is summed.
     """
 
-    def __init__(self, features: int, rows: int) -> None:
+    def __init__(self, copula: Copula, features: int, rows: int) -> None:
         fewest = max(_FEWEST_ROWS, 4 * features, rows * PARTS // _MOST_PARTS)
         self._sizes = [size for size in block_sizes(rows) if size >= fewest]
         self._part = self._sizes[0] // PARTS if self._sizes else 0
-        self._waiting = np.empty((features + 1, 0))
-        self._pairs = np.triu_indices(features)
-        width = 1 + features + len(self._pairs[0])
-        self._blocks = [SuccessiveBlocks(width, block_distance(size, rows, _MOST), np.float64) for size in self._sizes]
+        self._copula = copula
+        self._waiting = np.empty((features, 0))
+        self._complete = np.empty(0, dtype=np.bool_)
+        self._blocks = [
+            SuccessiveBlocks(copula.width, block_distance(size, rows, _MOST), np.float64) for size in self._sizes
+        ]
 
     def add(self, scores: Floats, complete: npt.NDArray[np.bool_]) -> None:
         """Add the next rows: their scores, shape ``(d, n)``, and whether each row is complete."""
         if not self._sizes:
             return
-        rows = np.concatenate((self._waiting, np.vstack((complete, np.where(complete, scores, 0.0)))), axis=1)
-        count = rows.shape[1] // self._part
-        self._waiting = rows[:, count * self._part :]
-        by_part = rows[:, : count * self._part].reshape(len(rows), count, self._part).transpose(1, 0, 2)
-        products = by_part[:, 1:] @ by_part[:, 1:].transpose(0, 2, 1)
-        parts = np.concatenate((by_part.sum(axis=2), products[:, *self._pairs]), axis=1)
+        needed = (self._part - self._waiting.shape[1]) % self._part if self._waiting.shape[1] else 0
+        first = np.concatenate((self._waiting, scores[:, :needed]), axis=1)
+        parts = [(first, np.concatenate((self._complete, complete[:needed])))] if needed else []
+        starts = range(needed, scores.shape[1], self._part)
+        parts += [(scores[:, start : start + self._part], complete[start : start + self._part]) for start in starts]
+        self._waiting, self._complete = np.empty((len(scores), 0)), np.empty(0, dtype=np.bool_)
+        if parts and parts[-1][0].shape[1] < self._part:
+            waiting, self._complete = parts.pop()
+            self._waiting = waiting.copy()  # the scores are of a buffer that is used again
+        sums = np.array([self._sum(*part) for part in parts]).reshape(-1, self._copula.width)
         for blocks in self._blocks:
-            parts = blocks.add(parts)
+            sums = blocks.add(sums)
+
+    def _sum(self, scores: Floats, complete: npt.NDArray[np.bool_]) -> Floats:
+        return self._copula.sum_scores(scores if complete.all() else scores[:, complete])
 
     def build(self, copula: Copula, training: Correlation) -> CorrelationScores | None:
         """Return the scores by the correlation in training; None without blocks."""

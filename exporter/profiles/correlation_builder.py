@@ -51,7 +51,7 @@ class CorrelationBuilder:
         self._copula = Copula(self._features)
         self._groups = np.zeros((_GROUPS, self._copula.width))
         self._rows = 0
-        self._blocks = CorrelationBlocks(len(self.names), ordered_rows)
+        self._blocks = CorrelationBlocks(self._copula, len(self.names), ordered_rows)
         self._scores: Floats = np.empty((0, 0))
 
     def add(self, columns: Mapping[str, Floats], bins: Mapping[str, BinIndices] = MappingProxyType({})) -> None:
