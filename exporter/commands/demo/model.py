@@ -133,6 +133,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
             prediction_column="prediction",
             confidence_column="confidence",
             label_column="label",
+            shuffled=True,  # the images are, and live ones are drawn at random
         )
         profile.save(trained, directory / files.profile)
     except OSError as error:
