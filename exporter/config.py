@@ -15,6 +15,7 @@ import msgspec
 
 from exporter.errors import ConfigError
 from exporter.features.types import INPUT_TYPES
+from exporter.objectives import OBJECTIVE_ALERTS, LatencyObjective, Objectives, check_bound, check_share
 from exporter.stats.tolerance import Tolerance
 from exporter.validation import (
     KeyPath,
@@ -118,6 +119,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
     features: dict[str, FeatureConfig] = {}
     alerts: dict[str, float] = {}
+    objectives: Objectives | None = None
     events: tuple[_Name, ...] = ()
     max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     mapping: MappingConfig = MappingConfig()
@@ -242,6 +244,7 @@ def _check_document(document: Any, where: str) -> Any:
         for path, model in models.items():
             _check_features(path, model, where)
             _check_alerts(path, model, MODEL_ALERTS)
+            _check_objectives(path, model, where)
             _check_segments(path, model)
             _check_distances(path, model)
             _check_task(path, model)
@@ -290,10 +293,32 @@ def _check_features(path: KeyPath, model: dict[str, Any], where: str) -> None:
 def _check_alerts(path: KeyPath, settings: dict[str, Any], valid: tuple[str, ...]) -> None:
     for name, value in _mapping(settings, "alerts").items():
         key = (*path, "alerts", str(name))
+        if name in OBJECTIVE_ALERTS:
+            _refuse(key, f"its threshold is an objective of the model: write {OBJECTIVE_ALERTS[name]} in place of it")
         if name not in valid:
             _refuse(key, f"is not an alert whose threshold can be set here; {suggestion(str(name), valid)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             _refuse(key, f"expected a number of at least 0, got {preview(value)}")
+
+
+def _check_objectives(path: KeyPath, model: dict[str, Any], where: str) -> None:
+    key = (*path, "objectives")
+    if (objectives := model.get("objectives")) is None:
+        return
+    if not isinstance(objectives, dict):
+        _refuse(key, f"expected a mapping such as {{errors: 0.999}}, got {preview(objectives)}")
+    if "errors" in objectives:
+        _parse(check_share, objectives["errors"], (*key, "errors"))
+    latency, key = objectives.get("latency"), (*key, "latency")
+    if isinstance(latency, dict):
+        for name, check, example in (("below", check_bound, 0.5), ("share", check_share, 0.95)):
+            if name not in latency:
+                _refuse((*key, name), f"is required, such as {name}: {example}")
+            _parse(check, latency[name], (*key, name))
+        convert(latency, LatencyObjective, where, key)
+    elif latency is not None:
+        _refuse(key, f"expected a mapping such as {{below: 0.5, share: 0.95}}, got {preview(latency)}")
+    convert(objectives, Objectives, where, key[:-1])
 
 
 def _check_segments(path: KeyPath, model: dict[str, Any]) -> None:

@@ -48,8 +48,14 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(
                 0,
                 3,
-                {20: numbers.answered(), 21: numbers.confident(), 22: numbers.corrected(), 24: numbers.accuracy()},
-                (6, 6, 8, 4),
+                {
+                    20: numbers.answered(),
+                    25: numbers.budget_left(),
+                    21: numbers.confident(),
+                    22: numbers.corrected(),
+                    24: numbers.accuracy(),
+                },
+                (5, 4, 5, 6, 4),
             ),
             *layout.side_by_side(3, 7, {23: states_over_time(), 2: alerts.of_model()}, (9, 15)),
             *layout.side_by_side(

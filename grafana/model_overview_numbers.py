@@ -1,4 +1,4 @@
-"""Four numbers about a model that a stakeholder reads without knowing its metrics."""
+"""Five numbers about a model that a stakeholder reads without knowing its metrics."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ def answered() -> Panel:
         f"Share of requests without a 5xx code. Red: more errors than the threshold allows. {_TOGETHER}",
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
+        CRITICAL,
+        "no requests",
+    )
+
+
+def budget_left() -> Panel:
+    return _number(
+        "Error budget left, 30 days",
+        "Share that is left of the errors, or of the slow requests, that the model's objectives allow in 30 days: the "
+        "lower one, for all versions. Red: an objective is missed.",
+        f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})",
+        "< 0",
         CRITICAL,
         "no requests",
     )

@@ -20,6 +20,7 @@ from grafana.style import (
     WARNING,
     Query,
     matching_series,
+    named_series,
 )
 
 _NO_REQUESTS = "no requests"
@@ -47,7 +48,7 @@ def dashboard() -> Dashboard:
             layout.row(104, "Errors and the error budget", 16),
             *layout.side_by_side(17, 9, {3: error_ratio(), 4: error_budget(), 15: budget_left()}),
             layout.row(101, "Latency", 26),
-            *layout.side_by_side(27, 9, {5: latency(), 6: latency_by_version(), 16: latencies()}),
+            *layout.side_by_side(27, 9, {5: latency(), 6: latency_by_version(), 16: latencies(), 17: latency_budget()}),
             layout.row(102, "The exporter's machine or container", 36),
             *layout.side_by_side(37, 8, {7: cpu(), 8: memory(), 9: memory_bytes(), 10: disk()}),
             layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu(), 12: gpu_memory()})),
@@ -118,34 +119,49 @@ def error_ratio() -> Panel:
     )
 
 
-def error_budget() -> Panel:
-    windows = ("5m", "1h", "30m", "6h")
+def _windows(objective: str, title: str, what: str, alert: str, empty: str) -> Panel:
+    series = f'{{{BOTH},objective="{objective}",window="%s"}}'
+    burn = f'model_window:error_budget_burn:ratio{{{MODEL},objective="{objective}",window="%s"}}'
     return time_series(
-        "Error ratio in the windows of the budget",
+        title,
         (
-            "The windows of ModelErrorBudgetBurn for the worst version. It fires if 5m and 1h are above 14.4 times the "
-            "objective's share of errors, or 30m and 6h above 6 times. The axis is logarithmic."
+            f"Share of requests that {what}, in the windows of {alert}, for the worst version. It fires if 5m and 1h "
+            "are above their threshold, or 30m and 6h above theirs, and chance does not explain it. The axis is "
+            "logarithmic."
         ),
         SHARE,
-        *(Query(f"max(model_version:request_error_ratio:rate{window}{{{BOTH}}})", window) for window in windows),
-        Query(f"model:error_budget_fast_burn:ratio{{{MODEL}}}", "threshold of 5m and 1h", role="threshold"),
-        Query(f"model:error_budget_slow_burn:ratio{{{MODEL}}}", "threshold of 30m and 6h", role="threshold"),
-        empty=_NO_REQUESTS,
+        *(Query(f"max(model_version_window:objective_failed:ratio{series % w})", w) for w in ("5m", "1h", "30m", "6h")),
+        Query(burn % "5m", "threshold of 5m and 1h", role="threshold"),
+        Query(burn % "30m", "threshold of 30m and 6h", role="threshold"),
+        Query(f'model:error_budget:ratio{{{MODEL},objective="{objective}"}}', "objective", role="reference"),
+        empty=empty,
         logarithmic_from=0.0001,
         top=0.1,
     )
+
+
+def error_budget() -> Panel:
+    title = "Error ratio in the windows of the budget"
+    return _windows("errors", title, "fail with a 5xx", "ModelErrorBudgetBurn", _NO_REQUESTS)
+
+
+def latency_budget() -> Panel:
+    title = "Slow requests in the windows of the budget"
+    what = "take longer than the latency of the model's objective"
+    return _windows("latency", title, what, "ModelLatencyBudgetBurn", "no objective, or no durations")
 
 
 def budget_left() -> Panel:
     return time_series(
         "Error budget left",
         (
-            "Share of the errors that the objective allows in 30 days that is left, for all versions; fewer days if "
-            "recording began later. Below 0 the objective is missed."
+            "Share that is left of the errors, and of the slow requests, that the model's objectives allow in 30 days, "
+            "for all versions; fewer days if recording began later. Below 0 the objective is missed."
         ),
         SHARE,
-        Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "left"),
-        Query(f"0 * model:error_budget:ratio{{{MODEL}}}", "threshold: used up", role="threshold"),
+        Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "{{objective}}"),
+        Query(f'0 * model:error_budget:ratio{{{MODEL},objective="errors"}}', "threshold: used up", role="threshold"),
+        overrides=named_series(("errors", "latency")),
         empty=_NO_REQUESTS,
         least=None,
         top=1,
@@ -160,6 +176,7 @@ def latency() -> Panel:
         SECONDS,
         *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
+        Query(f"max(model_objective_latency_seconds{{{MODEL}}})", "objective", role="reference"),
         empty=_NO_DURATIONS,
         logarithmic_from=0.001,
     )

@@ -11,6 +11,7 @@ from support.paths import DATA
 from exporter import config
 from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, load, sampled_share
 from exporter.errors import ConfigError
+from exporter.objectives import LatencyObjective, Objectives
 from exporter.validation import parse_duration
 
 BAD = sorted((DATA / "bad_configs").glob("*.yml"))
@@ -35,6 +36,7 @@ models:
     segments: [NL, DE]
     features: {image: {type: image}, age: {alerts: {ModelFeatureDrift: 0.5}}}
     alerts: {ModelCorrectionRatioHigh: 0.02, ModelLatencyHigh: 1}
+    objectives: {errors: 0.99, latency: {below: 1, share: 0.95}}
     events: [orders_completed]
     max_versions: 5
     mapping:
@@ -79,6 +81,7 @@ def test_a_config_with_every_key(tmp_path):
         segments=("NL", "DE"),
         features={"image": FeatureConfig("image"), "age": FeatureConfig(alerts={"ModelFeatureDrift": 0.5})},
         alerts={"ModelCorrectionRatioHigh": 0.02, "ModelLatencyHigh": 1},
+        objectives=Objectives(0.99, LatencyObjective(1.0, 0.95)),
         events=("orders_completed",),
         max_versions=5,
         mapping=MappingConfig(("isvc",), False, {"x": ("a", "b"), "y": "c", "z": None}, "p", "q", labels=("a", 1)),
@@ -106,6 +109,7 @@ def test_the_smallest_config_has_the_defaults(tmp_path):
         ("5m", "1h"),
         20,
     )
+    assert model.objectives is None
     assert loaded.store.url == f"sqlite:///{tmp_path}/data/model-exporter.db"
     assert (loaded.store.retention, loaded.store.inputs, loaded.queue.capacity) == ("30d", "all", 100_000)
 

@@ -22,6 +22,11 @@ INFO = _gauge(
     "model_info", "Information about a model version; the profile label is the start of the training profile's hash."
 )
 THRESHOLD = _gauge("model_alert_threshold", "Alert threshold set in the configuration.")
+OBJECTIVE = _gauge("model_objective", "Objective set in the configuration: the share of requests that are to succeed.")
+OBJECTIVE_LATENCY = _gauge(
+    "model_objective_latency_seconds",
+    "Latency of the objective; the bucket label is the le of the histogram's bucket that is fast enough.",
+)
 CONFIDENCE_THRESHOLD = _gauge("model_confidence_threshold", "Confidence from which a prediction counts as confident.")
 REQUESTS = _counter("model_requests_total", "Requests to the model by HTTP code.")
 DURATION = _histogram("model_request_duration_seconds", "Latency of requests to the model.")

@@ -33,10 +33,11 @@ from exporter.metrics.quality import (
     reference_quality,
 )
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, DURATION_BUCKETS, VERDICTS
+from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, VERDICTS
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.objectives import DURATION_BUCKETS
 
 if TYPE_CHECKING:
     from exporter.storage import Store
@@ -159,6 +160,7 @@ class ModelsCollector:
         now = time.monotonic()
         for model in monitors.models.values():
             yield from _thresholds(model, monitors.binners_of(model.name))
+            yield from _objectives(model)
             yield sample_line(f.CONFIDENCE_THRESHOLD, model.confident_from(), model=model.name)
             yield sample_line(f.UNKNOWN, monitors.unknown_features[model.name], model=model.name)
         for monitor in monitors:
@@ -199,6 +201,15 @@ def _thresholds(model: ModelConfig, binners: Sequence[Binner]) -> Iterator[Famil
     for labels, alerts in owners:
         for alert, value in alerts.items():
             yield sample_line(f.THRESHOLD, value, model=model.name, **labels, alert=alert)
+
+
+def _objectives(model: ModelConfig) -> Iterator[FamilyLines]:
+    if model.objectives is None:
+        return
+    for name, share in model.objectives.shares().items():
+        yield sample_line(f.OBJECTIVE, share, model=model.name, objective=name)
+    if latency := model.objectives.latency:
+        yield sample_line(f.OBJECTIVE_LATENCY, latency.below, model=model.name, bucket=str(latency.below))
 
 
 def _info(monitor: ModelMonitor, templates: _Templates) -> FamilyLines:

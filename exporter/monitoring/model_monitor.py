@@ -19,7 +19,6 @@ from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,
     DELAY_BUCKETS,
-    DURATION_BUCKETS,
     Counters,
     Histogram,
     SegmentCounters,
@@ -34,6 +33,7 @@ from exporter.monitoring.window import Ring
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.monitoring.windows import RingRows, Windows
+from exporter.objectives import DURATION_BUCKETS
 from exporter.stats.divergence import Floats
 
 _LABELS = 2000

@@ -73,6 +73,7 @@ UNMET = (
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
     "0 * group by (before, after)",  # a difference of the versions is proven
     "max by (model, version) (model_reference_estimated_accuracy{",  # all labelled rows have a confidence
+    "(min(model:error_budget_remaining:ratio30d{model=~`${model:regex}`})) unless",  # an objective is missed
     'ALERTS{alertname="ModelAccuracyLow"',  # the accuracy is not low for long enough
 )
 """In expressions of what need not be the case in the recorded hour."""

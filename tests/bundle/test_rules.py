@@ -13,6 +13,7 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS
+from exporter.objectives import OBJECTIVE_ALERTS
 from exporter.stats.accuracy import wilson
 
 PROMETHEUS = ROOT / "prometheus"
@@ -36,6 +37,7 @@ POLICY = (
     Alert("ModelLatencyHigh", "5m", "warning", "system"),
     Alert("ModelTrafficMissing", "0m", "warning", "system"),
     Alert("ModelErrorBudgetBurn", "2m", "critical", "system"),
+    Alert("ModelLatencyBudgetBurn", "2m", "warning", "system"),
     Alert("ModelHostCpuHigh", "5m", "warning", "system"),
     Alert("ModelHostMemoryHigh", "5m", "warning", "system"),
     Alert("ModelHostDiskHigh", "5m", "warning", "system"),
@@ -67,6 +69,7 @@ RECORDED = {
     "model_version:request_duration_seconds:p50_rate5m",
     "model_version:request_duration_seconds:p95_rate5m",
     "model_version:request_duration_seconds:p99_rate5m",
+    "model:error_budget_remaining:ratio30d",
     "model_version:confident_ratio:rate1h",
     "model_version:correction_ratio:rate1h",
     "model_version:estimated_accuracy:increase1h",
@@ -79,6 +82,7 @@ RECORDED = {
     "model_version_feature:kl_divergence:increase1h",
     *(f"model_feature:threshold:{name}" for name in FEATURE_ALERTS),
     *(f"model:threshold:{name}" for name in MODEL_ALERTS if name not in FEATURE_ALERTS),
+    *(f"model:threshold:{name}" for name in OBJECTIVE_ALERTS),
 }
 ADDRESS = re.compile(
     r"""^{{ with (?:printf "model_exporter_links_info{(?:model|instance)=%q}(?: or \w+)?" """
@@ -207,7 +211,7 @@ def test_thresholds_are_used_by_their_alert() -> None:
     alerts = {rule["alert"]: rule for _, rule in rules("alert")}
     for recorded in (name for name in RECORDED if ":threshold:" in name):
         rule = alerts[recorded.rpartition(":")[2]]
-        assert recorded in rule["expr"]
+        assert recorded in rule["expr"] or rule["alert"] in OBJECTIVE_ALERTS
         assert recorded in rule["annotations"]["description"]
 
 

@@ -18,7 +18,8 @@ GROUPS = [
     for path in sorted(RULES.glob("*.yml"))
     for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
 ]
-MODEL = 'model="digits",version="3"'
+MODEL_ONLY = 'model="digits"'
+MODEL = f'{MODEL_ONLY},version="3"'
 EXPORTER = 'job="model-exporter",instance="a:9877"'
 BINS = {"01 [0, 1)": 0.5, "02 [1, 2)": 0.498, "03 missing": 0.002}
 
@@ -84,6 +85,17 @@ SCENARIOS = {
         | {f"model_request_duration_seconds_count{{{MODEL}}}": Counter(((25, 10),))},
         {"ModelLatencyHigh": (5, 10)},
         {"ModelLatencyHigh": (20, 24)},
+    ),
+    "latency objective": Scenario(
+        "system",
+        {
+            f'model_objective{{{MODEL_ONLY},objective="latency"}}': Steps(((70, 0.95),)),
+            f'model_objective_latency_seconds{{{MODEL_ONLY},bucket="0.5"}}': Steps(((70, 0.5),)),
+            f'model_request_duration_seconds_bucket{{{MODEL},le="0.5"}}': Counter(((10, 10), (60, 0))),
+            f"model_request_duration_seconds_count{{{MODEL}}}": Counter(((70, 10),)),
+        },
+        {"ModelLatencyBudgetBurn": (5, 12)},
+        {"ModelLatencyBudgetBurn": (60, 69)},
     ),
     "no traffic": Scenario(
         "system",

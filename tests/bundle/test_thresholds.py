@@ -10,6 +10,7 @@ from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR
+from exporter.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
 from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
@@ -46,7 +47,8 @@ def test_the_home_page_marks_what_the_rules_evaluate() -> None:
 
 def test_every_threshold_has_its_rule() -> None:
     """The rules record exactly the thresholds of the configuration."""
-    assert recorded_thresholds().keys() == THRESHOLDS.keys() == set(MODEL_ALERTS)
+    assert recorded_thresholds().keys() == THRESHOLDS.keys() | OBJECTIVE_ALERTS.keys()
+    assert THRESHOLDS.keys() == set(MODEL_ALERTS)
     assert set(FEATURE_ALERTS) < set(MODEL_ALERTS)
 
 
@@ -66,3 +68,15 @@ def test_the_default_is_the_same_everywhere(alert: str) -> None:
     runbook = (DOCS / "runbooks" / f"{alert}.md").read_text(encoding="utf-8")
     (number, percent) = re.findall(r"The default is ([\d.]*\d)( %)?", runbook)[0]
     assert float(number) / (100 if percent else 1) == pytest.approx(default), "the runbook"
+
+
+def test_the_default_objective_is_the_same_everywhere() -> None:
+    """The rule, configuration.md and the runbook have the objective of models that set none; latency has none."""
+    (number,) = re.findall(r"\bor ([\d.]+) \*", recorded_thresholds()["ModelErrorBudgetBurn"])
+    assert float(number) == DEFAULT_ERRORS
+    table = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `models\[\]\.objectives\.errors` \|(.*)\|$", table, re.M)
+    assert row.split("|")[1].strip() == f"`{DEFAULT_ERRORS}`"
+    runbook = (DOCS / "runbooks" / "ModelErrorBudgetBurn.md").read_text(encoding="utf-8")
+    assert f"The default is {DEFAULT_ERRORS}," in runbook
+    assert " or " not in recorded_thresholds()["ModelLatencyBudgetBurn"]

@@ -78,6 +78,8 @@ def keys(kind: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             inner, below = info.item_type, f"{name}[]."
         elif isinstance(info, msgspec.inspect.DictType):
             inner, below = info.value_type, f"{name}.<name>."
+        elif isinstance(info, msgspec.inspect.UnionType):
+            inner = next((kind for kind in info.types if isinstance(kind, msgspec.inspect.StructType)), info)
         if isinstance(inner, msgspec.inspect.StructType):
             yield from keys(inner.cls, below)
 

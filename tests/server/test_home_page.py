@@ -261,6 +261,8 @@ class _Answers:
         }
 
     def query(self, text: str) -> list[Sample]:
+        if text == alert_source.BUDGETS:
+            return [Sample({"model": "credit"}, 0.625)]
         assert text == alert_source._scrape_age([1.5])
         return [Sample({}, 30.0)]
 
@@ -280,6 +282,7 @@ def test_alerts_beyond_the_limit_are_not_known(more: int) -> None:
     assert [one.labels["layer"] for one in alerts.firing] == ["system"]
     assert len(alerts.alerts) == alert_source.MAX_ALERTS
     assert bool(alerts.problem) == bool(more)
+    assert alerts.budgets == {"credit": 0.625}
 
 
 def test_alerts_are_those_of_alertmanager_while_prometheus_knows_none() -> None:
@@ -374,6 +377,11 @@ RULES = {
                     "for": "1h",
                     "labels": {"severity": "warning", "layer": "system", "model": "loans"},
                 },
+                {
+                    "record": "model:error_budget_remaining:ratio30d",
+                    "expr": "vector(0.4)",
+                    "labels": {"model": "credit", "objective": "latency"},
+                },
                 {"alert": "Never", "expr": "vector(1) > 2", "labels": {"layer": "data"}},
                 {"alert": "Own", "expr": "vector(1)", "for": "1h", "labels": {"layer": "business", "severity": "info"}},
                 {"alert": "KubeNodeNotReady", "expr": "vector(1)", "labels": {"severity": "critical"}},
@@ -405,6 +413,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
     with prometheus(tmp_path, f"127.0.0.1:{served.port}") as (url, program):
         write_config(tmp_path, {**CONFIG, "prometheus_url": url})
         assert served.post("/-/reload", b"").status == 200
+        assert served.post("/v1/predictions", {"model": "credit", "version": "3"}).status == 202
         page = eventually(lambda: when(served, "1 alert firing, 2 pending"), 20)
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
@@ -412,6 +421,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         page = eventually(lambda: when(served, "Prometheus does not", without=True), 20)
         text = page.replace("\N{NO-BREAK SPACE}", " ")
         assert "credit: 4.2 % errors" in text
+        assert "40 % of the error budget left" in text
         assert "loans: 95th percentile 0.8 s" in text
         assert '<article class="alert pending">' in page
         assert "<span>critical, 1 pending</span>" in page

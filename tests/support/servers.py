@@ -155,6 +155,7 @@ CONFIG: dict[str, Any] = {
             "drift": ["js", "psi", "ks", "wasserstein"],
             "alerts": {"ModelCorrectionRatioHigh": 0.02},
             "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}},
+            "objectives": {"errors": 0.99, "latency": {"below": 1, "share": 0.9}},
             "events": ["contracts"],
         },
         {"name": 'bare "model"\\ 模型', "windows": ["10m"]},
