@@ -199,11 +199,11 @@ REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training va
 REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 NOISE_RATIO = _gauge(
-    "model_feature_reference_noise_ratio",
-    "Noise floor of a number of observations, relative to that of independent ones, as measured in training.",
+    "model_feature_noise_ratio",
+    "Noise floor of a number of observations, relative to that of independent ones, by training or by live values.",
 )
 NOISE_OBSERVATIONS = _gauge(
-    "model_reference_noise_observations", "The numbers of observations for which noise ratios are known."
+    "model_noise_ratio_observations", "The numbers of observations for which noise ratios are known."
 )
 OBSERVED = _counter("model_feature_observations_total", "Observations of a feature by bin of the training profile.")
 UNKNOWN = _counter("model_exporter_unknown_features_total", "Features received that are not in the profile.")

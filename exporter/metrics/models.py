@@ -36,6 +36,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, VERDICTS
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.objectives import DURATION_BUCKETS
 
@@ -53,6 +54,7 @@ class _Templates:
         self.confidences = histogram_template(f.CONFIDENCE, CONFIDENCE_BUCKETS, **self.labels)
         self.delays = histogram_template(f.DELAY, DELAY_BUCKETS, **self.labels)
         self.quality = QualityTemplates(monitor, **self.labels)
+        self._noise: tuple[NoiseFloors | None, list[FamilyLines]] = None, []
 
     @cached_property
     def features(self) -> dict[tuple[str, str], LineTemplate]:
@@ -113,13 +115,20 @@ class _Templates:
             )
         ] + [
             (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
-            *_noise_ratios(binner, self.labels),
             *reference_quality(binner, self.labels),
         ]
 
     def _by_feature(self, family: Family) -> LineTemplate:
         names = self._binner.names if self._binner else ()
         return LineTemplate(series_prefix(family.name, **self.labels, feature=name) for name in names)
+
+    def noise(self, floors: NoiseFloors | None) -> list[FamilyLines]:
+        """Return the lines of the noise ratios; those of the same floors are rendered once."""
+        known, lines = self._noise
+        if floors is not known and floors and self._binner:
+            lines = list(_noise_ratios(self._binner.names, floors, self.labels))
+            self._noise = floors, lines
+        return lines
 
     def _bins(self, family: Family) -> LineTemplate:
         binner = self._binner
@@ -130,16 +139,17 @@ class _Templates:
         )
 
 
-def _noise_ratios(binner: Binner, labels: dict[str, str]) -> Iterator[FamilyLines]:
+def _noise_ratios(names: Sequence[str], noise: NoiseFloors, labels: dict[str, str]) -> Iterator[FamilyLines]:
     """Return how much dependence raises the noise floors of features; nothing of those whose values do not depend."""
-    ratio = binner.noise.ratio
-    dependent = [index for index in range(len(binner.names)) if (ratio.ratio[index] > 1).any()]
+    ratio = noise.ratio
+    dependent = [index for index in range(len(names)) if (ratio.ratio[index] > 1).any()]
     if not dependent:
         return
     sizes = [f"{size:.0f}" for size in ratio.sizes]
     prefixes = [
-        series_prefix(f.NOISE_RATIO.name, **labels, feature=binner.names[index], observations=size)
+        series_prefix(f.NOISE_RATIO.name, **labels, feature=names[index], source=source, observations=size)
         for index in dependent
+        for source in ["live" if index in noise.learned else "training"]
         for size in sizes
     ]
     yield f.NOISE_RATIO, render_lines(prefixes, ratio.ratio[dependent].ravel())
@@ -178,6 +188,7 @@ class ModelsCollector:
             yield from _segment_counters(monitor, templates)
             yield from _segments(monitor, templates, now)
             yield from templates.reference
+            yield from templates.noise(monitor.noise)
 
 
 def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
@@ -189,6 +200,7 @@ def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
     yield from quality_windows(monitor, templates.quality, now)
     yield from _segments(monitor, templates, now)
     yield from templates.reference
+    yield from templates.noise(monitor.noise)
 
 
 def _thresholds(model: ModelConfig, binners: Sequence[Binner]) -> Iterator[FamilyLines]:

@@ -75,8 +75,8 @@ class Binner:
         χ² quantiles of the noise floors, see `exporter.profiles.profile.Profile.quantile_array`.
     reference
         Training distribution of the targets.
-    noise
-        Noise floors of the targets.
+    profile_noise
+        Noise floors of the targets, as far as the profile knows; see `exporter.monitoring.noise_learner`.
     starts, missing, invalid
         Index of the first bin, the bin of missing values and the bin of invalid ones, shape ``(T,)``.
     mean, stddev
@@ -110,7 +110,7 @@ class Binner:
         self._index_bins()
         self._index_rows()
         self.copula = self._build_copula()
-        self.noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
+        self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
         self.width = self._sums_width + (self.copula.width if self.copula else 0)
 
     def _add_target(self, name: str, target: Feature | None) -> int | None:
@@ -199,7 +199,7 @@ class Binner:
             return np.nan, np.nan
         sums = row[self._sums_width :]
         score, floor = self.copula.drift(sums)
-        return score, floor * float(self.noise.rows.at(sums[:1])[0])
+        return score, floor * float(self.profile_noise.rows.at(sums[:1])[0])
 
     def count(
         self,

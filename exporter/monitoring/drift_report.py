@@ -45,6 +45,8 @@ class TargetDrift:
         Number of values in the window.
     effective
         How many independent values tell as much.
+    is_learned
+        Whether live values show that they depend on each other, instead of training.
     mean, stddev, min, max, unseen
         See `exporter.monitoring.window_stats.WindowStats`.
     shift
@@ -66,6 +68,7 @@ class TargetDrift:
     independent_noise: float
     observations: int
     effective: float
+    is_learned: bool
     mean: float
     stddev: float
     shift: float
@@ -145,7 +148,7 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
             severity[[other != name for other in names]] = -1.0
         if len(severity) and severity.max() > highest:
             highest = float(severity.max())
-            result = window, _target_drifts(binner, stats, limits, [int(severity.argmax())])[0]
+            result = window, _target_drifts(monitor, stats, limits, [int(severity.argmax())])[0]
     return result
 
 
@@ -165,7 +168,7 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
         return []
     names = monitor.binner.target_names
     limits = thresholds(monitor.config, names)
-    drifts = _target_drifts(monitor.binner, stats, limits, range(len(names)))
+    drifts = _target_drifts(monitor, stats, limits, range(len(names)))
     if evidence is not None:
         drifts = [
             drift if drift.name in OUTPUTS else replace(drift, evidence=float(evidence[drift.index]))
@@ -174,17 +177,24 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 
-def _target_drifts(binner: Binner, stats: WindowStats, limits: Floats, indices: Iterable[int]) -> list[TargetDrift]:
+def _target_drifts(
+    monitor: ModelMonitor, stats: WindowStats, limits: Floats, indices: Iterable[int]
+) -> list[TargetDrift]:
+    binner, noise = monitor.binner, monitor.noise
+    if binner is None or noise is None:
+        return []
     independent = binner.reference.noise(stats.observations).tolist()
-    effective = binner.noise.effective(stats.observations).tolist()
+    effective = noise.effective(stats.observations).tolist()
     return [
-        _target_drift(binner, stats, index, float(limits[index]), (independent[index], effective[index]))
+        _target_drift(
+            binner, stats, index, float(limits[index]), (independent[index], effective[index], index in noise.learned)
+        )
         for index in indices
     ]
 
 
 def _target_drift(
-    binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: tuple[float, float]
+    binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: tuple[float, float, bool]
 ) -> TargetDrift:
     name, target = binner.target_names[index], binner.targets[index]
     start = int(binner.starts[index])
@@ -206,6 +216,7 @@ def _target_drift(
         independent_noise=dependence[0],
         observations=int(live.sum()),
         effective=dependence[1],
+        is_learned=dependence[2],
         mean=float(stats.mean[index]),
         stddev=float(stats.stddev[index]),
         shift=float(stats.shift[index]),

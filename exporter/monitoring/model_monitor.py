@@ -53,6 +53,11 @@ class ModelMonitor:
         Counts inputs in the bins of the profile; None without a profile, then inputs are not counted.
     windows
         Window lengths in seconds by their spelling, instead of the model's.
+
+    Attributes
+    ----------
+    noise : NoiseFloors or None
+        The noise floors, which follow live values; see `exporter.monitoring.noise_learner`.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class ModelMonitor:
         self.config = config
         self.version = version
         self.binner = binner
+        self.noise = binner.profile_noise if binner else None
         self.last_used = 0.0
         self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
         self.durations = Histogram(DURATION_BUCKETS)
@@ -251,7 +257,9 @@ class ModelMonitor:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""
         with self._lock:
             rows = self._windows.read(now)
-        return {name: compute(self.binner, self.config.drift, *row) for name, row in rows.items() if self.binner}
+        if not self.binner or not self.noise:
+            return {}
+        return {name: compute(self.binner, self.noise, self.config.drift, row) for name, row in rows.items()}
 
     def read_counts(self, now: float) -> dict[str, Floats]:
         """Return the observations in each bin of all targets, shape ``(B,)``, by window; nothing without a profile."""
@@ -263,6 +271,17 @@ class ModelMonitor:
         """Return the evidence of slow change of each target in nats, shape ``(T,)``; see `DriftEvidence.read`."""
         with self._lock:
             return self._evidence.read(now) if self._evidence else np.empty(0)
+
+    def history(self, now: float, bins: slice) -> Floats:
+        """Return the observations in some bins in each sub-window of the longest window and of the one before it.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(W, K)``, the oldest first, without those in which nothing was counted.
+        """
+        with self._lock:
+            return self._windows.history(now, bins)
 
     def read_quality(self, now: float) -> dict[str, WindowQuality]:
         """Return the measured quality in each window that holds anything; nothing without a label in any of them."""
@@ -279,9 +298,9 @@ class ModelMonitor:
         """
         with self._lock:
             counts = self._windows.segment_counts(now)
-        if not self.binner or not self.segments or counts is None:
+        if not self.binner or not self.noise or not self.segments or counts is None:
             return np.empty((0, 0)), np.empty((0, 0))
-        return segment_divergences(self.binner, self.segments, counts)
+        return segment_divergences(self.binner, self.noise, self.segments, counts)
 
     def all_rings(self) -> list[Ring]:
         """Return the rings of the inputs' windows, the shortest first, and that of the segments, if there are any."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from exporter.profiles.correlation import Copula
 from exporter.profiles.profile import Profile
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference
+from exporter.stats.live_dependence import SIZES, LiveDependence
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,15 @@ class NoiseFloors:
         How many values of each target tell as much as one independent value, by the number of values.
     rows
         The ratio of the floor of the correlation of features, by the number of rows; it has one row.
+    learned
+        Indices of the targets whose dependence was learned from live values.
     """
 
     reference: Reference
     ratio: NoiseRatio
     inflation: NoiseRatio
     rows: NoiseRatio
+    learned: frozenset[int] = frozenset()
 
     @classmethod
     def from_profile(
@@ -51,6 +55,19 @@ class NoiseFloors:
             if copula and profile.correlation and blocks.correlation and blocks.correlation.dependent:
                 rows = _rows_ratio(blocks.correlation, copula, len(profile.correlation.features))
         return cls(reference, ratio, inflation, rows)
+
+    @property
+    def independent(self) -> list[int]:
+        """Indices of the targets that are not known to depend on each other."""
+        return [index for index, ratio in enumerate(self.ratio.ratio) if not (ratio > 1).any()]
+
+    def with_live(self, live: Mapping[int, LiveDependence]) -> NoiseFloors:
+        """Return the floors with the dependence of live values, by the index of the target, instead of training's."""
+        if not live:
+            return self
+        ratio = _replace(self.ratio, {index: dependence.ratio for index, dependence in live.items()})
+        inflation = _replace(self.inflation, {index: dependence.inflation for index, dependence in live.items()})
+        return replace(self, ratio=ratio, inflation=inflation, learned=frozenset(live))
 
     def training(self, observed: Floats) -> Floats:
         """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``."""
@@ -80,3 +97,13 @@ def _rows_ratio(scores: CorrelationScores, copula: Copula, features: int) -> Noi
     sizes = np.array(scores.sizes, dtype=np.float64)
     ratio = np.array(scores.quantiles) / copula.noise(sizes, features)
     return NoiseRatio(sizes, np.fmax(ratio, 1.0)[None])
+
+
+def _replace(known: NoiseRatio, live: Mapping[int, Floats]) -> NoiseRatio:
+    """Return a ratio with other rows, given for `SIZES`."""
+    sizes = np.union1d(known.sizes, SIZES)
+    ratio = known.at(np.repeat(sizes[:, None], len(known.ratio), axis=1)).T
+    ratio[list(live)] = (
+        NoiseRatio(SIZES, np.stack(list(live.values()))).at(np.repeat(sizes[:, None], len(live), axis=1)).T
+    )
+    return NoiseRatio(sizes, ratio)

@@ -10,6 +10,7 @@ import numpy as np
 from exporter.config import OTHER_SEGMENT, ModelConfig
 from exporter.features.extract import as_list, scalar_text
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.stats.divergence import Floats, Ints
 
@@ -71,13 +72,17 @@ class Segments:
         return self._indices.get(name or "", self._other)
 
 
-def segment_divergences(binner: Binner, segments: Segments, counts: Floats) -> tuple[Floats, Floats]:
+def segment_divergences(
+    binner: Binner, noise: NoiseFloors, segments: Segments, counts: Floats
+) -> tuple[Floats, Floats]:
     """Return the divergence of each segment from all training data, and its noise floor.
 
     Parameters
     ----------
     binner
         Gives the meaning of the counts.
+    noise
+        The noise floors.
     segments
         The segments.
     counts
@@ -94,5 +99,5 @@ def segment_divergences(binner: Binner, segments: Segments, counts: Floats) -> t
     observed = observations > 0
     return (
         np.where(observed, reference.kl_divergence(counts), np.nan),
-        np.where(observed, binner.noise.training(observations), np.nan),
+        np.where(observed, noise.training(observations), np.nan),
     )

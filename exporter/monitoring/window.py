@@ -97,6 +97,15 @@ class Ring:
         """Return the sums of the window that ends ``now``, or ``skip`` seconds earlier; shape ``(width,)``."""
         return np.asarray(self._rows(now, skip).astype(np.float64) @ self._sums)  # a product copies no rows
 
+    def history(self, now: float, columns: slice) -> Floats:
+        """Return some columns of the sums of each complete sub-window that has any, the oldest first; shape ``(W, C)``.
+
+        They reach back ``reach`` windows.
+        """
+        age = int(now // self.step) - self._ticks
+        rows = np.flatnonzero((age > 0) & (age < len(self._ticks)))
+        return self._sums[rows[np.argsort(self._ticks[rows])], columns]
+
     def minima(self, now: float) -> Floats:
         """Return the minima of the window that ends ``now``, shape ``(minima,)``; infinite without values."""
         return np.asarray(np.min(self._minima, axis=0, where=self._rows(now, 0.0)[:, None], initial=np.inf))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from exporter.config import DISTANCES
 from exporter.monitoring.binner import Binner, Sums
+from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.stats.divergence import Floats, Reference, ratio
 
 
@@ -60,20 +61,23 @@ class WindowStats:
     multivariate: Floats
 
 
-def compute(binner: Binner, distances: Sequence[str], row: Floats, minima: Floats, earlier: Floats) -> WindowStats:
+def compute(
+    binner: Binner, noise: NoiseFloors, distances: Sequence[str], window: tuple[Floats, Floats, Floats]
+) -> WindowStats:
     """Compute the statistics of a window.
 
     Parameters
     ----------
     binner
         Gives the meaning of the sums.
+    noise
+        The noise floors.
     distances
         The distances that the configuration asks for.
-    row, minima
-        Sums and minima of the window.
-    earlier
-        Sums of the longest window before it.
+    window
+        Sums and minima of the window, and the sums of the longest window before it.
     """
+    row, minima, earlier = window
     sums: Sums = binner.split(row)
     observations = np.add.reduceat(sums.counts, binner.starts) if binner.bins else np.empty(0)
     observed = observations > 0
@@ -98,9 +102,9 @@ def compute(binner: Binner, distances: Sequence[str], row: Floats, minima: Float
         unseen=ratio(sums.unseen, observations),
         shift=np.where(binner.stddev > 0, offset, np.nan),
         kl=np.where(observed, binner.reference.kl_divergence(sums.counts), np.nan),
-        noise=np.where(observed, binner.noise.training(observations), np.nan),
+        noise=np.where(observed, noise.training(observations), np.nan),
         recent_kl=np.where(comparable, recent.kl_divergence(sums.counts), np.nan),
-        recent_noise=np.where(comparable, binner.noise.recent(observations, recent), np.nan),
+        recent_noise=np.where(comparable, noise.recent(observations, recent), np.nan),
         **_distances(binner, distances, sums, observed, (offset, smallest, largest)),
         multivariate=np.array(binner.multivariate_drift(row)),
     )

@@ -67,6 +67,10 @@ class Windows:
             for name, ring in self._rings.items()
         }
 
+    def history(self, now: float, columns: slice) -> Floats:
+        """Return some columns of the sub-windows of the longest window and the one before it; see `Ring.history`."""
+        return list(self._rings.values())[-1].history(self.time(now), columns)
+
     def segment_counts(self, now: float) -> Floats | None:
         """Return the counts by segment in the longest window, shape ``(S · B,)``; None without segments."""
         return self._segment_ring.total(self.time(now)) if self._segment_ring else None

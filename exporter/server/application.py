@@ -21,6 +21,7 @@ from exporter.metrics.exporter import ExporterMetrics, LinksCollector
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
@@ -122,6 +123,8 @@ class Exporter:
         self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
         self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors, self.shared)
         self._snapshots.start()
+        self._noise = NoiseLearner(lambda: self.pipeline.monitors)
+        self._noise.start()
         self.comparisons.start()
         self.loaded: tuple[float, ...] = ()
         self._set_loaded()

@@ -29,7 +29,9 @@ BINNER = Binner(
         {"a": [1.2, 3.0, 2.5, 9.0], "b": [1.0, 1.0, 5.0, 5.0]},
     )
 )
-NEEDED = re.compile(rb"^(model_(?:feature_reference_|reference_noise|feature_observations)\S+\{.*)\} (\S+)$", re.M)
+NEEDED = re.compile(
+    rb"^(model_(?:feature_reference_|feature_noise_ratio|noise_ratio|feature_observations)\w*\{.*)\} (\S+)$", re.M
+)
 
 
 def series(replica: str, observations: dict[int, int]) -> list[dict[str, str]]:
@@ -58,8 +60,8 @@ def test_rule_and_exporter_have_the_same_noise_floor(tmp_path: Path) -> None:
     }
     observed = np.array([[float(number)] * 3 for number in numbers])
     for record, tolerance, values in (
-        ("noise_ratio", 1e-9, BINNER.noise.ratio.at(observed)),
-        ("noise", 0.003, BINNER.noise.training(observed)),  # the rule's quantile of chi2 is an approximation
+        ("noise_ratio", 1e-9, BINNER.profile_noise.ratio.at(observed)),
+        ("noise", 0.003, BINNER.profile_noise.training(observed)),  # the rule's quantile of chi2 is an approximation
     ):
         test["input_series"] += [
             {

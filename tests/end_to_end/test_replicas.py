@@ -92,7 +92,7 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
     alone = servers[2].samples("model_feature_kl_divergence")[f'model_feature_kl_divergence{{{FEATURE},window="1h"}}']
     assert abs(alone / expected() - 1) > 0.2  # each replica by itself tells another story
     assert recorded("kl_divergence_noise_ratio") == pytest.approx(RATIOS[-1])
-    floor = binner.noise.training(np.full(len(binner.targets), float(len(pooled))))[binner.names.index("age")]
+    floor = binner.profile_noise.training(np.full(len(binner.targets), float(len(pooled))))[binner.names.index("age")]
     assert recorded("kl_divergence_noise") == pytest.approx(floor, rel=0.05)
     servers[0].stop()
     servers[0].start()

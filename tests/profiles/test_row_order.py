@@ -261,7 +261,7 @@ def test_dependence_raises_the_floor_of_the_correlation(write: Any) -> None:
         window = {name: autoregressive(0.95, 500, 1000 * (index + 1) + seed)[-200:] for index, name in enumerate("abc")}
         row, _ = binner.count_columns(window, 200, (), ())
         score, floor = binner.multivariate_drift(row)
-        independent = floor / float(binner.noise.rows.at(np.array([200.0]))[0])
+        independent = floor / float(binner.profile_noise.rows.at(np.array([200.0]))[0])
         exceeded[True] += score > independent
         exceeded[False] += score > floor
     assert exceeded[True] > 30
@@ -279,4 +279,4 @@ def test_correlation_of_shuffled_rows_has_no_blocks(write: Any) -> None:
 
 
 def binner_floor(path: Path) -> float:
-    return float(Binner(build_file(path)).noise.rows.at(np.array([200.0]))[0])
+    return float(Binner(build_file(path)).profile_noise.rows.at(np.array([200.0]))[0])

@@ -32,7 +32,8 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.pages.drift_text import describe
+from exporter.server.pages.drift_text import describe, describe_dependence
+from exporter.stats.live_dependence import SIZES, LiveDependence
 
 STRANGE = 'a "model"\\ 模型 <i>'
 ROWS = 2000
@@ -378,3 +379,18 @@ def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path:
             assert "depend on those before" not in drift(server, feature=other, window="5m").text
     finally:
         server.stop()
+
+
+def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(1).normal(size=1000))
+    binner = Binner(build_file(tmp_path / "a.npz"))
+    monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", binner)
+    monitor.observe([Prediction("m")] * 40, [{"x": index / 40} for index in range(40)], 100.0)
+    monitor.noise = binner.profile_noise.with_live(
+        {0: LiveDependence(np.full(len(SIZES), 3.0), np.full(len(SIZES), 2.5), dependent=True)}
+    )
+    (change,) = target_drifts(monitor, monitor.read(100.0)["5m"])
+    assert describe_dependence(change) == (
+        "In healthy windows of the past, values depend on those before them: 40 of them tell as much as 16 independent "
+        f"ones, so the noise floor is {change.noise:.3g} instead of {change.noise / 3:.3g}."
+    )

@@ -98,7 +98,8 @@ def describe_dependence(drift: TargetDrift) -> str:
     count, effective = f"{drift.observations:,}", f"{max(round(drift.effective), 1):,}"
     as_much = f": {count} of them tell as much as {effective} independent ones" if effective != count else ""
     floors = f"{number(drift.noise)} instead of {number(drift.independent_noise)}"
-    return f"In training, values depend on those before them{as_much}, so the noise floor is {floors}."
+    where = "In healthy windows of the past" if drift.is_learned else "In training"
+    return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
 
 
 def _describe_change(drift: TargetDrift) -> str:

@@ -1,0 +1,123 @@
+"""Measure false alarms and power of drift windows whose noise floor is learned from live values.
+
+``python benchmarks/live_dependence_study.py`` takes some minutes and writes the table into ``docs/drift.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import lfilter
+
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.stats.chi2 import chi2_quantiles, quantile_array
+from exporter.stats.dependence import NoiseRatio
+from exporter.stats.divergence import Floats, Reference
+from exporter.stats.live_dependence import SIZES, measure_dependence
+
+DOCS = Path(__file__).parents[1] / "docs" / "drift.md"
+BLOCK = re.compile(r"(<!-- live dependence -->\n).*(<!-- end of live dependence -->)", re.S)
+THRESHOLD = 0.3
+HOURS, PAST = 4, 120  # of which the first 120 minutes are learned from, where the mean shifts after them
+RATES = (20, 50, 100, 1000)
+Rng = np.random.Generator
+
+
+def autoregressive(phi: float) -> Callable[[Rng, int], Floats]:
+    """Return a draw of standard normal values, each correlated with the one before by ``phi``."""
+
+    def draw(rng: Rng, size: int) -> Floats:
+        return np.asarray(lfilter([np.sqrt(1 - phi**2)], [1, -phi], rng.normal(size=size + 500))[500:])
+
+    return draw
+
+
+def sessions(shortest: int, longest: int) -> Callable[[Rng, int], Floats]:
+    """Return a draw of sessions, each of which repeats one standard normal value."""
+
+    def draw(rng: Rng, size: int) -> Floats:
+        lengths = rng.integers(shortest, longest + 1, size=size // shortest + 2)
+        return np.repeat(rng.normal(size=len(lengths)), lengths)[longest : size + longest]
+
+    return draw
+
+
+STREAMS = {
+    "independent": autoregressive(0.0),
+    "AR(1) 0.5": autoregressive(0.5),
+    "AR(1) 0.9": autoregressive(0.9),
+    "AR(1) 0.97": autoregressive(0.97),
+    "sessions of 2–10 equal values": sessions(2, 10),
+    "sessions of 10–100 equal values": sessions(10, 100),
+}
+
+
+class Model:
+    """One feature with 10,000 standard normal training values."""
+
+    def __init__(self) -> None:
+        feature = numeric_feature(np.random.default_rng(1).normal(size=10_000))
+        counts = np.array(feature.counts, dtype=np.float64)
+        self.edges = np.array(feature.edges)
+        self.bins = len(counts)
+        self.reference = Reference.from_counts(
+            counts, [self.bins], quantile_array(chi2_quantiles(range(1, self.bins + 1)))
+        )
+
+    def count(self, values: Floats) -> Floats:
+        """Return the counts of each minute, shape ``(60 · HOURS, K)``."""
+        bins = self.edges.searchsorted(values, side="right").reshape(60 * HOURS, -1)
+        return np.stack([np.bincount(minute, minlength=self.bins) for minute in bins]).astype(np.float64)
+
+    def alarms(self, counts: Floats, past: Floats) -> tuple[bool, bool]:
+        """Return whether a window is above threshold and floor, without the dependence of the past and with it."""
+        total, observed = counts.sum(axis=0), np.array([counts.sum()])
+        score, floor = self.reference.kl_divergence(total)[0], self.reference.noise(observed)[0]
+        dependence = measure_dependence(past, self.reference.probability)
+        ratio = NoiseRatio(SIZES, dependence.ratio[None]).at(observed)[0] if dependence else 1.0
+        return score > max(THRESHOLD, floor), score > max(THRESHOLD, floor * ratio)
+
+
+def cell(model: Model, draw: Callable[[Rng, int], Floats], rate: int, minutes: int, streams: int) -> str:
+    """Return the false alarms and the power of windows of some minutes without and with learning."""
+    shares = np.zeros((2, 2))
+    ends = range(PAST + 60, 60 * HOURS + 1, 10)
+    for seed in range(streams):
+        values = draw(np.random.default_rng(seed), rate // 5 * 60 * HOURS)
+        same = model.count(values)
+        shifted = model.count(values + (np.arange(len(values)) >= rate // 5 * PAST))
+        for end in ends:
+            window = slice(end - minutes, end)
+            shares[0] += model.alarms(same[window], same[end - PAST : end])
+            shares[1] += model.alarms(shifted[window], same[:PAST])
+    before, after = 100 * shares.T / (streams * len(ends))
+    return f"{before[0]:.1f} % → {after[0]:.1f} %, {before[1]:.0f} % → {after[1]:.0f} %"
+
+
+def main() -> None:
+    """Write the table, or print a small one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="print a table of few streams")
+    quick = parser.parse_args().quick
+    model = Model()
+    lines = [
+        f"| false alarms, power | window | {' | '.join(f'{rate:,} in 5 minutes' for rate in RATES)} |",
+        f"| --- | --- | {' | '.join(['---:'] * len(RATES))} |",
+    ]
+    for name, draw in STREAMS.items():
+        for window, minutes in (("5m", 5), ("1h", 60)):
+            cells = [cell(model, draw, rate, minutes, 3 if quick else 200) for rate in RATES]
+            lines.append(f"| {name} | {window} | {' | '.join(cells)} |")
+    table = "\n".join(lines)
+    if quick:
+        print(table)
+    else:
+        DOCS.write_text(BLOCK.sub(rf"\1\n{table}\n\n\2", DOCS.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Learn from live traffic how much values depend on each other, where training does not show it.
+
+A model version learns from the sub-windows of its longest window and of the one before it. It does not learn from
+drift: not while the longest window has drifted further than what it would learn explains, and, once it has learned for
+as long as the longest window, not where any window has drifted for more than a tenth of the time. What was as long ago
+as the longest window counts e times less than what is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.drift_report import thresholds
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.stats.divergence import Floats
+from exporter.stats.live_dependence import LiveDependence, measure_dependence
+
+log = logging.getLogger(__name__)
+
+SECONDS = 60.0
+_MOST_DRIFT = 0.1
+_BUSY_SHARE = 0.05
+"""Most of the time that the thread may take."""
+
+
+@dataclass
+class _Learned:
+    """What a version has learned.
+
+    Attributes
+    ----------
+    drifted
+        Weighted share of the time in which each target has drifted in any window, shape ``(T,)``.
+    live, since
+        What is learned of a target, by its index, and the monotonic time from which on it was.
+    """
+
+    drifted: Floats
+    at: float = -math.inf
+    attempts: int = -1
+    live: dict[int, LiveDependence] = field(default_factory=dict)
+    since: dict[int, float] = field(default_factory=dict)
+
+
+class NoiseLearner:
+    """Set the noise floors of all model versions by their past, in a thread of its own.
+
+    Parameters
+    ----------
+    monitors
+        Returns the current monitors.
+    """
+
+    def __init__(self, monitors: Callable[[], MonitorRegistry]) -> None:
+        self._monitors = monitors
+        self._learned: WeakKeyDictionary[ModelMonitor, _Learned] = WeakKeyDictionary()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="noise", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._closing.wait(pause):
+            started = time.monotonic()
+            for monitor in self._monitors():
+                if self._closing.is_set():
+                    return
+                try:
+                    self.learn(monitor, time.monotonic())
+                except Exception:  # no error may end the thread
+                    log.exception("noise floors of %r are not learned", monitor.config.name)
+            pause = max(SECONDS, (time.monotonic() - started) * (1 / _BUSY_SHARE - 1))
+
+    def learn(self, monitor: ModelMonitor, now: float) -> None:
+        """Set the noise floors of a version by its past, at the monotonic time ``now`` in seconds."""
+        binner = monitor.binner
+        if binner is None:
+            return
+        learned = self._learned.setdefault(monitor, _Learned(np.zeros(len(binner.targets))))
+        if learned.attempts == monitor.counters.attempts:
+            return
+        learned.attempts = monitor.counters.attempts
+        longest, seconds = list(monitor.windows.items())[-1]
+        limits = thresholds(monitor.config, binner.target_names)
+        windows = monitor.read(now)
+        above = np.any([stats.kl > np.maximum(limits, stats.noise) for stats in windows.values()], axis=0)
+        learned.drifted += (above - learned.drifted) * -math.expm1((learned.at - now) / seconds)
+        learned.at = now
+        candidates = {
+            index: dependence
+            for index in binner.profile_noise.independent
+            if now - learned.since.get(index, now) < seconds or learned.drifted[index] <= _MOST_DRIFT
+            if (dependence := self._measure(monitor, binner, index, now))
+        }
+        explained = binner.profile_noise.with_live(candidates).training(windows[longest].observations)
+        unexplained = windows[longest].kl > np.maximum(limits, explained)
+        for index, dependence in candidates.items():
+            if unexplained[index]:
+                continue
+            learned.since.setdefault(index, now)
+            learned.live.pop(index, None)
+            if dependence.dependent:
+                learned.live[index] = dependence
+        monitor.noise = binner.profile_noise.with_live(learned.live)
+
+    def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:
+        start = int(binner.starts[index])
+        bins = slice(start, start + binner.sizes[index])
+        return measure_dependence(monitor.history(now, bins), binner.reference.probability[bins])

@@ -1,0 +1,109 @@
+"""Noise floors that are learned from live traffic."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.signal import lfilter
+from support.blocks import with_ratios
+
+from exporter.config import ModelConfig
+from exporter.events import Prediction
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.noise_learner import NoiseLearner
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.profile import Profile
+from exporter.stats.divergence import Floats
+
+PER_MINUTE = 10
+VALUES = numeric_feature(np.random.default_rng(1).normal(size=10_000))
+PROFILE = Profile("p", 10_000, {"x": "numeric"}, {"x": VALUES})
+
+
+def dependent(minutes: int, seed: int = 1) -> Floats:
+    """Values with a correlation of 0.97, shape ``(minutes, PER_MINUTE)``."""
+    noise = np.random.default_rng(seed).normal(size=minutes * PER_MINUTE + 1000)
+    return np.asarray(lfilter([np.sqrt(1 - 0.97**2)], [1, -0.97], noise)[1000:].reshape(minutes, -1))
+
+
+def independent(minutes: int, seed: int = 1) -> Floats:
+    return np.random.default_rng(seed).normal(size=(minutes, PER_MINUTE))
+
+
+class Live:
+    """A model version that counts the values of each minute, and learns after it."""
+
+    def __init__(self, profile: Profile = PROFILE, learner: NoiseLearner | None = None) -> None:
+        self.monitor = ModelMonitor(ModelConfig("m", windows=("5m", "1h")), "1", Binner(profile))
+        self.learner = learner or NoiseLearner(lambda: MonitorRegistry({}, {}))
+        self.now = 0.0
+
+    def feed(self, values: Floats) -> float:
+        """Return the share of minutes in which the last five are above the threshold and the noise floor."""
+        alarms = 0
+        for minute in values:
+            self.now += 60.0
+            self.monitor.observe([Prediction("m")] * len(minute), [{"x": value} for value in minute.tolist()], self.now)
+            stats = self.monitor.read(self.now + 1)["5m"]
+            alarms += bool(stats.kl[0] > max(0.3, stats.noise[0]))
+            self.learner.learn(self.monitor, self.now + 2)
+        return alarms / len(values)
+
+    @property
+    def ratio(self) -> float:
+        """The ratio of the floor of fifty values."""
+        noise = self.monitor.noise
+        assert noise is not None
+        return float(noise.ratio.at(np.array([50.0]))[0])
+
+
+def test_dependent_values_no_longer_raise_false_alarms() -> None:
+    """In the first hours most windows do; a change is still seen in the long window."""
+    live = Live()
+    assert live.ratio == 1
+    assert live.feed(dependent(20)) > 0.3
+    live.feed(dependent(100, seed=2))
+    assert live.ratio > 3
+    assert live.feed(dependent(300, seed=3)) < 0.05
+    live.feed(dependent(60, seed=4) + 2)
+    stats = live.monitor.read(live.now)["1h"]
+    assert stats.kl[0] > max(0.3, stats.noise[0])
+
+
+def test_a_change_of_independent_values_is_not_learned() -> None:
+    """Neither one after healthy hours, nor one from the beginning, nor a slow one."""
+    live = Live()
+    assert live.feed(independent(150)) < 0.03
+    assert live.feed(independent(150, seed=2) + 1.5) > 0.95
+    assert live.ratio == 1
+    assert Live().feed(independent(200) + 1.5) > 0.9
+    live = Live()
+    live.feed(independent(400) + np.linspace(0, 3, 400)[:, None])
+    assert live.ratio < 1.3
+
+
+def test_a_fault_that_comes_and_goes_is_not_learned() -> None:
+    """Its windows drift for more than a tenth of the time, so nothing is learned, nor soon after them."""
+    live = Live()
+    live.feed(independent(150))
+    faulty = independent(240, seed=2)
+    broken = np.arange(240) // 10 % 3 == 0
+    faulty[broken] = 2.5
+    alarms = live.feed(faulty)
+    assert live.ratio == 1
+    assert alarms > 0.3
+
+
+def test_what_training_knows_is_not_learned_again() -> None:
+    live = Live(with_ratios(PROFILE, [20, 40, 80], {"x": [2.0, 2.0, 2.0]}))
+    live.feed(dependent(150))
+    assert live.ratio == 2
+    assert live.monitor.noise is not None
+    assert not live.monitor.noise.learned
+
+
+def test_a_model_without_a_profile_learns_nothing() -> None:
+    monitor = ModelMonitor(ModelConfig("m"), "1", None)
+    NoiseLearner(lambda: MonitorRegistry({}, {})).learn(monitor, 0.0)
+    assert monitor.noise is None
