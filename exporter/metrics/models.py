@@ -255,10 +255,11 @@ def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterat
         return
     count = len(monitor.binner.names)
     fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
+    past = monitor.read_past_variance(now)
     for window, stats in monitor.read(now).items():
         for field, family in fields.items():
             yield family, templates.features[field, window].render(getattr(stats, field)[:count])
-        yield from quality_estimate(monitor, templates.quality, window, stats.counts)
+        yield from quality_estimate(monitor, templates.quality, window, stats.counts, past)
         if monitor.binner.copula:
             for family, value in zip(f.MULTIVARIATE, stats.multivariate, strict=True):
                 yield sample_line(family, value, **templates.labels, window=window)

@@ -109,7 +109,7 @@ def quality_windows(monitor: ModelMonitor, templates: QualityTemplates, now: flo
 
 
 def quality_estimate(
-    monitor: ModelMonitor, templates: QualityTemplates, window: str, counts: Floats
+    monitor: ModelMonitor, templates: QualityTemplates, window: str, counts: Floats, past: float = 0.0
 ) -> Iterator[FamilyLines]:
     """Return the gauges of the quality estimated without labels.
 
@@ -121,8 +121,10 @@ def quality_estimate(
         Spelling of the window.
     counts
         Observations of the window in each bin, shape ``(B,)``.
+    past
+        What labels of the recent past add to the variance.
     """
-    estimate = monitor.binner.quality.estimate(counts) if monitor.binner and monitor.binner.quality else None
+    estimate = monitor.binner.quality.estimate(counts, past) if monitor.binner and monitor.binner.quality else None
     if estimate is not None:
         families = _estimated(monitor.binner)
         for family, template, value in zip(families, templates.estimates[window], estimate, strict=True):

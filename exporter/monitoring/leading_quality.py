@@ -87,8 +87,9 @@ def _figures(monitor: ModelMonitor, now: float) -> Iterator[Leading]:
             yield Leading("measured", name, found, window.labelled, limit, excess)
     if estimator:
         limit = _limit(monitor, estimator.estimated_overall)
+        past = monitor.read_past_variance(now)
         for name, counts in monitor.read_counts(now).items():
-            if found := estimator.estimate(counts):
+            if found := estimator.estimate(counts, past):
                 excess = _excess(kind, found, limit) if is_used else 0.0
                 yield Leading("estimated", name, found, estimator.observed(counts), limit, excess)
 

@@ -288,6 +288,11 @@ class ModelMonitor:
         with self._lock:
             return self.quality.read(self._windows.time(now))
 
+    def read_past_variance(self, now: float) -> float:
+        """Return what the labels of the longest window add to the variance of an estimated accuracy."""
+        with self._lock:
+            return self.quality.past_variance(self._windows.time(now))
+
     def read_segments(self, now: float) -> tuple[Floats, Floats]:
         """Return the divergence from training and its noise floor by segment, in the longest window.
 

@@ -20,7 +20,15 @@ from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
 from exporter.monitoring.outcome import LabelNames, Scorer
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.window import Ring, Ticks
-from exporter.monitoring.window_quality import WIDTH, WindowQuality, sums_of_arrivals, sums_of_labels, window_quality
+from exporter.monitoring.window_quality import (
+    PERIODS,
+    WIDTH,
+    WindowQuality,
+    past_variance,
+    sums_of_arrivals,
+    sums_of_labels,
+    window_quality,
+)
 from exporter.stats.divergence import Floats, Ints
 
 ZERO_CLASSES = 10
@@ -196,6 +204,11 @@ class Quality:
         if not any(window.labelled for window in windows.values()):
             return {}
         return {name: window for name, window in windows.items() if window.labelled or window.predictions}
+
+    def past_variance(self, now: float) -> float:
+        """Return how far the calibration was off within the longest window, see `window_quality.past_variance`."""
+        longest = list(self.rings.values())[-1]
+        return past_variance(longest.parts(now, PERIODS)) if self.is_labelled and self._expect else 0.0
 
     def restore(self, now: float, rings: Sequence[tuple[Ticks, Floats, Floats]]) -> None:
         """Continue with rows from `dump`, if there are any.

@@ -106,6 +106,19 @@ class Ring:
         rows = np.flatnonzero((age > 0) & (age < len(self._ticks)))
         return self._sums[rows[np.argsort(self._ticks[rows])], columns]
 
+    def parts(self, now: float, number: int) -> Floats:
+        """Return the sums of parts of the window that ends ``now``, the newest first; shape ``(number, width)``.
+
+        Parameters
+        ----------
+        now
+            Monotonic time in seconds.
+        number
+            Number of parts of equal length; a divisor of `SLOTS`.
+        """
+        part = (int(now // self.step) - self._ticks) // (SLOTS // number)
+        return np.asarray((part == np.arange(number)[:, None]).astype(np.float64) @ self._sums)
+
     def minima(self, now: float) -> Floats:
         """Return the minima of the window that ends ``now``, shape ``(minima,)``; infinite without values."""
         return np.asarray(np.min(self._minima, axis=0, where=self._rows(now, 0.0)[:, None], initial=np.inf))

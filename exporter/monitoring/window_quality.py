@@ -13,8 +13,10 @@ from exporter.stats.divergence import Floats
 
 CONFIDENCE_BINS = 10
 """Bins of equal width for the calibration error."""
+PERIODS = 10
+"""The longest window is divided into so many periods, in each of which the calibration is compared with labels."""
 MIN_ERRORS = 20
-"""With fewer errors their mean has no interval: it would be too narrow."""
+"""With fewer errors their mean has no interval: it would be too narrow. A period with fewer labels is left out."""
 _ROUNDING = 1e-9
 _PREDICTIONS, _CLASSES, _RIGHT, _NUMBERS, _ABSOLUTE, _SQUARED = range(6)
 _EXPECTED = slice(6, 10)  # predictions with an expected accuracy, those that are right, its sum, and its variance
@@ -130,6 +132,46 @@ def _are_exact(numbers: float, absolute: float, squared: float) -> bool:
 def _expected(known: float, expected: float, variance: float) -> Estimate:
     mean, half = expected / known, Z * math.sqrt(variance) / known
     return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def past_variance(rows: Floats) -> float:
+    """Return how far the calibration was off in past periods: a variance to add to that of an estimated accuracy.
+
+    Each period's accuracy is compared with what the calibration had expected of the same predictions.
+
+    Parameters
+    ----------
+    rows
+        Sums of ``k`` periods, shape ``(k, WIDTH)``.
+    """
+    known, right, expected, variance = rows[rows[:, _EXPECTED.start] >= MIN_ERRORS, _EXPECTED].T
+    return miss_variance((right - expected) / known, np.maximum(variance, 0.0) / known**2)
+
+
+def miss_variance(misses: Floats, chance: Floats) -> float:
+    """Return the mean of the squared misses of estimates, beyond what chance explains.
+
+    From the mean of the squares their mean by chance is subtracted, and one standard deviation of it by chance, so
+    that the result is mostly 0 where estimates are right. Misses in one direction count in full: no mean is subtracted.
+
+    Parameters
+    ----------
+    misses
+        Measured less estimated quality in each of ``k`` periods.
+    chance
+        Variance of each by chance.
+
+    Examples
+    --------
+    >>> round(miss_variance(np.array([0.1, -0.1]), np.array([0.001, 0.001])), 6)
+    0.008
+    >>> miss_variance(np.array([0.03, -0.03]), np.array([0.001, 0.001]))
+    0.0
+    """
+    if not len(misses):
+        return 0.0
+    by_chance = float(chance.mean()) * (1 + math.sqrt(2 / len(misses)))
+    return max(float((misses**2).mean()) - by_chance, 0.0)
 
 
 def sums_of_arrivals(predictions: int) -> Floats:

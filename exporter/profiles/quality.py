@@ -208,7 +208,7 @@ class QualityEstimator:
             return "empty"
         return "unconfident" if self._lacking_share(counts) > _MOST_UNSUPPORTED else "unsupported"
 
-    def estimate(self, counts: Floats) -> Estimate | None:
+    def estimate(self, counts: Floats, past: float = 0.0) -> Estimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.
 
         The interval is one of 95 % for what will be measured in this window. Its variance has four parts: the chance
@@ -221,6 +221,8 @@ class QualityEstimator:
         ----------
         counts
             Number of observations in each bin of all targets, shape ``(B,)``.
+        past
+            Variance of past estimates about what was measured, beyond chance; it is added to that of this one.
 
         Returns
         -------
@@ -240,7 +242,7 @@ class QualityEstimator:
         variance = max(float(self._base_variance + shares @ self._variances), least) / observed
         variance += max(float(shares**2 @ self._own) + self._own_constant, 0.0)
         variance += float(abs(shares - self._trained) @ self._resolution) ** 2
-        variance += self._shift_variance(counts) + self._quality.between_periods
+        variance += self._shift_variance(counts) + self._quality.between_periods + past
         half = Z * float(np.sqrt(variance))
         return self._widened(value, half, unsupported)
 

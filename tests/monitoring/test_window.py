@@ -138,3 +138,19 @@ def test_the_past_does_not_overwrite_the_present():
     ring.add(100.0, ONE)
     ring.add_past(100.0, np.array([100.0 - 61, -1e300, 99.0]), np.array([[7.0], [7.0], [2.0]]))
     assert total(ring, 100.0) == 3
+
+
+def test_the_parts_of_a_window_add_up_to_it():
+    """Each sub-window is in one part, and what is older than the window is in none."""
+    ring, rng = Ring(600.0, 1), np.random.default_rng(0)
+    ring.add(100.0, [1000.0])
+    for now in np.sort(rng.uniform(900, 1500, 50)).tolist():
+        ring.add(now, [1.0])
+    for now in (1500.0, 1555.0, 1600.0):
+        parts = ring.parts(now, 10)
+        assert parts.shape == (10, 1)
+        assert parts.sum() == ring.total(now)[0]
+    assert Ring(600.0, 1).parts(5.0, 10).sum() == 0
+    recent = Ring(600.0, 1)
+    recent.add(1500.0, [1.0])
+    assert [recent.parts(1500.0 + age, 10)[:, 0].argmax() for age in (0, 50, 60, 599)] == [0, 0, 1, 9]

@@ -148,8 +148,9 @@ def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str,
     estimates: dict[str, Estimate] = {}
     rows: list[Row] = []
     if monitor.binner and (estimator := monitor.binner.quality):
+        past = monitor.read_past_variance(now)
         for name, counts in monitor.read_counts(now).items():
-            estimate = estimator.estimate(counts)
+            estimate = estimator.estimate(counts, past)
             if estimate:
                 estimates[name] = estimate
             remark = "" if estimate else describe_absence(estimator.absence(counts), kind)
