@@ -188,7 +188,9 @@ def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Fl
     deviation, variance, fourth = deviation[varying], variance[varying], fourth[varying]
     largest = 1.0
     for counts, size in zip(blocks, sizes, strict=True):
-        ratio = np.square(counts @ deviation.T).mean(axis=0) / (size * variance * (1 - size / rows))
+        moments = counts.T @ counts / len(counts)
+        between = np.einsum("ij,jk,ik->i", deviation, moments, deviation, optimize=True)
+        ratio = between / (size * variance * (1 - size / rows))
         error = np.sqrt((2 + (fourth / variance**2 - 3) / size) / min(rows / size, len(counts)))
         largest = max(largest, float(np.where(ratio - 1 > _SIGNIFICANCE * error, ratio, 1.0).max()))
     return largest
