@@ -47,8 +47,9 @@ INCIDENTS = {
         "the camera goes dark: the lower half of each image keeps a tenth of its light",
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
         "corrections rise; ModelFeatureDriftSlow fires after 1 to 2 minutes, ModelFeatureChanged after 3, "
-        "ModelFeatureDrift, ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) after 5 to 8, "
-        "ModelConfidenceDrift after 9, ModelMultivariateDrift after 16 (the 1h window still holds the incident)",
+        "ModelFeatureDrift, ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) "
+        "after 5 to 8, ModelConfidenceDrift after 9, ModelMultivariateDrift after 16 (the 1h window still holds the "
+        "incident)",
     ),
     "slow": Incident(
         480,
@@ -60,8 +61,7 @@ INCIDENTS = {
         "the camera's sensor overheats, and every pixel is noisy",
         "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeatureDriftSlow fires after 1 to 2 "
         "minutes, ModelFeatureChanged after 3, ModelFeatureDrift and ModelFeatureMeanShift after 6 to 8, "
-        "ModelMultivariateDrift after 16 "
-        "(the 1h window still holds the incident)",
+        "ModelMultivariateDrift after 16 (the 1h window still holds the incident)",
     ),
     "shifted": Incident(
         600,
