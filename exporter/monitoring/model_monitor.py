@@ -23,7 +23,7 @@ from exporter.monitoring.counters import (
     Histogram,
     SegmentCounters,
 )
-from exporter.monitoring.drift_evidence import DriftEvidence
+from exporter.monitoring.drift_evidence import LIMIT, DriftEvidence
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.quality import Quality
@@ -266,6 +266,16 @@ class ModelMonitor:
         with self._lock:
             rows = self._windows.read(now)
         return {name: self.binner.split(row).counts for name, (row, _, _) in rows.items() if self.binner}
+
+    def evidence_limits(self) -> Floats:
+        """Return the limit of the evidence of each target in nats, shape ``(T,)``.
+
+        NaN where live values depend on each other and training does not show how much: then it is not known.
+        """
+        noise = self.noise
+        limits = np.full(len(self.binner.targets) if self.binner else 0, LIMIT)
+        limits[list(noise.learned) if noise else []] = np.nan
+        return limits
 
     def read_evidence(self, now: float) -> Floats:
         """Return the evidence of slow change of each target in nats, shape ``(T,)``; see `DriftEvidence.read`."""
