@@ -191,8 +191,10 @@ def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Fl
         moments = counts.T @ counts / len(counts)
         between = np.einsum("ij,jk,ik->i", deviation, moments, deviation, optimize=True)
         ratio = between / (size * variance * (1 - size / rows))
-        error = np.sqrt((2 + (fourth / variance**2 - 3) / size) / min(rows / size, len(counts)))
-        largest = max(largest, float(np.where(ratio - 1 > _SIGNIFICANCE * error, ratio, 1.0).max()))
+        # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
+        degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
+        chance = (1 - 2 / (9 * degrees) + _SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
+        largest = max(largest, float(np.where(ratio > chance, ratio, 1.0).max()))
     return largest
 
 

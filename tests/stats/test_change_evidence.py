@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.block_builder import BlockBuilder
 from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence, measure_dispersion
 from exporter.stats.divergence import Floats, Reference
 
@@ -291,3 +293,12 @@ def test_a_constant_has_a_dispersion_of_1() -> None:
     counts = [np.tile([0.0, 20, 0, 0, 0], (10, 1))]
     assert measure_dispersion(counts, [20], np.array([0.0, 200, 0, 0, 0]), ordered=True) == 1.0
     assert measure_dispersion([], [], np.zeros(5), ordered=True) == 1.0
+
+
+def test_independent_values_have_no_dispersion() -> None:
+    """In 100 features of independent values, no variance between blocks is taken for dependence."""
+    for seed in range(100):
+        values = np.random.default_rng(seed).normal(size=2000)
+        builder = BlockBuilder({"x": numeric_feature(values.copy(), 20)}, len(values))
+        builder.add({"x": values})
+        assert builder.build()["x"].dispersion == 1.0
