@@ -1,0 +1,46 @@
+"""Format the figures of the study of the drift alert, and write its tables into documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def number(value: int) -> str:
+    """Format an integer as in the documents."""
+    return f"{value:,}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Format a share in percent. Only an exact 0 or 1 is printed as 0 or 100 %."""
+    least = 10.0**-digits
+    if 0 < 100 * share < least:
+        return f"< {least:g} %"
+    if 100 - least < 100 * share < 100:
+        return f"> {100 - least:g} %"
+    return f"{100 * share:.{digits}f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+
+
+def late(minutes: float) -> str:
+    """Format a delay in minutes, up to two hours."""
+    return f"{minutes:.0f}" if np.isfinite(minutes) else "> 120"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table with names aligned left and figures right."""
+    rule = ["---", *("---:" if re.match(r"[\d<>]", body[0][i]) else "---" for i in range(1, len(head)))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
+
+
+def write(path: Path, tables: Mapping[str, str]) -> None:
+    """Put each table between its marks in a document."""
+    text = path.read_text(encoding="utf-8")
+    for name, content in tables.items():
+        pattern = rf"(<!-- study: {re.escape(name)} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, new=content: f"{m[1]}\n{new}\n\n{m[2]}", text, flags=re.S)
+        if found != 1:
+            raise SystemExit(f"{path}: expected the marks of the table {name} once, found them {found} times")
+    path.write_text(text, encoding="utf-8")
