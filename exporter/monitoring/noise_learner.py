@@ -71,10 +71,10 @@ class NoiseLearner:
         """Start the thread."""
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread."""
+    def close(self, timeout: float) -> None:
+        """End the thread, for which this waits ``timeout`` seconds at most."""
         self._closing.set()
-        self._thread.join(1.0)
+        self._thread.join(timeout)
 
     def _run(self) -> None:
         pause = 0.0

@@ -18,10 +18,10 @@ from exporter.stats.divergence import Floats
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
 _GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows
-_MEMORY = 64 * 2**20  # bytes of the counts of all large blocks
-_FEWEST, _MOST = 100, 2000  # large blocks of each size that are kept, if there are as many
+_MEMORY = 64 * 2**20  # bytes of the counts of all blocks, unless there are `_FEWEST` of each size
+_FEWEST, _MOST = 100, 2000  # blocks of each size that are kept, if there are as many
 
-_PENDING = 2000  # parts that are added at once
+_PENDING = 50_000  # counts of parts that are added at once
 
 Counts = npt.NDArray[np.uint32]
 
@@ -92,7 +92,7 @@ class _TargetBlocks:
     def __init__(self, target: Feature, sizes: Sequence[int], rows: int, most: int) -> None:
         self.feature = target
         self._bins = len(target.counts) + 2
-        self._group = next((size for size in sizes if size * _GROUPS >= rows), PARTS)
+        self._group = next((size for size in sizes if size * min(_GROUPS, most) >= rows), PARTS)
         self._waiting: npt.NDArray[Any] = np.empty(0, dtype=np.int8)
         self._parts: list[Floats] = []
         self._total = np.zeros(self._bins)
@@ -115,7 +115,7 @@ class _TargetBlocks:
             for size, kept in self._small.items():
                 kept.append(self._count(rows.reshape(groups, -1)[:, :size]).astype(np.uint32))
             self._parts.append(self._count(rows.reshape(groups * PARTS, -1)).astype(np.float64))
-        if sum(map(len, self._parts)) >= _PENDING:
+        if sum(map(len, self._parts)) * self._bins >= _PENDING:
             self._add_parts()
 
     def _add_parts(self) -> None:

@@ -16,6 +16,7 @@ from exporter.validation import preview
 FILE, TIME, SHUFFLED, GROUPED, UNSORTED = "file", "time", "shuffled", "grouped", "unsorted"
 """Order of the rows: that of the file; of a column of times; none, as the user says; grouped by the values of a column;
 or not that of the column of times, and too many to sort."""
+_LARGEST = 2**40  # rows of a block
 _ORDERS = (FILE, TIME, SHUFFLED, GROUPED, UNSORTED)
 
 
@@ -117,11 +118,13 @@ def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
 
 
 def _check_sizes(path: str, sizes: Sequence[int]) -> None:
-    if any(size < 1 for size in sizes) or not all(low < high for low, high in pairwise(sizes)):
-        raise ProfileError(f"{path}.sizes: expected increasing whole numbers of at least 1")
+    if not all(1 <= size <= _LARGEST for size in sizes) or not all(low < high for low, high in pairwise(sizes)):
+        raise ProfileError(f"{path}.sizes: expected increasing whole numbers from 1 to {_LARGEST:,}")
 
 
 def _check_scores(path: str, scores: BlockScores | CorrelationScores, sizes: int) -> None:
+    if scores.dependent and not sizes:
+        raise ProfileError(f"{path}.dependent: expected false, since there are no sizes")
     for field, values in (("quantiles", scores.quantiles), ("effective", scores.effective)):
         if len(values) != sizes or not all(0 <= value < np.inf for value in values):
             raise ProfileError(f"{path}.{field}: expected {sizes} numbers of at least 0, got {preview(list(values))}")

@@ -38,8 +38,8 @@ def dependence_note(blocks: Blocks | None, name: str) -> str | None:
     if not blocks or not scores or not scores.dependent:
         return None
     values = min(_VALUES, blocks.sizes[-1])
-    logs = np.interp(np.log(values), np.log(blocks.sizes), np.log(scores.effective))
-    return f"values depend on each other: {values} tell as much as {max(round(float(np.exp(logs))), 1)}"
+    logs = np.interp(np.log(values), np.log(blocks.sizes), np.log(np.maximum(scores.effective, 1.0)))
+    return f"values depend on each other: {values} tell as much as {round(float(np.exp(logs)))}"
 
 
 def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:

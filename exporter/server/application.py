@@ -241,6 +241,7 @@ class Exporter:
         """Count and store what is queued, within `STOP_SECONDS`, and end the threads."""
         self.stop()
         self.comparisons.close()
+        self._noise.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):

@@ -174,23 +174,24 @@ def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Fl
     True
     """
     rows, used = float(total.sum()), total > 0
-    statistics = np.eye(len(total))[used]
-    if ordered:
-        scores = _scores(Reference.from_counts(total, [len(total)]))
-        statistics = np.concatenate((statistics, np.where(used, scores, 0.0)))
-    share = total / max(rows, 1.0)
-    mean = statistics @ share
-    deviation = statistics - mean[:, None]
-    variance, fourth = deviation**2 @ share, deviation**4 @ share
+    share = total[used] / max(rows, 1.0)
+    others = 1 - share
+    moments = [(share * others, share * others * (others**3 + share**3))]
+    scores = np.empty((0, len(share)))
+    if ordered and len(share):
+        scores = _scores(Reference.from_counts(total, [len(total)]))[:, used]
+        scores = scores - (scores @ share)[:, None]
+        moments.append((scores**2 @ share, scores**4 @ share))
+    variance, fourth = np.concatenate(moments, axis=1)
     varying = variance > _LEAST_VARIANCE
     if not varying.any():
         return 1.0
-    deviation, variance, fourth = deviation[varying], variance[varying], fourth[varying]
+    variance, fourth = variance[varying], fourth[varying]
     largest = 1.0
     for counts, size in zip(blocks, sizes, strict=True):
-        moments = counts.T @ counts / len(counts)
-        between = np.einsum("ij,jk,ik->i", deviation, moments, deviation, optimize=True)
-        ratio = between / (size * variance * (1 - size / rows))
+        deviation = counts[:, used] - size * share
+        squares = np.concatenate(((deviation**2).mean(axis=0), ((deviation @ scores.T) ** 2).mean(axis=0)))[varying]
+        ratio = squares / (size * variance * (1 - size / rows))
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
         degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
         chance = (1 - 2 / (9 * degrees) + _SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3

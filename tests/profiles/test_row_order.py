@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles import row_order
+from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.block_builder import BlockBuilder
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, BlockScores
 from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
-from exporter.profiles.profile import Profile, load, save
+from exporter.profiles.profile import Feature, Profile, load, save
 from exporter.stats.divergence import Floats
 
 ROWS = 4000
@@ -96,6 +99,22 @@ def test_quantiles_are_those_of_the_blocks(write: Any) -> None:
         p = (counts + len(total) / 2 * q) / (20 + len(total) / 2)
         scores.append(float((p * np.log(p / q)).sum()))
     assert blocks_of(profile).targets["age"].quantiles[0] == pytest.approx(np.quantile(scores, 0.995), rel=0.05)
+
+
+def test_many_bins_take_bounded_memory() -> None:
+    """Blocks of features with thousands of bins are few, and no array has a cell for each pair of bins."""
+    values = np.random.default_rng(0).normal(size=(4, 20_000))
+    features: dict[str, Feature] = {f"x{index}": numeric_feature(row, bins=3000) for index, row in enumerate(values)}
+    tracemalloc.start()
+    try:
+        builder = BlockBuilder(features, values.shape[1])
+        for start in range(0, values.shape[1], 1000):
+            builder.add(dict(zip(features, values[:, start : start + 1000], strict=True)))
+        builder.build()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 160 * 2**20
 
 
 def test_batches_do_not_matter(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +247,11 @@ def test_older_profiles(write: Any, tmp_path: Path) -> None:
     [
         ({"order": "random"}, 'blocks.order: "random" is not one of file, time'),
         ({"sizes": (40, 20)}, "blocks.sizes: expected increasing"),
+        ({"sizes": (20, 10**30)}, "blocks.sizes: expected increasing"),
+        (
+            {"sizes": (), "targets": {"age": BlockScores((), (), True)}},
+            "blocks.targets.age.dependent: expected false, since there are no sizes",
+        ),
         ({"targets": {"weight": BlockScores((), (), False)}}, 'blocks.targets: "weight" is not a feature'),
         (
             {"targets": {"age": BlockScores((0.1,) * 5, (1.0,) * 5, True, dispersion=0.5)}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,12 @@ def test_a_version_for_each_prediction_costs_no_more(tmp_path: Path) -> None:
     assert different < 5 * same  # 50 times when each version was a batch of its own
     assert stored == 20 + 1 + 3 * EVENTS
     assert other.counters.attempts == 6 * EVENTS
+
+
+def test_close_ends_every_thread(tmp_path: Path) -> None:
+    """No thread of a closed exporter goes on working."""
+    before = set(threading.enumerate())
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    assert {"noise", "snapshots"} <= {thread.name for thread in set(threading.enumerate()) - before}
+    exporter.close()
+    assert not [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
