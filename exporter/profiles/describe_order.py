@@ -9,6 +9,7 @@ import numpy as np
 from exporter.config import THRESHOLDS
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, UNSORTED, Blocks
 from exporter.profiles.profile import Profile
+from exporter.stats.dependence import block_sizes
 from exporter.validation import preview
 
 _VALUES = 100
@@ -26,7 +27,8 @@ def order_line(blocks: Blocks | None) -> str:
         return f"(order)  {order}; {_INDEPENDENT}"
     where = "that of the file" if blocks.order == FILE else f"by {column}"
     if not blocks.sizes:
-        return f"(order)  {where}; too few rows to tell whether values depend on each other"
+        rows = "rows" if blocks.order == FILE else "rows with a time"
+        return f"(order)  {where}; too few {rows} to tell whether values depend on each other"
     dependent = sum(scores.dependent for scores in blocks.targets.values())
     found = f"depend on each other in {dependent} of {len(blocks.targets)} targets" if dependent else "are independent"
     return f"(order)  {where}; values {found}"
@@ -57,6 +59,8 @@ def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:
     elif blocks.order == UNSORTED:
         advice = "sort the file by it, or set --shuffled"
         yield f"rows are not in the order of {column}, and too many to sort in memory: {advice}"
+    elif blocks.column and not blocks.sizes and block_sizes(profile.rows):
+        yield f"{column}: too few rows have a time: expected an RFC 3339 time or Unix seconds in each row"
     for name, scores in blocks.targets.items():
         if name.partition(".")[0] in told or name in told:
             continue

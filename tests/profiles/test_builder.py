@@ -371,6 +371,21 @@ def test_times_of_parquet_and_npz_are_timestamps(tmp_path):
     assert made[0].features["when.age_seconds"].edges[0] == made[0].features["when.age_seconds"].max == 60
 
 
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Amsterdam", "-03:30"])
+@pytest.mark.parametrize("unit", ["s", "ns"])
+def test_times_of_parquet_have_any_zone(tmp_path, zone, unit):
+    """The same moments in another zone give the same profile."""
+    seconds = 1_790_000_000 + np.arange(300) * 3601
+    path = tmp_path / "a.parquet"
+    when = pa.array(seconds).cast(pa.timestamp("s")).cast(pa.timestamp(unit, "UTC")).cast(pa.timestamp(unit, zone))
+    parquet.write_table(pa.table({"when": when, "seen": when}), path)
+    profile = build_file(path, time_column="seen")
+    assert profile.inputs == {"when": "timestamp"}
+    assert profile.features["when.age_seconds"].max == 0
+    assert profile.blocks
+    assert (profile.blocks.order, profile.blocks.sizes) == ("time", (20,))
+
+
 def test_matrices_are_embeddings_if_the_type_is_given(tmp_path):
     """A two-dimensional array is an embedding if its type is given, as lists of JSON lines are without."""
     vectors = RNG.normal(size=(60, 3))

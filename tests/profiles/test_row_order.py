@@ -22,6 +22,7 @@ from exporter.profiles.block_builder import BlockBuilder
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, BlockScores
 from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
+from exporter.profiles.describe_order import order_line, order_warnings
 from exporter.profiles.profile import Feature, Profile, load, save
 from exporter.stats.divergence import Floats
 
@@ -304,3 +305,13 @@ def test_correlation_of_shuffled_rows_has_no_blocks(write: Any) -> None:
 
 def binner_floor(path: Path) -> float:
     return float(Binner(build_file(path)).profile_noise.rows.at(np.array([200.0]))[0])
+
+
+def test_a_time_column_without_times(write: Any) -> None:
+    """It says that times are missing, not rows."""
+    profile = build_file(write({"at": ["soon"] * ROWS, **columns()}), time_column="at")
+    assert not blocks_of(profile).sizes
+    assert "too few rows with a time" in order_line(blocks_of(profile))
+    assert list(order_warnings(profile, ())) == [
+        '"at": too few rows have a time: expected an RFC 3339 time or Unix seconds in each row'
+    ]

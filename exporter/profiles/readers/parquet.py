@@ -89,6 +89,8 @@ def as_arrays(column: Any) -> Column:
         return _as_array(column.cast(pa.float64(), safe=False))
     if _is_number(kind):
         return _as_array(column)
+    if pa.types.is_timestamp(kind) and kind.tz:  # as text, the offset of another zone would have no colon
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))
     values: Column = (column.cast(pa.string()) if pa.types.is_temporal(kind) else column).to_pylist()
     return values
 
