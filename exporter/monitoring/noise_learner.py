@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 60.0
 _MOST_DRIFT = 0.1
+_KEPT = 24.0
+"""Lengths of the longest window for which dependence is kept after its last proof: weak one is proven now and then."""
 _BUSY_SHARE = 0.05
 """Most of the time that the thread may take."""
 
@@ -41,8 +43,8 @@ class _Learned:
     ----------
     drifted
         Weighted share of the time in which each target has drifted in any window, shape ``(T,)``.
-    live, since
-        What is learned of a target, by its index, and the monotonic time from which on it was.
+    live, since, proven
+        What is learned of a target, by its index, the monotonic time from which on it was, and that of the last proof.
     """
 
     drifted: Floats
@@ -50,6 +52,7 @@ class _Learned:
     attempts: int = -1
     live: dict[int, LiveDependence] = field(default_factory=dict)
     since: dict[int, float] = field(default_factory=dict)
+    proven: dict[int, float] = field(default_factory=dict)
 
 
 class NoiseLearner:
@@ -116,9 +119,10 @@ class NoiseLearner:
             if unexplained[index]:
                 continue
             learned.since.setdefault(index, now)
-            learned.live.pop(index, None)
             if dependence.dependent:
-                learned.live[index] = dependence
+                learned.live[index], learned.proven[index] = dependence, now
+            elif now - learned.proven.get(index, -math.inf) > _KEPT * seconds:
+                learned.live.pop(index, None)
         monitor.noise = binner.profile_noise.with_live(learned.live)
 
     def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:

@@ -95,6 +95,29 @@ def test_a_fault_that_comes_and_goes_is_not_learned() -> None:
     assert alarms > 0.3
 
 
+def test_weak_dependence_stays_learned() -> None:
+    """It is not proven in each minute, but the floor, and the limit of the evidence, do not change to and fro."""
+    noise = np.random.default_rng(2).normal(size=400 * 20)
+    values = lfilter([np.sqrt(1 - 0.5**2)], [1, -0.5], noise).reshape(400, 20)
+    live, learned = Live(), []
+    for minute in values:
+        live.feed(minute[None])
+        assert live.monitor.noise
+        learned.append(bool(live.monitor.noise.learned))
+    assert learned[-1]
+    assert np.count_nonzero(np.diff(learned)) == 1
+
+
+def test_dependence_that_ends_is_forgotten_after_a_day() -> None:
+    live = Live()
+    live.feed(dependent(130))
+    live.feed(independent(130, seed=5))
+    assert live.ratio > 1
+    live.now += 86_400
+    live.feed(independent(130, seed=6))
+    assert live.ratio == 1
+
+
 def test_what_training_knows_is_not_learned_again() -> None:
     live = Live(with_ratios(PROFILE, [20, 40, 80], {"x": [2.0, 2.0, 2.0]}))
     live.feed(dependent(150))
