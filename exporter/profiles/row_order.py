@@ -19,6 +19,7 @@ from exporter.stats.divergence import Floats
 
 MEMORY = 256 * 2**20
 """Bytes of the rows that are sorted by time in memory."""
+_ROW_BYTES = 40  # of the time, and of what sorting takes
 _MAX_LABELS = 1000
 _ROWS = 50_000
 
@@ -78,13 +79,17 @@ class RowOrder:
         batches
             Values by target, and times, of a second pass.
         """
-        if self._rows * (8 + 2 * len(self._targets)) > MEMORY:
+        if self._rows * (_ROW_BYTES + 2 * len(self._targets)) > MEMORY:
             return
-        parts = [(_seconds(times), self._blocks.indices(columns)) for columns, times in batches]
-        seconds = np.concatenate([times for times, _ in parts])
+        seconds = np.empty(self._rows)
+        indices = np.empty((len(self._targets), self._rows), dtype=np.int16)
+        start = 0
+        for columns, times in batches:
+            rows = slice(start, start + len(times))
+            seconds[rows], indices[:, rows] = _seconds(times), self._blocks.indices(columns)
+            start = rows.stop
         order = np.argsort(seconds, kind="stable")
         order = order[np.isfinite(seconds[order])]
-        indices = np.concatenate([part for _, part in parts], axis=1)
         blocks = BlockBuilder(self._targets, len(order))
         for start in range(0, len(order), _ROWS):
             blocks.add_indices(indices[:, order[start : start + _ROWS]])

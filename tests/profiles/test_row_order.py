@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tracemalloc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORT
 from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
 from exporter.profiles.describe_order import order_line, order_warnings
+from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, Profile, load, save
+from exporter.profiles.row_order import RowOrder
 from exporter.stats.divergence import Floats
 
 ROWS = 4000
@@ -315,3 +317,25 @@ def test_a_time_column_without_times(write: Any) -> None:
     assert list(order_warnings(profile, ())) == [
         '"at": too few rows have a time: expected an RFC 3339 time or Unix seconds in each row'
     ]
+
+
+def test_memory_of_sorting() -> None:
+    """Sorting takes no more than what is compared with its limit: here 56 bytes for a row of eight features."""
+    rng = np.random.default_rng(0)
+    rows, values = 2_000_000, rng.normal(size=50_000)
+    times = rng.permutation(len(values)).astype(np.float64)
+    features: dict[str, Feature] = {name: numeric_feature(values) for name in "abcdefgh"}
+    order = RowOrder(features, rows, Options(time_column="at"), ())
+
+    def batches() -> Iterator[tuple[dict[str, Floats], Floats]]:
+        for _ in range(rows // len(values)):
+            yield dict.fromkeys(features, values), times
+
+    tracemalloc.start()
+    try:
+        order.sort(batches())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert order.follows
+    assert peak < 56 * rows
