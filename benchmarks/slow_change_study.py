@@ -196,6 +196,14 @@ def tables(quick: bool) -> Iterator[tuple[str, str]]:
     )
 
 
+def write_table(name: str, text: str) -> None:
+    """Write a table between its marks in the documentation."""
+    page = DOCS.read_text()
+    mark = rf"(<!-- study: {name} -->\n\n).*?(\n\n<!-- end -->)"
+    assert re.search(mark, page, re.DOTALL), f"{DOCS}: no mark {name}"
+    DOCS.write_text(re.sub(mark, lambda found: found[1] + text + found[2], page, flags=re.DOTALL))
+
+
 def main() -> None:
     """Print the tables, or write them to the documentation."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,10 +212,7 @@ def main() -> None:
     for name, text in tables(quick):
         print(f"{name}\n\n{text}\n", flush=True)
         if not quick:
-            page = DOCS.read_text()
-            mark = rf"(<!-- study: {name} -->\n\n).*?(\n\n<!-- end -->)"
-            assert re.search(mark, page, re.DOTALL), f"{DOCS}: no mark {name}"
-            DOCS.write_text(re.sub(mark, lambda found: found[1] + text + found[2], page, flags=re.DOTALL))  # noqa: B023
+            write_table(name, text)
 
 
 if __name__ == "__main__":

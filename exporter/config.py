@@ -78,6 +78,8 @@ OTHER_SEGMENT = "other"
 """The segment of all values that have no segment of their own."""
 SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
 """Length of a window in seconds."""
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 3600, 3650 * 86400
+"""Time with one false alarm, in seconds."""
 
 _T = TypeVar("_T")
 _V = TypeVar("_V")
@@ -114,6 +116,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
     drift: tuple[Distance, ...] = ()
+    drift_false_alarm_interval: str = "30d"
     redact: frozenset[str] = frozenset()
     segment_by: _Name | None = None
     segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
@@ -139,6 +142,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def quality_window_seconds(self) -> dict[str, float]:
         """Return the lengths of the windows of the measured quality: those of `window_seconds` and further ones."""
         return _by_length((*self.windows, *self.quality_windows))
+
+    def false_alarm_seconds(self) -> float:
+        """Return the time in which ModelFeaturesDrifted may have one false alarm, in seconds."""
+        return parse_duration(self.drift_false_alarm_interval)
 
     def threshold(self, alert: str, feature: str | None = None) -> float:
         """Return the threshold of an alert, as the rules have it.
@@ -247,6 +254,7 @@ def _check_document(document: Any, where: str) -> Any:
             _check_objectives(path, model, where)
             _check_segments(path, model)
             _check_distances(path, model)
+            _check_false_alarm_interval(path, model)
             _check_task(path, model)
             _check_windows(path, model, "windows")
             _check_windows(path, model, "quality_windows")
@@ -336,6 +344,14 @@ def _check_distances(path: KeyPath, model: dict[str, Any]) -> None:
         if isinstance(distance, str) and distance not in DISTANCES:
             detail = f"{preview(distance)} is not a valid distance; {suggestion(distance, DISTANCES)}"
             _refuse((*path, "drift", index), detail)
+
+
+def _check_false_alarm_interval(path: KeyPath, model: dict[str, Any]) -> None:
+    key, interval = (*path, "drift_false_alarm_interval"), model.get("drift_false_alarm_interval")
+    if isinstance(interval, str) or type(interval) is int:
+        seconds = _parse(parse_duration, str(interval), key)
+        if not SHORTEST_INTERVAL <= seconds <= LONGEST_INTERVAL:
+            _refuse(key, f"expected from 1h to 3650d, got {preview(interval)}")
 
 
 def _check_task(path: KeyPath, model: dict[str, Any]) -> None:

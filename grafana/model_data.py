@@ -74,9 +74,12 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(
                 47, 8, {7: model_data_feature.stddev(), 8: model_data_feature.missing(), 9: model_data_feature.unseen()}
             ),
-            layout.row(102, "Slow change, predictions, and correlations between features", 55),
+            layout.row(102, "Slow change, all features together, predictions, and correlations between features", 55),
             *layout.side_by_side(
-                56, 9, {20: evidence(), 10: prediction(), 11: together(), 12: observations()}, (7, 7, 5, 5)
+                56,
+                9,
+                {20: evidence(), 21: many(), 10: prediction(), 11: together(), 12: observations()},
+                (6, 4, 6, 4, 4),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -197,6 +200,19 @@ def evidence() -> Panel:
         NATS,
         *by_rank(series, highest, "feature"),
         Query(f"max(model_version_feature:threshold:ModelFeatureDriftSlow{{{BOTH}}})", "threshold", role="threshold"),
+        empty=NO_PROFILE,
+    )
+
+
+def many() -> Panel:
+    return time_series(
+        "Features drifted, with one budget",
+        (
+            "Features above their threshold in any window, by more than the model's budget of false alarms explains, "
+            "of those that have enough values. ModelFeaturesDrifted fires when it is above 0."
+        ),
+        COUNT,
+        Query(f"max(model_version:features_drifted:max{{{BOTH}}})", "drifted"),
         empty=NO_PROFILE,
     )
 

@@ -120,6 +120,25 @@ def test_windows_are_ordered_by_length_and_keep_their_notation():
     assert list(model.window_seconds().items()) == [("90s", 90), ("5m", 300), ("1h", 3600), ("1d", 86400)]
 
 
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        ("59m", 'models[0].drift_false_alarm_interval: expected from 1h to 3650d, got "59m"'),
+        ("3651d", 'models[0].drift_false_alarm_interval: expected from 1h to 3650d, got "3651d"'),
+        ("monthly", 'models[0].drift_false_alarm_interval: expected a duration such as 5m or 1h, got "monthly"'),
+        ("30", 'models[0].drift_false_alarm_interval: expected a duration such as 5m or 1h, got "30"'),
+        ("[30d]", 'models[0].drift_false_alarm_interval: expected a string, got ["30d"]'),
+    ],
+)
+def test_the_interval_of_false_alarms_is_a_duration(tmp_path, interval, message):
+    """Of an hour to ten years."""
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path, f"models: [{{name: a, drift_false_alarm_interval: {interval}}}]"))
+    assert message in str(error.value)
+    good = load(write(tmp_path, "models: [{name: a, drift_false_alarm_interval: 1w}, {name: b}]"))
+    assert [model.false_alarm_seconds() for model in good.models] == [604_800, 2_592_000]
+
+
 def test_the_quality_has_all_windows():
     """The quality is measured in the windows of the inputs and in longer ones, each once."""
     model = ModelConfig("m", windows=("1d", "5m"))

@@ -156,6 +156,13 @@ EVIDENCE = _gauge(
 EVIDENCE_LIMIT = _gauge(
     "model_feature_drift_evidence_limit", "Evidence that chance alone exceeds at most once a year, in nats."
 )
+FEATURE_COUNT = (
+    _gauge(
+        "model_features_drifted",
+        "Features in the window above their drift threshold, within the model's budget of false alarms.",
+    ),
+    _gauge("model_features_compared", "Features in the window with enough values to be counted as drifted."),
+)
 FEATURE_DISTANCE = {
     "js": _gauge("model_feature_js_divergence", "Jensen-Shannon divergence of the window from training, in nats."),
     "ks": _gauge(

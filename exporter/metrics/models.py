@@ -32,6 +32,7 @@ from exporter.metrics.quality import (
 )
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, VERDICTS
+from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
@@ -52,6 +53,13 @@ class _Templates:
         self.delays = histogram_template(f.DELAY, DELAY_BUCKETS, **self.labels)
         self.quality = QualityTemplates(monitor, **self.labels)
         self._noise: tuple[NoiseFloors | None, list[FamilyLines]] = None, []
+        self._budget: tuple[ModelConfig, FeatureBudget] | None = None
+
+    def budget(self, config: ModelConfig) -> FeatureBudget:
+        """Return the budget of false alarms that a configuration has."""
+        if self._budget is None or self._budget[0] is not config:
+            self._budget = config, FeatureBudget(config, self._binner.names if self._binner else [])
+        return self._budget[1]
 
     @cached_property
     def features(self) -> dict[tuple[str, str], LineTemplate]:
@@ -253,7 +261,7 @@ def _counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLi
 
 
 def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterator[FamilyLines]:
-    if monitor.binner is None:
+    if monitor.binner is None or monitor.noise is None:
         return
     count = len(monitor.binner.names)
     fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
@@ -261,6 +269,9 @@ def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterat
     for window, stats in monitor.read(now).items():
         for field, family in fields.items():
             yield family, templates.features[field, window].render(getattr(stats, field)[:count])
+        drifted = templates.budget(monitor.config).count(monitor.noise, window, stats)
+        for family, value in zip(f.FEATURE_COUNT, drifted, strict=True):
+            yield sample_line(family, value, **templates.labels, window=window)
         yield from quality_estimate(monitor, templates.quality, window, stats.counts, past)
         if monitor.binner.copula:
             for family, value in zip(f.MULTIVARIATE, stats.multivariate, strict=True):

@@ -13,6 +13,10 @@ from exporter.profiles.profile import Profile
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference
 from exporter.stats.live_dependence import SIZES, LiveDependence
+from exporter.stats.multiple_tests import tail_probability, tail_ratio, tail_shape
+
+LEAST_VALUES = 20
+"""Independent values from which on a score has a p-value. That of fewer is not known far beyond the noise floor."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,35 @@ class NoiseFloors:
         The values of both sides depend on each other.
         """
         return earlier.noise(observed, self.ratio.at(observed), self.ratio.at(earlier.rows))
+
+    def p_values(self, score: Floats, observed: Floats) -> Floats:
+        """Return the probability that a score is exceeded without drift.
+
+        The score is compared with the χ² distribution, times a factor, that has the 99 % quantile of scores without
+        drift. For independent values it has K′ − 1 degrees of freedom. Values that depend on each other have a longer
+        tail, and so fewer: as many as fit the quantile and the mean, but at most those of scores in which one
+        direction has all that dependence adds to the mean (Satterthwaite 1946).
+
+        Parameters
+        ----------
+        score, observed
+            Divergence from training in nats, and number of values, shape ``(..., T)``.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(..., T)``; NaN where there is less to tell than from `LEAST_VALUES` independent values, or no
+            training values.
+        """
+        degrees = np.maximum(self.reference.degrees, 1)  # a constant has no noise, but the number of its rows is finite
+        known = (self.effective(observed) >= LEAST_VALUES) & (self.reference.rows > 0)
+        count = np.where(known, observed, LEAST_VALUES)
+        ratio, inflation = self.ratio.at(count), self.inflation.at(count)
+        independent = tail_ratio(np.sqrt(2 / (9 * degrees)))
+        one_direction = np.sqrt(2 / 9 * (1 + (inflation - 1) * degrees) / (inflation * degrees))
+        shape = np.maximum(tail_shape(independent * np.maximum(ratio / inflation, 1.0)), one_direction)
+        floor = self.reference.noise_unit(count) * degrees * independent * ratio
+        return tail_probability(np.where(known, score / floor * tail_ratio(shape), np.nan), shape)
 
     def effective(self, observed: Floats) -> Floats:
         """Return how many independent values tell as much as ``observed`` values, shape ``(T,)``."""

@@ -38,6 +38,8 @@ class Reference:
         Smoothed training probability ``q``, shape ``(B,)``.
     quantile
         χ² quantile in each feature's noise floor, shape ``(F,)``; NaN where it is not known.
+    degrees
+        Degrees of freedom of that χ² distribution, shape ``(F,)``: the bins with training values, less one.
     """
 
     starts: Ints
@@ -46,6 +48,7 @@ class Reference:
     prior: Floats
     probability: Floats
     quantile: Floats
+    degrees: Ints
 
     @classmethod
     def from_counts(cls, counts: Floats, sizes: Sequence[int], quantiles: Floats | None = None) -> Reference:
@@ -68,7 +71,7 @@ class Reference:
         degrees = np.maximum(np.add.reduceat((counts > 0).astype(np.intp), starts) - 1, 0)
         quantile = np.full(len(bins), np.nan) if quantiles is None else quantiles[degrees]
         probability = (counts + 0.5) / (rows + bins / 2)[owner]
-        return cls(starts, owner, rows, bins / 2, probability, quantile)
+        return cls(starts, owner, rows, bins / 2, probability, quantile, degrees)
 
     def kl_divergence(self, counts: Floats) -> Floats:
         """Return KL(live ‖ training) in nats, the live distribution smoothed towards training.
@@ -131,10 +134,20 @@ class Reference:
         ndarray
             Shape ``(..., F)``; 0 where nothing was observed.
         """
+        with np.errstate(invalid="ignore"):
+            floor = self.noise_unit(observed, live_ratio, rows_ratio) * self.quantile
+        return np.where((observed > 0) & (self.rows > 0), floor, 0.0)
+
+    def noise_unit(
+        self, observed: Floats, live_ratio: Floats | float = 1.0, rows_ratio: Floats | float = 1.0
+    ) -> Floats:
+        """Return what the divergence of a sample from its own distribution has for each unit of χ², in nats.
+
+        See `noise` for the parameters. It is NaN or infinite where there are no observations or no training values.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             shrinkage = (observed / (observed + self.prior)) ** 2
-            floor = shrinkage * self.quantile / 2 * (live_ratio / observed + rows_ratio / self.rows)
-        return np.where((observed > 0) & (self.rows > 0), floor, 0.0)
+            return np.asarray(shrinkage / 2 * (live_ratio / observed + rows_ratio / self.rows))
 
 
 def ratio(part: Any, whole: Any) -> Floats:

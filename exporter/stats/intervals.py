@@ -268,6 +268,7 @@ def divergence(counts: Floats, probability: Floats) -> Estimate:
         prior=np.array([prior]),
         probability=probability,
         quantile=np.zeros(1),
+        degrees=np.zeros(1, np.intp),
     )
     score = float(reference.kl_divergence(counts)[0])
     live = reference.smoothed(counts)

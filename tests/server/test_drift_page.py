@@ -394,3 +394,18 @@ def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: 
         "In healthy windows of the past, values depend on those before them: 40 of them tell as much as 16 independent "
         f"ones, so the noise floor is {change.noise:.3g} instead of {change.noise / 3:.3g}."
     )
+
+
+def test_the_page_says_how_many_drifted_with_one_budget(drifting: Served) -> None:
+    """The number is that of the metrics; a page without enough values says nothing of it."""
+    page = drift(drifting, model="loans", version="3", window="1h")
+    samples = drifting.samples("model_features_drifted") | drifting.samples("model_features_compared")
+    drifted, compared = (
+        samples[f'model_features_{name}{{model="loans",version="3",window="1h"}}'] for name in ("drifted", "compared")
+    )
+    assert (drifted, compared) == (4, 6)
+    said = "With a budget of one false alarm in 30d for all features together, 4 of 6 have drifted."
+    assert said in " ".join(page.text.split())
+    assert 'href="/runbooks/ModelFeaturesDrifted"' in page.source
+    few = drift(drifting, model=STRANGE, version='1 "β" <b>/版&x=1', window="1h")
+    assert "budget" not in few.text

@@ -304,6 +304,17 @@ def test_alerts_are_those_of_alertmanager_while_prometheus_knows_none() -> None:
 # ---- incidents
 
 
+def test_features_that_drifted_together_are_counted() -> None:
+    """The number of the alert on all features is in the headline, where it is larger than that of their own alerts."""
+    for value, headline in ((12.0, "12 features drifted"), (1.0, "age drifted"), (None, "age drifted")):
+        alerts = [
+            Alert("firing", {"alertname": "ModelFeatureDrift", "model": "credit", "feature": "age"}),
+            Alert("firing", {"alertname": "ModelFeaturesDrifted", "model": "credit"}, value=value),
+        ]
+        (incident,) = group_alerts(alerts)
+        assert incident.phrases == [headline]
+
+
 def test_one_incident_is_one_card(client: FlaskClient) -> None:
     """The alerts of a model are one card with one line; each alert is behind a click."""
     alerts = [

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, render_template, request
 
 from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
+from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
@@ -84,9 +85,10 @@ def _monitor_context(
         "window": window,
         "windows": windows,
     }
-    if monitor.binner is None:
+    if monitor.binner is None or monitor.noise is None:
         return context
-    drifts = target_drifts(monitor, monitor.read(now)[window], monitor.read_evidence(now))
+    stats = monitor.read(now)[window]
+    drifts = target_drifts(monitor, stats, monitor.read_evidence(now))
     by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
         check("feature", feature, by_name, f"is in the profile of {model}")
@@ -99,6 +101,8 @@ def _monitor_context(
         "selected": selected
         and {**_row(selected, ages, scores, drift_charts.SPECIAL_WIDTH), "table": drift_charts.table(selected)},
         "drifted": _drifted(drifts),
+        "count": FeatureBudget(monitor.config, monitor.binner.names).count(monitor.noise, window, stats),
+        "interval": monitor.config.drift_false_alarm_interval,
         "outputs_listed": any(name in OUTPUTS for name in by_name),
         "status": STATUS,
         "outputs": OUTPUTS,

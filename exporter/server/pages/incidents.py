@@ -16,7 +16,9 @@ MAX_PHRASES = 6
 """Phrases of a headline; the others are counted."""
 MAX_NAME = 40
 """Characters of a feature's name in a headline."""
-DRIFT_ALERTS = ("ModelFeatureDrift", "ModelFeatureDriftSlow", "ModelFeatureChanged", "ModelFeatureMeanShift")
+_COUNTED = "ModelFeaturesDrifted"
+"""An alert on several features, whose value is their number."""
+DRIFT_ALERTS = ("ModelFeatureDrift", "ModelFeatureDriftSlow", "ModelFeatureChanged", "ModelFeatureMeanShift", _COUNTED)
 _SHARES = {
     "ModelErrorRatioHigh": ("{} errors", "errors"),
     "ModelCorrectionRatioHigh": ("{} corrected", "corrected too often"),
@@ -147,8 +149,9 @@ def _phrases(alerts: Sequence[Alert]) -> list[str]:
 
 def _features(alerts: Sequence[Alert], verb: str) -> str:
     names = sorted({alert.labels.get("feature", "") for alert in alerts} - {""})
-    if len(names) > 1:
-        return f"{len(names)} features {verb}"
+    count = max(len(names), *(int(alert.value or 0) for alert in alerts if alert.name == _COUNTED), 0)
+    if count > 1:
+        return f"{count} features {verb}"
     name = names[0] if names else "a feature"
     return f"{name if len(name) <= MAX_NAME else f'{name[: MAX_NAME - 1]}…'} {verb}"
 

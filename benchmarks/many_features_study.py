@@ -1,0 +1,186 @@
+"""Measure the false alarms and the power of ModelFeaturesDrifted, which has one budget for all features.
+
+``python benchmarks/many_features_study.py`` writes the tables between the marks of ``docs/drift.md`` in half an hour;
+``--quick`` prints small ones. Windows of 5 minutes are looked at every 15 seconds, as Prometheus does. All features of
+a prediction arrive together; the number of predictions in a window varies by chance. Each feature has a training set of
+its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.signal import lfilter
+from slow_change_study import table, write_table
+
+from exporter.config import THRESHOLDS
+from exporter.monitoring.feature_budget import false_alarm_levels
+from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.stats.chi2 import chi2_quantiles, quantile_array
+from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_divergence, measure_noise
+from exporter.stats.divergence import Floats, Ints, Reference
+from exporter.stats.multiple_tests import adjusted_p_values
+
+LOOKS = 20  # in a window
+BINS = 24
+DAY = 288  # windows
+THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+QUANTILES = quantile_array(chi2_quantiles(range(1, BINS)))
+
+
+class Stream(NamedTuple):
+    """A kind of features: the correlation of any two, and that of successive values."""
+
+    name: str
+    correlation: float = 0.0
+    memory: float = 0.0
+
+
+INDEPENDENT = Stream("independent")
+STREAMS = (INDEPENDENT, Stream("correlated 0.7", 0.7), Stream("AR(1) 0.9", 0.0, 0.9))
+
+
+class Model:
+    """A model with normally distributed features."""
+
+    def __init__(self, stream: Stream, features: int, rows: int, seed: object) -> None:
+        self._rng = np.random.default_rng(zlib.crc32(f"{stream}{features}{rows}{seed}".encode()))
+        self._stream, self._last = stream, self._rng.standard_normal((1, features))
+        training = self._values(rows)
+        self._edges = np.quantile(training, np.linspace(0, 1, BINS - 3), axis=0).T
+        sizes = block_sizes(rows) if stream.memory else []
+        each = {size: self._count(training, np.arange(rows) // size, rows // size + 1)[:-1] for size in sizes}
+        total = self._count(training, np.zeros(rows, np.intp), 1)[0]
+        self.reference = Reference.from_counts(total, [BINS] * features, QUANTILES)
+        one = NoiseRatio.of_independent_values
+        self.floors = NoiseFloors(self.reference, one(features), one(features), one(1))
+        if sizes:
+            self._measure(each, total.reshape(features, BINS))
+
+    def counts(self, observations: float, looks: int, shift: float = 0.0, shifted: int = 0) -> Floats:
+        """Return the counts that arrive between looks, shape ``(looks, B)``; some features are shifted, in sd."""
+        arrivals = self._rng.poisson(observations, looks)
+        values = self._values(int(arrivals.sum()))
+        values[:, :shifted] += shift
+        return self._count(values, np.repeat(np.arange(looks), arrivals), looks)
+
+    def judge(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return the smallest adjusted p-value above the threshold (or 1), and which features are above their floor.
+
+        Windows have the shape ``(looks, B)``, the results ``(looks,)`` and ``(looks, F)``.
+        """
+        observed = np.add.reduceat(counts, self.reference.starts, axis=-1)
+        score = self.reference.kl_divergence(counts)
+        high = score > THRESHOLD
+        adjusted = np.where(high, adjusted_p_values(self.floors.p_values(score, observed)), 1.0)
+        return np.fmin.reduce(adjusted, axis=-1), high & (score > self.floors.training(observed))
+
+    def _values(self, rows: int) -> Floats:
+        _, correlation, memory = self._stream
+        values = self._rng.standard_normal((rows, self._last.shape[1]))
+        if correlation:
+            common = self._rng.standard_normal((rows, 1))
+            values = np.sqrt(correlation) * common + np.sqrt(1 - correlation) * values
+        if memory and rows:
+            values = lfilter([np.sqrt(1 - memory**2)], [1, -memory], values, axis=0, zi=memory * self._last)[0]
+            self._last = values[-1:].copy()
+        return np.asarray(values)
+
+    def _count(self, values: Floats, look: Ints, looks: int) -> Floats:
+        columns = [
+            np.bincount(look * BINS + edges.searchsorted(column, side="right"), minlength=looks * BINS)
+            for edges, column in zip(self._edges, values.T, strict=True)
+        ]
+        return np.stack(columns, axis=1).reshape(looks, BINS, -1).swapaxes(1, 2).reshape(looks, -1).astype(np.float64)
+
+    def _measure(self, each: dict[int, Floats], total: Floats) -> None:
+        """Measure the noise floors in training, as a profile does."""
+        sizes = list(each)
+        noise = []
+        for index, all_rows in enumerate(total):
+            blocks = [each[size].reshape(-1, *total.shape)[:, index] for size in sizes]
+            noise.append(measure_noise([leave_out_divergence(b, all_rows - b) for b in blocks], sizes, all_rows))
+        size = np.array(sizes, dtype=np.float64)
+        ratio = NoiseRatio.from_quantiles(size, np.array([one.quantiles for one in noise]), self.reference)
+        inflation = NoiseRatio(size, size / np.array([one.effective for one in noise]))
+        self.floors = NoiseFloors(self.reference, ratio, inflation, self.floors.rows)
+
+
+def quiet(stream: Stream, features: int, observations: float, rows: int, days: int) -> tuple[Floats, int, int]:
+    """Return the smallest adjusted p-values at all looks without drift, and the false alarms of ModelFeatureDrift.
+
+    They are counted without ``for``, and as they are, ``for: 5m``.
+    """
+    model = Model(stream, features, rows, observations)
+    before = model.counts(observations / LOOKS, LOOKS)
+    above = np.zeros((LOOKS + 1, features), dtype=np.int32)
+    smallest, at_once, lasting = [], 0, 0
+    for _ in range(days * 24):
+        arriving = np.concatenate((before, model.counts(observations / LOOKS, DAY // 24 * LOOKS)))
+        total = np.cumsum(arriving, axis=0)
+        adjusted, drifted = model.judge(total[LOOKS:] - total[:-LOOKS])
+        smallest.append(adjusted)
+        above = np.concatenate((above[-LOOKS - 1 :], drifted))
+        at_once += int((above[LOOKS + 1 :] > above[LOOKS:-1]).sum())
+        runs = np.lib.stride_tricks.sliding_window_view(above, LOOKS + 1, axis=0).all(axis=-1)
+        lasting += int((runs[1:] > runs[:-1]).sum())
+        before = arriving[-LOOKS:]
+    return np.concatenate(smallest), at_once, lasting
+
+
+def alarms(adjusted: Floats, interval_days: float) -> int:
+    """Return how often ModelFeaturesDrifted fires, if it has windows of 5 minutes alone, and one budget an interval."""
+    level = false_alarm_levels([("5m", 1.0)], interval_days * DAY)["5m"]
+    at = np.flatnonzero(adjusted <= level)
+    return int((np.diff(at, prepend=-LOOKS) > LOOKS * 2 // 5 + 1).sum())  # it lasts 2 minutes longer than its cause
+
+
+def power(features: int, shifted: int, observations: int, days: float, windows: int) -> str:
+    """Return the share of windows that find a shift by one standard deviation: together, and each feature alone."""
+    model = Model(INDEPENDENT, features, 10_000, (shifted, observations))
+    adjusted, above = model.judge(model.counts(observations, windows, 1.0, shifted))
+    level = false_alarm_levels([("5m", 1.0), ("1h", 12.0)], days * DAY)["5m"]
+    return f"{(adjusted <= level).mean():.0%}; {above[:, :shifted].any(axis=1).mean():.0%}".replace("%", " %")
+
+
+def tables(quick: bool) -> Iterator[tuple[str, str]]:
+    """Return the name and the text of each table."""
+    days, cases = (2, [(10, 20), (10, 50)]) if quick else (30, [(10, 50), (50, 20), (50, 50), (50, 200), (200, 50)])
+    rows: dict[str, list[object]] = {}
+    for stream in STREAMS:
+        for features, observations in cases:
+            adjusted, at_once, lasting = quiet(stream, features, observations, 10_000, days)
+            cells = [at_once, lasting, *(alarms(adjusted, interval) for interval in (1 / 24, 1, 30))]
+            rows[f"{stream.name}, {features} features, n = {observations}"] = cells
+            print("\t".join(map(str, (stream, features, observations, *cells))), flush=True)
+    budgets = ["720 in 30 d (`1h`)", "30 in 30 d (`1d`)", "1 in 30 d (`30d`)"]
+    yield (
+        "many-false-alarms",
+        table(f"no drift, {days} days", ["each feature alone, no `for`", "each alone, `for: 5m`", *budgets], rows),
+    )
+    found: dict[str, list[object]] = {
+        f"{shifted} of {features} features": [
+            power(features, shifted, n, 30.0, 100 if quick else 1000) for n in (20, 50, 100, 200)
+        ]
+        for features, shifted in ((10, 1), (50, 1), (200, 1), (200, 5))
+    }
+    yield "many-power", table("mean + 1 sd", [f"n = {n}" for n in (20, 50, 100, 200)], found)
+
+
+def main() -> None:
+    """Print the tables, or write them to the documentation."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="print small tables in about a minute")
+    quick = parser.parse_args().quick
+    for name, text in tables(quick):
+        print(f"{name}\n\n{text}\n", flush=True)
+        if not quick:
+            write_table(name, text)
+
+
+if __name__ == "__main__":
+    main()
