@@ -313,7 +313,7 @@ def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
     """The five lines of the README lead from training data to a released correction."""
     text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
     profile, serve, loop = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
-    shell(profile, tmp_path)
+    assert "warning" not in shell(f"exec 2>&1\n{profile}", tmp_path)
     (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
     start, _, rest = serve.partition("\n")
     assert start == f"{COMMAND} serve &"
