@@ -50,6 +50,22 @@ class CorrelationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     dependent: bool
 
 
+class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The times of the training rows.
+
+    Attributes
+    ----------
+    unreadable
+        Rows without a time that can be read. They are left out of the blocks.
+    earliest, latest
+        The first and the last time in Unix seconds.
+    """
+
+    unreadable: int
+    earliest: float
+    latest: float
+
+
 class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Scores of blocks of consecutive training rows.
 
@@ -65,6 +81,8 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         The scores by feature, ``(prediction)`` and ``(confidence)``.
     correlation
         The scores of the correlation of the features; None where it is not known.
+    times
+        What the column of times holds; unset without one, and in older profiles.
     """
 
     order: str
@@ -72,6 +90,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: tuple[int, ...] = ()
     targets: dict[str, BlockScores] = {}
     correlation: CorrelationScores | None = None
+    times: Times | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def is_ordered(self) -> bool:
@@ -115,6 +134,8 @@ def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
     if blocks.correlation:
         _check_sizes("blocks.correlation", blocks.correlation.sizes)
         _check_scores("blocks.correlation", blocks.correlation, len(blocks.correlation.sizes))
+    if blocks.times and (blocks.times.unreadable < 0 or blocks.times.earliest > blocks.times.latest):
+        raise ProfileError("blocks.times: expected unreadable of at least 0, and earliest of at most latest")
 
 
 def _check_sizes(path: str, sizes: Sequence[int]) -> None:

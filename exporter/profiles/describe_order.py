@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from exporter.config import THRESHOLDS
-from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, UNSORTED, Blocks
+from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, UNSORTED, Blocks, Times
 from exporter.profiles.profile import Profile
 from exporter.stats.dependence import block_sizes
 from exporter.validation import preview
 
 _VALUES = 100
 _THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+_MAX_UNREADABLE = 0.01  # share of rows
+_FIRST_YEAR, _LAST_YEAR = 1990, 2100
+_YEAR = 31_556_952  # seconds of the mean year of the calendar
 _INDEPENDENT = "values are taken as independent"
 
 
@@ -26,6 +29,8 @@ def order_line(blocks: Blocks | None) -> str:
         order = {SHUFFLED: "shuffled", GROUPED: f"grouped by {column}"}.get(blocks.order, f"not that of {column}")
         return f"(order)  {order}; {_INDEPENDENT}"
     where = "that of the file" if blocks.order == FILE else f"by {column}"
+    if blocks.times and blocks.times.unreadable:
+        where += f" without {blocks.times.unreadable:,} rows"
     if not blocks.sizes:
         rows = "rows" if blocks.order == FILE else "rows with a time"
         return f"(order)  {where}; too few {rows} to tell whether values depend on each other"
@@ -61,6 +66,8 @@ def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:
         yield f"rows are not in the order of {column}, and too many to sort in memory: {advice}"
     elif blocks.column and not blocks.sizes and block_sizes(profile.rows):
         yield f"{column}: too few rows have a time: expected an RFC 3339 time or Unix seconds in each row"
+    if blocks.times and blocks.sizes:
+        yield from _time_warnings(blocks.times, column, profile.rows)
     for name, scores in blocks.targets.items():
         if name.partition(".")[0] in told or name in told:
             continue
@@ -68,3 +75,20 @@ def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:
             found = f"even {blocks.sizes[-1]:,} successive rows can be {scores.quantiles[-1]:.2g} nats from all rows"
             advice = "profile a longer time, or set --shuffled if the order of the rows has no meaning"
             yield f"{name}: {found}, so less drift is not seen: {advice}"
+
+
+def _time_warnings(times: Times, column: str, rows: int) -> Iterator[str]:
+    if times.unreadable > _MAX_UNREADABLE * rows:
+        found = f"{times.unreadable:,} of {rows:,} rows have no readable time in {column}"
+        yield f"{found} and are left out of the order: expected an RFC 3339 time or Unix seconds"
+    first, last = (_year(seconds) for seconds in (times.earliest, times.latest))
+    if last < _FIRST_YEAR:
+        years = f"in {last}" if first == last else f"before {last + 1}"
+        yield f"the times in {column} lie {years}: is this the column of times?"
+    elif first > _LAST_YEAR:
+        yield f"the times in {column} lie after {_LAST_YEAR}: expected Unix seconds, not milliseconds"
+
+
+def _year(seconds: float) -> int:
+    """Return the year of a time in Unix seconds, also of one that no date can hold."""
+    return 1970 + int(seconds // _YEAR)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.block_builder import BlockBuilder
-from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks
+from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, Times
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature
 from exporter.profiles.type_inference import Column
@@ -45,6 +46,7 @@ class RowOrder:
         self._blocks = BlockBuilder(targets, rows)
         self._labels = _Labels()
         self._latest = {1: -np.inf, -1: -np.inf}  # the last time in either direction
+        self._times: Times | None = None
         self.follows = bool(self._blocks.sizes) and not options.shuffled
         """Whether blocks are counted: not for few rows, for shuffled ones, and once a time is before the one before."""
         self.needs_sorting = False
@@ -68,6 +70,8 @@ class RowOrder:
                 self._latest[direction] = float(signed[-1])
         if not self._latest:
             self.follows, self.needs_sorting = False, True
+        elif len(times):
+            self._times = _measure(times, self._times)
 
     def sort(self, batches: Iterable[tuple[Mapping[str, Any], Column]]) -> None:
         """Count blocks in the order of time, where the rows are not sorted; see `needs_sorting`.
@@ -90,6 +94,7 @@ class RowOrder:
             start = rows.stop
         order = np.argsort(seconds, kind="stable")
         order = order[np.isfinite(seconds[order])]
+        self._times = _measure(seconds[order], None, len(seconds) - len(order)) if len(order) else None
         blocks = BlockBuilder(self._targets, len(order))
         for start in range(0, len(order), _ROWS):
             blocks.add_indices(indices[:, order[start : start + _ROWS]])
@@ -103,7 +108,8 @@ class RowOrder:
         if self.needs_sorting and not self.follows:
             return Blocks(UNSORTED, options.time_column)
         if options.time_column:
-            return Blocks(TIME, options.time_column, tuple(self._blocks.sizes), self._blocks.build())
+            blocks, times = self._blocks, self._times or msgspec.UNSET
+            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(), times=times)
         grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
         if self._labels.are_grouped():
             grouped.insert(0, options.label_column or "")
@@ -146,3 +152,9 @@ def _seconds(times: Column) -> Floats:
     if isinstance(times, np.ndarray) and times.dtype.kind in "iuf":
         return times.astype(np.float64)
     return np.array([unix_seconds(value) for value in as_list(times)], dtype=np.float64)
+
+
+def _measure(seconds: Floats, before: Times | None, unreadable: int = 0) -> Times:
+    """Return the range of some times, at least one, together with that of those before."""
+    both = [before.earliest, before.latest] if before else []
+    return Times(unreadable, min([float(seconds.min()), *both]), max([float(seconds.max()), *both]))

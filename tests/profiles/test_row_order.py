@@ -19,7 +19,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles import row_order
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.block_builder import BlockBuilder
-from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, BlockScores
+from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, BlockScores, Times
 from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
 from exporter.profiles.describe_order import order_line, order_warnings
@@ -249,6 +249,8 @@ def test_older_profiles(write: Any, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"order": "random"}, 'blocks.order: "random" is not one of file, time'),
+        ({"times": Times(-1, 0.0, 1.0)}, "blocks.times: expected unreadable of at least 0"),
+        ({"times": Times(0, 2.0, 1.0)}, "blocks.times: expected unreadable of at least 0"),
         ({"sizes": (40, 20)}, "blocks.sizes: expected increasing"),
         ({"sizes": (20, 10**30)}, "blocks.sizes: expected increasing"),
         (
@@ -317,6 +319,42 @@ def test_a_time_column_without_times(write: Any) -> None:
     assert list(order_warnings(profile, ())) == [
         '"at": too few rows have a time: expected an RFC 3339 time or Unix seconds in each row'
     ]
+
+
+def test_many_rows_without_a_time_are_told(write: Any) -> None:
+    """More than 1 % are told with their number; the command goes on with the others."""
+    at = [f"2026-11-{1 + row // 1440:02d}T{row // 60 % 24:02d}:{row % 60:02d}:00Z" for row in range(ROWS)]
+    at[::2] = ["", "soon"] * (ROWS // 4)
+    profile = build_file(write({"at": at, **columns()}), time_column="at")
+    told = '2,000 of 4,000 rows have no readable time in "at" and are left out of the order: '
+    assert list(order_warnings(profile, ())) == [told + "expected an RFC 3339 time or Unix seconds"]
+    assert order_line(blocks_of(profile)).startswith('(order)  by "at" without 2,000 rows; values depend')
+    at = [f"2026-11-{1 + row // 1440:02d}T{row // 60 % 24:02d}:{row % 60:02d}:00Z" for row in range(ROWS)]
+    at[:40] = [""] * 40
+    assert not list(order_warnings(build_file(write({"at": at, **columns()}), time_column="at"), ()))
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (4.0, 37.0, "lie in 1970: is this the column of times?"),
+        (-1e14, 37.0, "lie before 1971: is this the column of times?"),
+        (6e8, 7e8, None),  # from 1989 to 1992
+        (1.79e9, 1.8e9, None),
+        (1.79e12, 1.8e12, "lie after 2100: expected Unix seconds, not milliseconds"),
+    ],
+)
+def test_times_that_are_no_dates(write: Any, low: float, high: float, message: str | None, shuffled: bool) -> None:
+    """Numbers that are not the Unix seconds of some year since 1990 are probably no times."""
+    temp = np.linspace(low, high, ROWS)
+    if shuffled:
+        temp = np.random.default_rng(0).permutation(temp)
+    profile = build_file(write({"temp": temp.tolist(), **columns()}), time_column="temp")
+    assert list(order_warnings(profile, ())) == ([f'the times in "temp" {message}'] if message else [])
+    times = blocks_of(profile).times
+    assert times
+    assert (times.unreadable, times.earliest, times.latest) == (0, low, high)
 
 
 def test_memory_of_sorting() -> None:
