@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from exporter.config import ModelConfig
 from exporter.metrics import families as f
 from exporter.metrics.lines import (
@@ -32,6 +34,7 @@ from exporter.metrics.quality import (
 )
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, VERDICTS
+from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
@@ -79,11 +82,6 @@ class _Templates:
         return self._by_feature(f.EVIDENCE)
 
     @cached_property
-    def evidence_limit(self) -> LineTemplate:
-        """A series of the limit of the evidence for each feature."""
-        return self._by_feature(f.EVIDENCE_LIMIT)
-
-    @cached_property
     def segments(self) -> dict[Family, LineTemplate]:
         """A series for each segment (counters), or each segment and feature (gauges)."""
         segments, binner = self._segments, self._binner
@@ -121,6 +119,7 @@ class _Templates:
             for family, values in (
                 (f.REFERENCE_MEAN, binner.mean),
                 (f.REFERENCE_STDDEV, binner.stddev),
+                (f.EVIDENCE_LIMIT, np.full(count, LIMIT)),
             )
         ] + [
             (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
@@ -193,7 +192,6 @@ class ModelsCollector:
             if monitor.binner:
                 evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
                 yield f.EVIDENCE, templates.evidence.render(evidence)
-                yield f.EVIDENCE_LIMIT, templates.evidence_limit.render(monitor.evidence_limits()[: len(evidence)])
                 yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
             yield from _segment_counters(monitor, templates)
             yield from _segments(monitor, templates, now)

@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.profiles.block_record import TIME
 from exporter.stats.divergence import Floats
 
 UPDATE_SECONDS = 60.0
@@ -23,12 +25,18 @@ def evidence_limit(seconds: float = UPDATE_SECONDS) -> float:
 
 
 LIMIT = evidence_limit()
+UNKNOWN_DISPERSION = 20.0
+"""Assumed of values whose dependence is not known: about that of a correlation of 0.9 between successive values."""
 
 
 class DriftEvidence:
     """Evidence that the targets no longer have their training distribution; the caller holds the monitor's lock.
 
     It is updated at most once a minute. A minute without values changes nothing.
+
+    The evidence of a target is divided by `UNKNOWN_DISPERSION` until its dependence is known: by training rows in the
+    order of time, by training rows that depend on each other, or by live values (`NoiseFloors.confirmed`). Where live
+    values depend on each other and training does not show how much, there is no evidence.
 
     Parameters
     ----------
@@ -39,11 +47,26 @@ class DriftEvidence:
     """
 
     def __init__(self, binner: Binner, observed: Floats) -> None:
+        self._binner = binner
         self._detector = binner.change_evidence
+        self._in_doubt = _in_doubt(binner)
         self._observed = observed
         self._counted = observed.copy()  # up to the last update
         self._state = np.zeros(self._detector.size)
         self._next = -math.inf
+        self._divisor = np.ones(len(observed))
+        self._unknown = np.zeros(len(binner.targets), dtype=np.bool_)
+        self.follow(binner.profile_noise)
+
+    def follow(self, noise: NoiseFloors) -> None:
+        """Follow what is known of the dependence of the targets."""
+        assumed = self._in_doubt - noise.confirmed
+        sizes = self._binner.sizes
+        dispersion = [UNKNOWN_DISPERSION if index in assumed else 1.0 for index in range(len(sizes))]
+        self._divisor = np.repeat(dispersion, sizes)
+        self._unknown[:] = False
+        self._unknown[list(noise.learned)] = True
+        self._detector.reset(self._state, self._unknown)
 
     def advance(self, now: float) -> None:
         """Update the evidence if a minute has passed since the last time.
@@ -55,11 +78,15 @@ class DriftEvidence:
         self._next = now + UPDATE_SECONDS
         counts = self._observed - self._counted
         if counts.any():
-            self._detector.update(self._state, counts, LIMIT)
+            self._detector.update(self._state, counts / self._divisor, LIMIT)
+            self._detector.reset(self._state, self._unknown)
             self._counted[:] = self._observed
 
     def read(self, now: float) -> Floats:
-        """Return the evidence of each target in nats, shape ``(T,)``; NaN until a minute with values has passed."""
+        """Return the evidence of each target in nats, shape ``(T,)``.
+
+        NaN until a minute with values has passed, and where the dependence of live values is not known.
+        """
         self.advance(now)
         return self._detector.read(self._state)
 
@@ -80,3 +107,13 @@ class DriftEvidence:
         if not (np.isfinite(state).all() and np.isfinite(counts).all() and (state >= 0).all()):
             raise ValueError("it has values that are not numbers")
         self._state, self._counted = state.copy(), self._observed - counts
+
+
+def _in_doubt(binner: Binner) -> set[int]:
+    """Return the targets that training shows to be independent, or not at all, though its rows may be shuffled."""
+    blocks = binner.profile.blocks
+    if not blocks:
+        return set(range(len(binner.targets)))
+    if blocks.order == TIME:
+        return set()
+    return {index for index, dispersion in enumerate(blocks.dispersions(binner.target_names)) if dispersion <= 1}

@@ -23,7 +23,8 @@ from exporter.monitoring.counters import (
     Histogram,
     SegmentCounters,
 )
-from exporter.monitoring.drift_evidence import LIMIT, DriftEvidence
+from exporter.monitoring.drift_evidence import DriftEvidence
+from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.quality import Quality
@@ -53,11 +54,6 @@ class ModelMonitor:
         Counts inputs in the bins of the profile; None without a profile, then inputs are not counted.
     windows
         Window lengths in seconds by their spelling, instead of the model's.
-
-    Attributes
-    ----------
-    noise : NoiseFloors or None
-        The noise floors, which follow live values; see `exporter.monitoring.noise_learner`.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class ModelMonitor:
         self.config = config
         self.version = version
         self.binner = binner
-        self.noise = binner.profile_noise if binner else None
+        self._noise = binner.profile_noise if binner else None
         self.last_used = 0.0
         self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
         self.durations = Histogram(DURATION_BUCKETS)
@@ -86,6 +82,18 @@ class ModelMonitor:
         )
         self._windows = Windows(self.windows, binner, self.segments, self.quality)
         self._lock = threading.Lock()
+
+    @property
+    def noise(self) -> NoiseFloors | None:
+        """The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, noise: NoiseFloors) -> None:
+        with self._lock:
+            self._noise = noise
+            if self._evidence:
+                self._evidence.follow(noise)
 
     def observe(
         self,
@@ -266,16 +274,6 @@ class ModelMonitor:
         with self._lock:
             rows = self._windows.read(now)
         return {name: self.binner.split(row).counts for name, (row, _, _) in rows.items() if self.binner}
-
-    def evidence_limits(self) -> Floats:
-        """Return the limit of the evidence of each target in nats, shape ``(T,)``.
-
-        NaN where live values depend on each other and training does not show how much: then it is not known.
-        """
-        noise = self.noise
-        limits = np.full(len(self.binner.targets) if self.binner else 0, LIMIT)
-        limits[list(noise.learned) if noise else []] = np.nan
-        return limits
 
     def read_evidence(self, now: float) -> Floats:
         """Return the evidence of slow change of each target in nats, shape ``(T,)``; see `DriftEvidence.read`."""

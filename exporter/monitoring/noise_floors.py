@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,8 @@ class NoiseFloors:
         The ratio of the floor of the correlation of features, by the number of rows; it has one row.
     learned
         Indices of the targets whose dependence was learned from live values.
+    confirmed
+        Indices of those that live values have shown to be independent.
     """
 
     reference: Reference
@@ -45,6 +47,7 @@ class NoiseFloors:
     inflation: NoiseRatio
     rows: NoiseRatio
     learned: frozenset[int] = frozenset()
+    confirmed: frozenset[int] = frozenset()
 
     @classmethod
     def from_profile(
@@ -65,13 +68,13 @@ class NoiseFloors:
         """Indices of the targets that are not known to depend on each other."""
         return [index for index, ratio in enumerate(self.ratio.ratio) if not (ratio > 1).any()]
 
-    def with_live(self, live: Mapping[int, LiveDependence]) -> NoiseFloors:
+    def with_live(self, live: Mapping[int, LiveDependence], confirmed: Collection[int] = ()) -> NoiseFloors:
         """Return the floors with the dependence of live values, by the index of the target, instead of training's."""
         if not live:
-            return self
+            return replace(self, confirmed=frozenset(confirmed)) if confirmed else self
         ratio = _replace(self.ratio, {index: dependence.ratio for index, dependence in live.items()})
         inflation = _replace(self.inflation, {index: dependence.inflation for index, dependence in live.items()})
-        return replace(self, ratio=ratio, inflation=inflation, learned=frozenset(live))
+        return replace(self, ratio=ratio, inflation=inflation, learned=frozenset(live), confirmed=frozenset(confirmed))
 
     def training(self, observed: Floats) -> Floats:
         """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``."""

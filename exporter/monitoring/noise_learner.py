@@ -123,7 +123,7 @@ class NoiseLearner:
                 learned.live[index], learned.proven[index] = dependence, now
             elif now - learned.proven.get(index, -math.inf) > _KEPT * seconds:
                 learned.live.pop(index, None)
-        monitor.noise = binner.profile_noise.with_live(learned.live)
+        monitor.noise = binner.profile_noise.with_live(learned.live, learned.since.keys() - learned.live.keys())
 
     def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:
         start = int(binner.starts[index])

@@ -132,6 +132,12 @@ class ChangeEvidence:
             np.multiply(part + 1, factor, out=part, where=chosen)
             np.minimum(part, highest / np.maximum(weight, _LEAST_WEIGHT), out=part)
 
+    def reset(self, state: Floats, features: npt.NDArray[np.bool_]) -> None:
+        """Begin anew for some features, shape ``(F,)``; the state is changed in place."""
+        shapes, bins = self._views(state)
+        shapes[:, features] = 0.0
+        bins[:, features[self._owner]] = 0.0
+
     def read(self, state: Floats) -> Floats:
         """Return the evidence in nats, at least 0, shape ``(F,)``; NaN before the first values."""
         total = self._total(state)

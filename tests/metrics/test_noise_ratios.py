@@ -70,21 +70,3 @@ def test_what_was_learned_from_live_values_is_exported() -> None:
     of_age = [name for name in after if 'feature="age",source="live"' in name]
     assert [after[name] for name in of_age] == pytest.approx([3.0] * len(SIZES))
     assert len(after) == 3 * len(SIZES)
-
-
-def test_evidence_has_no_limit_where_its_dependence_is_not_known() -> None:
-    """Live values depend on each other and training does not show how much: the alert on slow change is off."""
-    monitors = registry(PROFILE)
-    monitor = monitors.get("m", "1", 0.0)
-    collector = ModelsCollector()
-
-    def limits() -> set[str]:
-        text = b"".join(render_families(collector.collect(monitors))).decode()
-        return set(re.findall(r'model_feature_drift_evidence_limit\{.*feature="(\w+)"', text))
-
-    before = limits()
-    assert "age" in before
-    assert monitor.binner is not None
-    live = LiveDependence(np.full(len(SIZES), 3.0), np.full(len(SIZES), 2.0), dependent=True)
-    monitor.noise = monitor.binner.profile_noise.with_live({monitor.binner.names.index("age"): live})
-    assert limits() == before - {"age"}

@@ -21,8 +21,10 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.packed import pack
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.block_record import FILE, Blocks, BlockScores
+from exporter.profiles.block_record import FILE, TIME, Blocks, BlockScores
 from exporter.profiles.profile import Profile
+from exporter.stats.live_dependence import SIZES as LIVE_SIZES
+from exporter.stats.live_dependence import LiveDependence
 from exporter.storage import Store
 
 RNG = np.random.default_rng(8)
@@ -35,6 +37,7 @@ PROFILE = Profile(
         "country": categorical_feature({"NL": 6000, "DE": 3000, "FR": 1000}, 0, 0),
     },
     prediction=numeric_feature(RNG.normal(size=10_000)),
+    blocks=Blocks(TIME, "at"),
 )
 BINNER = Binner(PROFILE)
 
@@ -190,7 +193,7 @@ def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pyt
 def test_values_that_depended_on_each_other_in_training_give_less_evidence() -> None:
     """The dispersion of the profile's blocks divides the evidence, so that a small change takes longer to show."""
     scores = BlockScores((0.5,), (20.0,), False, dispersion=19.0)
-    blocks = Blocks(FILE, sizes=(20,), targets={"age": scores})
+    blocks = Blocks(TIME, sizes=(20,), targets={"age": scores})
     dependent = Binner(msgspec.structs.replace(PROFILE, blocks=blocks))
     one, other = monitor_of(), ModelMonitor(ModelConfig("m"), "1", dependent)
     for minute in range(60):
@@ -205,3 +208,47 @@ def test_values_that_depended_on_each_other_in_training_give_less_evidence() -> 
 def test_the_limit_is_one_update_in_a_year() -> None:
     """As the contract has it."""
     assert math.exp(LIMIT) == pytest.approx(365 * 24 * 60)
+
+
+def unordered() -> ModelMonitor:
+    return ModelMonitor(ModelConfig("m"), "1", Binner(msgspec.structs.replace(PROFILE, blocks=Blocks(FILE))))
+
+
+def sessions(monitor: ModelMonitor, now: float, minutes: int) -> float:
+    """Feed 20 values a minute, each ten times in a row."""
+    for minute in range(minutes):
+        rows = [{"age": age, "country": "NL"} for age in np.repeat(RNG.normal(size=2), 10).tolist()]
+        monitor.observe([Prediction("m", prediction=0.1)] * 20, rows, now + 60 * minute)
+    return now + 60 * minutes
+
+
+def test_evidence_waits_until_dependence_is_known() -> None:
+    """Training rows without times may be shuffled: until live values show their dependence, they count for little."""
+    known, unknown = ModelMonitor(ModelConfig("m"), "1", BINNER), unordered()
+    for monitor in (known, unknown):
+        sessions(monitor, 1000.0, 300)
+    assert known.read_evidence(1e5)[0] > LIMIT
+    assert unknown.read_evidence(1e5)[0] < LIMIT / 2
+    known, unknown = ModelMonitor(ModelConfig("m"), "1", BINNER), unordered()
+    assert unknown.noise is not None
+    unknown.noise = unknown.noise.with_live({}, confirmed=range(3))
+    for monitor in (known, unknown):
+        run(monitor, 1000.0, 30, 0.4)
+    assert unknown.read_evidence(1e5)[0] == pytest.approx(known.read_evidence(1e5)[0], abs=8)
+    assert unknown.read_evidence(1e5)[0] > LIMIT
+
+
+def test_there_is_no_evidence_where_dependence_is_learned() -> None:
+    """Live values depend on each other, and training does not show how much; it begins anew once they no longer do."""
+    monitor = unordered()
+    assert monitor.noise is not None and monitor.binner is not None
+    now = run(monitor, 1000.0, 120, 2.0)
+    assert monitor.read_evidence(now)[0] > LIMIT
+    live = LiveDependence(np.full(len(LIVE_SIZES), 3.0), np.full(len(LIVE_SIZES), 2.0), dependent=True)
+    monitor.noise = monitor.binner.profile_noise.with_live({0: live})
+    now = run(monitor, now, 10, 2.0)
+    assert np.isnan(monitor.read_evidence(now)[0])
+    assert np.isfinite(monitor.read_evidence(now)[1])
+    monitor.noise = monitor.binner.profile_noise
+    run(monitor, now, 2)
+    assert monitor.read_evidence(1e6)[0] < LIMIT

@@ -73,7 +73,7 @@ def quoted(name: str) -> str:
 def describe(drift: TargetDrift) -> str:
     """Describe the change of a target in a sentence, and in a second one its evidence of a slow change, if any."""
     text = _describe_window(drift)
-    if drift.status != "drifted" and drift.evidence > LIMIT and not drift.is_learned:
+    if drift.status != "drifted" and drift.evidence > LIMIT:
         text += f" Over a longer time, a small, lasting change: evidence {drift.evidence:.0f} of {LIMIT:.0f}."
     return text
 
