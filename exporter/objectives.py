@@ -28,9 +28,9 @@ class LatencyObjective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The objectives of a model; ``errors`` is the share of requests without a 5xx."""
+    """The objectives that a model sets; ``errors`` is the share of requests without a 5xx."""
 
-    errors: float = DEFAULT_ERRORS
+    errors: float | None = None
     latency: LatencyObjective | None = None
 
     def shares(self) -> dict[str, float]:
@@ -39,7 +39,16 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         >>> Objectives(latency=LatencyObjective(0.5, 0.95)).shares()
         {'errors': 0.999, 'latency': 0.95}
         """
-        return {"errors": self.errors} | ({"latency": self.latency.share} if self.latency else {})
+        return {"errors": DEFAULT_ERRORS} | self.set_shares()
+
+    def set_shares(self) -> dict[str, float]:
+        """Return the share of each objective that is set.
+
+        >>> Objectives(latency=LatencyObjective(0.5, 0.95)).set_shares()
+        {'latency': 0.95}
+        """
+        errors = {} if self.errors is None else {"errors": self.errors}
+        return errors | ({"latency": self.latency.share} if self.latency else {})
 
 
 def check_share(value: Any) -> None:

@@ -41,8 +41,8 @@ SETTLE_SECONDS = 120.0
 """Alertmanager repeats all firing alerts within this time after the first notification; then all are known."""
 WATCHDOG_SECONDS = 300.0
 """Watchdog arrives every minute; after so long without it, alerts do not reach the page."""
-BUDGETS = "min by (model) (model:error_budget_remaining:ratio30d)"
-"""The query of the share that is left of the error budgets: of each model's objectives the lower one."""
+BUDGETS = "model:error_budget_remaining:ratio30d"
+"""The query of the share that is left of the error budget of each model's objectives."""
 LOADED = "model_exporter_config_last_reload_success_timestamp_seconds"
 """The metric by whose value this process is known among all exporters that Prometheus scrapes."""
 
@@ -62,14 +62,14 @@ class Alerts:
     remedy
         What the page shows to do: ``connect`` alerts to this page, or ``check`` why they no longer arrive.
     budgets
-        The share of the error budget that is left, by model; only Prometheus knows it.
+        The share of the error budget that is left, by model and objective; only Prometheus knows it.
     """
 
     alerts: list[Alert] = field(default_factory=list)
     problem: str = ""
     detail: str = ""
     remedy: str = ""
-    budgets: dict[str, float] = field(default_factory=dict)
+    budgets: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def firing(self) -> list[Alert]:
@@ -198,7 +198,7 @@ class PrometheusAlerts:
         self._asked = -math.inf
         self._answered = -math.inf
         self._alerts: list[Alert] = []
-        self._budgets: dict[str, float] = {}
+        self._budgets: dict[tuple[str, str], float] = {}
         self._watched = self._cut = False
         self._missing: Problem | None = None
         self._error = ""
@@ -241,11 +241,12 @@ class PrometheusAlerts:
 
     def _ask(self) -> None:
         error, alerts, missing = f"{self.prometheus.url}: the response cannot be read", None, None
-        budgets: dict[str, float] = {}
+        budgets: dict[tuple[str, str], float] = {}
         try:
             missing = check_rules(self.prometheus.get(RULES, MAX_BODY), LAYERS) or self._check_scrapes()
             alerts = _decode(self.prometheus.get("/api/v1/alerts", MAX_BODY))
-            budgets = {left.labels.get("model", ""): left.value for left in self.prometheus.query(BUDGETS)}
+            for left in self.prometheus.query(BUDGETS):
+                budgets[left.labels.get("model", ""), left.labels.get("objective", "")] = left.value
             error = ""
         except msgspec.ValidationError:
             error = f"{self.prometheus.url}: the response is not from Prometheus"

@@ -262,7 +262,7 @@ class _Answers:
 
     def query(self, text: str) -> list[Sample]:
         if text == alert_source.BUDGETS:
-            return [Sample({"model": "credit"}, 0.625)]
+            return [Sample({"model": "credit", "objective": "errors"}, 0.625)]
         assert text == alert_source._scrape_age([1.5])
         return [Sample({}, 30.0)]
 
@@ -282,7 +282,7 @@ def test_alerts_beyond_the_limit_are_not_known(more: int) -> None:
     assert [one.labels["layer"] for one in alerts.firing] == ["system"]
     assert len(alerts.alerts) == alert_source.MAX_ALERTS
     assert bool(alerts.problem) == bool(more)
-    assert alerts.budgets == {"credit": 0.625}
+    assert alerts.budgets == {("credit", "errors"): 0.625}
 
 
 def test_alerts_are_those_of_alertmanager_while_prometheus_knows_none() -> None:
@@ -391,7 +391,22 @@ RULES = {
                 {
                     "record": "model:error_budget_remaining:ratio30d",
                     "expr": "vector(0.4)",
-                    "labels": {"model": "credit", "objective": "latency"},
+                    "labels": {"model": "credit", "objective": "errors"},
+                },
+                {
+                    "record": "model:error_budget_remaining:ratio30d",
+                    "expr": "vector(-6.2)",
+                    "labels": {"model": "plain", "objective": "errors"},
+                },
+                {
+                    "record": "model:error_budget_remaining:ratio30d",
+                    "expr": "vector(-0.5)",
+                    "labels": {"model": "slow", "objective": "errors"},
+                },
+                {
+                    "record": "model:error_budget_remaining:ratio30d",
+                    "expr": "vector(-6.2)",
+                    "labels": {"model": "slow", "objective": "latency"},
                 },
                 {"alert": "Never", "expr": "vector(1) > 2", "labels": {"layer": "data"}},
                 {"alert": "Own", "expr": "vector(1)", "for": "1h", "labels": {"layer": "business", "severity": "info"}},
@@ -400,6 +415,14 @@ RULES = {
         }
     ]
 }
+
+
+BUDGETS = [
+    {"name": "credit", "objectives": {"errors": 0.999}},
+    {"name": "loans"},
+    {"name": "plain"},
+    {"name": "slow", "objectives": {"latency": {"below": 0.5, "share": 0.95}}},
+]
 
 
 @contextmanager
@@ -422,9 +445,11 @@ def prometheus(folder: Path, target: str) -> Iterator[tuple[str, Program]]:
 def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
     """The page shows Prometheus' firing and pending alerts, and tells what Prometheus does not do."""
     with prometheus(tmp_path, f"127.0.0.1:{served.port}") as (url, program):
-        write_config(tmp_path, {**CONFIG, "prometheus_url": url})
+        write_config(tmp_path, {**CONFIG, "prometheus_url": url, "models": BUDGETS})
         assert served.post("/-/reload", b"").status == 200
-        assert served.post("/v1/predictions", {"model": "credit", "version": "3"}).status == 202
+        for model in ("credit", "plain", "slow"):
+            for version in ("3", "4"):
+                assert served.post("/v1/predictions", {"model": model, "version": version}).status == 202
         page = eventually(lambda: when(served, "1 alert firing, 2 pending"), 20)
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
@@ -432,7 +457,10 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         page = eventually(lambda: when(served, "Prometheus does not", without=True), 20)
         text = page.replace("\N{NO-BREAK SPACE}", " ")
         assert "credit: 4.2 % errors" in text
-        assert "40 % of the error budget left" in text
+        assert re.findall(r'<a href="(.*?)">(\w+ budget of 30 days .*?)</a>', text) == [
+            ("/runbooks/ModelErrorBudgetBurn", "error budget of 30 days (99.9 %): 40 % left"),
+            ("/runbooks/ModelLatencyBudgetBurn", "latency budget of 30 days (95 %): used up 7.2 times"),
+        ], "once for each model, for the objectives that it sets"
         assert "loans: 95th percentile 0.8 s" in text
         assert '<article class="alert pending">' in page
         assert "<span>critical, 1 pending</span>" in page
@@ -442,6 +470,13 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "1 alert firing, 2 pending" in served.get("/").text, "Prometheus is the truth"
         served.post("/-/reload", b"")
         assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
+        burning = yaml.safe_dump(RULES).replace("alert: Own", "alert: ModelErrorBudgetBurn")
+        burning = burning.replace("layer: business", "layer: business\n      model: credit")
+        (tmp_path / "rules.yml").write_text(burning)
+        ask(f"{url}/-/reload", b"")
+        page = eventually(lambda: when(served, "error budget used up too fast"), 20)
+        assert "error budget of 30 days" not in page, "a budget that does not have the failures of its alert yet"
+        assert "latency budget of 30 days" in page
         (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("vector(1) > 2", "up / on() {job!=''}"))
         ask(f"{url}/-/reload", b"")
         page = eventually(lambda: when(served, "Prometheus cannot evaluate all rules."), 20)

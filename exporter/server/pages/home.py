@@ -44,7 +44,6 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(time_tag)
     routes.add_app_template_filter(alert_severity)
-    routes.add_app_template_filter(budget)
     routes.add_app_template_global(drift_parameters)
     routes.add_app_template_global(review_parameters)
     routes.add_app_template_global(dashboard_url)
@@ -53,7 +52,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     def home() -> str:
         exporter.pipeline.settle(0.2)
         alerts = source.read()
-        rows = model_rows(exporter.pipeline.monitors, alerts.alerts, time.monotonic())
+        rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
         open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
         seen = {row.model for row in rows}
         return render_template(
@@ -106,15 +105,6 @@ def time_tag(text: str | datetime | None) -> Markup:
     age = ago((datetime.now(UTC) - when).total_seconds())
     exact = f"{when:%Y-%m-%d %H:%M:%S}"
     return Markup('<time datetime="{}Z" title="{} UTC">{}</time>').format(exact.replace(" ", "T"), exact, age)
-
-
-def budget(left: float) -> str:
-    """Return the share of an error budget that is left, in words.
-
-    >>> [budget(left).replace("\\N{NO-BREAK SPACE}", " ") for left in (0.625, 0.0, -0.2)]
-    ['62.5 % of the error budget left', '0 % of the error budget left', 'objective missed']
-    """
-    return f"{percent(left)} of the error budget left" if left >= 0 else "objective missed"
 
 
 def _pending(exporter: Exporter) -> dict[str, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.config import ModelConfig
 from exporter.monitoring.drift_report import TargetDrift, worst
@@ -13,6 +13,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.recent import Recent
 from exporter.objectives import DURATION_BUCKETS
 from exporter.server.notifications import Alert
+from exporter.server.pages.budgets import describe_budgets
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity
 from exporter.server.pages.quality_text import describe_limit, summarize
@@ -59,6 +60,8 @@ class Row:
         The target that has drifted most, and the window; None before the first values and without a profile.
     quality
         How good the version is, measured or estimated, in a few words; without a text where that is not known.
+    budgets
+        The error budgets of the model, of all versions, with the name of their alerts; in its first row alone.
     """
 
     model: str
@@ -75,6 +78,7 @@ class Row:
     confident: Figure
     corrected: Figure
     quality: Figure
+    budgets: tuple[tuple[str, str], ...] = ()
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -94,13 +98,25 @@ class Row:
         return bool(self.state) or any(figure.severity for figure in self.figures)
 
 
-def model_rows(monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], now: float) -> list[Row]:
-    """Return the rows of all model versions at the monotonic time ``now`` in seconds, the worst first."""
+def model_rows(
+    monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], budgets: Mapping[tuple[str, str], float], now: float
+) -> list[Row]:
+    """Return the rows of all model versions at the monotonic time ``now`` in seconds, the worst first.
+
+    ``budgets`` are the shares that are left of error budgets, by model and objective.
+    """
+    monitors = list(monitors)
     by_model: dict[str, list[Alert]] = {}
     for alert in alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
     rows = [_row(monitor, _state(monitor, by_model), now) for monitor in monitors]
-    return sorted(rows, key=lambda row: (row.trouble, row.model, row.version))
+    rows.sort(key=lambda row: (row.trouble, row.model, row.version))
+    models = {monitor.config.name: monitor.config for monitor in monitors}
+    for index, row in enumerate(rows):
+        if model := models.pop(row.model, None):
+            own = describe_budgets(model, budgets, by_model.get(row.model, ()))
+            rows[index] = replace(row, budgets=own)
+    return rows
 
 
 def _state(monitor: ModelMonitor, alerts: Mapping[str, Sequence[Alert]]) -> str:
