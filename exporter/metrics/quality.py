@@ -153,5 +153,5 @@ def _measured(window: WindowQuality) -> tuple[float, ...]:
         window.calibration_error,
         *(window.absolute_error or _ABSENT),
         window.squared_error,
-        window.expected.value if window.expected else math.nan,
+        window.expected,
     )

@@ -64,9 +64,9 @@ class WindowQuality(NamedTuple):
         `MIN_ERRORS`, and if rounding has made the sum of squares impossible.
     squared_error
         Root of the mean squared error; NaN in the second case.
-    expected
-        Accuracy that the profile's calibration had expected of the labelled predictions, and the 95 % interval of what
-        would then be measured.
+    expected, expected_variance
+        Accuracy that the profile's calibration had expected of the labelled predictions, and the variance by chance of
+        what would be measured if the calibration were exact.
     compared
         Accuracy of exactly these predictions.
     """
@@ -78,7 +78,8 @@ class WindowQuality(NamedTuple):
     rated: tuple[list[float], list[float]]
     absolute_error: Estimate | None
     squared_error: float
-    expected: Estimate | None
+    expected: float
+    expected_variance: float
     compared: float
 
     @property
@@ -106,7 +107,8 @@ def window_quality(row: Floats) -> WindowQuality:
         rated=(rated.tolist(), confidences.tolist()),
         absolute_error=_mean_error(numbers, absolute, squared) if numbers else None,
         squared_error=math.sqrt(squared / numbers) if numbers and _are_exact(numbers, absolute, squared) else math.nan,
-        expected=_expected(known, expected, variance) if known else None,
+        expected=_share(expected, known),
+        expected_variance=variance / known**2 if known else math.nan,
         compared=_share(known_right, known),
     )
 
@@ -127,11 +129,6 @@ def _mean_error(numbers: float, absolute: float, squared: float) -> Estimate:
 def _are_exact(numbers: float, absolute: float, squared: float) -> bool:
     """Return whether a sum of squares is possible. A huge error that was added and taken away leaves its rounding."""
     return squared / numbers >= (1 - _ROUNDING) * (absolute / numbers) ** 2
-
-
-def _expected(known: float, expected: float, variance: float) -> Estimate:
-    mean, half = expected / known, Z * math.sqrt(variance) / known
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
 def past_variance(rows: Floats) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
-from exporter.stats.accuracy import Estimate, Z
+from exporter.stats.accuracy import Estimate, Z, wilson
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.quality import bin_resolution, calibrated, nearest_known
 
@@ -240,11 +240,30 @@ class QualityEstimator:
         value = self.value(counts)
         least = _LEAST_VARIANCE * self._base_variance
         variance = max(float(self._base_variance + shares @ self._variances), least) / observed
-        variance += max(float(shares**2 @ self._own) + self._own_constant, 0.0)
-        variance += float(abs(shares - self._trained) @ self._resolution) ** 2
+        variance += self._learned_variance(shares)
         variance += self._shift_variance(counts) + self._quality.between_periods + past
         half = Z * float(np.sqrt(variance))
         return self._widened(value, half, unsupported)
+
+    def learned_variance(self, counts: Floats) -> float:
+        """Return the variance of an estimate by the error of what was learned from the labelled rows.
+
+        Without observations, it is that of an estimate for the labelled rows.
+        """
+        return self._learned_variance(self._parts.read(counts)[0] if self.observed(counts) else self._trained)
+
+    def _learned_variance(self, shares: Floats) -> float:
+        variance = max(float(shares**2 @ self._own) + self._own_constant, 0.0)
+        return variance + float(abs(shares - self._trained) @ self._resolution) ** 2
+
+    @property
+    def reference(self) -> Estimate:
+        """`overall` with the 95 % interval that its limited number of rows leaves."""
+        if self.kind == "accuracy":
+            return wilson(self.overall * self.rows, self.rows)
+        variance = self._base_variance + float(self._trained @ (self._variances + self._effects**2))
+        half = Z * float(np.sqrt(max(variance, 0.0) / max(self.rows, 1)))
+        return Estimate(self.overall, max(self.overall - half, 0.0), self.overall + half)
 
     def observed(self, counts: Floats) -> float:
         """Return how many predictions an estimate is of."""

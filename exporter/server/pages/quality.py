@@ -136,7 +136,7 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "alert": ALERT,
         "delay": describe_delay(monitor.quality.delays),
         "errors": describe_errors(list(labelled.values())[-1]) if labelled and kind == "absolute_error" else "",
-        "checked": _checked(kind, labelled, estimates),
+        "checked": _checked(monitor, labelled, estimates, now),
         "confusion": confusion(dict(monitor.quality.outcomes)) if kind == "accuracy" else None,
         "figure": figure,
         "interval": interval,
@@ -187,9 +187,16 @@ def _axis(kind: Kind, rows: Sequence[Row], references: Sequence[float]) -> Axis:
     return Axis(max(low - margin, 0.0), min(high + margin, 1.0) if kind == "accuracy" else high + margin)
 
 
-def _checked(kind: Kind, labelled: Mapping[str, WindowQuality], estimates: Mapping[str, Estimate]) -> str:
+def _checked(
+    monitor: ModelMonitor, labelled: Mapping[str, WindowQuality], estimates: Mapping[str, Estimate], now: float
+) -> str:
     """Say how good the estimates were in the longest window that tells."""
+    kind, estimator = kind_of(monitor), monitor.binner.quality if monitor.binner else None
+    learned: dict[str, float] = {}
+    if estimator:
+        learned = {name: estimator.learned_variance(counts) for name, counts in monitor.read_counts(now).items()}
     texts = (
-        describe_estimates(kind, name, window, estimates.get(name)) for name, window in reversed(list(labelled.items()))
+        describe_estimates(kind, name, window, estimates.get(name), learned.get(name, 0.0))
+        for name, window in reversed(list(labelled.items()))
     )
     return next(filter(None, texts), "")

@@ -10,7 +10,7 @@ from exporter.monitoring.window_quality import WindowQuality
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.elapsed import duration
 from exporter.server.pages.drift_text import number, percent
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import Estimate, Z
 
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
@@ -74,8 +74,29 @@ def _compare(kind: Kind, estimate: Estimate, reference: QualityEstimator) -> str
         return f"{overall}."
     if estimate.lower <= reference.overall <= estimate.upper:
         return f"{overall}, which is within the interval."
+    if _differ_by_chance(estimate, reference.reference):
+        return f"{overall}: the difference is not more than chance explains."
     better = (estimate.value > reference.overall) == (kind == "accuracy")
     return f"{overall}: the model is {'better' if better else 'worse'} than there, by more than chance explains."
+
+
+def _differ_by_chance(measured: Estimate, reference: Estimate) -> bool:
+    """Return whether the 95 % interval of a difference holds 0 (Newcombe, 1998, method 10).
+
+    The reference is of few rows, then of many:
+
+    >>> _differ_by_chance(Estimate(0.8, 0.76, 0.84), Estimate(0.85, 0.81, 0.88))
+    True
+    >>> _differ_by_chance(Estimate(0.8, 0.76, 0.84), Estimate(0.85, 0.84, 0.86))
+    False
+    """
+    if measured.value > reference.value:
+        return measured.value - reference.value <= math.hypot(
+            measured.value - measured.lower, reference.upper - reference.value
+        )
+    return reference.value - measured.value <= math.hypot(
+        measured.upper - measured.value, reference.value - reference.lower
+    )
 
 
 def describe_absence(reason: str, kind: Kind) -> str:
@@ -92,7 +113,9 @@ def describe_absence(reason: str, kind: Kind) -> str:
     }[reason]
 
 
-def describe_estimates(kind: Kind, name: str, window: WindowQuality, estimate: Estimate | None) -> str:
+def describe_estimates(
+    kind: Kind, name: str, window: WindowQuality, estimate: Estimate | None, learned: float = 0.0
+) -> str:
     """Say how good the estimates have been for labelled predictions; nothing where that is not known.
 
     Parameters
@@ -105,11 +128,13 @@ def describe_estimates(kind: Kind, name: str, window: WindowQuality, estimate: E
         What is measured in it.
     estimate
         What is estimated for it; for an accuracy, `WindowQuality.expected` is used in its place.
+    learned
+        For an accuracy, the variance of the calibration itself, see `QualityEstimator.learned_variance`.
     """
     found = measured(window, kind)
     value = found.value if found else math.nan
     if kind == "accuracy":
-        estimate, value = window.expected, window.compared
+        estimate, value = _expected(window, learned), window.compared
     if estimate is None or math.isnan(value):
         return ""
     expected, range_text = figure(kind, estimate.value), interval(kind, estimate)
@@ -127,6 +152,12 @@ def describe_estimates(kind: Kind, name: str, window: WindowQuality, estimate: E
         "labelled rows (see Drift), or the labelled predictions are not typical of all, or the same inputs have other "
         "labels than before. If it stays, and the inputs are right, make a profile from recent labelled rows."
     )
+
+
+def _expected(window: WindowQuality, learned: float) -> Estimate:
+    """Return the accuracy that was expected, with the 95 % interval of what would then be measured."""
+    mean, half = window.expected, Z * math.sqrt(window.expected_variance + learned)
+    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
 def describe_calibration(window: WindowQuality) -> tuple[str, str]:
