@@ -25,6 +25,9 @@ def evidence_limit(seconds: float = UPDATE_SECONDS) -> float:
 
 
 LIMIT = evidence_limit()
+_DISPERSION_OF_INFLATION = 12.0
+"""The dispersion of a sum exceeds 1 by so many times as the inflation of a score, for autoregressive values or less."""
+_MOST_INFLATION = 2.0  # live values do not show a larger one exactly enough
 UNKNOWN_DISPERSION = 20.0
 """Assumed of values whose dependence is not known: about that of a correlation of 0.9 between successive values."""
 
@@ -36,7 +39,7 @@ class DriftEvidence:
 
     The evidence of a target is divided by `UNKNOWN_DISPERSION` until its dependence is known: by training rows in the
     order of time, by training rows that depend on each other, or by live values (`NoiseFloors.confirmed`). Where live
-    values depend on each other and training does not show how much, there is no evidence.
+    values depend on each other so much that this may not be enough, there is no evidence.
 
     Parameters
     ----------
@@ -60,12 +63,14 @@ class DriftEvidence:
 
     def follow(self, noise: NoiseFloors) -> None:
         """Follow what is known of the dependence of the targets."""
-        assumed = self._in_doubt - noise.confirmed
-        sizes = self._binner.sizes
-        dispersion = [UNKNOWN_DISPERSION if index in assumed else 1.0 for index in range(len(sizes))]
-        self._divisor = np.repeat(dispersion, sizes)
+        inflation = noise.inflation.ratio.max(axis=1, initial=1.0)
+        assumed = np.ones(len(inflation))
+        assumed[[*(self._in_doubt - noise.confirmed)]] = UNKNOWN_DISPERSION
+        learned = [*noise.learned]
+        assumed[learned] = 1 + _DISPERSION_OF_INFLATION * (inflation[learned] - 1)
+        self._divisor = np.repeat(assumed, self._binner.sizes)
         self._unknown[:] = False
-        self._unknown[list(noise.learned)] = True
+        self._unknown[learned] = inflation[learned] > _MOST_INFLATION
         self._detector.reset(self._state, self._unknown)
 
     def advance(self, now: float) -> None:
@@ -85,7 +90,7 @@ class DriftEvidence:
     def read(self, now: float) -> Floats:
         """Return the evidence of each target in nats, shape ``(T,)``.
 
-        NaN until a minute with values has passed, and where the dependence of live values is not known.
+        NaN until a minute with values has passed, and where live values depend on each other too much.
         """
         self.advance(now)
         return self._detector.read(self._state)

@@ -244,7 +244,7 @@ def test_there_is_no_evidence_where_dependence_is_learned() -> None:
     assert monitor.noise is not None and monitor.binner is not None
     now = run(monitor, 1000.0, 120, 2.0)
     assert monitor.read_evidence(now)[0] > LIMIT
-    live = LiveDependence(np.full(len(LIVE_SIZES), 3.0), np.full(len(LIVE_SIZES), 2.0), dependent=True)
+    live = LiveDependence(np.full(len(LIVE_SIZES), 3.0), np.full(len(LIVE_SIZES), 2.5), dependent=True)
     monitor.noise = monitor.binner.profile_noise.with_live({0: live})
     now = run(monitor, now, 10, 2.0)
     assert np.isnan(monitor.read_evidence(now)[0])
