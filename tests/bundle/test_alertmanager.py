@@ -505,6 +505,7 @@ def digits(name: str, feature: str = "", severity: str = "warning", layer: str =
     return alert(name, severity, layer, **DIGITS, **({"feature": feature} if feature else {}))
 
 
+SLOW = [digits("ModelFeatureDriftSlow", feature) for feature in FEATURES]
 CHANGED = [digits("ModelFeatureChanged", feature) for feature in FEATURES]
 DRIFTED = [digits("ModelFeatureDrift", feature) for feature in FEATURES]
 SHIFTED = [digits("ModelFeatureMeanShift", feature) for feature in FEATURES]
@@ -517,7 +518,8 @@ CORRECTED = digits("ModelCorrectionRatioHigh", severity="critical", layer="busin
 def test_an_incident_is_two_messages(running: Running) -> None:
     """A dark camera is one message that says what it did, and one when all of it has ended; the pager does not wait."""
     received = running.received
-    # In the order in which they fire in the demo's incident "dark", four minutes from first to last.
+    # In the order in which they fire in the demo's incident "dark", five minutes from first to last.
+    running.post(*SLOW)
     running.post(*CHANGED)
     running.post(CORRECTED, *DRIFTED, *SHIFTED, PREDICTED, CONFIDENCE)
     (mail,) = eventually(lambda: received.at("/slack") and received.mailed("ml-team@example.com"))
@@ -534,12 +536,12 @@ def test_an_incident_is_two_messages(running: Running) -> None:
     assert paged < first
 
     running.post(MULTIVARIATE)  # fires after 15 minutes, and is suppressed
-    ends = [*CHANGED, CORRECTED, *SHIFTED, PREDICTED, CONFIDENCE, MULTIVARIATE, *DRIFTED]
+    ends = [*SLOW, *CHANGED, CORRECTED, *SHIFTED, PREDICTED, CONFIDENCE, MULTIVARIATE, *DRIFTED]
     running.post(*(entry | {"endsAt": now()} for entry in ends))
     _, over = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     # Alerts that were suppressed until the end are listed, too.
-    assert re.fullmatch(r"\[over after \d+s\] digits, 13 alerts: ModelCorrectionRatioHigh of digits", over["Subject"])
-    assert part(over, "plain").count("OVER, ") == 13
+    assert re.fullmatch(r"\[over after \d+s\] digits, 16 alerts: ModelCorrectionRatioHigh of digits", over["Subject"])
+    assert part(over, "plain").count("OVER, ") == 16
     eventually(lambda: len(received.at("/slack")) == len(received.at("/pager")) == 2)
 
 
@@ -577,10 +579,11 @@ def test_a_critical_alert_of_another_layer_pages_at_once(running: Running) -> No
 
 def test_a_closer_alert_inhibits_others(running: Running) -> None:
     """Drift of a feature inhibits what says less about it, and no alert of another feature, version or model."""
-    suppressed = CHANGED[0], SHIFTED[0], CONFIDENCE, MULTIVARIATE
+    suppressed = SLOW[0], CHANGED[0], SHIFTED[0], CONFIDENCE, MULTIVARIATE
     firing = [
         DRIFTED[0],
         PREDICTED,
+        SLOW[1],
         CHANGED[1],
         alert("ModelFeatureMeanShift", "warning", "data", feature=FEATURES[0], model="digits", version="2"),
         alert("ModelMultivariateDrift", "warning", "data", model="digits", version="2"),
