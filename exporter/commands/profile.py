@@ -160,6 +160,6 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             feature = profile.features[scalar]
             size = len(feature.counts)
             bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
-            dependence = dependence_note(profile.blocks or None, scalar)
+            dependence = dependence_note(profile.blocks or None, scalar, feature)
             remarks_of = [*notes(feature), *filter(None, [dependence]), *remark]
             print("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of)))

@@ -64,7 +64,7 @@ def _feature(name: str, kind: str, feature: Feature, blocks: Blocks | None) -> I
         parts.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
     yield ""
     yield truncate(f"{truncate(name, 32)}  {'; '.join(parts + notes(feature))}".rstrip(), _WIDTH)
-    if note := dependence_note(blocks, name):
+    if note := dependence_note(blocks, name, feature):
         yield f"  {note}"
     if isinstance(feature, CategoricalFeature):
         yield from _bars(feature)

@@ -8,8 +8,10 @@ import numpy as np
 
 from exporter.config import THRESHOLDS
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, UNSORTED, Blocks, Times
-from exporter.profiles.profile import Profile
+from exporter.profiles.profile import Feature, Profile
+from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import block_sizes
+from exporter.stats.divergence import Reference
 from exporter.validation import preview
 
 _VALUES = 100
@@ -39,14 +41,18 @@ def order_line(blocks: Blocks | None) -> str:
     return f"(order)  {where}; values {found}"
 
 
-def dependence_note(blocks: Blocks | None, name: str) -> str | None:
-    """Return how many independent values 100 values of a target are worth; None if they are independent."""
-    scores = blocks.targets.get(name) if blocks else None
-    if not blocks or not scores or not scores.dependent:
+def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str | None:
+    """Return by how much dependence raises the noise floor of a target; None if its values are independent."""
+    if not blocks or name not in blocks.targets or not blocks.targets[name].dependent:
         return None
+    counts = np.array(feature.counts, dtype=np.float64)
+    quantiles = quantile_array(chi2_quantiles(range(1, np.count_nonzero(counts))))
+    reference = Reference.from_counts(counts, [len(counts)], quantiles)
     values = min(_VALUES, blocks.sizes[-1])
-    logs = np.interp(np.log(values), np.log(blocks.sizes), np.log(np.maximum(scores.effective, 1.0)))
-    return f"values depend on each other: {values} tell as much as {round(float(np.exp(logs)))}"
+    ratio = float(blocks.noise_ratio([name], reference).at(np.array([float(values)]))[0])
+    times = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+    higher = "" if times == "1.0" else f"{times} times "
+    return f"the noise floor of {values} successive values is {higher}that of independent ones"
 
 
 def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:

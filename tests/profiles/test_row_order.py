@@ -82,9 +82,14 @@ def test_order_of_the_file(write: Any) -> None:
     assert 12 < blocks.targets["age"].dispersion < 35
     assert blocks.targets["income"].dispersion < 3
     assert blocks.targets["country"].dispersion < 3
-    ratio = Binner(profile)  # noqa: F841 (a profile with blocks is read)
+    binner = Binner(profile)
+    ratio = blocks.noise_ratio(binner.target_names, binner.reference).at(np.full(3, 100.0))
+    assert ratio[0] > 1.5
+    assert ratio[1:].tolist() == [1.0, 1.0]
     text = "\n".join(describe_lines(profile))
-    assert "values depend on each other: 100 tell as much as" in text
+    note = f"the noise floor of 100 successive values is {ratio[0]:.1f} times that of independent ones"
+    assert text.count("\n  the noise floor of") == text.count(f"\n  {note}\n") == 1
+    assert len(f"  {note}") <= 80
     assert "(order)  that of the file; values depend on each other in 1 of 3 targets" in text
 
 
