@@ -165,7 +165,7 @@ class Sender:
             self._changed.notify_all()
         if unsent:
             cause = "close" if self._failure is None else self._failure.cause
-            self.drop(unsent, f"{unsent} events dropped: they were not sent before close()", cause)
+            self.drop(unsent, f"{_dropped(unsent)}: not sent before close()", cause)
 
     def _start_thread(self) -> None:
         if self._starting:  # a signal handler records while this thread starts the other
@@ -205,7 +205,7 @@ class Sender:
             self._sending -= count
             self._changed.notify_all()
         if accepted < count:
-            self._warn(failure._replace(detail=f"{count - accepted} events dropped: {failure.detail}"))
+            self._warn(failure._replace(detail=f"{_dropped(count - accepted)}: {failure.detail}"))
         return True
 
     def disconnect(self) -> None:
@@ -278,7 +278,7 @@ class Sender:
             failure, self._failure = self._failure, None
         if overflow:
             cause = "overflow" if failure is None else failure.cause
-            self._warn(Failure(cause, f"{overflow} events dropped: more were recorded than could be sent"))
+            self._warn(Failure(cause, f"{_dropped(overflow)}: more were recorded than could be sent"))
 
     def _note_failure(self, failure: Failure) -> None:
         self._failure = failure
@@ -290,6 +290,10 @@ class Sender:
         accepted, failure = self._deliver(lines[:half])
         more_accepted, other_failure = self._deliver(lines[half:])
         return accepted + more_accepted, failure if accepted < half else other_failure
+
+
+def _dropped(count: int) -> str:
+    return "1 event dropped" if count == 1 else f"{count} events dropped"
 
 
 def _with_jitter(wait: float, retry_after: float | None) -> float:

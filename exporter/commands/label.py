@@ -71,8 +71,9 @@ def run(options: argparse.Namespace) -> int:
             raise BatchError(f"{source.where}: no label was accepted; {reason}")
         sender.finish(table.rows)
     print(
-        f"{source.where}: {table.rows:,} rows, {state.accepted:,} labels accepted, {refused.count:,} rejected, "
-        f"{labels.missing:,} rows without a label, in {time.monotonic() - start:.1f} s"
+        f"{source.where}: {report.count(table.rows, 'row')}, {report.count(state.accepted, 'label')} accepted, "
+        f"{refused.count:,} rejected, {report.count(labels.missing, 'row')} without a label, "
+        f"in {time.monotonic() - start:.1f} s"
     )
     for line in report.reasons(refused):
         print(line)

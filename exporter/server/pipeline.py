@@ -152,7 +152,7 @@ class Pipeline:
         self._thread.join(timeout)
         if lost := self._submitted - self._counted:
             self._telemetry.dropped.inc(lost)
-            log.error("%d events were accepted but not counted before the exporter stopped", lost)
+            log.error("accepted events that were not counted before the exporter stopped: %d", lost)
 
     def _run(self) -> None:
         while not (self._closing and not self._queue):

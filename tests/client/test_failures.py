@@ -225,11 +225,11 @@ def test_other_servers_are_no_exporters(tmp_path: Path, warnings: Callable[[], l
         ((200, {}, b"<!doctype html>"), "200 <!doctype html>: is the URL an exporter's"),
         ((308, {"Location": "https://h/v1/x"}, b""), "308: use the URL that it redirects to, 'https://h/v1/x'"),
         ((413, {}, b"<h1>413 Request Entity Too Large</h1>"), "record smaller inputs, or raise the limit of the proxy"),
-        ((403, {}, {"detail": "the token lacks a scope"}), "1 events dropped: 403 the token lacks a scope"),
+        ((403, {}, {"detail": "the token lacks a scope"}), "1 event dropped: 403 the token lacks a scope"),
         ((503, {}, {"detail": "the queue is full"}), f"{KEPT}503 the queue is full"),
         (
             (202, {}, {"accepted": 0, "rejected": [{"pointer": "/confidence", "detail": "expected 0 to 1"}]}),
-            "1 events dropped: rejected by the exporter: /confidence: expected 0 to 1",
+            "1 event dropped: rejected by the exporter: /confidence: expected 0 to 1",
         ),
     ],
 )

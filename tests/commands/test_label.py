@@ -101,7 +101,7 @@ def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, capsys:
     flags = ["--id-column=loan", "--label-column=repaid", "--time-column=paid_on", "--delimiter=;", "--decimal=,"]
     assert main(["label", str(path), f"--exporter={exporter.url}", f"--model={BARE}", *flags]) == 0
     out = capsys.readouterr().out
-    assert "4 rows, 2 labels accepted, 1 rejected, 1 rows without a label" in out
+    assert "4 rows, 2 labels accepted, 1 rejected, 1 row without a label" in out
     assert "row 3, loan: has no identifier" in out
     assert "2 joined their prediction, 0 wait for theirs" in out
     name = BARE.replace("\\", "\\\\").replace('"', '\\"')
@@ -185,7 +185,7 @@ def test_labels_after_many_wrong_ones_are_sent(
     """A request has no more rows than an exporter explains."""
     path = with_wrong_rows(tmp_path / "labels.csv")
     assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 0
-    assert "1,501 rows, 1 labels accepted, 1,500 rejected" in capsys.readouterr().out
+    assert "1,501 rows, 1 label accepted, 1,500 rejected" in capsys.readouterr().out
     for flag in (f"--batch-size={MAX_REJECTED + 1}", "--give-up=never"):
         with pytest.raises(SystemExit):
             main(["label", str(path), f"--exporter={exporter.url}", flag])

@@ -113,7 +113,7 @@ def test_bytes_that_are_no_text_are_base64() -> None:
 
 LIES = {
     "fewer values": ([2, 3], "FP32", [1, 2, 3], "/inputs/0/data: expected the 6 values of shape [2, 3], got 3"),
-    "more values": ([1], "FP32", [1, 2], "/inputs/0/data: expected the 1 values of shape [1], got 2"),
+    "more values": ([1], "FP32", [1, 2], "/inputs/0/data: expected the 1 value of shape [1], got 2"),
     "other rows": ([2, 3], "FP32", [[1, 2], [3, 4], [5, 6]], "/inputs/0/data: expected the 6 values of shape [2, 3]"),
     "ragged": ([2, 2], "FP32", [[1, 2], [3]], "/inputs/0/data: expected the 4 values of shape [2, 2]"),
     "half nested": ([2, 1], "FP32", [[1], 2], "/inputs/0/data: expected the 2 values of shape [2, 1]"),

@@ -115,6 +115,8 @@ def _split_frame(value: Any) -> Column:
     rows = convert(frame.get("data"), list[list[Any]], (member, "data"))
     for index, row in enumerate(rows):
         if names and len(row) != len(names):
-            detail = f"expected the {len(names)} values of {preview(names)}, got {len(row)}"
+            detail = (
+                f"expected the {len(names)} value{'' if len(names) == 1 else 's'} of {preview(names)}, got {len(row)}"
+            )
             raise EventError(f"/{member}/data/{index}", detail, "malformed")
     return Column(member, rows, names)

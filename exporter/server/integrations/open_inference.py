@@ -143,7 +143,8 @@ def _check_values(datatype: str, values: list[Any], at: str) -> None:
 
 
 def _shape_error(tensor: Tensor, at: str, got: str = "") -> EventError:
-    detail = f"expected the {math.prod(tensor.shape)} values of shape {preview(tensor.shape)}{got}"
+    size = math.prod(tensor.shape)
+    detail = f"expected the {size} value{'' if size == 1 else 's'} of shape {preview(tensor.shape)}{got}"
     return EventError(at, detail, "malformed")
 
 

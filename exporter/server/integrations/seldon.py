@@ -97,6 +97,7 @@ def _column(data: _Data, at: tuple[str | int, ...]) -> Column:
     shape, values = data.tensor.shape, data.tensor.values
     if any(size < 0 for size in shape) or 0 in shape[1:] or math.prod(shape) != len(values) or len(shape) > 16:
         where = "/".join(map(str, (*at, "tensor", "values")))
-        detail = f"expected the {math.prod(shape[:16])} values of shape {preview(shape)}, got {len(values)}"
+        size = math.prod(shape[:16])
+        detail = f"expected the {size} value{'' if size == 1 else 's'} of shape {preview(shape)}, got {len(values)}"
         raise EventError(f"/{where}", detail, "malformed")
     return Column("data", reshape(values, shape), names)
