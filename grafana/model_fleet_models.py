@@ -101,7 +101,8 @@ def _values() -> list[str]:
         _drifted(),
         marked(
             _known(_share("confident_predictions", "attempts"), "model_prediction_confidence_count"),
-            "< on (model) model:threshold:ModelConfidentRatioLow",
+            "< on (model) model:threshold:ModelConfidentRatioLow"
+            " and on (model) sum by (model) (model_version:attempts:increase1h) >= 20",
             "confident",
             TENTHS_PERCENT,
             "!",

@@ -60,10 +60,10 @@ def confident() -> Panel:
     attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
     return _number(
         "Confident predictions, last hour",
-        "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold. "
-        + _TOGETHER,
+        "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold, with "
+        "20 predictions or more. " + _TOGETHER,
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
-        f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
+        f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
         WARNING,
         "not recorded",
     )

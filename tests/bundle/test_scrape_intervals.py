@@ -113,6 +113,16 @@ SCENARIOS = {
         {"ModelCorrectionRatioHigh": (10,)},
         {"ModelCorrectionRatioHigh": (20, 39)},
     ),
+    "twenty attempts": Scenario(
+        "business",
+        {
+            f'model_alert_threshold{{{MODEL_ONLY},alert="ModelConfidentRatioLow"}}': Steps(((59, 0.46),)),
+            f"model_attempts_total{{{MODEL}}}": Steps(((5, 0), (15, 1), (19, 19), (20, 40))),
+            f"model_confident_predictions_total{{{MODEL}}}": Steps(((59, 0),)),
+        },
+        {"ModelConfidentRatioLow": (24, 38)},
+        {"ModelConfidentRatioLow": (57,)},
+    ),
     "three corrections": Scenario(
         "business",
         {

@@ -11,7 +11,7 @@ from support.paths import ROOT
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR
 from exporter.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
-from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_CORRECTIONS
+from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
 
@@ -40,6 +40,7 @@ def test_the_home_page_marks_what_the_rules_evaluate() -> None:
     for alert in ("ModelHostCpuHigh", "ModelHostMemoryHigh"):
         assert rules()[f"instance:threshold:{alert}"].startswith(f"{MACHINE_THRESHOLD} * ")
     assert f"model_version:corrections:increase1h >= {MIN_CORRECTIONS}\n" in rules()["ModelCorrectionRatioHigh"]
+    assert f"model_version:attempts:increase1h >= {MIN_ATTEMPTS}\n" in rules()["ModelConfidentRatioLow"]
     for measure in ("accuracy", "mean_absolute_error"):
         assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
@@ -76,7 +77,7 @@ def test_the_default_objective_is_the_same_everywhere() -> None:
     assert float(number) == DEFAULT_ERRORS
     table = (DOCS / "configuration.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| `models\[\]\.objectives\.errors` \|(.*)\|$", table, re.M)
-    assert row.split("|")[1].strip() == f"`{DEFAULT_ERRORS}`"
+    assert row.endswith(f"Without it, the alert uses {DEFAULT_ERRORS}. ")
     runbook = (DOCS / "runbooks" / "ModelErrorBudgetBurn.md").read_text(encoding="utf-8")
     assert f"The default is {DEFAULT_ERRORS}," in runbook
     assert " or " not in recorded_thresholds()["ModelLatencyBudgetBurn"]

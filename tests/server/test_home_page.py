@@ -555,6 +555,20 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     assert "No prediction since the exporter started: quiet." in source
 
 
+def test_a_confident_share_is_marked_from_twenty_attempts(served: Served) -> None:
+    """As the alert does, the page waits for as many predictions as tell something."""
+    served.stop()
+    floor = {"alerts": {"ModelConfidentRatioLow": 0.46}}
+    write_config(served.folder, {"models": [{"name": name, **floor} for name in ("few", "enough")]})
+    served.start()
+    unsure = {"confidence": 0.1, "duration_seconds": 0.01}
+    served.post("/v1/predictions", [{"model": "few", **unsure}] * 19 + [{"model": "enough", **unsure}] * 20)
+    source = served.get("/").text
+    rows = dict(re.findall(r'<tr role="row"><th scope="row".*?title="(\w+)">(.*?)</tr>', source, re.S))
+    assert re.search(r'marked warning">0.%<small>below 46.%', rows["enough"])
+    assert "marked" not in rows["few"]
+
+
 def test_a_busy_machine_is_marked() -> None:
     """The use of the processor or memory beyond the threshold of its alert is marked; an unknown one is a dash."""
     figures = machine_figures({"model_system_cpu_utilization_ratio": 0.951})

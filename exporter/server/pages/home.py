@@ -24,7 +24,7 @@ from exporter.server.elapsed import ago, parse_time
 from exporter.server.notifications import Alert, Inbox
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity, group_alerts
-from exporter.server.pages.model_rows import MIN_CORRECTIONS, machine_figures, model_rows
+from exporter.server.pages.model_rows import MIN_ATTEMPTS, MIN_CORRECTIONS, machine_figures, model_rows
 
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
@@ -75,6 +75,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             outputs=OUTPUTS,
             drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
             pending_corrections=_pending(exporter),
+            min_attempts=MIN_ATTEMPTS,
             min_corrections=MIN_CORRECTIONS,
             enough_labels=ENOUGH,
             dashboard=uid if re.fullmatch(r"[\w-]{1,40}", uid := request.args.get("dashboard", "")) else None,

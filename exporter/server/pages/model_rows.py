@@ -22,6 +22,8 @@ UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
 MIN_CORRECTIONS = 3
 """Corrections in an hour that ModelCorrectionRatioHigh needs, as its rule has it."""
+MIN_ATTEMPTS = 20
+"""Attempts in an hour that ModelConfidentRatioLow needs, as its rule has it."""
 MACHINE_THRESHOLD = 0.9
 """The share above which ModelHostCpuHigh and ModelHostMemoryHigh become pending, as their rules have it."""
 
@@ -187,7 +189,7 @@ def _corrected(recent: Recent, model: ModelConfig) -> Figure:
 def _confident(recent: Recent, model: ModelConfig) -> Figure:
     """Return the confident share, marked when it is below a configured threshold. Only Prometheus knows the default."""
     text, threshold = percent(recent.confident_ratio), model.alerts.get("ModelConfidentRatioLow")
-    if threshold is None or not recent.confident_ratio < threshold:
+    if threshold is None or recent.attempts < MIN_ATTEMPTS or not recent.confident_ratio < threshold:
         return Figure(text)
     excess = threshold / recent.confident_ratio if recent.confident_ratio else math.inf
     return Figure(text, "warning", f"below {percent(threshold)}", excess)
