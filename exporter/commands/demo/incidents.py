@@ -46,10 +46,10 @@ INCIDENTS = {
         480,
         "the camera goes dark: the lower half of each image keeps a tenth of its light",
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
-        "corrections rise; ModelFeatureDriftSlow fires after 1 to 2 minutes, ModelFeatureChanged after 3, "
-        "ModelFeatureDrift, ModelFeatureMeanShift, ModelPredictionDrift and ModelCorrectionRatioHigh (above 1 %) "
-        "after 5 to 8, ModelConfidenceDrift after 9, ModelMultivariateDrift after 16 (the 1h window still holds the "
-        "incident)",
+        "corrections rise; ModelFeaturesDrifted fires within a minute, ModelFeatureDriftSlow after 1 to 2, "
+        "ModelFeatureChanged after 3 to 4, ModelFeatureDrift, ModelFeatureMeanShift, ModelPredictionDrift and "
+        "ModelCorrectionRatioHigh (above 1 %) after 5 to 8, ModelConfidenceDrift after 9, ModelMultivariateDrift after "
+        "16 (the 1h window still holds the incident)",
     ),
     "slow": Incident(
         480,
