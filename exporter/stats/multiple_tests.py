@@ -29,7 +29,7 @@ def tail_shape(ratio: Floats) -> Floats:
     --------
     >>> from scipy.stats import chi2
     >>> (2 / 9 / tail_shape(chi2.ppf(0.99, [1, 5, 23]) / [1, 5, 23]) ** 2).round(1).tolist()
-    [1.0, 5.0, 23.0]
+    [1.0, 5.0, 23.1]
     """
     root = np.minimum(np.cbrt(ratio), _MOST_ROOT)
     return np.asarray((_Z99 - np.sqrt(_Z99**2 - 4 * (root - 1))) / 2)
@@ -60,7 +60,7 @@ def tail_probability(score: Floats, shape: Floats) -> Floats:
     Examples
     --------
     >>> tail_probability(np.array([41.64 / 23, np.nan]), np.sqrt(2 / 9 / np.array([23.0, 23.0]))).round(4).tolist()
-    [0.01, nan]
+    [0.0101, nan]
     """
     deviate = (np.cbrt(score) - 1 + shape**2) / shape
     tail = [math.erfc(value) / 2 for value in (deviate / math.sqrt(2)).ravel().tolist()]

@@ -519,7 +519,8 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
         values = ask(f"{url}/api/v1/query?query={ALERTS}").json["data"]["result"]
         return {(series["metric"]["alertname"], series["metric"]["version"]) for series in values}
 
-    expected = {(name, "dark") for name in ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing")}
+    alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelFeaturesDrifted")
+    expected = {(name, "dark") for name in alerts}
     flags = [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
     command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", *flags]
     with running(tmp_path, "prometheus", command, url):
