@@ -26,7 +26,7 @@ def evidence_limit(seconds: float = UPDATE_SECONDS) -> float:
 
 LIMIT = evidence_limit()
 _DISPERSION_OF_INFLATION = 12.0
-"""The dispersion of a sum exceeds 1 by so many times as the inflation of a score, for autoregressive values or less."""
+"""For autoregressive values, (dispersion of a sum - 1) is about 12 times (inflation of a score - 1)."""
 _MOST_INFLATION = 2.0  # live values do not show a larger one exactly enough
 UNKNOWN_DISPERSION = 20.0
 """Assumed of values whose dependence is not known: about that of a correlation of 0.9 between successive values."""
@@ -38,8 +38,9 @@ class DriftEvidence:
     It is updated at most once a minute. A minute without values changes nothing.
 
     The evidence of a target is divided by `UNKNOWN_DISPERSION` until its dependence is known: by training rows in the
-    order of time, by training rows that depend on each other, or by live values (`NoiseFloors.confirmed`). Where live
-    values depend on each other so much that this may not be enough, there is no evidence.
+    order of time, by training rows that depend on each other, or by live values that are independent
+    (`NoiseFloors.confirmed`). Where live values depend on each other, it is divided by what follows from their
+    dependence; where they do so too much, nothing is counted, and there is no evidence.
 
     Parameters
     ----------
@@ -57,21 +58,18 @@ class DriftEvidence:
         self._counted = observed.copy()  # up to the last update
         self._state = np.zeros(self._detector.size)
         self._next = -math.inf
-        self._divisor = np.ones(len(observed))
-        self._unknown = np.zeros(len(binner.targets), dtype=np.bool_)
         self.follow(binner.profile_noise)
 
     def follow(self, noise: NoiseFloors) -> None:
         """Follow what is known of the dependence of the targets."""
         inflation = noise.inflation.ratio.max(axis=1, initial=1.0)
-        assumed = np.ones(len(inflation))
-        assumed[[*(self._in_doubt - noise.confirmed)]] = UNKNOWN_DISPERSION
+        dispersion = np.ones(len(inflation))
+        dispersion[[*(self._in_doubt - noise.confirmed)]] = UNKNOWN_DISPERSION
         learned = [*noise.learned]
-        assumed[learned] = 1 + _DISPERSION_OF_INFLATION * (inflation[learned] - 1)
-        self._divisor = np.repeat(assumed, self._binner.sizes)
-        self._unknown[:] = False
-        self._unknown[learned] = inflation[learned] > _MOST_INFLATION
-        self._detector.reset(self._state, self._unknown)
+        followed = 1 + _DISPERSION_OF_INFLATION * (inflation[learned] - 1)
+        dispersion[learned] = np.where(inflation[learned] > _MOST_INFLATION, np.inf, followed)
+        self._divisor = np.repeat(dispersion, self._binner.sizes)
+        self._detector.reset(self._state, np.isinf(dispersion))
 
     def advance(self, now: float) -> None:
         """Update the evidence if a minute has passed since the last time.
@@ -84,7 +82,6 @@ class DriftEvidence:
         counts = self._observed - self._counted
         if counts.any():
             self._detector.update(self._state, counts / self._divisor, LIMIT)
-            self._detector.reset(self._state, self._unknown)
             self._counted[:] = self._observed
 
     def read(self, now: float) -> Floats:
