@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Three workers for each processor: most tests wait for a server. A module's tests share its servers, so they stay together.
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder
 WORKERS := $(shell expr 3 \* $$(nproc))
-FAST := tests/stats tests/features tests/profiles tests/monitoring tests/metrics tests/test_*.py
+FAST := tests/config tests/stats tests/features tests/profiles tests/monitoring tests/metrics tests/test_*.py
 
 help:  ## this list
 	@sed -n 's/^\([a-z -]*\):.*##/\1\t/p' $(MAKEFILE_LIST)

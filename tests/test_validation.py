@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import ROOT
 
-from exporter.validation import any_of, format_path, json_pointer, preview, suggestion
+from exporter.validation import any_of, format_path, json_pointer, parse_duration, preview, suggestion
 
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -80,3 +80,18 @@ def test_a_very_long_name_gets_no_suggestion_quickly():
 def test_names_are_listed_with_or():
     """One name, two, and more."""
     assert [any_of("a"), any_of("ab"), any_of("abc")] == ["a", "a or b", "a, b or c"]
+
+
+@given(st.text("0123456789smhdw x.-", max_size=8))
+def test_a_duration_is_seconds_or_refused(text):
+    """Any text is a positive duration or a ValueError."""
+    try:
+        assert parse_duration(text) > 0
+    except ValueError as error:
+        assert str(error).startswith("expected a duration such as 5m or 1h, got ")
+
+
+def test_durations_are_written_as_in_prometheus():
+    """Units add up."""
+    lengths = {"10s": 10, "5m": 300, "1h30m": 5400, "1d": 86400, "1w": 604800, "1w2d": 777600}
+    assert {text: parse_duration(text) for text in lengths} == lengths

@@ -11,11 +11,11 @@ from exporter.comparison.counts import Counts, Feature, Period, Quality
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import choose, never_together
 from exporter.config import Task
+from exporter.config.objectives import DURATION_BUCKETS
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import TOTALS
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.shared_counts import SharedCounts
-from exporter.objectives import DURATION_BUCKETS
 from exporter.stats.divergence import Floats
 from exporter.storage.label_sums import LabelSums
 

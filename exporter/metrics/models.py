@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from exporter.config import ModelConfig
+from exporter.config.objectives import DURATION_BUCKETS
 from exporter.metrics import families as f
 from exporter.metrics.lines import (
     Family,
@@ -39,7 +40,6 @@ from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.objectives import DURATION_BUCKETS
 
 if TYPE_CHECKING:
     from exporter.storage import Store

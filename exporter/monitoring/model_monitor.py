@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.config import ModelConfig
+from exporter.config.objectives import DURATION_BUCKETS
 from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.batches import BatchSums, count_columns, count_events
@@ -34,7 +35,6 @@ from exporter.monitoring.window import Ring
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.monitoring.windows import RingRows, Windows
-from exporter.objectives import DURATION_BUCKETS
 from exporter.stats.divergence import Floats
 
 _LABELS = 2000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from exporter.config.objectives import DURATION_BUCKETS
 from exporter.monitoring.counters import bucket_quantile, only_bucket
 from exporter.monitoring.window import Ring
-from exporter.objectives import DURATION_BUCKETS
 from exporter.stats.divergence import Ints
 
 MINUTE, FIVE_MINUTES, HOUR = 60.0, 300.0, 3600.0

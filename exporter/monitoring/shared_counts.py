@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from exporter.config.objectives import DURATION_BUCKETS
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import TOTALS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import OTHER_VERSION, MonitorRegistry, version_sort_key
 from exporter.monitoring.shared_time import GAP_SECONDS, STEP_SECONDS, SharedTime
-from exporter.objectives import DURATION_BUCKETS
 from exporter.stats.divergence import Floats
 
 MAX_SERVING = 5

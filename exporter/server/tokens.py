@@ -10,9 +10,9 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from exporter.config.yaml_file import load_yaml
 from exporter.errors import ConfigError
 from exporter.validation import convert, preview, suggestion
-from exporter.yaml_file import load_yaml
 
 SCOPES = ("feedback", "ingest", "read", "review")
 """The scopes of tokens."""

@@ -16,11 +16,11 @@ from typing import Any
 import bcrypt
 import msgspec
 
+from exporter.config.yaml_file import load_yaml
 from exporter.errors import ConfigError
 from exporter.server import tokens
 from exporter.server.tokens import Caller, Tokens
 from exporter.validation import any_of, convert, preview
-from exporter.yaml_file import load_yaml
 
 _CACHED = 100  # valid credentials: bcrypt is slow by design, and every scrape would have to wait for it
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$([./A-Za-z0-9]{22})[./A-Za-z0-9]{31}")

@@ -13,7 +13,7 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS
-from exporter.objectives import OBJECTIVE_ALERTS
+from exporter.config.objectives import OBJECTIVE_ALERTS
 from exporter.stats.accuracy import wilson
 
 PROMETHEUS = ROOT / "prometheus"

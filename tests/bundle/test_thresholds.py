@@ -9,8 +9,8 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
+from exporter.config.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
 from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR
-from exporter.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
 from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"

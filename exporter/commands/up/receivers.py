@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from exporter.config.yaml_file import load_yaml
 from exporter.errors import ConfigError
-from exporter.yaml_file import load_yaml
 
 _INBOX = "/v1/notifications"  # a webhook with this path is the exporter's inbox
 # The name of an integration in messages, and the prefix of the global settings that it uses.

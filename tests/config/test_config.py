@@ -4,15 +4,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.paths import DATA
 
 from exporter import config
 from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, load, sampled_share
+from exporter.config.objectives import LatencyObjective, Objectives
 from exporter.errors import ConfigError
-from exporter.objectives import LatencyObjective, Objectives
-from exporter.validation import parse_duration
 
 BAD = sorted((DATA / "bad_configs").glob("*.yml"))
 
@@ -167,21 +164,6 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
     with pytest.raises(ConfigError) as error:
         load(path)
     assert str(error.value).replace(str(path), "FILE").startswith(message)
-
-
-@given(st.text("0123456789smhdw x.-", max_size=8))
-def test_a_duration_is_seconds_or_refused(text):
-    """Any text is a positive duration or a ValueError."""
-    try:
-        assert parse_duration(text) > 0
-    except ValueError as error:
-        assert str(error).startswith("expected a duration such as 5m or 1h, got ")
-
-
-def test_durations_are_written_as_in_prometheus():
-    """Units add up."""
-    lengths = {"10s": 10, "5m": 300, "1h30m": 5400, "1d": 86400, "1w": 604800, "1w2d": 777600}
-    assert {text: parse_duration(text) for text in lengths} == lengths
 
 
 def test_the_share_of_sampled_inputs():

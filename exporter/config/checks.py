@@ -1,22 +1,16 @@
-"""Load ``exporter.yml`` into frozen, typed objects.
-
-Every default is here and nowhere else. Unknown keys are refused, and every message names the file, the path of the key,
-what is wrong with it and what would be right.
-"""
+"""Check what the types of `exporter.yml` cannot: names, durations, duplicates, and keys that depend on each other."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
-import msgspec
-
+from exporter.config.objectives import OBJECTIVE_ALERTS, LatencyObjective, Objectives, check_bound, check_share
+from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS
+from exporter.config.types import DISTANCES, OTHER_SEGMENT, TASKS, FeatureConfig, sampled_share
 from exporter.errors import ConfigError
 from exporter.features.types import INPUT_TYPES
-from exporter.objectives import OBJECTIVE_ALERTS, LatencyObjective, Objectives, check_bound, check_share
-from exporter.stats.tolerance import Tolerance
 from exporter.validation import (
     KeyPath,
     convert,
@@ -27,55 +21,7 @@ from exporter.validation import (
     preview,
     suggestion,
 )
-from exporter.yaml_file import load_yaml
 
-
-class Threshold(NamedTuple):
-    """The threshold of an alert.
-
-    Attributes
-    ----------
-    default
-        Value where the configuration sets none, in the unit of the documentation: seconds, nats, a share.
-        `tests/bundle/test_thresholds.py` compares it with the rules, the documentation and the runbooks.
-    per_feature
-        Whether a feature may set its own.
-    """
-
-    default: float
-    per_feature: bool = False
-
-
-DEFAULT_CONFIDENCE_THRESHOLD = 0.8
-
-THRESHOLDS = {
-    "ModelAccuracyLow": Threshold(0.05),
-    "ModelAttemptsDrop": Threshold(0.5),
-    "ModelConfidenceDrift": Threshold(0.3),
-    "ModelConfidentRatioLow": Threshold(0.8),
-    "ModelCorrectionRatioHigh": Threshold(0.01),
-    "ModelErrorRatioHigh": Threshold(0.01),
-    "ModelFeatureChanged": Threshold(0.3, per_feature=True),
-    "ModelFeatureDrift": Threshold(0.3, per_feature=True),
-    "ModelFeatureMeanShift": Threshold(1.0, per_feature=True),
-    "ModelFeatureMissing": Threshold(0.05, per_feature=True),
-    "ModelLatencyHigh": Threshold(0.5),
-    "ModelPredictionDrift": Threshold(0.3),
-    "ModelReviewBacklog": Threshold(86400.0),
-}
-"""The alerts whose threshold can be set, for a model and some for a feature."""
-FEATURE_ALERTS = tuple(name for name, threshold in THRESHOLDS.items() if threshold.per_feature)
-MODEL_ALERTS = tuple(THRESHOLDS)
-
-Distance = Literal["js", "ks", "psi", "wasserstein"]
-DISTANCES: tuple[str, ...] = get_args(Distance)
-"""Distances from training beside the KL divergence, computed where ``drift`` names them."""
-Task = Literal["classification", "regression"]
-TASKS: tuple[str, ...] = get_args(Task)
-"""What a model does: its predictions are classes or numbers."""
-
-OTHER_SEGMENT = "other"
-"""The segment of all values that have no segment of their own."""
 SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
 """Length of a window in seconds."""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 3600, 3650 * 86400
@@ -83,139 +29,6 @@ SHORTEST_INTERVAL, LONGEST_INTERVAL = 3600, 3650 * 86400
 
 _T = TypeVar("_T")
 _V = TypeVar("_V")
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-
-
-class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of one input of a model; ``type`` is one of `exporter.features.types.INPUT_TYPES`."""
-
-    type: str | None = None
-    alerts: dict[str, float] = {}
-
-
-class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the tensors and columns of another server map to a model's inputs and outputs."""
-
-    names: tuple[_Name, ...] = ()
-    batched: bool = True
-    inputs: dict[str, _Name | tuple[_Name, ...] | None] = {}
-    prediction: _Name | None = None
-    confidence: _Name | None = None
-    labels: tuple[Annotated[str, msgspec.Meta(max_length=1000)] | int | bool, ...] = ()
-
-
-class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of one model. Paths of profiles are absolute once loaded; ``windows`` keep their spelling."""
-
-    name: _Name
-    profile: str | None = None
-    profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
-    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    correction_tolerance: float | str = 0.0
-    task: Task | None = None
-    windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
-    quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
-    drift: tuple[Distance, ...] = ()
-    drift_false_alarm_interval: str = "30d"
-    redact: frozenset[str] = frozenset()
-    segment_by: _Name | None = None
-    segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
-    features: dict[str, FeatureConfig] = {}
-    alerts: dict[str, float] = {}
-    objectives: Objectives | None = None
-    events: tuple[_Name, ...] = ()
-    max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
-    mapping: MappingConfig = MappingConfig()
-
-    def confident_from(self) -> float:
-        """Return the confidence from which a prediction counts as confident."""
-        return DEFAULT_CONFIDENCE_THRESHOLD if self.confidence_threshold is None else self.confidence_threshold
-
-    def tolerance(self) -> Tolerance:
-        """Return how far a corrected number may be from the prediction and still accept it."""
-        return parse_tolerance(self.correction_tolerance)
-
-    def window_seconds(self) -> dict[str, float]:
-        """Return the lengths of the windows in seconds by their spelling, shortest first."""
-        return _by_length(self.windows)
-
-    def quality_window_seconds(self) -> dict[str, float]:
-        """Return the lengths of the windows of the measured quality: those of `window_seconds` and further ones."""
-        return _by_length((*self.windows, *self.quality_windows))
-
-    def false_alarm_seconds(self) -> float:
-        """Return the time in which ModelFeaturesDrifted may have one false alarm, in seconds."""
-        return parse_duration(self.drift_false_alarm_interval)
-
-    def threshold(self, alert: str, feature: str | None = None) -> float:
-        """Return the threshold of an alert, as the rules have it.
-
-        It is that of the feature, else of the input that the feature is a statistic of, else of the model, else the
-        default.
-        """
-        if feature is not None:
-            settings = self.features.get(feature)
-            if settings is None:
-                settings = next((s for name, s in self.features.items() if feature.startswith(f"{name}.")), None)
-            if settings and alert in settings.alerts:
-                return settings.alerts[alert]
-        return self.alerts.get(alert, THRESHOLDS[alert].default)
-
-
-def _by_length(windows: Iterable[str]) -> dict[str, float]:
-    return dict(sorted(((window, parse_duration(window)) for window in windows), key=lambda item: item[1]))
-
-
-class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where predictions and feedback are stored, and for how long; ``password_file`` is absolute once loaded."""
-
-    url: str = "sqlite:///data/model-exporter.db"
-    retention: str = "30d"
-    inputs: str = "all"
-    max_size: str | None = None
-    password_file: str | None = None
-    replica: _Name | None = None
-
-
-class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Addresses that the home page links to; None means no link. Alerts link to the dashboards of ``grafana``."""
-
-    prometheus: str | None = None
-    alertmanager: str | None = None
-    grafana: str | None = None
-
-
-class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds of the queue in memory."""
-
-    capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contents of ``exporter.yml``."""
-
-    models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
-    external_url: str | None = None
-    prometheus_url: str | None = None
-    store: StoreConfig = StoreConfig()
-    links: LinksConfig = LinksConfig()
-    queue: QueueConfig = QueueConfig()
-
-
-def sampled_share(inputs: str) -> float | None:
-    """Return the share of the policy ``sampled:0.1``; None for another policy.
-
-    Raises
-    ------
-    ValueError
-        When it is none of ``all``, ``confident``, ``none`` and ``sampled:`` with a share from 0 to 1.
-    """
-    if inputs in {"all", "confident", "none"}:
-        return None
-    share = re.fullmatch(r"sampled:(0?\.\d+|0|1|1\.0*)", inputs)
-    if not share:
-        raise ValueError(f"expected all, confident, none or sampled:SHARE such as sampled:0.1, got {preview(inputs)}")
-    return float(share[1])
 
 
 class _InvalidError(Exception):
@@ -241,8 +54,14 @@ def _mapping(document: dict[str, Any], key: str) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_document(document: Any, where: str) -> Any:
-    """Check what msgspec cannot: keys of mappings, durations, duplicates, and keys that depend on each other."""
+def check_document(document: Any, where: str) -> Any:
+    """Return a parsed `exporter.yml` once it is checked; ``where`` names the file in messages.
+
+    Raises
+    ------
+    ConfigError
+        At the first mistake; the text names the file and the path of the key.
+    """
     if not isinstance(document, dict):
         raise ConfigError(f"{where}: expected keys such as models: and store:, got {preview(document)}")
     models = {("models", index): model for index, model in _entries(document, "models") if isinstance(model, dict)}
@@ -421,29 +240,3 @@ def _parse(parse: Callable[[_V], _T], value: _V, path: KeyPath) -> _T:
         return parse(value)
     except ValueError as error:
         _refuse(path, str(error))
-
-
-def load(path: Path) -> Config:
-    """Read ``exporter.yml``. Relative paths in it are relative to its folder, as in Prometheus.
-
-    Raises
-    ------
-    ConfigError
-        At the first mistake.
-    """
-    config = convert(_check_document(load_yaml(path), str(path)), Config, str(path))
-    folder = path.absolute().parent
-    models = tuple(
-        msgspec.structs.replace(
-            model,
-            profile=str(folder / model.profile) if model.profile else None,
-            profiles={version: str(folder / path) for version, path in model.profiles.items()},
-        )
-        for model in config.models
-    )
-    url = config.store.url
-    if (relative := url.removeprefix("sqlite:///")) != url and not relative.startswith((":", "/")):
-        url = f"sqlite:///{folder / relative}"
-    secret = config.store.password_file
-    store = msgspec.structs.replace(config.store, url=url, password_file=str(folder / secret) if secret else None)
-    return msgspec.structs.replace(config, models=models, store=store)

@@ -1,0 +1,35 @@
+"""Read ``exporter.yml`` into frozen, typed objects; hold every default."""
+
+from exporter.config.loading import load
+from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
+from exporter.config.types import (
+    DISTANCES,
+    OTHER_SEGMENT,
+    Config,
+    FeatureConfig,
+    LinksConfig,
+    MappingConfig,
+    ModelConfig,
+    QueueConfig,
+    StoreConfig,
+    Task,
+    sampled_share,
+)
+
+__all__ = [
+    "DISTANCES",
+    "FEATURE_ALERTS",
+    "MODEL_ALERTS",
+    "OTHER_SEGMENT",
+    "THRESHOLDS",
+    "Config",
+    "FeatureConfig",
+    "LinksConfig",
+    "MappingConfig",
+    "ModelConfig",
+    "QueueConfig",
+    "StoreConfig",
+    "Task",
+    "load",
+    "sampled_share",
+]

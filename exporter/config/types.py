@@ -1,0 +1,160 @@
+"""The typed objects that `exporter.yml` becomes, frozen, with the default of every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Literal, get_args
+
+import msgspec
+
+from exporter.config.objectives import Objectives
+from exporter.config.thresholds import THRESHOLDS
+from exporter.stats.tolerance import Tolerance
+from exporter.validation import parse_duration, parse_tolerance, preview
+
+DEFAULT_CONFIDENCE_THRESHOLD = 0.8
+
+Distance = Literal["js", "ks", "psi", "wasserstein"]
+DISTANCES: tuple[str, ...] = get_args(Distance)
+"""Distances from training beside the KL divergence, computed where ``drift`` names them."""
+Task = Literal["classification", "regression"]
+TASKS: tuple[str, ...] = get_args(Task)
+"""What a model does: its predictions are classes or numbers."""
+
+OTHER_SEGMENT = "other"
+"""The segment of all values that have no segment of their own."""
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one input of a model; ``type`` is one of `exporter.features.types.INPUT_TYPES`."""
+
+    type: str | None = None
+    alerts: dict[str, float] = {}
+
+
+class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the tensors and columns of another server map to a model's inputs and outputs."""
+
+    names: tuple[_Name, ...] = ()
+    batched: bool = True
+    inputs: dict[str, _Name | tuple[_Name, ...] | None] = {}
+    prediction: _Name | None = None
+    confidence: _Name | None = None
+    labels: tuple[Annotated[str, msgspec.Meta(max_length=1000)] | int | bool, ...] = ()
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one model. Paths of profiles are absolute once loaded; ``windows`` keep their spelling."""
+
+    name: _Name
+    profile: str | None = None
+    profiles: Annotated[dict[_Name, str], msgspec.Meta(max_length=1000)] = {}
+    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    correction_tolerance: float | str = 0.0
+    task: Task | None = None
+    windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
+    quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
+    drift: tuple[Distance, ...] = ()
+    drift_false_alarm_interval: str = "30d"
+    redact: frozenset[str] = frozenset()
+    segment_by: _Name | None = None
+    segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
+    features: dict[str, FeatureConfig] = {}
+    alerts: dict[str, float] = {}
+    objectives: Objectives | None = None
+    events: tuple[_Name, ...] = ()
+    max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    mapping: MappingConfig = MappingConfig()
+
+    def confident_from(self) -> float:
+        """Return the confidence from which a prediction counts as confident."""
+        return DEFAULT_CONFIDENCE_THRESHOLD if self.confidence_threshold is None else self.confidence_threshold
+
+    def tolerance(self) -> Tolerance:
+        """Return how far a corrected number may be from the prediction and still accept it."""
+        return parse_tolerance(self.correction_tolerance)
+
+    def window_seconds(self) -> dict[str, float]:
+        """Return the lengths of the windows in seconds by their spelling, shortest first."""
+        return _by_length(self.windows)
+
+    def quality_window_seconds(self) -> dict[str, float]:
+        """Return the lengths of the windows of the measured quality: those of `window_seconds` and further ones."""
+        return _by_length((*self.windows, *self.quality_windows))
+
+    def false_alarm_seconds(self) -> float:
+        """Return the time in which ModelFeaturesDrifted may have one false alarm, in seconds."""
+        return parse_duration(self.drift_false_alarm_interval)
+
+    def threshold(self, alert: str, feature: str | None = None) -> float:
+        """Return the threshold of an alert, as the rules have it.
+
+        It is that of the feature, else of the input that the feature is a statistic of, else of the model, else the
+        default.
+        """
+        if feature is not None:
+            settings = self.features.get(feature)
+            if settings is None:
+                settings = next((s for name, s in self.features.items() if feature.startswith(f"{name}.")), None)
+            if settings and alert in settings.alerts:
+                return settings.alerts[alert]
+        return self.alerts.get(alert, THRESHOLDS[alert].default)
+
+
+def _by_length(windows: Iterable[str]) -> dict[str, float]:
+    return dict(sorted(((window, parse_duration(window)) for window in windows), key=lambda item: item[1]))
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where predictions and feedback are stored, and for how long; ``password_file`` is absolute once loaded."""
+
+    url: str = "sqlite:///data/model-exporter.db"
+    retention: str = "30d"
+    inputs: str = "all"
+    max_size: str | None = None
+    password_file: str | None = None
+    replica: _Name | None = None
+
+
+class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Addresses that the home page links to; None means no link. Alerts link to the dashboards of ``grafana``."""
+
+    prometheus: str | None = None
+    alertmanager: str | None = None
+    grafana: str | None = None
+
+
+class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of the queue in memory."""
+
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of ``exporter.yml``."""
+
+    models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
+    external_url: str | None = None
+    prometheus_url: str | None = None
+    store: StoreConfig = StoreConfig()
+    links: LinksConfig = LinksConfig()
+    queue: QueueConfig = QueueConfig()
+
+
+def sampled_share(inputs: str) -> float | None:
+    """Return the share of the policy ``sampled:0.1``; None for another policy.
+
+    Raises
+    ------
+    ValueError
+        When it is none of ``all``, ``confident``, ``none`` and ``sampled:`` with a share from 0 to 1.
+    """
+    if inputs in {"all", "confident", "none"}:
+        return None
+    share = re.fullmatch(r"sampled:(0?\.\d+|0|1|1\.0*)", inputs)
+    if not share:
+        raise ValueError(f"expected all, confident, none or sampled:SHARE such as sampled:0.1, got {preview(inputs)}")
+    return float(share[1])
