@@ -25,7 +25,8 @@ from exporter.validation import (
 SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
 """Length of a window in seconds."""
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 3600, 3650 * 86400
-"""Time with one false alarm, in seconds."""
+"""Time with one false alarm, or between two requests for retraining, in seconds."""
+RETRAIN_EXAMPLE = "https://trainer.example.org/retrain"
 
 _T = TypeVar("_T")
 _V = TypeVar("_V")
@@ -85,6 +86,7 @@ def check_document(document: Any, where: str) -> Any:
         for name, example in _LINK_EXAMPLES.items():
             _check_url(_mapping(document, "links").get(name), ("links", name), example=example)
         _check_store(_mapping(document, "store"))
+        _check_retrain(_mapping(document, "retrain"), models)
     except _InvalidError as error:
         raise ConfigError(f"{where}: {error}") from None
     return document
@@ -166,7 +168,10 @@ def _check_distances(path: KeyPath, model: dict[str, Any]) -> None:
 
 
 def _check_false_alarm_interval(path: KeyPath, model: dict[str, Any]) -> None:
-    key, interval = (*path, "drift_false_alarm_interval"), model.get("drift_false_alarm_interval")
+    _check_interval((*path, "drift_false_alarm_interval"), model.get("drift_false_alarm_interval"))
+
+
+def _check_interval(key: KeyPath, interval: Any) -> None:
     if isinstance(interval, str) or type(interval) is int:
         seconds = _parse(parse_duration, str(interval), key)
         if not SHORTEST_INTERVAL <= seconds <= LONGEST_INTERVAL:
@@ -233,6 +238,15 @@ def _check_store(store: dict[str, Any]) -> None:
         value = store.get(key)
         if isinstance(value, str) or type(value) is int:
             _parse(check, str(value), ("store", key))
+
+
+def _check_retrain(retrain: dict[str, Any], models: _Models) -> None:
+    _check_url(retrain.get("url"), ("retrain", "url"), "every request is signed with the secret", RETRAIN_EXAMPLE)
+    names = [name for model in models.values() if isinstance(name := model.get("name"), str)]
+    for index, name in _entries(retrain, "models"):
+        if isinstance(name, str) and name not in names:
+            _refuse(("retrain", "models", index), f"no model {preview(name)} is configured; {suggestion(name, names)}")
+    _check_interval(("retrain", "interval"), retrain.get("interval"))
 
 
 def _parse(parse: Callable[[_V], _T], value: _V, path: KeyPath) -> _T:

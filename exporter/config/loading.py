@@ -39,4 +39,7 @@ def load(path: Path) -> Config:
         url = f"sqlite:///{folder / relative}"
     secret = config.store.password_file
     store = msgspec.structs.replace(config.store, url=url, password_file=str(folder / secret) if secret else None)
-    return msgspec.structs.replace(config, models=models, store=store)
+    retrain = config.retrain
+    if retrain:
+        retrain = msgspec.structs.replace(retrain, secret_file=str(folder / retrain.secret_file))
+    return msgspec.structs.replace(config, models=models, store=store, retrain=retrain)

@@ -127,6 +127,25 @@ class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grafana: str | None = None
 
 
+class RetrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When and where to ask for a new version of a model; ``secret_file`` is absolute once loaded."""
+
+    url: str
+    secret_file: str
+    models: tuple[_Name, ...] = ()
+    accuracy: bool = True
+    corrections: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 200
+    interval: str = "1d"
+
+    def concerns(self, model: str) -> bool:
+        """Return whether requests are made for a model: for all, if none is named."""
+        return not self.models or model in self.models
+
+    def interval_seconds(self) -> float:
+        """Return the shortest time between two requests for a model, in seconds."""
+        return parse_duration(self.interval)
+
+
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of the queue in memory."""
 
@@ -141,6 +160,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prometheus_url: str | None = None
     store: StoreConfig = StoreConfig()
     links: LinksConfig = LinksConfig()
+    retrain: RetrainConfig | None = None
     queue: QueueConfig = QueueConfig()
 
 

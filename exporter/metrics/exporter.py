@@ -48,6 +48,8 @@ class ExporterMetrics:
         self.store_max_bytes = gauge("store_max_bytes", largest)
         self.store_errors = counter("store_errors", "Failed reads and writes of the store.")
         self.notifications = counter("notifications", "Alerts received from Alertmanager.", "status")
+        asked = "Requests for retraining, by what became of them; failed attempts are repeated."
+        self.retrain_requests = counter("retrain_requests", asked, "status")
         self.reload_successful = gauge("config_last_reload_successful", "Whether the last reload succeeded.")
         reloaded = "Unix time of the last successful reload."
         self.reload_time = gauge("config_last_reload_success_timestamp_seconds", reloaded)
@@ -61,6 +63,8 @@ class ExporterMetrics:
             self.warnings.labels(reason)
         for status in ("firing", "resolved"):
             self.notifications.labels(status)
+        for status in ("requested", "delivered", "failed", "abandoned"):
+            self.retrain_requests.labels(status)
 
     def watch_size(self, size: StoreSize) -> None:
         """Report the size of the store, and its maximum."""

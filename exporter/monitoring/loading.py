@@ -8,6 +8,7 @@ from pathlib import Path
 from exporter import config as configuration
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
+from exporter.http_client.webhook import read_secret
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
 from exporter.monitoring.registry import MonitorRegistry
@@ -33,6 +34,8 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
         check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if config.retrain:
+        read_secret(config.retrain.secret_file, f"{path}: retrain.secret_file")
     binners: dict[str, Binner] = {}
     version_binners: dict[tuple[str, str], Binner] = {}
     for index, model in enumerate(config.models):

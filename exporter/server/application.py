@@ -25,10 +25,13 @@ from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
+from exporter.server.alerts import AlertSource
 from exporter.server.client_log import ClientLog
 from exporter.server.comparisons import Comparisons
 from exporter.server.integrations.pairing import RequestResponsePairer
+from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
+from exporter.server.retraining import Retrainer
 from exporter.server.scrapes import Scrapes
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.stats.tolerance import Tolerance
@@ -68,6 +71,12 @@ class Exporter:
         Where the exporter listens, as a URL; links begin with it if no ``external_url`` is configured.
     scrapes : Scrapes
         The scrapes of this exporter.
+    inbox : Inbox
+        The notifications of Alertmanager.
+    alerts : AlertSource
+        The alerts that are known.
+    retrainer : Retrainer
+        Asks for new versions of models.
     loaded : tuple of float
         Unix times of the last two times at which the configuration was read, or of the first.
 
@@ -123,6 +132,18 @@ class Exporter:
         self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
         self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors, self.shared)
         self._snapshots.start()
+        self.inbox = Inbox()
+        self.scrapes = Scrapes()
+        self.alerts = AlertSource(lambda: self.prometheus, self.inbox, self.scrapes, lambda: self.loaded)
+        self.retrainer = Retrainer(
+            lambda: self.config,
+            self.store,
+            self.telemetry,
+            self.alerts.read,
+            compare=self.comparisons.compare,
+            external_url=lambda: self.link_addresses()[0],
+        )
+        self.retrainer.start()
         self._noise = NoiseLearner(lambda: self.pipeline.monitors)
         self._noise.start()
         self.comparisons.start()
@@ -130,7 +151,6 @@ class Exporter:
         self._set_loaded()
         self.ready = True
         self.address = "http://127.0.0.1:9877"
-        self.scrapes = Scrapes()
         self.reloaders: list[Callable[[], None]] = []
 
     @property
@@ -242,6 +262,7 @@ class Exporter:
         self.stop()
         self.comparisons.close()
         self._noise.close(min(1.0, self._seconds_left()))
+        self.retrainer.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):

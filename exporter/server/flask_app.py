@@ -10,12 +10,11 @@ from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError, StoreError
-from exporter.server.api import comparison, corrections, datasets, integrations, openapi, operations
+from exporter.server.api import comparison, corrections, datasets, integrations, openapi, operations, retraining
 from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
-from exporter.server.notifications import Inbox
 from exporter.server.pages import drift, home, quality, review, runbooks
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
@@ -39,15 +38,15 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # no redirects, which would name the Host of the request
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = app.jinja_env.keep_trailing_newline = True
-    inbox = Inbox()
     ingest = ingest or Ingest(exporter)
-    app.register_blueprint(api.blueprint(exporter, ingest, inbox))
+    app.register_blueprint(api.blueprint(exporter, ingest))
     app.register_blueprint(integrations.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter, ingest.idempotency))
     app.register_blueprint(datasets.blueprint(exporter))
     app.register_blueprint(comparison.blueprint(exporter))
+    app.register_blueprint(retraining.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
-    app.register_blueprint(home.blueprint(exporter, inbox))
+    app.register_blueprint(home.blueprint(exporter))
     app.register_blueprint(runbooks.blueprint(exporter))
     app.register_blueprint(drift.blueprint(exporter))
     app.register_blueprint(quality.blueprint(exporter))

@@ -15,7 +15,7 @@ from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.server.api import schemas
 from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
-from exporter.server.api.request_bodies import BatchDecision, ReleaseRequest, ReviewDecision, SampleRequest
+from exporter.server.api.request_bodies import BatchDecision, ReleaseRequest, RetrainBody, ReviewDecision, SampleRequest
 from exporter.server.ingest import MAX_BODY
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
@@ -240,6 +240,14 @@ ROUTES: dict[str, Route] = {
             Parameter("after", str, "The version to judge; by default the one that appeared last."),
         ),
         pool="comparisons",
+    ),
+    "GET /v1/retrain-requests": Route(
+        "List the requests for retraining, the newest first.",
+        {200: schemas.RetrainRequests},
+        parameters=(_MODEL, Parameter("limit", _Page, "Requests that are listed.")),
+    ),
+    "POST /v1/retrain-requests": Route(
+        "Ask the trainer for a new version of a model.", {201: schemas.RetrainRequest}, RetrainBody, scope="review"
     ),
     "GET /metrics": Route(
         "Return the metrics.",

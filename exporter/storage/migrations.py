@@ -86,6 +86,10 @@ def _migrate_to_6(connection: sa.Connection) -> None:
     )
 
 
+def _migrate_to_7(connection: sa.Connection) -> None:
+    """Add the table of requests for retraining, which `migrate` creates as it does all new tables."""
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -93,6 +97,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     4: _migrate_to_4,
     5: _migrate_to_5,
     6: _migrate_to_6,
+    7: _migrate_to_7,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

@@ -196,6 +196,25 @@ release_chunks = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
+# Requests for retraining, see `exporter.storage.retrain_requests`.
+retrain_requests = sa.Table(
+    "retrain_requests",
+    metadata,
+    sa.Column("seq", Key, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    # Why it was made, as JSON; and the document that is sent, NULL until it is prepared.
+    sa.Column("context", sa.Text, nullable=False),
+    sa.Column("body", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    # When it is sent next; NULL once it is delivered or given up.
+    sa.Column("next_attempt", sa.Float),
+    sa.Column("delivered", sa.Float),
+    sa.Column("error", sa.Text),
+)
+
 
 def set_postgresql_options() -> None:
     """Set PostgreSQL's options of the tables: its part of SQLAlchemy is not loaded for SQLite."""

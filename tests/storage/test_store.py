@@ -839,7 +839,7 @@ def test_a_full_disk_is_reported(tmp_path: Path) -> None:
         assert server.post("/v1/feedback", {"prediction_id": "a", "verdict": "corrected", "label": "x"}).status == 201
         full = max(path.stat().st_size for path in tmp_path.glob("store.db*"))
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
-        feedback = {"prediction_id": "b", "verdict": "corrected", "label": "x" * 90_000}
+        feedback = [{"prediction_id": name, "verdict": "corrected", "label": "x" * 90_000} for name in "bcd"]
         refused = server.post("/v1/feedback", feedback, Idempotency_Key="b")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
         assert refused.json["detail"].startswith("the database did not store it: d")  # the disk, or the database

@@ -10,11 +10,10 @@ from exporter.errors import EventError
 from exporter.server.application import Exporter
 from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.labels import Labels
-from exporter.server.notifications import Inbox
 from exporter.server.problem import Reply, event_problem, json_reply
 
 
-def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
+def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     """Return the routes for predictions, feedback, labels, business events and notifications."""
     routes = Blueprint("api", __name__, url_prefix="/v1")
     labels = Labels(exporter, ingest.idempotency)
@@ -44,7 +43,7 @@ def blueprint(exporter: Exporter, ingest: Ingest, inbox: Inbox) -> Blueprint:
 
     def receive_notification(body: bytes) -> Reply:
         try:
-            alerts = inbox.take(body, time.monotonic())
+            alerts = exporter.inbox.take(body, time.monotonic())
         except EventError as error:
             exporter.clients.reject(error)
             return event_problem(error)

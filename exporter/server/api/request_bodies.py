@@ -38,6 +38,12 @@ class SampleRequest(msgspec.Struct, forbid_unknown_fields=True):
     version: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
+class RetrainBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The model to retrain."""
+
+    model: Annotated[str, msgspec.Meta(max_length=128)]
+
+
 class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The release to make."""
 

@@ -250,6 +250,26 @@ class Comparison(msgspec.Struct):
     measures: list[ComparedMeasure]
 
 
+class RetrainRequest(msgspec.Struct):
+    """A request for a new version of a model."""
+
+    id: str
+    model: str
+    reason: Literal["accuracy", "corrections", "manual"]
+    detail: str
+    status: Literal["waiting", "delivered", "abandoned"]
+    created: str
+    delivered: str | None
+    attempts: int
+    error: str | None
+
+
+class RetrainRequests(msgspec.Struct):
+    """The newest requests."""
+
+    requests: list[RetrainRequest]
+
+
 class FieldError(msgspec.Struct):
     """A field of the body that is not valid."""
 

@@ -18,13 +18,15 @@ from exporter.errors import StoreError
 from exporter.monitoring.drift_report import CONFIDENCE_ALERT, FEATURE_ALERT, OUTPUTS, PREDICTION_ALERT
 from exporter.monitoring.leading_quality import ENOUGH
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.server.alerts import LAYERS, AlertSource
+from exporter.server.alerts import LAYERS
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago, parse_time
-from exporter.server.notifications import Alert, Inbox
+from exporter.server.notifications import Alert
 from exporter.server.pages.drift_text import number, percent
 from exporter.server.pages.incidents import SEVERITIES, alert_severity, group_alerts
 from exporter.server.pages.model_rows import MIN_ATTEMPTS, MIN_CORRECTIONS, machine_figures, model_rows
+from exporter.server.retraining import request_document
+from exporter.storage.retrain_requests import list_requests
 
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
@@ -34,12 +36,13 @@ MAX_OPEN_INCIDENTS = 20
 MAX_LISTED_ALERTS = 50
 """Alerts of an incident that are listed."""
 MAX_NOTIFICATIONS = 20
+MAX_REQUESTS = 50
+"""Newest requests for retraining among which the page looks for the last one of each model."""
 
 
-def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
+def blueprint(exporter: Exporter) -> Blueprint:
     """Return the home page."""
     routes = Blueprint("pages", __name__)
-    source = AlertSource(lambda: exporter.prometheus, inbox, exporter.scrapes, lambda: exporter.loaded)
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(time_tag)
@@ -51,7 +54,7 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
     @routes.get("/")
     def home() -> str:
         exporter.pipeline.settle(0.2)
-        alerts = source.read()
+        alerts = exporter.alerts.read()
         rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
         open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
         seen = {row.model for row in rows}
@@ -70,11 +73,12 @@ def blueprint(exporter: Exporter, inbox: Inbox) -> Blueprint:
             silent=[model.name for model in exporter.config.models if model.name not in seen],
             webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
             links=exporter.config.links,
-            last=inbox.last()[:MAX_NOTIFICATIONS],
+            last=exporter.inbox.last()[:MAX_NOTIFICATIONS],
             machine=machine_figures(exporter.exposition.machine()),
             outputs=OUTPUTS,
             drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
             pending_corrections=_pending(exporter),
+            retrain_requests=_retrain_requests(exporter),
             min_attempts=MIN_ATTEMPTS,
             min_corrections=MIN_CORRECTIONS,
             enough_labels=ENOUGH,
@@ -115,6 +119,19 @@ def _pending(exporter: Exporter) -> dict[str, int] | None:
     except StoreError:
         return None
     return {name: pending[name] for name in exporter.pipeline.monitors.models if pending.get(name)}
+
+
+def _retrain_requests(exporter: Exporter) -> list[dict[str, Any]]:
+    """Return the last request for retraining of each model that has one; none while the database is not available."""
+    if exporter.config.retrain is None:
+        return []
+    try:
+        with exporter.store.reading() as connection:
+            newest = list_requests(connection, None, MAX_REQUESTS)
+    except StoreError:
+        return []
+    by_model = {row["model"]: request_document(row) for row in reversed(newest)}
+    return [by_model[name] for name in exporter.pipeline.monitors.models if name in by_model]
 
 
 def drift_parameters(alert: Alert) -> dict[str, str]:

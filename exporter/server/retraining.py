@@ -1,0 +1,279 @@
+"""Ask the user's trainer for a new version of a model: when its accuracy falls, or enough corrections are accepted.
+
+A request is recorded in the store first. It is then prepared (the corrections are released, versions are compared),
+and sent until the trainer takes it. Each step is repeated after a crash; the trainer sees the same identifier again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from exporter.comparison.measures import Comparison
+from exporter.comparison.report import document
+from exporter.config import Config, RetrainConfig
+from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
+from exporter.errors import CompareError, ConfigError, ExporterError, StoreError, StoreFullError
+from exporter.http_client.client import Client, RequestError, Response
+from exporter.http_client.webhook import read_secret, signed_headers
+from exporter.metrics.exporter import ExporterMetrics
+from exporter.server.alerts import Alerts
+from exporter.server.retrain_triggers import Trigger, accuracy_trigger, corrections_trigger
+from exporter.storage import Store
+from exporter.storage.correction_document import rfc3339
+from exporter.storage.retrain_requests import (
+    NewRequest,
+    Row,
+    add_request,
+    claim_due,
+    count_unreleased,
+    list_requests,
+    update_request,
+)
+
+log = logging.getLogger(__name__)
+
+SECONDS = 15.0
+"""Time between two looks at the alerts and at the corrections."""
+DUE_SECONDS = 2.0
+"""Time between two looks for a request that is due."""
+FAILURE_SECONDS = 60.0
+"""Time until the next look after one that failed."""
+LEASE_SECONDS = 300.0
+"""How long one exporter has for preparing and sending a request, before another one tries."""
+TIMEOUT_SECONDS = 10.0
+"""Time that the trainer has for each part of its response."""
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 10.0, 3600.0
+"""Time from a failed attempt to the next; it doubles each time."""
+GIVE_UP_SECONDS = 3 * 86400.0
+"""How long a request is repeated."""
+MAX_ANSWER = 1000
+"""Bytes of the trainer's response that are read, for the message of an error."""
+GONE = 410
+"""The status by which a receiver says that it takes no more requests of this kind."""
+
+
+class Retrainer:
+    """Records, prepares and sends the requests, in a thread of its own.
+
+    Parameters
+    ----------
+    config
+        Returns the current configuration.
+    store
+        Keeps the requests, and the corrections.
+    telemetry
+        Counts the requests.
+    alerts
+        Returns the alerts that are known.
+    compare
+        Compares the last two versions of a model.
+    external_url
+        Returns what links to the exporter begin with.
+    """
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        store: Store,
+        telemetry: ExporterMetrics,
+        alerts: Callable[[], Alerts],
+        *,
+        compare: Callable[[str], Comparison],
+        external_url: Callable[[], str],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._telemetry = telemetry
+        self._alerts = alerts
+        self._compare = compare
+        self._external_url = external_url
+        self._looked = -math.inf
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retrain", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """End the thread, for which this waits ``timeout`` seconds at most: it may wait for the trainer."""
+        self._closing.set()
+        self._thread.join(timeout)
+
+    def request(self, model: str) -> Row | None:
+        """Record a request that a person or a program made; None while another one of the model is open.
+
+        Raises
+        ------
+        StoreError
+            When it could not be stored.
+        """
+        return self._record(model, Trigger("manual", "somebody asked for it"), last=None)
+
+    def look(self, now: float) -> None:
+        """Record a request for each model that should be retrained, at the Unix time ``now`` in seconds.
+
+        Raises
+        ------
+        StoreError
+            When the database fails.
+        """
+        config, settings = self._config(), self._config().retrain
+        if settings is None:
+            return
+        firing = self._alerts().firing if settings.accuracy else []
+        for model in (model.name for model in config.models if settings.concerns(model.name)):
+            with self._store.reading() as connection:
+                last = next(iter(list_requests(connection, model, 1)), None)
+                corrections = count_unreleased(connection, model) if settings.corrections else 0
+                accuracy = next(iter(list_requests(connection, model, 1, "accuracy")), None)
+            last_created = last["created"] if last else -math.inf
+            if last and (last["next_attempt"] is not None or now - last_created < settings.interval_seconds()):
+                continue
+            asked = accuracy["created"] if accuracy else -math.inf
+            trigger = accuracy_trigger(firing, model, asked) or corrections_trigger(settings.corrections, corrections)
+            if trigger and self._record(model, trigger, last=last_created):
+                log.info("retraining of %s is requested: %s", model, trigger.detail)
+
+    def send_due(self, now: float) -> bool:
+        """Prepare and send the next request that is due at the Unix time ``now``; return whether there was one.
+
+        Raises
+        ------
+        ExporterError
+            When the database fails, or the secret cannot be read.
+        """
+        settings = self._config().retrain
+        row = claim_due(self._store, now, now + LEASE_SECONDS) if settings else None
+        if settings is None or row is None:
+            return False
+        try:
+            body = row["body"] or self._prepare(row)
+            status, error = self._send(settings, row["id"], body)
+        except BusyError:  # another release is being made
+            update_request(self._store, row["seq"], next_attempt=now + DUE_SECONDS)
+            return True
+        if not error:
+            update_request(self._store, row["seq"], next_attempt=None, delivered=now, error=None)
+            self._count("delivered")
+            log.info("retraining of %s: the trainer took request %s", row["model"], row["id"])
+            return True
+        attempts = row["attempts"] + 1
+        pause = min(FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 20), LONGEST_RETRY_SECONDS)
+        is_given_up = status == GONE or now + pause - row["created"] > GIVE_UP_SECONDS
+        next_attempt = None if is_given_up else now + pause
+        update_request(self._store, row["seq"], next_attempt=next_attempt, attempts=attempts, error=error[:500])
+        self._count("abandoned" if is_given_up else "failed")
+        after = "given up" if is_given_up else f"the next attempt is in {pause:.0f} s"
+        log.warning("retraining of %s: attempt %d to send request %s: %s; %s",
+                    row["model"], attempts, row["id"], error, after)  # fmt: skip
+        return True
+
+    def _record(self, model: str, trigger: Trigger, last: float | None) -> Row | None:
+        context: dict[str, Any] = {"detail": trigger.detail, "alert": trigger.alert_document()}
+        text = msgspec.json.encode(context).decode()
+        row = add_request(self._store, NewRequest(uuid.uuid4().hex, model, trigger.reason, text, time.time()), last)
+        if row is not None:
+            self._count("requested")
+        return row
+
+    def _prepare(self, row: Row) -> str:
+        """Release the corrections, compare the versions, and store the document to send."""
+        model = row["model"]
+        data = {
+            "id": row["id"],
+            "model": model,
+            "reason": row["reason"],
+            **msgspec.json.decode(row["context"]),
+            "release": self._release(model),
+            "comparison": self._comparison(model),
+            "exporter_url": self._external_url(),
+        }
+        message = {"type": "model.retrain", "timestamp": rfc3339(row["created"]), "data": data}
+        body = msgspec.json.encode(message).decode()
+        update_request(self._store, row["seq"], body=body)
+        return body
+
+    def _release(self, model: str) -> dict[str, Any] | None:
+        redacted = next((entry.redact for entry in self._config().models if entry.name == model), frozenset())
+        try:
+            row = make_release(self._store, model, None, None, redacted).row
+        except EmptyError:
+            return None
+        except StoreFullError as error:
+            log.warning("retraining of %s: its corrections are not released: %s", model, error)
+            return None
+        return {**release_document(row), "url": f"{self._external_url()}/v1/dataset/releases/{row['id']}"}
+
+    def _comparison(self, model: str) -> dict[str, Any] | None:
+        try:
+            return document(self._compare(model))
+        except CompareError:  # one version, or two that never served together
+            return None
+        except StoreError:
+            raise
+        except ExporterError as error:
+            log.warning("retraining of %s: its versions are not compared: %s", model, error)
+            return None
+
+    def _send(self, settings: RetrainConfig, request_id: str, body: str) -> tuple[int, str]:
+        """Send a request; return the status of the response, 0 without one, and what went wrong, empty for nothing."""
+        content = body.encode()
+        try:
+            secret = read_secret(settings.secret_file, "retrain.secret_file")
+            client = Client(settings.url, "retrain.url", timeout=TIMEOUT_SECONDS)
+            headers = signed_headers(secret, request_id, int(time.time()), content)
+            path = "/" if settings.url.endswith("/") or not urlsplit(settings.url).path else ""
+            with client, client.open("POST", path, content, headers=headers) as response:
+                status = response.status
+                answer = response.read1(MAX_ANSWER)  # what is there: a slow response must not hold the thread
+        except (ConfigError, RequestError) as error:
+            return 0, error.reason if isinstance(error, RequestError) else str(error)
+        return status, "" if status < 300 else Response(status, answer).error_message()
+
+    def _count(self, status: str) -> None:
+        self._telemetry.retrain_requests.labels(status).inc()
+
+    def _run(self) -> None:
+        pause = DUE_SECONDS
+        while not self._closing.wait(pause):
+            pause = DUE_SECONDS
+            try:
+                if time.monotonic() - self._looked >= SECONDS:
+                    self._looked = time.monotonic()
+                    self.look(time.time())
+                while not self._closing.is_set() and self.send_due(time.time()):
+                    pass
+            except ExporterError as error:
+                pause = FAILURE_SECONDS
+                log.warning("requests for retraining wait: %s", error)
+            except Exception:  # no error may end the thread
+                pause = FAILURE_SECONDS
+                log.exception("requests for retraining wait")
+
+
+def request_document(row: Row) -> dict[str, Any]:
+    """Return a request as its JSON document."""
+    status = "waiting" if row["next_attempt"] is not None else "abandoned"
+    if row["delivered"] is not None:
+        status = "delivered"
+    return {
+        "id": row["id"],
+        "model": row["model"],
+        "reason": row["reason"],
+        "detail": msgspec.json.decode(row["context"])["detail"],
+        "status": status,
+        "created": rfc3339(row["created"]),
+        "delivered": rfc3339(row["delivered"]),
+        "attempts": row["attempts"] + (status == "delivered"),
+        "error": row["error"],
+    }
