@@ -9,7 +9,7 @@ import numpy.typing as npt
 from drift_bins import Bins
 from drift_peers import ORIGIN, PEERS, peer_scores
 from drift_streams import CASES, CHANGES, Case, Change, seeded
-from drift_tables import number, percent, table
+from drift_tables import number, percent, percents, table
 
 from exporter.stats.divergence import Floats
 
@@ -89,21 +89,17 @@ class Beside:
         """Return the tables of `measure`, and where a peer is better on both axes."""
         names = [OWN, *(peer.name for peer in PEERS)]
         found = {"peers": "; ".join(f"{name}: {origin}" for name, origin in ORIGIN.items()) + "."}
-        chosen = [n for n in (20, 50, 100, 1000, 10_000) if n in self.sizes]
-        body = []
-        for name in CASES:
-            for monitor in names:
-                shares = (percent(self.false[monitor, name, n]) for n in chosen)
-                body.append([name if monitor == OWN else "", monitor, *shares])
-        found["peers-false-alarms"] = table(["no drift", "monitor", *(f"n = {number(n)}" for n in chosen)], body)
+        chosen = [n for n in (20, 100, 1000, 10_000) if n in self.sizes]
+        body = [
+            [name, *(percents(self.false[monitor, name, n] for n in chosen) for monitor in names)] for name in CASES
+        ]
+        found["peers-false-alarms"] = table(["no drift", *names], body)
         body = []
         for change in CHANGES:
-            cells = [
-                " · ".join(percent(self.power[monitor, change, n], 0) for n in self.change_sizes) for monitor in names
-            ]
+            cells = (percents((self.power[monitor, change, n] for n in self.change_sizes), 0) for monitor in names)
             body.append([change, *cells])
         found["power"] = table(["change", *names], body)
-        body = [[c, *(percent(self.even_power[monitor, c, 100], 0) for monitor in names)] for c in CHANGES]
+        body = [[c, *(percents([self.even_power[monitor, c, 100]], 0) for monitor in names)] for c in CHANGES]
         found["even-power"] = table(["change", *names], body)
         for title, own in (("better", OWN), ("better-at-0.1", LOW)):
             better = [self._better(change, own) for change in CHANGES]

@@ -27,14 +27,14 @@ def _single(windows: Windows) -> list[list[str]]:
     small = {key: share for key, share in false.items() if key[3] < 50 and key[0] == ORDERED}
     ordered = {key: share for key, share in large.items() if key[1] == _MOST}
     few = {key: share for key, share in large.items() if key[1] == 1000}
-    title = "false alarms, windows of at least 50 values"
+    title = "false alarms, n ≥ 50"
     rows = [_share(f"{title}, 10,000 rows, {name}", _of(ordered, [name]), 0.015) for name in DEPENDENT]
     return [
         _share(f"{title}, 10,000 rows, independent values", _of(ordered, ALONE), 0.001),
         *rows,
         _share(f"{title}, 1,000 rows, dependent values", _of(few, DEPENDENT), 0.015),
         _share(f"{title}, any number of rows, independent values", _of(large, ALONE), 0.001),
-        _share("false alarms, windows of fewer values, independent values", _of(small, ALONE), 0.01),
+        _share("false alarms, n < 50, independent values", _of(small, ALONE), 0.01),
     ]
 
 
@@ -65,9 +65,7 @@ def _power(windows: Windows) -> list[list[str]]:
         own = windows.power[ORDERED, _MOST, name, worst].mean
         cell = f"{percent(own, 0)} of {percent(own + lost[worst], 0)} (n = {number(worst)})"
         verdict = _verdict(sum(points > 0.05 for points in lost.values()), len(sizes))
-        rows.append(
-            [f"mean + 1 sd, {name}, of the power of the best test of the mean", "within 5 points", cell, verdict]
-        )
+        rows.append([f"power, {name}", "within 5 points of the best test", cell, verdict])
     pairs = [
         (windows.power[None, n_rows, name, n].mean, windows.power[ORDERED, n_rows, name, n].mean, name, n_rows, n)
         for n_rows in windows.rows
@@ -77,8 +75,8 @@ def _power(windows: Windows) -> list[list[str]]:
     before, after, name, n_rows, n = max(pairs, key=lambda pair: pair[0] - pair[1])
     rows.append(
         [
-            "mean + 1 sd, independent values, of the power with the floor of independent values",
-            "within 2 points",
+            "power, independent values",
+            "within 2 points of that without measured dependence",
             f"{percent(after)} of {percent(before)} ({name}, {number(n_rows)} rows, n = {n})",
             _verdict(sum(pair[0] - pair[1] > 0.02 for pair in pairs), len(pairs)),
         ]
@@ -86,14 +84,14 @@ def _power(windows: Windows) -> list[list[str]]:
     for name in ("normal", "log-normal", "discrete", "zero-heavy"):
         share = windows.power[ORDERED, _MOST, name, 100].mean
         verdict = _verdict(int(share < 0.95), 1)
-        rows.append([f"mean + 1 sd, {name}, windows of 100", "at least 95 %", percent(share, 2), verdict])
+        rows.append([f"power, {name}, n = 100", "at least 95 %", percent(share, 2), verdict])
     return rows
 
 
 def _paging(running: Running) -> list[list[str]]:
     rows = []
     for kind, names in (("independent values", ALONE), ("dependent values", DEPENDENT)):
-        for title, goal, few in (("at least 50 values", 0.001, False), ("fewer values", 0.01, True)):
+        for title, goal, few in (("n ≥ 50", 0.001, False), ("n < 50", 0.01, True)):
             cells = {
                 key: paged[0]
                 for key, paged in running.paged.items()
@@ -102,7 +100,7 @@ def _paging(running: Running) -> list[list[str]]:
             worst = max(cells, key=lambda key: cells[key])
             rows.append(
                 [
-                    f"false alarms, with `for: 5m`, {title}, 10,000 rows, {kind}",
+                    f"false alarms with `for: 5m`, {title}, 10,000 rows, {kind}",
                     f"at most {100 * goal:g} %",
                     f"{percent(cells[worst], 2)} ({worst[2]}, {worst[3]} in 5 minutes)",
                     _verdict(sum(cell > goal for cell in cells.values()), len(cells)),
@@ -118,7 +116,7 @@ def _paging(running: Running) -> list[list[str]]:
         before = running.paged[SHUFFLED, *worst[1:]][1]
         rows.append(
             [
-                f"false pages a year and feature, 10,000 rows, {kind}",
+                f"false alarms a year and feature, 10,000 rows, {kind}",
                 "at most 1",
                 f"{cells[worst]:,.0f} ({worst[2]}, {worst[3]} in 5 minutes; {before:,.0f} with shuffled rows)",
                 _verdict(sum(cell > 1 for cell in cells.values()), len(cells)),

@@ -127,17 +127,17 @@ class Running:
 
     def tables(self) -> dict[str, str]:
         """Return the tables of `measure`."""
-        head = ["values in 5 minutes", *map(number, self.rates)]
-        blocks = []
-        for rows in self.rows:
-            for order in (ORDERED, SHUFFLED):
-                names = [name for name, case in CASES.items() if case.dependent or order == ORDERED]
-                body = []
-                for name in names:
-                    found = (self.paged[order, rows, name, rate] for rate in self.rates)
-                    body.append([name, *(f"{percent(share, 2)}, {pages:,.0f}" for share, pages, _ in found)])
-                blocks.append(f"{number(rows)} training rows, {order}:\n\n{table(head, body)}")
-        return {"running": "\n\n".join(blocks)}
+        columns = [(order, rate) for order in (ORDERED, SHUFFLED) for rate in self.rates]
+        body = []
+        for name, case in CASES.items():
+            for rows in self.rows:
+                found = (
+                    self.paged[order, rows, name, rate] if case.dependent or order == ORDERED else None
+                    for order, rate in columns
+                )
+                cells = (f"{percent(cell[0], 2)}, {cell[1]:,.0f}" if cell else "" for cell in found)
+                body.append([name, number(rows), *cells])
+        return {"running": table(["stream", "training rows", *(f"{order}, {rate}" for order, rate in columns)], body)}
 
     def correlated(self) -> dict[str, str]:
         """Measure what helps the running alert against dependent values, and the delay that it causes."""

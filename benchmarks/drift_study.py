@@ -1,7 +1,7 @@
 """Measure false alarms, power and delay of the drift alert, against other monitors on the same streams.
 
 ``python benchmarks/drift_study.py`` takes some minutes, writes the plots to ``docs/images/`` and the
-tables between the marks of ``docs/drift.md``. ``--quick`` prints small tables in seconds. ``--parts`` runs
+tables between the marks of ``docs/drift-study.md``. ``--quick`` prints small tables in seconds. ``--parts`` runs
 some parts only; ``--results`` names a file that keeps what they measured, for the parts that need it.
 """
 
@@ -38,7 +38,6 @@ class Study:
         self.tables: dict[str, str] = {}
         self.parts: dict[str, Callable[[], dict[str, str]]] = {
             "windows": self._windows,
-            "many-features": self.windows.many_features,
             "remedies": self.windows.remedies,
             "running": self._running,
             "correlated": self.running.correlated,
@@ -77,10 +76,7 @@ class Study:
             start = time.perf_counter()
             self.tables |= self.parts[part]()
             if results:
-                found = {
-                    of: {name: getattr(getattr(self, of), name) for name in names} for of, names in MEASURED.items()
-                }
-                results.write_bytes(pickle.dumps((found, self.tables)))
+                self._save(results)
             print(f"{part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
     def _save(self, results: Path) -> None:
@@ -105,7 +101,7 @@ def main() -> None:
     for name, content in study.tables.items():
         print(f"\n<!-- study: {name} -->\n\n{content}")
     if not arguments.quick:
-        write(DOCS / "drift.md", study.tables)
+        write(DOCS / "drift-study.md", study.tables)
 
 
 if __name__ == "__main__":

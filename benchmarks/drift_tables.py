@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
 
 
+def percents(shares: Iterable[float], digits: int = 1, separator: str = " · ") -> str:
+    """Format shares of one cell in percent, without the sign."""
+    return separator.join(percent(share, digits).removesuffix(" %") for share in shares)
+
+
 def late(minutes: float) -> str:
     """Format a delay in minutes, up to two hours."""
     return f"{minutes:.0f}" if np.isfinite(minutes) else "> 120"
@@ -31,7 +36,8 @@ def late(minutes: float) -> str:
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table with names aligned left and figures right."""
-    rule = ["---", *("---:" if re.match(r"[\d<>]", body[0][i]) else "---" for i in range(1, len(head)))]
+    first = (next((row[i] for row in body if row[i]), "") for i in range(1, len(head)))
+    rule = ["---", *("---:" if re.match(r"[\d<>]", cell) else "---" for cell in first)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
 
 

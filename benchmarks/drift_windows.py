@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from drift_bins import THRESHOLD, Bins
 from drift_streams import CASES, seeded
-from drift_tables import number, percent, table
+from drift_tables import number, percent, percents, table
 from scipy.stats import norm
 
 from exporter.stats.divergence import Floats
 
 SHUFFLED, ORDERED = "shuffled", "ordered"
+SHOWN = (5, 20, 50, 100, 200, 1000, 10_000)  # sizes of windows in the tables of false alarms
 
 
 class Sizes(NamedTuple):
@@ -93,28 +95,33 @@ class Windows:
 
     def tables(self) -> dict[str, str]:
         """Return the tables of `measure`."""
-        head = ["values per window", *map(number, self.sizes)]
-
-        def block(order: str, rows: int, names: list[str]) -> str:
-            return table(
-                head, [[name, *(percent(self.false[order, rows, name, n].mean) for n in self.sizes)] for name in names]
-            )
-
+        sizes = [n for n in self.sizes if n in SHOWN]
+        head = list(map(number, sizes))
         alone = [name for name, case in CASES.items() if not case.dependent]
         dependent = [name for name, case in CASES.items() if case.dependent]
+
+        def false(orders: Sequence[str], rows: Sequence[int], name: str, separator: str) -> list[str]:
+            return [
+                percents((self.false[o, r, name, n].mean for r in rows for o in orders), separator=separator)
+                for n in sizes
+            ]
+
         return {
-            "false-alarms": "\n\n".join(
-                f"{number(rows)} training rows:\n\n{block(ORDERED, rows, alone)}" for rows in self.rows
+            "false-alarms": table(
+                ["values per window", *head], [[name, *false([ORDERED], self.rows, name, " · ")] for name in alone]
             ),
-            "dependent-false-alarms": "\n\n".join(
-                f"{number(rows)} training rows, {order}:\n\n{block(order, rows, dependent)}"
-                for rows in self.rows
-                for order in (ORDERED, SHUFFLED)
+            "dependent-false-alarms": table(
+                ["stream", "training rows", *head],
+                [
+                    [name, number(rows), *false([ORDERED, SHUFFLED], [rows], name, ", ")]
+                    for name in dependent
+                    for rows in self.rows[-2:]
+                ],
             ),
             "dependent-floor": table(
-                head,
+                ["values per window", *head],
                 [
-                    [name, *(percent(self.above[ORDERED, self.rows[-1], name, n].mean) for n in self.sizes)]
+                    [name, *(percent(self.above[ORDERED, self.rows[-1], name, n].mean) for n in sizes)]
                     for name in dependent
                 ],
             ),
@@ -127,9 +134,9 @@ class Windows:
         for name in names:
             cells = []
             for size in sizes:
-                own = percent(self.power[ORDERED, rows, name, size].mean, 0)
                 best = self.best(rows, name, size)
-                cells.append(own if best is None else f"{own} of {percent(best, 0)}")
+                shares = [self.power[ORDERED, rows, name, size].mean, *([] if best is None else [best])]
+                cells.append(percents(shares, 0, " of "))
             body.append([name, *cells])
         return table(["values per window", *map(number, sizes)], body)
 
@@ -146,22 +153,6 @@ class Windows:
         level = norm.isf(max(self.false[ORDERED, rows, name, size].mean, least) / 2)
         shift = 1 / np.sqrt(variance(size))
         return float(norm.sf(level - shift) + norm.cdf(-level - shift))
-
-    def many_features(self) -> dict[str, str]:
-        """Measure the share of windows in which at least one of many features alarms."""
-        sizes = [n for n in self.sizes if n <= 1000]
-        features = [1, 10] if self.quick else [1, 10, 50, 200]
-        alarms = {}
-        for size in sizes:
-            rng = seeded("many", size)
-            rounds = 20 if self.quick else int(np.clip(40_000_000 // (200 * size), 100, 2000))
-            fired = np.zeros((features[-1], rounds), dtype=bool)
-            for feature in range(features[-1]):
-                bins = Bins(rng.normal(size=10_000), CASES["normal"])
-                fired[feature] = bins.alarms(bins.counts(rng.normal(size=(rounds, size))))
-            alarms[size] = {n: float(fired[:n].any(axis=0).mean()) for n in features[1:]} | {1: float(fired.mean())}
-        body = [[f"{count}", *(percent(alarms[size][count]) for size in sizes)] for count in features]
-        return {"many-features": table(["features", *(f"n = {number(n)}" for n in sizes)], body)}
 
     def remedies(self) -> dict[str, str]:
         """Measure false alarms and remaining power in the hard cases, with other thresholds and bins."""

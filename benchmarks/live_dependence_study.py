@@ -1,6 +1,6 @@
 """Measure false alarms and power of drift windows whose noise floor is learned from live values.
 
-``python benchmarks/live_dependence_study.py`` takes some minutes and writes the table into ``docs/drift.md``.
+``python benchmarks/live_dependence_study.py`` takes some minutes and writes the table into ``docs/drift-study.md``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference
 from exporter.stats.live_dependence import SIZES, measure_dependence
 
-DOCS = Path(__file__).parents[1] / "docs" / "drift.md"
+DOCS = Path(__file__).parents[1] / "docs" / "drift-study.md"
 BLOCK = re.compile(r"(<!-- live dependence -->\n).*(<!-- end of live dependence -->)", re.S)
 THRESHOLD = 0.3
 HOURS, PAST = 4, 120  # of which the first 120 minutes are learned from, where the mean shifts after them
@@ -95,7 +95,7 @@ def cell(model: Model, draw: Callable[[Rng, int], Floats], rate: int, minutes: i
             shares[0] += model.alarms(same[window], same[end - PAST : end])
             shares[1] += model.alarms(shifted[window], same[:PAST])
     before, after = 100 * shares.T / (streams * len(ends))
-    return f"{before[0]:.1f} % → {after[0]:.1f} %, {before[1]:.0f} % → {after[1]:.0f} %"
+    return f"{before[0]:.1f} → {after[0]:.1f}, {before[1]:.0f} → {after[1]:.0f}"
 
 
 def main() -> None:

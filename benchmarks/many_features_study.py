@@ -1,9 +1,9 @@
 """Measure the false alarms and the power of ModelFeaturesDrifted, which has one budget for all features.
 
-``python benchmarks/many_features_study.py`` writes the tables between the marks of ``docs/drift.md`` in half an hour;
-``--quick`` prints small ones. Windows of 5 minutes are looked at every 15 seconds, as Prometheus does. All features of
-a prediction arrive together; the number of predictions in a window varies by chance. Each feature has a training set of
-its own.
+``python benchmarks/many_features_study.py`` writes the tables between the marks of ``docs/drift-study.md`` in half
+an hour; ``--quick`` prints small ones. Windows of 5 minutes are looked at every 15 seconds, as Prometheus does. All
+features of a prediction arrive together; the number of predictions in a window varies by chance. Each feature has a
+training set of its own.
 """
 
 from __future__ import annotations

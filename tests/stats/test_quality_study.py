@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.paths import ROOT
 
-DOCUMENT = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "quality-study.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
