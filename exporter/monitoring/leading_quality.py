@@ -16,6 +16,8 @@ ENOUGH = 20
 """Labels that `ALERT` needs to evaluate a measured accuracy or error, as its rules have it."""
 MOST_ERROR = 1.5
 """Error, in errors on the profile's labelled rows, above which `ALERT` becomes pending, as its rule has it."""
+LABELLED = 0.5
+"""A measured window ends `ALERT` only if its share of labels is at least so much of that of any other window."""
 
 
 class Leading(NamedTuple):
@@ -34,7 +36,8 @@ class Leading(NamedTuple):
     limit
         The threshold of `ALERT`; NaN without labelled rows in the profile.
     excess
-        How far the whole interval is beyond the threshold, relative to it; 0 when it is not.
+        How far the whole interval is beyond the threshold, relative to it; 0 when it is not, and when a shorter window
+        of the same basis shows that this is over.
     """
 
     basis: Literal["measured", "estimated"]
@@ -78,20 +81,43 @@ def leading_quality(monitor: ModelMonitor, now: float) -> Leading | None:
 
 def _figures(monitor: ModelMonitor, now: float) -> Iterator[Leading]:
     """Yield the measured figures, then the estimated ones, the shortest window first."""
-    kind, estimator = kind_of(monitor), monitor.binner.quality if monitor.binner else None
     is_used = monitor.recent(now).attempts > 0  # the alert is silent about a version without predictions
+    for figures in (_measured_figures(monitor, now), _estimated_figures(monitor, now)):
+        is_over = not is_used
+        for figure, can_end in figures:
+            yield figure._replace(excess=0.0) if is_over else figure
+            is_over = is_over or can_end
+
+
+def _measured_figures(monitor: ModelMonitor, now: float) -> Iterator[tuple[Leading, bool]]:
+    """Yield the measured figures, and whether each shows that what is beyond the threshold is over."""
+    kind, estimator = kind_of(monitor), monitor.binner.quality if monitor.binner else None
     limit = _limit(monitor, estimator.overall if estimator else math.nan)
-    for name, window in monitor.read_quality(now).items():
+    windows = monitor.read_quality(now)
+    most = max(map(_labelled_share, windows.values()), default=0.0)
+    for name, window in windows.items():
         if found := measured(window, kind):
-            excess = _excess(kind, found, limit) if is_used and window.labelled >= ENOUGH else 0.0
-            yield Leading("measured", name, found, window.labelled, limit, excess)
-    if estimator:
-        limit = _limit(monitor, estimator.estimated_overall)
-        past = monitor.read_past_variance(now)
-        for name, counts in monitor.read_counts(now).items():
-            if found := estimator.estimate(counts, past):
-                excess = _excess(kind, found, limit) if is_used else 0.0
-                yield Leading("estimated", name, found, estimator.observed(counts), limit, excess)
+            enough = window.labelled >= ENOUGH
+            excess = _excess(kind, found, limit) if enough else 0.0
+            can_end = enough and _is_within(kind, found, limit) and _labelled_share(window) >= LABELLED * most
+            yield Leading("measured", name, found, window.labelled, limit, excess), can_end
+
+
+def _estimated_figures(monitor: ModelMonitor, now: float) -> Iterator[tuple[Leading, bool]]:
+    """Yield the estimated figures, and whether each shows that what is beyond the threshold is over."""
+    if (estimator := monitor.binner.quality if monitor.binner else None) is None:
+        return
+    kind, limit = kind_of(monitor), _limit(monitor, estimator.estimated_overall)
+    past = monitor.read_past_variance(now)
+    for name, counts in monitor.read_counts(now).items():
+        if found := estimator.estimate(counts, past):
+            figure = Leading("estimated", name, found, estimator.observed(counts), limit, _excess(kind, found, limit))
+            yield figure, _is_within(kind, found, limit)
+
+
+def _labelled_share(window: WindowQuality) -> float:
+    known = window.labelled + window.unlabelled
+    return window.labelled / known if known else 0.0
 
 
 def _limit(monitor: ModelMonitor, reference: float) -> float:
@@ -103,3 +129,8 @@ def _excess(kind: Kind, estimate: Estimate, limit: float) -> float:
     """Return how far the whole interval is beyond a threshold, relative to it; 0 when it is not."""
     end = limit - estimate.upper if kind == "accuracy" else estimate.lower - limit
     return end / limit if end > 0 and limit > 0 else 0.0
+
+
+def _is_within(kind: Kind, estimate: Estimate, limit: float) -> bool:
+    """Return whether the whole interval is within a threshold."""
+    return estimate.lower >= limit if kind == "accuracy" else estimate.upper <= limit

@@ -10,7 +10,7 @@ from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
-from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR
+from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
 from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
@@ -44,6 +44,8 @@ def test_the_home_page_marks_what_the_rules_evaluate() -> None:
     for measure in ("accuracy", "mean_absolute_error"):
         assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
+    within = rules()["model_version_window_basis_measure:quality_within_limit:interval"]
+    assert f" {LABELLED} * max by (model, version) (model_version_window:labelled:ratio)" in within
 
 
 def test_every_threshold_has_its_rule() -> None:

@@ -70,18 +70,32 @@ def test_the_shortest_window_with_enough_leads(binners: dict[str, Binner]) -> No
 
 
 def test_a_figure_beyond_the_threshold_leads(binners: dict[str, Binner]) -> None:
-    """Another window, or the estimate, may be fine; without predictions the alert is silent, and nothing is beyond."""
+    """The estimate may be fine, and few labels of a shorter window; without predictions the alert is silent."""
     monitor = monitor_of(binners["classes"])
     label(monitor, 300, 12 * HOUR, actual="no")
-    label(monitor, 100, 60)
+    label(monitor, 10, 60, actual="no")
+    label(monitor, 50, 60)
     assert leading(monitor)[:2] == ("measured", "5m")
-    predict(monitor, 300)
+    predict(monitor, 60)
     found = leading(monitor)
     assert found[:2] == ("measured", "1d")
     assert found.estimate.upper < found.limit == pytest.approx(0.82 - 0.05, abs=0.02)
     assert found.excess == pytest.approx(1 - found.estimate.upper / found.limit)
     monitor.reconfigure(ModelConfig("m", alerts={"ModelAccuracyLow": 0.9}))
     assert leading(monitor)[:2] == ("measured", "5m")
+
+
+def test_a_shorter_window_ends_what_is_beyond(binners: dict[str, Binner]) -> None:
+    """If its whole interval is within the threshold, and labels of its predictions are not much rarer."""
+    monitor = monitor_of(binners["classes"])
+    predict(monitor, 250)
+    label(monitor, 300, 12 * HOUR, actual="no")
+    label(monitor, 100, 60)  # of 250 predictions; the day has 400 labels of as many
+    assert leading(monitor)[:2] == ("measured", "1d"), "early labels alone end nothing"
+    label(monitor, 100, 60)
+    assert (leading(monitor)[:2], leading(monitor).excess) == (("measured", "5m"), 0)
+    label(monitor, 400, 60, actual="no")
+    assert leading(monitor).excess > 0
 
 
 def test_an_error_is_beyond_a_multiple_of_that_of_the_profile(binners: dict[str, Binner]) -> None:
