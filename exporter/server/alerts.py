@@ -20,7 +20,7 @@ import msgspec
 from exporter.errors import ExporterError
 from exporter.server.alert_rules import RULES, check_rules
 from exporter.server.elapsed import duration
-from exporter.server.notifications import MAX_FIRING, Alert, Inbox
+from exporter.server.notifications import MAX_FIRING, WATCHDOG_SECONDS, Alert, Inbox
 from exporter.server.scrapes import Problem, Scrapes, overdue
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ MAX_ALERTS = 2000
 """Alerts of Prometheus' answer that are kept."""
 SETTLE_SECONDS = 120.0
 """Alertmanager repeats all firing alerts within this time after the first notification; then all are known."""
-WATCHDOG_SECONDS = 300.0
-"""Watchdog arrives every minute; after so long without it, alerts do not reach the page."""
 BUDGETS = "model:error_budget_remaining:ratio30d"
 """The query of the share that is left of the error budget of each model's objectives."""
 LOADED = "model_exporter_config_last_reload_success_timestamp_seconds"
@@ -116,7 +114,7 @@ class AlertSource:
         try:
             prometheus = self._prometheus()
         except ExporterError as error:
-            return Alerts(self._inbox.firing(), "Prometheus cannot be asked", f"{error}.")
+            return Alerts(self._inbox.firing(time.monotonic()), "Prometheus cannot be asked", f"{error}.")
         if prometheus is None:
             alerts, missing = from_inbox(self._inbox, time.monotonic()), self._scrapes.problem(time.monotonic())
             return alerts if alerts.problem or not missing else Alerts(alerts.alerts, *missing)
@@ -125,7 +123,7 @@ class AlertSource:
                 self._alerts = PrometheusAlerts(prometheus, self._loaded)
             asked = self._alerts
         alerts = asked.read()
-        if alerts.problem and not alerts.alerts and (firing := self._inbox.firing()):
+        if alerts.problem and not alerts.alerts and (firing := self._inbox.firing(time.monotonic())):
             detail = f"{alerts.detail} The alerts below are those that Alertmanager sent."
             alerts = replace(alerts, alerts=firing, detail=detail)
         return alerts
@@ -133,7 +131,7 @@ class AlertSource:
 
 def from_inbox(inbox: Inbox, now: float) -> Alerts:
     """Return the alerts of Alertmanager's notifications at the monotonic time ``now`` in seconds."""
-    alerts = inbox.firing()
+    alerts = inbox.firing(now)
     times = inbox.watchdog()
     if times is None:
         if alerts:
@@ -143,12 +141,13 @@ def from_inbox(inbox: Inbox, now: float) -> Alerts:
         return Alerts(alerts, "Alerts do not reach this page", remedy="connect")
     first, last = times
     if now - last > WATCHDOG_SECONDS:
-        return Alerts(
-            alerts,
-            f"Alerts stopped reaching this page {duration(now - last)} ago",
-            "Watchdog, which Alertmanager sends every minute, has not arrived since then.",
-            remedy="check",
-        )
+        detail = "Watchdog, which Alertmanager sends every minute, has not arrived since then."
+        if count := inbox.expired():
+            detail += (
+                f" {count} alert{'' if count == 1 else 's'} fired then; whether {'it' if count == 1 else 'they'} still"
+            )
+            detail += f" fire{'s' if count == 1 else ''} is not known."
+        return Alerts(alerts, f"Alerts stopped reaching this page {duration(now - last)} ago", detail, remedy="check")
     if now - first < SETTLE_SECONDS:
         return Alerts(
             alerts,

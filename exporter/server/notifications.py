@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,11 @@ LABELS = ("alertname", "severity", "layer", "model", "version", "feature", "inst
 ANNOTATIONS = ("summary", "description", "dashboard_url", "runbook_url")
 """The labels and annotations that are kept."""
 WATCHDOG = "Watchdog"
+WATCHDOG_SECONDS = 300.0
+"""Alertmanager repeats Watchdog every minute; after so long without it, alerts do not reach the page."""
+EXPIRY_SECONDS = 420.0
+"""Alertmanager repeats each firing alert every minute; after so long without it, an alert is not known to fire. Later
+than Watchdog is missed, so that the page does not show no alert without saying why."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,22 @@ class Notification(msgspec.Struct):
     truncated: int = msgspec.field(name="truncatedAlerts", default=0)
 
 
+class _Firing(NamedTuple):
+    """A firing alert, the hash of its group, and the monotonic time at which it arrived last."""
+
+    alert: Alert
+    group: int
+    arrived: float
+
+
 class Inbox:
     """The last notifications and the firing alerts; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: deque[Alert] = deque(maxlen=MAX_LAST)
-        self._firing: OrderedDict[str, tuple[Alert, int]] = OrderedDict()  # with the hash of the group
+        self._firing: OrderedDict[str, _Firing] = OrderedDict()  # the one that arrived last is at the end
+        self._expired = 0  # since the last notification
         self._watchdog: tuple[float, float] | None = None
         self._forgot_at = -math.inf
 
@@ -136,6 +150,8 @@ class Inbox:
             raise EventError("", detail, "malformed") from None
         group = hash((notification.external_url, notification.group_key))
         with self._lock:
+            self._expire(now)
+            self._expired = 0
             sent = {self._keep(alert, group, now) for alert in notification.alerts}
             if notification.group_key and not notification.truncated:
                 self._drop_suppressed(group, sent)
@@ -147,8 +163,14 @@ class Inbox:
         A notification has all alerts of its group that are not silenced or inhibited. Alertmanager does not send the
         end of one that resolves while it is.
         """
-        for key in [key for key, (_, its_group) in self._firing.items() if its_group == group and key not in sent]:
+        for key in [key for key, firing in self._firing.items() if firing.group == group and key not in sent]:
             del self._firing[key]
+
+    def _expire(self, now: float) -> None:
+        """Drop alerts that were not repeated, such as those of an Alertmanager that died. The caller holds the lock."""
+        while self._firing and now - next(iter(self._firing.values())).arrived > EXPIRY_SECONDS:
+            self._firing.popitem(last=False)
+            self._expired += 1
 
     def _keep(self, received: ReceivedAlert, group: int, now: float) -> str:
         """Keep an alert, and return its key. The caller holds the lock."""
@@ -162,16 +184,22 @@ class Inbox:
         if (before is None) == (alert.status == "firing"):  # Alertmanager repeats notifications
             self._last.appendleft(alert)
         if alert.status == "firing":
-            self._firing[key] = alert, group
+            self._firing[key] = _Firing(alert, group, now)
             if len(self._firing) > MAX_FIRING:
                 self._firing.popitem(last=False)
                 self._forgot_at = now
         return key
 
-    def firing(self) -> list[Alert]:
-        """Return the alerts that fire according to the notifications, the newest first."""
+    def firing(self, now: float) -> list[Alert]:
+        """Return the alerts that fire at a monotonic time according to the notifications, the newest first."""
         with self._lock:
-            return [alert for alert, _ in reversed(self._firing.values())]
+            self._expire(now)
+            return [firing.alert for firing in reversed(self._firing.values())]
+
+    def expired(self) -> int:
+        """Return how many alerts fired when Alertmanager sent its last notification, and are no longer known to."""
+        with self._lock:
+            return self._expired
 
     def forgot_at(self) -> float:
         """Return the monotonic time at which a firing alert was forgotten for lack of room; minus infinity if never."""

@@ -128,8 +128,31 @@ def test_all_is_known_while_watchdog_arrives() -> None:
     assert stale.problem == "Alerts stopped reaching this page 12 minutes ago"
     inbox.take(json.dumps(notification({**WATCHDOG, "status": "resolved"})).encode(), 1790.0)
     assert from_inbox(inbox, 1795.0).problem.startswith("Alerts stopped")
-    assert not inbox.firing()
+    assert not inbox.firing(1795.0)
     assert not inbox.last()
+
+
+def test_alerts_of_an_alertmanager_that_died_expire() -> None:
+    """An alert that is not repeated for seven minutes is not known to fire; the page says how many there were."""
+    inbox = Inbox()
+    first, other = alert("A", "critical", "data", model="a"), alert("B", "warning", "system", model="b")
+    inbox.take(json.dumps(notification(WATCHDOG, first, other)).encode(), 0.0)
+    inbox.take(json.dumps(notification(WATCHDOG, first)).encode(), 200.0)
+    assert [one.name for one in inbox.firing(420.0)] == ["A", "B"]
+    known = from_inbox(inbox, 421.0)
+    assert ([one.name for one in known.alerts], known.problem) == (["A"], "")
+    stale = from_inbox(inbox, 501.0)
+    assert ([one.name for one in stale.alerts], stale.problem) == (
+        ["A"],
+        "Alerts stopped reaching this page 5 minutes ago",
+    )
+    stale = from_inbox(inbox, 621.0)
+    assert (stale.alerts, stale.problem) == ([], "Alerts stopped reaching this page 7 minutes ago")
+    assert stale.detail.endswith(" 2 alerts fired then; whether they still fire is not known.")
+    inbox.take(json.dumps(notification(WATCHDOG, first)).encode(), 630.0)
+    back = from_inbox(inbox, 640.0)
+    assert ([one.name for one in back.alerts], back.problem) == (["A"], "")
+    assert from_inbox(inbox, 1051.0).detail.endswith(" 1 alert fired then; whether it still fires is not known.")
 
 
 def test_no_alert_fires(client: FlaskClient, exporter: Exporter) -> None:
@@ -202,7 +225,7 @@ def test_memory_of_notifications_is_bounded() -> None:
             for n in range(first, first + 100)
         ]
         inbox.take(json.dumps(notification(*many)).encode(), 0.0)
-    kept = inbox.firing()
+    kept = inbox.firing(0.0)
     assert len(kept) == MAX_FIRING
     assert kept[0].labels["model"].startswith(f"{MAX_FIRING + 99}-")
     assert len({one.labels["model"] for one in kept}) == MAX_FIRING
@@ -219,7 +242,7 @@ def test_forgotten_alerts_are_not_known() -> None:
     inbox.take(json.dumps(notification(*many[:-1])).encode(), 150.0)
     assert from_inbox(inbox, 151.0).problem == ""
     inbox.take(json.dumps(notification(WATCHDOG, *many)).encode(), 200.0)
-    assert "first" not in {one.labels["model"] for one in inbox.firing()}
+    assert "first" not in {one.labels["model"] for one in inbox.firing(200.0)}
     assert from_inbox(inbox, 201.0).problem == f"More than {MAX_FIRING} alerts fire"
     assert from_inbox(inbox, 321.0).problem == ""
 
@@ -231,7 +254,7 @@ def test_alerts_that_alertmanager_suppresses_do_not_stay() -> None:
     def send(*names: str, **members: object) -> list[str]:
         alerts = [alert(name, "warning", "data", model="digits") for name in names]
         inbox.take(json.dumps({**notification(*alerts), "externalURL": "http://a", **members}).encode(), 0.0)
-        return [one.name for one in inbox.firing()]
+        return [one.name for one in inbox.firing(0.0)]
 
     assert send("Changed", groupKey="digits") == ["Changed"]
     assert send("Other", groupKey="loans") == ["Other", "Changed"]
@@ -315,6 +338,19 @@ def test_features_that_drifted_together_are_counted() -> None:
         assert incident.phrases == [headline]
 
 
+def test_reasons_of_refused_events_are_one_phrase() -> None:
+    """Each reason has an alert; the headline says once that events are refused."""
+
+    def headline(*reasons: str) -> list[str]:
+        labels = [{"alertname": "ModelEventsRejected", "layer": "exporter"} | {"reason": reason} for reason in reasons]
+        (incident,) = group_alerts(Alert("firing", one, {"summary": "The exporter a refuses events"}) for one in labels)
+        return incident.phrases
+
+    assert headline("wrong_type", "too_long") == ["events refused: too_long, wrong_type"]
+    assert headline("b", "a", "c", "g", "d", "f", "e", "f") == ["events refused: a, b, c, d, e, 2 more"]
+    assert headline("") == ["events refused"]
+
+
 def test_one_incident_is_one_card(client: FlaskClient) -> None:
     """The alerts of a model are one card with one line; each alert is behind a click."""
     alerts = [
@@ -343,6 +379,14 @@ def test_one_incident_is_one_card(client: FlaskClient) -> None:
     links = [attributes.get("href") or "" for name, attributes in page.tags if name == "a"]
     assert "/drift?model=credit&version=3&feature=f0" in links
     assert any(link.startswith("/review?model=credit&version=3&since=") for link in links)
+    card = re.search(r"<article.*?</p>", answer, re.S)
+    assert card
+    assert re.findall(r'<a href="/runbooks/(\w+)">\1</a>', card[0]) == [
+        "ModelCorrectionRatioHigh",
+        "ModelFeatureChanged",
+        "ModelFeatureDrift",
+    ]
+    assert answer.count('<a href="/runbooks/ModelFeatureDrift">ModelFeatureDrift</a>') == 7, "card, list, notifications"
     assert not any("3000" in link or "9090" in link or "9093" in link for link in links)
 
 

@@ -59,9 +59,9 @@ INCIDENTS = {
     "noise": Incident(
         480,
         "the camera's sensor overheats, and every pixel is noisy",
-        "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeatureDriftSlow fires after 1 to 2 "
-        "minutes, ModelFeatureChanged after 3, ModelFeatureDrift and ModelFeatureMeanShift after 6 to 8, "
-        "ModelMultivariateDrift after 16 (the 1h window still holds the incident)",
+        "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeaturesDrifted fires within a minute, "
+        "ModelFeatureDriftSlow after 1 to 2, ModelFeatureChanged after 3, ModelFeatureDrift and ModelFeatureMeanShift "
+        "after 6 to 8, ModelMultivariateDrift after 16 (the 1h window still holds the incident)",
     ),
     "shifted": Incident(
         600,

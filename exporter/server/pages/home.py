@@ -35,6 +35,8 @@ MAX_OPEN_ROWS = 40
 MAX_OPEN_INCIDENTS = 20
 MAX_LISTED_ALERTS = 50
 """Alerts of an incident that are listed."""
+MAX_NAMES = 6
+"""Names of alerts in the head of an incident; the others are counted."""
 MAX_NOTIFICATIONS = 20
 MAX_REQUESTS = 50
 """Newest requests for retraining among which the page looks for the last one of each model."""
@@ -64,6 +66,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             incidents=group_alerts(alerts.alerts),
             max_open_incidents=MAX_OPEN_INCIDENTS,
             max_listed=MAX_LISTED_ALERTS,
+            max_names=MAX_NAMES,
             states={layer: _state(layer, alerts.firing) for layer in LAYERS},
             pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
             rows=rows[:open_rows],

@@ -13,9 +13,9 @@ from exporter.server.pages.drift_text import number, percent
 
 SEVERITIES = ("critical", "warning", "info")
 MAX_PHRASES = 6
-"""Phrases of a headline; the others are counted."""
+"""Phrases of a headline, and reasons in one; the others are counted."""
 MAX_NAME = 40
-"""Characters of a feature's name in a headline."""
+"""Characters of a feature's name or a reason in a headline."""
 _COUNTED = "ModelFeaturesDrifted"
 """An alert on several features, whose value is their number."""
 DRIFT_ALERTS = ("ModelFeatureDrift", "ModelFeatureDriftSlow", "ModelFeatureChanged", "ModelFeatureMeanShift", _COUNTED)
@@ -82,6 +82,12 @@ class Incident:
         """The number of alerts that fire."""
         return sum(alert.status == "firing" for alert in self.alerts)
 
+    @property
+    def named(self) -> list[Alert]:
+        """The first alert of each name, of those that fire; of all if none does."""
+        firing = [alert for alert in self.alerts if alert.status == "firing"] or self.alerts
+        return list({alert.name: alert for alert in reversed(firing)}.values())[::-1]
+
 
 def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
     """Return the incidents, the most severe first; those of which no alert fires are last."""
@@ -134,6 +140,8 @@ def _phrases(alerts: Sequence[Alert]) -> list[str]:
             phrase = _features([other for other in alerts if other.name in DRIFT_ALERTS], "drifted")
         elif alert.name == "ModelFeatureMissing":
             phrase = _features([other for other in alerts if other.name == alert.name], "missing too often")
+        elif alert.name == "ModelEventsRejected":
+            phrase = _reasons([other for other in alerts if other.name == alert.name])
         elif alert.name in _SHARES:
             phrase = _share([other for other in alerts if other.name == alert.name])
         elif alert.name == "ModelLatencyHigh":
@@ -152,8 +160,19 @@ def _features(alerts: Sequence[Alert], verb: str) -> str:
     count = max(len(names), *(int(alert.value or 0) for alert in alerts if alert.name == _COUNTED), 0)
     if count > 1:
         return f"{count} features {verb}"
-    name = names[0] if names else "a feature"
-    return f"{name if len(name) <= MAX_NAME else f'{name[: MAX_NAME - 1]}…'} {verb}"
+    return f"{_cut(names[0]) if names else 'a feature'} {verb}"
+
+
+def _reasons(alerts: Sequence[Alert]) -> str:
+    reasons = sorted({alert.labels.get("reason", "") for alert in alerts} - {""})
+    shown = [_cut(reason) for reason in reasons[:MAX_PHRASES]]
+    if len(reasons) > MAX_PHRASES:
+        shown[-1] = f"{len(reasons) - MAX_PHRASES + 1} more"
+    return f"events refused: {', '.join(shown)}" if shown else "events refused"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _share(alerts: Sequence[Alert]) -> str:
