@@ -9,7 +9,7 @@ import numpy.typing as npt
 from drift_bins import Bins
 from drift_peers import ORIGIN, PEERS, peer_scores
 from drift_streams import CASES, CHANGES, Case, Change, seeded
-from drift_tables import number, percent, percents, table
+from study_tables import number, percent, percents, table
 
 from exporter.stats.divergence import Floats
 

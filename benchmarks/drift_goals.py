@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from drift_running import Running
 from drift_streams import CASES
-from drift_tables import number, percent, table
 from drift_windows import ORDERED, SHUFFLED, Share, Windows
+from study_tables import number, percent, table
 
 Key = tuple[str | None, int, str, int]
 DEPENDENT = [name for name, case in CASES.items() if case.dependent]

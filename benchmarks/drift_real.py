@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from drift_bins import Bins
 from drift_streams import Case
-from drift_tables import number, percent, table
+from study_tables import number, percent, table
 
 from exporter.stats.divergence import Floats
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from drift_bins import THRESHOLD, Bins
 from drift_streams import CASES, CHANGES, Case, Change, Rng, averaged, seeded
-from drift_tables import late, number, percent, table
 from drift_windows import ORDERED, SHUFFLED
+from study_tables import late, number, percent, table
 
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.stats.divergence import Floats

@@ -49,6 +49,19 @@ class Case(NamedTuple):
         return self.draw(rng, 1, -(-rows // self.period) * self.period)[0]
 
 
+def continued(phi: float, before: Floats, noise: Floats) -> Floats:
+    """Return successive values, each correlated with the one before by ``phi``, shape ``(n, F)``.
+
+    Parameters
+    ----------
+    before
+        The last values before them, shape ``(1, F)``.
+    noise
+        Independent standard normal values, shape ``(n, F)``.
+    """
+    return np.asarray(lfilter([np.sqrt(1 - phi**2)], [1, -phi], noise, axis=0, zi=phi * before)[0])
+
+
 def autoregressive(phi: float, noise: float = 0.0) -> Case:
     """Return normal values, each correlated with the one before by ``phi``, with a share of independent noise."""
 

@@ -18,8 +18,8 @@ from drift_beside import Beside
 from drift_goals import goals
 from drift_real import real_streams
 from drift_running import Running
-from drift_tables import write
 from drift_windows import Windows
+from study_tables import write
 
 MEASURED = {
     "windows": ("false", "above", "power"),

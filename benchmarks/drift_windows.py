@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from drift_bins import THRESHOLD, Bins
 from drift_streams import CASES, seeded
-from drift_tables import number, percent, percents, table
 from scipy.stats import norm
+from study_tables import number, percent, percents, table
 
 from exporter.stats.divergence import Floats
 

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import lfilter
+import study_tables
+from drift_streams import Case, autoregressive, sessions
+from study_tables import table
 
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
@@ -20,30 +20,9 @@ from exporter.stats.divergence import Floats, Reference
 from exporter.stats.live_dependence import SIZES, measure_dependence
 
 DOCS = Path(__file__).parents[1] / "docs" / "drift-study.md"
-BLOCK = re.compile(r"(<!-- live dependence -->\n).*(<!-- end of live dependence -->)", re.S)
 THRESHOLD = 0.3
 HOURS, PAST = 4, 120  # of which the first 120 minutes are learned from, where the mean shifts after them
 RATES = (20, 50, 100, 1000)
-Rng = np.random.Generator
-
-
-def autoregressive(phi: float) -> Callable[[Rng, int], Floats]:
-    """Return a draw of standard normal values, each correlated with the one before by ``phi``."""
-
-    def draw(rng: Rng, size: int) -> Floats:
-        return np.asarray(lfilter([np.sqrt(1 - phi**2)], [1, -phi], rng.normal(size=size + 500))[500:])
-
-    return draw
-
-
-def sessions(shortest: int, longest: int) -> Callable[[Rng, int], Floats]:
-    """Return a draw of sessions, each of which repeats one standard normal value."""
-
-    def draw(rng: Rng, size: int) -> Floats:
-        lengths = rng.integers(shortest, longest + 1, size=size // shortest + 2)
-        return np.repeat(rng.normal(size=len(lengths)), lengths)[longest : size + longest]
-
-    return draw
 
 
 STREAMS = {
@@ -82,12 +61,12 @@ class Model:
         return score > max(THRESHOLD, floor), score > max(THRESHOLD, floor * ratio)
 
 
-def cell(model: Model, draw: Callable[[Rng, int], Floats], rate: int, minutes: int, streams: int) -> str:
+def cell(model: Model, stream: Case, rate: int, minutes: int, streams: int) -> str:
     """Return the false alarms and the power of windows of some minutes without and with learning."""
     shares = np.zeros((2, 2))
     ends = range(PAST + 60, 60 * HOURS + 1, 10)
     for seed in range(streams):
-        values = draw(np.random.default_rng(seed), rate // 5 * 60 * HOURS)
+        values = stream.training(np.random.default_rng(seed), rate // 5 * 60 * HOURS)
         same = model.count(values)
         shifted = model.count(values + (np.arange(len(values)) >= rate // 5 * PAST))
         for end in ends:
@@ -98,26 +77,19 @@ def cell(model: Model, draw: Callable[[Rng, int], Floats], rate: int, minutes: i
     return f"{before[0]:.1f} → {after[0]:.1f}, {before[1]:.0f} → {after[1]:.0f}"
 
 
-def main() -> None:
-    """Write the table, or print a small one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="print a table of few streams")
-    quick = parser.parse_args().quick
+def tables(quick: bool) -> Iterator[tuple[str, str]]:
+    """Return the name and the text of the table."""
     model = Model()
-    lines = [
-        f"| false alarms, power | window | {' | '.join(f'{rate:,} in 5 minutes' for rate in RATES)} |",
-        f"| --- | --- | {' | '.join(['---:'] * len(RATES))} |",
+    rows = [
+        [name, window, *(cell(model, stream, rate, minutes, 3 if quick else 200) for rate in RATES)]
+        for name, stream in STREAMS.items()
+        for window, minutes in (("5m", 5), ("1h", 60))
     ]
-    for name, draw in STREAMS.items():
-        for window, minutes in (("5m", 5), ("1h", 60)):
-            cells = [cell(model, draw, rate, minutes, 3 if quick else 200) for rate in RATES]
-            lines.append(f"| {name} | {window} | {' | '.join(cells)} |")
-    table = "\n".join(lines)
-    if quick:
-        print(table)
-    else:
-        DOCS.write_text(BLOCK.sub(rf"\1\n{table}\n\n\2", DOCS.read_text(encoding="utf-8")), encoding="utf-8")
+    yield (
+        "live-dependence",
+        table(["false alarms, power", "window", *(f"{rate:,} in 5 minutes" for rate in RATES)], rows),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    study_tables.run(__doc__, DOCS, tables)

@@ -8,14 +8,15 @@ training set of its own.
 
 from __future__ import annotations
 
-import argparse
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import lfilter
-from slow_change_study import table, write_table
+import study_tables
+from drift_streams import continued
+from study_tables import table
 
 from exporter.config import THRESHOLDS
 from exporter.monitoring.feature_budget import false_alarm_levels
@@ -25,6 +26,7 @@ from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_diverge
 from exporter.stats.divergence import Floats, Ints, Reference
 from exporter.stats.multiple_tests import adjusted_p_values
 
+DOCS = Path(__file__).parents[1] / "docs" / "drift-study.md"
 LOOKS = 20  # in a window
 BINS = 24
 DAY = 288  # windows
@@ -86,9 +88,9 @@ class Model:
             common = self._rng.standard_normal((rows, 1))
             values = np.sqrt(correlation) * common + np.sqrt(1 - correlation) * values
         if memory and rows:
-            values = lfilter([np.sqrt(1 - memory**2)], [1, -memory], values, axis=0, zi=memory * self._last)[0]
+            values = continued(memory, self._last, values)
             self._last = values[-1:].copy()
-        return np.asarray(values)
+        return values
 
     def _count(self, values: Floats, look: Ints, looks: int) -> Floats:
         columns = [
@@ -150,37 +152,25 @@ def power(features: int, shifted: int, observations: int, days: float, windows: 
 def tables(quick: bool) -> Iterator[tuple[str, str]]:
     """Return the name and the text of each table."""
     days, cases = (2, [(10, 20), (10, 50)]) if quick else (30, [(10, 50), (50, 20), (50, 50), (50, 200), (200, 50)])
-    rows: dict[str, list[object]] = {}
+    rows: list[list[object]] = []
     for stream in STREAMS:
         for features, observations in cases:
             adjusted, at_once, lasting = quiet(stream, features, observations, 10_000, days)
             cells = [at_once, lasting, *(alarms(adjusted, interval) for interval in (1 / 24, 1, 30))]
-            rows[f"{stream.name}, {features} features, n = {observations}"] = cells
+            rows.append([f"{stream.name}, {features} features, n = {observations}", *cells])
             print("\t".join(map(str, (stream, features, observations, *cells))), flush=True)
     budgets = ["720 in 30 d (`1h`)", "30 in 30 d (`1d`)", "1 in 30 d (`30d`)"]
     yield (
         "many-false-alarms",
-        table(f"no drift, {days} days", ["each feature alone, no `for`", "each alone, `for: 5m`", *budgets], rows),
+        table([f"no drift, {days} days", "each feature alone, no `for`", "each alone, `for: 5m`", *budgets], rows),
     )
-    found: dict[str, list[object]] = {
-        f"{shifted} of {features} features": [
-            power(features, shifted, n, 30.0, 100 if quick else 1000) for n in (20, 50, 100, 200)
-        ]
+    sizes, windows = (20, 50, 100, 200), 100 if quick else 1000
+    found = (
+        [f"{shifted} of {features} features", *(power(features, shifted, n, 30.0, windows) for n in sizes)]
         for features, shifted in ((10, 1), (50, 1), (200, 1), (200, 5))
-    }
-    yield "many-power", table("mean + 1 sd", [f"n = {n}" for n in (20, 50, 100, 200)], found)
-
-
-def main() -> None:
-    """Print the tables, or write them to the documentation."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="print small tables in about a minute")
-    quick = parser.parse_args().quick
-    for name, text in tables(quick):
-        print(f"{name}\n\n{text}\n", flush=True)
-        if not quick:
-            write_table(name, text)
+    )
+    yield "many-power", table(["mean + 1 sd", *(f"n = {n}" for n in sizes)], found)
 
 
 if __name__ == "__main__":
-    main()
+    study_tables.run(__doc__, DOCS, tables)

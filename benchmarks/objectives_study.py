@@ -7,13 +7,14 @@ independently. The arithmetic is that of ``prometheus/rules/system.yml``, which 
 
 from __future__ import annotations
 
-import argparse
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import study_tables
+from study_tables import table
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -30,7 +31,6 @@ CHANCE = 0.001
 YEAR = 365 * 24 * 60 * STEPS
 HISTORY = 6 * 60 * STEPS
 SEED = 1
-Tables = dict[str, str]
 
 
 def chance(failures: Floats, requests: Floats, budget: float) -> Floats:
@@ -116,9 +116,9 @@ def false_alarms(rng: np.random.Generator, years: int) -> str:
     """Return the table of alarms in a year in which exactly the budget's share of requests fails."""
     columns = [*((objective, False) for objective in OBJECTIVES), (OBJECTIVES[0], True)]
     titles = [f"objective {objective:.4g}{', burn rates alone' if alone else ''}" for objective, alone in columns]
-    lines = [f"| requests | {' | '.join(titles)} |", "|---|" + "---|" * len(columns)]
+    rows = []
     for rate in RATES:
-        cells = []
+        cells = [_traffic(rate)]
         for objective, alone in columns:
             count = 0
             for _ in range(years):
@@ -127,13 +127,13 @@ def false_alarms(rng: np.random.Generator, years: int) -> str:
                 counts = requests.astype(float), failures.astype(float)
                 count += pages(firing(burning(*counts, 1 - objective, alone)))
             cells.append(f"{count / years:.3g}")
-        lines.append(f"| {_traffic(rate)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(["requests", *titles], rows)
 
 
 def delays(rng: np.random.Generator, repetitions: int) -> str:
     """Return the table of minutes from the beginning of an incident until the alert fires."""
-    lines = ["| objective | requests | share that fails | half within | 9 of 10 within |", "|---|---|---|---|---|"]
+    rows = []
     for incident in INCIDENTS:
         budget = 1 - incident.objective
         times = []
@@ -144,10 +144,9 @@ def delays(rng: np.random.Generator, repetitions: int) -> str:
             alert = firing(burning(requests.astype(float), failures.astype(float), budget))[HISTORY:]
             times.append((np.argmax(alert) + 1) / STEPS if alert.any() else np.inf)
         half, most = (_minutes(float(np.quantile(times, share, method="higher"))) for share in (0.5, 0.9))
-        lines.append(
-            f"| {incident.objective:.4g} | {_traffic(incident.rate)} | {incident.share * 100:.3g} % | {half} | {most} |"
-        )
-    return "\n".join(lines)
+        shares_shown = f"{incident.objective:.4g}", _traffic(incident.rate), f"{incident.share * 100:.3g} %"
+        rows.append([*shares_shown, half, most])
+    return table(["objective", "requests", "share that fails", "half within", "9 of 10 within"], rows)
 
 
 def _traffic(rate: float) -> str:
@@ -160,27 +159,12 @@ def _minutes(value: float) -> str:
     return f"{value:.0f} min" if value < 120 else f"{value / 60:.1f} h"
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="print the tables from few repetitions")
-    quick = parser.parse_args().quick
+def tables(quick: bool) -> Iterator[tuple[str, str]]:
+    """Return the name and the text of each table."""
     rng = np.random.default_rng(SEED)
-    tables = {
-        "false-alarms": false_alarms(rng, 1 if quick else 50),
-        "delays": delays(rng, 20 if quick else 1000),
-    }
-    if quick:
-        print("\n\n".join(tables.values()))
-        return
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        mark = f"<!-- study: {name} -->"
-        text = re.sub(
-            rf"{mark}\n.*?\n<!-- end -->", lambda _, m=mark, t=table: f"{m}\n{t}\n<!-- end -->", text, flags=re.S
-        )
-    PAGE.write_text(text, encoding="utf-8")
+    yield "false-alarms", false_alarms(rng, 1 if quick else 50)
+    yield "delays", delays(rng, 20 if quick else 1000)
 
 
 if __name__ == "__main__":
-    main()
+    study_tables.run(__doc__, PAGE, tables)

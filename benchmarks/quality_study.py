@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 import quality_data
 import quality_real
+import study_tables
 from quality_data import Case
 
 from exporter.monitoring.binner import Binner
@@ -284,14 +284,12 @@ def main() -> None:
     study = parts(options)
     if unknown := {*(options.part or ())} - {*study}:
         parser.error(f"--part: no {', '.join(sorted(unknown))}; there are {', '.join(study)}")
-    document = DOCS.read_text(encoding="utf-8")
+    tables = {}
     for name in options.part or study:
-        text = "\n".join(study[name]())
-        print(f"\n{name}, seed {options.seed}\n{text}", flush=True)
-        mark = rf"(<!-- study: {name} -->\n).*?(<!-- end -->)"
-        document = re.sub(mark, lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", document, flags=re.S)
+        tables[name] = "\n".join(study[name]())
+        print(f"\n{name}, seed {options.seed}\n{tables[name]}", flush=True)
     if not options.quick:
-        DOCS.write_text(document, encoding="utf-8")
+        study_tables.write(DOCS, tables)
 
 
 if __name__ == "__main__":

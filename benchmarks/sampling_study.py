@@ -7,18 +7,18 @@ scikit-learn ships. Strata, allocation and interval are the exporter's; a review
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import study_tables
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from study_tables import table
 
 from exporter.stats.accuracy import Estimate, estimate_accuracy, wilson
 from exporter.stats.divergence import Floats
@@ -132,7 +132,7 @@ def plain(truth: float, rng: np.random.Generator, runs: int) -> tuple[Floats, li
     return np.minimum.accumulate(np.array(widths)), covered
 
 
-def measure(case: Case, runs: int) -> str:
+def measure(case: Case, runs: int) -> list[str]:
     """Return the case's row of the table."""
     rng = np.random.default_rng(7)
     truth = 1 - float(case.wrong.mean())
@@ -153,7 +153,7 @@ def measure(case: Case, runs: int) -> str:
     cells += [f"{ratio(float(width), total):.2f}" for width, total in zip(mean, TOTALS, strict=True)]
     cells += [f"{covered.min():.1%} ({min(plain_covered):.1%})", f"{bias[np.abs(bias).argmax()]:+.2f}"]
     cells += [f"{naive_ratio:.2f} ({naive_covered:.0%})"]
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def best(case: Case) -> float:
@@ -168,20 +168,14 @@ def best(case: Case) -> float:
 HEAD = ("predictions", "right", "best", *map(str, TOTALS), "coverage (plain)", "bias", "by confidence alone")
 
 
-def main() -> None:
-    """Print the table, and write it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few repetitions; write nothing")
-    quick = parser.parse_args().quick
-    lines = ["| " + " | ".join(HEAD) + " |", "|---|" + "---:|" * (len(HEAD) - 1)]
+def tables(quick: bool) -> Iterator[tuple[str, str]]:
+    """Return the name and the text of the table."""
+    rows = []
     for case in (*simulated(), *real()):
-        lines.append(measure(case, 100 if quick else 1000))
-        print(lines[-1], flush=True)
-    if not quick:
-        table = "\n".join((*lines, ""))
-        marks = r"(<!-- study: sampling -->\n).*?(<!-- end -->)"
-        PAGE.write_text(re.sub(marks, rf"\g<1>{table}\2", PAGE.read_text(), flags=re.DOTALL))
+        rows.append(measure(case, 100 if quick else 1000))
+        print(" | ".join(rows[-1]), flush=True)
+    yield "sampling", table(HEAD, rows)
 
 
 if __name__ == "__main__":
-    main()
+    study_tables.run(__doc__, PAGE, tables)

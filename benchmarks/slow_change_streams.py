@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import drift_streams
 import numpy as np
+from drift_streams import CASES, SHARES, Rng
 from scipy import stats
-from scipy.signal import lfilter
 
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.block_builder import BlockBuilder
@@ -17,10 +18,7 @@ from exporter.stats.digitize import bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Reference
 
 DAY = 1440  # minutes
-Rng = np.random.Generator
 Below = Callable[[Floats], Floats]
-
-SHARES = np.array([0.4, 0.25, 0.15, 0.08, 0.05, 0.04, 0.02, 0.01])
 
 
 class Stream(NamedTuple):
@@ -29,7 +27,7 @@ class Stream(NamedTuple):
     Attributes
     ----------
     draw
-        Draws ``n`` independent values.
+        Draws ``n`` successive training values.
     below
         The probability of a value below each of some numbers, for independent values.
     minutes
@@ -47,27 +45,18 @@ class Stream(NamedTuple):
 def autoregressive(phi: float) -> Stream:
     """Return normal values, each correlated with the one before by ``phi``; training rows are consecutive, too."""
 
-    def draw(rng: Rng, size: int) -> Floats:
-        noise = rng.normal(size=size) * np.sqrt(1 - phi**2)
-        noise[0] /= np.sqrt(1 - phi**2)
-        return np.asarray(lfilter([1], [1, -phi], noise))
-
     def minutes(rng: Rng, count: int, rate: int, features: int) -> Iterator[Floats]:
-        state = phi * rng.normal(size=(1, features))
+        values = rng.normal(size=(1, features))
         for _ in range(count):
-            noise = rng.normal(size=(rate, features)) * np.sqrt(1 - phi**2)
-            values, state = lfilter([1], [1, -phi], noise, axis=0, zi=state)
+            values = drift_streams.continued(phi, values[-1:], rng.normal(size=(rate, features)))
             yield values
 
-    return Stream(draw, None, minutes, (1 + phi) / (1 - phi))
+    return Stream(drift_streams.autoregressive(phi).training, None, minutes, (1 + phi) / (1 - phi))
 
 
 def sessions(shortest: int, longest: int) -> Stream:
     """Return normal values that repeat for the length of a session."""
     lengths = np.arange(shortest, longest + 1)
-
-    def draw(rng: Rng, size: int) -> Floats:
-        return np.repeat(rng.normal(size=size), rng.integers(shortest, longest + 1, size))[:size]
 
     def minutes(rng: Rng, count: int, rate: int, features: int) -> Iterator[Floats]:
         value, left = rng.normal(size=features), rng.integers(1, longest + 1, features)
@@ -80,6 +69,7 @@ def sessions(shortest: int, longest: int) -> Stream:
                 row[:] = value
             yield values
 
+    draw = drift_streams.sessions(shortest, longest).training
     return Stream(draw, None, minutes, float((lengths**2).sum() / lengths.sum()))
 
 
@@ -98,13 +88,10 @@ def season(amplitude: float) -> Stream:
 
 
 STREAMS = {
-    "normal": Stream(lambda rng, n: rng.normal(size=n), stats.norm.cdf),
-    "discrete": Stream(lambda rng, n: rng.poisson(4, n).astype(float), lambda x: stats.poisson.cdf(np.ceil(x) - 1, 4)),
-    "zero-heavy": Stream(
-        lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.4),
-        lambda x: (x > 0) * (0.6 + 0.4 * stats.expon.cdf(x)),
-    ),
-    "categories": Stream(lambda rng, n: SHARES.cumsum()[:-1].searchsorted(rng.random(n)).astype(float)),
+    "normal": Stream(CASES["normal"].training, stats.norm.cdf),
+    "discrete": Stream(CASES["discrete"].training, lambda x: stats.poisson.cdf(np.ceil(x) - 1, 4)),
+    "zero-heavy": Stream(CASES["zero-heavy"].training, lambda x: (x > 0) * (0.6 + 0.4 * stats.expon.cdf(x))),
+    "categories": Stream(CASES["categories"].training),
     "AR(1) 0.5": autoregressive(0.5),
     "AR(1) 0.9": autoregressive(0.9),
     "AR(1) 0.97": autoregressive(0.97),

@@ -6,15 +6,15 @@ prints small ones in a minute. Every simulated feature has a training set of its
 
 from __future__ import annotations
 
-import argparse
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import study_tables
 from slow_change_streams import CHANGES, DAY, STREAMS, Features, Rng
+from study_tables import table
 
 from exporter.monitoring.drift_evidence import LIMIT, evidence_limit
 from exporter.stats.change_evidence import ChangeEvidence
@@ -126,12 +126,6 @@ def duration(minutes: float) -> str:
     return f"{minutes / 60:.0f} h" if minutes < 2 * DAY else f"{minutes / DAY:.0f} d"
 
 
-def table(corner: str, columns: list[str], rows: dict[str, list[object]]) -> str:
-    """Return a table."""
-    lines = [f"| {corner} | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, cells))} |" for name, cells in rows.items())])
-
-
 def tables(quick: bool) -> Iterator[tuple[str, str]]:
     """Return the name and the text of each table."""
     years, sizes, count = (0.2, [1000, 10_000], 20) if quick else (2.0, [200, 1000, 10_000], 200)
@@ -140,80 +134,57 @@ def tables(quick: bool) -> Iterator[tuple[str, str]]:
     yield (
         "slow-false-alarms",
         table(
-            "no drift",
-            labels,
-            {
-                f"{name}, {rate:g} a minute": [false_alarms(name, size, rate, years) for size in sizes]
+            ["no drift", *labels],
+            (
+                [f"{name}, {rate:g} a minute", *(false_alarms(name, size, rate, years) for size in sizes)]
                 for name in independent
                 for rate in ((20.0,) if quick or name != "normal" else (0.2, 2.0, 20.0, 200.0))
-            },
+            ),
         ),
     )
-    cases: dict[str, list[object]] = {
-        f"{name}, R = {stream.dispersion:.0f}": [
+    cases: list[list[object]] = [
+        [
+            f"{name}, R = {stream.dispersion:.0f}",
             *(false_alarms(name, size, 20.0, years) for size in sizes[-2:]),
             false_alarms(name, 10_000, 20.0, years / 10, dispersion=1.0),
         ]
         for name, stream in STREAMS.items()
         if stream.minutes
-    }
-    cases["season, R = 300"] = ["", false_alarms("season", 10_000, 20.0, years, dispersion=300.0), ""]
-    cases["season, whole days"] = ["", false_alarms("season", 10_000, 20.0, 10 * years, every=DAY), ""]
-    yield "slow-dependent", table("no drift", [f"R of {label}" for label in labels[-2:]] + ["R = 1"], cases)
-    shifts = list(CHANGES)
+    ]
+    cases.append(["season, R = 300", "", false_alarms("season", 10_000, 20.0, years, dispersion=300.0), ""])
+    cases.append(["season, whole days", "", false_alarms("season", 10_000, 20.0, 10 * years, every=DAY), ""])
+    yield "slow-dependent", table(["no drift", *(f"R of {label}" for label in labels[-2:]), "R = 1"], cases)
     longest = {0.2: 60 * DAY, 2.0: 14 * DAY, 20.0: 2 * DAY, 200.0: DAY}
     yield (
         "slow-delays",
         table(
-            "20 values a minute",
-            labels,
-            {change: [delay(change, size, 20.0, count, longest[20.0]) for size in sizes] for change in shifts},
+            ["20 values a minute", *labels],
+            ([change, *(delay(change, size, 20.0, count, longest[20.0]) for size in sizes)] for change in CHANGES),
         ),
     )
     rates = [2.0, 20.0] if quick else [0.2, 2.0, 20.0, 200.0]
+    by_rate = ["10,000 training rows", *(f"{rate:g} a minute" for rate in rates)]
     yield (
         "slow-delays-by-rate",
         table(
-            "10,000 training rows",
-            [f"{rate:g} a minute" for rate in rates],
-            {
-                change: [delay(change, 10_000, rate, count, longest[rate]) for rate in rates]
-                for change in shifts
-                if change in {"mean + 0.25 sd", "mean + 0.5 sd", "mean + 1 sd"}
-            },
+            by_rate,
+            (
+                [change, *(delay(change, 10_000, rate, count, longest[rate]) for rate in rates)]
+                for change in ("mean + 0.25 sd", "mean + 0.5 sd", "mean + 1 sd")
+            ),
         ),
     )
     yield (
         "slow-recovery",
         table(
-            "10,000 training rows",
-            [f"{rate:g} a minute" for rate in rates],
-            {
-                change: [recovery(change, 10_000, rate, count, longest[rate], longest[rate]) for rate in rates]
+            by_rate,
+            (
+                [change, *(recovery(change, 10_000, rate, count, longest[rate], longest[rate]) for rate in rates)]
                 for change in ("mean + 0.25 sd", "mean + 1 sd")
-            },
+            ),
         ),
     )
 
 
-def write_table(name: str, text: str) -> None:
-    """Write a table between its marks in the documentation."""
-    page = DOCS.read_text()
-    mark = rf"(<!-- study: {name} -->\n\n).*?(\n\n<!-- end -->)"
-    assert re.search(mark, page, re.DOTALL), f"{DOCS}: no mark {name}"
-    DOCS.write_text(re.sub(mark, lambda found: found[1] + text + found[2], page, flags=re.DOTALL))
-
-
-def main() -> None:
-    """Print the tables, or write them to the documentation."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="print small tables in about a minute")
-    quick = parser.parse_args().quick
-    for name, text in tables(quick):
-        print(f"{name}\n\n{text}\n", flush=True)
-        if not quick:
-            write_table(name, text)
-
-
 if __name__ == "__main__":
-    main()
+    study_tables.run(__doc__, DOCS, tables)

@@ -123,7 +123,7 @@ def test_the_document_has_the_tables_of_the_study(study: ModuleType, monkeypatch
         ("false-alarms", study.false_alarms(np.random.default_rng(1), 1), 1),
         ("delays", study.delays(np.random.default_rng(1), 1), 3),
     ):
-        written = text.partition(f"<!-- study: {name} -->\n")[2].partition("\n<!-- end -->")[0]
+        written = text.partition(f"<!-- study: {name} -->\n")[2].partition("\n<!-- end -->")[0].strip()
         new, old = ([line.split("|") for line in lines.splitlines()] for lines in (table, written))
         assert new[0] == old[0] and [line[: named + 1] for line in new] == [line[: named + 1] for line in old]
 

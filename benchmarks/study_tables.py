@@ -1,9 +1,10 @@
-"""Format the figures of the study of the drift alert, and write its tables into documents."""
+"""Format the figures of studies, and write their tables into documents."""
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,12 @@ def late(minutes: float) -> str:
     return f"{minutes:.0f}" if np.isfinite(minutes) else "> 120"
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table with names aligned left and figures right."""
-    first = (next((row[i] for row in body if row[i]), "") for i in range(1, len(head)))
-    rule = ["---", *("---:" if re.match(r"[\d<>]", cell) else "---" for cell in first)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
+    rows = [[str(cell) for cell in row] for row in body]
+    first = (next((row[i] for row in rows if row[i]), "") for i in range(1, len(head)))
+    rule = ["---", *("---:" if re.match(r"[-+]?[\d<>]", cell) else "---" for cell in first)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
 
 def write(path: Path, tables: Mapping[str, str]) -> None:
@@ -50,3 +52,17 @@ def write(path: Path, tables: Mapping[str, str]) -> None:
         if found != 1:
             raise SystemExit(f"{path}: expected the marks of the table {name} once, found them {found} times")
     path.write_text(text, encoding="utf-8")
+
+
+def run(description: str | None, page: Path, tables: Callable[[bool], Iterable[tuple[str, str]]]) -> None:
+    """Run the command of a study: print the name and the text of each table, and write them into a document.
+
+    With ``--quick``, the tables are small, and are not written.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="print small tables, and write nothing")
+    quick = parser.parse_args().quick
+    for name, text in tables(quick):
+        print(f"{name}\n\n{text}\n", flush=True)
+        if not quick:
+            write(page, {name: text})
