@@ -26,6 +26,7 @@ from exporter.client import Monitor as Client
 from exporter.commands.demo import model, scenario, service
 from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, Incidents
 from exporter.commands.demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
+from exporter.commands.demo.trainer import Trainer
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.events import Prediction
@@ -52,7 +53,8 @@ def running(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incident
 @contextmanager
 def serving(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
     versions, incidents = Versions(directory, lambda v: Client(exporter.url, "digits", v, interval=0.01)), Incidents(1)
-    app = service.create_app(versions, incidents)
+    trainer = Trainer(directory, HttpClient("http://127.0.0.1:9", "--exporter"), versions)
+    app = service.create_app(versions, incidents, trainer)
     server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.servers import Served, ask, eventually
+from support.servers import Answer, Served, ask, eventually, free_port
 
 from exporter import config
 from exporter.client import Monitor
 from exporter.commands.demo import flywheel, model, scenario, service
 from exporter.commands.demo.incidents import Incidents
-from exporter.commands.demo.retrain import evaluate, retrain, training_images
+from exporter.commands.demo.retrain import retrain
+from exporter.commands.demo.trainer import Trainer
+from exporter.commands.demo.training_set import evaluate, training_images
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client
+from exporter.http_client.webhook import signed_headers
 from exporter.profiles import profile
 
 
@@ -36,15 +40,17 @@ class Demo:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        port = free_port()
+        model.link(folder, "http://127.0.0.1:9", {}, f"http://127.0.0.1:{port}")
         self.exporter = Served(folder).start()
         self.incidents = Incidents(1)
         self.versions = Versions(folder, lambda v: Monitor(self.exporter.url, model.NAME, v, interval=0.01))
-        app = service.create_app(self.versions, self.incidents)
-        self._server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
+        self.exporter_client = Client(self.exporter.url, "--exporter")
+        app = service.create_app(self.versions, self.incidents, Trainer(folder, self.exporter_client, self.versions))
+        self._server = service.make_server("127.0.0.1", port, app, threaded=True, request_handler=service._Quiet)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.port}"
         self.client = Client(self.url, "--service")
-        self.exporter_client = Client(self.exporter.url, "--exporter")
 
     def close(self) -> None:
         self._server.shutdown()
@@ -144,7 +150,7 @@ def test_a_sample_is_reviewed(demo: Demo) -> None:
 
 def test_without_corrections_no_version_is_trained(demo: Demo) -> None:
     """Without an accepted correction there is no new version, and the reason is given."""
-    with pytest.raises(StackError, match="nothing of digits is accepted"):
+    with pytest.raises(StackError, match="no correction of digits is accepted"):
         retrain(demo.folder, demo.exporter_client, demo.client, lambda _: None)
     assert model.versions(demo.folder) == ["1"]
     with pytest.raises(StackError, match="no response"):
@@ -208,9 +214,36 @@ def test_the_scenario_continues_after_a_failed_step() -> None:
     assert printed[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
 
 
-def test_the_service_refuses_invalid_versions(demo: Demo) -> None:
-    """An untrained version, or a value that is not a string, is answered 400, and nothing is loaded."""
-    for wrong in ({"version": "7"}, {"version": "../../x"}, {"version": 2}, {}, []):
-        answer = ask(f"{demo.url}/versions", wrong)
-        assert answer.status == 400
-        assert "expected one of 1" in json.loads(answer.body)["error"]
+def test_the_trainer_takes_genuine_requests_alone(demo: Demo) -> None:
+    """A request without the right signature, an old one and one that cannot be read are refused with the reason."""
+    secret = (demo.folder / model.SECRET_FILE).read_text().strip().encode()
+    body = json.dumps({"type": "model.retrain", "data": {"release": None}}).encode()
+
+    def send(content: bytes = body, key: bytes = secret, age: float = 0) -> Answer:
+        headers = signed_headers(key, "r-1", int(time.time() - age), content)
+        return ask(f"{demo.url}/retrain", content, **{name.replace("-", "_"): value for name, value in headers.items()})
+
+    for answer, reason in (
+        (ask(f"{demo.url}/retrain", body), "the signature is not that of the body"),
+        (send(key=b"x" * 32), "the signature is not that of the body"),
+        (send(age=400), "the request is too old"),
+        (send(b"[]"), "expected a request for retraining"),
+        (send(b"nonsense"), "expected a request for retraining"),
+    ):
+        assert (answer.status, json.loads(answer.body)["error"]) == (400, reason)
+    assert ask(f"{demo.url}/retrain/r-1").status == 404
+    assert [send().status, send().status] == [202, 202]
+    eventually(lambda: ask(f"{demo.url}/retrain/r-1").json["state"] == "failed")
+    assert model.versions(demo.folder) == ["1"]
+
+
+def test_enough_accepted_corrections_train_a_version_without_anybody(demo: Demo) -> None:
+    """The whole loop: reviewers accept, the exporter asks, the trainer trains, and the new version is served."""
+    demo.incidents.begin("dark", 3600)
+    corrections, _ = demo.mistakes()
+    eventually(lambda: demo.pending() == corrections)
+    assert flywheel.review(demo.exporter_client, demo.folder)["accepted"] > 50
+    eventually(lambda: ask(f"{demo.url}/healthz").json["versions"] == ["1", "2"], 90)
+    (asked,) = demo.exporter.get("/v1/retrain-requests").json["requests"]
+    assert (asked["reason"], asked["status"]) == ("corrections", "delivered")
+    assert "It took the request." in demo.exporter.get("/").text

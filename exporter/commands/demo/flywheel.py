@@ -1,4 +1,4 @@
-"""Corrections become a release, over HTTP: reviewed, released and downloaded.
+"""Corrections are reviewed, and a release of them is downloaded, over HTTP.
 
 The reviewer is the demo itself, which knows the true labels of the images that its users send. Real reviewers look
 at them.
@@ -10,8 +10,8 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 
@@ -23,14 +23,6 @@ from exporter.http_client.client import Client, RequestError
 MAX_CORRECTIONS = 5000
 """Corrections that are reviewed at most."""
 _PAGE = 500
-
-
-class Release(NamedTuple):
-    """A frozen dataset."""
-
-    name: str
-    sha256: str
-    examples: list[dict[str, Any]]
 
 
 def review(exporter: Client, directory: Path) -> Counter[str]:
@@ -97,19 +89,25 @@ def review_sample(exporter: Client, directory: Path, count: int = 100) -> Counte
     return counts
 
 
-def release(exporter: Client) -> Release:
-    """Make a release of what was accepted so far, and download it.
+def download(exporter: Client, release: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the examples of a release.
+
+    Parameters
+    ----------
+    exporter
+        HTTP client of the exporter.
+    release
+        The release's document, as a request for retraining has it.
 
     Raises
     ------
     StackError
         When the exporter cannot be reached or refuses a request, or the SHA-256 of the release is wrong.
     """
-    document = json.loads(request(exporter, "POST", "/v1/dataset/releases", {"model": model.NAME}))
-    content = request(exporter, "GET", f"/v1/dataset/releases/{document['id']}")
-    if hashlib.sha256(content).hexdigest() != document["sha256"]:
-        raise StackError(f"the release {document['id']} has changed: its SHA-256 differs")
-    return Release(document["name"], document["sha256"], [json.loads(line) for line in content.splitlines()])
+    content = request(exporter, "GET", f"/v1/dataset/releases/{quote(str(release['id']))}")
+    if hashlib.sha256(content).hexdigest() != release["sha256"]:
+        raise StackError(f"the release {release['id']} has changed: its SHA-256 differs")
+    return [json.loads(line) for line in content.splitlines()]
 
 
 def request(client: Client, method: str, path: str, document: object = None, *, empty_on: int | None = None) -> bytes:

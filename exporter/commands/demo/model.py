@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,7 +32,8 @@ EVENT = "sheets_graded"
 MODEL_FILE = "model.joblib"
 HELD_OUT_FILE = "held-out.npz"
 CONFIG_FILE = "exporter.yml"
-FILES = (MODEL_FILE, HELD_OUT_FILE, "training.npz", "digits.json", CONFIG_FILE)
+SECRET_FILE = "retrain-secret"  # noqa: S105 (a name)
+FILES = (MODEL_FILE, HELD_OUT_FILE, "training.npz", "digits.json", CONFIG_FILE, SECRET_FILE)
 
 _CONFIG = """\
 # The exporter's configuration for the demo; paths are relative to this file.
@@ -44,11 +46,15 @@ models:
     features: {image: {type: image}}
     segment_by: device
     events: [sheets_graded]
+# The demo's trainer runs in its model service.
+retrain: {url: "http://127.0.0.1:8000/retrain", secret_file: retrain-secret, accuracy: false, corrections: 50,
+  interval: 1h}
 """
 
 
 _PROFILE = re.compile(r"^( +profile: digits\.json)(?:\n +profiles: .*)?$", re.MULTILINE)
 _LINKS = re.compile(r"^(?:links|prometheus_url): .*\n", re.MULTILINE)
+_TRAINER = re.compile(r'^(retrain: \{url: )"[^"]*"', re.MULTILINE)
 _LATER = re.compile(r"model-([1-9]\d{0,5})\.joblib")
 
 
@@ -92,6 +98,9 @@ def prepare(directory: Path) -> None:
     try:
         np.savez_compressed(directory / HELD_OUT_FILE, image=held_out_images, label=held_out_labels)
         (directory / CONFIG_FILE).write_text(_CONFIG, encoding="utf-8")
+        secret = directory / SECRET_FILE
+        secret.touch(mode=0o600)
+        secret.write_text(f"{secrets.token_hex(32)}\n", encoding="utf-8")
         forget(directory)  # later versions may be based on another first version
     except OSError as error:
         raise _cannot_write(directory, error) from None
@@ -184,7 +193,7 @@ def configure(directory: Path) -> None:
         raise _cannot_write(directory, error) from None
 
 
-def link(directory: Path, prometheus: str, links: dict[str, str | None]) -> None:
+def link(directory: Path, prometheus: str, links: dict[str, str | None], service: str) -> None:
     """Write the addresses of the other programs into the configuration, and keep everything else in it.
 
     Parameters
@@ -195,6 +204,8 @@ def link(directory: Path, prometheus: str, links: dict[str, str | None]) -> None
         URL of Prometheus.
     links
         What browsers open, with the keys of ``links`` in the configuration.
+    service
+        URL of the model service, in which the trainer runs.
 
     Raises
     ------
@@ -204,6 +215,7 @@ def link(directory: Path, prometheus: str, links: dict[str, str | None]) -> None
     path = directory / CONFIG_FILE
     before = path.read_text(encoding="utf-8")
     text = f"{_LINKS.sub('', before)}prometheus_url: {prometheus}\nlinks: {json.dumps(links)}\n"
+    text = _TRAINER.sub(rf'\1"{service}/retrain"', text)
     if text != before:
         path.write_text(text, encoding="utf-8")
 

@@ -1,33 +1,33 @@
-"""Retraining: reviewed corrections train the next version, which is then served beside the old one."""
+"""Retraining: the demo reviews, and the exporter asks the trainer for the next version."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from exporter.commands.demo import flywheel, model
-from exporter.commands.demo.incidents import Incidents
+from exporter.commands.demo.training_set import evaluate
 from exporter.errors import StackError
 from exporter.http_client.client import Client
-from exporter.stats.intervals import share
 
+SECONDS = 180.0
+"""How long to wait for the next version."""
+POLL_SECONDS = 0.5
 _MORE = "Users of the demo correct many predictions while the camera is dark: see demo --incident=dark"
 
 
 def retrain(directory: Path, exporter: Client, service: Client, say: Callable[[str], None]) -> str:
-    """Review, release, train and deploy, and report each step.
+    """Review, let the exporter ask the trainer for a new version, wait until it is served, and report each step.
 
     Parameters
     ----------
     directory
         Of the demo.
     exporter, service
-        Their HTTP clients.
+        Their HTTP clients; the trainer runs in the service.
     say
         Prints a line.
 
@@ -38,7 +38,7 @@ def retrain(directory: Path, exporter: Client, service: Client, say: Callable[[s
 
     Raises
     ------
-    ExporterError
+    StackError
         When a step fails, or the release has no image to train on.
     """
     reviewed = flywheel.review(exporter, directory)
@@ -46,68 +46,37 @@ def retrain(directory: Path, exporter: Client, service: Client, say: Callable[[s
         f"the demo reviews, since it knows the true labels: {reviewed['accepted']} corrections accepted, "
         f"{reviewed['rejected']} rejected because the user was wrong, {reviewed['left']} left"
     )
-    try:
-        release = flywheel.release(exporter)
-    except StackError as error:
-        raise StackError(f"{error}. {_MORE}") from None
-    images, labels = training_images(release.examples)
-    say(
-        f"release {release.name} ({release.sha256[:12]}): {len(release.examples)} examples; "
-        f"{len(images)} different images of {', '.join(sorted(set(model.TEACHERS) - model.HELD_BACK))} for training"
-    )
-    if not len(images):
-        raise StackError(f"the release has no image to train on. {_MORE}")
-    old, new = model.versions(directory)[-1], str(int(model.versions(directory)[-1]) + 1)
-    with np.load(directory / model.files_of(model.VERSION).training) as first:
-        images = np.concatenate([first["image"], images])
-        labels = np.concatenate([first["label"].astype(np.int64), labels])
-    model.train(directory, new, images, labels)
-    model.configure(directory)
-    flywheel.request(exporter, "POST", "/-/reload")
-    served = json.loads(flywheel.request(service, "POST", "/versions", {"version": new}))["versions"]
-    say(f"version {new} is trained on {len(images)} images, has a profile of them, and is served beside version {old}")
+    old = model.versions(directory)[-1]
+    new = _wait(_ask(exporter), exporter, service, say)
     for line in evaluate(directory, old, new):
         say(line)
-    if new not in served:
-        raise StackError(f"{service.url}: does not serve version {new} but {', '.join(served)}")
     return new
 
 
-def training_images(examples: list[dict[str, Any]]) -> tuple[model.Images, npt.NDArray[np.int64]]:
-    """Return what a release has to train on.
-
-    Each image counts once, however often users sent it. Those of teachers who are held back are left out: a version
-    cannot be evaluated on images that it was trained on.
-
-    Returns
-    -------
-    tuple
-        Images of shape ``(n, 8, 8)``, and their digits of shape ``(n,)``.
-    """
-    by_image: dict[bytes, tuple[model.Images, int]] = {}
-    for example in examples:
-        image = np.array((example["inputs"] or {}).get("image", ()), dtype=np.float64)
-        if image.shape == (8, 8) and example["user"] not in model.HELD_BACK and str(example["label"]).isdecimal():
-            by_image[image.tobytes()] = image, int(example["label"])
-    images = [image for image, _ in by_image.values()]
-    return np.array(images).reshape(-1, 8, 8), np.array([label for _, label in by_image.values()], dtype=np.int64)
+def _ask(exporter: Client) -> str:
+    """Return the identifier of a new request; of the open one, if the exporter made one already."""
+    created = exporter.request("POST", "/v1/retrain-requests", json={"model": model.NAME})
+    document: dict[str, Any] = json.loads(created.body) if created.status in {201, 409} else {}
+    asked = document.get("request", document).get("id")
+    if not isinstance(asked, str):
+        raise StackError(f"{exporter.url}/v1/retrain-requests: {created.error_message()}")
+    return asked
 
 
-def evaluate(directory: Path, old: str, new: str) -> list[str]:
-    """Report the accuracy of both versions on images of the held-back teachers, dark and as they are."""
-    images, labels = model.held_out(directory)
-    indices = [index for index in range(len(images)) if model.teacher(index) in model.HELD_BACK]
-    images, labels = images[indices], labels[indices]
-    incidents, lines = Incidents(), []
-    for light, incident in (("dark", "dark"), ("normal", None)):
-        incidents.begin(incident, 3600)
-        rows = model.rows(np.array([incidents.apply(image) for image in images]))
-        accuracies = []
-        for version in (old, new):
-            classifier = model.load(directory, version)
-            digits = classifier.classes_[classifier.predict_proba(rows).argmax(1)]
-            accuracy = share(int((digits == labels).sum()), len(rows))
-            low, high = accuracy.interval()
-            accuracies.append(f"version {version} {accuracy.value:.1%} ({low:.1%} to {high:.1%})")
-        lines.append(f"accuracy on {len(rows)} {light} images of the teachers held back: {' and '.join(accuracies)}")
-    return lines
+def _wait(asked: str, exporter: Client, service: Client, say: Callable[[str], None]) -> str:
+    said, until = 0, time.monotonic() + SECONDS
+    while True:
+        training = service.request("GET", f"/retrain/{asked}")
+        progress = json.loads(training.body) if training.status == 200 else {"state": "waiting", "lines": []}
+        for line in progress["lines"][said:] if progress["state"] != "failed" else progress["lines"][said:-1]:
+            say(line)
+            said += 1
+        if progress["state"] == "done":
+            return str(progress["version"])
+        if progress["state"] == "failed":
+            raise StackError(f"{progress['lines'][-1]}. {_MORE}")
+        if time.monotonic() > until:
+            page = json.loads(flywheel.request(exporter, "GET", f"/v1/retrain-requests?model={model.NAME}"))
+            error = next((entry["error"] for entry in page["requests"] if entry["id"] == asked), None)
+            raise StackError(f"no version was trained within {SECONDS:.0f} s ({error or progress['state']})")
+        time.sleep(POLL_SECONDS)

@@ -27,16 +27,19 @@ from exporter.client import Monitor
 from exporter.commands.addresses import Address
 from exporter.commands.demo import model
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident, Incidents
+from exporter.commands.demo.trainer import RefusedError, Trainer
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
+from exporter.http_client.client import Client
 
 
-def create_app(versions: Versions, incidents: Incidents) -> Flask:
-    """Return the service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /versions``."""
+def create_app(versions: Versions, incidents: Incidents, trainer: Trainer) -> Flask:
+    """Return the service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /retrain``."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
     _add_predict(app, versions, incidents)
-    _add_versions(app, versions)
+    _add_health(app, versions)
+    _add_trainer(app, trainer)
     _add_incident(app, incidents)
 
     @app.errorhandler(HTTPException)
@@ -80,20 +83,27 @@ def _add_predict(app: Flask, versions: Versions, incidents: Incidents) -> None:
         return {"id": g.event["id"], "version": g.served.version, "digit": digit, "confidence": confidence}
 
 
-def _add_versions(app: Flask, versions: Versions) -> None:
+def _add_health(app: Flask, versions: Versions) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, Any]:
         return {"status": "ok", "model": model.NAME, "versions": [served.version for served in versions.served]}
 
-    @app.post("/versions")
-    def deploy() -> dict[str, Any]:
-        body = request.get_json()
-        version = body.get("version") if isinstance(body, dict) else None
+
+def _add_trainer(app: Flask, trainer: Trainer) -> None:
+    @app.post("/retrain")
+    def retrain() -> tuple[dict[str, Any], int]:
         try:
-            versions.deploy(version if isinstance(version, str) else "")
-        except StackError as error:
+            trainer.take({name.lower(): value for name, value in request.headers.items()}, request.get_data())
+        except RefusedError as error:
             abort(400, str(error))
-        return healthz()
+        return {}, 202
+
+    @app.get("/retrain/<request_id>")
+    def progress(request_id: str) -> dict[str, Any]:
+        training = trainer.progress(request_id)
+        if training is None:
+            abort(404, "this request did not arrive")
+        return training._asdict()
 
 
 def _add_incident(app: Flask, incidents: Incidents) -> None:
@@ -183,7 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
         return Monitor(options.exporter, model.NAME, version, ca_file=options.ca_file)
 
     versions = Versions(options.directory, monitor)
-    app = create_app(versions, Incidents())
+    exporter = Client(options.exporter, "--exporter", ca_file=options.ca_file)
+    app = create_app(versions, Incidents(), Trainer(options.directory, exporter, versions))
     server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     stopping.wait()

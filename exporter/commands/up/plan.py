@@ -94,7 +94,9 @@ class Plan:
         """
         model.ensure(self.directory / "demo", report)
         try:
-            model.link(self.directory / "demo", f"http://{self.addresses['prometheus']}", self._links(grafana))
+            service = f"http://{self.addresses['service']}"
+            prometheus = f"http://{self.addresses['prometheus']}"
+            model.link(self.directory / "demo", prometheus, self._links(grafana), service)
             self._write_alertmanager(report)
             self._write_prometheus()
         except OSError as error:
