@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -18,6 +21,7 @@ from exporter.profiles.profile import save
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+STROKE = 4  # pixels of a label's outline, in the colour of the panel, on both sides together
 LONG = '"<b>' + "x" * 200
 PATHS = (
     "/",
@@ -49,7 +53,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     columns = {"prediction_column": "prediction", "confidence_column": "confidence", "label_column": "outcome"}
     save(build_file(folder / "loans.parquet", **columns), folder / "loans.json")
     models: list[dict[str, object]] = [{"name": "credit", "profile": "credit.json"}, {"name": "m" * 128}]
-    models += [{"name": "wide"}, {"name": "loans", "profile": "loans.json", "segment_by": "country"}]
+    rng = np.random.default_rng(5)
+    parquet.write_table(pa.table({"amount": rng.normal(1_234_567, 30_000, 2000)}), folder / "amounts.parquet")
+    save(build_file(folder / "amounts.parquet"), folder / "amounts.json")
+    models += [
+        {"name": "wide"},
+        {"name": "amounts", "profile": "amounts.json"},
+        {"name": "loans", "profile": "loans.json", "segment_by": "country"},
+    ]
     write_config(folder, {"models": models})
     server = Served(folder).start()
     inputs = {f"income_from_source_{number:03d}": number * 1.5 for number in range(300)}
@@ -57,6 +68,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     events += [{"model": "m" * 128, "version": "v" * 128}]
     wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes", "confidence": 0.9}
     events += [{**wide, "id": f"w{number}"} for number in range(2)]
+    amounts = [
+        1_000_000,
+        1_234_567,
+        2_000_000,
+        None,
+        "none",
+    ]  # all parts of the axis: below, within, above, and two more
+    events += [{"model": "amounts", "inputs": {"amount": amount}} for amount in amounts * 20]
     assert server.post("/v1/predictions", events).status == 202
     feedback = [{"prediction_id": f"w{number}", "verdict": "corrected", "label": "no"} for number in range(2)]
     assert server.post("/v1/feedback", feedback).status == 201
@@ -65,7 +84,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     classified = {"model": "loans", "version": "3"}
     many = [{**classified, "id": f"c{number}", "prediction": f"{number}" + "y" * 60} for number in range(30)]
     assert server.post("/v1/predictions", many).status == 202
-    labels = [{"prediction_id": event["id"], "label": "z" * 200} for event in many]
+    labels = [
+        {"prediction_id": event["id"], "label": f"{number % 12}" + "z" * 200} for number, event in enumerate(many)
+    ]
     assert server.post("/v1/labels", labels).status == 201
     alerts = []
     for number, model in enumerate(("credit", "credit", LONG)):
@@ -136,6 +157,35 @@ def test_the_scale_of_a_chart_is_beside_its_bars(fleet: Served, browser: Browser
     labels = [label for label in labels if bars and label and label["y"] < bars["y"] + bars["height"]]
     assert len(labels) >= 2
     assert all(bars and label and label["x"] + label["width"] <= bars["x"] for label in labels)
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 390, 641, 1025, 1366])
+def test_the_labels_below_a_chart_do_not_overlap(fleet: Served, browser: Browser, width: int) -> None:
+    """Labels that would overlap are left out or stand in rows; those beside the range of training are all there."""
+    page = browser.new_page(viewport={"width": width, "height": 768})
+    page.goto(f"{fleet.url}/drift?model=amounts")
+    shown = [one for one in page.locator("svg.scaled .below text").all() if one.is_visible()]
+    texts = [one.text_content() or "" for one in shown]
+    assert {text[:1] for text in texts} >= {"<", ">", "m", "i"}
+    boxes = sorted((round(box["y"]), box["x"], box["width"]) for one in shown if (box := one.bounding_box()))
+    for (row, left, size), (next_row, next_left, _) in itertools.pairwise(boxes):
+        assert row != next_row or left + size - STROKE <= next_left, texts
+    page.close()
+
+
+def test_the_classes_stay_beside_their_numbers(fleet: Served, browser: Browser) -> None:
+    """On a phone the table of classes scrolls beside its first column, and its edge shows that there is more."""
+    page = browser.new_page(viewport={"width": 390, "height": 768})
+    page.goto(f"{fleet.url}/quality?model=loans")
+    region = page.get_by_role("region", name="Predicted and actual classes").locator("div.wide")
+    assert region.evaluate("(one) => one.scrollWidth > one.clientWidth")
+    assert "gradient" in region.evaluate("(one) => getComputedStyle(one).backgroundImage")
+    region.evaluate("(one) => { one.scrollLeft = one.scrollWidth }")
+    classes, found = region.bounding_box(), region.get_by_role("rowheader", name="Found").bounding_box()
+    assert classes
+    assert found
+    assert classes["x"] == found["x"]
     page.close()
 
 
