@@ -144,16 +144,16 @@ def tables(quick: bool) -> Iterator[tuple[str, str]]:
     )
     cases: list[list[object]] = [
         [
-            f"{name}, R = {stream.dispersion:.0f}",
+            f"{name}, D = {stream.dispersion:.0f}",
             *(false_alarms(name, size, 20.0, years) for size in sizes[-2:]),
             false_alarms(name, 10_000, 20.0, years / 10, dispersion=1.0),
         ]
         for name, stream in STREAMS.items()
         if stream.minutes
     ]
-    cases.append(["season, R = 300", "", false_alarms("season", 10_000, 20.0, years, dispersion=300.0), ""])
+    cases.append(["season, D = 300", "", false_alarms("season", 10_000, 20.0, years, dispersion=300.0), ""])
     cases.append(["season, whole days", "", false_alarms("season", 10_000, 20.0, 10 * years, every=DAY), ""])
-    yield "slow-dependent", table(["no drift", *(f"R of {label}" for label in labels[-2:]), "R = 1"], cases)
+    yield "slow-dependent", table(["no drift", *(f"D of {label}" for label in labels[-2:]), "D = 1"], cases)
     longest = {0.2: 60 * DAY, 2.0: 14 * DAY, 20.0: 2 * DAY, 200.0: DAY}
     yield (
         "slow-delays",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,14 @@ PREDICTION_ALERT = "ModelPredictionDrift"
 CONFIDENCE_ALERT = "ModelConfidenceDrift"
 OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
 OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
+
+
+class _Dependence(NamedTuple):
+    """What it means for one target in one window that values depend on each other; see `TargetDrift`."""
+
+    independent_noise: float
+    effective: float
+    is_learned: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,14 +196,18 @@ def _target_drifts(
     effective = noise.effective(stats.observations).tolist()
     return [
         _target_drift(
-            binner, stats, index, float(limits[index]), (independent[index], effective[index], index in noise.learned)
+            binner,
+            stats,
+            index,
+            float(limits[index]),
+            _Dependence(independent[index], effective[index], index in noise.learned),
         )
         for index in indices
     ]
 
 
 def _target_drift(
-    binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: tuple[float, float, bool]
+    binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: _Dependence
 ) -> TargetDrift:
     name, target = binner.target_names[index], binner.targets[index]
     start = int(binner.starts[index])
@@ -213,10 +226,10 @@ def _target_drift(
         score=float(stats.kl[index]),
         noise=float(stats.noise[index]),
         threshold=threshold,
-        independent_noise=dependence[0],
+        independent_noise=dependence.independent_noise,
         observations=int(live.sum()),
-        effective=dependence[1],
-        is_learned=dependence[2],
+        effective=dependence.effective,
+        is_learned=dependence.is_learned,
         mean=float(stats.mean[index]),
         stddev=float(stats.stddev[index]),
         shift=float(stats.shift[index]),

@@ -37,7 +37,7 @@ class ChangeEvidence:
 
     For each alternative ``j`` of a feature, an update with the counts ``c`` is
 
-    ``M_j ← (M_j + 1) · exp(Σ c·r_j / R)``
+    ``M_j ← (M_j + 1) · exp(Σ c·r_j / D)``
 
     and the evidence is ``ln Σ w_j·M_j``, where the weights ``w`` add up to 1. The log-likelihood ratios ``r_j`` are
     such that the factor has an expectation of at most 1 under every distribution within `SIGMAS` standard errors of the
@@ -59,7 +59,7 @@ class ChangeEvidence:
     ordered
         Whether a feature's bins, except for its last two (missing and invalid), are ordered; shape ``(F,)``.
     dispersion
-        ``R``, at least 1: the factor by which dependence inflates the variance of a sum of many values; shape ``(F,)``
+        ``D``, at least 1: the factor by which dependence inflates the variance of a sum of many values; shape ``(F,)``
         or one for all. It divides the log-likelihood ratios and the number of reference values.
 
     Attributes
@@ -90,14 +90,14 @@ class ChangeEvidence:
     ) -> None:
         self._starts, self._owner = reference.starts, reference.owner
         features = len(reference.starts)
-        inflation = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), (features,))
+        divisor = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), (features,))
         self._known = reference.rows > 0
-        rows = np.minimum(np.maximum(reference.rows, 1.0), MOST_ROWS) / inflation
+        rows = np.minimum(np.maximum(reference.rows, 1.0), MOST_ROWS) / divisor
         scores = _scores(reference)
         use = ordered & (np.maximum.reduceat(np.abs(scores).max(axis=0), self._starts) <= _MOST_EXTREME)
-        self._ratios = _tilts(reference, np.where(use[self._owner], scores, 0.0), rows) / inflation[self._owner]
+        self._ratios = _tilts(reference, np.where(use[self._owner], scores, 0.0), rows) / divisor[self._owner]
         inside, outside, information = _bin_ratios(reference, rows)
-        self._inside, self._outside = inside / inflation[self._owner], outside / inflation[self._owner]
+        self._inside, self._outside = inside / divisor[self._owner], outside / divisor[self._owner]
         useful = information > _LEAST_INFORMATION
         alternatives = np.maximum(np.add.reduceat(useful.sum(axis=0), self._starts), 1)
         self._weight = np.tile(np.where(use, 0.5 / len(self._ratios), 0.0), (len(self._ratios), 1))
