@@ -13,7 +13,8 @@ from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.lines import FamilyLines
-from exporter.metrics.models import ModelsCollector, review_lines
+from exporter.metrics.models import ModelsCollector
+from exporter.metrics.review import review_lines
 from exporter.metrics.system import Collector
 from exporter.monitoring.registry import MonitorRegistry
 

@@ -1,4 +1,4 @@
-"""Collect the metrics of the models from monitors and the store.
+"""Collect the metrics of the models from their monitors.
 
 The text of each line before its value is prepared once for a model version; a scrape only fills in the numbers.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -40,9 +39,6 @@ from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
-
-if TYPE_CHECKING:
-    from exporter.storage import Store
 
 
 class _Templates:
@@ -303,34 +299,3 @@ def _segments(monitor: ModelMonitor, templates: _Templates, now: float) -> Itera
     features = [index for index, name in enumerate(names) if name != monitor.segments.source]
     for family, scores in zip((f.SEGMENT_KL, f.SEGMENT_NOISE), monitor.read_segments(now), strict=True):
         yield family, templates.segments[family].render(scores[:, features].ravel())
-
-
-def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:
-    """Return the lines about review: pending corrections, what waits for predictions, released examples, accuracy.
-
-    Raises
-    ------
-    StoreError
-        When the database cannot be read.
-    """
-    state = store.review_state()
-    now = time.time()
-    for model in monitors.models:
-        yield sample_line(f.PENDING, state.pending.get(model, 0), model=model)
-        if model in state.oldest:
-            yield sample_line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
-        yield sample_line(f.EXAMPLES, state.examples.get(model, 0), model=model)
-    for model in dict.fromkeys((*monitors.models, "", *state.unjoined)):
-        yield sample_line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
-        if model in state.oldest_unjoined:
-            yield sample_line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
-    yield sample_line(f.LABELS_UNJOINED, state.unjoined_labels)
-    if state.oldest_unjoined_label is not None:
-        yield sample_line(f.LABELS_UNJOINED_OLDEST, max(now - state.oldest_unjoined_label, 0.0))
-    for (model, version), counts in state.accuracy_counts.items():
-        if model not in monitors.models:
-            continue
-        labels = {"model": model, "version": version}
-        for family, value in zip(f.REVIEWED_ACCURACY, counts.estimate(), strict=True):
-            yield sample_line(family, value, **labels)
-        yield sample_line(f.REVIEWED, counts.reviewed, **labels)
