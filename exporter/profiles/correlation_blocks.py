@@ -45,16 +45,13 @@ class CorrelationBlocks:
         """Add the next rows: their scores, shape ``(d, n)``, and whether each row is complete."""
         if not self._sizes:
             return
-        needed = (self._part - self._waiting.shape[1]) % self._part if self._waiting.shape[1] else 0
-        first = np.concatenate((self._waiting, scores[:, :needed]), axis=1)
-        parts = [(first, np.concatenate((self._complete, complete[:needed])))] if needed else []
-        starts = range(needed, scores.shape[1], self._part)
-        parts += [(scores[:, start : start + self._part], complete[start : start + self._part]) for start in starts]
-        self._waiting, self._complete = np.empty((len(scores), 0)), np.empty(0, dtype=np.bool_)
-        if parts and parts[-1][0].shape[1] < self._part:
-            waiting, self._complete = parts.pop()
-            self._waiting = waiting.copy()  # the scores are of a buffer that is used again
-        sums = np.array([self._sum(*part) for part in parts]).reshape(-1, self._copula.width)
+        held = np.concatenate((self._waiting, scores), axis=1)
+        known = np.concatenate((self._complete, complete))
+        starts = range(0, len(known) - self._part + 1, self._part)
+        parts = [slice(start, start + self._part) for start in starts]
+        end = len(parts) * self._part
+        self._waiting, self._complete = held[:, end:].copy(), known[end:]
+        sums = np.array([self._sum(held[:, part], known[part]) for part in parts]).reshape(-1, self._copula.width)
         for blocks in self._blocks:
             sums = blocks.add(sums)
 
