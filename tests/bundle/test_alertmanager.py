@@ -155,6 +155,18 @@ def test_times() -> None:
     assert all(seconds(route["repeat_interval"]) > slowest for route in info)
 
 
+def test_an_existing_alertmanager_waits_as_long() -> None:
+    """The example of docs/operations.md has the waits of the configuration for the team and the pager."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(route:\n.*?)```", text, re.DOTALL)
+    _, pager, team = yaml.safe_load(example)["route"]["routes"]
+    own = {str(route.get("matchers")): route for route in yaml.safe_load(SOURCE.read_text())["route"]["routes"]}
+    names = ("group_wait", "group_interval")
+    slow = own["['layer=~\"data|business\"']"]
+    assert {name: team["routes"][0][name] for name in names} == {name: slow[name] for name in names}
+    assert pager["group_wait"] == own["['severity=\"critical\"']"]["group_wait"]
+
+
 # ---- adapting it
 
 
@@ -323,36 +335,6 @@ PREDICTED, CONFIDENCE, MULTIVARIATE = map(
     digits, ("ModelPredictionDrift", "ModelConfidenceDrift", "ModelMultivariateDrift")
 )
 CORRECTED = digits("ModelCorrectionRatioHigh", severity="critical", layer="business")
-
-
-def test_an_incident_is_two_messages(running: Running) -> None:
-    """A dark camera is one message that says what it did, and one when all of it has ended; the pager does not wait."""
-    received = running.received
-    # In the order in which they fire in the demo's incident "dark", five minutes from first to last.
-    running.post(*SLOW)
-    running.post(*CHANGED)
-    running.post(CORRECTED, *DRIFTED, *SHIFTED, PREDICTED, CONFIDENCE)
-    (mail,) = eventually(lambda: received.at("/slack") and received.mailed("ml-team@example.com"))
-    assert mail["Subject"] == "[critical] digits, 5 alerts: ModelCorrectionRatioHigh of digits"
-    assert re.findall(r"^(?:CRITICAL|WARNING|OVER), .*", part(mail, "plain"), re.MULTILINE) == [
-        "CRITICAL, business: ModelCorrectionRatioHigh of digits",
-        "WARNING, data: ModelPredictionDrift of digits",
-        *(["WARNING, data: ModelFeatureDrift of digits"] * 3),
-    ]
-    assert all(feature in part(mail, "plain") for feature in FEATURES)
-    (page,) = received.at("/pager")
-    assert [entry["labels"]["alertname"] for entry in page["alerts"]] == ["ModelCorrectionRatioHigh"]
-    paged, first = (received.posts.index((path, received.at(path)[0])) for path in ("/pager", "/slack"))
-    assert paged < first
-
-    running.post(MULTIVARIATE)  # fires after 15 minutes, and is suppressed
-    ends = [*SLOW, *CHANGED, CORRECTED, *SHIFTED, PREDICTED, CONFIDENCE, MULTIVARIATE, *DRIFTED]
-    running.post(*(entry | {"endsAt": now()} for entry in ends))
-    _, over = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails, CHANGE)
-    # Alerts that were suppressed until the end are listed, too.
-    assert re.fullmatch(r"\[over after \d+s\] digits, 16 alerts: ModelCorrectionRatioHigh of digits", over["Subject"])
-    assert part(over, "plain").count("OVER, ") == 16
-    eventually(lambda: len(received.at("/slack")) == len(received.at("/pager")) == 2)
 
 
 def test_a_change_of_an_incident_is_one_message(running: Running) -> None:

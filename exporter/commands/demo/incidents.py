@@ -61,7 +61,8 @@ INCIDENTS = {
         "the camera's sensor overheats, and every pixel is noisy",
         "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeaturesDrifted fires within a minute, "
         "ModelFeatureDriftSlow after 1 to 2, ModelFeatureChanged after 3, ModelFeatureDrift and ModelFeatureMeanShift "
-        "after 6 to 8, ModelMultivariateDrift after 16 (the 1h window still holds the incident)",
+        "after 6 to 8, ModelCorrectionRatioHigh after 8, ModelMultivariateDrift after 16 (the 1h window still holds "
+        "the incident)",
     ),
     "shifted": Incident(
         600,
