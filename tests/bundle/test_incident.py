@@ -26,7 +26,7 @@ FIRING: dict[tuple[str, str], list[tuple[float, float]]] = {
     ("ModelFeatureDrift", MEAN): [(8.5, 26.0)],
     ("ModelFeatureDrift", STDDEV): [(8.8, 26.0)],
     ("ModelFeatureDrift", SHARPNESS): [(10.8, 18.0)],
-    ("ModelFeatureMeanShift", MEAN): [(9.3, END)],
+    ("ModelFeatureMeanShift", MEAN): [(9.3, 34.5)],
     ("ModelFeatureMeanShift", STDDEV): [(9.5, 28.5)],
     ("ModelFeatureMeanShift", SHARPNESS): [(11.8, 14.5)],
     ("ModelPredictionDrift", ""): [(11.0, 16.3)],
