@@ -98,16 +98,29 @@ STREAMS = {
     "sessions of 10 to 100": sessions(10, 100),
     "season": season(0.5),
 }
-CHANGES: dict[str, tuple[str, float, float]] = {  # the stream, and what its values are multiplied by and moved by
-    "mean + 0.1 sd": ("normal", 1, 0.1),
-    "mean + 0.25 sd": ("normal", 1, 0.25),
-    "mean + 0.5 sd": ("normal", 1, 0.5),
-    "mean + 1 sd": ("normal", 1, 1),
-    "spread x 1.25": ("normal", 1.25, 0),
-    "spread x 0.8": ("normal", 0.8, 0),
-    "mean + 0.25 sd, zero-heavy": ("zero-heavy", 1, 0.2),
-    "mean + 0.25 sd, AR(1) 0.5": ("AR(1) 0.5", 1, 0.25),
-    "mean + 0.25 sd, AR(1) 0.9": ("AR(1) 0.9", 1, 0.25),
+
+
+class Change(NamedTuple):
+    """The stream, what its values are multiplied by and moved by, and the share of values that change."""
+
+    stream: str = "normal"
+    factor: float = 1
+    shift: float = 0
+    share: float = 1
+
+
+NO_CHANGE = Change()
+CHANGES = {
+    "mean + 0.1 sd": Change(shift=0.1),
+    "mean + 0.25 sd": Change(shift=0.25),
+    "mean + 0.5 sd": Change(shift=0.5),
+    "mean + 1 sd": Change(shift=1),
+    "spread x 1.25": Change(factor=1.25),
+    "spread x 0.8": Change(factor=0.8),
+    "tail: 5 % ten times as large": Change(factor=10, share=0.05),
+    "mean + 0.25 sd, zero-heavy": Change("zero-heavy", shift=0.2),
+    "mean + 0.25 sd, AR(1) 0.5": Change("AR(1) 0.5", shift=0.25),
+    "mean + 0.25 sd, AR(1) 0.9": Change("AR(1) 0.9", shift=0.25),
 }
 
 
@@ -137,13 +150,15 @@ class Features:
         self._made = made
         self._edges = pad_edges([feature.edges for feature in made if isinstance(feature, NumericFeature)])
 
-    def probabilities(self, factor: float = 1.0, shift: float = 0.0) -> Floats:
-        """Return the probability of each bin for independent values that are changed by a factor and a shift."""
+    def probabilities(self, change: Change = NO_CHANGE) -> Floats:
+        """Return the probability of each bin for independent values."""
         parts = []
         for feature in self._made:
             if isinstance(feature, NumericFeature):
                 assert self.stream.below
-                below = self.stream.below((np.array(feature.edges) - shift) / factor)
+                edges, share = np.array(feature.edges), change.share
+                changed = self.stream.below((edges - change.shift) / change.factor)
+                below = share * changed + (1 - share) * self.stream.below(edges)
                 parts.append([*np.diff([0.0, *below, 1.0]), 0.0, 0.0])
             else:
                 known = [SHARES[int(name)] for name in feature.categories]
@@ -155,11 +170,11 @@ class Features:
         places = bin_indices(self._edges, values.T) + self.reference.starts[:, None]
         return np.bincount(places.ravel(), minlength=len(self.reference.probability)).astype(float)
 
-    def minutes(self, rng: Rng, rate: float, count: int, change: tuple[float, float] = (1, 0)) -> Iterator[Floats]:
-        """Return the counts of each minute."""
+    def minutes(self, rng: Rng, rate: float, count: int, change: Change = NO_CHANGE) -> Iterator[Floats]:
+        """Return the counts of each minute; all values of a stream that depend on each other change."""
         if self.stream.minutes:
             values = self.stream.minutes(rng, count, int(rate), len(self._made))
-            yield from (self.counts(change[0] * part + change[1]) for part in values)
+            yield from (self.counts(change.factor * part + change.shift) for part in values)
         else:
-            mean = rate * self.probabilities(*change)
+            mean = rate * self.probabilities(change)
             yield from (rng.poisson(mean).astype(float) for _ in range(count))

@@ -78,11 +78,10 @@ def warmed_up(rng: Rng, name: str, rows: int, rate: float, count: int) -> tuple[
 
 def delay(change: str, rows: int, rate: float, count: int, longest: int) -> str:
     """Return how long it takes from a change to the alarm."""
-    name, factor, shift = CHANGES[change]
     rng = generator(change, rows, rate)
-    features, detector, state = warmed_up(rng, name, rows, rate, count)
+    features, detector, state = warmed_up(rng, CHANGES[change].stream, rows, rate, count)
     found = np.full(count, np.inf)
-    for minute, counts in enumerate(features.minutes(rng, rate, longest, (factor, shift)), start=1):
+    for minute, counts in enumerate(features.minutes(rng, rate, longest, CHANGES[change]), start=1):
         detector.update(state, counts, LIMIT)
         found = np.minimum(found, np.where(detector.read(state) > LIMIT, minute, np.inf))
         if np.isfinite(found).all():
@@ -92,10 +91,9 @@ def delay(change: str, rows: int, rate: float, count: int, longest: int) -> str:
 
 def recovery(change: str, rows: int, rate: float, count: int, changed: int, longest: int) -> str:
     """Return how long it takes from the end of a change to that of the alarm."""
-    name, factor, shift = CHANGES[change]
     rng = generator("recovery", change, rows, rate)
-    features, detector, state = warmed_up(rng, name, rows, rate, count)
-    for counts in features.minutes(rng, rate, changed, (factor, shift)):
+    features, detector, state = warmed_up(rng, CHANGES[change].stream, rows, rate, count)
+    for counts in features.minutes(rng, rate, changed, CHANGES[change]):
         detector.update(state, counts, LIMIT)
     found = detector.read(state) > LIMIT
     below = np.full(count, np.inf)
