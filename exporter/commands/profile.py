@@ -18,6 +18,7 @@ from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_line
+from exporter.profiles.describe_weights import weights_line
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
 from exporter.profiles.readers.base import Batch, Source
@@ -73,10 +74,7 @@ def run(options: argparse.Namespace) -> int:
     output = output or without_gz(options.training_file).with_suffix(".json")
     found = _warnings(source, profile, build_options)
     _print_features(profile, source.remarks)
-    if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
-        print(order_line(profile.blocks))
-    if profile.quality:
-        print(quality_line(profile.quality))
+    _print_summary(profile)
     if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
         print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
     for text in found:
@@ -163,3 +161,12 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             dependence = dependence_note(profile.blocks or None, scalar, feature)
             remarks_of = [*notes(feature), *filter(None, [dependence]), *remark]
             print("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of)))
+
+
+def _print_summary(profile: Profile) -> None:
+    if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
+        print(order_line(profile.blocks))
+    if profile.quality:
+        print(quality_line(profile.quality))
+    if profile.weights:
+        print(weights_line(profile.weights))

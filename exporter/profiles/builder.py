@@ -29,6 +29,7 @@ from exporter.profiles.readers.files import FileSource
 from exporter.profiles.row_order import RowOrder
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
+from exporter.profiles.weights_builder import WeightsBuilder
 from exporter.stats.divergence import Ints
 from exporter.validation import preview, suggestion
 
@@ -226,18 +227,24 @@ class _Builder:
         return sketches
 
     def _measure_together(self, kinds: Mapping[str, InputType], profile: Profile) -> Profile:
-        """Return the profile with the correlation of its features, and with the noise of successive rows."""
+        """Return the profile with what rows show: correlations, the noise of successive rows, and features' weights."""
         options = self._options
         arriving = [
             name for source, kind in kinds.items() if kind.type == "timestamp" for name in kind.features(source)
         ]
         order = RowOrder(profile.targets(), self._rows, options, arriving)
         correlation = CorrelationBuilder(profile.features, self._rows if order.follows else 0)
+        weights = WeightsBuilder(profile.features, profile.prediction, self._rows) if profile.prediction else None
         needed = dict(kinds)
         if not order.follows:
             needed = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(correlation.names)}
         columns = {*needed, *(options.outputs() if order.follows else filter(None, [options.time_column]))}
-        for batch in self._read_pass("together", columns) if order.follows or len(correlation.names) > 1 else ():
+        if weights:
+            columns |= {*kinds, *options.outputs()}
+        passes = order.follows or weights or len(correlation.names) > 1
+        for batch in self._read_pass("together", columns) if passes else ():
+            if weights:
+                weights.add(batch.rows, partial(self._row_columns, batch, kinds))
             values = self._target_columns(batch, needed)
             times, labels = (self._column(batch, name) for name in (options.time_column, options.label_column))
             correlation.add(values, order.add(values, times, labels))
@@ -249,7 +256,12 @@ class _Builder:
         together, blocks = correlation.build(), order.build()
         if together and blocks.is_ordered and not order.needs_sorting:
             blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))
-        return msgspec.structs.replace(profile, correlation=together or msgspec.UNSET, blocks=blocks)
+        return msgspec.structs.replace(
+            profile,
+            correlation=together or msgspec.UNSET,
+            blocks=blocks,
+            weights=(weights and weights.build()) or msgspec.UNSET,
+        )
 
     def _target_columns(self, batch: Batch, kinds: Mapping[str, InputType]) -> dict[str, Any]:
         """Return the values of a batch by feature, and those of the outputs."""
@@ -260,17 +272,17 @@ class _Builder:
         outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
         return found | {o: self._feature_columns(batch, n, types[n])[0] for o, n in outputs.items() if n}
 
+    def _row_columns(self, batch: Batch, kinds: Mapping[str, InputType], rows: Ints) -> dict[str, Any]:
+        """Return what `_target_columns` does, for some rows of a batch."""
+        part = Batch({name: take(values, rows) for name, values in batch.columns.items()}, len(rows), batch.done)
+        return self._target_columns(part, kinds)
+
     def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:
         """Compare the predictions with the labels, where there are labels."""
         options, types = self._options, self._output_types()
         if not options.label_column:
             return None
         builder = QualityBuilder(profile.targets())
-
-        def columns(batch: Batch, rows: Ints) -> dict[str, Any]:
-            part = Batch({name: take(values, rows) for name, values in batch.columns.items()}, len(rows), batch.done)
-            return self._target_columns(part, kinds)
-
         confidence = options.confidence_column
         for batch in self._read_pass("labels", {*kinds, *options.outputs()}):
             builder.add(
@@ -278,7 +290,7 @@ class _Builder:
                 as_list(self._column(batch, options.label_column)),
                 self._feature_columns(batch, confidence, types[confidence])[0] if confidence else None,
                 [unix_seconds(when) for when in as_list(self._column(batch, options.time_column))],
-                partial(columns, batch),
+                partial(self._row_columns, batch, kinds),
             )
         return builder.build()
 

@@ -22,6 +22,7 @@ from exporter.features.base import InputType
 from exporter.features.types import INPUT_TYPES, State, input_type
 from exporter.profiles.block_record import Blocks, check_blocks
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality, check_quality
+from exporter.profiles.weights_record import Weights, check_weights
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Floats
 from exporter.validation import explain, format_path, preview, similar_file
@@ -148,6 +149,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         How good the model was on labelled rows.
     blocks
         How much blocks of consecutive rows differ from each other; profiles of before have none.
+    weights
+        How much the predictions depend on each feature; unset without predictions, and in profiles of before.
     """
 
     name: str
@@ -165,6 +168,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise_quantiles: dict[_Degrees, _Quantile] | msgspec.UnsetType = msgspec.UNSET
     quality: Quality | msgspec.UnsetType = msgspec.UNSET
     blocks: Blocks | msgspec.UnsetType = msgspec.UNSET
+    weights: Weights | msgspec.UnsetType = msgspec.UNSET
 
     def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
         """Return the bins of features, all when None, and after them those of the prediction and the confidence."""
@@ -257,17 +261,23 @@ def load(path: Path) -> Profile:
     if profile.hash and profile.hash != profile.digest():
         raise ProfileError(f"{path}: was changed after it was made: its hash differs; make it again, or drop the hash")
     try:
-        _check_features(profile)
-        _check_inputs(profile)
-        if profile.correlation:
-            _check_correlation(profile.correlation, profile.features)
-        if profile.quality:
-            check_quality(profile.quality, {name: len(target.counts) for name, target in profile.targets().items()})
-        if profile.blocks:
-            check_blocks(profile.blocks, profile.targets())
+        _check(profile)
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
     return profile
+
+
+def _check(profile: Profile) -> None:
+    _check_features(profile)
+    _check_inputs(profile)
+    if profile.correlation:
+        _check_correlation(profile.correlation, profile.features)
+    if profile.quality:
+        check_quality(profile.quality, {name: len(target.counts) for name, target in profile.targets().items()})
+    if profile.blocks:
+        check_blocks(profile.blocks, profile.targets())
+    if profile.weights:
+        check_weights(profile.weights, profile.features)
 
 
 def _check_features(profile: Profile) -> None:

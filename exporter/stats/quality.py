@@ -129,10 +129,10 @@ def shrunken_means(sums: Floats, rows: Floats, variance: float) -> Floats:
     >>> shrunken_means(np.array([1.0, -1.0]), np.array([100.0, 100.0]), 1.0).any()
     np.False_
     """
-    return sums / (rows + _ridge(sums, rows, variance))
+    return sums / (rows + shrinkage_rows(sums, rows, variance))
 
 
-def _ridge(sums: Floats, rows: Floats, variance: float) -> float:
+def shrinkage_rows(sums: Floats, rows: Floats, variance: float) -> float:
     """Return ``σ²/τ²``, the number of rows at which half of a bin's mean remains; infinite where τ² is 0."""
     total = rows.sum()
     between = np.nansum(ratio(sums**2, rows))
@@ -213,7 +213,7 @@ class LabelledBins:
         size = self._sizes[target] * _FOLDS
         rows = np.bincount(key, minlength=size).reshape(-1, _FOLDS)
         sums = np.bincount(key, values, size).reshape(-1, _FOLDS)
-        ridge = _ridge(sums.sum(axis=1), rows.sum(axis=1).astype(np.float64), float(values.var()))
+        ridge = shrinkage_rows(sums.sum(axis=1), rows.sum(axis=1).astype(np.float64), float(values.var()))
         expected = (sums.sum(axis=1, keepdims=True) - sums) / (rows.sum(axis=1, keepdims=True) - rows + ridge)
         return float((2 * expected * sums - expected**2 * rows).sum())
 
